@@ -21,8 +21,8 @@ DATA = {
     "grpo-family-start.yaml": None,
     "grpo-family.yaml": None,
 }
-ELSEWHERE = {"mac-lora.yaml"}
-"""Run by the tests of finetooth-mlx, which have a model for it."""
+ELSEWHERE = {"longer-context.yaml", "mac-lora.yaml"}
+"""Tried by the tests of finetooth-transformers and finetooth-mlx, which have a model for it."""
 BEFORE = {
     "grpo-family.yaml": "model=smollm2-135m",
     "gkd-lora.yaml": "method.teacher=smollm2-135m",

@@ -260,3 +260,23 @@ def test_a_recipe_with_a_corpus_and_a_channel_keeps_its_meaning() -> None:
     assert made["checkpoint"]["select_on"] == "eval/loss" and made["evaluate"]["evaluators"] == ["loss"]
     assert made["export"] == [{"name": "registry", "model": "bot", "channel": "candidate", "sign": True}]
     assert not [line.key for line in account if line.outcome == "not taken"]
+
+
+@pytest.mark.parametrize(
+    ("scaling", "ours", "outcome"),
+    [
+        ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192},
+         {"rope_type": "yarn", "factor": 4.0}, "otherwise"),
+        ({"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "ntk", "factor": 2.0}, "otherwise"),
+        ({"type": "longrope", "factor": 2.0}, None, "not taken"),
+        (None, None, "not taken"),
+    ],
+)  # fmt: skip
+def test_scaled_positions(outcomes: Outcomes, scaling: Any, ours: Any, outcome: str) -> None:
+    overrides = {"rope_scaling": scaling} if scaling else {"use_cache": False}
+    given = {"base_model": "a/b", "datasets": [{"path": "rows.jsonl", "type": "alpaca"}],
+             "overrides_of_model_config": overrides}  # fmt: skip
+    account = taken(files.of_yaml(json.dumps(given), Path("a.yml")), "axolotl")
+    loader = account.recipe["model"] if isinstance(account.recipe["model"], dict) else {}
+    assert loader.get("loader", {}).get("rope_scaling") == ours
+    assert outcomes(account)["overrides_of_model_config"][0] == outcome

@@ -11,6 +11,7 @@ import tokenizers
 import torch
 import transformers
 from finetooth_kit import FakeContext
+from finetooth_kit.tiny_runs import tiny_model_folder, tiny_run  # noqa: F401  (fixtures)
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.loader import TransformersLoader
 

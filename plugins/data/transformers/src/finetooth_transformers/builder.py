@@ -6,6 +6,7 @@ from __future__ import annotations
 from finetooth_hooks import Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Loader
+from finetooth_modelfiles.rope_scaling import RopeScaling
 
 
 class TransformersOptions(Options):
@@ -15,6 +16,9 @@ class TransformersOptions(Options):
     """Branch, tag or commit of a hub id; null is its main branch."""
     trust_remote_code: bool = False
     """Run Python code that comes with the model. It can do anything you can do: read it first."""
+    rope_scaling: RopeScaling | None = None
+    """More positions than the model was made for, such as `{rope_type: yarn, factor: 4}`; what is trained and merged
+    has them, and an adapter needs a base with the same."""
 
 
 def build(options: TransformersOptions, context: Context) -> Loader:

@@ -44,7 +44,8 @@ class TransformersLoader(LoaderBase):
 
     def __init__(self, options: TransformersOptions, context: Context) -> None:
         self._options = options
-        self._files = ModelFiles(context, options.revision, options.trust_remote_code, self._register)
+        self._files = ModelFiles(context, options.revision, options.trust_remote_code, self._register,
+                                 options.rope_scaling)  # fmt: skip
 
     def describe(self, reference: str) -> ModelInfo:
         """Config and sizes. A local folder's parameters are counted in its files' headers, a hub id's by building the
@@ -128,12 +129,9 @@ class TransformersLoader(LoaderBase):
             head = head_of(config.to_dict())
             made = _class(config) if head is None else classifier_class(config, head.exported_as)
             model, info = made.from_pretrained(
-                located,
-                dtype=PRECISIONS[precision],
-                use_safetensors=True,
-                output_loading_info=True,
+                located, config=config, dtype=PRECISIONS[precision], use_safetensors=True, output_loading_info=True,
                 **self._files.arguments,
-            )
+            )  # fmt: skip
         # transformers fills what a file lacks with random numbers
         if lost := sorted(info["missing_keys"]):
             raise RecipeError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, NoOptions, UserError
+from finetooth_toolbox.files.trained_over import recorded_base
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -63,7 +64,7 @@ class VllmLoraExporter(ExporterBase):
         """
         from safetensors import safe_open
 
-        config = _config(source.artifact)
+        settings = _config(source.artifact)
         with safe_open(source.artifact / WEIGHTS, framework="pt") as opened:
             names = list(opened.keys())
         for name in names:
@@ -80,10 +81,14 @@ class VllmLoraExporter(ExporterBase):
         for name in (CONFIG, WEIGHTS, *TOKENIZER):
             if (source.artifact / name).is_file():
                 shutil.copyfile(source.artifact / name, folder / name)
-        rank = next(rank for rank in RANKS if rank >= config["r"])
-        base = config["base_model_name_or_path"]
+        rank = next(rank for rank in RANKS if rank >= settings["r"])
+        base = settings["base_model_name_or_path"]
         use = f"vllm serve {base} --enable-lora --max-lora-rank {rank} --lora-modules mine={{folder}}"
-        return Exported(use=use, checks=(f"{len(names)} tensors are low-rank additions, of rank {config['r']}",))
+        if "rope_scaling" in recorded_base(source.artifact):  # of the recipe's: the base's own config does not have it
+            config = source.context.model.config
+            positions = {name: config[name] for name in ("rope_parameters", "max_position_embeddings")}
+            use += f" --hf-overrides '{json.dumps(positions)}'".replace("{", "{{").replace("}", "}}")
+        return Exported(use=use, checks=(f"{len(names)} tensors are low-rank additions, of rank {settings['r']}",))
 
 
 def _config(artifact: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from finetooth_modelfiles.config_bounds import check_config
 from finetooth_modelfiles.failures import explained
 from finetooth_modelfiles.merge_dropout import without_dropout
 from finetooth_modelfiles.padding import choose_pad
+from finetooth_modelfiles.rope_scaling import RopeScaling, scale_positions
 
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json")
 """Files of a hub id that hold a model."""
@@ -40,12 +41,14 @@ class ModelFiles:
         revision: branch, tag or commit of a hub id; None is its main branch.
         trust_remote_code: Python code that comes with a model is run.
         before: called with what was located before a config is read, to make its architecture known.
+        rope_scaling: more positions than the model was made for.
     """
 
     context: Context
     revision: str | None = None
     trust_remote_code: bool = False
     before: Callable[[str], None] | None = None
+    rope_scaling: RopeScaling | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -90,6 +93,8 @@ class ModelFiles:
         if (kinds := Path(located) / QUANTO).is_file() and not getattr(config, "quantization_config", None):
             of_modules = list(received(kinds.read_bytes()).values())
             config.quantization_config = {"quant_method": "quanto", **max(of_modules, key=of_modules.count)}
+        if self.rope_scaling is not None:
+            scale_positions(config, self.rope_scaling, located)
         return config
 
     def tokenizer(self, reference: str) -> FastTokenizer:
@@ -114,9 +119,13 @@ class ModelFiles:
         return FastTokenizer(tokenizer)
 
     def contents(self, reference: str) -> FileContents:
-        """What decides what a model computes, by file; of a hub id what is on this machine when it is asked."""
+        """What decides what a model computes, by file; of a hub id what is on this machine when it is asked. Scaled
+        positions count as a file of their own."""
         folder = Path(locate(reference))
-        return FileContents(checkpoint.contents(folder) if folder.is_dir() else partial(self._fetched, reference))
+        scaled = {} if self.rope_scaling is None else {"rope_scaling": self.rope_scaling.digest()}
+        return FileContents(
+            checkpoint.contents(folder) if folder.is_dir() else partial(self._fetched, reference), scaled
+        )
 
     def _fetched(self, reference: str) -> dict[str, Path]:
         """The files of a hub id that are on this machine, by name; none before they are fetched."""

@@ -117,6 +117,24 @@ def _trackers(account: Account) -> None:
     watched.tracked(account, "mlflow", names)
 
 
+SCALINGS = {"linear": "linear", "dynamic": "ntk", "yarn": "yarn", "llama3": "llama3"}
+"""Kinds of scaled positions, by transformers' name; angles that change with the longest row are none of ours."""
+
+
+def _positions(account: Account) -> None:
+    """Scaled positions, if nothing else of the model's config is overridden."""
+    overrides = account.get("overrides_of_model_config")
+    scaling = overrides.get("rope_scaling") if isinstance(overrides, dict) and len(overrides) == 1 else None
+    if not isinstance(scaling, dict) or (kind := scaling.get("rope_type", scaling.get("type"))) not in SCALINGS:
+        return
+    own = {name: value for name, value in scaling.items() if name not in ("type", "original_max_position_embeddings")}
+    account.set("model.loader.name", "transformers")
+    account.take(
+        "overrides_of_model_config", "model.loader.rope_scaling", value={**own, "rope_type": SCALINGS[kind]},
+        note="of the model's own positions, with the angles of the full length",
+    )  # fmt: skip
+
+
 def _model(account: Account) -> None:
     account.take("base_model", "model.name")
     revision = account.get("revision_of_model")
@@ -128,6 +146,7 @@ def _model(account: Account) -> None:
             "trust_remote_code", "model.loader.trust_remote_code", note="read the code before: it runs on this machine"
         )
     account.passes("trust_remote_code", "it is off")
+    _positions(account)
     for key in ("base_model_config", "tokenizer_config"):
         same = account.get(key) == account.get("base_model")
         if same:

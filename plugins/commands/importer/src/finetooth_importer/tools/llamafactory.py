@@ -230,7 +230,7 @@ def _data(account: Account, folder: Path | None) -> None:
     account.passes("streaming", "rows are read as they are needed")
     account.refuse("mix_strategy", "data.mix says how much of each source is taken", unless="concat")
     account.passes("buffer_size", "rows are read as they are needed")
-    account.refuse("rope_scaling", "positions are those of the model's config")
+    account.refuse("rope_scaling", "set model.loader.rope_scaling, whose factor is cutoff_len by the model's positions")
     account.refuse("interleave_probs", "data.mix says how much of each source is taken")
 
 
