@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetooth_core.api import engine, entry_functions, resume, run, session
+from finetooth_core.api import engine, entry_functions, resume, run, section_function, session
 from finetooth_core.session import Session
 
 __all__ = ["Checkpoint", "Data", "Evaluate", "Model", "Profile", "Recipe", "Scale", "Session", "Train"]
@@ -36,9 +36,7 @@ def __getattr__(name: str) -> Any:
     if name in ENTRY_TYPES:
         return globals().setdefault(name, entry_functions(name))  # plugins are looked for once
     if name in __all__:
-        from finetooth_core.settings import recipe
-
-        return getattr(recipe, name if name == "Recipe" else f"{name}Section")
+        return globals().setdefault(name, section_function(name))
     entries = sorted(entry_points(group="finetooth.names", name=name), key=lambda entry: entry.value)
     if not entries:
         raise AttributeError(f"module 'finetooth' has no attribute {name!r}, and no installed package adds one")

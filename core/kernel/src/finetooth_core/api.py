@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ from finetooth_core.sessions import resume_session, session
 
 if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
+    from finetooth_hooks.options import Options
     from finetooth_recipes.entry_functions import EntryFunctions
     from finetooth_saving.runs.notebook import Result
 
     from finetooth_core.settings.recipe import Recipe
 
-__all__ = ["engine", "entry_functions", "resume", "resume_session", "run", "session"]
+__all__ = ["engine", "entry_functions", "resume", "resume_session", "run", "section_function", "session"]
 
 
 def run(recipe: Path | str | Mapping[str, Any] | Recipe, *overrides: str, plugins: Sequence[str] = ()) -> Result:
@@ -91,3 +92,12 @@ def entry_functions(kind: str) -> EntryFunctions:
 
     catalog = start().catalog
     return EntryFunctions(kind, catalog, options_model, lambda pick: validate_options(catalog, kind, pick, kind))
+
+
+def section_function(name: str) -> Callable[..., Options]:
+    """A recipe or a section of it as a function: `finetooth.Train(epochs=2)`."""
+    from finetooth_recipes.entry_functions import section_function
+
+    from finetooth_core.settings.recipe import Recipe, leaves, load
+
+    return section_function(name, Recipe, load, leaves())

@@ -323,7 +323,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     problems: list[RecipeError] = []
     section = _with_model_section(settings, problems)
     try:
-        checked = validate(Recipe, section, elsewhere=_leaves(), place=place)
+        checked = validate(Recipe, section, elsewhere=leaves(), place=place)
     except RecipeError as error:
         problems.append(error)
     problems += inner_problems(settings.get("data"), place)
@@ -376,9 +376,9 @@ def pick_options(pick: Pick) -> dict[str, Any]:
 
 def setting_names() -> list[str]:
     """Every setting the recipe itself has, sections as `section.setting`; the options of entries are not among them."""
-    leaves = _leaves()
-    sections = {setting.partition(".")[0] for setting in leaves.values()}
-    return sorted([*leaves.values(), *(name for name in Recipe.model_fields if name not in sections)])
+    inside = leaves()
+    sections = {setting.partition(".")[0] for setting in inside.values()}
+    return sorted([*inside.values(), *(name for name in Recipe.model_fields if name not in sections)])
 
 
 def _existing(reference: str) -> Path | None:
@@ -415,14 +415,14 @@ def _with_model_section(settings: Mapping[str, Any], problems: list[RecipeError]
     return dict(settings)
 
 
-def _leaves() -> dict[str, str]:
+def leaves() -> dict[str, str]:
     """Names of settings inside sections, with their full path."""
-    leaves: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for name, section in Recipe.model_fields.items():
         model = section.annotation
         if isinstance(model, type) and issubclass(model, Options):
-            leaves |= {leaf: f"{name}.{leaf}" for leaf in model.model_fields}
-    return leaves
+            paths |= {leaf: f"{name}.{leaf}" for leaf in model.model_fields}
+    return paths
 
 
 def _places(

@@ -32,7 +32,7 @@ def kept(recipe: Path | str | Mapping[str, Any] | Options) -> Path | str | Mappi
         RecipeError: the rows are malformed, or a function cannot be kept; names the setting.
     """
     if hasattr(recipe, "model_dump"):
-        recipe = recipe.model_dump(exclude_unset=True)
+        recipe = recipe.model_dump(exclude_unset=True, warnings=False)  # rows in memory fit no type
     if not isinstance(recipe, Mapping) or not any(True for _ in _objects(recipe)):
         return recipe
     output = recipe.get("output")
@@ -60,7 +60,8 @@ def _value(value: Any, setting: str, folder: Path, plugins: list[Any]) -> Any:
     """The value of a setting, with files in place of anything but text."""
     from finetooth_saving.given import functions, rows
 
-    if setting in ("data.train", "data.eval") and not isinstance(value, str | Path | Mapping):
+    nested = isinstance(value, Mapping) and not hasattr(value, "column_names")  # a DatasetDict is a mapping too
+    if setting in ("data.train", "data.eval") and not (nested or isinstance(value, str | Path)):
         return rows.kept_rows(value, setting, folder)
     if callable(value):
         if setting == "method.loss":
@@ -71,7 +72,9 @@ def _value(value: Any, setting: str, folder: Path, plugins: list[Any]) -> Any:
             return [functions.kept_reward(value, setting, folder)]
         if setting == "evaluate.evaluators":
             return [functions.kept_evaluator(value, setting, folder)]
-        raise RecipeError(setting, f"it is given {value!r}", action=f"functions may stand at {PLACES}")
+        name = getattr(value, "__name__", type(value).__name__)
+        action = f"if it returns the value, call it: {name}(); functions may stand at {PLACES}"
+        raise RecipeError(setting, f"it is given the function {name}", action=action)
     if isinstance(value, Mapping):
         return {name: _value(item, f"{setting}.{name}", folder, plugins) for name, item in value.items()}
     if isinstance(value, list | tuple) and setting in ("method.rewards", "evaluate.evaluators"):
