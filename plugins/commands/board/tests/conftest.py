@@ -53,8 +53,8 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     monkeypatch.chdir(tmp_path)
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def begin(key: str = "", context: Any = None) -> str:
-        server = uvicorn.Server(uvicorn.Config(make_app(key, context=context), port=0, log_level="warning"))
+    def begin(admits: Callable[[str], bool] | None = None, context: Any = None) -> str:
+        server = uvicorn.Server(uvicorn.Config(make_app(admits, context=context), port=0, log_level="warning"))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:

@@ -124,17 +124,48 @@ def test_forms_of_other_pages_are_refused(serve: Serve, make_run: MakeRun) -> No
 
 def test_others_need_the_key(serve: Serve) -> None:
     key = "k" * 20
-    address = serve(key)
+    address = serve(key.__eq__)
     assert httpx.get(address).status_code == 401
     assert httpx.get(address, auth=("me", "wrong")).status_code == 401
     assert httpx.get(address, auth=("me", key), headers={"host": "board.example"}).status_code == 200
     refused = CliRunner().invoke(module.command, ["--host", "0.0.0.0"], standalone_mode=False)
     assert isinstance(refused.exception, UserError) and "FT_BOARD_KEY" in str(refused.exception)
+    short = {"env": {"FT_BOARD_KEY": "k"}, "standalone_mode": False}
+    refused = CliRunner().invoke(module.command, ["--host", "0.0.0.0"], **short)
+    assert isinstance(refused.exception, UserError) and "16 characters or more" in str(refused.exception)
     others = {"env": {"FT_BOARD_KEY": key}, "standalone_mode": False}
     refused = CliRunner().invoke(module.command, ["--host", "0.0.0.0"], **others)
     assert isinstance(refused.exception, UserError) and "would travel in the clear" in str(refused.exception)
     refused = CliRunner().invoke(module.command, ["--tls", "generated", "--certificate", __file__], **others)
     assert isinstance(refused.exception, UserError) and "two certificates" in str(refused.exception)
+
+
+def test_a_key_of_ft_keys_opens_it_until_it_is_revoked(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the tenant `board` that may do everything: a tenant of a server must not run commands as its owner."""
+    pytest.importorskip("finetooth_server", reason="keys are the server's")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FT_BOARD_KEY", raising=False)
+
+    def made(tenant: str, scopes: str) -> str:
+        command = [sys.executable, "-m", "finetooth", "keys", "create", "--tenant", tenant, "--scopes", scopes]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    other = made("vision", "admin")
+    assert module._made_by_keys() is None, "no key of the board's tenant"
+    reader, key = made("board", "read"), made("board", "admin")
+    admits = module._made_by_keys()
+    assert admits is not None
+    address = serve(admits)
+    assert [httpx.get(address, auth=("me", given)).status_code for given in (key, other, reader, "", key[:-1])] == [
+        200, 401, 401, 401, 401,
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "finetooth", "keys", "revoke", key.split("_")[1]]
+    subprocess.run(command, capture_output=True, check=True)
+    assert httpx.get(address, auth=("me", key)).status_code == 401
+    refused = CliRunner().invoke(module.command, ["--host", "0.0.0.0"], standalone_mode=False)
+    assert isinstance(refused.exception, UserError) and "would travel in the clear" in str(refused.exception)
 
 
 def test_a_board_with_a_certificate_is_read_by_who_trusts_it(

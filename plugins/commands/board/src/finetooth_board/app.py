@@ -51,15 +51,17 @@ ICON = (
 )
 
 
-def make_app(key: str = "", runs: Path = RUNS, context: CommandContext | None = None) -> Guard:
+def make_app(
+    admits: Callable[[str], bool] | None = None, runs: Path = RUNS, context: CommandContext | None = None
+) -> Guard:
     """The application, guarded.
 
     Args:
-        key: see `Guard`.
+        admits: see `Guard`.
         runs: the folder of runs.
         context: builds the pages of other plugins; None: there are none.
     """
-    return Guard(Board(runs, context).app(), key)
+    return Guard(Board(runs, context).app(), admits)
 
 
 class Board:

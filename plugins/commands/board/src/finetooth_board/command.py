@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hmac
 import os
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import entry_points
 from typing import Any
 
 import click
@@ -15,6 +19,8 @@ VARIABLE = "FT_BOARD_KEY"
 """The key that a browser on another machine has to give."""
 LEAST = 16
 """Characters of a key that nobody guesses."""
+TENANT = "board"
+"""Whose keys open it, of those that `ft keys` makes."""
 FOLDER = RUNS / "board"
 """Where a certificate is kept that the board makes."""
 
@@ -28,11 +34,14 @@ FOLDER = RUNS / "board"
 def command(context: CommandContext | None, /, host: str, port: int, opens: bool, **encrypted: Any) -> int:
     """Serve a page over the runs of this folder to a browser on this machine. Ctrl-C ends the page, and no run."""
     tls, key = Tls(**encrypted), os.environ.get(VARIABLE, "")
+    admits: Callable[[str], bool] | None = partial(_same, key) if key else None
     if not is_loopback(host):
-        if len(key) < LEAST:
+        admits = admits or _made_by_keys()
+        if admits is None or 0 < len(key) < LEAST:
             raise UserError(
                 f"--host {host}: others can reach it without a key",
-                action=f"set {VARIABLE} to {LEAST} characters or more, or leave --host out and use an SSH tunnel",
+                action=f"run `ft keys create --tenant {TENANT} --scopes admin`, set {VARIABLE} to {LEAST} characters "
+                "or more, or leave --host out and use an SSH tunnel",
             )
         tls.check(host)
     listening = listen(host, port)
@@ -50,6 +59,17 @@ def command(context: CommandContext | None, /, host: str, port: int, opens: bool
 
         webbrowser.open(address)
     shown = uvicorn_options(certificate)
-    config = uvicorn.Config(make_app(key, context=context), log_level="warning", server_header=False, **shown)
+    config = uvicorn.Config(make_app(admits, context=context), log_level="warning", server_header=False, **shown)
     uvicorn.Server(config).run(sockets=[listening])
     return 0
+
+
+def _same(key: str, given: str) -> bool:
+    return hmac.compare_digest(given.encode(), key.encode())
+
+
+def _made_by_keys() -> Callable[[str], bool] | None:
+    """What knows the keys of `ft keys` for the board; None where there is none. A package that keeps keys offers it by
+    an entry point, since plugins do not import each other."""
+    offered = (entry.load()(TENANT) for entry in entry_points(group="finetooth.keys"))
+    return next(filter(None, offered), None)

@@ -39,11 +39,11 @@ class Guard:
 
     Args:
         app: what answers.
-        key: what a browser must give as the password; empty: being on this machine is enough.
+        admits: whether what a browser gives as the password is a key; None: being on this machine is enough.
     """
 
-    def __init__(self, app: App, key: str) -> None:
-        self._app, self._key = app, key
+    def __init__(self, app: App, admits: Callable[[str], bool] | None) -> None:
+        self._app, self._admits = app, admits
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -66,10 +66,10 @@ class Guard:
 
     def _problem(self, scope: Scope, headers: Mapping[str, str]) -> PlainTextResponse | None:
         host = headers.get("host", "")
-        if not self._key and (FORWARDED & headers.keys() or not is_loopback_url(f"//{host}")):
+        if self._admits is None and (FORWARDED & headers.keys() or not is_loopback_url(f"//{host}")):
             return PlainTextResponse("this board is for this machine alone: open it by its address\n", 403)
-        if self._key and not self._knows(headers.get("authorization", "")):
-            hint = "the password is the key of FT_BOARD_KEY; the name does not matter\n"
+        if self._admits is not None and not self._admits(_password(headers.get("authorization", ""))):
+            hint = "the password is the board's key; the name does not matter\n"
             return PlainTextResponse(hint, 401, {"www-authenticate": 'Basic realm="finetooth", charset="UTF-8"'})
         if scope["method"] not in ("GET", "HEAD"):
             origin = headers.get("origin")
@@ -81,13 +81,15 @@ class Guard:
                 return PlainTextResponse(f"a request says its length, at most {LARGEST:,} bytes\n", 413)
         return None
 
-    def _knows(self, authorization: str) -> bool:
-        kind, _, credentials = authorization.partition(" ")
-        try:
-            _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
-        except ValueError:
-            return False
-        return kind.lower() == "basic" and hmac.compare_digest(password, self._key.encode())
+
+def _password(authorization: str) -> str:
+    """What a browser gave; empty if nothing."""
+    kind, _, credentials = authorization.partition(" ")
+    try:
+        _, _, password = base64.b64decode(credentials, validate=True).partition(b":")
+    except ValueError:
+        return ""
+    return password.decode("utf-8", "replace") if kind.lower() == "basic" else ""
 
 
 class Tokens:

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from finetooth_server.commands.place import records_of, server_options
+from finetooth_server.commands.place import FOLDER, is_there, records_of, server_options
+from finetooth_server.faults import Unauthorised
 from finetooth_server.keys import SCOPES, USUAL, Keys, check_wishes
 
 
 def _keys(folder: Path, database: str, *, make: bool = False) -> Keys:
     return Keys(records_of(folder, database, make=make))
+
+
+def admits(tenant: str, folder: Path = FOLDER) -> Callable[[str], bool] | None:
+    """What says whether a key is one of a tenant's that may do everything; None where the tenant never had a key.
+    Packages that do not import this one find it in the entry point group `finetooth.keys`."""
+    if not is_there(folder, ""):
+        return None
+    keys = _keys(folder, "")
+    if all(key.tenant != tenant for key in keys.list()):
+        return None
+
+    def admitted(key: str) -> bool:
+        try:
+            caller = keys.caller(key, keyless=False)
+        except Unauthorised:
+            return False
+        return caller.tenant == tenant and caller.may("admin")
+
+    return admitted
 
 
 @click.group(name="keys")
