@@ -417,12 +417,8 @@ def _with_model_section(settings: Mapping[str, Any], problems: list[RecipeError]
 
 def leaves() -> dict[str, str]:
     """Names of settings inside sections, with their full path."""
-    paths: dict[str, str] = {}
-    for name, section in Recipe.model_fields.items():
-        model = section.annotation
-        if isinstance(model, type) and issubclass(model, Options):
-            paths |= {leaf: f"{name}.{leaf}" for leaf in model.model_fields}
-    return paths
+    sections = [(name, getattr(field.annotation, "model_fields", ())) for name, field in Recipe.model_fields.items()]
+    return {setting: f"{name}.{setting}" for name, settings in sections for setting in settings}
 
 
 def _places(
