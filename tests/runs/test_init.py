@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,6 +167,28 @@ def test_what_reads_the_rows_gets_options(ft: Run, tmp_path: Path, tiny_llama: P
     assert f"{table}: rows of format" in out
     train = yaml.safe_load((tmp_path / "r.yaml").read_text())["data"]["train"]
     assert train == {"name": "tables", "encoding": "cp1252", "path": str(table)}
+
+
+def test_a_database_is_read_by_its_table(ft: Run, tmp_path: Path, tiny_llama: Path) -> None:
+    """Of several tables the message says what to type, and that is understood."""
+    shop = tmp_path / "shop.db"
+    with sqlite3.connect(shop) as connection:
+        connection.execute("create table tickets (question text, answer text)")
+        rows = [(f"Where is parcel {n}?", f"On its way {n}.") for n in range(8)]
+        connection.executemany("insert into tickets values (?, ?)", rows)
+    given = "init", "--yes", "--data", str(shop), "--model", str(tiny_llama)
+    code, out, err = ft(*given, "--output", str(tmp_path / "one.yaml"))
+    assert code == 0, err
+    assert "data          8 rows, of which 8 can be used" in out
+    with sqlite3.connect(shop) as connection:
+        connection.execute("create table people (name text)")
+    two = *given, "--output", str(tmp_path / "two.yaml")
+    code, _, err = ft(*two)
+    assert code == 2 and "several tables (set table: people or tickets; to ft init as table=people)" in err
+    code, _, err = ft(*two, "table=tickets")
+    assert code == 0, err
+    train = yaml.safe_load((tmp_path / "two.yaml").read_text())["data"]["train"]
+    assert train == {"name": "sql", "table": "tickets", "path": str(shop)}
 
 
 def test_rows_that_two_sources_claim_are_refused(ft: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,13 +72,11 @@ def test_rows_of_sqlite() -> None:
 @pytest.mark.parametrize(
     ("reference", "url"),
     [
-        ("data/t.sqlite", "sqlite:///data/t.sqlite"),
-        ("T.DB", "sqlite:///T.DB"),
         ("postgresql://host/name", "postgresql://host/name"),
         ("postgresql://me:hush@host/name", "postgresql://USER:${PASSWORD}@HOST/NAME"),
     ],
 )
-def test_a_database_that_is_named_alone_asks_for_a_query(reference: str, url: str) -> None:
+def test_a_server_that_is_named_alone_asks_for_a_query(reference: str, url: str) -> None:
     assert claims(reference) is not None
     with pytest.raises(ValidationError) as told:
         SqlOptions.model_validate({"path": reference})
@@ -86,6 +84,31 @@ def test_a_database_that_is_named_alone_asks_for_a_query(reference: str, url: st
         told.value.errors()[0]
     )
     assert "hush" not in told.value.errors()[0]["msg"]
+
+
+def test_a_file_that_is_named_alone_gives_the_rows_of_its_table(tmp_path: Path) -> None:
+    """In the order in which SQLite keeps them; of several tables one is named."""
+    path = make(tmp_path / "T.DB")
+    assert claims(str(path)) is not None
+
+    def taken(**options: str) -> list[dict[str, Any]]:
+        built = build(SqlOptions.model_validate({"path": str(path), **options}), FakeContext(tmp_path))
+        return [dict(row.values) for row in built.rows()]
+
+    whole = values(f"sqlite:///{path}", "select * from chats order by id")
+    assert taken() == whole == taken(table="chats") and len(whole) == 5
+    assert taken(query="select id from chats order by id desc limit 1") == [{"id": 4}]
+    with sqlite3.connect(path) as connection:
+        connection.execute('create table "other ""one""" (note text)')
+        connection.execute('insert into "other ""one""" values (?)', ("kept",))
+    with pytest.raises(DataError, match=r"it has several tables \(set table: chats or other "):
+        taken()
+    with pytest.raises(DataError, match=r"it has no table 'chat' \(set table: chats or other "):
+        taken(table="chat")
+    assert taken(table='other "one"') == [{"note": "kept"}]
+    sqlite3.connect(tmp_path / "empty.db").execute("pragma user_version = 1")
+    with pytest.raises(DataError, match=r"it has no table \("):
+        build(SqlOptions.model_validate({"path": str(tmp_path / "empty.db")}), FakeContext(tmp_path))
 
 
 @pytest.mark.parametrize("reference", ["t.csv", "https://host/t.db", "db", ""])

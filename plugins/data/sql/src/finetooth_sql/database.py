@@ -78,6 +78,30 @@ class Database:
             ) from error
         return engine.execution_options(postgresql_readonly=True)
 
+    def all_of(self, table: str) -> str:
+        """A query for all rows of a table.
+
+        Args:
+            table: empty: the only one.
+
+        Raises:
+            RecipeError: a server's tables have no order of their own.
+            DataError: the table does not exist, or there are several and none is named.
+        """
+        if self.file is None:
+            raise RecipeError("source sql, query", "it is empty", action="write a SELECT with ORDER BY")
+        named = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name"
+        with self.engine().connect() as connection:
+            tables = [str(name) for (name,) in connection.exec_driver_sql(named)]
+        if table not in tables and (table or len(tables) != 1):
+            problem = (
+                f"it has no table {table!r}" if table else "it has several tables" if tables else "it has no table"
+            )
+            action = f"set table: {' or '.join(tables)}" if tables else "check url"
+            raise DataError(self.name, problem, action=action)
+        name = (table or tables[0]).replace('"', '""')
+        return f'SELECT * FROM "{name}" ORDER BY rowid'
+
     def hide(self, message: str) -> str:
         """A message without what the environment gave."""
         message = hide(message, self._address)

@@ -11,6 +11,7 @@ from finetooth_hooks import DataError, Options, RecipeError, Row
 from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
 from finetooth_toolbox.text.column_names import check_columns
+from finetooth_toolbox.text.environment import names_variable
 from pydantic import model_validator
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -26,30 +27,38 @@ class SqlOptions(Options):
     url: str
     """The database: `sqlite:///FILE` or `postgresql://USER:${PASSWORD}@HOST/NAME`. `${NAME}` stands for a variable of
     the environment; a password that stands in the recipe itself is refused."""
-    query: str
+    path: str = ""
+    """A file of SQLite, in place of `url`."""
+    query: str = ""
     """One SELECT with ORDER BY, so that the rows come in the same order each time: sort by columns that no two rows
-    share."""
+    share. Of SQLite it may be left out: all rows of `table` are taken."""
+    table: str = ""
+    """The table of SQLite whose rows are taken, in the order of their row ids; left out: the only one."""
 
     @model_validator(mode="before")
     @classmethod
-    def _asks_for_a_query(cls, options: Any) -> Any:
-        """A database that is named alone, as files are."""
-        if isinstance(options, dict) and "path" in options and not options.keys() & {"url", "query"}:
-            path = str(options["path"])
-            url = path if "://" in path else f"sqlite:///{path}"
+    def _has_an_address(cls, options: Any) -> Any:
+        """A file is an address too; a server's database that is named alone, as files are, has no rows yet."""
+        if not isinstance(options, dict) or not options.keys() & {"url", "path"}:
+            return options
+        path = str(options.get("path", ""))
+        url = str(options.get("url", path if "://" in path else f"sqlite:///{path}"))
+        if not (url.startswith("sqlite:") or options.get("query") or names_variable(url)):
             url = "postgresql://USER:${PASSWORD}@HOST/NAME" if "@" in url else url  # it may hold a password
             raise ValueError(
                 "a database is not rows yet, a query gives them: write "
                 f"{{name: sql, url: '{url}', query: 'SELECT ... FROM ... ORDER BY ...'}}"
             )
-        return options
+        return {**options, "url": url}
 
 
 def build(options: SqlOptions, context: Context) -> QueryRows:
-    wrong = problem(options.query)
+    database = Database(options.url)
+    query = options.query or database.all_of(options.table)
+    wrong = problem(query)
     if wrong is not None:
         raise RecipeError("source sql, query", wrong[0], action=wrong[1])
-    return QueryRows(Database(options.url), options.query)
+    return QueryRows(database, query)
 
 
 class QueryRows(SourceBase):
