@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_advise.advice import Advice, advise
 from finetooth_advise.command import WIDEST
-from finetooth_advise.made_up_machines import accelerator, processor
+from finetooth_advise.made_up_machines import MAC_BACKEND, accelerator, mac, processor
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_core.planning.ways import ways
@@ -138,6 +138,20 @@ def test_what_is_taken_is_the_table(contexts: Any) -> None:
     assert found == rows, "\n".join(map(" ".join, found))
     counted = {model: contexts(model, machine("gpu-24")).model.parameters for model in MODELS}
     assert counted == PARAMETERS
+
+
+@pytest.mark.parametrize(("size", "taken"), [(8, "LR--"), (16, "LLR-"), (24, "FL8-"), (64, "FLL4"), (128, "FFLL")])
+def test_what_a_mac_takes_is_the_table(tmp_path: Path, size: int, taken: str) -> None:
+    """Reviewed like the table above; a Mac's GPU may take two thirds of its memory, above 36 GB three quarters."""
+    pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+    state, found = State(StartOptions()), ""
+    for name in ("0.5B", "3B", "8B", "32B"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(MODELS[name]), encoding="utf-8")
+        advised = state.ways(str(tmp_path / name), hardware=mac(size * 10**9), measure=False, backend=MAC_BACKEND)
+        assert advised.parameters == PARAMETERS[name]
+        found += choice(advise(advised, rows=1000))
+    assert found == taken
 
 
 def test_more_memory_never_gives_up_more(contexts: Any) -> None:

@@ -389,7 +389,7 @@ class CommandContext(Protocol):
 
     def ways(
         self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True,
-        sharding: Sharding | None = None,
+        sharding: Sharding | None = None, backend: str = "auto",
     ) -> Ways:  # fmt: skip
         """Every way to train a model, with what it takes; only the model's config is read.
 
@@ -398,6 +398,7 @@ class CommandContext(Protocol):
             length: tokens of a row; None: 512, or as many as the model takes.
             measure: ask what the device does at most, which takes a moment.
             sharding: what a strategy divides among ranks: the memory is that of one of them.
+            backend: which computes, as a recipe names it.
         """
 
     def setting_names(self) -> Sequence[str]:

@@ -200,12 +200,12 @@ class State:
 
     def ways(
         self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True,
-        sharding: Sharding | None = None,
+        sharding: Sharding | None = None, backend: str = "auto",
     ) -> Ways:  # fmt: skip
         """Every way to train a model, with what it takes."""
         from finetooth_core.planning.ways import ways
 
-        context = self.sketch({"model": model, "adapter": "auto", "quantization": "auto"}, hardware)
+        context = self.sketch({"model": model, "adapter": "auto", "quantization": "auto", "backend": backend}, hardware)
         return ways(context, length=length, measure=measure, sharding=sharding)
 
     def setting_names(self) -> Sequence[str]:

@@ -26,6 +26,7 @@ WIDEST = 100
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--memory", metavar="SIZE", help="Of the device, such as 24GB; default: the machine that this is.")
 @click.option("--cpu", is_flag=True, help="With --memory: a processor, not an accelerator.")
+@click.option("--mac", is_flag=True, help="With --memory: a Mac with an Apple chip, by MLX.")
 @click.option("--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="How many rows train.")
 @click.option("--length", type=click.IntRange(min=2), help="Tokens of a row; default: 512.")
 @click.option("--tflops", type=click.FloatRange(min=0, min_open=True), help="TFLOP/s that training reaches there.")
@@ -38,6 +39,7 @@ def command(
     models: tuple[str, ...],
     memory: str | None,
     cpu: bool,
+    mac: bool,
     rows: int,
     length: int | None,
     tflops: float | None,
@@ -56,20 +58,26 @@ def command(
         return
     if not models:
         raise UserError("ft advise: no model is named", action="write ft advise MODEL, or ft advise --goal")
-    if cpu and memory is None:
-        raise UserError("--cpu goes with --memory", action="add --memory, such as 32GB")
+    if (cpu or mac) and memory is None:
+        raise UserError(f"--{'cpu' if cpu else 'mac'} goes with --memory", action="add --memory, such as 32GB")
+    if cpu and mac:
+        raise UserError("--cpu and --mac are two machines", action="name one")
     if devices is not None and len(models) > 1:
         raise UserError("--devices goes with one model", action="name one")
     from finetooth_advise import advice
     from finetooth_advise import made_up_machines as made_up
 
     size = None if memory is None else memory_of(memory, "--memory")
-    hardware = None if size is None else made_up.processor(size) if cpu else made_up.accelerator(size)
+    make = made_up.processor if cpu else made_up.mac if mac else made_up.accelerator
+    hardware = None if size is None else make(size)
     speed = None if tflops is None else tflops * 1e12
     advised = {}
     for model in models:
         with working(f"looking at {model}"):
-            ways = context.ways(model, hardware=hardware, length=length, measure=speed is None)
+            backend = made_up.MAC_BACKEND if mac else "auto"
+            ways = context.ways(
+                model, hardware=hardware, length=length, measure=speed is None, backend=backend
+            )  # fmt: skip
         advised[model] = advice.advise(ways, rows=rows, speed=speed)
     if devices is not None:
         spread = _spread(context, models[0], advised[models[0]], devices)
