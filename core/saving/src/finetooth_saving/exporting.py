@@ -57,10 +57,13 @@ class TrainedRun:
 
     @cached_property
     def context(self) -> Context:
-        """Of a recipe whose model is the run."""
+        """Of a recipe whose model is the run; a base in fewer bits takes the run's own backend, which reads them."""
         data = {"renderer": self._recipe.get("data", {}).get("renderer", "auto")}
         plugins = {"plugins": self._recipe["plugins"]} if "plugins" in self._recipe else {}
-        return self._context({"model": str(self.run), "data": data, **plugins})
+        in_bits = self._recipe.get("quantization") is not None or self.base.stored is not None
+        own = self.adapter and in_bits and "backend" in self._recipe
+        backend = {"backend": self._recipe["backend"]} if own else {}
+        return self._context({"model": str(self.run), "data": data, **plugins, **backend})
 
     @cached_property
     def base(self) -> ModelInfo:

@@ -49,7 +49,8 @@ def write_model(
 ) -> Path:  # fmt: skip
     """A tiny model of a kind in transformers' layout: config, tokenizer over bytes, random weights."""
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    words = {letter: i for i, letter in enumerate([*alphabet, "th"])}
+    backend = tokenizers.Tokenizer(tokenizers.models.BPE(words, [("t", "h")]))  # GGUF files need a merge
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = tokenizers.decoders.ByteLevel()
     backend.add_special_tokens([tokenizers.AddedToken(name, normalized=False) for name in SPECIAL])

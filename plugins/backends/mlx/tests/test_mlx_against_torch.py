@@ -132,11 +132,32 @@ def test_roles_and_noise_are_torchs(folder: Path, name: str, given: dict[str, An
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["sgd", "lion"])
+@pytest.mark.parametrize("optimizer", ["sgd", "lion", "adafactor", "muon"])
 def test_other_optimizers_are_torchs(folder: Path, optimizer: str) -> None:
+    """Muon's products are of bf16 in torch, and of fp32 here."""
     given = {"optimizer": {"name": optimizer, "learning_rate": 1e-4, "weight_decay": 0.1}}
     mine, torchs = (metrics(run(folder, "sft", backend, **given)) for backend in ("mlx", "torch"))
     assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        {"name": "lora", "rank": 4, "dora": True, "dropout": 0.1},
+        pytest.param({"name": "freeze", "layers": 1, "norm": True}, marks=SLOW),
+    ],
+    ids=["dora", "freeze"],
+)
+def test_other_adapters_are_torchs(folder: Path, adapter: dict[str, Any]) -> None:
+    """Losses over steps, and what either engine reads of the other's artifact."""
+    train = {"max_steps": 6, "batch_size": 8, "max_length": 96, "precision": "fp32"}
+    mine, torchs = (run(folder, "sft", backend, adapter=adapter, train=train) for backend in ("mlx", "torch"))
+    assert [loss for loss, _ in metrics(mine)] == pytest.approx([loss for loss, _ in metrics(torchs)], rel=1e-3)
+    name = "adapter_model.safetensors" if adapter["name"] == "lora" else "model.safetensors"
+    ours, theirs = (load_file(output / "artifact" / name) for output in (mine, torchs))
+    assert {n: a.shape for n, a in ours.items()} == {n: a.shape for n, a in theirs.items()}
+    for key, wanted in theirs.items():
+        assert np.abs(ours[key] - wanted).max() < 0.1 * np.abs(wanted).max() + 1e-6, key
 
 
 @pytest.mark.slow

@@ -87,7 +87,8 @@ def trained(folder: Path) -> Callable[[str], Path]:
 
     @cache
     def train(base: str) -> Path:
-        assert main(["run", str(RECIPE), *overrides(folder, base, f"run-{base}")]) == 0
+        bits = [] if (folder / base).exists() else [f"quantization={{name: {base}, group_size: 32}}"]
+        assert main(["run", str(RECIPE), *overrides(folder, "plain" if bits else base, f"run-{base}"), *bits]) == 0
         return folder / f"run-{base}"
 
     return train
@@ -117,24 +118,90 @@ def test_the_twin_of_the_recipe_learns(
     assert np.abs(wanted - engine.logprobs([datum], role="reference")[0]).max() > 0.1
 
 
+def test_a_base_is_stored_in_fewer_bits_as_it_is_loaded(
+    folder: Path, trained: Callable[[str], Path], engine_of: Callable[..., Any]
+) -> None:
+    """The 8-bit twin by the recipe alone: it learns, and computes with the numbers of MLX's own codes."""
+    import mlx.core as mx
+    from finetooth_kit import FakeContext
+    from finetooth_mlx.loader import MlxOptions, build
+    from finetooth_mlx.quantizers import GroupOptions, build_int8
+
+    lines = map(json.loads, (trained("int8") / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+    losses = [line["loss"] for line in lines if line.get("loss") is not None]
+    assert losses[-1] < 0.8 * losses[0]
+    loader = build(MlxOptions(), FakeContext(folder))
+    ids, place = mx.array([list(range(20, 42))]), str(folder / "plain")
+    quantizer = build_int8(GroupOptions(group_size=32), FakeContext(folder))
+    found = loader.load(place, framework="mlx", precision="fp32", device="cpu", quantizer=quantizer)
+    plain = loader.load(place, framework="mlx", precision="fp32", device="cpu")
+    for layer in plain.model.layers:
+        for module in (*layer.self_attn.children().values(), *layer.mlp.children().values()):
+            if "weight" in module and module.weight.ndim == 2:
+                groups = np.array(module.weight).reshape(len(module.weight), -1, 32)
+                low, high = groups.min(-1, keepdims=True), groups.max(-1, keepdims=True)
+                step = (high - low) / 255
+                rounded = np.round((groups - low) / step) * step + low
+                assert np.abs(rounded - groups).max() <= 0.5 * step.max() * 1.001
+                module.weight = mx.array(rounded.reshape(module.weight.shape).astype(np.float32))
+    apart = np.abs(np.array(found(ids)) - np.array(plain(ids))).max()
+    assert 0 < apart < 0.05 * np.abs(np.array(plain(ids))).max()
+
+
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     printed = capsys.readouterr().err.strip()
     assert "Traceback" not in printed
     return " ".join(printed.split())
 
 
-def test_torch_and_a_merge_refuse_its_bits(
-    folder: Path, trained: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    """A sum that is rounded again would lose the tuning; there is none."""
+def test_torch_refuses_its_bits(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = "is stored by mlx-lm in fewer bits, which torch does not read (set backend: mlx, or"
     assert main(["check", str(RECIPE), *overrides(folder, "affine8", "none", backend="torch")]) == 2
     assert line in said(capsys)
-    run = trained("affine8")
+
+
+def held_out(folder: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> float:
+    """The loss of a folder on the held-out rows, by transformers."""
+    import torch
+    import transformers
+
     capsys.readouterr()
-    assert main(["merge", str(run)]) == 2
-    assert line in said(capsys)
-    assert not (run / "merged").exists()
+    rows = ["--split", "eval", "--rows", "24", "--json"]
+    assert main(["data", "preview", str(RECIPE), *overrides(folder, "plain", "none"), *rows]) == 0
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+    lost = weight = 0.0
+    for row in json.loads(capsys.readouterr().out):
+        ids = torch.tensor([i for piece in row["pieces"] for i in piece["ids"]])
+        weights = torch.tensor([w for piece in row["pieces"] for w in piece["weights"]])[1:]
+        with torch.no_grad():
+            given = loaded(ids[None]).logits[0, :-1].double().log_softmax(-1)
+        lost -= float((weights * given.gather(-1, ids[1:, None])[:, 0]).sum())
+        weight += float(weights.sum())
+    return lost / weight
+
+
+@pytest.mark.parametrize(
+    "base", ["affine4", *(pytest.param(base, marks=pytest.mark.slow) for base in ("int4", "mxfp44"))]
+)
+def test_a_merge_keeps_the_tuning(
+    folder: Path, trained: Callable[[str], Path], quantised: Callable[..., Path], engine_of: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str], base: str,
+) -> None:  # fmt: skip
+    """Merged and read back by transformers, what was written keeps the run's held-out score (the mean probability of a
+    token): it is plain numbers, since rounding them to the base's bits moves predictions. A GGUF file is made of it."""
+    run = trained(base)
+    assert main(["merge", str(run)]) == 0
+    assert "of what was written" in capsys.readouterr().out
+    kept = json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]["eval/loss"]
+    assert np.exp(-held_out(folder, run / "merged", capsys)) >= 0.99 * np.exp(-kept)
+    (folder / f"naive-{base}").mkdir()
+    quantised(folder / f"naive-{base}", run / "merged", 4, "affine" if base == "int4" else base[:-1])
+    engine = engine_of(folder / f"naive-{base}")
+    datum = Datum.from_tokens(list(range(20, 42)))
+    apart = np.abs(engine.logprobs([datum])[0] - engine_of(run / "merged").logprobs([datum])[0]).max()
+    assert apart > 0.02, "rounding the sum again would have changed nothing, and the test shows nothing"
+    assert main(["export", str(run), "--to", "gguf", "stored=f16", "--unmeasured"]) == 0
+    assert "tensors read back" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,8 @@ class RunContext:
     # --- building -----------------------------------------------------------------------------------------------------
 
     def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
-        return self.builder.build(kind, pick, setting=setting).part
+        speaks = self.framework if kind in ("adapter", "optimizer", "quantizer") else ""
+        return self.builder.build(kind, pick, setting=setting, framework=speaks).part
 
     def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:
         return self.builder.loss(pick, setting=setting)

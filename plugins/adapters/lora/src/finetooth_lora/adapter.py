@@ -233,7 +233,7 @@ class LoraAdapter(AdapterBase):
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
         """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
-        from finetooth_peftfiles.folding import folded_config
+        from finetooth_modelfiles.classifiers import folded_config
 
         return folded_config(folder)
 

@@ -122,6 +122,19 @@ def in_torch(obj: CommandContext, recipe: Mapping[str, Any]) -> Mapping[str, Any
     return {**rest, "backend": "torch"}
 
 
+def own_loader(obj: CommandContext, merge: Merge, recipe: Mapping[str, Any]) -> Loader | None:
+    """What folds the adapter of a run into a base that another framework than torch has in fewer bits: the loader of a
+    recipe whose model is the run, in the run's own framework. None where torch reads the base."""
+    if not isinstance(merge.recipe, Path) or in_torch(obj, recipe) is recipe:
+        return None
+    loader = obj.context(recipe).loader
+    in_bits = recipe.get("quantization") is not None or loader.describe(merge.base).stored is not None
+    if not in_bits or "write" not in loader.capabilities:
+        return None
+    run = {"model": str(merge.recipe.parent), "backend": recipe["backend"]}
+    return obj.context(run).loader
+
+
 def verify(adapter: Path) -> None:
     """Check every file of a run's artifact against its manifest; a folder without one (made elsewhere) passes.
 
@@ -345,19 +358,22 @@ def command(
         elif alias := known_alias(obj, merge.adapter):
             merge = replace(merge, base=alias)
             recipe = {"model": alias}
-        recipe = in_torch(obj, recipe)
+        own = own_loader(obj, merge, recipe) if stored == "plain" else None
+        recipe = in_torch(obj, recipe) if own is None else recipe
         context = obj.context(recipe)
         loader = context.loader  # knows the tokens that the recipe added
         tokenizer = loader.tokenizer(merge.base)
         pick = recipe.get("quantization")
         quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")
-        if whole is None:
+        if own is not None:
+            fill: Callable[[Path], Any] = partial(own.write, str(folder), precision=precision)
+        elif whole is None:
             check_mergeable(merge, loader)
             fill = filler(loader, merge, precision, quantizer)
         else:
             fill = partial(copied, whole.adapter)
         packed = None if stored == "plain" else FORMATS[stored]
-        changed = quantizer is not None or packed is not None
+        changed = quantizer is not None or packed is not None or own is not None
         measured: list[str] = []
 
         def check(written: Path) -> None:

@@ -140,7 +140,7 @@ class PeftAdapter(AdapterBase):
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
         """See `protocols.Adapter`."""
-        from finetooth_peftfiles.folding import folded_config
+        from finetooth_modelfiles.classifiers import folded_config
 
         return folded_config(folder)
 

@@ -1,10 +1,9 @@
-"""The adapters `lora` and `full` for MLX: what trains, and artifacts in the layouts of peft and transformers."""
+"""The adapters `lora`, `full` and `freeze` for MLX: what trains, and artifacts as peft and transformers have them."""
 
 from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, NoOptions, PlanError, UserError
+from finetooth_hooks import Context, NoOptions, Options, PlanError, RecipeError, UserError
 from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import ModelFacts, ModelInfo
+from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
+from finetooth_modelfiles.classifiers import folded_config
 from finetooth_modelfiles.low_rank import LowRankOptions
+from pydantic import Field
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -27,6 +28,9 @@ OTHER = "name the artifact of a run with this model and adapter"
 
 class LoraOptions(LowRankOptions):
     """Options of `lora`."""
+
+    dora: bool = False
+    """Train the length of each output's weights apart from their direction (Liu et al., 2024, arXiv:2402.09353)."""
 
     @property
     def scale(self) -> float:
@@ -43,16 +47,16 @@ class LoraAdapter(AdapterBase):
     @property
     def capabilities(self) -> frozenset[str]:
         """See `protocols.Adapter`."""
-        return frozenset({"disable", "draws"} if self.options.dropout else {"disable"})
+        return frozenset({"disable", "fold", *(["draws"] if self.options.dropout else [])})
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """`rank * (inputs + outputs)` a module; exact for layers built like Llama's."""
+        """`rank * (inputs + outputs)` a module, with `dora` `outputs` more; exact for layers built like Llama's."""
         from finetooth_modelfiles.sizes import shapes
         from finetooth_modelfiles.targets import resolve
 
         sizes = shapes(facts)
         chosen = resolve(self.options.targets, facts, tuple(sizes)).modules
-        return sum(self.options.rank * sum(sizes[path]) for path in chosen)
+        return sum(self.options.rank * sum(sizes[path]) + self.options.dora * sizes[path][1] for path in chosen)
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
         """Put the layers in place: A drawn uniformly from +-1/sqrt(inputs), B zero.
@@ -77,15 +81,33 @@ class LoraAdapter(AdapterBase):
                 path,
                 LowRankLinear(
                     linear[path], self.options.rank, self.options.scale, self.options.dropout, path, model.draws,
-                    generator,
+                    generator, dora=self.options.dora,
                 ),
             )
             for path in chosen
         ]  # fmt: skip
         model.update_modules(tree_unflatten(made))
         for _, layer in made:
-            layer.unfreeze(keys=["lora_a", "lora_b"], recurse=False)
+            layer.unfreeze(keys=["lora_a", "lora_b", "lora_magnitude_vector"], recurse=False)
         return model
+
+    def fold(
+        self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
+        quantizer: Quantizer | None = None,
+    ) -> Any:  # fmt: skip
+        """See `protocols.Adapter`: plain numbers, whatever the base is stored in.
+
+        Raises:
+            UserError: the artifact was made for another model, or its file is damaged.
+        """
+        from finetooth_mlx.folding import fold, stored
+
+        model.pad_id = pad_id
+        return stored(fold(model, folder, precision), quantizer)
+
+    def folded_config(self, folder: Path) -> Mapping[str, Any]:
+        """See `protocols.Adapter`."""
+        return folded_config(folder)
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
@@ -119,13 +141,14 @@ class LoraAdapter(AdapterBase):
             "lora_dropout": options.dropout,
             "peft_type": "LORA",
             "r": options.rank,
-            "target_modules": sorted({name.rsplit(".", 2)[0] for name in tensors}),
+            "target_modules": sorted(_paths(tensors)),
             "task_type": "CAUSAL_LM",
+            "use_dora": options.dora,
             "use_rslora": options.rslora,
             **heads.peft_settings(model),
         }
         tensors |= heads.classifier_tensors(model)
-        _write(folder / WEIGHTS, {PREFIX + name: tensor for name, tensor in tensors.items()})
+        write_tensors(folder / WEIGHTS, {PREFIX + name: tensor for name, tensor in tensors.items()})
         heads.write_critic(model, folder)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -143,7 +166,7 @@ class LoraAdapter(AdapterBase):
         saved, tensors = read_adapter(folder)
         options = self.options
         wanted = {"r": ("rank", options.rank), "lora_alpha": ("alpha", options.resolved_alpha)}
-        wanted |= {"use_rslora": ("rslora", options.rslora), "use_dora": ("dora", False)}
+        wanted |= {"use_rslora": ("rslora", options.rslora), "use_dora": ("dora", options.dora)}
         for setting, (option, value) in wanted.items():
             there = saved.get(setting, False if isinstance(value, bool) else None)
             if there != value:
@@ -173,40 +196,17 @@ class FullAdapter(AdapterBase):
             PlanError: mlx-lm's class joins or renames what the model's files hold, so that no artifact in their layout
                 could be written.
         """
-        from finetooth_mlx.arrays import named
+        from finetooth_mlx.folding import check_names
 
-        mine = set(named(model.parameters()))
-        theirs = {name for name in model.source.names if not name.endswith("rotary_emb.inv_freq")}
-        if mine - theirs or (theirs - mine) - {"lm_head.weight"}:
-            odd = min(mine ^ theirs)
-            raise PlanError(
-                f"adapter: full cannot write this model in transformers' layout from MLX: {odd} is only on one side",
-                action="choose adapter: lora, or set backend: torch",
-            )
+        check_names(model)
         model.unfreeze()
         return model
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
         """Write a transformers folder: config and safetensors."""
-        from finetooth_mlx import heads
-        from finetooth_mlx.arrays import DTYPES, named
+        from finetooth_mlx.folding import write_model
 
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("config.json", "generation_config.json"):
-            if (model.source.folder / name).is_file():
-                shutil.copyfile(model.source.folder / name, folder / name)
-        arrays = {name: array for name, array in named(model.parameters()).items() if not heads.is_head(name)}
-        if of_head := heads.classifier_tensors(model):  # a classifier has no head for words
-            arrays = {name: array for name, array in arrays.items() if not name.startswith("lm_head.")} | of_head
-        kinds = {array.dtype for array in arrays.values()}
-        word = {DTYPES["fp32"]: "float32", DTYPES["bf16"]: "bfloat16", DTYPES["fp16"]: "float16"}[min(kinds, key=str)]
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = {name: value for name, value in config.items() if name not in ("torch_dtype", "dtype")}
-        config |= heads.classifier_settings(model, config, model.pad_id)
-        text = json.dumps({**config, "dtype": word}, indent=2, sort_keys=True)
-        (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-        _write(folder / "model.safetensors", arrays)
-        heads.write_critic(model, folder)
+        write_model(model, folder)
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the weights back.
@@ -219,11 +219,63 @@ class FullAdapter(AdapterBase):
 
         tensors = _load(folder / "model.safetensors")
         heads.take_head(model, tensors, folder)
-        mine = {name: array for name, array in named(model.trainable_parameters()).items() if not heads.is_head(name)}
+        mine = {name: array for name, array in named(model.parameters()).items() if not heads.is_head(name)}
         if heads.classifier_tensors(model):
             mine = {name: array for name, array in mine.items() if not name.startswith("lm_head.")}
         _check_same(folder, {n: t.shape for n, t in tensors.items()}, {n: t.shape for n, t in mine.items()})
         model.update(nested({name: tensors[name].astype(array.dtype) for name, array in mine.items()}))
+
+
+class FreezeOptions(Options):
+    """Options of `freeze`."""
+
+    layers: int = Field(ge=1)
+    """How many decoder layers train, counted from the top."""
+    norm: bool = False
+    """The final norm trains too."""
+    head: bool = False
+    """The head trains too; where it shares its weight with the embedding, so does that."""
+
+
+@dataclass(frozen=True)
+class FreezeAdapter(FullAdapter):
+    """`protocols.Adapter` that trains the top of a model; an artifact is the whole model."""
+
+    options: FreezeOptions = field(kw_only=True)
+
+    def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
+        """Exact for models of equal layers with a final norm of one weight per hidden unit and a head without bias.
+
+        Raises:
+            RecipeError: the model has fewer layers.
+        """
+        if self.options.layers > facts.layers:
+            raise RecipeError(
+                "adapter.layers",
+                f"{self.options.layers} layers shall train, but the model has {facts.layers}",
+                action=f"set it to at most {facts.layers}, or train the whole model",
+            )
+        embedding = facts.vocab_size * facts.hidden_size
+        in_layers = parameters - embedding * (1 if facts.tied else 2) - facts.hidden_size
+        trained = in_layers // facts.layers * self.options.layers
+        return trained + facts.hidden_size * self.options.norm + embedding * self.options.head
+
+    def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
+        """The model itself, with the top unfrozen; see `FullAdapter.apply`."""
+        super().apply(model, facts, generator)
+        model.freeze()
+        modules = dict(model.named_modules())
+        tops = [modules[f"{facts.layer_path}.{facts.layers - 1 - place}"] for place in range(self.options.layers)]
+        tops += [modules[f"{facts.body}.norm"]] if self.options.norm else []
+        tops += [modules.get(facts.head.module) or modules[f"{facts.body}.embed_tokens"]] if self.options.head else []
+        for module in tops:
+            module.unfreeze()
+        return model
+
+
+def build_freeze(options: FreezeOptions, context: Context) -> FreezeAdapter:
+    """Builder of the adapter `freeze`."""
+    return FreezeAdapter(options=options)
 
 
 def build_lora(options: LoraOptions, context: Context) -> LoraAdapter:
@@ -260,12 +312,15 @@ def _added(model: Any) -> dict[str, Any]:
 
 def _peft_name(name: str) -> str:
     path, _, side = name.rpartition(".")
-    return f"{path}.{SIDES.get(side, side)}.weight"
+    return f"{path}.{SIDES[side]}.weight" if side in SIDES else name
+
+
+def _paths(tensors: Mapping[str, Any]) -> set[str]:
+    return {name.partition(".lora_")[0] for name in tensors}
 
 
 def _check_paths(model: Any, tensors: Mapping[str, Any]) -> None:
-    paths = {name.rsplit(".", 2)[0] for name in tensors}
-    odd = sorted(path for path in paths if f"{path}.weight" not in model.source.names)
+    odd = sorted(path for path in _paths(tensors) if f"{path}.weight" not in model.source.names)
     if odd and f"{odd[0]}.weight" != "lm_head.weight":
         raise PlanError(
             f"adapter: mlx-lm calls a module {odd[0]}; the model's files, by whose names peft looks, have none like it",
@@ -289,7 +344,7 @@ def _check_same(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]
             )
 
 
-def _write(file: Path, tensors: Mapping[str, Any]) -> None:
+def write_tensors(file: Path, tensors: Mapping[str, Any]) -> None:
     import mlx.core as mx
 
     file.parent.mkdir(parents=True, exist_ok=True)

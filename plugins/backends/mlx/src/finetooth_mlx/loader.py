@@ -13,7 +13,7 @@ from typing import Any
 from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import ModelInfo, Quantizer, Stored, Tokenizer
+from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer, Stored, Tokenizer
 
 QUANTISED = (".scales", ".biases")
 """Endings of the names that go with a weight in fewer bits."""
@@ -103,6 +103,18 @@ class MlxLoader(LoaderBase):
             None if stored is None else on_disk.bytes, stored, published, few, contents=self._files.contents(reference),
         )  # fmt: skip
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"write"})
+
+    def write(self, reference: str, folder: Path, *, precision: str, of: Loader | None = None) -> None:
+        """See `protocols.Loader`; of weights in fewer bits the numbers that they stand for."""
+        from finetooth_mlx.folding import cast, plain, write_model
+
+        model = (of or self).load(reference, framework="mlx", precision=precision, device="")
+        write_model(cast(plain(model), precision), folder)
+        self.tokenizer(reference if of is None else str(model.source.folder)).save(folder)
+
     def tokenizer(self, reference: str) -> Tokenizer:
         """The model's tokenizer, see `ModelFiles.tokenizer`."""
         made: Tokenizer = self._files.tokenizer(reference)
@@ -118,11 +130,10 @@ class MlxLoader(LoaderBase):
         """
         import mlx.core as mx
         from finetooth_modelfiles import checkpoint
-        from mlx.utils import tree_map
         from mlx_lm.utils import load_model
 
-        from finetooth_mlx.arrays import DTYPES
         from finetooth_mlx.configs import classes_of, mlx_config
+        from finetooth_mlx.folding import cast, stored
 
         if framework != "mlx":
             raise RecipeError(
@@ -141,12 +152,10 @@ class MlxLoader(LoaderBase):
                 model_config=made,
                 get_model_classes=lambda config: (_parting(kind, brought), arguments),
             )
-            dtype = DTYPES[precision]
-            floats = (mx.float32, mx.bfloat16, mx.float16)
-            model.update(tree_map(lambda a: a.astype(dtype) if a.dtype in floats else a, model.parameters()))
+            cast(model, precision)
             mx.eval(model.parameters())
         model.source, model.brought_head = Source(folder, described, names), brought
-        return model.eval()
+        return stored(model, quantizer)
 
 
 def _parting(model: Any, brought: dict[str, Any]) -> Any:

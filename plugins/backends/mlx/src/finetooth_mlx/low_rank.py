@@ -1,4 +1,4 @@
-"""The layer of a LoRA over a linear module of MLX, plain or quantised."""
+"""The layer of a LoRA or DoRA over a linear module of MLX, plain or quantised."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from finetooth_mlx.dropout import Draws
 class LowRankLinear(nn.Module):  # type: ignore[misc]  # MLX's modules bring no types
     """y = base(x) + scale (x A^T) B^T, A (rank, inputs) and B (outputs, rank) in fp32 whatever the base is held in.
 
+    With DoRA (Liu et al., 2024, arXiv:2402.09353, equation 5) the rows of W + scale B A have lengths that train apart
+    from their direction; the gradient takes their lengths before that as constants (section 4.3).
+
     Attributes:
         enabled: the addition is computed.
         site: path of the module, which keys its dropout.
@@ -23,7 +26,7 @@ class LowRankLinear(nn.Module):  # type: ignore[misc]  # MLX's modules bring no 
 
     def __init__(
         self, base: Any, rank: int, scale: float, dropout: float, site: str, draws: Draws,
-        generator: np.random.Generator,
+        generator: np.random.Generator, *, dora: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.base = base
@@ -32,21 +35,52 @@ class LowRankLinear(nn.Module):  # type: ignore[misc]  # MLX's modules bring no 
         bound = 1 / math.sqrt(inputs)  # as peft: uniform, and B zero
         self.lora_a = mx.array(generator.uniform(-bound, bound, size=(rank, inputs)).astype(np.float32))
         self.lora_b = mx.zeros((outputs, rank), mx.float32)
+        if dora:
+            self.lora_magnitude_vector = mx.linalg.norm(plain_weight(base), axis=1)
 
     def __call__(self, x: mx.array) -> mx.array:
         y: mx.array = self.base(x)
         if not self.enabled:
             return y
         narrow = x.astype(self.lora_a.dtype)
-        if self.dropout and self.training:
+        drops = self.dropout and self.training
+        if drops:
             narrow = self.draws.dropped(narrow, self.dropout, self.site)
-        added = (narrow @ self.lora_a.T) @ self.lora_b.T
-        return y + (self.scale * added).astype(y.dtype)
+        added = self.scale * ((narrow @ self.lora_a.T) @ self.lora_b.T)
+        if "lora_magnitude_vector" in self:
+            share = lengthened(
+                self.lora_magnitude_vector, plain_weight(self.base), self.scale * self.lora_b, self.lora_a
+            )
+            of_base = self.base(narrow.astype(x.dtype)) if drops else y  # as peft: the change sees what is not dropped
+            of_base = of_base - self.base.bias if "bias" in self.base else of_base
+            added = (share - 1) * of_base + share * added
+        return y + added.astype(y.dtype)
+
+
+def lengthened(lengths: mx.array, weight: mx.array, b: mx.array, a: mx.array) -> mx.array:
+    """(outputs,) factors that give the rows of W + B A these lengths."""
+    return lengths / mx.stop_gradient(mx.linalg.norm(weight + b @ a, axis=1))
 
 
 def is_linear(module: Any) -> bool:
     """A module that can carry an addition."""
     return isinstance(module, nn.Linear | nn.QuantizedLinear)
+
+
+def in_few_bits(module: Any) -> bool:
+    """A module whose weight is stored in codes."""
+    return isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
+
+
+def plain_weight(module: Any) -> mx.array:
+    """(outputs, inputs) numbers that a module computes with, in fp32."""
+    if not in_few_bits(module):
+        weight: mx.array = module.weight
+        return weight.astype(mx.float32)
+    return mx.dequantize(
+        module.weight, module.scales, module.get("biases"), group_size=module.group_size, bits=module.bits,
+        mode=module.mode,
+    ).astype(mx.float32)  # fmt: skip
 
 
 def shape_of(module: Any) -> tuple[int, int]:

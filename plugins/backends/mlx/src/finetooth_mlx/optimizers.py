@@ -52,6 +52,36 @@ class SgdOptions(OptimizerOptions):
     """Look ahead along the momentum; needs `momentum`."""
 
 
+class AdafactorOptions(OptimizerOptions):
+    """Options of `adafactor`."""
+
+    learning_rate: float = Field(default=1e-2, gt=0)
+    """Peak learning rate, relative: a tensor's update is this (at step t at most 1 / sqrt(t)) times the root mean
+    square of its weights, which counts as 0.001 if it is smaller: the zero matrix of a new adapter starts slowly."""
+    beta2_decay: float = Field(default=-0.8, lt=0)
+    """The second moment's decay at step t is 1 - t ** beta2_decay."""
+    clip: float = Field(default=1.0, ge=1)
+    """An update with a larger root mean square is scaled down to it."""
+
+
+class MuonOptions(OptimizerOptions):
+    """Options of `muon`."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate, one that suits AdamW: a step along an (outputs, inputs) matrix is
+    0.2 * sqrt(max(outputs, inputs)) times as large, as AdamW's usually are (Liu et al., 2025, arXiv:2502.16982)."""
+    momentum: Beta = 0.95
+    """Decay of the running gradient of a matrix."""
+    nesterov: bool = True
+    """Look ahead along the momentum."""
+    iterations: int = Field(default=5, ge=1, le=20)
+    """Newton-Schulz iterations that make an update nearly orthonormal."""
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """AdamW's, for parameters other than matrices inside a layer."""
+    eps: float = Field(default=1e-8, gt=0)
+    """AdamW's, likewise."""
+
+
 class LionOptions(OptimizerOptions):
     """Options of `lion`."""
 
@@ -67,6 +97,7 @@ class MlxOptimizer(OptimizerBase):
 
     Attributes:
         make: from a weight decay to one of them.
+        of_matrices: one for matrices inside layers alone.
         keeps: bytes of state per parameter.
     """
 
@@ -74,6 +105,7 @@ class MlxOptimizer(OptimizerBase):
     learning_rate: float
     make: Callable[[float], Any]
     keeps: float
+    of_matrices: Any = None
 
     def state_bytes(self, facts: ModelFacts) -> float | None:
         return self.keeps
@@ -91,10 +123,38 @@ class MlxOptimizer(OptimizerBase):
             raise ValueError("no parameter trains")
         decay = self.options.weight_decay
         apart = decay and not self.options.decay_norms and any(array.ndim < 2 for _, array in named_parameters)
-        whole = [self.make(decay), self.make(0.0)]
-        optimizer: Any = MultiOptimizer(whole, [lambda _, array: array.ndim >= 2]) if apart else whole[0]
+        parts: list[tuple[Any, Any]] = [(self.make(decay), lambda _, array: array.ndim >= 2)]
+        if apart:
+            parts.append((self.make(0.0), None))
+            parts[-1][0].undecayed = True
+        if self.of_matrices is not None:
+            parts.insert(0, (self.of_matrices, is_hidden_matrix))
+        several = len(parts) > 1
+        filters = [takes for _, takes in parts[:-1]]
+        optimizer: Any = MultiOptimizer([part for part, _ in parts], filters) if several else parts[0][0]
         optimizer.init(tree_unflatten(list(named_parameters)))
         return optimizer
+
+
+def decoupled(kind: Any) -> Any:
+    """An optimizer of MLX that shrinks a weight by learning_rate * weight_decay of itself, apart from its update."""
+
+    class Decoupled(kind):  # type: ignore[misc]  # MLX's optimizers bring no types
+        weight_decay: float
+
+        def apply_single(self, gradient: Any, parameter: Any, state: Any) -> Any:
+            decay: float = self.weight_decay
+            self.weight_decay = 0.0
+            moved = super().apply_single(gradient, parameter, state)
+            self.weight_decay = decay
+            return moved - self.learning_rate * decay * parameter
+
+    return Decoupled
+
+
+def is_hidden_matrix(name: str, array: Any) -> bool:
+    """A matrix inside a layer: neither a norm or a bias, nor an embedding or a head, whose rows belong to tokens."""
+    return array.ndim == 2 and not any(word in name for word in ("embed", "head", "score"))
 
 
 def options_of(optimizer: Any) -> dict[str, float | tuple[float, ...]]:
@@ -109,9 +169,9 @@ def applied(optimizer: Any, options: Mapping[str, float | tuple[float, ...]]) ->
     """While entered, it has these options; what does not decay keeps its weight decay of 0."""
     parts = getattr(optimizer, "optimizers", [optimizer])
     before = [{name: getattr(part, name) for name in options} for part in parts]
-    for place, part in enumerate(parts):
+    for part in parts:
         for name, value in options.items():
-            if name != "weight_decay" or place == 0:
+            if name != "weight_decay" or not hasattr(part, "undecayed"):
                 setattr(part, name, list(value) if isinstance(value, tuple) else value)
     try:
         yield
@@ -160,3 +220,47 @@ def build_lion(options: LionOptions, context: Context) -> MlxOptimizer:
         return Lion(options.learning_rate, betas=list(options.betas), weight_decay=decay)
 
     return MlxOptimizer(options, options.learning_rate, make, 4.0)
+
+
+def build_adafactor(options: AdafactorOptions, context: Context) -> MlxOptimizer:
+    """mlx.optimizers.Adafactor (Shazeer & Stern, 2018, arXiv:1804.04235) with a rate that is given and decoupled
+    decay."""
+
+    import mlx.core as mx
+    from mlx.optimizers import Adafactor
+
+    class Relative(Adafactor):  # type: ignore[misc]  # MLX's optimizers bring no types
+        def _compute_learning_rate(self, step: Any, parameter_rms: Any) -> Any:
+            rate = mx.minimum(self.learning_rate, mx.rsqrt(step.astype(mx.float32)))
+            return rate * mx.maximum(self.eps[1], parameter_rms)
+
+    def make(decay: float) -> Any:
+        return decoupled(Relative)(
+            options.learning_rate, clip_threshold=options.clip, decay_rate=options.beta2_decay, relative_step=False,
+            weight_decay=decay,
+        )  # fmt: skip
+
+    return MlxOptimizer(options, options.learning_rate, make, 0.5)
+
+
+def build_muon(options: MuonOptions, context: Context) -> MlxOptimizer:
+    """mlx.optimizers.Muon (Jordan et al., 2024) with decoupled decay and steps of AdamW's size."""
+    from mlx.optimizers import AdamW, Muon
+
+    class Scaled(Muon):  # type: ignore[misc]  # MLX's optimizers bring no types
+        def apply_single(self, gradient: Any, parameter: Any, state: Any) -> Any:
+            outputs, inputs = parameter.shape
+            mine = max(1.0, outputs / inputs) ** 0.5  # of MLX's steps
+            moved = super().apply_single(gradient, parameter, state) - parameter
+            return parameter + moved * (0.2 * max(outputs, inputs) ** 0.5 / mine)
+
+    def make(decay: float) -> Any:
+        return AdamW(
+            options.learning_rate, betas=list(options.betas), eps=options.eps, weight_decay=decay, bias_correction=True
+        )
+
+    matrices = decoupled(Scaled)(
+        options.learning_rate, options.momentum, weight_decay=options.weight_decay, nesterov=options.nesterov,
+        ns_steps=options.iterations,
+    )  # fmt: skip
+    return MlxOptimizer(options, options.learning_rate, make, 8.0, matrices)

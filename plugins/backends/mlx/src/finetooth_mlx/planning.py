@@ -8,6 +8,7 @@ from functools import partial
 from finetooth_hooks import Decision, MemoryEstimate, PlanError
 from finetooth_hooks.protocols import BackendPlan, PlanRequest
 from finetooth_modelfiles.classifiers import class_name
+from finetooth_modelfiles.sizes import shapes
 from finetooth_toolbox.precision_choice import choose_precision
 
 RECIPE = "the recipe says so"
@@ -75,6 +76,10 @@ def estimate(request: PlanRequest, precision: str, tokens: int, *, checkpointing
     facts, model, trained = request.base.facts, request.base.model, request.trains.parameters
     each = BYTES[precision]
     weights = model.parameters * each if model.resident_bytes is None else model.resident_bytes
+    if (quantizer := request.base.quantizer) is not None:
+        linear = {path: size for path, size in shapes(facts).items() if quantizer.takes(path, (size[1], size[0]))}
+        count = sum(inputs * outputs for inputs, outputs in linear.values())
+        weights -= int(count * (each - quantizer.stored.bytes_per_weight))
     if not request.trains.base_frozen:
         weights += trained * (4 if each == 2 else 0)  # masters in fp32 beside what computes
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetooth_hooks import Adapter, Backend, Claim, Hardware, Loader, Optimizer, hookimpl
+from finetooth_hooks import Adapter, Backend, Claim, Hardware, Loader, Optimizer, Quantizer, hookimpl
 
 from finetooth_mlx.capabilities import CAPABILITIES
 
@@ -50,6 +50,13 @@ def ft_adapters() -> Iterator[Adapter]:
     yield Adapter(
         name="full", build="finetooth_mlx.adapters:build_full", summary="train every parameter", frameworks=MLX
     )
+    yield Adapter(
+        name="freeze",
+        build="finetooth_mlx.adapters:build_freeze",
+        summary="train the top layers as they are; the rest stays frozen",
+        frameworks=MLX,
+        example={"layers": 1},
+    )
 
 
 @hookimpl
@@ -58,6 +65,8 @@ def ft_optimizers() -> Iterator[Optimizer]:
         ("adamw", "Adam with decoupled weight decay", 8.0),
         ("sgd", "stochastic gradient descent", 4.0),
         ("lion", "moves every weight by the sign of its momentum", 4.0),
+        ("adafactor", "second moments by row and column", 0.5),
+        ("muon", "orthonormal updates of matrices inside layers, AdamW for the rest", 8.0),
     ):
         yield Optimizer(
             name=name,
@@ -66,6 +75,19 @@ def ft_optimizers() -> Iterator[Optimizer]:
             default=name == "adamw",
             frameworks=MLX,
             state_bytes=state,
+        )
+
+
+@hookimpl
+def ft_quantizers() -> Iterator[Quantizer]:
+    for name, rank, summary in (
+        ("int8", 1, "8 bits a weight, a scale and an offset a group"),
+        ("int4", 1, "4 bits a weight, a scale and an offset a group"),
+        ("affine", 0, "2 to 8 bits a weight, a scale and an offset a group"),
+        ("mxfp4", 0, "4-bit floating point, a power of two as the scale of 32 weights"),
+    ):
+        yield Quantizer(
+            name=name, build=f"finetooth_mlx.quantizers:build_{name}", summary=summary, rank=rank, frameworks=MLX
         )
 
 

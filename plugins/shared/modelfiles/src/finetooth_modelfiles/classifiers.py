@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import PlanError
+from finetooth_toolbox.saved_heads import LABELS
 
 HEAD = "score"
 """Name of a head's module, in transformers' classifiers and in a language model that carries one."""
@@ -39,3 +42,18 @@ def class_name(model_type: str, kind: str) -> str:
     if model_type not in names:
         raise no_classifier(model_type, kind)
     return str(names[model_type])
+
+
+def classifier_kind(adapter: Path) -> str | None:
+    """What an adapter with a head classifies, `sequence` or `token`; None if it has no head."""
+    task = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("task_type")
+    return next((kind for kind, name in PEFT_TASKS.items() if name == task), None)
+
+
+def folded_config(folder: Path) -> dict[str, Any]:
+    """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
+    kind = classifier_kind(folder)
+    if kind is None:
+        return {}
+    labels = {str(index): f"LABEL_{index}" for index in range(LABELS[kind])}
+    return {"architectures": [f"For{kind.capitalize()}Classification"], "id2label": labels}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import Quantizer
-from finetooth_modelfiles.classifiers import PEFT_TASKS
-from finetooth_toolbox.saved_heads import LABELS, kind_of
+from finetooth_modelfiles.classifiers import classifier_kind
+from finetooth_toolbox.saved_heads import kind_of
 from finetooth_torchshared.classifiers import as_classifier, as_language_model
 
 from finetooth_peftfiles.compilers import compilers_kept
@@ -43,15 +42,6 @@ def fold(
         whole = as_language_model(whole, made)
     plain = cast(whole.requires_grad_(False), dtypes[precision], device if quantizer is None else "cpu").eval()
     return plain if quantizer is None else quantise(plain, quantizer, device).eval()
-
-
-def folded_config(folder: Path) -> dict[str, Any]:
-    """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
-    kind = classifier_kind(folder)
-    if kind is None:
-        return {}
-    labels = {str(index): f"LABEL_{index}" for index in range(LABELS[kind])}
-    return {"architectures": [f"For{kind.capitalize()}Classification"], "id2label": labels}
 
 
 def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
@@ -110,12 +100,6 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
         raise UserError(
             f"merging {adapter} gives numbers that are not finite: {error}", action="use --precision fp32"
         ) from error
-
-
-def classifier_kind(adapter: Path) -> str | None:
-    """What an adapter with a head classifies, `sequence` or `token`; None if it has no head."""
-    task = json.loads((adapter / CONFIG).read_text(encoding="utf-8")).get("task_type")
-    return next((kind for kind, name in PEFT_TASKS.items() if name == task), None)
 
 
 def _untie(base: Any) -> None:
