@@ -16,6 +16,7 @@ from typing import Any
 
 import finetooth
 import pytest
+import torch
 import yaml
 from finetooth_core.api import resume
 from finetooth_hooks import EngineError, NotFinite
@@ -102,6 +103,17 @@ def test_a_step_that_is_not_finite_stops_the_run(write: Write, tmp_path: Path) -
     finetooth.run(write("good", {}, rows=range(8)))
     assert trained(tmp_path / "bad") == trained(tmp_path / "good")
     assert numbers(tmp_path / "bad") == numbers(tmp_path / "good")
+
+
+def test_the_operation_whose_gradient_is_not_a_number_is_named(write: Write) -> None:
+    """sqrt gives infinity there; the first that makes NaN of it is the norm before the head."""
+    backend = {"name": "torch", "detect_anomaly": True}
+    refused = r"backend\.detect_anomaly: _RmsNormBackward gives NaN, the gradient of its input 1"
+    try:
+        with pytest.warns(UserWarning, match="in rms_norm"), pytest.raises(EngineError, match=refused):
+            finetooth.run(write("found", {0: "cliff"}, backend=backend))
+    finally:
+        torch.autograd.set_detect_anomaly(False)
 
 
 @pytest.mark.parametrize(("kind", "rows"), [("nan", [10]), ("cliff", [9, 10, 11, 12])])

@@ -48,6 +48,10 @@ class TorchOptions(Options):
     bit. Attention's backward pass is slightly slower for it and takes more memory, and an operation that torch cannot
     compute so ends the run with its name. `auto`: yes, but for models with linear attention or state-space layers. It
     holds for the whole process, and not for sampling. A CPU computes the same bits anyway."""
+    detect_anomaly: bool = False
+    """Whether every operation of the backward pass is looked at: the first that gives NaN ends the run with its name,
+    and torch prints the lines of the forward pass that it comes from. For a search, since a step takes about twice as
+    long. It holds for the whole process."""
     share_base: bool = False
     """Engines of one process, built with this and an adapter that leaves the base as it is, hold one copy of its
     weights. For a server with many adapters on one base."""
@@ -129,6 +133,7 @@ class TorchBackend:
         suit_allocator(device, hardware.allocator)
         suit_attention(hardware.architecture)
         suit_products(device, tf32=self._options.tf32)
+        torch.autograd.set_detect_anomaly(self._options.detect_anomaly)
         repeats = choose_deterministic(self._options.deterministic, request.base.facts, hardware)
         if repeats is not None:
             suit_repeats(deterministic=bool(repeats.value))

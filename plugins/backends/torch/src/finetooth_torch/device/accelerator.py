@@ -81,15 +81,24 @@ def lenient() -> Iterator[None]:
 _UNDETERMINED = re.compile(r"(\S+) does not have a deterministic implementation")
 
 
-def undetermined(error: BaseException) -> EngineError | None:
-    """The error of an operation that cannot compute the same bits each time, in one line; None for another error."""
-    named = _UNDETERMINED.search(str(error)) if isinstance(error, RuntimeError) else None
-    if named is None:
-        return None
-    return EngineError(
-        f"{SETTING}: torch's {named[1]} cannot compute the same bits each time on this device",
-        action=f"set {SETTING}: false; what is resumed then agrees to rounding",
-    )
+_ANOMALY = re.compile(r"Function '(\w+)' returned nan values in its (\d+)th output")
+
+
+def explained(error: BaseException) -> EngineError | None:
+    """What torch refused by a setting of the backend, in one line: an operation that cannot compute the same bits each
+    time, or one whose gradient is NaN; None for another error."""
+    said = str(error) if isinstance(error, RuntimeError) else ""
+    if named := _UNDETERMINED.search(said):
+        return EngineError(
+            f"{SETTING}: torch's {named[1]} cannot compute the same bits each time on this device",
+            action=f"set {SETTING}: false; what is resumed then agrees to rounding",
+        )
+    if named := _ANOMALY.search(said):
+        return EngineError(
+            f"backend.detect_anomaly: {named[1]} gives NaN, the gradient of its input {int(named[2]) + 1}",
+            action="look at the lines of the forward pass that torch printed above",
+        )
+    return None
 
 
 def _tell(settings: str) -> None:

@@ -23,7 +23,7 @@ from finetooth_hooks import Datum, EngineError, Plan
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_toolbox.text.measures import size
 
-from finetooth_torch.device.accelerator import current, lenient, undetermined
+from finetooth_torch.device.accelerator import current, explained, lenient
 from finetooth_torch.device.usage import usage
 
 P = ParamSpec("P")
@@ -194,7 +194,7 @@ def _attempt(work: Callable[[], R], now: Callable[[], Situation]) -> R:
         return work()
     except Exception as error:
         if not is_exhaustion(error):
-            if (named := undetermined(error)) is not None:
+            if (named := explained(error)) is not None:
                 raise named from error
             raise
         refusal = exhausted(error, now())
