@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from finetooth_openai.asking import AT_ONCE, COMPLETIONS, Asked
+from finetooth_openai.asking import AT_ONCE, COMPLETIONS, PendingRequest
 from finetooth_openai.requests import CompletionRequest
-from finetooth_openai.streaming import Told
+from finetooth_openai.streaming import StreamedText
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_wire.bounds import LONGEST_TOKEN, MOST
 
@@ -165,7 +165,7 @@ class Counting:
 def test_nothing_more_is_begun_for_a_client_that_left() -> None:
     service: Any = Counting()
     body = CompletionRequest(model="tiny", prompt=["a"] * 500)
-    asked = Asked(service, None, body, None, [[1]] * 500, "s", body.sampling(1))  # type: ignore[arg-type]
+    asked = PendingRequest(service, None, body, None, [[1]] * 500, "s", body.sampling(1))  # type: ignore[arg-type]
 
     async def left() -> bool:
         return service.made >= 2 * AT_ONCE
@@ -176,6 +176,6 @@ def test_nothing_more_is_begun_for_a_client_that_left() -> None:
 
 def test_long_stops_are_looked_for_in_linear_time() -> None:
     """What waits is the longest end of the text that begins a stop: as of the plain definition."""
-    told = Told(["aab", "b<"])
+    told = StreamedText(["aab", "b<"])
     assert [told.more(text) for text in ("xa", "xaa", "xaac", "xaacb")] == ["x", "", "aac", ""]
     assert told.more("xaacb", whole=True) == "b"

@@ -47,7 +47,7 @@ GIGABYTE = 10**9
 
 
 @dataclass
-class Made:
+class PassResult:
     """What one pass over the rows has made.
 
     Attributes:
@@ -229,7 +229,7 @@ def _uncached(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Li
 
 def _write(
     parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, folder: Path
-) -> tuple[Made, list[tuple[int, int, int]]]:
+) -> tuple[PassResult, list[tuple[int, int, int]]]:
     """Render every row into a file.
 
     Raises:
@@ -237,7 +237,7 @@ def _write(
     """
     from finetooth_rows.storage.arrow_rows import ArrowWriter
 
-    made = Made()
+    made = PassResult()
     with (
         broken_rows_first(rows.sources, made.reading),
         ArrowWriter(folder / ROWS) as writer,
@@ -271,7 +271,7 @@ def _count_unrendered(rows: SplitRows, reading: Reading, tally: Tally) -> None:
 
 
 def _rendered(
-    parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, made: Made
+    parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, made: PassResult
 ) -> Iterator[Rendered]:
     """All results in order: by this process first, and by workers if there is enough to do."""
     wanted = parts.section.workers

@@ -35,7 +35,7 @@ class OtherRun(UserError):
 
 
 @dataclass(frozen=True)
-class Found:
+class Resumable:
     """A checkpoint to resume from, every file checked.
 
     Attributes:
@@ -57,7 +57,7 @@ class Found:
 
 def newest_good(
     keeping: Keeping, run: str, say: Callable[[str], None], at: int | None = None, *, sends: bool = True
-) -> Found:
+) -> Resumable:
     """The newest whole checkpoint of a run, from the disk, else from a remote store. One that is damaged is set aside
     and named, one of another run is named.
 
@@ -109,7 +109,7 @@ def newest_step(keeping: Keeping) -> int:
     return max((step_of(name) or 0 for name in names), default=-1)
 
 
-def read(folder: Path, run: str = "") -> Found:
+def read(folder: Path, run: str = "") -> Resumable:
     """A checkpoint, every file checked.
 
     Raises:
@@ -127,7 +127,7 @@ def read(folder: Path, run: str = "") -> Found:
         plan = json.loads((folder / "plan.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / 'plan.json'} cannot be read: {error}", action="use another checkpoint") from error
-    return Found(folder, manifest, state, history.read(folder / history.FILE), plan)
+    return Resumable(folder, manifest, state, history.read(folder / history.FILE), plan)
 
 
 def fetch(store: Store, name: str, folder: Path) -> Path:

@@ -59,7 +59,7 @@ def outcome() -> Outcome:
     return Outcome("done", 0, "", 60, {"loss": 0.5}, {"eval/exact_match": 0.75}, Path("artifact"), "abc", 12.0)
 
 
-class Told:
+class NotingContext:
     """A builder's context that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -69,4 +69,4 @@ class Told:
         self.notes.append(text)
 
 
-__all__ = ["Told", "evaluation", "outcome", "report", "run"]
+__all__ = ["NotingContext", "evaluation", "outcome", "report", "run"]

@@ -14,7 +14,7 @@ from finetooth_openai.face import _read
 from finetooth_openai.faults import Fault
 from finetooth_openai.messages import calls_json, messages_of
 from finetooth_openai.requests import ChatMessage, ChatRequest, CompletionRequest, read
-from finetooth_openai.streaming import Told
+from finetooth_openai.streaming import StreamedText
 
 
 def test_the_face_passes_the_kit() -> None:
@@ -28,7 +28,7 @@ def test_pieces_of_a_stream_are_the_text_before_its_stop() -> None:
     for _ in range(300):
         text = "".join(rng.choices("ab <>", k=30))
         stops = ["".join(rng.choices("ab<", k=rng.randint(1, 4))) for _ in range(rng.randint(0, 2))]
-        wanted, told, at, said = before_stop(text, stops), Told(stops), 0, ""
+        wanted, told, at, said = before_stop(text, stops), StreamedText(stops), 0, ""
         while at < len(text):
             at += rng.randint(1, 6)
             said += told.more(before_stop(text[:at], stops))
@@ -37,12 +37,12 @@ def test_pieces_of_a_stream_are_the_text_before_its_stop() -> None:
 
 
 def test_half_a_letter_waits_for_the_rest() -> None:
-    told = Told(())
+    told = StreamedText(())
     assert (told.more("caf\ufffd"), told.more("café"), told.more("café!", whole=True)) == ("caf", "é", "!")
 
 
 def test_what_was_told_and_is_no_part_of_the_answer_is_an_error() -> None:
-    told = Told(())
+    told = StreamedText(())
     assert told.more("thinking aloud") and told.more("else") == ""
     with pytest.raises(Fault, match="ask without stream"):
         told.more("else", whole=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Sampling, UserError
-from finetooth_server.batches.scores import Asked
+from finetooth_server.batches.scores import ScoreRequest
 from finetooth_server.keys import Caller
 from finetooth_server.limits.costs import Cost, cost_of, cost_of_sampling
 from finetooth_server.sections import MOST
@@ -96,7 +96,7 @@ def test_dear_calls_are_refused_before_they_are_executed(start: Any, ask: Simple
         ME, made.queue, "forward", {"data": ask.sent(ask.data(0, 200)), "returns": ["logits"]}, face="test"
     )
     top = service.sample(
-        ME, "s", [5] * 200, Sampling(max_tokens=1), seeded=True, face="test", asked=Asked(top_prompt=1024)
+        ME, "s", [5] * 200, Sampling(max_tokens=1), seeded=True, face="test", asked=ScoreRequest(top_prompt=1024)
     )
     for call, word in ((many, "1000000 samples"), (wide, "MB"), (top, "MB")):
         with pytest.raises(RuntimeError, match=word):

@@ -18,7 +18,7 @@ from finetooth_client import messages
 from finetooth_hooks import Datum, EngineError, Sampling
 from finetooth_hooks.engine import StepSettings
 from finetooth_server.batches.plain_batch import PlainBatch
-from finetooth_server.batches.scores import Asked
+from finetooth_server.batches.scores import ScoreRequest
 from finetooth_server.guard import Guard
 from finetooth_server.keys import Caller, Keys
 from finetooth_server.settings import Limits, Settings
@@ -158,7 +158,9 @@ def test_prompts_are_scored_with_the_weights_that_are_sampled(client: Any, serve
     next(iter(long))
     prompt, sampler = [5, 40, 7, 8], client.sampler(checkpoint=saved)
     nothing = Sampling(max_tokens=0)
-    call = served.service.sample(ME, sampler.id, prompt, nothing, seeded=False, asked=Asked(prompt=True), face="test")
+    call = served.service.sample(
+        ME, sampler.id, prompt, nothing, seeded=False, asked=ScoreRequest(prompt=True), face="test"
+    )
     found = wire.decode_array(ask.result(served.service, ME, call)["prompt_logprobs"], "found")
     want = session.logprobs([Datum.from_tokens(prompt)])[0]
     np.testing.assert_allclose(found[1:], want, atol=1e-5)

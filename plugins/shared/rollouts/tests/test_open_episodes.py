@@ -17,7 +17,7 @@ from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 from finetooth_hooks.sampling import Sampling
 from finetooth_kit import ByteTokenizer
 from finetooth_kit.fake_context import PlainRenderer
-from finetooth_rollouts.episodes import Asked, Playing
+from finetooth_rollouts.episodes import EpisodeTask, Playing
 from finetooth_rollouts.live_episode import LiveEpisode
 from finetooth_rollouts.open_episodes import OpenEpisodes
 from finetooth_rollouts.stretches import joined
@@ -112,7 +112,7 @@ class Table:
         )
         self.game, self.sampler = Game(), Writing(renderer.stop_ids[0])
         self.playing = Playing(context, self.game, self.sampler, name="game", most_turns=TURNS, limit=60)
-        self.asked = [Asked(name, f"{name}@1", task, 3 + i) for i, (name, task) in enumerate(TASKS.items())]
+        self.asked = [EpisodeTask(name, f"{name}@1", task, 3 + i) for i, (name, task) in enumerate(TASKS.items())]
 
     def whole(self) -> list[list[Rollout]]:
         """The episodes, played at once by weights of no step."""

@@ -12,7 +12,7 @@ from finetooth_hooks.examples import Conversation, Rendered, TrainOn
 from finetooth_kit import ByteTokenizer
 from finetooth_kit.fake_context import PlainRenderer
 from finetooth_rollouts.advantages import for_each, group_relative, last_of_episodes, leave_one_out
-from finetooth_rollouts.calls import Failure, Given, call_all
+from finetooth_rollouts.calls import Failure, Returned, call_all
 from finetooth_rollouts.data import data_of, with_logprobs
 from finetooth_rollouts.judging import WeightedEnvironment, judged
 from finetooth_rollouts.sequences import Sequences
@@ -26,9 +26,9 @@ def fails(error: BaseException) -> Any:
 def test_what_comes_of_calls_in_their_order(together: bool) -> None:
     calls = [lambda: 1, lambda: fails(OSError("gone\nfor good")), lambda: 3, lambda: fails(TimeoutError())]
     assert call_all(calls, 60, together=together) == [
-        Given(1),
+        Returned(1),
         Failure("error", "OSError: gone for good"),
-        Given(3),
+        Returned(3),
         Failure("error", "TimeoutError: the environment's own time limit"),
     ]
 
@@ -43,7 +43,7 @@ def test_calls_run_together_where_they_may() -> None:
     """Each waits for the others."""
     barrier = threading.Barrier(3)
     found = call_all([barrier.wait] * 3, 60, together=True)
-    assert sorted(one.value for one in found if isinstance(one, Given)) == [0, 1, 2]
+    assert sorted(one.value for one in found if isinstance(one, Returned)) == [0, 1, 2]
 
 
 def test_what_the_user_gave_wrongly_is_nobodys_outcome() -> None:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 pytest.importorskip("alembic", reason="alembic is not installed")
 
-from finetooth_kit.run_fixtures import Told
+from finetooth_kit.run_fixtures import NotingContext
 from finetooth_mlflow.tracker import MlflowOptions, build
 from mlflow import MlflowClient
 
@@ -33,7 +33,7 @@ def points(database, run, name):
 
 @pytest.mark.slow
 def test_steps_evaluations_and_the_recipe_are_in_the_database(database, options, run, report, evaluation, outcome):
-    told = Told()
+    told = NotingContext()
     run.plan.recipe = {"model": "toy", "train": {"seed": 3}, "token": "hf_abcdefgh"}
     tracker = build(options, told)
     tracker.start(run)
@@ -51,13 +51,13 @@ def test_steps_evaluations_and_the_recipe_are_in_the_database(database, options,
 
 @pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_run_and_no_step_is_there_twice(database, options, run, report, outcome):
-    tracker = build(options, Told())
+    tracker = build(options, NotingContext())
     tracker.start(run)
     kept = json.loads(json.dumps(run.state))
     for step in (1, 2, 3):
         tracker.step(run, report(step))  # killed after step 3; the checkpoint is of step 1
     run.state, run.step = kept, 1
-    again = build(options, Told())
+    again = build(options, NotingContext())
     again.resume(run, [report(1)])
     for step in (2, 3, 4):
         again.step(run, report(step))
@@ -68,7 +68,7 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_no_step_is_there_twice(databa
 
 @pytest.mark.slow
 def test_a_run_that_is_gone_there_begins_anew(options, run, report):
-    told = Told()
+    told = NotingContext()
     run.state["run"] = "0" * 32
     tracker = build(options, told)
     tracker.resume(run, [])
@@ -82,7 +82,7 @@ def test_a_server_that_is_away_is_told_of_once(run, report, outcome, monkeypatch
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2222")
     with socket.socket() as held:  # nobody listens at the port
         held.bind(("127.0.0.1", 0))
-        told = Told()
+        told = NotingContext()
         tracker = build(MlflowOptions(uri=f"http://127.0.0.1:{held.getsockname()[1]}"), told)
         tracker.start(run)
         tracker.step(run, report(1))

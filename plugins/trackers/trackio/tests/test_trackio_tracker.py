@@ -8,7 +8,7 @@ import pytest
 
 trackio = pytest.importorskip("trackio", reason="trackio is not installed; it asks for pillow below 13")
 
-from finetooth_kit.run_fixtures import Told  # noqa: E402
+from finetooth_kit.run_fixtures import NotingContext  # noqa: E402
 from finetooth_trackio.tracker import TrackioOptions, build  # noqa: E402
 from trackio import sqlite_storage  # noqa: E402
 
@@ -23,7 +23,7 @@ def logs(project, name):
 
 
 def test_steps_and_evaluations_are_in_the_database(run, report, evaluation, outcome, capsys):
-    told = Told()
+    told = NotingContext()
     tracker = build(TrackioOptions(project="first"), told)
     tracker.start(run)
     tracker.evaluated(run, evaluation)
@@ -37,12 +37,12 @@ def test_steps_and_evaluations_are_in_the_database(run, report, evaluation, outc
 
 
 def test_a_resumed_run_goes_on_in_the_same_run(run, report, outcome):
-    tracker = build(TrackioOptions(project="second"), Told())
+    tracker = build(TrackioOptions(project="second"), NotingContext())
     tracker.start(run)
     tracker.step(run, report(1))
     tracker.end(run, outcome)
     run.state, run.step = json.loads(json.dumps(run.state)), 1
-    again = build(TrackioOptions(project="second"), Told())
+    again = build(TrackioOptions(project="second"), NotingContext())
     again.resume(run, [report(1)])
     again.step(run, report(2))
     again.end(run, outcome)
@@ -54,7 +54,7 @@ def test_what_fails_is_told_of_once(run, report, outcome, monkeypatch):
         raise ConnectionError("the Space sleeps")
 
     monkeypatch.setattr(trackio, "init", refuse)
-    told = Told()
+    told = NotingContext()
     tracker = build(TrackioOptions(space="me/mine"), told)
     tracker.start(run)
     tracker.step(run, report(1))

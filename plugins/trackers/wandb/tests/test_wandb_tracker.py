@@ -10,14 +10,14 @@ import pytest
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 
-from finetooth_kit.run_fixtures import Told  # noqa: E402
+from finetooth_kit.run_fixtures import NotingContext  # noqa: E402
 from finetooth_wandb.tracker import WandbOptions, build  # noqa: E402
 from wandb.proto import wandb_internal_pb2  # noqa: E402
 
 
 @pytest.fixture
 def told():
-    return Told()
+    return NotingContext()
 
 
 @pytest.fixture(autouse=True)

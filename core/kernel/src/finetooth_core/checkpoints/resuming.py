@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
 from finetooth_saving.artifact import write_json, write_text
 from finetooth_saving.found_checkpoints import (
-    Found,
     NoCheckpoint,
+    Resumable,
     base_changes,
     differences,
     fetch,
@@ -169,7 +169,7 @@ def _claims(context: RunContext) -> Iterator[Callable[[str], object] | None]:
         yield getattr(registered.entry, "claims", None)
 
 
-def find(present: Present, resuming: Resuming) -> Found:
+def find(present: Present, resuming: Resuming) -> Resumable:
     """The checkpoint that a run resumes from: the newest in its stores, or in those that it had before, since a run may
     move to another place.
 
@@ -196,7 +196,7 @@ def find(present: Present, resuming: Resuming) -> Found:
 
 
 def check(
-    present: Present, resuming: Resuming, found: Found, *, base: Mapping[str, str], environment: Mapping[str, str]
+    present: Present, resuming: Resuming, found: Resumable, *, base: Mapping[str, str], environment: Mapping[str, str]
 ) -> Resumed:
     """Compare what was with what is now; returns what to record.
 

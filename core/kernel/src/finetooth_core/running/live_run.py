@@ -11,7 +11,7 @@ from typing import Any
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.protocols import Method
 from finetooth_hooks.reports import Outcome
-from finetooth_saving.found_checkpoints import Found
+from finetooth_saving.found_checkpoints import Resumable
 from finetooth_saving.keeper import Keeper
 from finetooth_saving.names import name_of
 from finetooth_saving.retention import MEASURED
@@ -78,7 +78,7 @@ class LiveRun:
         self.artifact_step: int | None = None
         self.started = time.perf_counter()
 
-    def go_on(self, found: Found, resumed: Resumed) -> None:
+    def go_on(self, found: Resumable, resumed: Resumed) -> None:
         """Take the state of a checkpoint, before `run`.
 
         Raises:

@@ -14,7 +14,7 @@ from finetooth_hooks.examples import Message
 
 
 @dataclass(frozen=True)
-class Kept:
+class AppendedRow:
     """What became of a conversation.
 
     Attributes:
@@ -34,7 +34,7 @@ class Kept:
         return f"({added}{left if self.blank else ''})"
 
 
-def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Kept:
+def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> AppendedRow:
     """Add a conversation to a file of JSON lines, as the format of conversations reads it.
 
     Raises:
@@ -45,7 +45,7 @@ def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[
     answered = without_blank_answers(messages)
     blank = sum(map(is_blank_answer, messages))
     if not any(message.role == "assistant" for message in answered):
-        return Kept(0, blank)
+        return AppendedRow(0, blank)
     row = {"messages": [as_json(message) for message in answered], **({"tools": list(tools)} if tools else {})}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def append_row(file: Path, messages: Sequence[Message], tools: Sequence[Mapping[
             lines.write(json.dumps(row, ensure_ascii=False) + "\n")
     except OSError as error:
         raise UserError(f"{file} cannot be written: {error.strerror}", action="name another file") from error
-    return Kept(len(answered), blank)
+    return AppendedRow(len(answered), blank)
 
 
 def is_blank_answer(message: Message) -> bool:

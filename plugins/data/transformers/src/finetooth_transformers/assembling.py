@@ -18,7 +18,7 @@ from finetooth_torchshared.packed_modules import Packing
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear
 from torch import Tensor, nn
 
-from finetooth_transformers.converted import Made, made_of
+from finetooth_transformers.converted import TensorSource, made_of
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -78,7 +78,7 @@ class Parts:
 
     model: nn.Module
     tensors: Tensors
-    made: Mapping[str, Made]
+    made: Mapping[str, TensorSource]
     packed: frozenset[str]
     packing: Packing | None
 

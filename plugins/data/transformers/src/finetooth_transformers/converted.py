@@ -18,7 +18,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 
 
 @dataclass(frozen=True)
-class Made:
+class TensorSource:
     """What a tensor of the model is made of.
 
     Attributes:
@@ -52,7 +52,7 @@ class Made:
         return tensor
 
 
-def made_of(model: nn.Module, names: Collection[str]) -> dict[str, Made]:
+def made_of(model: nn.Module, names: Collection[str]) -> dict[str, TensorSource]:
     """Of each tensor that files say, under its name in the model, what it is made of. `model` keeps what was used of
     the library's table, by which it saves its tensors as the files have them.
 
@@ -80,4 +80,4 @@ def made_of(model: nn.Module, names: Collection[str]) -> dict[str, Made]:
                 joined.setdefault(target, by_pattern[pattern])
         parts.setdefault(target, []).append((pattern or name, name))
     whole._weight_conversions = [conversion for conversion in table if conversion.was_used()]
-    return {target: Made(tuple(sources), joined.get(target)) for target, sources in parts.items()}
+    return {target: TensorSource(tuple(sources), joined.get(target)) for target, sources in parts.items()}

@@ -43,7 +43,7 @@ Left = Callable[[], Awaitable[bool]]
 
 
 @dataclass(frozen=True)
-class Asked(Generic[Body]):
+class PendingRequest(Generic[Body]):
     """A request that is being computed.
 
     Attributes:
@@ -63,7 +63,7 @@ class Asked(Generic[Body]):
     sampling: Sampling
     calls: tuple[str, ...] = ()
 
-    async def begun(self, left: Left) -> Asked[Body] | None:
+    async def begun(self, left: Left) -> PendingRequest[Body] | None:
         """The same with its calls written down, a few at a time; None, and none of them left, where the client went
         away.
 
@@ -119,7 +119,7 @@ class Asked(Generic[Body]):
         await asyncio.to_thread(all_of_them)  # one thread, which goes on where the request's own task is cancelled
 
 
-def ask(service: FaceService, models: Models, caller: FaceCaller, body: Body) -> Asked[Body]:
+def ask(service: FaceService, models: Models, caller: FaceCaller, body: Body) -> PendingRequest[Body]:
     """Read a request, as far as nothing of it is computed. Waits for a disk.
 
     Raises:
@@ -146,7 +146,7 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Body) ->
     sampling = body.sampling(min(_room(model, prompt, body) for prompt in prompts))
     base = "" if model.checkpoint or model.stack else model.base
     sampler = service.sampler(caller, base=base, checkpoint=model.checkpoint, stack=model.stack)
-    return Asked(service, caller, body, model, prompts, sampler, sampling)
+    return PendingRequest(service, caller, body, model, prompts, sampler, sampling)
 
 
 def check_scope(caller: FaceCaller) -> None:

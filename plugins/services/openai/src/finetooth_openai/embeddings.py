@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from finetooth_wire import wire
 
-from finetooth_openai.asking import Asked
+from finetooth_openai.asking import PendingRequest
 from finetooth_openai.requests import EmbeddingRequest
 
 
-def embeddings(asked: Asked[EmbeddingRequest], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def embeddings(asked: PendingRequest[EmbeddingRequest], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The answer to a request, a vector for each text.
 
     `dimensions` keeps the first numbers of each and makes it of length 1 again, as OpenAI does.

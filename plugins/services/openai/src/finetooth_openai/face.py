@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from finetooth_openai.answers import ChatAnswer, Scored, chat_logprobs, envelope, shown_of_text, text_logprobs, usage
-from finetooth_openai.asking import Asked, ask
+from finetooth_openai.asking import PendingRequest, ask
 from finetooth_openai.embeddings import embeddings
 from finetooth_openai.faults import Fault, error_body
 from finetooth_openai.requests import Body, ChatRequest, CompletionRequest, EmbeddingRequest, Named, read
@@ -96,7 +96,7 @@ async def _answered(
     """The answer to a request that a model answers."""
     content = await request.body()
 
-    def begin() -> tuple[Any, Asked[Any]]:
+    def begin() -> tuple[Any, PendingRequest[Any]]:
         body = _read(KINDS[path], content)
         if not isinstance(body, ResponseRequest):
             return body, ask(service, models, caller, body)
@@ -136,7 +136,7 @@ def _read(kind: type[Body], content: bytes) -> Body:
     return read(kind, body)
 
 
-def chat(asked: Asked[ChatRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def chat(asked: PendingRequest[ChatRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The answer to a chat."""
     body, context = asked.body, asked.model.context
     choices = []
@@ -153,7 +153,7 @@ def chat(asked: Asked[ChatRequest], results: list[Mapping[str, Any]]) -> dict[st
     return {**head, "choices": choices, "usage": usage(asked.prompts, results)}
 
 
-def completions(asked: Asked[CompletionRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def completions(asked: PendingRequest[CompletionRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The answer to prompts without chat markup."""
     body, tokenizer = asked.body, asked.model.context.tokenizer
     choices: list[dict[str, Any]] = []

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks import FinetoothError
 
-from finetooth_openai.asking import Asked
+from finetooth_openai.asking import PendingRequest
 from finetooth_openai.requests import ChatRequest
 from finetooth_openai.responses import (
     Json,
@@ -108,7 +108,7 @@ class Written:
         return {"item_id": id_, "output_index": self._items, "content_index": 0}
 
 
-async def response_events(request: ResponseRequest, asked: Asked[ChatRequest]) -> AsyncGenerator[str, None]:
+async def response_events(request: ResponseRequest, asked: PendingRequest[ChatRequest]) -> AsyncGenerator[str, None]:
     """The events of a request, to be sent by `streaming.told`."""
     written, begun = Written(asked.calls[0]), response(request, asked, None)
     results: list[Mapping[str, Any]] = []

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from finetooth_openai.answers import ChatAnswer, Scored, chat_logprobs, usage
-from finetooth_openai.asking import Asked
+from finetooth_openai.asking import PendingRequest
 from finetooth_openai.faults import Fault
 from finetooth_openai.requests import MOST_MESSAGES, MOST_TOOLS, ChatRequest, Named, not_offered, read
 
@@ -240,7 +240,7 @@ def _choice(choice: Any) -> Any:
     return choice
 
 
-def output_of(asked: Asked[ChatRequest], completion: Mapping[str, Any]) -> list[Json]:
+def output_of(asked: PendingRequest[ChatRequest], completion: Mapping[str, Any]) -> list[Json]:
     """Items of an answer: what was thought aloud, what was said, and calls of tools."""
     body, context, id_ = asked.body, asked.model.context, asked.calls[0]
     answer = ChatAnswer(context, completion["tokens"], body.stops, f"{id_}_0", must_call=bool(body.must_call))
@@ -283,7 +283,7 @@ def call_item(call: Mapping[str, Any]) -> Json:
             **call["function"]}  # fmt: skip
 
 
-def response(request: ResponseRequest, asked: Asked[ChatRequest], result: Mapping[str, Any] | None) -> Json:
+def response(request: ResponseRequest, asked: PendingRequest[ChatRequest], result: Mapping[str, Any] | None) -> Json:
     """The answer to a request; without a result, what is known when it begins."""
     completion = None if result is None else result["completions"][0]
     cut = completion is not None and completion["stop"] == "length"

@@ -22,7 +22,7 @@ from finetooth_openai.answers import (
     text_logprobs,
     usage,
 )
-from finetooth_openai.asking import Asked, result_of
+from finetooth_openai.asking import PendingRequest, result_of
 from finetooth_openai.faults import Fault, error_body
 from finetooth_openai.requests import ChatRequest, Request
 from finetooth_openai.thoughts import THOUGHT, thinks
@@ -38,7 +38,7 @@ def begun(stop: str, text: str) -> int:
     return len(text) - at if at >= 0 else 0
 
 
-class Told:
+class StreamedText:
     """How much of a text was told. What may still turn out to be no part of it waits: bytes of half a letter, what a
     string that ends it could begin with, a tag that is not whole."""
 
@@ -73,11 +73,11 @@ class _Choice:
         answer: its own, among ids.
     """
 
-    def __init__(self, asked: Asked[Request], index: int, answer: str) -> None:
+    def __init__(self, asked: PendingRequest[Request], index: int, answer: str) -> None:
         self._asked, self._index, self._answer = asked, index, answer
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
-        self._content, self._reasoning = Told(asked.body.stops), Told(())
+        self._content, self._reasoning = StreamedText(asked.body.stops), StreamedText(())
         self._scored = self._offset = 0
         self._begun, self._thinks = False, isinstance(asked.body, ChatRequest) and thinks(asked.model.context)
 
@@ -152,12 +152,12 @@ class _Choice:
         return [{"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": None}]
 
 
-async def events(asked: Asked[Request]) -> AsyncIterator[str]:
+async def events(asked: PendingRequest[Request]) -> AsyncIterator[str]:
     """The events of a request for a chat or completions; see `told`."""
     return await told(asked, _events(asked))
 
 
-async def told(asked: Asked[Any], all_of_them: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+async def told(asked: PendingRequest[Any], all_of_them: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     """The events of a request; the first one is there when this returns, so that what is wrong by then is raised.
 
     Raises:
@@ -189,7 +189,7 @@ async def told(asked: Asked[Any], all_of_them: AsyncGenerator[str, None]) -> Asy
     return following()
 
 
-async def _events(asked: Asked[Request]) -> AsyncGenerator[str, None]:
+async def _events(asked: PendingRequest[Request]) -> AsyncGenerator[str, None]:
     results: list[Mapping[str, Any]] = []
     kind = "chat.completion.chunk" if isinstance(asked.body, ChatRequest) else "text_completion"
     head = envelope(kind, asked.calls[0], asked.body.model)
@@ -203,7 +203,7 @@ async def _events(asked: Asked[Request]) -> AsyncGenerator[str, None]:
 
 
 async def choices_of(
-    asked: Asked[Any], results: list[Mapping[str, Any]]
+    asked: PendingRequest[Any], results: list[Mapping[str, Any]]
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """Choices of the chunks of a request, as they come; None where nothing came for a while.
 

@@ -14,7 +14,7 @@ from finetooth_hooks import CommandContext, FinetoothError, PluginError, Samplin
 from finetooth_hooks.faces import Asgi, Face, FaceCaller, FacePiece, StackPart
 from finetooth_toolbox.text.nearest import nearest, nearest_path
 
-from finetooth_server.batches.scores import Asked
+from finetooth_server.batches.scores import ScoreRequest
 from finetooth_server.keys import Caller
 from finetooth_server.service import Service
 
@@ -185,7 +185,7 @@ class Desk:
             sampling,
             seeded=seeded,
             face=self._face,
-            asked=Asked(top_samples=top_logprobs, embedding=embedding),
+            asked=ScoreRequest(top_samples=top_logprobs, embedding=embedding),
         ).id
 
     async def follow(self, caller: FaceCaller, call: str) -> AsyncGenerator[FacePiece | Any | None, None]:

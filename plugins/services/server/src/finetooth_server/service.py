@@ -16,7 +16,7 @@ from finetooth_wire.bounds import brief
 from sqlalchemy import func, insert, select, update
 
 from finetooth_server.audit import Audit, audit_key, has_key
-from finetooth_server.batches.scores import NOTHING, Asked
+from finetooth_server.batches.scores import NOTHING, ScoreRequest
 from finetooth_server.batches.stacks import Stacks
 from finetooth_server.batches.streams import Streams
 from finetooth_server.client_sessions import ClientSessions, count_of_open
@@ -404,7 +404,7 @@ class Service(ClientSessions):
         seq: int | None = None,
         seeded: bool,
         face: str,
-        asked: Asked = NOTHING,
+        asked: ScoreRequest = NOTHING,
         layout: Mapping[str, Any] | None = None,
         error: str = "",
     ) -> Call:

@@ -32,13 +32,13 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Given(Generic[T]):
+class Returned(Generic[T]):
     """What a call returned."""
 
     value: T
 
 
-def call_all(functions: Sequence[Callable[[], T]], limit: float, *, together: bool) -> list[Given[T] | Failure]:
+def call_all(functions: Sequence[Callable[[], T]], limit: float, *, together: bool) -> list[Returned[T] | Failure]:
     """Call them, and say of each what came of it, in their order.
 
     A call that does not return in time is left to itself, in a thread that does not keep the process.
@@ -51,7 +51,7 @@ def call_all(functions: Sequence[Callable[[], T]], limit: float, *, together: bo
         UserError: a call found that what the user gave is wrong, which is nobody's outcome.
     """
     width = MOST_AT_ONCE if together else 1
-    outcomes: list[Given[T] | Failure] = []
+    outcomes: list[Returned[T] | Failure] = []
     for first in range(0, len(functions), width):
         begun = [_start(function) for function in functions[first : first + width]]
         until = monotonic() + limit
@@ -72,9 +72,9 @@ def _start(function: Callable[[], T]) -> Future[T]:
     return future
 
 
-def _outcome(future: Future[T], until: float, limit: float) -> Given[T] | Failure:
+def _outcome(future: Future[T], until: float, limit: float) -> Returned[T] | Failure:
     try:
-        return Given(future.result(timeout=max(0.0, until - monotonic())))
+        return Returned(future.result(timeout=max(0.0, until - monotonic())))
     except UserError:
         raise
     except TimeoutError:

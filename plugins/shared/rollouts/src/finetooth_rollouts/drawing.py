@@ -18,7 +18,7 @@ from finetooth_methods.batched import Batches
 from finetooth_rollouts.advantages import groups_of, last_of_episodes, rewards_of
 from finetooth_rollouts.drawn import Drawn, NothingToLearn
 from finetooth_rollouts.draws import Draw, Episode, Scoring
-from finetooth_rollouts.episodes import Asked, Playing
+from finetooth_rollouts.episodes import EpisodeTask, Playing
 from finetooth_rollouts.judging import WeightedEnvironment, judged
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.prompts import Prompts
@@ -315,7 +315,7 @@ class Drawing:
         number, context, n = self._batches.step, self._context, self._options.num_generations
         seeds = context.generator("environment", number).integers(2**31, size=len(ids))
         tasks = [
-            Asked(id_, f"{id_}@{number}", self._prompts.tasks[id_], int(seed))
+            EpisodeTask(id_, f"{id_}@{number}", self._prompts.tasks[id_], int(seed))
             for id_, seed in zip(ids, seeds, strict=True)
         ]
         if stretch:

@@ -27,12 +27,12 @@ from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling
 
-from finetooth_rollouts.calls import Failure, Given, call_all
-from finetooth_rollouts.live_episode import Asked, EndedEpisode, LiveEpisode
+from finetooth_rollouts.calls import Failure, Returned, call_all
+from finetooth_rollouts.live_episode import EndedEpisode, EpisodeTask, LiveEpisode
 from finetooth_rollouts.open_episodes import OpenEpisodes
 from finetooth_rollouts.rollouts_file import from_json
 
-__all__ = ["Asked", "Played", "Playing"]
+__all__ = ["EpisodeTask", "Played", "Playing"]
 
 _T = TypeVar("_T")
 
@@ -69,7 +69,9 @@ class Playing:
         self._context, self._environment, self._sampler = context, environment, sampler
         self._name, self._most, self._limit = name, most_turns, limit
 
-    def play(self, engine: Engine, asked: Sequence[Asked], sampling: Sampling, seeds: Callable[[int], int]) -> Played:
+    def play(
+        self, engine: Engine, asked: Sequence[EpisodeTask], sampling: Sampling, seeds: Callable[[int], int]
+    ) -> Played:
         """Play `sampling.n` episodes of each.
 
         Args:
@@ -95,7 +97,7 @@ class Playing:
         played.failures = [episode.failure for episode in live if episode.failure]
         return played
 
-    def open(self, asked: Sequence[Asked], n: int) -> OpenEpisodes:
+    def open(self, asked: Sequence[EpisodeTask], n: int) -> OpenEpisodes:
         """Begin `n` episodes of each, to be played by `go_on`, and let go by `close`.
 
         Raises:
@@ -173,7 +175,7 @@ class Playing:
     def _found(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> LiveEpisode | EndedEpisode:
         if "found" in state:
             return EndedEpisode(state["group"], tuple(map(from_json, state["found"])), int(state["count"]))
-        request = Asked(state["id"], state["group"], tasks[state["id"]], int(state["seed"]))
+        request = EpisodeTask(state["id"], state["group"], tasks[state["id"]], int(state["seed"]))
         return LiveEpisode(self._context, request, state["key"], self._environment.episode(request.task, request.seed))
 
     def _check(self, episode: LiveEpisode, prompt: tuple[int, ...]) -> None:
@@ -189,7 +191,7 @@ class Playing:
                 action="ft resume RUN once it answers as before, or leave method.partial_rollouts out",
             )
 
-    def _made(self, asked: Sequence[Asked], n: int) -> list[LiveEpisode]:
+    def _made(self, asked: Sequence[EpisodeTask], n: int) -> list[LiveEpisode]:
         return [
             LiveEpisode(self._context, ask, f"{ask.group}#{k}", self._environment.episode(ask.task, ask.seed))
             for ask in asked
@@ -242,7 +244,7 @@ class Playing:
             else:
                 episode.take(outcome.value, last=len(episode.turns) >= self._most)
 
-    def _call(self, functions: Sequence[Callable[[], _T]]) -> list[Given[_T] | Failure]:
+    def _call(self, functions: Sequence[Callable[[], _T]]) -> list[Returned[_T] | Failure]:
         return call_all(functions, self._limit, together=self._together)
 
 

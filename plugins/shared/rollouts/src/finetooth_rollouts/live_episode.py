@@ -20,7 +20,7 @@ from finetooth_rollouts.stretches import asked_on, joined, unfinished
 
 
 @dataclass(frozen=True)
-class Asked:
+class EpisodeTask:
     """What an episode is of.
 
     Attributes:
@@ -48,7 +48,7 @@ class LiveEpisode:
         outcome: how it ended; None as long as it has not.
     """
 
-    def __init__(self, context: Context, asked: Asked, key: str, episode: Episode) -> None:
+    def __init__(self, context: Context, asked: EpisodeTask, key: str, episode: Episode) -> None:
         self.asked, self.key, self.episode, self._context = asked, key, episode, context
         self.stop: tuple[str, ...] = ()
         self.stop_ids: tuple[int, ...] | None = None

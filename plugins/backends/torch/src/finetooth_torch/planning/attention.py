@@ -94,7 +94,9 @@ def choose_attention(
         setting = SETTING if shared else f"{SETTING}.{demand.kind}"
         pick = by_kind[demand.kind]
         own = of_transformers or bool(facts.towers)
-        registered, reason = _choose(_Asked(setting, pick, demand, hardware, precision, context, own), entries)
+        registered, reason = _choose(
+            _AttentionRequest(setting, pick, demand, hardware, precision, context, own), entries
+        )
         options = {key: value for key, value in pick.items() if key != "name"} if isinstance(pick, Mapping) else {}
         picks[demand.kind] = {"name": registered.full_name, **options} if options else registered.full_name
         chosen[demand.kind] = _entry(registered)
@@ -106,7 +108,7 @@ def choose_attention(
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _AttentionRequest:
     """What one kind of layer asks, and what the recipe names for it.
 
     Attributes:
@@ -164,7 +166,7 @@ def _by_kind(asked: Pick, demands: Sequence[Demand]) -> Mapping[LayerKind, Pick]
     return {kind: asked.get(kind, AUTO) for kind in KINDS}
 
 
-def _choose(asked: _Asked, entries: Sequence[Registered]) -> tuple[Registered, str]:
+def _choose(asked: _AttentionRequest, entries: Sequence[Registered]) -> tuple[Registered, str]:
     context = asked.context
     if asked.name == AUTO:
         ranked = [registered for registered in entries if _entry(registered).rank is not None]
@@ -182,7 +184,7 @@ def _choose(asked: _Asked, entries: Sequence[Registered]) -> tuple[Registered, s
     return registered, RECIPE
 
 
-def _best(asked: _Asked, candidates: Sequence[Registered]) -> tuple[Registered, str]:
+def _best(asked: _AttentionRequest, candidates: Sequence[Registered]) -> tuple[Registered, str]:
     """The one with the highest rank that serves. The reason names those before it that are for the same device."""
     passed: list[str] = []
     here: list[str] = []
@@ -200,7 +202,7 @@ def _best(asked: _Asked, candidates: Sequence[Registered]) -> tuple[Registered, 
     raise PlanError(f"{asks}: nothing here computes the model's {asked.demand.kind} layers ({tried})", action=action)
 
 
-def _instead(asked: _Asked, entries: Sequence[Registered]) -> str:
+def _instead(asked: _AttentionRequest, entries: Sequence[Registered]) -> str:
     serving = [registered.entry.name for registered in sorted(entries, key=_order) if not asked.obstacle(registered)]
     return f"set {asked.setting} to {' or '.join([AUTO, *serving])}"
 

@@ -22,7 +22,7 @@ TOP = "top_tokens", "top_logprobs"
 
 
 @dataclass(frozen=True)
-class Asked:
+class ScoreRequest:
     """What a call asks for; all of it is optional.
 
     Attributes:
@@ -70,21 +70,23 @@ class Asked:
         return max(self.top_prompt, self.alternatives, cells)
 
 
-NOTHING = Asked()
+NOTHING = ScoreRequest()
 """Completions are enough."""
 
 
-def decoded(arguments: Mapping[str, Any]) -> Asked:
-    """What `Asked.encoded` wrote."""
+def decoded(arguments: Mapping[str, Any]) -> ScoreRequest:
+    """What `ScoreRequest.encoded` wrote."""
     arrays = [arguments.get(name) for name in ("rows", "ids")]
     rows, ids = (None if array is None else wire.decode_array(array, "targets", dtype="int64") for array in arrays)
     numbers = ("top_k_prompt_logprobs", "top_k_sample_logprobs", "alternatives", "last")
     top_prompt, top_samples, alternatives, last = (int(arguments.get(name) or 0) for name in numbers)
     prompt, embedding = (bool(arguments.get(name)) for name in ("prompt_logprobs", "embedding"))
-    return Asked(prompt, top_prompt, top_samples, alternatives, rows, ids, last, embedding)
+    return ScoreRequest(prompt, top_prompt, top_samples, alternatives, rows, ids, last, embedding)
 
 
-def of_prompt(engine: Engine, prompt: Sequence[int], asked: Asked, *, temperature: float, seed: int) -> dict[str, Any]:
+def of_prompt(
+    engine: Engine, prompt: Sequence[int], asked: ScoreRequest, *, temperature: float, seed: int
+) -> dict[str, Any]:
     """The part of a call's result that is about its prompt of N tokens.
 
     Args:

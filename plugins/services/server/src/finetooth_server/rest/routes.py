@@ -14,7 +14,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from finetooth_wire import wire
 from starlette.exceptions import HTTPException
 
-from finetooth_server.batches.scores import Asked
+from finetooth_server.batches.scores import ScoreRequest
 from finetooth_server.faults import Forbidden
 from finetooth_server.keys import Caller
 from finetooth_server.limits.room import state_of
@@ -234,7 +234,7 @@ async def sample(
             sampling,
             seq=seq,
             seeded=body.seeded,
-            asked=Asked(prompt=body.prompt_logprobs),
+            asked=ScoreRequest(prompt=body.prompt_logprobs),
             face=FACE,
         )
 

@@ -12,7 +12,7 @@ from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_wire import wire
 
-from finetooth_server.batches.scores import Asked
+from finetooth_server.batches.scores import ScoreRequest
 
 ALPHA = 32.0
 """LoRA's alpha, which is not on the wire; other servers of it take the same."""
@@ -156,7 +156,7 @@ def sampling(request: Mapping[str, Any]) -> tuple[Sampling, bool]:
     ), seed is not None
 
 
-def asked(request: Mapping[str, Any], length: int) -> Asked:
+def asked(request: Mapping[str, Any], length: int) -> ScoreRequest:
     """The log-probabilities that `asample` asks for in addition to the completions.
 
     Args:
@@ -186,7 +186,7 @@ def asked(request: Mapping[str, Any], length: int) -> Asked:
             action="choose 1 to one less than the prompt has, together with prompt_logprobs",
         )
     made: dict[str, Any] = {**numbers, "rows": rows, "ids": ids}
-    return Asked(scored, **made)
+    return ScoreRequest(scored, **made)
 
 
 def _targets(tensor: Any, length: int) -> tuple[Any, Any]:

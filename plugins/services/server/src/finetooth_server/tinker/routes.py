@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from finetooth_hooks import FinetoothError, ImageChunk, Sampling, UserError, install_command
 from finetooth_wire import json_parts, wire
 
-from finetooth_server.batches.scores import Asked
+from finetooth_server.batches.scores import ScoreRequest
 from finetooth_server.faults import Refused
 from finetooth_server.keeping.checkpoints import EXTERNAL, STATE, WEIGHTS, Checkpoint, check_ttl
 from finetooth_server.keys import Caller
@@ -368,7 +368,7 @@ def asample(service: Service, caller: Caller, body: Json) -> Any:
         if not service.has_sampler(caller, id_):
             _open_sampler(service, caller, service.open_session(caller), id_, body)
     prompt: list[int] = []
-    sampling, seeded, scored, error = Sampling(), False, Asked(), ""
+    sampling, seeded, scored, error = Sampling(), False, ScoreRequest(), ""
     try:
         sampling, seeded = requests.sampling(body)
         prompt = requests.prompt(body)
