@@ -15,6 +15,7 @@ from finetooth_registry import records, schema
 from finetooth_registry.anywhere import files_of
 from finetooth_registry.bucket import BucketBlobs
 from finetooth_registry.command import registry as command
+from finetooth_registry.commands.collect import collect
 from finetooth_registry.registry import Registry
 from finetooth_registry.verifying import verify_folder, verify_version
 from finetooth_registry.writing import write_version
@@ -151,7 +152,7 @@ def test_a_tenant_has_blobs_of_its_own(place: Place) -> None:
     assert set(place.keys()) == {
         f"team/bot/tenants/one/{sha256}" for sha256 in (version.record, hashlib.sha256(b"mine").hexdigest())
     }
-    assert place.registry.collect(dry_run=False) == [], "the whole registry's collection leaves them"
+    assert collect(place.registry, dry_run=False) == [], "the whole registry's collection leaves them"
 
 
 def test_a_bucket_that_cannot_be_used_is_one_line(place: Place, server: str) -> None:
@@ -181,7 +182,7 @@ def test_a_version_whose_files_were_collected_meanwhile_is_not_registered(place:
 
     def late(source: Path) -> str:
         sha256 = put(source)
-        place.registry.collect(dry_run=False)  # another process, at the worst time
+        collect(place.registry, dry_run=False)  # another process, at the worst time
         return sha256
 
     blobs.put = late  # type: ignore[method-assign]

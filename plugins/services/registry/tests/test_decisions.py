@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from finetooth_hooks import UserError
 from finetooth_registry import decisions, records, release_gates
 from finetooth_registry.command import registry as command
+from finetooth_registry.commands.collect import collect
 from finetooth_registry.registry import Registry
 from finetooth_registry.verifying import verify_version
 
@@ -124,7 +125,7 @@ def test_what_is_decided_by_hand_is_signed_and_verified(place: Place) -> None:
         said = f"{decision}: {why}" if why else decision
         name = "decision of all channels" if decision == "REJECT" else "decision production"
         assert place.links("bot@v1")[name] == (True, f"{said}, signed by ci")
-    assert not place.registry.blobs.remove_unnamed(place.registry.named_blobs(), dry_run=True)
+    assert not collect(place.registry, dry_run=True)
     place("revoke", "ci")
     links = place.links("bot@v1")
     assert links["decision of all channels"] == (False, "REJECT: worse, signed by no trusted key")
@@ -177,5 +178,5 @@ def test_another_decision_s_statement_does_not_hold(place: Place) -> None:
 def test_decisions_are_kept_and_asked_for_by_name(place: Place) -> None:
     place("promote", "bot@v0", "--to", "production")
     assert json.loads(place("decision", "bot@v0", "--of", "production").output)
-    assert not place.registry.blobs.remove_unnamed(place.registry.named_blobs(), dry_run=True)
+    assert not collect(place.registry, dry_run=True)
     assert "nothing was decided" in str(place("decision", "bot@v1", "--of", "production").exception)

@@ -41,7 +41,7 @@ def first(tmp_path: Path) -> Path:
 
 
 def differs(registry: Registry) -> list[Any]:
-    with registry._reading() as connection:
+    with registry.reading() as connection:
         found = compare_metadata(MigrationContext.configure(connection), METADATA)
         return [change for change in found if "alembic_version" not in str(change)]
 

@@ -209,11 +209,16 @@ class AnyRegistry(ABC):
             UserError: the policy has no such channel, or the version is not held back.
         """
 
-    def held(self, version: Version, channel: str) -> str:
-        """Why a version is held back by hand from a channel; empty if it is not."""
+    def held(self, version: Version, channel: str, events: Sequence[Event] | None = None) -> str:
+        """Why a version is held back by hand from a channel; empty if it is not.
+
+        Args:
+            events: of its model, which were verified; None: they are asked for.
+        """
         about = {"model": version.model, "number": version.number, "channel": channel}
-        holds = reversed(self.events(version.model, ("held", "hold lifted")))
-        return next((str(e.detail["why"]) for e in holds if about.items() <= e.detail.items()), "")
+        kinds = ("held", "hold lifted")
+        holds = [e for e in (events or self.events(version.model, kinds)) if e.kind in kinds]
+        return next((str(e.detail["why"]) for e in reversed(holds) if about.items() <= e.detail.items()), "")
 
     @abstractmethod
     def watched(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from finetooth_hooks.errors import UserError, install_command
 
+from finetooth_registry.commands.collect import collect_blobs
 from finetooth_registry.commands.curves import curves
 from finetooth_registry.commands.lock import lock
 from finetooth_registry.commands.verify import verify
@@ -77,7 +78,7 @@ def trust(name: str, public: Path, where: str) -> None:
     """Trust the public key in the file PUBLIC under NAME."""
     from finetooth_registry import records
 
-    _here(where).trust(name, records.key_from_json(public.read_text(encoding="utf-8"), str(public)))
+    here(where).trust(name, records.key_from_json(public.read_text(encoding="utf-8"), str(public)))
 
 
 @registry.command("revoke")
@@ -85,7 +86,7 @@ def trust(name: str, public: Path, where: str) -> None:
 @_HERE
 def revoke(name: str, where: str) -> None:
     """Trust the key NAME no longer."""
-    _here(where).revoke(name)
+    here(where).revoke(name)
 
 
 @registry.command("add")
@@ -392,20 +393,9 @@ def serve(context: click.Context, options: tuple[str, ...], where: str) -> None:
     command = root.command.get_command(root, "serve") if isinstance(root.command, click.Group) else None
     if command is None:
         raise UserError("ft serve is not installed", action=install_command("finetooth-server"))
-    os.environ["FT_REGISTRY"] = str(_here(where).folder.absolute())
+    os.environ["FT_REGISTRY"] = str(here(where).folder.absolute())
     with command.make_context("serve", ["registry", *options], parent=root) as serving:
         command.invoke(serving)
-
-
-@registry.command("collect")
-@click.option("--delete", is_flag=True, help="Delete them; without it they are only listed.")
-@_HERE
-def collect(delete: bool, where: str) -> None:
-    """List the blobs that no version names."""
-    opened = _here(where)
-    sizes = opened.collect(dry_run=not delete)
-    done = "deleted" if delete else "would be deleted"
-    click.echo(f"{len(sizes)} blobs of {sum(size for _, size in sizes) / 1e6:.1f} MB {done}")
 
 
 @registry.command("decision")
@@ -420,7 +410,7 @@ def decision(version: str, channel: str, where: str) -> None:
     click.echo(decisions.latest(opened, opened.version(version), channel).decode("utf-8"))
 
 
-for _command in (curves, lock, verify):
+for _command in (collect_blobs, curves, lock, verify):
     registry.add_command(_command)
 
 
@@ -430,8 +420,9 @@ def _open(where: str) -> AnyRegistry:
     return open_registry(where)
 
 
-def _here(where: str) -> Registry:
-    """
+def here(where: str) -> Registry:
+    """The registry in a folder.
+
     Raises:
         UserError: the registry lies elsewhere.
     """

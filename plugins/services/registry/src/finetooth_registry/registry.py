@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from itertools import takewhile
@@ -54,6 +55,8 @@ class Registry(AnyRegistry):
             raise UserError(f"{folder} holds no registry", action=f"make one with ft registry init {folder}")
         self.folder, self.blobs, self._clock = folder, open_blobs(folder), clock
         self._database = schema.open_database(folder)
+        self._thread = threading.local()
+        self._reader = self._database.execution_options(isolation_level="AUTOCOMMIT")  # asks the server for less
         self._up_to_date()
 
     @classmethod
@@ -90,11 +93,11 @@ class Registry(AnyRegistry):
         Raises:
             UserError: there are none, or they are of a later finetooth.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             at = schema.version_of(connection)
         if at != schema.HEAD:
             schema.check(at, self.folder)
-            with self._held(), _said(self.folder):
+            with self.alone(), _said(self.folder):
                 schema.migrate(self._database)
 
     def close(self) -> None:
@@ -140,7 +143,7 @@ class Registry(AnyRegistry):
             self._log(connection, "key revoked", {"name": name})
 
     def trusted(self) -> dict[str, Key]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = connection.execute(select(KEYS.c.name, KEYS.c.public).where(KEYS.c.revoked.is_(None))).all()
         return {name: records.key_from_json(public, f"key {name}") for name, public in rows}
 
@@ -187,7 +190,7 @@ class Registry(AnyRegistry):
 
     def next_version(self, model: str) -> dict[str, Any]:
         """The `number` that the next version will get, and the time `now`."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             return {"number": self._next(connection, model), "now": self._now()}
 
     def _next(self, connection: Connection, model: str) -> int:
@@ -241,7 +244,7 @@ class Registry(AnyRegistry):
         return self._chosen(query.order_by(VERSIONS.c.model, VERSIONS.c.number))
 
     def _chosen(self, query: Select[Any]) -> list[Version]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows: Sequence[RowMapping] = connection.execute(query).mappings().all()
             models = {row["model"] for row in rows}
             channels: dict[tuple[str, int], list[str]] = {}
@@ -272,7 +275,7 @@ class Registry(AnyRegistry):
         return chosen[0] if chosen else None
 
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:
-        with self._reading() as connection:
+        with self.reading() as connection:
             mine = (MEASUREMENTS.c.model == version.model) & (MEASUREMENTS.c.number == version.number)
             rows = connection.execute(select(MEASUREMENTS).where(mine).order_by(MEASUREMENTS.c.id)).mappings().all()
         values = {row["metric"]: row["value"] for row in rows if row["value"] is not None}
@@ -392,39 +395,9 @@ class Registry(AnyRegistry):
         if kinds:
             query = query.where(EVENTS.c.kind.in_(kinds))
         query = query.order_by(EVENTS.c.sequence.desc() if newest else EVENTS.c.sequence).limit(newest or most or None)
-        with self._reading() as connection:
+        with self.reading() as connection:
             made = [Event(*row) for row in connection.execute(query)]
         return made[::-1] if newest else made
-
-    def collect(self, *, dry_run: bool) -> list[tuple[str, int]]:
-        """Remove blobs that nothing names; returns name and bytes of each.
-
-        Args:
-            dry_run: remove nothing.
-        """
-        last = self.events(newest=1)
-        named = self.named_blobs()
-        with self._held():  # nobody registers; what was registered meanwhile is named too
-            named |= self.named_blobs(after=last[0].sequence if last else 0)
-            return self.blobs.remove_unnamed(named, dry_run=dry_run)
-
-    def named_blobs(self, after: int = 0) -> set[str]:
-        """SHA-256 of every blob that a version, a measurement or a decision names.
-
-        Args:
-            after: those alone that events behind this one name.
-        """
-        named: set[str] = set()
-        for event in self.events(kinds=("registered", "signed", "measured", *decisions.KINDS), after=after):
-            digests = event.detail.get("answers") or {}
-            named |= {event.detail.get("record", ""), event.detail.get(decisions.RECORD, ""), *digests.values()}
-            if event.kind == "registered":
-                named |= set(files_of(records.read(self.blobs.read(event.detail["record"]))).values())
-        if not after:  # a registry's first versions logged less
-            named |= {version.record for version in self.versions()}
-            with self._reading() as connection:
-                named |= {sha256 for (sha256,) in connection.execute(select(MEASUREMENTS.c.answers)) if sha256}
-        return named
 
     def _move(self, connection: Connection, model: str, channel: str, number: int) -> None:
         mine = (CHANNELS.c.model == model) & (CHANNELS.c.channel == channel)
@@ -457,11 +430,11 @@ class Registry(AnyRegistry):
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
         """One writer at a time, everything or nothing."""
-        with _said(self.folder), self._held(), self._database.begin() as connection:
+        with _said(self.folder), self.alone(), self._database.begin() as connection:
             yield connection
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
+    def alone(self) -> Iterator[None]:
         """The only writer; waits for another one."""
         last = time.monotonic() + PATIENCE
         with ExitStack() as stack:
@@ -477,9 +450,20 @@ class Registry(AnyRegistry):
             yield
 
     @contextmanager
-    def _reading(self) -> Iterator[Connection]:
-        with _said(self.folder), self._database.connect() as connection:
+    def reading(self) -> Iterator[Connection]:
+        """A connection to read from; each query sees what is committed."""
+        shared: Connection | None = getattr(self._thread, "connection", None)
+        with _said(self.folder), nullcontext(shared) if shared else self._reader.connect() as connection:
             yield connection
+
+    @contextmanager
+    def reading_together(self) -> Iterator[None]:
+        """What this thread reads meanwhile, it reads over one connection: the database server is asked for less."""
+        with self.reading() as self._thread.connection:
+            try:
+                yield
+            finally:
+                self._thread.connection = None
 
 
 @contextmanager

@@ -11,11 +11,11 @@ from finetooth_hooks import ReleaseVersion, Verdict
 from finetooth_hooks.errors import UserError
 
 from finetooth_registry import decisions, records
-from finetooth_registry.anywhere import AnyRegistry, Version
+from finetooth_registry.anywhere import AnyRegistry, Event, Version
 from finetooth_registry.policy import ChannelPolicy
 from finetooth_registry.registry import Registry
 from finetooth_registry.remote import RemoteRegistry
-from finetooth_registry.verifying import MADE_OF, verify_log, verify_version
+from finetooth_registry.verifying import MADE_OF, Logged, verify_log, verify_version
 from finetooth_registry.writing import write_version
 
 GATED = ("signature", *MADE_OF)
@@ -57,35 +57,44 @@ def promote(
     wanted = registry.channel(channel)
     if not dry_run:
         _check_signer(channel, wanted, signer)
-    before = _before(registry, version, channel)
-    logged = verify_log(registry, version.model, whole=False)
-    for judged in (version, *([] if before is None else [before])):
-        broken = [
-            link
-            for link in verify_version(registry, judged, logged=logged)
-            if not link.holds and link.what not in GATED and not link.what.startswith("decision ")
-        ]
-        if broken:
-            text = f"{judged.called} was tampered with: {broken[0].what}: {broken[0].said}"
-            raise UserError(text, action="restore the registry from a copy")
     with tempfile.TemporaryDirectory() as place:
-        candidate = as_released(registry, version, Path(place) / "candidate")
-        predecessor = None if before is None else as_released(registry, before, Path(place) / "predecessor")
+        with registry.reading_together():
+            logged = verify_log(registry, version.model, whole=False)
+            before = _before(registry, version, channel, logged[1])
+            for judged in (version, *([] if before is None else [before])):
+                _check_untouched(registry, judged, logged)
+            candidate = as_released(registry, version, Path(place) / "candidate")
+            predecessor = None if before is None else as_released(registry, before, Path(place) / "predecessor")
         verdicts = judge(commands, wanted.gates, f"channels.{channel}.gates", candidate, predecessor)
-    if why := registry.held(version, channel):
+    if why := registry.held(version, channel, logged[1]):
         verdicts["by hand"] = Verdict(False, f"held back: {why}")
     if dry_run:
         return all(verdict.passed for verdict in verdicts.values()), verdicts
     return registry.decide(version, channel, verdicts, before, signer), verdicts
 
 
-def _before(registry: Registry, version: Version, channel: str) -> Version | None:
-    """The version that a channel holds, or held before the asked one entered it."""
+def _check_untouched(registry: Registry, version: Version, logged: Logged) -> None:
+    """
+    Raises:
+        UserError: a link of the version's verification does not hold that is not for gates to judge.
+    """
+    for link in verify_version(registry, version, logged=logged):
+        if not link.holds and link.what not in GATED and not link.what.startswith("decision "):
+            text = f"{version.called} was tampered with: {link.what}: {link.said}"
+            raise UserError(text, action="restore the registry from a copy")
+
+
+def _before(registry: Registry, version: Version, channel: str, events: Sequence[Event]) -> Version | None:
+    """The version that a channel holds, or held before the asked one entered it.
+
+    Args:
+        events: of the model, which were verified.
+    """
     before = registry.in_channel(version.model, channel)
     if before is None or before.number != version.number:
         return before
-    moves = [event.detail for event in registry.events(version.model, ("decided",))]
-    about = {"number": version.number, "channel": channel, "decision": decisions.PROMOTE}
+    moves = [event.detail for event in events if event.kind == "decided"]
+    about = {"model": version.model, "number": version.number, "channel": channel, "decision": decisions.PROMOTE}
     earlier = next((move["before"] for move in reversed(moves) if about.items() <= move.items()), None)
     return None if earlier is None else registry.version(f"{version.model}@v{earlier}")
 
