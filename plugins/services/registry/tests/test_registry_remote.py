@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import signal
@@ -22,7 +23,7 @@ from finetooth_registry.remote import RemoteRegistry, open_registry
 from finetooth_registry.verifying import verify_version
 from finetooth_registry.writing import write_version
 from finetooth_toolbox.files.manifests import sha256_of
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.testclient import TestClient
 
 ABOUT = {"base_digest": "b", "recipe_sha256": "r", "data": {"train": "d"}, "classification": {"customer_data": False}}
@@ -217,6 +218,26 @@ def test_a_blob_that_the_server_changed_is_not_kept(place: Place) -> None:
     with pytest.raises(UserError, match="was changed"):
         place.there.blobs.copy(sha256, place.folder / "copy")
     assert not (place.folder / "copy").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "said"),
+    [
+        (b"[" * 100_000, {}, "answers with no JSON"),
+        (gzip.compress(b"[" + b" " * 2**20 + b"]"), {"Content-Encoding": "gzip"}, "in a packed form"),
+        (b" " * 5000, {}, "answers with more than"),
+    ],
+)
+def test_an_answer_that_is_deep_packed_or_endless_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, content: bytes, headers: dict[str, str], said: str
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await Response(content, headers=headers)(scope, receive, send)
+
+    monkeypatch.setattr(remote, "LARGEST", 4096 if said.endswith("more than") else 2**20)
+    monkeypatch.setattr(remote.httpx, "Client", lambda base_url, **_: TestClient(app, base_url=base_url))
+    with pytest.raises(UserError, match=said):
+        RemoteRegistry("http://registry.example").versions()
 
 
 def test_what_is_no_server_is_one_line(tmp_path: Path) -> None:

@@ -132,6 +132,21 @@ def replayed(place: Place) -> None:
     place.sql(f"update versions set record = '{before}' where number = 0")
 
 
+def answers_of(place: Place) -> str:
+    (event,) = [e for e in place.registry.events("bot", ("measured",)) if e.detail["number"] == 0]
+    return str(event.detail["answers"]["exact"])
+
+
+def better_answers(place: Place) -> None:
+    """Other answers, as whole as the ones before, under the same score."""
+    better = place.registry.blobs.put_bytes(json.dumps([{"id": "1", "score": 1.0}]).encode())
+    place.sql(f"update measurements set answers = '{better}' where number = 0 and answers is not null")
+
+
+def answers_bit(place: Place) -> None:
+    place.registry.blobs.path(answers_of(place)).write_text('[{"id": "1", "score": 1.0}]')
+
+
 def sql(text: str) -> Callable[[Place], None]:
     return lambda place: place.sql(text)
 
@@ -177,6 +192,9 @@ TAMPERED: dict[str, tuple[Callable[[Place], None], str]] = {
         sql("insert into measurements (model, number, metric, value, at) values ('bot', 0, 'x', 1.0, '')"),
         "measurements",
     ),
+    "better answers": (better_answers, "measurements"),
+    "a bit of the answers": (answers_bit, "measurements"),
+    "answers less": (sql("delete from measurements where answers is not null and number = 0"), "measurements"),
     "a score less": (sql("delete from measurements where metric = 'eval/loss'"), "measurements"),
     "a channel that nobody moved": (sql("insert into channels values ('bot', 'staging', 0)"), "channels"),
     "a channel that was emptied": (sql("delete from channels"), "channels"),
@@ -274,7 +292,7 @@ def test_there_are_forty_manipulations() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a better score", "an event less", "a bit of the weights", "a key that nobody trusts"]
+    "name", ["a better score", "better answers", "an event less", "a bit of the weights", "a key that nobody trusts"]
 )
 def test_nothing_that_was_tampered_with_is_released(place: Place, name: str) -> None:
     TAMPERED[name][0](place)
@@ -282,6 +300,24 @@ def test_nothing_that_was_tampered_with_is_released(place: Place, name: str) -> 
     for version in place.registry.versions():  # the candidate was tampered with, or what it is compared with
         with pytest.raises(UserError, match=r"was tampered with|was changed"):
             releasing.promote(commands, place.registry, version, "production")
+
+
+def test_a_folder_that_leads_elsewhere_is_named(place: Place, tmp_path: Path) -> None:
+    """The files behind the link are good, today."""
+    folder = write_version(place.registry, place.old, tmp_path / "out")
+    (folder / "artifact").rename(tmp_path / "elsewhere")
+    (folder / "artifact").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert [link.what for link in verify_folder(folder, place.registry.trusted()) if not link.holds] == ["artifact"]
+
+
+def test_a_statement_that_is_deep_or_large_is_refused(place: Place, tmp_path: Path) -> None:
+    folder = write_version(place.registry, place.old, tmp_path / "out")
+    record = json.loads((folder / RECORD).read_bytes())
+    for payload in (b"[" * 100_000, b'{"a":' * 50_000, b'"' + b"x" * (13 * 2**20) + b'"'):
+        record["payload"] = base64.b64encode(payload).decode()
+        (folder / RECORD).write_text(json.dumps(record))
+        with pytest.raises(UserError, match=r"cannot be read|larger than"):
+            list(verify_folder(folder, place.registry.trusted()))
 
 
 def test_a_folder_with_the_other_adapter_is_named(place: Place, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import secrets
@@ -26,6 +27,8 @@ from finetooth_registry.registry import PATIENCE, Registry
 
 PART = 8 * 2**20
 """Bytes of a blob that one request sends."""
+LARGEST = 2**30
+"""Bytes of an answer that is read as a whole."""
 KEY = "FT_REGISTRY_API_KEY"
 """The API key that requests carry, from `ft keys create`."""
 CONFLICT = 409
@@ -45,7 +48,7 @@ class Server:
 
     def __init__(self, url: str) -> None:
         key = os.environ.get(KEY, "")
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        headers = {"Accept-Encoding": "identity", **({"Authorization": f"Bearer {key}"} if key else {})}
         self._http = httpx.Client(base_url=f"{url.rstrip('/')}/registry", headers=headers, timeout=PATIENCE)
         self.url, self.key_id = url, "".join(key.split("_")[1:2])
 
@@ -57,10 +60,14 @@ class Server:
             UserError: the server refuses, or is not there.
         """
         with self.answer(method, path, **parts) as answer:
-            answer.read()
+            content = b""
+            for piece in answer.iter_bytes(2**20):
+                content += piece
+                if len(content) > LARGEST:
+                    raise UserError(f"{self.url} answers with more than 1 GiB", action="ask who runs the registry")
             try:
-                return answer.json()
-            except ValueError as error:
+                return json.loads(content)
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"{self.url} answers with no JSON", action="check the URL") from error
 
     @contextmanager
@@ -68,6 +75,8 @@ class Server:
         """An answer that is read as it comes."""
         try:
             with self._http.stream(method, path, **parts) as answer:
+                if answer.headers.get("Content-Encoding", "identity") != "identity":  # it may unpack to anything
+                    raise UserError(f"{self.url} answers in a packed form", action="ask who runs the registry")
                 if answer.status_code >= 400:
                     answer.read()
                     raise _refusal(self.url, answer)

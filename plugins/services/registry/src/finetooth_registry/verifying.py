@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -214,6 +216,7 @@ def _as_logged(
     moved: dict[str, Event] = {}
     latest: dict[str, Event] = {}
     metrics: dict[str, float] | None = {}
+    answers: dict[str, str] = {}
     for event in events:
         detail, kind = event.detail, event.kind
         if kind == "key trusted":
@@ -236,6 +239,7 @@ def _as_logged(
             status = "reverted"
         elif kind == "measured" and metrics is not None:
             metrics |= detail["metrics"]
+            answers |= detail.get("answers") or {}
     yield Link("registered", record == version.record and status == version.status, "the log says the same")
     known = {name: key.keyid for name, key in trusted.items()}
     yield Link("keys", known == keys, f"the log trusts {', '.join(keys) or 'none'}")
@@ -251,8 +255,14 @@ def _as_logged(
         wanted = [policies[channel]] if channel in policies else [] if channel else [*policies.values()]
         must = any(each.signed_decisions for each in wanted)
         yield Link(name, *decisions.check(registry, event, trusted, must=must))
-    measured, _ = registry.metrics(version)  # a registry's first versions logged no measurements
-    yield Link("measurements", metrics is None or measured == metrics, f"{len(measured)}, as the log says")
+    try:
+        measured, kept = registry.metrics(version)
+    except UserError as error:
+        yield Link("measurements", False, str(error))
+        return
+    digests = {name: hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest() for name, rows in kept.items()}
+    same = metrics is None or (measured, digests) == (metrics, answers)  # a registry's first versions logged none
+    yield Link("measurements", same, f"{len(measured)}, and the answers of {len(kept)}, as the log says")
 
 
 def _provenance(about: Mapping[str, object]) -> Iterator[Link]:
