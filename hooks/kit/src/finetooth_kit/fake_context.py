@@ -161,9 +161,11 @@ class FakeCatalog:
             self._registered += _installed_entries()
 
     def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> FakeRegistered:
-        for registered in self._registered:
-            if registered.entry.kind == kind and name in (registered.entry.name, registered.full_name):
-                return registered
+        named = [r for r in self._registered if r.entry.kind == kind and name in (r.entry.name, r.full_name)]
+        wanted = framework or "torch"  # which the kit tries entries with
+        speaking = [r for r in named if wanted in getattr(r.entry, "frameworks", (wanted,))]
+        if named:
+            return (speaking or named)[0]
         raise PluginError(
             "",
             f"{setting or kind}: no {kind} {name!r} in this check",

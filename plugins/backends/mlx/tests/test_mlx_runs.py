@@ -108,7 +108,7 @@ def test_a_run_can_be_asked(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     ("given", "said"),
     [
         (["adapter=finetooth-lora:lora"], "finetooth-lora:lora works with torch, but backend finetooth-mlx:mlx is mlx"),
-        (["optimizer=adafactor"], "works with torch, but backend finetooth-mlx:mlx is mlx"),
+        (["optimizer=adopt"], "works with torch, but backend finetooth-mlx:mlx is mlx"),
         (["backend=torch", "adapter=finetooth-mlx:lora"], "finetooth-mlx:lora works with mlx"),
         (["backend=torch", "model.loader=mlxlm"], "works with mlx, but backend finetooth-torch:torch is torch"),
         (["hardware=cpu"], "hardware: finetooth-cpu:cpu is for torch, but the backend is mlx"),
