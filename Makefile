@@ -38,7 +38,7 @@ WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist people pictures docs index bench bench-quick bench-peers kernels-test scale-test mlx-test readers-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
+.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist people pictures docs index bench bench-quick bench-peers kernels-test scale-test mlx-test mac readers-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -172,6 +172,9 @@ scale-test: $(SCALE)/.installed  ## runs over two ranks by DeepSpeed, accelerate
 
 mlx-test: $(TESTED) $(MLX)/.installed-mlx  ## MLX where torch is not installed: a run to its end, its commands, and what peft reads of it
 	FT_MLX_PYTHON=$(CURDIR)/$(MLX)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest plugins/backends/mlx/tests/test_mlx_without_torch.py -p no:cacheprovider
+
+mac: $(if $(MODEL),$(BASE),$(TESTED))  ## tokens per second and peak memory beside mlx-lm: MODEL=Qwen/Qwen3-0.6B ROWS=rows.jsonl; without, a tiny model
+	$(BIN)/python tools/measure_mac.py $(or $(MODEL),--tiny) $(ROWS)
 
 $(READERS)/.installed:
 	@mkdir -p $(READERS)

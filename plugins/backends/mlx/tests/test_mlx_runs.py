@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -122,3 +123,14 @@ def test_what_does_not_go_together_is_one_line(
     assert main(["check", str(RECIPE), *overrides(folder, "none"), *given]) == 2
     printed = capsys.readouterr().err.strip()
     assert said in " ".join(printed.split()) and "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_what_make_mac_measures_runs_here() -> None:
+    """Both trainers to their end, on a tiny model; how fast they are says nothing here."""
+    script = RECIPE.parents[2] / "tools/measure_mac.py"
+    done = subprocess.run(
+        [sys.executable, script, "--tiny", "--steps", "3"], capture_output=True, text=True, check=True
+    )
+    ours, theirs, compared = done.stdout.splitlines()
+    assert ours.startswith("finetooth") and theirs.startswith("mlx-lm") and "of its memory" in compared
