@@ -31,12 +31,20 @@ ROWS = {
     ],
 }
 ROWS["rm"] = PAIRS
+ROWS["grpo"] = [{"prompt": row["prompt"], "answer": row["chosen"]} for row in PAIRS]
 ROWS["prm"] = [
     {"prompt": f"{i}+1?", "completions": [f"{i} and one", f"it is {i + j}"], "labels": [True, j == 1]}
     for i in range(8)
     for j in (1, 2)
 ]
 METHODS: dict[str, Any] = {
+    "grpo": {
+        "name": "grpo",
+        "num_generations": 4,
+        "max_completion_length": 8,
+        "rewards": ["letters"],
+        "beta": 0.04,
+    },
     "rm": "rm",
     "prm": "prm",
     "sft": "sft",
@@ -129,6 +137,29 @@ def test_roles_and_noise_are_torchs(folder: Path, name: str, given: dict[str, An
     plain = metrics(run(folder, name, "mlx", train={**train, "embedding_noise": 0.0}))
     assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
     assert [loss for loss, _ in mine][4:] != pytest.approx([loss for loss, _ in plain][4:], rel=1e-3)
+
+
+LETTERS = """
+from finetooth_hooks import NoOptions, Reward, hookimpl
+
+@hookimpl
+def ft_rewards():
+    yield Reward(name="letters", build=f"{__name__}:build")
+
+def build(options: NoOptions, context):
+    return lambda prompts, completions, columns: [sum(map(ord, str(c))) % 97 / 97 for c in completions]
+"""
+
+
+@pytest.mark.slow
+def test_rollouts_are_torchs(folder: Path) -> None:
+    """Answers are drawn alike, special tokens in their text included; a small rate, so that no rounding flips one."""
+    (folder / "letters.py").write_text(LETTERS, encoding="utf-8")
+    train = {"max_steps": 20, "epochs": 20, "batch_size": 4, "max_length": 96, "precision": "fp32"}
+    given: dict[str, Any] = {"train": train, "plugins": [str(folder / "letters.py")]}
+    given["optimizer"] = {"name": "sgd", "learning_rate": 0.02}
+    mine, torchs = (metrics(run(folder, "grpo", backend, **given)) for backend in ("mlx", "torch"))
+    assert [norm for _, norm in mine] == pytest.approx([norm for _, norm in torchs], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -130,14 +130,14 @@ class Generator:
         stops = self._text.stop_ids if sampling.stop_ids is None else sampling.stop_ids
         row.stopped = row.ended_by_token = token in stops
         if sampling.stop and not row.stopped:
-            text = self._text.tokenizer.decode(row.tokens, skip_special=True)
+            text = self._text.tokenizer.decode(row.tokens)
             ends = [text.index(stop) for stop in sampling.stop if stop in text]
             if ends:
                 row.text, row.stopped = text[: min(ends)], True
 
     def _completion(self, row: Row, weights_version: int) -> Completion:
         written = row.tokens[:-1] if row.ended_by_token else row.tokens
-        text = self._text.tokenizer.decode(written, skip_special=True) if row.text is None else row.text
+        text = self._text.tokenizer.decode(written) if row.text is None else row.text
         candidates = tuple(row.kept) if any(row.kept) else ()
         return Completion(
             tuple(row.tokens), tuple(row.logprobs), text, "stop" if row.stopped else "length", weights_version,
