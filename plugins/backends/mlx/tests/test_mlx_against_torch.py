@@ -182,13 +182,15 @@ def test_other_optimizers_are_torchs(folder: Path, optimizer: str) -> None:
 def test_other_adapters_are_torchs(folder: Path, adapter: dict[str, Any]) -> None:
     """Losses over steps, and what either engine reads of the other's artifact."""
     train = {"max_steps": 6, "batch_size": 8, "max_length": 96, "precision": "fp32"}
-    mine, torchs = (run(folder, "sft", backend, adapter=adapter, train=train) for backend in ("mlx", "torch"))
+    plain = {"name": "sgd", "learning_rate": 0.1}  # Adam makes whole steps of gradients that are nothing but rounding
+    given = {"adapter": adapter, "train": train, "optimizer": plain}
+    mine, torchs = (run(folder, "sft", backend, **given) for backend in ("mlx", "torch"))
     assert [loss for loss, _ in metrics(mine)] == pytest.approx([loss for loss, _ in metrics(torchs)], rel=1e-3)
     name = "adapter_model.safetensors" if adapter["name"] == "lora" else "model.safetensors"
     ours, theirs = (load_file(output / "artifact" / name) for output in (mine, torchs))
     assert {n: a.shape for n, a in ours.items()} == {n: a.shape for n, a in theirs.items()}
     for key, wanted in theirs.items():
-        assert np.abs(ours[key] - wanted).max() < 0.1 * np.abs(wanted).max() + 1e-6, key
+        assert np.abs(ours[key] - wanted).max() < 1e-3 * np.abs(wanted).max() + 1e-6, key
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
 from finetooth_saving.moved_bases import base_moved
-from finetooth_saving.run_folder import check_output, no_such_run, plan_of
+from finetooth_saving.run_folder import PLAN, check_output, no_such_run, plan_of
 from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
@@ -125,7 +125,7 @@ def in_torch(obj: CommandContext, recipe: Mapping[str, Any]) -> Mapping[str, Any
 def own_loader(obj: CommandContext, merge: Merge, recipe: Mapping[str, Any]) -> Loader | None:
     """What folds the adapter of a run into a base that another framework than torch has in fewer bits: the loader of a
     recipe whose model is the run, in the run's own framework. None where torch reads the base."""
-    if not isinstance(merge.recipe, Path):
+    if not isinstance(merge.recipe, Path) or not (merge.recipe.parent / PLAN).is_file():
         return None
     recipe = {**recipe, "backend": plan_of(merge.recipe.parent)["picks"].get("backend", "torch")}
     if in_torch(obj, recipe) is recipe:

@@ -34,8 +34,9 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
 
     setting, kind = "quantization", "quantizer"
     catalog = manager.start().catalog
-    registered = catalog.get(kind, pick_name(quantization, setting), setting=setting)
-    options: Any = validate_options(catalog, kind, quantization, setting)
+    registered = catalog.get(kind, pick_name(quantization, setting), setting=setting, framework="torch")
+    given = {} if isinstance(quantization, str) else quantization
+    options: Any = validate_options(catalog, kind, {**given, "name": registered.full_name}, setting)
     try:
         quantizer = derived(load_builder(registered)(options, None), kind, registered)
     except ImportError as error:
