@@ -174,7 +174,7 @@ def test_other_optimizers_are_torchs(folder: Path, optimizer: str) -> None:
 @pytest.mark.parametrize(
     "adapter",
     [
-        {"name": "lora", "rank": 4, "dora": True, "dropout": 0.1},
+        {"name": "lora", "rank": 4, "dora": True},
         pytest.param({"name": "freeze", "layers": 1, "norm": True}, marks=SLOW),
     ],
     ids=["dora", "freeze"],
