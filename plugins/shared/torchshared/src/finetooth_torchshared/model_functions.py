@@ -30,13 +30,13 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
     """
     from finetooth_core.plugins import manager
     from finetooth_core.plugins.builders import derived, import_failure, load_builder
+    from finetooth_core.plugins.part_builder import renamed
     from finetooth_core.settings.recipe import pick_name, validate_options
 
     setting, kind = "quantization", "quantizer"
     catalog = manager.start().catalog
     registered = catalog.get(kind, pick_name(quantization, setting), setting=setting, framework="torch")
-    given = {} if isinstance(quantization, str) else quantization
-    options: Any = validate_options(catalog, kind, {**given, "name": registered.full_name}, setting)
+    options: Any = validate_options(catalog, kind, renamed(quantization, registered.full_name), setting)
     try:
         quantizer = derived(load_builder(registered)(options, None), kind, registered)
     except ImportError as error:
