@@ -111,6 +111,21 @@ def test_a_file_that_is_named_alone_gives_the_rows_of_its_table(tmp_path: Path) 
         build(SqlOptions.model_validate({"path": str(tmp_path / "empty.db")}), FakeContext(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("made", "subject"),
+    [
+        ("create table t (id integer primary key, note text) without rowid", "table 't' was made WITHOUT ROWID: it"),
+        ("create view t as select * from chats", "view 't'"),
+    ],
+)
+def test_a_table_without_an_order_of_its_own_asks_for_a_query(tmp_path: Path, made: str, subject: str) -> None:
+    path = make(tmp_path / "t.db")
+    with sqlite3.connect(path) as connection:
+        connection.execute(made)
+    with pytest.raises(DataError, match=rf"the {subject} has no order of its own \(set query: .* FROM t ORDER BY"):
+        build(SqlOptions.model_validate({"path": str(path), "table": "t"}), FakeContext(tmp_path))
+
+
 @pytest.mark.parametrize("reference", ["t.csv", "https://host/t.db", "db", ""])
 def test_other_references_are_left_to_others(reference: str) -> None:
     assert claims(reference) is None

@@ -10,7 +10,7 @@ from finetooth_hooks import DataError, PluginError, RecipeError, install_command
 from finetooth_toolbox.files.missing import MissingFile
 from finetooth_toolbox.text.environment import expand, hide, names_variable
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 SETTING = "source sql, url"
 SQLITE_MAGIC = b"SQLite format 3\0"
@@ -86,21 +86,39 @@ class Database:
 
         Raises:
             RecipeError: a server's tables have no order of their own.
-            DataError: the table does not exist, or there are several and none is named.
+            DataError: the table does not exist or has no order of its own, or there are several and none is named.
         """
         if self.file is None:
             raise RecipeError("source sql, query", "it is empty", action="write a SELECT with ORDER BY")
-        named = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name"
+        listed = "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name"
         with self.engine().connect() as connection:
-            tables = [str(name) for (name,) in connection.exec_driver_sql(named)]
-        if table not in tables and (table or len(tables) != 1):
-            problem = (
-                f"it has no table {table!r}" if table else "it has several tables" if tables else "it has no table"
-            )
-            action = f"set table: {' or '.join(tables)}" if tables else "check url"
-            raise DataError(self.name, problem, action=action)
-        name = (table or tables[0]).replace('"', '""')
-        return f'SELECT * FROM "{name}" ORDER BY rowid'
+            kinds = {str(name): kind for name, kind in connection.exec_driver_sql(listed)}
+            tables = [name for name, kind in kinds.items() if kind == "table" and not name.startswith("sqlite")]
+            if table not in tables and (table or len(tables) != 1):
+                if kinds.get(table) == "view":
+                    raise self._unordered(f"the view {table!r}", table)
+                problem = (
+                    f"it has no table {table!r}" if table else "it has several tables" if tables else "it has no table"
+                )
+                action = f"set table: {' or '.join(tables)}" if tables else "check url"
+                raise DataError(self.name, problem, action=action)
+            name = table or tables[0]
+            quoted = name.replace('"', '""')
+            query = f'SELECT * FROM "{quoted}" ORDER BY rowid'
+            try:
+                connection.exec_driver_sql(f"EXPLAIN {query}")
+            except OperationalError as error:
+                if "no such column" not in str(error):
+                    raise
+                raise self._unordered(f"the table {name!r} was made WITHOUT ROWID: it", name) from None
+        return query
+
+    def _unordered(self, subject: str, name: str) -> DataError:
+        return DataError(
+            self.name,
+            f"{subject} has no order of its own",
+            action=f"set query: SELECT * FROM {name} ORDER BY ..., with columns that no two rows share",
+        )
 
     def hide(self, message: str) -> str:
         """A message without what the environment gave."""
