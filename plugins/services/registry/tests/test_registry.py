@@ -547,6 +547,7 @@ def test_the_policy_looks_at_the_data_of_parents_too(place: Place, child: Path, 
     )
     refused = place("add", str(run), "--name", "bot")
     assert "it was trained over bot@v1: the policy accepts the licences" in str(refused.exception)
+    assert str(refused.exception).endswith("(train over another base)"), "its own recipe is right"
     before = len(place.registry.events())
     recipe = {"data": {"classification": {"customer_data": False, "licence": "CC0-1.0"}}}
     options = {"model": "bot", "registry": str(place.folder)}

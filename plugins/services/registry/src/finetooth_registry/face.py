@@ -80,7 +80,7 @@ class Release(_Body):
     dry_run: bool = False
 
 
-class Said(_Body):
+class GateVerdict(_Body):
     """What one gate said."""
 
     passed: bool
@@ -93,7 +93,7 @@ class Watched(_Body):
 
     channel: str
     metrics: dict[str, float]
-    gates: dict[str, Said]
+    gates: dict[str, GateVerdict]
 
 
 class Reason(_Body):

@@ -31,7 +31,7 @@ from finetooth_registry.blobs import Blobs
 from finetooth_registry.bucket import ADDRESS, BucketBlobs, open_blobs
 from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, VERSIONS
 from finetooth_registry.verified import NOTHING, Verified
-from finetooth_registry.verifying import data_refusal
+from finetooth_registry.verifying import TRAINED_OVER, data_refusal
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MANY = 500
@@ -166,7 +166,9 @@ class Registry(AnyRegistry):
         if refusal := data_refusal(self.policy, about, lambda called: self.record(self.version(called))):
             with self._changing() as connection:
                 self._log(connection, "refused", {"model": model, "why": refusal, "run": str(about.get("run", ""))})
-            raise UserError(f"{model}: {refusal}", action="correct data.classification in the recipe")
+            own = "correct data.classification in the recipe"
+            action = "train over another base" if refusal.startswith(TRAINED_OVER) else own
+            raise UserError(f"{model}: {refusal}", action=action)
 
     def enter(
         self, model: str, number: int, record: bytes, *, metrics: Mapping[str, float], failed: str = ""

@@ -28,6 +28,10 @@ MADE_OF = ("base_digest", "recipe_sha256", "data")
 """What every record must say of its version."""
 
 
+TRAINED_OVER = "it was trained over"
+"""How a refusal begins that is about the data of an ancestor."""
+
+
 @dataclass(frozen=True)
 class Link:
     """One thing that was checked, and what was found."""
@@ -171,9 +175,9 @@ def data_refusal(policy: Policy, about: Mapping[str, Any], load: Callable[[str],
             earlier = [(f"the run {run['run']}", run) for run in version.get("earlier") or ()]
             for over, trained in ((called, version), *earlier):
                 if refusal := policy.refusal(trained.get("classification") or {}):
-                    return f"it was trained over {over}: {refusal}" if over else refusal
+                    return f"{TRAINED_OVER} {over}: {refusal}" if over else refusal
     except (KeyError, TypeError, AttributeError):
-        return "what it was trained over cannot be read"
+        return f"{TRAINED_OVER} something that cannot be read"
     return ""
 
 
