@@ -239,11 +239,11 @@ def media_in(side: Side) -> int:
     return 0 if isinstance(side, str) else sum(len(message.media) for message in side)
 
 
-Kept = list[tuple[str, Rendered]]
+IdsAndTokens = list[tuple[str, Rendered]]
 """Id and tokens of what is kept of a row."""
 
 
-def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> Kept:
+def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> IdsAndTokens:
     """What is kept of a row, nothing if it is left out; counted."""
     if not any(rendered.weights[1:]):
         if reason := why_untrained(example):

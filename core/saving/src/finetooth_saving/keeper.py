@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.checkpoints import Candidate, Gate, Kept, SnapshotStore, Store
+from finetooth_hooks.checkpoints import Candidate, Gate, SnapshotStore, StepSnapshot, Store
 from finetooth_hooks.engine import Engine, Snapshot
 from finetooth_hooks.errors import FinetoothError, StoreError
 from finetooth_recipes.cadence import Cadence, Clock
@@ -155,7 +155,7 @@ class Keeper:
         work = Work(state, lines, snapshot, engine, about, folder or self.keeping.on_disk)
         if snapshot is not None:
             for store in self.keeping.device:
-                store.put(Kept(state.step, snapshot, state.as_kept()))
+                store.put(StepSnapshot(state.step, snapshot, state.as_kept()))
         pending = Pending(lambda: self._keep(work), work.name)
         if snapshot is None or self.keeping.engine_gates:
             pending.run()
@@ -170,7 +170,7 @@ class Keeper:
         Raises:
             EngineError: the engine makes none.
         """
-        snapshot = Kept(state.step, engine.snapshot(), state.as_kept())
+        snapshot = StepSnapshot(state.step, engine.snapshot(), state.as_kept())
         for store in (*self.keeping.device, *self.keeping.host):
             store.put(snapshot)
 
@@ -226,7 +226,7 @@ class Keeper:
         with self._placing:  # at most the rename that is under way
             self._left = True
 
-    def latest_snapshot(self) -> Kept | None:
+    def latest_snapshot(self) -> StepSnapshot | None:
         """The newest snapshot in memory, from the nearest tier that has one."""
         with suppress(FinetoothError):
             self.settle()
@@ -249,7 +249,7 @@ class Keeper:
         snapshot = work.snapshot.to_host() if work.snapshot is not None else None
         if snapshot is not None:
             for store in self.keeping.host:
-                store.put(Kept(work.state.step, snapshot, work.state.as_kept()))
+                store.put(StepSnapshot(work.state.step, snapshot, work.state.as_kept()))
         if not work.folder:
             return
         self._make_known()

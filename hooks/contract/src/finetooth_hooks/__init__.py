@@ -27,7 +27,7 @@ _NAMES = {
         "LoaderBase MethodBase OptimizerBase QuantizerBase RendererBase SamplerBase SourceBase TokenizerBase "
         "TrackerBase"
     ),
-    "checkpoints": "Candidate Kept SnapshotStore",
+    "checkpoints": "Candidate StepSnapshot SnapshotStore",
     "claims": "Claim",
     "collectives": "Collective",
     "context": "Catalog CommandContext Context Opened Registered",

@@ -36,8 +36,8 @@ from finetooth_hooks.bases import SourceBase as SourceBase
 from finetooth_hooks.bases import TokenizerBase as TokenizerBase
 from finetooth_hooks.bases import TrackerBase as TrackerBase
 from finetooth_hooks.checkpoints import Candidate as Candidate
-from finetooth_hooks.checkpoints import Kept as Kept
 from finetooth_hooks.checkpoints import SnapshotStore as SnapshotStore
+from finetooth_hooks.checkpoints import StepSnapshot as StepSnapshot
 from finetooth_hooks.claims import Claim as Claim
 from finetooth_hooks.collectives import Collective as Collective
 from finetooth_hooks.context import Catalog as Catalog

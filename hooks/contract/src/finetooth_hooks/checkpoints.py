@@ -106,7 +106,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class Kept:
+class StepSnapshot:
     """A snapshot with what the core saves with it.
 
     Attributes:
@@ -128,12 +128,12 @@ class SnapshotStore(Protocol):
         """So many it keeps at most; plans count memory for all of them."""
         ...
 
-    def put(self, kept: Kept) -> None:
+    def put(self, kept: StepSnapshot) -> None:
         """Keep it, and drop the oldest beyond the store's bound. `host` is called from the thread that saves and
         makes the copy there."""
         ...
 
-    def kept(self) -> Sequence[Kept]:
+    def kept(self) -> Sequence[StepSnapshot]:
         """What is kept, oldest first."""
         ...
 
@@ -141,7 +141,7 @@ class SnapshotStore(Protocol):
 __all__ = [
     "Candidate",
     "Gate",
-    "Kept",
+    "StepSnapshot",
     "SnapshotStore",
     "Store",
 ]

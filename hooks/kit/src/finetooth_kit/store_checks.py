@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import entries
-from finetooth_hooks.checkpoints import Candidate, Kept, Store
+from finetooth_hooks.checkpoints import Candidate, StepSnapshot, Store
 from finetooth_hooks.datum import Datum, TokenChunk
 from finetooth_hooks.errors import FinetoothError, StoreError
 from finetooth_toolbox.files.manifests import MANIFEST
@@ -210,7 +210,7 @@ def snapshots_are_bounded_and_in_order(case: EntryCase) -> None:
     expect(list(store.kept()) == [], "kept() before anything is kept", store.kept(), "nothing")
     most = 0
     for step in range(1, 41):
-        store.put(Kept(step, _FakeSnapshot(), {"step": step}))
+        store.put(StepSnapshot(step, _FakeSnapshot(), {"step": step}))
         snapshots = list(store.kept())
         steps = [snapshot.step for snapshot in snapshots]
         expect(steps == sorted(set(steps)) and steps[-1] == step, f"kept() after step {step}", steps, "oldest first")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import EngineError, StoreError
-from finetooth_hooks.checkpoints import Kept
+from finetooth_hooks.checkpoints import StepSnapshot
 from finetooth_memory.store import MemoryOptions, MemoryStore, build_device, build_host
 from pydantic import ValidationError
 
@@ -28,8 +28,8 @@ class Snapshot:
         path.mkdir()
 
 
-def kept(step: int, **given) -> Kept:
-    return Kept(step, Snapshot(**given), {"step": step})
+def kept(step: int, **given) -> StepSnapshot:
+    return StepSnapshot(step, Snapshot(**given), {"step": step})
 
 
 def steps(store: MemoryStore) -> list[int]:

@@ -102,7 +102,7 @@ class CacheEntry:
         return TokenRows(portions, [(rows, tokens) for rows, tokens, _ in self.portions])
 
 
-Kept = CacheEntry | Fetched
+CacheItem = CacheEntry | Fetched
 """What a user may have removed: it is made, or fetched, again when it is needed."""
 
 
@@ -116,8 +116,8 @@ class Pruned:
         bytes: size of all that are left.
     """
 
-    removed: tuple[Kept, ...] = ()
-    in_use: tuple[Kept, ...] = ()
+    removed: tuple[CacheItem, ...] = ()
+    in_use: tuple[CacheItem, ...] = ()
     bytes: int = 0
 
 
@@ -223,7 +223,7 @@ class DataCache:
         """Remove an entry. A run that reads it keeps reading where the platform allows that."""
         remove_folder(self._entries / key)
 
-    def kept(self) -> list[Kept]:
+    def kept(self) -> list[CacheItem]:
         """Entries, and files that plugins have fetched; last used first."""
         return sorted([*self.entries(), *fetched(self.root)], key=lambda entry: -entry.used)
 
@@ -244,10 +244,10 @@ class DataCache:
                     choice.unlink()
         if with_fetched:
             sweep_fetched(self.root)
-        entries: Sequence[Kept] = self.kept() if with_fetched else self.entries()
+        entries: Sequence[CacheItem] = self.kept() if with_fetched else self.entries()
         size = sum(entry.bytes for entry in entries)
-        removed: list[Kept] = []
-        in_use: list[Kept] = []
+        removed: list[CacheItem] = []
+        in_use: list[CacheItem] = []
         for entry in reversed(entries):
             if size <= keep_bytes or now - entry.used < older_than:
                 break
@@ -271,7 +271,7 @@ class DataCache:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def list_kept(root: Path | None = None) -> list[Kept]:
+def list_kept(root: Path | None = None) -> list[CacheItem]:
     """All prepared data and all files that plugins have fetched, last used first."""
     return DataCache(root).kept()
 

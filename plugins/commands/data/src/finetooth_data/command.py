@@ -16,7 +16,7 @@ from finetooth_data.convert import convert
 from finetooth_data.draft import draft
 
 if TYPE_CHECKING:
-    from finetooth_rows.storage.cache import Kept
+    from finetooth_rows.storage.cache import CacheItem
 
 _ROWS = re.compile(r"data\.(train|eval)(\.\d+)*\.rows")
 """Decisions about which rows are taken."""
@@ -196,7 +196,7 @@ def list_entries(as_json: bool) -> None:
     click.echo(f"{size(sum(entry.bytes for entry in entries))} in {cache_folder()}")
 
 
-def _kind(entry: Kept) -> str:
+def _kind(entry: CacheItem) -> str:
     """What something is: rows made ready, or a file that a plugin fetched."""
     plugin = getattr(entry, "plugin", "")
     return f"fetched by {plugin}" if plugin else "prepared"

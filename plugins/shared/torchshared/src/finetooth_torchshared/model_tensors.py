@@ -29,7 +29,7 @@ KINDS = {
 """Names of types in a safetensors file."""
 LARGEST = 5 * 10**9
 """Bytes of tensors in a file, unless one alone is larger."""
-Said: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
+DtypeAndShape: TypeAlias = tuple[torch.dtype, tuple[int, ...]]
 """What a header says of a tensor: type and shape."""
 
 
@@ -137,7 +137,7 @@ def write_model_tensors(tensors: ModelTensors, folder: Path, precision: str) -> 
 
 def _parts(
     files: Mapping[str, str], saved: Mapping[str, Mapping[str, Tensor]]
-) -> list[tuple[str, list[str], dict[str, Said]]]:
+) -> list[tuple[str, list[str], dict[str, DtypeAndShape]]]:
     """What each file to write holds: its name, the names of the model's tensors, and what its header says of those
     that are written for them.
 
@@ -145,9 +145,9 @@ def _parts(
         files: of the base, by tensor of the model.
         saved: without memory, what is written for each.
     """
-    parts: list[tuple[list[str], dict[str, Said]]] = []
+    parts: list[tuple[list[str], dict[str, DtypeAndShape]]] = []
     for file in sorted(set(files.values())):
-        names, header, size = list[str](), dict[str, Said](), 0
+        names, header, size = list[str](), dict[str, DtypeAndShape](), 0
         for name in sorted(name for name, place in files.items() if place == file):
             each = {part: (tensor.dtype, tuple(tensor.shape)) for part, tensor in saved[name].items()}
             bytes_ = sum(tensor.nbytes for tensor in saved[name].values())
@@ -186,7 +186,7 @@ def _as_saved(model: Any, name: str, tensor: Tensor) -> dict[str, Tensor]:
     return saved
 
 
-def write_safetensors(path: Path, said: Mapping[str, Said], made: Iterable[tuple[str, Tensor]]) -> int:
+def write_safetensors(path: Path, said: Mapping[str, DtypeAndShape], made: Iterable[tuple[str, Tensor]]) -> int:
     """Write a safetensors file, one tensor in memory: the library's own writer takes all of them, and copies each.
 
     Layout: https://github.com/huggingface/safetensors#format, version 0.8 and before: the header's length in 8 bytes,

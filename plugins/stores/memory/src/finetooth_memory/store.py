@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetooth_hooks import Context, FinetoothError, Options, StoreError
-from finetooth_hooks.checkpoints import Kept
+from finetooth_hooks.checkpoints import StepSnapshot
 from finetooth_hooks.engine import Snapshot
 from pydantic import Field
 
@@ -31,14 +31,14 @@ class MemoryStore:
     def __init__(self, count: int, *, on_host: bool) -> None:
         self._count = count
         self._on_host = on_host
-        self._kept: tuple[Kept, ...] = ()
+        self._kept: tuple[StepSnapshot, ...] = ()
 
     @property
     def most(self) -> int:
         """The bound."""
         return self._count
 
-    def put(self, kept: Kept) -> None:
+    def put(self, kept: StepSnapshot) -> None:
         """Keep it, and drop the oldest beyond the bound, once the new one is whole. What was kept of the same or a
         later step goes as well: a run that comes to a step again has undone it.
 
@@ -50,11 +50,11 @@ class MemoryStore:
         earlier = tuple(other for other in self._kept if other.step < kept.step)
         self._kept = (*earlier, kept)[-self._count :]  # one assignment: a reader sees the old or the new
 
-    def kept(self) -> Sequence[Kept]:
+    def kept(self) -> Sequence[StepSnapshot]:
         """What is kept, oldest first."""
         return self._kept
 
-    def _host_copy(self, kept: Kept) -> Snapshot:
+    def _host_copy(self, kept: StepSnapshot) -> Snapshot:
         try:
             return kept.snapshot.to_host()
         except FinetoothError:
