@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bits"))
 from tiny import write_model, write_rows
@@ -34,6 +34,7 @@ RECIPE: dict[str, Any] = {
 """Nine rows in batches of four: the last batch is smaller than the world, so that a rank has no row."""
 PAIRS = {"train": "pairs.jsonl[:9]", "eval": "pairs.jsonl[20:]", "renderer": "chatml"}
 ANSWERS = {"train": "answers.jsonl[:9]", "renderer": "chatml"}
+TASKS = {**ANSWERS, "format": "task"}
 CASES: dict[str, dict[str, Any]] = {
     "sft": {},
     "aot": {"data": PAIRS, "method": {"name": "dpo", "losses": ["aot"]}},
@@ -43,6 +44,15 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "adamw", "learning_rate": 1e-3},
     },
     "spin": {"data": ANSWERS, "method": {"name": "spin", "max_completion_length": 8}},
+    "gkd": {"data": ANSWERS, "method": {"name": "gkd", "teacher": "teacher", "lmbda": 0.5, "max_completion_length": 8}},
+    "uld": {"data": ANSWERS, "method": {"name": "uld", "teacher": "teacher"}},
+    "sdft": {"data": TASKS, "method": {
+        "name": "sdft", "demonstration": "completion", "num_generations": 2, "max_completion_length": 8,
+    }},
+    "ebft": {"data": TASKS, "method": {
+        "name": "ebft", "reference_column": "completion", "num_generations": 3, "max_completion_length": 8,
+        "ce_coef": 0.1,
+    }},
 }  # fmt: skip
 QUICK = ("sft",)
 GROUPED: dict[str, dict[str, Any]] = {
@@ -57,6 +67,10 @@ GROUPED: dict[str, dict[str, Any]] = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("scale")
     write_model(made / "model")
+    write_model(made / "teacher")
+    of_teacher = made / "teacher/model.safetensors"
+    flipped = {name: -value for name, value in load_file(of_teacher).items()}
+    save_file(flipped, of_teacher, metadata={"format": "pt"})
     write_rows(made)
     pairs = map(json.loads, (made / "pairs.jsonl").read_text(encoding="utf-8").splitlines())
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
