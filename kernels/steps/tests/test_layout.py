@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Datum
-from finetooth_steps.layout import SHORTEST_SHARED, lay_out
+from finetooth_steps.layout import SHORTEST_SHARED, lay_out, least_saved, worth_sharing
 from finetooth_steps.micro_batches import computed_length, one_batch
 from finetooth_steps.row_filling import fill_rows, positions_of
 from hypothesis import given
@@ -168,3 +168,17 @@ def test_rows_are_shared_only_where_that_saves(lengths: list[int], budget: int, 
     assert lay_out(data, budget=budget, together="group", filling=filling) == lay_out(
         data, budget=budget, together="group"
     )
+
+
+def test_on_a_gpu_a_beginning_is_shared_where_that_saves_an_eighth_of_what_is_left() -> None:
+    least = least_saved("cuda")
+    assert least_saved("cpu") == 0.0
+    assert worth_sharing(30, [4096] * 4, least_saved("cpu"))
+    assert not worth_sharing(30, [4096] * 4, least)  # a system message of 30 tokens: 90 saved of 16,264
+    assert worth_sharing(200, [700] * 8, least)  # answers to one prompt: 1,400 saved of 4,000
+    assert worth_sharing(100, [900, 900], 100 / 1600)
+    assert not worth_sharing(100, [900, 901], 100 / 1600)
+    alike = [Datum.from_tokens([*range(100), 200 + i, *range(600)], group="g") for i in range(2)]
+    shared = [sum(b.shared for b in lay_out(alike, budget=10**4, packed=True, shares=True, least_saved=share))
+              for share in (0.0, 0.5)]  # fmt: skip
+    assert shared == [100, 0]

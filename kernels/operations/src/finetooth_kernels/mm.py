@@ -20,6 +20,11 @@ __all__ = ["mm", "sums_wide"]
 
 Factors = tuple[Tensor, Tensor]
 
+HALF = (torch.bfloat16, torch.float16)
+
+ALIGNED = 8
+"""Numbers in half precision of which an inner side must be a multiple for the fast products of a GPU."""
+
 
 def mm(
     left_nk: Tensor,
@@ -50,6 +55,8 @@ def mm(
     library = _library(compiled, (left_nk, right_ko), more, bias_o, base_no)
     if library is not None:
         return library.mm(left_nk, right_ko, more=more, bias_o=bias_o, base_no=base_no, out=out)
+    if more is not None and _joins(left_nk, right_ko, more[0], base_no):
+        left_nk, right_ko, more = torch.cat([left_nk, more[0]], 1), _stacked(right_ko, more[1]), None
     if base_no is not None and base_no.dtype == left_nk.dtype and bias_o is None:
         out_no = torch.addmm(base_no, left_nk, right_ko, out=out)
         return out_no if more is None else out_no.addmm_(*more)
@@ -65,9 +72,28 @@ def mm(
     return out_no if base_no is None else torch.add(base_no, out_no, out=out)
 
 
+def _joins(left_nk: Tensor, right_ko: Tensor, more_nl: Tensor, base_no: Tensor | None) -> bool:
+    """Whether two products are faster as one over both inner sides: on an NVIDIA GPU, where laying the factors out anew
+    moves fewer bytes than adding to the first product, which reads and writes all of it once more."""
+    if left_nk.device.type != "cuda" or torch.version.hip is not None or left_nk.dtype not in HALF:
+        return False
+    (rows, inner), outputs = left_nk.shape, right_ko.shape[1]
+    inner += more_nl.shape[1]
+    moved = 2 * (rows + outputs) * inner * left_nk.element_size()
+    added = 2 * rows * outputs * (left_nk if base_no is None else base_no).element_size()
+    return inner % ALIGNED == 0 and moved < added
+
+
+def _stacked(right_ko: Tensor, more_lo: Tensor) -> Tensor:
+    """The right factors below each other, with numbers next to each other where they are in the first."""
+    if right_ko.stride(0) == 1:
+        return torch.cat([right_ko.t(), more_lo.t()], 1).t()
+    return torch.cat([right_ko, more_lo])
+
+
 def _adds_wide(left_nk: Tensor, base_no: Tensor) -> bool:
     """Whether torch multiplies in half precision and adds to float32 without rounding in between."""
-    narrow = left_nk.dtype in (torch.bfloat16, torch.float16) and base_no.dtype == torch.float32
+    narrow = left_nk.dtype in HALF and base_no.dtype == torch.float32
     return narrow and left_nk.device.type == "cuda" and torch.version.hip is None
 
 

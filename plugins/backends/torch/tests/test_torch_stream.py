@@ -114,6 +114,18 @@ def test_each_group_shares_its_own_prompt_whatever_all_rows_share(head: int) -> 
     assert sum(map(len, data)) - len(stream) == 3 * 3 * (head + 41) + common
 
 
+def test_where_sharing_must_save_a_share_a_short_beginning_is_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: a system message in front of all rows is not worth a pass of its own, what half of them share is."""
+    monkeypatch.setattr("finetooth_torch.layout.stream.least_saved", lambda device: 0.125)
+    rows = [[*range(30), *(100 * i + n for n in range(300)), 40 * i + 1, *range(200)] for i in (1, 1, 2, 2)]
+    rows = [[*row, 7 + i, 1] for i, row in enumerate(rows)]
+    data = [Datum.from_tokens(row, id=str(i)) for i, row in enumerate(rows)]
+    batch = MicroBatch(tuple(range(4)), tuple(len(d) for d in data), packed=True)
+    stream = make_stream(make_rectangle(data, batch, pad_id=0, device=torch.device("cpu")), share=True)
+    assert sum(map(len, data)) - len(stream) == 2 * 531
+    assert len(stream.segments) == 6
+
+
 @given(
     st.lists(
         st.tuples(st.integers(0, 2), st.integers(1, 40), st.integers(0, 40), st.integers(0, 3)), min_size=1, max_size=8

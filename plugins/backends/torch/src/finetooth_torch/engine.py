@@ -431,6 +431,7 @@ class TorchEngine(EngineBase):
                 whole=whole,
                 packed=network.body.packed,
                 shares=network.body.shares,
+                least_saved=network.body.least_saved,
                 filling=network.rows.filling,
             ),
             places=places_of(data, len(self._counters.rows)),

@@ -14,6 +14,7 @@ from finetooth_hooks.examples import MediumKind
 from finetooth_hooks.protocols import Processor
 from finetooth_kernels.decoder import Decoder, Stream
 from finetooth_kernels.memory import placed
+from finetooth_steps.layout import least_saved
 from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor, nn
 
@@ -52,13 +53,14 @@ class Body(Protocol):
 
     Attributes:
         packed: padding is left out.
-        shares: always computes once what rows begin with in common.
+        shares: computes once what rows begin with in common, where that saves `least_saved` (`worth_sharing`).
         noise: on the embeddings of what trains; None: there is none.
         draws: told which position is which; None: nothing trains.
     """
 
     packed: bool
     shares: bool
+    least_saved: float
     noise: EmbeddingNoise | None
     draws: Draws | None
 
@@ -80,6 +82,7 @@ class TransformersBody:
     """
 
     packed = shares = False
+    least_saved = 0.0
     noise: EmbeddingNoise | None = None
     draws: Draws | None = None
 
@@ -206,6 +209,7 @@ class StreamBody:
 
     def __init__(self, decoder: Decoder, model: nn.Module) -> None:
         self.decoder, self._model = decoder, model
+        self.least_saved = least_saved(next(model.parameters()).device.type)
         self.shares = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
     def states(self, rectangle: Rectangle, *, everywhere: bool, layers: Collection[int] = ()) -> States:

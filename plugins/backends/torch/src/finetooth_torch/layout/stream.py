@@ -15,7 +15,7 @@ import torch
 from finetooth_kernels.decoder import Stream
 from finetooth_kernels.memory import placed
 from finetooth_kernels.segments import Segment
-from finetooth_steps.layout import SHORTEST_SHARED
+from finetooth_steps.layout import least_saved, worth_sharing
 from finetooth_steps.segments import Piece
 from numpy.typing import NDArray
 
@@ -24,7 +24,8 @@ from finetooth_torch.layout.rectangles import Rectangle, on_host
 
 @dataclass
 class _Writer:
-    """Writes segments in depth-first order; `share` decides how many tokens two rows must have in common."""
+    """Writes segments in depth-first order; `share` decides whether rows that begin alike share their beginning, where
+    that saves `least` (`worth_sharing`)."""
 
     tokens_st: NDArray[np.int64]
     positions_st: NDArray[np.int64] | None
@@ -32,6 +33,7 @@ class _Writer:
     cells_st: NDArray[np.int64]
     pieces: Sequence[Sequence[Piece]] | None
     share: bool
+    least: float
     size: int = 0
     tokens: list[NDArray[np.int64]] = field(default_factory=list)
     positions: list[NDArray[np.int64]] = field(default_factory=list)
@@ -88,7 +90,7 @@ class _Writer:
             common = self._common(alike, at)
             if len(alike) == 1:
                 self._segment(alike, done, self.lengths[alike[0]])
-            elif common - done >= SHORTEST_SHARED:
+            elif worth_sharing(common - done, [self.lengths[row] - done for row in alike], self.least):
                 self._segment(alike, done, common)
             else:
                 self._branch(alike, done, common)
@@ -128,7 +130,8 @@ def laid_out(rectangle: Rectangle, *, share: bool) -> tuple[Stream, NDArray[np.i
     """The stream, and its `cells_st` on the host."""
     device, host = rectangle.tokens.device, on_host(rectangle)
     cells_st = np.zeros(host.tokens.shape, dtype=np.int64)
-    writer = _Writer(host.tokens, host.positions, rectangle.batch.lengths, cells_st, rectangle.pieces, share)
+    lengths, least = rectangle.batch.lengths, least_saved(device.type)
+    writer = _Writer(host.tokens, host.positions, lengths, cells_st, rectangle.pieces, share, least)
     writer.write(range(len(cells_st)), 0)
     stream = Stream(
         tokens=placed(torch.from_numpy(np.concatenate(writer.tokens)), device),

@@ -7,7 +7,7 @@ import math
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
 from finetooth_modelfiles.sizes import shapes
-from finetooth_steps.layout import SHORTEST_SHARED
+from finetooth_steps.layout import least_saved, worth_sharing
 from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.gpus import CONTEXT
 
@@ -414,12 +414,14 @@ def tokens_at_once(
     step = train.batch_size * request.data.mean_length + 3 * math.sqrt(train.batch_size) * request.data.length_deviation
     step = min(step, train.batch_size * longest)
     parts = max(1, math.ceil(step / micro_batch_tokens))  # micro-batches of a step get equal shares
-    again = max(0.0, train.batch_size / parts - 1) * _computed_once(request)
+    again = max(0.0, train.batch_size / parts - 1) * _computed_once(request, parts)
     return max(longest, math.ceil(step / parts - again))
 
 
-def _computed_once(request: PlanRequest) -> int:
-    """Positions at the start of all data that the stream decoder computes once for a micro-batch."""
+def _computed_once(request: PlanRequest, parts: int) -> int:
+    """Positions at the start of all data that the stream decoder computes once for each of a step's micro-batches."""
     data = request.data
     apart = data.segmented or request.train.embedding_noise or "draws" in request.trains.adapter.capabilities
-    return 0 if apart or data.beginning < SHORTEST_SHARED else data.beginning
+    lengths = [round(data.mean_length)] * max(1, request.train.batch_size // parts)
+    shared = worth_sharing(data.beginning, lengths, least_saved(request.place.hardware.device))
+    return data.beginning if shared and not apart else 0
