@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from finetooth_kernels.contract import chunk_bytes_on
 from finetooth_kernels.linear_logprob import linear_logprob
 from finetooth_triton import gpu
 from finetooth_triton.gpu import Tiles
@@ -41,8 +42,10 @@ def chunked(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def in_triton(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Ours, in kernels."""
-    return -linear_logprob_triton(hidden, weight, targets).logprobs.mean()
+    """Ours, in kernels, with the chunk that the engine takes."""
+    memory = torch.cuda.get_device_properties(hidden.device).total_memory if hidden.device.type == "cuda" else 0
+    chunk = chunk_bytes_on(hidden.device.type, memory)
+    return -linear_logprob_triton(hidden, weight, targets, chunk_bytes=chunk).logprobs.mean()
 
 
 def peers() -> dict[str, Loss | str]:

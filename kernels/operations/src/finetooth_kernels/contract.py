@@ -11,6 +11,15 @@ from torch import Tensor
 DEFAULT_CHUNK_BYTES = 128 * 2**20
 """Enough rows per GEMM to be efficient (682 at a vocabulary of 49,152), little compared with any model's weights."""
 
+MOST_CHUNK_BYTES = 2**30
+"""720 rows at a vocabulary of 248,320, whose weight each chunk reads."""
+
+
+def chunk_bytes_on(device: str, memory: int) -> int:
+    """What logits held at once may take: on a GPU an eightieth of its bytes, between the default and a gibibyte."""
+    return DEFAULT_CHUNK_BYTES if device != "cuda" else min(MOST_CHUNK_BYTES, max(DEFAULT_CHUNK_BYTES, memory // 80))
+
+
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

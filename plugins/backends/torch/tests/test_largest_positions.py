@@ -71,6 +71,8 @@ def test_what_all_rows_begin_with_is_counted_once_in_a_stream(
     asked = replace(given, data=about, trains=trains, train=train)
     assert tokens_at_once(asked, 10**4, packed=True) == taken
     assert taken == 65 * BATCH - (0 if apart else begins * (BATCH - 1))
+    pairs = replace(asked, data=replace(about, of_a_row=2.0))  # a preference pair is two data
+    assert tokens_at_once(pairs, 10**4, packed=True) == 65 * 2 * BATCH - (0 if apart else begins * (2 * BATCH - 1))
     few = replace(asked, data=replace(about, beginning=SHORTEST_SHARED - 1))
     assert tokens_at_once(few, 10**4, packed=True) == 65 * BATCH
     halves = tokens_at_once(asked, 65 * BATCH // 2, packed=True)  # two micro-batches

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -285,13 +286,15 @@ def long_call(ask: SimpleNamespace) -> tuple[str, dict[str, Any]]:
     return "forward_backward", {"data": data, "loss": "cross_entropy"}
 
 
-def parts_of(service: Any) -> list[str]:
-    """The models whose parts are computed, in their order, from now on."""
+def parts_of(service: Any, begin: threading.Event | None = None) -> list[str]:
+    """The models whose parts are computed, in their order, from now on; none ends before `begin`."""
     trace: list[str] = []
     asked = service.registry.asked
 
     def tracing() -> bool:
         trace.append(service.writer._scheduler._at_work.queue)
+        if begin is not None:
+            begin.wait()
         return bool(asked())
 
     service.registry.asked = tracing
@@ -308,9 +311,11 @@ def test_a_small_call_does_not_wait_for_the_long_one_of_another_tenant(small_par
     service = small_parts()
     long, small = Caller("long", "", SCOPES), Caller("small", "", SCOPES)
     first, second = made(service, ask, long), made(service, ask, small)
-    trace = parts_of(service)
+    both_wait = threading.Event()  # on a busy machine the long call could be over before the small one comes
+    trace = parts_of(service, both_wait)
     begun = service.submit(long, first, *long_call(ask), face="test")
     short = service.submit(small, second, "logprobs", {"data": ask.sent(ask.data(1, 1))}, face="test")
+    both_wait.set()
     ask.result(service, small, short)
     ask.result(service, long, begun)
     assert trace.count(second) == 1

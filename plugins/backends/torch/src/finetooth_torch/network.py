@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from finetooth_hooks import OutputName, PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts, Processor, ShardedModel
+from finetooth_kernels.contract import chunk_bytes_on
 from finetooth_steps.outputs import is_whole
 from torch import Tensor, nn
 
@@ -90,7 +91,11 @@ class Network:
         if packing is False:  # then only segments that a datum has itself
             self.rows = replace(self.rows, filling=None)
         self.body: Body = self.transformers
-        self.head = Projection(lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size, compute)
+        memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
+        self.head = Projection(
+            lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size, compute,
+            chunk_bytes_on(device.type, memory),
+        )  # fmt: skip
         check_head(base, model, facts, compute)
         self.holders: dict[str, FrozenCopy | Network] = {}
         self._acting: Network | None = None

@@ -91,7 +91,7 @@ def _on_accelerator(
     checkpointing: bool, stream: bool, attention: HeldByAttention,
 ) -> MemoryEstimate:  # fmt: skip
     """`routed`: bytes per token that losses of routers keep until the backward pass."""
-    from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
+    from finetooth_kernels.contract import chunk_bytes_on
 
     facts, size = request.base.facts, BYTES[precision]
     trained, full = request.trains.parameters, _trains_base(request)
@@ -116,7 +116,8 @@ def _on_accelerator(
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
         activations = max(activations, sampling)
-    logits = min(DEFAULT_CHUNK_BYTES, 4 * tokens * facts.vocab_size)
+    hardware = request.place.hardware
+    logits = min(chunk_bytes_on(hardware.device, hardware.memory), 4 * tokens * facts.vocab_size)
     update = request.updates.update_bytes * trained  # when activations are gone
     fixed = _fixed(request, precision, offload)
     loading, snapshots = loading_bytes(request, precision), _snapshot_bytes(request)
@@ -404,24 +405,25 @@ def tokens_at_once(
         held: how rows are filled; None: no more than the budget is promised.
     """
     train, longest = request.train, request.data.longest
+    data = math.ceil(train.batch_size * request.data.of_a_row)
     if not packed or not request.data.mean_length:
-        most = max(longest, min(micro_batch_tokens, train.batch_size * longest))
+        most = max(longest, min(micro_batch_tokens, data * longest))
         if packed or held is None or not request.data.lengths:
             return most
-        data = math.ceil(train.batch_size * request.data.of_a_row)
         filled = largest_positions(request.data.lengths, data, micro_batch_tokens, held.filling, steps=train.max_steps)
         return min(most, max(longest, filled))
-    step = train.batch_size * request.data.mean_length + 3 * math.sqrt(train.batch_size) * request.data.length_deviation
-    step = min(step, train.batch_size * longest)
+    step = data * request.data.mean_length + 3 * math.sqrt(data) * request.data.length_deviation
+    step = min(step, data * longest)
     parts = max(1, math.ceil(step / micro_batch_tokens))  # micro-batches of a step get equal shares
-    again = max(0.0, train.batch_size / parts - 1) * _computed_once(request, parts)
+    again = max(0.0, data / parts - 1) * _computed_once(request, data // parts)
     return max(longest, math.ceil(step / parts - again))
 
 
-def _computed_once(request: PlanRequest, parts: int) -> int:
-    """Positions at the start of all data that the stream decoder computes once for each of a step's micro-batches."""
+def _computed_once(request: PlanRequest, rows: int) -> int:
+    """Positions at the start of all data that the stream decoder computes once for the rows of a micro-batch."""
     data = request.data
     apart = data.segmented or request.train.embedding_noise or "draws" in request.trains.adapter.capabilities
-    lengths = [round(data.mean_length)] * max(1, request.train.batch_size // parts)
-    shared = worth_sharing(data.beginning, lengths, least_saved(request.place.hardware.device))
+    shared = worth_sharing(
+        data.beginning, [round(data.mean_length)] * max(1, rows), least_saved(request.place.hardware.device)
+    )
     return data.beginning if shared and not apart else 0
