@@ -22,6 +22,7 @@ from finetooth_toolbox.text.measures import size
 
 from finetooth_saving.artifact import write_folder
 from finetooth_saving.model_card import model_card
+from finetooth_saving.origins import as_written, origin_of, read_origin
 from finetooth_saving.run_folder import RECIPE, artifact_of, check_output, is_whole, no_such_run
 from finetooth_saving.run_recipe import with_picks, without_training
 
@@ -160,7 +161,8 @@ def export_model(
             exported.append(dataclasses.replace(made, checks=(*made.checks, comparison)))
             (folder / CARD).write_text(source.card, encoding="utf-8")
 
-        write_folder(output, fill, {"kind": "export", "exporter": name, "model": reference})
+        origin = read_origin(Path(reference)) if Path(reference).is_dir() else None
+        write_folder(output, fill, {"kind": "export", "exporter": name, "model": reference, **as_written(origin)})
     return exported[0]
 
 
@@ -204,12 +206,8 @@ def export(
             exported.append(made)
             (folder / CARD).write_text(source.card, encoding="utf-8")
 
-        write_folder(
-            target,
-            fill,
-            {"kind": "export", "exporter": name, "run": run.name, "model": source.base.reference},
-            replace=replace,
-        )
+        about = {"kind": "export", "exporter": name, "run": run.name, "model": source.base.reference}
+        write_folder(target, fill, about | as_written(origin_of(source.artifact)), replace=replace)
     return target, exported[0]
 
 

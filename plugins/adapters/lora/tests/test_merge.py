@@ -18,6 +18,7 @@ from finetooth_hooks import EngineError, UserError
 from finetooth_hooks.entries import Loader
 from finetooth_lora import merge
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
+from finetooth_saving.artifact import verify_folder
 from transformers import AutoModelForCausalLM
 
 torch.set_num_threads(1)
@@ -118,6 +119,21 @@ def test_precision_is_that_of_the_file(run, tiny, tokens, precision, bound):
     assert loaded.dtype == DTYPES[precision]
     expected = logits(model, tokens)
     assert (logits(loaded, tokens) - expected).abs().max() < bound * expected.abs().max()
+
+
+def test_what_was_merged_is_named_by_its_digest(run, tiny, tmp_path):
+    """And the registry's record of the run goes along, if it came from one."""
+    folder, _ = run()
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder / "artifact").iterdir()}
+    manifest = folder / "artifact/manifest.json"
+    manifest.write_text(json.dumps({"files": files}))
+    (folder / "plan.json").write_text('{"picks": {}, "options": {}, "train": {}}')
+    (folder / "record.dsse.json").write_text("{}")
+    assert invoke(Commands(tiny), folder, "--output", tmp_path / "out").exit_code == 0
+    about = verify_folder(tmp_path / "out")
+    digest = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    assert about["origin"] == {"run": str(folder), "artifact": digest, "record": "{}"}
+    assert "model.safetensors" in about["files"]
 
 
 def test_an_adapter_folder_alone_names_its_base(run, tiny, tmp_path):

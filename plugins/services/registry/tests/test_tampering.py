@@ -13,14 +13,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from finetooth_hooks import UserError
 from finetooth_registry import from_run, records, releasing
 from finetooth_registry.anywhere import chained, files_of
 from finetooth_registry.registry import Registry
 from finetooth_registry.verified import NOTHING
-from finetooth_registry.verifying import RECORD, verify_folder, verify_version
+from finetooth_registry.verifying import verify_folder, verify_version
 from finetooth_registry.writing import write_version
 from finetooth_saving.artifact import write_folder
+from finetooth_saving.origins import RECORD
+from securesystemslib.signer import CryptoSigner
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +187,10 @@ TAMPERED: dict[str, tuple[Callable[[Place], None], str]] = {
     "the record of another version": (lambda place: place.put_record(place.registry.record(place.new)), "version"),
     "the record of another model": (signed(lambda it: it["predicate"].update(name="b\u043et")), "version"),
     "a record without a signature": (lambda place: place.put_record(records.unsigned(place.content())), "signature"),
+    "a record of a key that nobody knows": (
+        lambda place: place.put_record(records.sign(place.content(), CryptoSigner(Ed25519PrivateKey.generate()))),
+        "signature",
+    ),
     "a record of a key that was revoked": (stale, "signature"),
     "an older record": (replayed, "registered"),
     "a better score": (sql("update measurements set value = 0.9 where metric = 'exact/accuracy'"), "measurements"),

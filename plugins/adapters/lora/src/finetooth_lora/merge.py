@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,12 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
-from finetooth_hooks import CommandContext, EngineError, UserError
+from finetooth_hooks import CommandContext, UserError
 from finetooth_hooks.entries import Backend as BackendEntry
 from finetooth_hooks.entries import Loader as LoaderEntry
 from finetooth_hooks.protocols import Loader
 from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
+from finetooth_saving.artifact import write_folder
 from finetooth_saving.moved_bases import base_moved
+from finetooth_saving.origins import as_written, origin_of
 from finetooth_saving.run_folder import PLAN, check_output, no_such_run, plan_of
 from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.cli.working import working
@@ -162,7 +163,8 @@ def write(
     fill: Callable[[Path], Any], tokenizer: Any, adapter: Path, output: Path, packed: Format | None = None,
     check: Callable[[Path], None] = lambda written: None,
 ) -> None:  # fmt: skip
-    """Write a transformers folder under a temporary name, then rename it into place.
+    """Write a transformers folder under a temporary name, then rename it into place. Its manifest names what was
+    merged.
 
     Args:
         fill: writes config and weights into a folder, and gives the model, which may be without memory.
@@ -174,27 +176,16 @@ def write(
         EngineError: it cannot be written; nothing is left behind.
         UserError: a weight cannot be packed.
     """
-    from safetensors import SafetensorError
 
-    beside = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        model = fill(beside)
-        tokenizer.save(beside)
-        carry(adapter, beside)
+    def whole(folder: Path) -> None:
+        model = fill(folder)
+        tokenizer.save(folder)
+        carry(adapter, folder)
         if packed is not None:
-            pack_folder(model, beside, packed)
-        check(beside)
-        beside.chmod(0o755)
-        beside.rename(output)
-    except (OSError, SafetensorError) as error:
-        raise EngineError(
-            f"{output} cannot be written: {error}", action="make room or choose another --output"
-        ) from error
-    finally:
-        if beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+            pack_folder(model, folder, packed)
+        check(folder)
+
+    write_folder(output, whole, {"kind": "merge", **as_written(origin_of(adapter))})
 
 
 def check_mergeable(merge: Merge, loader: Loader) -> None:

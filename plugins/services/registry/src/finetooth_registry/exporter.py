@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
+from finetooth_saving.origins import RECORD
 from pydantic import Field
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
@@ -15,7 +16,6 @@ from finetooth_registry import records
 from finetooth_registry.from_run import data_of, register
 from finetooth_registry.releasing import promote
 from finetooth_registry.remote import open_registry
-from finetooth_registry.verifying import RECORD
 
 
 class RegistryOptions(Options):

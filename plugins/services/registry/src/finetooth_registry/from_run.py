@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from finetooth_hooks.errors import UserError
 from finetooth_saving.artifact import verify_folder
+from finetooth_saving.origins import RECORD, read_origin
 from finetooth_saving.run_folder import ARTIFACT, PLAN, RECIPE, RESULT, RUN, run_of
 from finetooth_saving.runs.recorded import METRICS, read_run
 from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
@@ -19,7 +20,6 @@ from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
 from finetooth_registry import locking, records
 from finetooth_registry.anywhere import AnyRegistry, Version
-from finetooth_registry.verifying import RECORD
 
 _KEPT = (RECIPE, PLAN, RESULT, RUN, METRICS)
 """Files of a run that are stored with its artifact."""
@@ -82,17 +82,17 @@ def data_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
     classification = (recipe.get("data") or {}).get("classification") or {}
     parents: list[dict[str, Any]] = []
     earlier: dict[Path, dict[str, Any]] = {}
-    while (folder := _trained_over(recipe)) and folder not in earlier:
-        if (folder / RECORD).is_file():
-            envelope = (folder / RECORD).read_bytes()
-            about = records.read(envelope)["predicate"]
-            parents = [{"name": about["name"], "number": about["number"], "statement": records.digest(envelope)}]
+    while (ancestor := _trained_over(recipe)) is not None and ancestor not in earlier:
+        if isinstance(ancestor, bytes):
+            about = records.read(ancestor)["predicate"]
+            parents = [{"name": about["name"], "number": about["number"], "statement": records.digest(ancestor)}]
             break
-        recipe = _recipe(folder / RECIPE)
-        earlier[folder] = {
-            "run": folder.name,
-            "recipe_sha256": sha256_of(folder / RECIPE),
-            "data": _manifest(folder / ARTIFACT).get("data") or {},
+        gone = not (ancestor / RECIPE).is_file()
+        recipe = {} if gone else _recipe(ancestor / RECIPE)
+        earlier[ancestor] = {
+            "run": ancestor.name,
+            "recipe_sha256": "" if gone else sha256_of(ancestor / RECIPE),
+            "data": _manifest(ancestor / ARTIFACT).get("data") or {},
             "classification": (recipe.get("data") or {}).get("classification") or {},
         }
     return {
@@ -107,14 +107,19 @@ def _manifest(artifact: Path) -> Mapping[str, Any]:
     return verify_folder(artifact) if artifact.is_dir() else {}
 
 
-def _trained_over(recipe: Mapping[str, Any]) -> Path | None:
-    """The folder of the run whose weights a run began with, also if they were merged there; None: of a published
-    model."""
+def _trained_over(recipe: Mapping[str, Any]) -> Path | bytes | None:
+    """What a run began with: the record of a version, or the folder of a run, also where its weights were merged or
+    exported; a folder that is not there where that run is gone. None: a published model."""
     model = _name(recipe.get("model"))
     folder = Path(model)
-    if (folder / RECORD).is_file():
-        return folder
-    return (run_of(model) or (run_of(str(folder.absolute().parent)) if folder.is_dir() else None)) if model else None
+    if not model:
+        return None
+    if (origin := read_origin(folder)) is not None:
+        gone = Path(f"{origin.run or folder} (not there any more)")
+        return origin.record.encode() or origin.folder() or gone
+    run = folder if (folder / RECORD).is_file() else run_of(model)
+    run = run or (run_of(str(folder.absolute().parent)) if folder.is_dir() else None)
+    return run if run is None or not (run / RECORD).is_file() else (run / RECORD).read_bytes()
 
 
 def register(

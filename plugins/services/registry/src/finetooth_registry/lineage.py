@@ -24,7 +24,7 @@ class Node:
     """Something that a version was made of.
 
     Attributes:
-        kind: `version`, `run` (one that is not registered), `base`, `data` or `recipe`.
+        kind: `weights` (merged or exported), `version`, `run` (not registered), `base`, `data` or `recipe`.
         digest: SHA-256; empty: there is none.
         facts: what the record says of it, by name.
         version: of the registry; None for everything else.

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import UserError
-from finetooth_toolbox.files.manifests import sha256_of
+from finetooth_saving.origins import RECORD, read_origin
+from finetooth_saving.run_folder import ARTIFACT
+from finetooth_toolbox.files.manifests import MANIFEST, listed_files, read_manifest, sha256_of
 from securesystemslib.signer import Key  # type: ignore[attr-defined]
 
 from finetooth_registry import decisions, records
 from finetooth_registry.anywhere import AnyRegistry, Event, Version, files_of
 from finetooth_registry.policy import Policy
 
-RECORD = "record.dsse.json"
-"""The name of the record in a folder that a registry wrote."""
 PARENTS = "parents"
 """The folder in it that has the records of the versions that it was trained over."""
 
@@ -28,6 +28,7 @@ MADE_OF = ("base_digest", "recipe_sha256", "data")
 """What every record must say of its version."""
 
 
+TAKE = "take a folder that ft registry get, ft merge or ft export wrote"
 TRAINED_OVER = "it was trained over"
 """How a refusal begins that is about the data of an ancestor."""
 
@@ -106,10 +107,45 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
     signers = records.signers_of(record, trusted)
     yield Link("signature", bool(signers), f"by {', '.join(signers)}" if signers else "by no trusted key")
     listed = files_of(content)
-    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or file.is_file()}
     parent_records = {f"{PARENTS}/{called}.dsse.json" for called in ancestors(content, partial(parent_record, folder))}
-    for name in sorted(there - listed.keys() - {RECORD} - parent_records):
-        yield Link(name, False, "the record does not list this file")
+    yield from _files(folder, listed, {RECORD, *parent_records})
+    yield from _provenance(content["predicate"])
+    yield from _parents(content, partial(parent_record, folder), trusted)
+
+
+def verify_written(folder: Path, registry: AnyRegistry) -> tuple[list[Link], Version | None]:
+    """Check weights that `ft merge` or `ft export` wrote: that they are as they were written, and the version of a
+    registry that they were made of, by the artifact that their manifest names.
+
+    Returns:
+        What was checked, and that version; None: the registry has none.
+
+    Raises:
+        UserError: the manifest was changed, or names no origin.
+    """
+    origin = read_origin(folder)
+    if origin is None:
+        raise UserError(f"{folder} has no {RECORD}, and no origin in a {MANIFEST}", action=TAKE)
+    listed = {name: file.sha256 for name, file in listed_files(read_manifest(folder)).items()}
+    links = list(_files(folder, listed, {MANIFEST}))
+    if origin.record:
+        about = records.read(origin.record.encode())["predicate"]
+        candidates = registry.versions(str(about["name"]))
+    else:
+        candidates = registry.versions()
+    artifact = f"{ARTIFACT}/{MANIFEST}"
+    for version in reversed(candidates):
+        if origin.artifact and files_of(records.read(registry.record(version))).get(artifact) == origin.artifact:
+            link = Link("origin", True, f"the artifact of {version.called}")
+            return [*links, link, *verify_version(registry, version)], version
+    return [*links, Link("origin", False, f"no version has the artifact of {origin.run or 'its run'}")], None
+
+
+def _files(folder: Path, listed: Mapping[str, str], more: Set[str]) -> Iterator[Link]:
+    """Whether a folder holds just what is listed, by SHA-256, and what else it may hold."""
+    there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or file.is_file()}
+    for name in sorted(there - listed.keys() - more):
+        yield Link(name, False, "it is not listed")
     for name, sha256 in listed.items():
         file = folder / name
         if file.is_symlink() or not file.is_file():
@@ -117,8 +153,6 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
         else:
             digest = sha256_of(file)
             yield Link(name, digest == sha256, digest[:12] if digest == sha256 else "the file was changed")
-    yield from _provenance(content["predicate"])
-    yield from _parents(content, partial(parent_record, folder), trusted)
 
 
 def record_of(folder: Path) -> bytes:
@@ -129,7 +163,7 @@ def record_of(folder: Path) -> bytes:
     """
     path = folder / RECORD
     if path.is_symlink() or not path.is_file():
-        raise UserError(f"{folder} has no {RECORD}", action="take a folder that ft registry get wrote")
+        raise UserError(f"{folder} has no {RECORD}", action=TAKE)
     return path.read_bytes()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from finetooth_hooks.errors import UserError
+from finetooth_saving.origins import RECORD
 
 from finetooth_registry import records
 from finetooth_registry.anywhere import AnyRegistry, Version, files_of
-from finetooth_registry.verifying import PARENTS, RECORD, ancestors
+from finetooth_registry.verifying import PARENTS, ancestors
 
 
 def write_version(registry: AnyRegistry, version: Version, output: Path) -> Path:

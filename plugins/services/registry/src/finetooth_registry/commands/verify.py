@@ -23,21 +23,30 @@ if TYPE_CHECKING:
     help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",
 )  # fmt: skip
 def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
-    """Check a version (NAME, NAME@v3, NAME@CHANNEL), or a folder that `ft registry get` wrote, link by link.
+    """Check a version (NAME, NAME@v3, NAME@CHANNEL), or a folder that `ft registry get`, `ft merge` or `ft export`
+    wrote, link by link.
 
     What it was made of is printed first, down to the raw data and the base. Exit code 1: a link does not hold.
     """
+    from finetooth_saving.origins import RECORD
     from finetooth_toolbox.cli.tables import plain_console, show, table
+    from finetooth_toolbox.files.manifests import MANIFEST, sha256_of
 
     from finetooth_registry import records
-    from finetooth_registry.lineage import lineage, lineage_of_folder
+    from finetooth_registry.lineage import Node, lineage, lineage_of_folder
     from finetooth_registry.remote import open_registry
-    from finetooth_registry.verifying import verify_folder, verify_version
+    from finetooth_registry.verifying import verify_folder, verify_version, verify_written
 
-    if Path(what).is_dir():
+    folder = Path(what)
+    if folder.is_dir() and not (folder / RECORD).is_file():
+        opened = open_registry(where)
+        links, version = verify_written(folder, opened)
+        sources = () if version is None else (lineage(opened, version),)
+        made_of = Node("weights", folder.name, sha256_of(folder / MANIFEST), (), sources)
+    elif folder.is_dir():
         trusted = {path.stem: records.key_from_json(path.read_text(encoding="utf-8"), str(path)) for path in keys}
-        links = list(verify_folder(Path(what), trusted or open_registry(where).trusted()))
-        made_of = lineage_of_folder(Path(what))
+        links = list(verify_folder(folder, trusted or open_registry(where).trusted()))
+        made_of = lineage_of_folder(folder)
     else:
         opened = open_registry(where)
         version = opened.version(what)

@@ -1,0 +1,42 @@
+"""Release gates compare numbers and pairs of answers as statistics says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from finetooth_hooks import ReleaseVersion
+from finetooth_registry import release_gates
+
+
+def version(number: int, right: Mapping[str, bool]) -> ReleaseVersion:
+    answers = tuple({"id": name, "score": float(fine)} for name, fine in right.items())
+    return ReleaseVersion("bot", number, Path(), {}, {"m": sum(right.values()) / len(right)}, {"exact": answers})
+
+
+@pytest.mark.parametrize("lost, gained", [(1, 0), (4, 0), (5, 0), (8, 1), (7, 3), (3, 3), (0, 5)])
+def test_pairs_of_answers_are_judged_by_the_exact_test(lost: int, gained: int) -> None:
+    """Against SciPy's binomial test."""
+    from scipy.stats import binomtest
+
+    before = {str(i): i < lost for i in range(20)} | {"z": True}
+    after = {str(i): lost <= i < lost + gained for i in range(20)} | {"z": True}
+    options = release_gates.NotWorseOptions(metric="m", answers="exact")
+    said = release_gates.NotWorse(options).judge(version(1, after), version(0, before))
+    chance = binomtest(lost, lost + gained, alternative="greater").pvalue
+    assert said.evidence["p"] == pytest.approx(chance)
+    assert said.passed == (chance >= 0.05 or lost <= gained)
+
+
+def test_answers_to_other_rows_are_not_compared() -> None:
+    gate = release_gates.NotWorse(release_gates.NotWorseOptions(metric="m", answers="exact"))
+    assert not gate.judge(version(1, {"a": True}), version(0, {"b": True})).passed
+
+
+def test_nan_never_passes() -> None:
+    gate = release_gates.NotWorse(release_gates.NotWorseOptions(metric="m", tolerance=9))
+    nan = ReleaseVersion("bot", 1, Path(), {}, {"m": float("nan")})
+    assert not gate.judge(nan, ReleaseVersion("bot", 0, Path(), {}, {"m": 0.5})).passed
+    bound = release_gates.AtLeast(release_gates.AtLeastOptions(metric="m", min=0, max=1))
+    assert not bound.judge(nan, None).passed
