@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from finetooth_hooks import ReleaseVersion
+from finetooth_hooks import ReleaseVersion, Verdict
 from finetooth_registry import release_gates
+from finetooth_registry.releasing import judge
 
 
 def version(number: int, right: Mapping[str, bool]) -> ReleaseVersion:
@@ -40,3 +43,12 @@ def test_nan_never_passes() -> None:
     assert not gate.judge(nan, ReleaseVersion("bot", 0, Path(), {}, {"m": 0.5})).passed
     bound = release_gates.AtLeast(release_gates.AtLeastOptions(metric="m", min=0, max=1))
     assert not bound.judge(nan, None).passed
+
+
+def test_a_gate_that_is_refused_is_named_by_its_place_in_the_policy() -> None:
+    settings: list[str] = []
+    gate = SimpleNamespace(judge=lambda *versions: Verdict(True, "fine"))
+    commands: Any = SimpleNamespace(build=lambda kind, pick, setting: settings.append(setting) or gate)
+    candidate: Any = None
+    judge(commands, ["signed", {"name": "size"}], "channels.beta.gates", candidate, None)
+    assert settings == ["channels.beta.gates.0", "channels.beta.gates.1"]

@@ -170,9 +170,9 @@ def judge(
         setting: where the policy picks the gates, for messages.
     """
     verdicts: dict[str, Verdict] = {}
-    for pick in gates:
+    for place, pick in enumerate(gates):
         name = str(pick if isinstance(pick, str) else pick.get("name"))
-        gate = commands.build("release_gate", pick, setting=setting)
+        gate = commands.build("release_gate", pick, setting=f"{setting}.{place}")
         verdicts[f"{len(verdicts) + 1} {name}"] = gate.judge(candidate, predecessor)
     return verdicts
 
