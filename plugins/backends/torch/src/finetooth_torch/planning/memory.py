@@ -423,7 +423,6 @@ def _computed_once(request: PlanRequest, rows: int) -> int:
     """Positions at the start of all data that the stream decoder computes once for the rows of a micro-batch."""
     data = request.data
     apart = data.segmented or request.train.embedding_noise or "draws" in request.trains.adapter.capabilities
-    shared = worth_sharing(
-        data.beginning, [round(data.mean_length)] * max(1, rows), least_saved(request.place.hardware.device)
-    )
+    lengths = [round(data.mean_length)] * max(1, rows)
+    shared = worth_sharing(data.beginning, lengths, least_saved(request.place.hardware.device))
     return data.beginning if shared and not apart else 0
