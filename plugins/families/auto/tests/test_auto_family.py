@@ -85,6 +85,11 @@ MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
     "hyperclovax": ({**OWN, "logits_scaling": 3.0}, QKVO, GATED),
     "olmo2": (OWN, QKVO, GATED),
     "olmo3": (OWN, QKVO, GATED),
+    "llama4_text": (
+        {**OWN, "head_dim": 8, "num_local_experts": 2, "interleave_moe_layer_step": 1},
+        QKVO,
+        GATED | {"router"},
+    ),
     "smollm3": (OWN, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
     "gpt2": (OLD, {"c_attn", "attn.c_proj"}, {"c_attn", "c_proj", "c_fc"}),
     "gptj": (

@@ -36,7 +36,7 @@ class Auto:
         """
         settings, model = _built(config)
         layer_path, layers = _layers(model, settings.num_hidden_layers, model.get_decoder())
-        body = str(model.base_model_prefix)
+        body = _body(model, layer_path)
         towers = _towers(model, body)
         attention, linear, untargeted = _targets(layers)
         heads = getattr(settings, "num_attention_heads", None)
@@ -87,6 +87,12 @@ def _class(settings: Any) -> Any:
     known = MULTIMODAL._model_mapping.get(type(settings), None)
     named = (getattr(settings, "architectures", None) or [getattr(known, "__name__", "")])[0]
     return MULTIMODAL if known is not None and known.__name__ == named else MODELS
+
+
+def _body(model: Any, layer_path: str) -> str:
+    """Path of what computes the last hidden states. Llama 4 without images names a part that only the whole one has."""
+    prefix = str(model.base_model_prefix)
+    return prefix if hasattr(model, prefix) else layer_path.rpartition(".")[0]
 
 
 def _towers(model: Any, body: str) -> tuple[str, ...]:
