@@ -28,6 +28,15 @@ def test_attention_leaves_the_mlp_out() -> None:
     assert resolve("attention", FACTS, PATHS).modules == tuple(path for path in PATHS if ".attn." in path)
 
 
+def test_a_name_of_what_cannot_carry_one_is_not_spelled() -> None:
+    """Experts that are stored as one weight may have the name of linear modules, and peft takes any module by name."""
+    others = ["model.layers.2.mlp.experts.up_proj", "model.layers.2.mlp.experts"]
+    targets = resolve("all-linear", FACTS, PATHS, others)
+    assert targets.modules == tuple(PATHS) and isinstance(targets.spelling, str)
+    assert [path for path in [*PATHS, *others] if re.fullmatch(targets.spelling, path)] == PATHS
+    assert resolve("attention", FACTS, PATHS, others).spelling == ("q_proj", "v_proj")
+
+
 def test_a_misspelt_target_names_the_nearest_module() -> None:
     with pytest.raises(RecipeError, match="q_proj"):
         resolve(["q_porj"], FACTS, PATHS)

@@ -48,13 +48,16 @@ def matching(target: str, paths: Iterable[str]) -> list[str]:
     return [path for path in paths if pattern.fullmatch(path)]
 
 
-def resolve(targets: str | Sequence[str], facts: ModelFacts, paths: Sequence[str]) -> Targets:
+def resolve(
+    targets: str | Sequence[str], facts: ModelFacts, paths: Sequence[str], others: Sequence[str] = ()
+) -> Targets:
     """Find the modules that carry the adapter.
 
     Args:
         targets: `all-linear`, `attention`, or names and regular expressions. A name means modules of what reads images
             or sound only if nothing else has it.
         paths: of all modules that can carry one.
+        others: of modules that cannot, whose names the spelling must not mean either.
 
     Raises:
         RecipeError: a target matches nothing; names the nearest modules.
@@ -75,7 +78,7 @@ def resolve(targets: str | Sequence[str], facts: ModelFacts, paths: Sequence[str
         chosen.update(matches)
     if not chosen:
         raise RecipeError(SETTING, f"{targets!r} names no module of this model", action="give module names instead")
-    return Targets(tuple(path for path in paths if path in chosen), _spelling(names, chosen, paths))
+    return Targets(tuple(path for path in paths if path in chosen), _spelling(names, chosen, (*paths, *others)))
 
 
 def peft_spelling(targets: Targets) -> str | list[str]:

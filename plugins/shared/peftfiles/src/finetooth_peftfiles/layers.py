@@ -30,7 +30,8 @@ def chosen(targets: Any, model: Any, facts: ModelFacts, adaptable: Callable[[Any
         RecipeError: a target matches nothing.
     """
     paths = tuple(path for path, module in model.named_modules() if adaptable(module))
-    return resolve(targets, facts, paths)
+    others = tuple(path for path, module in model.named_modules() if not adaptable(module))
+    return resolve(targets, facts, paths, others)
 
 
 def is_linear(module: Any) -> bool:
