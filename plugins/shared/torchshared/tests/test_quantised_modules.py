@@ -20,6 +20,7 @@ from finetooth_torchshared.quantised import (  # noqa: E402
     is_quantised,
     quantise,
     reads_as_numbers,
+    storable,
 )
 
 
@@ -156,3 +157,32 @@ def test_outputs_that_are_stored_apart_are_read_a_few_at_a_time(monkeypatch: pyt
     torch.testing.assert_close(stored(rows), rows @ wanted.T + module.bias)
     monkeypatch.setattr("finetooth_torchshared.quantised.PIECE", 5)  # less than a row
     assert torch.equal(stored.dequantised(torch.float32), wanted)
+
+
+class Mamba(nn.Module):  # type: ignore[misc, name-defined]
+    """As transformers' Mamba 2 layers: a kernel gets the weight of `out_proj`, and nobody calls the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A_log, self.D = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
+        self.in_proj, self.out_proj = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, hidden: Any) -> Any:
+        return self.in_proj(hidden) @ self.out_proj.weight.T
+
+
+class Delta(Mamba):
+    """As a gated delta net, which has no `D` and calls its `out_proj`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.D
+
+
+def test_a_weight_that_a_layer_only_reads_stays_as_it_is() -> None:
+    model = nn.ModuleDict({"mamba": Mamba(), "delta": Delta()})
+    stored = storable(model)
+    quantise(model, QUANTIZER, "cpu")
+    assert type(model["mamba"].out_proj) is nn.Linear and model["mamba"](torch.ones(1, 8)).shape == (1, 8)
+    replaced = {path for path, module in model.named_modules() if isinstance(module, QuantisedLinear)}
+    assert replaced == {"mamba.in_proj", "delta.in_proj", "delta.out_proj"} == set(stored)

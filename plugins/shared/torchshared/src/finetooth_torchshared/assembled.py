@@ -12,7 +12,7 @@ from finetooth_toolbox.cli.working import show_share
 from torch import Tensor, nn
 
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
-from finetooth_torchshared.quantised import QuantisedLinear, check_any, store_experts, stored_linear
+from finetooth_torchshared.quantised import QuantisedLinear, check_any, is_only_read, store_experts, stored_linear
 
 ReadModule = Callable[[nn.Linear], QuantisedLinear]
 """From a linear module without memory to what stands in its place, read as the file stores it."""
@@ -80,7 +80,7 @@ def assembled(
                 module._buffers[name] = number(f"{path}.{name}" if path else name)
         if quantizer:
             count += store_experts(path, module, quantizer, device)
-        linear = isinstance(module, nn.Linear) and module is not head
+        linear = isinstance(module, nn.Linear) and module is not head and not is_only_read(model, path)
         if quantizer and linear and quantizer.takes(path, (module.out_features, module.in_features)):
             _put(model, path, stored_linear(path, module, quantizer, device))
             count += 1

@@ -163,7 +163,7 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
         count += store_experts(path, module, quantizer, device)
         if not isinstance(module, nn.Linear) or module is head or path.rpartition(".")[2] == HEAD:
             continue
-        if not quantizer.takes(path, (module.out_features, module.in_features)):
+        if is_only_read(model, path) or not quantizer.takes(path, (module.out_features, module.in_features)):
             continue
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, stored_linear(path, module, quantizer, device))
@@ -171,6 +171,14 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
         del module
     check_any(count, quantizer)
     return model.to(device)
+
+
+def is_only_read(model: nn.Module, path: str) -> bool:
+    """Whether a Mamba layer of transformers hands the weight of this linear module to a kernel and does not call the
+    module. Such a weight stays as it is."""
+    parent, _, name = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    return name in ("out_proj", "dt_proj") and hasattr(owner, "A_log") and hasattr(owner, "D")
 
 
 def storable(model: nn.Module) -> dict[str, tuple[int, int]]:
@@ -182,7 +190,7 @@ def storable(model: nn.Module) -> dict[str, tuple[int, int]]:
     """
     sizes = {}
     for path, module in model.named_modules():
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and not is_only_read(model, path):
             sizes[path] = (module.out_features, module.in_features)
         for name, weight in weights_of_experts(module).items():
             sizes[f"{path}.{name}"] = (weight.shape[0] * weight.shape[1], weight.shape[2])
