@@ -53,6 +53,10 @@ CASES: dict[str, dict[str, Any]] = {
         "name": "ebft", "reference_column": "completion", "num_generations": 3, "max_completion_length": 8,
         "ce_coef": 0.1,
     }},
+    "ebft_strided": {"data": ANSWERS, "method": {
+        "name": "ebft_strided", "stride": 4, "context_length": 4, "generate_max_len": 3, "n_samples_per_prompt": 2,
+        "ce_coef": 0.1,
+    }},
 }  # fmt: skip
 QUICK = ("sft",)
 GROUPED: dict[str, dict[str, Any]] = {

@@ -155,6 +155,11 @@ ONLINE_CASES = (
     online("ppo-ahead", "ppo", prefetch=1, mini_batches=2),
     online("self_rewarding", "self_rewarding", ("sample", "token"), batch=8),
     online("ebft", "ebft", rewards=[], reference_column="completion"),
+    MethodCase(
+        "ebft_strided", {
+            "name": "ebft_strided", "stride": 2, "context_length": 2, "generate_max_len": 2, "n_samples_per_prompt": 2,
+        }, "answers", inside=("token",),
+    ),
     MethodCase("gkd", {"name": "gkd", "teacher": TEACHER, "max_completion_length": 8}, "answers", inside=("token",)),
     MethodCase("uld", {"name": "uld", "teacher": TEACHER}, "answers"),
     MethodCase("spin", {"name": "spin", "max_completion_length": 8}, "answers", inside=("token",)),

@@ -65,6 +65,26 @@ def feature_rewards(sampled: Floats, reference: Floats, *, alignment: float, div
     return np.asarray(rewards)
 
 
+def judged(
+    groups: Sequence[Floats], references: Floats, *, alignment: float, diversity: float
+) -> tuple[list[Floats], dict[str, float]]:
+    """The rewards of each group, and numbers to watch, `ebft/NAME`.
+
+    Args:
+        groups: of each (n, D').
+        references: (G, D').
+    """
+    rewards: list[Floats] = []
+    watched: dict[str, list[float]] = {"alignment": [], "diversity": [], "cfm_loss": [], "reward": []}
+    for of, reference in zip(groups, references, strict=True):
+        rewards.append(feature_rewards(of, reference, alignment=alignment, diversity=diversity))
+        watched["alignment"] += cosines(of, reference).tolist()
+        watched["diversity"] += likeness(of).tolist() if len(of) > 1 else []
+        watched["cfm_loss"].append(cfm_loss(of, reference))
+        watched["reward"] += rewards[-1].tolist()
+    return rewards, {f"ebft/{name}": float(np.mean(values)) for name, values in watched.items() if values}
+
+
 def cosines(sampled: Floats, reference: Floats) -> Floats:
     """(n,) of each sample to the reference; 0 where one of them is 0."""
     return np.asarray(_unit(sampled) @ _unit(reference[None])[0])

@@ -22,7 +22,7 @@ from finetooth_rollouts.options import RolloutOptions
 from finetooth_toolbox.combined_losses import combined
 from pydantic import Field, model_validator
 
-from finetooth_ebft.features import Pooling, cfm_loss, cosines, feature_rewards, likeness, pooled, whitener
+from finetooth_ebft.features import Pooling, judged, pooled, whitener
 
 BEFORE_REWARDS = ("dynamic_sampling", "replay_groups", "reroll_groups")
 """Options that choose groups by rewards when they are drawn, before features are known."""
@@ -40,7 +40,7 @@ class EbftOptions(RolloutOptions):
     model."""
 
     mode: Literal["structured"] = "structured"
-    """Whole answers to prompts. Decoding in strides along a document (`strided`) is not there yet."""
+    """Whole answers to prompts. Blocks along a document are the method `ebft_strided`."""
     reference_column: str = Field(default="answer", min_length=1)
     """Column of a row with the reference answer, as text."""
     rewards: list[Pick] = Field(default_factory=list)
@@ -154,19 +154,15 @@ class Ebft(RolloutMethod):
             white = whitener(sampled)
             sampled, references = sampled @ white, references @ white
         scored = list(rollouts)
-        watched: dict[str, list[float]] = {"alignment": [], "diversity": [], "cfm_loss": [], "reward": []}
-        for group, reference in zip(groups, references, strict=True):
-            of = sampled[group]
-            rewards = feature_rewards(of, reference, alignment=options.alignment_coef, diversity=options.diversity_coef)
-            for i, reward in zip(range(group.start, group.stop), rewards.tolist(), strict=True):
-                whole = reward + (rollouts[i].reward or 0.0)
-                scored[i] = replace(rollouts[i], reward=whole, rewards={**rollouts[i].rewards, "features": reward})
-            watched["alignment"] += cosines(of, reference).tolist()
-            watched["diversity"] += likeness(of).tolist() if len(of) > 1 else []
-            watched["cfm_loss"].append(cfm_loss(of, reference))
-            watched["reward"] += rewards.tolist()
+        rewards, watched = judged(
+            [sampled[group] for group in groups], references, alignment=options.alignment_coef,
+            diversity=options.diversity_coef,
+        )  # fmt: skip
+        for i, reward in enumerate(np.concatenate(rewards).tolist()):
+            whole = reward + (rollouts[i].reward or 0.0)
+            scored[i] = replace(rollouts[i], reward=whole, rewards={**rollouts[i].rewards, "features": reward})
         weighed, metrics = super().with_advantages(engine, scored)
-        metrics |= {f"ebft/{name}": float(np.mean(values)) for name, values in watched.items() if values}
+        metrics |= watched
         spread = [rollout.advantages[0] for rollout in weighed if rollout.advantages]
         return weighed, {**metrics, "ebft/advantages_std": float(np.std(spread)) if spread else 0.0}
 

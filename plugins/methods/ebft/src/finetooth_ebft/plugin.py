@@ -25,3 +25,12 @@ def ft_methods() -> Iterator[Method]:
         learns_from="prompts with one reference answer each; no reward and no preferences",
         rows="1,000 to 100,000 prompts with an answer (arXiv:2603.12248)",
     )
+    yield Method(
+        name="ebft_strided",
+        build="finetooth_ebft.strided:build",
+        summary="blocks along a document that a frozen network cannot tell from the document's own next tokens",
+        headline=("ebft/alignment",),
+        needs=frozenset({"depths"}),
+        example={"n_samples_per_prompt": 2, "context_length": 2, "generate_max_len": 2, "stride": 4},
+        learns_from="documents or answers as sft has them; no reward and no preferences",
+    )

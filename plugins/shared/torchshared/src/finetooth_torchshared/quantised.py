@@ -13,13 +13,9 @@ from finetooth_toolbox import blame
 from finetooth_toolbox.text.nearest import nearest
 from torch import Tensor, nn
 
+from finetooth_torchshared.only_read import is_only_read
 from finetooth_torchshared.stored_experts import (
-    PLACES,
-    as_linear,
-    is_stored,
-    put_stored,
-    restored,
-    weights_of_experts,
+    PLACES, as_linear, is_stored, put_stored, restored, weights_of_experts,
 )  # fmt: skip
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -171,14 +167,6 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
         del module
     check_any(count, quantizer)
     return model.to(device)
-
-
-def is_only_read(model: nn.Module, path: str) -> bool:
-    """Whether a Mamba layer of transformers hands the weight of this linear module to a kernel and does not call the
-    module. Such a weight stays as it is."""
-    parent, _, name = path.rpartition(".")
-    owner = model.get_submodule(parent)
-    return name in ("out_proj", "dt_proj") and hasattr(owner, "A_log") and hasattr(owner, "D")
 
 
 def storable(model: nn.Module) -> dict[str, tuple[int, int]]:

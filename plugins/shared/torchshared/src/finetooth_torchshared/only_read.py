@@ -1,0 +1,13 @@
+"""Linear modules whose weight the model's own code reads."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def is_only_read(model: nn.Module, path: str) -> bool:
+    """Whether the model's own code reads the weight of this linear module: a Mamba layer of transformers hands it to a
+    kernel, Hunyuan's router asks for its type. Such a weight stays as it is."""
+    parent, _, name = path.rpartition(".")
+    owner = model.get_submodule(parent)
+    return name == "wg" or (name in ("out_proj", "dt_proj") and hasattr(owner, "A_log") and hasattr(owner, "D"))
