@@ -8,14 +8,18 @@ from typing import Any, ClassVar
 import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Quantizer
-from finetooth_modelfiles.classifiers import HEAD
 from finetooth_toolbox import blame
 from finetooth_toolbox.text.nearest import nearest
 from torch import Tensor, nn
 
-from finetooth_torchshared.only_read import is_only_read
+from finetooth_torchshared.only_read import called_linear, is_only_read
 from finetooth_torchshared.stored_experts import (
-    PLACES, as_linear, is_stored, put_stored, restored, weights_of_experts,
+    PLACES,
+    as_linear,
+    is_stored,
+    put_stored,
+    restored,
+    weights_of_experts,
 )  # fmt: skip
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -152,19 +156,18 @@ def quantise(model: nn.Module, quantizer: Quantizer, device: str) -> nn.Module:
     if not stores_apart(quantizer):
         check_any(quantizer.calibrate(model, device=device), quantizer)
         return model.to(device)
-    head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     count = 0
     for path in [path for path, _ in model.named_modules()]:  # a list of modules would hold all of them to the end
         module = model.get_submodule(path)
         count += store_experts(path, module, quantizer, device)
-        if not isinstance(module, nn.Linear) or module is head or path.rpartition(".")[2] == HEAD:
+        if (linear := called_linear(model, path)) is None:
             continue
-        if is_only_read(model, path) or not quantizer.takes(path, (module.out_features, module.in_features)):
+        if not quantizer.takes(path, (linear.out_features, linear.in_features)):
             continue
         parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, stored_linear(path, module, quantizer, device))
+        setattr(model.get_submodule(parent), name, stored_linear(path, linear, quantizer, device))
         count += 1
-        del module
+        del module, linear
     check_any(count, quantizer)
     return model.to(device)
 
