@@ -12,7 +12,7 @@ from finetooth_toolbox.cli.working import show_share
 from torch import Tensor, nn
 
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
-from finetooth_torchshared.only_read import is_only_read
+from finetooth_torchshared.plain_modules import is_only_read
 from finetooth_torchshared.quantised import QuantisedLinear, check_any, store_experts, stored_linear
 
 ReadModule = Callable[[nn.Linear], QuantisedLinear]

@@ -12,7 +12,7 @@ from finetooth_toolbox import blame
 from finetooth_toolbox.text.nearest import nearest
 from torch import Tensor, nn
 
-from finetooth_torchshared.only_read import called_linear, is_only_read
+from finetooth_torchshared.plain_modules import called_linear, is_only_read
 from finetooth_torchshared.stored_experts import (
     PLACES,
     as_linear,
