@@ -1,9 +1,9 @@
 """`make gpu`: show on this machine's accelerator what a CPU cannot show, and write docs/benchmarks-gpu.md.
 
-Five parts: values of attention and kernels against float64, bits of a resumed run, the plan's estimate of memory
+Six parts: values of attention and kernels against float64, bits of a resumed run, the plan's estimate of memory
 against the truth, speed and memory of supervised fine-tuning beside TRL's, with its defaults and tuned with Liger's
-kernels, and on a card LoRA on a model of 8 billion parameters over rows of 4,096 tokens. `--size tiny` takes a model
-that a CPU computes in minutes, and prints the page.
+kernels, and on a card LoRA on a model of 8 billion parameters over rows of 4,096 tokens, and the loss head.
+`--size tiny` takes a model that a CPU computes in minutes, and prints the page.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -66,9 +67,11 @@ def llama(hidden: int, ffn: int, layers: int, heads: int, kv_heads: int) -> dict
 
 TINY = Sizes(llama(32, 64, 2, 4, 2), "fp32", 128, 8, 4, 1, (2, 4))
 CARD = Sizes(llama(2048, 8192, 16, 32, 8), "bf16", 2048, 128, 8, 3, (4, 16, 64))
-LARGE = Sizes(llama(4096, 14336, 32, 32, 8), "bf16", 4096, 48, 8, 1, (4, 8, 16))
+LARGE = Sizes(llama(4096, 14336, 32, 32, 8), "bf16", 4096, 40, 8, 1, (4, 8, 16))
 TUNED = {"per_device_batch_size": 8, "dtype": "bfloat16", "bf16": True, "gradient_checkpointing": False}
 """TRL as its users set it for speed, where memory allows."""
+HEAD = 16_384, 248_320, 2_048
+"""Rows, ids and numbers of a row of the loss head that is measured."""
 VOCABULARY = 49_152
 """Tokens of the tokenizer."""
 PEAK = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
@@ -98,7 +101,9 @@ class Proof:
             yield f"| {' | '.join(row)} |"
             if not at:
                 yield f"|{'---|' * len(row)}"
-        yield from ("", *self.notes, *(f"**Failed**: {line}" for line in self.failed), "")
+        for note in self.notes:
+            yield from ("", *wrap(note, 118))
+        yield from ("", *(f"**Failed**: {line}" for line in self.failed), "")
 
 
 @dataclass(frozen=True)
@@ -273,7 +278,11 @@ def contenders(sizes: Sizes, whole: bool) -> dict[str, tuple[str, dict[str, Any]
         found["TRL, Liger, tuned"] = ("trl_peer.py", {"tuned": liger})
     if sizes is LARGE:
         del found["TRL"]
-        found["finetooth, backend.deterministic: false"] = ("ours.py", {"backend": {"deterministic": False}})
+        fast = {"backend": {"deterministic": False}}
+        found["finetooth, backend.deterministic: false"] = ("ours.py", fast)
+        # as many tokens at once as two rows of TRL have
+        both = "finetooth, backend.deterministic: false, train.micro_batch_tokens: 8192"
+        found[both] = ("ours.py", {**fast, "micro_batch_tokens": 8192})
     return found
 
 
@@ -291,14 +300,57 @@ def large(ground: Ground) -> Proof:
     with tempfile.TemporaryDirectory(prefix="finetooth-gpu-large-") as folder:
         bigger = prepared(Path(folder), LARGE, LARGE.rows, ground.model, share=0.9)
         proof = side_by_side(bigger, "LoRA on 8 billion parameters, rows of up to 4,096 tokens", ("lora",))
-    proof.notes.append("TRL, Liger, tuned computes 2 rows at once, finetooth the 16,384 tokens that its plan takes.\n")
+    proof.notes.append("TRL, Liger, tuned computes 2 rows at once, finetooth the 16,384 tokens that its plan takes.")
     name = torch.cuda.get_device_name()
     peak = next((of for known, of in PEAK.items() if name.startswith(known)), None)
     frozen = 4 * sum(weights_of(LARGE.shape))
     if peak:
         for row in proof.rows[1:]:
             share = float(row[2].replace(",", "")) * frozen / peak
-            proof.notes.append(f"{row[1]}: {share:.0%} of {peak / 1e12:.0f} TFLOP/s at 4 N operations a token.\n")
+            proof.notes.append(f"{row[1]}: {share:.0%} of {peak / 1e12:.0f} TFLOP/s at 4 N operations a token.")
+    return proof
+
+
+def timed(loss: Callable[[], Any]) -> tuple[str, str, str, str]:
+    """Milliseconds of a loss, and of it with its gradients, the memory of both in MiB, and the loss."""
+    import torch
+    from kernelbench.turns import milliseconds
+
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    try:
+        value = loss().item()
+        forward = median(milliseconds("cuda", loss) for _ in range(3))
+        both = median(milliseconds("cuda", lambda: loss().backward()) for _ in range(4))
+    except torch.OutOfMemoryError:
+        return "out of memory", "", "", ""
+    peak = (torch.cuda.max_memory_allocated() - before) / 2**20
+    return f"{forward:.1f}", f"{both:.1f}", f"{peak:,.0f}", f"{value:.5f}"
+
+
+def heads(ground: Ground) -> Proof:
+    """The loss head, forward and backward, beside cut-cross-entropy, Liger and whole logits."""
+    import torch
+    from kernelbench.heads import in_triton, peers, whole_logits
+
+    rows, vocabulary, width = HEAD
+    title = f"The loss head: {rows:,} rows of {width:,} numbers, {vocabulary:,} ids"
+    proof = Proof(title, [("head", "who", "forward, ms", "and backward, ms", "MiB", "loss")])
+    if not torch.cuda.is_available():
+        return replace(proof, notes=["There is no accelerator: nothing was measured."])
+    torch.manual_seed(0)
+    hidden = torch.randn(rows, width, device="cuda").bfloat16().requires_grad_()
+    weight = (0.02 * torch.randn(vocabulary, width, device="cuda")).bfloat16()
+    targets = torch.randint(0, vocabulary, (rows,), device="cuda")
+    for trained in (False, True):
+        weight.requires_grad_(trained)
+        for who, loss in {"finetooth": in_triton, **peers(), "torch, whole logits": whole_logits}.items():
+            if isinstance(loss, str):
+                proof.notes.append(f"{who}: {loss}")
+                continue
+            hidden.grad = weight.grad = None
+            proof.rows.append(("trained" if trained else "frozen", who, *timed(partial(loss, hidden, weight, targets))))
     return proof
 
 
@@ -341,16 +393,18 @@ def side_by_side(ground: Ground, title: str, adapters: tuple[str, ...]) -> Proof
                     proof.failed.append(f"{who}, {adapter}: {done.failed}")
                 else:
                     found.setdefault(who, []).append(dict(done.result))
+                    print(f"{who}, {adapter}: {steady(found[who][-1]):,.0f} tokens/s", flush=True)
         rates = {who: median(map(steady, results)) for who, results in found.items()}
         held = {who: max(result["device_memory_bytes"] for result in results) for who, results in found.items()}
         for who, results in found.items():
             losses = results[0]["losses"]
             about = f"{rates[who]:,.0f}", f"{held[who] / 2**30:.2f}", f"{losses[0]:.3f}", f"{losses[-1]:.3f}"
             proof.rows.append((adapter, who, *about))
-        for who in [who for who in rates if who != "finetooth" and "finetooth" in rates]:
-            memory = f" at {held['finetooth'] / held[who]:.2f} times its memory" if held[who] else ""
-            times = rates["finetooth"] / rates[who]
-            proof.notes.append(f"{adapter}: {times:.2f} times the tokens per second of {who}{memory}.\n")
+        ours = [who for who in rates if who.startswith("finetooth")]
+        for us, who in [(us, who) for us in ours for who in rates if who not in ours]:
+            memory = f" at {held[us] / held[who]:.2f} times its memory" if held[who] else ""
+            times = rates[us] / rates[who]
+            proof.notes.append(f"{adapter}: {us} has {times:.2f} times the tokens per second of {who}{memory}.")
     return proof
 
 
@@ -361,7 +415,7 @@ def steady(result: dict[str, Any]) -> float:
 
 
 PARTS: dict[str, Callable[[Ground], Proof]] = {
-    "values": values, "resume": resumed, "estimate": estimated, "speed": speed, "large": large
+    "values": values, "resume": resumed, "estimate": estimated, "speed": speed, "large": large, "heads": heads
 }  # fmt: skip
 
 

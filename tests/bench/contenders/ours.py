@@ -26,6 +26,8 @@ def recipe(spec: dict[str, Any]) -> dict[str, Any]:
         "max_length": spec.get("length", 512),
         "seed": 0,
     }
+    if spec.get("micro_batch_tokens"):
+        train["micro_batch_tokens"] = spec["micro_batch_tokens"]
     if pretrain:
         train["max_steps"] = -(-spec["windows"] // spec["batch_size"])
     return {
