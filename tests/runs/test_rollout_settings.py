@@ -26,6 +26,16 @@ def online(online_recipe: Callable[..., Any]) -> Callable[..., Any]:
     return online_recipe(method, {"batch_size": 2, "max_steps": 4})  # type: ignore[no-any-return]
 
 
+def test_memory_is_planned_for_all_answers_of_a_batch(online: Callable[..., Any]) -> None:
+    """Answers to a prompt are rows of the step each, as long as a prompt and the longest answer."""
+    one, four = (finetooth.session(online(num_generations=n)).job for n in (2, 8))
+    few, many = (job.prepared.report for job in (one, four))
+    assert (many.used, many.tokens, many.examples) == (4 * few.used, 4 * few.tokens, few.examples)
+    assert many.longest == few.longest
+    at_once = [job.plan.memory.parts["activations"] for job in (one, four)]
+    assert 3 < at_once[1] / at_once[0] <= 4.01
+
+
 STEERED = {"entropy_target": 50.0, "entropy_coef": 0.01, "entropy_coef_delta": 0.004, "entropy_coef_max": 0.02}
 
 

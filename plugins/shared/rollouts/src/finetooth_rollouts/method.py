@@ -151,7 +151,11 @@ class RolloutMethod(MethodBase):
                 f"train.max_length={train.max_length} cuts nothing off: prompts and answers train whole, up to "
                 f"{max(lengths)} tokens (method.max_completion_length bounds answers)"
             )
-        report = DataReport("train", self._prompts.rows, count, tokens=sum(lengths), longest=max(lengths))
+        answers = options.num_generations  # of each prompt
+        report = DataReport(
+            "train", self._prompts.rows, answers * count, tokens=answers * sum(lengths), longest=max(lengths),
+            examples=count,
+        )  # fmt: skip
         return Prepared(self._total, self._batches.steps_per_epoch * per, report)
 
     def _check_ends(self) -> None:
