@@ -21,7 +21,7 @@ import pytest
 from click.testing import CliRunner
 from finetooth_board import command as module
 from finetooth_board.app import make_app
-from finetooth_hooks import Page, PageService, PluginError, UserError
+from finetooth_hooks import Page, PageService, PluginError, UserError, install_command
 from finetooth_saving.runs import processes
 from finetooth_toolbox.files.locks import FILE as LOCK
 from starlette.responses import HTMLResponse
@@ -154,6 +154,10 @@ def test_a_key_of_ft_keys_opens_it_until_it_is_revoked(
 
     other = made("vision", "admin")
     assert module._made_by_keys() is None, "no key of the board's tenant"
+    assert module._keys_installed() == ""
+    with monkeypatch.context() as without:
+        without.setattr(module, "entry_points", lambda group: ())
+        assert module._keys_installed() == f"`{install_command('finetooth-server')}`, then "
     reader, key = made("board", "read"), made("board", "admin")
     admits = module._made_by_keys()
     assert admits is not None

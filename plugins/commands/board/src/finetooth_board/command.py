@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import click
-from finetooth_hooks import CommandContext, UserError
+from finetooth_hooks import CommandContext, UserError, install_command
 from finetooth_saving.run_folder import RUNS
 from finetooth_toolbox.loopback import is_loopback
 from finetooth_wire.listening import Tls, address_of, listen, tell_certificate, tls_options, uvicorn_options
@@ -21,6 +21,8 @@ LEAST = 16
 """Characters of a key that nobody guesses."""
 TENANT = "board"
 """Whose keys open it, of those that `ft keys` makes."""
+KEYS = "finetooth.keys"
+"""Entry points of packages that keep keys."""
 FOLDER = RUNS / "board"
 """Where a certificate is kept that the board makes."""
 
@@ -40,8 +42,8 @@ def command(context: CommandContext | None, /, host: str, port: int, opens: bool
         if admits is None or 0 < len(key) < LEAST:
             raise UserError(
                 f"--host {host}: others can reach it without a key",
-                action=f"run `ft keys create --tenant {TENANT} --scopes admin`, set {VARIABLE} to {LEAST} characters "
-                "or more, or leave --host out and use an SSH tunnel",
+                action=f"{_keys_installed()}run `ft keys create --tenant {TENANT} --scopes admin`, set {VARIABLE} to "
+                f"{LEAST} characters or more, or leave --host out and use an SSH tunnel",
             )
         tls.check(host)
     listening = listen(host, port)
@@ -68,8 +70,13 @@ def _same(key: str, given: str) -> bool:
     return hmac.compare_digest(given.encode(), key.encode())
 
 
+def _keys_installed() -> str:
+    """How `ft keys` is installed here, where it is not."""
+    return "" if entry_points(group=KEYS) else f"`{install_command('finetooth-server')}`, then "
+
+
 def _made_by_keys() -> Callable[[str], bool] | None:
     """What knows the keys of `ft keys` for the board; None where there is none. A package that keeps keys offers it by
     an entry point, since plugins do not import each other."""
-    offered = (entry.load()(TENANT) for entry in entry_points(group="finetooth.keys"))
+    offered = (entry.load()(TENANT) for entry in entry_points(group=KEYS))
     return next(filter(None, offered), None)
