@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -202,3 +203,27 @@ def test_rows_that_two_sources_claim_are_refused(ft: Run, tmp_path: Path, monkey
     code, _, err = ft("--plugins", "twin.py", "init", "--yes", "--data", "own.csv", *columns)
     assert code == 2 and "twin.py:twin both claim 'own.csv' (pick one by name)" in err
     assert not Path("recipe.yaml").exists()
+
+
+def test_a_base_without_a_chat_template_learns_texts_and_gets_a_renderer_for_conversations(
+    ft: Run, rows: Callable[[str], str], tiny_llama: Path, tmp_path: Path
+) -> None:
+    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    (base / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((base / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (base / "tokenizer_config.json").write_text(json.dumps(config))
+    texts, answers = rows("pretrain"), rows("sft")
+    code, out, err = ft("init", "--yes", "--data", texts, "--model", base, "--passes", "1")
+    assert code == 0, err
+    assert "8 documents in 1 window of at most 64 tokens" in out
+    code, _, err = ft("run", "recipe.yaml", "--output", "runs/texts")
+    assert code == 0, err
+    asked = ("init", "--yes", "--data", answers, "--model", base, "--output", "sft.yaml")
+    code, _, err = ft(*asked)
+    assert code == 2 and "the tokenizer has no chat template" in err and "set data.renderer" in err
+    code, _, err = ft("chat", base, "--prompt", "Hi")
+    assert code == 2 and "the tokenizer has no chat template" in err
+    code, _, err = ft(*asked, "data.renderer=chatml")
+    assert code == 0, err
+    assert yaml.safe_load(Path("sft.yaml").read_text())["data"]["renderer"] == "chatml"

@@ -38,6 +38,7 @@ def test_chat_goes_on(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     asked.clear()
     answer = ft("chat", "runs/mine", "--system", "be brief", "--max-tokens", "3")
     assert answer.code == 0, answer.err
+    assert asked.pop(0) == ["?"], "a model that cannot be asked is refused before its weights load"
     assert [messages[:2] for messages in asked] == [["be brief", "first"]] * 2 + [["be brief", "third"]]
     assert len(asked[1]) == 4
     assert asked[1][3] == "second"

@@ -105,9 +105,25 @@ def test_a_template_that_refuses_a_row_says_why(
         renderer.render(Conversation((Message("assistant", "a"), Message("user", "b"))))
 
 
-def test_no_template_is_an_error(renderer_of: Callable[..., JinjaRenderer]) -> None:
-    with pytest.raises(RecipeError, match=r"data\.renderer: the tokenizer has no chat template"):
-        renderer_of(ByteTokenizer(chat_template=None))
+def test_without_a_template_texts_end_and_conversations_are_refused(
+    renderer_of: Callable[..., JinjaRenderer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base model pretrains on texts, for which no template is needed."""
+    tokenizer = ByteTokenizer(chat_template=None)
+    renderer = renderer_of(tokenizer)
+    assert renderer.stop_ids == (tokenizer.eos_id,)
+    refused = r"data\.renderer: the tokenizer has no chat template.*\(set data\.renderer to"
+    for use in (
+        lambda: renderer.render(CHAT),
+        lambda: renderer.prompt(CHAT.messages[:1]),
+        lambda: renderer.shown_prompt(CHAT.messages[:1]),
+        lambda: renderer.parse((1, 2)),
+    ):
+        with pytest.raises(RecipeError, match=refused):
+            use()
+    monkeypatch.setattr(ByteTokenizer, "eos_id", None)
+    with pytest.raises(RecipeError, match=refused):
+        renderer_of(tokenizer)
 
 
 def test_a_broken_template_is_an_error(renderer_of: Callable[..., JinjaRenderer]) -> None:

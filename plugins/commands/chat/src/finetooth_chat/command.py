@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import CommandContext
     from finetooth_hooks.examples import MediumKind
     from finetooth_hooks.models import ModelInfo
+    from finetooth_hooks.protocols import Renderer
     from finetooth_toolbox.messages.openings import Opening
 
     from finetooth_chat.conversation import Conversation
@@ -157,6 +158,7 @@ def command(
     as_base = run is not None and of_the_next_stage(run, adapters, commands.run_folder)
     talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
     context = talk.context
+    check_asked(context.renderer)
     media: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
     for kind, files in media.items():
         for file in files:  # before weights are loaded
@@ -170,14 +172,13 @@ def command(
         longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium),
         tools=opening.tools, run_of=commands.run_folder,
     )  # fmt: skip
-    base = context.model
-    hold_adapters(chat, adapters, base)
+    hold_adapters(chat, adapters, context.model)
     for kind, files in media.items():
         for file in files:
             chat.show(Path(file), kind)
     if question is None:
         click.echo(WELCOME, err=True)
-        converse(chat, base)
+        converse(chat, context.model)
         return
     if compare:
         beside(chat, question, model)
@@ -189,6 +190,17 @@ def command(
         added = append_row(save, chat.messages, chat.tools)
         if added.blank:
             click.echo(added.told(save), err=True)
+
+
+def check_asked(renderer: Renderer) -> None:
+    """Ask for the tokens of a question, so that a model which cannot be asked is refused before its weights load.
+
+    Raises:
+        RecipeError: the renderer has no template.
+    """
+    from finetooth_hooks.examples import Message
+
+    renderer.prompt([Message("user", "?")])
 
 
 def begun(references: Sequence[str], system: str | None, tools: Sequence[Mapping[str, Any]]) -> Opening:

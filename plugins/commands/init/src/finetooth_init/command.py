@@ -65,7 +65,8 @@ def command(
 ) -> int:
     """Ask what you have and what it should learn, look at the rows, and write a recipe that says why it is as it is.
 
-    KEY=VALUE sets an option of what reads the rows, such as encoding=cp1252.
+    KEY=VALUE sets an option of what reads the rows, such as encoding=cp1252, and data.KEY=VALUE a setting of the
+    recipe's data, such as data.renderer=chatml.
     """
     for option in options:
         if "=" not in option:
@@ -79,7 +80,11 @@ def command(
         raise UserError("--yes needs to know the rows", action=f"add --data FILE, or --data {NOTHING}")
     ask = _Defaults() if yes else _Asker()
     source = data or ask.text("1. What do you have? A file or folder of rows, or 'nothing'", NOTHING)
-    rows = dict(EXAMPLE) if source == NOTHING else _rows(obj, source, options)
+    own = [option.removeprefix("data.") for option in options if option.startswith("data.")]
+    picked = obj.pick("data", own)
+    settings = {} if isinstance(picked, str) else {key: value for key, value in picked.items() if key != "name"}
+    read_by = [option for option in options if not option.startswith("data.")]
+    rows = dict(EXAMPLE) if source == NOTHING else _rows(obj, source, read_by)
     model = model or MODEL
     try:
         chosen, format_ = _goal(obj, ask, rows, goal, model, Columns(prompt, completion, system))
@@ -93,7 +98,7 @@ def command(
     size = _bytes(memory or ask.text("4. How much memory may it take? Empty: what this machine has", ""))
     extent = passes or ask.choice("5. How long may it take?", EXTENTS)
     with working("looking at all rows, the model and this machine"):
-        proposal = propose(obj, chosen, Wishes(rows, model, size, extent, format=format_))
+        proposal = propose(obj, chosen, Wishes(rows, model, size, extent, format=format_, settings=settings))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(as_yaml(proposal), encoding="utf-8")
     click.echo("")

@@ -6,7 +6,7 @@ import ctypes
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetooth_hooks import CommandContext, Method, UserError
@@ -66,6 +66,7 @@ class Wishes:
         extent: `look`, passes over the rows, or `auto`: one pass, and more where the rows are few.
         output: the run folder; None leaves it to the run.
         format: what reads the rows; None if their columns tell.
+        settings: further ones of the recipe's `data`.
     """
 
     data: Any
@@ -74,11 +75,13 @@ class Wishes:
     extent: str = "1"
     output: str | None = None
     format: Any = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def section(self) -> dict[str, Any]:
         """`data` of the recipe."""
-        return {"train": self.data, **({} if self.format is None else {"format": dict(self.format)})}
+        format_ = {} if self.format is None else {"format": dict(self.format)}
+        return {"train": self.data, **format_, **self.settings}
 
 
 def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
@@ -155,7 +158,8 @@ def _described(
     reasons = {
         "model": ["the base model, which stays as it is" if goal.adapter == "lora" else "the base model"],
         "data": [
-            f"{rows.rows:,} documents fill {rows.used:,} windows of at most {length} tokens"
+            f"{rows.rows:,} document{'' if rows.rows == 1 else 's'} in {rows.used:,} "
+            f"window{'' if rows.used == 1 else 's'} of at most {length} tokens"
             if goal.name == "pretrain"
             else f"{rows.rows:,} {'row' if rows.rows == 1 else 'rows'}, of which {rows.used:,} can be used",
             *_left_out(rows),

@@ -32,6 +32,7 @@ from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.spans import Whole, left_behind, trained_spans
 from finetooth_jinja.template import ChatTemplate, TemplateRefused
+from finetooth_jinja.untemplated import WithoutTemplate
 
 MARK = "PLACE{}OF{}TEXT"
 HALF = (
@@ -51,21 +52,17 @@ class JinjaOptions(Options):
     """The date that a template gets when it asks for today's; fixed, so that a run gives the same tokens tomorrow."""
 
 
-def build(options: JinjaOptions, context: Context) -> JinjaRenderer:
+def build(options: JinjaOptions, context: Context) -> JinjaRenderer | WithoutTemplate:
     """
     Raises:
-        RecipeError: the tokenizer has no template, or it is not Jinja.
+        RecipeError: the template is not Jinja, or the tokenizer has neither a template nor an end-of-text token.
     """
     tokenizer = context.tokenizer
     source = tokenizer.chat_template
     if options.template is not None:
         source = _source(options.template)
     if not source:
-        raise RecipeError(
-            "data.renderer",
-            "the tokenizer has no chat template, as base models often have none",
-            action="set data.renderer to one that is made for the family (chatml, llama3), or give a template file",
-        )
+        return WithoutTemplate(tokenizer)
     variables = {**_named_tokens(tokenizer), **options.arguments}
     try:
         template = ChatTemplate(source, datetime.combine(options.today, time(12)), variables)
