@@ -216,7 +216,7 @@ def test_a_base_without_a_chat_template_learns_texts_and_gets_a_renderer_for_con
     texts, answers = rows("pretrain"), rows("sft")
     code, out, err = ft("init", "--yes", "--data", texts, "--model", base, "--passes", "1")
     assert code == 0, err
-    assert "8 documents in 1 window of at most 64 tokens" in out
+    assert "8 documents in 1 window of at most 64 tokens" in out and "time, estimated: about " in out
     code, _, err = ft("run", "recipe.yaml", "--output", "runs/texts")
     assert code == 0, err
     asked = ("init", "--yes", "--data", answers, "--model", base, "--output", "sft.yaml")

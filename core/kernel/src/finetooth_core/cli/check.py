@@ -48,13 +48,13 @@ def command(
         state.said_json = True
         session.check_memory()
         return
-    from finetooth_rows.choices.overlap import overlap, overlap_line
+    from finetooth_rows.choices.ahead import lines_ahead
     from finetooth_toolbox.cli.tables import plain_console, show
 
     from finetooth_core.cli import render
 
     console = plain_console()
     show(console, *render.plan_parts(console, plan, session.reports, detail, every=session.every_report))
-    if both := overlap_line(overlap(session.job)):
-        console.print(both, markup=False)
+    for line in lines_ahead(session.job):
+        console.print(line, markup=False, soft_wrap=True)
     session.check_memory()

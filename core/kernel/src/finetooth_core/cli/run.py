@@ -77,7 +77,7 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
     if not session.writes:
         return session.run().exit_code
 
-    from finetooth_rows.choices.overlap import overlap, overlap_line
+    from finetooth_rows.choices.ahead import lines_ahead
     from finetooth_saving.runs.summary import summary_parts
     from finetooth_toolbox.cli.tables import plain_console, show
 
@@ -88,8 +88,8 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
     def show_plan() -> None:
         parts = render.plan_parts(console, session.plan, session.reports, detail, every=session.every_report)
         show(console, *parts)
-        if both := overlap_line(overlap(session.job)):
-            console.print(both, markup=False)
+        for line in lines_ahead(session.job):
+            console.print(line, markup=False, soft_wrap=True)
 
     outcome = session.run(show_plan)
     console.print()

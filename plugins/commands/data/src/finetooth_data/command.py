@@ -113,6 +113,7 @@ def check(
         }
         click.echo(json.dumps(content, indent=2, default=str))
         return
+    from finetooth_rows.choices.ahead import device_of
     from finetooth_rows.report_table import data_table
     from finetooth_toolbox.cli.tables import plain_console, show
 
@@ -125,9 +126,7 @@ def check(
         data_table(console, job.reports, job.every_report),
         *([survey_text.choice(chosen)] if chosen else []),
         *(survey_text.render(part) for part in findings.surveys),
-        survey_text.verdict(
-            findings, ahead, job.plan.notes, f"{job.request.place.hardware.label}, {job.plan.train.precision}"
-        ),
+        survey_text.verdict(findings, ahead, job.plan.notes, device_of(job)),
     )
 
 

@@ -20,6 +20,7 @@ from finetooth_hooks.preparation import PreparedRows
 from finetooth_hooks.recipe_rows import Decided
 from finetooth_hooks.reports import DataReport
 from finetooth_methods.batched import Batches
+from finetooth_rows.choices.ahead import data_of_row
 from finetooth_rows.choices.overlap import cut_at, held_out_as_trained
 from finetooth_rows.choices.repeats import Digests, Repeats, digests_of, repeats, shared
 from finetooth_rows.storage.token_rows import positions_of
@@ -158,14 +159,6 @@ def histogram(positions: Lengths) -> tuple[tuple[int, int, int], ...]:
     width = max(1, -(-(high - low + 1) // BINS))
     counts = Counter(((positions - low) // width).tolist())
     return tuple((low + i * width, min(low + (i + 1) * width - 1, high), counts[i]) for i in range(max(counts) + 1))
-
-
-def data_of_row(data: Sequence[Datum]) -> int:
-    """How many data one row is, such as the two answers of a pair; `train.batch_size` counts rows."""
-    group = data[0].group if len(data) else None
-    if group is None:
-        return 1
-    return next((i for i in range(1, len(data)) if data[i].group != group), len(data))
 
 
 def training_steps(positions: Lengths, train: TrainSettings, of_row: int = 1) -> list[list[int]]:

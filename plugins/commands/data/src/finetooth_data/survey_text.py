@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from finetooth_hooks.examples import PLURALS
 from finetooth_hooks.plan import Decision
+from finetooth_rows.choices.ahead import time_line
 from finetooth_rows.choices.overlap import named, overlap_line, rows_of
-from finetooth_toolbox.cli.tables import duration, table, value
+from finetooth_toolbox.cli.tables import table, value
 from finetooth_toolbox.text.controls import escape_controls
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from finetooth_data.expectation import Expectation, Time
+from finetooth_data.expectation import Expectation
 from finetooth_data.survey import Findings, Survey
 
 BAR = 40
@@ -98,28 +99,12 @@ def _ahead(ahead: Expectation, device: str) -> list[str]:
     steps = "open" if ahead.steps is None else f"{ahead.steps:,}"
     passes = "" if ahead.epochs is None else f", {_epochs(ahead.epochs)} of {ahead.tokens:,} tokens"
     lines = [f"optimizer steps: {steps}{passes}"]
-    if ahead.time is not None:
-        lines.append(f"time, estimated: {_time(ahead.time, device)}")
-    else:
-        lines.append(f"time: not estimated, since {ahead.reason}")
+    lines.append(time_line(ahead.time or ahead.reason, device))
     return lines
 
 
 def _epochs(number: float) -> str:
     return "1 epoch" if number == 1 else f"{number:.3g} epochs"
-
-
-def _time(time: Time, device: str) -> str:
-    basis = "measured now" if time.measured else "as its maker states"
-    return (
-        f"about {duration(time.seconds)} if steps run at {100 * time.utilisation:.0f} % of what the device does at "
-        f"most ({device}: {_rate(time.peak)}, {basis}), no less than {duration(time.least)}; loading, evaluation and "
-        "checkpoints come on top"
-    )
-
-
-def _rate(flops: float) -> str:
-    return f"{flops / 1e12:.3g} TFLOP/s" if flops >= 1e12 else f"{flops / 1e9:.3g} GFLOP/s"
 
 
 def _counted(count: int, noun: str) -> str:

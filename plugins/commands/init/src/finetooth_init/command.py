@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from finetooth_hooks import CommandContext, DataError, Source, UserError
+from finetooth_rows.choices.ahead import device_of, time_ahead, time_line
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.text.measures import memory_of
 
@@ -99,6 +100,7 @@ def command(
     extent = passes or ask.choice("5. How long may it take?", EXTENTS)
     with working("looking at all rows, the model and this machine"):
         proposal = propose(obj, chosen, Wishes(rows, model, size, extent, format=format_, settings=settings))
+        job = obj.rows({**proposal.recipe, "trackers": []}).decided
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(as_yaml(proposal), encoding="utf-8")
     click.echo("")
@@ -111,6 +113,7 @@ def command(
     count = proposal.plan.total_steps
     steps = f", {count:,} step{'' if count == 1 else 's'}" if count else ""
     click.echo(f"\nThe recipe is {output}{steps}.")
+    click.echo(time_line(time_ahead(job), device_of(job)))
     if run_ if yes else ask.agree(f"Train now, as `ft run {output}` would?"):
         root = click.get_current_context().find_root()
         return int(
