@@ -20,6 +20,7 @@ MEASURED = (
     "benchmarks-amx.md",
     "benchmarks-gpu.md",
     "learning.md",
+    "families.md",
     "torture.md",
     "cookbook.md",
     "tinker.md",
