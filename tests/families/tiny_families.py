@@ -94,6 +94,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 16, "moe_layer_start_index": 1},
     "hunyuan_v1_dense": {},
     "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
+    "llama4_text": {"head_dim": 8, "num_local_experts": 4, "interleave_moe_layer_step": 1},
     "exaone4": {**MIXED, "sliding_window_pattern": 2},
 
     "olmoe": ROUTED,
@@ -104,8 +105,6 @@ ABSENT: Mapping[str, str] = {
     "gemma3n, qwen2_vl, qwen3_vl, mistral3, mistral4, glm4v, llama4, phi4_multimodal, smolvlm, internvl": "models that "
     "see; the family auto reads them, and no tiny one is in these tests (`qwen2_5_vl` is in tests/media)",
     "voxtral, qwen2_audio": "models that hear; not tried here (tests/media has a run on sounds)",
-    "llama4_text": "its router is a linear module that returns two values, and LoRA on all linear modules fails in it: "
-    "set adapter.targets: attention",
     "kimi_linear": "not tried",
 }
 """Types without a row, and why."""

@@ -23,6 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
         **MAMBA, "layer_types": ["mamba", "attention"], "shared_intermediate_size": 24, "num_local_experts": 4,
         "num_experts_per_tok": 2, "logits_scaling": 3.0,
     },
+    "llama4_text": {"head_dim": 8, "num_local_experts": 2, "interleave_moe_layer_step": 1},
     "olmo2": {},
     "olmo3": {},
     "falcon_h1": {**MAMBA, "mamba_d_ssm": 64, "head_dim": 8, "lm_head_multiplier": 0.5},

@@ -19,7 +19,7 @@ ATTENTION_NAMES = ("attn", "attention")
 MODELS: Any = transformers.AutoModelForCausalLM
 MULTIMODAL: Any = transformers.AutoModelForMultimodalLM
 LINEAR = (torch.nn.Linear, Conv1D)
-LOST = "out_proj"
+LOST, ROUTERS = "out_proj", ("gate", "router")
 MULTIPLIES = ("hyperclovax",)
 """Model types whose `logits_scaling` multiplies."""
 
@@ -146,11 +146,16 @@ def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, 
     leave alone.
 
     The last are the output projections of Mamba: its kernels take their weight and never call the module, so an
-    addition to it would be lost.
+    addition to it would be lost; and routers with a forward of their own, as Llama 4's, which gives two values.
     """
     linear = [path for path, module in layers.named_modules() if isinstance(module, LINEAR)]
     mixers = {path for path, module in layers.named_modules() if hasattr(module, "A_log") and hasattr(module, "conv1d")}
-    lost = [path for path in linear if path.endswith(f".{LOST}") and path.rpartition(".")[0] in mixers]
+    lost = [
+        path
+        for path in linear
+        if (path.endswith(f".{LOST}") and path.rpartition(".")[0] in mixers)
+        or (path.rpartition(".")[2] in ROUTERS and type(layers.get_submodule(path)).forward != torch.nn.Linear.forward)
+    ]
     adaptable = [path for path in linear if path not in lost]
     if not adaptable:
         raise _unknown_error(layers, "no linear module in its layers")
@@ -161,7 +166,8 @@ def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, 
         ".".join(parts[-2:]) if parts[-1] in outside else parts[-1] for parts in (path.split(".") for path in inside)
     )
     named = dict.fromkeys(path.rpartition(".")[2] for path in adaptable)
-    return tuple(attention), tuple(named), tuple(dict.fromkeys(LOST for _ in lost if LOST not in named))
+    left = dict.fromkeys(path.rpartition(".")[2] for path in lost)
+    return tuple(attention), tuple(named), tuple(name for name in left if name not in named)
 
 
 def _in_attention(layers: Any, path: str) -> bool:

@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Float8Linear", "multiply_in_fp8", "plain_linears"]
+from finetooth_torchshared.plain_modules import ROUTERS
 
-ROUTERS = ("gate", "router")
-"""How models call the linear module that picks experts."""
+__all__ = ["Float8Linear", "multiply_in_fp8", "plain_linears"]
 
 
 class Float8Linear(nn.Linear):
