@@ -83,6 +83,11 @@ MISTAKES = [
         "'rows.jsonl' is not an option of what reads the rows",
         "--data rows.jsonl",
     ),
+    (
+        "init --yes --data rows.jsonl --output n.yaml train.epochs=3",
+        "'train.epochs=3' sets what ft init writes by itself",
+        "leave it out here, then `ft run n.yaml train.epochs=3`",
+    ),
     ("init --yes --data latin.csv --output n.yaml", "line 3: not UTF-8", "to ft init as encoding=NAME"),
     ("run .", "is a folder, not a recipe", "give the path of a .yaml file"),
     ("init --yes --data rows.jsonl", "recipe.yaml exists", "name another file; nothing was changed"),

@@ -73,6 +73,9 @@ def command(
         if "=" not in option:
             problem = f"{option!r} is not an option of what reads the rows"
             raise UserError(problem, action=f"write KEY=VALUE, or name rows by --data {option}")
+        if "." in option.partition("=")[0] and not option.startswith("data."):
+            problem = f"{option!r} sets what ft init writes by itself"
+            raise UserError(problem, action=f"leave it out here, then `ft run {output} {option}`")
     if output.exists():
         raise UserError(f"--output: {output} exists", action="name another file; nothing was changed")
     if not yes and not sys.stdin.isatty():
