@@ -160,6 +160,8 @@ def _scores(operands: Operands, wanted: _Wanted, slopes_md: Tensor | None) -> Sc
             gradient = linear if narrow is None else narrow[: chunk.stop - chunk.start]
             row_gradients(linear, operands, scores, chunk, gradient)
             torch.mm(gradient, weight, out=slopes_md[chunk])
+            del gradient
+        del linear  # else two chunks are there at once
     return scores
 
 

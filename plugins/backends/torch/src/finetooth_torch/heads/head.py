@@ -34,7 +34,8 @@ class Projection:
         facts: scale and softcap of the family.
         vocab_size: rows of the head.
         compute: computes the log-probabilities.
-        chunk_bytes: bound on the logits held at once, counted in float32.
+        chunk_bytes: bound on the logits of a plain head that are held at once, counted in float32. Other heads keep
+            several arrays of that size, so they take the default.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Projection:
     ) -> None:  # fmt: skip
         self._linear_logprob, self._expects = compute.linear_logprob, compute.expects
         self._find, self._facts, self._chunk_bytes = find, facts, chunk_bytes
-        self._rows = max(1, chunk_bytes // (4 * vocab_size))
+        self._rows = max(1, min(chunk_bytes, DEFAULT_CHUNK_BYTES) // (4 * vocab_size))
 
     def plain(self) -> nn.Linear | None:
         """The head if it is nothing but its weight and bias."""
