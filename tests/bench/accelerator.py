@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -311,46 +310,24 @@ def large(ground: Ground) -> Proof:
     return proof
 
 
-def timed(loss: Callable[[], Any]) -> tuple[str, str, str, str]:
-    """Milliseconds of a loss, and of it with its gradients, the memory of both in MiB, and the loss."""
-    import torch
-    from kernelbench.turns import milliseconds
-
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    try:
-        value = loss().item()
-        forward = median(milliseconds("cuda", loss) for _ in range(3))
-        both = median(milliseconds("cuda", lambda: loss().backward()) for _ in range(4))
-    except torch.OutOfMemoryError:
-        return "out of memory", "", "", ""
-    peak = (torch.cuda.max_memory_allocated() - before) / 2**20
-    return f"{forward:.1f}", f"{both:.1f}", f"{peak:,.0f}", f"{value:.5f}"
-
-
 def heads(ground: Ground) -> Proof:
-    """The loss head, forward and backward, beside cut-cross-entropy, Liger and whole logits."""
+    """The loss head beside cut-cross-entropy, Liger and whole logits."""
     import torch
-    from kernelbench.heads import in_triton, peers, whole_logits
 
     rows, vocabulary, width = HEAD
     title = f"The loss head: {rows:,} rows of {width:,} numbers, {vocabulary:,} ids"
-    proof = Proof(title, [("head", "who", "forward, ms", "and backward, ms", "MiB", "loss")])
     if not torch.cuda.is_available():
-        return replace(proof, notes=["There is no accelerator: nothing was measured."])
-    torch.manual_seed(0)
-    hidden = torch.randn(rows, width, device="cuda").bfloat16().requires_grad_()
-    weight = (0.02 * torch.randn(vocabulary, width, device="cuda")).bfloat16()
-    targets = torch.randint(0, vocabulary, (rows,), device="cuda")
-    for trained in (False, True):
-        weight.requires_grad_(trained)
-        for who, loss in {"finetooth": in_triton, **peers(), "torch, whole logits": whole_logits}.items():
-            if isinstance(loss, str):
-                proof.notes.append(f"{who}: {loss}")
-                continue
-            hidden.grad = weight.grad = None
-            proof.rows.append(("trained" if trained else "frozen", who, *timed(partial(loss, hidden, weight, targets))))
+        return Proof(title, notes=["There is no accelerator: nothing was measured."])
+    from kernelbench.heads import chunked, head_rows, in_triton, peers, whole_logits
+
+    ours = {"chunked": chunked, "finetooth": in_triton, "torch, whole logits": whole_logits}
+    proof = Proof(title, [("what", "who", "ms", "MB", "loss")])
+    for row in head_rows((HEAD,), {**ours, **peers()}, "cuda", torch.bfloat16, warm_up=2, timed=3):
+        for who, about in row["contenders"].items():
+            figures = (str(about.get(name, "")) for name in ("ms", "peak_mb", "loss"))
+            proof.rows.append((row["what"], who, *figures))
+            if "not measured" in about:
+                proof.notes.append(f"{row['what']}, {who}: {about['not measured']}")
     return proof
 
 
