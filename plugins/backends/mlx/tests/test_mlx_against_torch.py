@@ -174,10 +174,11 @@ def test_other_optimizers_are_torchs(folder: Path, optimizer: str) -> None:
 @pytest.mark.parametrize(
     "adapter",
     [
-        {"name": "lora", "rank": 4, "dora": True},
+        {"name": "lora", "rank": 4, "dora": True, "dropout": 0.1},
+        pytest.param({"name": "lora", "rank": 4, "dropout": 0.2}, marks=SLOW),
         pytest.param({"name": "freeze", "layers": 1, "norm": True}, marks=SLOW),
     ],
-    ids=["dora", "freeze"],
+    ids=["dora", "dropout", "freeze"],
 )
 def test_other_adapters_are_torchs(folder: Path, adapter: dict[str, Any]) -> None:
     """Losses over steps, and what either engine reads of the other's artifact."""

@@ -23,6 +23,8 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What peft puts before the paths of a model's modules."""
 SIDES = {"lora_a": "lora_A", "lora_b": "lora_B"}
+DROPOUT = ".lora_dropout.default"
+"""Where peft's dropout stands in a module: torch keys its masks by this path, and equal paths drop equal numbers."""
 OTHER = "name the artifact of a run with this model and adapter"
 
 
@@ -80,8 +82,8 @@ class LoraAdapter(AdapterBase):
             (
                 path,
                 LowRankLinear(
-                    linear[path], self.options.rank, self.options.scale, self.options.dropout, path, model.draws,
-                    generator, dora=self.options.dora,
+                    linear[path], self.options.rank, self.options.scale, self.options.dropout, path + DROPOUT,
+                    model.draws, generator, dora=self.options.dora,
                 ),
             )
             for path in chosen

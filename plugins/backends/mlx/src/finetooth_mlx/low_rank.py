@@ -20,7 +20,7 @@ class LowRankLinear(nn.Module):  # type: ignore[misc]  # MLX's modules bring no 
 
     Attributes:
         enabled: the addition is computed.
-        site: path of the module, which keys its dropout.
+        site: keys its dropout.
         draws: what is dropped at the moment.
     """
 
