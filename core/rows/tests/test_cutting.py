@@ -9,7 +9,7 @@ import pytest
 from finetooth_hooks import Conversation, Message, Rendered, Text
 from finetooth_hooks.examples import Medium, RenderedMedium
 from finetooth_hooks.preparation import Limit
-from finetooth_rows.cutting import answers_of, cut, cuts_medium, kept_turns, share
+from finetooth_rows.cutting import answers_of, cut, cut_by_turns, cuts_medium, share
 from finetooth_rows.preparing import render_rows
 from finetooth_rows.storage.token_rows import TokenRows
 from hypothesis import given
@@ -31,7 +31,7 @@ def row(turns: list[tuple[int, int]], *, last: bool = False) -> Rendered:
 def test_turns_stay_whole_as_long_as_they_fit(turns: list[tuple[int, int]], longest: int, last: bool) -> None:
     """By turns from the end that stays: those that fit are whole, one is cut to fill the place, the others are gone."""
     rendered = row(turns, last=last)
-    kept = {place for start, stop in kept_turns(rendered, longest) for place in range(start, stop)}
+    kept = {place for start, stop in cut_by_turns(rendered, longest) for place in range(start, stop)}
     backwards = last and len(turns) > 1
     room, at = longest, len(rendered.tokens) if backwards else 0
     wanted: set[int] = set()
@@ -75,7 +75,7 @@ def test_what_is_predicted_behind_a_gap_follows_what_is_kept() -> None:
 
 def test_media_move_with_their_tokens_or_leave_the_row_out() -> None:
     plain = row([(4, 4), (4, 4)], last=True)
-    ranges = kept_turns(plain, 12)
+    ranges = cut_by_turns(plain, 12)
     assert ranges == ((0, 2), (4, 6), (8, 16))
 
     def with_media(*places: tuple[int, int]) -> Rendered:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetooth_hooks import DataError, DataReport
-from finetooth_rows.choices.left_out import left_out, lines, refuse_most
+from finetooth_rows.choices.left_out import left_out_rows, lines, refuse_most
 from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS, TOO_LONG
 
 REPEATS = "the same as an earlier row"
@@ -42,9 +42,9 @@ def test_what_a_setting_asks_to_leave_out_is_said_and_not_asked_about() -> None:
 
 
 def test_pieces_of_rows_are_no_rows() -> None:
-    assert left_out(report(10, pieces=500, empty=1)).count == 1
+    assert left_out_rows(report(10, pieces=500, empty=1)).count == 1
 
 
 def test_of_rows_that_give_several_examples_these_are_counted() -> None:
     several = DataReport("train", 10, 60, dropped={"no text": 40}, examples=100)
-    assert left_out(several).share == 0.4
+    assert left_out_rows(several).share == 0.4

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.errors import RecipeError
-from finetooth_saving.given import kept
+from finetooth_saving.given import keep_values
 
 ROWS = [{"prompt": f"{a}+1?", "completion": str(a + 1)} for a in range(5)]
 DIGITS = re.compile(r"\d+")
@@ -45,7 +45,7 @@ def rows_of(reference: str) -> list[Any]:
 
 
 def train(rows: Any) -> Any:
-    return kept({"model": "m", "data": {"train": rows}})["data"]["train"]
+    return keep_values({"model": "m", "data": {"train": rows}})["data"]["train"]
 
 
 def loaded(file: str) -> Any:
@@ -123,28 +123,30 @@ def test_what_holds_no_rows_is_named(rows: Any, said: str) -> None:
 
 def test_a_recipe_of_texts_is_what_it_was() -> None:
     recipe = {"model": "m", "data": {"train": "a.jsonl"}, "method": {"name": "grpo", "rewards": [{"name": "r"}]}}
-    assert kept(recipe) is recipe
+    assert keep_values(recipe) is recipe
 
 
 def test_a_reward_is_kept_with_all_that_it_uses() -> None:
-    recipe = kept({"model": "m", "output": "out/x", "method": {"name": "grpo", "rewards": [rewarded, "exact_match"]}})
+    recipe = keep_values(
+        {"model": "m", "output": "out/x", "method": {"name": "grpo", "rewards": [rewarded, "exact_match"]}}
+    )
     own, other = recipe["method"]["rewards"]
     assert other == "exact_match"
     assert (own["name"], own["function"], own["label"]) == ("python_function", "rewarded", "rewarded")
     assert Path(own["file"]).parent == Path("out/kept")
     assert loaded(own["file"]).rewarded(["7", "no"]) == rewarded(["7", "no"]) == [0.5, 0.0]
-    again = kept({"model": "m", "output": "out/y", "method": {"name": "grpo", "rewards": rewarded}})
+    again = keep_values({"model": "m", "output": "out/y", "method": {"name": "grpo", "rewards": rewarded}})
     assert again["method"]["rewards"] == [own], "the same source is the same file"
 
 
 def test_an_evaluator_has_the_function_score_answers() -> None:
-    recipe = kept({"model": "m", "evaluate": {"evaluators": ["loss", rewarded]}})
+    recipe = keep_values({"model": "m", "evaluate": {"evaluators": ["loss", rewarded]}})
     loss, own = recipe["evaluate"]["evaluators"]
     assert loss == "loss" and own["name"] == "exact_match" and own["reward"]["function"] == "rewarded"
 
 
 def test_a_loss_declares_what_it_reads() -> None:
-    recipe = kept({"model": "m", "method": {"name": "sft", "loss": halved}})
+    recipe = keep_values({"model": "m", "method": {"name": "sft", "loss": halved}})
     (file,) = recipe["plugins"]
     (entry,) = loaded(file).ft_losses()
     assert entry.name == recipe["method"]["loss"] and entry.summary == "Half of the cross entropy"
@@ -178,11 +180,11 @@ def uses_an_object(completions: list[str], **columns: Any) -> list[float]:
 )
 def test_what_cannot_be_kept_is_named_in_one_line(function: Any, said: str) -> None:
     with pytest.raises(RecipeError, match=said) as error:
-        kept({"model": "m", "method": {"name": "grpo", "rewards": [function]}})
+        keep_values({"model": "m", "method": {"name": "grpo", "rewards": [function]}})
     assert "\n" not in str(error.value)
     assert str(error.value).startswith("method.rewards: ")
 
 
 def test_a_function_elsewhere_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"adapter: it is given .*functions may stand at data.format"):
-        kept({"model": "m", "adapter": rewarded})
+        keep_values({"model": "m", "adapter": rewarded})

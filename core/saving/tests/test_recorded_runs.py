@@ -6,8 +6,8 @@ import json
 
 import pytest
 from finetooth_saving.runs.chart import chart, svg, thinned, ticks
-from finetooth_saving.runs.recorded import found_run, is_running, read_run, runs_below, size_of
-from finetooth_toolbox.files.locks import held_folder
+from finetooth_saving.runs.recorded import find_run, is_running, read_run, runs_below, size_of
+from finetooth_toolbox.files.locks import lock_folder
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(folder):
 
 def test_a_run_is_running_while_its_folder_is_held(folder):
     assert not is_running(folder)
-    with held_folder(folder):
+    with lock_folder(folder):
         assert is_running(folder) and read_run(folder).status == "running"
     assert not is_running(folder)
 
@@ -61,8 +61,8 @@ def test_runs_are_found_by_name_and_by_path(folder, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     folder.rename(tmp_path / "runs" / "mine")
     assert [path.name for path in runs_below(tmp_path / "runs")] == ["mine"]
-    assert found_run("mine") == found_run("runs/mine")
-    assert found_run("other") is None and found_run("x" * 5000) is None and runs_below(tmp_path / "none") == []
+    assert find_run("mine") == find_run("runs/mine")
+    assert find_run("other") is None and find_run("x" * 5000) is None and runs_below(tmp_path / "none") == []
     assert size_of(tmp_path / "runs" / "mine")["recipe.yaml"] == len("model: toy\n")
 
 

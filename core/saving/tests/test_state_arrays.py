@@ -11,7 +11,7 @@ import pytest
 from finetooth_hooks import UserError
 from finetooth_saving import run_state, state_arrays
 from finetooth_saving.run_state import RunState, as_state
-from finetooth_saving.state_arrays import held
+from finetooth_saving.state_arrays import own_arrays
 
 ARRAYS: dict[str, Any] = {
     "float64": np.linspace(-1, 1, 7),
@@ -78,7 +78,7 @@ def test_what_the_owner_writes_later_does_not_change_what_is_held() -> None:
     constant.flags.writeable = False
     view = array.view()
     view.flags.writeable = False  # whoever has the array behind it may write
-    kept = held({"a": [array], "view": view, "constant": constant})
+    kept = own_arrays({"a": [array], "view": view, "constant": constant})
     array += 5
     assert kept["a"][0].tolist() == kept["view"].tolist() == [0, 1, 2]
     assert kept["constant"] is constant

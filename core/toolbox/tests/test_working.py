@@ -14,7 +14,7 @@ pty = pytest.importorskip("pty", reason="terminals are made by the module pty")
 
 WORK = """
 import os, sys
-from finetooth_toolbox.cli.working import show_share, taken_terminal, working
+from finetooth_toolbox.cli.working import show_share, lend_terminal, working
 show_share(0.1)
 with working("loading the weights") as show:
     print("for a pipe")
@@ -23,7 +23,7 @@ with working("loading the weights") as show:
         show_share(0.8)
         with working("tokenising them"):
             print("a note", file=sys.stderr)
-    with taken_terminal(), working("never seen"):
+    with lend_terminal(), working("never seen"):
         show_share(0.9)
 """
 

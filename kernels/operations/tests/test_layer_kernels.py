@@ -11,7 +11,7 @@ from finetooth_kernels.gated import ACTIVATIONS, gated
 from finetooth_kernels.low_rank_linear import low_rank_linear
 from finetooth_kernels.rms_norm import rms_norm
 from finetooth_kernels.rotary import rotate
-from finetooth_kernels.segment_attention import available, seen_attention, segment_attention
+from finetooth_kernels.segment_attention import available, segment_attention, windowed_attention
 from finetooth_kernels.segments import Looks, Segment, check_segments, longest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -224,7 +224,7 @@ def test_segment_attention_in_half_precision_with_large_scores() -> None:
 
 @settings(deadline=None)
 @given(trees(), st.sampled_from([(4, 2), (3, 3), (6, 1)]), st.sampled_from([0, 1, 3, 7]), st.booleans(), st.booleans())
-def test_seen_attention_has_windows_caps_and_sinks(
+def test_windowed_attention_has_windows_caps_and_sinks(
     segments: list[Segment], heads: tuple[int, int], window: int, capped: bool, sunk: bool
 ) -> None:
     """From the definitions: positions are counted along a sequence, whatever stands between its parts."""
@@ -248,15 +248,15 @@ def test_seen_attention_has_windows_caps_and_sinks(
 
     def ours(x: Tensor, sinks: Tensor) -> Tensor:
         looks = Looks(0.3, window, cap, sinks if sunk else None)
-        return seen_attention(x, segments, looks, heads=heads[0], kv_heads=heads[1]) + 0 * sinks.sum()
+        return windowed_attention(x, segments, looks, heads=heads[0], kv_heads=heads[1]) + 0 * sinks.sum()
 
     agree(ours, defined, [normal(rows, heads[0] + 2 * heads[1], 8), normal(heads[0], seed=1)], 1e-9)
 
 
-def test_seen_attention_over_many_blocks() -> None:
+def test_windowed_attention_over_many_blocks() -> None:
     segments = [Segment(0, 40, 460), Segment(40, 340, 340), Segment(340, 460, 460), Segment(460, 610, 610)]
     agree(
-        lambda x: seen_attention(x, segments, Looks(0.25, 1000), heads=4, kv_heads=2),
+        lambda x: windowed_attention(x, segments, Looks(0.25, 1000), heads=4, kv_heads=2),
         lambda x: whole(x.float(), sees(segments, 610), 4, 2, 0.25).to(torch.bfloat16),
         [normal(610, 8, 16, dtype=torch.bfloat16)],
         3e-2,

@@ -15,7 +15,7 @@ import numpy as np
 from finetooth_hooks.context import Registered
 from finetooth_hooks.errors import FinetoothError, PluginError
 from finetooth_hooks.protocols import Reward
-from finetooth_toolbox.blame import said, shown, where
+from finetooth_toolbox.blame import error_line, shown, where
 
 LARGEST = 1e100
 """A score may be: advantages are made of squares and sums."""
@@ -49,7 +49,7 @@ class CheckedReward:
         except FinetoothError:
             raise
         except (Exception, SystemExit) as error:
-            raise self._wrong(f"raised {said(error)}", "see the traceback with --debug") from error
+            raise self._wrong(f"raised {error_line(error)}", "see the traceback with --debug") from error
         count = len(completions)
         if isinstance(scores_given, np.ndarray) and scores_given.ndim == 1:
             scores_given = scores_given.tolist()

@@ -280,7 +280,7 @@ def episode(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     return checked(value, EPISODE, called.of)
 
 
-def done(called: Called, value: Any, given: tuple[Any, ...]) -> None:
+def has_run(called: Called, value: Any, given: tuple[Any, ...]) -> None:
     """Nothing, from what has run: the body of a coroutine or of a generator never would."""
     if isinstance(value, Coroutine | Generator):
         value.close()
@@ -349,7 +349,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
         "spread": something("an engine"),
         "digest": a(str),
     },
-    "tracker": dict.fromkeys(("start", "resume", "step", "evaluated", "end"), done),
+    "tracker": dict.fromkeys(("start", "resume", "step", "evaluated", "end"), has_run),
 }
 """By kind and method; where the name is empty, what a builder returns is itself the function."""
 

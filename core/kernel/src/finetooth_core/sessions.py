@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from finetooth_hooks.errors import RecipeError, UserError
 from finetooth_saving import names
-from finetooth_saving.given import kept
+from finetooth_saving.given import keep_values
 from finetooth_saving.run_folder import RECIPE, as_decided, decided_so_far, is_begun, started_in
 from finetooth_toolbox.files.own_python import check_own
 
@@ -47,7 +47,7 @@ def session(
     from finetooth_core.settings.recipe import load
     from finetooth_core.started import Started
 
-    given = kept(recipe)
+    given = keep_values(recipe)
     loaded = load(given, _texts(overrides))
     if not isinstance(given, Mapping) and is_begun(Path(given).parent):
         check_own(loaded.as_dict(), loaded.folder, str(given))

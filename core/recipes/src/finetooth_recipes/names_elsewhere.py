@@ -35,7 +35,7 @@ class Meant:
         return self.advice or f"did you mean {self.setting}?"
 
 
-def meant(key: str) -> Meant | None:
+def meaning_of(key: str) -> Meant | None:
     """What a key stands for that no section has; None if it is not known."""
     return _by_form().get(form(key))
 

@@ -15,7 +15,7 @@ from finetooth_toolbox.text.nearest import form, nearest
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
-from finetooth_recipes.names_elsewhere import almost, meant
+from finetooth_recipes.names_elsewhere import almost, meaning_of
 from finetooth_recipes.yaml_slips import instead
 from finetooth_recipes.yaml_text import Path, dotted, plain
 
@@ -281,7 +281,7 @@ class _Translator:
         """What the user may have meant by an unknown key."""
         key, here = str(path[-1]), self._keys(path[:-1])
         close = nearest(key, here)
-        known = meant(key)
+        known = meaning_of(key)
         if known is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
             if known.setting == self._setting(path):
                 return f"it is an option of another {known.setting.partition('.')[0]}: pick that one by name"

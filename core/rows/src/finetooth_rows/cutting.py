@@ -67,7 +67,7 @@ def answers_of(
     return _answers(other, example.messages) if other.tokens == rendered.tokens else ()
 
 
-def kept_turns(rendered: Rendered, longest: int) -> tuple[Range, ...]:
+def cut_by_turns(rendered: Rendered, longest: int) -> tuple[Range, ...]:
     """The tokens that are kept of a row with more than `longest` tokens."""
     answers = rendered.answers or _answers(rendered, ())
     bounds = [0, *(stop for _, stop in answers)]

@@ -286,10 +286,10 @@ def source_of(path: str) -> dict[str, Any]:
     return {"name": names[ending], "path": path} if ending in names else {"name": "datasets", "path": path}
 
 
-def said(remarks: tuple[Remark, ...], where: str) -> Iterator[str]:
+def remark_lines(remarks: tuple[Remark, ...], where: str) -> Iterator[str]:
     """Remarks as lines for the plan."""
     for remark in remarks:
         yield f"{where}: {remark.key}{'' if remark.taken else ' is not taken'}: {remark.text}"
 
 
-__all__ = ["FILE", "Listed", "Remark", "listed", "listing", "read_listing", "said", "source_of"]
+__all__ = ["FILE", "Listed", "Remark", "listed", "listing", "read_listing", "remark_lines", "source_of"]

@@ -19,7 +19,7 @@ MEDIUM_CUT = "an image, sound or video would be cut at train.max_length"
 ONE_SIDED = "one answer would be truncated and the other not"
 
 
-def kept_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) -> list[Rendered]:
+def usable_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) -> list[Rendered]:
     """What is kept of the sequences of a row, nothing if the row is left out; counted.
 
     A cut sequence does not match a whole one: `truncate` keeps a row only if it cuts all of them.

@@ -18,8 +18,8 @@ from finetooth_toolbox.messages import media as row_media
 from finetooth_toolbox.messages.markup import why_untrained
 
 from finetooth_rows.asking import Asking
-from finetooth_rows.cutting import TURNS, Range, answers_of, cut, cuts_medium, kept_turns
-from finetooth_rows.groups import MEDIUM_CUT, kept_group
+from finetooth_rows.cutting import TURNS, Range, answers_of, cut, cut_by_turns, cuts_medium
+from finetooth_rows.groups import MEDIUM_CUT, usable_group
 from finetooth_rows.noticing import Noticing
 from finetooth_rows.storage.token_rows import Int32Array, TokenPortion, TokenRows, pack_about
 from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
@@ -174,7 +174,7 @@ def render_rows(
             tally.drop(rendered.left_out, id_)
             continue
         if rendered.others:
-            for part in kept_group(id_, rendered, limit, tally):
+            for part in usable_group(id_, rendered, limit, tally):
                 take(f"{id_}#{part.part}", part, id_)
             continue
         whole = [(id_, rendered)] if rendered.tokens else []
@@ -290,7 +290,7 @@ def _pieces(id_: str, rendered: Rendered, limit: Limit) -> list[tuple[str, Seque
     if limit.excess_length == "split":
         starts = range(0, size - 1, longest)
         return [(f"{id_}#{i}", [(at, min(at + longest + 1, size))]) for i, at in enumerate(starts, start=1)]
-    return [(id_, kept_turns(rendered, longest) if limit.excess_length == TURNS else [(0, longest + 1)])]
+    return [(id_, cut_by_turns(rendered, longest) if limit.excess_length == TURNS else [(0, longest + 1)])]
 
 
 def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]], tally: Tally) -> None:

@@ -12,9 +12,9 @@ from finetooth_hooks.examples import Example, LeftOut, Rendered
 from finetooth_hooks.preparation import Limit, PreparedAs
 from finetooth_hooks.recipe_rows import PreviewRow
 
-from finetooth_rows.cutting import TURNS, cut, kept_turns
+from finetooth_rows.cutting import TURNS, cut, cut_by_turns
 from finetooth_rows.every_row import every_row
-from finetooth_rows.groups import kept_group
+from finetooth_rows.groups import usable_group
 from finetooth_rows.preparing import load_rendering, render_rows
 from finetooth_rows.reading import SplitRows
 from finetooth_rows.tally import Tally
@@ -56,7 +56,7 @@ def _row(number: int, id_: str, example: Example, rendered: Rendered, limit: Lim
     refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
     fate = _fate(tally, length) if refused is None else _refusal(id_, refused)
     if tally.truncated and limit is not None and limit.excess_length == TURNS:
-        rendered = cut(rendered, kept_turns(rendered, limit.max_length))
+        rendered = cut(rendered, cut_by_turns(rendered, limit.max_length))
     return PreviewRow(number, id_, rendered, length, fate, used=tally.used > 0, error=refused)
 
 
@@ -75,7 +75,7 @@ def _together(number: int, id_: str, example: Example, rendered: Rendered, limit
     refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
     parts = [rendered, *rendered.others]
     if tally.truncated and limit is not None and limit.excess_length == TURNS:
-        parts = kept_group(id_, rendered, limit, Tally())
+        parts = usable_group(id_, rendered, limit, Tally())
     for place, part in enumerate(parts):
         length = int(portion.starts[place + 1] - portion.starts[place]) if len(portion) else len(part.tokens)
         fate = _fate(tally, length) if refused is None else _refusal(id_, refused)

@@ -18,7 +18,7 @@ from finetooth_rows.columns import ColumnWatch, unread
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.tally import Tally
-from finetooth_rows.work import Work, first_of, passes, refusals, rows_of, taken_work, work_of, work_of_source
+from finetooth_rows.work import Work, chosen_work, first_of, passes, refusals, rows_of, work_of, work_of_source
 
 DIGEST_BYTES = 8
 
@@ -74,7 +74,7 @@ class SplitRows:
         times = chosen.held if self.held_out else chosen.taken
         for index, picked in enumerate(self.sources):
             for number, taken in enumerate(passes(times[index], chosen.sizes[index])):
-                yield from taken_work(work_of_source(index, picked), taken, number)
+                yield from chosen_work(work_of_source(index, picked), taken, number)
 
     def read(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example]]:
         """Ids and examples of some rows; what cannot be read, and what is left out, is told to `reading`."""

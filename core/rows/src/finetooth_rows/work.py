@@ -223,7 +223,7 @@ def passes(times: NDArray[np.uint32], sizes: NDArray[np.int64]) -> Iterator[list
         ]
 
 
-def taken_work(work: Iterator[Work], taken: Sequence[tuple[int, ...]], number: int) -> Iterator[Work]:
+def chosen_work(work: Iterator[Work], taken: Sequence[tuple[int, ...]], number: int) -> Iterator[Work]:
     """The work of one source that holds rows which are taken, with their places.
 
     Args:

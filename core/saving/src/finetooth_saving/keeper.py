@@ -21,7 +21,7 @@ from finetooth_hooks.checkpoints import Candidate, Gate, SnapshotStore, StepSnap
 from finetooth_hooks.engine import Engine, Snapshot
 from finetooth_hooks.errors import FinetoothError, StoreError
 from finetooth_recipes.cadence import Cadence, Clock
-from finetooth_toolbox.blame import named, reason_of, said, where, whose
+from finetooth_toolbox.blame import error_line, named, reason_of, where, whose
 from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
 
 from finetooth_saving import history
@@ -333,13 +333,13 @@ class Keeper:
             try:
                 self._put(store, name)
             except Exception as error:
-                problem = error if isinstance(error, StoreError) else StoreError(store.place, said(error))
+                problem = error if isinstance(error, StoreError) else StoreError(store.place, error_line(error))
                 problems.append(str(problem))
                 continue
             try:
                 self._tidy(store, step_of(name) or 0)
             except Exception as error:
-                self._say(f"{store.place}: superfluous checkpoints could not be removed: {said(error)}")
+                self._say(f"{store.place}: superfluous checkpoints could not be removed: {error_line(error)}")
         if problems:
             self._say(f"{name} could not be sent: {'; '.join(problems)}; it is in {self.keeping.folder}")
             raise StoreError("", f"{name} could not be sent: {'; '.join(problems)}")

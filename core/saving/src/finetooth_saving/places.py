@@ -16,7 +16,7 @@ from finetooth_toolbox.files.manifests import MANIFEST, listed_files
 from finetooth_saving import quarantine, run_state
 from finetooth_saving.artifact import read_manifest, verify_folder
 from finetooth_saving.names import FOLDER, name_of, newest_first, split_url, step_of
-from finetooth_saving.run_folder import found_run, is_begun, no_such_run
+from finetooth_saving.run_folder import is_begun, no_such_run, run_at
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def place_of(reference: str, opened: Callable[[str], Store], disk: Callable[[Pat
         return Place(reference, store=store, only="" if step is None else name_of(step))
     path = Path(reference)
     if not path.exists():
-        path = found_run(reference, is_begun) or path
+        path = run_at(reference, is_begun) or path
         reference = str(path)
     if (path / FOLDER).is_dir():
         return Place(reference, folder=path / FOLDER)

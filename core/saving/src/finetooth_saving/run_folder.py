@@ -73,7 +73,7 @@ def is_begun(path: Path) -> bool:
     return is_run_folder(path) or ((path / RECIPE).is_file() and (path / RUN).is_file())
 
 
-def found_run(reference: str, is_there: Callable[[Path], bool] = is_run_folder) -> Path | None:
+def run_at(reference: str, is_there: Callable[[Path], bool] = is_run_folder) -> Path | None:
     """The folder that a reference to a run means: a path, or a name under `runs/`; None if it means none.
 
     Args:
@@ -95,9 +95,9 @@ def run_of(reference: str, catalog: Catalog | None = None) -> Path | None:
         catalog: its exporters are asked for runs that they keep (`got_back`).
     """
     reference = reference if catalog is None else got_back(reference, catalog)
-    folder = found_run(reference)
+    folder = run_at(reference)
     if folder is None and Path(reference).name == ARTIFACT:
-        folder = found_run(str(Path(reference).parent), lambda run: is_run_folder(run) and not is_whole(run / ARTIFACT))
+        folder = run_at(str(Path(reference).parent), lambda run: is_run_folder(run) and not is_whole(run / ARTIFACT))
     return None if folder is None else folder.absolute()
 
 

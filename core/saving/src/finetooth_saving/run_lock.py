@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from finetooth_hooks.errors import UserError
-from finetooth_toolbox.files.locks import FolderHeldError, held_folder
+from finetooth_toolbox.files.locks import FolderHeldError, lock_folder
 
 
 def run_lock(folder: Path) -> ExitStack:
@@ -17,7 +17,7 @@ def run_lock(folder: Path) -> ExitStack:
     """
     lock = ExitStack()
     try:
-        lock.enter_context(held_folder(folder))
+        lock.enter_context(lock_folder(folder))
     except FolderHeldError as error:
         raise UserError(
             f"{folder}: the run is under way in process {error.who}", action="wait for it, or stop it"

@@ -21,13 +21,13 @@ Place = list[str | int]
 """Keys and indices that lead to an array."""
 
 
-def held(value: Any) -> Any:
+def own_arrays(value: Any) -> Any:
     """A state whose arrays nobody writes to any more: those that their owner may still change are copied."""
     if isinstance(value, np.ndarray):
         return value if _is_constant(value) else value.copy(order="K")
     if isinstance(value, Mapping):
-        return {key: held(item) for key, item in value.items()}
-    return [held(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: own_arrays(item) for key, item in value.items()}
+    return [own_arrays(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def separated(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Place], tuple[Array, ...]]:

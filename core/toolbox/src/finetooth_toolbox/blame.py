@@ -185,7 +185,7 @@ def line(error: BaseException) -> str:
     return f"{what} ({action})"
 
 
-def said(error: BaseException, *, importing: bool = False) -> str:
+def error_line(error: BaseException, *, importing: bool = False) -> str:
     """What a plugin that is known by name has raised, in one line: what it says to the user itself, or type, message
     and `[file:line]` of the deepest frame in a plugin's code.
 
@@ -204,7 +204,7 @@ def said(error: BaseException, *, importing: bool = False) -> str:
 def named(error: BaseException) -> str:
     """What a plugin's code has raised, in one line that names the plugin, unless it says to the user itself what to
     say."""
-    return said(error) if isinstance(error, FinetoothError) else problem(error)[0]
+    return error_line(error) if isinstance(error, FinetoothError) else problem(error)[0]
 
 
 def describe(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from finetooth_hooks.plan import Decision
 from finetooth_hooks.protocols import HardwareFacts
 
 
-def held_precision(precision: str) -> str:
+def stored_precision(precision: str) -> str:
     """The precision in which weights, activations and gradients are held: fp8 is one that only multiplies."""
     return "bf16" if precision == "fp8" else precision
 

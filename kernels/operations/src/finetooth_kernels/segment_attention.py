@@ -8,7 +8,7 @@ and no mask is built.
 Forward, each part (a segment on itself, causal; the rows below a segment on that segment, whole) goes through torch's
 flash attention, and parts are joined by their log-sum-exp. On an NVIDIA GPU all parts of a depth are one call of the
 kernel that takes sequences of any length, and its own backward pass is given the joined result: the gradients of the
-parts add up. Where there is neither, `seen_attention` computes.
+parts add up. Where there is neither, `windowed_attention` computes.
 
 Backward on a CPU (Dao et al., 2022, arXiv:2205.14135, appendix B.4) makes the probabilities again, a block of queries
 at a time, with the heads of a key-value group as one matrix product. With P = exp(scale Q K^T - lse) and delta = sum
@@ -33,7 +33,7 @@ from finetooth_kernels.contract import Availability, result_dtype
 from finetooth_kernels.memory import Arena, placed
 from finetooth_kernels.segments import Looks, Segment, check_segments, paths
 
-__all__ = ["available", "seen_attention", "segment_attention"]
+__all__ = ["available", "windowed_attention", "segment_attention"]
 
 QUERY_BLOCK = 128
 """Queries whose probabilities exist at once in backward: with their group's heads and up to a few hundred keys they
@@ -92,7 +92,7 @@ def segment_attention(
     """
     del arena
     if qkv_nhd.device.type != "cpu" and not _has_flash(qkv_nhd):
-        return seen_attention(qkv_nhd, segments, Looks(scale), heads=heads, kv_heads=kv_heads)
+        return windowed_attention(qkv_nhd, segments, Looks(scale), heads=heads, kv_heads=kv_heads)
     if qkv_nhd.stride(-1) != 1:  # torch's kernel takes numbers of a head for neighbours, and does not look
         qkv_nhd = qkv_nhd.contiguous()
     check_segments(segments, qkv_nhd.shape[0])
@@ -318,7 +318,7 @@ class _FlashBySegment(torch.autograd.Function):
         return torch.cat([x.to(qkv_nhd.dtype) for x in gradients], 1), None, None, None, None
 
 
-def seen_attention(
+def windowed_attention(
     qkv_nhd: Tensor, segments: Sequence[Segment], looks: Looks, *, heads: int, kv_heads: int
 ) -> Tensor:  # fmt: skip
     """Attention with a window, a cap on scores or sinks, in torch's operations on any device: a block of queries at a

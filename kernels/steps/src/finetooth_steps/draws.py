@@ -60,7 +60,7 @@ def mixed(words: Any) -> Any:
     return words ^ (words >> 16)
 
 
-def drawn(keys: Words, site: str, columns: int) -> Words:
+def uniform_words(keys: Words, site: str, columns: int) -> Words:
     """(..., columns) uniform words.
 
     Args:
@@ -78,7 +78,7 @@ def halves(keys: Words, site: str, columns: int) -> tuple[Words, Words]:
     return rows, mixed(np.arange(columns, dtype=np.uint32) * np.uint32(GOLDEN) + np.uint32(second))
 
 
-def kept(words: Words, dropped: float) -> NDArray[np.bool_]:
+def keep_mask(words: Words, dropped: float) -> NDArray[np.bool_]:
     """Which numbers stay where a share `dropped` of them becomes 0: those whose word, as a signed number, is at least
     `threshold(dropped)`."""
     return np.asarray(words.view(np.int32) >= np.int32(threshold(dropped)))

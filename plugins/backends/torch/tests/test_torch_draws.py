@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetooth_hooks import EngineError
 from finetooth_kit.fake_context import FakeContext
-from finetooth_steps.draws import drawn, kept, position_keys
+from finetooth_steps.draws import keep_mask, position_keys, uniform_words
 from finetooth_torch.draws import Draws
 from torch import nn
 
@@ -95,7 +95,7 @@ def test_the_numbers_are_those_of_the_reference() -> None:
     with draws.entered(5, 2, (7, 1)):
         draws.lay_out(torch.arange(8).view(2, 4), (4, 3), (2, 4))
         out = model(torch.ones(2, 4, 19)).numpy()
-    expected = [kept(drawn(position_keys(5, 2, place, 4), "0", 19), 0.3) / 0.7 for place in (7, 1)]
+    expected = [keep_mask(uniform_words(position_keys(5, 2, place, 4), "0", 19), 0.3) / 0.7 for place in (7, 1)]
     np.testing.assert_allclose(out[0], expected[0], rtol=1e-6)
     np.testing.assert_allclose(out[1, :3], expected[1][:3], rtol=1e-6)
     model.eval()

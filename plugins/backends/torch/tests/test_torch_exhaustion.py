@@ -13,7 +13,7 @@ import pytest
 import torch
 from finetooth_hooks import EngineError, MemoryEstimate, Plan, Sampling
 from finetooth_kit.fake_context import TRAIN
-from finetooth_torch.device.exhaustion import Situation, asked_for, exhausted, guarded, is_exhaustion, ladder
+from finetooth_torch.device.exhaustion import Situation, exhausted, guarded, is_exhaustion, ladder, requested_bytes
 from finetooth_torch.generation.rows_in_progress import Writing
 
 HOST = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 5368709120 bytes. Error code 12"  # noqa: E501
@@ -33,7 +33,7 @@ DEVICE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capa
 )
 def test_what_says_that_memory_is_out_is_known(error: Exception, asked: int) -> None:
     assert is_exhaustion(error)
-    assert asked_for(error) == asked
+    assert requested_bytes(error) == asked
 
 
 @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), ValueError("out of memory"), OSError(28, "full")])

@@ -12,11 +12,11 @@ import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import PickedKernel, Wanted
 from finetooth_kernels.operations import OPERATIONS
-from finetooth_torch.compute import wanted
+from finetooth_torch.compute import compute_request
 from finetooth_torch.device.kernel_trials import check_kernels
 
 CPU = torch.device("cpu")
-USES = wanted("bf16", stream=True)
+USES = compute_request("bf16", stream=True)
 FORWARD = ("logits_statistics", "accumulate", "packed_linear", "matmul_rounded_once", "cached_attention")
 """What has no gradient in a step."""
 RMS: Any = OPERATIONS["rms_norm"].torch

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from finetooth_importer import files
 from finetooth_importer.account import TAKEN
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 from finetooth_importer.written import as_yaml, tidied
 
 HERE = Path(__file__).parent / "configurations"
@@ -41,7 +41,7 @@ def test_nine_keys_of_ten_are_taken_and_none_is_lost(tool: str) -> None:
     counts: Counter[str] = Counter()
     for name, keys in given.items():
         assert files.tool_of(keys) == tool, name
-        account = taken(keys, tool)
+        account = read_tool(keys, tool)
         told = Counter(line.key for line in account if line.outcome != "default")
         assert {key: told[key] for key in account.given} == dict.fromkeys(account.given, 1), name
         for line in account:
@@ -57,7 +57,7 @@ def test_every_recipe_is_one(tool: str) -> None:
     recipe = pytest.importorskip("finetooth_core.settings.recipe")
     yaml = pytest.importorskip("yaml")
     for name, keys in configurations(tool).items():
-        account = taken(keys, tool)
+        account = read_tool(keys, tool)
         made = tidied(account.recipe)
         assert yaml.safe_load(as_yaml(account, tool, name)) == made, name
         assert "&id" not in as_yaml(account, tool, name), name  # what stands twice is written twice
@@ -71,7 +71,7 @@ def test_every_recipe_is_one(tool: str) -> None:
 def test_numbers_mean_the_same() -> None:
     keys = configurations("llamafactory")
     for name, given in keys.items():
-        made = taken(given, "llamafactory").recipe
+        made = read_tool(given, "llamafactory").recipe
         each, steps = given.get("per_device_train_batch_size", 8), given.get("gradient_accumulation_steps", 1)
         assert made["train"]["batch_size"] == each * steps, name
         assert made["train"]["seed"] == given.get("seed", 42)

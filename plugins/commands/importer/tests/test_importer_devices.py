@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 from finetooth_importer.files import tool_of
 
 ZERO_2: dict[str, Any] = {
@@ -37,7 +37,7 @@ def outcomes(account: Account) -> dict[str, str]:
 def test_a_file_of_deepspeed_becomes_a_strategy(tmp_path: Path, tool: str, given: dict[str, Any]) -> None:
     """It is found by its name in the same folder, since their examples name it from another one."""
     (tmp_path / "zero2.json").write_text(json.dumps(ZERO_2), encoding="utf-8")
-    account = taken({**given, "deepspeed": "configs/zero2.json"}, tool, tmp_path / "theirs.yaml")
+    account = read_tool({**given, "deepspeed": "configs/zero2.json"}, tool, tmp_path / "theirs.yaml")
     assert account.recipe["scale"] == {"strategy": {"name": "deepspeed", "stage": 2, "offload": True}}
     assert account.recipe["train"]["max_grad_norm"] == 0.5
     of_key = outcomes(account)
@@ -47,13 +47,13 @@ def test_a_file_of_deepspeed_becomes_a_strategy(tmp_path: Path, tool: str, given
 
 @pytest.mark.parametrize(("stage", "strategy"), [(0, "ddp"), (1, {"name": "deepspeed", "stage": 1})])
 def test_a_mapping_in_place_of_the_file(stage: int, strategy: Any) -> None:
-    account = taken({"base_model": "m", "deepspeed": {"zero_optimization": {"stage": stage}}}, "axolotl")
+    account = read_tool({"base_model": "m", "deepspeed": {"zero_optimization": {"stage": stage}}}, "axolotl")
     assert account.recipe["scale"] == {"strategy": strategy}
 
 
 def test_stage_3_is_taken_as_stage_2_and_said_so() -> None:
     given = {"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": 1, "offload_param": {"device": "cpu"}}}
-    account = taken({"base_model": "m", "deepspeed": given}, "axolotl")
+    account = read_tool({"base_model": "m", "deepspeed": given}, "axolotl")
     assert account.recipe["scale"]["strategy"]["stage"] == 2
     of_key = outcomes(account)
     assert of_key["deepspeed.zero_optimization.stage"] == "otherwise"
@@ -61,7 +61,7 @@ def test_stage_3_is_taken_as_stage_2_and_said_so() -> None:
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    account = taken({"base_model": "m", "deepspeed": "zero1.json"}, "axolotl", tmp_path / "theirs.yaml")
+    account = read_tool({"base_model": "m", "deepspeed": "zero1.json"}, "axolotl", tmp_path / "theirs.yaml")
     (line,) = (line for line in account if line.key == "deepspeed")
     assert line.outcome == "not taken" and "no such JSON file" in line.note
     assert "scale" not in account.recipe
@@ -69,7 +69,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 def test_processes_of_accelerate_are_devices_of_each_machine() -> None:
     assert tool_of(ACCELERATE) == "accelerate"
-    account = taken(ACCELERATE, "accelerate")
+    account = read_tool(ACCELERATE, "accelerate")
     assert account.recipe == {"scale": {"devices": 4, "nodes": 2, "strategy": "ddp"}, "train": {"precision": "bf16"}}
     of_key = outcomes(account)
     assert of_key.keys() == ACCELERATE.keys()
@@ -81,18 +81,18 @@ def test_processes_of_accelerate_are_devices_of_each_machine() -> None:
 def test_deepspeed_inside_accelerate(tmp_path: Path) -> None:
     one = {**ACCELERATE, "num_machines": 1, "distributed_type": "DEEPSPEED"}
     keys = {"zero_stage": 1, "offload_optimizer_device": "none", "gradient_clipping": 0.5}
-    account = taken({**one, "deepspeed_config": keys}, "accelerate")
+    account = read_tool({**one, "deepspeed_config": keys}, "accelerate")
     assert account.recipe["scale"] == {"devices": 8, "strategy": {"name": "deepspeed", "stage": 1}}
     assert account.recipe["train"]["max_grad_norm"] == 0.5
 
     (tmp_path / "zero2.json").write_text(json.dumps(ZERO_2), encoding="utf-8")
     named = {**one, "deepspeed_config": {"deepspeed_config_file": "zero2.json"}}
-    account = taken(named, "accelerate", tmp_path / "default_config.yaml")
+    account = read_tool(named, "accelerate", tmp_path / "default_config.yaml")
     assert account.recipe["scale"]["strategy"] == {"name": "deepspeed", "stage": 2, "offload": True}
 
 
 def test_another_way_to_share_is_refused() -> None:
-    account = taken({**ACCELERATE, "distributed_type": "MEGATRON_LM"}, "accelerate")
+    account = read_tool({**ACCELERATE, "distributed_type": "MEGATRON_LM"}, "accelerate")
     assert outcomes(account)["distributed_type"] == "not taken"
     assert "strategy" not in account.recipe["scale"]
 
@@ -121,7 +121,7 @@ def test_another_way_to_share_is_refused() -> None:
 )
 def test_fully_sharded_training_becomes_a_strategy(tool: str, given: dict[str, Any], strategy: Any) -> None:
     """`reshard_after_forward: false` and SHARD_GRAD_OP keep a layer gathered, torch's NO_SHARD is ddp."""
-    assert taken(given, tool).recipe["scale"]["strategy"] == strategy
+    assert read_tool(given, tool).recipe["scale"]["strategy"] == strategy
 
 
 def test_what_sharded_training_does_not_have_is_said() -> None:
@@ -129,7 +129,7 @@ def test_what_sharded_training_does_not_have_is_said() -> None:
         "fsdp_offload_params": True, "fsdp_activation_checkpointing": True, "fsdp_state_dict_type": "FULL_STATE_DICT",
         "fsdp_sharding_strategy": "HYBRID_SHARD", "fsdp_use_orig_params": False, "fsdp_odd": 3,
     }  # fmt: skip
-    account = taken({"base_model": "m", "fsdp_config": given}, "axolotl")
+    account = read_tool({"base_model": "m", "fsdp_config": given}, "axolotl")
     assert account.recipe["scale"] == {"strategy": "fsdp"}
     assert account.recipe["train"]["gradient_checkpointing"] is True
     of_key = {key.removeprefix("fsdp_config."): outcome for key, outcome in outcomes(account).items()}
@@ -140,5 +140,5 @@ def test_what_sharded_training_does_not_have_is_said() -> None:
 
 def test_transformers_divides_nothing_by_its_config_alone() -> None:
     given = {"model_name_or_path": "m", "dataset_name": "d", "fsdp_config": {"reshard_after_forward": True}}
-    account = taken(given, "trl")
+    account = read_tool(given, "trl")
     assert "scale" not in account.recipe and outcomes(account)["fsdp_config"] == "no effect"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 from finetooth_importer.script import of_script
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
@@ -23,7 +23,7 @@ def test_what_a_script_saves_is_exported_unless_it_is_idle(tmp_path: Path) -> No
         "if False:\n    model.save_pretrained_gguf('out', tokenizer, quantization_method='f16')\n",
         encoding="utf-8",
     )
-    account = taken(dict(of_script(script.read_text(encoding="utf-8"), script)), "unsloth", script)
+    account = read_tool(dict(of_script(script.read_text(encoding="utf-8"), script)), "unsloth", script)
     assert account.recipe["export"] == [
         {"name": "gguf", "stored": "q4_k_m"},
         {"name": "gguf", "stored": "q8_0"},
@@ -56,7 +56,7 @@ def test_what_a_script_saves_is_exported_unless_it_is_idle(tmp_path: Path) -> No
 def test_what_is_written_at_the_end_is_exported(
     tool: str, given: dict[str, Any], export: Any, tmp_path: Path, outcomes: Outcomes
 ) -> None:
-    account = taken(given, tool, tmp_path / "run.yaml")
+    account = read_tool(given, tool, tmp_path / "run.yaml")
     assert account.recipe.get("export") == export
     found = outcomes(account)
     for key in given.keys() & {"save_model", "save_method", "export_dir", "merge_lora", "quantization_method"}:

@@ -10,7 +10,7 @@ import pytest
 from finetooth_hooks import UserError
 from finetooth_importer import files
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 from finetooth_importer.script import of_script
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
@@ -38,7 +38,7 @@ def test_a_script_is_read_and_never_run(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "train.py").write_text(SCRIPT, encoding="utf-8")
     given, tool = files.read(tmp_path / "train.py")
     assert tool == "trl" and not (tmp_path / "mark").exists()
-    account = taken(given, tool)
+    account = read_tool(given, tool)
     (computed,) = [line for line in account if line.key == "max_length"]
     assert computed.outcome == "not taken" and "computes" in computed.note
     made = account.recipe
@@ -58,7 +58,7 @@ SFTTrainer(model="m", train_dataset=rows, args=ARGUMENTS(output_dir="out"))
     for name, rate in (("TrainingArguments", 5e-5), ("SFTConfig", 2e-5)):
         (tmp_path / "train.py").write_text(script.replace("ARGUMENTS", name), encoding="utf-8")
         given, tool = files.read(tmp_path / "train.py")
-        made = taken(given, tool, tmp_path / "train.py").recipe
+        made = read_tool(given, tool, tmp_path / "train.py").recipe
         assert made["optimizer"]["learning_rate"] == rate and made["data"]["train"] == "a.json"
         assert ("gradient_checkpointing" in made["train"]) == (name == "SFTConfig")
 
@@ -100,7 +100,7 @@ def test_a_notebook_of_unsloth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "a.ipynb").write_text(json.dumps({"cells": cells}), encoding="utf-8")
     given, tool = files.read(tmp_path / "a.ipynb")
     assert tool == "unsloth" and not (tmp_path / "mark").exists()
-    made = taken(given, tool).recipe
+    made = read_tool(given, tool).recipe
     assert made["model"]["name"] == "unsloth/Qwen3-4B" and made["quantization"] == "nf4"
     assert made["adapter"] == {"name": "lora", "rank": 16, "alpha": 32, "targets": ["q_proj"]}
     assert made["train"]["max_length"] == 1024 and made["method"] == {"name": "sft", "train_on": "assistant"}
@@ -116,7 +116,7 @@ def test_a_command_line(tmp_path: Path) -> None:
         "  --learning_rate 1e-6 --use_peft\n"
     )
     given, tool = files.read(tmp_path / "run.sh")
-    made = taken(given, tool).recipe
+    made = read_tool(given, tool).recipe
     assert (tool, made["method"]["name"], made["method"]["beta"], made["adapter"]["rank"]) == ("trl", "dpo", 0.2, 16)
 
 
@@ -145,7 +145,7 @@ def test_a_shell_script_is_read_and_never_run(tmp_path: Path, outcomes: Outcomes
         "dataset": "faq", "finetuning_type": "full", "output_dir": "saves/answers", "run_name": "(computed)",
         "learning_rate": "(computed)", "default_system": "*be kind: always", "logging_dir": "2026-01-02",
     }  # fmt: skip
-    account = taken(given, tool, tmp_path / "train.sh")
+    account = read_tool(given, tool, tmp_path / "train.sh")
     assert outcomes(account)["learning_rate"] == ("not taken", "")
     json.dumps(account.recipe)
     (tmp_path / "open.sh").write_text("trl sft --model 'm\n", encoding="utf-8")
@@ -174,7 +174,7 @@ def test_days_are_texts(tmp_path: Path) -> None:
     dated = "base_model: m\nsequence_len: 8\ndatasets: []\noutput_dir: 2026-01-02\n"
     (tmp_path / "a.yml").write_text(dated, encoding="utf-8")
     given, tool = files.read(tmp_path / "a.yml")
-    assert json.loads(json.dumps(taken(given, tool).recipe))["output"] == "2026-01-02"
+    assert json.loads(json.dumps(read_tool(given, tool).recipe))["output"] == "2026-01-02"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_importer import files
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 
@@ -45,7 +45,7 @@ wandb_project:
 
 
 def test_axolotl(outcomes: Outcomes) -> None:
-    account = taken(files.of_yaml(AXOLOTL, Path("a.yml")), "axolotl")
+    account = read_tool(files.of_yaml(AXOLOTL, Path("a.yml")), "axolotl")
     assert account.recipe["train"] == {
         "max_length": 2048,
         "batch_size": 8,
@@ -91,7 +91,7 @@ optimizer: {_component_: torch.optim.AdamW, lr: 3e-4}
 loss: {_component_: torchtune.rlhf.loss.DPOLoss, beta: 0.2, label_smoothing: 0.1}
 seed: "${nowhere}"
 """
-    account = taken(files.of_yaml(tune, Path("a.yaml")), "torchtune")
+    account = read_tool(files.of_yaml(tune, Path("a.yaml")), "torchtune")
     made = account.recipe
     assert made["model"]["name"] == "/tmp/out/base" and made["quantization"] == "nf4"
     assert made["adapter"] == {"name": "lora", "targets": ["q_proj", "o_proj"], "rank": 4, "alpha": 8}
@@ -100,7 +100,7 @@ seed: "${nowhere}"
     assert made["schedule"] == "constant" and made["train"]["max_grad_norm"] == 0
     assert outcomes(account)["seed"] == ("not taken", "")
     mlx = {"model": "m", "iters": 10, "num_layers": -1, "lora_parameters": {"rank": 4, "scale": 5.0}}
-    made = taken(mlx, "mlx-lm").recipe
+    made = read_tool(mlx, "mlx-lm").recipe
     assert made["adapter"] == {"name": "lora", "rank": 4, "alpha": 20.0}
     assert (made["train"]["max_steps"], made["optimizer"]["learning_rate"]) == (10, 1e-5)
 
@@ -109,7 +109,7 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
     """Settings for which there is something of ours: adapters, losses, optimizers, trackers, online methods."""
     online = {"num_generations": 4, "reward_funcs": ["rewards.length"], "loss_type": "dapo", "no_such": 1,
               "vllm_guided_decoding_regex": "[0-9]+"}  # fmt: skip
-    account = taken({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": online}, "axolotl")
+    account = read_tool({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": online}, "axolotl")
     method = account.recipe["method"]
     assert (method["name"], method["num_generations"], method["loss_type"]) == ("grpo", 4, "dapo")
     assert method["rewards"] == [{"name": "python_function", "module": "rewards", "function": "length"}]
@@ -119,7 +119,7 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
     more = {"use_adaptive_entropy": True, "entropy_coef_max": 0.5, "top_entropy_quantile": 0.2,
             "generation_kwargs": {"stop_token_ids": [7, 9], "stop": "</a>"},
             "chat_template_kwargs": {"enable_thinking": False}}  # fmt: skip
-    account = taken(
+    account = read_tool(
         {"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": online | more}, "axolotl"
     )
     expected = {"entropy_target": 0.2, "entropy_coef_max": 0.5, "top_entropy_quantile": 0.2, "stop_ids": [7, 9]}
@@ -127,13 +127,13 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
     assert account.recipe["method"]["stop"] == ["</a>"]
     assert account.recipe["data"]["renderer"] == {"name": "jinja", "arguments": {"enable_thinking": False}}
     other = {**online, "entropy_target": 0.3, "generation_kwargs": {"seed": 3}}
-    account = taken({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": other}, "axolotl")
+    account = read_tool({"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": other}, "axolotl")
     assert "entropy_target" not in account.recipe["method"]
     assert outcomes(account)["trl.generation_kwargs"][0] == "not taken"
     given = {"base_model": "m", "datasets": [], "sequence_len": 8, "optimizer": "came_pytorch", "adam_beta1": 0.8,
              "lisa_n_layers": 2, "lisa_step_interval": 5, "wandb_project": "p", "wandb_mode": "offline",
              "early_stopping_patience": 3, "evals_per_epoch": 1}  # fmt: skip
-    made = taken(given, "axolotl").recipe
+    made = read_tool(given, "axolotl").recipe
     assert made["optimizer"] == {"name": "came", "betas": [0.8, 0.999, 0.9999]}
     adam = {"adam_beta1": 0.8, "adam_epsilon": 1e-6}
     for theirs, ours in {
@@ -144,13 +144,13 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
         "flash_sgdw": "flash_sgdw",
         "optimi_adamw": {"name": "adamw", "betas": [0.8, 0.999], "eps": 1e-6},
     }.items():
-        assert taken({**given, **adam, "optimizer": theirs}, "axolotl").recipe["optimizer"] == ours
+        assert read_tool({**given, **adam, "optimizer": theirs}, "axolotl").recipe["optimizer"] == ours
     assert made["adapter"] == {"name": "lisa", "layers": 2, "every": 5}
     assert made["trackers"] == ["console", "jsonl", {"name": "wandb", "project": "p", "mode": "offline"}]
     assert made["train"]["early_stopping"] == {"patience": 3, "metric": "eval/loss"}
     given = {"model_name_or_path": "m", "stage": "sft", "finetuning_type": "oft", "oft_block_size": 16,
              "use_badam": True, "badam_switch_interval": 9, "use_dft_loss": True}  # fmt: skip
-    made = taken(given, "llamafactory").recipe
+    made = read_tool(given, "llamafactory").recipe
     assert made["adapter"] == {"name": "oft", "block_size": 16} and made["method"] == {"name": "sft", "loss": "dft"}
     assert (made["optimizer"]["name"], made["optimizer"]["switch_every"]) == ("badam", 9)
 
@@ -159,7 +159,7 @@ def test_rloo_of_trl_pays_for_the_kl_in_its_reward() -> None:
     """Its trainer takes beta times the KL from the reward, and beta is 0.05 where it is left out."""
     given = {"model_name_or_path": "m", "dataset_name": "d", "trainer": "rloo"}
     for beta, expected in (({}, (0.05, "reward")), ({"beta": 0.2}, (0.2, "reward")), ({"beta": 0.0}, (0.0, None))):
-        method = taken({**given, **beta}, "trl").recipe["method"]
+        method = read_tool({**given, **beta}, "trl").recipe["method"]
         assert (method["name"], method["beta"], method.get("kl_in")) == ("rloo", *expected)
 
 
@@ -188,13 +188,15 @@ def test_what_a_key_leaves_to_a_default_is_no_second_key() -> None:
 
 
 def test_only_keys_that_are_known_are_proposed() -> None:
-    account = taken({"base_model": "m", "datasets": [], "my_own_uri": None, "my_own_url": 1}, "axolotl")
+    account = read_tool({"base_model": "m", "datasets": [], "my_own_uri": None, "my_own_url": 1}, "axolotl")
     (line,) = [line for line in account if line.key == "my_own_url"]
     assert line.note == "no key of the tool that is known"
 
 
 def test_a_value_that_is_none_is_named() -> None:
-    account = taken({"base_model": "m", "sequence_len": "long", "micro_batch_size": "two", "datasets": []}, "axolotl")
+    account = read_tool(
+        {"base_model": "m", "sequence_len": "long", "micro_batch_size": "two", "datasets": []}, "axolotl"
+    )
     lines = {line.key: line for line in account if line.outcome == "not taken"}
     assert "train.max_length cannot have this value" in lines["sequence_len"].note
     assert "not a whole number" in lines["micro_batch_size"].note
@@ -213,7 +215,7 @@ def test_a_base_in_fewer_bits_is_one_that_a_package_brings() -> None:
          {"name": "nf4", "double": False}),
         ({"model_name_or_path": "m", "finetuning_type": "lora", "quantization_bit": 8}, "llamafactory", "int8"),
     ):  # fmt: skip
-        found = taken(given, tool).recipe["quantization"]
+        found = read_tool(given, tool).recipe["quantization"]
         assert found == wanted
         assert (found["name"] if isinstance(found, dict) else found) in index
 
@@ -234,7 +236,7 @@ def test_autotrain_reads_a_split_of_a_folder(
     if there:
         Path(there).touch()
     given = {"task": "llm-sft", "base_model": "m", "project_name": "p", "data": {"path": path, "train_split": "train"}}
-    assert taken(given, "autotrain").recipe["data"]["train"] == train
+    assert read_tool(given, "autotrain").recipe["data"]["train"] == train
 
 
 def test_a_recipe_with_a_corpus_and_a_channel_keeps_its_meaning() -> None:
@@ -247,7 +249,7 @@ def test_a_recipe_with_a_corpus_and_a_channel_keeps_its_meaning() -> None:
         "train": {"batch": 4, "learning_rate": 1e-4, "select_on": "val_loss_min"},
         "register": {"name": "bot", "channel": "candidate", "sign": True},
     }
-    account = taken(given, "corpus-recipe")
+    account = read_tool(given, "corpus-recipe")
     made = account.recipe
     assert made["model"] == {"name": "smollm2-135m"} and made["backend"] == "torch"
     assert made["adapter"] == {
@@ -276,7 +278,7 @@ def test_scaled_positions(outcomes: Outcomes, scaling: Any, ours: Any, outcome: 
     overrides = {"rope_scaling": scaling} if scaling else {"use_cache": False}
     given = {"base_model": "a/b", "datasets": [{"path": "rows.jsonl", "type": "alpaca"}],
              "overrides_of_model_config": overrides}  # fmt: skip
-    account = taken(files.of_yaml(json.dumps(given), Path("a.yml")), "axolotl")
+    account = read_tool(files.of_yaml(json.dumps(given), Path("a.yml")), "axolotl")
     loader = account.recipe["model"] if isinstance(account.recipe["model"], dict) else {}
     assert loader.get("loader", {}).get("rope_scaling") == ours
     assert outcomes(account)["overrides_of_model_config"][0] == outcome

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 
@@ -28,7 +28,7 @@ def test_llamafactory_reads_its_list_of_datasets(tmp_path: Path) -> None:
     }
     (tmp_path / "data/dataset_info.json").write_text(json.dumps(listed), encoding="utf-8")
     given = {"model_name_or_path": "m", "stage": "sft", "dataset": "faq, talks, seen, pairs, other", "lora_rank": 4}
-    account = taken(given, "llamafactory", tmp_path / "run.yaml")
+    account = read_tool(given, "llamafactory", tmp_path / "run.yaml")
     assert account.recipe["data"]["train"] == [
         {
             "name": "tables",
@@ -90,7 +90,7 @@ def test_llamafactory_reads_its_list_of_datasets(tmp_path: Path) -> None:
 
 def test_a_template_has_what_it_was_called_before() -> None:
     given = {"model_name_or_path": "m", "stage": "sft", "dataset": "rows.jsonl"}
-    now, before = (taken(given | {"template": name}, "llamafactory") for name in ("gpt_oss", "gpt"))
+    now, before = (read_tool(given | {"template": name}, "llamafactory") for name in ("gpt_oss", "gpt"))
     assert now.recipe == before.recipe
     assert now.recipe["data"]["renderer"] == {"name": "harmony", "keep_reasoning": True}
     assert [line.note for line in before if line.key == "template"] == [
@@ -100,10 +100,10 @@ def test_a_template_has_what_it_was_called_before() -> None:
 
 def test_what_one_file_switches_off_is_nothing_to_the_next() -> None:
     given = {"model_name_or_path": "m", "stage": "sft", "dataset": "rows.jsonl", "template": "qwen3"}
-    first = taken(given, "llamafactory").recipe["data"]["renderer"]
-    off = taken({**given, "enable_thinking": False}, "llamafactory").recipe["data"]["renderer"]
+    first = read_tool(given, "llamafactory").recipe["data"]["renderer"]
+    off = read_tool({**given, "enable_thinking": False}, "llamafactory").recipe["data"]["renderer"]
     assert off == {**first, "thinking": False} != first
-    assert taken(given, "llamafactory").recipe["data"]["renderer"] == first
+    assert read_tool(given, "llamafactory").recipe["data"]["renderer"] == first
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_thinking_is_switched_off_where_a_renderer_can(
 ) -> None:
     from finetooth_core.plugins.catalog import INDEX
 
-    account = taken(
+    account = read_tool(
         {"model_name_or_path": "m", "stage": "sft", "dataset": "rows.jsonl", "template": template,
          "enable_thinking": False},
         "llamafactory",

@@ -6,7 +6,7 @@ from math import sqrt
 from typing import Any
 
 import pytest
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 
 FACTORY = {"model_name_or_path": "m", "stage": "sft", "finetuning_type": "full", "dataset": "a.jsonl"}
 TRL = {"trainer": "sft", "model": "m", "dataset_name": "a.jsonl"}
@@ -24,7 +24,7 @@ TRL = {"trainer": "sft", "model": "m", "dataset_name": "a.jsonl"}
 )
 def test_llamafactorys_defaults_are_written(given: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Its finetuning_args; apollo-torch multiplies by the root of its scale, we by our own."""
-    made = taken({**FACTORY, **given}, "llamafactory").recipe["optimizer"]
+    made = read_tool({**FACTORY, **given}, "llamafactory").recipe["optimizer"]
     assert {key: made[key] for key in wanted} == pytest.approx(wanted)
 
 
@@ -40,7 +40,7 @@ def test_llamafactorys_defaults_are_written(given: dict[str, Any], wanted: dict[
 )  # fmt: skip
 def test_optim_args_are_options(given: dict[str, Any], wanted: dict[str, Any]) -> None:
     """Defaults as transformers 5.23 has them in trainer_optimizer.py."""
-    account = taken({**TRL, **given, "optim_target_modules": ["attn", "mlp"]}, "trl")
+    account = read_tool({**TRL, **given, "optim_target_modules": ["attn", "mlp"]}, "trl")
     made = account.recipe["optimizer"]
     assert {key: made[key] for key in wanted} == pytest.approx(wanted)
     assert not [line for line in account if line.outcome == "not taken"]
@@ -52,5 +52,5 @@ def test_what_of_optim_args_is_not_taken_is_listed() -> None:
         {"optim": "galore_adamw", "optim_args": "rank=4,proj_type=reverse_std"},
         {"optim": "galore_adamw", "optim_target_modules": [".*q_proj"]},
     ):
-        (line,) = [line for line in taken({**TRL, **given}, "trl") if line.outcome == "not taken"]
+        (line,) = [line for line in read_tool({**TRL, **given}, "trl") if line.outcome == "not taken"]
         assert line.key == list(given)[1]

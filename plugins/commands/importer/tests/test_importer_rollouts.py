@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 
@@ -28,7 +28,7 @@ AXOLOTL = {"base_model": "m", "datasets": [{"path": "a.jsonl"}], "sequence_len":
 )  # fmt: skip
 def test_a_batch_of_completions_is_one_of_prompts(given: dict[str, Any], prompts: int, steps: int) -> None:
     """TRL's batch counts completions: a step of 8 x 4 with groups of 8 has 4 prompts."""
-    account = taken({**TRL, **given}, "trl")
+    account = read_tool({**TRL, **given}, "trl")
     assert account.recipe["train"]["batch_size"] == prompts
     assert account.recipe["method"].get("mini_batches", 1) == steps
     (line,) = [line for line in account if line.key == "per_device_train_batch_size"]
@@ -37,10 +37,10 @@ def test_a_batch_of_completions_is_one_of_prompts(given: dict[str, Any], prompts
 
 def test_axolotls_batch_counts_completions_too() -> None:
     given = {**AXOLOTL, "rl": "grpo", "micro_batch_size": 4, "gradient_accumulation_steps": 4}
-    account = taken({**given, "trl": {"num_generations": 4}}, "axolotl")
+    account = read_tool({**given, "trl": {"num_generations": 4}}, "axolotl")
     assert account.recipe["train"]["batch_size"] == 4
-    assert taken(given, "axolotl").recipe["train"]["batch_size"] == 2
-    gdpo = taken({**given, "rl": "gdpo"}, "axolotl").recipe["method"]
+    assert read_tool(given, "axolotl").recipe["train"]["batch_size"] == 2
+    gdpo = read_tool({**given, "rl": "gdpo"}, "axolotl").recipe["method"]
     assert (gdpo["name"], gdpo["multi_objective_aggregation"]) == ("grpo", "normalize_then_sum")
 
 
@@ -50,7 +50,7 @@ def test_defaults_are_those_of_trl() -> None:
     trl = pytest.importorskip("trl")
     for kind, name in (("grpo", "GRPOConfig"), ("rloo", "RLOOConfig")):
         theirs = {key: field.default for key, field in getattr(trl, name).__dataclass_fields__.items()}
-        made = taken({"trainer": kind, "model": "m", "dataset_name": "a.jsonl"}, "trl").recipe
+        made = read_tool({"trainer": kind, "model": "m", "dataset_name": "a.jsonl"}, "trl").recipe
         assert made["optimizer"]["learning_rate"] == theirs["learning_rate"]
         for key in ("num_generations", "max_completion_length", *(["beta"] if kind == "rloo" else ["loss_type"])):
             assert made["method"][key] == theirs[key], key
@@ -65,7 +65,7 @@ def test_what_runs_ahead_is_named_otherwise(outcomes: Outcomes) -> None:
         "vllm_importance_sampling_correction": True, "vllm_importance_sampling_mode": "token_mask",
         "vllm_importance_sampling_cap": 2.5, "skip_zero_advantage_batches": False,
     }  # fmt: skip
-    account = taken({**AXOLOTL, "rl": "grpo", "trl": block}, "axolotl")
+    account = read_tool({**AXOLOTL, "rl": "grpo", "trl": block}, "axolotl")
     wanted = {
         "prefetch": 2, "streaming_groups": 3, "replay_groups": 8, "reroll_start": 0.4, "reroll_groups": 2,
         "importance_correction": "mask", "importance_correction_level": "token", "importance_correction_cap": 2.5,
@@ -74,29 +74,29 @@ def test_what_runs_ahead_is_named_otherwise(outcomes: Outcomes) -> None:
     assert account.recipe["method"] == account.recipe["method"] | wanted
     assert not [line for line in account if line.outcome == "not taken"]
     block |= {"replay_recompute_logps": True, "vllm_sync_interval": 3, "rollout_func": "my.rollout"}
-    found = outcomes(taken({**AXOLOTL, "rl": "grpo", "trl": block}, "axolotl"))
+    found = outcomes(read_tool({**AXOLOTL, "rl": "grpo", "trl": block}, "axolotl"))
     for key in ("replay_recompute_logps", "vllm_sync_interval", "rollout_func"):
         assert found[f"trl.{key}"][0] == "not taken"
-    default = taken({**AXOLOTL, "rl": "grpo", "trl": {"async_prefetch": True}}, "axolotl").recipe["method"]
+    default = read_tool({**AXOLOTL, "rl": "grpo", "trl": {"async_prefetch": True}}, "axolotl").recipe["method"]
     assert (default["importance_correction"], default["importance_correction_level"]) == ("mask", "sequence")
 
 
 def test_losses_of_preference_training() -> None:
     dpo = {**AXOLOTL, "rl": "dpo", "precompute_ref_log_probs": True}
-    made = taken({**dpo, "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [1.0, 0.2]}, "axolotl").recipe
+    made = read_tool({**dpo, "dpo_loss_type": ["sigmoid", "sft"], "dpo_loss_weights": [1.0, 0.2]}, "axolotl").recipe
     assert made["method"]["losses"] == [{"name": "sigmoid", "weight": 1.0}, {"name": "sft", "weight": 0.2}]
     assert made["method"]["reference"] == {"policy": "precomputed"}
-    made = taken({**dpo, "dpo_label_smoothing": 0.1}, "axolotl").recipe
+    made = read_tool({**dpo, "dpo_label_smoothing": 0.1}, "axolotl").recipe
     assert made["method"]["loss"] == {"name": "sigmoid", "label_smoothing": 0.1}
-    assert taken({**dpo, "dpo_loss_type": ["hinge"]}, "axolotl").recipe["method"]["loss"] == {"name": "hinge"}
-    made = taken({**AXOLOTL, "rl": "simpo", "simpo_gamma": 1.0}, "axolotl").recipe
+    assert read_tool({**dpo, "dpo_loss_type": ["hinge"]}, "axolotl").recipe["method"]["loss"] == {"name": "hinge"}
+    made = read_tool({**AXOLOTL, "rl": "simpo", "simpo_gamma": 1.0}, "axolotl").recipe
     assert made["method"] == {"name": "simpo", "gamma": 1.0, "beta": 0.1, "sft_weight": 1.0}
 
 
 def test_ebft_is_ebft(outcomes: Outcomes) -> None:
     block = {"feature_layers": [0.5], "embed_method": "concat", "use_whitening": True, "ce_coef": 0.03, "stride": 8}
     trl = {"num_generations": 4, "max_completion_length": 64, "scale_rewards": True, "use_vllm": True}
-    account = taken({**AXOLOTL, "rl": "ebft", "ebft": block, "trl": trl}, "axolotl")
+    account = read_tool({**AXOLOTL, "rl": "ebft", "ebft": block, "trl": trl}, "axolotl")
     wanted = {
         "name": "ebft", "feature_layers": [0.5], "embed_method": "concat", "use_whitening": True, "ce_coef": 0.03,
         "num_generations": 4, "max_completion_length": 64, "advantage_estimator": "group_norm",
@@ -104,9 +104,9 @@ def test_ebft_is_ebft(outcomes: Outcomes) -> None:
     assert account.recipe["method"] == account.recipe["method"] | wanted
     found = outcomes(account)
     assert found["ebft.stride"][0] == "not taken" and found["ebft.ce_coef"][0] == "taken"
-    strided = taken({**AXOLOTL, "rl": "ebft", "ebft": {"mode": "strided", "n_samples_per_prompt": 4}}, "axolotl")
+    strided = read_tool({**AXOLOTL, "rl": "ebft", "ebft": {"mode": "strided", "n_samples_per_prompt": 4}}, "axolotl")
     assert strided.recipe["method"]["mode"] == "strided", "its check refuses it"
-    assert taken({**AXOLOTL, "rl": "ebft"}, "axolotl").recipe["method"]["name"] == "ebft"
+    assert read_tool({**AXOLOTL, "rl": "ebft"}, "axolotl").recipe["method"]["name"] == "ebft"
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_ebft_is_ebft(outcomes: Outcomes) -> None:
 )
 def test_a_method_that_is_not_here_becomes_no_other(tool: str, given: dict[str, Any], method: str) -> None:
     """The recipe names it, so that its check refuses it and nothing else is trained."""
-    account = taken(given, tool)
+    account = read_tool(given, tool)
     named = account.recipe["method"]
     assert (named["name"] if isinstance(named, dict) else named) == method
     assert tool == "mud-puppy" or "not taken" in {line.outcome for line in account}
@@ -132,7 +132,7 @@ def test_a_method_that_is_not_here_becomes_no_other(tool: str, given: dict[str, 
 def test_what_normalizes_each_reward_leaves_scale_rewards_out(rl: str) -> None:
     """TRL's normalize_then_sum divides by its own deviations, whatever scale_rewards says; ours refuses the two."""
     block = {"scale_rewards": True, **({"multi_objective_aggregation": "normalize_then_sum"} if rl == "grpo" else {})}
-    account = taken({"base_model": "m", "rl": rl, "trl": block}, "axolotl")
+    account = read_tool({"base_model": "m", "rl": rl, "trl": block}, "axolotl")
     assert account.recipe["method"]["multi_objective_aggregation"] == "normalize_then_sum"
     assert "scale_rewards" not in account.recipe["method"]
     assert {line.key: line.outcome for line in account}["trl.scale_rewards"] == "no effect"

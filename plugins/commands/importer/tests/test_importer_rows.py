@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_importer import files
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 Reader = Callable[[Any, dict[str, Any]], Any]
@@ -23,12 +23,14 @@ def paths(made: Any) -> list[str]:
 
 
 def axolotl(datasets: Any, **more: Any) -> Account:
-    return taken({"base_model": "m", "datasets": datasets, "sequence_len": 64, **more}, "axolotl")
+    return read_tool({"base_model": "m", "datasets": datasets, "sequence_len": 64, **more}, "axolotl")
 
 
 def torchtune(**dataset: Any) -> dict[str, Any]:
     kind = dataset.pop("kind", "chat_dataset")
-    return taken({"dataset": {"_component_": f"torchtune.datasets.{kind}", **dataset}, "epochs": 1}, "torchtune").recipe
+    return read_tool(
+        {"dataset": {"_component_": f"torchtune.datasets.{kind}", **dataset}, "epochs": 1}, "torchtune"
+    ).recipe
 
 
 def script(loading: str, folder: Path) -> Account:
@@ -36,7 +38,7 @@ def script(loading: str, folder: Path) -> Account:
         f"rows = {loading}\nSFTTrainer(model='m', args=SFTConfig(max_steps=1), train_dataset=rows)", encoding="utf-8"
     )
     given, tool = files.read(folder / "train.py")
-    return taken(given, tool, folder / "train.py")
+    return read_tool(given, tool, folder / "train.py")
 
 
 def test_every_data_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +75,7 @@ def test_files_of_a_hub_dataset_and_several_data_sets(tmp_path: Path) -> None:
     both = [
         {"_component_": f"torchtune.datasets.{kind}", "source": kind} for kind in ("chat_dataset", "alpaca_dataset")
     ]
-    account = taken({"dataset": both, "epochs": 1}, "torchtune")
+    account = read_tool({"dataset": both, "epochs": 1}, "torchtune")
     assert paths(account.recipe) == ["chat_dataset", "alpaca_dataset"]
     assert "dataset[1].source" in {line.key for line in account}
 

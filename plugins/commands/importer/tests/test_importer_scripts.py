@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 from finetooth_importer.script import of_script
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
@@ -23,7 +23,7 @@ def to_chat(row):
 def imported(rows: str, *, train: str = "rows", held: str = "", more: str = "") -> Account:
     held = f", eval_dataset={held}" if held else ""
     text = f"{more}\n{rows}\nSFTTrainer(model='m', args=SFTConfig(eval_strategy='epoch'), train_dataset={train}{held})"
-    return taken(of_script(text, Path("a.py")), "trl")
+    return read_tool(of_script(text, Path("a.py")), "trl")
 
 
 def test_a_function_that_names_columns_is_a_format(read_as: Callable[[Any, dict[str, Any]], Any]) -> None:
@@ -80,13 +80,13 @@ def test_parts_of_rows(outcomes: Outcomes) -> None:
 
 def test_what_a_trainer_is_given_beside_is_listed(outcomes: Outcomes) -> None:
     text = "rows = load_dataset('a/b')\nSFTTrainer(model='m', train_dataset=rows, formatting_func=f, callbacks=[c])"
-    found = outcomes(taken(of_script(text, Path("a.py")), "trl"))
+    found = outcomes(read_tool(of_script(text, Path("a.py")), "trl"))
     assert found["formatting_func"][0] == found["callbacks"][0] == "not taken"
 
 
 def test_parts_of_a_key_that_are_not_taken_count() -> None:
     given = {"base_model": "m", "datasets": [], "sequence_len": 8, "rl": "grpo", "trl": {"beta": 0.1, "no_such": 1}}
-    account = taken(given, "axolotl")
+    account = read_tool(given, "axolotl")
     took, there = account.shares()
     assert (took, there) == (len(given) + 1, len(given) + 2)
 
@@ -98,7 +98,7 @@ from trl.experimental.gkd import GKDConfig, GKDTrainer
 args = GKDConfig(output_dir="out", lmbda=0.3, beta=0.1, seq_kd=True, max_new_tokens=64)
 GKDTrainer(model="small", teacher_model="large", args=args, train_dataset=load_dataset("org/chats", split="train"))
 """
-    account = taken(of_script(text, Path("gkd.py")), "trl")
+    account = read_tool(of_script(text, Path("gkd.py")), "trl")
     assert account.recipe["method"] == {
         "name": "gkd", "teacher": "large", "lmbda": 0.3, "beta": 0.1, "seq_kd": True, "max_completion_length": 64,
         "top_k": 0,

@@ -10,7 +10,7 @@ import pytest
 from finetooth_hooks import DataReport, UserError
 from finetooth_importer import packing
 from finetooth_importer.account import Account
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 
@@ -28,12 +28,12 @@ EPOCHS = {"axolotl": "num_epochs", "llamafactory": "num_train_epochs", "trl": "n
 def test_below_one_a_number_of_steps_is_a_share_of_the_run(tool: str) -> None:
     """As transformers reads it: rounded up to whole steps where the run has so many, else a part of its epochs."""
     shares = {"eval_steps": 0.1, "save_steps": "0.25", "warmup_steps": 0.1}
-    made = taken({**TOOLS[tool], **shares, "max_steps": 33}, tool).recipe
+    made = read_tool({**TOOLS[tool], **shares, "max_steps": 33}, tool).recipe
     assert (made["evaluate"]["every"], made["checkpoint"]["every"]) == (4, 9)
     assert made["schedule"]["warmup_ratio"] == 0.1 and "warmup_steps" not in made["schedule"]
-    made = taken({**TOOLS[tool], **shares, EPOCHS[tool]: 4}, tool).recipe
+    made = read_tool({**TOOLS[tool], **shares, EPOCHS[tool]: 4}, tool).recipe
     assert (made["evaluate"]["every"], made["checkpoint"]["every"]) == ("0.4 epochs", "epoch")
-    made = taken({**TOOLS[tool], "eval_steps": 5, "warmup_steps": 3.0}, tool).recipe
+    made = read_tool({**TOOLS[tool], "eval_steps": 5, "warmup_steps": 3.0}, tool).recipe
     assert (made["evaluate"]["every"], made["schedule"]["warmup_steps"]) == (5, 3)
 
 
@@ -41,13 +41,15 @@ def test_below_one_a_number_of_steps_is_a_share_of_the_run(tool: str) -> None:
 def test_no_warm_up_is_none(tool: str) -> None:
     """transformers warms up only where it is told to; our cosine does by itself, and its constant never does."""
     key = "lr_scheduler_type"
-    made = taken({**TOOLS[tool], key: "cosine"}, tool)
+    made = read_tool({**TOOLS[tool], key: "cosine"}, tool)
     assert made.recipe["schedule"] == {"name": "cosine", "warmup_steps": 0}
     assert [line.outcome for line in made if line.key == "warmup_steps"] == ["default"]
     for none in ({"warmup_steps": 0}, {"warmup_ratio": 0.0}):
-        assert taken({**TOOLS[tool], key: "cosine", **none}, tool).recipe["schedule"]["warmup_steps"] == 0
-    assert taken({**TOOLS[tool], key: "constant", "warmup_steps": 9}, tool).recipe["schedule"] == {"name": "constant"}
-    made = taken({**TOOLS[tool], key: "constant_with_warmup", "warmup_steps": 9}, tool).recipe
+        assert read_tool({**TOOLS[tool], key: "cosine", **none}, tool).recipe["schedule"]["warmup_steps"] == 0
+    assert read_tool({**TOOLS[tool], key: "constant", "warmup_steps": 9}, tool).recipe["schedule"] == {
+        "name": "constant"
+    }
+    made = read_tool({**TOOLS[tool], key: "constant_with_warmup", "warmup_steps": 9}, tool).recipe
     assert made["schedule"] == {"name": "constant", "warmup_steps": 9}
 
 
@@ -60,20 +62,20 @@ def test_axolotl_warms_up_by_itself() -> None:
         ({"warmup_ratio": 0.1}, {"warmup_ratio": 0.1}),
         ({"warmup_steps": 0}, {"warmup_steps": 0}),
     ):
-        account = taken({**TOOLS["axolotl"], **more}, "axolotl")
+        account = read_tool({**TOOLS["axolotl"], **more}, "axolotl")
         assert account.recipe["schedule"] == {"name": "cosine", **wanted}, more
         assert not [line for line in account if line.outcome == "not taken"]
 
 
 def test_several_times_an_epoch_and_how_long_to_wait(outcomes: Outcomes) -> None:
     given = {**TOOLS["axolotl"], "evals_per_epoch": 4, "saves_per_epoch": 3, "early_stopping_patience": 3}
-    made = taken(given, "axolotl").recipe
+    made = read_tool(given, "axolotl").recipe
     assert (made["evaluate"]["every"], made["checkpoint"]["every"]) == ("0.25 epochs", "0.333333 epochs")
     assert made["train"]["early_stopping"] == {"patience": 3, "metric": "eval/loss"}
     steps = {**TOOLS["axolotl"], "eval_steps": 10, "early_stopping_patience": 3}
-    assert taken(steps, "axolotl").recipe["train"]["early_stopping"]["patience"] == 3
-    assert taken(TOOLS["axolotl"], "axolotl").recipe["evaluate"]["every"] == "epoch"  # theirs where nothing is said
-    without = taken({**given, "val_set_size": 0, "evals_per_epoch": 0}, "axolotl")
+    assert read_tool(steps, "axolotl").recipe["train"]["early_stopping"]["patience"] == 3
+    assert read_tool(TOOLS["axolotl"], "axolotl").recipe["evaluate"]["every"] == "epoch"  # theirs where nothing is said
+    without = read_tool({**given, "val_set_size": 0, "evals_per_epoch": 0}, "axolotl")
     assert (
         outcomes(without)["early_stopping_patience"][0] == "no effect"
         and "early_stopping" not in without.recipe["train"]
@@ -82,7 +84,7 @@ def test_several_times_an_epoch_and_how_long_to_wait(outcomes: Outcomes) -> None
 
 def packs(tool: str, given: dict[str, Any]) -> Account:
     (Path("a.jsonl")).write_text('{"text": "a"}\n', encoding="utf-8")
-    return taken(given, tool)
+    return read_tool(given, tool)
 
 
 @pytest.mark.parametrize(
@@ -131,12 +133,12 @@ def test_packs_whose_rows_cannot_be_counted_are_not_taken(tmp_path: Path, monkey
     given = {**TOOLS["trl"], "packing": True}
     account = packs("trl", given)
     packing.fit(account, refused)
-    away = taken({**given, "dataset_name": "org/rows"}, "trl")
+    away = read_tool({**given, "dataset_name": "org/rows"}, "trl")
     packing.fit(away, lambda recipe: pytest.fail("rows of a hub are not fetched to be counted"))
     for one in (account, away):
         assert [line.outcome for line in one if line.key == "packing"] == ["not taken"]
     for method in ({"trainer": "dpo"}, {"packing": False}):
-        (line,) = [line for line in taken({**given, **method}, "trl") if line.key == "packing"]
+        (line,) = [line for line in read_tool({**given, **method}, "trl") if line.key == "packing"]
         assert line.outcome == "no effect"
 
 
@@ -153,25 +155,25 @@ def test_packs_whose_rows_cannot_be_counted_are_not_taken(tmp_path: Path, monkey
 )
 def test_what_is_too_long_is_cut_as_there(tool: str, more: dict[str, Any], wanted: str) -> None:
     """TRL cuts each answer of a pair by itself, and leaves out what is scored; a method rm here refuses to cut."""
-    account = taken({**TOOLS[tool], **more}, tool)
+    account = read_tool({**TOOLS[tool], **more}, tool)
     assert account.recipe["train"]["excess_length"] == wanted
     if tool == "llamafactory":
         (line,) = [line for line in account if line.key == "cutoff_len"]
         assert line.outcome == "default"
         assert ("left out" in line.note) == (wanted == "drop")
-    end = taken({**TOOLS["trl"], "truncation_mode": "keep_end"}, "trl")
+    end = read_tool({**TOOLS["trl"], "truncation_mode": "keep_end"}, "trl")
     assert [line.outcome for line in end if line.key == "truncation_mode"] == ["not taken"]
 
 
 def test_how_large_pictures_are_and_which_tokens_are_new(outcomes: Outcomes) -> None:
     given = {**TOOLS["llamafactory"], "image_max_pixels": 262144, "video_fps": 1.0}
-    made = taken({**given, "template": "qwen2_vl"}, "llamafactory").recipe["data"]["processor"]
+    made = read_tool({**given, "template": "qwen2_vl"}, "llamafactory").recipe["data"]["processor"]
     assert made["image"] == {"max_pixels": 262144, "min_pixels": 1024} and made["name"] == "transformers"
     assert made["video"] == {"max_pixels": 65536, "min_pixels": 256, "fps": 1.0, "max_frames": 128}
-    other = taken({**given, "template": "llava"}, "llamafactory")
+    other = read_tool({**given, "template": "llava"}, "llamafactory")
     assert outcomes(other)["image_max_pixels"][0] == "not taken" and "processor" not in other.recipe["data"]
-    plain = taken({**TOOLS["llamafactory"], "template": "llama3"}, "llamafactory")
+    plain = read_tool({**TOOLS["llamafactory"], "template": "llama3"}, "llamafactory")
     assert "processor" not in plain.recipe["data"] and "image_max_pixels" not in outcomes(plain)
     added = {"add_tokens": "<a>,<b>", "add_special_tokens": "<c>", "resize_vocab": True}
-    made = taken({**TOOLS["llamafactory"], **added}, "llamafactory").recipe["model"]["added_tokens"]
+    made = read_tool({**TOOLS["llamafactory"], **added}, "llamafactory").recipe["model"]["added_tokens"]
     assert made == [{"token": "<a>", "special": False}, {"token": "<b>", "special": False}, "<c>"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 
 LINEAR = [
     f"model.layers.{layer}.{part}_proj"
@@ -43,7 +43,7 @@ def test_a_pattern_keeps_its_layers(tool: str, modules: Any, layers: Any, before
 
     keys = NAMES[tool]
     given = {**BASES[tool], **dict(zip(keys, (modules, layers, before), strict=True))}
-    account = taken(given, tool)
+    account = read_tool(given, tool)
     made = account.recipe["adapter"]["targets"]
     named = [path.rpartition(".")[2] for path in LINEAR] if modules == "all-linear" else modules
     config = peft.LoraConfig(target_modules=named, layers_to_transform=layers, layers_pattern=before)
@@ -55,6 +55,6 @@ def test_a_pattern_keeps_its_layers(tool: str, modules: Any, layers: Any, before
 
 def test_parts_of_a_layer_of_unsloths_vision_models() -> None:
     given = {"unsloth": True, "model_name": "m", "dataset_name": "a.jsonl", "r": 8}
-    assert taken({**given, "finetune_mlp_modules": False}, "unsloth").recipe["adapter"]["targets"] == "attention"
-    made = taken({**given, "finetune_attention_modules": False}, "unsloth").recipe["adapter"]["targets"]
+    assert read_tool({**given, "finetune_mlp_modules": False}, "unsloth").recipe["adapter"]["targets"] == "attention"
+    made = read_tool({**given, "finetune_attention_modules": False}, "unsloth").recipe["adapter"]["targets"]
     assert made == ["gate_proj", "up_proj", "down_proj"]

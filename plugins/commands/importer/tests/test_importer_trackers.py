@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from finetooth_importer.command import taken
+from finetooth_importer.command import read_tool
 
 AXOLOTL = {"base_model": "m", "datasets": [{"path": "a.jsonl"}], "sequence_len": 64}
 TRL = {"trainer": "sft", "model": "m", "dataset_name": "a.jsonl"}
@@ -29,7 +29,7 @@ def test_a_runs_name_goes_to_its_tracker(tool: str, given: dict[str, Any], wante
     from finetooth_kit import entries_of
     from finetooth_kit.builders import options_model
 
-    account = taken(given, tool)
+    account = read_tool(given, tool)
     assert wanted in account.recipe["trackers"]
     assert not [line for line in account if line.outcome == "not taken"]
     (entry,) = entries_of(f"finetooth_{name}.plugin")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetooth_importer.command import taken, uncompared
+from finetooth_importer.command import read_tool, uncompared
 
 
 def test_what_trains_is_decided_by_the_rows_of_trl(tmp_path: Path) -> None:
@@ -21,24 +21,24 @@ def test_what_trains_is_decided_by_the_rows_of_trl(tmp_path: Path) -> None:
         ({"text": "a"}, None, ("pretrain", None)),
     ):
         (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-        made = taken(given, "trl", tmp_path / "train.py").recipe
+        made = read_tool(given, "trl", tmp_path / "train.py").recipe
         assert made["data"].get("format") == data
         assert (made["method"]["name"], made["method"].get("train_on")) == method
-    assert taken(given | {"completion_only_loss": True}, "trl").recipe["method"]["train_on"] == "assistant"
-    assert taken(given | {"assistant_only_loss": False}, "trl").recipe["method"]["train_on"] == "all"
-    (line,) = (line for line in taken(given, "trl") if line.setting == "method.train_on")
+    assert read_tool(given | {"completion_only_loss": True}, "trl").recipe["method"]["train_on"] == "assistant"
+    assert read_tool(given | {"assistant_only_loss": False}, "trl").recipe["method"]["train_on"] == "all"
+    (line,) = (line for line in read_tool(given, "trl") if line.setting == "method.train_on")
     assert "the rows were not seen" in line.note
 
 
 def test_rows_of_axolotls_alpaca_keep_its_prompt() -> None:
     """Alone they are written by the renderer that has it; beside others they are not, and the list says so."""
     alpaca, chat = {"path": "rows.jsonl", "type": "alpaca"}, {"path": "chats.jsonl", "type": "chat_template"}
-    account = taken({"base_model": "m", "datasets": [alpaca], "chat_template": "chatml"}, "axolotl")
+    account = read_tool({"base_model": "m", "datasets": [alpaca], "chat_template": "chatml"}, "axolotl")
     assert account.recipe["data"]["renderer"] == {"name": "alpaca", "preamble": True}
     assert account.recipe["data"]["train"]["format"] == {"name": "instruction", "separator": "\n\n### Input:\n"}
     (line,) = (line for line in account if line.key == "datasets[0].type")
     assert (line.outcome, line.setting) == ("otherwise", "data.renderer")
-    mixed = taken({"base_model": "m", "datasets": [alpaca, chat], "chat_template": "chatml"}, "axolotl")
+    mixed = read_tool({"base_model": "m", "datasets": [alpaca, chat], "chat_template": "chatml"}, "axolotl")
     assert mixed.recipe["data"]["renderer"] == {"name": "chatml", "default_system": ""}
     (line,) = (line for line in mixed if line.key == "datasets[0].type")
     assert line.outcome == "otherwise" and "a prompt of Alpaca's" in line.note
@@ -61,6 +61,6 @@ def test_what_trains_and_was_compared_with_nobody_is_said(tmp_path: Path) -> Non
         ("trl", {"trainer": "grpo", "model": "m", "dataset_name": "org/rows"}, False),
     ]
     for tool, given, doubted in cases:
-        said = uncompared(taken(given, tool, tmp_path / "run.py"), tool)
+        said = uncompared(read_tool(given, tool, tmp_path / "run.py"), tool)
         assert bool(said) == doubted, (tool, given, said)
         assert not doubted or said == f"The tokens that train were not compared with those of {tool} for such rows"

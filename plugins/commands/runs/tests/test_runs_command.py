@@ -14,7 +14,7 @@ from finetooth_hooks import UserError
 from finetooth_runs import command as module
 from finetooth_runs.comparison import differences
 from finetooth_runs.tables import table
-from finetooth_toolbox.files.locks import held_folder
+from finetooth_toolbox.files.locks import lock_folder
 
 
 def make(name, loss, **settings):
@@ -124,7 +124,7 @@ def test_what_recipes_say_in_two_ways_is_no_difference():
 def test_rm_asks_and_refuses_what_runs(two):
     with pytest.raises(UserError, match=r"would be removed \(add --yes; nothing was removed\)"):
         said("rm", "one")
-    with held_folder(two[1]), pytest.raises(UserError, match="the run is under way"):
+    with lock_folder(two[1]), pytest.raises(UserError, match="the run is under way"):
         said("rm", "one", "two", "--yes")
     assert two[0].exists() and two[1].exists()
     assert said("rm", "one", "--yes") == "runs/one removed\n"

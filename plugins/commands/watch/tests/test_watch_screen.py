@@ -8,7 +8,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from finetooth_hooks import UserError
-from finetooth_toolbox.files.locks import held_folder
+from finetooth_toolbox.files.locks import lock_folder
 from finetooth_watch.command import command
 
 pytest.importorskip("textual", reason="textual is not installed")
@@ -55,7 +55,7 @@ def test_it_follows_a_run_until_it_has_ended(folder):
     async def watched():
         app = WatchApp(folder, every=3600.0)  # looks are asked for here, none comes by the clock
         async with app.run_test(size=(80, 24)) as pilot:
-            with held_folder(folder):
+            with lock_folder(folder):
                 app.look()
                 assert shown(app, "title") == "mine  running"
                 assert shown(app, "pace").startswith("step 1 of 4 - 2 s - about 6 s left")

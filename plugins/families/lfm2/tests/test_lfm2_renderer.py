@@ -20,7 +20,7 @@ from finetooth_kit.templates import (
     spells_special,
     template_tokenizer,
 )
-from finetooth_lfm2.calls import read_calls, written
+from finetooth_lfm2.calls import read_calls, write_call
 from finetooth_lfm2.renderer import LFM2Options, LFM2Renderer, build
 from finetooth_rendering.tool_calls import FunctionCall, call_of
 from finetooth_toolbox.text.tokenizers import FastTokenizer
@@ -141,7 +141,7 @@ def test_answers_train_with_their_end_and_read_back(tokenizers: Tokenizers, conv
     for i, message in enumerate(conversation.messages):
         if message.role == "assistant":
             calls = [FunctionCall(**call["function"]) for call in message.tool_calls]
-            block = ", ".join(written(call, json_lists=True) for call in calls)
+            block = ", ".join(write_call(call, json_lists=True) for call in calls)
             block = f"<|tool_call_start|>[{block}]<|tool_call_end|>" if calls else ""
             said.append(f"{message.content}{block}<|im_end|>")
             normal = Message("assistant", message.content, tool_calls=tuple(call_of(*call) for call in calls))
@@ -179,7 +179,7 @@ VALUES = st.recursive(
 @given(arguments=st.dictionaries(st.sampled_from(["a", "été", "b_2"]), VALUES, max_size=3), json_lists=st.booleans())
 def test_calls_of_all_kinds_are_read_back(arguments: dict[str, Any], json_lists: bool) -> None:
     for name in ("f", "math.sqrt", "get-weather"):
-        calls = f"[{written(FunctionCall(name, arguments), json_lists=json_lists)}, g()]"
+        calls = f"[{write_call(FunctionCall(name, arguments), json_lists=json_lists)}, g()]"
         assert read_calls(calls) == (call_of(name, arguments), call_of("g", {}))
 
 

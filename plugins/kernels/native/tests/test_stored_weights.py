@@ -6,7 +6,7 @@ import weakref
 
 import torch
 from finetooth_kernels.low_rank_linear import low_rank_linear
-from finetooth_native.stored_weights import is_stored, made, made_again
+from finetooth_native.stored_weights import is_stored, joined_weight, recomputed
 from finetooth_torchshared.quantised import DequantisingLinear
 from torch import Tensor, nn
 
@@ -30,7 +30,7 @@ def layers() -> list[nn.Module]:
 
 def test_stored_and_plain_weights_stand_below_each_other() -> None:
     group = layers()
-    weight = made(group, torch.float64)
+    weight = joined_weight(group, torch.float64)
     assert weight.dtype == torch.float64 and weight.shape == (12, 6) and not weight.requires_grad
     x = torch.randn(7, 6)
     own = torch.cat([layer(x) - layer.bias for layer in group], -1)
@@ -46,16 +46,16 @@ def test_backward_makes_the_weight_again_and_has_the_same_slopes() -> None:
     made_before: list[weakref.ref[Tensor]] = []
 
     def make() -> Tensor:
-        weight = made(group, torch.float32)
+        weight = joined_weight(group, torch.float32)
         made_before.append(weakref.ref(weight))
         return weight
 
     def through(weight: Tensor) -> Tensor:
         return low_rank_linear(x, weight, None, [12], [(a, b, 0.5)])
 
-    plain = torch.autograd.grad(through(made(group, torch.float32)).square().sum(), (x, a, b))
+    plain = torch.autograd.grad(through(joined_weight(group, torch.float32)).square().sum(), (x, a, b))
     weight = make()
-    with made_again(weight, make):
+    with recomputed(weight, make):
         y = through(weight)
     del weight
     assert [of() is None for of in made_before] == [True]

@@ -164,7 +164,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_pip_makes_the_environment_of_it_and_refuses_a_changed_archive(index: Path, tmp_path: Path) -> None:
     sha256 = wheel(index, "acme", "1.0", "answer = 42\n")
     here = [Locked("acme", "1.0"), Locked("lacking", "3"), Locked("own", "0.1", folder=True)]
-    known = locking.asked(here)
+    known = locking.with_index_hashes(here)
     assert known == (Locked("acme", "1.0", sha256), *here[1:])
     text = locking.text_of([known[0], known[2]])
     assert locking.install(text, "bot@v0", tmp_path / "env") == (here[2],)

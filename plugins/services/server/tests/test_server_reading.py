@@ -34,14 +34,14 @@ def served(serve: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPath
 def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
     """In which threads bodies were read, checked and made plain."""
     found: dict[str, set[str]] = {"read": set(), "checked": set(), "plain": set()}
-    read, plain, told = json_parts.loads, bodies.Body.model_dump, reading.told
+    read, plain, told = json_parts.loads, bodies.Body.model_dump, reading.body_fault
 
     def noted(name: str) -> None:
         found[name].add(threading.current_thread().name.partition("_")[0])
 
     monkeypatch.setattr(json_parts, "loads", lambda content: (noted("read"), read(content))[1])
     monkeypatch.setattr(bodies.Body, "model_dump", lambda self, **how: (noted("plain"), plain(self, **how))[1])
-    monkeypatch.setattr(reading, "told", lambda fault: (noted("checked"), told(fault))[1])
+    monkeypatch.setattr(reading, "body_fault", lambda fault: (noted("checked"), told(fault))[1])
     return found
 
 

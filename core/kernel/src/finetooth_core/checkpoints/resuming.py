@@ -22,7 +22,7 @@ from finetooth_saving.found_checkpoints import (
     versions,
 )
 from finetooth_saving.names import FOLDER, name_of, newest_first, step_of
-from finetooth_saving.run_folder import PLAN, RECIPE, RUN, found_run, is_begun, is_unused, no_such_run, started_in
+from finetooth_saving.run_folder import PLAN, RECIPE, RUN, is_begun, is_unused, no_such_run, run_at, started_in
 from finetooth_saving.run_state import Resumed
 from finetooth_toolbox.files.own_python import check_own
 
@@ -257,7 +257,7 @@ def begun_folder(path: Path, at: int | None) -> tuple[Path, int | None]:
     Raises:
         UserError: there is none.
     """
-    folder = found_run(str(path), is_begun)
+    folder = run_at(str(path), is_begun)
     if folder is not None and step_of(path.name) is None:
         return folder, at
     step = step_of(path.name)

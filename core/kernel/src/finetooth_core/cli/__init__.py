@@ -113,10 +113,10 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
 
 def _setting_of(error: click.NoSuchOption) -> str:
     """The setting that somebody gave as an option, where the command takes settings; empty if it is none."""
-    from finetooth_recipes.names_elsewhere import meant
+    from finetooth_recipes.names_elsewhere import meaning_of
 
     takes = error.ctx is not None and any(param.name == "overrides" for param in error.ctx.command.params)
-    known = meant(error.option_name.lstrip("-").replace("-", "_")) if takes else None
+    known = meaning_of(error.option_name.lstrip("-").replace("-", "_")) if takes else None
     return "" if known is None else known.setting
 
 

@@ -21,7 +21,7 @@ from finetooth_toolbox.decisions import Decisions
 from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.files.manifests import MANIFEST
 from finetooth_toolbox.files.trained_over import check_base
-from finetooth_toolbox.precision_choice import held_precision
+from finetooth_toolbox.precision_choice import stored_precision
 
 from finetooth_core.plugins.catalog import Registered
 from finetooth_core.plugins.part_builder import Builder, Built
@@ -267,7 +267,7 @@ class Trained(LoaderBase):
         plan = self.folder / PLAN
         if not plan.is_file():
             return ""
-        return held_precision(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
+        return stored_precision(json.loads(plan.read_text(encoding="utf-8")).get("train", {}).get("precision") or "")
 
     def _stores(self) -> Quantizer | None:
         """What the run stored its base with; None: nothing."""

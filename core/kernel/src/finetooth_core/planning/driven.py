@@ -19,7 +19,7 @@ from finetooth_hooks.protocols import (
 )
 from finetooth_hooks.reports import DataReport, Prepared
 from finetooth_recipes.recipe_picks import AUTO
-from finetooth_toolbox.blame import said
+from finetooth_toolbox.blame import error_line
 
 from finetooth_core.planning.context import RunContext
 from finetooth_core.planning.heads import check_head_is_there
@@ -144,7 +144,7 @@ def _trackers(context: RunContext) -> list[PickedTracker]:
             if by_user:
                 raise
             context.note(
-                f"tracker {registered.full_name} cannot be built: {said(error)}; this run continues without it"
+                f"tracker {registered.full_name} cannot be built: {error_line(error)}; this run continues without it"
             )
             continue
         again = sum(earlier.name.partition("#")[0] == registered.full_name for earlier in built)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.entries import Attention, Entry
 from finetooth_hooks.errors import PluginError
-from finetooth_toolbox.blame import MEND, said, where
+from finetooth_toolbox.blame import MEND, error_line, where
 
 from finetooth_core.plugins.versions import remedy
 
@@ -114,7 +114,7 @@ def _load(entry: Entry, distribution: str) -> Callable[..., Any]:
     except ImportError as error:
         raise import_failure(error, what, blame) from error
     except Exception as error:
-        problem = f"{what}: importing {module_name} raised {said(error, importing=True)}"
+        problem = f"{what}: importing {module_name} raised {error_line(error, importing=True)}"
         raise PluginError(blame, problem, action=MEND) from error
     function = getattr(module, attribute, None) if attribute else None
     if not callable(function):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import FinetoothError, StopRun
 from finetooth_hooks.plan import Plan
-from finetooth_toolbox.blame import said, shown
+from finetooth_toolbox.blame import error_line, shown
 
 if TYPE_CHECKING:
     from finetooth_hooks.checkpoints import Candidate
@@ -112,7 +112,7 @@ class Events:
             except FinetoothError as error:
                 if plugin.named_by_user:
                     raise
-                warn(f"{said(error)}; its event hooks are not called in this run")
+                warn(f"{error_line(error)}; its event hooks are not called in this run")
         plugins = tuple(plugin for plugin in plugins if plugin.name in self.views)
         self._plugins = plugins
         self._silenced: set[str] = set()
@@ -133,7 +133,7 @@ class Events:
             except StopRun as request:
                 stop = stop or request
             except Exception as error:
-                problem = f"plugin {plugin.name} failed in {hook}: {said(error)}"
+                problem = f"plugin {plugin.name} failed in {hook}: {error_line(error)}"
                 if plugin.named_by_user:
                     raise PluginFailed(problem, action="fix the plugin, or take it out of plugins:") from error
                 self._silenced.add(plugin.name)
@@ -162,7 +162,7 @@ class Events:
             try:
                 reason = plugin.call("ft_promote", run=self.views[plugin.name], candidate=candidate)
             except Exception as error:
-                reason = f"it failed in ft_promote: {said(error)}"
+                reason = f"it failed in ft_promote: {error_line(error)}"
                 if not plugin.named_by_user:
                     self._silenced.add(plugin.name)
                     self.warn(f"plugin {plugin.name}: {reason}; it is not called again in this run")

@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks.errors import FinetoothError, StopRun
 from finetooth_hooks.protocols import Tracker
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
-from finetooth_toolbox.blame import said
+from finetooth_toolbox.blame import error_line
 
 from finetooth_core.plugins.events import PluginFailed, Progress, RunView, kept_states, take_states
 
@@ -123,7 +123,7 @@ class Trackers:
         except StopRun:
             raise
         except Exception as error:
-            self._judge(picked, f"tracker {picked.name} failed in {name}: {said(error)}", error)
+            self._judge(picked, f"tracker {picked.name} failed in {name}: {error_line(error)}", error)
 
     def _judge(self, picked: PickedTracker, problem: str, error: Exception) -> None:
         """

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from finetooth_hooks.errors import EngineError, NotFinite
 from finetooth_hooks.reports import StepReport
 from finetooth_saving.run_state import BadStep, as_state
-from finetooth_saving.state_arrays import held
+from finetooth_saving.state_arrays import own_arrays
 
 from finetooth_core.running.live_run import LiveRun
 
@@ -49,7 +49,7 @@ class BadSteps:
                 f"{BAD_IN_A_ROW} steps in a row were not finite; the last one: {error.problem}",
                 action="lower optimizer.learning_rate, or look at the data; the run stops here",
             ) from error
-        step, cursor = self.run.progress.step + 1, held(self.run.method.state())  # which is behind the bad data
+        step, cursor = self.run.progress.step + 1, own_arrays(self.run.method.state())  # which is behind the bad data
         self.run.engine.zero_grad()
         if policy == "rollback":
             self.roll_back()
@@ -59,7 +59,7 @@ class BadSteps:
         rows = f" (rows {', '.join(error.rows[:3])}{', ...' if len(error.rows) > 3 else ''})" if error.rows else ""
         back = f"; back to step {bad.back_to}" if policy == "rollback" else ""
         self.run.say(f"step {step} is skipped: {error.problem}{rows}{back}")
-        self.run.method.restore(held(cursor))
+        self.run.method.restore(own_arrays(cursor))
         self.run.cursor = cursor  # an interrupt after this saves a state behind the bad data
         return self.run.method.steps(self.run.engine)
 

@@ -16,7 +16,7 @@ from finetooth_saving.keeper import Keeper
 from finetooth_saving.names import name_of
 from finetooth_saving.retention import MEASURED
 from finetooth_saving.run_state import Resumed, RunState, random_state, restore_random
-from finetooth_saving.state_arrays import held
+from finetooth_saving.state_arrays import own_arrays
 
 from finetooth_core.checkpoints.keeping import not_measured
 from finetooth_core.planning.plan import Job
@@ -93,7 +93,7 @@ class LiveRun:
         self.seconds = found.state.seconds
         self.resumed_from = found.folder
         self.saved_at = found.state.step
-        self.cursor = held(found.state.method)
+        self.cursor = own_arrays(found.state.method)
         self.method.restore(found.state.method)
         self.take(found.state)
         restore_random(found.state.random)
@@ -114,7 +114,7 @@ class LiveRun:
             run=str(self.manifest.get("run", "")),
             step=self.progress.step,
             epoch=self.epoch,
-            method=self.cursor or held(self.method.state()),
+            method=self.cursor or own_arrays(self.method.state()),
             plugins={**self.events.state(), **self.trackers.state()},
             metrics=dict(self.progress.metrics),
             best=dict(self.record.best),

@@ -16,9 +16,9 @@ from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN
 from finetooth_hooks.errors import Interrupted, NotFinite, StopRun
 from finetooth_hooks.reports import Outcome, StepReport
 from finetooth_saving.run_state import random_state, restore_random, seed_random
-from finetooth_saving.state_arrays import held
+from finetooth_saving.state_arrays import own_arrays
 from finetooth_toolbox import blame
-from finetooth_toolbox.cli.working import taken_terminal
+from finetooth_toolbox.cli.working import lend_terminal
 
 from finetooth_core.plugins.events import PluginFailed
 from finetooth_core.plugins.suspects import with_suspects
@@ -57,7 +57,7 @@ class Loop(LiveRun):
         self.started = time.perf_counter()
         self.again = again or self.resumed_from is not None
         artifact: Path | None = None
-        with interrupts(self.interrupt), taken_terminal():
+        with interrupts(self.interrupt), lend_terminal():
             if "interrupt" in self.engine.capabilities:
                 self.engine.interrupt_when(self.interrupt.asked)
             try:
@@ -124,7 +124,7 @@ class Loop(LiveRun):
             if report is None:
                 break
             report = self.meter.measured(report, time.perf_counter() - clock)
-            self.cursor = held(self.method.state())  # a step that fails has moved it already
+            self.cursor = own_arrays(self.method.state())  # a step that fails has moved it already
             self.version = self.engine.weights_version
             with self.recorder.span(OBSERVERS_SPAN):
                 self.tell(report)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.engine import Engine, Spans
-from finetooth_toolbox.blame import said
+from finetooth_toolbox.blame import error_line
 
 FOLDER = "profile"
 """Inside the run folder."""
@@ -66,7 +66,7 @@ class Recorder:
         try:
             recording.close()
         except Exception as error:
-            self._say(f"profile: it could not be written: {said(error)}")
+            self._say(f"profile: it could not be written: {error_line(error)}")
             return
         if done < self._start:
             self._say(f"profile: step {self._start} did not end; {self._folder} holds what was recorded of it")

@@ -58,7 +58,7 @@ class LeftOut:
         )
 
 
-def left_out(report: DataReport, *, unasked: bool = False) -> LeftOut:
+def left_out_rows(report: DataReport, *, unasked: bool = False) -> LeftOut:
     """What a report says of rows left out.
 
     Args:
@@ -74,7 +74,7 @@ def left_out(report: DataReport, *, unasked: bool = False) -> LeftOut:
 
 def lines(reports: Sequence[DataReport]) -> list[str]:
     """A line for every split of which many rows are left out."""
-    splits = (left_out(report) for report in reports)
+    splits = (left_out_rows(report) for report in reports)
     return [split.line for split in splits if split.share > SAID]
 
 
@@ -84,7 +84,7 @@ def refuse_most(reports: Sequence[DataReport]) -> None:
         DataError: most of the training rows are left out; says why, and how it can be accepted.
     """
     for report in reports:
-        dropped = left_out(report, unasked=True)
+        dropped = left_out_rows(report, unasked=True)
         if report.split != "train" or dropped.share <= ASKED:
             continue
         mends = [_MEND[setting] for setting in dict.fromkeys(dropped.settings.values()) if setting in _MEND]

@@ -24,7 +24,7 @@ PLACES = "data.format, method.loss, method.rewards and evaluate.evaluators"
 """Settings at which a function may stand."""
 
 
-def kept(recipe: Path | str | Mapping[str, Any] | Options) -> Path | str | Mapping[str, Any]:
+def keep_values(recipe: Path | str | Mapping[str, Any] | Options) -> Path | str | Mapping[str, Any]:
     """A recipe with rows and functions kept as files that it names; one without any is returned as it is, and so is a
     file. Of a typed one, what was set.
 
@@ -62,23 +62,23 @@ def _value(value: Any, setting: str, folder: Path, plugins: list[Any]) -> Any:
 
     nested = isinstance(value, Mapping) and not hasattr(value, "column_names")  # a DatasetDict is a mapping too
     if setting in ("data.train", "data.eval") and not (nested or isinstance(value, str | Path)):
-        return rows.kept_rows(value, setting, folder)
+        return rows.keep_rows(value, setting, folder)
     if callable(value):
         if setting == "method.loss":
-            return _plugin(functions.kept_loss, value, setting, folder, plugins)
+            return _plugin(functions.keep_loss, value, setting, folder, plugins)
         if setting == "data.format":
-            return _plugin(functions.kept_format, value, setting, folder, plugins)
+            return _plugin(functions.keep_format, value, setting, folder, plugins)
         if setting == "method.rewards":
-            return [functions.kept_reward(value, setting, folder)]
+            return [functions.keep_reward(value, setting, folder)]
         if setting == "evaluate.evaluators":
-            return [functions.kept_evaluator(value, setting, folder)]
+            return [functions.keep_evaluator(value, setting, folder)]
         name = getattr(value, "__name__", type(value).__name__)
         action = f"if it returns the value, call it: {name}(); functions may stand at {PLACES}"
         raise RecipeError(setting, f"it is given the function {name}", action=action)
     if isinstance(value, Mapping):
         return {name: _value(item, f"{setting}.{name}", folder, plugins) for name, item in value.items()}
     if isinstance(value, list | tuple) and setting in ("method.rewards", "evaluate.evaluators"):
-        keep = functions.kept_reward if setting == "method.rewards" else functions.kept_evaluator
+        keep = functions.keep_reward if setting == "method.rewards" else functions.keep_evaluator
         return [keep(item, setting, folder) if callable(item) else item for item in value]
     return value
 

@@ -47,7 +47,7 @@ _row_format(name={entry!r})({name})
 """
 
 
-def kept_reward(function: Callable[..., Any], setting: str, folder: Path) -> dict[str, Any]:
+def keep_reward(function: Callable[..., Any], setting: str, folder: Path) -> dict[str, Any]:
     """The pick of a reward that calls the function, as `python_function` does.
 
     Raises:
@@ -57,16 +57,16 @@ def kept_reward(function: Callable[..., Any], setting: str, folder: Path) -> dic
     return {"name": "python_function", "file": _write(folder, name, text), "function": name, "label": name}
 
 
-def kept_evaluator(function: Callable[..., Any], setting: str, folder: Path) -> dict[str, Any]:
+def keep_evaluator(function: Callable[..., Any], setting: str, folder: Path) -> dict[str, Any]:
     """The pick of an evaluator that asks held-out questions and has the function score the answers, as a reward does.
 
     Raises:
         RecipeError: it cannot be kept.
     """
-    return {"name": "exact_match", "reward": kept_reward(function, setting, folder)}
+    return {"name": "exact_match", "reward": keep_reward(function, setting, folder)}
 
 
-def kept_loss(function: Callable[..., Any], setting: str, folder: Path) -> tuple[str, str]:
+def keep_loss(function: Callable[..., Any], setting: str, folder: Path) -> tuple[str, str]:
     """A function `(outputs, data, state)` that returns a `LossResult`, or `(outputs, data)` that returns the loss of
     each target, as the plugin of a loss. What it reads of `outputs`, `data.fields` and `data.scalars` by name is
     declared.
@@ -96,7 +96,7 @@ def kept_loss(function: Callable[..., Any], setting: str, folder: Path) -> tuple
     return entry, _write(folder, name, text)
 
 
-def kept_format(function: Callable[..., Any], setting: str, folder: Path) -> tuple[str, str]:
+def keep_format(function: Callable[..., Any], setting: str, folder: Path) -> tuple[str, str]:
     """A function from the columns of a row to an example, as the plugin of a format.
 
     Returns:

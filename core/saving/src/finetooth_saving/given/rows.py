@@ -18,7 +18,7 @@ from finetooth_toolbox.text.column_names import repeated
 EXPECTED = "give mappings from column to value, a DataFrame, or a Dataset of the library datasets"
 
 
-def kept_rows(value: Any, setting: str, folder: Path) -> Any:
+def keep_rows(value: Any, setting: str, folder: Path) -> Any:
     """The reference under which the rows are kept. A list of references (paths, mappings that pick a source by `name`)
     stays one; tables among its items are kept each.
 
@@ -29,7 +29,7 @@ def kept_rows(value: Any, setting: str, folder: Path) -> Any:
         if all(_is_source(item) for item in value):
             return value
         if not any(isinstance(item, Mapping) for item in value):
-            return [item if _is_source(item) else kept_rows(item, f"{setting}.{n}", folder)
+            return [item if _is_source(item) else keep_rows(item, f"{setting}.{n}", folder)
                     for n, item in enumerate(value)]  # fmt: skip
     return _write(_mappings(value, setting), setting, folder)
 

@@ -289,7 +289,7 @@ def _lines(path: Path, problems: list[str]) -> Iterator[Mapping[str, Any]]:
         problems.append(f"{path.name}: {broken} line{'s' if broken > 1 else ''} that cannot be read")
 
 
-def found_run(reference: str, below: Path = Path("runs")) -> Path | None:
+def find_run(reference: str, below: Path = Path("runs")) -> Path | None:
     """The folder that a reference to a run means: a path, or a name under `runs/`, such as that of a trial,
     `recipe-sweep/trial-3`; None if it means none. The run may have been killed before its plan was written."""
     try:

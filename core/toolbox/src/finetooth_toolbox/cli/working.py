@@ -89,7 +89,7 @@ def time_left(began: float, share: float | None) -> str:
 
 
 @contextmanager
-def taken_terminal() -> Iterator[None]:
+def lend_terminal() -> Iterator[None]:
     """Show nothing inside, since something else draws there."""
     _shown.append(None)
     try:

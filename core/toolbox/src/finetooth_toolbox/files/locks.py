@@ -23,7 +23,7 @@ class FolderHeldError(Exception):
 
 
 @contextmanager
-def held_folder(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Hold a folder, which must exist. The system releases it however the process ends, so nothing is left to clean
     after a crash. Where the system has no such lock, nothing is held.
 

@@ -78,7 +78,7 @@ class LisaAdapter(WholeModelAdapter):
         """Let the layers of the step's turn train, and no others."""
         path = model.__dict__[LAYERS]
         layers = list(model.get_submodule(path))
-        turn = drawn(len(layers), self.options.layers, step // self.options.every, seed)
+        turn = draw_layers(len(layers), self.options.layers, step // self.options.every, seed)
         for number, layer in enumerate(layers):
             for parameter in layer.parameters():
                 parameter.requires_grad_(parameter.is_floating_point() and number in turn)
@@ -90,7 +90,9 @@ class LisaAdapter(WholeModelAdapter):
         path = model.__dict__[LAYERS]
         count = len(list(model.get_submodule(path)))
         number = step // self.options.every
-        ended = drawn(count, self.options.layers, number - 1, seed) - drawn(count, self.options.layers, number, seed)
+        ended = draw_layers(count, self.options.layers, number - 1, seed) - draw_layers(
+            count, self.options.layers, number, seed
+        )
         self.at_step(model, step, seed)
         inside = re.compile(rf"{re.escape(path)}\.(\d+)\.")
         named = ((name, inside.match(name)) for name, _ in model.named_parameters())
@@ -135,7 +137,7 @@ class LisaAdapter(WholeModelAdapter):
             )
 
 
-def drawn(layers: int, count: int, turn: int, seed: int) -> frozenset[int]:
+def draw_layers(layers: int, count: int, turn: int, seed: int) -> frozenset[int]:
     """Which of a number of layers train in a turn, each as likely as any other."""
     generator = np.random.default_rng([seed, turn])
     return frozenset(int(number) for number in generator.choice(layers, size=count, replace=False))

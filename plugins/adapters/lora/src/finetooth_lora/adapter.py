@@ -18,7 +18,7 @@ from finetooth_modelfiles import low_rank
 from finetooth_peftfiles import resuming
 from pydantic import Field, model_validator
 
-from finetooth_lora.sizes import EVA_ROOM, Experts, added_parameters, experts_of, kept_numbers, summed_bytes
+from finetooth_lora.sizes import EVA_ROOM, Experts, added_parameters, experts_of, numbers_for_backward, summed_bytes
 
 CAPABILITIES = frozenset({"disable", "fold", "fold_tensors", "additions"})
 
@@ -121,10 +121,10 @@ class LoraAdapter(AdapterBase):
         return added * (4 if precision == "fp32" else 2)
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
-        """Nothing where a backend computes the addition itself; see `sizes.kept_numbers`."""
+        """Nothing where a backend computes the addition itself; see `sizes.numbers_for_backward`."""
         if not (self.options.dora or self.options.dropout) or not self.options.targets:
             return 0.0
-        numbers = kept_numbers(
+        numbers = numbers_for_backward(
             self.options.targets, facts, self.options.rank, dora=self.options.dora, dropout=self.options.dropout
         )
         return numbers * (4 if precision == "fp32" else 2)
@@ -280,13 +280,13 @@ def _originals(context: Context) -> Callable[[str], Any]:
     """See `originals.originals`; the precision is known when the model is built."""
 
     def read(path: str) -> Any:
-        from finetooth_toolbox.precision_choice import held_precision
+        from finetooth_toolbox.precision_choice import stored_precision
 
         from finetooth_lora.originals import originals
 
         if not readers:
             precision = context.train.precision
-            readers.append(originals(context.model, context.loader, precision and held_precision(precision)))
+            readers.append(originals(context.model, context.loader, precision and stored_precision(precision)))
         return readers[0](path)
 
     readers: list[Callable[[str], Any]] = []

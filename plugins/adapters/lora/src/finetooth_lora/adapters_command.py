@@ -20,7 +20,7 @@ def command() -> None:
     """Compare adapters, and make one of several."""
 
 
-def found(obj: CommandContext, reference: str) -> Path:
+def adapter_folder(obj: CommandContext, reference: str) -> Path:
     """The folder of an adapter.
 
     Args:
@@ -48,7 +48,7 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
     """
     from finetooth_lora.comparison import compare
 
-    compared = compare(found(obj, first), found(obj, second))
+    compared = compare(adapter_folder(obj, first), adapter_folder(obj, second))
     for name, (ours, theirs) in sorted(compared.settings.items()):
         click.echo(f"{name}: {ours} in A, {theirs} in B")
     if not compared.settings:
@@ -111,7 +111,7 @@ def merge(
         )
         raise UserError(problem, action="add --density, such as 0.5" if density is None else "leave it out")
     factors = parse_weights(weights, len(adapters))
-    folders = [found(obj, reference) for reference in adapters]
+    folders = [adapter_folder(obj, reference) for reference in adapters]
     from finetooth_lora.combination import combined
 
     try:

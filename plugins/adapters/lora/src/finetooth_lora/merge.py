@@ -99,7 +99,7 @@ def trained_whole(source: Path, output: Path | None) -> Merge | None:
     return Merge(weights, source / "recipe.yaml", str(weights), place)
 
 
-def known_alias(obj: CommandContext, adapter: Path) -> str:
+def base_alias(obj: CommandContext, adapter: Path) -> str:
     """The name under which an artifact's manifest knows its base, if a loader knows it too: then it is exactly the
     model that the adapter was trained on. Else empty."""
     if not (adapter / MANIFEST).is_file():
@@ -349,7 +349,7 @@ def command(
         elif isinstance(merge.recipe, Path):  # the base as the run knew it, not as others load it
             model = recipe["model"]
             merge = replace(merge, base=model if isinstance(model, str) else str(model["name"]))
-        elif alias := known_alias(obj, merge.adapter):
+        elif alias := base_alias(obj, merge.adapter):
             merge = replace(merge, base=alias)
             recipe = {"model": alias}
         own = own_loader(obj, merge, recipe) if stored == "plain" else None

@@ -20,7 +20,7 @@ from finetooth_torchshared.whole_weights import WholeModelAdapter
 from pydantic import Field, model_validator
 
 from finetooth_lora.adapter import LoraOptions, LowRankOptions, b_shares
-from finetooth_lora.sizes import added_parameters, kept_numbers, reached_weights
+from finetooth_lora.sizes import added_parameters, numbers_for_backward, reached_weights
 
 
 class ReLoraOptions(LowRankOptions):
@@ -92,9 +92,9 @@ class ReLoraAdapter(WholeModelAdapter):
         return 4 * reached_weights(self.options.targets, facts)
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
-        """With dropout, when layers are called; see `sizes.kept_numbers`."""
+        """With dropout, when layers are called; see `sizes.numbers_for_backward`."""
         o = self.options
-        numbers = kept_numbers(o.targets, facts, o.rank, dora=False, dropout=o.dropout) if o.dropout else 0
+        numbers = numbers_for_backward(o.targets, facts, o.rank, dora=False, dropout=o.dropout) if o.dropout else 0
         return numbers * (4 if precision == "fp32" else 2)
 
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:

@@ -35,7 +35,9 @@ def reached_weights(targets: str | Sequence[str], facts: ModelFacts) -> int:
     return sum(sizes[path][0] * sizes[path][1] for path in resolve(targets, facts, tuple(sizes)).modules)
 
 
-def kept_numbers(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, dora: bool, dropout: float) -> float:
+def numbers_for_backward(
+    targets: str | Sequence[str], facts: ModelFacts, rank: int, *, dora: bool, dropout: float
+) -> float:
     """Numbers for each token that peft's layers keep until backward in a decoder layer, on average, where they are
     called as they are: with dropout, or DoRA.
 

@@ -46,7 +46,7 @@ from finetooth_mlx.generation import Generator
 from finetooth_mlx.network import Network
 from finetooth_mlx.optimizers import applied, options_of
 from finetooth_mlx.passes import Differentiated, Runner
-from finetooth_mlx.state import State, read_state, taken
+from finetooth_mlx.state import State, checked_parts, read_state
 
 
 class MlxEngine(EngineBase):
@@ -259,7 +259,7 @@ class MlxEngine(EngineBase):
 
     def _take(self, state: State, where: str) -> None:
         copies = self._network.copies
-        restored = taken(state, self._request, self._masters, self._optimizer.state, copies, where)
+        restored = checked_parts(state, self._request, self._masters, self._optimizer.state, copies, where)
         self._network.holders |= restored.roles
         self._masters, self._grads, self._optimizer.state = restored.masters, restored.grads, restored.optimizer
         self._counters, self._loss_states = restored.counters, dict(restored.losses)

@@ -169,7 +169,7 @@ def read_state(path: Path) -> State:
     return State(files, content)
 
 
-def taken(
+def checked_parts(
     state: State, request: EngineRequest, masters: Named, optimizer: Any, roles: Mapping[str, Named], where: str
 ) -> Taken:  # fmt: skip
     """The parts of a state, checked before anything is changed; the schedule takes its own.

@@ -126,7 +126,7 @@ class TorchBackend:
 
         from finetooth_torch.device.accelerator import suit_allocator, suit_attention, suit_products, suit_repeats
         from finetooth_torch.device.exhaustion import built
-        from finetooth_torch.planning.fp8 import as_held
+        from finetooth_torch.planning.fp8 import with_stored_precision
 
         hardware = request.place.hardware
         device = torch.device(hardware.device)
@@ -137,7 +137,7 @@ class TorchBackend:
         repeats = choose_deterministic(self._options.deterministic, request.base.facts, hardware)
         if repeats is not None:
             suit_repeats(deterministic=bool(repeats.value))
-        request = as_held(request)
+        request = with_stored_precision(request)
 
         def build() -> TorchEngine:
             _try_kernels(request, device)
@@ -150,7 +150,7 @@ class TorchBackend:
         from finetooth_torchshared.float8 import multiply_in_fp8
         from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 
-        from finetooth_torch.attention.agreement import attend_as_asked
+        from finetooth_torch.attention.agreement import apply_attention
         from finetooth_torch.compute import DECODER, FP8, Compute
         from finetooth_torch.device.host_memory import give_back_freed, keep_freed
         from finetooth_torch.engine import Parts, TorchEngine
@@ -185,7 +185,7 @@ class TorchBackend:
             sharded=request.place.sharding is not None, routed=bool(self._routers),
         )  # fmt: skip
         stream = chosen.value == STREAM
-        attention = attend_as_asked(
+        attention = apply_attention(
             base, pick, request.base.facts, request.base.model.config, hardware, train.precision, self._context,
             stream=stream,
         )  # fmt: skip
@@ -230,12 +230,12 @@ def _try_kernels(request: EngineRequest, device: torch.device) -> None:
     Raises:
         PlanError: a kernel that the plan picked is wrong on the device.
     """
-    from finetooth_torch.compute import DECODER, FP8, wanted
+    from finetooth_torch.compute import DECODER, FP8, compute_request
     from finetooth_torch.device.kernel_trials import check_kernels
 
     picked, precision = request.compute.kernels, request.plan.train.precision
     assert precision is not None
-    uses = wanted(precision, stream=DECODER in picked, fp8=FP8 in picked)
+    uses = compute_request(precision, stream=DECODER in picked, fp8=FP8 in picked)
     check_kernels(picked, uses, device, request.place.hardware.label)
 
 

@@ -89,12 +89,12 @@ TORCH = Compute.of({})
 """Torch's way of all."""
 
 
-def wanted_decoder(precision: str) -> dict[str, Wanted]:
+def decoder_request(precision: str) -> dict[str, Wanted]:
     """What the plan asks for where a stream decoder could compute the layers."""
     return {DECODER: Wanted((precision,), optional=True)}
 
 
-def wanted(precision: str, *, stream: bool, fp8: bool = False) -> dict[str, Wanted]:
+def compute_request(precision: str, *, stream: bool, fp8: bool = False) -> dict[str, Wanted]:
     """What an engine will ask for. Logits are in full precision, and so are sums of gradients and the residual stream.
 
     Args:

@@ -264,7 +264,7 @@ def _is_share(value: object) -> bool:
 
 
 def _drawn(keys: Tensor, site: tuple[int, int]) -> Tensor:
-    """A word for each key, (..., 2) to (...): the rows of `finetooth_steps.draws.drawn`."""
+    """A word for each key, (..., 2) to (...): the rows of `finetooth_steps.draws.uniform_words`."""
     first, second = _signed(site[0]), _signed(site[1])
     return mixed((mixed(keys[..., 0] ^ first) + keys[..., 1]) ^ second)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from finetooth_board.pages import NAMED, hidden, kept, output, page, problem, section, table, text, url_of
+from finetooth_board.pages import NAMED, hidden, hidden_field, output, page, problem, section, table, text, url_of
 from finetooth_board.settings import Field
 
 LONGEST = 300
@@ -81,7 +81,7 @@ def settings_page(
                picked.get(name, ""))
         for name, entries in picks.items()
     )  # fmt: skip
-    keep = "".join(kept(name, entry) for name, entry in picked.items())
+    keep = "".join(hidden_field(name, entry) for name, entry in picked.items())
     needed = (
         field("Name of the run", "name", values.get("name", ""), NAMED),
         field("Rows: a file or folder in the board's folder, or a data set's id", "data", values.get("data", ""),
@@ -129,17 +129,17 @@ def use_forms(name: str, token: str, exporters: Mapping[str, str]) -> str:
     """The forms to merge, export and push a run."""
     action = url_of(name, "/use")
     named = [(exporter, f"{exporter}: {about}") for exporter, about in exporters.items()]
-    merge = form(action, token, kept("what", "merge"), "Merge")
+    merge = form(action, token, hidden_field("what", "merge"), "Merge")
     export = form(
         action, token,
-        kept("what", "export") + choice("For", "to", named)
+        hidden_field("what", "export") + choice("For", "to", named)
         + field("Options (KEY=VALUE, with spaces between them)", "options")
         + tick("do not measure what was written", "unmeasured"),
         "Export",
     )  # fmt: skip
     push = form(
         action, token,
-        kept("what", "push") + field("Repository", "to", "", "required placeholder='hf:OWNER/NAME'")
+        hidden_field("what", "push") + field("Repository", "to", "", "required placeholder='hf:OWNER/NAME'")
         + choice("As", "as", [("", "the adapter alone, or the model"), *named])
         + tick("everybody can see it", "public"),
         "List what would be sent", "Listing ...",
@@ -161,8 +161,8 @@ def push_form(name: str, token: str, values: Mapping[str, str], printed: str, *,
     """
     if not sends:
         return problem(printed)
-    keep = "".join(kept(key, values[key]) for key in ("what", "to", "as", "public") if values.get(key))
-    seen = kept("seen", "yes")
+    keep = "".join(hidden_field(key, values[key]) for key in ("what", "to", "as", "public") if values.get(key))
+    seen = hidden_field("seen", "yes")
     return output(printed) + form(url_of(name, "/use"), token, keep + seen, "Push")
 
 
@@ -193,7 +193,7 @@ def chat_page(
     address = url_of(name, "/chat")
     choose = choice("Another run that answers too", "with", [("", "none"), *((run, run) for run in others)], other)
     picker = f'<form class="tall" action="{text(address)}">{choose}<button>Begin with it</button></form>'
-    keep = kept("with", other) + kept("said", json.dumps(history))
+    keep = hidden_field("with", other) + hidden_field("said", json.dumps(history))
     fields = '<label>Your message<textarea class="short" name="text" required autofocus></textarea></label>'
     fields += field("Tokens of an answer, at most", "tokens", "256", "type=number min=1 max=4096")
     heads = ("you", *models)

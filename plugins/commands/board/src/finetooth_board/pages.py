@@ -169,7 +169,7 @@ def recipe_page(token: str, name: str, recipe: str, printed: str) -> str:
     return page(
         f"Recipe of {name}",
         f'{output(printed)}<form class="tall" method="post" action="/start" data-wait="Starting ...">'
-        f"{hidden(token)}{kept('name', name)}"
+        f"{hidden(token)}{hidden_field('name', name)}"
         f'<label>Recipe<textarea name="recipe" spellcheck="false">{text(recipe)}</textarea></label>'
         "<button>Train</button></form>",
     )
@@ -182,10 +182,10 @@ def error_page(title: str, wrong: str) -> str:
 
 def hidden(token: str) -> str:
     """The token of a form."""
-    return kept("token", token)
+    return hidden_field("token", token)
 
 
-def kept(name: str, value: str) -> str:
+def hidden_field(name: str, value: str) -> str:
     """What a form sends without showing it."""
     return f'<input type="hidden" name="{text(name)}" value="{text(value)}">'
 

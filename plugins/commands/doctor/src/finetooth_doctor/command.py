@@ -8,7 +8,7 @@ import click
 from finetooth_hooks.errors import UserError
 from finetooth_saving.run_folder import no_such_run
 from finetooth_saving.runs.advice import advice
-from finetooth_saving.runs.recorded import Recorded, found_run, read_run
+from finetooth_saving.runs.recorded import Recorded, find_run, read_run
 from finetooth_toolbox.text.controls import escape_controls
 
 from finetooth_doctor.catalogue import in_log, of_code
@@ -58,7 +58,7 @@ def of_run(run: str | None, exit_code: int | None, log: Path | None) -> int:
     if log is not None:
         lines += in_log(_tail(log)) or [f"{log}: none of the known errors is in it"]
     if run is not None:
-        folder = found_run(run)
+        folder = find_run(run)
         if folder is None:
             raise no_such_run(run)
         problems = findings(read_run(folder))

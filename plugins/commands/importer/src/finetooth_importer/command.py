@@ -55,7 +55,7 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
         )
     if tool and guessed and tool != guessed:
         raise UserError(f"{file} looks like a configuration of {guessed}, not {tool}", action=f"say --from {guessed}")
-    account = taken(keys, chosen, file)
+    account = read_tool(keys, chosen, file)
     recipe = tidied(account.recipe)
     try:
         with working(f"trying the recipe made of {file}"):
@@ -91,7 +91,7 @@ def uncompared(account: Account, tool: str) -> str:
     return f"The tokens that train were not compared with those of {tool} for such rows"
 
 
-def taken(keys: Any, tool: str, file: Path | None = None) -> Account:
+def read_tool(keys: Any, tool: str, file: Path | None = None) -> Account:
     """What happened to a tool's keys.
 
     Args:

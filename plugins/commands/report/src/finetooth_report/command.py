@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from finetooth_hooks.errors import UserError
 from finetooth_saving.run_folder import no_such_run
-from finetooth_saving.runs.recorded import found_run, read_run
+from finetooth_saving.runs.recorded import find_run, read_run
 
 from finetooth_report.written import PAGE, write
 
@@ -17,7 +17,7 @@ from finetooth_report.written import PAGE, write
 @click.option("--output", type=click.Path(path_type=Path), help=f"Write it there; default: {PAGE} in the run's folder.")
 def command(run: str, output: Path | None) -> int:
     """Write one self-contained HTML page about RUN, a run's folder or its name under runs/."""
-    folder = found_run(run)
+    folder = find_run(run)
     if folder is None:
         raise no_such_run(run)
     recorded = read_run(folder)

@@ -14,14 +14,14 @@ from finetooth_saving.run_folder import no_such_run
 from finetooth_saving.runs.recorded import (
     BEGUN,
     Recorded,
-    found_run,
+    find_run,
     groups_below,
     is_running,
     read_run,
     runs_below,
     size_of,
 )
-from finetooth_toolbox.files.locks import FolderHeldError, held_folder
+from finetooth_toolbox.files.locks import FolderHeldError, lock_folder
 from finetooth_toolbox.text.controls import escape_controls
 from finetooth_toolbox.text.measures import short_hashes, size
 
@@ -209,7 +209,7 @@ def _remove(folder: Path) -> None:
         UserError: it is under way, or not all of it could be removed.
     """
     try:
-        with held_folder(folder):
+        with lock_folder(folder):
             # what makes it a run goes last: one that could be removed only in part can be named again
             for path in sorted(folder.iterdir(), key=lambda entry: entry.name in BEGUN):
                 if path.is_dir() and not path.is_symlink():
@@ -240,7 +240,7 @@ def _folder(reference: str) -> Path:
     Raises:
         UserError: it means no run.
     """
-    folder = found_run(reference)
+    folder = find_run(reference)
     if folder is not None:
         return folder
     if group := groups_below(RUNS).get(RUNS / reference):

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 from finetooth_hooks.errors import UserError
 from finetooth_saving.run_folder import no_such_run
-from finetooth_saving.runs.recorded import found_run, runs_below
+from finetooth_saving.runs.recorded import find_run, runs_below
 
 
 @click.command("watch")
@@ -22,7 +22,7 @@ def command(run: str | None, every: float) -> int:
     `q` leaves, space freezes the picture. The run continues either way.
     """
     newest = runs_below(Path("runs"))
-    folder = found_run(run) if run is not None else next(iter(newest[-1:]), None)
+    folder = find_run(run) if run is not None else next(iter(newest[-1:]), None)
     if folder is None:
         raise no_such_run(run) if run is not None else UserError("no run in runs", action="ft run RECIPE makes one")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

@@ -65,7 +65,7 @@ def _pick(entries: Mapping[str, Mapping[str, Any]], name: str, file: Path, conte
     if dataset.pick is None:
         last = dataset.remarks[-1]
         raise DataError(where, f"{last.key} is not taken", action=last.text)
-    for line in dataset_info.said(dataset.remarks, where):
+    for line in dataset_info.remark_lines(dataset.remarks, where):
         context.note(line)
     return dataset.pick
 

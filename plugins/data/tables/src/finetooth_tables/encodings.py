@@ -61,7 +61,7 @@ def open_utf8(path: Path, encoding: str) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, io.BufferedReader(_Recoded(file, encoding, path.as_posix()), 1 << 18))
 
 
-def known(encoding: str) -> str:
+def python_encoding(encoding: str) -> str:
     """The name by which Python knows an encoding.
 
     Raises:

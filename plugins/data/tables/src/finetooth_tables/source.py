@@ -81,9 +81,9 @@ def build(options: TablesOptions, context: Context) -> Source:
 def _delimited(path: Path, ending: str, options: TablesOptions, context: Context) -> Source:
     """A text table, with what was found of it said."""
     from finetooth_tables.delimited import DelimitedTable, delimiter_of
-    from finetooth_tables.encodings import UTF_8, encoding_of, known
+    from finetooth_tables.encodings import UTF_8, encoding_of, python_encoding
 
-    encoding = encoding_of(path) if options.encoding is None else known(options.encoding)
+    encoding = encoding_of(path) if options.encoding is None else python_encoding(options.encoding)
     if options.encoding is None and encoding != UTF_8:
         context.note(
             f"{path.as_posix()}: its text is not UTF-8 and is read as {encoding}; set encoding if that is wrong"

@@ -50,5 +50,5 @@ def _call(registered: Registered, reference: str) -> None:
         raise
     except Exception as error:
         raise PluginError(
-            registered.distribution, f"{called} raised {blame.said(error, importing=True)}", action=blame.MEND
+            registered.distribution, f"{called} raised {blame.error_line(error, importing=True)}", action=blame.MEND
         ) from error

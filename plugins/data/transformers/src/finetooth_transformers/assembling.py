@@ -18,7 +18,7 @@ from finetooth_torchshared.packed_modules import Packing
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear
 from torch import Tensor, nn
 
-from finetooth_transformers.converted import TensorSource, made_of
+from finetooth_transformers.converted import TensorSource, tensor_sources
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -118,7 +118,7 @@ def parts_of(folder: Path, config: Any, made: Any, *, packing: Packing | None, t
     with torch.device("meta"):
         model: nn.Module = made.from_config(config, trust_remote_code=trust_remote_code)
     plain = [name for name in tensors.places if not packed.intersection(accumulate(name.split("."), "{}.{}".format))]
-    return Parts(model, tensors, made_of(model, plain), packed, packing)
+    return Parts(model, tensors, tensor_sources(model, plain), packed, packing)
 
 
 def assemble(

@@ -52,7 +52,7 @@ class TensorSource:
         return tensor
 
 
-def made_of(model: nn.Module, names: Collection[str]) -> dict[str, TensorSource]:
+def tensor_sources(model: nn.Module, names: Collection[str]) -> dict[str, TensorSource]:
     """Of each tensor that files say, under its name in the model, what it is made of. `model` keeps what was used of
     the library's table, by which it saves its tensors as the files have them.
 

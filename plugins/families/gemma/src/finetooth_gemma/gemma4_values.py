@@ -32,7 +32,7 @@ def quoted(text: Any) -> Pieces:
     yield QUOTE, False
 
 
-def written(value: Any, *, bare: bool = True) -> Pieces:
+def write_value(value: Any, *, bare: bool = True) -> Pieces:
     """A value.
 
     Args:
@@ -50,10 +50,10 @@ def written(value: Any, *, bare: bool = True) -> Pieces:
             yield "," * bool(i), False
             yield from [(str(key), True)] if bare else quoted(key)
             yield ":", False
-            yield from written(inner, bare=bare)
+            yield from write_value(inner, bare=bare)
         yield "}", False
     elif isinstance(value, list | tuple):
-        yield from _listed(written(element, bare=bare) for element in value)
+        yield from _listed(write_value(element, bare=bare) for element in value)
     else:
         yield str(value), True
 
@@ -64,7 +64,7 @@ def arguments(values: Mapping[str, Any]) -> Pieces:
         yield "," * bool(i), False
         yield str(key), True
         yield ":", False
-        yield from written(value)
+        yield from write_value(value)
 
 
 def read_arguments(pieces: Sequence[str]) -> Mapping[str, Any] | None:
@@ -142,7 +142,7 @@ def _schema(value: Mapping[str, Any]) -> Iterator[Pieces]:
     if value.get("description"):
         parts.append(("description:", quoted(value["description"])))
     if kind == "STRING" and value.get("enum"):
-        parts.append(("enum:", written(value["enum"], bare=False)))
+        parts.append(("enum:", write_value(value["enum"], bare=False)))
     if kind == "ARRAY" and isinstance(value.get("items"), Mapping) and value["items"]:
         parts.append(("items:", _items(value["items"])))
     if value.get("nullable"):
@@ -176,9 +176,9 @@ def _items(schema: Mapping[str, Any]) -> Pieces:
             yield from _listed(quoted(name) for name in value)
         elif key == "type":
             upper = value.upper() if isinstance(value, str) else [str(kind).upper() for kind in value]
-            yield from written(upper, bare=False)
+            yield from write_value(upper, bare=False)
         else:
-            yield from written(value, bare=False)
+            yield from write_value(value, bare=False)
     yield "}", False
 
 

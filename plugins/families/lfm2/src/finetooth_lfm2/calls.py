@@ -14,7 +14,7 @@ ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r"}
 OPENING, CLOSING = "([{", ")]}"
 
 
-def written(call: FunctionCall, *, json_lists: bool) -> str:
+def write_call(call: FunctionCall, *, json_lists: bool) -> str:
     """One call.
 
     Args:

@@ -31,7 +31,7 @@ from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, json_text, trimmed
 from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
 
-from finetooth_lfm2.calls import read_calls, written
+from finetooth_lfm2.calls import read_calls, write_call
 
 BOS, START, END = "<|startoftext|>", "<|im_start|>", "<|im_end|>"
 LIST, LIST_END = "<|tool_list_start|>", "<|tool_list_end|>"
@@ -202,7 +202,7 @@ class LFM2Renderer(TurnRenderer):
             DataError: it is not of the OpenAI shape, or cannot be read back.
         """
         parsed = function_call(call, where)
-        text = written(parsed, json_lists=self.version == "2")
+        text = write_call(parsed, json_lists=self.version == "2")
         if read_calls(f"[{text}]") != (call_of(*parsed),):
             raise self.refuse(f"no way to say a call so that it can be read back: {text:.80}", where, "fix the row")
         return text

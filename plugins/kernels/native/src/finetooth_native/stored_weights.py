@@ -16,7 +16,7 @@ from finetooth_torchshared.plain_modules import is_hooked
 from finetooth_torchshared.quantised import DequantisingLinear
 from torch import Tensor
 
-__all__ = ["is_stored", "made", "made_again"]
+__all__ = ["is_stored", "joined_weight", "recomputed"]
 
 
 def is_stored(module: Any) -> TypeGuard[DequantisingLinear]:
@@ -24,7 +24,7 @@ def is_stored(module: Any) -> TypeGuard[DequantisingLinear]:
     return isinstance(module, DequantisingLinear) and not is_hooked(module)
 
 
-def made(layers: Sequence[Any], dtype: torch.dtype) -> Tensor:
+def joined_weight(layers: Sequence[Any], dtype: torch.dtype) -> Tensor:
     """(O, D), the layers' weights below each other, without a graph; the same numbers every time.
 
     Args:
@@ -48,7 +48,7 @@ def _place(layer: Any) -> Tensor:
     return weight
 
 
-def made_again(weight: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[None]:
+def recomputed(weight: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[None]:
     """Within it an operation that keeps `weight` for backward, or a view of it, keeps `make` instead, which makes it
     once more. Everything else is kept as always.
 

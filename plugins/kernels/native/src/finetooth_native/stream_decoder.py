@@ -22,13 +22,13 @@ from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, 
 from finetooth_kernels.gated import activate
 from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.segment_attention import seen_attention
+from finetooth_kernels.segment_attention import windowed_attention
 from finetooth_kernels.segments import Looks, Segment, longest
 from finetooth_torchshared.plain_modules import is_hooked, is_plain
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from finetooth_native.stored_weights import is_stored, made, made_again
+from finetooth_native.stored_weights import is_stored, joined_weight, recomputed
 
 __all__ = ["Group", "StreamDecoder"]
 
@@ -73,9 +73,9 @@ class Group:
         sizes = [layer.out_features for layer in layers]
         added = [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in parts]
         if any(map(is_stored, layers)):
-            make = partial(made, layers, x_nd.dtype)
+            make = partial(joined_weight, layers, x_nd.dtype)
             weight, trained = make(), [None] * len(layers)
-            saving = nullcontext() if self._recomputed else made_again(weight, make)
+            saving = nullcontext() if self._recomputed else recomputed(weight, make)
         else:
             weight, saving = _fused([layer.weight for layer in layers]), nullcontext()
             trained = [layer.weight if layer.weight.requires_grad else None for layer in layers]
@@ -453,7 +453,7 @@ class StreamDecoder:
         if looks.usual(longest(segments) if looks.window else 0):
             attended = self._attend(qkv, segments, scale=looks.scale, arena=arena, **heads).flatten(1)
         else:
-            attended = seen_attention(qkv, segments, looks, **heads).flatten(1)
+            attended = windowed_attention(qkv, segments, looks, **heads).flatten(1)
         if wanted is not None:  # behind the last attention a position needs no other
             attended, h_nd = attended.index_select(0, wanted), h_nd.index_select(0, wanted)
         return layer.feed(h_nd, attended, arena)

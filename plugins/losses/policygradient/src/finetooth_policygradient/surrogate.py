@@ -45,7 +45,7 @@ from finetooth_hooks import Contribution, DataError, LossData, LossFn, LossResul
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.arrays import Array
 from finetooth_hooks.context import Context
-from finetooth_rollouts.kept import among_kept
+from finetooth_rollouts.kept import renormalised
 from finetooth_rollouts.policy_options import Kl, PolicyOptions
 from pydantic import model_validator
 
@@ -98,8 +98,8 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
     kept = data.fields["kept"] if outputs["logprobs"].ndim > mask.ndim else None
     weights = xp.where(mask, data.fields["token_weights"], 0.0)
     advantages = xp.where(mask, data.fields["advantages"], 0.0)
-    p = xp.where(mask, among_kept(outputs["logprobs"], kept), 0.0)
-    q = xp.stop_gradient(p) if old is None else xp.where(mask, among_kept(old, kept), 0.0)
+    p = xp.where(mask, renormalised(outputs["logprobs"], kept), 0.0)
+    q = xp.stop_gradient(p) if old is None else xp.where(mask, renormalised(old, kept), 0.0)
     counts = xp.astype_like(mask, p)
     log_ratio = p - q
     if options.importance_sampling_level == "sequence":
@@ -127,7 +127,7 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
         **_clipped(seen, advantages, counts, options),
     }
     if options.beta:
-        reference = xp.where(mask, among_kept(outputs["logprobs@reference"], kept), 0.0)
+        reference = xp.where(mask, renormalised(outputs["logprobs@reference"], kept), 0.0)
         kl = kl_estimate(reference - p, options.kl)
         if options.use_bias_correction_kl:
             of_token = xp.exp(p - q)

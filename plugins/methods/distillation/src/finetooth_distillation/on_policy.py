@@ -12,8 +12,8 @@ from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.advantages import rewards_of
-from finetooth_rollouts.asking import said_of
-from finetooth_rollouts.data import data_of, drawn_logprobs, for_every, learned
+from finetooth_rollouts.asking import outputs_of
+from finetooth_rollouts.data import data_of, for_every, learned, sampled_logprobs
 from finetooth_rollouts.method import RolloutMethod
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.token_weights import LossType
@@ -91,10 +91,10 @@ class OnPolicyDistillation(RolloutMethod):
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
         """Of each token log teacher - log policy, whose mean over what the policy draws is minus the reverse KL."""
         data = data_of(rollouts, [0.0] * len(rollouts))
-        outputs = said_of(engine, data, ("logprobs",), self._opd, role=ROLE)
+        outputs = outputs_of(engine, data, ("logprobs",), self._opd, role=ROLE)
         updated, total = [], 0.0
         for rollout, datum, of in zip(rollouts, data, outputs, strict=True):
-            apart = np.asarray(drawn_logprobs(datum, of["logprobs"]), np.float64)
+            apart = np.asarray(sampled_logprobs(datum, of["logprobs"]), np.float64)
             apart -= np.array(rollout.of_policy(rollout.logprobs))
             total -= float(apart.sum())
             updated.append(replace(rollout, advantages=for_every(rollout, apart)))

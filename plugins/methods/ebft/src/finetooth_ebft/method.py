@@ -16,7 +16,7 @@ from finetooth_hooks.reports import Prepared
 from finetooth_hooks.rollouts import Rollout
 from finetooth_methods.reference import ROLE as FEATURES
 from finetooth_rollouts.advantages import AdvantagesFn, Floats, group_relative, groups_of, leave_one_out, rewards_of
-from finetooth_rollouts.asking import as_drawn
+from finetooth_rollouts.asking import for_sampled
 from finetooth_rollouts.method import RolloutMethod, surrogate_loss
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_toolbox.combined_losses import combined
@@ -103,7 +103,7 @@ class Ebft(RolloutMethod):
         if options.ce_coef:
             parts.append((context.loss("cross_entropy", setting="method"), options.ce_coef))
         loss = combined(parts)
-        super().__init__(options, context, ADVANTAGES[options.advantage_estimator], loss=as_drawn(loss, options))
+        super().__init__(options, context, ADVANTAGES[options.advantage_estimator], loss=for_sampled(loss, options))
         self._ebft = options
         self._drops = self._drops and not options.ce_coef  # an answer without an advantage has a reference all the same
         self._needs = tuple(f"hidden:{float(depth)}" for depth in options.feature_layers)

@@ -13,8 +13,8 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
 from finetooth_methods.reference import ROLE as REFERENCE
 from finetooth_rollouts.advantages import normalised_over_batch
-from finetooth_rollouts.asking import as_drawn, said_of
-from finetooth_rollouts.data import data_of, drawn_logprobs, for_every
+from finetooth_rollouts.asking import for_sampled, outputs_of
+from finetooth_rollouts.data import data_of, for_every, sampled_logprobs
 from finetooth_rollouts.method import RolloutMethod, surrogate_loss
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.token_weights import LossType
@@ -85,7 +85,7 @@ class PpoMethod(RolloutMethod):
         value = context.loss({"name": "clipped_value", "clip": options.value_clip}, setting="method")
         loss = combined([(policy, 1.0), (value, options.value_coef)])
         # REINFORCE++ is what this would be without a critic; with one, `with_advantages` says it
-        super().__init__(options, context, normalised_over_batch, loss=as_drawn(loss, options))
+        super().__init__(options, context, normalised_over_batch, loss=for_sampled(loss, options))
         self._ppo = options
         self._start = CriticStart(options.critic, context) if options.critic else None
         target = options.kl_target
@@ -94,7 +94,7 @@ class PpoMethod(RolloutMethod):
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
         """Of each token the advantage, and for the critic its value now and what came (`old_values`, `returns`)."""
         options, data = self._ppo, data_of(rollouts, [0.0] * len(rollouts))
-        own = said_of(engine, data, ("logprobs", "values"), options)
+        own = outputs_of(engine, data, ("logprobs", "values"), options)
         values = [np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(own, data, strict=True)]
         begun = None if self._start is None else self._start.values(data, rollouts)
         if begun is not None:
@@ -132,9 +132,9 @@ class PpoMethod(RolloutMethod):
         """(T,) log policy - log reference of each rollout; 0 where no reward pays for it."""
         if not (self._ppo.beta and self._ppo.kl_in == "reward"):
             return [np.zeros(int(datum.mask.sum())) for datum in data]
-        there = said_of(engine, data, ("logprobs",), self._ppo, role=REFERENCE)
+        there = outputs_of(engine, data, ("logprobs",), self._ppo, role=REFERENCE)
         return [
-            np.asarray(drawn_logprobs(datum, here["logprobs"]) - drawn_logprobs(datum, of["logprobs"]), np.float64)
+            np.asarray(sampled_logprobs(datum, here["logprobs"]) - sampled_logprobs(datum, of["logprobs"]), np.float64)
             for datum, here, of in zip(data, own, there, strict=True)
         ]
 

@@ -16,7 +16,7 @@ from finetooth_rows.refusing import refuse_left_out
 
 from finetooth_preference.mismatched import kl_estimate
 from finetooth_preference.options import KtoOptions
-from finetooth_preference.precomputed import ReferenceLogprobs, known_reference
+from finetooth_preference.precomputed import ReferenceLogprobs, reference_numbers
 
 MOST = 1.33
 """The paper's bound on how much more desirable answers should count than undesirable ones (section 4.2, eq. 8)."""
@@ -79,7 +79,7 @@ class Kto(BatchedMethod):
     def read_beginning(self, engine: Engine) -> None:
         """See `protocols.Method.read_beginning`: the reference's numbers, if they are to be known before."""
         if self._policy.precomputed and self._known is None:
-            self._known = known_reference(self._context, engine, self._data)
+            self._known = reference_numbers(self._context, engine, self._data)
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
         """One optimizer step for each batch."""

@@ -23,7 +23,7 @@ from finetooth_preference.options import (
     SimpoOptions,
 )
 from finetooth_preference.pair_data import PairData, report_of
-from finetooth_preference.precomputed import known_reference
+from finetooth_preference.precomputed import reference_numbers
 
 NO_BETA = ("sft", "cross_entropy")
 """Losses without a beta."""
@@ -124,7 +124,7 @@ class PairMethod(BatchedMethod):
     def read_beginning(self, engine: Engine) -> None:
         """See `protocols.Method.read_beginning`: the reference's numbers, if they are to be known before."""
         if self._reads_reference and self._policy.precomputed and self._pairs.known is None:
-            self._pairs.known = known_reference(self._context, engine, self._pairs.rows)
+            self._pairs.known = reference_numbers(self._context, engine, self._pairs.rows)
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
         """One optimizer step for each batch of pairs."""

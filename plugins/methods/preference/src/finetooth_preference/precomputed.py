@@ -42,7 +42,7 @@ class ReferenceLogprobs:
         return replace(datum, mask=datum.mask, fields={**datum.fields, FIELD: wide})
 
 
-def known_reference(context: Context, engine: Engine, data: Sequence[Datum]) -> ReferenceLogprobs:
+def reference_numbers(context: Context, engine: Engine, data: Sequence[Datum]) -> ReferenceLogprobs:
     """The reference's numbers: found, or made now by the policy as it is before the first step.
 
     Raises:

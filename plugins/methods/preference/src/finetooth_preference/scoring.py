@@ -14,7 +14,7 @@ from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from numpy.typing import NDArray
 from pydantic import Field
 
-from finetooth_preference.precomputed import FIELD, ReferenceLogprobs, known_reference
+from finetooth_preference.precomputed import FIELD, ReferenceLogprobs, reference_numbers
 
 Score = Literal["reward", "sum", "mean"]
 BY_METHOD: Mapping[str, Score] = {"orpo": "mean", "simpo": "mean", "cpo": "sum"}
@@ -57,13 +57,13 @@ class Rewards:
         """Have the reference's numbers, where the policy before its first step is the reference."""
         precomputed = self._is_precomputed() or "reference" not in engine.capabilities
         if self._chosen()[0] == "reward" and precomputed and self._known is None:
-            self._known = known_reference(self._context, engine, data)
+            self._known = reference_numbers(self._context, engine, data)
 
     def _reference(self, engine: Engine, data: Sequence[Datum]) -> NDArray[np.float64]:
         if "reference" in engine.capabilities and not self._is_precomputed():
             return _sums(engine, data, "reference")
         if self._known is None:
-            self._known = known_reference(self._context, engine, data)
+            self._known = reference_numbers(self._context, engine, data)
         known = (self._known.add(place, datum).fields[FIELD] for place, datum in enumerate(data))
         return np.array([float(values.sum(dtype=np.float64)) for values in known])
 

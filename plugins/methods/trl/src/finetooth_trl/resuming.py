@@ -68,7 +68,7 @@ class Place:
         return cls(int(state["steps"]), float(state["epoch"]), state["random"], state["reference"])
 
 
-def drawn_from() -> dict[str, Any]:
+def random_state() -> dict[str, Any]:
     """The process's random state: of Python, NumPy, torch and its devices."""
     _, numbers, gauss = random.getstate()
     kind, keys, at, has, cached = np.random.get_state(legacy=True)

@@ -26,7 +26,7 @@ from finetooth_rollouts.scoring import WeightedReward
 from torch import nn
 from transformers import AutoTokenizer, TrainerCallback
 
-from finetooth_trl.resuming import Place, draw_from, drawn_from, go_on, put_back, trained_weights
+from finetooth_trl.resuming import Place, draw_from, go_on, put_back, random_state, trained_weights
 from finetooth_trl.trainers import config_class, takes
 
 
@@ -42,7 +42,7 @@ class Turns:
         self.reports: list[tuple[StepReport, Place]] = []
         self.failure: BaseException | None = None
         self.ended = self.stopping = False
-        self._run_draws = drawn_from()
+        self._run_draws = random_state()
 
     def hand_over(self, report: StepReport, place: Place) -> None:
         """In the trainer's thread: a step is done; wait until the run wants another one. Each of the two draws from a
@@ -51,7 +51,7 @@ class Turns:
         draw_from(self._run_draws)
         self._run.release()
         self._trainer.acquire()
-        self._run_draws = drawn_from()
+        self._run_draws = random_state()
         draw_from(place.random)
         if self.stopping:
             raise _Stopped
@@ -118,7 +118,7 @@ class _Reporter(TrainerCallback):
                 skipped=stepped.skipped,
                 metrics=numbers,
             ),
-            place=Place(int(state.global_step), float(state.epoch or 0.0), drawn_from(), self._reference),
+            place=Place(int(state.global_step), float(state.epoch or 0.0), random_state(), self._reference),
         )
 
 

@@ -17,7 +17,7 @@ THINK = ("<think>", "</think>")
 MARK = "PLACE{}OFREASONING"
 
 
-def check_kept(
+def check_nothing_omitted(
     conversation: Conversation, text: str, shaper: Shaper, encoder: Encoder, *, prompt: bool = False
 ) -> None:
     """Templates leave out without a word what they have no markup for.

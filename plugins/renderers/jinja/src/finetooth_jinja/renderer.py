@@ -27,10 +27,10 @@ from pydantic import Field
 from finetooth_jinja.calls import learned
 from finetooth_jinja.extension import extends
 from finetooth_jinja.media import Media, segments, with_media
-from finetooth_jinja.omissions import THINK, check_kept, remarks
+from finetooth_jinja.omissions import THINK, check_nothing_omitted, remarks
 from finetooth_jinja.probe import habits
 from finetooth_jinja.shapes import Shaper
-from finetooth_jinja.spans import Whole, left_behind, trained_spans
+from finetooth_jinja.spans import Whole, has_untrained_end, trained_spans
 from finetooth_jinja.template import ChatTemplate, TemplateRefused
 from finetooth_jinja.untemplated import WithoutTemplate
 
@@ -154,7 +154,7 @@ class JinjaRenderer(RendererBase):
         """
         self._media.forget()
         rendered = self._rendered(conversation.messages, conversation.tools)
-        check_kept(conversation, rendered.text, self._shaper, self._encoder)
+        check_nothing_omitted(conversation, rendered.text, self._shaper, self._encoder)
         notes = remarks(conversation, self._shaper)
         plain = self._plain(conversation.messages, conversation.tools, rendered.text)
         encoded = self._encoder.encode(rendered.text, plain)
@@ -162,7 +162,7 @@ class JinjaRenderer(RendererBase):
         trained = trained_messages(conversation.messages, train_on)
         spans = trained_spans(whole, trained, self._shaper, self.stop_ids)
         weights = self._weights(whole, spans)
-        half = not whole.generated and left_behind(whole, trained, spans, self._shaper)
+        half = not whole.generated and has_untrained_end(whole, trained, spans, self._shaper)
         notices = (HALF,) * half
         tokenised = Rendered(encoded.ids, weights, self._token_ranges(whole), remarks=notes, notices=notices)
         return with_media(tokenised, encoded, rendered.media)
@@ -225,7 +225,9 @@ class JinjaRenderer(RendererBase):
         """
         self._media.forget()
         rendered = self._rendered(messages, tools, prompt=True)
-        check_kept(Conversation(tuple(messages), tuple(tools)), rendered.text, self._shaper, self._encoder, prompt=True)
+        check_nothing_omitted(
+            Conversation(tuple(messages), tuple(tools)), rendered.text, self._shaper, self._encoder, prompt=True
+        )
         encoded = self._encoder.encode(rendered.text, self._plain(messages, tools, rendered.text, prompt=True))
         tokenised = Rendered(encoded.ids, (0.0,) * len(encoded.ids))
         return with_media(tokenised, encoded, rendered.media)

@@ -62,7 +62,7 @@ class Whole:
         return self.beginnings[i]
 
 
-def kept_text(content: str, within: str) -> str | None:
+def text_in_template(content: str, within: str) -> str | None:
     """What a template keeps of a text: all of it without outer blanks, or what stands behind the reasoning embedded in
     it; None if neither is there.
 
@@ -155,7 +155,7 @@ def _turn_range(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -
     return span
 
 
-def left_behind(whole: Whole, trained: Sequence[bool], spans: Sequence[Range], shaper: Shaper) -> bool:
+def has_untrained_end(whole: Whole, trained: Sequence[bool], spans: Sequence[Range], shaper: Shaper) -> bool:
     """Behind the end of an answer that trains stands a further special token of the same turn, which does not.
 
     Only where messages follow: what ends a conversation is not the end of a turn.
@@ -323,7 +323,7 @@ def _first_stop(encoded: Encoded, begin: int, stop_ids: Sequence[int], end: int 
 
 
 def _checked(i: int, message: Message, text: str, span: Range) -> Range:
-    if any(kept_text(content, text[slice(*span)]) is None for content in _texts(message)):
+    if any(text_in_template(content, text[slice(*span)]) is None for content in _texts(message)):
         raise _unproved(i, "the chat template does not keep its content")
     return span
 

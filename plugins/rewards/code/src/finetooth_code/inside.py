@@ -200,7 +200,7 @@ def by_tests(child: Child, tests: Mapping[str, Any]) -> tuple[int, str]:
     for test in tests["tests"]:
         names: dict[str, Any] = {"__name__": "tests"}
         names |= {name: _module(str(of)) for name, of in defined["modules"].items() if not own_of_tests(name)}
-        theirs = {name: function_of(child, name) for name in taken_by(test, functions, entry)}
+        theirs = {name: function_of(child, name) for name in functions_for(test, functions, entry)}
         names |= theirs
         try:
             exec(compile(test, "tests.py", "exec"), names)
@@ -213,7 +213,7 @@ def by_tests(child: Child, tests: Mapping[str, Any]) -> tuple[int, str]:
     return passed, why
 
 
-def taken_by(test: str, functions: Sequence[str], entry: str) -> list[str]:
+def functions_for(test: str, functions: Sequence[str], entry: str) -> list[str]:
     """Which of the answer's functions a test gets. One that has the name of something built in would stand in the
     test's own way (an `abs` that is always 0), so only that is taken which the answer was asked for: the entry point,
     or without one what is the test's only function of the answer (`assert sum(1, 2) == 3`)."""

@@ -22,7 +22,7 @@ from finetooth_openai.requests import Body, ChatRequest, CompletionRequest, Embe
 from finetooth_openai.response_events import response_events
 from finetooth_openai.responses import ResponseRequest, response
 from finetooth_openai.served import Models
-from finetooth_openai.streaming import events, told
+from finetooth_openai.streaming import event_stream, events
 
 LOGGER = logging.getLogger("finetooth.openai")
 
@@ -109,7 +109,7 @@ async def _answered(
         return Response(status_code=499)  # nobody is there to read it
     service.record(f"openai {path.lstrip('/')}", caller, model=asked.model.name, outcome="taken")
     if path != EMBEDDINGS and body.stream:
-        stream = await (told(asked, response_events(body, asked)) if path == RESPONSES else events(asked))
+        stream = await (event_stream(asked, response_events(body, asked)) if path == RESPONSES else events(asked))
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     results = await asked.results(request.is_disconnected)
     if results is None:

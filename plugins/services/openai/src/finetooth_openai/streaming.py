@@ -154,10 +154,10 @@ class _Choice:
 
 async def events(asked: PendingRequest[Request]) -> AsyncIterator[str]:
     """The events of a request for a chat or completions; see `told`."""
-    return await told(asked, _events(asked))
+    return await event_stream(asked, _events(asked))
 
 
-async def told(asked: PendingRequest[Any], all_of_them: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+async def event_stream(asked: PendingRequest[Any], all_of_them: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     """The events of a request; the first one is there when this returns, so that what is wrong by then is raised.
 
     Raises:

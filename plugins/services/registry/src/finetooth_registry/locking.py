@@ -93,7 +93,7 @@ def read(text: str, where: str) -> tuple[Locked, ...]:
     return tuple(made)
 
 
-def asked(locked: Sequence[Locked]) -> tuple[Locked, ...]:
+def with_index_hashes(locked: Sequence[Locked]) -> tuple[Locked, ...]:
     """The same, with the hashes that pip's index gives for those that have none. What the index lacks stays without.
 
     Raises:

@@ -20,7 +20,7 @@ from typing import Any
 
 from finetooth_hooks import Verdict
 from finetooth_hooks.errors import UserError
-from finetooth_toolbox.files.locks import FolderHeldError, held_folder
+from finetooth_toolbox.files.locks import FolderHeldError, lock_folder
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
 from sqlalchemy import Connection, RowMapping, Select, delete, exists, func, insert, or_, select, update
 from sqlalchemy.exc import DatabaseError
@@ -442,7 +442,7 @@ class Registry(AnyRegistry):
         with ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(held_folder(self.folder))
+                    stack.enter_context(lock_folder(self.folder))
                     break
                 except FolderHeldError as error:
                     if time.monotonic() > last:

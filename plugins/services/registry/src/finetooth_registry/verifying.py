@@ -113,7 +113,7 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
     yield from _parents(content, partial(parent_record, folder), trusted)
 
 
-def verify_written(folder: Path, registry: AnyRegistry) -> tuple[list[Link], Version | None]:
+def verify_export(folder: Path, registry: AnyRegistry) -> tuple[list[Link], Version | None]:
     """Check weights that `ft merge` or `ft export` wrote: that they are as they were written, and the version of a
     registry that they were made of, by the artifact that their manifest names.
 

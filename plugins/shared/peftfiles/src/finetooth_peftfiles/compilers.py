@@ -10,7 +10,7 @@ NAMES = ("CC", "CXX")
 
 
 @contextmanager
-def compilers_kept() -> Iterator[None]:
+def compilers_restored() -> Iterator[None]:
     """While entered peft may name compilers; afterwards `CC` and `CXX` are what they were.
 
     peft's BOFT names gcc for both while it tries to compile for CUDA, and where that fails leaves them so, for whatever

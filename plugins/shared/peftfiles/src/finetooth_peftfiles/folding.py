@@ -12,7 +12,7 @@ from finetooth_modelfiles.classifiers import classifier_kind
 from finetooth_toolbox.saved_heads import kind_of
 from finetooth_torchshared.classifiers import as_classifier, as_language_model
 
-from finetooth_peftfiles.compilers import compilers_kept
+from finetooth_peftfiles.compilers import compilers_restored
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -72,7 +72,7 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
     from safetensors import SafetensorError
 
     try:
-        with warnings.catch_warnings(), compilers_kept():
+        with warnings.catch_warnings(), compilers_restored():
             warnings.filterwarnings("error", message="Found missing adapter keys")
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")  # untied below
             warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")  # peft reads it

@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers.pytorch_utils import Conv1D
 
-from finetooth_peftfiles.compilers import compilers_kept
+from finetooth_peftfiles.compilers import compilers_restored
 
 NAME = "default"
 """peft's own name for the only adapter of a model."""
@@ -48,7 +48,7 @@ def inject(config: PeftConfig, model: Any, targets: Targets, facts: ModelFacts) 
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
     try:
-        with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), compilers_kept():
+        with torch.random.fork_rng(devices=devices), warnings.catch_warnings(), compilers_restored():
             # peft warns that a shared head is hard to merge; `ft merge` gives it a weight of its own
             warnings.filterwarnings("ignore", message="Model has `tie_word_embeddings")
             warnings.filterwarnings("ignore", message="Unsupported layer type")  # custom modules are registered

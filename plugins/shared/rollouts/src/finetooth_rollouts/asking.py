@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 from finetooth_rollouts.options import RolloutOptions
 
 
-def as_drawn(spec: LossSpec, options: RolloutOptions) -> LossSpec:
+def for_sampled(spec: LossSpec, options: RolloutOptions) -> LossSpec:
     """A loss of the distribution that is sampled from; what `top_k`, `top_p` and `min_p` left is in the data."""
     return replace(spec, temperature=options.temperature, repetition_penalty=options.repetition_penalty)
 
 
-def said_of(
+def outputs_of(
     engine: Engine, data: Sequence[Datum], names: Collection[str], options: RolloutOptions, *, role: str = "policy"
 ) -> list[Mapping[str, NDArray[Any]]]:
-    """Outputs of each datum by name, as `Forward.outputs` has them; see `asked_of`."""
-    return list(asked_of(engine, data, names, options, role=role).outputs)
+    """Outputs of each datum by name, as `Forward.outputs` has them; see `request_outputs`."""
+    return list(request_outputs(engine, data, names, options, role=role).outputs)
 
 
-def asked_of(
+def request_outputs(
     engine: Engine, data: Sequence[Datum], names: Collection[str], options: RolloutOptions, *, role: str = "policy"
 ) -> Forward:
     """A pass that asks for outputs and has no loss.
@@ -42,5 +42,5 @@ def asked_of(
         mask = data.mask[..., None] if some.ndim > data.mask.ndim else data.mask
         return LossResult({"none": Contribution(xp.sum(xp.where(mask, some, 0.0)) * 0.0, per="none")})
 
-    spec = as_drawn(LossSpec("asking", nothing, needs=frozenset({"logprobs", *names})), options)
+    spec = for_sampled(LossSpec("asking", nothing, needs=frozenset({"logprobs", *names})), options)
     return engine.forward(data, spec, role=role, returns=tuple(names), train=False)

@@ -11,7 +11,7 @@ from finetooth_hooks.errors import DataError
 from finetooth_hooks.rollouts import Rollout
 from numpy.typing import NDArray
 
-from finetooth_rollouts.kept import among_kept
+from finetooth_rollouts.kept import renormalised
 
 
 def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
@@ -86,14 +86,14 @@ def with_old(data: Sequence[Datum], old: Sequence[NDArray[np.float32]]) -> list[
     return [replace(datum, fields={**datum.fields, "old_logprobs": of}) for datum, of in pairs]
 
 
-def drawn_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
+def sampled_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of the tokens that the policy wrote, among those that sampling kept.
 
     Args:
         logprobs: (N,) or (N, K), as an engine gives them for the datum.
     """
     real = datum.fields.get("kept")
-    drawn = among_kept(logprobs[datum.mask], None if real is None else real[datum.mask])
+    drawn = renormalised(logprobs[datum.mask], None if real is None else real[datum.mask])
     return np.asarray(drawn, dtype=np.float32)
 
 

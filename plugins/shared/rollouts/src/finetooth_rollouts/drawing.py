@@ -25,7 +25,7 @@ from finetooth_rollouts.prompts import Prompts
 from finetooth_rollouts.replay import Replay, Unsolved, differ
 from finetooth_rollouts.schedule import Schedule
 from finetooth_rollouts.scoring import WeightedReward, scored
-from finetooth_rollouts.stretches import asked_on, joined
+from finetooth_rollouts.stretches import continued_prompt, joined
 
 MOST_PASSED_OVER = 100
 """Batches in a row without anything to learn from, after which a run ends."""
@@ -204,7 +204,7 @@ class Drawing:
         left = self._options.max_completion_length - draw.written
         sampling = self._sampling(draw.number, min(stretch or left, left), draw.written)
         places = [i for i, episode in enumerate(draw.episodes) if draw.goes_on(episode)]
-        prompts = [asked_on(draw.episodes[i][-1]) for i in places]
+        prompts = [continued_prompt(draw.episodes[i][-1]) for i in places]
         further = self._sampler.sample(engine, prompts, replace(sampling, n=1))
         episodes = list(draw.episodes)
         for i, rollout in zip(places, further.rollouts, strict=True):

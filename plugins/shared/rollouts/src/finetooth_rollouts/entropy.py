@@ -10,7 +10,7 @@ from finetooth_hooks.datum import Datum
 from finetooth_hooks.engine import Engine
 from numpy.typing import NDArray
 
-from finetooth_rollouts.asking import asked_of
+from finetooth_rollouts.asking import request_outputs
 from finetooth_rollouts.options import RolloutOptions
 
 MASK, BONUS = "policy_mask", "entropy_weights"
@@ -103,7 +103,7 @@ def weighed(engine: Engine, data: Sequence[Datum], options: RolloutOptions, bonu
         return Weighed(list(data))
     masks = [datum.mask for datum in data]
     if share < 1:
-        scored = asked_of(engine, data, ("entropy",), options)
+        scored = request_outputs(engine, data, ("entropy",), options)
         flops = scored.flops
         own = [outputs["entropy"][datum.mask] for datum, outputs in zip(data, scored.outputs, strict=True)]
         masks = [datum.mask.copy() for datum in data]

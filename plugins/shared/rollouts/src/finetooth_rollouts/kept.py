@@ -14,7 +14,7 @@ NOTHING = -1e30
 """A finite stand-in for the logarithm of 0."""
 
 
-def among_kept(logprobs: Array, kept: Array | None) -> Array:
+def renormalised(logprobs: Array, kept: Array | None) -> Array:
     """(..., K) log-probabilities, that of the drawn token first, to (...), the drawn one's among those kept.
 
     Args:

@@ -16,7 +16,7 @@ from finetooth_hooks.rollouts import End, Rollout
 from finetooth_rollouts.calls import Failure
 from finetooth_rollouts.rollouts_file import as_json
 from finetooth_rollouts.sequences import Sequences
-from finetooth_rollouts.stretches import asked_on, joined, unfinished
+from finetooth_rollouts.stretches import continued_prompt, joined, unfinished
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class LiveEpisode:
     @property
     def prompt(self) -> tuple[int, ...]:
         """What the policy reads before it writes on."""
-        return self._sequences.prompt if self.begun is None else asked_on(self.begun).tokens
+        return self._sequences.prompt if self.begun is None else continued_prompt(self.begun).tokens
 
     @property
     def versions(self) -> tuple[int, ...]:

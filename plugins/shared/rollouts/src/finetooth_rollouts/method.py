@@ -24,9 +24,9 @@ from finetooth_methods.reference import ROLE as REFERENCE
 from finetooth_methods.reference import ReferencePolicy
 
 from finetooth_rollouts.advantages import AdvantagesFn, for_each, groups_of
-from finetooth_rollouts.asking import as_drawn
+from finetooth_rollouts.asking import for_sampled
 from finetooth_rollouts.checked_sampler import CheckedSampler
-from finetooth_rollouts.data import data_of, drawn_logprobs, with_logprobs, with_old
+from finetooth_rollouts.data import data_of, sampled_logprobs, with_logprobs, with_old
 from finetooth_rollouts.drawing import MOST_PASSED_OVER, Drawing
 from finetooth_rollouts.drawn import Drawn, NothingToLearn
 from finetooth_rollouts.entropy import EntropyBonus, weighed
@@ -313,7 +313,7 @@ class RolloutMethod(MethodBase):
         lowered = []
         for rollout, datum, outputs in zip(rollouts, data, there, strict=True):
             drawn = np.array(rollout.of_policy(rollout.logprobs))
-            apart = float(np.sum(drawn - drawn_logprobs(datum, outputs["logprobs"])))
+            apart = float(np.sum(drawn - sampled_logprobs(datum, outputs["logprobs"])))
             lowered.append(replace(rollout, reward=(rollout.reward or 0.0) - self.options.beta * apart))
         return lowered
 
@@ -368,7 +368,7 @@ class RolloutMethod(MethodBase):
         sampler is the engine that trains: the same distribution, without what another order of sums rounds."""
         part, drawn, own = flight.parts[place], list[float](), list[float]()
         for i, datum, outputs in zip(trained, data, result.outputs, strict=False):
-            logprobs = [float(value) for value in drawn_logprobs(datum, outputs["logprobs"])]
+            logprobs = [float(value) for value in sampled_logprobs(datum, outputs["logprobs"])]
             drawn, own = [*drawn, *part[i].of_policy(part[i].logprobs)], [*own, *logprobs]
             if not self._others:
                 part[i] = with_logprobs(part[i], logprobs)
@@ -448,4 +448,4 @@ def surrogate_loss(options: RolloutOptions, context: Context) -> LossSpec:
     }
     spec = context.loss(pick, setting="method")
     needs = spec.needs | ({f"logprobs@{REFERENCE}"} if options.beta_of_loss else set())
-    return as_drawn(replace(spec, needs=frozenset(needs)), options)
+    return for_sampled(replace(spec, needs=frozenset(needs)), options)

@@ -18,7 +18,7 @@ def unfinished(rollout: Rollout, written: int) -> bool:
     return rollout.outcome == "length" and len(rollout.tokens) == written
 
 
-def asked_on(rollout: Rollout) -> Prompt:
+def continued_prompt(rollout: Rollout) -> Prompt:
     """The prompt of what follows: all that stands there is read anew, by the weights that write on."""
     return Prompt(rollout.id, rollout.group, (*rollout.prompt, *rollout.tokens))
 
@@ -30,7 +30,7 @@ def joined(
     """An answer and what follows it, as one: every token keeps its log-probability and its version.
 
     Args:
-        further: the answer to `asked_on(begun)`.
+        further: the answer to `continued_prompt(begun)`.
         stop: strings that end it. One that begins in the first and ends in the second was seen by neither: it ends the
             answer here, and what was written behind it goes.
         stop_ids: token ids that end it; None: the family's.

@@ -35,7 +35,7 @@ def main() -> None:
     try:
         function = built(how["build"], how["options"])
     except Exception as error:
-        say({"raised": said(error)})
+        say({"raised": error_line(error)})
         return
     say({"ready": True})
     lines: SimpleQueue[bytes] = SimpleQueue()
@@ -46,7 +46,7 @@ def main() -> None:
             reply = {"value": function(request)}
             json.dumps(reply)
         except Exception as error:
-            reply = {"raised": said(error)}
+            reply = {"raised": error_line(error)}
         say(reply)
 
 
@@ -63,7 +63,7 @@ def built(reference: str, options: dict[str, Any]) -> Callable[[Any], Any]:
     return function
 
 
-def said(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """Type, text and place of an error, in one line."""
     text = " ".join(str(error).split())[:300]
     frames = traceback.extract_tb(error.__traceback__)

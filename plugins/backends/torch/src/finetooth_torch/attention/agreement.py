@@ -20,7 +20,7 @@ TRIAL = 23
 """Positions that are tried. Windows are narrowed so that they are longer."""
 
 
-def attend_as_asked(
+def apply_attention(
     base: nn.Module, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
     precision: str, context: Context | None, *, stream: bool,
 ) -> AttentionChoice:  # fmt: skip

@@ -42,13 +42,13 @@ from finetooth_torch.decoder.bodies import TransformersBody
 from finetooth_torch.decoder.suspects import HEAD, broken_part, wrong_kernel, wrong_low_rank
 from finetooth_torch.decoder.trial_layers import (
     Place,
-    drawn,
     exchanged,
     hand_on,
     is_plain_tensor,
     narrow,
     narrowed_facts,
     one_of_each_kind,
+    redrawn_copy,
 )
 from finetooth_torch.heads.head import Projection
 from finetooth_torch.layout.rectangles import Rectangle
@@ -127,7 +127,7 @@ def check_decoder(
     try:
         worst = compare(compute)
     except Exception as error:  # of the model's own code, too
-        problem = f"the stream decoder cannot be compared with the model: {blame.said(error)}"
+        problem = f"the stream decoder cannot be compared with the model: {blame.error_line(error)}"
         raise broken_part(error, compute) or refused(problem) from error
     if not worst.right:
         raise refused(
@@ -157,7 +157,7 @@ def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts, compute: Co
     try:
         worst = compare(compute)
     except Exception as error:  # no model's code knows that its parts are exchanged, and not all of it bears it
-        if kernel := wrong(f"it cannot be compared with the model's head: {blame.said(error)}"):
+        if kernel := wrong(f"it cannot be compared with the model's head: {blame.error_line(error)}"):
             raise kernel from error
         return
     if not worst.right:
@@ -218,7 +218,7 @@ def compare_head(base: nn.Module, facts: ModelFacts, compute: Compute = TORCH) -
     original = base.get_submodule(facts.head.module)
     bias = getattr(original, "bias", None) is not None
     empty = nn.Linear(facts.hidden_size, TOKENS, bias=bias, device="meta")  # draws nothing from torch's own stream
-    head = drawn(empty.to_empty(device=device), generator)
+    head = redrawn_copy(empty.to_empty(device=device), generator)
     states = (LARGE * _states(TOKENS, facts.hidden_size, generator)).requires_grad_()
     ids = torch.arange(TOKENS, device=device)
     here = next(base.parameters()).device == device  # else it was picked for another device than the trial's
@@ -257,7 +257,7 @@ class _Trial:
         states = _states(TOKENS, facts.hidden_size, generator)
         ends = {
             block.embedding: nn.Embedding(TOKENS, facts.hidden_size, _weight=states),
-            block.final_norm: drawn(body.get_submodule(block.final_norm), generator),
+            block.final_norm: redrawn_copy(body.get_submodule(block.final_norm), generator),
         }
         self._body = exchanged(body, ends)
         self._body.config = self._config
@@ -275,7 +275,7 @@ class _Trial:
 
     def layer(self, layers: Sequence[nn.Module], place: int) -> list[Disagreement]:
         """Twice through the layer, so that a factor on its output shows."""
-        layer = drawn(layers[place], self._generator, self._config)
+        layer = redrawn_copy(layers[place], self._generator, self._config)
 
         def twice(hidden_states: Tensor, *more: Any, **named: Any) -> Any:
             return layer(layer(hidden_states, *more, **named), *more, **named)

@@ -107,7 +107,7 @@ def exchanged(module: nn.Module, others: Mapping[str, nn.Module]) -> Any:
     return twin
 
 
-def drawn(module: nn.Module, generator: torch.Generator, config: Any = None) -> nn.Module:
+def redrawn_copy(module: nn.Module, generator: torch.Generator, config: Any = None) -> nn.Module:
     """A copy with parameters drawn anew in float32, in evaluation mode, windows narrowed.
 
     Args:

@@ -85,7 +85,7 @@ def is_exhaustion(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_SAID.search(str(error)))
 
 
-def asked_for(error: BaseException) -> int:
+def requested_bytes(error: BaseException) -> int:
     """Bytes that the allocation asked for, as far as the error says; else 0."""
     match = _ASKED.search(str(error))
     return int(float(match[1]) * _UNITS[match[2] if match[2] == "bytes" else match[2][0]]) if match else 0
@@ -93,7 +93,7 @@ def asked_for(error: BaseException) -> int:
 
 def exhausted(error: BaseException, now: Situation) -> EngineError:
     """The error in one line: which call, what was planned, what there is, and what to change in which order."""
-    requested = asked_for(error)
+    requested = requested_bytes(error)
     parts = sorted(now.plan.memory.parts.items(), key=lambda part: -part[1])
     planned = ", ".join(f"{name} {size(takes)}" for name, takes in parts[:2])
     rows = ""

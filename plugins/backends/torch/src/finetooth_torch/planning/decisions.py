@@ -18,10 +18,10 @@ from finetooth_hooks.protocols import (
 )
 from finetooth_modelfiles.classifiers import class_name
 from finetooth_steps.row_filling import Filling
-from finetooth_toolbox.precision_choice import choose_precision, held_precision
+from finetooth_toolbox.precision_choice import choose_precision, stored_precision
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
-from finetooth_torch.planning.fp8 import FP8, told
+from finetooth_torch.planning.fp8 import FP8, with_cost
 from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
@@ -60,8 +60,8 @@ def decide(
     if kind != "none":
         class_name(request.base.model.model_type, kind)  # refuses what it cannot be exported as
     precision = choose_precision(request.train.precision, request.place.hardware)
-    held_in, fp8 = held_precision(str(precision.value)), precision.value == FP8
-    precision = told(precision, request) if fp8 else precision
+    held_in, fp8 = stored_precision(str(precision.value)), precision.value == FP8
+    precision = with_cost(precision, request) if fp8 else precision
     request = replace(request, base=without_skipped(request.base))
     check_updates(request, held_in)
     check_offload(request, offload)
@@ -117,13 +117,13 @@ def _decoder_brought(request: PlanRequest, precision: str, asked: str) -> bool:
     Raises:
         PlanError: a provider that the recipe picks cannot serve.
     """
-    from finetooth_torch.compute import DECODER, wanted_decoder
+    from finetooth_torch.compute import DECODER, decoder_request
 
     roles = (role.facts for role in request.roles.values() if role.facts is not None)
     described = any(facts.block is not None for facts in (request.base.facts, *roles))
     if request.kernels is None or not described or asked == "transformers":
         return False
-    return DECODER in request.kernels(wanted_decoder(precision))
+    return DECODER in request.kernels(decoder_request(precision))
 
 
 def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -> Mapping[str, PickedKernel]:
@@ -132,9 +132,9 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
     Raises:
         PlanError: a provider that the recipe picks cannot serve.
     """
-    from finetooth_torch.compute import check_products, wanted
+    from finetooth_torch.compute import check_products, compute_request
 
-    picked = {} if request.kernels is None else request.kernels(wanted(precision, stream=stream, fp8=fp8))
+    picked = {} if request.kernels is None else request.kernels(compute_request(precision, stream=stream, fp8=fp8))
     check_products(picked)
     return picked
 

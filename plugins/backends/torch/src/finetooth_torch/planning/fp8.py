@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from finetooth_hooks import Decision, PlanError
 from finetooth_hooks.protocols import EngineRequest, PickedKernel, PlanRequest
-from finetooth_toolbox.precision_choice import held_precision
+from finetooth_toolbox.precision_choice import stored_precision
 
-__all__ = ["FP8", "as_held", "rounding_bytes", "told"]
+__all__ = ["FP8", "rounding_bytes", "with_cost", "with_stored_precision"]
 
 FP8 = "fp8"
 ROUNDED = 5
 """Bytes of a number while it is rounded: in float32, and in 8 bits."""
 
 
-def told(precision: Decision, request: PlanRequest) -> Decision:
+def with_cost(precision: Decision, request: PlanRequest) -> Decision:
     """The decision, with what it costs.
 
     Raises:
@@ -43,7 +43,7 @@ def rounding_bytes(request: PlanRequest) -> tuple[int, int]:
     return ROUNDED * widest * facts.hidden_size, ROUNDED * widest
 
 
-def as_held(request: EngineRequest) -> EngineRequest:
+def with_stored_precision(request: EngineRequest) -> EngineRequest:
     """The request with the precision in which numbers are held. The operation `fp8_linear` is among its kernels where
     the precision of the run is fp8, and only there."""
     from finetooth_kernels.operations import OPERATIONS
@@ -56,5 +56,5 @@ def as_held(request: EngineRequest) -> EngineRequest:
         torchs = OPERATIONS[OPERATION].torch
         assert torchs is not None
         kernels[OPERATION] = request.compute.kernels.get(OPERATION) or PickedKernel("finetooth-torch:torch", torchs)
-    train = replace(train, precision=held_precision(str(train.precision)))
+    train = replace(train, precision=stored_precision(str(train.precision)))
     return replace(request, plan=replace(request.plan, train=train), compute=replace(request.compute, kernels=kernels))

@@ -170,7 +170,7 @@ def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> i
     return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
 
 
-def layers_held(
+def split_bytes(
     layers: int, between: float, layer: tuple[float, float], offload: Offload, *, checkpointing: bool
 ) -> tuple[float, float]:
     """Bytes per token that layers keep for backward: on the device, and elsewhere.

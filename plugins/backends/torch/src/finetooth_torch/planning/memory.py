@@ -22,9 +22,9 @@ from finetooth_torch.planning.layer_memory import (
     by_layer,
     generation_bytes,
     layer_bytes,
-    layers_held,
     low_rank_bytes,
     score_bytes,
+    split_bytes,
     stream_layer_bytes,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
@@ -110,7 +110,7 @@ def _on_accelerator(
         )  # fmt: skip
         mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
         passing = accelerator_backward_bytes(request, precision) + mask
-    layers, away = layers_held(facts.layers, between, layer, offload, checkpointing=checkpointing)
+    layers, away = split_bytes(facts.layers, between, layer, offload, checkpointing=checkpointing)
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
     activations = tokens * (layers + passing + routed) * SLACK
     if "generate" in request.needs:
@@ -294,7 +294,7 @@ def _on_host(
         full=full,
     )  # fmt: skip
     between = max(4, size) if stream else size  # of the residual stream
-    layers, away = layers_held(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
+    layers, away = split_bytes(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
     # the stream decoder cuts what it saves from blocks; where anything is elsewhere, tensors have pages of their own
     fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
     activations = tokens * (layers + routed) * fragments
@@ -302,7 +302,7 @@ def _on_host(
     own = request.trains.adapter.token_bytes(facts, precision)
     activations += (
         tokens
-        * layers_held(facts.layers, 0, (own, own), offload, checkpointing=checkpointing)[0]
+        * split_bytes(facts.layers, 0, (own, own), offload, checkpointing=checkpointing)[0]
         * (1.0 if offload.any else FRAGMENTATION[precision])
     )
     if stream:

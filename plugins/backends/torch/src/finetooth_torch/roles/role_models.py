@@ -59,7 +59,7 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     """Another model, frozen, in the policy's precision, and stored as the policy's base is."""
     from finetooth_torchshared.float8 import multiply_in_fp8, plain_linears
 
-    from finetooth_torch.attention.agreement import attend_as_asked
+    from finetooth_torch.attention.agreement import apply_attention
     from finetooth_torch.compute import FP8, Compute
     from finetooth_torch.network import Network
 
@@ -81,7 +81,7 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     brought = compute.stream_decoder is not None
     chosen = choose_decoder(wanted.facts, hardware, options.attention, decoder, brought=brought, fp8=fp8)
     stream = chosen.value == STREAM
-    attention = attend_as_asked(
+    attention = apply_attention(
         base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, stream=stream
     )
     base.requires_grad_(False)

@@ -8,8 +8,8 @@ from typing import Any
 from finetooth_importer import tables
 from finetooth_importer.account import Account
 from finetooth_importer.tools import shared
-from finetooth_importer.tools.deepspeed import deepspeed, taken
-from finetooth_importer.tools.fsdp import taken as taken_fsdp
+from finetooth_importer.tools.deepspeed import deepspeed, read_configuration
+from finetooth_importer.tools.fsdp import read_configuration as read_fsdp
 
 MARK = "distributed_type"
 TABLES = tables.of("accelerate")
@@ -65,11 +65,13 @@ def _shared(account: Account) -> None:
             deepspeed(inner, "deepspeed_config_file")
             account.continued(inner, {})
         else:
-            taken(account, {DEEPSPEED.get(key, key): value for key, value in config.items()}, "deepspeed_config")
+            read_configuration(
+                account, {DEEPSPEED.get(key, key): value for key, value in config.items()}, "deepspeed_config"
+            )
         account.covered("deepspeed_config", "scale.strategy")
     elif kind == "FSDP":
         account.covered(MARK, "scale.strategy")
-        taken_fsdp(account, [], account.get("fsdp_config"))
+        read_fsdp(account, [], account.get("fsdp_config"))
         account.covered("fsdp_config", "scale.strategy")
     elif kind in ("MULTI_GPU", "MULTI_CPU"):
         account.take(MARK, "scale.strategy", value="ddp")

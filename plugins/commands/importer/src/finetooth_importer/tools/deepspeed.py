@@ -26,10 +26,10 @@ def deepspeed(account: Account, key: str = "deepspeed") -> None:
         account.refuse(key, "no such JSON file here: put it in this folder, or write scale.strategy yourself")
         return
     account.covered(key, "scale.strategy", "say how many devices: scale.devices")
-    taken(account, flattened(config), key)
+    read_configuration(account, flattened(config), key)
 
 
-def taken(account: Account, config: Mapping[str, Any], where: str) -> None:
+def read_configuration(account: Account, config: Mapping[str, Any], where: str) -> None:
     """What became of each key of a configuration.
 
     Args:

@@ -31,13 +31,13 @@ def fsdp(account: Account, *, config_alone: bool) -> None:
             account.passes(key, "it is off: nothing asks for fsdp")
         return
     words = ways.replace(",", " ").split() if isinstance(ways, str) else ways if isinstance(ways, list) else []
-    taken(account, [(f"fsdp[{n}]", str(word)) for n, word in enumerate(words)], config)
+    read_configuration(account, [(f"fsdp[{n}]", str(word)) for n, word in enumerate(words)], config)
     for key in ("fsdp", "fsdp_config"):
         account.covered(key, "scale.strategy", "say how many devices: scale.devices")
     account.passes("fsdp_version", "the strategy is the same for both")
 
 
-def taken(account: Account, words: list[tuple[str, str]], config: Any) -> None:
+def read_configuration(account: Account, words: list[tuple[str, str]], config: Any) -> None:
     """What became of each key of `fsdp_config`, and of each word of `fsdp`."""
     account.set("scale.strategy", "fsdp")
     inside = list(_options(config)) if isinstance(config, Mapping) else []

@@ -33,7 +33,7 @@ def lock(version: str, ask: bool, into: Path | None, where: str) -> None:
         text = _registered(version, where)
     else:
         made = locking.installed()
-        text = locking.text_of(locking.asked(made) if ask else made)
+        text = locking.text_of(locking.with_index_hashes(made) if ask else made)
     if into is None:
         click.echo(text, nl=False)
         return

@@ -35,12 +35,12 @@ def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
     from finetooth_registry import records
     from finetooth_registry.lineage import Node, lineage, lineage_of_folder
     from finetooth_registry.remote import open_registry
-    from finetooth_registry.verifying import verify_folder, verify_version, verify_written
+    from finetooth_registry.verifying import verify_export, verify_folder, verify_version
 
     folder = Path(what)
     if folder.is_dir() and not (folder / RECORD).is_file():
         opened = open_registry(where)
-        links, version = verify_written(folder, opened)
+        links, version = verify_export(folder, opened)
         sources = () if version is None else (lineage(opened, version),)
         made_of = Node("weights", folder.name, sha256_of(folder / MANIFEST), (), sources)
     elif folder.is_dir():

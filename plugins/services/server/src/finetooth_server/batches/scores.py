@@ -115,7 +115,7 @@ def of_prompt(
             first = np.full((1, asked.top_prompt), empty, values.dtype)
             fields[name] = wire.encode_array(_scored_last(np.concatenate([first, values]), asked.last, empty))
     if asked.alternatives:
-        ids = drawn(nexts, asked.alternatives, temperature, np.random.default_rng(seed % 2**63))
+        ids = draw_tokens(nexts, asked.alternatives, temperature, np.random.default_rng(seed % 2**63))
         picked = np.take_along_axis(nexts, ids, -1).astype(np.float32)
         fields["alternatives"] = {"tokens": wire.encode_array(ids), "logprobs": wire.encode_array(picked)}
     if asked.rows is not None and asked.ids is not None:
@@ -187,7 +187,7 @@ def likeliest(nexts: NDArray[np.float64], top: int) -> tuple[NDArray[np.int64], 
     return ids, scores
 
 
-def drawn(
+def draw_tokens(
     nexts: NDArray[np.float64], count: int, temperature: float, generator: np.random.Generator
 ) -> NDArray[np.int64]:
     """(N, count) tokens from p^(1 / temperature), independent of one another."""

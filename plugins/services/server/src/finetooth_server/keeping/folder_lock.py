@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from finetooth_hooks import UserError
-from finetooth_toolbox.files.locks import FILE, FolderHeldError, held_folder
+from finetooth_toolbox.files.locks import FILE, FolderHeldError, lock_folder
 
 from finetooth_server.settings import DATABASE
 
@@ -42,7 +42,7 @@ def folder_lock(folder: Path) -> ExitStack:
     make_folder(folder)
     stack = ExitStack()
     try:
-        stack.enter_context(held_folder(folder))
+        stack.enter_context(lock_folder(folder))
     except FolderHeldError as error:
         raise UserError(
             f"--folder {folder}: a server works on it in process {error.who}",

@@ -22,10 +22,10 @@ _STYLE = (
 @pages_router.get("/docs", response_class=HTMLResponse)
 def page(request: Request) -> HTMLResponse:
     """Every route: what it does, what it takes and what it answers."""
-    return HTMLResponse(drawn(request.app.openapi()))
+    return HTMLResponse(page_of(request.app.openapi()))
 
 
-def drawn(document: Mapping[str, Any]) -> str:
+def page_of(document: Mapping[str, Any]) -> str:
     """The page of an OpenAPI document.
 
     Args:

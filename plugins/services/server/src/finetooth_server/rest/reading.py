@@ -23,7 +23,7 @@ class WrongBody(HTTPException):
         super().__init__(422, message)
 
 
-def told(fault: Mapping[str, Any]) -> str:
+def body_fault(fault: Mapping[str, Any]) -> str:
     """A fault of a body, as pydantic tells it, in one line."""
     where = ".".join(str(part) for part in fault["loc"] if part != "body")
     return brief(f"{where}: {fault['msg']}" if where else str(fault["msg"]))
@@ -49,7 +49,7 @@ class ReadRoute(APIRoute):
                 raise WrongBody(f"the body cannot be read: {error}") from error
             value, faults = field.validate(body, {}, loc=("body",))  # type: ignore[union-attr]
             if faults:
-                raise WrongBody(told(faults[0] if isinstance(faults, list) else faults))
+                raise WrongBody(body_fault(faults[0] if isinstance(faults, list) else faults))
             return value
 
         class ReadRequest(Request):

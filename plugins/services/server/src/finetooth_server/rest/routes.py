@@ -22,7 +22,7 @@ from finetooth_server.log import Call
 from finetooth_server.operations import prompts_of
 from finetooth_server.rest import bodies as b
 from finetooth_server.rest.answers import CallAnswer
-from finetooth_server.rest.reading import ReadRoute, WrongBody, told
+from finetooth_server.rest.reading import ReadRoute, WrongBody, body_fault
 from finetooth_server.service import ModelInfo, Service
 
 FACE = "rest"
@@ -185,7 +185,7 @@ async def refused_body(request: Request, error: Exception) -> Response:
         message = str(error.detail)
     else:
         assert isinstance(error, RequestValidationError)
-        message = told(error.errors()[0])
+        message = body_fault(error.errors()[0])
     session, seq = request.path_params.get("session"), request.query_params.get("seq", "")
     operation = request.url.path.rpartition("/")[2]
     if session and seq.isascii() and seq.isdigit() and 0 < int(seq[:19]) < 2**62:

@@ -156,7 +156,7 @@ def sampling(request: Mapping[str, Any]) -> tuple[Sampling, bool]:
     ), seed is not None
 
 
-def asked(request: Mapping[str, Any], length: int) -> ScoreRequest:
+def requested_logprobs(request: Mapping[str, Any], length: int) -> ScoreRequest:
     """The log-probabilities that `asample` asks for in addition to the completions.
 
     Args:

@@ -372,7 +372,7 @@ def asample(service: Service, caller: Caller, body: Json) -> Any:
     try:
         sampling, seeded = requests.sampling(body)
         prompt = requests.prompt(body)
-        scored = requests.asked(body, len(prompt))
+        scored = requests.requested_logprobs(body, len(prompt))
     except FinetoothError as wrong:
         error = str(wrong)
     call = service.sample(
