@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import DataError, Datum, PlanError, Sampling
-from finetooth_hooks.protocols import DataPart, Head, ModelInfo
+from finetooth_hooks.protocols import DataPart, Head, LayerFacts, ModelInfo
 from finetooth_kit import FakeContext, entries_of
 from finetooth_kit.fake_context import TRAIN
 from finetooth_torch.backend import TorchBackend, TorchOptions
@@ -59,7 +59,9 @@ CARRY_ON = {
         "linear_attention",
     ),
 }  # fmt: skip
-"""Architectures that cannot, and what the reason names."""
+"""Architectures that carry a state, and what the reason names where no family describes their layers."""
+RESET = ("falcon_h1", "lfm2", "qwen3_next")
+"""Of them those whose state begins anew with each sequence (test_torch_state_reset.py)."""
 
 
 def config_of(kind: str, **changes: Any) -> Any:
@@ -139,7 +141,10 @@ def test_layers_that_carry_a_state_are_refused(kit: SimpleNamespace, kind: str) 
     assert "hand a state on" in find_rows(body, EAGER).obstacle
     body.config.to_dict = lambda: {}  # a config that says nothing
     rows = find_rows(body, EAGER)
-    assert rows.filling is None and "sequence" in rows.obstacle
+    if kind in RESET:
+        assert rows.filling == "rows"
+    else:
+        assert rows.filling is None and "sequence" in rows.obstacle
 
 
 def test_a_model_that_makes_its_mask_without_positions_is_given_one(kit: SimpleNamespace) -> None:
@@ -278,10 +283,13 @@ def test_checkpointing_and_dropout_go_with_it(kit: SimpleNamespace) -> None:
 # --- the plan ---------------------------------------------------------------------------------------------------------
 
 
-def plan(kit: SimpleNamespace, config: Any, *, lengths: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
+def plan(
+    kit: SimpleNamespace, config: Any, *, lengths: tuple[int, ...] = (), layers: tuple[LayerFacts, ...] = (),
+    **more: Any,
+) -> dict[str, Any]:  # fmt: skip
     context, segmented = more.pop("context", kit.context), more.pop("segmented", False)
     request = kit.plan_request(
-        replace(kit.facts(kit.config()), block=None),
+        replace(kit.facts(kit.config()), block=None, per_layer=layers),
         hardware=kit.hardware,
         model=ModelInfo("tiny", "test:tiny", "x", config, 10_000, 0),
         train=replace(TRAIN, micro_batch_tokens=4096, batch_size=32),
@@ -302,6 +310,14 @@ def test_the_plan_says_what_packing_saves(kit: SimpleNamespace) -> None:
     assert found.startswith("about ") and " padding instead of about " in found
     assert plan(kit, {}, lengths=(64,) * 33)["backend.packing"].reason == "where it saves padding"
     assert plan(kit, {}, packing=False)["backend.packing"].reason == "the recipe says so"
+
+
+def test_the_plan_says_what_resetting_states_costs(kit: SimpleNamespace) -> None:
+    """Of lengths 32, 96 and 128: 64, 128 and 128 positions are scanned, a quarter more than 256."""
+    config = {"layer_types": ["linear_attention", "full_attention"]}
+    layers = (LayerFacts("linear", {}, {}, state=64), LayerFacts("attention", {}, {}, 4, 2, 6))
+    decided = plan(kit, config, lengths=(32, 96, 128), layers=layers)["backend.packing"]
+    assert decided.value is True and "scans up to 25% more positions" in decided.reason
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,9 @@ class TorchBackend:
         network.add_noise(train.embedding_noise)
         network.add_router_losses(self._routers)
         hold_roles(network, request, parameters, self._options, self._context)
-        reason = network.rows.obstacle
-        if reason and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
+        reason, layers = network.rows.obstacle, request.base.facts.per_layer
+        known = obstacle(request.base.model.config, attention, layers)
+        if reason and self._packing is None and self._context and not known:
             self._context.note(f"backend.packing: rows are padded, not packed: {reason}")  # the plan could not know
         if device.type == "cpu":  # only now: memory that loading released is back with the system
             give_back_freed() if self._offload.any else keep_freed()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from finetooth_hooks import OutputName, PlanError
-from finetooth_hooks.protocols import Adapter, ModelFacts, Processor, ShardedModel
+from finetooth_hooks.protocols import Adapter, LayerFacts, ModelFacts, Processor, ShardedModel
 from finetooth_kernels.contract import chunk_bytes_on
 from finetooth_steps.outputs import is_whole
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.heads.scalar_head import AddedHead
 from finetooth_torch.layout.rectangles import Rectangle, counted_cells
 from finetooth_torch.layout.shared_rows import Rows, find_rows
+from finetooth_torch.layout.state_reset import computed_again
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.flops import Computed, Execution, ModelCost, cost_of, count
 from finetooth_torch.planning.routers import RouterCoefficients
@@ -82,7 +83,7 @@ class Network:
         self.reads_media = bool(facts.towers) and processor is not None
         towers = tuple(base.get_submodule(path) for path in facts.towers)
         self._fused = attention.fused
-        self.rows = Rows() if stream else _rows(module, model, attention, packing)
+        self.rows = Rows() if stream else _rows(module, model, attention, packing, facts.per_layer)
         skips = self.rows.filling == "stream"
         self.transformers = TransformersBody(
             module, masks=self.rows.masks, skips=skips, layers=_layers(base, facts), towers=towers,
@@ -115,7 +116,7 @@ class Network:
             # transformers renamed it in 5.x
             named = hasattr(base, "activation_checkpointing_enable")
             enable: Any = getattr(base, "activation_checkpointing_enable" if named else "gradient_checkpointing_enable")
-            enable({"use_reentrant": False})
+            enable({"use_reentrant": False, "context_fn": computed_again})
         self.transformers.draws = self.body.draws = self.draws
         self._run: Callable[..., dict[str, Tensor]] = self._outputs
 
@@ -333,7 +334,9 @@ def last_true(mask_st: Tensor) -> Tensor:
     return (columns * mask_st).amax(1)
 
 
-def _rows(module: nn.Module, model: nn.Module, attention: AttentionChoice, packing: bool | None) -> Rows:
+def _rows(
+    module: nn.Module, model: nn.Module, attention: AttentionChoice, packing: bool | None, layers: Sequence[LayerFacts]
+) -> Rows:  # fmt: skip
     """How data may share rows of the model's own code.
 
     Raises:
@@ -342,7 +345,7 @@ def _rows(module: nn.Module, model: nn.Module, attention: AttentionChoice, packi
     training = model.training
     model.eval()
     try:
-        rows = find_rows(module, attention)
+        rows = find_rows(module, attention, layers)
     finally:
         model.train(training)
     if packing and rows.obstacle:

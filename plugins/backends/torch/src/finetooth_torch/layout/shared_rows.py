@@ -11,7 +11,7 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.attention import Lengths
+from finetooth_hooks.protocols import LayerFacts
 from finetooth_steps.row_filling import Filling
 from finetooth_steps.segments import Piece, is_tree, positions_of
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from finetooth_torch.attention.handing import handing
 from finetooth_torch.attention.interface import checked
 from finetooth_torch.decoder.trial_layers import narrow
 from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.layout.state_reset import Segments, replace_scans, states_reset
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.row_sharing import obstacle
 
@@ -124,7 +126,9 @@ def packed_states(body: nn.Module, packed: Packed, masks: Masks) -> Tensor:
     """(R, W, D) states of the body; no attention mask is given, or one that keeps the segments apart."""
     mask = None if masks == "own" else _masks(body, packed.positions)
     arguments = _flash_arguments(packed) if masks == "told" else {}
-    with handing(packed.segments):
+    alone = all(len(row) == 1 for row in packed.segments)
+    segments = None if alone else Segments(packed.segments, packed.tokens.device)
+    with handing(packed.segments), states_reset(segments):
         outputs = body(
             input_ids=packed.tokens, position_ids=packed.positions, attention_mask=mask, use_cache=False, **arguments
         )
@@ -153,19 +157,21 @@ def _masks(body: nn.Module, positions: Tensor) -> Any:
 
 
 @torch.no_grad()
-def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
+def find_rows(body: nn.Module, attention: AttentionChoice, layers: Sequence[LayerFacts] = ()) -> Rows:
     """How data may share rows of the body's input.
 
     Args:
         body: in evaluation mode; a few tokens are tried, unless its config or attention rule it out.
         attention: what computes it.
+        layers: what the family says of each; see `obstacle`.
     """
     config: Any = getattr(body, "config", None)
     if config is None:
         return Rows(obstacle="the model has no config of transformers that says how its layers attend")
-    reason = obstacle(config.to_dict(), attention)
+    reason = obstacle(config.to_dict(), attention, layers)
     if reason:
         return Rows(obstacle=reason)
+    replace_scans(body)
     filling = attention.filling
     with narrowed(config):
         for masks in _ways(attention):

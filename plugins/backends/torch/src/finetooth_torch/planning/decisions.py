@@ -29,7 +29,7 @@ from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import with_amd_kernels
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
-from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding
+from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding, rescanned
 from finetooth_torch.planning.sharding import check_sharding, of_one_rank
 from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
@@ -218,7 +218,7 @@ def _packing(
     before = padding(steps, micro_batch, None)
     if attention is None:
         return Decision(setting, True, f"the stream decoder has no padding{_instead(steps, before)}"), None
-    why = obstacle(request.base.model.config, attention)
+    why = obstacle(request.base.model.config, attention, request.base.facts.per_layer)
     if why and asked:
         raise PlanError(f"{setting}=true: {why}", action=f"set {setting} to auto or false")
     if why and request.data.segmented:
@@ -231,12 +231,15 @@ def _packing(
     filling = attention.filling
     after = padding(steps, micro_batch, filling)
     reason = f"about {after:.0%} padding{_instead(steps, before)}" if after < before else "where it saves padding"
+    if any(layer.state or layer.mixer == "convolution" for layer in request.base.facts.per_layer):
+        share = rescanned(request.data.lengths) if steps else 0.0
+        reason += f"; states begin anew with each sequence, which costs their scans up to {share:.0%} more positions"
     return Decision(setting, True, RECIPE if asked and not steps else reason), filling
 
 
 def _attention_memory(request: PlanRequest, attention: AttentionChoice, asked: bool | None) -> HeldByAttention:
     """What attention of the model's own code keeps for backward."""
-    shares = asked is not False and not obstacle(request.base.model.config, attention)
+    shares = asked is not False and not obstacle(request.base.model.config, attention, request.base.facts.per_layer)
     filling = attention.filling if shares else None
     return HeldByAttention(masked=filling == "rows", fused=attention.fused, filling=filling)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from finetooth_hooks.protocols import LayerFacts
 from finetooth_steps.layout import filled
 from finetooth_steps.row_filling import Filling
 
@@ -21,6 +22,8 @@ CARRYING_SETTINGS = ("mamba_", "ssm_", "linear_conv_kernel_dim", "conv_L_cache",
 ANGLES = ("dynamic", "longrope")
 """Kinds of rotary scaling whose angles depend on the longest sequence in the batch."""
 
+SHORTEST = 64
+"""Positions of a chunk of linear attention: no sequence is computed by fewer."""
 STEPS = 20
 """Steps whose layout is tried for the plan."""
 MOST_STEPS, MOST_DATA = 200, 4096
@@ -31,11 +34,12 @@ WITH_TOWERS = ("vision_config", "audio_config")
 """What the config of a model has that reads more than text."""
 
 
-def obstacle(config: Mapping[str, Any], attention: AttentionChoice) -> str:
+def obstacle(config: Mapping[str, Any], attention: AttentionChoice, layers: Sequence[LayerFacts] = ()) -> str:
     """Why data cannot share a row, as far as attention and config show; empty if they may.
 
     Args:
         config: of the model, in transformers' shape.
+        layers: what its family says of each. Where it says it, states that layers hand on are tried to be reset.
     """
     if attention.filling is None:
         return f"attention {attention.names} takes no mask that keeps sequences apart"
@@ -43,7 +47,7 @@ def obstacle(config: Mapping[str, Any], attention: AttentionChoice) -> str:
         return "the model finds the places of images and sounds in a row by itself"
     for part in _parts(config):
         carrying = _carrying(part)
-        if carrying:
+        if carrying and not layers:
             return f"{carrying} layers hand a state on from one sequence of a row to the next"
         scaling = _scaling(part)
         if scaling:
@@ -76,6 +80,16 @@ def _scaling(config: Mapping[str, Any]) -> str:
     scalings += [inner for of in scalings if isinstance(of, Mapping) for inner in of.values()]
     kinds = [of.get("rope_type", of.get("type")) for of in scalings if isinstance(of, Mapping)]
     return next((str(kind) for kind in kinds if kind in ANGLES), "")
+
+
+def scanned(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Positions that a layer computes of each sequence which begins with a state of its own, at most."""
+    return 2 ** np.ceil(np.log2(np.maximum(lengths, SHORTEST))).astype(np.int64)
+
+
+def rescanned(lengths: Sequence[int]) -> float:
+    """How much more than the positions of such sequences `scanned` is, as a share."""
+    return float(scanned(lengths).sum() / sum(lengths) - 1)
 
 
 def padding(steps: Sequence[Sequence[int]], budget: int, filling: Filling | None) -> float:
