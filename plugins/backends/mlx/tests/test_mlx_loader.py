@@ -59,6 +59,11 @@ def test_what_a_class_would_pass_over_is_refused() -> None:
     llama = {"model_type": "llama"}
     assert "is of the type blip, for which mlx-lm has no model class" in refused({"model_type": "blip"})
     assert "the activation gelu" in refused({**llama, "hidden_act": "gelu"})
+    assert "config without hidden_size" in refused({**llama, **dict.fromkeys(("layer_types",))})
+    assert "computes other numbers than transformers" in refused({"model_type": "falcon_h1"})
+    irregular = ["full_attention", "sliding_attention", "sliding_attention"]
+    assert "no regular order" in refused({"model_type": "gemma3_text", "layer_types": irregular})
+    assert "sliding window" in refused({"model_type": "starcoder2", "sliding_window": 4096})
     by_kind = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
     assert "differ by kind of layer" in refused({**llama, "rope_parameters": by_kind})
     assert "sliding window" in refused({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]})

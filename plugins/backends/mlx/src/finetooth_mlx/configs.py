@@ -15,6 +15,10 @@ from finetooth_hooks import RecipeError
 
 ACTIVATIONS = ("silu", "swish", None)
 """What classes of the Llama kind compute, whatever the config says."""
+WINDOWED = ("gemma2", "mistral", "phi3")
+"""Types of models whose windows `completing` adds to mlx-lm's classes."""
+OTHERWISE = ("falcon_h1", "ernie4_5_moe")
+"""Types of models whose classes compute other numbers than transformers, as `test_mlx_families` found."""
 LLAMA_KIND = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
 
@@ -45,18 +49,42 @@ def mlx_config(config: Mapping[str, Any], reference: str) -> dict[str, Any]:
         RecipeError: it asks for what the class does not compute.
     """
     _, arguments = classes_of(config, reference)
-    takes = set(inspect.signature(arguments).parameters)
+    parameters = inspect.signature(arguments).parameters
+    takes, kind = set(parameters), str(config["model_type"])
+    if kind in OTHERWISE:
+        raise RecipeError(
+            "model", f"{reference} is of the type {kind}, for which mlx-lm computes other numbers than transformers",
+            action="set backend: torch",
+        )  # fmt: skip
     made = {name: value for name, value in config.items() if value is not None}
     rope = made.get("rope_parameters")
     if isinstance(rope, Mapping) and "rope_parameters" not in takes:
-        made |= _rope(rope, reference)
-    kind = str(config["model_type"])
+        local = rope.get("sliding_attention")
+        if "rope_local_base_freq" in takes and isinstance(local, Mapping):
+            made |= {**_rope(rope["full_attention"], reference), "rope_local_base_freq": local["rope_theta"]}
+        else:
+            made |= _rope(rope, reference)
     activation = config.get("hidden_act")
     if kind in LLAMA_KIND and activation not in ACTIVATIONS:
         raise _refused(reference, f"the activation {activation}")
-    sliding = "sliding_attention" in (config.get("layer_types") or ())
-    if sliding and not takes & {"layer_types", "sliding_window", "sliding_window_pattern"}:
+    layers = config.get("layer_types") or ()
+    sliding = "sliding_attention" in layers or (config.get("sliding_window") and not layers)
+    if sliding and kind not in WINDOWED and not takes & {"layer_types", "sliding_window_pattern"}:
         raise _refused(reference, "layers with a sliding window")
+    if sliding and kind == "gemma3_text":
+        every = layers.index("full_attention") + 1 if "full_attention" in layers else len(layers) + 1
+        if list(layers) != ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(len(layers))]:
+            raise _refused(reference, "layers with a sliding window in no regular order")
+        made["sliding_window_pattern"] = every
+    needed = {name for name, of in parameters.items() if of.default is of.empty} - made.keys()
+    made |= dict.fromkeys(needed & {*config, "rope_scaling"})
+    if "num_experts" in needed and "num_local_experts" in made:
+        made["num_experts"] = made["num_local_experts"]
+    if lacking := sorted(needed - made.keys()):
+        raise RecipeError(
+            "model", f"{reference} has a config without {lacking[0]}, which mlx-lm's class of this model needs",
+            action="set backend: torch",
+        )  # fmt: skip
     return made
 
 

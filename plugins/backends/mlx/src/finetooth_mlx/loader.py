@@ -132,6 +132,7 @@ class MlxLoader(LoaderBase):
         from finetooth_modelfiles import checkpoint
         from mlx_lm.utils import load_model
 
+        from finetooth_mlx.completing import completed
         from finetooth_mlx.configs import classes_of, mlx_config
         from finetooth_mlx.folding import cast, stored
 
@@ -155,7 +156,7 @@ class MlxLoader(LoaderBase):
             cast(model, precision)
             mx.eval(model.parameters())
         model.source, model.brought_head = Source(folder, described, names), brought
-        return stored(model, quantizer)
+        return stored(completed(model, described), quantizer)
 
 
 def _parting(model: Any, brought: dict[str, Any]) -> Any:
@@ -164,7 +165,10 @@ def _parting(model: Any, brought: dict[str, Any]) -> Any:
     def sanitize(self: Any, weights: dict[str, Any]) -> dict[str, Any]:
         import mlx.core as mx
 
+        from finetooth_mlx.completing import with_stacked_experts
+
         brought.update({name: weights.pop(name) for name in [name for name in weights if name.startswith("score.")]})
+        weights = with_stacked_experts(weights) if model.__module__.endswith(".gpt_oss") else weights
         made: dict[str, Any] = model.sanitize(self, weights) if hasattr(model, "sanitize") else weights
         if brought and "lm_head" in self and "lm_head.weight" not in made:
             made["lm_head.weight"] = mx.zeros(self.lm_head.weight.shape)  # nobody has trained one

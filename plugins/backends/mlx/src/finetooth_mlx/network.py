@@ -59,9 +59,9 @@ class Network:
         for layer in _module(model, facts.layer_path):
             if checkpointing:
                 _recompute(layer)
-            _around(layer, self._reading)
+            around(layer, self._reading)
         if noise:
-            _around(
+            around(
                 _module(model, f"{facts.body}.embed_tokens"),
                 lambda module, call, x: self._draws.noisy(call(x), noise) if module.training else call(x),
             )
@@ -149,7 +149,7 @@ class Network:
             return self._acting.outputs(rectangle, needs, everywhere=everywhere, temperature=temperature)
         depths = self._depths(needs)
         self._read = [] if depths else None
-        hidden = self.body(to_mx(rectangle.tokens))
+        hidden = self.body(to_mx(rectangle.tokens), cache=None)
         read, self._read = [*(self._read or ()), hidden], None
         computed: dict[str, mx.array] = {}
         if {"logprobs", "entropy"} & set(needs):
@@ -258,7 +258,7 @@ def _module(model: Any, path: str) -> Any:
     return module
 
 
-def _around(module: Any, run: Callable[..., mx.array]) -> None:
+def around(module: Any, run: Callable[..., mx.array]) -> None:
     """From now on, calling a module is `run(module, its own call, ...)`."""
     plain = type(module)
 

@@ -15,7 +15,7 @@ PHI3_VOCABULARY, PHI4_VOCABULARY = 32064, 100352
 
 PHI_ATTENTION = ("q_proj", "k_proj", "v_proj", "dense")
 PHI_MLP = ("fc1", "fc2")
-PHI3_ATTENTION = ("qkv_proj", "o_proj")
+PHI3_ATTENTION = ("o_proj", "qkv_proj")
 PHI3_MLP = ("gate_up_proj", "down_proj")
 
 PHI_BLOCK: Mapping[str, Any] = {
