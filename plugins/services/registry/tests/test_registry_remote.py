@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -275,13 +276,37 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str],
             process.stdout.close()
 
 
+@pytest.fixture(params=["SQLite and a folder", pytest.param("PostgreSQL and a bucket", marks=pytest.mark.thorough)])
+def written(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    """An empty registry, which a server in another process opens too."""
+    if request.param == "SQLite and a folder":
+        yield Registry.create(tmp_path / "registry")
+        return
+    pytest.importorskip("boto3", reason="boto3 is not installed")
+    servers = pytest.importorskip("moto.server", reason="moto is not installed, which is the S3 server")
+    postgres, name = request.getfixturevalue("postgres"), f"registry_{secrets.token_hex(4)}"
+    postgres.execute(f"CREATE DATABASE {name}")
+    environment = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_CONFIG_FILE": os.devnull}
+    for variable, value in {**environment, "FT_TEST_PG": postgres.password}.items():
+        monkeypatch.setenv(variable, value)
+    started = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    started.start()
+    endpoint = "http://{}:{}".format(*started.get_host_and_port())
+    pytest.importorskip("boto3").client("s3", endpoint_url=endpoint, region_name="us-east-1").create_bucket(
+        Bucket="blobs"
+    )
+    bucket = f"s3://blobs/team?endpoint={endpoint}&region=us-east-1"
+    yield Registry.create(tmp_path / "registry", f"{postgres.url.rpartition('/')[0]}/{name}", bucket)
+    started.stop()
+
+
 @pytest.mark.slow
 def test_fifty_writers_and_a_server_killed_twenty_times(
-    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    serve: Any, written: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fifty writers register all the time, and try again while the server is away: no version whose registration was
     answered is lost, and every version that is there is whole."""
-    here = Registry.create(tmp_path / "registry")
+    here = written
     monkeypatch.delenv("FT_REGISTRY", raising=False)
     process, url = serve()
     over, progress = threading.Event(), threading.Semaphore(0)
