@@ -132,6 +132,7 @@ def test_an_option_of_another_entry_is_not_named_as_what_is_meant(catalog: Catal
     [
         ("adapter", "qlora", "did you mean 'lora' and the quantizer 'nf4'?"),
         ("quantizer", "bnb_4bit", "did you mean 'nf4'?"),
+        ("quantizer", "q4", "did you mean 'nf4'?"),
         ("adapter", "dora", "did you mean {name: lora, dora: true}?"),
         ("format", "sharegpt", "did you mean 'chat'?"),
         ("hardware", "nvidia", "did you mean 'cuda'?"),

@@ -98,7 +98,7 @@ def test_the_column_of_the_texts_can_be_named(
         (["rows.csv"], "rows are written as .jsonl"),
         (["rows.jsonl", "--judge", "x", "--unjudged"], "exclude each other"),
         (["rows.jsonl", "--server", "here"], "'here' is not an address (begin with http://)"),
-        (["rows.jsonl", "--server", "http://127.0.0.1:9/v1"], "does not answer"),
+        (["rows.jsonl", "--server", "http://127.0.0.1:9/v1"], "no server answers at http://127.0.0.1:9/v1: Conn"),
     ],
 )
 def test_what_cannot_be_done_is_said(

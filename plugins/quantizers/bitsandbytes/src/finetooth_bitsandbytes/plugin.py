@@ -18,7 +18,8 @@ def ft_quantizers() -> Iterable[Quantizer]:
         summary="4 bits by bitsandbytes, 16 levels for normally distributed weights: QLoRA's",
         rank=1,  # its levels follow what weights are like: of 4 bits what `quantization: auto` takes
         elsewhere={
-            name: {} for name in ("4bit", "load_in_4bit", "bnb", "bnb_4bit", "bnb_nf4", "bitsandbytes", "qlora")
+            name: {}
+            for name in ("4bit", "q4", "q4_k_m", "load_in_4bit", "bnb", "bnb_4bit", "bnb_nf4", "bitsandbytes", "qlora")
         },
     )
     yield Quantizer(

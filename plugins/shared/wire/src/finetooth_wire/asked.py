@@ -45,7 +45,14 @@ def next_message(
     except urllib.error.HTTPError as error:
         reply = " ".join(error.read().decode("utf-8", "replace").split())[:500]
         raise UserError(f"{model} at {address}: {reply}", action="say less, or see what the server knows") from error
-    except (OSError, ValueError, LookupError) as error:
-        raise UserError(f"{model} at {address} does not answer: {error}", action="see that the server runs") from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)  # of an URLError, which says `<urlopen error ...>`
+        why = getattr(reason, "strerror", None) or reason
+        action = "start the server (ft serve openai --model RUN), or correct its address"
+        raise UserError(f"no server answers at {address}: {why}", action=action) from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise UserError(
+            f"what {address} sends back is no answer of OpenAI's chat completions", action="give the address of its /v1"
+        ) from error
     calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
     return "\n".join(filter(None, ((message.get("content") or "").strip(), *calls)))
