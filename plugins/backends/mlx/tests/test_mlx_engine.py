@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import pytest
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
-from finetooth_hooks import Datum, EngineError
+from finetooth_hooks import Datum, EngineError, Sampling
 from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import RoleRequest
 from finetooth_kit.losses import WEIGHTED_NLL
-from finetooth_mlx.adapters import FullAdapter
+from finetooth_mlx.adapters import FullAdapter, LoraAdapter, LoraOptions
 
 DATA = [Datum.from_tokens(list(range(20, 32)), id="first"), Datum.from_tokens(list(range(40, 60)), id="second")]
 
@@ -82,3 +83,44 @@ def test_a_copy_is_kept_and_follows(tmp_path: Path, write: Callable[..., Path], 
     other.load(tmp_path / "state")
     assert all(np.array_equal(*pair) for pair in zip(other.logprobs(DATA, role="reference"), moved, strict=True))
     assert all(np.array_equal(*pair) for pair in zip(other.logprobs(DATA), engine.logprobs(DATA), strict=True))
+
+
+def test_answers_fit_a_schema(tmp_path: Path, write: Callable[..., Path], engine_of: Any) -> None:
+    """Of random weights, which write no JSON by themselves."""
+    folder = write(tmp_path)
+    engine = engine_of(folder)
+    schema = (
+        '{"type": "object", "properties": {"n": {"enum": [1, 22]}}, "required": ["n"], "additionalProperties": false}'
+    )
+    prompts = [list(range(20, 30)), list(range(40, 45))]
+    for answers in engine.generate(prompts, Sampling(max_tokens=40, n=3, seed=1, schema=schema)):
+        assert all(json.loads(answer.text) in ({"n": 1}, {"n": 22}) and answer.stop == "stop" for answer in answers)
+    with pytest.raises(EngineError, match=r"sampling\.schema"):
+        engine.generate(prompts, Sampling(schema="[]"))
+    with pytest.raises(EngineError, match="repetition_penalty is 0"):
+        engine.generate(prompts, Sampling(repetition_penalty=0))
+
+
+def test_adapters_of_other_ranks_are_held(tmp_path: Path, write: Callable[..., Path], engine_of: Any) -> None:
+    """An artifact of rank 2 in an engine of rank 4, alone and twice with half of its weight, is itself."""
+    (tmp_path / "m").mkdir()
+    folder = write(tmp_path / "m")
+    small = engine_of(folder, adapter=LoraAdapter(LoraOptions(rank=2)))
+    for _ in range(3):
+        stepped(small)
+    small.export(tmp_path / "small")
+    engine, greedy = engine_of(folder), Sampling(max_tokens=6, temperature=0.0, stop_ids=())
+    batch = engine.running_batch()
+    halves = [(tmp_path / "small", 0.5), (tmp_path / "small", 0.5)]
+    for held in (tmp_path / "small", halves):
+        batch.add(DATA[0].tokens, greedy, adapter=engine.hold(held))
+    batch.add(DATA[0].tokens, greedy)
+    written = [piece for _ in range(6) for piece in batch.step()]
+    wanted, own = (of.generate([DATA[0].tokens], greedy)[0][0].logprobs for of in (small, engine))
+    for request, logprobs in enumerate((wanted, wanted, own)):
+        mine = [piece.logprob for piece in written if piece.request == request]
+        assert mine == pytest.approx(logprobs, rel=1e-4)
+    assert wanted != pytest.approx(own, rel=1e-4)
+    dora = engine_of(folder, adapter=LoraAdapter(LoraOptions(rank=2, dora=True)))
+    dora.export(tmp_path / "dora")
+    assert engine.hold(tmp_path / "dora") is None and "adapters" not in dora.capabilities

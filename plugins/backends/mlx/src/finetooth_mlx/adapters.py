@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import Context, NoOptions, Options, PlanError, RecipeError, UserError
 from finetooth_hooks.bases import AdapterBase
+from finetooth_hooks.held import Addition, Stack
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
 from finetooth_modelfiles.classifiers import folded_config
 from finetooth_modelfiles.low_rank import LowRankOptions
@@ -49,7 +50,8 @@ class LoraAdapter(AdapterBase):
     @property
     def capabilities(self) -> frozenset[str]:
         """See `protocols.Adapter`."""
-        return frozenset({"disable", "fold", *(["draws"] if self.options.dropout else [])})
+        more = {"draws": self.options.dropout, "additions": not self.options.dora}
+        return frozenset({"disable", "fold", *(word for word, has in more.items() if has)})
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """`rank * (inputs + outputs)` a module, with `dora` `outputs` more; exact for layers built like Llama's."""
@@ -110,6 +112,19 @@ class LoraAdapter(AdapterBase):
     def folded_config(self, folder: Path) -> Mapping[str, Any]:
         """See `protocols.Adapter`."""
         return folded_config(folder)
+
+    def additions(self, folder: Path) -> Mapping[str, Addition] | None:
+        """See `protocols.Adapter`."""
+        if "additions" not in self.capabilities:
+            return super().additions(folder)
+        saved, tensors = read_adapter(folder)
+        more = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "trainable_token_indices", "lora_bias")
+        paths = sorted(_paths(tensors))
+        sides = {f"{path}.{side}.weight" for path in paths for side in SIDES.values()}
+        if any(saved.get(name) for name in more) or sides != tensors.keys():
+            return None
+        scale = saved["lora_alpha"] / (math.sqrt(saved["r"]) if saved.get("use_rslora") else saved["r"])
+        return {p: Addition(tensors[f"{p}.lora_A.weight"], tensors[f"{p}.lora_B.weight"], scale) for p in paths}
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
@@ -288,6 +303,37 @@ def build_lora(options: LoraOptions, context: Context) -> LoraAdapter:
 def build_full(options: NoOptions, context: Context) -> FullAdapter:
     """Builder of the adapter `full`."""
     return FullAdapter()
+
+
+def held(adapter: Any, own: Mapping[str, Any], stack: Stack) -> dict[str, Any] | None:
+    """The weights of an engine with the weighted sum of artifacts, of any rank, in the place of what it trains; None
+    where that is more than the engine's layers compute.
+
+    Args:
+        own: the weights that it trains.
+
+    Raises:
+        UserError: an artifact is of another model.
+    """
+    import mlx.core as mx
+
+    ranks: dict[str, list[tuple[Any, Any]]] = {}
+    for folder, share in stack:
+        additions = adapter.additions(folder)
+        if additions is None or any(f"{path}.lora_a" not in own for path in additions):
+            return None
+        for path, of in additions.items():
+            mine = own[f"{path}.lora_a"].shape[1], len(own[f"{path}.lora_b"])
+            if (of.a.shape[1], len(of.b)) != mine:
+                raise UserError(f"{folder}: {path} has other sizes than the model", action=OTHER)
+            ranks.setdefault(path, []).append((of.a, of.b * (share * of.scale / adapter.options.scale)))
+    made = dict(own)
+    for name in own:
+        path, _, side = name.rpartition(".")
+        if side == "lora_b":
+            a, b = zip(*ranks[path], strict=True) if path in ranks else ((own[f"{path}.lora_a"],), (own[name] * 0,))
+            made |= {f"{path}.lora_a": mx.concatenate(list(a)), name: mx.concatenate(list(b), axis=1)}
+    return {name: array.astype(mx.float32) for name, array in made.items()}
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -22,6 +22,10 @@ CAPABILITIES = frozenset(
         "release",
         "temperature",
         "min_p",
+        "repetition_penalty",
+        "schema",
+        "continuous",
+        "adapters",
         "additions",
     }
 )

@@ -29,6 +29,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.engine import Counts, Snapshot, StepSettings, Usage
+from finetooth_hooks.held import Stack
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
 from finetooth_steps.draws import places_of
@@ -40,12 +41,14 @@ from finetooth_steps.row_budget import check_rows
 from finetooth_steps.step_settings import check_settings
 from numpy.typing import NDArray
 
+from finetooth_mlx.adapters import held
 from finetooth_mlx.arrays import Named, named, nested
 from finetooth_mlx.capabilities import CAPABILITIES
 from finetooth_mlx.generation import Generator
 from finetooth_mlx.network import Network
 from finetooth_mlx.optimizers import applied, options_of
 from finetooth_mlx.passes import Differentiated, Runner
+from finetooth_mlx.running import MlxHeldAdapter, MlxRunningBatch
 from finetooth_mlx.state import State, checked_parts, read_state
 
 
@@ -95,6 +98,7 @@ class MlxEngine(EngineBase):
     def capabilities(self) -> frozenset[str]:
         has = {"reference": self._request.trains.can_disable or "reference" in self._request.roles}
         has["head"] = self._request.trains.head is not None
+        has["adapters"] = "additions" in self._request.trains.adapter.capabilities
         return CAPABILITIES - {word for word, is_so in has.items() if not is_so}
 
     @property
@@ -237,6 +241,18 @@ class MlxEngine(EngineBase):
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         return Generated(self._generator.generate(prompts, sampling, weights_version=self.weights_version))
+
+    def running_batch(self) -> MlxRunningBatch:
+        return MlxRunningBatch(self._generator, lambda: self._masters, self.weights_version)
+
+    def hold(self, path: Path | Stack | None) -> MlxHeldAdapter | None:
+        if "adapters" not in self.capabilities:
+            super().hold(path)
+        if path is None:
+            return MlxHeldAdapter(self._network, None)
+        stack = [(path, 1.0)] if isinstance(path, Path) else path
+        weights = held(self._request.trains.adapter, self._masters, stack)
+        return None if weights is None else MlxHeldAdapter(self._network, weights)
 
     # --- keep ---------------------------------------------------------------------------------------------------------
 

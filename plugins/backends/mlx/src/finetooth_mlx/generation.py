@@ -12,6 +12,7 @@ import numpy as np
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.protocols import TextPart
 from finetooth_hooks.sampling import ShownPrompt
+from finetooth_modelfiles.schemas import Schemas, SchemaState
 from numpy.typing import NDArray
 
 from finetooth_mlx.network import Network
@@ -24,13 +25,18 @@ class Row:
     Attributes:
         prompt, sample: where it belongs in the result.
         room: tokens it may get.
+        seen: tokens of its prompt, and those that were written; only with a repetition penalty.
+        schema: how far it has come in its schema.
         text: what was decoded, up to a stop string that ended it.
     """
 
     prompt: int
     sample: int
+    sampling: Sampling
     stream: np.random.Generator
     room: int
+    seen: set[int] = field(default_factory=set)
+    schema: SchemaState | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     drawn: list[float] = field(default_factory=list)
@@ -45,6 +51,71 @@ class Row:
         return self.stopped or len(self.tokens) >= self.room
 
 
+class Writing:
+    """Rows with prompts of one length that are written together. A row that has ended is computed along until all have.
+
+    Attributes:
+        rows: with those that have ended.
+    """
+
+    def __init__(self, network: Network, prompts: Sequence[Sequence[int]], rows: Sequence[Row], text: TextPart) -> None:
+        from mlx_lm.models.cache import make_prompt_cache
+
+        self._network, self._text, self.rows = network, text, list(rows)
+        self._cache, self._next = make_prompt_cache(network.model), np.array(prompts, dtype=np.int32)
+
+    @property
+    def done(self) -> bool:
+        """All rows have ended."""
+        return all(row.done for row in self.rows)
+
+    def step(self) -> list[Row]:
+        """Write the next token; the rows that got one."""
+        hidden = self._network.body(mx.array(self._next), cache=self._cache)[:, -1]
+        logits = self._network.logits(hidden)
+        total = mx.logsumexp(logits, axis=-1, keepdims=True)
+        mx.eval(logits, total, [layer.state for layer in self._cache])
+        writing = [row for row in self.rows if not row.done]
+        chosen = [
+            0 if row.done else self._choose(row, *of)
+            for row, *of in zip(self.rows, *map(np.array, (logits, total)), strict=True)
+        ]
+        self._next = np.array(chosen, dtype=np.int32)[:, None]
+        return writing
+
+    def _choose(self, row: Row, logits: NDArray[np.float32], total: NDArray[np.float32]) -> int:
+        sampling, scores = row.sampling, logits.astype(np.float64)
+        if row.seen:
+            ids = np.fromiter(row.seen, dtype=np.int64)
+            scores[ids] *= np.where(scores[ids] < 0, sampling.repetition_penalty, 1 / sampling.repetition_penalty)
+        if sampling.adds:
+            scores += added(row.tokens, sampling, len(scores))
+        if row.schema is not None:
+            scores[~row.schema.allowed(len(scores))] = -np.inf
+        token, drawn, candidates = choose(scores, sampling, row.stream)
+        row.tokens.append(token)
+        row.logprobs.append(float(logits[token] - total[0]))
+        if sampling.drawn:
+            row.drawn.append(drawn)
+            row.kept.append(candidates)
+        if row.seen:
+            row.seen.add(token)
+        self._end(row, token)
+        return token
+
+    def _end(self, row: Row, token: int) -> None:
+        """Whether the row ends with this token."""
+        stops = self._text.stop_ids if row.sampling.stop_ids is None else row.sampling.stop_ids
+        row.stopped = row.ended_by_token = token in stops
+        if row.sampling.stop and not row.stopped:
+            text = self._text.tokenizer.decode(row.tokens)
+            ends = [text.index(stop) for stop in row.sampling.stop if stop in text]
+            if ends:
+                row.text, row.stopped = text[: min(ends)], True
+        if row.schema is not None and not row.stopped:
+            row.stopped = row.schema.take(token)
+
+
 class Generator:
     """Samples from a network.
 
@@ -54,7 +125,8 @@ class Generator:
     """
 
     def __init__(self, network: Network, text: TextPart, budget: int, check_asked: Callable[[], None]) -> None:
-        self._network, self._text, self._tokens, self._check_asked = network, text, 4 * budget, check_asked
+        self.network, self.text, self.tokens, self._check_asked = network, text, 4 * budget, check_asked
+        self._schemas = Schemas(text.tokenizer)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, weights_version: int
@@ -64,20 +136,36 @@ class Generator:
         Raises:
             EngineError: a prompt that cannot be answered, or sampling settings that mean nothing.
         """
-        self._check(prompts, sampling)
-        self._network.train(False)
+        self.check(prompts, sampling)
+        self.network.train(False)
         streams = row_streams(prompts, sampling)
-        rows = [
-            Row(prompt, sample, streams[prompt][sample], self._room(prompts[prompt], sampling))
-            for prompt in range(len(prompts))
-            for sample in range(sampling.n)
-        ]
+        rows = [row for i, prompt in enumerate(prompts) for row in self.rows(i, prompt, sampling, streams[i])]
         for batch in self._batches(prompts, rows):
-            self._write([prompts[row.prompt] for row in batch], batch, sampling)
+            self._check_asked()
+            writing = Writing(self.network, [prompts[row.prompt] for row in batch], batch, self.text)
+            while not writing.done:
+                writing.step()
+                self._check_asked()
         completions: list[list[Completion]] = [[] for _ in prompts]
         for row in rows:
-            completions[row.prompt].append(self._completion(row, weights_version))
+            completions[row.prompt].append(self.completion(row, weights_version))
         return completions
+
+    def rows(
+        self, number: int, prompt: Sequence[int], sampling: Sampling, streams: Sequence[np.random.Generator]
+    ) -> list[Row]:
+        """A row for each sample of a prompt, none of them begun."""
+        longest = self.network.facts.max_positions
+        room = min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
+        seen = set[int]() if sampling.repetition_penalty == 1 else {int(token) for token in prompt}
+        made = [Row(number, i, sampling, stream, room, set(seen)) for i, stream in enumerate(streams)]
+        if sampling.schema is not None:
+            for row in made:
+                row.schema = self._schemas.begin(sampling.schema, self._ends(sampling))
+        return made
+
+    def _ends(self, sampling: Sampling) -> frozenset[int]:
+        return frozenset(self.text.stop_ids if sampling.stop_ids is None else sampling.stop_ids)
 
     def _batches(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Iterator[list[Row]]:
         """Rows whose prompts are of one length, as many as fit."""
@@ -85,72 +173,32 @@ class Generator:
         for row in rows:
             by_length.setdefault(len(prompts[row.prompt]), []).append(row)
         for length, several in sorted(by_length.items(), reverse=True):
-            most = max(1, self._tokens // (length + several[0].room))
+            most = max(1, self.tokens // (length + several[0].room))
             yield from (several[at : at + most] for at in range(0, len(several), most))
 
-    def _write(self, prompts: Sequence[Sequence[int]], rows: list[Row], sampling: Sampling) -> None:
-        """Write rows to their end. A row that has ended is computed along until all have."""
-        from mlx_lm.models.cache import make_prompt_cache
-
-        self._check_asked()
-        cache = make_prompt_cache(self._network.model)
-        tokens = mx.array(np.array(prompts, dtype=np.int32))
-        body = self._network.body
-        while True:
-            hidden = body(tokens, cache=cache)[:, -1]
-            logits = self._network.logits(hidden)
-            whole = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-            mx.eval(whole, [layer.state for layer in cache])
-            next_tokens = self._choose(rows, np.array(whole), sampling)
-            if all(row.done for row in rows):
-                return
-            self._check_asked()
-            tokens = mx.array(next_tokens)[:, None]
-
-    def _choose(self, rows: Sequence[Row], logprobs: NDArray[np.float32], sampling: Sampling) -> NDArray[np.int32]:
-        chosen = np.zeros(len(rows), dtype=np.int32)
-        for place, row in enumerate(rows):
-            if row.done:
-                continue
-            scores = logprobs[place].astype(np.float64)
-            if sampling.adds:
-                scores += added(row.tokens, sampling, len(scores))
-            token, drawn, candidates = choose(scores, sampling, row.stream)
-            chosen[place] = token
-            row.tokens.append(token)
-            row.logprobs.append(float(logprobs[place, token]))
-            if sampling.drawn:
-                row.drawn.append(drawn)
-                row.kept.append(candidates)
-            self._end(row, token, sampling)
-        return chosen
-
-    def _end(self, row: Row, token: int, sampling: Sampling) -> None:
-        """Whether the row ends with this token."""
-        stops = self._text.stop_ids if sampling.stop_ids is None else sampling.stop_ids
-        row.stopped = row.ended_by_token = token in stops
-        if sampling.stop and not row.stopped:
-            text = self._text.tokenizer.decode(row.tokens)
-            ends = [text.index(stop) for stop in sampling.stop if stop in text]
-            if ends:
-                row.text, row.stopped = text[: min(ends)], True
-
-    def _completion(self, row: Row, weights_version: int) -> Completion:
+    def completion(self, row: Row, weights_version: int) -> Completion:
+        """What was written."""
         written = row.tokens[:-1] if row.ended_by_token else row.tokens
-        text = self._text.tokenizer.decode(written) if row.text is None else row.text
+        text = self.text.tokenizer.decode(written) if row.text is None else row.text
         candidates = tuple(row.kept) if any(row.kept) else ()
         return Completion(
             tuple(row.tokens), tuple(row.logprobs), text, "stop" if row.stopped else "length", weights_version,
             tuple(row.drawn), candidates,
         )  # fmt: skip
 
-    def _room(self, prompt: Sequence[int], sampling: Sampling) -> int:
-        longest = self._network.facts.max_positions
-        return min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
-
-    def _check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
-        check_sampling(sampling, self._network.facts.vocab_size)
-        longest, vocabulary = self._network.facts.max_positions, self._network.facts.vocab_size
+    def check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+        """
+        Raises:
+            EngineError: see `generate`.
+        """
+        check_sampling(sampling, self.network.facts.vocab_size)
+        if sampling.schema is not None:
+            if sampling.drawn:
+                raise EngineError(
+                    "sampling.drawn cannot be combined with sampling.schema", action="leave one of them out"
+                )
+            self._schemas.begin(sampling.schema, self._ends(sampling))
+        longest, vocabulary = self.network.facts.max_positions, self.network.facts.vocab_size
         for index, prompt in enumerate(prompts):
             if len(prompt) == 0:
                 raise EngineError(f"prompt {index} is empty", action="begin it with at least one token")
@@ -180,9 +228,8 @@ def check_sampling(sampling: Sampling, vocabulary: int) -> None:
         )
     if not 0 <= s.temperature < float("inf"):
         raise EngineError(f"sampling.temperature is {s.temperature}", action="give a finite number >= 0")
-    if s.schema is not None or s.repetition_penalty != 1:
-        what = "schema" if s.schema is not None else "repetition_penalty"
-        raise EngineError(f"sampling.{what}: the MLX engine has none", action="leave it out, or set backend: torch")
+    if not 0 < s.repetition_penalty < float("inf"):
+        raise EngineError(f"sampling.repetition_penalty is {s.repetition_penalty}", action="give a finite number > 0")
     wrong = [token for token, more in s.logit_bias if not (0 <= token < vocabulary and np.isfinite(more))]
     if wrong or len(dict(s.logit_bias)) < len(s.logit_bias):
         raise EngineError("sampling.logit_bias", action=f"give ids below {vocabulary}, each once, and finite numbers")
@@ -191,14 +238,16 @@ def check_sampling(sampling: Sampling, vocabulary: int) -> None:
             raise EngineError(f"sampling.{name} is {getattr(s, name)}", action="give a finite number")
 
 
-def row_streams(prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[np.random.Generator]]:
+def row_streams(
+    prompts: Sequence[Sequence[int]], sampling: Sampling, *, first: int = 0
+) -> list[list[np.random.Generator]]:
     """A stream per prompt and sample, keyed by the seed, the prompt's own tokens and the number of the sample: what
     else is in the batch does not matter. Equal prompts count their samples on, so they differ."""
     seen: dict[tuple[int, ...], int] = {}
     streams = []
     for prompt in prompts:
         key = tuple(int(token) for token in prompt)
-        begin = seen.get(key, 0)
+        begin = seen.get(key, first)
         seen[key] = begin + sampling.n
         streams.append([_stream(sampling.seed, key, number) for number in range(begin, begin + sampling.n)])
     return streams

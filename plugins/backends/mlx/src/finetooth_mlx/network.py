@@ -90,7 +90,7 @@ class Network:
         if role == "policy":
             return nullcontext()
         if role in self.holders:
-            return self._held(self.holders[role])
+            return self.holding(self.holders[role])
         if role != "reference":
             raise PlanError(
                 f"method: it needs the role {role!r}, which the MLX backend has not", action="set backend: torch"
@@ -108,7 +108,7 @@ class Network:
         return {role: holder for role, holder in self.holders.items() if not isinstance(holder, Network)}
 
     @contextmanager
-    def _held(self, holder: Named | Network) -> Iterator[None]:
+    def holding(self, holder: Named | Network) -> Iterator[None]:
         """While entered, another model computes, or this one with other weights."""
         placed = self._placed
         if isinstance(holder, Network):
@@ -133,27 +133,36 @@ class Network:
     # --- outputs ------------------------------------------------------------------------------------------------------
 
     def outputs(
-        self, rectangle: Rows, needs: Collection[str], *, everywhere: bool = False, temperature: float = 1.0
+        self,
+        rectangle: Rows,
+        needs: Collection[str],
+        *,
+        everywhere: bool = False,
+        temperature: float = 1.0,
+        repetition_penalty: float = 1.0,
     ) -> dict[str, mx.array]:
         """What `needs` names: `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), also of a layer
         (`hidden:0.5`), `logits` (S, T, V); with a scalar head `values` (S, T) and `scores` (S,).
 
         Args:
             everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
-            temperature: of `logprobs` and `entropy`; `logits` are as they are.
+            temperature, repetition_penalty: of `logprobs` and `entropy`; `logits` are as they are.
 
         Raises:
             PlanError: something else is named.
         """
         if self._acting is not None:
-            return self._acting.outputs(rectangle, needs, everywhere=everywhere, temperature=temperature)
+            return self._acting.outputs(
+                rectangle, needs, everywhere=everywhere, temperature=temperature, repetition_penalty=repetition_penalty
+            )
         depths = self._depths(needs)
         self._read = [] if depths else None
         hidden = self.body(to_mx(rectangle.tokens), cache=None)
         read, self._read = [*(self._read or ()), hidden], None
         computed: dict[str, mx.array] = {}
         if {"logprobs", "entropy"} & set(needs):
-            computed |= self._scores(rectangle, hidden, entropy="entropy" in needs, temperature=temperature)
+            part = self._part("entropy" in needs, temperature, repetition_penalty)
+            computed |= self._scores(rectangle, hidden, part, entropy="entropy" in needs, seen=repetition_penalty != 1)
             if "logprobs" not in needs:
                 del computed["logprobs"]
         mask = to_mx(rectangle.mask)
@@ -194,7 +203,9 @@ class Network:
         scaled = scaled if head.scale == 1.0 else scaled * head.scale
         return scaled if head.softcap is None else mx.tanh(scaled / head.softcap) * head.softcap
 
-    def _scores(self, rectangle: Rows, hidden: mx.array, *, entropy: bool, temperature: float) -> dict[str, mx.array]:
+    def _scores(
+        self, rectangle: Rows, hidden: mx.array, part: Callable[..., list[mx.array]], *, entropy: bool, seen: bool
+    ) -> dict[str, mx.array]:
         shape = rectangle.targets.shape
         cells = shape[0] * shape[1]
         places = np.flatnonzero(rectangle.mask)
@@ -204,12 +215,14 @@ class Network:
             outputs["entropy"] = mx.zeros((cells,), mx.float32)
         states = hidden.reshape(cells, -1)[mx.array(places.astype(np.int32))] if len(places) else hidden[:0]
         size = max(1, CHUNK // (4 * self.facts.vocab_size))
-        part = self._part(entropy, temperature)
         run = part if len(places) <= size else mx.checkpoint(part)
         weights = self._head.trainable_parameters()
-        pieces = [
-            run(weights, states[at : at + size], to_mx(targets[at : at + size])) for at in range(0, len(places), size)
-        ]
+        first = first_places(rectangle.tokens, self.facts.vocab_size) if seen else None
+        pieces = []
+        for at in range(0, len(places), size):
+            rows, columns = np.divmod(places[at : at + size], shape[1])
+            before = [] if first is None else [to_mx(first[rows] <= columns[:, None])]
+            pieces.append(run(weights, states[at : at + size], to_mx(targets[at : at + size]), *before))
         for i, name in enumerate(outputs):
             if pieces:
                 whole = mx.concatenate([piece[i] for piece in pieces])
@@ -217,12 +230,14 @@ class Network:
             outputs[name] = outputs[name].reshape(shape if name == "logprobs" else shape[:2])
         return outputs
 
-    def _part(self, entropy: bool, temperature: float) -> Callable[..., list[mx.array]]:
+    def _part(self, entropy: bool, temperature: float, penalty: float) -> Callable[..., list[mx.array]]:
         """Log-probabilities, and entropies, of a chunk of positions."""
 
-        def part(weights: Any, states: mx.array, targets: mx.array) -> list[mx.array]:
+        def part(weights: Any, states: mx.array, targets: mx.array, *seen: mx.array) -> list[mx.array]:
             self._head.update(weights)
             logits = self.logits(states)
+            for of in seen:
+                logits = mx.where(of, mx.where(logits < 0, logits * penalty, logits / penalty), logits)
             logits = logits if temperature == 1.0 else logits / temperature
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
             wide = targets.reshape(targets.shape[0], -1)
@@ -233,6 +248,14 @@ class Network:
             return [logprobs, -mx.sum(mx.exp(rest) * rest, axis=-1)]
 
         return part
+
+
+def first_places(tokens: NDArray[Any], vocabulary: int) -> NDArray[Any]:
+    """(S, V) where each token comes first in a row (S, T); T where it does not."""
+    first = np.full((len(tokens), vocabulary), tokens.shape[1])
+    for column in reversed(range(tokens.shape[1])):
+        first[np.arange(len(tokens)), tokens[:, column]] = column
+    return first
 
 
 def _has(model: Any, path: str) -> bool:

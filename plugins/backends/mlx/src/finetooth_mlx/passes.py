@@ -161,7 +161,7 @@ class Runner:
 
             def again(weights: Named, piece: MicroBatch = piece, pull: Outputs = pull) -> mx.array:
                 self._network.place(weights)
-                outputs = self._network.outputs(self._rectangle(work, piece), list(pull), temperature=spec.temperature)
+                outputs = self._network.outputs(self._rectangle(work, piece), list(pull), **_asked(spec))
                 return mx.sum(mx.stack([mx.sum(outputs[name] * of) for name, of in pull.items()]))
 
             with self._as(work, piece, train=True):
@@ -190,11 +190,11 @@ class Runner:
             needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
             self._network.train(False)
             with self._network.role(role):
-                of_role = self._network.outputs(rectangle, needs, temperature=spec.temperature)
+                of_role = self._network.outputs(rectangle, needs, **_asked(spec))
             outputs.update({f"{name}@{role}": mx.stop_gradient(values) for name, values in of_role.items()})
         self._network.train(train)
         own = [need for need in spec.needs if "@" not in need]
-        outputs.update(self._network.outputs(rectangle, own, temperature=spec.temperature))
+        outputs.update(self._network.outputs(rectangle, own, **_asked(spec)))
         return outputs
 
     def _loss(self, work: Pass, batch: MicroBatch, outputs: Outputs, evaluated: Differentiated) -> mx.array:
@@ -237,3 +237,8 @@ class Runner:
         for name, values in computed.items():
             for index, array in per_datum(work.data, batch, values).items():
                 outputs[index][name] = array
+
+
+def _asked(spec: LossSpec) -> dict[str, Any]:
+    """How the policy that a loss looks at was sampled."""
+    return {"temperature": spec.temperature, "repetition_penalty": spec.repetition_penalty}

@@ -16,6 +16,7 @@ from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.memory import BLOCKS, Arena, Blocks, lasting
+from finetooth_modelfiles.schemas import Schemas
 from torch import Tensor, nn
 
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
@@ -29,7 +30,6 @@ from finetooth_torch.generation.packed_layers import PackedLinear, can_pack
 from finetooth_torch.generation.row_adapters import Given, RowAdapters, TorchHeldAdapter, adapted_body, hold
 from finetooth_torch.generation.rows_in_progress import Row, Writing
 from finetooth_torch.generation.sampling import row_streams
-from finetooth_torch.generation.schema_masks import Schemas
 from finetooth_torch.heads.repetition import Additions, Seen
 from finetooth_torch.network import Network
 from finetooth_torch.precision import result_dtype

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from finetooth_hooks import Completion, Sampling
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_modelfiles.schemas import SchemaState
 from torch import Tensor
 
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.generation.cached_step import Decoding
 from finetooth_torch.generation.sampling import Chosen, choose
-from finetooth_torch.generation.schema_masks import SchemaState, masked
 from finetooth_torch.heads.repetition import Additions, Seen, penalised, with_additions
 from finetooth_torch.planning.flops import Computed
 
@@ -199,6 +199,16 @@ def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple
         among = None if first.schema is None else masked(open_, [rows[i].schema for i in places])
         choices.append((places, choose(mine, first.sampling, streams, compute, source=source, among=among)))
     return choices
+
+
+def masked(logits: Tensor, states: Sequence[SchemaState | None]) -> Tensor:
+    """Logits (R, V) where what a row's schema does not allow has -inf: a copy, with the other rows as they were."""
+    copy = logits.clone()
+    for row, state in enumerate(states):
+        if state is not None:
+            allowed = torch.from_numpy(state.allowed(logits.shape[-1])).to(logits.device)
+            copy[row].masked_fill_(~allowed, -torch.inf)
+    return copy
 
 
 def _source(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Tokenizer
 from llguidance import LLMatcher, LLTokenizer
-from torch import Tensor
+from numpy.typing import NDArray
 
 REMEMBERED = 8
 """Schemas, and sets of tokens that end a completion, which are kept ready."""
@@ -36,13 +34,13 @@ class SchemaState:
             raise EngineError(f"sampling.schema: {_line(self._matcher.get_error())}", action="make the schema simpler")
         return self._matcher.is_stopped()
 
-    def allowed(self, vocabulary: int) -> Tensor:
+    def allowed(self, vocabulary: int) -> NDArray[np.bool_]:
         """(V,) boolean: the tokens that may come next. Ids beyond the tokenizer's never may."""
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")[:vocabulary]
         if not bits.any():
             why = _line(self._matcher.get_error()) or "no token of this tokenizer can continue it"
             raise EngineError(f"sampling.schema: {why}", action="make the schema simpler")
-        return torch.from_numpy(np.pad(bits, (0, vocabulary - len(bits))).astype(bool))
+        return np.pad(bits, (0, vocabulary - len(bits))).astype(np.bool_)
 
 
 class Schemas:
@@ -115,15 +113,6 @@ class Schemas:
                 content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             self._spellings = json.dumps({**content, "truncation": None, "padding": None})
         return self._spellings
-
-
-def masked(logits: Tensor, states: Sequence[SchemaState | None]) -> Tensor:
-    """Logits (R, V) where what a row's schema does not allow has -inf: a copy, with the other rows as they were."""
-    copy = logits.clone()
-    for row, state in enumerate(states):
-        if state is not None:
-            copy[row].masked_fill_(~state.allowed(logits.shape[-1]).to(logits.device), -torch.inf)
-    return copy
 
 
 def _line(text: str) -> str:
