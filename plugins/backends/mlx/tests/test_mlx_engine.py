@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,23 @@ def test_a_copy_is_kept_and_follows(tmp_path: Path, write: Callable[..., Path], 
     other.load(tmp_path / "state")
     assert all(np.array_equal(*pair) for pair in zip(other.logprobs(DATA, role="reference"), moved, strict=True))
     assert all(np.array_equal(*pair) for pair in zip(other.logprobs(DATA), engine.logprobs(DATA), strict=True))
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_the_head_in_chunks_is_the_whole(
+    tmp_path: Path, write: Callable[..., Path], engine_of: Any, monkeypatch: pytest.MonkeyPatch, penalty: float
+) -> None:
+    """A chunk of 3 positions, as a large vocabulary would have it."""
+    folder, loss = write(tmp_path), replace(WEIGHTED_NLL, repetition_penalty=penalty)
+    moved = []
+    for chunk in (512, 3):
+        monkeypatch.setattr("finetooth_mlx.network.MOST_POSITIONS", chunk)
+        engine = engine_of(folder, micro_batch_tokens=64)
+        before = {name: np.array(array) for name, array in engine.weights().items()}
+        value = engine.forward_backward(DATA, loss).loss
+        engine.step()
+        moved.append([value, *(np.array(array) - before[name] for name, array in engine.weights().items())])
+    assert all(np.allclose(one, other, rtol=1e-4, atol=1e-7) for one, other in zip(*moved, strict=True))
 
 
 def test_answers_fit_a_schema(tmp_path: Path, write: Callable[..., Path], engine_of: Any) -> None:

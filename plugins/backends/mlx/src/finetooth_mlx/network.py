@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from finetooth_mlx.arrays import DTYPES, Named, named, nested, to_mx
 from finetooth_mlx.dropout import Draws
 from finetooth_mlx.heads import scores, values
-from finetooth_mlx.planning import CHUNK
+from finetooth_mlx.planning import CHUNK, MOST_POSITIONS
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
 HEAD_OUTPUTS = ("values", "scores")
@@ -214,7 +214,7 @@ class Network:
         if entropy:
             outputs["entropy"] = mx.zeros((cells,), mx.float32)
         states = hidden.reshape(cells, -1)[mx.array(places.astype(np.int32))] if len(places) else hidden[:0]
-        size = max(1, CHUNK // (4 * self.facts.vocab_size))
+        size = max(1, min(MOST_POSITIONS, CHUNK // (4 * self.facts.vocab_size)))
         run = part if len(places) <= size else mx.checkpoint(part)
         weights = self._head.trainable_parameters()
         first = first_places(rectangle.tokens, self.facts.vocab_size) if seen else None
@@ -240,7 +240,7 @@ class Network:
                 logits = mx.where(of, mx.where(logits < 0, logits * penalty, logits / penalty), logits)
             logits = logits if temperature == 1.0 else logits / temperature
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
-            wide = targets.reshape(targets.shape[0], -1)
+            wide = mx.stop_gradient(targets.reshape(targets.shape[0], -1))  # an argument of what is computed twice
             logprobs = (mx.take_along_axis(logits, wide, axis=-1) - total).reshape(targets.shape)
             if not entropy:
                 return [logprobs]

@@ -17,6 +17,9 @@ MOST, FEWEST = 8192, 256
 """Tokens of a micro-batch: more make products no faster; fewer leave the device idle."""
 CHUNK = 1 << 26
 """Bytes of the logits, in fp32, that are held at once."""
+MOST_POSITIONS = 512
+"""Positions whose logits are held at once, where a small vocabulary would leave room for more: a product with the head
+gains nothing from more rows."""
 MLX_OVERHEAD = 256 << 20
 """Bytes of the library, its kernels and of freed memory that its allocator keeps."""
 
@@ -95,7 +98,7 @@ def estimate(request: PlanRequest, precision: str, tokens: int, *, checkpointing
         "gradients": 2 * 4 * trained,  # those accumulated, and those of a micro-batch
         "optimizer": int(request.updates.state_bytes * trained),
         "activations": saved + in_layer,
-        "logits": min(3 * CHUNK, 3 * 4 * tokens * facts.vocab_size),
+        "logits": min(3 * CHUNK, 3 * 4 * min(tokens, MOST_POSITIONS) * facts.vocab_size),
         "overhead": MLX_OVERHEAD,
     }
     if request.role_parameters:

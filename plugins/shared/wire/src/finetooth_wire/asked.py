@@ -52,7 +52,8 @@ def next_message(
         raise UserError(f"no server answers at {address}: {why}", action=action) from error
     except (ValueError, LookupError, TypeError) as error:
         raise UserError(
-            f"what {address} sends back is no answer of OpenAI's chat completions", action="give the address of its /v1"
+            f"what {address} sends back does not read as OpenAI's chat completions",
+            action="give the address of its /v1",
         ) from error
     calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
     return "\n".join(filter(None, ((message.get("content") or "").strip(), *calls)))
