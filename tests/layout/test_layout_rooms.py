@@ -48,6 +48,7 @@ WORDS = {
     "came",
     "console",
     "constant",
+    "context",
     "doctor",
     "finite",
     "freeze",

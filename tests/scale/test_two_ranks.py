@@ -60,6 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 QUICK = ("sft",)
 GROUPED: dict[str, dict[str, Any]] = {
+    "pairs of context": {"name": "context", "size": 2},
     "tensor": {"name": "fsdp", "tensor": 2},
     "replicas": {"name": "fsdp", "replicas": 2},
     "replicas of tensor": {"name": "fsdp", "replicas": 2, "tensor": 2},
@@ -123,7 +124,7 @@ def check_alike(one: Path, two: Path) -> None:
             assert np.linalg.norm(others[key] - value) <= 2e-5 * np.linalg.norm(value), key
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["context", "ddp", "fsdp"])
 @pytest.mark.parametrize(
     "case", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
 )
@@ -145,6 +146,7 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, strategy: str)
         ("dpo", "tensor", 2),
         ("full", "replicas", 4),
         ("sft", "replicas of tensor", 4),
+        ("dpo", "pairs of context", 4),
     ],
 )
 def test_ranks_in_groups_take_the_steps_of_one(folder: Path, case: str, strategy: str, ranks: int) -> None:
@@ -166,7 +168,17 @@ def test_dropout_of_a_weight_that_is_divided_by_its_inputs_is_refused(folder: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
-    [("ddp", ""), ("", "ddp"), ("fsdp", ""), ("", "fsdp"), ("fsdp", "ddp"), ("tensor", ""), ("ddp", "tensor")],
+    [
+        ("ddp", ""),
+        ("", "ddp"),
+        ("fsdp", ""),
+        ("", "fsdp"),
+        ("fsdp", "ddp"),
+        ("tensor", ""),
+        ("ddp", "tensor"),
+        ("context", ""),
+        ("ddp", "context"),
+    ],
 )
 def test_a_run_goes_on_with_another_number_of_ranks(folder: Path, before: str, after: str) -> None:
     """A strategy over two ranks, or one rank."""

@@ -207,7 +207,7 @@ class PlacePart:
         wrap: what a strategy makes of the adapted model, before anything is copied from its parameters; None: nothing.
         shard_optimizer: what a strategy makes of the optimizer (`OptimizerStrategy.shard_optimizer`); None: nothing.
         seed: key for the engine's own random streams (dropout, sampling).
-        sharding: how the ranks divide the model; None: each holds all of it.
+        sharding: how the ranks divide the model or the positions of rows; None: each computes all of both.
     """
 
     hardware: HardwareFacts

@@ -60,6 +60,18 @@ class ShardedModel(Protocol):
         ...
 
 
+class Neighbours(Collective, Protocol):
+    """The line between ranks that compute the same rows, each some of their positions."""
+
+    def all_gather(self, array: Any) -> list[Any]:
+        """Every rank's array, in the order of ranks.
+
+        Args:
+            array: of the backend's framework, of one shape and type at every rank.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Sharding:
     """What a strategy divides.
@@ -67,15 +79,21 @@ class Sharding:
     Attributes:
         weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
         shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
-            (`fp32`, `bf16`). What trains is in fp32. With torch, its parameters are of the class `DTensor` then.
+            (`fp32`, `bf16`). What trains is in fp32. With torch, its parameters are of the class `DTensor` then. None:
+            every rank holds the whole model.
         layers: among how many times as many ranks the weights of decoder layers are divided.
+        positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
+            same outputs at each of these ranks; a rank's gradients are those of its own positions.
+        neighbours: gives the line to these ranks once the strategy is open; None: positions are not divided.
     """
 
     weights: int
     gradients: int
     optimizer: int
-    shard: Callable[[Any, Sequence[Any], str], ShardedModel]
+    shard: Callable[[Any, Sequence[Any], str], ShardedModel] | None = None
     layers: int = 1
+    positions: int = 1
+    neighbours: Callable[[], Neighbours] | None = None
 
 
 class Strategy(Protocol):

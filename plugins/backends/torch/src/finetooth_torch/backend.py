@@ -22,6 +22,7 @@ from finetooth_torch.planning.skipped import loaded
 if TYPE_CHECKING:
     import torch
 
+    from finetooth_torch.attention.slices import Slices
     from finetooth_torch.compute import Compute
     from finetooth_torch.engine import TorchEngine
     from finetooth_torch.heads.scalar_head import AddedHead
@@ -106,7 +107,7 @@ class TorchBackend:
         check_routers(self._routers, request.base.facts, request.base.model.model_type)
         if self._routers and request.place.sharding is not None:
             raise PlanError(
-                "backend.router_aux_loss_coef, router_z_loss_coef: scale.strategy divides the model among ranks",
+                "backend.router_aux_loss_coef, router_z_loss_coef: scale.strategy divides the model or rows",
                 action="leave both out, or set scale.strategy: ddp",
             )
         planned = decide(
@@ -173,7 +174,8 @@ class TorchBackend:
 
         lends = self._offload.layers != DEVICE
         fp8 = FP8 in request.compute.kernels
-        on_host = lends or request.place.sharding is not None  # from where layers come to the device one by one
+        shards, slices = _divided(request)
+        on_host = lends or shards  # from where layers come to the device one by one
         load = partial(_load, request.base, precision, "cpu" if on_host else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()
@@ -187,7 +189,7 @@ class TorchBackend:
         stream = chosen.value == STREAM
         attention = apply_attention(
             base, pick, request.base.facts, request.base.model.config, hardware, train.precision, self._context,
-            stream=stream,
+            stream=stream, sliced=slices is not None,
         )  # fmt: skip
         original = {id(parameter) for parameter in base.parameters()}
         names = kept_in_fp32(base, dtype)
@@ -207,7 +209,7 @@ class TorchBackend:
                 base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
                 checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
                 processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
-                strict=request.place.collective is not None,
+                strict=request.place.collective is not None, slices=slices,
             )  # fmt: skip
         parameters.serve(network)
         network.add_noise(train.embedding_noise)
@@ -224,6 +226,16 @@ class TorchBackend:
         saved = SavedTensors(model, putting(self._offload.activations, device), window)
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
         return TorchEngine(request, parts)
+
+
+def _divided(request: EngineRequest) -> tuple[bool, Slices | None]:
+    """Whether ranks hold parts of the model; and this rank's share of positions, if these are divided."""
+    from finetooth_torch.attention.slices import Slices
+
+    sharding = request.place.sharding
+    if sharding is None:
+        return False, None
+    return sharding.shard is not None, None if sharding.neighbours is None else Slices(sharding.neighbours())
 
 
 def _try_kernels(request: EngineRequest, device: torch.device) -> None:
@@ -268,7 +280,7 @@ def _trained(
     assert request.plan.train.precision is not None
     dtype, words = DTYPES[request.plan.train.precision], request.updates.optimizer.capabilities
     rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
-    whole = request.place.sharding is None
+    whole = request.place.sharding is None or request.place.sharding.shard is None
     if whole:
         parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=in_fp32, words=words)
     if rounds:

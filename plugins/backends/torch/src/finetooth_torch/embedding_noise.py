@@ -34,17 +34,20 @@ class EmbeddingNoise:
         embedding.register_forward_hook(self._add)
 
     @contextmanager
-    def over(self, cells_st: Tensor, lengths: Sequence[int], positions: int) -> Iterator[None]:
+    def over(
+        self, cells_st: Tensor, lengths: Sequence[int], positions: int, wanted: Tensor | None = None
+    ) -> Iterator[None]:
         """
         Args:
             cells_st: (S, T) which of the computed positions each cell of the rectangle is.
             lengths: (S,) of the sequences.
             positions: that are computed, padding included.
+            wanted: (M,) which of them this rank computes; None: all.
         """
         by_position = torch.ones(positions, device=cells_st.device)
         for row, length in enumerate(lengths):
             by_position[cells_st[row, :length]] = float(length)
-        self._lengths = by_position
+        self._lengths = by_position if wanted is None else by_position[wanted]
         try:
             yield
         finally:

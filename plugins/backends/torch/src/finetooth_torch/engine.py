@@ -102,7 +102,7 @@ class TorchEngine(EngineBase):
         train = request.plan.train
         assert train.micro_batch_tokens is not None and train.precision is not None
         spread: Any = None if request.place.shard_optimizer is None else parts.optimizer
-        self._ranks = Ranks(parts.parameters, request.place.collective, spread)
+        self._ranks = Ranks(parts.parameters, request.place.collective, spread, sliced=parts.network.slices is not None)
         self._budget = train.micro_batch_tokens
         pad = request.text.tokenizer.pad_id
         self._runner = Runner(
@@ -391,7 +391,8 @@ class TorchEngine(EngineBase):
         return usage(self._parts.device)
 
     def peak_flops(self) -> float:
-        return peak_flops(self._request.place.hardware, self._info.precision)
+        sharding = self._request.place.sharding  # ranks that divide a row count the operations of all of it
+        return peak_flops(self._request.place.hardware, self._info.precision) * (sharding.positions if sharding else 1)
 
     def profile(self, folder: Path) -> AbstractContextManager[Spans]:
         return record(Path(folder), self._parts.device)

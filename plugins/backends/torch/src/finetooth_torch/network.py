@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from finetooth_kernels.contract import chunk_bytes_on
 from finetooth_steps.outputs import is_whole
 from torch import Tensor, nn
 
+from finetooth_torch.attention.slices import Slices
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
@@ -23,7 +25,7 @@ from finetooth_torch.heads.head import Projection
 from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.heads.scalar_head import AddedHead
 from finetooth_torch.layout.rectangles import Rectangle, counted_cells
-from finetooth_torch.layout.shared_rows import Rows, find_rows
+from finetooth_torch.layout.shared_rows import Rows, check_slices, find_rows
 from finetooth_torch.layout.state_reset import computed_again
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.flops import Computed, Execution, ModelCost, cost_of, count
@@ -53,6 +55,7 @@ class Network:
         attention: what computes it in the model's own code.
         compute: the operations.
         strict: refuse what draws at random without a key of its datum; see `Draws`.
+        slices: this rank's share of the positions of each row; None: all.
 
     Attributes:
         draws: what dropout and noise are drawn from.
@@ -69,7 +72,7 @@ class Network:
         self, base: nn.Module, model: nn.Module, facts: ModelFacts, adapter: Adapter, *, can_disable: bool,
         checkpointing: bool, stream: bool, packing: bool | None = None,
         processor: Callable[[], Processor] | None = None, scalar: AddedHead | None = None,
-        attention: AttentionChoice, compute: Compute = TORCH, strict: bool = False,
+        attention: AttentionChoice, compute: Compute = TORCH, strict: bool = False, slices: Slices | None = None,
     ) -> None:  # fmt: skip
         self.compute = compute
         self.routers: RouterLosses | None = None
@@ -89,6 +92,9 @@ class Network:
             module, masks=self.rows.masks, skips=skips, layers=_layers(base, facts), towers=towers,
             processor=processor,
         )  # fmt: skip
+        self.slices = self.transformers.slices = slices
+        if slices is not None:
+            check_slices(module, self.rows, slices)
         if packing is False:  # then only segments that a datum has itself
             self.rows = replace(self.rows, filling=None)
         self.body: Body = self.transformers
@@ -239,9 +245,14 @@ class Network:
             )  # fmt: skip
         mask_st = rectangle.mask
         words = bool({"logprobs", "entropy"} & set(needs))
-        repetition = _repetition(rectangle, repetition_penalty) if words and repetition_penalty != 1.0 else None
+        repetition = None
+        if words and repetition_penalty != 1.0:
+            repetition = _repetition(rectangle, repetition_penalty, sliced=self.slices is not None)
         counted = counted_cells(rectangle) if words or self.scalar is not None else mask_st.new_zeros(0)
         head_rows = len(states.rows) if "logits" in needs else len(counted) if words else 0
+        whole = partial(self._whole, own=states.own)
+        if states.own is not None:
+            counted = counted[states.own.take(counted)]
         if repetition is not None or (expected is not None and expected.shape != rectangle.targets.shape):
             expected = None  # or there is one weight for all targets of a position
         once = expected is not None and self.head.foresees(rectangle.targets)
@@ -256,26 +267,30 @@ class Network:
                 repetition=repetition,
             )  # fmt: skip
             if "logprobs" in needs:
-                outputs["logprobs"] = _spread(logprobs, counted, mask_st.shape)
+                outputs["logprobs"] = whole(_spread(logprobs, counted, mask_st.shape))
             if entropy is not None:
-                outputs["entropy"] = _spread(entropy, counted, mask_st.shape)
+                outputs["entropy"] = whole(_spread(entropy, counted, mask_st.shape))
         if self.scalar is not None and set(HEAD_OUTPUTS) & set(needs):
             wanted = states.rows.index_select(0, states.cells_st.take(counted))
-            values = _spread(self.scalar.values(wanted), counted, mask_st.shape)
+            values = whole(_spread(self.scalar.values(wanted), counted, mask_st.shape))
             both = {"values": values, "scores": values.gather(1, last_true(mask_st).unsqueeze(1)).squeeze(1)}
             outputs |= {name: both[name] for name in HEAD_OUTPUTS if name in needs}
-        whole: dict[str, Tensor] = {}
+        everything: dict[str, Tensor] = {}
         if "hidden" in needs:
-            whole["hidden"] = states.rows.to(result_dtype(states.rows.dtype))
+            everything["hidden"] = states.rows.to(result_dtype(states.rows.dtype))
         for need, number in depths.items():
             read = states.read_by.get(number, states.rows)
-            whole[need] = read.to(result_dtype(read.dtype))
+            everything[need] = read.to(result_dtype(read.dtype))
         if "logits" in needs:
-            whole["logits"] = self.head.logits(states.rows)
-        for need, rows in whole.items():
-            cells = rows[states.cells_st]
+            everything["logits"] = self.head.logits(states.rows)
+        for need, rows in everything.items():
+            cells = whole(rows[states.cells_st])
             outputs[need] = cells if everywhere else torch.where(mask_st.unsqueeze(-1), cells, 0.0)
         return outputs
+
+    def _whole(self, values: Tensor, own: Tensor | None) -> Tensor:
+        """What all ranks that divide the positions have computed, where there are such."""
+        return values if self.slices is None or own is None else self.slices.whole(values, own)
 
     def _depths(self, needs: Collection[str]) -> dict[str, int]:
         """The numbers of the layers whose hidden states `needs` names.
@@ -311,11 +326,15 @@ def _layers(base: nn.Module, facts: ModelFacts) -> tuple[nn.Module, ...]:
         return ()
 
 
-def _repetition(rectangle: Rectangle, penalty: float) -> Repetition:
+def _repetition(rectangle: Rectangle, penalty: float, *, sliced: bool) -> Repetition:
     """
     Raises:
         PlanError: what a state has read is not all that stands before it.
     """
+    if sliced:
+        raise PlanError(
+            "repetition_penalty: ranks divide the positions of rows", action="leave it at 1, or set scale.strategy: ddp"
+        )
     if rectangle.pieces is not None or rectangle.media:
         what = "images or sounds" if rectangle.media else "segments of their own"
         raise PlanError(f"repetition_penalty: the data have {what}", action="leave it at 1")

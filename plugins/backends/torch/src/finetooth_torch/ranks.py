@@ -25,12 +25,18 @@ class Ranks:
     Args:
         collective: None for a single rank.
         spread: the optimizer, where each rank keeps a part of the gradients and of its state; None: each keeps all.
+        sliced: ranks divide the positions of rows.
+
+    Attributes:
+        joint: no rank goes through the model alone: each holds parts of it, or computes some positions of a row.
     """
 
     def __init__(
-        self, parameters: TrainedParameters, collective: Collective | None, spread: ShardedOptimizer | None = None
-    ) -> None:
+        self, parameters: TrainedParameters, collective: Collective | None, spread: ShardedOptimizer | None = None, *,
+        sliced: bool = False,
+    ) -> None:  # fmt: skip
         self._parameters, self._collective, self._spread = parameters, collective, spread
+        self.joint = sliced or parameters.sharded
 
     def check_loss(self, loss: LossSpec) -> None:
         """
@@ -74,7 +80,7 @@ class Ranks:
         try:
             yield
         except Exception as error:
-            if self._parameters.sharded and not isinstance(error, (NotFinite, Interrupted)):
+            if self.joint and not isinstance(error, (NotFinite, Interrupted)):
                 raise  # in the middle of a pass, where the others wait for this rank's parts
             own = error
         errors = self._collective.gather(None if own is None else _as_json(own))
@@ -123,8 +129,9 @@ class Ranks:
     def _summed(self, collective: Collective) -> dict[int, torch.Tensor]:
         """Sums by place among the masters; a rank without a gradient that others have gives zeros."""
         masters = self._parameters.masters
-        present = collective.gather([master.grad is not None for master in masters])
-        places = [place for place in range(len(masters)) if any(of_rank[place] for of_rank in present)]
+        has = [float(master.grad is not None) for master in masters]
+        present = collective.sum([torch.tensor(has, device=masters[0].device)])[0].tolist() if masters else []
+        places = [place for place, ranks in enumerate(present) if ranks]
         own = [masters[place].grad for place in places]
         gradients = [
             torch.zeros_like(masters[place]) if gradient is None else gradient.detach()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from finetooth_hooks import EngineError
+from finetooth_hooks.protocols import Collective
 from torch import Tensor
 
 
@@ -63,6 +64,13 @@ class TorchCollective:
             dist.reduce_scatter(own, list(arrays), group=self._group)
         return own
 
+    def all_gather(self, array: Tensor) -> list[Tensor]:
+        """See `finetooth_hooks.protocols.Neighbours`."""
+        arrays = [torch.empty_like(array) for _ in range(self.world)]
+        with self._met():
+            dist.all_gather(arrays, array.contiguous(), group=self._group)
+        return arrays
+
     def gather(self, value: Any) -> list[Any]:
         """What all gave, by torch.distributed's own pickle."""
         values: list[Any] = [None] * self.world
@@ -96,3 +104,27 @@ class TorchCollective:
                 f"rank {self.rank} lost the others: {first}",
                 action="look at what another rank said at its end, then continue with ft resume",
             ) from error
+
+
+class RowLine(TorchCollective):
+    """The line between ranks that train rows of their own. Neighbours that compute the same rows are one for it.
+
+    Args:
+        everyone: the line between all ranks.
+        neighbours: how many compute the same rows.
+        adds: sums are those of all ranks, since each neighbour has gradients of its own; else every neighbour has
+            those of its rows, and they are added between the rows.
+    """
+
+    def __init__(self, everyone: Collective, neighbours: int, *, adds: bool = False) -> None:
+        firsts = range(neighbours)
+        groups = [dist.new_group(list(range(first, everyone.world, neighbours))) for first in firsts]
+        super().__init__(group=groups[everyone.rank % neighbours])
+        self._everyone, self._neighbours = everyone, neighbours
+        self.barrier, self.broadcast = everyone.barrier, everyone.broadcast  # type: ignore[method-assign]
+        if adds:
+            self.sum = everyone.sum  # type: ignore[method-assign]
+
+    def gather(self, value: Any) -> list[Any]:
+        """What the first of each group of neighbours gave, so that neighbours act alike."""
+        return list(self._everyone.gather(value))[:: self._neighbours]

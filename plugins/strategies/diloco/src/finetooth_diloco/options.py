@@ -20,6 +20,7 @@ REFUSED: Mapping[str, str] = {
     "full-shard": _SHARDED,
     "zero-3": _SHARDED,
     "zero3": _SHARDED,
+    "context": "islands share the rows of a step, and its ranks would all compute the same",
     "diloco": "an island that is made of islands is not DiLoCo",
 }
 """Strategies that cannot train an island, each with the reason."""

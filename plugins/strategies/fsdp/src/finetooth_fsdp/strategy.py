@@ -9,10 +9,9 @@ from itertools import count
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Strategy
-from finetooth_torchshared.collective import TorchCollective
+from finetooth_torchshared.collective import RowLine
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -92,25 +91,6 @@ class Fsdp:
             fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keeps)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
         return FullyShardedModel(model, {id(layer): not keeps for layer in layers})
-
-
-class RowLine(TorchCollective):
-    """The line between ranks that train rows of their own. Neighbours that compute the same rows are one for it.
-
-    Args:
-        everyone: the line between all ranks.
-        tensor: how many neighbours compute the same rows.
-    """
-
-    def __init__(self, everyone: Collective, tensor: int) -> None:
-        groups = [dist.new_group(list(range(first, everyone.world, tensor))) for first in range(tensor)]
-        super().__init__(group=groups[everyone.rank % tensor])
-        self._everyone, self._tensor = everyone, tensor
-        self.barrier, self.broadcast = everyone.barrier, everyone.broadcast  # type: ignore[method-assign]
-
-    def gather(self, value: Any) -> list[Any]:
-        """What the first of each group of neighbours gave, so that neighbours act alike."""
-        return list(self._everyone.gather(value))[:: self._tensor]
 
 
 class FullyShardedModel:

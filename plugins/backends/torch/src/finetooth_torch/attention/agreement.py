@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ TRIAL = 23
 
 def apply_attention(
     base: nn.Module, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
-    precision: str, context: Context | None, *, stream: bool,
+    precision: str, context: Context | None, *, stream: bool, sliced: bool = False,
 ) -> AttentionChoice:  # fmt: skip
     """Have a model's attention computed as `choose_attention` says, and return what that was.
 
@@ -32,18 +34,20 @@ def apply_attention(
     Args:
         base: a model of transformers, in evaluation mode.
         stream: the stream decoder computes the layers, and is compared with the model's own attention.
+        sliced: ranks divide positions: functions compute, also where transformers has the implementation.
 
     Raises:
         PlanError: as `choose_attention` and `attend_with` do.
     """
     body = base.get_submodule(facts.body)
-    attention = choose_attention(context, asked, facts, config, hardware, precision, of_transformers=stream)
+    choose = partial(choose_attention, context, asked, facts, config, hardware, precision)
+    attention = replace(choose(of_transformers=stream), functions=sliced)
     try:
         attend_with(base, body, attention, context)
     except PlanError as error:
         if asked != AUTO or context is None or attention.implementation:
             raise
-        attention = choose_attention(context, asked, facts, config, hardware, precision, of_transformers=True)
+        attention = replace(choose(of_transformers=True), functions=sliced)
         attend_with(base, body, attention, context)
         context.note(f"{error.problem}; {attention.names} computes it instead")
     return attention
@@ -88,7 +92,7 @@ def _built(choice: AttentionChoice, context: Context | None) -> Mapping[str, Com
     built: dict[str, Computes] = {}
     for kind, entry in choice.entries.items():
         pick = choice.picks[kind]
-        looks = entry.serves.segments == "lengths" and not choice.implementation
+        looks = choice.functions or (entry.serves.segments == "lengths" and not choice.implementation)
         if entry.transformers and not looks:
             computes[kind] = entry.transformers
             continue

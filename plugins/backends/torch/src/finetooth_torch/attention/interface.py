@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,8 @@ from finetooth_hooks.attention import Lengths
 from finetooth_torchshared.attention import implementation, visible
 from torch import Tensor, nn
 
-from finetooth_torch.attention.handing import handed, newest
+from finetooth_torch.attention.handing import handed, handed_slices, newest
+from finetooth_torch.attention.slices import Slices
 
 Computes = str | Callable[..., Tensor]
 """The name of an implementation of transformers, or an entry's function."""
@@ -38,12 +40,14 @@ class Rows:
         lengths: of the sequences in each row, those of the keys; empty where `mask` says it.
         window: positions that are seen; None: all.
         mask: for an implementation of transformers.
+        slices: this rank computes its positions of the rows; None: all.
     """
 
     kind: str
     lengths: Lengths = ()
     window: int | None = None
     mask: Any = None
+    slices: Slices | None = None
 
 
 _NUMBERS = itertools.count(1)
@@ -112,7 +116,9 @@ def _mask_of(computes: Mapping[str, Computes]) -> Callable[..., Rows]:
         if asked.get("use_vmap") or "allow_is_bidirectional_skip" in asked:
             raise _refused("makes masks of its own, such as for images or both directions")
         rows, keys = int(asked["batch_size"]), int(asked["kv_length"])
-        lengths = handed()
+        lengths, slices = handed(), handed_slices()
+        if lengths is not None and slices is not None:
+            return Rows(kind, lengths, window, slices=slices)
         if lengths is None:
             if asked.get("attention_mask") is not None or not asked.get("allow_is_causal_skip", True):
                 raise _refused("is given padding or several sequences a row, and nobody says their lengths")
@@ -161,10 +167,11 @@ def _attention_of(computes: Mapping[str, Computes]) -> Callable[..., tuple[Tenso
             return attended[0], None
         if dropout or more.get("position_bias") is not None:
             raise _refused("drops weights of attention or adds to its scores, which this attention does not")
-        if any(sum(row) != key.shape[2] for row in rows.lengths):
+        if rows.slices is None and any(sum(row) != key.shape[2] for row in rows.lengths):
             raise EngineError(f"attention: rows of {rows.lengths} positions meet {key.shape[2]} keys")
+        attending = computing if rows.slices is None else partial(rows.slices.attend, computing)
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
-        out = computing(
+        out = attending(
             query, key, value, scale=scale, lengths=rows.lengths, causal=True, window=rows.window, softcap=softcap,
             sinks=s_aux,
         )  # fmt: skip

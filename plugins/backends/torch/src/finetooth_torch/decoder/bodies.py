@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from finetooth_hooks import EngineError
 from finetooth_hooks.examples import MediumKind
 from finetooth_hooks.protocols import Processor
 from finetooth_kernels.decoder import Decoder, Stream
@@ -19,10 +20,11 @@ from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
+from finetooth_torch.attention.slices import Slices
 from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise, no_noise
 from finetooth_torch.layout.rectangles import Rectangle, on_host
-from finetooth_torch.layout.shared_rows import Masks, pack, packed_states
+from finetooth_torch.layout.shared_rows import Masks, pack, packed_states, sliced_states
 from finetooth_torch.layout.stream import laid_out
 from finetooth_torch.planning.flops import Computed
 
@@ -40,12 +42,14 @@ class States:
             hold any row.
         computed: what that took; the head comes later.
         read_by: (M, D) what layers read that were asked for, by their numbers from 0.
+        own: (S, T) cells that this rank has computed; the others hold any row. None: all.
     """
 
     rows: Tensor
     cells_st: Tensor
     computed: Computed
     read_by: Mapping[int, Tensor] = field(default_factory=dict)
+    own: Tensor | None = None
 
 
 class Body(Protocol):
@@ -79,8 +83,12 @@ class TransformersBody:
     Args:
         masks: who keeps apart what shares a row; see `packing`.
         skips: attention computes nothing between data that share a row.
+
+    Attributes:
+        slices: this rank's share of the positions of each row; None: all.
     """
 
+    slices: Slices | None = None
     packed = shares = False
     least_saved = 0.0
     noise: EmbeddingNoise | None = None
@@ -117,7 +125,35 @@ class TransformersBody:
             states = self._states(rectangle)
         return replace(states, read_by={number: read.flatten(0, 1) for number, read in read_by.items()})
 
+    def _sliced(self, rectangle: Rectangle, slices: Slices) -> States:
+        """
+        Raises:
+            EngineError: the data hold more than plain sequences.
+        """
+        if rectangle.media or rectangle.positions is not None:
+            what = "images or sounds" if rectangle.media else "positions of their own"
+            raise EngineError(
+                f"scale.strategy: the data have {what}, and ranks divide the positions of rows",
+                action="set scale.strategy: ddp",
+            )
+        packed = pack(rectangle, slices.pieces)
+        (rows, width), device = packed.tokens.shape, packed.tokens.device
+        columns = slices.columns(width, device)
+        own = (torch.arange(rows, device=device)[:, None] * width + columns).flatten()
+        _lay_out(self.draws, rectangle, packed.cells_st, packed.tokens.shape)
+        if self.draws is not None:
+            self.draws.narrow(own)
+        with _noisy(self.noise, rectangle, packed.cells_st, rows * width, own):
+            hidden = sliced_states(self._body, packed, slices)
+        places = torch.full((rows * width,), -1, device=device)
+        places[own] = torch.arange(len(own), device=device)
+        cells = places[packed.cells_st]
+        segments = tuple(n for row in packed.segments for n in row)
+        return States(hidden.flatten(0, 1), cells.clamp_min(0), Computed(segments, 0, 0.0), own=cells >= 0)
+
     def _states(self, rectangle: Rectangle) -> States:
+        if self.slices is not None:
+            return self._sliced(rectangle, self.slices)
         if rectangle.batch.filled or rectangle.pieces is not None:
             packed = pack(rectangle)
             _lay_out(self.draws, rectangle, packed.cells_st, packed.tokens.shape)
@@ -268,9 +304,9 @@ def _lay_out(draws: Draws | None, rectangle: Rectangle, cells_st: Tensor, shape:
 
 
 def _noisy(
-    noise: EmbeddingNoise | None, rectangle: Rectangle, cells_st: Tensor, positions: int
+    noise: EmbeddingNoise | None, rectangle: Rectangle, cells_st: Tensor, positions: int, wanted: Tensor | None = None
 ) -> AbstractContextManager[None]:
-    return no_noise() if noise is None else noise.over(cells_st, rectangle.batch.lengths, positions)
+    return no_noise() if noise is None else noise.over(cells_st, rectangle.batch.lengths, positions, wanted)
 
 
 def computed_of(stream: Stream, *, last_rows: int | None = None) -> Computed:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
 from finetooth_torch.attention.interface import checked
+from finetooth_torch.attention.slices import Slices
 from finetooth_torch.decoder.trial_layers import narrow
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.state_reset import Segments, replace_scans, states_reset
@@ -82,8 +83,11 @@ class Packed:
     segments: Lengths
 
 
-def pack(rectangle: Rectangle) -> Packed:
+def pack(rectangle: Rectangle, multiple: int = 1) -> Packed:
     """The rows of a micro-batch whose data share rows (`MicroBatch.filled`) or have segments.
+
+    Args:
+        multiple: that the width of the rows must be of.
 
     Raises:
         PlanError: a segment continues another one.
@@ -95,7 +99,7 @@ def pack(rectangle: Rectangle) -> Packed:
         )
     batch = rectangle.batch
     rows = batch.filled or tuple((place,) for place in range(len(batch.rows)))
-    width = max(sum(batch.lengths[place] for place in row) for row in rows)
+    width = -(-max(sum(batch.lengths[place] for place in row) for row in rows) // multiple) * multiple
     positions = np.zeros((len(rows), width), dtype=np.int64)
     source = np.zeros((len(rows), width), dtype=np.int64)  # cells of the rectangle; padding reads its first one
     cells = np.zeros((len(batch.rows), batch.width), dtype=np.int64)
@@ -122,13 +126,24 @@ def pack(rectangle: Rectangle) -> Packed:
     )
 
 
-def packed_states(body: nn.Module, packed: Packed, masks: Masks) -> Tensor:
-    """(R, W, D) states of the body; no attention mask is given, or one that keeps the segments apart."""
+def sliced_states(body: nn.Module, packed: Packed, slices: Slices) -> Tensor:
+    """(R, n, D) states of this rank's positions of the rows, in the order of `Slices.columns`."""
+    own = slices.columns(packed.tokens.shape[1], packed.tokens.device)
+    of_rank = replace(packed, tokens=packed.tokens[:, own], positions=packed.positions[:, own])
+    return packed_states(body, of_rank, "own", slices)
+
+
+def packed_states(body: nn.Module, packed: Packed, masks: Masks, slices: Slices | None = None) -> Tensor:
+    """(R, W, D) states of the body; no attention mask is given, or one that keeps the segments apart.
+
+    Args:
+        slices: the tokens are those of one rank, and the segments of whole rows.
+    """
     mask = None if masks == "own" else _masks(body, packed.positions)
     arguments = _flash_arguments(packed) if masks == "told" else {}
-    alone = all(len(row) == 1 for row in packed.segments)
+    alone = slices is not None or all(len(row) == 1 for row in packed.segments)
     segments = None if alone else Segments(packed.segments, packed.tokens.device)
-    with handing(packed.segments), states_reset(segments):
+    with handing(packed.segments, slices), states_reset(segments):
         outputs = body(
             input_ids=packed.tokens, position_ids=packed.positions, attention_mask=mask, use_cache=False, **arguments
         )
@@ -222,6 +237,38 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
     if worst > ALLOWED[size]:
         return f"a sequence gets other states in a shared row than alone ({worst:.1e} apart)"
     return ""
+
+
+@torch.no_grad()
+def check_slices(body: nn.Module, rows: Rows, slices: Slices) -> None:
+    """
+    Raises:
+        PlanError: ranks that divide positions do not compute what one of them does.
+    """
+    problem = rows.obstacle
+    if not problem:
+        device = next(body.parameters()).device
+        width = -(-sum(TRIAL) // slices.pieces) * slices.pieces
+        segments = (*TRIAL, width - sum(TRIAL)) if width > sum(TRIAL) else TRIAL
+        vocabulary = int(body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        tokens = ((torch.arange(width, device=device) * 5) % (vocabulary - 1) + 1)[None]
+        counted = torch.cat([torch.arange(length, device=device) for length in segments])[None]
+        packed = Packed(tokens, counted, tokens, (segments,))
+        with narrowed(body.config):
+            whole, sliced = packed_states(body, packed, rows.masks), sliced_states(body, packed, slices)
+        own = torch.zeros(1, width, dtype=torch.bool, device=device)
+        own[:, slices.columns(width, device)] = True
+        placed = torch.zeros_like(whole).masked_scatter(
+            own[..., None], sliced[:, slices.columns(width, device).argsort()]
+        )
+        apart = share(slices.whole(placed, own)[0].double(), whole[0].double())
+        if apart > ALLOWED[whole.element_size()]:
+            problem = f"it computes other states where ranks divide the positions ({apart:.1e} apart)"
+    if problem:
+        raise PlanError(
+            f"scale.strategy: positions of this model's rows cannot be divided: {problem}",
+            action="set scale.strategy: ddp",
+        )
 
 
 def share(found_nd: Tensor, expected_nd: Tensor) -> float:

@@ -29,11 +29,13 @@ class AttentionChoice:
         picks: for each kind of layer the pick, with its full name.
         entries: the same as entries.
         decisions: the same for the plan; one where all kinds have the same.
+        functions: what entries build computes, also where transformers has the implementation.
     """
 
     picks: Mapping[LayerKind, Pick]
     entries: Mapping[LayerKind, Attention]
     decisions: tuple[Decision, ...]
+    functions: bool = False
 
     @property
     def names(self) -> str:
@@ -62,7 +64,7 @@ class AttentionChoice:
     def implementation(self) -> str:
         """The one implementation of transformers that computes all layers; empty if there is none."""
         names = {entry.transformers for entry in self.entries.values()}
-        return names.pop() if len(names) == 1 else ""
+        return names.pop() if len(names) == 1 and not self.functions else ""
 
 
 def choose_attention(

@@ -30,7 +30,7 @@ from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import with_amd_kernels
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding, rescanned
-from finetooth_torch.planning.sharding import check_sharding, of_one_rank
+from finetooth_torch.planning.sharding import check_sharding, check_slicing, of_one_rank, sliced
 from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
 from finetooth_torch.planning.updates import check_updates
@@ -74,6 +74,7 @@ def decide(
     )  # fmt: skip
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
+    check_slicing(request, attending)
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
     of_attention = HeldByAttention() if attending is None else _attention_memory(request, attending, packing)
     takes = partial(_takes, precision=held_in, stream=stream, attention=of_attention, offload=offload, routers=routers)
@@ -90,7 +91,8 @@ def decide(
     memory = takes(request, int(micro_batch.value), checkpointing=recomputes)
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
     kernels = _kernels(request, held_in, stream=stream, fp8=fp8)
-    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *offloaded(request, offload))
+    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *sliced(request))
+    decisions = (*decisions, *offloaded(request, offload))
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused
     cost = step_cost(
@@ -108,7 +110,7 @@ def _takes(
         estimate, request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention,
         offload=offload, routers=routers,
     )  # fmt: skip
-    return of_one_rank(whole, request, precision)
+    return of_one_rank(whole, request, precision, tokens, checkpointing=checkpointing)
 
 
 def _decoder_brought(request: PlanRequest, precision: str, asked: str) -> bool:
@@ -158,7 +160,7 @@ def choose_decoder(
         offload: what is kept elsewhere than on the device.
         brought: a provider of the operation `stream_decoder` was picked.
         fp8: linear modules multiply in 8 bits.
-        sharded: ranks hold parts of the model.
+        sharded: ranks hold parts of the model or of rows.
         routed: routers have losses.
 
     Raises:
@@ -170,7 +172,7 @@ def choose_decoder(
     elif offload.any:
         reason = offload.reason
     elif sharded:
-        reason = "the strategy gathers a layer when the model's own code calls it"
+        reason = "the strategy divides what the model's own code computes"
     elif routed:
         reason = "losses of routers are read from the model's own code"
     elif fp8:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from finetooth_hooks import MemoryEstimate, PlanError
+from finetooth_hooks import Decision, MemoryEstimate, PlanError
 from finetooth_hooks.protocols import PlanRequest
+from finetooth_toolbox.attention_choice import demands_of
 
+from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.layer_memory import BYTES
 from finetooth_torch.planning.memory import layers_bytes, resident_bytes
 from finetooth_torch.planning.offload import DEVICE, Offload
+from finetooth_torch.planning.row_sharing import obstacle
 
 PRECISIONS = ("fp64", "fp32", "bf16")
 GATHERED_LAYERS = 2
@@ -22,7 +25,7 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     Raises:
         PlanError: a setting that goes with whole models only.
     """
-    if request.place.sharding is None:
+    if request.place.sharding is None or request.place.sharding.shard is None:
         return
     from finetooth_torchshared.elementwise import obstacle_to_parts
 
@@ -50,15 +53,63 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     raise PlanError(f"scale.strategy: it divides the model among ranks: {problem}", action=f"{action}, {on_one}")
 
 
-def of_one_rank(estimate: Callable[[], MemoryEstimate], request: PlanRequest, precision: str) -> MemoryEstimate:
+def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> None:
+    """
+    Args:
+        attention: of the model's own code.
+
+    Raises:
+        PlanError: positions of rows are to be divided, and the model or a setting needs them together.
+    """
+    if request.place.sharding is None or request.place.sharding.positions == 1:
+        return
+    config, facts = request.base.model.config, request.base.facts
+    assert attention is not None
+    if problem := obstacle(config, attention):
+        action = "choose another model"
+    elif any(demand.dropout for demand in demands_of(config, facts)):
+        problem, action = "the model drops weights of attention (attention_dropout)", "set model.attention_dropout to 0"
+    elif "repetition_penalty" in request.needs:
+        problem, action = "a loss with a repetition penalty reads what stands before a position", "leave it at 1"
+    else:
+        return
+    raise PlanError(
+        f"scale.strategy: it divides the positions of rows among ranks: {problem}",
+        action=f"{action}, or set scale.strategy: ddp",
+    )
+
+
+def sliced(request: PlanRequest) -> tuple[Decision, ...]:
+    """What the plan says of positions that ranks divide."""
+    sharding = request.place.sharding
+    if sharding is None or sharding.positions == 1:
+        return ()
+    ranks = sharding.positions
+    holds = f"each of {ranks} ranks holds its share of the positions of a row, and all keys and values"
+    return (Decision("scale.positions", f"1/{ranks}", holds),)
+
+
+def of_one_rank(
+    estimate: Callable[[], MemoryEstimate], request: PlanRequest, precision: str, tokens: int, *, checkpointing: bool
+) -> MemoryEstimate:
     """What one rank takes.
 
     Args:
         estimate: what it takes where no rank holds parts.
+        tokens: positions of a micro-batch.
+        checkpointing: layers are computed again in the backward pass.
     """
     whole, sharding = estimate(), request.place.sharding
     if sharding is None:
         return whole
+    if sharding.shard is None:
+        facts, parts = request.base.facts, dict(whole.parts)
+        if "generate" not in request.needs:  # every rank samples by itself
+            parts["activations"] //= sharding.positions
+        of_layer = 2 * max(tokens, request.data.longest) * facts.kv_heads * facts.head_dim * BYTES[precision]
+        # with their gradients in the backward pass
+        parts["gathered"] = of_layer * ((1 if checkpointing else facts.layers) + 1)
+        return replace(whole, parts=parts)
     size, trained, layers = BYTES[precision], request.trains.parameters, request.base.facts.layers
     gathered = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     in_layers = min(gathered, layers_bytes(request, precision))

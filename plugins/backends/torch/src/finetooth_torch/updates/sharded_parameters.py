@@ -42,7 +42,7 @@ def divided(
         PlanError: nothing trains.
     """
     sharding, precision = request.place.sharding, request.plan.train.precision
-    assert sharding is not None and precision is not None
+    assert sharding is not None and sharding.shard is not None and precision is not None
     live = trained(model)
     dtypes = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
     for _, parameter in live:

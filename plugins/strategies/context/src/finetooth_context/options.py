@@ -1,0 +1,44 @@
+"""Options of `context`, and its builder: a recipe is checked without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks.protocols import Strategy
+from pydantic import Field
+
+
+class ContextOptions(Options):
+    """Context-parallel training: each rank computes some positions of every row."""
+
+    transport: Literal["auto", "gloo", "nccl"] = "auto"
+    """What carries keys, values and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds that a rank waits for the others before it gives up."""
+    size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """How many neighbouring ranks compute the same rows; `auto` takes all ranks. Groups of them share the rows of a
+    step."""
+
+    def neighbours(self, world: int) -> int:
+        """How many of `world` ranks compute the same rows.
+
+        Raises:
+            PlanError: the ranks do not make groups of the size.
+        """
+        size = world if self.size == "auto" else self.size
+        if world % size:
+            raise PlanError(
+                f"scale.strategy.size: {world} ranks do not make groups of {size}",
+                action=f"start a multiple of {size} ranks",
+            )
+        return size
+
+
+def build(options: ContextOptions, context: Context) -> Strategy:
+    """Context-parallel training."""
+    line = {"name": "ddp", "transport": options.transport, "timeout": options.timeout}
+    inner = context.build("strategy", line, setting="scale.strategy")
+    from finetooth_context.strategy import ContextParallel
+
+    return ContextParallel(options, inner)
