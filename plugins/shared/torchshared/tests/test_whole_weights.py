@@ -50,3 +50,19 @@ def test_weights_that_lie_beside_each_other_are_written_and_not_copied(dtype: An
     back = read_weights(model, tmp_path)
     named = dict(model.named_parameters())
     assert named.keys() == back.keys() and all(torch.equal(back[name], named[name]) for name in named)
+
+
+def test_a_rank_writes_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers itself would write at rank 0 alone."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda group=None: 1)
+    config = transformers.LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(str(tmp_path / "other"))
+    export_weights(model, tmp_path / "rank")
+    written = {file.name for file in (tmp_path / "rank").iterdir()}
+    assert {"config.json", "model.safetensors"} <= written
+    assert not list((tmp_path / "other").glob("*.safetensors"))

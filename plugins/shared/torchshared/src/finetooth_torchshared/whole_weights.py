@@ -73,11 +73,22 @@ def export_weights(model: Any, folder: Path, weights: Mapping[str, Any] | None =
     """
     folder.mkdir(parents=True, exist_ok=True)
     named = model.state_dict() if weights is None else weights
-    with quiet_library():
+    with quiet_library(), _at_every_rank(model):
         model.save_pretrained(str(folder), state_dict={name: _alone(tensor) for name, tensor in named.items()})
     # safetensors makes its files private; they are as public as those beside them
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
+
+
+@contextmanager
+def _at_every_rank(model: Any) -> Iterator[None]:
+    """While entered, transformers writes where it is asked to; by itself it writes at rank 0 alone, and each rank has a
+    folder of its own."""
+    vars(model)["should_save_on_this_rank"] = lambda is_main_process: is_main_process
+    try:
+        yield
+    finally:
+        del vars(model)["should_save_on_this_rank"]
 
 
 def _alone(tensor: Any) -> Any:
