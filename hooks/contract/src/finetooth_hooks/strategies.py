@@ -39,12 +39,14 @@ class Traffic:
         sent: bytes of what a rank gives at an exchange.
         peers: how many exchange: ranks, or islands.
         summed: the others get the sum of what all gave; else each gets what every other gave.
+        last: bytes of what a rank gives at the last step of a run; None: `sent`.
     """
 
     every: int
     sent: int
     peers: int
     summed: bool = True
+    last: int | None = None
 
 
 class ShardedModel(Protocol):

@@ -54,6 +54,12 @@ def test_bytes_on_the_link_are_those_of_a_ring(peers: int, summed: bool) -> None
     assert found.seconds == pytest.approx(found.wire)  # a byte a second
 
 
+def test_the_last_step_of_fragments_sends_everything() -> None:
+    """Eleven steps, a quarter after steps 5 and 10, four quarters after the last."""
+    found = sent(Traffic(every=5, sent=12, peers=2, last=48), Link(8.0, 0.0), 11)
+    assert (found.exchanges, found.given, found.wire) == (3, 72, 72)
+
+
 def test_every_passing_on_waits_half_a_round_trip() -> None:
     found = sent(Traffic(every=1, sent=0, peers=4), Link(1e9, 0.08), 10)
     assert found.seconds == pytest.approx(10 * 6 * 0.04)

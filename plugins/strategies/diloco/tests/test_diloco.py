@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from finetooth_diloco.options import DilocoOptions
 from finetooth_diloco.strategy import Diloco
-from finetooth_diloco.traffic import traffic
+from finetooth_diloco.traffic import SIZES, traffic
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Rank
 from finetooth_kit import parametrize_with_checks
@@ -35,9 +35,18 @@ CASES: dict[str, dict[str, Any]] = {
     "int8": {**CASE, "options": {"inner_steps": 2, "pseudo_gradient_dtype": "int8"}},
     "two": {**CASE, "options": {"inner_steps": 3, "num_islands": 2}},
     "whole": {**CASE, "options": {"inner_steps": 2, "pseudo_gradient_dtype": "int8"}},
+    "fragments": {**CASE, "options": {"inner_steps": 4, "fragments": 2, "mixing": 0.25}},
+    "streamed": {**CASE, "options": {"inner_steps": 4, "fragments": 2, "delay": 1, "mixing": 0.5}},
+    "streamed again": {
+        **CASE,
+        "stop": 4,
+        "options": {"inner_steps": 4, "fragments": 2, "delay": 1, "mixing": 0.5},
+    },
     "resumed": {**CASE, "stop": 5, "options": {"inner_steps": 2, "pseudo_gradient_dtype": "int8"}},
 }
 """The last batch of no case is special; seven steps end in the middle of a round."""
+AGAIN = {"resumed": "whole", "streamed again": "streamed"}
+"""Cases that are saved and resumed, and the unbroken ones."""
 
 
 @parametrize_with_checks("finetooth_diloco.plugin", installed=True)
@@ -79,8 +88,11 @@ def rounded(values: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
 
 
 def oracle(case: dict[str, Any], islands: int) -> tuple[np.ndarray[Any, Any], list[np.ndarray[Any, Any]]]:
-    """Algorithm 1 of arXiv:2311.08105 in float64: the anchor, and each island's weights."""
+    """Algorithm 1 of arXiv:2311.08105 in float64, with fragments algorithm 2 of arXiv:2501.18512: the anchor, and each
+    island's weights."""
     settings = {"outer_lr": 0.7, "outer_momentum": 0.9, "pseudo_gradient_dtype": "fp32", **case["options"]}
+    fragments, delay = settings.get("fragments", 1), settings.get("delay", 0)
+    every, flying = settings["inner_steps"] // fragments, dict[int, Any]()
     anchor = np.concatenate([value.ravel() for value in BEGIN.values()])
     own = [anchor.copy() for _ in range(islands)]
     first, second, lost = (np.zeros((islands, WIDTH)) for _ in range(3))
@@ -99,8 +111,21 @@ def oracle(case: dict[str, Any], islands: int) -> tuple[np.ndarray[Any, Any], li
             second[island] = 0.999 * second[island] + 0.001 * gradient**2
             size = np.sqrt(second[island] / (1 - 0.999**number)) + 1e-8
             own[island] -= rate * 0.01 * own[island] + rate * first[island] / (1 - 0.9**number) / size
-        if number % settings["inner_steps"] and number != len(batches):
+        final = number == len(batches)
+
+        def arrive(at: slice, mean: Any, mixing: float) -> None:
+            momentum[at] = settings["outer_momentum"] * momentum[at] + mean
+            anchor[at] -= settings["outer_lr"] * (mean + settings["outer_momentum"] * momentum[at])
+            for weights in own:
+                weights[at] = mixing * weights[at] + (1 - mixing) * anchor[at]
+
+        for due in sorted(flying):
+            if final or due <= number:
+                arrive(*flying.pop(due), settings.get("mixing", 0.0))
+        if number % every and not final:
             continue
+        part = (number // every - 1) % fragments
+        at = slice(None) if final else slice(part * WIDTH // fragments, (part + 1) * WIDTH // fragments)
         mean = np.zeros(WIDTH)
         for island in range(islands):
             moved = anchor - own[island]
@@ -111,9 +136,10 @@ def oracle(case: dict[str, Any], islands: int) -> tuple[np.ndarray[Any, Any], li
                 mean += sent / islands
             else:
                 mean += rounded(moved, settings["pseudo_gradient_dtype"]) / islands
-        momentum = settings["outer_momentum"] * momentum + mean
-        anchor = anchor - settings["outer_lr"] * (mean + settings["outer_momentum"] * momentum)
-        own = [anchor.copy() for _ in range(islands)]
+        if delay and not final:
+            flying[number + delay] = at, mean[at]
+        else:
+            arrive(at, mean[at], 0.0 if final else settings.get("mixing", 0.0))
     return anchor, own
 
 
@@ -121,7 +147,7 @@ CLOSE = {"bf16": 2e-3, "fp16": 1e-4}
 """Sums in 16 bits round once more; all else is float32."""
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name != "resumed"])
+@pytest.mark.parametrize("case", [name for name in CASES if name not in AGAIN])
 def test_islands_follow_the_paper(trained: tuple[int, Path], case: str) -> None:
     world, folder = trained
     islands = CASES[case]["options"].get("num_islands", world)
@@ -142,22 +168,27 @@ def test_one_inner_step_of_sgd_is_that_of_one_process(trained: tuple[int, Path])
 
 def test_a_state_in_the_middle_of_a_round_continues_bit_for_bit(trained: tuple[int, Path]) -> None:
     world, folder = trained
-    for rank in range(world):
-        assert np.array_equal(came_to(folder, "resumed", rank), came_to(folder, "whole", rank))
+    for again, unbroken in AGAIN.items():
+        for rank in range(world):
+            assert np.array_equal(came_to(folder, again, rank), came_to(folder, unbroken, rank)), again
 
 
 def test_as_many_bytes_are_sent_as_foreseen(trained: tuple[int, Path]) -> None:
     """Each exchange of a case counted at the line; the last round is exchanged too."""
     world, folder = trained
     for name, case in CASES.items():
-        if name == "resumed":
+        if name in AGAIN:
             continue
         options = DilocoOptions(**case["options"])
         foreseen = traffic(options, WIDTH, world)
+        assert foreseen.sent == WIDTH // options.fragments * SIZES[options.pseudo_gradient_dtype] + (
+            4 if options.pseudo_gradient_dtype == "int8" else 0
+        )
         exchanges = -(-case["steps"] // foreseen.every)
+        given = (exchanges - 1) * foreseen.sent + (foreseen.sent if foreseen.last is None else foreseen.last)
         of_ranks = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(world)]
         size = world // foreseen.peers
-        assert of_ranks == [exchanges * foreseen.sent if rank % size == 0 else None for rank in range(world)]
+        assert of_ranks == [given if rank % size == 0 else None for rank in range(world)]
 
 
 @pytest.mark.parametrize(
@@ -174,3 +205,16 @@ def test_ranks_that_make_no_islands_of_one_size_are_refused() -> None:
     diloco = Diloco(DilocoOptions(num_islands=3), SimpleNamespace(wrap=None, digest=None, close=None))  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="4 ranks do not make 3 islands of one size"):
         diloco.open(Rank(0, 4, 0, "127.0.0.1", 29500), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inner_steps": 10, "fragments": 4}, "does not divide inner_steps=10"),
+        ({"inner_steps": 10, "fragments": 5, "delay": 2}, "exchanged every 2 steps; write a smaller delay"),
+        ({"inner_steps": 10, "fragments": 5, "pseudo_gradient_dtype": "int8"}, "not by fragments; write bf16"),
+    ],
+)
+def test_fragments_that_cannot_come_in_turn_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DilocoOptions(**options)

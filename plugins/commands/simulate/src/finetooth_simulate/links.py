@@ -46,6 +46,7 @@ def sent(traffic: Traffic, link: Link, steps: int) -> Sent:
     """What a peer sends in a run of so many steps; the last exchange comes with the last step."""
     exchanges = -(-steps // traffic.every)
     hops = (2 if traffic.summed else 1) * (traffic.peers - 1)
-    wire = hops * traffic.sent / (traffic.peers if traffic.summed else 1)
-    seconds = wire * 8 / link.rate + hops * link.round_trip / 2
-    return Sent(exchanges, exchanges * traffic.sent, round(exchanges * wire), exchanges * seconds)
+    given = (exchanges - 1) * traffic.sent + (traffic.sent if traffic.last is None else traffic.last)
+    wire = hops * given / (traffic.peers if traffic.summed else 1)
+    seconds = wire * 8 / link.rate + exchanges * hops * link.round_trip / 2
+    return Sent(exchanges, given, round(wire), seconds)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from finetooth_steps.totals import merge_totals
 from safetensors.torch import load_file, save_file
 
 from finetooth_diloco.options import DilocoOptions
-from finetooth_diloco.outer import Exchange, OuterOptimizer
+from finetooth_diloco.outer import Exchange, OuterOptimizer, Piece
 
 OWN = "diloco"
 """Folder in a saved state for what DiLoCo has in addition to the engine of the first island."""
@@ -47,6 +48,23 @@ class Lines:
     islands: int
 
 
+@dataclass(eq=False)
+class Flying:
+    """A fragment on its way.
+
+    Attributes:
+        pieces: what it is of.
+        due: the step after which it is taken.
+        mean: of all islands' pseudo-gradients, once it is there; None at ranks that do not exchange.
+        arrived: the same at every rank of the island.
+    """
+
+    pieces: list[Piece]
+    due: int
+    mean: Future[list[Any]] | None
+    arrived: list[Any] | None = None
+
+
 class IslandEngine(FrontEngine):
     """Algorithm 1 of arXiv:2311.08105 around an engine.
 
@@ -67,7 +85,9 @@ class IslandEngine(FrontEngine):
         self._own, self._lines, self._exchange, self._options = own, lines, exchange, options
         self._outer = OuterOptimizer(own.weights(), options.outer_lr, options.outer_momentum)
         self._total: int | None = None
-        self._apart = 0  # steps since the last exchange
+        self._apart = 0  # steps since all islands had the anchor
+        self._flying: list[Flying] = []
+        self._sender = ThreadPoolExecutor(1)
         self._shared = False  # the engine holds the anchor for a while
         self._begun = 0  # data of the step so far
 
@@ -110,30 +130,58 @@ class IslandEngine(FrontEngine):
         with self._named():
             done = self._engine.step(metrics=metrics, settings=settings)
         self._apart += 1
-        if done.step % self._options.inner_steps == 0 or done.step == self._total:
-            self._meet()
+        options, last = self._options, done.step == self._total
+        every = options.inner_steps // options.fragments
+        if last:
+            self._receive(None)
+            self._send(0, 1, done.step)
+            self._receive(None, mixing=0.0)
+        else:
+            if done.step % every == 0:
+                self._send((done.step // every - 1) % options.fragments, options.fragments, done.step + options.delay)
+            self._receive(done.step)
         return done
 
-    def _meet(self) -> None:
-        """Exchange pseudo-gradients; all islands continue from the new anchor."""
+    def _send(self, number: int, fragments: int, due: int) -> None:
+        """Give one of so many fragments' pseudo-gradient to the other islands, while this one trains on."""
         self._agree("exchanges what it trained")
-        gradient: list[Any] | None = None
-        if self._exchange is not None:
-            gradient = self._exchange.mean(self._outer.pseudo_gradient(self._own.weights()))
+        pieces, exchange = self._outer.fragment(number, fragments), self._exchange
+        mean: Future[list[Any]] | None = None
+        if exchange is not None:
+            moved = self._outer.pseudo_gradient(self._own.weights(), pieces)
+            mean = self._sender.submit(exchange.mean, moved)
+            if due <= self._engine.weights_version:
+                mean.exception()  # nothing is trained meanwhile
+        self._flying.append(Flying(pieces, due, mean))
+
+    def _receive(self, step: int | None, mixing: float | None = None) -> None:
+        """Take what has arrived by a step (None: all of it) into the anchor, and the anchor into this island."""
+        arrived = [flying for flying in self._flying if step is None or flying.due <= step]
+        for flying in arrived:
+            self._outer.step(self._mean(flying), flying.pieces)
+            share = self._options.mixing if mixing is None else mixing
+            self._own.set_weights(self._outer.mixed(self._own.weights(), flying.pieces, share))
+            self._flying.remove(flying)
+            if share == 0 and self._outer.is_whole(flying.pieces):
+                self._apart = 0
+
+    def _mean(self, flying: Flying) -> list[Any]:
+        """The mean pseudo-gradient of all islands, once it is there."""
+        if flying.arrived is not None:
+            return flying.arrived
+        gradient = None if flying.mean is None else flying.mean.result()
         if self._lines.island.world > 1:
             arrays = None if gradient is None else [array.cpu().numpy() for array in gradient]
-            gradient = [_like(array, anchor) for array, anchor in zip(
-                self._lines.island.broadcast(arrays), self._outer.anchor.values(), strict=True,
-            )]  # fmt: skip
+            like = next(iter(self._outer.anchor.values()))
+            gradient = [_like(array, like) for array in self._lines.island.broadcast(arrays)]
         assert gradient is not None
         if not all(bool(array.isfinite().all()) for array in gradient):
             raise EngineError(
                 f"diloco: the mean of what islands sent as {self._options.pseudo_gradient_dtype} is not finite",
                 action="set scale.strategy.pseudo_gradient_dtype: fp32, or lower optimizer.learning_rate",
             )
-        self._outer.step(gradient)
-        self._own.set_weights(self._outer.anchor)
-        self._apart = 0
+        flying.arrived = gradient
+        return gradient
 
     def _agree(self, does: str) -> None:
         """
@@ -234,9 +282,12 @@ class IslandEngine(FrontEngine):
                 (own / name).unlink()
         outer = {f"anchor.{name}": array for name, array in self._outer.anchor.items()}
         outer |= {f"momentum.{name}": array for name, array in self._outer.momentum.items()}
+        for at, flying in enumerate(self._flying):
+            outer |= {f"flying.{at}.{place}": array for place, array in enumerate(self._mean(flying))}
         (path / OWN).mkdir(parents=True, exist_ok=True)
         save_file({name: array.contiguous() for name, array in outer.items()}, path / OWN / OUTER)
-        record = {"islands": self._lines.islands, "apart": self._apart}
+        under_way = [[flying.due, [asdict(piece) for piece in flying.pieces]] for flying in self._flying]
+        record = {"islands": self._lines.islands, "apart": self._apart, "flying": under_way}
         (path / OWN / ISLANDS).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
     def load(self, path: Path) -> None:
@@ -256,6 +307,7 @@ class IslandEngine(FrontEngine):
         number = self._lines.number % int(record["islands"])
         own = path / OWN / f"island-{number}"
         outer = load_file(path / OWN / OUTER)
+        means = {name: outer.pop(name) for name in list(outer) if name.startswith("flying.")}
         if set(outer) != {f"{of}.{name}" for of in ("anchor", "momentum") for name in self._outer.anchor}:
             raise UserError(
                 f"{path / OWN / OUTER}: it is of other weights", action="resume with the adapter of the run"
@@ -265,6 +317,14 @@ class IslandEngine(FrontEngine):
             anchor.copy_(outer[f"anchor.{name}"])
             self._outer.momentum[name].copy_(outer[f"momentum.{name}"])
         self._apart = int(record["apart"])
+        device = next(iter(self._outer.anchor.values())).device
+        self._flying = [
+            Flying(
+                [Piece(**piece) for piece in pieces], due, None,
+                [means[f"flying.{at}.{place}"].to(device) for place in range(len(pieces))],
+            )
+            for at, (due, pieces) in enumerate(record.get("flying", ()))
+        ]  # fmt: skip
         if self._exchange is not None:
             residual = load_file(own / RESIDUAL)["residual"] if (own / RESIDUAL).is_file() else None
             first = next(iter(self._outer.anchor.values()))
@@ -273,7 +333,7 @@ class IslandEngine(FrontEngine):
     def _begin_anew(self) -> None:
         """The outer optimizer begins with the weights that the engine has now."""
         self._outer = OuterOptimizer(self._own.weights(), self._options.outer_lr, self._options.outer_momentum)
-        self._apart = 0
+        self._apart, self._flying = 0, []
 
 
 def _like(array: np.ndarray[Any, Any], anchor: Any) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import Strategy
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 PseudoGradient = Literal["fp32", "bf16", "fp16", "int8"]
 """What pseudo-gradients are sent in."""
@@ -40,8 +40,29 @@ class DilocoOptions(Options):
     pseudo_gradient_dtype: PseudoGradient = "fp32"
     """What pseudo-gradients are sent in. `int8` has a scale for every 256 numbers, and each island adds what rounding
     took to its next pseudo-gradient."""
+    fragments: int = Field(default=1, ge=1)
+    """Parts of equal size that what trains is cut into, in its order, so of neighbouring layers: one of them is
+    exchanged every `inner_steps / fragments` steps (streaming DiLoCo, Douillard et al., 2025, arXiv:2501.18512). The
+    most that is sent at once is this much less, and what is sent in a run about the same. Divides `inner_steps`."""
+    delay: int = Field(default=0, ge=0)
+    """Steps that islands train while a fragment is on its way; less than those between two exchanges."""
+    mixing: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an island's own weights that stays where a fragment arrives; the rest is what all islands share."""
     within: str | dict[str, Any] = "ddp"
     """The strategy inside an island of several ranks."""
+
+    @model_validator(mode="after")
+    def _fragments_come_in_turn(self) -> Self:
+        if self.inner_steps % self.fragments:
+            raise ValueError(f"fragments is {self.fragments}, which does not divide inner_steps={self.inner_steps}")
+        if self.delay >= self.inner_steps // self.fragments:
+            raise ValueError(
+                f"delay is {self.delay}, and fragments are exchanged every {self.inner_steps // self.fragments} steps; "
+                "write a smaller delay"
+            )
+        if self.pseudo_gradient_dtype == "int8" and self.fragments > 1:
+            raise ValueError("pseudo_gradient_dtype int8 keeps what rounding took, not by fragments; write bf16")
+        return self
 
     @field_validator("within")
     @classmethod

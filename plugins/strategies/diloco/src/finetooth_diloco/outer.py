@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from finetooth_hooks.protocols import Collective
@@ -14,6 +15,19 @@ from finetooth_diloco.traffic import BLOCK
 DTYPES: Mapping[PseudoGradient, torch.dtype] = {
     "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8,
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Numbers of one weight, from `start` to `stop` of it flat."""
+
+    name: str
+    start: int
+    stop: int
+
+    def of(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        """(stop - start,) of it; a view where the weight is contiguous."""
+        return arrays[self.name].reshape(-1)[self.start : self.stop]
 
 
 class OuterOptimizer:
@@ -29,18 +43,44 @@ class OuterOptimizer:
 
     def __init__(self, weights: Mapping[str, Tensor], rate: float, momentum: float) -> None:
         self._rate, self._factor = rate, momentum
-        self.anchor = {name: weight.detach().to(torch.float32, copy=True) for name, weight in weights.items()}
+        self.anchor = {
+            name: weight.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for name, weight in weights.items()
+        }
         self.momentum = {name: torch.zeros_like(weight) for name, weight in self.anchor.items()}
 
-    def pseudo_gradient(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """How far an island has moved, by the order of the anchor: the anchor minus its weights."""
-        return [anchor - weights[name].detach().to(torch.float32) for name, anchor in self.anchor.items()]
+    def fragment(self, number: int, fragments: int) -> list[Piece]:
+        """Where one of so many parts of equal size lies, in the order of the anchor."""
+        total = sum(anchor.numel() for anchor in self.anchor.values())
+        first, last, at = number * total // fragments, (number + 1) * total // fragments, 0
+        pieces = []
+        for name, anchor in self.anchor.items():
+            start, stop = max(first - at, 0), min(last - at, anchor.numel())
+            at += anchor.numel()
+            if start < stop:
+                pieces.append(Piece(name, start, stop))
+        return pieces
 
-    def step(self, gradient: Sequence[Tensor]) -> None:
+    def is_whole(self, pieces: Sequence[Piece]) -> bool:
+        """Whether they are everything that trains."""
+        return sum(piece.stop - piece.start for piece in pieces) == sum(of.numel() for of in self.anchor.values())
+
+    def pseudo_gradient(self, weights: Mapping[str, Tensor], pieces: Sequence[Piece]) -> list[Tensor]:
+        """How far an island has moved: the anchor minus its weights, each piece flat."""
+        return [piece.of(self.anchor) - piece.of(weights).detach().to(torch.float32) for piece in pieces]
+
+    def step(self, gradient: Sequence[Tensor], pieces: Sequence[Piece]) -> None:
         """Move the anchor by the mean pseudo-gradient of all islands."""
-        for (name, anchor), mean in zip(self.anchor.items(), gradient, strict=True):
-            momentum = self.momentum[name].mul_(self._factor).add_(mean)
-            anchor.sub_(mean + self._factor * momentum, alpha=self._rate)
+        for piece, mean in zip(pieces, gradient, strict=True):
+            momentum = piece.of(self.momentum).mul_(self._factor).add_(mean)
+            piece.of(self.anchor).sub_(mean + self._factor * momentum, alpha=self._rate)
+
+    def mixed(self, weights: Mapping[str, Tensor], pieces: Sequence[Piece], share: float) -> dict[str, Tensor]:
+        """An island's weights, with the anchor's in the pieces, of which `share` stays the island's own."""
+        own = {name: weight.detach().to(torch.float32, copy=True).contiguous() for name, weight in weights.items()}
+        for piece in pieces:
+            piece.of(own).mul_(share).add_(piece.of(self.anchor), alpha=1 - share)
+        return own
 
 
 class Exchange:

@@ -21,7 +21,8 @@ def traffic(options: DilocoOptions, parameters: int, world: int) -> Traffic:
     """
     islands = world if options.num_islands == "auto" else options.num_islands
     scales = 4 * -(-parameters // BLOCK) if options.pseudo_gradient_dtype == "int8" else 0
+    size, whole = SIZES[options.pseudo_gradient_dtype], options.fragments == 1
     return Traffic(
-        every=options.inner_steps, sent=parameters * SIZES[options.pseudo_gradient_dtype] + scales, peers=islands,
-        summed=options.pseudo_gradient_dtype != "int8",
+        every=options.inner_steps // options.fragments, sent=-(-parameters // options.fragments) * size + scales,
+        peers=islands, summed=options.pseudo_gradient_dtype != "int8", last=None if whole else parameters * size,
     )  # fmt: skip
