@@ -73,7 +73,10 @@ def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
             action="read that code, then set model.loader: {name: transformers, trust_remote_code: true}",
         )
     sentence = text.split(". ")[0][:200] or type(error).__name__
-    return RecipeError("model", f"{reference}: its {part} cannot be read: {sentence}", action="check that it is whole")
+    action = "check that it is whole"
+    if "does not recognize this architecture" in text:
+        action = "install a plugin whose family registers it, or load one with --plugins (see ft plugins new)"
+    return RecipeError("model", f"{reference}: its {part} cannot be read: {sentence}", action=action)
 
 
 def _is_of_another_plugin(error: Exception) -> bool:
