@@ -92,6 +92,6 @@ class OstrichForCausalLM(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=self.readout(self.trunk(input_ids, **more)[0]))
 
 
-def register():
+def register() -> None:
     AutoConfig.register("ostrich", OstrichConfig)
     AutoModelForCausalLM.register(OstrichConfig, OstrichForCausalLM)
