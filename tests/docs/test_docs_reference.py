@@ -1,6 +1,7 @@
 """The generated reference is up to date, and every hook is documented and used."""
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
@@ -50,6 +51,16 @@ def test_no_generated_page_is_larger_than_60_kb(root):
 
 def test_readme_is_at_most_150_lines(root):
     assert (root / "README.md").read_text(encoding="utf-8").count("\n") <= 150
+
+
+def test_readme_counts_what_the_mlx_engine_can_do(root):
+    mlx, torch = (
+        pytest.importorskip("finetooth_mlx.capabilities"),
+        importlib.import_module("finetooth_torch.capabilities"),
+    )
+    assert mlx.CAPABILITIES <= torch.CAPABILITIES
+    counts = f"{len(mlx.CAPABILITIES)} of torch's {len(torch.CAPABILITIES)} abilities"
+    assert counts in (root / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_page_is_short_and_its_headings_are_what_it_lists(root):
