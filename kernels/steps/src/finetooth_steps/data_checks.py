@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from finetooth_hooks import DataError, Datum, EngineError, MediumChunk
 from finetooth_hooks.examples import CALLED
+from finetooth_hooks.sampling import ShownPrompt
 from numpy.typing import NDArray
 
 from finetooth_steps.groups import group_indices
@@ -76,6 +77,38 @@ def _check_media(datum: Datum, where: str, media: bool) -> None:
         raise DataError(
             where, f"it has {called} and positions, which such a model decides itself", action="leave them out"
         )
+
+
+def check_prompts(
+    prompts: Sequence[Sequence[int]], *, vocab_size: int, max_positions: int,
+    check_shown: Callable[[int, ShownPrompt], None],
+) -> None:  # fmt: skip
+    """Refuse prompts that the engine cannot continue.
+
+    Args:
+        vocab_size: ids must lie below it.
+        max_positions: longest sequence the model was made for; 0 for no bound.
+        check_shown: refuses a prompt that holds more than text, by its number.
+
+    Raises:
+        EngineError: a prompt is empty, leaves no room to answer, or holds an id that the model does not know.
+    """
+    for index, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise EngineError(f"prompt {index} is empty", action="begin it with at least one token")
+        if max_positions and len(prompt) >= max_positions:
+            raise EngineError(
+                f"prompt {index} has {len(prompt)} tokens, and the model was made for {max_positions}: "
+                "no room to answer",
+                action="shorten it",
+            )
+        if isinstance(prompt, ShownPrompt):
+            check_shown(index, prompt)
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            raise EngineError(
+                f"prompt {index} holds an id outside the vocabulary of {vocab_size}",
+                action="use the tokenizer that belongs to the model",
+            )
 
 
 def check_fields(data: Sequence[Datum]) -> None:

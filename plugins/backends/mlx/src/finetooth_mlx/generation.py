@@ -13,6 +13,7 @@ from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.protocols import TextPart
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_modelfiles.schemas import Schemas, SchemaState
+from finetooth_steps.data_checks import check_prompts
 from numpy.typing import NDArray
 
 from finetooth_mlx.network import Network
@@ -192,28 +193,18 @@ class Generator:
             EngineError: see `generate`.
         """
         check_sampling(sampling, self.network.facts.vocab_size)
-        if sampling.schema is not None:
-            if sampling.drawn:
-                raise EngineError(
-                    "sampling.drawn cannot be combined with sampling.schema", action="leave one of them out"
-                )
-            self._schemas.begin(sampling.schema, self._ends(sampling))
-        longest, vocabulary = self.network.facts.max_positions, self.network.facts.vocab_size
-        for index, prompt in enumerate(prompts):
-            if len(prompt) == 0:
-                raise EngineError(f"prompt {index} is empty", action="begin it with at least one token")
-            if isinstance(prompt, ShownPrompt) and prompt.media:
-                raise EngineError(f"prompt {index} holds more than text", action="ask in text, or set backend: torch")
-            if longest and len(prompt) >= longest:
-                raise EngineError(
-                    f"prompt {index} has {len(prompt)} tokens, and the model was made for {longest}: no room to answer",
-                    action="shorten it",
-                )
-            if min(prompt) < 0 or max(prompt) >= vocabulary:
-                raise EngineError(
-                    f"prompt {index} holds an id outside the vocabulary of {vocabulary}",
-                    action="use the tokenizer that belongs to the model",
-                )
+        self._schemas.check(sampling, self._ends(sampling))
+        facts = self.network.facts
+        check_prompts(prompts, vocab_size=facts.vocab_size, max_positions=facts.max_positions, check_shown=_check_shown)
+
+
+def _check_shown(index: int, prompt: ShownPrompt) -> None:
+    """
+    Raises:
+        EngineError: it holds more than text.
+    """
+    if prompt.media:
+        raise EngineError(f"prompt {index} holds more than text", action="ask in text, or set backend: torch")
 
 
 def check_sampling(sampling: Sampling, vocabulary: int) -> None:

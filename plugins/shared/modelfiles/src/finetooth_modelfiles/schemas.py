@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import EngineError
+from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.protocols import Tokenizer
 from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
@@ -68,6 +68,18 @@ class Schemas:
                 self._compiled.clear()
             self._compiled[key] = self._compile(schema, self._reader(stop_ids))
         return SchemaState(self._compiled[key].deep_copy())
+
+    def check(self, sampling: Sampling, stop_ids: frozenset[int]) -> None:
+        """Whether completions can be held to the schema of a sampling, if it has one.
+
+        Raises:
+            EngineError: see `begin`; or the sampling asks what tokens are drawn from, which a schema changes.
+        """
+        if sampling.schema is None:
+            return
+        if sampling.drawn:
+            raise EngineError("sampling.drawn cannot be combined with sampling.schema", action="leave one of them out")
+        self.begin(sampling.schema, stop_ids)
 
     def _compile(self, schema: str, reader: LLTokenizer) -> LLMatcher:
         try:

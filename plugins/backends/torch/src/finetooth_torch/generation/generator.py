@@ -17,6 +17,7 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.memory import BLOCKS, Arena, Blocks, lasting
 from finetooth_modelfiles.schemas import Schemas
+from finetooth_steps.data_checks import check_prompts
 from torch import Tensor, nn
 
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
@@ -125,28 +126,11 @@ class Generator:
                 f"sampling.repetition_penalty is {sampling.repetition_penalty}", action="give a finite number > 0"
             )
         self._check_additions(sampling)
-        if sampling.schema is not None:
-            if sampling.drawn:
-                raise EngineError(
-                    "sampling.drawn cannot be combined with sampling.schema", action="leave one of them out"
-                )
-            self._schemas.begin(sampling.schema, self._ends(sampling))
-        longest, vocabulary = self._network.facts.max_positions, self._network.facts.vocab_size
-        for index, prompt in enumerate(prompts):
-            if len(prompt) == 0:
-                raise EngineError(f"prompt {index} is empty", action="begin it with at least one token")
-            if longest and len(prompt) >= longest:
-                raise EngineError(
-                    f"prompt {index} has {len(prompt)} tokens, and the model was made for {longest}: no room to answer",
-                    action="shorten it",
-                )
-            if isinstance(prompt, ShownPrompt):
-                self._check_shown(index, prompt)
-            if min(prompt) < 0 or max(prompt) >= vocabulary:
-                raise EngineError(
-                    f"prompt {index} holds an id outside the vocabulary of {vocabulary}",
-                    action="use the tokenizer that belongs to the model",
-                )
+        self._schemas.check(sampling, self._ends(sampling))
+        facts = self._network.facts
+        check_prompts(
+            prompts, vocab_size=facts.vocab_size, max_positions=facts.max_positions, check_shown=self._check_shown
+        )
 
     def _check_shown(self, index: int, prompt: ShownPrompt) -> None:
         """
