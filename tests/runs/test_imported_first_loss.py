@@ -80,7 +80,7 @@ def test_the_first_loss_is_that_of_trl(
     script = SCRIPT.format(kind=kind, more=more).replace("MODEL", str(model))
     (tmp_path / "train.py").write_text(script, encoding="utf-8")
     given, tool = files.read(tmp_path / "train.py")
-    made = command.taken(given, tool, tmp_path / "train.py").recipe
+    made = command.read_tool(given, tool, tmp_path / "train.py").recipe
     assert made["data"]["train"] == "rows.jsonl"
     found = []
     handed = ("completion_only_loss", "assistant_only_loss", "beta", "packing", "packing_strategy")
