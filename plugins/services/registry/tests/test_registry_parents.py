@@ -128,6 +128,9 @@ def test_merged_weights_are_verified_down_to_the_version_that_they_were_made_of(
         assert said.output.startswith(f"weights {name}")
         (folder / "w").write_text("x")
         assert "the file was changed" in place("verify", str(folder)).output
+    with place.registry._changing() as connection:  # the index alone convinces nobody
+        connection.exec_driver_sql("UPDATE versions SET artifact = (SELECT artifact FROM versions WHERE number = 0)")
+    assert "the artifact of bot@v0" in place("verify", str(weights_of(tmp_path / "got", tmp_path / "again"))).output
     strange = weights_of(write_run(tmp_path / "strange", "three"), tmp_path / "unknown")
     refused = place("verify", str(strange))
     assert refused.exit_code == 1 and f"no version has the artifact of {tmp_path / 'strange'}" in refused.output

@@ -89,6 +89,7 @@ def test_both_say_the_same(place: Place) -> None:
     version = place.add()
     place.there.measure(version, {"exact/accuracy": 0.5}, {"exact": [{"id": "1", "answer": "<b>"}]}, SETTINGS)
     assert place.there.versions() == place.here.versions() == [version]
+    assert place.there.versions(artifact="0" * 64) == place.here.versions(artifact="0" * 64) == []
     assert place.there.metrics(version) == place.here.metrics(version)
     assert place.there.settings(version) == place.here.settings(version) == SETTINGS
     assert place.there.events() == place.here.events() and place.there.check_log() == 3

@@ -18,6 +18,8 @@ from finetooth_registry.command import registry as command
 from finetooth_registry.registry import Registry
 from finetooth_registry.tables import METADATA
 from finetooth_registry.verifying import verify_version
+from finetooth_toolbox.files.manifests import sha256_of
+from registry_place import Place
 
 FIRST = Path(__file__).parent / "first_version.json"
 ABOUT = {"base_digest": "b", "recipe_sha256": "r", "data": {"train": "d"}, "classification": {"customer_data": False}}
@@ -56,6 +58,39 @@ def test_a_registry_of_the_first_version_is_migrated_and_verifies(first: Path) -
     assert [event.kind for event in registry.events("bot")].count("decided") == 2
     assert registry.roll_back("bot", "production", "test").number == 0
     assert Registry(first).check_log() == len(registry.events())
+
+
+def test_the_version_behind_an_artifact_is_looked_up_and_not_searched(place: Place, tmp_path: Path) -> None:
+    """Also where it was registered before versions were indexed by it, and where a record is damaged."""
+    for content in ("one", "two", "three"):
+        assert place.add(content).exit_code == 0
+    sought = sha256_of(tmp_path / "run-1/artifact/manifest.json")
+    new = [version.called for version in place.registry.versions(artifact=sought)]
+    with sqlite3.connect(place.folder / "registry.db") as database:
+        database.execute("DROP INDEX versions_by_artifact")
+        database.execute("ALTER TABLE versions DROP COLUMN artifact")
+        database.execute("UPDATE alembic_version SET version_num = '0003'")
+    database.close()
+    damaged = place.folder / "blobs" / new_record(place.folder)
+    damaged.chmod(0o600)
+    damaged.write_text("{}")
+    registry = place.registry
+    assert differs(registry) == []
+    assert new == [version.called for version in registry.versions(artifact=sought)] == ["bot@v1"]
+    assert registry.versions("other", artifact=sought) == []
+    with registry.reading() as connection:
+        plan = connection.exec_driver_sql("EXPLAIN QUERY PLAN SELECT * FROM versions WHERE artifact = 'a'").all()
+    assert "USING INDEX versions_by_artifact" in str(plan)
+
+
+def new_record(folder: Path) -> str:
+    """The place of the newest version's record in the blobs."""
+    database = sqlite3.connect(folder / "registry.db")
+    try:
+        ((sha256,),) = database.execute("SELECT record FROM versions WHERE number = 2").fetchall()
+    finally:
+        database.close()
+    return f"{sha256[:2]}/{sha256}"
 
 
 def test_a_migration_that_is_cut_short_leaves_the_tables_as_they_were(

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from finetooth_hooks import Verdict
 from finetooth_hooks.errors import UserError
+from finetooth_saving.run_folder import ARTIFACT
+from finetooth_toolbox.files.manifests import MANIFEST
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
 
 from finetooth_registry import records
@@ -20,6 +22,8 @@ from finetooth_registry.verified import NOTHING, Verified, changed
 
 VARIABLE = "FT_REGISTRY"
 """Where the registry is: a folder, or the URL of a server."""
+MADE = f"{ARTIFACT}/{MANIFEST}"
+"""The file of a version that lists what its run made, each file by SHA-256."""
 PAGE = 10_000
 """Events that are read and checked at a time."""
 
@@ -110,11 +114,12 @@ class AnyRegistry(ABC):
         """Trusted keys by name."""
 
     @abstractmethod
-    def versions(self, model: str = "", newest: int = 0) -> list[Version]:
+    def versions(self, model: str = "", newest: int = 0, artifact: str = "") -> list[Version]:
         """Versions of one model or of all, the newest of each last.
 
         Args:
             newest: how many of the newest, in the order in which they were registered; 0: all.
+            artifact: SHA-256 of `MADE`; empty: all.
         """
 
     @abstractmethod

@@ -175,7 +175,9 @@ CALLS = (
         **{name: _count(parts, name) for name in ("after", "most", "newest")},
     )]),
     Call("GET", "/versions", LOOK, lambda registry, parts, body: [
-        asdict(version) for version in registry.versions(parts.get("model", ""), _count(parts, "newest"))
+        asdict(version) for version in registry.versions(
+            parts.get("model", ""), _count(parts, "newest"), parts.get("artifact", "")
+        )
     ]),
     Call("GET", "/versions/{model}/next", WRITE, lambda registry, parts, body: registry.next_version(parts["model"])),
     Call("GET", "/versions/{model}/{number:int}/metrics", LOOK, _metrics),

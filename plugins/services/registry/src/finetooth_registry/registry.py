@@ -26,7 +26,7 @@ from sqlalchemy import Connection, RowMapping, Select, delete, exists, func, ins
 from sqlalchemy.exc import DatabaseError
 
 from finetooth_registry import decisions, policy, records, schema
-from finetooth_registry.anywhere import AnyRegistry, Event, Taken, Version, evidence, files_of
+from finetooth_registry.anywhere import MADE, AnyRegistry, Event, Taken, Version, evidence, files_of
 from finetooth_registry.blobs import Blobs
 from finetooth_registry.bucket import ADDRESS, BucketBlobs, open_blobs
 from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, VERSIONS
@@ -36,6 +36,7 @@ from finetooth_registry.verifying import TRAINED_OVER, data_refusal
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MANY = 500
 """Models from which on all channels are read at once."""
+_SHOWN = [column for column in VERSIONS.c if column is not VERSIONS.c.artifact]
 PATIENCE = 60
 """Seconds to wait for another process that writes."""
 
@@ -98,7 +99,14 @@ class Registry(AnyRegistry):
         if at != schema.HEAD:
             schema.check(at, self.folder)
             with self.alone(), _said(self.folder):
-                schema.migrate(self._database)
+                schema.migrate(self._database, self._artifact_of)
+
+    def _artifact_of(self, record: str) -> str | None:
+        """SHA-256 of the artifact's manifest that a stored record names; None where it names none or is damaged."""
+        try:
+            return files_of(records.read(self.blobs.read(record))).get(MADE)
+        except UserError:
+            return None
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -211,12 +219,13 @@ class Registry(AnyRegistry):
     def _register(
         self, connection: Connection, model: str, number: int, record: bytes, metrics: Mapping[str, float], failed: str
     ) -> Version:
-        self._check_stored(records.read(record))  # again: blobs that nothing names may be collected meanwhile
+        content = records.read(record)
+        self._check_stored(content)  # again: blobs that nothing names may be collected meanwhile
         status = "failed" if failed else "registered"
         version = Version(model, number, self.blobs.put_bytes(record), status, failed, self._now())
         row = asdict(version)
         del row["channels"]
-        connection.execute(insert(VERSIONS).values(row))
+        connection.execute(insert(VERSIONS).values(**row, artifact=files_of(content).get(MADE)))
         self._measure(connection, model, number, metrics, {})
         detail = {
             "model": model,
@@ -238,8 +247,9 @@ class Registry(AnyRegistry):
             detail = {"model": version.model, "number": version.number, "metrics": dict(metrics), "answers": digests}
             self._log(connection, "measured", {**detail, **({"settings": settings} if settings else {})})
 
-    def versions(self, model: str = "", newest: int = 0) -> list[Version]:
-        query = select(VERSIONS).where(VERSIONS.c.model == model) if model else select(VERSIONS)
+    def versions(self, model: str = "", newest: int = 0, artifact: str = "") -> list[Version]:
+        query = select(*_SHOWN).where(VERSIONS.c.model == model) if model else select(*_SHOWN)
+        query = query.where(VERSIONS.c.artifact == artifact) if artifact else query
         if newest:
             order = (VERSIONS.c.number,) if model else (VERSIONS.c.added, VERSIONS.c.model, VERSIONS.c.number)
             return self._chosen(query.order_by(*(column.desc() for column in order)).limit(newest))[::-1]
@@ -257,7 +267,7 @@ class Registry(AnyRegistry):
 
     def version(self, reference: str) -> Version:
         model, _, where = reference.removeprefix("registry:").partition("@")
-        mine = select(VERSIONS).where(VERSIONS.c.model == model)
+        mine = select(*_SHOWN).where(VERSIONS.c.model == model)
         if where[:1] == "v" and where[1:].isdigit():
             chosen = self._chosen(mine.where(VERSIONS.c.number == int(where[1:][:9])))
         elif where:
@@ -269,11 +279,11 @@ class Registry(AnyRegistry):
 
     def released(self) -> list[Version]:
         there = (CHANNELS.c.model == VERSIONS.c.model) & (CHANNELS.c.number == VERSIONS.c.number)
-        return self._chosen(select(VERSIONS).where(exists().where(there)).order_by(VERSIONS.c.model, VERSIONS.c.number))
+        return self._chosen(select(*_SHOWN).where(exists().where(there)).order_by(VERSIONS.c.model, VERSIONS.c.number))
 
     def in_channel(self, model: str, channel: str) -> Version | None:
         numbers = select(CHANNELS.c.number).where(CHANNELS.c.model == model, CHANNELS.c.channel == channel)
-        chosen = self._chosen(select(VERSIONS).where(VERSIONS.c.model == model, VERSIONS.c.number.in_(numbers)))
+        chosen = self._chosen(select(*_SHOWN).where(VERSIONS.c.model == model, VERSIONS.c.number.in_(numbers)))
         return chosen[0] if chosen else None
 
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:

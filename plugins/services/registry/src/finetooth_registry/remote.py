@@ -183,8 +183,8 @@ class RemoteRegistry(AnyRegistry):
         keys = self._server.ask("GET", "/keys")
         return {name: records.key_from_json(text, f"key {name}") for name, text in keys.items()}
 
-    def versions(self, model: str = "", newest: int = 0) -> list[Version]:
-        params = {"model": model, "newest": newest}
+    def versions(self, model: str = "", newest: int = 0, artifact: str = "") -> list[Version]:
+        params = {"model": model, "newest": newest, "artifact": artifact}
         return [version_of(fields) for fields in self._server.ask("GET", "/versions", params=params)]
 
     def metrics(self, version: Version) -> tuple[dict[str, float], dict[str, tuple[Mapping[str, Any], ...]]]:

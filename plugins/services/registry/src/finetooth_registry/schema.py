@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from finetooth_hooks.errors import UserError, install_command
@@ -15,9 +16,9 @@ BEGUN = "registry.db.new"
 """Tables that are still being made."""
 ADDRESS = "database.url"
 """A file with the address of a database elsewhere, `postgresql://USER:${VARIABLE}@HOST/NAME`."""
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration."""
-_MIGRATIONS = ("0001", "0002", HEAD)
+_MIGRATIONS = ("0001", "0002", "0003", HEAD)
 
 
 TENANTS = "tenants"
@@ -116,8 +117,12 @@ def check(revision: str, where: Path) -> None:
         raise UserError(f"{where} is of a later finetooth (its tables are at {revision})", action="update finetooth")
 
 
-def migrate(database: Engine) -> None:
-    """Bring the tables up to date: all of it, or nothing."""
+def migrate(database: Engine, artifact_of: Callable[[str], str | None] = lambda record: None) -> None:
+    """Bring the tables up to date: all of it, or nothing.
+
+    Args:
+        artifact_of: the SHA-256 of the artifact's manifest that a stored record names; None: it names none.
+    """
     from alembic import command
     from alembic.config import Config
 
@@ -126,7 +131,7 @@ def migrate(database: Engine) -> None:
     with database.begin() as connection:
         if database.dialect.name == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 begins no transaction by itself for tables
-        config.attributes["connection"] = connection
+        config.attributes |= {"connection": connection, "artifact_of": artifact_of}
         if version_of(connection) == _MIGRATIONS[0] and not inspect(connection).has_table("alembic_version"):
             command.stamp(config, _MIGRATIONS[0])
         command.upgrade(config, "head")

@@ -23,6 +23,8 @@ VERSIONS = Table(
     Column("status", String(16), nullable=False),
     Column("reason", Text, nullable=False),
     Column("added", String(32), nullable=False),
+    Column("artifact", String(64)),
+    Index("versions_by_artifact", "artifact"),
     Index("versions_by_age", "added", "model", "number"),
 )
 CHANNELS = Table(

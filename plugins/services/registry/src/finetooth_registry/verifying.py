@@ -12,12 +12,11 @@ from typing import Any
 
 from finetooth_hooks.errors import UserError
 from finetooth_saving.origins import RECORD, read_origin
-from finetooth_saving.run_folder import ARTIFACT
 from finetooth_toolbox.files.manifests import MANIFEST, listed_files, read_manifest, sha256_of
 from securesystemslib.signer import Key  # type: ignore[attr-defined]
 
 from finetooth_registry import decisions, records
-from finetooth_registry.anywhere import AnyRegistry, Event, Version, files_of
+from finetooth_registry.anywhere import MADE, AnyRegistry, Event, Version, files_of
 from finetooth_registry.policy import Policy
 
 PARENTS = "parents"
@@ -128,14 +127,9 @@ def verify_export(folder: Path, registry: AnyRegistry) -> tuple[list[Link], Vers
         raise UserError(f"{folder} has no {RECORD}, and no origin in a {MANIFEST}", action=TAKE)
     listed = {name: file.sha256 for name, file in listed_files(read_manifest(folder)).items()}
     links = list(_files(folder, listed, {MANIFEST}))
-    if origin.record:
-        about = records.read(origin.record.encode())["predicate"]
-        candidates = registry.versions(str(about["name"]))
-    else:
-        candidates = registry.versions()
-    artifact = f"{ARTIFACT}/{MANIFEST}"
-    for version in reversed(candidates):
-        if origin.artifact and files_of(records.read(registry.record(version))).get(artifact) == origin.artifact:
+    model = str(records.read(origin.record.encode())["predicate"]["name"]) if origin.record else ""
+    for version in reversed(registry.versions(model, artifact=origin.artifact) if origin.artifact else []):
+        if files_of(records.read(registry.record(version))).get(MADE) == origin.artifact:
             link = Link("origin", True, f"the artifact of {version.called}")
             return [*links, link, *verify_version(registry, version)], version
     return [*links, Link("origin", False, f"no version has the artifact of {origin.run or 'its run'}")], None
