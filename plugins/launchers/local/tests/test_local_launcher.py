@@ -53,3 +53,42 @@ def test_a_rank_that_is_killed_is_named(capfd: pytest.CaptureFixture[str]) -> No
     script = "if rank == 0: time.sleep(60)\nimport signal\nos.kill(os.getpid(), signal.SIGKILL)"
     assert run(script, grace=0.5) == 1
     assert "rank 1 was ended by signal 9 (SIGKILL); continue with ft resume" in capfd.readouterr().err
+
+
+def counting(tmp_path: Path, last: str) -> list[str]:
+    """A stand-in for `ft run`: its ranks note how they were started, and rank 1 ends so unless it is the third time."""
+    script = tmp_path / "ft.py"
+    script.write_text(
+        f"import os, pathlib, signal, sys, time\nrank = int(os.environ['RANK'])\n"
+        f"notes = pathlib.Path(r'{tmp_path}') / f'{{rank}}.txt'\n"
+        "with notes.open('a') as file: file.write(' '.join(sys.argv[1:]) + '\\n')\n"
+        f"if rank == 1 and len(notes.read_text().splitlines()) < 3: {last}\n"
+        "time.sleep(60 if rank == 0 and len(notes.read_text().splitlines()) < 3 else 0)\n",
+        encoding="utf-8",
+    )
+    return [sys.executable, str(script)]
+
+
+def test_a_lost_rank_starts_all_again_from_the_newest_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [*counting(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)"), "run", "recipe.yaml"]
+    local = LocalLauncher(LocalOptions(grace=0.5, restarts=2), {})
+    assert local.start(2, command) == 0
+    for rank in (0, 1):
+        assert (tmp_path / f"{rank}.txt").read_text().splitlines() == [
+            "run recipe.yaml", "run --resume recipe.yaml", "run --resume recipe.yaml",
+        ]  # fmt: skip
+    said = capfd.readouterr().err
+    assert said.count("rank 1 was ended by signal 9") == 2 and "restart 2 of 2: all ranks begin again" in said
+
+
+def test_no_more_restarts_than_asked_for_and_none_behind_bad_input(tmp_path: Path) -> None:
+    kill = [*counting(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)"), "resume", "mine", "--at", "3", "--quiet"]
+    assert LocalLauncher(LocalOptions(grace=0.5, restarts=1), {}).start(2, kill) == 1
+    assert (tmp_path / "1.txt").read_text().splitlines() == ["resume mine --at 3 --quiet", "resume mine --quiet"]
+    (tmp_path / "bad").mkdir()
+    assert run("sys.exit(2)", grace=0.5) == 2
+    bad = [sys.executable, "-c", f"open(r'{tmp_path}/bad/' + str(__import__('time').time_ns()), 'w'); exit(2)"]
+    assert LocalLauncher(LocalOptions(grace=0.5, restarts=3), {}).start(1, bad) == 2
+    assert len(list((tmp_path / "bad").iterdir())) == 1

@@ -87,3 +87,14 @@ def test_hosts_are_as_many_as_machines(hosts: tuple[str, ...]) -> None:
 def test_a_host_is_no_option_of_ssh(host: str) -> None:
     with pytest.raises(ValidationError):
         SshOptions(hosts=(host,))
+
+
+def test_a_host_that_fails_once_is_started_again(there: Path) -> None:
+    script = (
+        "import os, pathlib, time; mark = pathlib.Path('failed'); again = mark.exists(); "
+        "one = os.environ['RANK'] == '1'; mark.touch() if one else time.sleep(0 if again else 60); "
+        "raise SystemExit(int(one and not again))"
+    )
+    options = SshOptions(hosts=("gpu-1", "gpu-2"), grace=0.5, restarts=1)
+    assert start(options, script, world=2, nodes=2) == 0
+    assert (there / "failed").exists()

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetooth_hooks import Context, Options
-from finetooth_launching.ranks import RankProcess, RankStarter, free_port, interrupts, variables, wait
+from finetooth_launching.ranks import RankProcess, RankStarter, free_port, interrupts, run, variables
 from pydantic import Field
 
 ADDRESS = "127.0.0.1"
@@ -18,7 +18,11 @@ class LocalOptions(Options):
     """Ranks on this machine."""
 
     grace: float = Field(default=5.0, gt=0)
-    """Seconds that the other ranks have to end by themselves once one has failed."""
+    """Seconds that the other ranks have to end once one has failed; then they are killed."""
+
+    restarts: int = Field(default=0, ge=0)
+    """How often all ranks are started again from the newest checkpoint once one has failed. The recipe names its
+    `output`."""
 
 
 class LocalLauncher(RankStarter):
@@ -28,20 +32,23 @@ class LocalLauncher(RankStarter):
 
     def __init__(self, options: LocalOptions, environment: Mapping[str, str]) -> None:
         super().__init__(environment)
-        self._grace = options.grace
+        self._options = options
 
     def start(self, world: int, command: Sequence[str]) -> int:
         """See `finetooth_hooks.protocols.Launcher`. Rank 0 has this terminal, the interrupt key reaches it alone."""
-        port = free_port(ADDRESS)
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // world))}
         with tempfile.TemporaryDirectory(prefix="ft-ranks-") as folder, interrupts():
-            ranks = []
-            for rank in range(world):
-                environment = {**threads, **self._environment, **variables(rank, world, rank, ADDRESS, port)}
-                if rank > 0:
-                    environment["TMPDIR"] = folder  # what it leaves when it is ended goes with this folder
-                ranks.append(RankProcess(command, environment, Path(folder) / f"rank-{rank}" if rank else None))
-            return wait(ranks, self._grace)
+
+            def start_all(command: Sequence[str]) -> list[RankProcess]:
+                port, ranks = free_port(ADDRESS), []
+                for rank in range(world):
+                    environment = {**threads, **self._environment, **variables(rank, world, rank, ADDRESS, port)}
+                    if rank > 0:
+                        environment["TMPDIR"] = folder  # what it leaves when it is ended goes with this folder
+                    ranks.append(RankProcess(command, environment, Path(folder) / f"rank-{rank}" if rank else None))
+                return ranks
+
+            return run(start_all, command, self._options.grace, self._options.restarts)
 
 
 def build(options: LocalOptions, context: Context) -> LocalLauncher:

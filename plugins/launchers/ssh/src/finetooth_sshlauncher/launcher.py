@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_launching.ranks import RankProcess, RankStarter, carried, interrupts, variables, wait
+from finetooth_launching.ranks import RankProcess, RankStarter, carried, interrupts, run, variables
 from pydantic import Field, StringConstraints
 
 SSH = (
@@ -35,7 +35,11 @@ class SshOptions(Options):
     """Port at the host of rank 0 where ranks meet."""
 
     grace: float = Field(default=10.0, gt=0)
-    """Seconds that the other ranks have to end by themselves once one has failed."""
+    """Seconds that the other ranks have to end once one has failed; then they are killed."""
+
+    restarts: int = Field(default=0, ge=0)
+    """How often all ranks are started again from the newest checkpoint once one has failed. The recipe names its
+    `output`."""
 
 
 class SshLauncher(RankStarter):
@@ -61,16 +65,19 @@ class SshLauncher(RankStarter):
             )
         address = self._options.address or hosts[0].rpartition("@")[2]
         with tempfile.TemporaryDirectory(prefix="ft-ranks-") as folder, interrupts():
-            ranks = [
-                RankProcess(
-                    [*SSH, hosts[rank // local], self._remote(command, rank, world, rank % local, address)],
-                    self._environment,
-                    Path(folder) / f"rank-{rank}" if rank else None,
-                    quiet=False,  # with a terminal, errors arrive as output
-                )
-                for rank in range(world)
-            ]
-            return wait(ranks, self._options.grace)
+
+            def start_all(command: Sequence[str]) -> list[RankProcess]:
+                return [
+                    RankProcess(
+                        [*SSH, hosts[rank // local], self._remote(command, rank, world, rank % local, address)],
+                        self._environment,
+                        Path(folder) / f"rank-{rank}" if rank else None,
+                        quiet=False,  # with a terminal, errors arrive as output
+                    )
+                    for rank in range(world)
+                ]
+
+            return run(start_all, command, self._options.grace, self._options.restarts)
 
     def _remote(self, command: Sequence[str], rank: int, world: int, local: int, address: str) -> str:
         """The line for the shell of a host: ssh takes no list of arguments."""

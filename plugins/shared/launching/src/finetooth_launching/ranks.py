@@ -144,13 +144,53 @@ def free_port(address: str) -> int:
         return port
 
 
+def run(
+    start: Callable[[Sequence[str]], Sequence[Started]], command: Sequence[str], grace: float, restarts: int
+) -> int:
+    """Start all ranks of a command and wait for them; where one fails, start all of them again from the newest
+    checkpoint of the run, up to `restarts` times.
+
+    Args:
+        start: starts the ranks of a command.
+        grace: see `wait`.
+
+    Returns:
+        The exit code of the last start.
+    """
+    for again in range(1, restarts + 1):
+        code = wait(start(command), grace)
+        if not is_failure(code):
+            return code
+        print(f"restart {again} of {restarts}: all ranks begin again from the newest checkpoint", file=sys.stderr)
+        command = resuming(command)
+    return wait(start(command), grace)
+
+
+def is_failure(code: int) -> bool:
+    """Whether an exit code is that of an error or of a signal, and not done, bad input, interrupted, or a stop that a
+    plugin asked for."""
+    return code < 0 or code == 1 or (code > 128 and code != 130)
+
+
+def resuming(command: Sequence[str]) -> list[str]:
+    """The command that continues what a command of `ft run` or `ft resume` began, from the newest checkpoint."""
+    parts = list(command)
+    if "run" in parts and "--resume" not in parts:
+        parts.insert(parts.index("run") + 1, "--resume")
+    elif "resume" in parts and "--at" in parts:
+        at = parts.index("--at")
+        del parts[at : at + 2]
+    return parts
+
+
 def wait(ranks: Sequence[Started], grace: float, *, pause: float = 0.05) -> int:
     """Wait until rank 0 has ended, or another has failed and the rest had their time; then end all.
 
     A rank that fails is named on stderr.
 
     Args:
-        grace: seconds that ranks have to end by themselves once one has failed, or rank 0 has ended.
+        grace: seconds that ranks have to end once one has failed, or rank 0 has ended; in the middle of them rank 0 is
+            asked to end, behind them it is killed.
         pause: seconds between two looks.
 
     Returns:
@@ -161,7 +201,7 @@ def wait(ranks: Sequence[Started], grace: float, *, pause: float = 0.05) -> int:
         if failed is not None:
             code = ranks[failed].poll() or 0
             print(f"rank {failed} {_ending(code, ranks[failed].last_line())}", file=sys.stderr)
-        if not _all_end(ranks[:1], grace, pause):
+        if not _all_end(ranks[:1], grace / 2, pause):
             ranks[0].kill()
         code = ranks[0].poll() or 0
         if code == 0:
@@ -175,13 +215,13 @@ def wait(ranks: Sequence[Started], grace: float, *, pause: float = 0.05) -> int:
 
 
 def _first_failure(ranks: Sequence[Started], grace: float, pause: float) -> int | None:
-    """The rank that failed before rank 0 ended; rank 0 is asked to end `grace` seconds later."""
+    """The rank that failed before rank 0 ended; rank 0 is asked to end in the middle of `grace`."""
     failed: int | None = None
     until = 0.0
     while ranks[0].poll() is None:
         if failed is None:
             failed = next((number for number, rank in enumerate(ranks) if rank.poll()), None)
-            until = time.monotonic() + grace
+            until = time.monotonic() + grace / 2
         elif time.monotonic() > until:
             ranks[0].terminate()
             break
