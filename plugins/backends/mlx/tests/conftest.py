@@ -31,7 +31,7 @@ from finetooth_hooks.protocols import (
 )
 from finetooth_kit import FakeContext
 from finetooth_mlx.adapters import FullAdapter, LoraAdapter, LoraOptions
-from finetooth_mlx.backend import MlxBackend
+from finetooth_mlx.backend import MlxBackend, MlxBackendOptions
 from finetooth_mlx.loader import MlxOptions, build
 from finetooth_mlx.optimizers import SgdOptions, build_sgd
 from safetensors.numpy import save_file
@@ -120,7 +120,8 @@ class Constant:
 
 
 def make_engine(
-    folder: Path, *, adapter: Any = None, optimizer: Any = None, head: Any = None, roles: Any = None, **train: Any
+    folder: Path, *, adapter: Any = None, optimizer: Any = None, head: Any = None, roles: Any = None,
+    share_base: bool = False, **train: Any,
 ) -> Any:  # fmt: skip
     """An engine over the model in a folder: fp32, no clipping, plain gradient descent."""
     context = FakeContext(folder, installed=True)
@@ -147,7 +148,7 @@ def make_engine(
         place=PlacePart(CPU, None, decided.seed),
         roles=roles or {},
     )
-    return MlxBackend().engine(request)
+    return MlxBackend(MlxBackendOptions(share_base=share_base)).engine(request)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from finetooth_hooks import Context, NoOptions
-from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest
+from finetooth_hooks import Context, Options
+from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest, RoleRequest
+from finetooth_steps.shared_base import base_key
 
 from finetooth_mlx.planning import decide
 
@@ -13,14 +16,25 @@ if TYPE_CHECKING:
     from finetooth_mlx.engine import MlxEngine
 
 
-def build(options: NoOptions, context: Context) -> MlxBackend:
+class MlxBackendOptions(Options):
+    """Options of the MLX backend."""
+
+    share_base: bool = False
+    """Engines of one process, built with this and an adapter that leaves the base as it is, hold one copy of its
+    weights. For a server with many adapters on one base."""
+
+
+def build(options: MlxBackendOptions, context: Context) -> MlxBackend:
     """The backend."""
-    del options, context
-    return MlxBackend()
+    del context
+    return MlxBackend(options)
 
 
 class MlxBackend:
     """See `finetooth_hooks.protocols.Backend`."""
+
+    def __init__(self, options: MlxBackendOptions | None = None) -> None:
+        self._options = options or MlxBackendOptions()
 
     def plan(self, request: PlanRequest) -> BackendPlan:
         return decide(request)
@@ -33,13 +47,16 @@ class MlxBackend:
         from finetooth_mlx.engine import MlxEngine
         from finetooth_mlx.heads import add_head
         from finetooth_mlx.network import Network
+        from finetooth_mlx.sharing import OF_THE_PROCESS, Models, shared
 
         hardware, train = request.place.hardware, request.plan.train
         mx.set_default_device(mx.cpu if hardware.device == "cpu" else mx.gpu)
         assert train.precision is not None
         # where weights of the base may train, their masters begin as the checkpoint has them
         precision = train.precision if request.trains.base_frozen else "fp32"
-        base = request.base.load(framework="mlx", precision=precision, device=hardware.device)
+        models: Models = OF_THE_PROCESS if self._options.share_base and request.trains.base_frozen else {}
+        load = partial(request.base.load, framework="mlx", precision=precision, device=hardware.device)
+        base = shared(models, base_key(request, precision), load)
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         facts, pad_id = request.base.facts, request.text.tokenizer.pad_id
         model.pad_id = pad_id if pad_id is not None and pad_id < facts.vocab_size else None
@@ -54,11 +71,22 @@ class MlxBackend:
                 network.holders[role] = dict(network.initial)
                 continue
             assert wanted.loader is not None and wanted.facts is not None
-            other = wanted.loader.load(
-                wanted.model.reference, framework="mlx", precision=train.precision, device=hardware.device
-            )
+            load = partial(
+                wanted.loader.load, wanted.model.reference, framework="mlx", precision=train.precision,
+                device=hardware.device,
+            )  # fmt: skip
+            other = shared(models, base_key(_with_base(request, wanted), train.precision), load)
             other.freeze()
             network.holders[role] = Network(
                 other, wanted.facts, FullAdapter(), precision=train.precision, can_disable=False, checkpointing=False
             )
         return MlxEngine(request, network)
+
+
+def _with_base(request: EngineRequest, wanted: RoleRequest) -> EngineRequest:
+    """The request with a role's model as the base, as it is loaded: in no fewer bits than its files have."""
+    assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
+    picks = {kind: pick for kind, pick in request.plan.picks.items() if kind != "quantizer"}
+    options = {kind: of for kind, of in request.plan.options.items() if kind != "quantizer"}
+    base = BasePart(wanted.model, wanted.facts, wanted.loader)
+    return replace(request, base=base, plan=replace(request.plan, picks=picks, options=options))

@@ -1,4 +1,9 @@
-"""What an engine of the MLX backend can do at most; `reference` and `head` depend on what it was built with."""
+"""What an engine of the MLX backend can do at most; `reference` and `head` depend on what it was built with.
+
+Three of torch's words have no meaning here. `module`: MLX keeps no gradients on modules. `optimizers`: it concerns
+copies and hooks of torch's tensors, and only optimizers of torch have them. `ranks`: strategies divide and send torch's
+tensors, and a Mac has one GPU.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,8 @@ CAPABILITIES = frozenset(
         "reference",
         "usage",
         "release",
+        "profile",
+        "shared_base",
         "temperature",
         "min_p",
         "repetition_penalty",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from finetooth_hooks import (
     Stepped,
 )
 from finetooth_hooks.bases import EngineBase
-from finetooth_hooks.engine import Counts, Snapshot, StepSettings, Usage
+from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.held import Stack
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
@@ -48,6 +48,7 @@ from finetooth_mlx.generation import Generator
 from finetooth_mlx.network import Network
 from finetooth_mlx.optimizers import applied, options_of
 from finetooth_mlx.passes import Differentiated, Runner
+from finetooth_mlx.profile import LAYOUT, OPTIMIZER, record, span
 from finetooth_mlx.running import MlxHeldAdapter, MlxRunningBatch
 from finetooth_mlx.state import State, checked_parts, read_state
 
@@ -179,7 +180,10 @@ class MlxEngine(EngineBase):
     # --- update -------------------------------------------------------------------------------------------------------
 
     def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
-        settings = settings or StepSettings()
+        with span(OPTIMIZER):
+            return self._step(metrics, settings or StepSettings())
+
+    def _step(self, metrics: Mapping[str, float] | None, settings: StepSettings) -> Stepped:
         check_settings(settings, options_of(self._optimizer), type(self._optimizer).__name__)
         if not self._grads:
             raise EngineError(
@@ -215,6 +219,13 @@ class MlxEngine(EngineBase):
 
     def weights(self) -> dict[str, mx.array]:
         return dict(self._masters)
+
+    def module(self) -> Any:
+        raise EngineError(
+            "the MLX engine cannot give its model away: MLX keeps no gradients on modules, which a caller could change "
+            "before a step",
+            action="read and set what trains by weights() and set_weights(), or set backend: torch",
+        )
 
     def set_weights(self, weights: Mapping[str, mx.array]) -> None:
         if weights.keys() != self._masters.keys():
@@ -309,6 +320,9 @@ class MlxEngine(EngineBase):
     def peak_flops(self) -> float:
         return float(self._request.place.hardware.peak_flops.get(self._info.precision, 0.0))
 
+    def profile(self, folder: Path) -> AbstractContextManager[Spans]:
+        return record(Path(folder))
+
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _work(
@@ -332,9 +346,11 @@ class MlxEngine(EngineBase):
         if loss is not None:
             check_fields(data)
         together = "sequence" if loss is None else loss.together
+        with span(LAYOUT):
+            batches = lay_out(data, budget=self._budget, together=together, whole=whole)
         return Pass(
             data=data,
-            batches=lay_out(data, budget=self._budget, together=together, whole=whole),
+            batches=batches,
             places=places_of(data, len(self._counters.rows)),
             step=self._counters.step,
             role=role,

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from finetooth_mlx.arrays import Named, to_mx
 from finetooth_mlx.network import Network, Rows
+from finetooth_mlx.profile import COMPUTE, GRAPH, span
 
 Outputs = dict[str, mx.array]
 
@@ -67,7 +68,10 @@ class Runner:
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
         for batch in work.computed:
             with self._as(work, batch, train=train):
-                computed = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
+                with span(GRAPH):
+                    computed = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
+                with span(COMPUTE):
+                    mx.eval(computed)
                 self._keep(outputs, work, batch, computed)
         return outputs
 
@@ -174,13 +178,17 @@ class Runner:
     ) -> mx.array:
         """The value of a function of what trains; its gradients are added to `evaluated`."""
         if not backward:
-            value = objective(masters)
-            mx.eval(value)
+            with span(GRAPH):
+                value = objective(masters)
+            with span(COMPUTE):
+                mx.eval(value)
             return value
-        value, grads = mx.value_and_grad(objective)(masters)
-        before = evaluated.grads
-        evaluated.grads = {n: g if not before else before[n] + g for n, g in grads.items()}
-        mx.eval(value, evaluated.grads)
+        with span(GRAPH):
+            value, grads = mx.value_and_grad(objective)(masters)
+            before = evaluated.grads
+            evaluated.grads = {n: g if not before else before[n] + g for n, g in grads.items()}
+        with span(COMPUTE):
+            mx.eval(value, evaluated.grads)
         return value
 
     def _outputs(self, spec: LossSpec, rectangle: Rows, *, train: bool) -> Outputs:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_steps.shared_base import Key, base_key
 from torch import nn
 
-_BASES: WeakValueDictionary[tuple[object, ...], nn.Module] = WeakValueDictionary()
+_BASES: WeakValueDictionary[Key, nn.Module] = WeakValueDictionary()
 _LOADING = threading.Lock()
 
 
@@ -22,19 +23,7 @@ def shared_base(request: EngineRequest, precision: str, load: Callable[[], nn.Mo
         precision: that the base is loaded in.
         load: loads it.
     """
-    model, facts = request.base.model, request.base.facts
-    key = (
-        model.reference,
-        model.revision,
-        model.loader,
-        repr(request.plan.options.get("loader")),
-        precision,
-        request.place.hardware.device,
-        facts.vocab_size,
-        facts.new_tokens,
-        request.plan.picks.get("quantizer"),
-        repr(request.plan.options.get("quantizer")),
-    )
+    key = base_key(request, precision)
     with _LOADING:
         base = _BASES.get(key)
         if base is None:

@@ -1,0 +1,56 @@
+"""One copy of a model's weights for all that compute with it: engines of a process, and roles of an engine.
+
+MLX's arrays never change, so models of modules of their own can hold the same ones.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, MutableMapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+import mlx.nn as nn
+from finetooth_steps.shared_base import Key
+
+Models = MutableMapping[Key, Any]
+OF_THE_PROCESS: Models = WeakValueDictionary()
+_LOADING = threading.Lock()
+
+
+def shared(models: Models, key: Key, load: Callable[[], Any]) -> Any:
+    """A model of modules of its own over weights that others use too; loaded if nobody does. The weights go when the
+    last such model goes.
+
+    Args:
+        models: that were loaded, by what tells them apart.
+    """
+    with _LOADING:
+        owner = models.get(key)
+        if owner is None:
+            owner = models[key] = load()
+    model = twin(owner, {})
+    model.__dict__["_owner"] = owner  # no module of this one: an entry of the dictionary would be
+    return model
+
+
+def twin(value: Any, made: dict[int, Any]) -> Any:
+    """Modules and containers anew, with the same arrays in them.
+
+    Args:
+        made: what was made so far, by the identity of what it is a twin of.
+    """
+    if id(value) in made:
+        return made[id(value)]
+    if isinstance(value, nn.Module):
+        kind: Any = type(value)
+        module = made[id(value)] = kind.__new__(kind)
+        module.__dict__.update({name: twin(of, made) for name, of in value.__dict__.items()})
+        for name, of in value.items():
+            dict.__setitem__(module, name, twin(of, made))
+        return module
+    if type(value) is dict:
+        return {name: twin(of, made) for name, of in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(twin(of, made) for of in value)
+    return value
