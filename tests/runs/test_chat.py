@@ -264,7 +264,7 @@ def test_words_compare_and_save(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     talking: Any = SimpleNamespace(
         side_by_side=lambda text: {"": Answer(f"base on {text}", "stop"), "a": Answer("a", "stop")},
-        messages=[Message("user", "Hi"), Message("assistant", "Hello")], tools=(),
+        messages=[Message("user", "Hi"), Message("assistant", "Hello")], tools=(), takes_turns=True,
     )  # fmt: skip
     chat._apart("/compare what?", talking)
     assert capsys.readouterr().out == "the model itself:\nbase on what?\n\na:\na\n\n"
@@ -285,3 +285,51 @@ def test_words_compare_and_save(tmp_path: Path, capsys: pytest.CaptureFixture[st
     chat._apart(f"/save {tmp_path}", talking)
     told = capsys.readouterr().err.splitlines()
     assert told[0] == "error: /save needs a file (/help says how)" and "cannot be written" in told[1]
+
+
+TEXT = ("--prompt", "Once upon a", "--max-tokens", "12")
+
+
+@pytest.fixture
+def base_model(tiny_model: Path, tmp_path: Path) -> Path:
+    """As base models are: without a chat template."""
+    folder = shutil.copytree(tiny_model, tmp_path / "base")
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def continued(folder: Path, text: str, tokens: int) -> str:
+    """What transformers alone continues the text with, the likeliest token each time."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    asked = torch.tensor([tokenizer.encode(text, add_special_tokens=False)])
+    written = model.generate(asked, max_new_tokens=tokens, do_sample=False)[0, asked.shape[1] :]
+    return str(tokenizer.decode(written, skip_special_tokens=True))
+
+
+def test_a_model_without_a_chat_template_continues_a_text(ft: Run, base_model: Path) -> None:
+    code, out, err = ft("chat", base_model, *TEXT, "train.precision=fp32")
+    assert code == 0 and "no chat template: it continues what you type" in err, err
+    assert out.strip() == continued(base_model, "Once upon a", 12).strip()
+    code, _, err = ft("chat", base_model, *TEXT, "--system", "Be brief.")
+    assert code == 2 and "the tokenizer has no chat template" in err
+
+
+def test_a_model_with_a_template_continues_a_text_if_it_shall(ft: Run, tiny_model: Path) -> None:
+    code, out, _ = ft("chat", tiny_model, *TEXT, "--text", "train.precision=fp32")
+    assert code == 0 and out.strip() == continued(tiny_model, "Once upon a", 12).strip()
+    assert out != ft("chat", tiny_model, *TEXT, "train.precision=fp32")[1]
+    code, _, err = ft("chat", tiny_model, *TEXT, "--text", "--save", "rows.jsonl")
+    assert code == 2 and "--save does not go with --text" in err
+
+
+def test_a_text_grows_by_what_is_typed(ft: Run, base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = iter(["ab", "/save rows.jsonl", "cd ", "/quit"])
+    monkeypatch.setattr("click.prompt", lambda *a, **k: next(said))
+    code, out, err = ft("chat", base_model, "--max-tokens", "8", "train.precision=fp32")
+    first = continued(base_model, "ab", 8)
+    assert continued(base_model, f"ab{first}cd ", 8) != continued(base_model, f"ab{first}cd", 8)
+    assert code == 0 and "/save: a text that is continued has no turns" in err, err
+    assert out.split("\n")[1].strip() == continued(base_model, f"ab{first}cd ", 8).strip()

@@ -72,15 +72,22 @@ def _value(value: Any, setting: str, folder: Path, plugins: list[Any]) -> Any:
             return [functions.keep_reward(value, setting, folder)]
         if setting == "evaluate.evaluators":
             return [functions.keep_evaluator(value, setting, folder)]
-        name = getattr(value, "__name__", type(value).__name__)
-        action = f"if it returns the value, call it: {name}(); functions may stand at {PLACES}"
-        raise RecipeError(setting, f"it is given the function {name}", action=action)
+        raise _misplaced(value, setting)
     if isinstance(value, Mapping):
         return {name: _value(item, f"{setting}.{name}", folder, plugins) for name, item in value.items()}
     if isinstance(value, list | tuple) and setting in ("method.rewards", "evaluate.evaluators"):
         keep = functions.keep_reward if setting == "method.rewards" else functions.keep_evaluator
         return [keep(item, setting, folder) if callable(item) else item for item in value]
+    if isinstance(value, list | tuple):
+        for item in filter(callable, value):
+            raise _misplaced(item, setting)
     return value
+
+
+def _misplaced(function: Any, setting: str) -> RecipeError:
+    name = getattr(function, "__name__", type(function).__name__)
+    action = f"if it returns the value, call it: {name}(); functions may stand at {PLACES}"
+    return RecipeError(setting, f"it is given the function {name}", action=action)
 
 
 def _plugin(

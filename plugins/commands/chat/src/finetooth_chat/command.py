@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import CommandContext
     from finetooth_hooks.examples import MediumKind
     from finetooth_hooks.models import ModelInfo
-    from finetooth_hooks.protocols import Renderer
     from finetooth_toolbox.messages.openings import Opening
 
     from finetooth_chat.conversation import Conversation
@@ -44,6 +43,7 @@ WORDS = {
 SHOWING: Mapping[str, MediumKind] = {"/image": "image", "/audio": "audio", "/video": "video"}
 """What shows the model something with what is said next."""
 LEAVE = ("/quit", "/exit", "/bye")
+TEXT_WELCOME = "Type a text; the model continues it. /reset begins another, /help lists more, /quit or Ctrl-D ends."
 WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help lists more, /quit or Ctrl-D ends."
 
 
@@ -99,6 +99,7 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help li
 @click.option(
     "--tools", type=click.Path(path_type=Path), help="Tools the model may call, a JSON list; calls are shown."
 )
+@click.option("--text", is_flag=True, help="Continue what you type as one text, without turns, as base models do.")
 @click.option(
     "--image",
     "images",
@@ -126,6 +127,7 @@ def command(
     compare: bool,
     save: Path | None,
     tools: Path | None,
+    text: bool,
     images: tuple[str, ...],
     sounds: tuple[str, ...],
     videos: tuple[str, ...],
@@ -139,8 +141,8 @@ def command(
     if prompt is None and (compare or save is not None):
         word = "compare TEXT" if compare else "save FILE"
         raise UserError(f"--{word.split()[0]} goes with --prompt", action=f"type /{word} in the conversation")
-    for option, text in (("--prompt", prompt), ("--system", system)):
-        if not is_text(text or ""):  # the system's encoding of arguments is not theirs
+    for option, typed in (("--prompt", prompt), ("--system", system)):
+        if not is_text(typed or ""):  # the system's encoding of arguments is not theirs
             raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
     if words := [word for word in overrides if "=" not in word]:
         action = f"ft chat {model} --prompt {shlex.quote(' '.join(words))}"
@@ -150,16 +152,19 @@ def command(
     from finetooth_hooks.sampling import Sampling
     from finetooth_toolbox.messages.media import MEDIA
 
+    from finetooth_chat.continued_text import TextRenderer, renderer_for
     from finetooth_chat.conversation import Conversation
 
     question = _readable(sys.stdin.read()) if prompt == "-" else prompt
     run = commands.run_folder(model)
-    opening = begun([str(commands.run_folder(name) or name) for name in (model, *adapters)], system, offered)
     as_base = run is not None and of_the_next_stage(run, adapters, commands.run_folder)
     talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
     context = talk.context
-    check_asked(context.renderer)
     media: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
+    shown = {f"--{kind}": files for kind, files in media.items()}
+    renderer = renderer_for(context, text, {"--system": system, "--tools": tools, "--save": save, **shown})
+    begins = () if isinstance(renderer, TextRenderer) else (model, *adapters)
+    opening = begun([str(commands.run_folder(name) or name) for name in begins], system, offered)
     for kind, files in media.items():
         for file in files:  # before weights are loaded
             context.processor.place(MEDIA[kind](file, path=Path(file)))
@@ -168,7 +173,7 @@ def command(
         max_tokens, temperature, top_p=top_p, seed=seed, min_p=min_p, repetition_penalty=repetition_penalty
     )
     chat = Conversation(
-        engine, context.renderer, sampling, opening.system,
+        engine, renderer, sampling, opening.system,
         longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium),
         tools=opening.tools, run_of=commands.run_folder,
     )  # fmt: skip
@@ -177,7 +182,7 @@ def command(
         for file in files:
             chat.show(Path(file), kind)
     if question is None:
-        click.echo(WELCOME, err=True)
+        click.echo(WELCOME if begins else TEXT_WELCOME, err=True)
         converse(chat, context.model)
         return
     if compare:
@@ -190,17 +195,6 @@ def command(
         added = append_row(save, chat.messages, chat.tools)
         if added.blank:
             click.echo(added.told(save), err=True)
-
-
-def check_asked(renderer: Renderer) -> None:
-    """Ask for the tokens of a question, so that a model which cannot be asked is refused before its weights load.
-
-    Raises:
-        RecipeError: the renderer has no template.
-    """
-    from finetooth_hooks.examples import Message
-
-    renderer.prompt([Message("user", "?")])
 
 
 def begun(references: Sequence[str], system: str | None, tools: Sequence[Mapping[str, Any]]) -> Opening:
@@ -250,10 +244,11 @@ def converse(chat: Conversation, base: ModelInfo | None = None) -> None:
     """
     while True:
         try:
-            text = click.prompt(click.style("you", bold=True), prompt_suffix="> ", err=True).strip()
+            typed = click.prompt(click.style("you", bold=True), prompt_suffix="> ", err=True)
         except click.Abort:  # Ctrl-D, or Ctrl-C where nothing is being answered
             click.echo()
             return
+        text = typed.strip()
         if text in LEAVE:
             return
         if text.split()[:1] == ["/adapter"]:
@@ -266,7 +261,7 @@ def converse(chat: Conversation, base: ModelInfo | None = None) -> None:
             _obey(text, chat)
         elif text:
             try:
-                show(chat, _readable(text))
+                show(chat, _readable(text if chat.takes_turns else typed))
             except (EngineError, UserError) as error:
                 problem = escape_controls(str(error))
                 click.echo(f"error: {problem}; /reset starts again without what was said so far", err=True)
@@ -274,12 +269,16 @@ def converse(chat: Conversation, base: ModelInfo | None = None) -> None:
 
 def _apart(text: str, chat: Conversation) -> None:
     """`/compare TEXT`, `/save FILE`, and `/image FILE` with those like it; what does not work is said."""
+    from finetooth_chat.continued_text import ONLY_TURNS
+
     word, _, rest = text.partition(" ")
     try:
         if not rest.strip():
             raise UserError(f"{word} needs {'a text' if word == '/compare' else 'a file'}", action="/help says how")
         if word == "/compare":
             beside(chat, _readable(rest.strip()))
+        elif not chat.takes_turns:
+            raise UserError(f"{word}: {ONLY_TURNS}", action="type a text; /reset begins another")
         elif word in SHOWING:
             chat.show(Path(rest.strip()).expanduser(), SHOWING[word])
             click.echo(f"({rest.strip()} is shown with what you say next)", err=True)

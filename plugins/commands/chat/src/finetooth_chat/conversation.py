@@ -17,6 +17,8 @@ from finetooth_hooks.sampling import Completion, Sampling, ShownPrompt
 from finetooth_saving.run_folder import run_of
 from finetooth_toolbox.messages.media import MEDIA, chunks
 
+from finetooth_chat.continued_text import TextRenderer
+
 UNFINISHED = "\ufffd"
 """What decoders write for bytes that are not a whole letter, or not yet."""
 
@@ -55,6 +57,7 @@ class Conversation:
         adapters: that the engine holds in addition to its own weights, by the names they have here.
         adapter: the name of the one that answers; empty: the engine's own weights do.
         shown: images, sounds and videos that stand before what is said next.
+        takes_turns: False where messages are pieces of one text, whose blanks count.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Conversation:
     ) -> None:  # fmt: skip
         self.look, self.run_of = look, run_of
         self.engine, self.renderer, self.sampling, self.longest = engine, renderer, sampling, longest
+        self.takes_turns = not isinstance(renderer, TextRenderer)
         self.tools = tuple(tools)
         self.adapters: dict[str, HeldAdapter] = {}
         self.adapter = ""
