@@ -31,7 +31,7 @@ class Time:
         seconds: if steps run at `utilisation` of the device's peak.
         least: if they ran at the peak itself.
         flops: operations of all steps.
-        peak: FLOP/s of the device.
+        peak: FLOP/s of all devices that share a step.
         measured: the peak was measured just now; else its maker states it.
     """
 
@@ -70,7 +70,7 @@ def time_ahead(job: Decided, steps: Sequence[Sequence[int]] | None = None) -> Ti
         return "the rows fill no step"
     report = job.prepared.report
     flops = job.cost.flops(steps, report.trained_tokens / max(1, report.tokens)) * total / len(steps)
-    peak = job.cost.peak_flops()
+    peak = (job.cost.peak_flops() or 0.0) * devices_of(job)
     if not peak or not flops:
         return "what the device does at most is not known"
     measured = str(job.plan.train.precision) not in job.request.place.hardware.peak_flops
@@ -97,9 +97,17 @@ def data_of_row(data: Sequence[Datum]) -> int:
     return next((i for i in range(1, len(data)) if data[i].group != group), len(data))
 
 
+def devices_of(job: Decided) -> int:
+    """How many devices share a step: one a rank, but for CPUs, whose ranks share one."""
+    place = job.request.place
+    own = place.hardware.memory != place.hardware.host_memory
+    return place.collective.world if place.collective is not None and own else 1
+
+
 def device_of(job: Decided) -> str:
     """What computes, with its precision."""
-    return f"{job.request.place.hardware.label}, {job.plan.train.precision}"
+    count = devices_of(job)
+    return f"{f'{count} x ' if count > 1 else ''}{job.request.place.hardware.label}, {job.plan.train.precision}"
 
 
 def time_line(time: Time | str, device: str) -> str:
