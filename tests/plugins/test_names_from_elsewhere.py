@@ -67,14 +67,12 @@ MEANT = [
     ("adapter.lora_alpha", "adapter.alpha"),
     ("cutoff_len", "train.max_length"),
     ("max_seq_length", "train.max_length"),
-    ("method.dpo_beta", "method.beta"),
     ("save_total_limit", "checkpoint.keep_last"),
     ("base", "model"),
     ("gpu", "hardware"),
     ("lerning_rate", "optimizer.learning_rate"),
     ("train.learningrat", "optimizer.learning_rate"),
     ("cutof_len", "train.max_length"),
-    ("method.max_tokens", "method.max_completion_length"),
 ]
 
 
@@ -83,7 +81,7 @@ MEANT = [
 def test_a_setting_of_theirs_names_ours(catalog: Catalog, written: str, setting: str, framework: str) -> None:
     with pytest.raises(FinetoothError, match=rf"did you mean {setting}\?"):
         recipe = load({"model": "m"}, [f"{written}=1"])
-        for kind in ("adapter", "optimizer", "method"):
+        for kind in ("adapter", "optimizer"):
             pick: Any = getattr(recipe, kind)
             if isinstance(pick, dict):
                 validate_options(
@@ -125,6 +123,11 @@ def test_words_of_a_recipe_with_a_corpus_name_ours(written: str, said: str) -> N
 def test_an_option_of_another_entry_is_not_named_as_what_is_meant(catalog: Catalog) -> None:
     with pytest.raises(RecipeError, match=r"adapter\.unfrozen_parameters: .*\(it is an option of another adapter"):
         validate_options(catalog, "adapter", {"name": "finetooth-lora:lora", "unfrozen_parameters": ["x"]}, "adapter")
+    for written, meant, name in (("max_tokens", "max_completion_length", "grpo"), ("dpo_beta", "beta", "dpo")):
+        with pytest.raises(RecipeError, match=rf"\(method\.{meant} is an option of another method"):
+            validate_options(catalog, "method", {"name": "sft", written: 5}, "method")
+        with pytest.raises(RecipeError, match=rf"\(did you mean method\.{meant}\?"):
+            validate_options(catalog, "method", {"name": name, written: 5}, "method")
 
 
 @pytest.mark.parametrize(

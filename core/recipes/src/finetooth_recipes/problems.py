@@ -283,8 +283,10 @@ class _Translator:
         close = nearest(key, here)
         known = meaning_of(key)
         if known is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
-            if known.setting == self._setting(path):
-                return f"it is an option of another {known.setting.partition('.')[0]}: pick that one by name"
+            section, _, option = known.setting.rpartition(".")
+            if section == self._setting(path[:-1]) and option not in here:
+                name = "it" if known.setting == self._setting(path) else known.setting
+                return f"{name} is an option of another {section}: pick that one by name"
             return known.action
         if close:
             return f"did you mean {self._setting((*path[:-1], close))}?"
