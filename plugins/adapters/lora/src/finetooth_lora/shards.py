@@ -115,7 +115,7 @@ def fold_tensors(tensors: ModelTensors, adapter: Path) -> ModelTensors | None:
         if change is None:
             return numbers
         merged = change.of(numbers.float())
-        if not merged.isfinite().all():
+        if not torch.stack(merged.aminmax()).isfinite().all():  # NaN is both, and one pass finds them
             raise UserError(f"merging {name} gives numbers that are not finite", action="train again with a lower rate")
         return merged
 

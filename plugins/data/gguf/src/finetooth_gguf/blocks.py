@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 from finetooth_torchshared.quantised import RowsApart
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from torch import Tensor
+
+from finetooth_gguf.package import GGML_QUANT_SIZES, GGMLQuantizationType
 
 Type = GGMLQuantizationType
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from gguf import dequantize
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from finetooth_gguf.package import GGML_QUANT_SIZES, GGMLQuantizationType, dequantize
 
 PIECE = 1 << 15
 """Numbers dequantised at once, 128 KiB in float32. Beyond it NumPy asks the system for memory for each intermediate

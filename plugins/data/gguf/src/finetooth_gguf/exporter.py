@@ -17,11 +17,10 @@ from finetooth_toolbox.messages.shipped import check
 from finetooth_toolbox.messages.written_templates import named_tokens
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_torchshared.whole_weights import quiet_library
-from gguf import dequantize
-from gguf.constants import GGML_QUANT_SIZES
 from pydantic import Field
 
 from finetooth_gguf import container, writing
+from finetooth_gguf.package import GGML_QUANT_SIZES, dequantize
 from finetooth_gguf.sentence_pieces import PREFIXES
 
 FILE = "model.gguf"
