@@ -58,7 +58,7 @@ def write_model(
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<|pad|>"
     )
     tokenizer.save_pretrained(folder)
-    ffn, layers, heads, kv, head = width * 3 // 2, 2, 4, 2, 4 if kind == "qwen2" else 8
+    ffn, layers, heads, kv, head = width * 3 // 2, 2, 4, 2, changes.get("head_dim", 4 if kind == "qwen2" else 8)
     config = {
         "model_type": kind, "architectures": [f"{kind.capitalize()}ForCausalLM"], "vocab_size": len(tokenizer),
         "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers, "num_attention_heads": heads,
@@ -121,7 +121,7 @@ class Constant:
 
 def make_engine(
     folder: Path, *, adapter: Any = None, optimizer: Any = None, head: Any = None, roles: Any = None,
-    share_base: bool = False, **train: Any,
+    options: Any = None, **train: Any,
 ) -> Any:  # fmt: skip
     """An engine over the model in a folder: fp32, no clipping, plain gradient descent."""
     context = FakeContext(folder, installed=True)
@@ -148,7 +148,7 @@ def make_engine(
         place=PlacePart(CPU, None, decided.seed),
         roles=roles or {},
     )
-    return MlxBackend(MlxBackendOptions(share_base=share_base)).engine(request)
+    return MlxBackend(MlxBackendOptions(**(options or {}))).engine(request)
 
 
 @pytest.fixture(scope="session")

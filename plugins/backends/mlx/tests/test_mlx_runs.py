@@ -115,6 +115,7 @@ def test_a_run_can_be_asked(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
         (["hardware=cpu"], "hardware: finetooth-cpu:cpu is for torch, but the backend is mlx"),
         (["hardware=metal"], "finetooth-metal:metal cannot be used here"),
         (["train.micro_batch_tokens=4"], "train.micro_batch_tokens=4"),
+        (["backend.kv_cache=int8"], "backend.kv_cache=int8: heads of this model have 8 numbers"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(

@@ -23,6 +23,7 @@ from finetooth_mlx.loader import MlxOptions, build
 DATA = [Datum.from_tokens(list(range(20, 32)), id="first"), Datum.from_tokens(list(range(40, 60)), id="second")]
 BASE = 128 * 256 * 4 * 4
 """Bytes that a base of width 128 takes at the least."""
+SHARED = {"share_base": True}
 ONE, TWO = LoraOptions(rank=4), LoraOptions(rank=2, dropout=0.3)
 
 
@@ -57,7 +58,7 @@ def folder(tmp_path: Path, write: Callable[..., Path], quantised: Callable[..., 
 @pytest.mark.parametrize("folder", ["plain", "quantised"], indirect=True)
 def test_engines_share_the_base_and_nothing_else(folder: Path, engine_of: Any) -> None:
     alone = [trained(engine_of(folder, adapter=LoraAdapter(options))) for options in (ONE, TWO)]
-    make = lambda options, share: engine_of(folder, adapter=LoraAdapter(options), share_base=share)  # noqa: E731
+    make = lambda options, share: engine_of(folder, adapter=LoraAdapter(options), options={"share_base": share})  # noqa: E731
     _, whole = taken(lambda: make(TWO, False))
     first, of_first = taken(lambda: make(ONE, True))
     second, of_second = taken(lambda: make(TWO, True))
@@ -69,15 +70,15 @@ def test_engines_share_the_base_and_nothing_else(folder: Path, engine_of: Any) -
 
 
 def test_the_base_goes_with_its_last_engine(folder: Path, engine_of: Any) -> None:
-    engines, all_of_it = taken(lambda: [engine_of(folder, share_base=True) for _ in range(2)])
+    engines, all_of_it = taken(lambda: [engine_of(folder, options=SHARED) for _ in range(2)])
     first, last = (taken(lambda: bool(engines.pop()))[1] for _ in range(2))
     assert all_of_it > BASE and first > -BASE / 2 and last < -BASE
 
 
 def test_whole_weights_are_not_shared(folder: Path, engine_of: Any) -> None:
-    adapter = engine_of(folder, share_base=True)
+    adapter = engine_of(folder, options=SHARED)
     before = adapter.logprobs(DATA)
-    trained(engine_of(folder, adapter=FullAdapter(), share_base=True))
+    trained(engine_of(folder, adapter=FullAdapter(), options=SHARED))
     assert all(np.array_equal(*pair) for pair in zip(before, adapter.logprobs(DATA), strict=True))
 
 

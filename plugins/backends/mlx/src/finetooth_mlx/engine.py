@@ -58,9 +58,12 @@ class MlxEngine(EngineBase):
 
     What trains is held in fp32 by name and put into the model for every pass: MLX's arrays never change, so a step, a
     snapshot and a call that fails share them without copies.
+
+    Args:
+        cache_bits: of a number in the cache of sampling; 0 is plain.
     """
 
-    def __init__(self, request: EngineRequest, network: Network) -> None:
+    def __init__(self, request: EngineRequest, network: Network, cache_bits: int = 0) -> None:
         self._request, self._network = request, network
         train = request.plan.train
         assert train.micro_batch_tokens is not None and train.precision is not None
@@ -70,7 +73,7 @@ class MlxEngine(EngineBase):
             network, pad_id=pad if pad is not None and pad < request.base.facts.vocab_size else 0,
             seed=request.place.seed,
         )  # fmt: skip
-        self._generator = Generator(network, request.text, self._budget, self._runner.check_asked)
+        self._generator = Generator(network, request.text, self._budget, self._runner.check_asked, cache_bits)
         self._masters: Named = dict(network.initial)
         self._grads: Named = {}
         self._optimizer = request.updates.optimizer.create(list(self._masters.items()))

@@ -16,6 +16,7 @@ from finetooth_modelfiles.schemas import Schemas, SchemaState
 from finetooth_steps.data_checks import check_prompts
 from numpy.typing import NDArray
 
+from finetooth_mlx.cache import make_cache
 from finetooth_mlx.network import Network
 
 
@@ -59,11 +60,9 @@ class Writing:
         rows: with those that have ended.
     """
 
-    def __init__(self, network: Network, prompts: Sequence[Sequence[int]], rows: Sequence[Row], text: TextPart) -> None:
-        from mlx_lm.models.cache import make_prompt_cache
-
-        self._network, self._text, self.rows = network, text, list(rows)
-        self._cache, self._next = make_prompt_cache(network.model), np.array(prompts, dtype=np.int32)
+    def __init__(self, generator: Generator, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> None:
+        self._network, self._text, self.rows = generator.network, generator.text, list(rows)
+        self._cache, self._next = generator.cache(), np.array(prompts, dtype=np.int32)
 
     @property
     def done(self) -> bool:
@@ -123,10 +122,14 @@ class Generator:
     Args:
         budget: tokens of a micro-batch; a batch of rows takes about four times as many.
         check_asked: raises if whoever drives the engine wants it to stop.
+        cache_bits: of a number in the cache; 0 is plain.
     """
 
-    def __init__(self, network: Network, text: TextPart, budget: int, check_asked: Callable[[], None]) -> None:
+    def __init__(
+        self, network: Network, text: TextPart, budget: int, check_asked: Callable[[], None], cache_bits: int = 0
+    ) -> None:
         self.network, self.text, self.tokens, self._check_asked = network, text, 4 * budget, check_asked
+        self._cache_bits = cache_bits
         self._schemas = Schemas(text.tokenizer)
 
     def generate(
@@ -143,7 +146,7 @@ class Generator:
         rows = [row for i, prompt in enumerate(prompts) for row in self.rows(i, prompt, sampling, streams[i])]
         for batch in self._batches(prompts, rows):
             self._check_asked()
-            writing = Writing(self.network, [prompts[row.prompt] for row in batch], batch, self.text)
+            writing = Writing(self, [prompts[row.prompt] for row in batch], batch)
             while not writing.done:
                 writing.step()
                 self._check_asked()
@@ -151,6 +154,10 @@ class Generator:
         for row in rows:
             completions[row.prompt].append(self.completion(row, weights_version))
         return completions
+
+    def cache(self) -> list[Any]:
+        """An empty one, for each layer."""
+        return make_cache(self.network.model, self.network.facts.head_dim, self._cache_bits)
 
     def rows(
         self, number: int, prompt: Sequence[int], sampling: Sampling, streams: Sequence[np.random.Generator]

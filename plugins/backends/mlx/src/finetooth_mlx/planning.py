@@ -20,16 +20,26 @@ CHUNK = 1 << 26
 MOST_POSITIONS = 512
 """Positions whose logits are held at once, where a small vocabulary would leave room for more: a product with the head
 gains nothing from more rows."""
+KV_CACHE = {"plain": 0, "int8": 8, "int4": 4}
+"""Bits of a number in the cache of sampling, by name; 0 is as the model computes."""
+CACHE_GROUPS = (64, 32)
+"""Numbers of a head that share a scale and an offset in a cache of fewer bits; the first that fits."""
 MLX_OVERHEAD = 256 << 20
 """Bytes of the library, its kernels and of freed memory that its allocator keeps."""
 
 
-def decide(request: PlanRequest) -> BackendPlan:
+def decide(request: PlanRequest, kv_cache: str = "plain") -> BackendPlan:
     """Decide precision, micro-batch and checkpointing.
 
     Raises:
-        PlanError: a setting asks for what the hardware or the optimizer cannot do.
+        PlanError: a setting asks for what the hardware, the optimizer or the model cannot do.
     """
+    if KV_CACHE[kv_cache] and request.base.facts.head_dim % CACHE_GROUPS[-1]:
+        raise PlanError(
+            f"backend.kv_cache={kv_cache}: heads of this model have {request.base.facts.head_dim} numbers, and MLX "
+            f"stores groups of {CACHE_GROUPS[-1]} in fewer bits",
+            action="leave backend.kv_cache out",
+        )
     if request.trains.head is not None and request.trains.head.exported_as != "none":
         class_name(request.base.model.model_type, request.trains.head.exported_as)  # refuses what cannot be exported
     precision = choose_precision(request.train.precision, request.place.hardware)

@@ -129,7 +129,7 @@ class MlxRunningBatch:
             rows = [row for request in alike for row in request.rows]
             prompts = [request.prompt for request in alike for _ in request.rows]
             cells = sum(len(prompts[0]) + row.room for row in rows)
-            writing = Writing(self._generator.network, prompts, rows, self._generator.text)
+            writing = Writing(self._generator, prompts, rows)
             self._writing.append((alike[0].adapter, cells, writing))
 
     def _leave(self) -> None:
