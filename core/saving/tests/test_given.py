@@ -186,7 +186,7 @@ def test_what_cannot_be_kept_is_named_in_one_line(function: Any, said: str) -> N
 
 
 def test_a_function_elsewhere_is_refused() -> None:
-    with pytest.raises(RecipeError, match=r"rewards: it is given the function .*functions may stand at .*method.rewards"):
+    with pytest.raises(RecipeError, match=r"rewards: it is given the function .*functions may stand .*method.rewards"):
         keep_values({"rewards": [test_a_function_elsewhere_is_refused]})
     with pytest.raises(RecipeError, match=r"adapter: it is given .*functions may stand at data.format"):
         keep_values({"model": "m", "adapter": rewarded})
