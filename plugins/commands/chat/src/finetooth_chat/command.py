@@ -141,12 +141,7 @@ def command(
     if prompt is None and (compare or save is not None):
         word = "compare TEXT" if compare else "save FILE"
         raise UserError(f"--{word.split()[0]} goes with --prompt", action=f"type /{word} in the conversation")
-    for option, typed in (("--prompt", prompt), ("--system", system)):
-        if not is_text(typed or ""):  # the system's encoding of arguments is not theirs
-            raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
-    if words := [word for word in overrides if "=" not in word]:
-        action = f"ft chat {model} --prompt {shlex.quote(' '.join(words))}"
-        raise UserError(f"{words[0]!r} is not a setting; a question is given with --prompt", action=action)
+    _check_typed({"--prompt": prompt, "--system": system}, model, overrides)
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
@@ -195,6 +190,19 @@ def command(
         added = append_row(save, chat.messages, chat.tools)
         if added.blank:
             click.echo(added.told(save), err=True)
+
+
+def _check_typed(typed: Mapping[str, str | None], model: str, overrides: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: an option is not text in the system's encoding of arguments, or a question stands among settings.
+    """
+    for option, value in typed.items():
+        if not is_text(value or ""):
+            raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
+    if words := [word for word in overrides if "=" not in word]:
+        action = f"ft chat {model} --prompt {shlex.quote(' '.join(words))}"
+        raise UserError(f"{words[0]!r} is not a setting; a question is given with --prompt", action=action)
 
 
 def begun(references: Sequence[str], system: str | None, tools: Sequence[Mapping[str, Any]]) -> Opening:
