@@ -3,9 +3,10 @@ goes on where it was; what came of another commit is not counted.
 
     python tests/torture/run.py [--kills 1000] [--folder .torture] [--jobs 2] [--cases grpo ppo]
     python tests/torture/run.py --rollouts --kills 200
+    python tests/torture/run.py --mlx --kills 100
 
-With `--rollouts` it is those that learn from rollouts, and their section of the page is written; else what stands
-before that section. The other sections stay.
+With `--rollouts` it is those that learn from rollouts, with `--mlx` those of the MLX engine, and their section of the
+page is written; else what stands before the sections. The other sections stay.
 """
 
 from __future__ import annotations
@@ -24,18 +25,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/samplers/servers/tests"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cases import write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
 from method_cases import ONLINE_CASES, write_method_data  # type: ignore[import-not-found]
+from mlx_cases import mlx_cases  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Result, Trial, cases, table, trials  # type: ignore[import-not-found]
 from vllm_stand_in import StandIn  # type: ignore[import-not-found]
+
+from conftest import fewer_tokens, write_weights  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "torture.md"
 SECTION = "## "
 ROLLOUTS = "## Learning from rollouts"
+MLX_SECTION = "## The MLX engine"
+MLX_TOKENS = 4096
+"""Products with a large head take long where MLX computes on a CPU."""
 KILLS_EACH = 4
 INSTRUMENTED_EACH = 2
 MOST_TRIALS = 100_000
@@ -49,14 +57,16 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs at the same time, a thread each")
     parser.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="of these alone; the kills are theirs")
     parser.add_argument("--rollouts", action="store_true", help="of those alone that learn from rollouts")
+    parser.add_argument("--mlx", action="store_true", help="of those of the MLX engine alone")
     given = parser.parse_args()
+    every = mlx_cases() if given.mlx else cases()
     folder: Path = given.folder.absolute()
     folder.mkdir(exist_ok=True)
     of = commit()
-    log = folder / f"results-{of}.jsonl"
+    log = folder / f"results-{'mlx-' if given.mlx else ''}{of}.jsonl"
     done = [read(line) for line in log.read_text().splitlines()] if log.exists() else []
     finished = {result.number for result in done}
-    names = sorted(case.name for case in cases())
+    names = sorted(case.name for case in every)
     if unknown := set(given.cases) - set(names):
         parser.error(f"there are no cases {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     names = given.cases or ([case.name for case in ONLINE_CASES] if given.rollouts else names)
@@ -73,31 +83,33 @@ def main() -> int:
 
     def share(job: int) -> Iterator[Trial]:
         """A recipe stays with one job, which keeps its undisturbed run; until there were kills enough."""
-        for trial in trials(MOST_TRIALS, KILLS_EACH, instrumented=INSTRUMENTED_EACH):
+        for trial in trials(MOST_TRIALS, KILLS_EACH, instrumented=INSTRUMENTED_EACH, every=every):
             if sum(real_kills(result) for result in done if result.case in order) >= given.kills:
                 return
             if trial.case.name in order and order[trial.case.name] % given.jobs == job and trial.number not in finished:
                 yield trial
 
-    make_model(folder / "model")
+    model = folder / ("model-of-mlx" if given.mlx else "model")
+    make_model(model, MLX_TOKENS if given.mlx else None)
     with ThreadPoolExecutor(given.jobs) as pool:
-        for ended in [pool.submit(work, folder, job, share(job), take) for job in range(given.jobs)]:
+        for ended in [pool.submit(work, model, job, share(job), take) for job in range(given.jobs)]:
             ended.result()
     done = [result for result in done if result.case in order]
-    written = rollouts_section(done, of) if given.rollouts else page(done, of)
-    PAGE.write_text(with_section(PAGE.read_text(), written, ROLLOUTS if given.rollouts else ""))
+    head = MLX_SECTION if given.mlx else ROLLOUTS if given.rollouts else ""
+    written = mlx_section(done, of) if given.mlx else rollouts_section(done, of) if given.rollouts else page(done, of)
+    PAGE.write_text(with_section(PAGE.read_text(), written, head))
     return int(any(result.different for result in done))
 
 
-def work(folder: Path, job: int, share: Iterator[Trial], take: Callable[[Result], None]) -> None:
+def work(model: Path, job: int, share: Iterator[Trial], take: Callable[[Result], None]) -> None:
     """Trials one after the other, with a zygote and a server of their own."""
-    place = folder / f"job-{job}"
+    place = model.parent / f"job-{job}"
     place.mkdir(exist_ok=True)
     write_data(place)
     write_method_data(place)
     with server() as environment:
         zygote, stand_in = Zygote(environment), StandIn()
-        arena = Arena(zygote, place, folder / "model", stand_in.url)
+        arena = Arena(zygote, place, model, stand_in.url)
         for trial in share:
             try:
                 take(arena.run(trial))
@@ -108,23 +120,21 @@ def work(folder: Path, job: int, share: Iterator[Trial], take: Callable[[Result]
         stand_in.close()
 
 
-def make_model(folder: Path) -> None:
-    """A tiny random Llama with SmolLM2's tokenizer."""
+def make_model(folder: Path, tokens: int | None) -> None:
+    """A tiny random Llama with SmolLM2's tokenizer.
+
+    Args:
+        tokens: of its vocabulary, the first alone; None: all.
+    """
     if (folder / "config.json").exists():
         return
     import finetooth
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = finetooth.session({"model": "smollm2-135m"}, data=False).job.context.tokenizer
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True,
-        bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save(folder)
+    if tokens is not None:
+        fewer_tokens(folder / "tokenizer.json", tokens)
+    write_weights(folder, tokens or tokenizer.vocab_size)
 
 
 def real_kills(result: Result) -> int:
@@ -181,7 +191,6 @@ def rollouts_section(results: list[Result], of: str) -> str:
     Args:
         of: the commit that was killed.
     """
-    bad = [result for result in results if result.different]
     lines = [
         ROLLOUTS,
         "",
@@ -192,13 +201,37 @@ def rollouts_section(results: list[Result], of: str) -> str:
         "weights are put into the server (`put`, `post`). What was drawn in each step is compared too: no prompt is",
         "lost or comes again.",
         "",
+        *outcome(results, of),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def outcome(results: list[Result], of: str) -> list[str]:
+    """Of a section, what its runs came to."""
+    return [
         f"{time.strftime('%Y-%m-%d')}, commit {of}: {len(results)} runs over {len({r.case for r in results})} recipes;",
         f"{sum(map(real_kills, results))} kills, {sum(result.resumed for result in results)} resumes, "
         f"{sum(result.remote for result in results)} runs with object storage beside the disk.",
-        f"Runs that came out different: {len(bad)}.",
+        f"Runs that came out different: {sum(bool(result.different) for result in results)}.",
         f"Python {platform.python_version()}, {platform.machine()}, one thread.",
         "",
         *table(results),
+    ]
+
+
+def mlx_section(results: list[Result], of: str) -> str:
+    """The section of the MLX engine.
+
+    Args:
+        of: the commit that was killed.
+    """
+    lines = [
+        MLX_SECTION,
+        "",
+        "Written by `python tests/torture/run.py --mlx --kills 100`: every pair of its adapters, precisions and",
+        "optimizers with the choices above, references that follow, heads, and rollouts, on a CPU.",
+        "",
+        *outcome(results, of),
     ]
     return "\n".join(lines) + "\n"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/samplers/servers/tests"))
 
-from cases import CHOICES, pairs, pairwise, write_data  # type: ignore[import-not-found]
+from cases import CHOICES, Case, pairs, pairwise, write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
 from method_cases import ONLINE_CASES, write_method_data  # type: ignore[import-not-found]
+from mlx_cases import mlx_cases  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Trial, cases, trials  # type: ignore[import-not-found]
 from vllm_stand_in import StandIn  # type: ignore[import-not-found]
 
 KILLS = 2
 INSTRUMENTED = 1
+MLX_KILLS = 4
 ONLINE_KILLS, ONLINE_ROUNDS = 4, 5
 """Of every case that learns from rollouts: kills in a trial, and trials; more than 200 in all."""
 
@@ -34,6 +37,14 @@ def test_every_pair_of_choices_occurs() -> None:
     )  # fmt: skip
     assert len(covered) == expected
     assert len(found) < 30
+
+
+def test_mlx_has_every_pair_of_its_choices_and_methods() -> None:
+    pytest.importorskip("mlx_lm")
+    found = mlx_cases()
+    adapters = {(case.choices["adapter"], case.choices["optimizer"]) for case in found if isinstance(case, Case)}
+    assert len(adapters) == 10 and len({case.name for case in found}) == len(found)
+    assert {case.name for case in found} >= {"mlx-grpo", "mlx-dpo-following_copy", "mlx-rm"}
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +65,18 @@ def arena(tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Iterato
     "trial", list(trials(len(cases()), KILLS, instrumented=INSTRUMENTED)), ids=lambda t: t.case.name
 )
 def test_a_run_that_is_killed_and_resumed_is_the_same_to_the_bit(arena: Arena, trial: Trial) -> None:
+    assert arena.run(trial).different == ()
+
+
+def mlx_trials() -> list[Trial]:
+    """Once round the cases; more than a hundred kills."""
+    every = mlx_cases()
+    return list(trials(len(every), MLX_KILLS, instrumented=2, every=every))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", mlx_trials() if find_spec("mlx_lm") else [], ids=lambda t: t.case.name)
+def test_a_run_of_mlx_that_is_killed_is_the_same_to_the_bit(arena: Arena, trial: Trial) -> None:
     assert arena.run(trial).different == ()
 
 

@@ -18,7 +18,7 @@ from s3 import BUCKET  # type: ignore[import-not-found]
 MOST: dict[str, int] = {"rename": 6, "replace": 12, "fsync": 30, "unlink": 12}
 """Calls at which a process may be killed, and up to which of them."""
 MOST_SENT = 24
-MOST_INSIDE: dict[str, int] = {"sample": 6, "token": 40, "score": 6, "put": 6, "post": 24}
+MOST_INSIDE: dict[str, int] = {"sample": 6, "token": 40, "mlx_token": 40, "score": 6, "put": 6, "post": 24}
 
 
 @dataclass(frozen=True)
@@ -71,14 +71,17 @@ def cases(seed: int = 0) -> list[Case | MethodCase]:
     return [*pairwise(seed, **{**CHOICES, **standard}), *METHOD_CASES, *ONLINE_CASES]
 
 
-def trials(count: int, kills: int, *, instrumented: int, seed: int = 0) -> Iterator[Trial]:
+def trials(
+    count: int, kills: int, *, instrumented: int, seed: int = 0, every: Sequence[Case | MethodCase] = ()
+) -> Iterator[Trial]:
     """So many trials, going round the cases.
 
     Args:
         kills: in each of them.
         instrumented: of these, at points inside saving, renaming and sending.
+        every: the cases; those of torch if none are given.
     """
-    every = cases(seed)
+    every = every or cases(seed)
     for number in range(count):
         draw = random.Random(f"{seed}/{number}")
         remote = number % 4 == 3

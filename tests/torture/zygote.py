@@ -18,6 +18,7 @@ import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ MODULES = (
     "transformers.models.llama.modeling_llama",
 )
 """What a child would import, beside the plugins that its recipe picks."""
+OF_MLX = ("finetooth_mlx.backend", "finetooth_mlx.engine", "mlx_lm.models.llama")
+"""The same where MLX is installed."""
 INSIDE = {
     "sample": ("finetooth_rollouts.checked_sampler", "CheckedSampler", "sample"),
     "token": ("finetooth_torch.generation.rows_in_progress", "Writing", "step"),
+    "mlx_token": ("finetooth_mlx.generation", "Writing", "step"),
     "score": ("finetooth_rollouts.drawing", "Drawing", "_score"),
     "put": ("finetooth_serversamplers.vllm", "VllmSampler", "_put"),
     "post": ("finetooth_serversamplers.asking", "Server", "post"),
@@ -46,7 +50,7 @@ KINDS = ("adapter", "family", "format", "loss", "method", "optimizer", "renderer
 
 def main() -> None:
     """Serve until the input ends."""
-    for module in MODULES:
+    for module in (*MODULES, *(OF_MLX if find_spec("mlx_lm") else ())):
         import_module(module)
     catalog = import_module("finetooth_core.plugins.manager").start().catalog
     load_builder = import_module("finetooth_core.plugins.builders").load_builder
