@@ -194,6 +194,48 @@ def test_other_adapters_are_torchs(folder: Path, adapter: dict[str, Any]) -> Non
         assert np.abs(ours[key] - wanted).max() < 1e-3 * np.abs(wanted).max() + 1e-6, key
 
 
+def test_a_head_that_shares_the_embeddings_weight_carries_an_addition(
+    folder: Path, write: Callable[..., Path], engine_of: Callable[..., Any]
+) -> None:
+    """As the Tinker client asks by default. Folded into its base it has a weight of its own, as transformers reads."""
+    import mlx.core as mx
+    import torch
+    import transformers
+    from finetooth_kit import FakeContext
+    from finetooth_mlx.adapters import LoraAdapter, LoraOptions
+    from finetooth_mlx.folding import write_model
+    from finetooth_mlx.loader import MlxOptions, build
+
+    (folder / "tied").mkdir()
+    write(folder / "tied", tied=True)
+    options = {"rank": 4, "targets": ["q_proj", "lm_head"]}
+    given = {
+        "model": str(folder / "tied"), "adapter": {"name": "lora", **options},
+        "train": {"max_steps": 6, "batch_size": 8, "max_length": 96, "precision": "fp32"},
+        "optimizer": {"name": "sgd", "learning_rate": 0.1},
+    }  # fmt: skip
+    mine, torchs = (run(folder, "sft", backend, **given) for backend in ("mlx", "torch"))
+    assert [loss for loss, _ in metrics(mine)] == pytest.approx([loss for loss, _ in metrics(torchs)], rel=1e-3)
+    ours, theirs = (load_file(of / "artifact" / "adapter_model.safetensors") for of in (mine, torchs))
+    assert {name: array.shape for name, array in ours.items()} == {name: array.shape for name, array in theirs.items()}
+    adapter, ids = LoraAdapter(LoraOptions(**options)), np.arange(3, 40)
+    engine = engine_of(folder / "tied", adapter=adapter)
+    engine.restore(torchs / "artifact")
+    network = engine._network
+    wanted = np.array(network.logits(network.body(mx.array(ids[None].astype(np.int32)))))
+    base = build(MlxOptions(), FakeContext(folder)).load(
+        str(folder / "tied"), framework="mlx", precision="fp32", device="cpu"
+    )
+    write_model(adapter.fold(base, torchs / "artifact", precision="fp32", device="cpu"), folder / "folded")
+    whole = transformers.AutoModelForCausalLM.from_pretrained(folder / "folded").eval()
+    with torch.no_grad():
+        found = whole(torch.from_numpy(ids[None])).logits.numpy()
+    assert np.abs(found - wanted).max() < 1e-5 * np.abs(wanted).max()
+    plain = transformers.AutoModelForCausalLM.from_pretrained(folder / "tied").eval()
+    with torch.no_grad():
+        assert np.abs(plain(torch.from_numpy(ids[None])).logits.numpy() - wanted).max() > 0.1
+
+
 @pytest.mark.slow
 def test_whole_weights_train_as_torchs(folder: Path) -> None:
     """The artifact is a transformers folder with the numbers that training left."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -142,3 +143,36 @@ def test_adapters_of_other_ranks_are_held(tmp_path: Path, write: Callable[..., P
     dora = engine_of(folder, adapter=LoraAdapter(LoraOptions(rank=2, dora=True)))
     dora.export(tmp_path / "dora")
     assert engine.hold(tmp_path / "dora") is None and "adapters" not in dora.capabilities
+
+
+@pytest.mark.parametrize("given", [{}, {"adapter": FullAdapter(), "precision": "bf16"}], ids=["lora", "full-bf16"])
+def test_each_call_may_come_from_another_thread(
+    tmp_path: Path, write: Callable[..., Path], engine_of: Any, given: dict[str, Any]
+) -> None:
+    """As a server's calls do. MLX computes what a thread left open in that thread alone."""
+    (tmp_path / "m").mkdir()
+    folder = write(tmp_path / "m")
+
+    def apart(call: Callable[[], Any]) -> Any:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(call).result()
+
+    def scores(call: Callable[[Callable[[], Any]], Any]) -> Any:
+        engine = call(lambda: engine_of(folder, roles={"reference": RoleRequest()}, **given))
+        call(engine.snapshot)
+        for _ in range(2):
+            call(lambda: engine.forward_backward(DATA, WEIGHTED_NLL))
+            call(engine.step)
+        call(lambda: engine.save(tmp_path / "state"))
+        call(lambda: engine.logprobs(DATA, role="reference"))
+        call(lambda: engine.move_role("reference", 0.5))
+        call(lambda: engine.load(tmp_path / "state"))
+        call(lambda: engine.set_weights({name: array + 0 for name, array in engine.weights().items()}))
+        call(lambda: engine.export(tmp_path / "artifact"))
+        call(lambda: engine.restore(tmp_path / "artifact"))
+        batch = call(engine.running_batch)
+        call(lambda: batch.add([5, 6], Sampling(max_tokens=2, temperature=0.0)))
+        call(batch.step)
+        return [of.tolist() for of in call(lambda: engine.logprobs(DATA))]
+
+    assert scores(apart) == scores(lambda call: call())

@@ -70,9 +70,13 @@ def client(url: str, script: str, **given: Any) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-@pytest.fixture(scope="module")
-def url(serve: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module", params=["torch", "mlx"])
+def url(request: Any, serve: Any, recipe: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A server over an engine; what is compared with a local one is compared with torch's."""
     plain = {**recipe, "adapter": {"name": "lora", "dropout": 0.0}}
+    if request.param == "mlx":
+        pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
+        plain["backend"] = "mlx"
     settings = Settings(tmp_path_factory.mktemp("tinker"), {"tiny": plain, "org/tiny": plain}, keyless=True)
     served: str = serve(settings, faces=("tinker",)).url
     return served

@@ -26,6 +26,8 @@ PREFIX = "base_model.model."
 SIDES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 DROPOUT = ".lora_dropout.default"
 """Where peft's dropout stands in a module: torch keys its masks by this path, and equal paths drop equal numbers."""
+HEAD = "lm_head"
+"""The head for words, where it has a name of its own and where it computes with the embedding's weight."""
 OTHER = "name the artifact of a run with this model and adapter"
 
 
@@ -72,9 +74,12 @@ class LoraAdapter(AdapterBase):
         from mlx.utils import tree_unflatten
 
         from finetooth_mlx.dropout import Draws
-        from finetooth_mlx.low_rank import LowRankLinear, is_linear
+        from finetooth_mlx.low_rank import LowRankLinear, head_of, is_linear
 
-        linear = {path: module for path, module in model.named_modules() if is_linear(module)}
+        modules = dict(model.named_modules())
+        linear = {path: module for path, module in modules.items() if is_linear(module)}
+        if HEAD not in modules and facts.head.module == HEAD:  # one with the embedding's weight is no module of its own
+            linear[HEAD] = head_of(modules[f"{facts.body}.embed_tokens"])
         chosen = resolve(
             self.options.targets, facts, tuple(sorted(linear, key=partial(_in_order, facts.linear_targets)))
         ).modules
@@ -90,8 +95,10 @@ class LoraAdapter(AdapterBase):
             )
             for path in chosen
         ]  # fmt: skip
-        model.update_modules(tree_unflatten(made))
-        for _, layer in made:
+        model.update_modules(tree_unflatten([(path, layer) for path, layer in made if path in modules]))
+        for path, layer in made:
+            if path not in modules:
+                model[path] = layer
             layer.unfreeze(keys=["lora_a", "lora_b", "lora_magnitude_vector"], recurse=False)
         return model
 
@@ -369,7 +376,7 @@ def _paths(tensors: Mapping[str, Any]) -> set[str]:
 
 def _check_paths(model: Any, tensors: Mapping[str, Any]) -> None:
     odd = sorted(path for path in _paths(tensors) if f"{path}.weight" not in model.source.names)
-    if odd and f"{odd[0]}.weight" != "lm_head.weight":
+    if odd and f"{odd[0]}.weight" != f"{HEAD}.weight":
         raise PlanError(
             f"adapter: mlx-lm calls a module {odd[0]}; the model's files, by whose names peft looks, have none like it",
             action="leave it out of adapter.targets, or set backend: torch",
@@ -414,12 +421,13 @@ def _load(file: Path) -> dict[str, Any]:
     return dict(tensors)
 
 
-def _in_order(names: Sequence[str], path: str) -> tuple[list[int], int, str]:
-    """Sorts paths by layer and, inside, as the family names its modules: one seed then draws what it draws for torch.
+def _in_order(names: Sequence[str], path: str) -> tuple[bool, list[int], int, str]:
+    """Sorts paths by layer and, inside, as the family names its modules, with the head behind all layers: one seed then
+    draws what it draws for torch.
 
     Args:
         names: `ModelFacts.linear_targets`.
     """
     layers = [int(part) for part in path.split(".") if part.isdigit()]
     place = next((i for i, name in enumerate(names) if path.endswith(f".{name}")), len(names))
-    return layers, place, path
+    return not layers, layers, place, path

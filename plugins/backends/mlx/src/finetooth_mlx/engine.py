@@ -92,7 +92,8 @@ class MlxEngine(EngineBase):
             max_length=request.base.facts.max_positions,
             environment={"mlx": version("mlx"), "hardware": request.place.hardware.label},
         )
-        mx.eval(everything, self._masters)
+        # a stream of MLX belongs to a thread: what is left to be computed could be computed in no other
+        mx.eval(everything, self._masters, self._optimizer.state)
 
     @property
     def info(self) -> EngineInfo:
@@ -216,7 +217,7 @@ class MlxEngine(EngineBase):
         self._counters.step += 1
         self._pending.clear()
         self.zero_grad()
-        mx.eval(self._masters, self._optimizer.state)
+        mx.eval(self._masters, self._optimizer.state, self._network.computing)
         updates.schedule.observe(seen)
         return Stepped(step=self._counters.step, learning_rate=rate, grad_norm=norm)
 
@@ -235,6 +236,7 @@ class MlxEngine(EngineBase):
             raise EngineError("set_weights: other weights than those that train", action="give what weights() gives")
         self._masters = dict(weights)
         self._network.place(self._masters)
+        mx.eval(self._masters, self._network.computing)
         self._pending.clear()
 
     def move_role(self, role: str, mix: float) -> None:
@@ -266,6 +268,7 @@ class MlxEngine(EngineBase):
             return MlxHeldAdapter(self._network, None)
         stack = [(path, 1.0)] if isinstance(path, Path) else path
         weights = held(self._request.trains.adapter, self._masters, stack)
+        mx.eval(weights or {})
         return None if weights is None else MlxHeldAdapter(self._network, weights)
 
     # --- keep ---------------------------------------------------------------------------------------------------------
@@ -294,6 +297,7 @@ class MlxEngine(EngineBase):
         self._masters, self._grads, self._optimizer.state = restored.masters, restored.grads, restored.optimizer
         self._counters, self._loss_states = restored.counters, dict(restored.losses)
         self._network.place(self._masters)
+        mx.eval(self._masters, self._grads, self._optimizer.state, restored.roles, self._network.computing)
         self._pending.clear()
 
     def export(self, path: Path) -> None:
@@ -310,7 +314,7 @@ class MlxEngine(EngineBase):
             self._masters = {name: array.astype(mx.float32) for name, array in trained.items()}
         finally:
             self._network.place(self._masters)
-        mx.eval(self._masters)
+        mx.eval(self._masters, self._network.computing)
         self._pending.clear()
         self.zero_grad()
 
@@ -372,6 +376,7 @@ class MlxEngine(EngineBase):
             yield
         finally:
             self._network.place(self._masters)
+            mx.eval(self._network.computing)
 
     def _differentiate(self, work: Pass, returns: Collection[str]) -> Differentiated:
         """Evaluate the loss of `work` and accumulate its gradients: all of them, or, if it fails, none."""

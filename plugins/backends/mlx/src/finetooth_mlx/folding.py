@@ -19,10 +19,10 @@ from finetooth_hooks.protocols import Quantizer
 from mlx.utils import tree_map, tree_unflatten
 
 from finetooth_mlx import heads
-from finetooth_mlx.adapters import read_adapter, write_tensors
+from finetooth_mlx.adapters import HEAD, read_adapter, write_tensors
 from finetooth_mlx.arrays import DTYPES, named
 from finetooth_mlx.configs import LLAMA_KIND
-from finetooth_mlx.low_rank import in_few_bits, lengthened, plain_weight
+from finetooth_mlx.low_rank import head_of, in_few_bits, lengthened, plain_weight
 
 
 def plain(model: Any) -> Any:
@@ -51,6 +51,9 @@ def fold(model: Any, folder: Path, precision: str) -> Any:
     scale = saved["lora_alpha"] / (math.sqrt(rank) if saved.get("use_rslora") else rank)
     model.brought_head = {name: tensors.pop(name) for name in [name for name in tensors if heads.is_head(name)]}
     modules = dict(plain(model).named_modules())
+    if f"{HEAD}.lora_A.weight" in tensors and HEAD not in modules:  # from here on a weight of its own
+        embedding = next(module for path, module in modules.items() if path.endswith("embed_tokens"))
+        model[HEAD] = modules[HEAD] = head_of(embedding)
     for a in [name for name in tensors if name.endswith(".lora_A.weight")]:
         path = a.removesuffix(".lora_A.weight")
         low, high = tensors[a].astype(mx.float32), tensors[f"{path}.lora_B.weight"].astype(mx.float32)
@@ -107,6 +110,8 @@ def write_model(model: Any, folder: Path) -> None:
     config = json.loads((model.source.folder / "config.json").read_text(encoding="utf-8"))
     left_out = ("torch_dtype", "dtype", "quantization", "quantization_config")
     config = {name: value for name, value in config.items() if name not in left_out}
+    if f"{HEAD}.weight" in arrays:
+        config["tie_word_embeddings"] = False
     config |= {"dtype": word, **heads.classifier_settings(model, config, getattr(model, "pad_id", None))}
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     write_tensors(folder / "model.safetensors", arrays)
@@ -122,7 +127,7 @@ def check_names(model: Any) -> None:
     mine = {name for name in named(model.parameters()) if not heads.is_head(name)}
     theirs = {name for name in model.source.names if not name.endswith(("rotary_emb.inv_freq", ".scales", ".biases"))}
     theirs = {name for name in theirs if not heads.is_head(name)}
-    odd = sorted((mine - theirs) | (theirs - mine - {"lm_head.weight"}) - {"lm_head.weight"})
+    odd = sorted((mine ^ theirs) - {f"{HEAD}.weight"})  # which a model may have in its files or not
     if "quantization" in model.source.config and model.source.config["model_type"] not in LLAMA_KIND:
         odd = [*odd, "a folder of mlx-lm's own names"]
     if odd:

@@ -62,6 +62,19 @@ def lengthened(lengths: mx.array, weight: mx.array, b: mx.array, a: mx.array) ->
     return lengths / mx.stop_gradient(mx.linalg.norm(weight + b @ a, axis=1))
 
 
+def head_of(embedding: Any) -> Any:
+    """A head for words that computes with an embedding's weight, plain or in fewer bits: the same arrays."""
+    kind: Any = nn.QuantizedLinear if in_few_bits(embedding) else nn.Linear
+    head = kind.__new__(kind)
+    nn.Module.__init__(head)
+    for name, array in embedding.items():
+        head[name] = array
+    if in_few_bits(embedding):
+        head.group_size, head.bits, head.mode = embedding.group_size, embedding.bits, embedding.mode
+    head.freeze()
+    return head.eval()
+
+
 def is_linear(module: Any) -> bool:
     """A module that can carry an addition."""
     return isinstance(module, nn.Linear | nn.QuantizedLinear)

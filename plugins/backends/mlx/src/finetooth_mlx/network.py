@@ -72,6 +72,11 @@ class Network:
         self._placed = masters
         self.model.update(nested({name: array.astype(self._types[name]) for name, array in masters.items()}))
 
+    @property
+    def computing(self) -> Named:
+        """What trains, as it computes: of whole weights in the run's precision."""
+        return named(self.model.trainable_parameters())
+
     def train(self, mode: bool) -> None:
         """Whether dropout is on."""
         self.model.train(mode)
@@ -110,7 +115,7 @@ class Network:
     @contextmanager
     def holding(self, holder: Named | Network) -> Iterator[None]:
         """While entered, another model computes, or this one with other weights."""
-        placed = self._placed
+        placed, before = self._placed, self.computing
         if isinstance(holder, Network):
             holder.train(False)
             self._acting = holder
@@ -121,7 +126,8 @@ class Network:
         finally:
             self._acting = None
             if not isinstance(holder, Network):
-                self.place(placed)
+                self._placed = placed
+                self.model.update(nested(before))
 
     def _reading(
         self, layer: Any, call: Callable[..., mx.array], hidden: mx.array, *given: Any, **more: Any
