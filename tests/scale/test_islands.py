@@ -93,6 +93,64 @@ def test_a_fragment_is_a_half_and_a_run_with_fragments_resumes_bit_for_bit(folde
         assert np.array_equal(kept[key], value), key
 
 
+LEAVING = """
+import hashlib, os, signal, time
+from pathlib import Path
+import finetooth_diloco.strategy
+from finetooth_diloco.elastic import ElasticEngine
+from finetooth_hooks import hookimpl
+
+rank, again = os.environ.get("RANK"), Path("lost").exists()
+
+@hookimpl
+def ft_run_start(run):
+    if rank == "2" and again:
+        Path("back").touch()
+
+@hookimpl
+def ft_step(run, report):
+    if rank == "2" and report.step == 3 and not again:
+        Path("lost").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    if rank == "0" and report.step == 5:
+        while not Path("back").exists():
+            time.sleep(0.01)
+
+class Seen(ElasticEngine):
+    def step(self, **given):
+        done = super().step(**given)
+        if done.step in (6, 8):
+            numbers = b"".join(weight.numpy().tobytes() for weight in self._own.weights().values())
+            Path(f"weights-{done.step}-{rank}").write_text(hashlib.sha256(numbers).hexdigest())
+        return done
+
+finetooth_diloco.strategy.ElasticEngine = Seen
+"""
+
+
+def test_an_island_is_killed_and_joins_again(folder: Path) -> None:  # noqa: F811
+    """Three islands that exchange after every second step. One is killed after the third; it is left out after the
+    fourth, and has the weights of the others after the sixth."""
+    (folder / "leaving.py").write_text(LEAVING, encoding="utf-8")
+    scale = {
+        "devices": 3, "launcher": {"name": "local", "restarts": 1, "restart": "rank"},
+        "strategy": {"name": "diloco", "inner_steps": 2, "patience": 5},
+    }  # fmt: skip
+    recipe = {**RECIPE, **LONG, "output": "leaving", "scale": scale, "plugins": ["./leaving.py"]}
+    recipe["train"] = {**LONG["train"], "max_steps": 8, "epochs": 4}
+    (folder / "leaving.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "leaving.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rank 2 was ended by signal 9 (SIGKILL); restart 1 of 1: it begins again" in done.stderr
+    assert "diloco: island 2 is left out of the average after step 4: not there after 5 s" in done.stderr
+    assert "diloco: island 2 is back with the weights of all after step 6" in done.stderr
+    for step in (6, 8):
+        assert len({(folder / f"weights-{step}-{rank}").read_text() for rank in range(3)}) == 1
+    taken = steps(folder / "leaving")
+    assert [step["metrics"]["diloco/islands"] for step in taken] == [3, 3, 3, 3, 2, 2, 3, 3]
+    assert all(np.isfinite(step["loss"]) for step in taken)
+
+
 def test_settings_that_cannot_be_are_refused_before_a_rank_starts(folder: Path) -> None:  # noqa: F811
     for number, (options, message) in enumerate(
         [

@@ -92,3 +92,24 @@ def test_no_more_restarts_than_asked_for_and_none_behind_bad_input(tmp_path: Pat
     bad = [sys.executable, "-c", f"open(r'{tmp_path}/bad/' + str(__import__('time').time_ns()), 'w'); exit(2)"]
     assert LocalLauncher(LocalOptions(grace=0.5, restarts=3), {}).start(1, bad) == 2
     assert len(list((tmp_path / "bad").iterdir())) == 1
+
+
+def test_a_rank_alone_is_started_again_and_at_last_left_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Rank 1 is killed three times, rank 0 ends once that has happened."""
+    script = (
+        f"import os, pathlib, signal, sys, time\nnotes = pathlib.Path(r'{tmp_path}/notes')\nnotes.touch()\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    with notes.open('a') as file: file.write('.')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "while len(notes.read_text()) < 3: time.sleep(0.01)\n"
+        "time.sleep(1)\n"
+    )
+    options = LocalOptions(grace=0.5, restarts=2, restart="rank")
+    assert LocalLauncher(options, {}).start(2, [sys.executable, "-c", script]) == 0
+    said = capfd.readouterr().err.splitlines()
+    killed = "rank 1 was ended by signal 9 (SIGKILL)"
+    assert said == [
+        f"{killed}; restart 1 of 2: it begins again", f"{killed}; restart 2 of 2: it begins again",
+        f"{killed}; the others train on without it",
+    ]  # fmt: skip
+    assert LocalLauncher(options, {}).start(2, [sys.executable, "-c", script.replace("'1'", "'0'")]) != 0

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetooth_hooks import Context, Options
-from finetooth_launching.ranks import RankProcess, RankStarter, free_port, interrupts, run, variables
+from finetooth_launching.ranks import RankProcess, RankStarter, Restarted, free_port, interrupts, run, variables
 from pydantic import Field
 
 ADDRESS = "127.0.0.1"
@@ -21,8 +21,12 @@ class LocalOptions(Options):
     """Seconds that the other ranks have to end once one has failed; then they are killed."""
 
     restarts: int = Field(default=0, ge=0)
-    """How often all ranks are started again from the newest checkpoint once one has failed. The recipe names its
-    `output`."""
+    """How often ranks are started again once one has failed."""
+
+    restart: Restarted = "run"
+    """What is started again: `run` is all ranks, from the newest checkpoint of the recipe's `output`; `rank` the one
+    that failed, while the others train on, which the strategy `diloco` with `patience` allows. One that fails after the
+    last restart is then left out. Where rank 0 fails, the run ends."""
 
 
 class LocalLauncher(RankStarter):
@@ -48,7 +52,7 @@ class LocalLauncher(RankStarter):
                     ranks.append(RankProcess(command, environment, Path(folder) / f"rank-{rank}" if rank else None))
                 return ranks
 
-            return run(start_all, command, self._options.grace, self._options.restarts)
+            return run(start_all, command, self._options.grace, self._options.restarts, self._options.restart)
 
 
 def build(options: LocalOptions, context: Context) -> LocalLauncher:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_launching.ranks import RankProcess, RankStarter, carried, interrupts, run, variables
+from finetooth_launching.ranks import RankProcess, RankStarter, Restarted, carried, interrupts, run, variables
 from pydantic import Field, StringConstraints
 
 SSH = (
@@ -38,8 +38,12 @@ class SshOptions(Options):
     """Seconds that the other ranks have to end once one has failed; then they are killed."""
 
     restarts: int = Field(default=0, ge=0)
-    """How often all ranks are started again from the newest checkpoint once one has failed. The recipe names its
-    `output`."""
+    """How often ranks are started again once one has failed."""
+
+    restart: Restarted = "run"
+    """What is started again: `run` is all ranks, from the newest checkpoint of the recipe's `output`; `rank` the one
+    that failed, while the others train on, which the strategy `diloco` with `patience` allows. One that fails after the
+    last restart is then left out. Where rank 0 fails, the run ends."""
 
 
 class SshLauncher(RankStarter):
@@ -77,7 +81,7 @@ class SshLauncher(RankStarter):
                     for rank in range(world)
                 ]
 
-            return run(start_all, command, self._options.grace, self._options.restarts)
+            return run(start_all, command, self._options.grace, self._options.restarts, self._options.restart)
 
     def _remote(self, command: Sequence[str], rank: int, world: int, local: int, address: str) -> str:
         """The line for the shell of a host: ssh takes no list of arguments."""

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from finetooth_hooks import PlanError, install_command
 from finetooth_hooks.protocols import Rank
 
 CARRIED = ("FT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 """Variables that ranks on other machines get from this process."""
+
+Restarted = Literal["run", "rank"]
+"""What a launcher starts again where a rank fails."""
 
 
 class Started(Protocol):
@@ -52,7 +55,8 @@ class RankProcess:
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], log: Path | None, *, quiet: bool = True
     ) -> None:
-        self._log = log
+        self._log, self._given = log, (command, environment, log)
+        self._quiet = quiet
         if log is None:
             self._process = subprocess.Popen(list(command), env=environment)
             return
@@ -65,6 +69,10 @@ class RankProcess:
     def poll(self) -> int | None:
         """See `Started`."""
         return self._process.poll()
+
+    def again(self) -> RankProcess:
+        """The same rank, started once more."""
+        return RankProcess(*self._given, quiet=self._quiet)
 
     def send(self, number: int) -> None:
         """Send it a signal."""
@@ -145,18 +153,22 @@ def free_port(address: str) -> int:
 
 
 def run(
-    start: Callable[[Sequence[str]], Sequence[Started]], command: Sequence[str], grace: float, restarts: int
-) -> int:
-    """Start all ranks of a command and wait for them; where one fails, start all of them again from the newest
-    checkpoint of the run, up to `restarts` times.
+    start: Callable[[Sequence[str]], list[RankProcess]], command: Sequence[str], grace: float, restarts: int,
+    what: Restarted = "run",
+) -> int:  # fmt: skip
+    """Start all ranks of a command and wait for them; where one fails, start it, or all of them, again.
 
     Args:
         start: starts the ranks of a command.
         grace: see `wait`.
+        restarts: how often.
+        what: is started again: `run` is all ranks, from the newest checkpoint; `rank` the one that failed.
 
     Returns:
         The exit code of the last start.
     """
+    if what == "rank":
+        return _run_while_ranks_leave(start(command), grace, restarts)
     for again in range(1, restarts + 1):
         code = wait(start(command), grace)
         if not is_failure(code):
@@ -164,6 +176,27 @@ def run(
         print(f"restart {again} of {restarts}: all ranks begin again from the newest checkpoint", file=sys.stderr)
         command = resuming(command)
     return wait(start(command), grace)
+
+
+def _run_while_ranks_leave(ranks: list[RankProcess], grace: float, restarts: int) -> int:
+    """Wait for ranks of which each but the first may fail: it is started again, after the last restart left out."""
+    begun = 0
+
+    def lost(number: int) -> bool:
+        nonlocal begun
+        code = ranks[number].poll() or 0
+        if not is_failure(code):
+            return False
+        ending = _ending(code, ranks[number].last_line()).partition("; continue with")[0]
+        if begun == restarts:
+            print(f"rank {number} {ending}; the others train on without it", file=sys.stderr)
+            return True
+        begun += 1
+        print(f"rank {number} {ending}; restart {begun} of {restarts}: it begins again", file=sys.stderr)
+        ranks[number] = ranks[number].again()
+        return True
+
+    return wait(ranks, grace, lost=lost)
 
 
 def is_failure(code: int) -> bool:
@@ -183,7 +216,9 @@ def resuming(command: Sequence[str]) -> list[str]:
     return parts
 
 
-def wait(ranks: Sequence[Started], grace: float, *, pause: float = 0.05) -> int:
+def wait(
+    ranks: Sequence[Started], grace: float, *, pause: float = 0.05, lost: Callable[[int], bool] = lambda number: False
+) -> int:
     """Wait until rank 0 has ended, or another has failed and the rest had their time; then end all.
 
     A rank that fails is named on stderr.
@@ -192,12 +227,14 @@ def wait(ranks: Sequence[Started], grace: float, *, pause: float = 0.05) -> int:
         grace: seconds that ranks have to end once one has failed, or rank 0 has ended; in the middle of them rank 0 is
             asked to end, behind them it is killed.
         pause: seconds between two looks.
+        lost: called with the number of a rank other than 0 that failed; says whether the others train on, and may put
+            another in its place.
 
     Returns:
         The exit code of the run: that of rank 0, or 1 if another rank failed and rank 0 had no error of its own.
     """
     try:
-        failed = _first_failure(ranks, grace, pause)
+        failed = _first_failure(ranks, grace, pause, lost)
         if failed is not None:
             code = ranks[failed].poll() or 0
             print(f"rank {failed} {_ending(code, ranks[failed].last_line())}", file=sys.stderr)
@@ -214,14 +251,20 @@ def wait(ranks: Sequence[Started], grace: float, *, pause: float = 0.05) -> int:
             rank.kill()
 
 
-def _first_failure(ranks: Sequence[Started], grace: float, pause: float) -> int | None:
-    """The rank that failed before rank 0 ended; rank 0 is asked to end in the middle of `grace`."""
+def _first_failure(ranks: Sequence[Started], grace: float, pause: float, lost: Callable[[int], bool]) -> int | None:
+    """The rank that failed before rank 0 ended, and without which the others do not train on; rank 0 is asked to end in
+    the middle of `grace`."""
     failed: int | None = None
     until = 0.0
+    without: set[int] = set()
     while ranks[0].poll() is None:
         if failed is None:
-            failed = next((number for number, rank in enumerate(ranks) if rank.poll()), None)
-            until = time.monotonic() + grace / 2
+            number = next((at for at, rank in enumerate(ranks) if at not in without and rank.poll()), None)
+            if number is not None and lost(number):
+                if ranks[number].poll():
+                    without.add(number)
+            else:
+                failed, until = number, time.monotonic() + grace / 2
         elif time.monotonic() > until:
             ranks[0].terminate()
             break

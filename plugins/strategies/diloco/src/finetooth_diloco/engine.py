@@ -111,7 +111,7 @@ class IslandEngine(FrontEngine):
         self._begun += len(data)
         whole = count_normalizers(data) if normalizer is None else normalizer
         counts = {name: value if name == "none" else value / self._lines.islands for name, value in whole.items()}
-        mine = [data[at] for at in shares(data, self._lines.islands)[self._lines.number]]
+        mine = self._share(data)
         with self._named():
             done = self._engine.forward_backward(mine, loss, normalizer=counts)
         if done.totals is not None and mine:
@@ -124,6 +124,10 @@ class IslandEngine(FrontEngine):
             padded=round(done.padded * tokens / done.tokens) if done.tokens else tokens,
             targets=sum(int(datum.mask.sum()) for datum in data),
         )  # fmt: skip
+
+    def _share(self, data: Sequence[Datum]) -> list[Datum]:
+        """What of a step's data this island trains."""
+        return [data[at] for at in shares(data, self._lines.islands)[self._lines.number]]
 
     def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
         self._begun = 0
@@ -280,6 +284,10 @@ class IslandEngine(FrontEngine):
         for name in states[0] if self._lines.number == 0 else ():
             if name != RESIDUAL:
                 (own / name).unlink()
+        self._write_outer(path, self._lines.islands)
+
+    def _write_outer(self, path: Path, islands: int) -> None:
+        """What all islands share, and of how many a state is."""
         outer = {f"anchor.{name}": array for name, array in self._outer.anchor.items()}
         outer |= {f"momentum.{name}": array for name, array in self._outer.momentum.items()}
         for at, flying in enumerate(self._flying):
@@ -287,7 +295,7 @@ class IslandEngine(FrontEngine):
         (path / OWN).mkdir(parents=True, exist_ok=True)
         save_file({name: array.contiguous() for name, array in outer.items()}, path / OWN / OUTER)
         under_way = [[flying.due, [asdict(piece) for piece in flying.pieces]] for flying in self._flying]
-        record = {"islands": self._lines.islands, "apart": self._apart, "flying": under_way}
+        record = {"islands": islands, "apart": self._apart, "flying": under_way}
         (path / OWN / ISLANDS).write_text(json.dumps(record) + "\n", encoding="utf-8")
 
     def load(self, path: Path) -> None:

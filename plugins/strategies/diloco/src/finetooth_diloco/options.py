@@ -48,6 +48,10 @@ class DilocoOptions(Options):
     """Steps that islands train while a fragment is on its way; less than those between two exchanges."""
     mixing: float = Field(default=0.0, ge=0, lt=1)
     """Share of an island's own weights that stays where a fragment arrives; the rest is what all islands share."""
+    patience: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that islands wait at an exchange for one that is not there. It is left out of the average and named;
+    once it is back, or its rank was started again, it takes the weights of all at the next exchange. Null waits for
+    all, and a lost island ends the run."""
     within: str | dict[str, Any] = "ddp"
     """The strategy inside an island of several ranks."""
 
@@ -62,6 +66,19 @@ class DilocoOptions(Options):
             )
         if self.pseudo_gradient_dtype == "int8" and self.fragments > 1:
             raise ValueError("pseudo_gradient_dtype int8 keeps what rounding took, not by fragments; write bf16")
+        return self
+
+    @model_validator(mode="after")
+    def _islands_that_leave_are_plain(self) -> Self:
+        if self.patience is None:
+            return self
+        for setting, plain in (("fragments", 1), ("pseudo_gradient_dtype", None), ("within", "ddp")):
+            value = getattr(self, setting)
+            if value == "int8" or (plain is not None and value not in (plain, {"name": plain})):
+                raise ValueError(
+                    f"patience is set, and islands that leave and join exchange nothing with "
+                    f"{setting}: {value}; write {setting}: {plain or 'bf16'}"
+                )
         return self
 
     @field_validator("within")

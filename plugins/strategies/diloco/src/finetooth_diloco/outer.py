@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from finetooth_hooks.protocols import Collective
 from torch import Tensor
 
 from finetooth_diloco.options import PseudoGradient
@@ -83,20 +85,31 @@ class OuterOptimizer:
         return own
 
 
+class Line(Protocol):
+    """What an exchange needs of a line to the other islands."""
+
+    @property
+    def world(self) -> int: ...
+
+    def sum(self, arrays: Sequence[Tensor]) -> list[Tensor]: ...
+
+    def gather(self, value: Any) -> list[Any]: ...
+
+
 class Exchange:
     """Takes the mean of what all islands give.
 
     Attributes:
+        line: to one rank of each other island.
         residual: what int8 took from this island's last pseudo-gradient (flat); None without int8.
         sent: bytes given to the other islands so far.
 
     Args:
-        line: to one rank of each other island.
         dtype: what is sent.
     """
 
-    def __init__(self, line: Collective, dtype: PseudoGradient) -> None:
-        self._line, self._dtype = line, dtype
+    def __init__(self, line: Line, dtype: PseudoGradient) -> None:
+        self.line, self._dtype = line, dtype
         self.residual: Tensor | None = None
         self.sent = 0
 
@@ -110,7 +123,7 @@ class Exchange:
             return self._mean_of_rounded(arrays)
         rounded = [array.to(DTYPES[self._dtype]) for array in arrays]
         self.sent += sum(array.nbytes for array in rounded)
-        return [total.to(torch.float32) / self._line.world for total in self._line.sum(rounded)]
+        return [total.to(torch.float32) / self.line.world for total in self.line.sum(rounded)]
 
     def _mean_of_rounded(self, arrays: Sequence[Tensor]) -> list[Tensor]:
         """Each island rounds what it has to send and what the last rounding took from it (Seide et al., 2014)."""
@@ -121,9 +134,9 @@ class Exchange:
         self.residual = flat - restored(numbers, scales)
         self.sent += numbers.nbytes + scales.nbytes
         total = torch.zeros_like(flat)
-        for other, of_other in self._line.gather((numbers.cpu().numpy(), scales.cpu().numpy())):
+        for other, of_other in self.line.gather((numbers.cpu().numpy(), scales.cpu().numpy())):
             total += restored(torch.from_numpy(other).to(flat.device), torch.from_numpy(of_other).to(flat.device))
-        parts = torch.split(total / self._line.world, [array.numel() for array in arrays])
+        parts = torch.split(total / self.line.world, [array.numel() for array in arrays])
         return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
 
@@ -139,3 +152,20 @@ def rounded(flat: Tensor) -> tuple[Tensor, Tensor]:
 def restored(numbers: Tensor, scales: Tensor) -> Tensor:
     """What `rounded` rounded."""
     return numbers.to(torch.float32) * scales.repeat_interleave(BLOCK)[: len(numbers)]
+
+
+def files_of(folder: Path) -> dict[str, Tensor]:
+    """The content of every file in a folder, by its path there."""
+    return {
+        str(file.relative_to(folder)): torch.from_numpy(np.frombuffer(file.read_bytes(), dtype=np.uint8).copy())
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+
+
+def write_files(contents: Mapping[str, Tensor], folder: Path) -> None:
+    """Write what `files_of` read."""
+    for name, content in contents.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content.numpy().tobytes())

@@ -6,8 +6,11 @@ import torch.distributed as dist
 from finetooth_hooks import EngineError, PlanError
 from finetooth_hooks.protocols import Collective, Engine, Rank, Strategy, Traffic
 from finetooth_torchshared.collective import TorchCollective
+from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from finetooth_diloco.elastic import ElasticEngine
 from finetooth_diloco.engine import IslandEngine, Lines
+from finetooth_diloco.membership import TIMEOUT, Membership, StoreLine, read
 from finetooth_diloco.options import DilocoOptions
 from finetooth_diloco.outer import Exchange
 from finetooth_diloco.traffic import traffic
@@ -22,8 +25,9 @@ class Diloco:
 
     def __init__(self, options: DilocoOptions, inner: Strategy) -> None:
         self._options, self._inner = options, inner
-        self.wrap, self.digest, self.close = inner.wrap, inner.digest, inner.close
+        self.wrap, self.close = inner.wrap, inner.close
         self._lines: Lines | None = None
+        self._elastic: tuple[Store, Membership] | None = None
 
     def open(self, rank: Rank, device: str) -> Collective:
         """
@@ -36,6 +40,8 @@ class Diloco:
                 f"scale.strategy.num_islands: {rank.world} ranks do not make {count} islands of one size",
                 action="start a multiple of num_islands ranks",
             )
+        if self._options.patience is not None:
+            return self._open_for_some(rank, count, self._options.patience)
         everyone = self._inner.open(rank, device)
         size = rank.world // count
         islands = [dist.new_group(list(range(first, first + size))) for first in range(0, rank.world, size)]
@@ -44,6 +50,42 @@ class Diloco:
         between = TorchCollective(group=firsts) if rank.rank % size == 0 else None
         self._lines = Lines(everyone, island, between, rank.rank // size, count)
         return everyone
+
+    def _open_for_some(self, rank: Rank, count: int, patience: float) -> Collective:
+        """Meet by a store that the first rank keeps, so that ranks may leave and join.
+
+        Raises:
+            PlanError: an island has several ranks.
+            EngineError: the store cannot be reached.
+        """
+        if count != rank.world:
+            raise PlanError(
+                f"scale.strategy.patience: islands of {rank.world // count} ranks cannot leave and join",
+                action="leave num_islands out, so that every rank is an island",
+            )
+        try:
+            store = TCPStore(rank.address, rank.port, is_master=rank.rank == 0, timeout=TIMEOUT, wait_for_workers=False)
+            dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+        except RuntimeError as error:
+            raise EngineError(
+                f"rank {rank.rank} cannot meet the others at {rank.address}:{rank.port}: {str(error).splitlines()[0]}",
+                action="look at what another rank said at its end",
+            ) from error
+        self._elastic = store, Membership(store, rank.rank, rank.world, patience)
+        everyone = StoreLine(store, rank.rank, rank.world)
+        self._lines = Lines(everyone, TorchCollective(), None, rank.rank, count)
+        return everyone
+
+    def digest(self, engine: Engine) -> str:
+        """What trains; of a rank that comes later that of the others, which it takes before it trains."""
+        if self._elastic is None:
+            return self._inner.digest(engine)
+        store, membership = self._elastic
+        if membership.joins:
+            return read(store, "digest", "the first island").decode()
+        digest = self._inner.digest(engine)
+        store.set("digest", digest)
+        return digest
 
     def island(self) -> Collective:
         """This rank's line to those of its island."""
@@ -61,6 +103,9 @@ class Diloco:
                 action="set backend: torch, and an optimizer such as adamw",
             )
         lines = self._opened()
+        if self._elastic is not None:
+            island = self._inner.spread(engine, lines.island)
+            return ElasticEngine(engine, island, lines, self._elastic[1], self._options)
         exchange = None if lines.between is None else Exchange(lines.between, self._options.pseudo_gradient_dtype)
         return IslandEngine(engine, self._inner.spread(engine, lines.island), lines, exchange, self._options)
 

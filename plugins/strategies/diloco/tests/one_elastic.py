@@ -1,0 +1,82 @@
+"""One of several islands that may leave: `one_elastic.py RANK WORLD PORT FOLDER`, which has a case.json.
+
+`dies` and `late` name an island and a step: it kills itself behind that step, or comes to the exchange of that step
+when that is over. Files in FOLDER are what processes wait for, so that nothing depends on time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from finetooth_diloco.options import DilocoOptions
+from finetooth_diloco.strategy import Diloco
+from finetooth_hooks import LossSpec
+from finetooth_hooks.protocols import Rank
+from toy_engine import LeastSquares, rows
+
+LOSS = LossSpec("toy", lambda outputs, data, state: None)
+
+
+class Inner:
+    """A strategy of one rank."""
+
+    wrap = close = None
+
+    def spread(self, engine: LeastSquares, collective: object) -> LeastSquares:
+        return engine
+
+    def digest(self, engine: object) -> str:
+        return "".join(map(str, engine.weights().values()))  # type: ignore[attr-defined]
+
+
+def await_file(file: Path) -> None:
+    while not file.exists():
+        time.sleep(0.01)
+
+
+def main(rank: int, world: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    case = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    batches = rows(case["steps"], case["batch"])
+    engine = LeastSquares({d.id: (given, target) for batch in batches for d, given, target in batch}, "adamw", 0.05)
+    strategy = Diloco(DilocoOptions(**case["options"]), Inner())  # type: ignore[arg-type]
+    line = strategy.open(Rank(rank, world, rank, "127.0.0.1", port), "cpu")
+    again = strategy._elastic[1].joins  # type: ignore[index]
+    own = {"what trains": strategy.digest(engine)}
+    assert line.gather(own) == [own] * world
+    spread = strategy.spread(engine, line)
+    spread.set_total_steps(case["steps"])
+    if again:
+        (folder / "back").touch()
+    for number, batch in enumerate(batches, start=1):
+        if rank == 0 and str(number) in case["first_waits"]:
+            await_file(folder / case["first_waits"][str(number)])
+        if not again and case.get("late") == [rank, number]:
+            await_file(folder / f"done-{number}")
+        spread.forward_backward([datum for datum, _, _ in batch], LOSS)
+        done = spread.step()
+        assert done.step == spread.weights_version == number
+        if rank == 0:
+            (folder / f"done-{number}").touch()
+        if not again and case.get("late") == [rank, number]:
+            (folder / "back").touch()
+        if not again and case.get("dies") == [rank, number]:
+            os.kill(os.getpid(), signal.SIGKILL)
+    np.savez(folder / f"{rank}.npz", **{key: value.numpy() for key, value in engine.weights().items()})
+    if rank == 0:  # it keeps the store
+        for other in range(1, world):
+            await_file(folder / f"{other}.npz")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))

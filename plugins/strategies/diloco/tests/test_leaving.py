@@ -1,0 +1,115 @@
+"""An island leaves and joins, or comes late: the others' steps and its own are those of the rule, in float64."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from finetooth_diloco.options import DilocoOptions
+from finetooth_diloco.strategy import Diloco
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Rank
+from pydantic import ValidationError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_engine import BEGIN, WIDTH, rows
+
+WORLD, STEPS = 4, 9
+CASE = {"steps": STEPS, "batch": 8, "options": {"inner_steps": 2, "patience": 2.0}}
+
+
+def start(rank: int, port: int, folder: Path) -> subprocess.Popen[str]:
+    script = str(Path(__file__).with_name("one_elastic.py"))
+    return subprocess.Popen(
+        [sys.executable, script, str(rank), str(WORLD), str(port), str(folder)], text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def oracle(apart: int, without: dict[int, bool]) -> np.ndarray[Any, Any]:
+    """The anchor at the end. `without` says of the rounds that an island does not train whether it counts among those
+    that share the rows: not before the others know that it is gone."""
+    anchor = np.concatenate([value.ravel() for value in BEGIN.values()])
+    own, first, second = np.tile(anchor, (WORLD, 1)), np.zeros((WORLD, WIDTH)), np.zeros((WORLD, WIDTH))
+    momentum = np.zeros(WIDTH)
+    for number, batch in enumerate(rows(STEPS, CASE["batch"]), start=1):  # type: ignore[call-overload]
+        this = (number + 1) // 2
+        train = [island for island in range(WORLD) if island != apart or this not in without]
+        share = train if without.get(this, True) else list(range(WORLD))
+        for island in train:
+            place, gradient = share.index(island), np.zeros(WIDTH)
+            for _, given, target in batch[place * 8 // len(share) : (place + 1) * 8 // len(share)]:
+                gradient += (given @ own[island] - target) * given / (8 / len(share))
+            first[island] = 0.9 * first[island] + 0.1 * gradient
+            second[island] = 0.999 * second[island] + 0.001 * gradient**2
+            size = np.sqrt(second[island] / (1 - 0.999**number)) + 1e-8
+            own[island] -= 0.05 * 0.01 * own[island] + 0.05 * first[island] / (1 - 0.9**number) / size
+        if number % 2 == 0 or number == STEPS:
+            mean = np.mean([anchor - own[island] for island in train], axis=0)
+            momentum = 0.9 * momentum + mean
+            anchor = anchor - 0.7 * (mean + 0.9 * momentum)
+            own[:] = anchor
+            if this in without:  # the first island's optimizer
+                first[apart], second[apart] = first[0], second[0]
+    return anchor
+
+
+@pytest.mark.parametrize(
+    ("case", "apart", "without", "named"),
+    [
+        # killed behind step 3: left out after step 4, gone in steps 5 and 6, there again after step 8
+        ({"dies": [2, 3], "first_waits": {"7": "back"}}, 2, {2: False, 3: True, 4: True}, 4),
+        # late at step 4: the others train steps 5 and 6 without it, after which it is there again
+        pytest.param({"late": [1, 4], "first_waits": {"5": "back"}}, 1, {2: False, 3: True}, 4, marks=pytest.mark.slow),
+    ],
+    ids=["killed and started again", "late"],
+)
+def test_an_island_that_is_not_there_is_left_out_and_comes_back(
+    tmp_path: Path, case: dict[str, Any], apart: int, without: dict[int, bool], named: int
+) -> None:
+    (tmp_path / "case.json").write_text(json.dumps({**CASE, **case}), encoding="utf-8")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    islands = [start(rank, port, tmp_path) for rank in range(WORLD)]
+    if "dies" in case:
+        assert islands[apart].wait(timeout=120) == -9
+        while not (tmp_path / "done-6").exists():
+            assert islands[0].poll() is None, islands[0].communicate()[0]
+        islands[apart] = start(apart, port, tmp_path)
+    said = [island.communicate(timeout=120)[0] for island in islands]
+    assert [island.returncode for island in islands] == [0] * WORLD, "\n".join(said)
+    assert f"diloco: island {apart} is left out of the average after step {named}: not there after 2 s" in said[0]
+    assert f"diloco: island {apart} is back with the weights of all" in said[0]
+    found = [np.load(tmp_path / f"{rank}.npz") for rank in range(WORLD)]
+    weights = [np.concatenate([of[name].ravel() for name in BEGIN]) for of in found]
+    assert all(np.array_equal(of, weights[0]) for of in weights)
+    np.testing.assert_allclose(weights[0], oracle(apart, without), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fragments": 2}, "write fragments: 1"),
+        ({"pseudo_gradient_dtype": "int8"}, "write pseudo_gradient_dtype: bf16"),
+        ({"within": "deepspeed"}, "write within: ddp"),
+    ],
+)
+def test_what_islands_that_leave_cannot_do_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        DilocoOptions(patience=5, **options)
+
+
+def test_islands_of_several_ranks_cannot_leave() -> None:
+    from types import SimpleNamespace
+
+    inner: Any = SimpleNamespace(wrap=None, digest=None, close=None)
+    with pytest.raises(PlanError, match="islands of 2 ranks cannot leave and join"):
+        Diloco(DilocoOptions(patience=5, num_islands=2), inner).open(Rank(0, 4, 0, "127.0.0.1", 1), "cpu")
