@@ -53,7 +53,7 @@ class Meeting:
         return [part.view(array.shape) for part, array in zip(parts, arrays, strict=True)]
 
     def gather(self, value: Any) -> list[Any]:
-        raise NotImplementedError  # int8 alone gathers
+        raise _apart("gather")  # which int8 would need
 
     def give(self, content: bytes | None) -> bytes:
         """What the first island gave, at every member."""
@@ -93,10 +93,10 @@ class StoreLine:
         self.gather(None)
 
     def sum(self, arrays: Sequence[Any]) -> list[Any]:
-        raise NotImplementedError  # islands train apart
+        raise _apart("sum")
 
     def reduce_scatter(self, arrays: Sequence[Any]) -> Any:
-        raise NotImplementedError
+        raise _apart("sum")
 
     def _of(self, rank: int) -> bytes:
         return read(self._store, f"line/{self._calls}/{rank}", f"rank {rank}")
@@ -213,6 +213,10 @@ class Membership:
     def _say(self, ranks: set[int], what: str) -> None:
         numbers = ", ".join(map(str, sorted(ranks)))
         print(f"diloco: island {numbers} is {what}", file=sys.stderr, flush=True)
+
+
+def _apart(what: str) -> EngineError:
+    return EngineError(f"diloco: islands that may leave do not {what} here", action="leave scale.strategy.patience out")
 
 
 def read(store: Store, key: str, whose: str) -> bytes:
