@@ -248,7 +248,9 @@ class Network:
         repetition = None
         if words and repetition_penalty != 1.0:
             repetition = _repetition(rectangle, repetition_penalty, sliced=self.slices is not None)
-        counted = counted_cells(rectangle) if words or self.scalar is not None else mask_st.new_zeros(0)
+        counted = (
+            counted_cells(rectangle) if words or self.scalar is not None else mask_st.new_zeros(0, dtype=torch.long)
+        )
         head_rows = len(states.rows) if "logits" in needs else len(counted) if words else 0
         whole = partial(self._whole, own=states.own)
         if states.own is not None:
