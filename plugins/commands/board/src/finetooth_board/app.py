@@ -31,7 +31,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from finetooth_board import compare, pages, recipes, static, uses
+from finetooth_board import compare, fitting, pages, recipes, static, uses
 from finetooth_board.guard import ROWS_POLICY, App, Guard, Scope, Tokens
 from finetooth_board.plugged import Plugged
 from finetooth_board.talk import Talk
@@ -87,6 +87,8 @@ class Board:
             Route("/start", self.start, methods=["POST"]),
             Route("/files", self.upload, methods=["POST"]),
             Route("/compare", partial(compare.compared, self)),
+            Route("/models", partial(fitting.asked, self)),
+            Route("/models", partial(fitting.answered, self), methods=["POST"]),
             Route("/settings", partial(recipes.settings, self)),
             Route("/settings", partial(recipes.write, self), methods=["POST"]),
             Route("/import", partial(recipes.import_form, self)),
@@ -159,7 +161,8 @@ class Board:
 
     async def new(self, request: Request) -> Response:
         """The form of a new run."""
-        return HTMLResponse(pages.new_page(self.tokens.token, {"data": request.query_params.get("data", "")}))
+        given = {name: value for name, value in request.query_params.items() if name in ("data", "model")}
+        return HTMLResponse(pages.new_page(self.tokens.token, given))
 
     async def propose(self, request: Request) -> Response:
         """The recipe that `ft init` proposes for the form."""

@@ -156,7 +156,7 @@ def new_page(token: str, form: Mapping[str, str], wrong: str = "") -> str:
     return page(
         "New run",
         f'{problem(wrong)}<p>Or <a href="/settings">choose every setting</a>, or <a href="/import">bring the '
-        "configuration of another tool</a>.</p>"
+        'configuration of another tool</a>. <a href="/models">Which models fit this machine</a> comes first.</p>'
         f'<form class="tall" method="post" action="/new" data-wait="Looking at the rows ...">{hidden(token)}'
         '<label>Upload rows (CSV, JSON lines, Parquet ...)<input type="file"></label><span id="said" role="status">'
         f'</span>{inputs}<label>How long<select name="passes">{passes}</select></label>'
