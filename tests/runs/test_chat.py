@@ -133,6 +133,51 @@ def test_adapters_of_one_base_are_held_beside_each_other_and_swapped(
     assert out == "".join(f"{name}:\n{alone[place]}\n" for place, name in wanted.items())
 
 
+def test_an_adapter_that_is_more_than_an_addition_answers_beside_the_others(
+    ft: Run, recipe: Callable[..., dict[str, Any]], trained: Path, tmp_path: Path
+) -> None:
+    """DoRA says what it says alone; no sum can have it."""
+    train = {"batch_size": 8, "max_steps": 2, "precision": "fp32", "max_length": 256}
+    dora = tmp_path / "dora"
+    made = recipe(train=train, trackers=[], adapter={"name": "lora", "dora": True}, output=str(dora))
+    finetooth.run({**made, "optimizer": {"name": "adamw", "learning_rate": 0.05}})
+    base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    alone = {place: ft("chat", place, *ASK, *HOW)[1] for place in (base, dora, trained)}
+    assert len(set(alone.values())) == 3
+    code, out, err = ft("chat", base, *ASK, *HOW, "--adapter", dora, "--adapter", trained, "--compare")
+    assert code == 0, err
+    assert out == "".join(f"{place}:\n{said}\n" for place, said in alone.items())
+    code, out, err = ft("chat", base, *ASK, *HOW, "--adapter", f"{trained}+{dora}")
+    assert (code, out) == (2, "") and "a sum takes low-rank additions to linear modules alone" in err
+
+
+def test_versions_of_a_registry_are_summed_by_name(
+    ft: Run, recipe: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of a run and half of its copy are the run."""
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "Who is that?", "completion": "Me."}\n' * 4)
+    made = recipe(data={"train": str(tmp_path / "rows.jsonl"), "renderer": "chatml"}, trackers=[],
+                  train={"batch_size": 2, "max_steps": 2, "precision": "fp32"})  # fmt: skip
+    finetooth.run({**made, "optimizer": {"name": "adamw", "learning_rate": 0.03}})
+    trained = Path(made["output"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("FT_REGISTRY_KEY", "ci.pem")
+    policy = tmp_path / "registry/policy.yaml"
+    for words in (("init", "registry"), ("key", "ci.pem"), ("trust", "ci", "ci.pem.pub")):
+        assert ft("registry", *words)[0] == 0
+    policy.write_text("channels: {production: {}}")
+    for _ in range(2):
+        assert ft("registry", "add", trained, "--name", "bot")[0] == 0
+    assert ft("registry", "promote", "bot@v0", "--to", "production")[0] == 0
+    base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    how = ("chat", base, *ASK, *HOW, "--adapter")
+    code, said, err = ft(*how, "registry:bot@production*0.5+registry:bot@v1*0.5")
+    assert code == 0 and said == ft("chat", trained, *ASK, *HOW)[1] != ft(*how, "registry:bot@v1*0.01")[1], err
+    code, said, err = ft(*how, "registry:bot@production+registry:bot@v7")
+    assert (code, said) == (2, "") and "bot has neither a version nor a channel 'v7'" in err
+
+
 def test_a_run_and_the_one_that_went_on_from_it_answer_side_by_side(
     ft: Run, recipe: Callable[..., dict[str, Any]], trained: Path, tmp_path: Path
 ) -> None:

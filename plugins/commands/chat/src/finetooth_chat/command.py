@@ -16,7 +16,7 @@ from finetooth_toolbox.cli.options import accept_memory_option, accepting
 from finetooth_toolbox.cli.streams import is_text
 from finetooth_toolbox.text.controls import escape_controls
 
-from finetooth_chat.held_adapters import hold_adapters, of_the_next_stage, swap
+from finetooth_chat.held_adapters import folder_of, hold_adapters, of_the_next_stage, swap
 from finetooth_chat.kept_talk import append_row, read_tools
 
 if TYPE_CHECKING:
@@ -153,24 +153,23 @@ def command(
     question = _readable(sys.stdin.read()) if prompt == "-" else prompt
     run = commands.run_folder(model)
     as_base = run is not None and of_the_next_stage(run, adapters, commands.run_folder)
-    talk = commands.talk(model, accepting(overrides, accept_memory), as_base=as_base)
+    talk = commands.talk(model, settings := accepting(overrides, accept_memory), as_base=as_base)
     context = talk.context
     media: dict[MediumKind, tuple[str, ...]] = {"image": images, "audio": sounds, "video": videos}
     shown = {f"--{kind}": files for kind, files in media.items()}
     renderer = renderer_for(context, text, {"--system": system, "--tools": tools, "--save": save, **shown})
     begins = () if isinstance(renderer, TextRenderer) else (model, *adapters)
-    opening = begun([str(commands.run_folder(name) or name) for name in begins], system, offered)
+    opening = begun([str(folder_of(name, commands.run_folder) or name) for name in begins], system, offered)
     for kind, files in media.items():
         for file in files:  # before weights are loaded
             context.processor.place(MEDIA[kind](file, path=Path(file)))
-    engine = talk.engine
     sampling = Sampling(
         max_tokens, temperature, top_p=top_p, seed=seed, min_p=min_p, repetition_penalty=repetition_penalty
     )
     chat = Conversation(
-        engine, renderer, sampling, opening.system,
+        talk.engine, renderer, sampling, opening.system,
         longest=context.facts.max_positions, look=lambda medium: context.processor.place(medium),
-        tools=opening.tools, run_of=commands.run_folder,
+        tools=opening.tools, run_of=commands.run_folder, open_run=lambda name: commands.talk(name, settings).engine,
     )  # fmt: skip
     hold_adapters(chat, adapters, context.model)
     for kind, files in media.items():

@@ -51,10 +51,13 @@ class Conversation:
         look: opens an image, sound or video, and refuses one that is broken or that the model does not take; None
             leaves that to the renderer.
         run_of: the folder of a run that a reference means; None if it means none.
+        open_run: an engine of its own for an adapter that is more than a low-rank addition, as DoRA is.
         tools: that the model may call, in OpenAI's shape; a call is shown and not made.
 
     Attributes:
-        adapters: that the engine holds in addition to its own weights, by the names they have here.
+        adapters: that the engine holds in addition to its own weights, by the names they have here; None for one that
+            answers with an engine of its own.
+        engines: those of their own.
         adapter: the name of the one that answers; empty: the engine's own weights do.
         shown: images, sounds and videos that stand before what is said next.
         takes_turns: False where messages are pieces of one text, whose blanks count.
@@ -63,13 +66,14 @@ class Conversation:
     def __init__(
         self, engine: Engine, renderer: Renderer, sampling: Sampling, system: str | None, *, longest: int = 0,
         look: Callable[[Medium], object] | None = None, tools: Sequence[Mapping[str, Any]] = (),
-        run_of: Callable[[str], Path | None] = run_of,
+        run_of: Callable[[str], Path | None] = run_of, open_run: Callable[[str], Engine] | None = None,
     ) -> None:  # fmt: skip
-        self.look, self.run_of = look, run_of
+        self.look, self.run_of, self.open_run = look, run_of, open_run
         self.engine, self.renderer, self.sampling, self.longest = engine, renderer, sampling, longest
         self.takes_turns = not isinstance(renderer, TextRenderer)
         self.tools = tuple(tools)
-        self.adapters: dict[str, HeldAdapter] = {}
+        self.adapters: dict[str, HeldAdapter | None] = {}
+        self.engines: dict[str, Engine] = {}
         self.adapter = ""
         self.start = (Message("system", system),) if system else ()
         self.messages: list[Message] = list(self.start)
@@ -136,11 +140,12 @@ class Conversation:
     def _complete(self, prompt: Sequence[int], telling: Telling) -> Completion | None:
         """The whole completion; None if it was stopped. What there is of it is told, and kept in `telling.tokens`."""
         try:
-            if "continuous" not in self.engine.capabilities or isinstance(prompt, ShownPrompt):
-                completion = self.engine.generate([prompt], self.sampling)[0][0]
+            engine = self.engines.get(self.adapter, self.engine)
+            if "continuous" not in engine.capabilities or isinstance(prompt, ShownPrompt):
+                completion = engine.generate([prompt], self.sampling)[0][0]
                 telling.tokens = list(completion.tokens)
                 return completion
-            batch = self.engine.running_batch()
+            batch = engine.running_batch()
             batch.add(prompt, self.sampling, adapter=self.adapters.get(self.adapter))
             while len(batch):
                 for written in batch.step():

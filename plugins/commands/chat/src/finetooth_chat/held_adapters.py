@@ -23,7 +23,7 @@ def hold_adapters(chat: Conversation, references: Sequence[str], base: ModelInfo
         base: what they must have been trained over.
 
     Raises:
-        UserError: a reference is not an adapter of this base, or more than a low-rank addition.
+        UserError: a reference is not an adapter of this base, or a sum of more than low-rank additions.
         PlanError: the engine holds none.
     """
     if references and not {"adapters", "continuous"} <= chat.engine.capabilities:
@@ -64,7 +64,27 @@ def _parts(reference: str, setting: str, run_of: Callable[[str], Path | None]) -
 
     if not is_stack(reference):
         return [(reference, 1.0)]
-    return parts_of(reference, lambda name: run_of(name) is not None or Path(name).is_dir(), setting=setting)
+
+    def known(name: str) -> bool:
+        return folder_of(name, run_of) is not None or Path(name).is_dir()
+
+    return parts_of(reference, known, setting=setting)
+
+
+def folder_of(name: str, run_of: Callable[[str], Path | None]) -> Path | None:
+    """The folder of the run that a name means; None if it means none, as a sum of runs does.
+
+    Raises:
+        UserError: where the run is kept, it is not.
+    """
+    from finetooth_toolbox.text.stacked_names import is_stack
+
+    try:
+        return run_of(name)
+    except UserError:
+        if is_stack(name):  # each of its parts is looked for by itself
+            return None
+        raise
 
 
 def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -> None:
@@ -84,10 +104,12 @@ def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -
         stack.append((folder, weight))
     adapter = chat.engine.hold(stack)
     if adapter is None:
-        raise UserError(
-            f"{setting} {reference}: it is more than a low-rank addition to linear modules",
-            action="name it in place of the model",
-        )
+        if len(stack) > 1 or stack[0][1] != 1.0 or chat.open_run is None:
+            raise UserError(
+                f"{setting} {reference}: a sum takes low-rank additions to linear modules alone",
+                action="name each adapter by itself",
+            )
+        chat.engines[reference] = chat.open_run(reference)
     chat.adapters[reference] = adapter
 
 
