@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from ast import literal_eval
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,11 +38,20 @@ TASKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def write(folder: Path, name: str, **more: Any) -> None:
+SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+TEMPLATE = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\n" + SYSTEM + "<|im_end|>\n{% endif %}"
+    "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""What the renderer chatml writes, as lm-eval's model reads it from the model's folder."""
+
+
+def write(folder: Path, name: str, content: Sequence[tuple[str, list[str], int]] = ROWS, **more: Any) -> None:
     """A task of lm-eval, with its rows next to it."""
     folder.mkdir(exist_ok=True)
     rows = folder / "rows.jsonl"
-    lines = [{"question": question, "choices": choices, "answer": answer} for question, choices, answer in ROWS]
+    lines = [{"question": question, "choices": choices, "answer": answer} for question, choices, answer in content]
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
     metrics = [{"metric": metric} for metric in METRICS[name]]
     task = {"task": name, "dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(rows)}},
@@ -55,11 +66,14 @@ def run(*words: str) -> str:
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_lm_evals_own_command(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("chat", [False, True], ids=["bare", "chat"])
+def test_scores_are_those_of_lm_evals_own_command(chat: bool, tiny_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     for name in TASKS:
         write(tmp_path / "tasks", name)
-    suite = json.dumps({"name": "lm_eval", "folder": str(tmp_path / "tasks")})
+    tiny_model = shutil.copytree(tiny_model, tmp_path / "model")
+    (tiny_model / "chat_template.jinja").write_text(TEMPLATE)
+    suite = json.dumps({"name": "lm_eval", "folder": str(tmp_path / "tasks"), "chat": chat})
     settings = ("--set", "data.renderer=chatml", "--set", "train.precision=fp32", "--json")
     kept = tmp_path / "answers.jsonl"
     said = run(
@@ -68,7 +82,7 @@ def test_scores_are_those_of_lm_evals_own_command(tiny_model: Path, tmp_path: Pa
     ((ours,),) = json.loads(said).values()
     run("lm_eval", "run", "--model", "hf", "--model_args", f"pretrained={tiny_model},dtype=float32", "--device", "cpu",
         "--tasks", ",".join(TASKS), "--include_path", str(tmp_path / "tasks"), "--output_path", str(tmp_path / "out"),
-        "--log_samples", "--batch_size", "3")  # fmt: skip
+        "--log_samples", "--batch_size", "3", *(["--apply_chat_template"] if chat else []))  # fmt: skip
     theirs = json.loads(next((tmp_path / "out").glob("*/results*.json")).read_text())["results"]
     assert ours["metrics"].keys() == {f"{task}/{metric}" for task in TASKS for metric in METRICS[task]}
     for name, value in ours["metrics"].items():
@@ -76,6 +90,12 @@ def test_scores_are_those_of_lm_evals_own_command(tiny_model: Path, tmp_path: Pa
         assert value == pytest.approx(theirs[task][f"{metric},none"], rel=1e-5), name
     answers = {row["id"]: row["answer"] for row in map(json.loads, kept.read_text().splitlines())}
     assert len(answers) == ours["rows"] == 3 * len(ROWS) and ours["settings"]["num_fewshot"]["choice"] == 1
+    say = TASKS["say"]
+    assert ours["settings"]["stop"] == {"say": say["generation_kwargs"]["until"]}
+    assert ours["settings"]["max_tokens"] == {"say": 12}
+    assert ours["settings"]["template"] == {name: task["doc_to_text"] for name, task in TASKS.items()}
+    end = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    assert ours["settings"]["chat_template"] == (f"<|im_start|>system\n{SYSTEM}<|im_end|>\n{end}" if chat else "")
     for file in (tmp_path / "out").glob("*/samples_*.jsonl"):
         for row in map(json.loads, file.read_text().splitlines()):
             task = file.name.split("_")[1]
@@ -87,6 +107,32 @@ def test_scores_are_those_of_lm_evals_own_command(tiny_model: Path, tmp_path: Pa
             else:
                 for (score, greedy), (expected, best) in zip(literal_eval(mine), row["filtered_resps"], strict=True):
                     assert score == pytest.approx(float(expected), rel=1e-5) and str(greedy) == best
+
+
+@pytest.mark.slow
+def test_scores_do_not_change_with_batch_size_and_order(
+    ft: Callable[..., tuple[int, str, str]], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    monkeypatch.setenv("FT_TRUST_CODE", "1")
+    rows = [(f"{question} {'really ' * n}", choices, answer) for n, (question, choices, answer) in enumerate(ROWS * 2)]
+    seen = []
+    for name, content, tokens in (("whole", rows, 4096), ("one", rows, 64), ("mixed", rows[::-1], 150)):
+        for task in TASKS:
+            write(tmp_path / name, task, content, **({"num_fewshot": 0} if task == "choice" else {}))
+        suite = json.dumps({"name": "lm_eval", "folder": str(tmp_path / name)})
+        settings = (f"train.micro_batch_tokens={tokens}", "train.precision=fp32", "data.renderer=chatml")
+        kept = tmp_path / f"{name}.jsonl"
+        wanted = [word for setting in settings for word in ("--set", setting)]
+        code, out, error = ft("eval", tiny_model, "--suite", suite, *wanted, "--answers", kept, "--json")
+        assert code == 0, error
+        ((made,),) = json.loads(out).values()
+        answers = [json.loads(line) for line in kept.read_text().splitlines()]
+        seen.append((made["metrics"], {(row["id"].split(":")[0], row["prompt"]): row["score"] for row in answers}))
+    first, *others = seen
+    assert len(first[1]) == 3 * len(rows)
+    for metrics, scores in others:
+        assert metrics == pytest.approx(first[0], rel=1e-6) and scores == pytest.approx(first[1], rel=1e-6)
 
 
 def prepare(folder: Path, **options: Any) -> Any:

@@ -20,6 +20,7 @@ from finetooth_hooks import (
     Datum,
     Engine,
     Evaluation,
+    Message,
     Options,
     Sample,
     Sampling,
@@ -27,6 +28,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.errors import install_command
+from finetooth_rendering.asking import settings
 from finetooth_toolbox.files.own_python import CONSENT, consented
 from pydantic import Field
 
@@ -43,6 +45,8 @@ class LmEvalOptions(Options):
     """Names of tasks; empty: all in the folder."""
     num_fewshot: int | None = Field(default=None, ge=0)
     """Examples before each question; null: as each task says."""
+    chat: bool = False
+    """Ask through the model's chat template, as lm-eval's `--apply_chat_template` does."""
     limit: int | None = Field(default=None, ge=1)
     """Only the first so many rows of each task; null: all."""
     samples: int = Field(default=3, ge=0)
@@ -93,6 +97,7 @@ class LmEvalEvaluator(EvaluatorBase):
                 model=_model(engine, self._context),
                 tasks=list(self._tasks.values()),
                 num_fewshot=self._options.num_fewshot,
+                apply_chat_template=self._options.chat,
                 limit=self._options.limit,
                 bootstrap_iters=0,
                 random_seed=None,
@@ -110,7 +115,11 @@ class LmEvalEvaluator(EvaluatorBase):
             samples=tuple(samples[: self._options.samples]),
             rows=len(samples),
             higher_is_better=bool(higher),
-            settings={"num_fewshot": dict(sorted(report["n-shot"].items()))},
+            settings={
+                "num_fewshot": dict(sorted(report["n-shot"].items())),
+                **_settings(report["configs"]),
+                "chat_template": settings(self._context, 0, chat=True)["template"] if self._options.chat else "",
+            },
         )
 
 
@@ -136,6 +145,25 @@ def _metrics(results: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, fl
             metric, _, filtered = name.partition(",")
             if filtered and not metric.endswith("_stderr") and isinstance(value, int | float):
                 yield f"{task}/{metric}{'' if filtered == 'none' else f'/{filtered}'}", float(value)
+
+
+def _settings(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What the answers depend on, by task: template of a question, texts that end an answer, longest answer."""
+    ways = {task: config.get("generation_kwargs") or {} for task, config in sorted(tasks.items())}
+    return {
+        "template": {task: str(tasks[task].get("doc_to_text", "")) for task in ways},
+        "stop": {task: list(_ends(way)) for task, way in ways.items() if way},
+        "max_tokens": {task: _longest(way) for task, way in ways.items() if way},
+    }
+
+
+def _ends(way: Mapping[str, Any]) -> tuple[str, ...]:
+    until = way.get("until") or ()
+    return (until,) if isinstance(until, str) else tuple(until)
+
+
+def _longest(way: Mapping[str, Any]) -> int:
+    return int(way.get("max_gen_toks", 256))
 
 
 def _sample(task: str, row: Mapping[str, Any]) -> Sample:
@@ -181,7 +209,18 @@ def _model(engine: Engine, context: Context) -> Any:
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **more: Any) -> list[int]:
             begin = [int(tokenizer.bos_id or 0)] if tokenizer.adds_bos and add_special_tokens is not False else []
-            return [*begin, *tokenizer.encode(string, special=True)]
+            written = bool(begin) and string.startswith(tokenizer.decode(begin))  # by the chat template
+            return [*([] if written else begin), *tokenizer.encode(string, special=True)]
+
+        @property
+        def tokenizer_name(self) -> str:
+            return "finetooth"
+
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            if not add_generation_prompt:
+                raise UserError("lm_eval: gen_prefix is not taken with `chat`", action="remove it from the task")
+            messages = tuple(Message(turn["role"], turn["content"]) for turn in chat_history)
+            return tokenizer.decode(context.renderer.prompt(messages))
 
         def _loglikelihood_tokens(
             self, requests: Sequence[tuple[Any, list[int], list[int]]], **more: Any
@@ -217,12 +256,10 @@ def _model(engine: Engine, context: Context) -> Any:
                 text, wishes = request.args
                 if wishes.get("do_sample") or wishes.get("temperature"):
                     raise UserError("lm_eval: a task wants sampled answers", action="set do_sample: false in the task")
-                until = wishes.get("until") or ()
-                ends = (until,) if isinstance(until, str) else tuple(until)
-                length = int(wishes.get("max_gen_toks", 256))
+                length = _longest(wishes)
                 prompt = self.tok_encode(text)[-(most - length) :]
-                completion = engine.generate([prompt], Sampling(max_tokens=length, temperature=0.0, stop=ends))[0][0]
-                texts.append(completion.text)
+                wanted = Sampling(max_tokens=length, temperature=0.0, stop=_ends(wishes))
+                texts.append(engine.generate([prompt], wanted)[0][0].text)
             return texts
 
     return EngineModel()
