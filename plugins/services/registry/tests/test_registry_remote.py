@@ -210,6 +210,13 @@ def test_a_signature_is_added_and_nothing_else(place: Place) -> None:
         place.here.replace_record(version, place.here.record(signed))
 
 
+def test_a_record_that_the_server_changed_is_not_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = place.add()
+    monkeypatch.setattr(Registry, "record", lambda self, version: b"{}")
+    with pytest.raises(UserError, match="the record of bot@v0 was changed"):
+        place.there.record(version)
+
+
 def test_a_blob_that_the_server_changed_is_not_kept(place: Place) -> None:
     version = place.add()
     sha256 = records.read(place.here.record(version))["subject"][0]["digest"]["sha256"]

@@ -186,6 +186,9 @@ CALLS = (
     Call("POST", "/versions/{model}/{number:int}/metrics", WRITE, lambda registry, parts, body: registry.measure(
         _version(registry, parts), body.metrics, body.answers, body.settings
     ), Measurements, True),
+    Call("GET", "/versions/{model}/{number:int}/record", LOOK, lambda registry, parts, body: registry.record(
+        _version(registry, parts)
+    ).decode()),
     Call("POST", "/versions/{model}/{number:int}/record", WRITE, lambda registry, parts, body: registry.replace_record(
         _version(registry, parts), body.record.encode()
     ), Record, True),
