@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,20 @@ def test_rows_that_nobody_can_name_cannot_be_pinned(prepare: Prepare, write: Wri
     for data in ({"train": source(sha256="0" * 64)}, {"snapshot": {"name": "x"}}):
         with pytest.raises(FinetoothError, match="does not say what its rows are made of, so they cannot be pinned"):
             prepare(data=data)
+
+
+def test_rows_that_are_made_or_lie_elsewhere_are_known_by_what_decides_them(
+    prepare: Prepare, write: Write, folder: Path
+) -> None:
+    """Options that decide every row, and the identity that a source gives."""
+    plugin = folder / "preparation_plugin.py"
+    text = plugin.read_text().replace("    def files(", "    def nothing(")
+    write(LINES)
+    seen = set()
+    for said in ("files(self):\n        return ()", *(f"identity(self):\n        return {name!r}" for name in "ab")):
+        plugin.write_text(text.replace("    def nothing(", f"    def {said}\n\n    def nothing("))
+        seen.add(prepare()[1].decisions["data.train.sha256"].value)
+    assert len(seen) == 3 and all(re.fullmatch("[0-9a-f]{64}", one) for one in seen)
 
 
 @pytest.mark.parametrize("lines", [LINES, FEW])

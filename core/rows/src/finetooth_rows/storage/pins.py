@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -39,7 +40,7 @@ def show_files(log: Decisions, sources: Sequence[PickedSource], hashes: FileHash
     """
     for picked in sources:
         setting = f"{picked.setting}.sha256"
-        files = _files(picked, hashes, identity=picked.pin is not None)
+        files = _files(picked, hashes)
         if not files:
             if picked.pin is not None:
                 raise _unknowable(setting, picked)
@@ -63,7 +64,7 @@ def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedS
     """
     everything: list[tuple[str, str]] = []
     for picked in sources:
-        files = _files(picked, hashes, identity=True)
+        files = _files(picked, hashes)
         if not files:
             raise _unknowable("data.snapshot", picked)
         everything += files.items()
@@ -81,18 +82,17 @@ def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedS
     log.decide("data.snapshot", sha256, f"{snapshot.name}: {count}, {pinned}")
 
 
-def _files(picked: PickedSource, hashes: FileHashes, *, identity: bool) -> dict[str, str]:
-    """Hashes by name, without the folder that all files are in.
-
-    Args:
-        identity: of rows that lie elsewhere, the hash of what names them.
-    """
+def _files(picked: PickedSource, hashes: FileHashes) -> dict[str, str]:
+    """Hashes by name, without the folder that all files are in; of rows that lie elsewhere or are made, the hash of
+    what decides them."""
     made_of = picked.files()
-    if made_of is not None:
-        folder = os.path.commonpath([path.parent for path in made_of]) if made_of else ""
+    if made_of:
+        folder = os.path.commonpath([path.parent for path in made_of])
         return {path.relative_to(folder or ".").as_posix(): hashes.sha256(path) for path in made_of}
-    named = picked.source.identity() if identity else None
-    return {} if named is None else {str(picked.options.get("path", "rows")): sha256(named.encode()).hexdigest()}
+    options = json.dumps([picked.registered.full_name, picked.options], sort_keys=True, default=str)
+    named = picked.source.identity() if made_of is None else options
+    name = str(picked.options.get("path", picked.registered.entry.name))
+    return {} if named is None else {name: sha256(named.encode()).hexdigest()}
 
 
 def _check_each(setting: str, pins: Mapping[str, str], files: Mapping[str, str]) -> None:
