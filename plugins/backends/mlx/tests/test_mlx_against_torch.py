@@ -152,12 +152,15 @@ def build(options: NoOptions, context):
 
 
 @pytest.mark.slow
-def test_rollouts_are_torchs(folder: Path) -> None:
-    """Answers are drawn alike, special tokens in their text included; a small rate, so that no rounding flips one."""
+@pytest.mark.parametrize("penalty", [1.0, 1.3])
+def test_rollouts_are_torchs(folder: Path, penalty: float) -> None:
+    """Answers are drawn alike, special tokens in their text included; a small rate, so that no rounding flips one. With
+    a repetition penalty the loss looks at the policy that drew."""
     (folder / "letters.py").write_text(LETTERS, encoding="utf-8")
     train = {"max_steps": 20, "epochs": 20, "batch_size": 4, "max_length": 96, "precision": "fp32"}
     given: dict[str, Any] = {"train": train, "plugins": [str(folder / "letters.py")]}
     given["optimizer"] = {"name": "sgd", "learning_rate": 0.02}
+    given["method"] = {**METHODS["grpo"], "repetition_penalty": penalty}
     mine, torchs = (metrics(run(folder, "grpo", backend, **given)) for backend in ("mlx", "torch"))
     assert [norm for _, norm in mine] == pytest.approx([norm for _, norm in torchs], rel=1e-3)
 

@@ -75,6 +75,20 @@ def test_bits_of_another_library_are_refused(tmp_path: Path, write: Callable[...
         loader(tmp_path).describe(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"architectures": ["X"]}, "names no model_type (write its model_type into config.json, such as llama"),
+        ({"model_type": "wobble3"}, "has model type `wobble3`"),
+    ],
+)
+def test_a_type_that_nobody_knows_is_named(tmp_path: Path, config: dict[str, Any], line: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        loader(tmp_path).describe(str(tmp_path))
+    assert line in str(caught.value) and "check that it is whole" not in str(caught.value)
+
+
 def test_another_framework_is_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
     with pytest.raises(RecipeError, match="loads for mlx, not for torch"):
         loader(tmp_path).load(str(write(tmp_path)), framework="torch", precision="fp32", device="cpu")

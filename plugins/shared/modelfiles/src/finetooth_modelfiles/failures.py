@@ -72,6 +72,9 @@ def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
             f"{reference} comes with Python code of its own, which is not run",
             action="read that code, then set model.loader: {name: transformers, trust_remote_code: true}",
         )
+    if "Should have a `model_type` key" in text:
+        action = "write its model_type into config.json, such as llama, or choose another model"
+        return RecipeError("model", f"{reference}: its config.json names no model_type", action=action)
     sentence = text.split(". ")[0][:200] or type(error).__name__
     action = "check that it is whole"
     if "does not recognize this architecture" in text:
