@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_hooks import EngineError, PlanError
+from finetooth_hooks import EngineError, MemoryEstimate, PlanError
 from finetooth_hooks.protocols import Sharding
 from finetooth_torch.attention.slices import Slices
 from finetooth_torch.decoder.bodies import TransformersBody
-from finetooth_torch.planning.sharding import check_slicing, sliced
+from finetooth_torch.planning.sharding import check_slicing, of_one_rank, sliced
 from finetooth_torchshared.attention import by_name, visible
 
 RANKS, WIDTH = 2, 16
@@ -116,3 +116,15 @@ def test_data_that_say_their_positions_are_refused(media: tuple[int, ...], what:
     rectangle: Any = SimpleNamespace(media=media, positions=torch.arange(3), pieces=None)
     with pytest.raises(EngineError, match=f"the data have {what}"):
         body.states(rectangle, everywhere=True)
+
+
+@pytest.mark.parametrize(("world", "kept"), [(2, 600), (4, 300)])
+def test_a_spread_optimizer_takes_its_part_of_the_state_and_of_the_weights(world: int, kept: int) -> None:
+    """AdamW over 100 numbers: 8 bytes of state and 4 of a copy for each, among the ranks; the rest stays."""
+    whole = MemoryEstimate({"weights": 400, "gradients": 400, "optimizer": 800})
+    place = SimpleNamespace(sharding=None, shard_optimizer=lambda: None, collective=SimpleNamespace(world=world))
+    request: Any = SimpleNamespace(place=place, trains=SimpleNamespace(parameters=100))
+    estimate = of_one_rank(lambda: whole, request, "fp32", 64, checkpointing=False)
+    assert estimate.parts == {"weights": 400, "gradients": 400, "optimizer": kept}
+    place.shard_optimizer = None
+    assert of_one_rank(lambda: whole, request, "fp32", 64, checkpointing=False) == whole

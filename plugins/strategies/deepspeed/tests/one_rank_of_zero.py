@@ -86,6 +86,12 @@ def main(rank: int, port: int, options: str) -> None:
         assert shared_step(ours, own, step, rank) == pytest.approx(whole_step(theirs, reference, step), rel=1e-6)
         alike()
 
+    # half of AdamW's state and of a copy of the weights, 12 bytes for each number, as the plan says
+    rows = [(part, ours._base.state[part]) for part, _ in ours._groups()]
+    kept = sum(part.nbytes + state["exp_avg"].nbytes + state["exp_avg_sq"].nbytes for part, state in rows)
+    padding = 12 * 4 * len(rows)
+    assert 0 <= kept - 12 * sum(parameter.numel() for parameter in own) / 2 <= padding
+
     # its state is that of one process, and one process's state is taken
     mine, whole = ours.state_dict(), theirs.state_dict()
     assert mine["param_groups"] == whole["param_groups"] and mine["state"].keys() == whole["state"].keys()

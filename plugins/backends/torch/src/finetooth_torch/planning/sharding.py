@@ -101,7 +101,7 @@ def of_one_rank(
     """
     whole, sharding = estimate(), request.place.sharding
     if sharding is None:
-        return whole
+        return whole if request.place.shard_optimizer is None else _of_spread_optimizer(whole, request)
     if sharding.shard is None:
         facts, parts = request.base.facts, dict(whole.parts)
         if "generate" not in request.needs:  # every rank samples by itself
@@ -128,3 +128,10 @@ def of_one_rank(
             later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
             parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)
     return replace(whole, parts=parts)
+
+
+def _of_spread_optimizer(whole: MemoryEstimate, request: PlanRequest) -> MemoryEstimate:
+    """With a rank's part of the optimizer's state, and of a copy of the weights in fp32, which it updates."""
+    world = 1 if request.place.collective is None else request.place.collective.world
+    kept = whole.parts["optimizer"] + BYTES["fp32"] * request.trains.parameters
+    return replace(whole, parts={**whole.parts, "optimizer": -(-kept // world)})
