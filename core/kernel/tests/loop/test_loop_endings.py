@@ -80,6 +80,18 @@ def test_a_second_interrupt_leaves_at_once(kit: SimpleNamespace, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["result.json"]
 
 
+def test_a_second_sigterm_says_nothing_new(kit: SimpleNamespace, tmp_path: Path) -> None:
+    """As from `timeout`, which sends it to a launcher and to its group."""
+
+    def twice() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    outcome = kit.make(tmp_path, kit.Method(at={2: twice})).run()
+    assert (outcome.status, outcome.exit_code, outcome.steps) == ("interrupted", 143, 2)
+    assert (tmp_path / "artifact" / "weights.txt").exists()
+
+
 def test_who_calls_exit_in_a_step_ends_no_run_as_if_it_were_done(kit: SimpleNamespace, tmp_path: Path) -> None:
     def leave() -> None:
         raise SystemExit(0)

@@ -27,15 +27,16 @@ class Interrupt:
 
 @contextmanager
 def interrupts(interrupt: Interrupt) -> Iterator[None]:
-    """While entered, the first Ctrl-C or SIGTERM is noted and the second raises KeyboardInterrupt at once."""
+    """While entered, the first Ctrl-C or SIGTERM is noted; a Ctrl-C after it raises KeyboardInterrupt at once. A
+    SIGTERM after it changes nothing: queues send it to a launcher and to its ranks."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to the main thread
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if interrupt.signal:
+        if interrupt.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
-        interrupt.signal = number
+        interrupt.signal = interrupt.signal or number
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -18,6 +18,9 @@ from finetooth_hooks.protocols import Rank
 CARRIED = ("FT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 """Variables that ranks on other machines get from this process."""
 
+ASKED_TO_END = 128 + signal.SIGTERM
+"""The exit code of a run that saved what it had and ended, since SIGTERM asked it to."""
+
 Restarted = Literal["run", "rank"]
 """What a launcher starts again where a rank fails."""
 
@@ -200,9 +203,9 @@ def _run_while_ranks_leave(ranks: list[RankProcess], grace: float, restarts: int
 
 
 def is_failure(code: int) -> bool:
-    """Whether an exit code is that of an error or of a signal, and not done, bad input, interrupted, or a stop that a
-    plugin asked for."""
-    return code < 0 or code == 1 or (code > 128 and code != 130)
+    """Whether an exit code is that of an error or of a signal, and not done, bad input, interrupted, asked to end, or a
+    stop that a plugin asked for."""
+    return code < 0 or code == 1 or (code > 128 and code not in (130, ASKED_TO_END))
 
 
 def resuming(command: Sequence[str]) -> list[str]:
@@ -221,7 +224,8 @@ def wait(
 ) -> int:
     """Wait until rank 0 has ended, or another has failed and the rest had their time; then end all.
 
-    A rank that fails is named on stderr.
+    A rank that fails is named on stderr. SIGTERM, as queues and containers send it, asks rank 0 to end, which saves and
+    takes the others along.
 
     Args:
         grace: seconds that ranks have to end once one has failed, or rank 0 has ended; in the middle of them rank 0 is
@@ -233,6 +237,7 @@ def wait(
     Returns:
         The exit code of the run: that of rank 0, or 1 if another rank failed and rank 0 had no error of its own.
     """
+    before = signal.signal(signal.SIGTERM, lambda *_: ranks[0].terminate())
     try:
         failed = _first_failure(ranks, grace, pause, lost)
         if failed is not None:
@@ -243,10 +248,11 @@ def wait(
         code = ranks[0].poll() or 0
         if code == 0:
             _all_end(ranks, grace, pause)
-        if failed is not None and code <= 0:
+        if failed is not None and (code <= 0 or code == ASKED_TO_END):
             code = 1
         return code if code >= 0 else 128 - code
     finally:
+        signal.signal(signal.SIGTERM, before)
         for rank in ranks:
             rank.kill()
 
