@@ -45,6 +45,16 @@ def test_nan_never_passes() -> None:
     assert not bound.judge(nan, None).passed
 
 
+def test_a_signed_record_that_names_no_data_is_rejected() -> None:
+    """As of a streamed set, whose version would be refused where it is loaded."""
+    gate = release_gates.Signed(release_gates.SignedOptions())
+    about = {"base_digest": "b", "recipe_sha256": "r", "data": {}}
+    said = gate.judge(ReleaseVersion("bot", 1, Path(), {"predicate": about}, signers=("alice",)), None)
+    assert not said.passed and "does not say data" in said.reason and said.evidence
+    about["data"] = {"data.train.sha256": "d"}
+    assert gate.judge(ReleaseVersion("bot", 1, Path(), {"predicate": about}, signers=("alice",)), None).passed
+
+
 def test_a_gate_that_is_refused_is_named_by_its_place_in_the_policy() -> None:
     settings: list[str] = []
     gate = SimpleNamespace(judge=lambda *versions: Verdict(True, "fine"))

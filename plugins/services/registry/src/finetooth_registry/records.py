@@ -23,6 +23,8 @@ from securesystemslib.signer import CryptoSigner, Key, SSlibKey  # type: ignore[
 PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:finetooth:record:1"
+MADE_OF = ("base_digest", "recipe_sha256", "data")
+"""What the predicate of every record must say of its version."""
 KEY = "FT_REGISTRY_KEY"
 """The environment variable that names the file of a private key."""
 LARGEST = 16 * 2**20

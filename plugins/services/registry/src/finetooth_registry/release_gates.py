@@ -10,6 +10,8 @@ import numpy as np
 from finetooth_hooks import CommandContext, Options, ReleaseVersion, Verdict
 from pydantic import Field, model_validator
 
+from finetooth_registry.records import MADE_OF
+
 Row = Mapping[str, Any]
 RESAMPLES = 10_000
 """Of the paired bootstrap."""
@@ -159,7 +161,12 @@ class Signed:
         self._options = options
 
     def judge(self, candidate: ReleaseVersion, predecessor: ReleaseVersion | None) -> Verdict:
-        """Pass a version whose record enough trusted keys signed."""
+        """Pass a version whose record says what it was made of, and enough trusted keys signed."""
+        about = candidate.record.get("predicate", {})
+        unsaid = [name for name in MADE_OF if not about.get(name)]
+        if unsaid and candidate.signers:
+            text = f"its record does not say {', '.join(unsaid)}, so it would be refused where it is loaded"
+            return Verdict(False, text, {"unsaid": unsaid})
         missing = sorted(set(self._options.by) - set(candidate.signers))
         if missing:
             return Verdict(False, f"not signed by {', '.join(missing)}")

@@ -13,9 +13,10 @@ from finetooth_hooks.errors import UserError
 from finetooth_registry import decisions, records
 from finetooth_registry.anywhere import AnyRegistry, Event, Version
 from finetooth_registry.policy import ChannelPolicy
+from finetooth_registry.records import MADE_OF
 from finetooth_registry.registry import Registry
 from finetooth_registry.remote import RemoteRegistry
-from finetooth_registry.verifying import MADE_OF, Logged, verify_log, verify_version
+from finetooth_registry.verifying import Logged, verify_log, verify_version
 from finetooth_registry.writing import write_version
 
 GATED = ("signature", *MADE_OF)

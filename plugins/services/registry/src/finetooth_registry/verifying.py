@@ -23,10 +23,6 @@ PARENTS = "parents"
 """The folder in it that has the records of the versions that it was trained over."""
 
 
-MADE_OF = ("base_digest", "recipe_sha256", "data")
-"""What every record must say of its version."""
-
-
 TAKE = "take a folder that ft registry get, ft merge or ft export wrote"
 TRAINED_OVER = "it was trained over"
 """How a refusal begins that is about the data of an ancestor."""
@@ -299,7 +295,7 @@ def _as_logged(
 
 def _provenance(about: Mapping[str, object]) -> Iterator[Link]:
     """What it was made of; every record must say it."""
-    for name in MADE_OF:
+    for name in records.MADE_OF:
         recorded = about.get(name)
         yield Link(name, bool(recorded), str(recorded)[:80] if recorded else "the record does not say it")
 
