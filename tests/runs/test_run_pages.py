@@ -24,7 +24,7 @@ def test_a_run_leaves_its_page_and_says_what_became_of_its_rows(recipe, losses, 
     (train, held) = outcome.data
     assert (train.split, train.rows, held.split, held.rows) == ("train", 24, "eval", 4)
     told = json.loads((folder / "result.json").read_text())
-    assert told["data"][0]["tokens"] == train.tokens and f"{train.tokens:,}" in page
+    assert told["rows"][0]["tokens"] == train.tokens and f"{train.tokens:,}" in page
     assert told["environment"] == dict(outcome.environment)
 
     rows = outcome.rows()

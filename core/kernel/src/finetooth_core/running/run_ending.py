@@ -39,7 +39,7 @@ def failed(error: Exception) -> Ending:
 def result(outcome: Outcome, manifest: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """The content of result.json; a number that is not finite becomes null, since JSON has none."""
     content = asdict(replace(outcome, history=(), evaluations=()))
-    del content["history"], content["evaluations"]  # checkpoints keep them
+    del content["history"], content["evaluations"], content["data"]  # checkpoints keep two, `more` has the third
     content["artifact"] = outcome.artifact.name if outcome.artifact else None
     for group in ("metrics", "best"):
         content[group] = {k: v if math.isfinite(v) else None for k, v in content[group].items()}
