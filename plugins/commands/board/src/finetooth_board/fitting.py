@@ -17,7 +17,6 @@ from finetooth_board import forms, pages
 if TYPE_CHECKING:
     from finetooth_board.app import Board
 
-MODEL = "smollm2-135m"
 HEADS = ("model", "way", "memory at the peak", "time for 1,000 rows", "fits", "next")
 
 
@@ -30,12 +29,11 @@ async def answered(board: Board, request: Request) -> Response:
     """What of each model fits, as a table; or the form again, with what is wrong."""
     form = await board.form(request)
     memory = form.get("memory", "").strip()
-    names = form.get("models", "").split() or [MODEL]
+    names = form.get("models", "").split() or [pages.MODEL]
     code, output = await board.ft("advise", "--json", *([f"--memory={memory}"] if memory else []), "--", *names)
     if code:
         return HTMLResponse(_page(board, form, output), 400)
-    begin = min(place for place in map(output.find, "{[") if place >= 0)
-    found, _ = json.JSONDecoder().raw_decode(output[begin:])
+    found, _ = json.JSONDecoder().raw_decode(output)
     models = found if isinstance(found, list) else [found]
     rows = [row for model in models for row in _rows(model)]
     said = f"<p>On {pages.text(models[0]['device'])}. Memory is the plan's estimate.</p>{pages.table(HEADS, rows)}"
@@ -62,7 +60,7 @@ def _fits(way: Mapping[str, Any], taken: bool) -> str:
 def _page(board: Board, form: Mapping[str, str], wrong: str, answer: str = "") -> str:
     fields = (
         forms.field("Models: names, folders or ids of the hub, with blanks between", "models",
-                    form.get("models", MODEL), "required"),
+                    form.get("models", pages.MODEL), "required"),
         forms.field("Memory, such as 24GB (empty: this machine's)", "memory", form.get("memory", "")),
     )  # fmt: skip
     ask = forms.form("/models", board.tokens.token, "".join(fields), "Show what fits", "Reading their sizes ...")

@@ -5,7 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-from finetooth_board.pages import NAMED, hidden, hidden_field, output, page, problem, section, table, text, url_of
+from finetooth_board.pages import (
+    MODEL,
+    NAMED,
+    hidden,
+    hidden_field,
+    output,
+    page,
+    problem,
+    section,
+    table,
+    text,
+    url_of,
+)
 from finetooth_board.settings import Field
 
 LONGEST = 300
@@ -86,7 +98,7 @@ def settings_page(
         field("Name of the run", "name", values.get("name", ""), NAMED),
         field("Rows: a file or folder in the board's folder, or a data set's id", "data", values.get("data", ""),
               "required"),
-        field("Base model", "model", values.get("model", "smollm2-135m"), "required"),
+        field("Base model", "model", values.get("model", MODEL), "required"),
     )  # fmt: skip
     sections = (
         f"<details{' open' if name in picked else ''}><summary>{text(name)}: {text(picked.get(name, ''))} "

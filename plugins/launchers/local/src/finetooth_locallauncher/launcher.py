@@ -7,26 +7,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finetooth_hooks import Context, Options
-from finetooth_launching.ranks import RankProcess, RankStarter, Restarted, free_port, interrupts, run, variables
-from pydantic import Field
+from finetooth_hooks import Context
+from finetooth_launching.ranks import RankOptions, RankProcess, RankStarter, free_port, interrupts, run, variables
 
 ADDRESS = "127.0.0.1"
 
 
-class LocalOptions(Options):
+class LocalOptions(RankOptions):
     """Ranks on this machine."""
-
-    grace: float = Field(default=5.0, gt=0)
-    """Seconds that the other ranks have to end once one has failed; then they are killed."""
-
-    restarts: int = Field(default=0, ge=0)
-    """How often ranks are started again once one has failed."""
-
-    restart: Restarted = "run"
-    """What is started again: `run` is all ranks, from the newest checkpoint of the recipe's `output`; `rank` the one
-    that failed, while the others train on, which the strategy `diloco` with `patience` allows. One that fails after the
-    last restart is then left out. Where rank 0 fails, the run ends."""
 
 
 class LocalLauncher(RankStarter):

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from finetooth_hooks import Context, Options, PlanError
-from finetooth_launching.ranks import RankProcess, RankStarter, Restarted, carried, interrupts, run, variables
+from finetooth_hooks import Context, PlanError
+from finetooth_launching.ranks import RankOptions, RankProcess, RankStarter, carried, interrupts, run, variables
 from pydantic import Field, StringConstraints
 
 SSH = (
@@ -22,7 +22,7 @@ SSH = (
 Host = Annotated[str, StringConstraints(pattern=r"^([\w.-]+@)?[A-Za-z0-9][\w.:-]*$")]
 
 
-class SshOptions(Options):
+class SshOptions(RankOptions):
     """Ranks on hosts that ssh reaches without a password."""
 
     hosts: tuple[Host, ...] = ()
@@ -36,14 +36,6 @@ class SshOptions(Options):
 
     grace: float = Field(default=10.0, gt=0)
     """Seconds that the other ranks have to end once one has failed; then they are killed."""
-
-    restarts: int = Field(default=0, ge=0)
-    """How often ranks are started again once one has failed."""
-
-    restart: Restarted = "run"
-    """What is started again: `run` is all ranks, from the newest checkpoint of the recipe's `output`; `rank` the one
-    that failed, while the others train on, which the strategy `diloco` with `patience` allows. One that fails after the
-    last restart is then left out. Where rank 0 fails, the run ends."""
 
 
 class SshLauncher(RankStarter):

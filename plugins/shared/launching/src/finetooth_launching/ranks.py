@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, Protocol
 
-from finetooth_hooks import PlanError, install_command
+from finetooth_hooks import Options, PlanError, install_command
 from finetooth_hooks.protocols import Rank
+from pydantic import Field
 
 CARRIED = ("FT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 """Variables that ranks on other machines get from this process."""
@@ -23,6 +24,21 @@ ASKED_TO_END = 128 + signal.SIGTERM
 
 Restarted = Literal["run", "rank"]
 """What a launcher starts again where a rank fails."""
+
+
+class RankOptions(Options):
+    """What launchers do where a rank fails."""
+
+    grace: float = Field(default=5.0, gt=0)
+    """Seconds that the other ranks have to end once one has failed; then they are killed."""
+
+    restarts: int = Field(default=0, ge=0)
+    """How often ranks are started again once one has failed."""
+
+    restart: Restarted = "run"
+    """What is started again: `run` is all ranks, from the newest checkpoint of the recipe's `output`; `rank` the one
+    that failed, while the others train on, which the strategy `diloco` with `patience` allows. One that fails after the
+    last restart is then left out. Where rank 0 fails, the run ends."""
 
 
 class Started(Protocol):
