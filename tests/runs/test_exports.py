@@ -69,8 +69,8 @@ def trained(run: Path) -> Any:
 def test_gguf_says_what_the_run_says(
     made: Any, ft: Any, tmp_path: Path, adapter: str, stored: str, bound: float
 ) -> None:
-    from finetooth_gguf import container
     from finetooth_gguf.weights import build_config, build_model
+    from finetooth_modelfiles.gguf import container
 
     run = made(adapter)
     code, out, said = ft("export", run, "--to", "gguf", f"stored={stored}", "--output", tmp_path / "out")

@@ -115,7 +115,7 @@ def test_blocks_without_a_reader(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """The file's type, taken out of those that are read."""
-    from finetooth_gguf import stored
+    from finetooth_modelfiles.gguf import stored
     from gguf.constants import GGMLQuantizationType as Type
 
     unread()

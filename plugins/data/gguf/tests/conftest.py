@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetooth_gguf import container
-from finetooth_gguf.container import Container
-from finetooth_gguf.reference import find
 from finetooth_hooks.errors import RecipeError
+from finetooth_modelfiles.gguf import container
+from finetooth_modelfiles.gguf.container import Container
+from finetooth_modelfiles.gguf.reference import find
 from gguf import GGMLQuantizationType, GGUFWriter, quantize
 from transformers import PreTrainedConfig, PreTrainedModel
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finetooth_gguf import container
-from finetooth_gguf.container import Container
 from finetooth_hooks.errors import RecipeError
+from finetooth_modelfiles.gguf import container
+from finetooth_modelfiles.gguf.container import Container
 from gguf import GGMLQuantizationType, GGUFReader, dequantize
 from transformers import LlamaConfig, LlamaForCausalLM
 

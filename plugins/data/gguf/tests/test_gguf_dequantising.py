@@ -5,13 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from finetooth_gguf.dequantising import PIECE, dequantise_into
+from finetooth_modelfiles.gguf.dequantising import PIECE, pieces
 from gguf import GGMLQuantizationType, dequantize, quantize
 from gguf.constants import GGML_QUANT_SIZES
 
 QUANTIZABLE = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q8_0")
 ONLY_READ = ("Q6_K", "Q4_K", "IQ4_XS")
 """Types that the package reads and does not write, with blocks of 256."""
+
+
+def dequantise_into(numbers: torch.Tensor, blocks: np.ndarray, kind: GGMLQuantizationType) -> None:
+    """As a torch model takes them."""
+    for place, values in pieces(blocks, kind):
+        numbers.view(-1)[place] = torch.from_numpy(values)
 
 
 def stored_numbers(kind: GGMLQuantizationType, rows: int, columns: int) -> np.ndarray:

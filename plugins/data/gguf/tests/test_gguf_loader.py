@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetooth_gguf import container
 from finetooth_gguf.loader import GgufLoader
 from finetooth_gguf.plugin import claims
-from finetooth_gguf.reference import ALIASES, find, published
 from finetooth_hooks.errors import RecipeError
 from finetooth_kit import parametrize_with_checks
+from finetooth_modelfiles.gguf import container
+from finetooth_modelfiles.gguf.reference import ALIASES, find, published
 
 
 @parametrize_with_checks("finetooth_gguf.plugin")

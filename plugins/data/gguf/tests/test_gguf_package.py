@@ -9,7 +9,7 @@ import pytest
 
 SAYS = """
 import sys
-import finetooth_gguf.container
+import finetooth_modelfiles.gguf.container
 assert not [name for name in sys.modules if name.startswith("mistral_common")]
 import mistral_common
 import mistral_common.tokens.tokenizers.tekken

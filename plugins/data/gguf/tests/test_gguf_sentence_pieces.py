@@ -14,10 +14,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_gguf import container, writing
+from finetooth_gguf import writing
 from finetooth_gguf.exporter import PROBES, _begun, _compared
-from finetooth_gguf.tokenizer import build_tokenizer
 from finetooth_hooks.errors import UserError
+from finetooth_modelfiles.gguf import container
+from finetooth_modelfiles.gguf.tokenizer import build_tokenizer
 from finetooth_toolbox.messages.openings import Opening
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 from gguf import GGUFReader

@@ -11,9 +11,9 @@ import pytest
 import torch
 from finetooth_gguf.blocks import READERS, BlocksLinear
 from finetooth_gguf.loader import GgufLoader, GgufOptions
-from finetooth_gguf.stored import READ
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Stored
+from finetooth_modelfiles.gguf.stored import READ
 from finetooth_torchshared.quantised import DequantisingLinear, dequantise, stored_weights
 from gguf import GGMLQuantizationType, dequantize
 from gguf.constants import GGML_QUANT_SIZES

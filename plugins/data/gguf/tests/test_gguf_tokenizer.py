@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_gguf import container
-from finetooth_gguf.container import Container
-from finetooth_gguf.special_tokens import special_tokens
-from finetooth_gguf.tokenizer import SPLITTINGS, build_tokenizer
 from finetooth_hooks.errors import RecipeError
 from finetooth_kit import draws
+from finetooth_modelfiles.gguf import container
+from finetooth_modelfiles.gguf.container import Container
+from finetooth_modelfiles.gguf.special_tokens import special_tokens
+from finetooth_modelfiles.gguf.tokenizer import SPLITTINGS, build_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_gguf import container, writing
+from finetooth_gguf import writing
 from finetooth_gguf.weights import build_config, build_model
+from finetooth_modelfiles.gguf import container
 from gguf import GGUFReader, get_tensor_name_map
 from gguf.constants import MODEL_ARCH, MODEL_ARCH_NAMES
 from transformers import AutoConfig, AutoModelForCausalLM

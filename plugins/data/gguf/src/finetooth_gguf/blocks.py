@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from finetooth_modelfiles.gguf.package import GGML_QUANT_SIZES, GGMLQuantizationType
 from finetooth_torchshared.quantised import RowsApart
 from torch import Tensor
-
-from finetooth_gguf.package import GGML_QUANT_SIZES, GGMLQuantizationType
 
 Type = GGMLQuantizationType
 

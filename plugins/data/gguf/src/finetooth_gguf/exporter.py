@@ -11,6 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Message, Options, UserError
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_modelfiles.gguf import container
+from finetooth_modelfiles.gguf.package import GGML_QUANT_SIZES, dequantize
+from finetooth_modelfiles.gguf.sentence_pieces import PREFIXES
 from finetooth_toolbox.messages import openings
 from finetooth_toolbox.messages.chat_templates import render_template
 from finetooth_toolbox.messages.shipped import check
@@ -19,9 +22,7 @@ from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_torchshared.whole_weights import quiet_library
 from pydantic import Field
 
-from finetooth_gguf import container, writing
-from finetooth_gguf.package import GGML_QUANT_SIZES, dequantize
-from finetooth_gguf.sentence_pieces import PREFIXES
+from finetooth_gguf import writing
 
 FILE = "model.gguf"
 
@@ -104,7 +105,7 @@ class GgufExporter(ExporterBase):
         Raises:
             UserError: there is none, or a reader of the file opens or ends answers in another way.
         """
-        from finetooth_gguf.tokenizer import SPLITTINGS, build_tokenizer
+        from finetooth_modelfiles.gguf.tokenizer import SPLITTINGS, build_tokenizer
 
         ways = tuple(PREFIXES) if spelling.scores else sorted(
             SPLITTINGS, key=lambda name: SPLITTINGS[name].whole_words != spelling.whole_words
@@ -228,7 +229,7 @@ def _spoken(source: ExportSource, target: Path) -> str:
     Raises:
         UserError: it does so in another way.
     """
-    from finetooth_gguf.tokenizer import build_tokenizer
+    from finetooth_modelfiles.gguf.tokenizer import build_tokenizer
 
     file = container.read(target)
     tokenizer = FastTokenizer(build_tokenizer(file))

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from finetooth_gguf.package import GGMLQuantizationType
+from finetooth_modelfiles.gguf.package import GGMLQuantizationType
 
 Floats = npt.NDArray[np.floating[Any]]
 Bytes = npt.NDArray[np.uint8]

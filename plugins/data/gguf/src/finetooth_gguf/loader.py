@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
-from finetooth_hooks.protocols import Loader, ModelInfo, ModelTensors, Quantizer
-from finetooth_toolbox.files.contents import FileContents
-from finetooth_toolbox.text.tokenizers import FastTokenizer
-
-from finetooth_gguf import container
-from finetooth_gguf.architectures import config_values
-from finetooth_gguf.reference import find, published
-from finetooth_gguf.stored import stored_as
+from finetooth_hooks.protocols import Loader, ModelTensors, Quantizer
+from finetooth_modelfiles.gguf.loader import GgufReader
+from finetooth_modelfiles.gguf.reference import find
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -31,50 +24,14 @@ class GgufOptions(Options):
     pass; what trains is a low-rank adapter over them. Otherwise they are turned into numbers once, when loaded."""
 
 
-class GgufLoader(LoaderBase):
+class GgufLoader(GgufReader):
     """Loads a GGUF file; torch and transformers are imported with the first tokenizer or model."""
 
     capabilities = frozenset({"tensors", "widen", "write"})
 
     def __init__(self, options: GgufOptions | None = None) -> None:
         self._options = options or GgufOptions()
-        self._read: tuple[tuple[Path, int, int], container.Container] | None = None
-
-    def describe(self, reference: str) -> ModelInfo:
-        """Config and sizes, from the file's header alone.
-
-        Raises:
-            RecipeError: the file or its package is missing, is not a GGUF file, is truncated, or is a model of another
-                architecture than those supported; or it is to stay quantised and has a type without a reader.
-        """
-        location = find(reference)
-        file = self._container(location.path)
-        config = config_values(file)
-        stored, weights = stored_as(file) if self._options.keep_quantised else (None, 0)
-        return ModelInfo(
-            reference=reference,
-            loader="gguf",
-            model_type=config["model_type"],
-            config=config,
-            parameters=sum(prod(tensor.shape) for tensor in file.tensors.values()),
-            weight_bytes=location.path.stat().st_size,
-            files=(location.path,),
-            revision=location.revision,
-            stored=stored,
-            stored_weights=weights,
-            published=published(reference),
-            contents=FileContents({location.path.name: location.path.absolute()}),
-        )
-
-    def tokenizer(self, reference: str) -> FastTokenizer:
-        """The file's tokenizer.
-
-        Raises:
-            RecipeError: as `describe`, or the tokenizer is of an unsupported kind.
-        """
-        from finetooth_gguf.tokenizer import build_tokenizer
-
-        return FastTokenizer(build_tokenizer(self._container(find(reference).path)))
+        super().__init__(keep_quantised=self._options.keep_quantised)
 
     def load(
         self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None,
@@ -92,7 +49,7 @@ class GgufLoader(LoaderBase):
 
         from finetooth_gguf.weights import build_config, build_model, build_quantised
 
-        file, dtype = self._container(find(reference).path), getattr(torch, PRECISIONS[precision])
+        file, dtype = self.container(find(reference).path), getattr(torch, PRECISIONS[precision])
         from finetooth_torchshared.quantised import quantise, stores_apart
 
         if self._options.keep_quantised or (quantizer is not None and stores_apart(quantizer)):
@@ -126,17 +83,9 @@ class GgufLoader(LoaderBase):
 
         from finetooth_gguf.weights import build_config, tensors
 
-        file, keep = self._container(find(reference).path), self._options.keep_quantised and quantizer is None
+        file, keep = self.container(find(reference).path), self._options.keep_quantised and quantizer is None
         numbers = tensors(file, build_config(file), getattr(torch, PRECISIONS[precision]), keep_quantised=keep)
         return numbers if quantizer is None else as_stored(numbers, quantizer)
-
-    def _container(self, path: Path) -> container.Container:
-        """The file's header, read once for all that a run asks for; again if the file has changed since."""
-        status = path.stat()
-        key = (path, status.st_size, status.st_mtime_ns)
-        if self._read is None or self._read[0] != key:
-            self._read = (key, container.read(path))
-        return self._read[1]
 
 
 def _check_framework(framework: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetooth_gguf.package import GGML_QUANT_SIZES, LlamaFileType
-from finetooth_gguf.package import GGMLQuantizationType as Type
+from finetooth_modelfiles.gguf.package import GGML_QUANT_SIZES, LlamaFileType
+from finetooth_modelfiles.gguf.package import GGMLQuantizationType as Type
 
 STORED: Mapping[str, tuple[Type, LlamaFileType]] = {
     "f32": (Type.F32, LlamaFileType.ALL_F32),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetooth_hooks import Claim, Exporter, Loader, hookimpl
-
-from finetooth_gguf.reference import ALIASES, why_ours
+from finetooth_modelfiles.gguf.reference import ALIASES, why_ours
 
 
 def claims(reference: str) -> Claim | None:

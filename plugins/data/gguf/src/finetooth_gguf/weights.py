@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelTensors
+from finetooth_modelfiles.gguf.architectures import config_values, parameter_name, restored_rows
+from finetooth_modelfiles.gguf.container import Container
+from finetooth_modelfiles.gguf.dequantising import tensor_pieces
+from finetooth_modelfiles.gguf.stored import stored_tensors
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
 
-from finetooth_gguf.architectures import architecture_of, config_values, parameter_name, restored_rows, stored_offset
 from finetooth_gguf.blocks import BlocksLinear
-from finetooth_gguf.container import Container
-from finetooth_gguf.dequantising import dequantise_into
-from finetooth_gguf.stored import stored_tensors
 
 if TYPE_CHECKING:
     from finetooth_hooks.protocols import Quantizer
@@ -49,20 +49,8 @@ def state_dict(container: Container, dtype: torch.dtype) -> dict[str, torch.Tens
 
 
 def _fill(numbers: torch.Tensor, container: Container, name: str, values: Mapping[str, Any]) -> None:
-    entry = container.tensors[name]
-    rows = restored_rows(container, name, container.blocks(entry), values)
-    offset = stored_offset(architecture_of(container), name)
-    whole = torch.empty(numbers.shape) if offset else numbers  # what is added must not round the numbers
-    try:
-        dequantise_into(whole, rows, entry.ggml_type)
-    except NotImplementedError:
-        raise RecipeError(
-            "model",
-            f"{container.path} stores {name} as {entry.ggml_type.name}, which cannot be dequantised",
-            action="take another quantisation of the model",
-        ) from None
-    if offset:
-        numbers.copy_(whole - offset)
+    for place, piece in tensor_pieces(container, name, values):
+        numbers.view(-1)[place] = torch.from_numpy(piece)
 
 
 def build_model(container: Container, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:

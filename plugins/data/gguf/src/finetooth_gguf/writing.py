@@ -17,15 +17,28 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import UserError
+from finetooth_modelfiles.gguf import sentence_pieces
+from finetooth_modelfiles.gguf.architectures import (
+    ARCHITECTURES,
+    LABELS,
+    Architecture,
+    Gemma,
+    stored_offset,
+    tensor_name,
+)
+from finetooth_modelfiles.gguf.package import (
+    GGML_QUANT_SIZES,
+    GGMLQuantizationType,
+    GGUFWriter,
+    RopeScalingType,
+    quantize,
+)
+from finetooth_modelfiles.gguf.special_tokens import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.messages.shipped import stops_of
 
-from finetooth_gguf import sentence_pieces
-from finetooth_gguf.architectures import ARCHITECTURES, LABELS, Architecture, Gemma, stored_offset, tensor_name
 from finetooth_gguf.k_blocks import ENCODERS, encode
 from finetooth_gguf.mixes import STORED, block_of, type_of
-from finetooth_gguf.package import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, RopeScalingType, quantize
-from finetooth_gguf.special_tokens import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from finetooth_hooks.errors import RecipeError
 from finetooth_toolbox.files.missing import no_such_file
 
-from finetooth_gguf.package import GGML_QUANT_SIZES, GGMLQuantizationType
+from finetooth_modelfiles.gguf.package import GGML_QUANT_SIZES, GGMLQuantizationType
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from finetooth_hooks.errors import UserError
 from tokenizers import Tokenizer, decoders, models, normalizers
 
-from finetooth_gguf.special_tokens import NORMAL, UNUSED, USER_DEFINED
+from finetooth_modelfiles.gguf.special_tokens import NORMAL, UNUSED, USER_DEFINED
 
 BLANK = "▁"
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))

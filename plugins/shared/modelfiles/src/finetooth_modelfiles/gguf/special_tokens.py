@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from finetooth_hooks.errors import RecipeError
 
-from finetooth_gguf.container import Container
+from finetooth_modelfiles.gguf.container import Container
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 """Values of tokenizer.ggml.token_type: ordinary tokens, the one for what has none, tokens that text never produces,

@@ -18,9 +18,9 @@ from finetooth_hooks.errors import RecipeError
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from finetooth_gguf import sentence_pieces
-from finetooth_gguf.container import Container
-from finetooth_gguf.special_tokens import CONTROL, UNKNOWN, USER_DEFINED, special_tokens, token_types, tokens
+from finetooth_modelfiles.gguf import sentence_pieces
+from finetooth_modelfiles.gguf.container import Container
+from finetooth_modelfiles.gguf.special_tokens import CONTROL, UNKNOWN, USER_DEFINED, special_tokens, token_types, tokens
 
 PREFIX = "tokenizer.ggml.add_space_prefix"
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import RecipeError, UserError
 
-from finetooth_gguf.container import Container
-from finetooth_gguf.special_tokens import special_tokens
+from finetooth_modelfiles.gguf.container import Container
+from finetooth_modelfiles.gguf.special_tokens import special_tokens
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from math import prod
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Stored
 
-from finetooth_gguf.container import Container, TensorEntry
-from finetooth_gguf.package import GGMLQuantizationType as Type
+from finetooth_modelfiles.gguf.container import Container, TensorEntry
+from finetooth_modelfiles.gguf.package import GGMLQuantizationType as Type
 
 READ = frozenset({Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.Q4_K, Type.Q5_K, Type.Q6_K})
-"""Block types that a linear module can be over; see `finetooth_gguf.blocks.READERS`."""
+"""Block types that a linear module can be over; see `READERS` of finetooth-gguf."""
 PLAIN = frozenset({Type.F32, Type.F16, Type.BF16, Type.F64})
 """Types that are numbers as they stand."""
 

@@ -1,0 +1,1 @@
+"""GGUF files: their header, config, tokenizer and numbers, for any framework."""
