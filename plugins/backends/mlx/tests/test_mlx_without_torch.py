@@ -17,6 +17,8 @@ import pytest
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
+from finetooth_core.cli import main
+
 RECIPE = Path(__file__).parents[4] / "docs/recipes/mac-lora.yaml"
 BLOCKED = ("torch", "peft", "accelerate", "finetooth_torchshared", "finetooth_peftfiles")
 WITHOUT = f"""
@@ -112,3 +114,23 @@ def test_the_recipe_of_the_guide_needs_no_torch(folder: Path) -> None:
     read = [sys.executable, "-c", READ, str(folder / "m"), str(folder / "whole/artifact")]
     theirs = float(subprocess.run(read, input=rows, capture_output=True, text=True, check=True).stdout)
     assert theirs == pytest.approx(kept, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_gguf_file_trains_without_torch(folder: Path, tmp_path: Path) -> None:
+    """A run of MLX leaves as GGUF, written where torch is; a LoRA over that file has the losses of torch."""
+    given = {
+        "data.train": folder / "train.jsonl", "data.eval": folder / "valid.jsonl", "train.max_length": 64,
+        "evaluate.every": 4, "checkpoint.every": 4, "train.max_steps": 4, "train.precision": "fp32",
+    }  # fmt: skip
+    overrides = [f"{name}={value}" for name, value in given.items()]
+    run = ("run", str(RECIPE), *overrides)
+    assert main([*run, f"model={folder / 'm'}", f"output={tmp_path / 'whole'}"]) == 0
+    assert main(["export", str(tmp_path / "whole"), "--to", "gguf", "--output", str(tmp_path / "out")]) == 0
+    file = f"model={tmp_path / 'out/model.gguf'}"
+    ft(*run, file, f"output={tmp_path / 'mlx'}")
+    assert ft("chat", tmp_path / "mlx", "--max-tokens", "3", said="2+1?\n").strip()
+    assert main([*run, file, "backend=torch", f"output={tmp_path / 'torch'}"]) == 0
+    read = [(tmp_path / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines() for name in ("mlx", "torch")]
+    mine, theirs = ([line["loss"] for line in map(json.loads, lines) if line.get("loss")] for lines in read)
+    assert len(mine) == 4 and mine == pytest.approx(theirs, rel=1e-3)

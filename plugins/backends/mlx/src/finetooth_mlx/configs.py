@@ -71,7 +71,7 @@ def mlx_config(config: Mapping[str, Any], reference: str) -> dict[str, Any]:
     sliding = "sliding_attention" in layers or (config.get("sliding_window") and not layers)
     if sliding and kind not in WINDOWED and not takes & {"layer_types", "sliding_window_pattern"}:
         raise _refused(reference, "layers with a sliding window")
-    if sliding and kind == "gemma3_text":
+    if layers and kind == "gemma3_text":
         every = layers.index("full_attention") + 1 if "full_attention" in layers else len(layers) + 1
         if list(layers) != ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(len(layers))]:
             raise _refused(reference, "layers with a sliding window in no regular order")

@@ -107,7 +107,8 @@ def write_model(model: Any, folder: Path) -> None:
         arrays = {name: array for name, array in arrays.items() if not name.startswith("lm_head.")} | of_head
     kinds = {array.dtype for array in arrays.values()}
     word = {DTYPES["fp32"]: "float32", DTYPES["bf16"]: "bfloat16", DTYPES["fp16"]: "float16"}[min(kinds, key=str)]
-    config = json.loads((model.source.folder / "config.json").read_text(encoding="utf-8"))
+    written = model.source.folder / "config.json"
+    config = json.loads(written.read_text(encoding="utf-8")) if written.is_file() else model.source.config
     left_out = ("torch_dtype", "dtype", "quantization", "quantization_config")
     config = {name: value for name, value in config.items() if name not in left_out}
     if f"{HEAD}.weight" in arrays:

@@ -38,7 +38,7 @@ class Source:
     """Where a loaded model comes from; the attribute `source` of the module.
 
     Attributes:
-        folder: with its files.
+        folder: with its files, or the one file that holds all.
         config: in transformers' shape.
         names: of the tensors in its files.
     """
@@ -109,11 +109,7 @@ class MlxLoader(LoaderBase):
 
     def write(self, reference: str, folder: Path, *, precision: str, of: Loader | None = None) -> None:
         """See `protocols.Loader`; of weights in fewer bits the numbers that they stand for."""
-        from finetooth_mlx.folding import cast, plain, write_model
-
-        model = (of or self).load(reference, framework="mlx", precision=precision, device="")
-        write_model(cast(plain(model), precision), folder)
-        self.tokenizer(reference if of is None else str(model.source.folder)).save(folder)
+        write_plain(self, reference, folder, precision=precision, of=of)
 
     def tokenizer(self, reference: str) -> Tokenizer:
         """The model's tokenizer, see `ModelFiles.tokenizer`."""
@@ -128,19 +124,12 @@ class MlxLoader(LoaderBase):
         Raises:
             RecipeError: another framework than mlx, or files that do not fit the model.
         """
-        import mlx.core as mx
         from finetooth_modelfiles import checkpoint
         from mlx_lm.utils import load_model
 
-        from finetooth_mlx.completing import completed
         from finetooth_mlx.configs import classes_of, mlx_config
-        from finetooth_mlx.folding import cast, stored
 
-        if framework != "mlx":
-            raise RecipeError(
-                "model", f"loader mlxlm loads for mlx, not for {framework}", action="leave model.loader out, or set "
-                "backend: mlx",
-            )  # fmt: skip
+        check_framework("mlxlm", framework)
         described = self._files.config(reference).to_dict()
         made = mlx_config(described, reference)
         with self._files.reading(reference, part="weights") as located:
@@ -153,10 +142,47 @@ class MlxLoader(LoaderBase):
                 model_config=made,
                 get_model_classes=lambda config: (_parting(kind, brought), arguments),
             )
-            cast(model, precision)
-            mx.eval(model.parameters())
-        model.source, model.brought_head = Source(folder, described, names), brought
-        return stored(completed(model, described), quantizer)
+            return loaded(model, Source(folder, described, names), precision, quantizer, brought)
+
+
+def check_framework(name: str, framework: str) -> None:
+    """
+    Raises:
+        RecipeError: it is not mlx.
+    """
+    if framework != "mlx":
+        raise RecipeError(
+            "model", f"loader {name} loads for mlx, not for {framework}", action="leave model.loader out, or set "
+            "backend: mlx",
+        )  # fmt: skip
+
+
+def loaded(
+    model: Any, source: Source, precision: str, quantizer: Quantizer | None, brought: Mapping[str, Any] | None = None
+) -> Any:
+    """A model that has its weights, as it computes.
+
+    Args:
+        brought: tensors of a scalar head that its files hold.
+    """
+    import mlx.core as mx
+
+    from finetooth_mlx.completing import completed
+    from finetooth_mlx.folding import cast, stored
+
+    cast(model, precision)
+    mx.eval(model.parameters())
+    model.source, model.brought_head = source, dict(brought or {})
+    return stored(completed(model, source.config), quantizer)
+
+
+def write_plain(loader: Loader, reference: str, folder: Path, *, precision: str, of: Loader | None) -> None:
+    """Write what `of`, or the loader itself, loads as plain numbers with its tokenizer."""
+    from finetooth_mlx.folding import cast, plain, write_model
+
+    model = (of or loader).load(reference, framework="mlx", precision=precision, device="")
+    write_model(cast(plain(model), precision), folder)
+    loader.tokenizer(reference if of is None else str(model.source.folder)).save(folder)
 
 
 def _parting(model: Any, brought: dict[str, Any]) -> Any:

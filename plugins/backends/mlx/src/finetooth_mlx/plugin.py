@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetooth_hooks import Adapter, Backend, Claim, Hardware, Loader, Optimizer, Quantizer, hookimpl
+from finetooth_modelfiles.gguf.reference import ALIASES, why_ours
 
 from finetooth_mlx.capabilities import CAPABILITIES
 
@@ -23,6 +24,12 @@ def claims(reference: str) -> Claim | None:
     return Claim(1, "has the form of a hub id") if hub else None
 
 
+def claims_gguf(reference: str) -> Claim | None:
+    """Short names, files inside packages, and paths that end in `.gguf`."""
+    reason = why_ours(reference)
+    return Claim(2, reason) if reason else None
+
+
 @hookimpl
 def ft_loaders() -> Iterator[Loader]:
     yield Loader(
@@ -30,6 +37,14 @@ def ft_loaders() -> Iterator[Loader]:
         build="finetooth_mlx.loader:build",
         summary="a folder of transformers or mlx-lm, or a hub id, for MLX",
         claims=claims,
+        frameworks=MLX,
+    )
+    yield Loader(
+        name="gguf",
+        build="finetooth_mlx.gguf:build",
+        summary="a GGUF file, for MLX: a path, or one inside an installed package",
+        claims=claims_gguf,
+        names=tuple(ALIASES),
         frameworks=MLX,
     )
 

@@ -1,8 +1,8 @@
 """From the stored blocks of a tensor to its numbers.
 
-A tensor is turned piece by piece: a piece and all that it becomes stay in the cache of a core. Where a model is held in a
-narrower precision, the float32 numbers between the file and it never exist as a whole, which for a model of 135 million
-parameters would be 540 MB to write and to read again.
+A tensor is turned piece by piece: a piece and all that it becomes stay in the cache of a core. Where a model is held
+in a narrower precision, the float32 numbers between the file and it never exist as a whole, which for a model of 135
+million parameters would be 540 MB to write and to read again.
 """
 
 from __future__ import annotations

@@ -1,0 +1,81 @@
+"""The loader `gguf` for MLX: GGUF files by mlx-lm's model classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from finetooth_hooks import RecipeError
+from finetooth_hooks.context import Context
+from finetooth_hooks.options import NoOptions
+from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer
+from finetooth_modelfiles.gguf.loader import GgufReader
+from finetooth_modelfiles.gguf.reference import find
+
+from finetooth_mlx.configs import classes_of, mlx_config
+from finetooth_mlx.loader import Source, check_framework, loaded, write_plain
+
+
+def build(options: NoOptions, context: Context) -> GgufLoader:
+    """Builder of the loader `gguf`."""
+    return GgufLoader()
+
+
+class GgufLoader(GgufReader):
+    """Loads a GGUF file; see `finetooth_hooks.protocols.Loader`."""
+
+    capabilities = frozenset({"write"})
+
+    def describe(self, reference: str) -> ModelInfo:
+        """See `GgufReader.describe`.
+
+        Raises:
+            RecipeError: besides, mlx-lm has no class that computes this model.
+        """
+        info = super().describe(reference)
+        mlx_config(_whole(info.config), reference)
+        return info
+
+    def write(self, reference: str, folder: Path, *, precision: str, of: Loader | None = None) -> None:
+        """See `protocols.Loader`."""
+        write_plain(self, reference, folder, precision=precision, of=of)
+
+    def load(
+        self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
+    ) -> Any:
+        """mlx-lm's model with the file's numbers, rounded to the precision, in evaluation mode.
+
+        Raises:
+            RecipeError: another framework than mlx, or a file that does not fit the model.
+        """
+        import mlx.core as mx
+        from finetooth_modelfiles.gguf.architectures import parameter_name
+        from finetooth_modelfiles.gguf.dequantising import tensor_numbers
+
+        from finetooth_mlx.arrays import DTYPES
+
+        check_framework("gguf", framework)
+        path = find(reference).path
+        file, values = self.container(path), super().describe(reference).config
+        described = _whole(values)
+        made = mlx_config(described, reference)
+        kind, arguments = classes_of(made, reference)
+        model, weights = kind(arguments.from_dict(made)), {}
+        for name in file.tensors:
+            weights[parameter_name(file, name)] = mx.array(tensor_numbers(file, name, values)).astype(DTYPES[precision])
+            mx.eval(weights[parameter_name(file, name)])  # no more than one tensor is held in fp32
+        source = Source(path, described, frozenset(weights))
+        try:
+            model.load_weights(list((model.sanitize(weights) if hasattr(model, "sanitize") else weights).items()))
+        except ValueError as error:
+            what = " ".join(str(error).split())
+            raise RecipeError("model", f"{path}: {what}", action="fetch or convert it again") from error
+        return loaded(model, source, precision, quantizer)
+
+
+def _whole(values: Any) -> dict[str, Any]:
+    """A file's config with transformers' defaults."""
+    from transformers import AutoConfig
+
+    made: dict[str, Any] = AutoConfig.for_model(**values).to_dict()
+    return made
