@@ -10,12 +10,29 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetooth_steps import segments as of_segments
+from finetooth_steps.segments import Piece
+
+if TYPE_CHECKING:
+    from finetooth_steps.micro_batches import MicroBatch
 
 Filling = Literal["rows", "stream"]
 """How data share rows: `rows` as wide as the longest datum, for attention under a mask; `stream` all data of a
 micro-batch in one row, for attention that gets the places where sequences begin and stays within them."""
 
+TRIAL = (7, 9, 1, 15)
+"""Lengths of the segments with which it is tried whether a model keeps segments of a row apart."""
+ALLOWED = {8: 1e-6, 4: 1e-3, 2: 0.2}
+"""Largest difference of a position's state in a shared row from that alone, as a share of its norm, by bytes of a
+number: only rounding."""
+INDEPENDENT = {8: 1e-9, 4: 1e-5, 2: 2e-2}
+"""The same for what another content of its neighbours changes: nothing, but for the order in which experts are fed."""
 LEAST_SAVED = 0.05
 """Share of a step's positions that must be saved for rows to be shared: a mask costs something, too."""
 
@@ -42,3 +59,85 @@ def fill_rows(lengths: Sequence[int], budget: int) -> list[list[list[int]]]:
 def positions_of(rows: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     """Positions that rows of places in `lengths` take, padding included."""
     return len(rows) * max(sum(lengths[place] for place in row) for row in rows)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Rows as a model reads them, (R, W).
+
+    Attributes:
+        source: cells of the flattened rectangle (S, T); padding reads its first one.
+        positions: begin anew with every segment. What pads a row is a segment of its own.
+        cells: (S, T) where in the flattened (R, W) each cell of the rectangle is; 0 for padding.
+        segments: of each row the lengths of its segments, padding included.
+    """
+
+    source: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    cells: NDArray[np.int64]
+    segments: tuple[tuple[int, ...], ...]
+
+
+def place_rows(batch: MicroBatch, pieces: Sequence[Sequence[Piece]] | None, multiple: int = 1) -> Placed:
+    """Where the rows of a micro-batch stand whose data share rows (`MicroBatch.filled`) or have segments.
+
+    Args:
+        pieces: of each row, see `Rectangle.pieces`; none continues another one.
+        multiple: that the width of the rows must be of.
+    """
+    rows = batch.filled or tuple((place,) for place in range(len(batch.rows)))
+    width = -(-max(sum(batch.lengths[place] for place in row) for row in rows) // multiple) * multiple
+    positions = np.zeros((len(rows), width), dtype=np.int64)
+    source = np.zeros((len(rows), width), dtype=np.int64)
+    cells = np.zeros((len(batch.rows), batch.width), dtype=np.int64)
+    segments: list[tuple[int, ...]] = []
+    for r, row in enumerate(rows):
+        at = 0
+        parts: list[int] = []
+        for place in row:
+            length = batch.lengths[place]
+            own = (Piece(0, length),) if pieces is None else pieces[place]
+            positions[r, at : at + length] = of_segments.positions_of(own)
+            source[r, at : at + length] = place * batch.width + np.arange(length)
+            cells[place, :length] = r * width + at + np.arange(length)
+            parts += [piece.stop - piece.start for piece in own]
+            at += length
+        positions[r, at:] = np.arange(width - at)
+        segments.append((*parts, width - at) if at < width else tuple(parts))
+    return Placed(source, positions, cells, tuple(segments))
+
+
+States = Sequence[NDArray[np.float64]]
+"""Of each segment, (positions, D)."""
+
+
+def trial_tokens(vocabulary: int) -> tuple[list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Tokens of the segments that are tried, and the same with other tokens in the first of each two."""
+    numbers = [np.arange(n) * (3 + 2 * i) + i for i, n in enumerate(TRIAL)]
+    parts = [of % (vocabulary - 1) + 1 for of in numbers]  # id 0 often is padding
+    return parts, [part if i % 2 else part % (vocabulary - 1) + 1 for i, part in enumerate(parts)]
+
+
+def leak(alone: States, shared: States, exchanged: States, size: int) -> str:
+    """What is wrong with the states of segments that share rows, two by two at least; empty if nothing is.
+
+    Args:
+        alone, shared: of `trial_tokens`, each by itself and in rows.
+        exchanged: in rows, of those with other tokens in the first of each two.
+        size: bytes of a number that the model computes with.
+    """
+    for i in (1, 3):
+        changed = share(exchanged[i], shared[i])
+        if changed > INDEPENDENT[size]:
+            return f"a sequence sees the one before it in its row ({changed:.1e} of its states change with it)"
+    worst = max(share(ours, expected) for ours, expected in zip(shared, alone, strict=True))
+    if worst > ALLOWED[size]:
+        return f"a sequence gets other states in a shared row than alone ({worst:.1e} apart)"
+    return ""
+
+
+def share(states: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    """Largest difference of a position, as a share of its norm; infinite if it is NaN."""
+    apart = np.linalg.norm(states - expected, axis=-1) / np.maximum(np.linalg.norm(expected, axis=-1), 1e-30)
+    worst = float(apart.max())
+    return worst if np.isfinite(worst) else float("inf")

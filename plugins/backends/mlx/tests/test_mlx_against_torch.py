@@ -37,7 +37,9 @@ ROWS["prm"] = [
     for i in range(8)
     for j in (1, 2)
 ]
+ROWS["pretrain"] = [{"text": f"{i} and {i + 1}: " + "so on, " * (i % 4)} for i in range(40)]
 METHODS: dict[str, Any] = {
+    "pretrain": "pretrain",
     "grpo": {
         "name": "grpo",
         "num_generations": 4,
@@ -86,7 +88,7 @@ def metrics(output: Path) -> list[tuple[float, float]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["dpo", *(pytest.param(name, marks=SLOW) for name in ("sft", "aot", "kto", "rm", "prm"))]
+    "name", ["dpo", *(pytest.param(name, marks=SLOW) for name in ("sft", "aot", "kto", "rm", "prm", "pretrain"))]
 )
 def test_the_first_gradient_is_torchs(folder: Path, name: str) -> None:
     """One step of plain descent at rate 1: what moved is the gradient. B begins at zero, so all of it is B's."""
@@ -108,7 +110,7 @@ def test_the_first_gradient_is_torchs(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["sft", "rm", *(pytest.param(name, marks=SLOW) for name in ("dpo", "aot", "kto", "prm"))]
+    "name", ["sft", "rm", *(pytest.param(name, marks=SLOW) for name in ("dpo", "aot", "kto", "prm", "pretrain"))]
 )
 def test_twenty_steps_are_torchs(folder: Path, name: str) -> None:
     mine, torchs = (metrics(run(folder, name, backend)) for backend in ("mlx", "torch"))

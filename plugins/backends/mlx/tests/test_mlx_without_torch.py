@@ -126,7 +126,9 @@ def test_a_gguf_file_trains_without_torch(folder: Path, tmp_path: Path) -> None:
     overrides = [f"{name}={value}" for name, value in given.items()]
     run = ("run", str(RECIPE), *overrides)
     assert main([*run, f"model={folder / 'm'}", f"output={tmp_path / 'whole'}"]) == 0
-    assert main(["export", str(tmp_path / "whole"), "--to", "gguf", "--output", str(tmp_path / "out")]) == 0
+    assert (
+        main(["export", str(tmp_path / "whole"), "--to", "gguf", "stored=f32", "--output", str(tmp_path / "out")]) == 0
+    )
     file = f"model={tmp_path / 'out/model.gguf'}"
     ft(*run, file, f"output={tmp_path / 'mlx'}")
     assert ft("chat", tmp_path / "mlx", "--max-tokens", "3", said="2+1?\n").strip()

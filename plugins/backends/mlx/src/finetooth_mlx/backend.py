@@ -22,6 +22,9 @@ class MlxBackendOptions(Options):
     share_base: bool = False
     """Engines of one process, built with this and an adapter that leaves the base as it is, hold one copy of its
     weights. For a server with many adapters on one base."""
+    packing: Literal["auto"] | bool = "auto"
+    """Whether data of a step share rows of the model's input, where that saves 5 % of the positions. `auto` packs where
+    the model keeps them apart, which is tried, `true` refuses a model that does not."""
     kv_cache: Literal["plain", "int8", "int4"] = "plain"
     """How sampling keeps keys and values: `plain` as the model computes them, `int8` and `int4` with a scale and an
     offset for 64 numbers, which takes about half and a quarter of the memory of bf16. Answers and their
@@ -88,7 +91,8 @@ class MlxBackend:
             )
         bits = KV_CACHE[self._options.kv_cache]
         check_cache(network, bits)
-        return MlxEngine(request, network, bits)
+        packing = None if self._options.packing == "auto" else self._options.packing
+        return MlxEngine(request, network, bits, packing)
 
 
 def _with_base(request: EngineRequest, wanted: RoleRequest) -> EngineRequest:

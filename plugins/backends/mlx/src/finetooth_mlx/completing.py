@@ -13,6 +13,7 @@ from mlx_lm.models.base import create_causal_mask
 
 from finetooth_mlx.configs import WINDOWED
 from finetooth_mlx.network import around
+from finetooth_mlx.packing import Segments
 
 
 def completed(model: Any, config: Mapping[str, Any]) -> Any:
@@ -78,6 +79,8 @@ def _seeing(window: int) -> Callable[..., mx.array]:
         layer: Any, call: Callable[..., mx.array], hidden: mx.array, mask: Any = None, cache: Any = None
     ) -> mx.array:
         del layer, mask
+        if isinstance(cache, Segments):
+            return call(hidden, cache.make_mask(hidden.shape[1], window_size=window), cache)
         offset = 0 if cache is None else cache.offset
         return call(hidden, create_causal_mask(hidden.shape[1], offset, window_size=window), cache)
 

@@ -21,10 +21,11 @@ class Draws:
         self._lengths: NDArray[np.float32] | None = None
 
     @contextmanager
-    def keyed(self, keys: Words, lengths: Sequence[int] = ()) -> Iterator[None]:
-        """While entered, positions of the micro-batch have these keys, (S, T, 2), and its rows these lengths."""
+    def keyed(self, keys: Words, lengths: Sequence[int] | NDArray[np.int64] = ()) -> Iterator[None]:
+        """While entered, positions of the micro-batch have these keys, (S, T, 2), and its rows, or its positions where
+        data share rows, these lengths."""
         before, self._keys = self._keys, keys
-        self._lengths = np.array(lengths, dtype=np.float32)
+        self._lengths = np.array(lengths, dtype=np.float32).reshape(len(keys), -1, 1)
         try:
             yield
         finally:
@@ -45,7 +46,7 @@ class Draws:
         """(S, T, D) embeddings with uniform noise over +-alpha / sqrt(L D), L the length of the row (NEFTune, Jain et
         al., 2023, arXiv:2310.05914, algorithm 1)."""
         assert self._lengths is not None
-        bound = alpha / mx.sqrt(mx.array(self._lengths)[:, None, None] * embedded.shape[-1])
+        bound = alpha / mx.sqrt(mx.array(self._lengths) * embedded.shape[-1])
         noise = self._drawn(embedded, NOISE).astype(mx.float32) * 2.0**-31
         return (embedded.astype(mx.float32) + noise * bound).astype(embedded.dtype)
 

@@ -38,6 +38,7 @@ from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.outputs import is_whole
 from finetooth_steps.passes import Counters, Pass, PendingPasses, report
 from finetooth_steps.row_budget import check_rows
+from finetooth_steps.row_filling import Filling
 from finetooth_steps.step_settings import check_settings
 from numpy.typing import NDArray
 
@@ -61,9 +62,15 @@ class MlxEngine(EngineBase):
 
     Args:
         cache_bits: of a number in the cache of sampling; 0 is plain.
+        packing: whether data may share rows; None: where the models can.
+
+    Raises:
+        PlanError: data are to share rows, and a model does not keep them apart.
     """
 
-    def __init__(self, request: EngineRequest, network: Network, cache_bits: int = 0) -> None:
+    def __init__(
+        self, request: EngineRequest, network: Network, cache_bits: int = 0, packing: bool | None = None
+    ) -> None:
         self._request, self._network = request, network
         train = request.plan.train
         assert train.micro_batch_tokens is not None and train.precision is not None
@@ -74,6 +81,11 @@ class MlxEngine(EngineBase):
             seed=request.place.seed,
         )  # fmt: skip
         self._generator = Generator(network, request.text, self._budget, self._runner.check_asked, cache_bits)
+        if packing and network.rows_obstacle:
+            raise PlanError(
+                f"backend.packing=true: {network.rows_obstacle}", action="set backend.packing to auto or false"
+            )
+        self._filling: Filling | None = None if packing is False or network.rows_obstacle else "rows"
         self._masters: Named = dict(network.initial)
         self._grads: Named = {}
         self._optimizer = request.updates.optimizer.create(list(self._masters.items()))
@@ -341,7 +353,7 @@ class MlxEngine(EngineBase):
         data, facts = tuple(data), self._request.base.facts
         check_data(
             data, vocab_size=facts.vocab_size, max_positions=facts.max_positions,
-            obstacle="the MLX backend computes one segment a row",
+            obstacle=self._network.rows_obstacle,
         )  # fmt: skip
         moved = next((datum for datum in data if datum.positions is not None), None)
         if moved is not None:
@@ -354,7 +366,7 @@ class MlxEngine(EngineBase):
             check_fields(data)
         together = "sequence" if loss is None else loss.together
         with span(LAYOUT):
-            batches = lay_out(data, budget=self._budget, together=together, whole=whole)
+            batches = lay_out(data, budget=self._budget, together=together, whole=whole, filling=self._filling)
         return Pass(
             data=data,
             batches=batches,

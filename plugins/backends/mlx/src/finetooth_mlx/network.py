@@ -15,16 +15,21 @@ import numpy as np
 from finetooth_hooks import OutputName, PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts
 from finetooth_steps.draws import Words
+from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.rectangles import Rectangle
+from finetooth_steps.row_filling import Placed, place_rows
+from finetooth_steps.segments import Piece
 from numpy.typing import NDArray
 
 from finetooth_mlx.arrays import DTYPES, Named, named, nested, to_mx
 from finetooth_mlx.dropout import Draws
 from finetooth_mlx.heads import scores, values
+from finetooth_mlx.packing import Segments, obstacle
 from finetooth_mlx.planning import CHUNK, MOST_POSITIONS
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
 HEAD_OUTPUTS = ("values", "scores")
+Pieces = Sequence[Sequence[Piece]]
 Rows = Rectangle[NDArray[Any]]
 """A rectangle before it becomes arrays of MLX: which positions count is asked of NumPy."""
 
@@ -66,6 +71,8 @@ class Network:
                 lambda module, call, x: self._draws.noisy(call(x), noise) if module.training else call(x),
             )
         self.place(self.initial)
+        model.eval()
+        self.obstacle = obstacle(self.body, facts.layers, facts.vocab_size)
 
     def place(self, masters: Mapping[str, mx.array]) -> None:
         """Compute with these weights."""
@@ -81,9 +88,11 @@ class Network:
         """Whether dropout is on."""
         self.model.train(mode)
 
-    def keyed(self, keys: Words, lengths: Sequence[int]) -> AbstractContextManager[None]:
-        """While entered, positions of the micro-batch have these keys for dropout, (S, T, 2), and its rows these
-        lengths."""
+    def keyed(self, keys: Words, batch: MicroBatch, pieces: Pieces | None) -> AbstractContextManager[None]:
+        """While entered, positions of the micro-batch have these keys for dropout, (S, T, 2)."""
+        placed, lengths = placed_rows(batch, pieces), np.array(batch.lengths)
+        if placed is not None:
+            keys, lengths = keys.reshape(-1, 2)[placed.source], lengths[placed.source // batch.width]
         return self._draws.keyed(keys, lengths)
 
     def role(self, role: str) -> AbstractContextManager[None]:
@@ -106,6 +115,12 @@ class Network:
                 action="choose an adapter that can be disabled, such as a low-rank one",
             )
         return self.adapter.disabled(self.model)
+
+    @property
+    def rows_obstacle(self) -> str:
+        """Why segments of a row cannot be kept apart by this model or that of a role; empty if they can."""
+        others = [holder.obstacle for holder in self.holders.values() if isinstance(holder, Network)]
+        return next(filter(None, [self.obstacle, *others]), "")
 
     @property
     def copies(self) -> dict[str, Named]:
@@ -162,10 +177,11 @@ class Network:
                 rectangle, needs, everywhere=everywhere, temperature=temperature, repetition_penalty=repetition_penalty
             )
         depths = self._depths(needs)
-        self._read = [] if depths else None
-        hidden = self.body(to_mx(rectangle.tokens), cache=None)
-        read, self._read = [*(self._read or ()), hidden], None
+        read = self._states(rectangle, read=bool(depths))
+        hidden = read[-1]
         computed: dict[str, mx.array] = {}
+        if repetition_penalty != 1 and rectangle.pieces is not None:
+            raise PlanError("repetition_penalty: the data have segments of their own", action="leave it at 1")
         if {"logprobs", "entropy"} & set(needs):
             part = self._part("entropy" in needs, temperature, repetition_penalty)
             computed |= self._scores(rectangle, hidden, part, entropy="entropy" in needs, seen=repetition_penalty != 1)
@@ -180,6 +196,19 @@ class Network:
         if "logits" in needs:
             whole["logits"] = self.logits(hidden)
         return computed | {n: a if everywhere else mx.where(mask[..., None], a, 0.0) for n, a in whole.items()}
+
+    def _states(self, rectangle: Rows, *, read: bool) -> list[mx.array]:
+        """(S, T, D) states behind the last layer, and before them with `read` those that each layer reads."""
+        placed = placed_rows(rectangle.batch, rectangle.pieces)
+        tokens = rectangle.tokens if placed is None else rectangle.tokens.reshape(-1)[placed.source]
+        cache = None if placed is None else [Segments(placed.segments)] * self.facts.layers
+        self._read = [] if read else None
+        hidden = self.body(to_mx(tokens), cache=cache)
+        states, self._read = [*(self._read or ()), hidden], None
+        if placed is None:
+            return states
+        cells = mx.array(placed.cells.astype(np.int32))
+        return [of.reshape(-1, of.shape[-1])[cells] for of in states]
 
     def _depths(self, needs: Collection[str]) -> dict[str, int]:
         """The numbers of the layers whose hidden states `needs` names.
@@ -256,6 +285,11 @@ class Network:
         return part
 
 
+def placed_rows(batch: MicroBatch, pieces: Pieces | None) -> Placed | None:
+    """Where data stand that share rows or have segments; None: each has a row to itself."""
+    return place_rows(batch, pieces) if batch.filled or pieces is not None else None
+
+
 def first_places(tokens: NDArray[Any], vocabulary: int) -> NDArray[Any]:
     """(S, V) where each token comes first in a row (S, T); T where it does not."""
     first = np.full((len(tokens), vocabulary), tokens.shape[1])
@@ -302,17 +336,17 @@ def _recompute(layer: Any) -> None:
     plain = type(layer)
     call: Any = plain.__call__
 
-    def inner(self: Any, parameters: Any, *given: Any, **named_: Any) -> Any:
-        self.update(parameters)
-        return call(self, *given, **named_)
-
     def recomputed(self: Any, *given: Any, **named_: Any) -> Any:
         if not self.training:
             return call(self, *given, **named_)
 
-        def run(parameters: Any, *arrays: Any, **more: Any) -> Any:
-            return inner(self, parameters, *arrays, **more)
+        def run(parameters: Any, *arrays: mx.array) -> Any:
+            self.update(parameters)
+            left = iter(arrays)  # only arrays can be arguments of what is computed twice
+            whole = [next(left) if isinstance(value, mx.array) else value for value in (*given, *named_.values())]
+            return call(self, *whole[: len(given)], **dict(zip(named_, whole[len(given) :], strict=True)))
 
-        return mx.checkpoint(run)(self.trainable_parameters(), *given, **named_)
+        arrays = [value for value in (*given, *named_.values()) if isinstance(value, mx.array)]
+        return mx.checkpoint(run)(self.trainable_parameters(), *arrays)
 
     layer.__class__ = type(f"Recomputed{plain.__name__}", (plain,), {"__call__": recomputed})

@@ -17,6 +17,7 @@ from finetooth_steps.not_finite import check_finite
 from finetooth_steps.outputs import per_datum, side_by_side
 from finetooth_steps.passes import Evaluated, Pass
 from finetooth_steps.rectangles import loss_data, make_rectangle
+from finetooth_steps.segments import pieces_of
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
@@ -233,9 +234,10 @@ class Runner:
     def _as(self, work: Pass, batch: MicroBatch, *, train: bool) -> Iterator[None]:
         """The model as the pass's role, in training or evaluation mode, each row with its own keys for dropout."""
         self.check_asked()
-
+        pieces = tuple(pieces_of(work.data[row], n) for row, n in zip(batch.rows, batch.lengths, strict=True))
+        segmented = any(len(of) > 1 for of in pieces)
         keys = np.stack([position_keys(self._seed, work.step, work.places[row], batch.width) for row in batch.rows])
-        with self._network.role(work.role), self._network.keyed(keys, batch.lengths):
+        with self._network.role(work.role), self._network.keyed(keys, batch, pieces if segmented else None):
             self._network.train(train)
             yield
 

@@ -11,11 +11,12 @@ import torch
 from finetooth_hooks import Context, PlanError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts
+from finetooth_steps.row_filling import ALLOWED, share
 from finetooth_toolbox import blame
 from torch import Tensor, nn
 
 from finetooth_torch.attention.interface import Computes, checked, install
-from finetooth_torch.layout.shared_rows import ALLOWED, narrowed, share
+from finetooth_torch.layout.shared_rows import narrowed
 from finetooth_torch.planning.attention import AUTO, SETTING, AttentionChoice, choose_attention
 
 TRIAL = 23
@@ -75,7 +76,7 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
     install(base, computes)  # which is written in the config, so not while that is changed
     with narrowed(body.config), checked():
         states = _states(body)
-    apart = share(states, own)
+    apart = share(*(of.double().cpu().numpy() for of in (states, own)))
     if apart > ALLOWED[states.element_size()]:
         places = "".join({blame.where(one): None for one in computes.values() if callable(one)})
         raise PlanError(

@@ -21,8 +21,8 @@ import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.attention import Lengths
 from finetooth_hooks.protocols import LayerFacts
-from finetooth_steps.row_filling import Filling
-from finetooth_steps.segments import Piece, is_tree, positions_of
+from finetooth_steps.row_filling import ALLOWED, TRIAL, Filling, leak, place_rows, share, trial_tokens
+from finetooth_steps.segments import is_tree
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
@@ -40,15 +40,6 @@ flash attention of transformers, which we tell where they begin."""
 
 MASKED = frozenset({"mask", "blocks"})
 """How sequences are kept apart by attention that takes masks of transformers' mask builders ready made."""
-
-ALLOWED = {8: 1e-6, 4: 1e-3, 2: 0.2}
-"""Largest difference of a position's state in a shared row from that alone, as a share of its norm, by bytes of a
-number: only rounding."""
-INDEPENDENT = {8: 1e-9, 4: 1e-5, 2: 2e-2}
-"""The same for what another content of its neighbours changes: nothing, but for the order in which experts are fed."""
-
-TRIAL = (7, 9, 1, 15)
-"""Lengths of the segments that are tried. Windows are narrowed so that some are longer."""
 
 
 @dataclass(frozen=True)
@@ -97,32 +88,13 @@ def pack(rectangle: Rectangle, multiple: int = 1) -> Packed:
             "a segment continues another one (Datum.parents is a tree), which the model's own code cannot compute",
             action="set backend.decoder to stream, or give each path a datum of its own",
         )
-    batch = rectangle.batch
-    rows = batch.filled or tuple((place,) for place in range(len(batch.rows)))
-    width = -(-max(sum(batch.lengths[place] for place in row) for row in rows) // multiple) * multiple
-    positions = np.zeros((len(rows), width), dtype=np.int64)
-    source = np.zeros((len(rows), width), dtype=np.int64)  # cells of the rectangle; padding reads its first one
-    cells = np.zeros((len(batch.rows), batch.width), dtype=np.int64)
-    segments: list[tuple[int, ...]] = []
-    for r, row in enumerate(rows):
-        at = 0
-        parts: list[int] = []
-        for place in row:
-            length = batch.lengths[place]
-            pieces = (Piece(0, length),) if rectangle.pieces is None else rectangle.pieces[place]
-            positions[r, at : at + length] = positions_of(pieces)
-            source[r, at : at + length] = place * batch.width + np.arange(length)
-            cells[place, :length] = r * width + at + np.arange(length)
-            parts += [piece.stop - piece.start for piece in pieces]
-            at += length
-        positions[r, at:] = np.arange(width - at)
-        segments.append((*parts, width - at) if at < width else tuple(parts))
+    placed = place_rows(rectangle.batch, rectangle.pieces, multiple)
     device = rectangle.tokens.device
     return Packed(
-        tokens=rectangle.tokens.flatten()[torch.from_numpy(source).to(device)],
-        positions=torch.from_numpy(positions).to(device),
-        cells_st=torch.from_numpy(cells).to(device),
-        segments=tuple(segments),
+        tokens=rectangle.tokens.flatten()[torch.from_numpy(placed.source).to(device)],
+        positions=torch.from_numpy(placed.positions).to(device),
+        cells_st=torch.from_numpy(placed.cells).to(device),
+        segments=placed.segments,
     )
 
 
@@ -209,11 +181,10 @@ def _ways(attention: AttentionChoice) -> tuple[Masks, ...]:
 @torch.no_grad()
 def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
     """What is wrong with the states of segments that share rows; empty if nothing is."""
-    device, dtype = next(body.parameters()).device, next(body.parameters()).dtype
+    first = next(body.parameters())
+    device, size = first.device, first.element_size()
     vocabulary = int(body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
-    numbers = [torch.arange(n, device=device) * (3 + 2 * i) + i for i, n in enumerate(TRIAL)]
-    parts = [of % (vocabulary - 1) + 1 for of in numbers]  # id 0 often is padding
-    others = [part if i % 2 else part % (vocabulary - 1) + 1 for i, part in enumerate(parts)]
+    parts, others = ([torch.from_numpy(part).to(device) for part in of] for of in trial_tokens(vocabulary))
     grid = [[0, 1, 2, 3]] if one_row else [[0, 1], [2, 3]]
 
     def together(segments: list[Tensor]) -> list[Tensor]:
@@ -228,15 +199,7 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
 
     alone = [body(input_ids=part[None], use_cache=False).last_hidden_state[0].double() for part in parts]
     shared, exchanged = together(parts), together(others)
-    size = torch.empty(0, dtype=dtype).element_size()
-    for i in (1, 3):
-        changed = share(exchanged[i], shared[i])
-        if changed > INDEPENDENT[size]:
-            return f"a sequence sees the one before it in its row ({changed:.1e} of its states change with it)"
-    worst = max(share(ours, expected) for ours, expected in zip(shared, alone, strict=True))
-    if worst > ALLOWED[size]:
-        return f"a sequence gets other states in a shared row than alone ({worst:.1e} apart)"
-    return ""
+    return leak(*([of.cpu().numpy() for of in parts] for parts in (alone, shared, exchanged)), size)
 
 
 @torch.no_grad()
@@ -261,7 +224,7 @@ def check_slices(body: nn.Module, rows: Rows, slices: Slices) -> None:
         placed = torch.zeros_like(whole).masked_scatter(
             own[..., None], sliced[:, slices.columns(width, device).argsort()]
         )
-        apart = share(slices.whole(placed, own)[0].double(), whole[0].double())
+        apart = share(*(of[0].double().cpu().numpy() for of in (slices.whole(placed, own), whole)))
         if apart > ALLOWED[whole.element_size()]:
             problem = f"it computes other states where ranks divide the positions ({apart:.1e} apart)"
     if problem:
@@ -269,12 +232,6 @@ def check_slices(body: nn.Module, rows: Rows, slices: Slices) -> None:
             f"scale.strategy: positions of this model's rows cannot be divided: {problem}",
             action="set scale.strategy: ddp",
         )
-
-
-def share(found_nd: Tensor, expected_nd: Tensor) -> float:
-    """Largest difference of a position, as a share of its norm; infinite if it is NaN."""
-    worst = float(((found_nd - expected_nd).norm(dim=-1) / expected_nd.norm(dim=-1).clamp_min(1e-30)).max())
-    return worst if np.isfinite(worst) else float("inf")
 
 
 @contextmanager
