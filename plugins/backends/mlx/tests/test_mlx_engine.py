@@ -176,3 +176,48 @@ def test_each_call_may_come_from_another_thread(
         return [of.tolist() for of in call(lambda: engine.logprobs(DATA))]
 
     assert scores(apart) == scores(lambda call: call())
+
+
+@pytest.mark.parametrize(
+    ("said", "asked"),
+    [
+        ("[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackError"
+         "OutOfMemory)", ""),
+        ("[metal::malloc] Attempting to allocate 5368709120 bytes which is greater than the maximum allowed buffer "
+         "size of 4294967296 bytes.", ", asking for 5.37 GB more"),
+        ("[malloc] Unable to allocate 5368709120 bytes.", ", asking for 5.37 GB more"),
+    ],
+)  # fmt: skip
+def test_memory_that_runs_out_is_one_line(
+    tmp_path: Path, write: Callable[..., Path], engine_of: Any, monkeypatch: pytest.MonkeyPatch, said: str, asked: str
+) -> None:
+    """What Metal and MLX's allocators raise (mlx/backend/metal/{device,allocator}.cpp); no Mac raises it here. The
+    engine computes on, with the weights of the last whole step and no gradient of the call that failed."""
+    engine = engine_of(write(tmp_path), micro_batch_tokens=64)
+    body, calls = engine._network.body, []
+
+    def full(*given: Any, **more: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise RuntimeError(said)
+        return body(*given, **more)
+
+    engine.forward_backward(DATA, WEIGHTED_NLL)
+    engine.step()
+    before = {name: np.array(array) for name, array in engine.weights().items()}
+    monkeypatch.setattr(engine._network, "body", full)
+    long = Datum.from_tokens([20 + i % 40 for i in range(60)], id="rows.jsonl:7")
+    with pytest.raises(EngineError) as caught:
+        engine.forward_backward([*DATA, long], WEIGHTED_NLL)
+    line = str(caught.value)
+    assert f"forward_backward ran out of memory at step 2{asked}: the process held" in line and "\n" not in line
+    assert "longest row 59 tokens (rows.jsonl:7)" in line
+    assert "in this order: lower train.micro_batch_tokens from 64 to 59; set train.gradient_checkpointing=true" in line
+    assert all(np.array_equal(before[name], array) for name, array in engine.weights().items())
+    with pytest.raises(EngineError, match="no gradients were accumulated"):
+        engine.step()
+    engine.forward_backward([*DATA, long], WEIGHTED_NLL)
+    assert engine.step().step == 2
+    monkeypatch.setattr(engine._network, "body", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        engine.logprobs(DATA)

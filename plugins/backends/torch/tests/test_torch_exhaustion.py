@@ -13,7 +13,8 @@ import pytest
 import torch
 from finetooth_hooks import EngineError, MemoryEstimate, Plan, Sampling
 from finetooth_kit.fake_context import TRAIN
-from finetooth_torch.device.exhaustion import Situation, exhausted, guarded, is_exhaustion, ladder, requested_bytes
+from finetooth_modelfiles.exhaustion import Situation, exhausted, ladder, requested_bytes
+from finetooth_torch.device.exhaustion import guarded, is_exhaustion
 from finetooth_torch.generation.rows_in_progress import Writing
 
 HOST = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 5368709120 bytes. Error code 12"  # noqa: E501
@@ -26,7 +27,7 @@ DEVICE = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capa
         (RuntimeError(HOST), 5 * 2**30),
         (torch.OutOfMemoryError(DEVICE), int(2.5 * 2**30)),
         (MemoryError(), 0),
-        (np._core._exceptions._ArrayMemoryError((4,), np.dtype("f4")), 0),
+        (np._core._exceptions._ArrayMemoryError((4,), np.dtype("f4")), 16),
         (OSError(12, "Cannot allocate memory"), 0),
         (RuntimeError("could not create a memory object"), 0),
     ],

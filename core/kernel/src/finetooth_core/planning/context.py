@@ -37,7 +37,7 @@ from finetooth_core.models.stages import FromRun, Loading
 from finetooth_core.planning.framework import framework_of
 from finetooth_core.plugins.catalog import Catalog
 from finetooth_core.plugins.collector import paused_collector
-from finetooth_core.plugins.part_builder import Builder, Built
+from finetooth_core.plugins.part_builder import Builder, Built, is_auto
 from finetooth_core.settings.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class RunContext:
         self.opened: list[Opened] = []  # what its parts opened beside the model of the recipe
 
     def beside(self, recipe: Recipe, folder: Path | None = None) -> RunContext:
-        """A context of another recipe for the same plugins and the same framework.
+        """A context of another recipe for the same plugins, and the same framework unless it names a backend.
 
         Args:
             folder: default is that of this one.
@@ -112,7 +112,7 @@ class RunContext:
             folder or self.folder,
             self.plugins,
             open_model=self._open_model,
-            framework=self.framework,
+            framework=self.framework if is_auto(recipe.backend) else "",
             hardware=self.hardware,
             sketched=self._sketched,
             memory=self.memory,

@@ -48,7 +48,16 @@ class MlxBackend:
         return decide(request, self._options.kv_cache)
 
     def engine(self, request: EngineRequest) -> MlxEngine:
-        """Load the weights and build the engine."""
+        """Load the weights and build the engine.
+
+        Raises:
+            EngineError: memory ran out.
+        """
+        from finetooth_mlx.exhaustion import attempted
+
+        return attempted(lambda: self._engine(request), "building the engine", request)
+
+    def _engine(self, request: EngineRequest) -> MlxEngine:
         import mlx.core as mx
 
         from finetooth_mlx.adapters import FullAdapter

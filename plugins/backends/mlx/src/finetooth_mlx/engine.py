@@ -45,6 +45,7 @@ from numpy.typing import NDArray
 from finetooth_mlx.adapters import held
 from finetooth_mlx.arrays import Named, named, nested
 from finetooth_mlx.capabilities import CAPABILITIES
+from finetooth_mlx.exhaustion import guarded
 from finetooth_mlx.generation import Generator
 from finetooth_mlx.network import Network
 from finetooth_mlx.optimizers import applied, options_of
@@ -124,6 +125,7 @@ class MlxEngine(EngineBase):
 
     # --- evaluate and differentiate -----------------------------------------------------------------------------------
 
+    @guarded("forward")
     def forward(
         self,
         data: Sequence[Datum],
@@ -150,6 +152,7 @@ class MlxEngine(EngineBase):
             handle = self._pending.open(work, self.weights_version)
         return report(work, outputs, evaluated, handle)
 
+    @guarded("backward")
     def backward(
         self,
         handle: Handle,
@@ -178,11 +181,13 @@ class MlxEngine(EngineBase):
         norm = self._norm()
         return Backward(grad_norm=norm, overflow=not math.isfinite(norm))
 
+    @guarded("forward_backward")
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         work = self._work(data, loss, normalizer=normalizer)
         evaluated = self._differentiate(work, ("logprobs", "entropy"))
         return report(work, evaluated.outputs, evaluated, None)
 
+    @guarded("logprobs")
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
         return [outputs["logprobs"] for outputs in self._runner.score(self._work(data, None, role=role), ("logprobs",))]
 
@@ -195,6 +200,7 @@ class MlxEngine(EngineBase):
 
     # --- update -------------------------------------------------------------------------------------------------------
 
+    @guarded("step")
     def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
         with span(OPTIMIZER):
             return self._step(metrics, settings or StepSettings())
@@ -267,6 +273,7 @@ class MlxEngine(EngineBase):
 
     # --- sample -------------------------------------------------------------------------------------------------------
 
+    @guarded("generate")
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         return Generated(self._generator.generate(prompts, sampling, weights_version=self.weights_version))
 

@@ -176,7 +176,7 @@ def loaded(
     return stored(completed(model, source.config), quantizer)
 
 
-def write_plain(loader: Loader, reference: str, folder: Path, *, precision: str, of: Loader | None) -> None:
+def write_plain(loader: Any, reference: str, folder: Path, *, precision: str, of: Loader | None) -> None:
     """Write what `of`, or the loader itself, loads as plain numbers with its tokenizer."""
     from finetooth_mlx.folding import cast, plain, write_model
 

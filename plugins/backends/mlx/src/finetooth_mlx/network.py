@@ -16,8 +16,8 @@ from finetooth_hooks import OutputName, PlanError
 from finetooth_hooks.protocols import Adapter, ModelFacts
 from finetooth_steps.draws import Words
 from finetooth_steps.micro_batches import MicroBatch
+from finetooth_steps.placed_rows import Placed, place_rows
 from finetooth_steps.rectangles import Rectangle
-from finetooth_steps.row_filling import Placed, place_rows
 from finetooth_steps.segments import Piece
 from numpy.typing import NDArray
 

@@ -21,7 +21,8 @@ import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.attention import Lengths
 from finetooth_hooks.protocols import LayerFacts
-from finetooth_steps.row_filling import ALLOWED, TRIAL, Filling, leak, place_rows, share, trial_tokens
+from finetooth_steps.placed_rows import place_rows
+from finetooth_steps.row_filling import ALLOWED, TRIAL, Filling, leak, share, trial_tokens
 from finetooth_steps.segments import is_tree
 from torch import Tensor, nn
 
@@ -199,7 +200,8 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
 
     alone = [body(input_ids=part[None], use_cache=False).last_hidden_state[0].double() for part in parts]
     shared, exchanged = together(parts), together(others)
-    return leak(*([of.cpu().numpy() for of in parts] for parts in (alone, shared, exchanged)), size)
+    own, rows, others_rows = ([of.cpu().numpy() for of in states] for states in (alone, shared, exchanged))
+    return leak(own, rows, others_rows, size)
 
 
 @torch.no_grad()
