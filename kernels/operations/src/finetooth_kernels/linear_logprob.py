@@ -43,13 +43,16 @@ from finetooth_kernels.contract import (
     result_dtype,
 )
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
-from finetooth_kernels.foreseen import Foreseen
 from finetooth_kernels.mm import mm
+from finetooth_kernels.sums import scaled
 
 __all__ = ["DEFAULT_CHUNK_BYTES", "LinearLogprob", "available", "foresees", "linear_logprob"]
 
 _LOWEST_LOG_PROBABILITY = -1000.0
 """exp() of it is 0 in float64 too: it stands in for -inf (a vocabulary entry switched off), where 0 * inf is NaN."""
+
+_ROUNDINGS = 8.0
+"""How many of them may lie between the gradients that were expected and those that came."""
 
 
 def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Availability:
@@ -149,6 +152,52 @@ def linear_logprob(
     return counted.result(logprobs_mk, entropy_m if entropy else None, top1_m if top1 else None)
 
 
+class _Foreseen(NamedTuple):
+    """Gradients that a forward pass made, all but a factor; all None where it made nothing.
+
+    Attributes:
+        slopes_md: d logprob / d hidden of each row; None: hidden states take no gradient.
+        expected_m1: what the incoming gradients will be in proportion to; None: the weight does not train.
+        d_weight_vd: the gradient of the weight if they are just that, in its own precision or a wider one.
+    """
+
+    slopes_md: Tensor | None = None
+    expected_m1: Tensor | None = None
+    d_weight_vd: Tensor | None = None
+
+    def gradients(self, d_logprobs_m1: Tensor, dtype: torch.dtype, compiled: Compiled = NOTHING) -> Gradients | None:
+        """Scaled by the gradients that came; None where those are not what was expected.
+
+        Args:
+            dtype: of the results.
+        """
+        if self.slopes_md is None and self.d_weight_vd is None:
+            return None
+        d_hidden = d_weight = None
+        if self.expected_m1 is not None and self.d_weight_vd is not None:
+            factor = _common_factor(d_logprobs_m1, self.expected_m1)
+            if factor is None:
+                return None
+            # not in place: the graph may be gone through again
+            d_weight = scaled(self.d_weight_vd, dtype, factor, compiled)
+        if self.slopes_md is not None:
+            d_hidden = (self.slopes_md * d_logprobs_m1).to(dtype)
+        return d_hidden, d_weight, None
+
+
+def _common_factor(came_m1: Tensor, expected_m1: Tensor) -> Tensor | None:
+    """What `expected_m1` has to be multiplied with to give `came_m1`, but for rounding; None: no number does."""
+    if expected_m1.numel() == 0:
+        return None
+    at = expected_m1.abs().argmax()
+    largest, came = expected_m1.flatten()[at], came_m1.flatten()[at]
+    factor = torch.where(largest == 0, 0, came / largest).to(expected_m1.dtype)  # if none is expected, none may come
+    foreseen_m1 = expected_m1 * factor
+    limit = foreseen_m1.abs().mul_(_ROUNDINGS * torch.finfo(came_m1.dtype).eps)
+    fits = (came_m1 - foreseen_m1).abs_() <= limit  # false where anything is no number
+    return factor if bool(fits.all()) else None
+
+
 class _Scores(NamedTuple):
     """What one pass over the rows that count yields; log_normalizer is the log-sum-exp of the logits."""
 
@@ -202,7 +251,7 @@ class _LinearLogprob(torch.autograd.Function):
         ctx: Any, d_logprobs_mk: Tensor | None, d_entropy_m: Tensor | None, _d_top1: None
     ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        foreseen, again = Foreseen(*saved[:3]), saved[3:]
+        foreseen, again = _Foreseen(*saved[:3]), saved[3:]
         # The head's constant slope is applied here, to (M, K) numbers, and not to (M, V).
         d_logprobs_mk = None if d_logprobs_mk is None else d_logprobs_mk * ctx.head.slope
         d_entropy_m1 = None if d_entropy_m is None else d_entropy_m.unsqueeze(1) * ctx.head.slope
@@ -229,7 +278,7 @@ class _LinearLogprob(torch.autograd.Function):
 def _score(
     space: Workspace, targets_mk: Tensor, head: Head, expected_m1: Tensor | None,
     *, want_entropy: bool, want_top1: bool, want_slopes: bool,
-) -> tuple[_Scores, Foreseen]:  # fmt: skip
+) -> tuple[_Scores, _Foreseen]:  # fmt: skip
     """Log-probabilities, and what else is asked for, in one pass over the logits; the gradient of the weight too where
     `expected_m1` is given."""
     rows, work = targets_mk.shape[0], result_dtype(space.hidden.dtype)
@@ -263,7 +312,7 @@ def _score(
             mm(d_linear, space.weight, out=slopes_md[chunk], compiled=space.compiled)
         if d_weight is not None and expected_m1 is not None:
             d_weight.add(d_linear, (space.hidden[chunk] * expected_m1[chunk]).to(space.hidden.dtype))
-    return scores, Foreseen(slopes_md, expected_m1, None if d_weight is None else d_weight.total())
+    return scores, _Foreseen(slopes_md, expected_m1, None if d_weight is None else d_weight.total())
 
 
 def _score_blocks(

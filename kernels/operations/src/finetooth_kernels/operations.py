@@ -14,6 +14,7 @@ given tensors that it does not take (another dtype, other strides): then it comp
 | `low_rank_linear` | linear layers of the same rows, each with a low-rank addition | input |
 | `keyed_dropout` | numbers set to 0 by words of their row and column, see `finetooth_kernels.dropout` | input |
 | `fp8_linear` | a linear layer whose products are in 8-bit floating point, see `finetooth_kernels.fp8` | input |
+| `grouped_matmul` | rows times their group's matrix and an addition of it, see `finetooth_kernels.grouped` | input |
 | `matmul_rounded_once` | sums of matrix products, without a graph | input |
 | `accumulate` | a sum in a wider precision than its parts, in place, without a graph | full |
 | `segment_attention` | causal attention over a stream of segments | input |
@@ -44,6 +45,7 @@ from finetooth_kernels import (
     dropout,
     fp8,
     gated,
+    grouped,
     linear_logprob,
     logits,
     low_rank_linear,
@@ -92,6 +94,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         ),
         "keyed_dropout": Operation(references.keyed_dropout, dropout.keyed_dropout),
         "fp8_linear": Operation(references.fp8_linear, fp8.fp8_linear),
+        "grouped_matmul": Operation(references.grouped_matmul, grouped.grouped_matmul),
         "matmul_rounded_once": Operation(references.matmul_rounded_once, mm.mm, backward=False),
         "accumulate": Operation(references.accumulate, sums.accumulate, "full", backward=False),
         "segment_attention": Operation(references.segment_attention, segment_attention.segment_attention),

@@ -34,6 +34,7 @@ __all__ = [
     "cached_attention",
     "fp8_linear",
     "gated_mlp",
+    "grouped_matmul",
     "keyed_dropout",
     "linear_logprob",
     "logits_statistics",
@@ -251,6 +252,17 @@ def fp8_linear(x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None = None, ba
     y = y if bias_o is None else y + bias_o.double()
     y = y if base_no is None else y + base_no.double()
     return y.to(x_nd.dtype)
+
+
+def grouped_matmul(
+    x_nd: Tensor, weight_gdo: Tensor, ends_g: Tensor, addition: tuple[Tensor, Tensor, float] | None = None
+) -> Tensor:
+    """See `finetooth_kernels.grouped.grouped_matmul`."""
+    whole_gdo = weight_gdo.double()
+    if addition is not None:
+        whole_gdo = whole_gdo + addition[2] * (addition[0].double() @ addition[1].double())
+    groups_n = torch.searchsorted(ends_g.long(), torch.arange(x_nd.shape[0], device=x_nd.device), right=True)
+    return torch.einsum("nd,ndo->no", x_nd.double(), whole_gdo[groups_n]).to(x_nd.dtype)
 
 
 def keyed_dropout(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:

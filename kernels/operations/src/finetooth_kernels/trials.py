@@ -176,6 +176,20 @@ def _fp8_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     )  # fmt: skip
 
 
+def _grouped_matmul(draw: _Draw, rows: int) -> Iterator[Trial]:
+    width, outputs, rank = draw.columns, min(draw.columns + 5, 130), 3
+    device = draw.ids(2, 1).device
+    cut = torch.tensor([rows // 3, rows // 3, rows // 2, rows], dtype=torch.int32, device=device)  # the second is empty
+    inputs = {"x": draw.normal(rows, width), "weight": draw.normal(4, width, outputs) / width**0.5}
+    factors = {"a": draw.normal(4, width, rank) / width**0.5, "b": draw.normal(4, rank, outputs)}
+
+    def added(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        return (compute(t["x"], t["weight"], cut, (t["a"], t["b"], 0.5)),)
+
+    yield Trial("groups, one empty", inputs, lambda compute, t: (compute(t["x"], t["weight"], cut),))
+    yield Trial("an addition", {**inputs, **factors}, added)
+
+
 def _matmul_rounded_once(draw: _Draw, rows: int) -> Iterator[Trial]:
     width = draw.columns
     inputs = {"left": draw.normal(rows, width), "right": draw.normal(width, 10), "base": draw.normal(rows, 10)}
@@ -261,6 +275,7 @@ TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType
         "keyed_dropout": _keyed_dropout,
         "low_rank_linear": _low_rank_linear,
         "fp8_linear": _fp8_linear,
+        "grouped_matmul": _grouped_matmul,
         "matmul_rounded_once": _matmul_rounded_once,
         "accumulate": _accumulate,
         "segment_attention": _segment_attention,
@@ -276,7 +291,7 @@ ROWS, COLUMNS = 13, 24
 AWKWARD = ((127, 127), (128, 128), (129, 129), (1025, 16), (ROWS, 1025), (ROWS, 4097), (65_537, 8))
 """Rows and columns around the borders of blocks: powers of two, one less and one more, and one row more than the second
 and third number of a GPU's grid can be."""
-QUADRATIC = frozenset({"segment_attention", "cached_attention", "stream_decoder"})
+QUADRATIC = frozenset({"segment_attention", "cached_attention", "stream_decoder", "grouped_matmul"})
 """Operations whose rows see each other, or cost much each: they are not tried with the most rows."""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from finetooth_torchshared.kept_elsewhere import in_files, in_host_memory  # noqa: E402
+from finetooth_torchshared.offloaded import in_files, in_host_memory  # noqa: E402
 from finetooth_torchshared.one_by_one import OneByOne, corrected, lent, round_by_chance, rounded_by_chance  # noqa: E402
 
 

@@ -15,16 +15,17 @@ from finetooth_peftfiles.layers import NAME, chosen, inject, is_linear
 from finetooth_toolbox.llama_shape import targeted
 from finetooth_toolbox.text.nearest import nearest_few
 from finetooth_torchshared.float8 import Float8Linear
+from finetooth_torchshared.grouped_experts import compute_in_groups
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear, reads_as_numbers
-from finetooth_torchshared.stored_experts import stored_in, with_shapes
+from finetooth_torchshared.stored_experts import with_shapes
 from peft import LoraConfig
 from peft.tuners.lora import Linear
 from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import ParamWrapper
 
-from finetooth_lora.added_to_stored import AddedToStored
 from finetooth_lora.beginnings import START, begin_from
 from finetooth_lora.dora import DoraLinear
+from finetooth_lora.expert_additions import ExpertAddition
 from finetooth_lora.rounded_once import RoundedOnce
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ def put_in(
     for lengths in [module for module in model.modules() if type(module) is DoraLinearLayer]:
         lengths.__class__ = DoraLinear
     for layer in [module for module in model.modules() if isinstance(module, ParamWrapper)]:
-        if layer.parameter_name in stored_in(layer.get_base_layer()):
-            layer.__class__ = AddedToStored
+        layer.__class__ = ExpertAddition
+        compute_in_groups(layer.get_base_layer())
         initialise(layer, generator)
     if options.target_parameters and options.dropout:
         for path in targets.modules:

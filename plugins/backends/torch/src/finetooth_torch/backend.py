@@ -195,11 +195,11 @@ class TorchBackend:
         names = kept_in_fp32(base, dtype)
         in_fp32 = {id(parameter) for name, parameter in base.named_parameters() if name in names}
         eight = _in_fp8(base, request) if fp8 else []
+        _group_experts(base, request)
         model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         if fp8:  # of the base alone: what the adapter brought is small, and trains
             multiply_in_fp8(eight, request.compute.kernels[FP8].function)
-        if request.place.wrap is not None:
-            model = request.place.wrap(model)
+        model = model if request.place.wrap is None else request.place.wrap(model)
         scalar = _added_head(base, request)
         window = _window(base, model, request, self._offload, device) if lends else None
         scaler, compute = LossScaler(enabled=train.precision == "fp16"), Compute.of(request.compute.kernels)
@@ -228,6 +228,16 @@ class TorchBackend:
         return TorchEngine(request, parts)
 
 
+def _group_experts(base: torch.nn.Module, request: EngineRequest) -> None:
+    """Have experts computed by the operation picked for them; by the model's own code where ranks divide it."""
+    from finetooth_torchshared.grouped_experts import compute_in_groups
+
+    from finetooth_torch.compute import EXPERTS
+
+    if EXPERTS in request.compute.kernels and not _divided(request)[0]:
+        compute_in_groups(base, request.compute.kernels[EXPERTS].function)
+
+
 def _divided(request: EngineRequest) -> tuple[bool, Slices | None]:
     """Whether ranks hold parts of the model; and this rank's share of positions, if these are divided."""
     from finetooth_torch.attention.slices import Slices
@@ -243,12 +253,12 @@ def _try_kernels(request: EngineRequest, device: torch.device) -> None:
     Raises:
         PlanError: a kernel that the plan picked is wrong on the device.
     """
-    from finetooth_torch.compute import DECODER, FP8, compute_request
+    from finetooth_torch.compute import DECODER, EXPERTS, FP8, compute_request
     from finetooth_torch.device.kernel_trials import check_kernels
 
     picked, precision = request.compute.kernels, request.plan.train.precision
     assert precision is not None
-    uses = compute_request(precision, stream=DECODER in picked, fp8=FP8 in picked)
+    uses = compute_request(precision, stream=DECODER in picked, fp8=FP8 in picked, experts=EXPERTS in picked)
     check_kernels(picked, uses, device, request.place.hardware.label)
 
 

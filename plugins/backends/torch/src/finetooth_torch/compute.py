@@ -82,6 +82,8 @@ PRODUCTS = "matmul_rounded_once"
 """What the linear layers of those consist of, which they make themselves unless a recipe says who does."""
 FP8 = "fp8_linear"
 """What linear modules of the layers compute with where `train.precision` is `fp8`."""
+EXPERTS = "grouped_matmul"
+"""What experts of a mixture compute with where the model holds them as one weight."""
 OWN = ("cached_attention", "packed_linear")
 """What this backend can do without; the stream decoder samples with the first."""
 
@@ -94,16 +96,18 @@ def decoder_request(precision: str) -> dict[str, Wanted]:
     return {DECODER: Wanted((precision,), optional=True)}
 
 
-def compute_request(precision: str, *, stream: bool, fp8: bool = False) -> dict[str, Wanted]:
+def compute_request(precision: str, *, stream: bool, fp8: bool = False, experts: bool = False) -> dict[str, Wanted]:
     """What an engine will ask for. Logits are in full precision, and so are sums of gradients and the residual stream.
 
     Args:
         precision: that the model computes in.
         stream: the stream decoder computes the layers.
         fp8: their linear modules multiply in 8 bits.
+        experts: some layer has them.
     """
     operations = {
         **({FP8: Wanted((precision,))} if fp8 else {}),
+        **({EXPERTS: Wanted((precision,), optional=True)} if experts else {}),
         "linear_logprob": Wanted((precision,)),
         "logits_statistics": Wanted(("fp32",), backward=False),
         "accumulate": Wanted(("fp32",), backward=False),

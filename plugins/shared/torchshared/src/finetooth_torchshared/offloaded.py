@@ -1,4 +1,4 @@
-"""A torch optimizer whose state is away from its parameters while it is not stepped."""
+"""A torch optimizer whose state is away from its parameters while it is not stepped: in host memory, or in files."""
 
 from __future__ import annotations
 
@@ -10,10 +10,33 @@ import torch
 from finetooth_hooks.errors import RecipeError
 from torch import Tensor
 
-from finetooth_torchshared.kept_elsewhere import in_files, in_host_memory
 from finetooth_torchshared.one_by_one import OneByOne, lent
 
 Keep = Callable[[Tensor], Tensor]
+
+
+def in_host_memory(tensor: Tensor) -> Tensor:
+    """A copy in host memory, pinned where it comes from an accelerator, so that copies need not wait for each other."""
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.device.type == "cuda")
+    return copy.copy_(tensor)
+
+
+def in_files(folder: Path) -> Callable[[Tensor], Tensor]:
+    """What copies a tensor into a file of its own, which the system reads and writes as it does memory. The file has no
+    name any more, and goes with its tensor, however the process ends.
+
+    Args:
+        folder: on the disk that is meant.
+    """
+
+    def keep(tensor: Tensor) -> Tensor:
+        like = torch.empty_like(tensor, device="meta")  # dense, and laid out in memory as the tensor is
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            mapped = torch.from_file(file.name, shared=True, size=max(1, tensor.numel()), dtype=tensor.dtype)
+        return mapped.as_strided(like.size(), like.stride()).copy_(tensor)
+
+    return keep
+
 
 HOST = "cpu"
 PLACES: Mapping[str, Callable[[], Keep]] = {
@@ -48,4 +71,4 @@ def offloaded(optimizer: torch.optim.Optimizer, where: str) -> OneByOne:
     return OneByOne(optimizer, [lent(keep)], keep)
 
 
-__all__ = ["HOST", "PLACES", "offloaded"]
+__all__ = ["HOST", "PLACES", "in_files", "in_host_memory", "offloaded"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import EngineError
-from finetooth_torchshared.kept_elsewhere import in_host_memory
+from finetooth_torchshared.offloaded import in_host_memory
 from finetooth_torchshared.quantised import QuantisedLinear
 from torch import Tensor, nn
 

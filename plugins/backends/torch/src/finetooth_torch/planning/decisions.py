@@ -136,7 +136,9 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
     """
     from finetooth_torch.compute import check_products, compute_request
 
-    picked = {} if request.kernels is None else request.kernels(compute_request(precision, stream=stream, fp8=fp8))
+    experts = any(layer.experts is not None for layer in request.base.facts.per_layer)
+    wanted = compute_request(precision, stream=stream, fp8=fp8, experts=experts)
+    picked = {} if request.kernels is None else request.kernels(wanted)
     check_products(picked)
     return picked
 
