@@ -35,22 +35,39 @@ def scored(model: Path, recipe: Callable[..., Recipe], output: Path) -> Any:
     return finetooth.session(made, data=False).engine.logprobs([Datum.from_tokens(list(range(20, 60)))])[0]
 
 
-@pytest.mark.parametrize("form", ["int8", pytest.param("mxfp4", marks=pytest.mark.slow)])
+PACKED = {"int8": "weight_packed", "mxfp4": "weight_packed", "hqq": "W_q", "quanto_int4": "weight._data._data",
+          "quanto_int8": "weight._data"}  # fmt: skip
+"""What of a module holds its codes, by format."""
+
+
+@pytest.mark.parametrize(
+    "form", [form if form in ("int8", "hqq") else pytest.param(form, marks=pytest.mark.slow) for form in PACKED]
+)
 def test_a_model_is_stored_in_fewer_bits(
     tiny_model: Path, rows: Path, ft: Callable[..., Any], recipe: Callable[..., Recipe], tmp_path: Path, form: str
 ) -> None:
     target = tmp_path / "small"
-    given = ("quantize", tiny_model, "--to", form, "--data", rows, "--output", target, "--bound", "5")
+    exact = ["precision=fp32"] if form.startswith("quanto") else []  # optimum-quanto computes in it
+    given = ("quantize", tiny_model, *exact, "--to", form, "--data", rows, "--output", target, "--bound", "5")
     code, out, err = ft(*given)
     assert code == 0, out + err
     before, after = losses(out)
     assert before != after and abs(before - after) < 0.5
     with safe_open(target / "model.safetensors", framework="pt") as held:
-        assert any(name.endswith(".weight_packed") for name in held.keys())  # noqa: SIM118
+        assert any(name.endswith(f".{PACKED[form]}") for name in held.keys())  # noqa: SIM118
     apart = scored(target, recipe, tmp_path / "a") - scored(tiny_model, recipe, tmp_path / "b")
     assert 0 < np.abs(apart).max() < 1.0
     code, _, err = ft(*given)
     assert code == 2 and "small exists" in err
+    if form.startswith("quanto"):
+        quanto = pytest.importorskip("optimum.quanto")
+        import torch
+
+        theirs = quanto.QuantizedModelForCausalLM.from_pretrained(str(target))
+        with torch.no_grad():
+            logits = theirs(input_ids=torch.arange(20, 60)[None]).logits[0].log_softmax(-1)
+        said = logits[:-1].gather(1, torch.arange(21, 60)[:, None])[:, 0]
+        np.testing.assert_allclose(said.numpy(), scored(target, recipe, tmp_path / "c"), atol=2e-3)
 
 
 def test_what_costs_too_much_is_not_kept(

@@ -312,7 +312,7 @@ def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
     type=click.Choice(["plain", *FORMATS]),
     default="plain",
     show_default=True,
-    help="How linear weights are stored: as numbers of --precision, or packed as compressed-tensors.",
+    help="How linear weights are stored: as numbers of --precision, or packed as compressed-tensors, HQQ or Quanto.",
 )
 @click.option(
     "--bound",

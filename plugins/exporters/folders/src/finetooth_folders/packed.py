@@ -1,5 +1,5 @@
-"""Linear weights in few bits, rounded to nearest, in the layout of compressed-tensors: vLLM, transformers with that
-library, and finetooth load it."""
+"""Linear weights in few bits, rounded one by one, in the layouts of compressed-tensors, HQQ and Quanto: see
+`finetooth_torchshared.packing`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Literal
 
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
 
+QUANTO = "optimum.quanto.QuantizedModelForCausalLM.from_pretrained('{folder}')"
+USES = {"quanto_int8": QUANTO, "quanto_int4": QUANTO}
+
 
 class PackedOptions(Options):
-    """Options of `int8`, `int4` and `mxfp4`."""
+    """Options of all of them."""
 
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Of scales, and of all that is not packed: embeddings, norms and head."""
@@ -29,6 +32,21 @@ def build_int4(options: PackedOptions, context: CommandContext) -> PackedExporte
 def build_mxfp4(options: PackedOptions, context: CommandContext) -> PackedExporter:
     """Blocks of 32 weights, E2M1 under a power of two."""
     return PackedExporter("mxfp4", options.precision)
+
+
+def build_hqq(options: PackedOptions, context: CommandContext) -> PackedExporter:
+    """Groups of 64 weights, whose zero lets a few weights be far off."""
+    return PackedExporter("hqq", options.precision)
+
+
+def build_quanto_int8(options: PackedOptions, context: CommandContext) -> PackedExporter:
+    """All weights of an output under a scale."""
+    return PackedExporter("quanto_int8", options.precision)
+
+
+def build_quanto_int4(options: PackedOptions, context: CommandContext) -> PackedExporter:
+    """Groups of 128 weights, or of fewer where those do not divide the inputs."""
+    return PackedExporter("quanto_int4", options.precision)
 
 
 class PackedExporter(ExporterBase):
@@ -58,5 +76,7 @@ class PackedExporter(ExporterBase):
             )
         packed = pack_folder(model, folder, FORMATS[self._form])
         return Exported(
-            use="vllm serve {folder}", checks=(f"{packed} linear modules packed as {self._form}",), model="."
+            use=USES.get(self._form, "vllm serve {folder}"),
+            checks=(f"{packed} linear modules packed as {self._form}",),
+            model=".",
         )

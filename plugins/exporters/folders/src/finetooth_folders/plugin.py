@@ -6,6 +6,17 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Exporter, hookimpl
 
+COMPRESSED = "vLLM loads compressed-tensors"
+PACKED = (
+    ("int8", "8 bits", COMPRESSED),
+    ("int4", "4 bits", COMPRESSED),
+    ("mxfp4", "MXFP4", COMPRESSED),
+    ("hqq", "4 bits by half-quadratic quantization", "vLLM and hqq load it"),
+    ("quanto_int8", "8 bits, a scale for each output", "optimum-quanto loads it"),
+    ("quanto_int4", "4 bits, a scale and a shift for each group", "optimum-quanto loads it"),
+)
+"""Exporters of weights in fewer bits: name, bits, and what loads them."""
+
 
 @hookimpl
 def ft_exporters() -> Iterator[Exporter]:
@@ -16,11 +27,11 @@ def ft_exporters() -> Iterator[Exporter]:
         summary="the whole model in transformers' layout, an adapter folded in",
     )
     yield Exporter(name="mlx", build="finetooth_folders.whole:build_mlx", summary="the whole model as mlx-lm loads it")
-    for name, summary in (("int8", "8 bits"), ("int4", "4 bits"), ("mxfp4", "MXFP4")):
+    for name, bits, loads in PACKED:
         yield Exporter(
             name=name,
             build=f"finetooth_folders.packed:build_{name}",
-            summary=f"the whole model, its linear weights rounded to {summary}, as vLLM loads compressed-tensors",
+            summary=f"the whole model, its linear weights rounded to {bits}, as {loads}",
         )
     yield Exporter(
         name="vllm_lora",

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from finetooth_torchshared import mxfp4
+from finetooth_torchshared.half_quadratic import best_minima
 from finetooth_torchshared.mxfp4 import pairs, singles
 from finetooth_torchshared.quantised import RowsApart
 from torch import Tensor, nn
@@ -19,12 +20,6 @@ Form: TypeAlias = Literal["int8", "int4", "int4_symmetric", "hqq", "mxfp4"]
 
 PIECE = 1 << 19
 """Weights that are encoded at once: what that takes in between is several times as much."""
-
-HQQ_P, HQQ_BETA, HQQ_GROWTH, HQQ_ROUNDS = 0.7, 10.0, 1.01, 20
-"""The norm, the first weight of the penalty, its growth from round to round, and rounds, as the authors' package has
-them."""
-TINY = 1e-12
-"""In place of an error of 0, whose power would be infinite."""
 
 
 def grouped(weight: Tensor, group: int) -> Tensor:
@@ -119,24 +114,14 @@ class Int4Linear(Grouped):
 
 
 class HqqLinear(Int4Linear):
-    """0..15 as `Int4Linear`, with the minimum that makes the sum of |error|^p least (Badri and Shaji, 2023,
-    "Half-Quadratic Quantization of Large Machine Learning Models", equations 3 to 6): a few weights that are far off
-    count less than under squares. Scales stay as they are."""
+    """0..15 as `Int4Linear`, with the minima of `finetooth_torchshared.half_quadratic`."""
 
     def encoded(self, groups: Tensor) -> Mapping[str, Tensor]:
         stored = super().encoded(groups)
-        scales, minima = stored["scales"].float(), stored["minima"].float()
-        best, least, beta = minima, torch.full_like(minima, torch.inf), HQQ_BETA
-        for _ in range(HQQ_ROUNDS):
-            levels = ((groups - minima) / scales).round().clamp(0, 15) * scales
-            errors = groups - levels - minima
-            far = errors.abs().pow(HQQ_P).mean(-1, keepdim=True)
-            best, least = torch.where(far < least, minima, best), torch.minimum(far, least)
-            size = errors.abs()
-            shrunk = errors.sign() * (size - size.clamp_min(TINY).pow(HQQ_P - 1) / beta).clamp_min(0)
-            minima, beta = (groups - levels - shrunk).mean(-1, keepdim=True).bfloat16().float(), beta * HQQ_GROWTH
-        codes = ((groups - best) / scales).round().clamp(0, 15)
-        return {"codes": pairs(codes), "scales": stored["scales"], "minima": best.bfloat16()}
+        scales = stored["scales"].float()
+        minima = best_minima(groups, scales, stored["minima"].float(), lambda numbers: numbers.bfloat16().float())
+        codes = ((groups - minima) / scales).round().clamp(0, 15)
+        return {"codes": pairs(codes), "scales": stored["scales"], "minima": minima.bfloat16()}
 
 
 class Mxfp4Linear(Grouped):

@@ -122,3 +122,31 @@ MAKERS: Mapping[str, Callable[[Mapping[str, Any], str], Packing]] = {
 def _stretches(packed: Tensor, bits: int, shifts: Iterable[int]) -> Tensor:
     """uint8 codes of words that hold as many stretches of rows, each at its own shift."""
     return torch.cat([(packed >> shift & (1 << bits) - 1).to(torch.uint8) for shift in shifts])
+
+
+def in_stretches(codes: Tensor, *, first_lowest: bool) -> Tensor:
+    """Bytes of two rows of 4-bit codes each, the row of the first half of them in the lower or in the higher bits: what
+    `_stretches` reads.
+
+    Args:
+        codes: (rows, group) uint8; an odd row is followed by one of zeros.
+    """
+    first, last = torch.nn.functional.pad(codes, (0, 0, 0, len(codes) % 2)).chunk(2)
+    return first | last << 4 if first_lowest else first << 4 | last
+
+
+def hqq_settings(weight: Tensor, bits: int, group: int) -> dict[str, Tensor]:
+    """What hqq 0.2 keeps of a module in addition to its codes, scales and zeros: its settings, as tensors."""
+
+    def text(of: str) -> Tensor:
+        return torch.tensor(list(of.encode()), dtype=torch.uint8)
+
+    numbers = {"nbits": bits, "group_size": group, "axis": 1}
+    off = dict.fromkeys(("offload_meta", "quant_scale", "quant_zero", "round_zero", "view_as_float"), 0)
+    on = dict.fromkeys(("channel_wise", "encoded_state_dict", "optimize", "stores_quant_config"), 1)
+    return {
+        "shape": torch.tensor(weight.shape), "packing": text(f"{bits}bit_u8"), "unpack_view_dtype": text("torch.uint8"),
+        "compute_dtype": text(str(weight.dtype)),
+        **{name: torch.tensor(of, dtype=torch.int32) for name, of in numbers.items()},
+        **{name: torch.tensor(of, dtype=torch.uint8) for name, of in {**off, **on}.items()},
+    }  # fmt: skip
