@@ -24,6 +24,8 @@ from finetooth_hooks import UserError
         ("--plugins a.py run r.yaml", "", StartOptions(("a.py",)), "run r.yaml"),
         ("run r.yaml --plugins a.py --plugins=b", "", StartOptions(("a.py", "b")), "run r.yaml"),
         ("run -p no:acme -pno:other r.yaml", "", StartOptions(blocked=("acme", "other")), "run r.yaml"),
+        ("run r.yaml --log-level info", "", StartOptions(), "--log-level info run r.yaml"),
+        ("run --log-level=info r.yaml", "", StartOptions(), "--log-level=info run r.yaml"),
         ("serve -p 80", "", StartOptions(), "serve -p 80"),
         ("run r.yaml --debug", "", StartOptions(debug=True), "run r.yaml"),
         ("x -- --plugins a --debug", "", StartOptions(), "x -- --plugins a --debug"),
@@ -38,6 +40,42 @@ def test_start_options_stand_anywhere(arguments: str, environment: str, options:
 def test_start_options_without_a_value(arguments: str) -> None:
     with pytest.raises(UserError):
         read_start_options(arguments.split(), {})
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "variable", "shown"),
+    [
+        ("", "", "", ["WARNING"]),
+        ("", "--log-level debug", "", ["DEBUG", "INFO", "WARNING"]),
+        ("--log-level=info", "", "", ["INFO", "WARNING"]),
+        ("", "", "error", []),
+        ("--log-level info", "", "error", ["INFO", "WARNING"]),
+    ],
+)
+def test_what_libraries_log_is_shown_from_a_level_on(
+    folder: Path, before: str, after: str, variable: str, shown: list[str]
+) -> None:
+    """Python's own default is to show warnings, without their level."""
+    (folder / "chatty.py").write_text(
+        "import logging, os\nfrom finetooth_hooks import Command, hookimpl\n\n@hookimpl\ndef ft_commands():\n"
+        "    yield Command(name='chatty', build=f'{__name__}:command', summary='logs', section='Use')\n\n"
+        "import click\n@click.command()\ndef command():\n"
+        "    log = logging.getLogger('acme')\n"
+        "    for level in ('debug', 'info', 'warning'):\n        getattr(log, level)('acme ' + level)\n"
+        "    click.echo(os.environ.get('HF_HUB_VERBOSITY', ''))\n",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "FT_PLUGINS": "chatty.py"} | ({"FT_LOG_LEVEL": variable} if variable else {})
+    command = [sys.executable, "-m", "finetooth", *before.split(), "chatty", *after.split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, cwd=folder)
+    assert [level for level in ("DEBUG", "INFO", "WARNING") if f"acme {level.lower()}" in done.stderr] == shown
+    assert done.stdout.strip() == ((before + after).replace("=", " ").split() or ["", variable])[-1]
+    assert ("WARNING acme: acme warning" in done.stderr) == bool(shown and (before or after))
+
+
+def test_a_level_that_does_not_exist_is_one_line(ft: Any) -> None:
+    answer = ft("check", "r.yaml", "--log-level", "loud")
+    assert answer.code == 2 and "'loud' is not one of" in answer.err and len(answer.err.splitlines()) == 1
 
 
 def test_split_plugins() -> None:

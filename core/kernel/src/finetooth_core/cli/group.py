@@ -30,12 +30,7 @@ class Own(NamedTuple):
 OWN = (
     Own("run", "finetooth_core.cli.run:command", "Train", "train what a recipe describes"),
     Own("resume", "finetooth_core.cli.resume:command", "Train", "continue a run that was interrupted"),
-    Own(
-        "check",
-        "finetooth_core.cli.check:command",
-        "Train",
-        "show the plan, its reasons and the memory it takes; train nothing",
-    ),
+    Own("check", "finetooth_core.cli.check:command", "Train", "show the plan, reasons and memory; train nothing"),
     Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
 )
 

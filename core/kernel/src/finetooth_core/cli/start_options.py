@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from finetooth_hooks.errors import UserError
+from finetooth_toolbox.cli.options import LOG_LEVEL
 
 VARIABLE = "FT_PLUGINS"
 """Environment variable with further plugins, separated by commas or by the system's path separator."""
@@ -32,7 +33,8 @@ class StartOptions:
 
 
 def read_start_options(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[StartOptions, list[str]]:
-    """Take `--plugins X`, `-p no:DIST`, `--trust-code` and `--debug` out of the arguments before a `--`.
+    """Take `--plugins X`, `-p no:DIST`, `--trust-code` and `--debug` out of the arguments before a `--`, and put
+    `--log-level X` before the command.
 
     A `-p` that does not block (`-p no:...`) is left to the command.
 
@@ -59,6 +61,9 @@ def read_start_options(arguments: Sequence[str], environment: Mapping[str, str])
             if not value or value.startswith("-"):
                 raise UserError("--plugins names no plugin", action="write --plugins FILE.py or --plugins MODULE")
             plugins.append(value)
+        elif argument.partition("=")[0] == LOG_LEVEL:  # the group's own, which stands before the command
+            value = [remaining.pop(0)] if remaining and "=" not in argument else []
+            rest = [argument, *value, *rest]
         elif argument == "-p" and remaining and remaining[0].startswith(BLOCK):
             blocked.append(_blocked(remaining.pop(0)))
         elif argument.startswith(f"-p{BLOCK}"):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
+
+LOG_LEVEL = "--log-level"
+LEVELS = ("debug", "info", "warning", "error")
 
 
 def accept_memory_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,32 +26,35 @@ def accepting(overrides: Sequence[str], accepted: bool) -> tuple[str, ...]:
 
 def start_options() -> list[click.Parameter]:
     """The options that are read before parsing, for the help text: they may stand anywhere on the line."""
+    said = "Also load this plugin; may be repeated. The variable FT_PLUGINS does the same."
+    trust = "Let the Python that a run folder names run, though no run of this machine has named it."
+    logs = "Show on stderr what libraries log, from this level on. The variable FT_LOG_LEVEL does the same."
     return [
+        click.Option(["--plugins"], multiple=True, expose_value=False, metavar="FILE_OR_MODULE", help=said),
         click.Option(
-            ["--plugins"],
-            multiple=True,
-            expose_value=False,
-            metavar="FILE_OR_MODULE",
-            help="Also load this plugin; may be repeated. The variable FT_PLUGINS does the same.",
-        ),
-        click.Option(
-            ["-p"],
-            multiple=True,
-            expose_value=False,
-            metavar="no:DIST",
-            callback=_only_blocks,
+            ["-p"], multiple=True, expose_value=False, metavar="no:DIST", callback=_only_blocks,
             help="Leave an installed plugin out.",
         ),
+        click.Option(["--trust-code"], is_flag=True, expose_value=False, help=trust),
         click.Option(
-            ["--trust-code"],
-            is_flag=True,
-            expose_value=False,
-            help="Let the Python that a run folder names run, though no run of this machine has named it.",
+            [LOG_LEVEL], type=click.Choice(LEVELS), expose_value=False, is_eager=True, envvar="FT_LOG_LEVEL",
+            callback=_show_logs, help=logs,
         ),
         click.Option(["--debug"], is_flag=True, expose_value=False, help="Show the traceback of an error."),
-    ]
+    ]  # fmt: skip
 
 
 def _only_blocks(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:
     if value:
         raise click.BadParameter(f"{value[0]!r} does not start with no:; use --plugins to load a plugin", ctx)
+
+
+def _show_logs(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    """Here, in the processes that this one starts, and in libraries that have a level of their own."""
+    if value is not None and not ctx.resilient_parsing:
+        import logging
+
+        os.environ["FT_LOG_LEVEL"] = value
+        for library in ("TRANSFORMERS", "DATASETS", "HF_HUB"):
+            os.environ.setdefault(f"{library}_VERBOSITY", value)
+        logging.basicConfig(level=value.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from finetooth_torchshared import mxfp4
-from finetooth_torchshared.half_quadratic import best_minima
+from finetooth_torchshared.library_formats import best_minima
 from finetooth_torchshared.mxfp4 import pairs, singles
 from finetooth_torchshared.quantised import RowsApart
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class Int4Linear(Grouped):
 
 
 class HqqLinear(Int4Linear):
-    """0..15 as `Int4Linear`, with the minima of `finetooth_torchshared.half_quadratic`."""
+    """0..15 as `Int4Linear`, with the minima of `library_formats.best_minima`."""
 
     def encoded(self, groups: Tensor) -> Mapping[str, Tensor]:
         stored = super().encoded(groups)

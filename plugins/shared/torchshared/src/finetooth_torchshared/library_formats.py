@@ -30,6 +30,12 @@ from finetooth_torchshared.packed_modules import Packing, Read, unread
 EETQ_INPUTS = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
 """The input of sixteen that each place holds."""
 
+HQQ_P, HQQ_BETA, HQQ_GROWTH, HQQ_ROUNDS = 0.7, 10.0, 1.01, 20
+"""The norm, the first weight of the penalty, its growth from round to round, and rounds, as the authors' package has
+them."""
+TINY = 1e-12
+"""In place of an error of 0, whose power would be infinite."""
+
 _FROM_ABOVE = {bits: range((30 if bits == 3 else 8) - bits, -1, -bits) for bits in (1, 2, 3, 4, 8)}
 """Shifts of the codes in a word of HQQ, by their bits."""
 
@@ -150,3 +156,27 @@ def hqq_settings(weight: Tensor, bits: int, group: int) -> dict[str, Tensor]:
         **{name: torch.tensor(of, dtype=torch.int32) for name, of in numbers.items()},
         **{name: torch.tensor(of, dtype=torch.uint8) for name, of in {**off, **on}.items()},
     }  # fmt: skip
+
+
+def best_minima(groups: Tensor, scales: Tensor, minima: Tensor, stored: Callable[[Tensor], Tensor]) -> Tensor:
+    """The minima (..., 1) of groups of 4 bits, whose levels are minimum + code scale, by half-quadratic quantization.
+
+    Badri and Shaji, 2023, "Half-Quadratic Quantization of Large Machine Learning Models", equations 3 to 6: the sum of
+    |error|^p is least, where p < 1 counts what is far off less than squares do. Scales stay as they are.
+
+    Args:
+        groups: (..., group) weights in fp32.
+        scales: (..., 1) fp32.
+        minima: (..., 1) fp32, where the search begins.
+        stored: minima as they will be read back.
+    """
+    best, least, beta = minima, torch.full_like(minima, torch.inf), HQQ_BETA
+    for _ in range(HQQ_ROUNDS):
+        levels = ((groups - minima) / scales).round().clamp(0, 15) * scales
+        errors = groups - levels - minima
+        far = errors.abs().pow(HQQ_P).mean(-1, keepdim=True)
+        best, least = torch.where(far < least, minima, best), torch.minimum(far, least)
+        size = errors.abs()
+        shrunk = errors.sign() * (size - size.clamp_min(TINY).pow(HQQ_P - 1) / beta).clamp_min(0)
+        minima, beta = stored((groups - levels - shrunk).mean(-1, keepdim=True)), beta * HQQ_GROWTH
+    return best

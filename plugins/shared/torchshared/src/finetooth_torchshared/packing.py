@@ -46,7 +46,7 @@ def packed(weight: Any, form: Format, name: str) -> dict[str, Any]:
 
     - compressed-tensors: q = round(w / s) with s = max|w| / (2^(bits - 1) - 0.5) of a group, between -2^(bits - 1) and
       2^(bits - 1) - 1; of MXFP4 see `finetooth_torchshared.mxfp4`.
-    - HQQ: w = (q - z) s with s = (max w - min w) / 15 of a group and the zero of `half_quadratic`.
+    - HQQ: w = (q - z) s with s = (max w - min w) / 15 of a group and the zero of `library_formats.best_minima`.
     - Quanto: q = round(w / s) with s = max|w| / 127 of an output; of 4 bits w = q s - t with s as of HQQ, t = -min w.
 
     Args:
@@ -89,8 +89,7 @@ def _of_libraries(groups: Any, form: Format, weight: Any) -> dict[str, Any]:
     """
     import torch
 
-    from finetooth_torchshared.half_quadratic import best_minima
-    from finetooth_torchshared.library_formats import hqq_settings, in_stretches
+    from finetooth_torchshared.library_formats import best_minima, hqq_settings, in_stretches
 
     dtype, rows = weight.dtype, groups.flatten(0, 1)
     if form.bits == 8:
