@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from finetooth_hooks import UserError
 from finetooth_hooks.engine import OBSERVERS_SPAN, STEP_SPAN
+from finetooth_torch.profile import recording
 from finetooth_torch.profile.command import command
 from finetooth_torch.profile.table import table
 from finetooth_torch.profile.trace import (
@@ -60,6 +61,29 @@ def test_a_recording_is_a_chrome_trace_with_a_table_and_a_memory_timeline(record
 
 
 @pytest.mark.slow
+def test_a_host_has_no_memory_snapshot_and_the_table_says_so(recorded: Path) -> None:
+    text = (recorded / "profile/table.md").read_text(encoding="utf-8")
+    assert "A snapshot of what allocated each block exists on accelerators alone." in text
+
+
+def test_an_accelerator_writes_a_memory_snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Around the recorded steps, and off again behind them; torch's own calls are stood in for, as there is no GPU."""
+    calls: list[tuple[str, Any]] = []
+    memory = torch.cuda.memory
+    monkeypatch.setattr(memory, "_record_memory_history", lambda **given: calls.append(("record", given)))
+    monkeypatch.setattr(memory, "_dump_snapshot", lambda path: calls.append(("dump", path)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: calls.append(("wait", device)))
+    device = torch.device("cuda")
+    with pytest.raises(ZeroDivisionError), recording.record(tmp_path / "profile", device):
+        calls.append(("step", 0))
+        _ = 1 / 0
+    stacks = {"max_entries": 1 << 20, "stacks": "python", "device": device}
+    assert calls == [
+        ("record", stacks), ("step", 0), ("wait", device), ("dump", str(tmp_path / "profile/snapshot.pickle")),
+        ("record", {"enabled": None, "device": device}),
+    ]  # fmt: skip
+
+
 def test_the_parts_of_a_recording_add_up_to_its_steps(recorded: Path) -> None:
     found = break_down(json.loads((recorded / "profile" / "trace.json").read_text()))
     assert found.steps == 2 and not found.on_device

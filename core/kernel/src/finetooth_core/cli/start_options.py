@@ -62,8 +62,7 @@ def read_start_options(arguments: Sequence[str], environment: Mapping[str, str])
                 raise UserError("--plugins names no plugin", action="write --plugins FILE.py or --plugins MODULE")
             plugins.append(value)
         elif argument.partition("=")[0] == LOG_LEVEL:  # the group's own, which stands before the command
-            value = [remaining.pop(0)] if remaining and "=" not in argument else []
-            rest = [argument, *value, *rest]
+            rest = [argument, *([remaining.pop(0)] if remaining and "=" not in argument else []), *rest]
         elif argument == "-p" and remaining and remaining[0].startswith(BLOCK):
             blocked.append(_blocked(remaining.pop(0)))
         elif argument.startswith(f"-p{BLOCK}"):

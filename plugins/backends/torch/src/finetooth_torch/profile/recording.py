@@ -18,7 +18,9 @@ from finetooth_torch.profile.trace import break_down, memory_timeline
 
 P = ParamSpec("P")
 R = TypeVar("R")
-TRACE, MEMORY, TABLE = "trace.json", "memory.json", "table.md"
+TRACE, MEMORY, TABLE, SNAPSHOT = "trace.json", "memory.json", "table.md", "snapshot.pickle"
+ALLOCATIONS = 1 << 20
+"""Most allocations and frees that a snapshot holds: the newest ones."""
 
 _DROPPED = ("Ev Idx", "Record function id", "Concrete Inputs", "Input Strides", "Sequence number", "Fwd thread id")
 """Arguments of events that nobody reads and that make up most of a trace."""
@@ -56,13 +58,17 @@ def spanned(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 @contextmanager
 def record(folder: Path, device: torch.device) -> Iterator[Recording]:
-    """While entered, record; then write `trace.json`, `memory.json` and `table.md`, whatever ended it."""
+    """While entered, record; then write `trace.json`, `memory.json` and `table.md`, whatever ended it, and on an
+    accelerator what allocated each block, as pytorch.org/memory_viz shows it."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it announces its start and end on stderr
     recorded = profile(activities=activities, record_shapes=True, profile_memory=True)
+    folder.mkdir(parents=True, exist_ok=True)
     recorded.start()
+    if device.type == "cuda":
+        torch.cuda.memory._record_memory_history(max_entries=ALLOCATIONS, stacks="python", device=device)
     Recording.under_way += 1
     try:
         yield Recording()
@@ -70,8 +76,9 @@ def record(folder: Path, device: torch.device) -> Iterator[Recording]:
         Recording.under_way -= 1
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+            torch.cuda.memory._dump_snapshot(str(folder / SNAPSHOT))  # type: ignore[no-untyped-call]
+            torch.cuda.memory._record_memory_history(enabled=None, device=device)
         recorded.stop()
-        folder.mkdir(parents=True, exist_ok=True)
         recorded.export_chrome_trace(str(folder / TRACE))
         write_findings(folder)
 

@@ -140,7 +140,12 @@ def _memory(memory: Mapping[str, Any]) -> str:
         text += " since the recording began"
     at = next((point[0] for point in points if point[1] == peak), None)
     when = "" if at is None else f", {at / 1e3:,.1f} ms after its start"
-    return f"## Memory\n\n{text}{when}; memory.json has the timeline."
+    which = (
+        "A snapshot of what allocated each block exists on accelerators alone."
+        if memory["device"] == "host"
+        else "snapshot.pickle says what allocated each block: open it at pytorch.org/memory_viz."
+    )
+    return f"## Memory\n\n{text}{when}; memory.json has the timeline.\n{which}"
 
 
 def _time(calls: Iterable[Calls]) -> float:
