@@ -33,7 +33,7 @@ what a cell says is what it did. The tests try the cells again.
 | grpo | the model samples and learns; at the first step the ratio of each token to what drew it is 1 |
 | packed | rows that share a row of the input have losses and gradients of rows alone (transformers' code) |
 | experts | LoRA on experts that are held as one weight |
-| images | pictures in the rows train too (tried in tests/media) |
+| images | pictures or sounds in the rows train too (tried in tests/media) |
 | quantised | LoRA over a base in int4, and the loss falls |
 | export | `ft merge` writes the base's own tensor names; transformers loads it and computes what the run does |
 

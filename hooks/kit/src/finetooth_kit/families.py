@@ -64,7 +64,8 @@ HIGHEST_LOSS = 20.0
 
 
 def tiny_model(config: Any, seed: int = 0) -> Any:
-    """A causal language model of transformers with random weights in fp32, for evaluation.
+    """A language model of transformers with random weights in fp32, for evaluation; one that sees or hears, where there
+    is no other of its type.
 
     Args:
         config: of transformers, as `AutoConfig.for_model` makes it.
@@ -72,7 +73,9 @@ def tiny_model(config: Any, seed: int = 0) -> Any:
     torch, transformers = import_module("torch"), import_module("transformers")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return transformers.AutoModelForCausalLM.from_config(config).eval().float()
+        text = transformers.AutoModelForCausalLM
+        made = text if type(config) in text._model_mapping else transformers.AutoModelForMultimodalLM
+        return made.from_config(config).eval().float()
 
 
 def linear_names(module: Any) -> set[str]:

@@ -59,8 +59,8 @@ CARRY_ON = {
         "linear_attention",
     ),
 }  # fmt: skip
-"""Architectures that carry a state, and what the reason names where no family describes their layers."""
-RESET = ("falcon_h1", "lfm2", "qwen3_next")
+"""Architectures that carry a state, and what the reason names."""
+RESET = ("mamba", "falcon_h1", "lfm2", "qwen3_next")
 """Of them those whose state begins anew with each sequence (test_torch_state_reset.py)."""
 
 
@@ -123,22 +123,25 @@ def test_a_mask_of_ones_would_not_do(kit: SimpleNamespace, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("kind", CARRY_ON)
-def test_layers_that_carry_a_state_are_refused(kit: SimpleNamespace, kind: str) -> None:
+def test_layers_that_carry_a_state_are_reset_or_refused(kit: SimpleNamespace, kind: str) -> None:
     """By the config alone, and by trying, if the config did not show it."""
     from transformers import AutoModelForCausalLM
 
     changes, named = CARRY_ON[kind]
     config = config_of(kind, **changes)
-    with pytest.raises(PlanError, match=rf"backend\.packing=true: {named}\w* layers hand a state on"):
-        plan(kit, config.to_dict(), packing=True)
     decided = plan(kit, config.to_dict())["backend.packing"]
-    assert decided.value is False and "hand a state on" in decided.reason
+    if kind in RESET:
+        assert decided.value is True and plan(kit, config.to_dict(), packing=True)["backend.packing"].value is True
+    else:
+        with pytest.raises(PlanError, match=rf"backend\.packing=true: {named}\w* layers hand a state on"):
+            plan(kit, config.to_dict(), packing=True)
+        assert decided.value is False and "hand a state on" in decided.reason
     model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     body = model.base_model
-    assert "hand a state on" in find_rows(body, EAGER).obstacle
+    assert ("hand a state on" in find_rows(body, EAGER).obstacle) != (kind in RESET)
     body.config.to_dict = lambda: {}  # a config that says nothing
     rows = find_rows(body, EAGER)
     if kind in RESET:
@@ -325,7 +328,7 @@ def test_the_plan_says_what_resetting_states_costs(kit: SimpleNamespace) -> None
     [
         ({"rope_scaling": {"rope_type": "longrope"}}, "longest sequence in the batch"),
         ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "longest sequence in the batch"),
-        ({"text_config": {"layer_types": ["linear_attention", "full_attention"]}}, "linear_attention layers"),
+        ({"text_config": {"block_types": ["recurrent", "attention"]}}, "recurrent layers"),
     ],
 )
 def test_what_a_config_rules_out(kit: SimpleNamespace, config: Any, reason: str) -> None:

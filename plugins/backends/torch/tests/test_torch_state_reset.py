@@ -46,8 +46,17 @@ CARRY: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon_h1": ("falconh1", {**MAMBA, "mamba_d_ssm": 48}),
     "lfm2": ("lfm2", CONVOLUTION),
     "lfm2_moe": ("lfm2", {**EXPERTS, **CONVOLUTION, "num_dense_layers": 1}),
+    "jamba": ("", {
+        **EXPERTS, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8, "mamba_dt_rank": 4,
+    }),
+    "kimi_linear": ("", {
+        "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 6,
+        "first_k_dense_replace": 2, "num_key_value_heads": 4, "linear_attn_config": {
+            "num_heads": 2, "head_dim": 8, "short_conv_kernel_size": 4, "kda_layers": [1], "full_attn_layers": [2],
+        },
+    }),
 }  # fmt: skip
-"""The family of each type, and what its config says."""
+"""The family of each type, empty where none describes its layers, and what its config says."""
 LENGTHS = (3, 70, 9, 140, 1, 33, 200, 5)
 """Shorter and longer than a chunk, in three groups."""
 
@@ -57,8 +66,10 @@ def engine_of(kit: SimpleNamespace, kind: str, *, packing: bool, **more: Any) ->
 
     family, changes = CARRY[kind]
     config = CONFIG_MAPPING[kind](**{**SIZES, **changes})
-    of = import_module(f"finetooth_{family}.family").build(NoOptions(), FakeContext(Path()))
-    facts = {"block": None, "head": Head(), "tied": False, "per_layer": of.facts(config.to_dict()).per_layer}
+    facts: dict[str, Any] = {"block": None, "head": Head(), "tied": False}
+    if family:
+        of = import_module(f"finetooth_{family}.family").build(NoOptions(), FakeContext(Path()))
+        facts["per_layer"] = of.facts(config.to_dict()).per_layer
     options = {"packing": packing, "decoder": "transformers"}
     return kit.engine(
         config=config, adapter=kit.adapter(full=True), facts=facts, options=options, precision="fp32",
@@ -88,7 +99,7 @@ def test_shared_rows_are_rows_alone(kit: SimpleNamespace, kind: str) -> None:
             np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["qwen3_next", "nemotron_h"])
+@pytest.mark.parametrize("kind", ["qwen3_next", "nemotron_h", "jamba", "kimi_linear"])
 def test_a_scan_is_the_functions_own_on_each_sequence(kind: str) -> None:
     """In float64 as far as the function keeps it; a row of the input that is one segment too."""
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -112,7 +123,26 @@ def test_a_scan_is_the_functions_own_on_each_sequence(kind: str) -> None:
         torch.testing.assert_close(ours[row], torch.cat(expected, -1), atol=1e-6, rtol=1e-5)
 
     along = (drawn(2, 100, 2, 8), drawn(2, 100, 2, 8), drawn(2, 100, 2, 8), -drawn(2, 100, 2).abs())
-    if kind == "qwen3_next":
+    axis = 1
+    if kind == "jamba":
+        axis, decay = 2, -torch.ones(6, 8) / 10
+
+        def scan(*given: torch.Tensor) -> torch.Tensor:
+            h, dt, b, c, gate = given
+            found: torch.Tensor = module.mamba_selective_scan(h, dt, decay, b, c, D=torch.ones(6), z=gate)
+            return found
+
+        inputs = (drawn(2, 6, 100), drawn(2, 6, 100).abs() / 10, drawn(2, 8, 100), drawn(2, 8, 100), drawn(2, 6, 100))
+    elif kind == "kimi_linear":
+        query, key, value, _ = along
+
+        def scan(*given: torch.Tensor) -> torch.Tensor:
+            q, k, v, g, beta = given
+            found: torch.Tensor = module.chunk_kimi_delta_attention(q, k, v, g=g, beta=beta)[0]
+            return found
+
+        inputs = (query, key / 8, value, -drawn(2, 100, 2, 8).abs() / 10, drawn(2, 100, 2).sigmoid())
+    elif kind == "qwen3_next":
         query, key, value, decay = along
 
         def scan(*given: torch.Tensor) -> torch.Tensor:
@@ -135,9 +165,9 @@ def test_a_scan_is_the_functions_own_on_each_sequence(kind: str) -> None:
     with states_reset(segments):
         ours = scan(*inputs)
     for row, parts in enumerate(lengths):
-        split = zip(*(value[row].split(parts) for value in inputs), strict=True)
+        split = zip(*(value[row].split(parts, axis - 1) for value in inputs), strict=True)
         expected = [scan(*(part[None] for part in segment))[0] for segment in split]
-        torch.testing.assert_close(ours[row], torch.cat(expected), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(ours[row], torch.cat(expected, axis - 1), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(scan(*inputs)[0], ours[0], atol=1e-3)  # a state that is handed on
 
 
@@ -148,4 +178,7 @@ def test_sequences_of_like_lengths_are_scanned_together() -> None:
     read = torch.cat([group.flatten() for group in groups])
     assert read[back].tolist() == list(range(200))
     assert scanned([1, 64, 65, 128, 1000]).tolist() == [64, 64, 128, 128, 1024]
-    assert set(state_reset.SCANS) == {"causal_conv1d_fn", "torch_chunk_gated_delta_rule", "mamba2_chunk_scan"}
+    assert set(state_reset.SCANS) == {
+        "causal_conv1d_fn", "torch_chunk_gated_delta_rule", "chunk_kimi_delta_attention", "mamba2_chunk_scan",
+        "mamba_selective_scan",
+    }  # fmt: skip

@@ -117,6 +117,15 @@ def test_conforms(check: Any) -> None:
     check()
 
 
+@pytest.mark.parametrize("kind", ["mamba", "falcon_mamba"])
+def test_a_model_without_attention_has_no_heads_that_matter(kind: str) -> None:
+    """And adapters leave what its own code computes by the weight alone: `dt_proj`."""
+    sizes = {"vocab_size": 97, "hidden_size": 128, "num_hidden_layers": 2, "state_size": 8}
+    facts = Auto().facts(transformers.AutoConfig.for_model(kind, **sizes).to_dict())
+    assert (facts.heads, facts.head_dim, facts.attention_targets) == (2, 64, ())
+    assert (facts.linear_targets, set(facts.untargeted)) == (("in_proj", "x_proj"), {"out_proj", "dt_proj"})
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_facts_are_those_of_the_model(kind: str) -> None:
     sizes, attention, linear = MODELS[kind]
@@ -157,7 +166,6 @@ def test_scale_and_cap_are_seen() -> None:
         ({"model_type": "t5"}, "transformers builds no causal language model of type 't5'"),
         ({"model_type": "no_such_model"}, "of type 'no_such_model'"),
         ({}, "of type ''"),
-        ({"model_type": "mamba", "num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 9}, "MambaForCausalLM"),
     ],
 )
 def test_what_it_does_not_understand_is_an_error(config: dict[str, Any], problem: str) -> None:

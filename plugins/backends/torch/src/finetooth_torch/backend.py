@@ -215,8 +215,8 @@ class TorchBackend:
         network.add_noise(train.embedding_noise)
         network.add_router_losses(self._routers)
         hold_roles(network, request, parameters, self._options, self._context)
-        reason, layers = network.rows.obstacle, request.base.facts.per_layer
-        known = obstacle(request.base.model.config, attention, layers)
+        reason = network.rows.obstacle
+        known = obstacle(request.base.model.config, attention)
         if reason and self._packing is None and self._context and not known:
             self._context.note(f"backend.packing: rows are padded, not packed: {reason}")  # the plan could not know
         if device.type == "cpu":  # only now: memory that loading released is back with the system

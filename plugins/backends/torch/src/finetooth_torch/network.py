@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import OutputName, PlanError
-from finetooth_hooks.protocols import Adapter, LayerFacts, ModelFacts, Processor, ShardedModel
+from finetooth_hooks.protocols import Adapter, ModelFacts, Processor, ShardedModel
 from finetooth_kernels.contract import chunk_bytes_on
 from finetooth_steps.outputs import is_whole
 from torch import Tensor, nn
@@ -86,7 +86,7 @@ class Network:
         self.reads_media = bool(facts.towers) and processor is not None
         towers = tuple(base.get_submodule(path) for path in facts.towers)
         self._fused = attention.fused
-        self.rows = Rows() if stream else _rows(module, model, attention, packing, facts.per_layer)
+        self.rows = Rows() if stream else _rows(module, model, attention, packing)
         skips = self.rows.filling == "stream"
         self.transformers = TransformersBody(
             module, masks=self.rows.masks, skips=skips, layers=_layers(base, facts), towers=towers,
@@ -355,9 +355,7 @@ def last_true(mask_st: Tensor) -> Tensor:
     return (columns * mask_st).amax(1)
 
 
-def _rows(
-    module: nn.Module, model: nn.Module, attention: AttentionChoice, packing: bool | None, layers: Sequence[LayerFacts]
-) -> Rows:  # fmt: skip
+def _rows(module: nn.Module, model: nn.Module, attention: AttentionChoice, packing: bool | None) -> Rows:
     """How data may share rows of the model's own code.
 
     Raises:
@@ -366,7 +364,7 @@ def _rows(
     training = model.training
     model.eval()
     try:
-        rows = find_rows(module, attention, layers)
+        rows = find_rows(module, attention)
     finally:
         model.train(training)
     if packing and rows.obstacle:

@@ -19,7 +19,9 @@ ATTENTION_NAMES = ("attn", "attention")
 MODELS: Any = transformers.AutoModelForCausalLM
 MULTIMODAL: Any = transformers.AutoModelForMultimodalLM
 LINEAR = (torch.nn.Linear, Conv1D)
-LOST, ROUTERS = "out_proj", ("gate", "router")
+LOST, ROUTERS = ("out_proj", "dt_proj"), ("gate", "router")
+HEAD_DIM = 64
+"""Said of a model without attention: nothing is computed by it."""
 MULTIPLIES = ("hyperclovax",)
 """Model types whose `logits_scaling` multiplies."""
 
@@ -40,6 +42,8 @@ class Auto:
         towers = _towers(model, body)
         attention, linear, untargeted = _targets(layers)
         heads = getattr(settings, "num_attention_heads", None)
+        if heads is None and not attention:
+            heads = int(settings.hidden_size) // HEAD_DIM or 1
         if not isinstance(heads, int):
             raise _unknown_error(model, "no single number of attention heads")
         return ModelFacts(
@@ -145,15 +149,16 @@ def _targets(layers: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, 
     """Names of linear modules of the layers: those inside attention, all that adapters may change, and those they must
     leave alone.
 
-    The last are the output projections of Mamba: its kernels take their weight and never call the module, so an
-    addition to it would be lost; and routers with a forward of their own, as Llama 4's, which gives two values.
+    The last are projections of Mamba, of its outputs and of its time steps: its kernels, or its own code, take their
+    weight and never call the module, so an addition to it would be lost; and routers with a forward of their own, as
+    Llama 4's, which gives two values.
     """
     linear = [path for path, module in layers.named_modules() if isinstance(module, LINEAR)]
     mixers = {path for path, module in layers.named_modules() if hasattr(module, "A_log") and hasattr(module, "conv1d")}
     lost = [
         path
         for path in linear
-        if (path.endswith(f".{LOST}") and path.rpartition(".")[0] in mixers)
+        if (path.rpartition(".")[2] in LOST and path.rpartition(".")[0] in mixers)
         or (path.rpartition(".")[2] in ROUTERS and type(layers.get_submodule(path)).forward != torch.nn.Linear.forward)
     ]
     adaptable = [path for path in linear if path not in lost]

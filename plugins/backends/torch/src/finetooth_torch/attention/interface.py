@@ -68,7 +68,8 @@ def install(base: nn.Module, computes: Mapping[str, Computes]) -> bool:
     model: Any = base
     only = set(computes.values())
     if len(only) == 1 and isinstance(name := next(iter(only)), str):
-        if model.config._attn_implementation != name:
+        attends = getattr(model.config.get_text_config(), "num_attention_heads", None) is not None
+        if attends and model.config._attn_implementation != name:
             model.set_attn_implementation(name)
         return False
     name = registered(computes)

@@ -24,7 +24,7 @@ from finetooth_torch.attention.slices import Slices
 from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise, no_noise
 from finetooth_torch.layout.rectangles import Rectangle, on_host
-from finetooth_torch.layout.shared_rows import Masks, pack, packed_states, sliced_states
+from finetooth_torch.layout.shared_rows import Masks, kinds_argument, pack, packed_states, sliced_states
 from finetooth_torch.layout.stream import laid_out
 from finetooth_torch.planning.flops import Computed
 
@@ -115,9 +115,8 @@ class TransformersBody:
         """
         self._body, self._masks, self._skips, self._layers = body, masks, skips, layers
         self._towers, self._processor = tuple(towers), processor
-        takes = inspect.signature(body.forward).parameters if towers else ()
-        # such models tell what they see from text by it, and some want it for text alone
-        self._types = next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), "")
+        self._types = kinds_argument(body) if towers else ""
+        self._keeps_states = "cache_params" in inspect.signature(body.forward).parameters  # Mamba: it has no keys
 
     def states(self, rectangle: Rectangle, *, everywhere: bool, layers: Collection[int] = ()) -> States:
         del everywhere
@@ -184,6 +183,10 @@ class TransformersBody:
             extra["position_ids"] = positions
         if self._types and "past_key_values" not in extra:
             extra.setdefault(self._types, torch.zeros_like(tokens))
+        if self._keeps_states and "past_key_values" in extra:
+            extra["cache_params"] = extra.pop("past_key_values")
+            if (mask := extra.get("attention_mask")) is not None:  # of what is read now
+                extra["attention_mask"] = mask[:, -tokens.shape[1] :]
         extra.setdefault("use_cache", False)
         return self._body(input_ids=tokens, **extra)
 

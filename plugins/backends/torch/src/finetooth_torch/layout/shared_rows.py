@@ -11,7 +11,8 @@ at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,7 +21,6 @@ import numpy as np
 import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.attention import Lengths
-from finetooth_hooks.protocols import LayerFacts
 from finetooth_steps.placed_rows import place_rows
 from finetooth_steps.row_filling import ALLOWED, TRIAL, Filling, leak, share, trial_tokens
 from finetooth_steps.segments import is_tree
@@ -33,7 +33,7 @@ from finetooth_torch.decoder.trial_layers import narrow
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.state_reset import Segments, replace_scans, states_reset
 from finetooth_torch.planning.attention import AttentionChoice
-from finetooth_torch.planning.row_sharing import obstacle
+from finetooth_torch.planning.row_sharing import WITH_TOWERS, obstacle
 
 Masks = Literal["own", "given", "told"]
 """Who keeps segments of a row apart: the model by a mask that it makes of their positions, a mask that we make, or
@@ -114,6 +114,8 @@ def packed_states(body: nn.Module, packed: Packed, masks: Masks, slices: Slices 
     """
     mask = None if masks == "own" else _masks(body, packed.positions)
     arguments = _flash_arguments(packed) if masks == "told" else {}
+    if name := kinds_argument(body):
+        arguments[name] = torch.zeros_like(packed.tokens)
     alone = slices is not None or all(len(row) == 1 for row in packed.segments)
     segments = None if alone else Segments(packed.segments, packed.tokens.device)
     with handing(packed.segments, slices), states_reset(segments):
@@ -122,6 +124,14 @@ def packed_states(body: nn.Module, packed: Packed, masks: Masks, slices: Slices 
         )
     states: Tensor = outputs.last_hidden_state
     return states
+
+
+def kinds_argument(body: nn.Module) -> str:
+    """What tells text from images where a model sees; some want it for text alone, as zeros. Empty: nothing."""
+    if not any(getattr(body.config, name, None) is not None for name in WITH_TOWERS):
+        return ""
+    takes = inspect.signature(body.forward).parameters
+    return next((name for name in ("mm_token_type_ids", "token_type_ids") if name in takes), "")
 
 
 def _flash_arguments(packed: Packed) -> dict[str, Any]:
@@ -145,18 +155,17 @@ def _masks(body: nn.Module, positions: Tensor) -> Any:
 
 
 @torch.no_grad()
-def find_rows(body: nn.Module, attention: AttentionChoice, layers: Sequence[LayerFacts] = ()) -> Rows:
+def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
     """How data may share rows of the body's input.
 
     Args:
         body: in evaluation mode; a few tokens are tried, unless its config or attention rule it out.
         attention: what computes it.
-        layers: what the family says of each; see `obstacle`.
     """
     config: Any = getattr(body, "config", None)
     if config is None:
         return Rows(obstacle="the model has no config of transformers that says how its layers attend")
-    reason = obstacle(config.to_dict(), attention, layers)
+    reason = obstacle(config.to_dict(), attention)
     if reason:
         return Rows(obstacle=reason)
     replace_scans(body)

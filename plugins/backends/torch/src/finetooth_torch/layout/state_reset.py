@@ -25,10 +25,13 @@ from torch import Tensor, nn
 
 from finetooth_torch.planning.row_sharing import scanned
 
-SCANS: Mapping[str, int] = {"causal_conv1d_fn": 2, "torch_chunk_gated_delta_rule": 1, "mamba2_chunk_scan": 1}
+SCANS: Mapping[str, int] = {
+    "causal_conv1d_fn": 2, "torch_chunk_gated_delta_rule": 1, "chunk_kimi_delta_attention": 1,
+    "mamba2_chunk_scan": 1, "mamba_selective_scan": 2,
+}  # fmt: skip
 """Functions that read along a row, and which dimension of their tensors is the row's."""
-FUSED = "mamba2_split_conv1d_scan_combined"
-"""Convolution, scan and projection as one kernel; None: the layer calls one after the other."""
+FUSED = ("mamba2_split_conv1d_scan_combined", "mamba_inner_fn")
+"""Convolution, scan and projection as one kernel; one that gives None lets the layer call one after the other."""
 BORDERS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
 """How kernels are told where segments begin; not where each has a row of its own."""
 
@@ -84,7 +87,7 @@ def replace_scans(body: nn.Module) -> None:
     """Let every layer of the body know of segments whose module in transformers has `SCANS`."""
     names = {kind.__module__ for module in body.modules() for kind in type(module).__mro__}
     for module in [sys.modules[name] for name in names if name in sys.modules]:
-        for name in (*SCANS, FUSED):
+        for name in (*SCANS, *FUSED):
             function = vars(module).get(name)
             if function is not None and not hasattr(function, "by_segment"):
                 vars(module)[name] = _by_segment(function, SCANS.get(name))

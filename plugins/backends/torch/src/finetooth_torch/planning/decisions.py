@@ -222,7 +222,7 @@ def _packing(
     before = padding(steps, micro_batch, None)
     if attention is None:
         return Decision(setting, True, f"the stream decoder has no padding{_instead(steps, before)}"), None
-    why = obstacle(request.base.model.config, attention, request.base.facts.per_layer)
+    why = obstacle(request.base.model.config, attention)
     if why and asked:
         raise PlanError(f"{setting}=true: {why}", action=f"set {setting} to auto or false")
     if why and request.data.segmented:
@@ -243,7 +243,7 @@ def _packing(
 
 def _attention_memory(request: PlanRequest, attention: AttentionChoice, asked: bool | None) -> HeldByAttention:
     """What attention of the model's own code keeps for backward."""
-    shares = asked is not False and not obstacle(request.base.model.config, attention, request.base.facts.per_layer)
+    shares = asked is not False and not obstacle(request.base.model.config, attention)
     filling = attention.filling if shares else None
     return HeldByAttention(masked=filling == "rows", fused=attention.fused, filling=filling)
 

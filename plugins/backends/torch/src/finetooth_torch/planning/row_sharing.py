@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from finetooth_hooks.protocols import LayerFacts
 from finetooth_steps.layout import filled
 from finetooth_steps.row_filling import Filling
 
@@ -15,6 +14,8 @@ from finetooth_torch.planning.attention import AttentionChoice
 
 CARRIES = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "ssm", "hybrid", "delta", "xlstm", "hyena")
 """Parts of the names of layers that hand a state on from position to position."""
+WHOLE = ("recurrent", "rwkv", "xlstm", "hyena")
+"""Of them those that transformers computes by no function that could be given each sequence apart."""
 LAYER_LISTS = ("layer_types", "layers_block_type", "block_types", "layers_type")
 """Where configs name the kind of each layer."""
 CARRYING_SETTINGS = ("mamba_", "ssm_", "linear_conv_kernel_dim", "conv_L_cache", "conv_kernel", "time_step_rank")
@@ -34,20 +35,20 @@ WITH_TOWERS = ("vision_config", "audio_config")
 """What the config of a model has that reads more than text."""
 
 
-def obstacle(config: Mapping[str, Any], attention: AttentionChoice, layers: Sequence[LayerFacts] = ()) -> str:
+def obstacle(config: Mapping[str, Any], attention: AttentionChoice, *, divided: bool = False) -> str:
     """Why data cannot share a row, as far as attention and config show; empty if they may.
 
     Args:
         config: of the model, in transformers' shape.
-        layers: what its family says of each. Where it says it, states that layers hand on are tried to be reset.
+        divided: ranks have parts of a row, so that no state can begin anew inside of it. Else that is tried.
     """
     if attention.filling is None:
         return f"attention {attention.names} takes no mask that keeps sequences apart"
-    if any(config.get(name) for name in WITH_TOWERS):
+    if divided and any(config.get(name) for name in WITH_TOWERS):
         return "the model finds the places of images and sounds in a row by itself"
     for part in _parts(config):
         carrying = _carrying(part)
-        if carrying and not layers:
+        if carrying and (divided or any(word in carrying for word in WHOLE)):
             return f"{carrying} layers hand a state on from one sequence of a row to the next"
         scaling = _scaling(part)
         if scaling:

@@ -65,7 +65,7 @@ def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> No
         return
     config, facts = request.base.model.config, request.base.facts
     assert attention is not None
-    if problem := obstacle(config, attention):
+    if problem := obstacle(config, attention, divided=True):
         action = "choose another model"
     elif any(demand.dropout for demand in demands_of(config, facts)):
         problem, action = "the model drops weights of attention (attention_dropout)", "set model.attention_dropout to 0"
