@@ -133,9 +133,18 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "vision_config": QWEN_TOWER,
     },
     "llama4": {
+        "architectures": ["Llama4ForConditionalGeneration"],
         "text_config": {"head_dim": 8, "num_local_experts": 4, "interleave_moe_layer_step": 1},
         "vision_config": {
             **TOWER, "projector_input_dim": 16, "projector_output_dim": 16, "vision_output_dim": 16,
+        },
+    },
+    "phi4_multimodal": {
+        "pad_token_id": 0,
+        "vision_config": {**TOWER, "crop_size": 28, "num_img_tokens": 1},
+        "audio_config": {
+            "hidden_size": 16, "intermediate_size": 16, "num_blocks": 1, "num_attention_heads": 2, "input_size": 8,
+            "nemo_conv_channels": 8, "ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16,
         },
     },
     "smolvlm": {"text_config": {"model_type": "llama"}, "vision_config": TOWER},
@@ -155,7 +164,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
 """What the config of each `model_type` says that differs from `OWN`; inside `text_config` for those that also see."""
 ABSENT: Mapping[str, str] = {
     "kimi_k2": "a config of deepseek_v3 under another name: see that row",
-    "gemma3n, phi4_multimodal": "their towers are built by timm and torchvision, which these tests do not have",
+    "gemma3n": "its towers are built by timm, which these tests do not have",
 }
 """Types without a row, and why."""
 TARGETS: Mapping[str, str] = {"ernie4_5_moe": "attention", "hunyuan_v1_moe": "attention"}

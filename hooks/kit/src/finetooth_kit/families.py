@@ -64,8 +64,9 @@ HIGHEST_LOSS = 20.0
 
 
 def tiny_model(config: Any, seed: int = 0) -> Any:
-    """A language model of transformers with random weights in fp32, for evaluation; one that sees or hears, where there
-    is no other of its type.
+    """A language model of transformers with random weights in fp32, for evaluation.
+
+    One that sees or hears, if its config names that (`architectures`) or its type has only such models.
 
     Args:
         config: of transformers, as `AutoConfig.for_model` makes it.
@@ -74,7 +75,8 @@ def tiny_model(config: Any, seed: int = 0) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text = transformers.AutoModelForCausalLM
-        made = text if type(config) in text._model_mapping else transformers.AutoModelForMultimodalLM
+        sees = type(config) not in text._model_mapping or getattr(config, "architectures", None)
+        made = transformers.AutoModelForMultimodalLM if sees else text
         return made.from_config(config).eval().float()
 
 
