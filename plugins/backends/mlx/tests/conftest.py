@@ -121,7 +121,7 @@ class Constant:
 
 def make_engine(
     folder: Path, *, adapter: Any = None, optimizer: Any = None, head: Any = None, roles: Any = None,
-    options: Any = None, **train: Any,
+    options: Any = None, quantizer: Any = None, **train: Any,
 ) -> Any:  # fmt: skip
     """An engine over the model in a folder: fp32, no clipping, plain gradient descent."""
     context = FakeContext(folder, installed=True)
@@ -133,7 +133,7 @@ def make_engine(
     low = not isinstance(adapter, FullAdapter)
     request = EngineRequest(
         plan=Plan({}, {}, {}, decided, (), MemoryEstimate({}), total_steps=10),
-        base=BasePart(info, facts, loader),
+        base=BasePart(info, facts, loader, quantizer),
         trains=TrainsPart(
             adapter,
             1000,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from finetooth_kit import FakeContext
 from finetooth_kit.losses import WEIGHTED_NLL
 from finetooth_mlx.adapters import FullAdapter, LoraAdapter, LoraOptions
 from finetooth_mlx.loader import MlxOptions, build
+from finetooth_mlx.planning import MLX_OVERHEAD, estimate
+from finetooth_mlx.quantizers import GroupOptions, build_int4
 
 DATA = [Datum.from_tokens(list(range(20, 32)), id="first"), Datum.from_tokens(list(range(40, 60)), id="second")]
 BASE = 128 * 256 * 4 * 4
@@ -82,12 +85,60 @@ def test_whole_weights_are_not_shared(folder: Path, engine_of: Any) -> None:
     assert all(np.array_equal(*pair) for pair in zip(before, adapter.logprobs(DATA), strict=True))
 
 
-def test_a_role_that_is_the_base_takes_no_second_copy(folder: Path, engine_of: Any, tmp_path: Path) -> None:
-    loader = build(MlxOptions(), FakeContext(tmp_path, installed=True))
+def described(folder: Path) -> RoleRequest:
+    context = FakeContext(folder, installed=True)
+    loader = build(MlxOptions(), context)
     info = loader.describe(str(folder))
-    facts = FakeContext(tmp_path, installed=True).build("family", "llama").facts(info.config)
+    return RoleRequest(info, context.build("family", "llama").facts(info.config), loader)
+
+
+def test_roles_are_stored_as_the_base_is(folder: Path, engine_of: Any, write: Callable[..., Path]) -> None:
+    """With a quantizer the base has no second copy either, and another model takes as little as the base does."""
+    (folder.parent / "other").mkdir()
+    other = write(folder.parent / "other", width=128, seed=9)
+    quantizer = build_int4(GroupOptions(), FakeContext(folder))
+    make = lambda **roles: engine_of(folder, quantizer=quantizer, roles=roles)  # noqa: E731
+    _, alone = taken(make)
+    _, same = taken(lambda: make(reference=described(folder)))
+    engine, both = taken(lambda: make(teacher=described(other)))
+    assert same - alone < alone / 10 and alone * 0.8 < both - alone < alone
+    wanted = engine_of(other, quantizer=quantizer).logprobs(DATA)
+    found = engine.logprobs(DATA, role="teacher")
+    assert all(np.array_equal(*pair) for pair in zip(wanted, found, strict=True))
+
+
+def test_the_plan_counts_a_model_once_and_the_cache_of_sampling(folder: Path, write: Callable[..., Path]) -> None:
+    (folder.parent / "other").mkdir()
+    base = described(folder)
+    other = described(write(folder.parent / "other", width=128, seed=9))
+
+    def planned(needs: Any = (), quantizer: Any = None, cache: str = "plain", **roles: RoleRequest) -> Any:
+        request = SimpleNamespace(
+            base=SimpleNamespace(facts=base.facts, model=base.model, quantizer=quantizer), roles=roles, opened=(),
+            trains=SimpleNamespace(parameters=100, base_frozen=True), needs=frozenset(needs),
+            updates=SimpleNamespace(state_bytes=8), data=SimpleNamespace(longest=64),
+            snapshots=SimpleNamespace(device=0, host=0), role_parameters=sum(1 for _ in roles),
+        )  # fmt: skip
+        return estimate(request, "bf16", 1024, checkpointing=False, kv_cache=cache).parts  # type: ignore[arg-type]
+
+    plain = planned()
+    assert plain["overhead"] == MLX_OVERHEAD and "roles" not in plain
+    assert planned(reference=base, teacher=base)["roles"] == 0
+    assert planned(reference=other, teacher=other)["roles"] == 2 * other.model.parameters
+    few = build_int4(GroupOptions(), FakeContext(folder))
+    stored = planned(quantizer=few, teacher=other)
+    assert stored["roles"] == stored["weights"] - 4 * 100
+    facts = base.facts
+    of_layer = (6 * facts.ffn_size + 8 * facts.hidden_size) * 2
+    for cache, size in (("plain", 2), ("int8", 1.0625), ("int4", 0.5625)):
+        of_token = 2 * facts.layers * facts.kv_heads * facts.head_dim * size + of_layer
+        wanted = max(plain["activations"], int(4 * 1024 * of_token))
+        assert planned({"generate"}, cache=cache)["activations"] == wanted > plain["activations"]
+
+
+def test_a_role_that_is_the_base_takes_no_second_copy(folder: Path, engine_of: Any) -> None:
     _, alone = taken(lambda: engine_of(folder))
-    roles = {name: RoleRequest(info, facts, loader) for name in ("reference", "teacher")}
+    roles = {name: described(folder) for name in ("reference", "teacher")}
     engine, both = taken(lambda: engine_of(folder, roles=roles))
     assert both - alone < BASE / 4
     before = [np.array(of) for of in engine.logprobs(DATA)]

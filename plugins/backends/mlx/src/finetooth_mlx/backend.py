@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest, RoleRequest
+from finetooth_modelfiles.sizes import role_quantizer
 from finetooth_steps.shared_base import base_key
 
 from finetooth_mlx.planning import KV_CACHE, decide
@@ -91,7 +92,7 @@ class MlxBackend:
             assert wanted.loader is not None and wanted.facts is not None
             load = partial(
                 wanted.loader.load, wanted.model.reference, framework="mlx", precision=train.precision,
-                device=hardware.device,
+                device=hardware.device, quantizer=role_quantizer(request.base, wanted),
             )  # fmt: skip
             other = shared(models, base_key(_with_base(request, wanted), train.precision), load)
             other.freeze()
@@ -105,9 +106,11 @@ class MlxBackend:
 
 
 def _with_base(request: EngineRequest, wanted: RoleRequest) -> EngineRequest:
-    """The request with a role's model as the base, as it is loaded: in no fewer bits than its files have."""
+    """The request with a role's model as the base, as it is loaded."""
     assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
+    base = BasePart(wanted.model, wanted.facts, wanted.loader)
+    if role_quantizer(request.base, wanted) is not None:
+        return replace(request, base=replace(base, quantizer=request.base.quantizer))
     picks = {kind: pick for kind, pick in request.plan.picks.items() if kind != "quantizer"}
     options = {kind: of for kind, of in request.plan.options.items() if kind != "quantizer"}
-    base = BasePart(wanted.model, wanted.facts, wanted.loader)
     return replace(request, base=base, plan=replace(request.plan, picks=picks, options=options))

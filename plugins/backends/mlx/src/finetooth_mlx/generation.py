@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from finetooth_mlx.cache import make_cache
 from finetooth_mlx.network import Network
+from finetooth_mlx.planning import GENERATION_BATCHES
 
 
 @dataclass
@@ -128,7 +129,12 @@ class Generator:
     def __init__(
         self, network: Network, text: TextPart, budget: int, check_asked: Callable[[], None], cache_bits: int = 0
     ) -> None:
-        self.network, self.text, self.tokens, self._check_asked = network, text, 4 * budget, check_asked
+        self.network, self.text, self.tokens, self._check_asked = (
+            network,
+            text,
+            GENERATION_BATCHES * budget,
+            check_asked,
+        )
         self._cache_bits = cache_bits
         self._schemas = Schemas(text.tokenizer)
 

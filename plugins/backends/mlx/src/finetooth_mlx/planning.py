@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 
 from finetooth_hooks import Decision, MemoryEstimate, PlanError
-from finetooth_hooks.protocols import BackendPlan, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, ModelFacts, PlanRequest, Quantizer
 from finetooth_modelfiles.classifiers import class_name
-from finetooth_modelfiles.sizes import shapes
+from finetooth_modelfiles.sizes import role_quantizer, shapes
 from finetooth_toolbox.precision_choice import choose_precision
 
 RECIPE = "the recipe says so"
@@ -24,6 +24,8 @@ KV_CACHE = {"plain": 0, "int8": 8, "int4": 4}
 """Bits of a number in the cache of sampling, by name; 0 is as the model computes."""
 CACHE_GROUPS = (64, 32)
 """Numbers of a head that share a scale and an offset in a cache of fewer bits; the first that fits."""
+GENERATION_BATCHES = 4
+"""Micro-batches whose tokens a batch of sampling holds at once."""
 MLX_OVERHEAD = 256 << 20
 """Bytes of the library, its kernels and of freed memory that its allocator keeps."""
 
@@ -43,18 +45,19 @@ def decide(request: PlanRequest, kv_cache: str = "plain") -> BackendPlan:
     if request.trains.head is not None and request.trains.head.exported_as != "none":
         class_name(request.base.model.model_type, request.trains.head.exported_as)  # refuses what cannot be exported
     precision = choose_precision(request.train.precision, request.place.hardware)
-    tokens, checkpointing = _portions(request, str(precision.value))
+    tokens, checkpointing = _portions(request, str(precision.value), kv_cache)
     train = replace(
         request.train,
         precision=str(precision.value),
         micro_batch_tokens=int(tokens.value),
         gradient_checkpointing=bool(checkpointing.value),
     )
-    memory = estimate(request, str(precision.value), int(tokens.value), checkpointing=bool(checkpointing.value))
+    way, size = bool(checkpointing.value), int(tokens.value)
+    memory = estimate(request, str(precision.value), size, checkpointing=way, kv_cache=kv_cache)
     return BackendPlan(train, (precision, tokens, checkpointing), memory)
 
 
-def _portions(request: PlanRequest, precision: str) -> tuple[Decision, Decision]:
+def _portions(request: PlanRequest, precision: str, kv_cache: str) -> tuple[Decision, Decision]:
     """The largest micro-batch that fits, with activations kept if they do."""
     names = "train.micro_batch_tokens", "train.gradient_checkpointing"
     tokens, recomputes, longest = request.train.micro_batch_tokens, request.train.gradient_checkpointing, request.data
@@ -67,7 +70,7 @@ def _portions(request: PlanRequest, precision: str) -> tuple[Decision, Decision]
     halves = [size for size in (most >> i for i in range(16)) if size >= FEWEST]
     sizes = [tokens] if tokens is not None else list(dict.fromkeys(max(size, longest.longest) for size in halves))
     ways = [recomputes] if recomputes is not None else [False, True]
-    takes = partial(estimate, request, precision)
+    takes = partial(estimate, request, precision, kv_cache=kv_cache)
     tried = [(size, way) for way in ways for size in sizes]
     has = request.place.hardware.memory
     fits = [(size, way) for size, way in tried if not has or takes(size, checkpointing=way).total <= has]
@@ -80,19 +83,20 @@ def _portions(request: PlanRequest, precision: str) -> tuple[Decision, Decision]
     )
 
 
-def estimate(request: PlanRequest, precision: str, tokens: int, *, checkpointing: bool) -> MemoryEstimate:
+def estimate(
+    request: PlanRequest, precision: str, tokens: int, *, checkpointing: bool, kv_cache: str = "plain"
+) -> MemoryEstimate:
     """Peak memory in bytes, by part, of one pool: a Mac's memory is the host's and the device's.
 
     Args:
         tokens: of a micro-batch.
+        kv_cache: see `KV_CACHE`.
     """
     facts, model, trained = request.base.facts, request.base.model, request.trains.parameters
     each = BYTES[precision]
     weights = model.parameters * each if model.resident_bytes is None else model.resident_bytes
     if (quantizer := request.base.quantizer) is not None:
-        linear = {path: size for path, size in shapes(facts).items() if quantizer.takes(path, (size[1], size[0]))}
-        count = sum(inputs * outputs for inputs, outputs in linear.values())
-        weights -= int(count * (each - quantizer.stored.bytes_per_weight))
+        weights -= _saved(quantizer, facts, each)
     if not request.trains.base_frozen:
         weights += trained * (4 if each == 2 else 0)  # masters in fp32 beside what computes
     else:
@@ -103,17 +107,52 @@ def estimate(request: PlanRequest, precision: str, tokens: int, *, checkpointing
     scores = 2 * facts.heads * rows * 4  # the backward pass of attention makes them anew, for all heads of a layer
     in_layer = tokens * (width * each + scores)
     saved = facts.layers * tokens * (facts.hidden_size * each if checkpointing else width * each)
+    activations = saved + in_layer
+    if "generate" in request.needs:
+        bits = KV_CACHE[kv_cache]
+        number = each if not bits else bits / 8 + 4 / CACHE_GROUPS[0]
+        of_token = 2 * facts.layers * keys * number + (6 * facts.ffn_size + 8 * facts.hidden_size) * each
+        activations = max(activations, int(GENERATION_BATCHES * tokens * of_token))
     parts = {
         "weights": weights,
         "gradients": 2 * 4 * trained,  # those accumulated, and those of a micro-batch
         "optimizer": int(request.updates.state_bytes * trained),
-        "activations": saved + in_layer,
+        "activations": activations,
         "logits": min(3 * CHUNK, 3 * 4 * min(tokens, MOST_POSITIONS) * facts.vocab_size),
         "overhead": MLX_OVERHEAD,
     }
     if request.role_parameters:
-        parts["roles"] = request.role_parameters * (each if any(r.model for r in request.roles.values()) else 4)
+        parts["roles"] = _role_bytes(request, each)
     if request.snapshots.device + request.snapshots.host:
         snapshot = int((4 + request.updates.state_bytes) * trained)
         parts["snapshots"] = snapshot * (request.snapshots.device + request.snapshots.host)
     return MemoryEstimate(parts)
+
+
+def _saved(quantizer: Quantizer, facts: ModelFacts, each: int) -> int:
+    """Bytes that a quantizer saves of the linear weights of a model."""
+    linear = {path: size for path, size in shapes(facts).items() if quantizer.takes(path, (size[1], size[0]))}
+    count = sum(inputs * outputs for inputs, outputs in linear.values())
+    return int(count * (each - quantizer.stored.bytes_per_weight))
+
+
+def _role_bytes(request: PlanRequest, each: int) -> int:
+    """Of models and copies that are held for roles: a model once, whichever roles it has, and the base not again.
+
+    Args:
+        each: bytes of a number.
+    """
+    base, frozen = request.base.model.reference, request.trains.base_frozen
+    held = {base} if frozen or each == 4 else set()  # where it trains, its masters are read in fp32
+    taken = sum(model.parameters * each for model in request.opened)
+    for role in request.roles.values():
+        if role.model is None:
+            taken += 4 * request.trains.parameters
+        elif role.model.reference not in held:
+            held.add(role.model.reference)
+            whole = role.model.resident_bytes
+            taken += role.model.parameters * each if whole is None else whole
+            quantizer = role_quantizer(request.base, role)
+            if quantizer is not None and role.facts is not None:
+                taken -= _saved(quantizer, role.facts, each)
+    return taken

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from finetooth_hooks.protocols import ModelFacts
+from finetooth_hooks.protocols import BasePart, ModelFacts, Quantizer, RoleRequest
 from finetooth_toolbox.llama_shape import linear_shapes, linears
 
 from finetooth_modelfiles.targets import matching
@@ -46,3 +46,12 @@ def read_once(modules: Iterable[str], sizes: Mapping[str, tuple[int, int]]) -> i
         sizes: see `shapes`.
     """
     return sum(inputs for _, inputs in {(path.rpartition(".")[0], sizes[path][0]) for path in modules})
+
+
+def role_quantizer(base: BasePart, role: RoleRequest) -> Quantizer | None:
+    """What stores another model that is held for a role: what stores the base, unless the model is stored already or
+    the quantizer wants rows of the policy's own."""
+    quantizer = base.quantizer
+    if quantizer is None or role.model is None or role.model.stored is not None:
+        return None
+    return None if "calibrate" in quantizer.capabilities else quantizer

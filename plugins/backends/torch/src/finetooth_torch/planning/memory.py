@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from finetooth_hooks import MemoryEstimate
-from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer, RoleRequest
-from finetooth_modelfiles.sizes import shapes
+from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer
+from finetooth_modelfiles.sizes import role_quantizer, shapes
 from finetooth_steps.layout import least_saved, worth_sharing
 from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.gpus import CONTEXT
@@ -237,15 +237,6 @@ def _largest_block(request: PlanRequest) -> int:
     """Parameters of what an optimizer trains in turn: a decoder layer, or the embedding."""
     layer = sum(inputs * outputs for inputs, outputs in layer_matrices(request.base.facts)) // request.base.facts.layers
     return max(layer, largest_parameter(request))
-
-
-def role_quantizer(base: BasePart, role: RoleRequest) -> Quantizer | None:
-    """What stores another model that is held for a role: what stores the base, unless the model is stored already or
-    the quantizer wants rows of the policy's own."""
-    quantizer = base.quantizer
-    if quantizer is None or role.model is None or role.model.stored is not None:
-        return None
-    return None if "calibrate" in quantizer.capabilities else quantizer
 
 
 def _role_bytes(request: PlanRequest, size: int) -> int:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks import Context, PlanError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, RoleRequest
+from finetooth_modelfiles.sizes import role_quantizer
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder
-from finetooth_torch.planning.memory import role_quantizer
 from finetooth_torch.roles.frozen_copy import FrozenCopy
 from finetooth_torch.updates.parameters import TrainedParameters
 
