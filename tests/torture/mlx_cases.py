@@ -28,10 +28,7 @@ class MlxCase(Case):  # type: ignore[misc]
         return f"mlx-{super().name}"
 
     def recipe(self, folder: Path, model: Path, output: Path) -> dict[str, Any]:
-        recipe = {**super().recipe(folder, model, output), **MLX}
-        if self.choices["data"] == "streaming":  # a row of this engine is one segment
-            recipe["method"] = {**recipe["method"], "isolate_documents": False}
-        return recipe
+        return {**super().recipe(folder, model, output), **MLX}
 
 
 def mlx_cases(seed: int = 0) -> list[Case | MethodCase]:

@@ -121,13 +121,14 @@ class Constant:
 
 def make_engine(
     folder: Path, *, adapter: Any = None, optimizer: Any = None, head: Any = None, roles: Any = None,
-    options: Any = None, quantizer: Any = None, **train: Any,
+    options: Any = None, quantizer: Any = None, family: str = "", **train: Any,
 ) -> Any:  # fmt: skip
     """An engine over the model in a folder: fp32, no clipping, plain gradient descent."""
     context = FakeContext(folder, installed=True)
     loader = build(MlxOptions(), context)
     info = loader.describe(str(folder))
-    facts = context.build("family", "qwen" if "qwen" in info.model_type else "llama").facts(info.config)
+    family = family or ("qwen" if "qwen" in info.model_type else "llama")
+    facts = context.build("family", family).facts(info.config)
     adapter = adapter or LoraAdapter(LoraOptions(rank=4, targets="all-linear"))
     decided = replace(TRAIN, **train)
     low = not isinstance(adapter, FullAdapter)

@@ -17,11 +17,14 @@ import finetooth
 import mlx.core as mx
 import torch
 import transformers
+from finetooth_hooks import Datum
 from finetooth_kit import FakeContext
 from finetooth_kit.families import EXPERTS, SIZES
+from finetooth_kit.losses import WEIGHTED_NLL
+from finetooth_mlx.adapters import LoraAdapter, LoraOptions
 from finetooth_mlx.loader import MlxOptions, build
 from mlx_lm.models.cache import make_prompt_cache
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {},
@@ -92,3 +95,56 @@ def test_the_first_gradient_is_torchs(tmp_path: Path, write: Callable[..., Path]
         if "lora_B" in name:
             assert np.abs(tensor).max() > 0
             assert np.abs(mine[name] - tensor).max() < 1e-5 * np.abs(tensor).max() + 1e-7, name
+
+
+def test_gpt_oss_trains_as_it_is_published(tmp_path: Path, write: Callable[..., Path], engine_of: Any) -> None:
+    """Experts in mxfp4: the logits are transformers' over the numbers that blocks and scales stand for (OCP
+    Microscaling Formats v1.0, section 5), and a LoRA's gradient is that over a folder of those numbers."""
+    for name in ("plain", "published"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name)
+    sizes = {**SIZES, **FAMILIES["gpt_oss"], "vocab_size": 261}
+    config = transformers.AutoConfig.for_model("gpt_oss", **sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config).float()
+    random, published = np.random.default_rng(3), {}
+    levels = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    for name, parameter in model.named_parameters():
+        if name.endswith(("gate_up_proj", "down_proj")):
+            experts, inputs, outputs = parameter.shape
+            blocks = random.integers(0, 256, (experts, outputs, inputs // 32, 16), dtype=np.uint8)
+            scales = random.integers(121, 125, (experts, outputs, inputs // 32), dtype=np.uint8)
+            nibbles = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*blocks.shape[:3], 32)
+            signed = np.where(nibbles & 8, -1.0, 1.0) * levels[nibbles & 7]
+            numbers = (signed * 2.0 ** (scales[..., None].astype(float) - 127)).reshape(experts, outputs, inputs)
+            parameter.data = torch.from_numpy(numbers).float().transpose(1, 2).contiguous()
+            published |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        else:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            published[name] = parameter.detach().numpy()
+    model.save_pretrained(tmp_path / "plain")
+    save_file(published, tmp_path / "published" / "model.safetensors", metadata={"format": "pt"})
+    written = json.loads((tmp_path / "plain" / "config.json").read_text(encoding="utf-8"))
+    written["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (tmp_path / "published" / "config.json").write_text(json.dumps(written), encoding="utf-8")
+    info = build(MlxOptions(), FakeContext(tmp_path)).describe(str(tmp_path / "published"))
+    assert info.parameters == sum(of.numel() for of in model.parameters()) and "mxfp4" in info.stored.name
+    ids = np.arange(3, 20)
+    with torch.no_grad():
+        wanted = (
+            model(torch.from_numpy(ids)[None])
+            .logits.log_softmax(-1)[0, :-1]
+            .gather(-1, torch.from_numpy(ids[1:, None]))
+        )
+    moved = {}
+    for name in ("plain", "published"):
+        engine = engine_of(tmp_path / name, family="gptoss", adapter=LoraAdapter(LoraOptions(rank=4)))
+        (scored,) = engine.logprobs([Datum.from_tokens(ids.tolist())])
+        np.testing.assert_allclose(scored, wanted[:, 0].numpy(), atol=1e-4)
+        before = {key: np.array(array) for key, array in engine.weights().items()}
+        engine.forward_backward([Datum.from_tokens(ids.tolist())], WEIGHTED_NLL)
+        engine.step()
+        moved[name] = {key: np.array(array) - before[key] for key, array in engine.weights().items()}
+    for key, gradient in moved["plain"].items():
+        np.testing.assert_allclose(moved["published"][key], gradient, atol=1e-5 * max(np.abs(gradient).max(), 1e-3))

@@ -15,8 +15,10 @@ from finetooth_hooks.bases import LoaderBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer, Stored, Tokenizer
 
-QUANTISED = (".scales", ".biases")
+QUANTISED = (".scales", ".biases", "_scales")
 """Endings of the names that go with a weight in fewer bits."""
+PUBLISHED = {"bits": 4, "group_size": 32, "mode": "mxfp4"}
+"""How the experts of gpt-oss are published."""
 MODES = {
     "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
     "mxfp4": ((4,), (32,)),
@@ -203,10 +205,20 @@ def _parting(model: Any, brought: dict[str, Any]) -> Any:
     return type(model.__name__, (model,), {"sanitize": sanitize})
 
 
+def _bits_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How weights are stored that MLX computes with as they are; empty: as plain numbers, or in a way of others."""
+    own, published = config.get("quantization"), config.get("quantization_config")
+    if isinstance(own, Mapping):
+        return own
+    if config.get("model_type") == "gpt_oss" and isinstance(published, Mapping):
+        return PUBLISHED if published.get("quant_method") == "mxfp4" else {}
+    return {}
+
+
 def stored_as(config: Mapping[str, Any]) -> Stored | None:
     """How linear weights of an mlx-lm folder are stored; None: as plain numbers."""
-    settings = config.get("quantization")
-    if not isinstance(settings, Mapping):
+    settings = _bits_of(config)
+    if not settings:
         return None
     bits, group = int(settings["bits"]), int(settings["group_size"])
     scales = 4 / group if settings.get("mode", "affine") == "affine" else 1 / group
@@ -218,8 +230,8 @@ def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
     Raises:
         RecipeError: the weights are in a format of another library, or in bits that MLX has not.
     """
-    foreign, own = config.get("quantization_config"), config.get("quantization")
-    if isinstance(own, Mapping):
+    foreign, own = config.get("quantization_config"), _bits_of(config)
+    if own:
         mode = str(own.get("mode", "affine"))
         bits, groups = MODES.get(mode, ((), ()))
         if own.get("bits") not in bits or own.get("group_size") not in groups:
@@ -245,16 +257,20 @@ def _counted(reference: str, places: Mapping[str, Any], config: Mapping[str, Any
     Raises:
         RecipeError: a weight is stored in other bits than the config says.
     """
-    settings = config.get("quantization")
+    settings = _bits_of(config)
     whole = few = 0
     for name, place in places.items():
         if name.endswith(QUANTISED):
             continue
+        if name.endswith("_blocks"):  # of gpt-oss's experts as they are published: two numbers a byte
+            few += 2 * prod(place.shape)
+            whole += 2 * prod(place.shape)
+            continue
         path = name.removesuffix(".weight")
-        own = settings.get(path, {}) if isinstance(settings, Mapping) else {}
+        own = settings.get(path, {})
         size = prod(place.shape)
         if f"{path}.scales" in places:
-            form = {**(settings or {}), **(own if isinstance(own, Mapping) else {})}
+            form = {**settings, **(own if isinstance(own, Mapping) else {})}
             size = size * 32 // int(form["bits"])
             if size != prod(places[f"{path}.scales"].shape) * int(form["group_size"]):
                 raise RecipeError(
