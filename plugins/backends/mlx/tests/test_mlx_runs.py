@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,10 +129,14 @@ def test_what_does_not_go_together_is_one_line(
 
 @pytest.mark.slow
 def test_what_make_mac_measures_runs_here() -> None:
-    """Both trainers to their end, on a tiny model; how fast they are says nothing here."""
+    """Both trainers to their end, on a tiny model; how fast they are says nothing here. Nothing is padded that mlx-lm
+    does not pad, and the head sees the tokens that train, once."""
     script = RECIPE.parents[2] / "tools/measure_mac.py"
     done = subprocess.run(
         [sys.executable, script, "--tiny", "--steps", "3"], capture_output=True, text=True, check=True
     )
     ours, theirs, compared = done.stdout.splitlines()
     assert ours.startswith("finetooth") and theirs.startswith("mlx-lm") and "of its memory" in compared
+    pairs = [map(float, re.findall(r"([\d.]+) (?:positions|rows)", line)) for line in (ours, theirs)]
+    layers, head = zip(*pairs, strict=True)
+    assert layers[0] < layers[1] and head[0] <= 1 < head[1]

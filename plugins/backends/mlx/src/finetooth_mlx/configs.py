@@ -56,6 +56,11 @@ def mlx_config(config: Mapping[str, Any], reference: str) -> dict[str, Any]:
             "model", f"{reference} is of the type {kind}, for which mlx-lm computes other numbers than transformers",
             action="set backend: torch",
         )  # fmt: skip
+    if isinstance(config.get("text_config"), Mapping):
+        raise RecipeError(
+            "model", f"{reference} ({kind}) reads more than text, and the MLX backend trains models of text alone",
+            action="name its text model if there is one, or set backend: torch",
+        )  # fmt: skip
     made = {name: value for name, value in config.items() if value is not None}
     rope = made.get("rope_parameters")
     if isinstance(rope, Mapping) and "rope_parameters" not in takes:
