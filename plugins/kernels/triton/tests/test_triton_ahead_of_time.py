@@ -21,6 +21,7 @@ import torch
 from finetooth_kernels import gated
 from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import logits as dispatch
+from finetooth_triton.grouped import grouped_matmul_triton
 from finetooth_triton.linear_logprob import linear_logprob_triton
 from finetooth_triton.operations import entropy_from_logits, selective_log_softmax
 
@@ -63,7 +64,7 @@ class Launch:
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
     """Runs a function as if `dtype` tensors lay on a device with so much shared memory; returns the launches."""
-    from finetooth_triton import head_kernels, layer_kernels, row_kernels
+    from finetooth_triton import group_kernels, head_kernels, layer_kernels, row_kernels
 
     launches: list[Launch] = []
 
@@ -82,7 +83,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
 
             return launch
 
-    for module in (head_kernels, layer_kernels, row_kernels):
+    for module in (group_kernels, head_kernels, layer_kernels, row_kernels):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
@@ -171,6 +172,17 @@ def rows(dtype: torch.dtype) -> None:
     back(layers.keyed_dropout_triton(zeros(6, 2000), *words, 5, 1.5))
 
 
+def experts(dtype: torch.dtype) -> None:
+    """Products of groups with an addition, forward and backward, and an odd depth."""
+    for depth in (64, 127):
+        x, weight = torch.zeros(40, depth, dtype=dtype), torch.zeros(3, depth, 96, dtype=dtype)
+        factors = torch.zeros(3, depth, 16, dtype=dtype), torch.zeros(3, 16, 96, dtype=dtype)
+        for tensor in (x, weight, *factors):
+            tensor.requires_grad_()
+        ends = torch.tensor([10, 10, 40], dtype=torch.int32)
+        grouped_matmul_triton(x, weight, ends, (*factors, 0.5)).sum().backward()
+
+
 CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
     "trained head": (
         lambda dtype: head(dtype, k=None, train=True, everything=False),
@@ -189,6 +201,7 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
         {"head_linear_kernel", "row_statistics_kernel", "row_gradient_kernel", "head_gradient_kernel"},
     ),
     "given logits": (given, {"row_statistics_kernel", "row_gradient_kernel"}),
+    "experts": (experts, {"grouped_rows_kernel", "grouped_matrices_kernel"}),
     "rows of layers": (
         rows,
         {

@@ -1,4 +1,4 @@
-"""Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers."""
+"""Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers, experts."""
 
 from __future__ import annotations
 
@@ -27,5 +27,6 @@ def ft_kernels() -> Iterator[Kernel]:
             ),
             *(Serves(operation=operation, devices=GPU, rank=30) for operation in ROWS),
             Serves(operation="packed_linear", devices=GPU, rank=30, backward=False),
+            Serves(operation="grouped_matmul", devices=GPU, rank=None),  # not yet timed against torch's own
         ),
     )

@@ -8,7 +8,7 @@ from finetooth_hooks.protocols import Kernel
 
 def build(options: NoOptions, context: Context) -> Kernel:
     """The kernels; Triton is imported when the first one runs."""
-    from finetooth_triton import layers, operations  # with torch, which who asks for the options does not need
+    from finetooth_triton import grouped, layers, operations  # with torch, which who asks for the options does not need
 
     return Kernel(
         {
@@ -19,6 +19,7 @@ def build(options: NoOptions, context: Context) -> Kernel:
             "rotary": layers.rotary_triton,
             "gated_mlp": layers.gated_mlp_triton,
             "keyed_dropout": layers.keyed_dropout_triton,
+            "grouped_matmul": grouped.grouped_matmul_triton,
         },
         "compiled for the device when they first run",
         missing,
