@@ -64,6 +64,7 @@ GROUPED: dict[str, dict[str, Any]] = {
     "tensor": {"name": "fsdp", "tensor": 2},
     "replicas": {"name": "fsdp", "replicas": 2},
     "replicas of tensor": {"name": "fsdp", "replicas": 2, "tensor": 2},
+    "pairs of stages": {"name": "pipeline", "stages": 2, "schedule": "gpipe"},
 }
 """Ways to group ranks, by name."""
 
@@ -147,6 +148,9 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, strategy: str)
         ("full", "replicas", 4),
         ("sft", "replicas of tensor", 4),
         ("dpo", "pairs of context", 4),
+        ("full", "pairs of stages", 4),
+        ("dpo", "pairs of stages", 4),
+        ("aot", "pipeline", 2),
     ],
 )
 def test_ranks_in_groups_take_the_steps_of_one(folder: Path, case: str, strategy: str, ranks: int) -> None:
@@ -154,6 +158,48 @@ def test_ranks_in_groups_take_the_steps_of_one(folder: Path, case: str, strategy
     changes = {"adapter": {"name": "lora", "rank": 4}, **CASES[case]}
     one = trained(folder, f"{case}-alone", 1, **changes)
     check_alike(one, trained(folder, f"{case}-{strategy.replace(' ', '-')}-{ranks}", ranks, strategy, **changes))
+
+
+TEN_STEPS: dict[str, Any] = {"train": {**RECIPE["train"], "epochs": 6, "max_steps": 10, "micro_batch_tokens": 128}}
+
+
+@pytest.mark.parametrize(
+    ("case", "changes"),
+    [
+        pytest.param("sft", {}, id="sft"),
+        pytest.param("full", {}, id="full", marks=pytest.mark.slow),
+        pytest.param("dpo", {}, id="dpo", marks=pytest.mark.slow),
+        pytest.param("sft", {"gradient_checkpointing": True}, id="sft-recomputed", marks=pytest.mark.slow),
+    ],
+)
+def test_stages_take_ten_steps_of_one(folder: Path, case: str, changes: dict[str, Any]) -> None:
+    """Each rank has some of the layers; with dropout, and embeddings that are the head's weights too."""
+    recipe = {**CASES[case], **TEN_STEPS}
+    one = trained(folder, f"ten-{case}-1", 1, **recipe)
+    recipe["train"] = {**recipe["train"], **changes}
+    two = trained(folder, f"ten-{case}-pipeline-{len(changes)}", 2, "pipeline", **recipe)
+    assert len(steps(two)) == TEN_STEPS["train"]["max_steps"]
+    check_alike(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (CASES["spin"], "the method samples, for which a rank needs all layers"),
+        (
+            {"data": PAIRS, "method": {"name": "dpo", "reference": "teacher"}},
+            "the method needs another model as reference, whose layers are not divided",
+        ),
+        ({"scale": {"devices": 3, "strategy": "pipeline"}}, "2 layers are fewer than 3 ranks"),
+    ],
+)
+def test_what_a_pipeline_cannot_do_is_refused_by_the_plan(folder: Path, changes: dict[str, Any], message: str) -> None:
+    recipe = {**RECIPE, "scale": {"devices": 2, "strategy": "pipeline"}, "output": "refused-pipeline", **changes}
+    (folder / "refused-pipeline.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "refused-pipeline.yaml")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.slow
@@ -178,6 +224,8 @@ def test_dropout_of_a_weight_that_is_divided_by_its_inputs_is_refused(folder: Pa
         ("ddp", "tensor"),
         ("context", ""),
         ("ddp", "context"),
+        ("pipeline", ""),
+        ("ddp", "pipeline"),
     ],
 )
 def test_a_run_goes_on_with_another_number_of_ranks(folder: Path, before: str, after: str) -> None:

@@ -125,7 +125,7 @@ LOADER: Mapping[str, str] = {
 STRATEGY: Mapping[str, str] = {
     "islands": "groups of ranks train apart, or compute the same rows: an engine gets a line of its own (`island`)",
     "optimizer": "divides the optimizer's state, and nothing else, among ranks (`shard_optimizer`)",
-    "shards": "divides the model, or the positions of rows, among ranks: each holds a part (`sharding`)",
+    "shards": "divides the model, its layers, or the positions of rows, among ranks: each holds a part (`sharding`)",
     "traffic": "says what ranks will send, before a run (`traffic`)",
 }
 """Words of an entry: what a strategy has beyond `open`, `wrap`, `spread`, `digest` and `close`."""

@@ -66,6 +66,8 @@ from finetooth_hooks.strategies import (
     ShardedOptimizer,
     Sharding,
     ShardingStrategy,
+    StagePasses,
+    Stages,
     Strategy,
     Traffic,
 )
@@ -80,6 +82,7 @@ __all__ = [
     "MachinesLauncher", "MediumPlace", "Method", "ModelFacts", "ModelInfo", "ModelTensors", "Neighbours",
     "Optimizer", "OptimizerStrategy", "Page", "PickKernels", "PickedKernel", "PlacePart", "PlanRequest", "Portion",
     "Processor", "Quantizer", "Rank", "ReleaseGate", "Renderer", "Reward", "RoleRequest", "Sampler", "Schedule",
-    "ShardedModel", "ShardedOptimizer", "Sharding", "ShardingStrategy", "SnapshotsPart", "Source", "StepCost", "Store",
-    "Stored", "Strategy", "TextPart", "Tokenizer", "Tracker", "Traffic", "TrainsPart", "UpdatesPart", "Wanted",
+    "ShardedModel", "ShardedOptimizer", "Sharding", "ShardingStrategy", "SnapshotsPart", "Source", "StagePasses",
+    "Stages", "StepCost", "Store", "Stored", "Strategy", "TextPart", "Tokenizer", "Tracker", "Traffic", "TrainsPart",
+    "UpdatesPart", "Wanted",
 ]  # fmt: skip

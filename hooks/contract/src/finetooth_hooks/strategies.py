@@ -74,6 +74,40 @@ class Neighbours(Collective, Protocol):
         ...
 
 
+class StagePasses(Protocol):
+    """What one rank computes of the micro-batches that go through the layers of several, by their numbers from 0."""
+
+    def forward(self, number: int, received: Any) -> Any:
+        """States behind this rank's layers.
+
+        Args:
+            received: states behind the layers of the rank before; at the first rank nothing that it reads.
+        """
+        ...
+
+    def loss(self, number: int, states: Any) -> Any:
+        """scalar: what a micro-batch adds to the loss; at the last rank alone."""
+        ...
+
+    def again(self, number: int) -> AbstractContextManager[None]:
+        """What a backward pass goes through in, since it may compute layers again."""
+        ...
+
+
+class Stages(Collective, Protocol):
+    """The line between ranks of which each has some of a model's decoder layers: rank 0 the first ones, and the last
+    rank the head."""
+
+    def through(self, passes: StagePasses, micro_batches: int, states: Any, *, backward: bool) -> None:
+        """Take micro-batches through the layers of all ranks, each of which makes this call.
+
+        Args:
+            states: an array with the shape, type and device of what each rank gives to the next.
+            backward: and back again.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Sharding:
     """What a strategy divides.
@@ -87,6 +121,8 @@ class Sharding:
         positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
             same outputs at each of these ranks; a rank's gradients are those of its own positions.
         neighbours: gives the line to these ranks once the strategy is open; None: positions are not divided.
+        stages: gives the line to the ranks that each have some whole decoder layers, as many as `layers`; None: every
+            rank has something of every layer.
     """
 
     weights: int
@@ -96,6 +132,7 @@ class Sharding:
     layers: int = 1
     positions: int = 1
     neighbours: Callable[[], Neighbours] | None = None
+    stages: Callable[[], Stages] | None = None
 
 
 class Strategy(Protocol):

@@ -211,7 +211,7 @@ class TorchBackend:
                 processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
                 strict=request.place.collective is not None, slices=slices,
             )  # fmt: skip
-        parameters.serve(network)
+        parameters.serve(network)  # where ranks have some of the layers, this one has no others from here
         network.add_noise(train.embedding_noise)
         network.add_router_losses(self._routers)
         hold_roles(network, request, parameters, self._options, self._context)
@@ -290,8 +290,16 @@ def _trained(
     assert request.plan.train.precision is not None
     dtype, words = DTYPES[request.plan.train.precision], request.updates.optimizer.capabilities
     rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
-    whole = request.place.sharding is None or request.place.sharding.shard is None
-    if whole:
+    sharding = request.place.sharding
+    whole = sharding is None or sharding.shard is None
+    if sharding is not None and sharding.stages is not None:
+        from finetooth_torch.updates.staged_parameters import StagedParameters
+
+        parameters: TrainedParameters = StagedParameters(
+            model, original, dtype, scaler, compute, kept=in_fp32, words=words, stages=sharding.stages(),
+            frozen=request.trains.base_frozen,
+        )  # fmt: skip
+    elif whole:
         parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=in_fp32, words=words)
     if rounds:
         round_frozen(base, dtype, in_fp32)

@@ -56,4 +56,7 @@ def capabilities(request: EngineRequest, *, head: bool) -> frozenset[str]:
     kept_twice = {"averages", "masterless"} & set(request.updates.optimizer.capabilities)
     if kept_twice or "changes" in trains.adapter.capabilities:
         lacking.add("weights")
+    sharding = request.place.sharding
+    if sharding is not None and sharding.stages is not None:  # each rank has some of the layers
+        lacking |= {"generate", "continuous", "adapters", "depths", "weights"}
     return CAPABILITIES - lacking - (set() if head else {"head"})

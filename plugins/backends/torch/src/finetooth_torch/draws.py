@@ -34,8 +34,15 @@ BLOCKS = "MultiplicativeDropoutLayer"
 """peft's class that replaces blocks of a rotation at random."""
 
 
+Laid = tuple[Tensor, tuple[int, ...], tuple[int, ...]]
+"""What `Draws.lay_out` was given."""
+
+
 class Draws:
     """What a model's modules draw from.
+
+    Attributes:
+        laid: see `lay_out`; None: nothing is computed.
 
     Args:
         device: of the model.
@@ -48,7 +55,7 @@ class Draws:
     ) -> None:
         self._device, self._strict, self._dropout = device, strict, dropout
         self._seed, self._step, self._places = 0, 0, tuple[int, ...]()
-        self._layout: tuple[Tensor, tuple[int, ...], tuple[int, ...]] | None = None  # see `lay_out`
+        self.laid: Laid | None = None
         self._made: Tensor | None = None  # its keys, (P, 2), once something has drawn
         self._wanted: Tensor | None = None  # of these, those behind the last layer's attention
 
@@ -64,7 +71,7 @@ class Draws:
             yield
         finally:
             self._seed, self._step, self._places = before
-            self._layout = self._made = self._wanted = None
+            self.laid = self._made = self._wanted = None
 
     def lay_out(self, cells_st: Tensor, lengths: Sequence[int], shape: Sequence[int]) -> None:
         """From now on the model computes these positions; until the micro-batch is left, since its backward pass may
@@ -75,7 +82,7 @@ class Draws:
             lengths: (S,) of the sequences.
             shape: of what the model computes: rows and positions of each, or positions alone.
         """
-        self._layout, self._made, self._wanted = (cells_st, tuple(lengths), tuple(shape)), None, None
+        self.laid, self._made, self._wanted = (cells_st, tuple(lengths), tuple(shape)), None, None
 
     def narrow(self, wanted: Tensor) -> None:
         """Behind the last layer's attention only these positions are computed, (M,) indices."""
@@ -83,8 +90,8 @@ class Draws:
 
     def real(self) -> Tensor:
         """(N,) which of the computed positions are of the data, row by row; the others are padding."""
-        assert self._layout is not None
-        cells_st, lengths, _ = self._layout
+        assert self.laid is not None
+        cells_st, lengths, _ = self.laid
         return torch.cat([cells_st[row, :length] for row, length in enumerate(lengths)])
 
     def attach(self, model: nn.Module) -> None:
@@ -163,8 +170,8 @@ class Draws:
 
     def _keys(self) -> Tensor | None:
         """(P, 2) int32, those of padding 0; None where no micro-batch is computed."""
-        if self._made is None and self._layout is not None:
-            cells_st, lengths, shape = self._layout
+        if self._made is None and self.laid is not None:
+            cells_st, lengths, shape = self.laid
             keys = torch.zeros((math.prod(shape), 2), dtype=torch.int32, device=cells_st.device)
             of_rows = [
                 position_keys(self._seed, self._step, place, length)
@@ -177,9 +184,9 @@ class Draws:
         return self._made
 
     def _is_attention(self, shape: torch.Size) -> bool:
-        if len(shape) != ATTENTION_DIMENSIONS or self._layout is None:
+        if len(shape) != ATTENTION_DIMENSIONS or self.laid is None:
             return False
-        whole = self._layout[2]
+        whole = self.laid[2]
         rows, positions = whole if len(whole) > 1 else (1, whole[0])
         return (shape[0], shape[2], shape[3]) == (rows, positions, positions)
 

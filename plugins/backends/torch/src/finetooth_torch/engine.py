@@ -100,9 +100,9 @@ class TorchEngine(EngineBase):
     def __init__(self, request: EngineRequest, parts: Parts) -> None:
         self._request, self._parts = request, parts
         train = request.plan.train
-        assert train.micro_batch_tokens is not None and train.precision is not None
-        spread: Any = None if request.place.shard_optimizer is None else parts.optimizer
-        self._ranks = Ranks(parts.parameters, request.place.collective, spread, sliced=parts.network.slices is not None)
+        assert train.micro_batch_tokens and train.precision
+        spread: Any = request.place.shard_optimizer and parts.optimizer
+        self._ranks = Ranks(parts.parameters, request.place.collective, spread, joint=parts.network.joint)
         self._budget = train.micro_batch_tokens
         pad = request.text.tokenizer.pad_id
         self._runner = Runner(
@@ -346,8 +346,7 @@ class TorchEngine(EngineBase):
     @guarded("export")
     def export(self, path: Path) -> None:
         self._updater.whole.check_weights()
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
+        (path := Path(path)).mkdir(parents=True, exist_ok=True)
         network = self._parts.network
         with self.averaged(), self._parts.parameters.as_given():
             self._write_weights(path)
@@ -391,8 +390,9 @@ class TorchEngine(EngineBase):
         return usage(self._parts.device)
 
     def peak_flops(self) -> float:
-        sharding = self._request.place.sharding  # ranks that divide a row count the operations of all of it
-        return peak_flops(self._request.place.hardware, self._info.precision) * (sharding.positions if sharding else 1)
+        place = self._request.place  # ranks that divide a row count the operations of all of it
+        together = place.sharding.positions * place.sharding.layers if place.sharding else 1
+        return peak_flops(place.hardware, self._info.precision) * together
 
     def profile(self, folder: Path) -> AbstractContextManager[Spans]:
         return record(Path(folder), self._parts.device)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import OutputName, PlanError
-from finetooth_hooks.protocols import Adapter, ModelFacts, Processor, ShardedModel
+from finetooth_hooks.protocols import Adapter, ModelFacts, Processor, ShardedModel, Stages
 from finetooth_kernels.contract import chunk_bytes_on
 from finetooth_steps.outputs import is_whole
 from torch import Tensor, nn
@@ -33,6 +33,7 @@ from finetooth_torch.planning.routers import RouterCoefficients
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.roles.frozen_copy import FrozenCopy
 from finetooth_torch.router_losses import RouterLosses
+from finetooth_torch.staged.body import StagedBody, StagedLayers
 
 OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
 HEAD_OUTPUTS = ("values", "scores")
@@ -62,6 +63,7 @@ class Network:
         rows: how data share rows there, and whether segments of a datum can be kept apart.
         routers: losses of a mixture's routers; None: the recipe asks for none.
         holders: what computes a role that is not the policy without its adapter.
+        staged: the body, where this rank has some of its layers; None: it has all.
 
     Raises:
         PlanError: the stream decoder, or the head as the family describes it, does not compute what the model
@@ -125,10 +127,23 @@ class Network:
             enable({"use_reentrant": False, "context_fn": computed_again})
         self.transformers.draws = self.body.draws = self.draws
         self._run: Callable[..., dict[str, Tensor]] = self._outputs
+        self.staged: StagedBody | None = None
 
     def compute_by(self, sharded: ShardedModel) -> None:
         """From now on, the model gathers what it needs while it computes."""
         self._run = sharded.computing(self._outputs)
+
+    def divide_layers(self, line: Stages) -> StagedLayers:
+        """From now on, the model computes with this rank's layers alone.
+
+        Raises:
+            PlanError: its layers cannot be divided among the ranks.
+        """
+        layers = StagedLayers(_layers(self.base, self.facts), line.world)
+        layers.check(self.base.get_submodule(self.facts.body))
+        self.body = self.staged = StagedBody(self.transformers, layers, line)
+        self.body.draws = self.draws
+        return layers
 
     def add_noise(self, alpha: float) -> None:
         """From now on, the embeddings of what trains get noise, unless `alpha` is 0; see `EmbeddingNoise`."""
@@ -147,6 +162,15 @@ class Network:
         pass."""
         total, self._flops = self._flops, 0.0
         return total + sum(other.executed() for other in self.holders.values() if isinstance(other, Network))
+
+    @property
+    def joint(self) -> bool:
+        """Whether ranks compute each row together: each some of its positions, or some of the layers."""
+        return self.slices is not None or self.staged is not None
+
+    def took(self, flops: float) -> None:
+        """What has been counted since `executed` was asked is this; another rank has counted it."""
+        self._flops = flops
 
     def sampled(self, read: Computed, written: Computed) -> None:
         """Count what a batch of completions took: prompts that were read, and rows that were written token by token."""

@@ -33,6 +33,7 @@ from finetooth_torch.profile.recording import spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN
 from finetooth_torch.randomness import seeded
 from finetooth_torch.ranks import Ranks
+from finetooth_torch.staged.passes import StagedPasses
 
 STOPPED = "the engine was asked to stop; what the call had accumulated was dropped"
 
@@ -89,14 +90,16 @@ class Runner:
         self.begin()
         idle_passes = self._idle(work, len(work.computed))
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
-        for batch in work.computed:
-            with self._as(work, batch, work.role, train=train):
-                of_batch = self._network.outputs(self._rectangle(work, batch), returns, everywhere=True)
-            self._keep(outputs, work, batch, of_batch)
+
+        def compute(batch: MicroBatch, rectangle: Rectangle) -> None:
+            self._keep(outputs, work, batch, self._network.outputs(rectangle, returns, everywhere=True))
+
+        self._each(work, work.computed, compute, train=train, backward=False)
         for idle, batch in idle_passes:
             with self._as(idle, batch, work.role, train=train):
                 self._network.outputs(self._rectangle(idle, batch), returns, everywhere=True)
-        return outputs
+        scored: list[dict[str, NDArray[Any]]] = self._shared(outputs)
+        return scored
 
     def evaluate(
         self, work: Pass, *, train: bool, backward: bool = False, returns: Collection[str] = (), at_once: bool = False
@@ -140,31 +143,41 @@ class Runner:
         if spec.together == "step" and len(batches) > 1:
             batches = (replace(one_batch(work.data), pieces=batches),)
         self._wrong = None
-        if self._ranks.sharded and any(batch.pieces for batch in batches):
+        if (self._ranks.sharded or self._network.staged) and any(batch.pieces for batch in batches):
             raise EngineError(
                 f"loss {spec.name}: a group of data exceeds train.micro_batch_tokens, and ranks that hold parts of the "
                 "model cannot cut it",
                 action="raise train.micro_batch_tokens",
             )
         idle_passes = self._idle(work, len(batches))
-        for batch in batches:
-            if batch.pieces:
-                self._evaluate_pieces(work, batch, evaluated, train=train, backward=backward, returns=returns)
-                continue
-            rectangle = self._rectangle(work, batch)
-            with self._as(work, batch, work.role, train=train), torch.set_grad_enabled(backward):
-                data = loss_data(work.data, rectangle, self._dtype)
-                expected = _expected(spec, data) if backward else None
-                outputs = self._outputs(spec, rectangle, train=train, expected=expected)
-                objective = self._loss(work, rectangle, data, outputs, totals, evaluated)
-                if backward:
-                    self._backward(torch.stack([objective, *self._of_routers(totals, objective)]).sum())
+        of_roles = self._staged_roles(work, batches, spec)
+
+        def compute(batch: MicroBatch, rectangle: Rectangle) -> Tensor:
+            data = loss_data(work.data, rectangle, self._dtype)
+            expected = _expected(spec, data) if backward else None
+            outputs = self._outputs(spec, rectangle, train=train, expected=expected, given=of_roles.get(id(batch)))
+            objective = self._loss(work, rectangle, data, outputs, totals, evaluated)
             self._keep(evaluated.outputs, work, batch, {k: v for k, v in outputs.items() if k in returns})
+            return torch.stack([objective, *self._of_routers(totals, objective)]).sum() if backward else objective
+
+        for several in (batches,) if self._network.staged is not None else ((batch,) for batch in batches):
+            if several and several[0].pieces:
+                self._evaluate_pieces(work, several[0], evaluated, train=train, backward=backward, returns=returns)
+            else:
+                self._each(work, several, compute, train=train, backward=backward)
         for idle, batch in idle_passes:
             with self._as(idle, batch, work.role, train=train), torch.set_grad_enabled(backward):
                 outputs = self._outputs(spec, self._rectangle(idle, batch), train=train)
                 if backward:
                     self._backward(_nothing(outputs))
+        if self._network.staged is not None:
+            wrong = None if self._wrong is None else (self._wrong.problem, self._wrong.action, self._wrong.rows)
+            _ = totals.plain  # asked, all numbers come to the host
+            numbers = {name: value for name, value in vars(totals).items() if name != "spec"}
+            shared = self._shared((numbers, evaluated.outputs, evaluated.state, wrong))
+            numbers, evaluated.outputs, evaluated.state, wrong = shared
+            vars(totals).update(numbers)
+            self._wrong = None if wrong is None else NotFinite(wrong[0], action=wrong[1], rows=wrong[2])
         if self._wrong is not None:
             raise self._wrong
         return evaluated
@@ -175,12 +188,13 @@ class Runner:
         """Accumulate gradients from dL/dlogprob per datum, shaped as its targets."""
         self.begin()
         idle_passes = self._idle(work, len(work.computed))
-        for batch in work.computed:
-            rectangle = self._rectangle(work, batch)
+
+        def compute(batch: MicroBatch, rectangle: Rectangle) -> Tensor:
             gradients = torch.from_numpy(side_by_side(batch, grads)).to(device=self._device, dtype=self._dtype)
-            with self._as(work, batch, "policy", train=True), torch.enable_grad():
-                logprobs = self._network.outputs(rectangle, ("logprobs",), expected=gradients)["logprobs"]
-                self._backward(torch.stack([(logprobs * gradients).sum(), *self._of_routers(None, gradients)]).sum())
+            logprobs = self._network.outputs(rectangle, ("logprobs",), expected=gradients)["logprobs"]
+            return torch.stack([(logprobs * gradients).sum(), *self._of_routers(None, gradients)]).sum()
+
+        self._each(work, work.computed, compute, train=True, backward=True)
         for idle, batch in idle_passes:
             with self._as(idle, batch, "policy", train=True), torch.enable_grad():
                 self._backward(_nothing(self._network.outputs(self._rectangle(idle, batch), ("logprobs",))))
@@ -253,22 +267,87 @@ class Runner:
 
     # --- parts --------------------------------------------------------------------------------------------------------
 
+    def _each(
+        self, work: Pass, batches: Sequence[MicroBatch], compute: Callable[[MicroBatch, Rectangle], Tensor | None], *,
+        train: bool, backward: bool, role: str | None = None,
+    ) -> None:  # fmt: skip
+        """Go through the model with each micro-batch, and back with what `compute` gives.
+
+        Args:
+            compute: what a micro-batch adds to the loss; called with the model as the role. Where ranks have some of
+                the layers, at the last of them alone.
+            role: that of the pass, by default.
+        """
+        role = role or work.role
+        staged = self._network.staged
+        if staged is None:
+            for batch in batches:
+                rectangle = self._rectangle(work, batch)
+                with self._as(work, batch, role, train=train), torch.set_grad_enabled(backward):
+                    objective = compute(batch, rectangle)
+                    if backward and objective is not None:
+                        self._backward(objective)
+            return
+        if not batches:
+            return
+
+        def scaled(number: int) -> Tensor | None:
+            objective = compute(batches[number], rectangles[number])
+            return None if objective is None else objective * self._scale()
+
+        rectangles = [self._rectangle(work, batch) for batch in batches]
+        passes = StagedPasses(
+            staged, self._network.draws, rectangles, lambda at: self._as(work, batches[at], role, train=train), scaled,
+            backward=backward,
+        )  # fmt: skip
+        passes.through()
+
+    def _staged_roles(
+        self, work: Pass, batches: Sequence[MicroBatch], spec: LossSpec
+    ) -> Mapping[int, Mapping[str, Tensor]]:
+        """Outputs of other roles that the loss needs, by the identity of the micro-batch, where ranks have some of the
+        layers: a micro-batch comes through them as one role at a time."""
+        of_batch: dict[int, dict[str, Tensor]] = {id(batch): {} for batch in batches}
+        for role in sorted(spec.roles) if self._network.staged is not None else ():
+
+            def compute(batch: MicroBatch, rectangle: Rectangle, role: str = role) -> None:
+                of_batch[id(batch)].update(self._of_role(spec, rectangle, role))
+
+            self._each(work, batches, compute, train=False, backward=False, role=role)
+        return of_batch
+
+    def _of_role(self, spec: LossSpec, rectangle: Rectangle, role: str) -> dict[str, Tensor]:
+        needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
+        of_role = self._network.outputs(
+            rectangle, needs, temperature=spec.temperature, repetition_penalty=spec.repetition_penalty
+        )
+        return {f"{name}@{role}": values for name, values in of_role.items()}
+
+    def _shared(self, value: Any) -> Any:
+        """What the last of the ranks that have a model's layers computed, at each of them; with what that took."""
+        staged = self._network.staged
+        if staged is None:
+            return value
+        value, flops = staged.line.gather((value, self._network.executed()))[-1]
+        self._network.took(flops)
+        return value
+
     def _outputs(
-        self, spec: LossSpec, rectangle: Rectangle, *, train: bool, expected: Tensor | None = None
-    ) -> dict[str, Tensor]:
+        self, spec: LossSpec, rectangle: Rectangle, *, train: bool, expected: Tensor | None = None,
+        given: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """What the loss needs, `NAME` of the pass's role with the graph, `NAME@ROLE` of others without.
 
         Args:
             expected: see `Network.outputs`.
+            given: what other roles have computed before.
         """
-        outputs: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = dict(given or {})
         ask = partial(self._network.outputs, temperature=spec.temperature, repetition_penalty=spec.repetition_penalty)
-        for role in sorted(spec.roles):
-            needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
+        for role in sorted(spec.roles) if self._network.staged is None else ():
             with torch.no_grad(), self._network.role(role):
                 self._network.train(False)
-                of_role = ask(rectangle, needs)
-            outputs.update({f"{name}@{role}": values for name, values in of_role.items()})
+                outputs.update(self._of_role(spec, rectangle, role))
         self._network.train(train)
         own = [need for need in spec.needs if "@" not in need]
         outputs.update(ask(rectangle, own, expected=expected))
@@ -289,7 +368,7 @@ class Runner:
                 )  # fmt: skip
             except NotFinite as error:
                 wrong = self._check_weights(spec, work.step, error)
-                if not self._ranks.sharded:
+                if not self._ranks.sharded and self._network.staged is None:
                     raise wrong from None
                 self._wrong = self._wrong or wrong  # the other ranks go through all of their micro-batches
         evaluated.state = checked_state(spec, work.state, result.state)

@@ -11,7 +11,6 @@ from finetooth_hooks import EngineError, LossSpec, NotFinite
 from finetooth_hooks.collectives import check_whole_steps
 from finetooth_hooks.errors import FinetoothError, Interrupted
 from finetooth_hooks.protocols import Collective, ShardedOptimizer
-from torch import nn
 
 from finetooth_torch.updates.parameters import TrainedParameters
 
@@ -25,18 +24,18 @@ class Ranks:
     Args:
         collective: None for a single rank.
         spread: the optimizer, where each rank keeps a part of the gradients and of its state; None: each keeps all.
-        sliced: ranks divide the positions of rows.
+        joint: ranks divide the positions of rows, or the layers.
 
     Attributes:
-        joint: no rank goes through the model alone: each holds parts of it, or computes some positions of a row.
+        joint: no rank goes through the model alone: each has parts of it, or computes some positions of a row.
     """
 
     def __init__(
         self, parameters: TrainedParameters, collective: Collective | None, spread: ShardedOptimizer | None = None, *,
-        sliced: bool = False,
+        joint: bool = False,
     ) -> None:  # fmt: skip
         self._parameters, self._collective, self._spread = parameters, collective, spread
-        self.joint = sliced or parameters.sharded
+        self.joint = joint or parameters.sharded
 
     def check_loss(self, loss: LossSpec) -> None:
         """
@@ -50,8 +49,7 @@ class Ranks:
         """Global L2 norm of what all ranks have accumulated, in fp32; their gradients stay as they are."""
         if self._collective is None or self._parameters.sharded:
             return self._parameters.norm()
-        summed = self._summed(self._collective)
-        return float(nn.utils.get_total_norm(list(summed.values()))) if summed else 0.0
+        return self._parameters.norm_of(self._summed(self._collective))
 
     def share_gradients(self) -> None:
         """Every rank's gradients become the sum over all ranks, or its part of it."""
@@ -97,7 +95,7 @@ class Ranks:
     def finite_weights(self) -> bool:
         """Whether what trains is finite, of the parts that this rank has."""
         weights = self._parameters.masters if self.sharded else self._parameters.live
-        return all(bool(weight.isfinite().all()) for weight in weights)
+        return all(bool(weight.isfinite().all()) for weight in weights if not weight.is_meta)
 
     def missing(self, rounds: int) -> int:
         """How many more times some rank goes through a sharded model in a call than this one: all must as often."""
@@ -130,14 +128,15 @@ class Ranks:
         """Sums by place among the masters; a rank without a gradient that others have gives zeros."""
         masters = self._parameters.masters
         has = [float(master.grad is not None) for master in masters]
-        present = collective.sum([torch.tensor(has, device=masters[0].device)])[0].tolist() if masters else []
+        present = collective.sum([torch.tensor(has, device=self._parameters.device)])[0].tolist() if masters else []
         places = [place for place, ranks in enumerate(present) if ranks]
         own = [masters[place].grad for place in places]
         gradients = [
             torch.zeros_like(masters[place]) if gradient is None else gradient.detach()
             for place, gradient in zip(places, own, strict=True)
         ]
-        return dict(zip(places, collective.sum(gradients) if gradients else [], strict=True))
+        sums = dict(zip(places, collective.sum(gradients) if gradients else [], strict=True))
+        return self._parameters.joined(sums)
 
 
 def _as_json(error: Exception) -> list[Any]:

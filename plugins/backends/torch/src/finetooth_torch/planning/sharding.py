@@ -16,6 +16,8 @@ from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.row_sharing import obstacle
 
 PRECISIONS = ("fp64", "fp32", "bf16")
+STEPS = ("in_backward", "averages")
+"""Capabilities of optimizers that need all gradients or weights of a model at one rank."""
 GATHERED_LAYERS = 2
 """Layers that a device has whole at once: the one that computes, and the next, which is on its way."""
 
@@ -25,12 +27,14 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     Raises:
         PlanError: a setting that goes with whole models only.
     """
-    if request.place.sharding is None or request.place.sharding.shard is None:
+    sharding = request.place.sharding
+    if sharding is None or (sharding.shard is None and sharding.stages is None):
         return
     from finetooth_torchshared.elementwise import obstacle_to_parts
 
     adapter, updates = request.trains.adapter.capabilities, request.updates
     words = updates.optimizer.capabilities
+    staged, layers = sharding.stages is not None, request.base.facts.layers
     on_one = "or a strategy that leaves the model whole (scale.strategy: ddp)"
     if request.train.precision == "fp8" or precision not in PRECISIONS:
         problem, action = f"train.precision={precision}", "set train.precision to bf16 or fp32"
@@ -38,14 +42,24 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
         problem, action = "the base's weights are stored in fewer bits", "load it as plain numbers"
     elif {"changes", "rounds"} & adapter:
         problem, action = "the adapter changes the model between steps", "pick another adapter"
-    elif {"in_turn", "masterless", "host_state", "disk_state"} & words:
+    elif {"in_turn", "masterless", "host_state", "disk_state", *(STEPS if staged else ())} & words:
         problem = f"optimizer: {updates.name} as it is set keeps or updates weights in an order of its own"
         action = "pick adamw as it is by default"
     elif share_base:
         problem, action = "backend.share_base shares whole weights between engines", "leave backend.share_base out"
     elif offload.activations != DEVICE:
         problem, action = f"backend.activations={offload.activations}", "leave backend.activations out"
-    elif obstacle := obstacle_to_parts(updates.optimizer):
+    elif staged and offload.layers != DEVICE:
+        problem, action = f"backend.layers={offload.layers}", "leave backend.layers out"
+    elif staged and sharding.layers > layers:
+        problem = f"{layers} layers are fewer than {sharding.layers} ranks"
+        action = f"set scale.strategy.stages to at most {layers}"
+    elif staged and "generate" in request.needs:
+        problem, action = "the method samples, for which a rank needs all layers", "set scale.strategy: fsdp"
+    elif staged and (others := sorted(role for role, of in request.roles.items() if of.model is not None)):
+        problem = f"the method needs another model as {', '.join(others)}, whose layers are not divided"
+        action = "set scale.strategy: fsdp"
+    elif not staged and (obstacle := obstacle_to_parts(updates.optimizer)):
         problem = f"optimizer: {updates.name} cannot update a part of a matrix, and no rank has a whole one: {obstacle}"
         action = "pick an optimizer that treats every number by itself, such as adamw"
     else:
@@ -80,8 +94,11 @@ def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> No
 
 
 def sliced(request: PlanRequest) -> tuple[Decision, ...]:
-    """What the plan says of positions that ranks divide."""
+    """What the plan says of positions or layers that ranks divide."""
     sharding = request.place.sharding
+    if sharding is not None and sharding.stages is not None:
+        holds = f"each of {sharding.layers} ranks holds its share of the decoder's layers, and all that lies in none"
+        return (Decision("scale.layers", f"1/{sharding.layers}", holds),)
     if sharding is None or sharding.positions == 1:
         return ()
     ranks = sharding.positions
@@ -102,6 +119,8 @@ def of_one_rank(
     whole, sharding = estimate(), request.place.sharding
     if sharding is None:
         return whole if request.place.shard_optimizer is None else _of_spread_optimizer(whole, request)
+    if sharding.stages is not None:
+        return _of_stage(whole, request, precision, sharding.layers)
     if sharding.shard is None:
         facts, parts = request.base.facts, dict(whole.parts)
         if "generate" not in request.needs:  # every rank samples by itself
@@ -127,6 +146,24 @@ def of_one_rank(
         if request.place.hardware.device == "cpu":  # every rank reads the whole model first
             later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
             parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)
+    return replace(whole, parts=parts)
+
+
+def _of_stage(whole: MemoryEstimate, request: PlanRequest, precision: str, stages: int) -> MemoryEstimate:
+    """With a share of the layers, and all that lies in none. Of activations as much as without: a stage holds those of
+    as many micro-batches as there are stages (`1f1b`)."""
+    size = resident_bytes(request.base, precision)
+    layers = layers_bytes(request, precision)
+    largest = -(-request.base.facts.layers // stages) / request.base.facts.layers
+    share = 1 - (1 - largest) * layers / max(size, 1)
+    of_layers = largest if request.trains.base_frozen else share  # an adapter lies in layers
+    parts = dict(whole.parts)
+    parts["weights"] = int(parts["weights"] * share)
+    for name in ("gradients", "optimizer"):
+        parts[name] = int(parts[name] * of_layers)
+    if request.place.hardware.device == "cpu":  # every rank reads the whole model first
+        later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
+        parts["loading"] = max(parts.get("loading", 0), whole.parts["weights"] - later, 0)
     return replace(whole, parts=parts)
 
 

@@ -109,7 +109,7 @@ def state_of(
     if of_adapter := parts.changes.held():
         files["adapter"] = {name: tensor.detach() for name, tensor in of_adapter.items()}
     of_optimizer: dict[str, Tensor] = {}
-    saved = each_like(parts.optimizer, parts.parameters, parts.optimizer.state_dict(), whole)
+    saved = each_like(parts.optimizer, parts.parameters, parts.parameters.whole_state(parts.optimizer), whole)
     optimizer = flatten(saved, of_optimizer)
     options = flatten(parts.group_options, of_optimizer)
     files["optimizer"] = of_optimizer

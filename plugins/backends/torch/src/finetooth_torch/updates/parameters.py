@@ -130,6 +130,10 @@ class TrainedParameters:
         """Tensors like masters, by their names, as they are saved: whole."""
         return tensors
 
+    def whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The state dict of an optimizer over the masters, with what other ranks keep of parameters that they have."""
+        return optimizer.state_dict()
+
     def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """What `whole` gave, as this rank holds it."""
         return tensors
@@ -167,8 +171,20 @@ class TrainedParameters:
 
     def norm(self) -> float:
         """Global L2 norm of the accumulated gradients, in fp32; 0 without any."""
-        gradients = self.gradients()
-        return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+        return self.norm_of({at: of.grad for at, of in enumerate(self.masters) if of.grad is not None})
+
+    def norm_of(self, gradients: Mapping[int, Tensor]) -> float:
+        """The same of gradients that are given, by places among the masters."""
+        return float(nn.utils.get_total_norm(list(gradients.values()))) if gradients else 0.0
+
+    def joined(self, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Gradients by places among the masters, with those that other ranks have of the same rows."""
+        return gradients
+
+    @property
+    def device(self) -> torch.device:
+        """Where gradients are."""
+        return self.masters[0].device
 
     def clip(self, limit: float, norm: float) -> None:
         """Scale the gradients so that their global norm is at most `limit`; as torch.nn.utils.clip_grad_norm_ does."""

@@ -1,0 +1,1 @@
+"""A model of whose decoder layers each rank has some (pipeline parallelism)."""

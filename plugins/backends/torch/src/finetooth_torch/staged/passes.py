@@ -1,0 +1,84 @@
+"""A call's micro-batches on their way through the ranks that have a model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+
+import torch
+from finetooth_steps.micro_batches import MicroBatch
+from torch import Tensor
+from torch.nn import functional
+
+from finetooth_torch.decoder.bodies import States
+from finetooth_torch.draws import Draws, Laid
+from finetooth_torch.layout.rectangles import Rectangle
+from finetooth_torch.staged.body import StagedBody
+
+
+class StagedPasses:
+    """Implements `finetooth_hooks.protocols.StagePasses`.
+
+    Args:
+        rectangles: of the micro-batches.
+        entered: the model as the role of the pass, in its mode and with the random streams of a micro-batch.
+        compute: at the last rank, what a micro-batch adds to the loss, with its graph; None where nothing is learnt.
+        backward: whether gradients are wanted.
+    """
+
+    def __init__(
+        self, body: StagedBody, draws: Draws, rectangles: Sequence[Rectangle],
+        entered: Callable[[int], AbstractContextManager[None]], compute: Callable[[int], Tensor | None], *,
+        backward: bool,
+    ) -> None:  # fmt: skip
+        self._body, self._draws, self._rectangles = body, draws, rectangles
+        self._entered, self._compute, self._backward = entered, compute, backward
+        self._cells = max(_cells(rectangle.batch) for rectangle in rectangles)
+        self._states: dict[int, States] = {}
+        self._again: dict[int, tuple[Tensor | None, Laid | None]] = {}
+
+    def through(self) -> None:
+        """Take all of them through the layers of all ranks."""
+        layers = self._body.layers
+        like = layers.sent.new_empty((self._cells, layers.sent.shape[-1]))
+        try:
+            self._body.line.through(self, len(self._rectangles), like, backward=self._backward)
+        finally:
+            self._body.arrived = layers.received = None
+            layers.sent = layers.sent.detach()[:0]
+
+    def forward(self, number: int, received: Tensor | None) -> Tensor:
+        """(N, D), with as many rows as the largest micro-batch has."""
+        with self._entered(number), torch.set_grad_enabled(self._backward):
+            states = self._body.advance(self._rectangles[number], received)
+            if self._backward:
+                self._again[number] = received, self._draws.laid
+        rows = states.rows
+        self._states[number] = replace(states, rows=rows[:0])
+        return functional.pad(rows, (0, 0, 0, self._cells - len(rows)))
+
+    def loss(self, number: int, states: Tensor) -> Tensor:
+        """See `finetooth_hooks.protocols.StagePasses`; with a gradient for all states, be it 0."""
+        known = self._states.pop(number)
+        with self._entered(number), torch.set_grad_enabled(self._backward):
+            self._body.arrived = replace(known, rows=states)
+            objective = self._compute(number)
+            nothing = (states * 0.0).sum()
+            return nothing if objective is None else objective + nothing
+
+    @contextmanager
+    def again(self, number: int) -> Iterator[None]:
+        """A layer that is computed again in backward reads and drops what it did."""
+        self._states.pop(number, None)
+        received, laid = self._again.pop(number, (None, None))
+        with self._entered(number):
+            self._body.layers.received = received
+            self._draws.laid = laid
+            yield
+
+
+def _cells(batch: MicroBatch) -> int:
+    """Positions that the model computes of a micro-batch, at most."""
+    rows = batch.filled or tuple((place,) for place in range(len(batch.rows)))
+    return len(rows) * max(batch.width, *(sum(batch.lengths[place] for place in row) for row in rows))

@@ -1,0 +1,163 @@
+"""The parameters that train where each rank has some of the decoder's layers.
+
+Every rank knows all of them by name, in the same order. Those of layers that it does not have are on the device `meta`:
+they take no memory, get no gradients, and an optimizer keeps nothing of them. What lies in no layer (embeddings, head,
+norms) is at every rank, with the sum of the gradients of all. What is saved is whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from finetooth_hooks.protocols import Stages
+from torch import Tensor, nn
+
+from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.updates.parameters import TrainedParameters
+from finetooth_torch.updates.scaler import LossScaler
+
+if TYPE_CHECKING:
+    from finetooth_torch.network import Network
+
+
+class StagedParameters(TrainedParameters):
+    """See the module and `TrainedParameters`.
+
+    Args:
+        stages: the line to the ranks that have the other layers.
+        frozen: the base does not train, so that nothing of it is ever saved.
+    """
+
+    def __init__(
+        self, model: nn.Module, base: Collection[int], dtype: torch.dtype, scaler: LossScaler,
+        compute: Compute = TORCH, *, kept: Collection[int] = (), words: Collection[str] = (), stages: Stages,
+        frozen: bool,
+    ) -> None:  # fmt: skip
+        super().__init__(model, base, dtype, scaler, compute, kept=kept, words=words)
+        self._model, self._stages, self._frozen = model, stages, frozen
+        self._owner: dict[str, int] = {}  # by the names of the parameters of layers, the rank that has them
+        self._elsewhere: list[tuple[nn.Module, str, str]] = []  # modules, attributes and names of what others have
+        self._device = self.masters[0].device
+
+    @property
+    def device(self) -> torch.device:
+        return self._device
+
+    def serve(self, network: Network) -> None:
+        layers = network.divide_layers(self._stages)
+        name_of = {id(parameter): name for name, parameter in self._model.named_parameters()}
+        replaced: dict[int, nn.Parameter] = {}
+        for rank in range(self._stages.world):
+            for number in layers.of(rank):
+                for module in layers.layers[number].modules():
+                    for attribute, parameter in module._parameters.items():
+                        if parameter is None:
+                            continue
+                        name = name_of[id(parameter)]
+                        self._owner[name] = rank
+                        if rank != self._stages.rank:
+                            replaced[id(parameter)] = _on_meta(parameter)
+                            self._elsewhere.append((module, attribute, name))
+                            module._parameters[attribute] = replaced[id(parameter)]
+        split = self.masters is not self.live
+        masters = [
+            _on_meta(master) if id(live) in replaced else master
+            for live, master in zip(self.live, self.masters, strict=True)
+        ]
+        self.live = [replaced.get(id(live), live) for live in self.live]
+        self.masters = masters if split else self.live
+
+    # --- gradients ----------------------------------------------------------------------------------------------------
+
+    def joined(self, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
+        common = [place for place, name in enumerate(self.names) if name not in self._owner]
+        has = torch.tensor([float(place in gradients) for place in common], device=self._device)
+        present = self._stages.sum([has])[0].tolist() if common else []
+        places = [place for place, ranks in zip(common, present, strict=True) if ranks]
+        own = [
+            gradients[place] if place in gradients else torch.zeros_like(self.masters[place], dtype=torch.float32)
+            for place in places
+        ]
+        return {**gradients, **dict(zip(places, self._stages.sum(own) if own else [], strict=True))}
+
+    def norm_of(self, gradients: Mapping[int, Tensor]) -> float:
+        """Over the layers of all ranks; what every rank has counts once."""
+        squares = torch.zeros(2, dtype=torch.float64, device=self._device)
+        for place, gradient in gradients.items():
+            square = torch.linalg.vector_norm(gradient, dtype=torch.float32).double() ** 2
+            squares[0 if self.names[place] in self._owner else 1] += square
+        (of_layers,) = self._stages.sum([squares[:1]])
+        return math.sqrt(float(of_layers) + float(squares[1]))
+
+    # --- whole --------------------------------------------------------------------------------------------------------
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        own = {name: tensor for name, tensor in tensors.items() if self._owner.get(name) == self._stages.rank}
+        full = {**tensors, **self._gathered(own)} if self._owner else tensors
+        return {name: full[name] for name in self.names if name in full}
+
+    def whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        saved = optimizer.state_dict()
+        name_of = {id(master): name for name, master in self.named()}
+        names = [name_of[id(master)] for group in optimizer.param_groups for master in group["params"]]
+        mine = self._stages.rank
+        own = {index: of for index, of in saved["state"].items() if self._owner.get(names[index], mine) == mine}
+        tensors = self._gathered(
+            {
+                f"{index} {key}": value
+                for index, of in own.items()
+                for key, value in of.items()
+                if torch.is_tensor(value)
+            }
+        )
+        plain = {index: {key: None if torch.is_tensor(v) else v for key, v in of.items()} for index, of in own.items()}
+        merged = {index: of for part in self._stages.gather(plain) for index, of in part.items()}
+        state = {
+            index: {key: tensors.get(f"{index} {key}", value) for key, value in of.items()}
+            for index, of in sorted(merged.items())
+        }
+        return {**saved, "state": state}
+
+    @torch.no_grad()
+    def _gathered(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What any rank has; what several have, as the first has it."""
+        kinds: dict[str, tuple[int, list[int], str]] = {}
+        of_rank = {name: (list(of.shape), str(of.dtype).removeprefix("torch.")) for name, of in own.items()}
+        for rank, names in enumerate(self._stages.gather(of_rank)):
+            for name, (shape, dtype) in names.items():
+                kinds.setdefault(name, (rank, shape, dtype))
+        full = {}
+        for name, (rank, shape, dtype) in kinds.items():
+            given = (
+                own[name].detach().to(self._device)
+                if rank == self._stages.rank
+                else torch.zeros(shape, dtype=getattr(torch, dtype), device=self._device)
+            )
+            full[name] = self._stages.sum([given.contiguous()])[0]
+        return full
+
+    @contextmanager
+    def as_given(self, *, take: bool = False) -> Iterator[None]:
+        """Inside, the model has what trains of all layers, and what is frozen where the base trains."""
+        with super().as_given(take=take):
+            present = dict(self._model.named_parameters())
+            wanted = set(self.names) if self._frozen else set(self._owner)
+            own = {name: present[name] for name, rank in self._owner.items() if rank == self._stages.rank}
+            full = self._gathered({name: of for name, of in own.items() if name in wanted})
+            placed = [place for place in self._elsewhere if place[2] in wanted]
+            before = [cast(nn.Parameter, module._parameters[attribute]) for module, attribute, _ in placed]
+            for (module, attribute, name), was in zip(placed, before, strict=True):
+                module._parameters[attribute] = nn.Parameter(full[name], requires_grad=was.requires_grad)
+            try:
+                yield
+            finally:
+                for (module, attribute, _), was in zip(placed, before, strict=True):
+                    module._parameters[attribute] = was
+
+
+def _on_meta(parameter: nn.Parameter) -> nn.Parameter:
+    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)

@@ -1,0 +1,47 @@
+"""Options of `pipeline`, and its builder: a recipe is checked without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks.protocols import Strategy
+from pydantic import Field
+
+
+class PipelineOptions(Options):
+    """Pipeline-parallel training: each rank has some of the decoder's layers."""
+
+    transport: Literal["auto", "gloo", "nccl"] = "auto"
+    """What carries hidden states and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds that a rank waits for the others before it gives up."""
+    stages: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """How many neighbouring ranks hold one model; `auto` takes all ranks. Groups of them share the rows of a step."""
+    schedule: Literal["1f1b", "gpipe"] = "1f1b"
+    """In which order a rank takes micro-batches forward and back: `1f1b` holds the activations of at most as many
+    micro-batches as there are stages (PipeDream-Flush: Narayanan et al., 2021, arXiv:2006.09503), `gpipe` those of
+    all. A call with fewer micro-batches than stages takes `gpipe`."""
+
+    def ranks(self, world: int) -> int:
+        """How many of `world` ranks hold one model.
+
+        Raises:
+            PlanError: the ranks do not make groups of as many.
+        """
+        stages = world if self.stages == "auto" else self.stages
+        if world % stages:
+            raise PlanError(
+                f"scale.strategy.stages: {world} ranks do not make groups of {stages}",
+                action=f"start a multiple of {stages} ranks",
+            )
+        return stages
+
+
+def build(options: PipelineOptions, context: Context) -> Strategy:
+    """Pipeline-parallel training."""
+    line = {"name": "ddp", "transport": options.transport, "timeout": options.timeout}
+    inner = context.build("strategy", line, setting="scale.strategy")
+    from finetooth_pipeline.strategy import PipelineParallel
+
+    return PipelineParallel(options, inner)

@@ -1,0 +1,72 @@
+"""The strategy `pipeline`."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch.distributed as dist
+from finetooth_hooks import EngineError
+from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Stages, Strategy
+from finetooth_torchshared.collective import RowLine
+
+from finetooth_pipeline.options import PipelineOptions
+from finetooth_pipeline.stages import TorchStages
+
+
+class PipelineParallel:
+    """Implements `finetooth_hooks.protocols.ShardingStrategy`, with islands.
+
+    Args:
+        line: opens the line to all ranks and spreads the engine over them.
+    """
+
+    def __init__(self, options: PipelineOptions, line: Strategy) -> None:
+        self._options, self._line = options, line
+        self.close = line.close
+        self._rows: Collective | None = None
+        self._digest = ""
+        self._stages: TorchStages | None = None
+
+    def open(self, rank: Rank, device: str) -> Collective:
+        """
+        Raises:
+            PlanError: the ranks do not make groups of as many.
+        """
+        size = self._options.ranks(rank.world)
+        everyone = self._line.open(rank, device)
+        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, rank.world, size)]
+        self._stages = TorchStages(groups[rank.rank // size], self._options.schedule)
+        self._rows = RowLine(everyone, size)
+        return everyone
+
+    def island(self) -> Collective:
+        """The line between ranks that have the same layers and train rows of their own."""
+        if self._rows is None:
+            raise EngineError("pipeline: the other ranks were not met", action="call open first")
+        return self._rows
+
+    def spread(self, engine: Engine, collective: Collective) -> Engine:
+        """See `finetooth_hooks.protocols.Strategy`."""
+        del collective
+        return self._line.spread(engine, self.island())
+
+    def wrap(self, model: Any) -> Any:
+        """The model itself, which the engine divides; its digest is that of all layers."""
+        whole: Any = SimpleNamespace(capabilities={"module"}, module=lambda: model)
+        self._digest = self._line.digest(whole)
+        return model
+
+    def digest(self, engine: Engine) -> str:
+        """SHA-256 of every parameter that trains, as it was before layers were divided."""
+        del engine
+        return self._digest
+
+    def sharding(self, world: int) -> Sharding:
+        """Layers, among the ranks that hold one model."""
+        return Sharding(weights=1, gradients=1, optimizer=1, layers=self._options.ranks(world), stages=self._opened)
+
+    def _opened(self) -> Stages:
+        if self._stages is None:
+            raise EngineError("pipeline: the other ranks were not met", action="call open first")
+        return self._stages

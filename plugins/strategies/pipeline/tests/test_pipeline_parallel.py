@@ -1,0 +1,29 @@
+"""The strategy by itself; that ranks train as one process does is in tests/scale."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from finetooth_hooks import PlanError
+from finetooth_kit import parametrize_with_checks
+from finetooth_pipeline.options import PipelineOptions
+from finetooth_pipeline.strategy import PipelineParallel
+
+
+@parametrize_with_checks("finetooth_pipeline.plugin", installed=True)
+def test_checks(check: Any) -> None:
+    check()
+
+
+@pytest.mark.parametrize(("stages", "world", "layers"), [("auto", 4, 4), (2, 4, 2), (1, 4, 1)])
+def test_layers_are_divided_and_nothing_else(stages: Any, world: int, layers: int) -> None:
+    line: Any = SimpleNamespace(close=None)
+    divided = PipelineParallel(PipelineOptions(stages=stages), line).sharding(world)
+    assert (divided.layers, divided.weights, divided.shard, divided.neighbours) == (layers, 1, None, None)
+
+
+def test_ranks_that_make_no_groups_are_refused() -> None:
+    with pytest.raises(PlanError, match=r"scale.strategy.stages: 3 ranks do not make groups of 2"):
+        PipelineOptions(stages=2).ranks(3)
