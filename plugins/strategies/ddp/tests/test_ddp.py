@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,6 +21,43 @@ SCORES = {"logprobs": [np.array([-0.5, -1.0], np.float32), np.array([-2.0], np.f
 @parametrize_with_checks("finetooth_ddp.plugin")
 def test_checks(check: Any) -> None:
     check()
+
+
+LISTENING = """
+import os, sys
+from finetooth_ddp.options import DdpOptions
+from finetooth_ddp.strategy import Ddp
+from finetooth_hooks.protocols import Rank
+number, port = map(int, sys.argv[1:])
+strategy = Ddp(DdpOptions(timeout=60))
+line = strategy.open(Rank(number, 2, number, "127.0.0.1", port), "cpu")
+files = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+own = {os.readlink(file) for file in files if os.path.lexists(file)}
+for kind in ("tcp", "tcp6"):
+    for row in open(f"/proc/self/net/{kind}").readlines()[1:]:
+        at, state, inode = (row.split()[place] for place in (1, 3, 9))
+        if state == "0A" and f"socket:[{inode}]" in own:
+            print(at)
+line.barrier()
+strategy.close()
+"""
+"""Prints where a rank listens, as the kernel has it: the address in hexadecimal, and the port."""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel is asked by /proc")
+def test_ranks_of_one_machine_listen_at_its_own_address_alone() -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = str(listening.getsockname()[1])
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", LISTENING, number, port], stdout=subprocess.PIPE, text=True)
+        for number in "01"
+    ]
+    said = [rank.communicate(timeout=120)[0].split() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0]
+    places = [at.split(":") for of_rank in said for at in of_rank]
+    assert int(port) in [int(number, 16) for _, number in places]
+    assert {address for address, _ in places} == {"0100007F"}
 
 
 def squared(outputs: Any, data: Any, state: Any) -> LossResult:

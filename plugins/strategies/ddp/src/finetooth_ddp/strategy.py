@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
@@ -38,12 +41,11 @@ class Ddp:
         transport = self._options.transport
         if transport == "auto":
             transport = "nccl" if device.startswith("cuda") else "gloo"
+        limit = timedelta(seconds=self._options.timeout)
         try:
-            dist.init_process_group(
-                transport, init_method=f"tcp://{rank.address}:{rank.port}", rank=rank.rank, world_size=rank.world,
-                timeout=timedelta(seconds=self._options.timeout),
-            )  # fmt: skip
-        except (RuntimeError, ValueError) as error:
+            store = _meeting_point(rank, limit)
+            dist.init_process_group(transport, store=store, rank=rank.rank, world_size=rank.world, timeout=limit)
+        except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
                 f"rank {rank.rank} cannot meet the others at {rank.address}:{rank.port}: {str(error).splitlines()[0]}",
                 action="look at what another rank said at its end",
@@ -81,6 +83,25 @@ class Ddp:
         """Leave the process group."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _meeting_point(rank: Rank, limit: timedelta) -> Any:
+    """Where ranks find each other. Rank 0 listens at the address that it is named by, and nowhere else: torch by itself
+    would at every interface. A name that this machine resolves to itself alone (127.0.1.1) may be another address to
+    the others, so that torch decides there."""
+    address, more = rank.address, dict[str, Any]()
+    family, *_, place = socket.getaddrinfo(address, rank.port, type=socket.SOCK_STREAM)[0]
+    loopback, named = ip_address(place[0]).is_loopback, address in ("localhost", place[0])
+    interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "")
+    if loopback and named and interface:  # gloo and NCCL would listen at the address of the machine's name
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
+    if rank.rank == 0 and (named or not loopback):
+        listening = socket.create_server((place[0], rank.port), family=family, backlog=max(128, rank.world))
+        more["master_listen_fd"] = listening.detach()
+    return dist.TCPStore(  # type: ignore[attr-defined]
+        address, rank.port, rank.world, rank.rank == 0, limit, **more
+    )
 
 
 def slopes(
