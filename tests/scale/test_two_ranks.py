@@ -163,13 +163,14 @@ def test_ranks_in_groups_take_the_steps_of_one(folder: Path, case: str, strategy
 TEN_STEPS: dict[str, Any] = {"train": {**RECIPE["train"], "epochs": 6, "max_steps": 10, "micro_batch_tokens": 128}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "changes"),
     [
         pytest.param("sft", {}, id="sft"),
-        pytest.param("full", {}, id="full", marks=pytest.mark.slow),
-        pytest.param("dpo", {}, id="dpo", marks=pytest.mark.slow),
-        pytest.param("sft", {"gradient_checkpointing": True}, id="sft-recomputed", marks=pytest.mark.slow),
+        pytest.param("full", {}, id="full"),
+        pytest.param("dpo", {}, id="dpo"),
+        pytest.param("sft", {"gradient_checkpointing": True}, id="sft-recomputed"),
     ],
 )
 def test_stages_take_ten_steps_of_one(folder: Path, case: str, changes: dict[str, Any]) -> None:
