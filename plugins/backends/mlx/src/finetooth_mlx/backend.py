@@ -26,6 +26,10 @@ class MlxBackendOptions(Options):
     packing: Literal["auto"] | bool = "auto"
     """Whether data of a step share rows of the model's input, where that saves 5 % of the positions. `auto` packs where
     the model keeps them apart, which is tried, `true` refuses a model that does not."""
+    compile: Literal["auto"] | bool = "auto"
+    """Whether MLX compiles the optimizer's update, whose shapes never change: it fuses what is done to each number.
+    `auto` does so on Apple silicon; on a CPU MLX calls a C++ compiler. Parts of a layer, such as its activation, mlx-lm
+    compiles by itself."""
     kv_cache: Literal["plain", "int8", "int4"] = "plain"
     """How sampling keeps keys and values: `plain` as the model computes them, `int8` and `int4` with a scale and an
     offset for 64 numbers, which takes about half and a quarter of the memory of bf16. Answers and their
@@ -102,7 +106,8 @@ class MlxBackend:
         bits = KV_CACHE[self._options.kv_cache]
         check_cache(network, bits)
         packing = None if self._options.packing == "auto" else self._options.packing
-        return MlxEngine(request, network, bits, packing)
+        compiled = hardware.device != "cpu" if self._options.compile == "auto" else self._options.compile
+        return MlxEngine(request, network, bits, packing, compiled=compiled)
 
 
 def _with_base(request: EngineRequest, wanted: RoleRequest) -> EngineRequest:

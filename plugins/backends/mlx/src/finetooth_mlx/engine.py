@@ -43,16 +43,17 @@ from finetooth_steps.step_settings import check_settings
 from numpy.typing import NDArray
 
 from finetooth_mlx.adapters import held
-from finetooth_mlx.arrays import Named, named, nested
+from finetooth_mlx.arrays import Named, named
 from finetooth_mlx.capabilities import CAPABILITIES
 from finetooth_mlx.exhaustion import guarded
 from finetooth_mlx.generation import Generator
 from finetooth_mlx.network import Network
-from finetooth_mlx.optimizers import applied, options_of
+from finetooth_mlx.optimizers import options_of
 from finetooth_mlx.passes import Differentiated, Runner
 from finetooth_mlx.profile import LAYOUT, OPTIMIZER, record, span
 from finetooth_mlx.running import MlxHeldAdapter, MlxRunningBatch
 from finetooth_mlx.state import State, checked_parts, read_state
+from finetooth_mlx.updating import Update
 
 
 class MlxEngine(EngineBase):
@@ -64,14 +65,16 @@ class MlxEngine(EngineBase):
     Args:
         cache_bits: of a number in the cache of sampling; 0 is plain.
         packing: whether data may share rows; None: where the models can.
+        compiled: whether MLX compiles the update.
 
     Raises:
         PlanError: data are to share rows, and a model does not keep them apart.
     """
 
     def __init__(
-        self, request: EngineRequest, network: Network, cache_bits: int = 0, packing: bool | None = None
-    ) -> None:
+        self, request: EngineRequest, network: Network, cache_bits: int = 0, packing: bool | None = None, *,
+        compiled: bool = False,
+    ) -> None:  # fmt: skip
         self._request, self._network = request, network
         train = request.plan.train
         assert train.micro_batch_tokens is not None and train.precision is not None
@@ -90,6 +93,7 @@ class MlxEngine(EngineBase):
         self._masters: Named = dict(network.initial)
         self._grads: Named = {}
         self._optimizer = request.updates.optimizer.create(list(self._masters.items()))
+        self._update = Update(self._optimizer, compiled=compiled)
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
         self._loss_states: dict[str, Mapping[str, Any]] = {}
@@ -228,8 +232,7 @@ class MlxEngine(EngineBase):
         share = limit / (norm + 1e-6) if limit and norm > limit else 1.0
         grads = self._grads if share == 1.0 else {name: grad * share for name, grad in self._grads.items()}
         self._optimizer.learning_rate = rate
-        with applied(self._optimizer, settings.optimizer):
-            self._masters = named(self._optimizer.apply_gradients(nested(grads), nested(self._masters)))
+        self._masters = self._update(grads, self._masters, settings.optimizer)
         self._network.place(self._masters)
         seen = {"loss": self._counters.loss, **(metrics or {})}
         self._counters.step += 1

@@ -1,0 +1,74 @@
+"""One step of an optimizer, as one function that MLX may compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import mlx.core as mx
+from finetooth_hooks import PlanError
+
+from finetooth_mlx.arrays import Named, named, nested
+from finetooth_mlx.optimizers import applied
+
+__all__ = ["Update"]
+
+Options = Mapping[str, float | tuple[float, ...]]
+
+
+class Update:
+    """Moves what trains by its gradients.
+
+    Shapes are the same in every step, so that a compiled update is traced once for each set of options. MLX fuses what
+    it does to a number, which is then read and written once; roundings may differ from those without.
+
+    Attributes:
+        optimizer: whose state it changes.
+
+    Args:
+        compiled: whether MLX compiles it.
+
+    Raises:
+        PlanError: MLX cannot compile on this machine.
+    """
+
+    def __init__(self, optimizer: Any, *, compiled: bool) -> None:
+        self.optimizer, self._compiled = optimizer, compiled
+        self._traced: dict[tuple[Any, ...], Callable[..., tuple[Named, Any]]] = {}
+        if compiled:
+            _try()
+
+    def __call__(self, grads: Named, masters: Named, options: Options) -> Named:
+        """The weights after the step, still to be computed.
+
+        Args:
+            options: of the optimizer, for this step.
+        """
+        before = self.optimizer.state
+        with applied(self.optimizer, options):
+            if not self._compiled:
+                return self._moved(grads, masters, before)[0]
+            key = tuple(sorted(options.items()))
+            compiled = self._traced.setdefault(key, mx.compile(self._moved))
+            try:
+                moved, after = compiled(grads, masters, before)
+            except Exception:
+                self.optimizer.state = before  # what is left of a trace holds no numbers
+                raise
+        self.optimizer.state = after
+        return moved
+
+    def _moved(self, grads: Named, masters: Named, state: Any) -> tuple[Named, Any]:
+        self.optimizer.state = state
+        moved = named(self.optimizer.apply_gradients(nested(grads), nested(masters)))
+        return moved, self.optimizer.state
+
+
+def _try() -> None:
+    try:
+        mx.eval(mx.compile(lambda x: mx.sqrt(x) * 2 + 1)(mx.ones(4)))
+    except Exception as error:  # on a CPU MLX calls a C++ compiler
+        raise PlanError(
+            f"backend.compile=true: MLX cannot compile here: {(str(error) or 'no message').splitlines()[0]}",
+            action="install a C++ compiler, or set backend.compile to false",
+        ) from None
