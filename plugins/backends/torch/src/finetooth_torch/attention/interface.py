@@ -68,8 +68,7 @@ def install(base: nn.Module, computes: Mapping[str, Computes]) -> bool:
     model: Any = base
     only = set(computes.values())
     if len(only) == 1 and isinstance(name := next(iter(only)), str):
-        attends = getattr(model.config.get_text_config(), "num_attention_heads", None) is not None
-        if attends and model.config._attn_implementation != name:
+        if model.config._attn_implementation != name and _attends(model.config.get_text_config()):
             model.set_attn_implementation(name)
         return False
     name = registered(computes)
@@ -78,6 +77,11 @@ def install(base: nn.Module, computes: Mapping[str, Computes]) -> bool:
     towers = {key: part._attn_implementation for key, part in parts.items() if part is not None and part is not text}
     model.set_attn_implementation({"": name, **{key: towers.get(key, name) for key in parts}} if parts else name)
     return True
+
+
+def _attends(config: Any) -> bool:
+    """Whether a model has attention at all: Mamba has none."""
+    return getattr(config, "num_attention_heads", None) is not None
 
 
 def registered(computes: Mapping[str, Computes]) -> str:
