@@ -88,20 +88,22 @@ class Ddp:
 def _meeting_point(rank: Rank, limit: timedelta) -> Any:
     """Where ranks find each other. Rank 0 listens at the address that it is named by, and nowhere else: torch by itself
     would at every interface. A name that this machine resolves to itself alone (127.0.1.1) may be another address to
-    the others, so that torch decides there."""
+    the others, so that torch decides there. Under torchrun its agent listens, and keeps what an earlier attempt
+    wrote."""
     address, more = rank.address, dict[str, Any]()
+    listens = rank.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     family, *_, place = socket.getaddrinfo(address, rank.port, type=socket.SOCK_STREAM)[0]
     loopback, named = ip_address(place[0]).is_loopback, address in ("localhost", place[0])
     interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "")
     if loopback and named and interface:  # gloo and NCCL would listen at the address of the machine's name
         for library in ("GLOO", "NCCL"):
             os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
-    if rank.rank == 0 and (named or not loopback):
+    if listens and (named or not loopback):
         listening = socket.create_server((place[0], rank.port), family=family, backlog=max(128, rank.world))
         more["master_listen_fd"] = listening.detach()
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        address, rank.port, rank.world, rank.rank == 0, limit, **more
-    )
+    store: Any = dist.TCPStore(address, rank.port, rank.world, listens, limit, **more)  # type: ignore[attr-defined]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    return store if attempt is None else dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
 
 
 def slopes(
