@@ -49,9 +49,10 @@ class Update:
             if not self._compiled:
                 return self._moved(grads, masters, before)[0]
             key = tuple(sorted(options.items()))
-            compiled = self._traced.setdefault(key, mx.compile(self._moved))
+            if key not in self._traced:
+                self._traced[key] = mx.compile(self._moved)
             try:
-                moved, after = compiled(grads, masters, before)
+                moved, after = self._traced[key](grads, masters, before)
             except Exception:
                 self.optimizer.state = before  # what is left of a trace holds no numbers
                 raise

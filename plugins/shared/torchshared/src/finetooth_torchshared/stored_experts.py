@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
+from finetooth_kernels.grouped import LowRankAddition
 from torch import Tensor, nn
 
-Addition: TypeAlias = tuple[Tensor, Tensor, float]
-"""(experts, a, rank), (experts, rank, b) and a scale: what is added to a weight of (experts, a, b) is their product."""
 PLACES = "stored_experts"
 """Under this name such a module has what it stores by the names of its weights."""
 
@@ -55,7 +54,8 @@ class ExpertWeight(nn.Module):
         self.stored, self.shape, self.addition = stored, shape, None
         self.register_buffer("numbers_are", torch.empty(0, dtype=dtype), persistent=False)  # follows casts
 
-    addition: Addition | None
+    addition: LowRankAddition | None
+    """(experts, a, rank), (experts, rank, b) and a scale: what is added is their product."""
     numbers_are: Tensor
 
     def base(self) -> Tensor:
@@ -109,7 +109,7 @@ class _Part:
     """Where a tensor lies in the numbers of a weight."""
 
     weight: ExpertWeight
-    addition: Addition | None
+    addition: LowRankAddition | None
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
@@ -130,7 +130,7 @@ class _Saving:
     """What to keep for backward while experts compute."""
 
     def __init__(self) -> None:
-        self.read: dict[int, tuple[Tensor, ExpertWeight, Addition | None]] = {}
+        self.read: dict[int, tuple[Tensor, ExpertWeight, LowRankAddition | None]] = {}
         """Numbers by the address of their memory, held while the experts compute: then no other tensor has it."""
         self.outer: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
         """Of whoever computes these layers (again, or keeps activations elsewhere); the innermost alone is asked."""
