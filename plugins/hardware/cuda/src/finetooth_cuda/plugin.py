@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 
 from finetooth_hooks import Hardware, hookimpl
-from finetooth_torchshared.build import built_for
 
 from finetooth_cuda.cards import in_machine
+
+
+def built() -> bool:
+    """Whether the installed torch was built for CUDA."""
+    from finetooth_torchshared.build import built_for
+
+    return built_for("cuda")
 
 
 @hookimpl
@@ -20,6 +25,6 @@ def ft_hardware() -> Iterator[Hardware]:
         framework="torch",
         rank=10,
         in_machine=in_machine,
-        built_for=partial(built_for, "cuda"),
+        built_for=built,
         elsewhere={"gpu": {}, "nvidia": {}},
     )
