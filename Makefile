@@ -140,10 +140,10 @@ docs: $(TESTED)  ## regenerate the hook and recipe reference, and what a plugin 
 index:  ## regenerate which package brings which entry
 	$(BIN)/python tools/make_index.py
 
-$(SITE)/.installed: requirements-site.txt
+$(SITE)/.installed: constraints.txt requirements-site.txt
 	@echo "Making $(SITE). Downloads mkdocs (about 30 MB)."
 	@$(PYTHON) -m venv $(SITE)
-	@$(SITE)/bin/python -m pip install --quiet -r requirements-site.txt
+	@$(SITE)/bin/python -m pip install --quiet -c constraints.txt -r requirements-site.txt
 	@touch $@
 site: $(SITE)/.installed  ## the pages of docs/ as a site in site/, with a search; a broken link fails it
 	NO_MKDOCS_2_WARNING=1 $(SITE)/bin/mkdocs build --quiet
