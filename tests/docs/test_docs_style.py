@@ -9,8 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PHRASES = re.compile(
-    r"\b(told of|beside|what asks|go(?:es)? on|(?:is|are) no(?! longer\b| more\b| less\b)|becomes? of|lets? go of)\b"
+    r"\b(told of|beside|what asks|go(?:es)? on|(?:is|are) no(?! longer\b| more\b| less\b)|becomes? of|lets? go of)\b",
+    re.IGNORECASE,
 )
+SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):")
 QUOTED = "If there is no function call available"  # the official template of Qwen3-Coder says so
 
 
@@ -32,7 +34,7 @@ def documented(source: str) -> Iterator[tuple[str, str]]:
     """Name and docstring of everything public in a module."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             name = getattr(node, "name", "the module")
             text = ast.get_docstring(node)
             if text and not name.startswith("_"):
@@ -51,7 +53,7 @@ def broken(room: str) -> list[str]:
         ]
         for owner, text in documented(source):
             first = " ".join(text.split("\n\n")[0].split())
-            if not first.rstrip("`\"')").endswith((".", ":", "?")):
+            if SECTION.match(first) or not first.rstrip("`\"')").endswith((".", ":", "?")):
                 places.append(f"{name}: {owner}: the docstring does not begin with a sentence")
     return places
 

@@ -31,7 +31,7 @@ def run(recipe: Path | str | Mapping[str, Any] | Recipe, *overrides: str, plugin
 
 
 def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept_changes: bool = False) -> Result:
-    """Go on with a run that was interrupted, as `ft resume` does, without its output. In a notebook as `run` does.
+    """Resume an interrupted run, as `ft resume` does, but print nothing. In a notebook, show it as `run` does.
 
     Args:
         run: its folder, or the URL that its checkpoints were sent to.

@@ -231,7 +231,8 @@ class Session:
         return self.joined is None or self.joined.writes
 
     def check_output(self) -> None:
-        """
+        """Checks that a new run can use the folder; a resumed run has its own already.
+
         Raises:
             UserError: the run folder already holds something, or cannot be made.
         """
@@ -239,7 +240,8 @@ class Session:
             check_unused(self.folder)
 
     def check_memory(self, without: Collection[str] = ()) -> None:
-        """
+        """Checks that the plan fits into memory.
+
         Args:
             without: parts of the estimate that do not count; see `memory_check.OF_TRAINING`.
 

@@ -41,7 +41,8 @@ class Cadence:
 
 
 def parse(value: Any) -> Cadence:
-    """
+    """Reads how often something happens from a recipe's value.
+
     Raises:
         ValueError: it is none.
     """

@@ -49,7 +49,8 @@ def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator
 
 
 def check_unpacked(path: Path, largest: int = LARGEST) -> None:
-    """
+    """Checks that an archive does not unpack to more than may be held in memory.
+
     Raises:
         DataError: the file is an archive whose parts say that they are larger together than `largest`.
     """

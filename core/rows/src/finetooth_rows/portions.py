@@ -34,7 +34,8 @@ class PortionedRows(SourceBase, ABC):
         """See `protocols.Source`."""
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields the rows of every portion in order.
+
         Raises:
             DataError: the source is missing or empty. Rows that cannot be read are named after the last good one, the
                 first few with the reason.

@@ -121,7 +121,8 @@ def first_examples(examples: Examples, count: int | None) -> Examples:
 
 
 def finish(rows: TokenRows, tally: Tally, split: str, limit: Limit | None) -> Preparation:
-    """
+    """Returns the prepared rows of a split with their report.
+
     Raises:
         DataError: see `prepare`.
     """

@@ -150,7 +150,8 @@ class Tally:
         openings.merge(self.openings, later.openings)
 
     def check(self) -> None:
-        """
+        """Checks that no row was refused.
+
         Raises:
             DataError: rows are too long where that is an error, or cannot be used; all of it in one.
         """

@@ -144,7 +144,8 @@ def _at(rows: Iterator[Row | DataError], places: Sequence[int]) -> Iterator[Row 
 
 
 def check_sources(sources: Sequence[PickedSource], reading: Reading) -> None:
-    """
+    """Checks that every row of the sources could be read.
+
     Raises:
         DataError: a source has rows that cannot be read.
     """

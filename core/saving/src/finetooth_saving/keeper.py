@@ -388,8 +388,8 @@ class Keeper:
         return metrics
 
     def _tidy(self, store: Store | None, now: int) -> None:
-        """Let go of what is superfluous; not of what is being sent. What says it is of a later step than `now` is
-        nothing that this run has come to: it does not count, and stays."""
+        """Remove superfluous checkpoints from a store, except those that are being sent. A checkpoint of a later step
+        than `now` is not one that this run has reached: it does not count, and stays."""
         if store is None:
             return
         busy = {name for name, pending in self._uploads if not pending.done.is_set()}

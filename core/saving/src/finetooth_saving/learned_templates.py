@@ -144,7 +144,8 @@ class _Learner:
     late: tuple[str, ...] = ()
 
     def template(self, *, system: bool, tools: bool) -> str:
-        """
+        """Returns the renderer's markup as a chat template in Jinja.
+
         Raises:
             DataError: what the renderer writes cannot be said so.
         """

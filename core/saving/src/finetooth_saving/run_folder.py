@@ -102,7 +102,8 @@ def run_of(reference: str, catalog: Catalog | None = None) -> Path | None:
 
 
 def check_no_such_run(reference: str) -> None:
-    """
+    """Checks that a reference under `runs/` names something that exists.
+
     Raises:
         RecipeError: it names a run where runs are, and there is nothing.
     """
@@ -177,7 +178,8 @@ def _asked(registered: Registered, field: str, *about: Any) -> Any:
 
 
 def check_output(reference: str, output: Path | None) -> None:
-    """
+    """Checks that what is made of a run has a folder to go into.
+
     Raises:
         UserError: the run that is meant is kept elsewhere, so what is made of it cannot go into its folder.
     """
@@ -287,7 +289,8 @@ def _is_required(field: Field[Any]) -> bool:
 
 
 def check_unused(folder: Path) -> None:
-    """
+    """Checks that a new run can use the folder.
+
     Raises:
         UserError: the folder holds something already, or cannot be made.
     """

@@ -86,7 +86,8 @@ def write(path: Path, arrays: Sequence[Array]) -> None:
 
 
 def read(path: Path, count: int) -> tuple[Array, ...]:
-    """
+    """Reads `count` arrays from an archive.
+
     Raises:
         OSError, ValueError: they are not there, damaged, or would need code.
     """

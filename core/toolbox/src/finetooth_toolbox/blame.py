@@ -62,7 +62,7 @@ class Blamed:
 
 
 def remember(loaded: Iterable[PluginInUse]) -> None:
-    """Told of every plugin that comes into use."""
+    """Remember which plugins own which modules. Called whenever plugins come into use."""
     for plugin in loaded:
         label = f"{plugin.distribution} {plugin.version}".rstrip()
         _owners[plugin.module] = label

@@ -54,7 +54,8 @@ class Catalog(Protocol):
     """All entries by kind and name; the only place that maps names to code."""
 
     def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> Registered:
-        """
+        """Returns the registered entry of a kind and a name.
+
         Args:
             framework: of several entries with this name the one that speaks it; empty is any.
 

@@ -85,8 +85,8 @@ class Episode(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what the episode holds. Called once, however it ended; after a call that did not return in time,
-        perhaps while that is still running."""
+        """Release the episode's resources. Called once, however the episode ended. If a call did not return in time,
+        it may still be running."""
         ...
 
 

@@ -38,7 +38,8 @@ class Source(Protocol):
         ...
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields the rows in the order of the source.
+
         Raises:
             DataError: a file is missing, empty or broken; names file and line. It may come after the last good row.
         """

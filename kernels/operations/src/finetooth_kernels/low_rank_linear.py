@@ -110,7 +110,8 @@ class _LowRankLinear(torch.autograd.Function):
         ctx: Any, x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None, base_no: Tensor | None,
         arenas: tuple[Arena | None, Arena | None], how: _How, *matrices: Tensor,
     ) -> Tensor:  # fmt: skip
-        """
+        """Computes the linear layer with its low-rank additions.
+
         Args:
             arenas: of h and of the result.
         """

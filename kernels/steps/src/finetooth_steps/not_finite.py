@@ -21,7 +21,8 @@ def check_finite(
     step: int,
     action: str,
 ) -> None:
-    """
+    """Checks that a micro-batch's loss is finite.
+
     Args:
         objective: scalar, what a micro-batch adds to the loss.
         data: of the call.

@@ -8,7 +8,8 @@ from finetooth_hooks import DataError, Datum
 
 
 def check_rows(data: Sequence[Datum], budget: int) -> None:
-    """
+    """Checks that every row fits into a micro-batch.
+
     Raises:
         DataError: a row has more positions than the budget; names the longest.
     """

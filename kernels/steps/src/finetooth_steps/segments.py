@@ -55,7 +55,8 @@ def is_tree(pieces: Sequence[Piece]) -> bool:
 
 
 def check_segments(data: Sequence[Datum], obstacle: str, *, trees: bool = False) -> None:
-    """
+    """Checks that the engine can compute the data's segments.
+
     Args:
         data: of a step.
         obstacle: why segments cannot be kept apart; empty if they can.

@@ -145,7 +145,8 @@ class ShardedEngine(FrontEngine):
     # --- trains -------------------------------------------------------------------------------------------------------
 
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
-        """
+        """Computes this rank's share of the data and returns the totals over all ranks.
+
         Raises:
             EngineError: ranks were given other data; or a loss over the whole step reads more than log-probabilities,
                 or keeps a state.

@@ -14,7 +14,7 @@ from typing import Any
 
 from finetooth_hooks import Sampling
 from finetooth_server.batches.scheduling import AWAITED, IN_VAIN, Running, Scheduler
-from finetooth_server.batches.turns import BESIDE
+from finetooth_server.batches.turns import SHARED_MOST
 from finetooth_server.keys import Caller
 from finetooth_server.limits.fairness import Shares
 from finetooth_server.settings import Limits
@@ -369,7 +369,7 @@ def test_a_long_sampling_call_leaves_room_for_a_small_one(small_parts: Any, ask:
 
 
 def test_a_tenant_with_many_sampling_calls_leaves_the_step_small_for_another(start: Any, ask: SimpleNamespace) -> None:
-    """A step takes as long as what is written in it: beside another tenant's call there are `BESIDE` of its own."""
+    """A step takes as long as what is written in it, so a tenant has `SHARED_MOST` calls while another samples."""
     service = start()
     many, one = Caller("many", "", SCOPES), Caller("one", "", SCOPES)
     for who in (many, one):
@@ -386,11 +386,11 @@ def test_a_tenant_with_many_sampling_calls_leaves_the_step_small_for_another(sta
     first = service.sample(one, "one", [5], long, seeded=True, face="test")
     while not turns.count:
         pass
-    others = [service.sample(many, "many", [5], short, seeded=True, face="test") for _ in range(3 * BESIDE)]
+    others = [service.sample(many, "many", [5], short, seeded=True, face="test") for _ in range(3 * SHARED_MOST)]
     for who, call in [(one, first), *((many, call) for call in others)]:
         assert ask.result(service, who, call)["completions"]
     beside = [counts["many"] for counts in seen if counts["one"]]
-    assert max(beside) == BESIDE
+    assert max(beside) == SHARED_MOST
 
 
 def beside_long_turns(pauses: bool, away: float, calls: int = 60) -> tuple[Fake, float]:

@@ -20,7 +20,8 @@ def plan_detail(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def detail_of(verbose: bool, quiet: bool) -> Detail:
-    """
+    """Returns how much a command prints, from its two flags.
+
     Raises:
         UserError: both are asked for.
     """

@@ -22,7 +22,8 @@ class TalkedTo(OpenedModel):
 
     @cached_property
     def engine(self) -> Any:
-        """
+        """Returns an engine that can generate text with the model.
+
         Raises:
             PlanError: the backend cannot generate, the model gives scores and no text, or it does not fit into memory.
         """

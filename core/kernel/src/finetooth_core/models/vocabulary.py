@@ -46,7 +46,8 @@ class ChangedTokens(LoaderBase):
         return replace(info, config=config, parameters=info.parameters + added)
 
     def tokenizer(self, reference: str) -> Tokenizer:
-        """
+        """Returns the loader's tokenizer with the recipe's changes; one for each reference.
+
         Raises:
             RecipeError: a token that should be new is there already, or the tokenizer cannot be changed.
         """
@@ -103,7 +104,8 @@ class ChangedTokens(LoaderBase):
         return self._loader.capabilities & {"widen", "write"}
 
     def widen(self, model: Any, size: int, new: Sequence[int]) -> None:
-        """
+        """Gives the model rows for the new tokens.
+
         Raises:
             PlanError: the loader's models cannot be given more rows.
         """

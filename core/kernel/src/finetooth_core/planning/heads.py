@@ -64,7 +64,8 @@ def _method(context: RunContext, name: str) -> Method:
 
 
 def check_head_is_there(setting: str, spec: LossSpec, head: ScalarHead | None) -> None:
-    """
+    """Checks that the method asks for the scalar head that the loss reads.
+
     Raises:
         PlanError: a loss reads a head, and the method asks for none.
     """

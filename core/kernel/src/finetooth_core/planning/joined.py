@@ -38,7 +38,8 @@ class Joined:
         return value if self.collective is None else str(self.collective.broadcast(value))
 
     def check_alike(self, own: Mapping[str, str]) -> None:
-        """
+        """Checks that every rank holds the same as rank 0.
+
         Args:
             own: what must be the same at every rank, hashed, by what it is.
 

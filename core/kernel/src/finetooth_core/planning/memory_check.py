@@ -85,7 +85,8 @@ def shortages(memory: MemoryEstimate, hardware: HardwareFacts) -> list[str]:
 
 
 def check_memory(job: Job, without: Collection[str] = ()) -> None:
-    """
+    """Checks that the plan's memory fits into what the device and the host have free.
+
     Args:
         without: parts of the estimate that do not count.
 

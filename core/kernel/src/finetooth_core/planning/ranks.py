@@ -76,7 +76,8 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
 
 
 def check_started(recipe: Recipe, joined: Joined | None) -> None:
-    """
+    """Checks that as many ranks were started as the recipe asks for.
+
     Raises:
         PlanError: the recipe asks for several ranks, and this process trains alone; or for what they cannot do.
     """

@@ -56,7 +56,8 @@ class EventPlugin:
     given: Mapping[str, Any] | None = None
 
     def check_options(self) -> None:
-        """
+        """Checks the options that the user gave the plugin.
+
         Raises:
             PluginError: the user's options are wrong, or required ones are missing.
         """

@@ -33,7 +33,8 @@ class Reference:
 
     @classmethod
     def parse(cls, item: str | Mapping[str, Any]) -> Reference:
-        """
+        """Reads an item of the recipe's `plugins`.
+
         Raises:
             PluginError: it is neither a text nor `{use: ..., options: {...}}`.
         """

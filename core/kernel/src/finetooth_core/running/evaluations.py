@@ -53,7 +53,8 @@ class Evaluations:
         self.stop_early()
 
     def stop_early(self) -> None:
-        """
+        """Ends the run if `train.early_stopping` says so.
+
         Raises:
             StopRun: nothing has got better for as long as `train.early_stopping` waits, and steps are left.
         """

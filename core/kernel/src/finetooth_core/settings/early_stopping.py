@@ -67,7 +67,8 @@ class EarlyStopping(Options):
 
 
 def check_watched(stopping: EarlyStopping | None, every: int | str) -> None:
-    """
+    """Checks that early stopping has evaluations to watch.
+
     Args:
         every: `evaluate.every`.
 

@@ -79,7 +79,8 @@ def lines(reports: Sequence[DataReport]) -> list[str]:
 
 
 def refuse_most(reports: Sequence[DataReport]) -> None:
-    """
+    """Refuses training rows of which most are left out unasked.
+
     Raises:
         DataError: most of the training rows are left out; says why, and how it can be accepted.
     """

@@ -52,7 +52,8 @@ class Selection:
 
     @cached_property
     def chosen(self) -> Chosen:
-        """
+        """Returns the choices for the rows, and logs each choice with its reason.
+
         Raises:
             DataError, RecipeError: see `choose`.
         """

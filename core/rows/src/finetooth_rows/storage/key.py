@@ -57,7 +57,8 @@ class DataKey:
 def data_key(
     parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, hashes: FileHashes
 ) -> DataKey:
-    """
+    """Returns the key of the prepared rows: a hash of all that they are made of.
+
     Raises:
         Unknowable: a source does not say what its rows are made of.
         DataError: a source file is missing.

@@ -141,7 +141,8 @@ def facts() -> dict[str, str]:
 
 
 def check_closed(*, wanted: bool) -> None:
-    """
+    """Checks that the network is closed where it must be.
+
     Raises:
         PlanError: the network must be closed, and this process has one.
     """

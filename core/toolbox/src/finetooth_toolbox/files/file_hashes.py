@@ -45,7 +45,8 @@ class FileHashes:
         self._seen: dict[Path, Signature] = {}
 
     def sha256(self, path: Path) -> str:
-        """
+        """Returns the SHA-256 of a file, remembered while the file does not change.
+
         Raises:
             DataError: the file cannot be read, or changes while it is read.
         """

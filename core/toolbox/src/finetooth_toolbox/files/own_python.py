@@ -64,7 +64,8 @@ def foreign_python(recipe: Mapping[str, Any], base: Path) -> list[str]:
 
 
 def check_own(recipe: Mapping[str, Any], base: Path, where: str) -> None:
-    """
+    """Checks that the user agrees to the Python code that a recipe names.
+
     Args:
         base: folder that its paths are relative to.
         where: what the recipe belongs to, for the message.

@@ -22,7 +22,8 @@ def wrapped(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_tools(tools: Sequence[Any]) -> None:
-    """
+    """Checks the schemas of tools.
+
     Raises:
         DataError: a schema does not have the OpenAI shape, or its parameters are not a JSON Schema; names
             the path, `tools[0].function.parameters.properties.city`.

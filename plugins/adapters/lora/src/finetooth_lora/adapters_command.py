@@ -122,7 +122,8 @@ def merge(
 
 
 def parse_weights(text: str | None, count: int) -> list[float]:
-    """
+    """Reads one weight for each adapter; without a text they are equal and sum to one.
+
     Raises:
         UserError: they are not as many numbers as adapters.
     """

@@ -189,7 +189,8 @@ def write(
 
 
 def check_mergeable(merge: Merge, loader: Loader) -> None:
-    """
+    """Checks that the adapter can be added to the weights of its base.
+
     Raises:
         UserError: the base's file stores it in bits that only its library reads, or it is another one than the adapter
             was trained over.

@@ -12,7 +12,8 @@ from finetooth_toolbox.attention_choice import queries_of
 
 
 def build(options: NoOptions, context: Context) -> Attention:
-    """
+    """Builds attention over packed sequences with torch's `varlen_attn`.
+
     Raises:
         PlanError: this torch has none.
     """

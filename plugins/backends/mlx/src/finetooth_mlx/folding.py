@@ -120,7 +120,8 @@ def write_model(model: Any, folder: Path) -> None:
 
 
 def check_names(model: Any) -> None:
-    """
+    """Checks that the trained model has the tensor names of transformers' layout.
+
     Raises:
         PlanError: mlx-lm's class joins or renames what the model's files hold: no folder of their layout could be
             written.

@@ -201,7 +201,8 @@ class Generator:
         )  # fmt: skip
 
     def check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
-        """
+        """Checks prompts and sampling settings before anything is generated.
+
         Raises:
             EngineError: see `generate`.
         """
@@ -221,7 +222,8 @@ def _check_shown(index: int, prompt: ShownPrompt) -> None:
 
 
 def check_sampling(sampling: Sampling, vocabulary: int) -> None:
-    """
+    """Checks sampling settings.
+
     Raises:
         EngineError: settings that mean nothing, or that this engine has not.
     """

@@ -148,7 +148,8 @@ class MlxLoader(LoaderBase):
 
 
 def check_framework(name: str, framework: str) -> None:
-    """
+    """Checks that the model is loaded for mlx.
+
     Raises:
         RecipeError: it is not mlx.
     """

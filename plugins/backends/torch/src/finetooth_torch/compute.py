@@ -123,7 +123,8 @@ def compute_request(precision: str, *, stream: bool, fp8: bool = False, experts:
 
 
 def check_products(kernels: Mapping[str, PickedKernel]) -> None:
-    """
+    """Checks that the kernel of linear layers uses the products that the recipe names.
+
     Raises:
         PlanError: the recipe says who makes products, and the linear layers would not ask them.
     """

@@ -37,7 +37,8 @@ class EmbeddingNoise:
     def over(
         self, cells_st: Tensor, lengths: Sequence[int], positions: int, wanted: Tensor | None = None
     ) -> Iterator[None]:
-        """
+        """Sets the length of each position's sequence, which scales the noise, for a `with` block.
+
         Args:
             cells_st: (S, T) which of the computed positions each cell of the rectangle is.
             lengths: (S,) of the sequences.

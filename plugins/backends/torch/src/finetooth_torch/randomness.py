@@ -76,8 +76,8 @@ def check_states(where: str, states: Mapping[str, Tensor], device: torch.device)
 
 
 def set_global(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Go on from `global_states`. One of a device that is not there is left out: numbers of another machine are not the
-    same to the bit anyway."""
+    """Restore the states that `global_states` returned. The state of a device that is not there is left out: random
+    numbers of another machine are not the same to the bit anyway."""
     for name in global_states(device).keys() & states.keys():
         if name == HOST:
             torch.set_rng_state(states[name].cpu())

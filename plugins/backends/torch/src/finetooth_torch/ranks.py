@@ -38,7 +38,8 @@ class Ranks:
         self.joint = joint or parameters.sharded
 
     def check_loss(self, loss: LossSpec) -> None:
-        """
+        """Checks that the loss can be computed from one rank's part.
+
         Raises:
             PlanError: it must see a step whole, and each rank sees its own part.
         """

@@ -211,7 +211,7 @@ class Board:
         return RedirectResponse(pages.url_of(name), 303)
 
     async def resume(self, request: Request) -> Response:
-        """Go on with a run."""
+        """Resume a run."""
         await self.form(request)
         name = request.path_params["name"]
         folder = self.folder(name)
@@ -314,7 +314,8 @@ class Board:
         return known[1]
 
     def folder(self, name: str, *, begun: bool = True) -> Path:
-        """
+        """Returns the folder of a run by its name.
+
         Args:
             begun: whether its folder must be there; else its log is enough.
 

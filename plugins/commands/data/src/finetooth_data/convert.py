@@ -81,7 +81,7 @@ def value_of(text: str, name: str) -> Any:
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Beside its place, then renamed into it, so that half a file is never there.
+    """Write rows to a temporary file and rename it, so that `path` never holds half a file.
 
     Raises:
         UserError: a column holds what a table has no cell for, or the file cannot be written.

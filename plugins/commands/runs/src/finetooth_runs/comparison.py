@@ -12,9 +12,9 @@ UNLIKE = ("output",)
 
 
 def differences(runs: Sequence[Recorded]) -> dict[str, list[Any]]:
-    """Settings that are not the same in all runs, with the value of each run, None where it sets none. Beside what the
-    recipes set stand the decisions of the plans (`train.precision`), and what is said in two ways is the same:
-    `adapter: lora`, `adapter: {name: lora}`, and nothing where the plan takes it by itself."""
+    """Settings that are not the same in all runs, with the value of each run, None where it sets none. The decisions of
+    the plans count too (`train.precision`), and two ways to say one thing are the same: `adapter: lora`,
+    `adapter: {name: lora}`, and nothing where the plan takes it by itself."""
     each = [_settings(run.plan) for run in runs]
     names = sorted({name for settings in each for name in settings})
     rows = {name: [settings.get(name) for settings in each] for name in names if name.split(".")[0] not in UNLIKE}

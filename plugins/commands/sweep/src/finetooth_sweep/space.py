@@ -76,7 +76,8 @@ class Sweep(Options):
 
 
 def read(section: Any) -> Sweep:
-    """
+    """Reads the recipe's section `sweep`.
+
     Raises:
         RecipeError: the section is missing, or something in it is wrong.
     """

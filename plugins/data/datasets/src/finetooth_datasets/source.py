@@ -65,7 +65,8 @@ class DatasetsSource(SourceBase):
         return json.dumps([fingerprint, len(dataset), str(dataset.features), addresses])
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields the rows that the datasets library reads.
+
         Raises:
             DataError: a file is missing or broken, a split is unknown, or the hub cannot be reached.
         """

@@ -97,7 +97,8 @@ class Chat:
         return None if column is None else f"has a column {column!r}"
 
     def read(self, row: Row) -> Conversation:
-        """
+        """Reads a conversation from a row's list of messages.
+
         Raises:
             DataError: the column is missing or a message is wrong; names every path.
         """

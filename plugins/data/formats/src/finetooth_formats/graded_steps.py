@@ -76,7 +76,8 @@ def detect(values: Mapping[str, Any]) -> str | None:
 
 
 def read(row: Row, neutral: bool, note: Note, others_note: Note | None) -> Steps:
-    """
+    """Reads graded steps from a row in one of the known shapes.
+
     Args:
         neutral: the label of a step that was rated neither right nor wrong.
         note: told about what is not used.

@@ -75,7 +75,8 @@ class Instruction:
         )
 
     def read(self, row: Row) -> Conversation:
-        """
+        """Reads an instruction, its input and its output as a conversation.
+
         Raises:
             DataError: a column is missing, no text, or empty.
         """

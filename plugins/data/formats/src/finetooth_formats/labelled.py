@@ -96,7 +96,8 @@ class LabelledFormat:
         return f"has the columns {', '.join(map(repr, wanted))}" if columns.present(values, *wanted) else None
 
     def read(self, row: Row) -> Labelled | LeftOut:
-        """
+        """Reads a prompt, a completion and its label.
+
         Raises:
             DataError: a column is missing or wrong, or an image or sound has no place; with `unusable: raise`, the
                 answer or the prompt is empty.

@@ -126,7 +126,8 @@ class Preference:
         return f"has {self._options.responses!r}{by}: {made[self._options.pairs]}"
 
     def read(self, row: Row) -> ReadRow:
-        """
+        """Reads a pair of a chosen and a rejected answer.
+
         Raises:
             DataError: a column is missing or wrong, or an image or sound has no place; with `unusable: raise`, a pair
                 teaches nothing.

@@ -88,7 +88,8 @@ class PromptCompletionFormat:
         return f"has the columns {pair[0]!r} and {pair[1]!r}, read as {STYLES[self._options.style]}"
 
     def read(self, row: Row) -> Example:
-        """
+        """Reads a prompt and its completion.
+
         Raises:
             DataError: a column is missing, of the wrong type, or empty.
         """

@@ -45,7 +45,8 @@ class SegmentsFormat:
         return f"has a column {self._column!r} of pieces that say whether they train"
 
     def read(self, row: Row) -> Segments:
-        """
+        """Reads pieces of text, each with its label.
+
         Raises:
             DataError: the column is missing, or a piece is wrong; names every path.
         """

@@ -59,7 +59,8 @@ class StepwiseFormat:
         return graded_steps.detect(values)
 
     def read(self, row: Row) -> ReadRow:
-        """
+        """Reads a prompt and its steps, each with its label.
+
         Raises:
             DataError: a column is missing or wrong; with `unusable: raise`, nothing can be learned from the row.
         """

@@ -49,7 +49,8 @@ class TaskFormat:
         return f"has a column {name!r} and no answer to it" if columns.present(values, name) else None
 
     def read(self, row: Row) -> Task:
-        """
+        """Reads a prompt; the other columns are kept for rewards and environments.
+
         Raises:
             DataError: the prompt is missing or wrong.
         """

@@ -44,7 +44,8 @@ class TextFormat:
         return f"has a column {self._column!r}" if is_text else None
 
     def read(self, row: Row) -> Text | LeftOut:
-        """
+        """Reads the text of a row.
+
         Raises:
             DataError: the column is missing, no text, or, with `unusable: raise`, empty.
         """

@@ -70,7 +70,8 @@ class GgufExporter(ExporterBase):
         self.options = options
 
     def check(self, source: ExportSource) -> None:
-        """
+        """Checks that the model can be written as GGUF.
+
         Raises:
             UserError: the model is of a kind that cannot be written, or blocks do not fill its rows.
         """

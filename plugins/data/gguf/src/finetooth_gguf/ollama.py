@@ -30,7 +30,8 @@ class OllamaExporter(GgufExporter):
     """As `gguf`, with a Modelfile next to the file."""
 
     def check(self, source: ExportSource) -> None:
-        """
+        """Checks that the model and its chat markup can be written for Ollama.
+
         Raises:
             UserError: as `gguf`, or the renderer's markup cannot be said as a template.
         """
@@ -79,7 +80,8 @@ class Markup:
 
 
 def markup_of(renderer: Renderer, tokenizer: Tokenizer) -> Markup:
-    """
+    """Learns the text that a renderer writes around each role's messages.
+
     Raises:
         UserError: what the renderer writes is not the same text around each message of a role.
     """

@@ -29,7 +29,8 @@ class LlamaFactoryOptions(Options):
 
 
 def build(options: LlamaFactoryOptions, context: Context) -> DatasetFolder:
-    """
+    """Builds the source of the named datasets of a LLaMA-Factory folder.
+
     Raises:
         DataError: the file is missing or broken, or lists no dataset of that name.
         RecipeError: no dataset is named, or nothing here reads it.
@@ -85,7 +86,8 @@ class DatasetFolder(SourceBase):
         return self._picks
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields the rows of each dataset in turn.
+
         Raises:
             DataError: of one of the sources.
         """

@@ -59,7 +59,8 @@ class Grid:
         return self.repeated(processor, made["image_grid_thw"][0])
 
     def repeated(self, processor: Any, grid: Any) -> Placed:
-        """
+        """Returns a placeholder for every merged patch.
+
         Args:
             grid: patches in time, height and width.
         """

@@ -72,7 +72,8 @@ def explained(info: ModelInfo, what: str) -> Iterator[None]:
 
 
 def check_settings(kind: MediumKind, settings: Collection[str], known: Collection[str]) -> None:
-    """
+    """Checks that the model's processor takes the recipe's settings.
+
     Args:
         settings: names that the recipe gives under `data.processor.KIND`.
         known: those that the model's processor takes.

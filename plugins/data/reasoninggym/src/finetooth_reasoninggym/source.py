@@ -61,7 +61,8 @@ class ReasoningGym(SourceBase):
         self._options = options
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields different questions of the split until `count` are there.
+
         Raises:
             PluginError: reasoning-gym is not installed.
             RecipeError: no such task, or its settings are wrong.

@@ -81,7 +81,8 @@ class RemoteRows(SourceBase):
         return self._inner.files()
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields the inner source's rows under the remote address.
+
         Raises:
             DataError: what the inner source says.
         """

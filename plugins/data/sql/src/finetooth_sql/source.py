@@ -90,7 +90,8 @@ class QueryRows(SourceBase):
         return self._seen
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields the query's rows and checks that they did not change since they were identified.
+
         Raises:
             DataError: the database cannot be reached, the query is wrong, has no rows or two columns of one name, or
                 gives other rows than when they were identified.

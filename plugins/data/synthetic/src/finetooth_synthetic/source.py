@@ -62,7 +62,8 @@ class DrawnRows(SourceBase):
         return ()
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields rows of words drawn at random from the tokenizer; the seed decides them.
+
         Raises:
             DataError: the tokenizer has no words to draw from.
         """

@@ -41,7 +41,8 @@ class TextFiles(SourceBase):
         return tuple(self._files())
 
     def rows(self) -> Iterator[Row]:
-        """
+        """Yields one row for each file, with its whole text.
+
         Raises:
             DataError: nothing is there, or a file is empty or not UTF-8.
         """

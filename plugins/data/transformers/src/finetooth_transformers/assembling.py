@@ -35,7 +35,8 @@ class Tensors:
 
     @staticmethod
     def of(folder: Path) -> Tensors:
-        """
+        """Returns the tensors of a checkpoint folder, of which none is read yet.
+
         Raises:
             RecipeError: see `checkpoint.read`.
         """

@@ -85,7 +85,8 @@ def turned_back(config: Mapping[str, Any]) -> bool:
 
 
 def check_readable(reference: str, section: Mapping[str, Any]) -> None:
-    """
+    """Checks that an installed library can read the stored weights.
+
     Raises:
         RecipeError: the weights are stored by a method over which nothing computes here; says what would.
     """

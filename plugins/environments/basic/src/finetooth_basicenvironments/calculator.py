@@ -32,7 +32,8 @@ class Calculator(EnvironmentBase):
         self._column = options.column
 
     def episode(self, task: Task, seed: int) -> ToolEpisode:
-        """
+        """Returns an episode that ends right if the last number equals the row's.
+
         Raises:
             DataError: the row has no number to compare with.
         """

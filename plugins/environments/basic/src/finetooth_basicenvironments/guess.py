@@ -47,7 +47,8 @@ class Guess(EnvironmentBase):
         self._options = options
 
     def episode(self, task: Task, seed: int) -> GuessEpisode:
-        """
+        """Returns an episode about the row's number, or one drawn by the seed.
+
         Raises:
             DataError: the row's number is none, or out of bounds.
         """

@@ -47,7 +47,8 @@ class Search(EnvironmentBase):
         self._tool = Tool("search", summary, "query", lambda query: self._index.find(query, options.results))
 
     def episode(self, task: Task, seed: int) -> ToolEpisode:
-        """
+        """Returns an episode that ends right if the answer contains one of the row's answers.
+
         Raises:
             DataError: the row has no answer to compare with.
         """

@@ -44,7 +44,8 @@ class Cookbook(EnvironmentBase):
         return self._words
 
     def episode(self, task: Task, seed: int) -> CookbookEpisode:
-        """
+        """Returns an episode of the `Env` that the recipe's function makes of the row.
+
         Raises:
             DataError: the function cannot make an `Env` of the row.
         """
@@ -65,7 +66,8 @@ class CookbookEpisode(EpisodeBase):
         self._extra = "extra" in inspect.signature(env.step).parameters
 
     def begin(self) -> Observation:
-        """
+        """Returns the first observation of the `Env`.
+
         Raises:
             ValueError: the prompt is longer than the `Env` allows.
         """

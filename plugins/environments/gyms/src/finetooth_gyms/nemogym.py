@@ -48,7 +48,8 @@ class NemoGym(EnvironmentBase):
         self._options = options
 
     def episode(self, task: Task, seed: int) -> NemoGymEpisode:
-        """
+        """Returns an episode that the NeMo Gym server judges.
+
         Raises:
             DataError: the row is none of NeMo Gym's.
         """
@@ -107,7 +108,7 @@ class NemoGymEpisode(EpisodeBase):
         return Answer(Observation(tuple(shown)), metrics={"calls": float(len(calls))})
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._client.close()
 
     def _call(self, name: str, arguments: str) -> str:

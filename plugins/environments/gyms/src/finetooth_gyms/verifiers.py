@@ -45,7 +45,8 @@ class Verifiers(EnvironmentBase):
         self._client = _client_class(clients.Client)
 
     def episode(self, task: Task, seed: int) -> VerifiersEpisode:
-        """
+        """Returns an episode of the verifiers environment.
+
         Raises:
             DataError: the rubric scores groups, which are not known to one episode.
         """

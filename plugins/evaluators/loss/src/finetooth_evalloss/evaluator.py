@@ -75,7 +75,8 @@ class LossEvaluator(EvaluatorBase):
         return report
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """
+        """Returns loss and perplexity over the evaluation rows.
+
         Raises:
             EngineError: a log-probability is not finite; names the row.
         """

@@ -53,7 +53,8 @@ ADVICE = "data.renderer: jinja follows the model's own chat template"
 
 
 def build(options: NoOptions, context: Context) -> Cohere2:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no tokens of Cohere's.
     """

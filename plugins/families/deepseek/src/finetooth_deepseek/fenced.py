@@ -42,7 +42,8 @@ class FencedOptions(ThinkingOptions):
 
 
 def build_v3(options: FencedOptions, context: Context) -> DeepSeekV3:
-    """
+    """Builds the renderer of DeepSeek V3.
+
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
@@ -50,7 +51,8 @@ def build_v3(options: FencedOptions, context: Context) -> DeepSeekV3:
 
 
 def build_r1(options: FencedOptions, context: Context) -> DeepSeekR1:
-    """
+    """Builds the renderer of DeepSeek R1.
+
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """

@@ -29,7 +29,8 @@ class DeepSeekV31Options(ThinkingOptions):
 
 
 def build(options: DeepSeekV31Options, context: Context) -> DeepSeekV31:
-    """
+    """Builds the renderer of DeepSeek V3.1.
+
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """

@@ -53,7 +53,8 @@ class Gemma4Options(Options):
 
 
 def build(options: Gemma4Options, context: Context) -> Gemma4:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no tokens of Gemma 4.
     """

@@ -33,7 +33,8 @@ class GemmaOptions(Options):
 
 
 def build(options: GemmaOptions, context: Context) -> Gemma:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no Gemma tokens.
     """

@@ -112,7 +112,8 @@ class GLM47Options(GLMOptions):
 
 
 def build(options: GLMOptions, context: Context) -> GLM4Moe:
-    """
+    """Builds the renderer of GLM 4.5, and notes where the chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no GLM tokens.
     """
@@ -120,7 +121,8 @@ def build(options: GLMOptions, context: Context) -> GLM4Moe:
 
 
 def build_4_7(options: GLM47Options, context: Context) -> GLM47:
-    """
+    """Builds the renderer of GLM 4.7, and notes where the chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no GLM tokens.
     """

@@ -59,7 +59,8 @@ class HarmonyOptions(Options):
 
 
 def build(options: HarmonyOptions, context: Context) -> Harmony:
-    """
+    """Builds the renderer of the Harmony format.
+
     Raises:
         RecipeError: the tokenizer has no Harmony tokens.
     """

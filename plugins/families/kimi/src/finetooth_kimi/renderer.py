@@ -55,7 +55,8 @@ class KimiOptions(Options):
 
 
 def build(options: KimiOptions, context: Context) -> KimiK2:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no tokens of Kimi's.
     """

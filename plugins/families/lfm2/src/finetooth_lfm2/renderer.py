@@ -56,7 +56,8 @@ class LFM2Options(Options):
 
 
 def build(options: LFM2Options, context: Context) -> LFM2Renderer:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no tokens of LFM2's.
     """

@@ -30,7 +30,8 @@ class Llama2Options(Options):
 
 
 def build(options: Llama2Options, context: Context) -> Llama2:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no `<s>` and `</s>`.
     """

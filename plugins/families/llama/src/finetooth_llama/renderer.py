@@ -68,7 +68,8 @@ class Llama3Options(Options):
 
 
 def build(options: Llama3Options, context: Context) -> Llama3:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no Llama 3 tokens.
     """

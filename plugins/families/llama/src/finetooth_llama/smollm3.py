@@ -64,7 +64,8 @@ class SmolLM3Options(Options):
 
 
 def build(options: SmolLM3Options, context: Context) -> SmolLM3:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no ChatML tokens.
     """

@@ -38,7 +38,8 @@ class MistralTurns(TurnRenderer):
     thinks: ClassVar[bool] = False
 
     def check(self, conversation: Conversation) -> None:
-        """
+        """Checks that this version of the markup can write the conversation.
+
         Raises:
             DataError: a role or shape that this version cannot say.
         """

@@ -50,7 +50,8 @@ class MistralOptions(Options):
 
 
 def build(options: MistralOptions, context: Context) -> TurnRenderer:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer lacks control tokens of this version.
     """

@@ -81,7 +81,8 @@ class Nemotron3Options(Options):
 
 
 def build(options: Nemotron3Options, context: Context) -> Nemotron3:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no ChatML tokens.
     """

@@ -32,7 +32,8 @@ class Phi3Options(Options):
 
 
 def build(options: Phi3Options, context: Context) -> Phi3:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no Phi-3 tokens.
     """

@@ -33,7 +33,8 @@ class Phi4Options(Options):
 
 
 def build(options: Phi4Options, context: Context) -> Phi4:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no Phi-4 tokens.
     """

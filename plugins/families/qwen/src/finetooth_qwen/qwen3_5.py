@@ -75,7 +75,8 @@ class Qwen35Options(Options):
 
 
 def build(options: Qwen35Options, context: Context) -> Qwen35:
-    """
+    """Builds the renderer; `auto` options follow the tokenizer's chat template.
+
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
     """

@@ -86,7 +86,8 @@ class Qwen3InstructOptions(Options):
 
 
 def build(options: QwenOptions, context: Context) -> Qwen:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
     """
@@ -96,7 +97,8 @@ def build(options: QwenOptions, context: Context) -> Qwen:
 
 
 def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
-    """
+    """Builds the renderer of Qwen3, and notes where the chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
     """
@@ -107,7 +109,8 @@ def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
 
 
 def build_qwen3_instruct(options: Qwen3InstructOptions, context: Context) -> Qwen3Instruct:
-    """
+    """Builds the renderer of Qwen3-Instruct, and notes where the chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
     """

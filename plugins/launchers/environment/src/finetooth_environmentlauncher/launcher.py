@@ -22,7 +22,8 @@ class EnvironmentLauncher:
         return place(self._environment)
 
     def start(self, world: int, command: Sequence[str]) -> int:
-        """
+        """Refuses to start ranks.
+
         Raises:
             PlanError: always, since others start the ranks.
         """

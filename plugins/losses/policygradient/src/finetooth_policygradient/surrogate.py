@@ -82,7 +82,8 @@ def build(options: SurrogateOptions, context: Context) -> LossFn:
 
 
 def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: SurrogateOptions) -> LossResult:
-    """
+    """Computes the clipped policy-gradient objective.
+
     Args:
         outputs: `logprobs` (S, T) or (S, T, K), `entropy` (S, T); with `beta` also `logprobs@reference`.
         data: fields `advantages` and `token_weights` (S, T), perhaps `behaviour_logprobs`,

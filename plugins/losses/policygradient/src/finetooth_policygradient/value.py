@@ -34,7 +34,8 @@ def build(options: ClippedValueOptions, context: Context) -> LossFn:
 
 
 def clipped_value(outputs: Outputs, data: LossData, state: LossState, *, bound: float | None) -> LossResult:
-    """
+    """Computes the squared error of values, clipped around the old values.
+
     Args:
         outputs: `values` (S, T).
         data: fields `returns`, `old_values` and `token_weights`, (S, T), perhaps `value_offsets`.

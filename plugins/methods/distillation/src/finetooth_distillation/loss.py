@@ -75,7 +75,8 @@ def loss_of(context: Context, top_k: int, **given: Any) -> LossSpec:
 
 
 def distillation(outputs: Outputs, data: LossData, state: LossState, *, options: DistillationOptions) -> LossResult:
-    """
+    """Computes the divergence of the model from its teacher for each token.
+
     Args:
         outputs: `logprobs` (S, T, 1 + K); or `logits` and `logits@teacher` (S, T, V).
         data: field `weights`, and for some tokens `teacher_logprobs` (S, T, 1 + K).

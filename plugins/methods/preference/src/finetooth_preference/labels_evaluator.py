@@ -38,7 +38,8 @@ class LabelsEvaluator(RewardsEvaluator):
         return preparation.report
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """
+        """Returns how well implicit rewards separate good answers from bad ones.
+
         Raises:
             EngineError: a log-probability is not finite.
         """

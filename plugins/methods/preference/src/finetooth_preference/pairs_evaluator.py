@@ -40,7 +40,8 @@ class PairsEvaluator(RewardsEvaluator):
         return report_of(preparation.report, len(pairs))
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """
+        """Returns how often the chosen answer has the higher implicit reward.
+
         Raises:
             EngineError: a log-probability is not finite.
         """

@@ -39,7 +39,8 @@ class Rewards:
         self._known: ReferenceLogprobs | None = None
 
     def of(self, engine: Engine, data: Sequence[Datum]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """
+        """Computes the implicit reward of each answer.
+
         Returns:
             Rewards and sums of log-probabilities, (S,) each.
 

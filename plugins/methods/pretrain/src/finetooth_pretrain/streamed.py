@@ -125,7 +125,7 @@ class StreamedPretrain(BatchedMethod):
         return {"step": self._step, "cursor": self._cursor.as_state(), **self._settings()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on with exactly the next batch.
+        """Restore a state, so that exactly the next batch follows.
 
         Raises:
             DataError: the state is of a run with other settings.

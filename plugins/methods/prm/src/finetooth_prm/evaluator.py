@@ -69,7 +69,8 @@ class StepsEvaluator(EvaluatorBase):
         return str(self._context.options.get("method", {}).get("separator", "\n"))
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """
+        """Returns how well values separate right steps from wrong ones.
+
         Raises:
             EngineError: a value is not finite; names the row.
         """

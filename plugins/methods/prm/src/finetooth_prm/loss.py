@@ -19,7 +19,8 @@ def build(options: NoOptions, context: Context) -> LossFn:
 
 
 def step_cross_entropy(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
-    """
+    """Computes binary cross-entropy at the end of each step.
+
     Args:
         outputs: `values` (S, T).
         data: the mask is true at the ends of steps; field `labels` (S, T), 0 to 1.

@@ -73,7 +73,8 @@ class RewardEvaluator(EvaluatorBase):
         return report
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """
+        """Returns how well scores order pairs, or how close they are to labels.
+
         Raises:
             EngineError: a score is not finite; names the row.
         """

@@ -69,7 +69,8 @@ def build_score_mse(options: NoOptions, context: Context) -> LossFn:
 
 
 def score_mse(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
-    """
+    """Computes the squared error between scores and labels.
+
     Args:
         outputs: `scores` (S,).
         data: scalars `label` (S,).

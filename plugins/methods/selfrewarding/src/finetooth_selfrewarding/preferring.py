@@ -208,7 +208,7 @@ class RoundMethod(MethodBase):
         return {"steps": self._steps, "round": asdict(self._round)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after the step at which `state` was taken."""
+        """Restore the method as it was after the step at which `state` was taken."""
         self._steps, self._round = int(state["steps"]), Round.of(state["round"])
 
 

@@ -129,7 +129,8 @@ class Trl(MethodBase):
         return {"steps": 0} if self._place is None else self._place.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """
+        """Restores the place in the data and the trainer's settings from a checkpoint.
+
         Raises:
             PlanError: steps were done, and more of the trainer would have to be known than is kept.
         """

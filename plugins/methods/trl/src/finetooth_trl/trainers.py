@@ -117,7 +117,8 @@ def takes(trainer: type[Any], name: str) -> bool:
 
 
 def check_arguments(trainer: type[Any], given: Mapping[str, Any], *, judged: bool, taught: bool = False) -> None:
-    """
+    """Checks the arguments for a TRL trainer, and whether it takes rewards or a teacher.
+
     Args:
         judged: the recipe names rewards.
         taught: the recipe names a teacher.

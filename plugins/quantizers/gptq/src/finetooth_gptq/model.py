@@ -33,7 +33,8 @@ class Rounding:
         return GroupedLinear(nearest(module.weight, self.group, self.bits), module.bias).to(device)
 
     def rounded(self, path: str, weight: Tensor, hessian: Tensor) -> Grouped:
-        """
+        """Rounds a weight with GPTQ and the Hessian of its inputs.
+
         Raises:
             RecipeError: the Hessian cannot be inverted.
         """

@@ -44,7 +44,8 @@ class AlpacaOptions(Options):
 
 
 def build_zephyr(options: ClassicOptions, context: Context) -> Zephyr:
-    """
+    """Builds the renderer of Zephyr's markup.
+
     Raises:
         RecipeError: the tokenizer has no end-of-text token.
     """
@@ -52,7 +53,8 @@ def build_zephyr(options: ClassicOptions, context: Context) -> Zephyr:
 
 
 def build_vicuna(options: ClassicOptions, context: Context) -> Vicuna:
-    """
+    """Builds the renderer of Vicuna's markup.
+
     Raises:
         RecipeError: the tokenizer has no end-of-text token.
     """
@@ -60,7 +62,8 @@ def build_vicuna(options: ClassicOptions, context: Context) -> Vicuna:
 
 
 def build_alpaca(options: AlpacaOptions, context: Context) -> Alpaca:
-    """
+    """Builds the renderer of Alpaca's markup.
+
     Raises:
         RecipeError: the tokenizer has no end-of-text token.
     """
@@ -115,7 +118,8 @@ class Zephyr(Classic):
     optional = ("<|system|>", "<|user|>", "<|assistant|>")  # plain text in Zephyr's vocabulary, tokens in some others
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
-        """
+        """Writes a conversation in Zephyr's markup.
+
         Raises:
             DataError: tools, calls, reasoning, another role, or roles that do not alternate.
         """
@@ -137,7 +141,8 @@ class Vicuna(Classic):
     name = "vicuna"
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
-        """
+        """Writes a conversation in Vicuna's markup.
+
         Raises:
             DataError: tools, calls, reasoning, another role, or roles that do not alternate.
         """
@@ -172,7 +177,8 @@ class Alpaca(Classic):
         self._opening = "" if preamble and not tokenizer.adds_bos else self.begin
 
     def write(self, page: Page, conversation: Conversation, trained: Sequence[bool], *, ask: bool) -> None:
-        """
+        """Writes a conversation in Alpaca's markup.
+
         Raises:
             DataError: tools, calls, reasoning, another role, or a system message that is not the first.
         """

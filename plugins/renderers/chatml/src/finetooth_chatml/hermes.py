@@ -58,7 +58,8 @@ class HermesOptions(Options):
 
 
 def build(options: HermesOptions, context: Context) -> Hermes:
-    """
+    """Builds the renderer of Hermes' markup.
+
     Raises:
         RecipeError: the tokenizer has no ChatML tokens.
     """

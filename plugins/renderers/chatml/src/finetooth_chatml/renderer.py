@@ -38,7 +38,8 @@ class ChatMLOptions(Options):
 
 
 def build(options: ChatMLOptions, context: Context) -> ChatML:
-    """
+    """Builds the renderer, and notes where the tokenizer's chat template differs.
+
     Raises:
         RecipeError: the tokenizer has no ChatML tokens.
     """

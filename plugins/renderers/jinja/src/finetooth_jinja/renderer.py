@@ -53,7 +53,8 @@ class JinjaOptions(Options):
 
 
 def build(options: JinjaOptions, context: Context) -> JinjaRenderer | WithoutTemplate:
-    """
+    """Builds a renderer from the given chat template, else from the tokenizer's.
+
     Raises:
         RecipeError: the template is not Jinja, or the tokenizer has neither a template nor an end-of-text token.
     """

@@ -76,7 +76,8 @@ class ChatTemplate:
     def render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = (), *, prompt: bool = False
     ) -> RenderedText:
-        """
+        """Renders a conversation and marks what its generation blocks wrote.
+
         Args:
             messages: in the shape templates read.
             prompt: end where the assistant begins to speak.

@@ -56,7 +56,8 @@ AF_UNIX = 1
 
 
 def prctl(option: int, value: int, more: object = 0) -> None:
-    """
+    """Calls the kernel's `prctl` for this process.
+
     Raises:
         OSError: the kernel refused.
     """
@@ -87,7 +88,8 @@ def drop_capabilities() -> None:
 
 
 def limit_resources(limits: Mapping[str, int]) -> None:
-    """
+    """Limits what this process and its children can use.
+
     Args:
         limits: `memory` (bytes of address space), `processes`, `seconds` of CPU, `file` (bytes), `files` (open).
     """

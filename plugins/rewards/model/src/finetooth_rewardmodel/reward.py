@@ -43,7 +43,8 @@ class ModelReward:
 
     @cached_property
     def scorer(self) -> Scorer:
-        """
+        """Returns the opened model as a scorer.
+
         Raises:
             PlanError: the model gives no scores.
         """

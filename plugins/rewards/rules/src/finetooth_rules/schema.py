@@ -89,7 +89,8 @@ def _pattern(checks: Validator, pattern: str, instance: Any, schema: Any) -> Ite
 
 
 def score(completion: str, *, checks: Validator, whole: bool) -> float:
-    """
+    """Returns 1 if the completion's JSON satisfies the schema, else 0.
+
     Raises:
         DataError: the schema refers to what it does not hold.
     """

@@ -54,7 +54,8 @@ class RecordedSampler(SamplerBase):
         return by_group
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """
+        """Returns the rollouts that the recorded run kept for these prompts.
+
         Raises:
             RecipeError: no run has this name, or it kept nothing.
             EngineError: it was not asked these prompts, or so many answers of each.

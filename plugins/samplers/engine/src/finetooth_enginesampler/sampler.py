@@ -20,7 +20,8 @@ class EngineSampler(SamplerBase):
     capabilities = frozenset({"own_engine"})
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """
+        """Samples with the engine that trains.
+
         Raises:
             EngineError: as `Engine.generate`; or the engine cannot say what it draws from, and that is not what it says
                 of every token.

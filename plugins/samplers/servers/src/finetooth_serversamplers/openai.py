@@ -24,7 +24,8 @@ class OpenAISampler(ServerSampler):
         super().__init__(options, context, "sampler openai")
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """
+        """Samples completions from a server that speaks OpenAI's protocol.
+
         Raises:
             EngineError: the server is not there, does not answer in time, or gives what was not asked for.
             PlanError: it does not say what it draws from.

@@ -72,7 +72,8 @@ class VllmSampler(ServerSampler):
         self._version = -1
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """
+        """Samples completions from vLLM with the current adapter, and restarts a server that ended.
+
         Raises:
             EngineError: the server is not there, does not answer in time, or gives what was not asked for.
             PlanError: the run does not train an adapter, or the server does not say what it draws from.

@@ -138,7 +138,7 @@ class ServerDialogues:
         return SessionDialogues(self, id_, 1)
 
     def attach(self, id: str) -> Dialogue[SessionDialogues]:
-        """Go on with a session that was made earlier."""
+        """Attach to a session that was made earlier."""
         return SessionDialogues(self, id, (yield from self.describe(id)).next_seq)
 
     def describe(self, id: str) -> Dialogue[m.Session]:

@@ -28,7 +28,8 @@ Json = dict[str, Any]
 
 
 def check_scope(caller: FaceCaller, *, started: bool) -> None:
-    """
+    """Checks that the caller may see runs.
+
     Args:
         started: the caller is the process that started the server, which could run `ft` as well.
 

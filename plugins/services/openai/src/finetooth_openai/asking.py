@@ -110,7 +110,7 @@ class PendingRequest(Generic[Body]):
         return answers
 
     async def cancel(self) -> None:
-        """Let go of what nobody waits for."""
+        """Cancel the calls, for which nobody waits any longer."""
 
         def all_of_them() -> None:
             for call in self.calls:
@@ -150,7 +150,8 @@ def ask(service: FaceService, models: Models, caller: FaceCaller, body: Body) ->
 
 
 def check_scope(caller: FaceCaller) -> None:
-    """
+    """Checks that the caller may sample.
+
     Raises:
         Fault: the key may not sample.
     """
@@ -198,7 +199,8 @@ async def finished(
 
 
 def result_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    """
+    """Returns the result of a call that has ended.
+
     Raises:
         Fault: it failed.
     """

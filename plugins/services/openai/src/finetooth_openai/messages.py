@@ -16,7 +16,8 @@ from finetooth_openai.requests import Call, ChatMessage
 
 
 def messages_of(sent: Sequence[ChatMessage]) -> tuple[Message, ...]:
-    """
+    """Converts the messages of a request.
+
     Raises:
         Fault: a message holds what no renderer is given here; names the field.
     """

@@ -143,7 +143,8 @@ class Named(BaseModel):
         return Sampling(max_tokens=0)
 
     def check(self) -> None:
-        """
+        """Checks that the request asks only for what this server offers.
+
         Raises:
             Fault: something is asked for that is not offered here.
         """

@@ -91,7 +91,8 @@ class BucketBlobs(Blobs):
             self._client: Any = session.client("s3", endpoint_url=settings.get("endpoint"), config=config)
 
     def check_unused(self) -> None:
-        """
+        """Checks that nothing lies under the prefix.
+
         Raises:
             UserError: something lies under the prefix, or the bucket cannot be listed.
         """

@@ -107,7 +107,8 @@ def version_of(connection: Connection) -> str:
 
 
 def check(revision: str, where: Path) -> None:
-    """
+    """Checks that this version can read the database.
+
     Raises:
         UserError: the database has no tables, or the registry is of a later finetooth.
     """

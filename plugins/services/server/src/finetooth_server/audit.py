@@ -130,7 +130,7 @@ class Audit:
                 raise
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files; lines that wait are written first."""
         with self._lock:
             self._catch_up()
             if self._unwritten:

@@ -29,7 +29,8 @@ def names(context: CommandContext) -> list[str]:
 
 
 def check(context: CommandContext, faces: Collection[str]) -> None:
-    """
+    """Checks that a plugin in use brings each face.
+
     Raises:
         UserError: no plugin in use brings one of them.
     """

@@ -61,7 +61,8 @@ class Caller:
         return scope in self.scopes or "admin" in self.scopes
 
     def must(self, *scopes: str) -> None:
-        """
+        """Checks that the key has one of these scopes.
+
         Raises:
             Forbidden: the key has none of these scopes.
         """

@@ -78,7 +78,7 @@ class Models:
         self._live.pop(id_, None)
 
     def remove(self, id_: str) -> None:
-        """Let go of a model that was closed: its engine and its snapshots; its checkpoints stay."""
+        """Remove a closed model's engine and snapshots; its checkpoints stay."""
         self.forget(id_)
         self._vault.remove(self._folder / folder_name(id_))
 

@@ -103,7 +103,7 @@ class Writer:
             self._bell.notify()
 
     def close_models(self, queues: Sequence[str]) -> None:
-        """Let go of models that were closed, and let fail what waits for them."""
+        """Release closed models, and fail the calls that wait for them."""
         with self._bell:
             self._closed.update(queues)
             self._woken.update(dict.fromkeys(queues))

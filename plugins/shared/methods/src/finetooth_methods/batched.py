@@ -102,7 +102,8 @@ class Batches:
 
 
 def refuse_curriculum(train: TrainSettings) -> None:
-    """
+    """Refuses an order of rows by length.
+
     Raises:
         RecipeError: rows shall come by their length, for a method that cannot say how long they are.
     """

@@ -88,7 +88,8 @@ def base_names(about: Mapping[str, Any], folder: Path) -> set[str]:
 
 
 def check_targets(folder: Path, reference: str, targets: Any, facts: ModelFacts) -> None:
-    """
+    """Checks that the saved adapter changes the modules that the recipe names.
+
     Raises:
         RecipeError: the adapter adds to other modules than the recipe asks for.
     """

@@ -49,7 +49,8 @@ class CheckedSampler:
         return self.sampler.capabilities
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """
+        """Samples, and checks every rollout.
+
         Raises:
             EngineError: as the sampler; or what it gives is not what was asked for.
         """

@@ -144,7 +144,7 @@ class Playing:
         return flops
 
     def close(self, live: Sequence[LiveEpisode]) -> None:
-        """Let go of what episodes hold."""
+        """Close episodes, which releases their resources."""
         call_all([episode.episode.close for episode in live], self._limit, together=self._together)
 
     def again(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> OpenEpisodes:

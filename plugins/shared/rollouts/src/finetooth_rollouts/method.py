@@ -404,7 +404,7 @@ class RolloutMethod(MethodBase):
         return {**plain, "entropy": dict(self._bonus.state())} if self._bonus.steered else plain
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on after the step at which `state` was taken; before or after `prepare`."""
+        """Restore the method as it was after the step at which `state` was taken; called before or after `prepare`."""
         self._restored = state
         if self._batches is not None:
             self.take(state)

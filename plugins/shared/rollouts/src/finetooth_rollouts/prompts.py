@@ -31,7 +31,8 @@ class Prompts:
 
     @classmethod
     def read(cls, context: Context) -> Prompts:
-        """
+        """Reads the tasks of the training rows and renders their prompts.
+
         Raises:
             DataError: a row has an answer already, comes under the id of another, or has arguments of its own for the
                 chat template.
@@ -55,7 +56,8 @@ class Prompts:
         return prompts
 
     def check_room(self, context: Context, answer: int) -> None:
-        """
+        """Checks that the model has room for an answer to each prompt.
+
         Args:
             answer: tokens that must have room behind a prompt.
 

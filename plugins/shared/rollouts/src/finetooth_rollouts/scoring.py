@@ -41,7 +41,8 @@ class WeightedReward:
 
 
 def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tuple[WeightedReward, ...]:
-    """
+    """Builds the rewards that a recipe picks, each with its weight.
+
     Args:
         picks: names, or mappings with `name`, options and perhaps a `weight`, a `label` and `required`.
 

@@ -47,7 +47,8 @@ PLACES: Mapping[str, Callable[[], Keep]] = {
 
 
 def offloaded(optimizer: torch.optim.Optimizer, where: str) -> OneByOne:
-    """
+    """Moves the optimizer's state to another place; it then updates one parameter at a time.
+
     Args:
         where: of `PLACES`.
 

@@ -189,7 +189,8 @@ def storable(model: nn.Module) -> dict[str, tuple[int, int]]:
 
 
 def check_skip(model: nn.Module, quantizer: Quantizer) -> None:
-    """
+    """Checks that each path in `Quantizer.skip` ends the path of a weight.
+
     Raises:
         RecipeError: one of `Quantizer.skip` ends the path of nothing that could be stored.
     """
@@ -292,7 +293,8 @@ def store_experts(path: str, module: nn.Module, quantizer: Quantizer, device: st
 
 
 def check_any(found: int, quantizer: Quantizer) -> None:
-    """
+    """Checks that at least one module was stored.
+
     Raises:
         RecipeError: no module of the model was stored.
     """

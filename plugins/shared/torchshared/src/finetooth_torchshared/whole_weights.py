@@ -28,7 +28,8 @@ class WholeModelAdapter(AdapterBase):
     overwrites: ClassVar[str] = "training layers of the base overwrites it"
 
     def disabled(self, model: Any) -> AbstractContextManager[None]:
-        """
+        """Refuses to disable the adapter.
+
         Raises:
             PlanError: always; the base is overwritten as it trains.
         """

@@ -110,7 +110,8 @@ def tell_certificate(certificate: Certificate | None) -> None:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """
+    """Opens a socket that listens on the address.
+
     Raises:
         UserError: the address or the port cannot be bound.
     """

@@ -24,7 +24,8 @@ class ContextParallel:
         self._neighbours: Neighbours | None = None
 
     def open(self, rank: Rank, device: str) -> Collective:
-        """
+        """Joins the ranks, and the group of this rank that divides each row.
+
         Raises:
             PlanError: the ranks do not make groups of the size.
         """

@@ -38,7 +38,8 @@ class Deepspeed:
     def shard_optimizer(
         self, parameters: Sequence[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer, factory: Optimizer
     ) -> ZeroOptimizer:
-        """
+        """Divides the optimizer's state among the ranks with DeepSpeed's ZeRO.
+
         Raises:
             PlanError: the optimizer cannot work on a part of its parameters.
         """

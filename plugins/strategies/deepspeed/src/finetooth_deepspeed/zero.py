@@ -56,7 +56,8 @@ class ZeroOptimizer(torch.optim.Optimizer):
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def share(self) -> None:
-        """
+        """Sums the gradients over all ranks.
+
         Raises:
             EngineError: a parameter has no gradient at any rank, which DeepSpeed would take for a gradient of zero.
         """

@@ -103,7 +103,8 @@ class IslandEngine(FrontEngine):
     # --- trains -------------------------------------------------------------------------------------------------------
 
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
-        """
+        """Computes this island's share of the data.
+
         Returns:
             Loss and metrics of the island's own data, tokens and targets of all.
         """
@@ -216,7 +217,8 @@ class IslandEngine(FrontEngine):
     # --- what all islands share ---------------------------------------------------------------------------------------
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
-        """
+        """Generates with the inner engine while all islands have the same weights.
+
         Raises:
             EngineError: islands have trained apart, so each would sample, and train, something else.
         """

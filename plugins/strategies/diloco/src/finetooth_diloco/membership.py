@@ -220,7 +220,8 @@ def _apart(what: str) -> EngineError:
 
 
 def read(store: Store, key: str, whose: str) -> bytes:
-    """
+    """Waits for a key of the store and returns its value.
+
     Raises:
         EngineError: nobody has set it in time, or the store has gone with the first island.
     """

@@ -30,7 +30,8 @@ class Diloco:
         self._elastic: tuple[Store, Membership] | None = None
 
     def open(self, rank: Rank, device: str) -> Collective:
-        """
+        """Joins the ranks and divides them into islands.
+
         Raises:
             PlanError: the ranks make no islands of one size.
         """
@@ -92,7 +93,8 @@ class Diloco:
         return self._opened().island
 
     def spread(self, engine: Engine, collective: Collective) -> Engine:
-        """
+        """Wraps the engine so that islands train alone between exchanges.
+
         Raises:
             PlanError: the engine does not give its weights, or the optimizer keeps other weights in addition to them.
         """

@@ -26,7 +26,8 @@ class TorchStages(TorchCollective):
         self._schedule = schedule
 
     def through(self, passes: StagePasses, micro_batches: int, states: Tensor, *, backward: bool) -> None:
-        """
+        """Runs this rank's stage over the micro-batches with torch's schedule.
+
         Raises:
             FinetoothError: what the passes raise.
             EngineError: another rank has ended, or does not answer.

@@ -29,7 +29,8 @@ class PipelineParallel:
         self._stages: TorchStages | None = None
 
     def open(self, rank: Rank, device: str) -> Collective:
-        """
+        """Joins the ranks, and the group of this rank that divides the layers.
+
         Raises:
             PlanError: the ranks do not make groups of as many.
         """

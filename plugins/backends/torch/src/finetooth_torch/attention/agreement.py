@@ -87,8 +87,8 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
 
 
 def _built(choice: AttentionChoice, context: Context | None) -> Mapping[str, Computes]:
-    """By kind of layer. Beside another attention the functions of entries that take lengths are built, and are handed
-    them: their implementation in transformers would look for lengths in the positions of all layers."""
+    """Returns the attention functions by kind of layer. Where the model's attentions differ, entries that take lengths
+    are given them: their implementation in transformers would look for lengths in the positions of all layers."""
     computes: dict[str, Computes] = {}
     built: dict[str, Computes] = {}
     for kind, entry in choice.entries.items():

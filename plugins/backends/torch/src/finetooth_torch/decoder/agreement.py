@@ -99,7 +99,8 @@ class Disagreement:
 def check_decoder(
     body: nn.Module, model: nn.Module, facts: ModelFacts, low_rank: FindLowRank, compute: Compute
 ) -> None:
-    """
+    """Compares the stream decoder with the model's own forward on trial tokens.
+
     Args:
         body: with its adapter.
         model: what switches `body` to evaluation.
@@ -137,7 +138,8 @@ def check_decoder(
 
 
 def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts, compute: Compute = TORCH) -> None:
-    """
+    """Compares the logits of the family's output head with those of the model.
+
     Args:
         base: the transformers model. One that cannot be called with its body exchanged is not checked.
         model: what switches `base` to evaluation.

@@ -91,7 +91,7 @@ def has_room(work: Callable[[], None], device: torch.device) -> bool:
 
 
 def give_back() -> None:
-    """Let go of what a failed call held."""
+    """Free the memory that a failed call held."""
     gc.collect()
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -187,7 +187,7 @@ class TorchRunningBatch:
         return Written(row.prompt, row.sample, row.tokens[-1], row.logprobs[-1], completion)
 
     def _drop_all(self) -> None:
-        """Let go of all requests and of what is held for them."""
+        """Drop all requests and what is held for them."""
         self._left.clear()
         self._waiting.clear()
         self._writing, self._begun, self._weights = [], [], None

@@ -215,7 +215,8 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
 
 @torch.no_grad()
 def check_slices(body: nn.Module, rows: Rows, slices: Slices) -> None:
-    """
+    """Compares divided positions with a whole forward on trial tokens.
+
     Raises:
         PlanError: ranks that divide positions do not compute what one of them does.
     """

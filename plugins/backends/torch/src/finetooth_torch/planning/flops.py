@@ -72,7 +72,8 @@ class Linear:
         return 2.0 * positions * (self.inputs * self.outputs + self.rank * (self.inputs + self.outputs))
 
     def backward(self, positions: int, *, into_input: bool) -> float:
-        """
+        """Returns the floating-point operations of the layer's backward.
+
         Args:
             into_input: something before it trains.
         """

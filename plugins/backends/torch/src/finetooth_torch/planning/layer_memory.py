@@ -92,10 +92,10 @@ def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
 def accelerator_layer_bytes(request: PlanRequest, precision: str, *, full: bool, attention: HeldByAttention) -> float:
     """Bytes that one decoder layer of transformers' saves per token on an accelerator, traced for Llama and Qwen3.
 
-    Beside what `layer_bytes` counts: a number for each head and norm, the inputs of norms over heads (and their outputs
-    where their weights train), what low-rank additions keep between their two matrices; under a dense mask the mask as
-    numbers and keys and values for every query head; of attention that is not fused the scores, before and after they
-    are rounded.
+    In addition to what `layer_bytes` counts: a number for each head and norm, the inputs of norms over heads (and their
+    outputs where their weights train), what low-rank additions keep between their two matrices; under a dense mask the
+    mask as numbers and keys and values for every query head; of attention that is not fused the scores, before and
+    after they are rounded.
     """
     facts, size = request.base.facts, BYTES[precision]
     wide, row = max(4, size), request.data.longest

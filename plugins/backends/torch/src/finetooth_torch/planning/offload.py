@@ -44,7 +44,8 @@ ON_DEVICE = Offload()
 
 
 def check_offload(request: PlanRequest, offload: Offload) -> None:
-    """
+    """Checks that offloading can work with the adapter, the device and the ranks.
+
     Raises:
         PlanError: it saves nothing here, or cannot work.
     """

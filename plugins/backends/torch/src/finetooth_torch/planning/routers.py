@@ -33,7 +33,8 @@ NO_ROUTERS = RouterCoefficients()
 
 
 def check_routers(coefficients: RouterCoefficients, facts: ModelFacts, model_type: str) -> None:
-    """
+    """Checks that the model has routers for the losses that the recipe sets.
+
     Raises:
         PlanError: a loss of routers is asked for, and the family declares none.
     """

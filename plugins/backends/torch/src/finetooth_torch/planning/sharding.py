@@ -23,7 +23,8 @@ GATHERED_LAYERS = 2
 
 
 def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, share_base: bool) -> None:
-    """
+    """Checks that the recipe's settings work with a sharded or staged model.
+
     Raises:
         PlanError: a setting that goes with whole models only.
     """
@@ -68,7 +69,8 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
 
 
 def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> None:
-    """
+    """Checks that the model and the settings allow ranks to divide the positions of rows.
+
     Args:
         attention: of the model's own code.
 

@@ -7,7 +7,8 @@ from finetooth_hooks.protocols import PlanRequest
 
 
 def check_updates(request: PlanRequest, precision: str) -> None:
-    """
+    """Checks that the recipe's settings fit the optimizer's abilities.
+
     Raises:
         PlanError: an ability of the optimizer, and a setting that asks for something else.
     """

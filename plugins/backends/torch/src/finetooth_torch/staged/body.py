@@ -66,7 +66,8 @@ class StagedLayers:
 
     @torch.no_grad()
     def check(self, body: nn.Module) -> None:
-        """
+        """Compares the stages, one after the other, with a whole forward on trial tokens.
+
         Raises:
             PlanError: the ranks together do not compute what one process does.
         """

@@ -107,7 +107,7 @@ def check_optimizer(
 def take_optimizer(
     optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], was: Sequence[Options], now: Sequence[Options]
 ) -> None:
-    """Go on from a saved state that was checked, in memory of its own.
+    """Load a saved and checked state into memory of the optimizer's own.
 
     Args:
         was, now: options of the groups as the saved engine and this one were built.

@@ -49,7 +49,8 @@ class Wholeness:
         self.weights = self.optimizer = True
 
     def check_weights(self) -> None:
-        """
+        """Checks that no update broke off while it changed weights.
+
         Raises:
             EngineError: an update broke off, and some of the weights had moved or may have.
         """
@@ -57,7 +58,8 @@ class Wholeness:
             raise EngineError("the weights may be half updated: the last step broke off in its update", action=ACTION)
 
     def check_state(self) -> None:
-        """
+        """Checks that weights and optimizer state are those of a whole step.
+
         Raises:
             EngineError: an update broke off; the optimizer's state may be that of no whole step.
         """

@@ -69,7 +69,8 @@ class InBackward:
 
 
 def check_whole(batches: tuple[MicroBatch, ...], accumulated: int) -> None:
-    """
+    """Checks that a step has one backward only.
+
     Raises:
         EngineError: more than one backward in a step.
     """

@@ -61,7 +61,8 @@ class Updater:
         return self._updates.optimizer.learning_rate * self._updates.schedule.factor(step, total)
 
     def check(self, settings: StepSettings) -> None:
-        """
+        """Checks the settings of a step.
+
         Raises:
             EngineError: an option that the optimizer does not have, a number that makes no sense, or any of them where
                 the update was made already.

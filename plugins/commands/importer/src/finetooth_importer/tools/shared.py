@@ -214,7 +214,7 @@ def checkpointing(account: Account, key: str = "gradient_checkpointing") -> None
 
 
 def machines(account: Account, *, config_alone: bool = False) -> None:
-    """What asks for several devices, or says how processes are started.
+    """Translates the settings that ask for several devices or say how processes are started.
 
     Args:
         config_alone: whether `fsdp_config` divides a model where `fsdp` is left out.

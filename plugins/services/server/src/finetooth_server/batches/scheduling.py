@@ -30,10 +30,10 @@ WAITING = "waiting"
 """What a tenant is given while it is waited for."""
 
 OUTSIDE = "outside"
-"""Beside a tenant's models, what the server does for it outside of turns."""
+"""The flow of what the server does for a tenant outside of turns. A tenant's other flows are its models."""
 
 SAMPLING = "sampling"
-"""Beside a tenant's models, what it samples from saved weights."""
+"""The flow of what a tenant samples from saved weights. Its other flows are its models."""
 
 
 class Sampled(Protocol):

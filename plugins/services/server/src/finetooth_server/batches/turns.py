@@ -39,7 +39,7 @@ LOGGER = logging.getLogger("finetooth.server")
 ALONE = 3 / 4
 """Share of a batch that one tenant may have: who comes finds a place at once."""
 
-BESIDE = 8
+SHARED_MOST = 8
 """Calls of a tenant in a batch in which others sample, or did within `RECENT` steps."""
 
 RECENT = 512
@@ -147,7 +147,7 @@ class SamplingTurns:
 
     def _shared_out(self, due: Sequence[Due]) -> list[Due]:
         """Of calls in the order in which they would join, those that leave others their places: a tenant has `ALONE` of
-        the batch at most, and `BESIDE` calls as long as others sample too. A step takes the longer the more is written
+        the batch at most, and `SHARED_MOST` calls as long as others sample too. A step takes longer the more is written
         in it, and everybody waits for it."""
         counts = self.calls
         for tenant in {*counts, *(call.tenant for call in due)}:
@@ -155,7 +155,7 @@ class SamplingTurns:
             self._seen[tenant] = self._steps
         for tenant in [tenant for tenant, step in self._seen.items() if self._steps - step > RECENT]:
             del self._seen[tenant]
-        most = BESIDE if len(self._seen) > 1 else max(1, int(ALONE * self._settings.limits.batch))
+        most = SHARED_MOST if len(self._seen) > 1 else max(1, int(ALONE * self._settings.limits.batch))
         chosen = []
         for call in sorted(due, key=lambda call: bool(counts[call.tenant])):  # who has none in it comes first
             counts[call.tenant] += 1

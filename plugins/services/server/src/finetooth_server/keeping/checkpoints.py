@@ -371,7 +371,8 @@ def _checkpoint_of(row: Mapping[str, Any]) -> Checkpoint:
 
 
 def check_ttl(seconds: float | None) -> None:
-    """
+    """Checks a checkpoint's time to live, in seconds.
+
     Raises:
         UserError: a time to live that is too short or too long.
     """

@@ -19,7 +19,8 @@ SAMPLERS = "sampler:"
 
 
 def check_id(id_: str) -> None:
-    """
+    """Checks that a model can have this id.
+
     Raises:
         UserError: a model cannot be called so.
     """

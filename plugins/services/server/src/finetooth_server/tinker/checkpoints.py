@@ -118,7 +118,8 @@ def external_urls(service: Service, caller: Caller, request: Json) -> Any:
 
 
 def check_token(request: Json) -> None:
-    """
+    """Checks that the request does not read another account's checkpoint.
+
     Raises:
         UserError: it wants to read what another account was given.
     """
