@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from finetooth_core.cli import main
 from finetooth_core.cli.start_options import StartOptions, read_start_options, split_plugins
 from finetooth_hooks import UserError
+from finetooth_saving.runs import processes
 
 
 @pytest.mark.parametrize(
@@ -149,6 +152,65 @@ def test_a_plugins_command_is_listed_and_called(ft: Any, folder: Path) -> None:
     assert broken.code == 2
     assert "which is not a click command" in broken.err
     assert ft("greet", "you").code == 2  # not without the plugin
+
+
+STEERING = """
+import time
+from pathlib import Path
+import click
+from finetooth_hooks import Command, hookimpl
+@hookimpl
+def ft_commands():
+    yield Command(name='steer', build=f'{__name__}:steer', summary='start, stop, resume')
+@hookimpl
+def ft_step(run, report):
+    if report.step == 2:
+        Path('there').touch()
+        while not Path('go').exists():
+            time.sleep(0.01)
+@click.command()
+@click.argument('what')
+@click.argument('name')
+@click.pass_obj
+def steer(context, what, name):
+    if what == 'start':
+        click.echo(context.start('recipe.yaml', ['train.epochs=3'], name))
+    elif what == 'stop':
+        context.stop(name)
+    else:
+        click.echo(context.resume(name, ['train.epochs=4']))
+"""
+
+
+@pytest.mark.slow  # five commands, and two processes of their own
+def test_a_plugins_command_starts_stops_and_resumes_a_run(ft: Any, folder: Path) -> None:
+    """It has nothing but its context. Its own hook waits in the second step: the run has the command line's plugins."""
+    (folder / "steering.py").write_text(STEERING)
+
+    def steer(*arguments: str) -> Any:
+        return ft("--plugins", "./steering.py", "steer", *arguments)
+
+    def result() -> tuple[str, int]:
+        made = json.loads((folder / "runs/new/result.json").read_text())
+        return made["status"], made["steps"]
+
+    assert steer("start", "new").out == "runs/new\n"
+    process = processes.BEGUN[-1]
+    while not (folder / "there").exists():
+        assert process.poll() is None, processes.output_of(Path("runs/new"))
+        time.sleep(0.01)
+    for refused in ("start", "resume"):
+        answer = steer(refused, "new")
+        assert answer.code == 2 and answer.err.count("\n") == 1 and "runs/new" in answer.err
+    assert steer("stop", "new").code == 0
+    (folder / "go").touch()
+    assert process.wait() == 130 and result() == ("interrupted", 2)
+    answer = steer("stop", "new")
+    assert answer.code == 2 and "runs/new is not under way (runs/new/result.json says how it ended)" in answer.err
+    assert steer("resume", "runs/new").out == "runs/new\n"
+    assert processes.BEGUN[-1].wait() == 0
+    assert result() == ("done", 2 + 8)  # the toy's method does not keep its place among the rows
+    assert "no run has this name" in steer("resume", "other").err
 
 
 def test_ft_plugins(ft: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

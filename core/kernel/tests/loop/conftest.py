@@ -16,7 +16,6 @@ import pytest
 from finetooth_core.plugins.events import Events, Progress
 from finetooth_core.plugins.trackers import PickedTracker
 from finetooth_core.running.loop import Loop
-from finetooth_core.settings.early_stopping import EarlyStopping
 from finetooth_hooks import (
     Evaluation,
     MemoryEstimate,
@@ -26,6 +25,7 @@ from finetooth_hooks import (
 from finetooth_hooks.bases import EngineBase, EvaluatorBase, MethodBase, TrackerBase
 from finetooth_hooks.reports import DataReport, Prepared
 from finetooth_recipes.cadence import Cadence
+from finetooth_saving.early_stopping import EarlyStopping
 from finetooth_saving.found_checkpoints import read
 from finetooth_saving.keeper import Keeper, Keeping
 from finetooth_saving.retention import Best, mode_of

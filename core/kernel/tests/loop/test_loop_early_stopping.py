@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from finetooth_core.settings.early_stopping import EarlyStopping
 from finetooth_core.settings.recipe import load
 from finetooth_hooks import Evaluation, RecipeError
+from finetooth_saving.early_stopping import EarlyStopping
 
 NAN = math.nan
 

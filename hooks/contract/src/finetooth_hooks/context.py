@@ -460,6 +460,43 @@ class CommandContext(Protocol):
             UserError: nothing is there, or it is damaged.
         """
 
+    def start(self, recipe: Path | str, overrides: Sequence[str] = (), name: str = "") -> Path:
+        """Begin a run in the background: a process of its own, which outlives this command and has the plugins of its
+        command line. `FOLDER.log` holds what the run prints.
+
+        Args:
+            recipe: its file.
+            overrides: settings `KEY=VALUE`.
+            name: of the run under `runs/`, or its folder; empty: the name of the recipe's file.
+
+        Returns:
+            The folder of the run, which the run makes; `result.json` in it says how the run ended.
+
+        Raises:
+            UserError: the folder is taken.
+        """
+
+    def stop(self, run: str) -> None:
+        """End a run as Ctrl-C does: the run saves its last whole step and can be resumed.
+
+        Args:
+            run: its folder, or its name under `runs/`.
+
+        Raises:
+            UserError: no run is there, or no process of this machine trains it.
+        """
+
+    def resume(self, run: str, overrides: Sequence[str] = ()) -> Path:
+        """Continue a run in the background, as `start` begins one; returns its folder.
+
+        Args:
+            run: its folder, or its name under `runs/`.
+            overrides: settings `KEY=VALUE` that `ft resume` takes.
+
+        Raises:
+            UserError: no run is there, or a process trains it now.
+        """
+
     def run_folder(self, reference: str) -> Path | None:
         """The folder of the run that a reference means, a path or a name under `runs/`; None if it means none."""
 

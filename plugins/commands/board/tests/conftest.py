@@ -8,15 +8,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import uvicorn
 from finetooth_board.app import make_app
+from finetooth_core.cli.start_options import StartOptions
+from finetooth_core.cli.state import State
 from finetooth_saving.runs import processes
 
 EVIL = "<script>alert(1)</script>"
 Serve = Callable[..., str]
+
+
+class WithoutPages(State):
+    """What the command of the board gets where no plugin is installed."""
+
+    catalog = SimpleNamespace(all=lambda kind: ())  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -54,7 +63,9 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
     servers: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def begin(admits: Callable[[str], bool] | None = None, context: Any = None) -> str:
-        server = uvicorn.Server(uvicorn.Config(make_app(admits, context=context), port=0, log_level="warning"))
+        server = uvicorn.Server(
+            uvicorn.Config(make_app(context or WithoutPages(StartOptions()), admits), port=0, log_level="warning")
+        )
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         while not server.started:

@@ -352,4 +352,4 @@ def test_a_plugin_brings_a_page(serve: Serve) -> None:
 
 def test_a_page_cannot_take_the_place_of_the_boards() -> None:
     with pytest.raises(PluginError, match=r"^acme: its page 'runs'"):
-        make_app(context=Brought("runs"))  # type: ignore[arg-type]
+        make_app(Brought("runs"))  # type: ignore[arg-type]

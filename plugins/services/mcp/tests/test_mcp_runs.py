@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("mcp")
 
+from finetooth_core.cli.start_options import StartOptions
+from finetooth_core.cli.state import State
 from finetooth_mcp import runs
 from finetooth_mcp.face import call_tool_result
 from finetooth_mcp.rows import Readers
@@ -20,7 +22,7 @@ from finetooth_saving.runs import processes
 
 
 def call(tool: str, /, *, scopes: tuple[str, ...] = ("admin",), **arguments: Any) -> Any:
-    service: Any = SimpleNamespace(record=lambda *given, **more: None)
+    service: Any = SimpleNamespace(record=lambda *given, **more: None, context=State(StartOptions()))
     caller = SimpleNamespace(tenant="me", may=lambda scope: scope in scopes)
     return asyncio.run(call_tool_result(Desk(service, Readers(service), caller), tool, arguments))
 
@@ -54,10 +56,10 @@ def test_runs_are_listed_shown_and_diagnosed(stalled: Path) -> None:
     [
         ("show_run", {"run": "../etc"}, "is not a plain name"),
         ("show_run", {"run": "other"}, "no run 'other' (list_runs names them)"),
-        ("stop_run", {"run": "mine"}, "run 'mine' is not under way"),
+        ("stop_run", {"run": "mine"}, "runs/mine is not under way"),
         ("start_run", {"recipe": "/etc/recipe.yaml", "name": "new"}, "is not a plain name"),
         ("start_run", {"recipe": "none.yaml", "name": "new"}, "no file 'none.yaml'"),
-        ("start_run", {"recipe": "recipe.yaml", "name": "mine"}, "runs/mine exists"),
+        ("start_run", {"recipe": "recipe.yaml", "name": "mine"}, "there is a run runs/mine"),
         ("start_run", {"recipe": "recipe.yaml", "name": "new", "overrides": ["plugins=[evil.py]"]}, "is not taken"),
         ("start_run", {"recipe": "recipe.yaml", "name": "new", "overrides": ["adapter.x=/etc/x"]}, "is not taken"),
     ],
@@ -83,5 +85,5 @@ def test_a_run_that_an_assistant_starts_has_no_secret_of_the_server(
         monkeypatch.setenv(name, "secret")
     monkeypatch.setattr(processes.subprocess, "Popen", lambda command, **how: given.update(how))
     monkeypatch.setattr(processes, "BEGUN", [])
-    runs.start("recipe.yaml", "another", [])
+    runs.start(State(StartOptions()), "recipe.yaml", "another", [])
     assert given["env"]["PATH"] and "secret" not in given["env"].values()

@@ -31,6 +31,12 @@ class StartOptions:
     debug: bool = False
     trusted: bool = False
 
+    @property
+    def arguments(self) -> list[str]:
+        """These options as they stand before another command."""
+        plugins, blocked = [f"--plugins={plugin}" for plugin in self.plugins], [f"-p{BLOCK}{it}" for it in self.blocked]
+        return [*plugins, *blocked, *(["--trust-code"] if self.trusted else [])]
+
 
 def read_start_options(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[StartOptions, list[str]]:
     """Take `--plugins X`, `-p no:DIST`, `--trust-code` and `--debug` out of the arguments before a `--`, and put

@@ -258,6 +258,24 @@ class State:
             made, lambda recipe: self.session(recipe, overrides, data=False), evaluators, data, answers=answers
         )
 
+    def start(self, recipe: Path | str, overrides: Sequence[str] = (), name: str = "") -> Path:
+        """Begin a run in the background."""
+        from finetooth_saving.runs import processes
+
+        return processes.start(self.start_options.arguments, recipe, overrides, name)
+
+    def stop(self, run: str) -> None:
+        """End a run as Ctrl-C does."""
+        from finetooth_saving.runs import processes
+
+        processes.stop(run)
+
+    def resume(self, run: str, overrides: Sequence[str] = ()) -> Path:
+        """Continue a run in the background."""
+        from finetooth_saving.runs import processes
+
+        return processes.resume(self.start_options.arguments, run, overrides)
+
     def run_folder(self, reference: str) -> Path | None:
         """The folder of the run that a reference means; None if it means none."""
         from finetooth_saving.run_folder import run_of

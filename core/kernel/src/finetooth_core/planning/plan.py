@@ -38,6 +38,7 @@ from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.reports import DataReport, Prepared
 from finetooth_recipes.incidental import incidental_settings, is_among, without
 from finetooth_recipes.recipe_picks import AUTO
+from finetooth_saving.early_stopping import SETTING as STOPPING
 from finetooth_saving.keeper import Keeping
 from finetooth_toolbox.combined_losses import common_field
 
@@ -54,7 +55,6 @@ from finetooth_core.planning.room import check_room
 from finetooth_core.plugins.collector import paused_collector
 from finetooth_core.plugins.part_builder import Built
 from finetooth_core.plugins.trackers import PickedTracker
-from finetooth_core.settings.early_stopping import SETTING as STOPPING
 from finetooth_core.settings.picked_options import check_picked_options
 from finetooth_core.settings.recipe import Recipe
 

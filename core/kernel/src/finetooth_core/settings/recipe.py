@@ -27,6 +27,7 @@ from finetooth_recipes.problems import INVALID, plain_data, raise_problems, show
 from finetooth_recipes.recipe_data import DataSection, inner_problems
 from finetooth_recipes.recipe_measures import CheckpointSection, EvaluateSection
 from finetooth_recipes.recipe_picks import AUTO, Checked, CheckedOrAuto, PickMapping, picks
+from finetooth_saving.early_stopping import EarlyStopping, check_watched
 from finetooth_saving.moved_bases import overrides_of
 from finetooth_toolbox.files.missing import no_such_file
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
@@ -35,7 +36,6 @@ from typing_extensions import TypedDict  # pydantic refuses typing.TypedDict bef
 
 from finetooth_core.plugins.builders import options_model
 from finetooth_core.plugins.local_files import is_file_reference
-from finetooth_core.settings.early_stopping import EarlyStopping, check_watched
 
 
 class AddedToken(Options):

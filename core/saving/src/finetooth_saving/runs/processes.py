@@ -9,7 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.locks import FILE as LOCK
+
+from finetooth_saving.run_folder import RUNS, is_begun, no_such_run, run_at
+from finetooth_saving.runs.recorded import is_running
 
 OWN = ("FT_ENCRYPTION_KEY", "FT_API_KEY", "FT_BOARD_KEY")
 """Secrets of a server, which no run that it begins needs."""
@@ -55,14 +59,56 @@ def begin(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def stop(folder: Path) -> None:
-    """Ask a run that is under way to end, as Ctrl-C does: the last whole step is saved.
+def start(options: Sequence[str], recipe: Path | str, overrides: Sequence[str] = (), name: str = "") -> Path:
+    """Begin a run; see `CommandContext.start`.
+
+    Args:
+        options: stand before the command.
+    """
+    folder = Path(name or Path(recipe).stem)
+    folder = RUNS / folder if len(folder.parts) == 1 else folder
+    if folder.exists() or log_of(folder).exists():
+        raise UserError(f"name: there is a run {folder}", action="choose another name")
+    begin([*options, "run", str(recipe), *overrides, "--output", str(folder)], folder)
+    return folder
+
+
+def stop(run: str) -> None:
+    """Ask a run to end; see `CommandContext.stop`."""
+    folder = _begun(run)
+    problem = ""
+    if is_running(folder):
+        try:
+            os.kill(int((folder / LOCK).read_text(encoding="utf-8")), signal.SIGINT)
+            return
+        except (OSError, ValueError) as error:  # its process has just ended, or another machine wrote the file
+            problem = f"; {error}"
+    raise UserError(f"{folder} is not under way{problem}", action=f"{folder / 'result.json'} says how it ended")
+
+
+def resume(options: Sequence[str], run: str, overrides: Sequence[str] = ()) -> Path:
+    """Continue a run; see `CommandContext.resume`.
+
+    Args:
+        options: stand before the command.
+    """
+    folder = _begun(run)
+    if is_running(folder):
+        raise UserError(f"{folder} is under way", action="stop it, or wait until it ends")
+    begin([*options, "resume", str(folder), *overrides], folder)
+    return folder
+
+
+def _begun(run: str) -> Path:
+    """The folder of a run that has begun.
 
     Raises:
-        OSError: the process is not there any more.
-        ValueError: the folder does not say which process it is.
+        UserError: no run is there.
     """
-    os.kill(int((folder / LOCK).read_text(encoding="utf-8")), signal.SIGINT)
+    folder = run_at(run, is_begun)
+    if folder is None:
+        raise no_such_run(run)
+    return folder
 
 
 def log_of(folder: Path) -> Path:

@@ -51,15 +51,13 @@ ICON = (
 )
 
 
-def make_app(
-    admits: Callable[[str], bool] | None = None, runs: Path = RUNS, context: CommandContext | None = None
-) -> Guard:
+def make_app(context: CommandContext, admits: Callable[[str], bool] | None = None, runs: Path = RUNS) -> Guard:
     """The application, guarded.
 
     Args:
+        context: begins and stops runs, and builds the pages of other plugins.
         admits: see `Guard`.
         runs: the folder of runs.
-        context: builds the pages of other plugins; None: there are none.
     """
     return Guard(Board(runs, context).app(), admits)
 
@@ -67,8 +65,8 @@ def make_app(
 class Board:
     """Pages over a folder of runs. Runs and looks at rows are processes of their own, so this one stays small."""
 
-    def __init__(self, runs: Path, context: CommandContext | None = None) -> None:
-        self.runs, self.tokens = runs, Tokens()
+    def __init__(self, runs: Path, context: CommandContext) -> None:
+        self.runs, self.context, self.tokens = runs, context, Tokens()
         self._plugged = Plugged(context, self._fields, self.tokens.token)
         self._read: dict[Path, tuple[object, Recorded]] = {}
         self._kept = tempfile.TemporaryDirectory(prefix="finetooth-board-")
@@ -185,7 +183,6 @@ class Board:
         """Begin the run of a recipe."""
         form = await self.form(request)
         name, recipe = plain_name(form.get("name", ""), "name"), form.get("recipe", "")
-        folder = self.runs / name
         if self._taken(name):
             raise UserError(f"name: there is a run {name!r}", action="choose another one")
         self.runs.mkdir(parents=True, exist_ok=True)
@@ -194,30 +191,21 @@ class Board:
         if file.exists() and file.read_text(encoding="utf-8") != text:
             raise UserError(f"{file} exists and holds another recipe", action="choose another name for the run")
         file.write_text(text, encoding="utf-8")
-        processes.begin(["run", str(file), "--output", str(folder)], folder)
+        self.context.start(file, name=str(self.runs / name))
         return RedirectResponse(pages.url_of(name), 303)
 
     async def stop(self, request: Request) -> Response:
         """Stop a run as Ctrl-C does."""
         await self.form(request)
         name = request.path_params["name"]
-        folder = self.folder(name)
-        if not is_running(folder):
-            raise UserError(f"run {name!r} is not under way", action="its page says how it ended")
-        try:
-            processes.stop(folder)
-        except (OSError, ValueError) as error:
-            raise UserError(f"run {name!r} cannot be stopped: {error}", action="look at its page again") from error
+        self.context.stop(str(self.folder(name)))
         return RedirectResponse(pages.url_of(name), 303)
 
     async def resume(self, request: Request) -> Response:
         """Resume a run."""
         await self.form(request)
         name = request.path_params["name"]
-        folder = self.folder(name)
-        if is_running(folder):
-            raise UserError(f"run {name!r} is under way", action="its page shows how it goes")
-        processes.begin(["resume", str(folder)], folder)
+        self.context.resume(str(self.folder(name)))
         return RedirectResponse(pages.url_of(name), 303)
 
     async def upload(self, request: Request) -> Response:

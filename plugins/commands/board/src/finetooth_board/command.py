@@ -33,7 +33,7 @@ FOLDER = RUNS / "board"
 @click.option("--open/--no-open", "opens", default=False, help="Open it in a browser.")
 @tls_options
 @click.pass_obj
-def command(context: CommandContext | None, /, host: str, port: int, opens: bool, **encrypted: Any) -> int:
+def command(context: CommandContext, /, host: str, port: int, opens: bool, **encrypted: Any) -> int:
     """Serve a page over the runs of this folder to a browser on this machine. Ctrl-C ends the page, and no run."""
     tls, key = Tls(**encrypted), os.environ.get(VARIABLE, "")
     admits: Callable[[str], bool] | None = partial(_same, key) if key else None
@@ -61,7 +61,7 @@ def command(context: CommandContext | None, /, host: str, port: int, opens: bool
 
         webbrowser.open(address)
     shown = uvicorn_options(certificate)
-    config = uvicorn.Config(make_app(admits, context=context), log_level="warning", server_header=False, **shown)
+    config = uvicorn.Config(make_app(context, admits), log_level="warning", server_header=False, **shown)
     uvicorn.Server(config).run(sockets=[listening])
     return 0
 

@@ -17,17 +17,15 @@ class Plugged:
     """Routes to the pages of other plugins. A page is built when somebody first asks for it: that imports its plugin.
 
     Args:
-        context: builds the pages; None: there are none.
+        context: builds the pages.
         form: the fields of a form of this board, from its body.
         token: of forms.
     """
 
-    def __init__(self, context: CommandContext | None, form: Callable[[bytes], Mapping[str, str]], token: str) -> None:
+    def __init__(self, context: CommandContext, form: Callable[[bytes], Mapping[str, str]], token: str) -> None:
         self._context, self.form, self.token = context, form, token
         self._made: dict[str, Asgi] = {}
-        self._brought = (
-            {} if context is None else {brought.entry.name: brought for brought in context.catalog.all("page")}
-        )
+        self._brought = {brought.entry.name: brought for brought in context.catalog.all("page")}
 
     def routes(self, taken: frozenset[str]) -> list[Mount]:
         """A route to each page.
@@ -72,6 +70,5 @@ class Plugged:
         return answer
 
     def _build(self, name: str) -> Asgi:
-        assert self._context is not None
         made: Asgi = self._context.build("page", name, setting="ft board").app(self)
         return made

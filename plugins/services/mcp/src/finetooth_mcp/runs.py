@@ -12,12 +12,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import UserError
+from finetooth_hooks import CommandContext, UserError
 from finetooth_hooks.faces import FaceCaller
 from finetooth_saving.runs import processes
 from finetooth_saving.runs.advice import advice
 from finetooth_saving.runs.processes import log_of, output_of
-from finetooth_saving.runs.recorded import Recorded, is_run, is_running, plain_name, read_run, runs_below
+from finetooth_saving.runs.recorded import Recorded, is_run, plain_name, read_run, runs_below
 
 RUNS = Path("runs")
 OVERRIDE = re.compile(r"(train|optimizer|schedule|adapter|evaluate)\.\w+=[\w.+-]+")
@@ -66,7 +66,7 @@ def diagnosis(name: str) -> Json:
     return {"run": name, "wrong": problems, "output": output_of(folder)}
 
 
-def start(recipe: str, name: str, overrides: list[str]) -> Json:
+def start(context: CommandContext, recipe: str, name: str, overrides: list[str]) -> Json:
     """Begin a run of a recipe's file, in a process of its own.
 
     Raises:
@@ -75,26 +75,21 @@ def start(recipe: str, name: str, overrides: list[str]) -> Json:
     file = Path(plain_name(recipe, "recipe"))
     if not file.is_file() or file.suffix not in (".yaml", ".yml"):
         raise UserError(f"recipe: no file {recipe!r} in the server's folder", action="name a .yaml file there")
-    folder = RUNS / plain_name(name, "name")
-    if folder.exists() or log_of(folder).exists():
-        raise UserError(f"name: {folder} exists", action="name another one")
+    plain_name(name, "name")
     for override in overrides:
         if not OVERRIDE.fullmatch(override):
             raise UserError(f"overrides: {override!r} is not taken here", action="write them as train.max_steps=10")
-    processes.begin(["run", str(file), *overrides, "--output", str(folder)], folder)
+    context.start(file, overrides, name)
     return {"run": name, "status": "starting", "next": "show_run with this name, until its status is done"}
 
 
-def stop(name: str) -> Json:
+def stop(context: CommandContext, name: str) -> Json:
     """Ask a run to end, as Ctrl-C does: the last whole step is saved.
 
     Raises:
         UserError: it is not under way.
     """
-    folder = folder_of(name)
-    if not is_running(folder):
-        raise UserError(f"run {name!r} is not under way", action="show_run says how it ended")
-    processes.stop(folder)
+    context.stop(str(folder_of(name)))
     return {"run": name, "status": "stopping", "next": "show_run with this name"}
 
 

@@ -313,13 +313,13 @@ async def start_run(desk: Desk, arguments: a.StartRun) -> Json:
     """Begin to train what a recipe file in the server's folder describes. Returns at once. Next: show_run, until its
     status is no longer running."""
     runs.check_scope(desk.caller, started=desk.started)
-    return await runs.apart(runs.start, arguments.recipe, arguments.name, arguments.overrides)
+    return await runs.apart(runs.start, desk.service.context, arguments.recipe, arguments.name, arguments.overrides)
 
 
 async def stop_run(desk: Desk, arguments: a.OfRun) -> Json:
     """Ask a run to end: its last whole step is saved, and `ft resume` continues it. Next: show_run."""
     runs.check_scope(desk.caller, started=desk.started)
-    return await runs.apart(runs.stop, arguments.run)
+    return await runs.apart(runs.stop, desk.service.context, arguments.run)
 
 
 # --- what an assistant reads ------------------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from finetooth_hooks.options import Options
 from finetooth_hooks.reports import Evaluation
 from finetooth_recipes import cadence
 from finetooth_recipes.problems import INVALID
-from finetooth_saving.retention import MEASURED, is_better, mode_of
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
+
+from finetooth_saving.retention import MEASURED, is_better, mode_of
 
 SETTING = "train.early_stopping"
 
