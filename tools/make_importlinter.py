@@ -61,10 +61,8 @@ IGNORED = {
         "finetooth_kit.templates -> transformers",
         "finetooth_kit.kernel_checks -> torch",
     ],
-    "shared": ["finetooth_torchshared.model_functions -> finetooth_core.**"],
 }
-"""Imports that stand inside functions for a reason: the kit compares with peers,
-`finetooth.quantize` builds a quantizer by its name."""
+"""Imports that stand inside functions for a reason: the kit compares with peers."""
 
 
 def packages(pattern: str) -> list[str]:

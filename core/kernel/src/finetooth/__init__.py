@@ -12,13 +12,14 @@ recipe whose settings editors and notebooks complete.
 Importing this package is cheap: frameworks are imported when a recipe needs them.
 
 Other distributions may add names by an entry point in the group `finetooth.names`; each is imported on first use.
+A function with an argument `build` gets `finetooth_core.api.build_entry` there.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from finetooth_core.api import engine, entry_functions, resume, run, section_function, session
+from finetooth_core.api import build_entry, engine, entry_functions, resume, run, section_function, session
 from finetooth_core.session import Session
 
 __all__ = ["Checkpoint", "Data", "Evaluate", "Model", "Profile", "Recipe", "Scale", "Session", "Train"]
@@ -29,7 +30,9 @@ def __getattr__(name: str) -> Any:
     if name.startswith("__"):  # what tools ask of any module; to ask every distribution takes 20 ms
         raise AttributeError(f"module 'finetooth' has no attribute {name!r}")
 
+    from functools import partial
     from importlib.metadata import entry_points
+    from inspect import signature
 
     from finetooth_hooks.entries import ENTRY_TYPES
 
@@ -43,7 +46,10 @@ def __getattr__(name: str) -> Any:
     if len(entries) > 1:
         owners = ", ".join(entry.value for entry in entries)
         raise AttributeError(f"finetooth.{name} is offered by several packages: {owners}")
-    globals()[name] = entries[0].load()
+    offered = entries[0].load()
+    if callable(offered) and "build" in signature(offered).parameters:
+        offered = partial(offered, build=build_entry)
+    globals()[name] = offered
     return globals()[name]
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from finetooth_core.settings.recipe import Recipe
 
-__all__ = ["engine", "entry_functions", "resume", "resume_session", "run", "section_function", "session"]
+__all__ = ["build_entry", "engine", "entry_functions", "resume", "resume_session", "run", "section_function", "session"]
 
 
 def run(recipe: Path | str | Mapping[str, Any] | Recipe, *overrides: str, plugins: Sequence[str] = ()) -> Result:
@@ -92,6 +92,24 @@ def entry_functions(kind: str) -> EntryFunctions:
 
     catalog = start().catalog
     return EntryFunctions(kind, catalog, options_model, lambda pick: validate_options(catalog, kind, pick, kind))
+
+
+def build_entry(kind: str, pick: str | Mapping[str, Any], setting: str, framework: str) -> tuple[Any, str]:
+    """What an installed entry builds outside any run, and the full name of the entry.
+
+    Args:
+        pick: what a recipe says.
+        setting: where a recipe says it, for messages.
+        framework: which the entry must speak.
+    """
+    from finetooth_toolbox.decisions import Decisions
+
+    from finetooth_core.plugins.manager import start
+    from finetooth_core.plugins.part_builder import Builder
+
+    context: Any = None  # of a run
+    built = Builder(start().catalog, Decisions(), context).build(kind, pick, setting=setting, framework=framework)
+    return built.part, built.registered.full_name
 
 
 def section_function(name: str) -> Callable[..., Options]:

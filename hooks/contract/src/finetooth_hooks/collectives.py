@@ -59,7 +59,11 @@ class Collective(Protocol):
 
 
 def check_whole_steps(losses: Iterable[LossSpec], collective: Collective) -> None:
-    """For the plan, and for engines whose caller makes losses of its own.
+    """Refuse losses that one rank's engine cannot compute from its own rows.
+
+    A backend calls this with the loss of each call that has a collective (torch's `ranks.py`). An engine in front of
+    the ranks' engines, as `ddp` has it, never hands on such a loss: it computes the loss over the whole step first, and
+    gives each rank the slopes (`finetooth_steps.sharding`).
 
     Raises:
         PlanError: a loss must see a whole step at once (`together: step`), and each of several ranks has a part of it.

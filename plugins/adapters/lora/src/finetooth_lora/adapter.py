@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks import Context, RecipeError
-from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo, ModelTensors, Quantizer
+from finetooth_hooks.protocols import Addition, LowRank, ModelFacts, ModelInfo, ModelTensors
 from finetooth_modelfiles import low_rank
 from finetooth_peftfiles import resuming
+from finetooth_peftfiles.foldable import FoldableAdapter
 from pydantic import Field, model_validator
 
 from finetooth_lora.sizes import EVA_ROOM, Experts, added_parameters, experts_of, numbers_for_backward, summed_bytes
@@ -80,7 +80,7 @@ class LoraOptions(LowRankOptions):
 
 
 @dataclass(frozen=True)
-class LoraAdapter(AdapterBase):
+class LoraAdapter(FoldableAdapter):
     """`protocols.Adapter` over peft.
 
     The model that `apply` returns is the one it was given, its chosen modules replaced by peft's layers: paths such as
@@ -208,19 +208,6 @@ class LoraAdapter(AdapterBase):
 
         return additions(folder)
 
-    def fold(
-        self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
-        quantizer: Quantizer | None = None,
-    ) -> Any:  # fmt: skip
-        """See `protocols.Adapter`: the base with the addition folded in by peft's own merge.
-
-        Raises:
-            UserError: the artifact was made for another model, or its file is damaged.
-        """
-        from finetooth_peftfiles.folding import fold
-
-        return fold(model, folder, precision=precision, device=device, pad_id=pad_id, quantizer=quantizer)
-
     def fold_tensors(self, tensors: ModelTensors, folder: Path) -> ModelTensors | None:
         """See `protocols.Adapter`.
 
@@ -230,12 +217,6 @@ class LoraAdapter(AdapterBase):
         from finetooth_lora.shards import fold_tensors
 
         return fold_tensors(tensors, folder)
-
-    def folded_config(self, folder: Path) -> dict[str, Any]:
-        """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
-        from finetooth_modelfiles.classifiers import folded_config
-
-        return folded_config(folder)
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take the addition back from an artifact.

@@ -12,11 +12,11 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
+from finetooth_hooks.protocols import ModelFacts, ModelInfo
 from finetooth_modelfiles.sizes import read_once, shapes
 from finetooth_modelfiles.targets import resolve
 from finetooth_peftfiles import resuming
+from finetooth_peftfiles.foldable import FoldableAdapter
 
 
 class TargetOptions(Options):
@@ -32,7 +32,7 @@ class TargetOptions(Options):
 
 
 @dataclass(frozen=True)
-class PeftAdapter(AdapterBase):
+class PeftAdapter(FoldableAdapter):
     """`protocols.Adapter` over one of peft's tuners.
 
     The model that `apply` returns is the one it was given, its chosen modules replaced by peft's layers: paths such as
@@ -124,25 +124,6 @@ class PeftAdapter(AdapterBase):
         from finetooth_peft.layers import tensors_of
 
         write(model, folder, info, tensors=tensors_of(model))
-
-    def fold(
-        self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
-        quantizer: Quantizer | None = None,
-    ) -> Any:  # fmt: skip
-        """See `protocols.Adapter`: the base with the artifact folded in by peft's own merge.
-
-        Raises:
-            UserError: the artifact was made for another model, or its file is damaged.
-        """
-        from finetooth_peftfiles.folding import fold
-
-        return fold(model, folder, precision=precision, device=device, pad_id=pad_id, quantizer=quantizer)
-
-    def folded_config(self, folder: Path) -> dict[str, Any]:
-        """See `protocols.Adapter`."""
-        from finetooth_modelfiles.classifiers import folded_config
-
-        return folded_config(folder)
 
     def restore(self, model: Any, folder: Path) -> None:
         """Take what trained back from an artifact.

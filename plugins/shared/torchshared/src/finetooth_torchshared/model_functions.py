@@ -3,14 +3,17 @@ recipe, in its words."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 from finetooth_hooks.errors import RecipeError
 
 
-def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str | None = None) -> Any:
+def quantize(
+    model: Any, quantization: str | Mapping[str, Any], *, device: str | None = None,
+    build: Callable[[str, str | Mapping[str, Any], str, str], tuple[Any, str]],
+) -> Any:  # fmt: skip
     """Store the linear weights of a transformers model in fewer bits, as `quantization` in a recipe does.
 
     Example:
@@ -20,6 +23,7 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
         model: of torch; changed in place. Head, embeddings and norms stay as they are.
         quantization: what a recipe says there, a name or a mapping with options.
         device: where the result goes; None: where the model is.
+        build: makes an entry and says its full name; `finetooth` gives it.
 
     Returns:
         The model.
@@ -28,23 +32,12 @@ def quantize(model: Any, quantization: str | Mapping[str, Any], *, device: str |
         RecipeError: the options are wrong, the quantizer wants rows to be calibrated with, or it takes no module.
         PluginError: no such quantizer, or its library is missing.
     """
-    from finetooth_core.plugins import manager
-    from finetooth_core.plugins.builders import derived, import_failure, load_builder
-    from finetooth_core.plugins.part_builder import renamed
-    from finetooth_core.settings.recipe import pick_name, validate_options
-
-    setting, kind = "quantization", "quantizer"
-    catalog = manager.start().catalog
-    registered = catalog.get(kind, pick_name(quantization, setting), setting=setting, framework="torch")
-    options: Any = validate_options(catalog, kind, renamed(quantization, registered.full_name), setting)
-    try:
-        quantizer = derived(load_builder(registered)(options, None), kind, registered)
-    except ImportError as error:
-        raise import_failure(error, f"{kind} {registered.entry.name!r}", registered.distribution) from error
+    setting = "quantization"
+    quantizer, name = build("quantizer", quantization, setting, "torch")
     if "calibrate" in quantizer.capabilities:
         raise RecipeError(
             setting,
-            f"{registered.full_name} is calibrated with rows of a recipe's data, and there is none here",
+            f"{name} is calibrated with rows of a recipe's data, and there is none here",
             action="use it in a recipe, or choose another",
         )
     library = _library()
