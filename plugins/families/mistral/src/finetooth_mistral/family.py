@@ -27,7 +27,8 @@ class Mistral:
     """The family `mistral`."""
 
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
-        """Sizes and module names of a model, from its config."""
+        """Sizes and module names of a model, from its config. Mixtral and Ministral 3 have no `Block`: Mixtral has
+        experts, and Ministral 3 multiplies its queries by a factor that grows with their position."""
         facts = llama_facts(config, renderer=_renderer(config), max_positions=32768)
         kind = config.get("model_type", "mistral")
         if kind == "mixtral":  # its experts are no linear modules, so an adapter trains attention
@@ -36,7 +37,6 @@ class Mistral:
             return replace(facts, linear_targets=ATTENTION, block=None, per_layer=layers)
         if config.get("sliding_window"):
             facts = replace(facts, per_layer=windowed_layers(facts, config))
-        # Ministral 3 scales its queries by position, which no block says
         return replace(facts, block=None if kind == "ministral3" else llama_block(config, windows=True))
 
 
