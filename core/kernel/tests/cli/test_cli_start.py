@@ -164,10 +164,10 @@ def ft_commands():
     yield Command(name='steer', build=f'{__name__}:steer', summary='start, stop, resume')
 @hookimpl
 def ft_step(run, report):
-    if report.step == 2:
-        Path('there').touch()
-        while not Path('go').exists():
-            time.sleep(0.01)
+    with Path('steps').open('a') as file:
+        file.write(f'{report.step} ')
+    while report.step == 2 and not Path('go').exists():
+        time.sleep(0.01)
 @click.command()
 @click.argument('what')
 @click.argument('name')
@@ -195,8 +195,8 @@ def test_a_plugins_command_starts_stops_and_resumes_a_run(ft: Any, folder: Path)
         return made["status"], made["steps"]
 
     assert steer("start", "new").out == "runs/new\n"
-    process = processes.BEGUN[-1]
-    while not (folder / "there").exists():
+    process, steps = processes.BEGUN[-1], folder / "steps"
+    while not steps.exists() or steps.read_text() != "1 2 ":
         assert process.poll() is None, processes.output_of(Path("runs/new"))
         time.sleep(0.01)
     for refused in ("start", "resume"):
@@ -205,11 +205,13 @@ def test_a_plugins_command_starts_stops_and_resumes_a_run(ft: Any, folder: Path)
     assert steer("stop", "new").code == 0
     (folder / "go").touch()
     assert process.wait() == 130 and result() == ("interrupted", 2)
+    assert json.loads((folder / "runs/new/plan.json").read_text())["total_steps"] == 6
     answer = steer("stop", "new")
     assert answer.code == 2 and "runs/new is not under way (runs/new/result.json says how it ended)" in answer.err
     assert steer("resume", "runs/new").out == "runs/new\n"
     assert processes.BEGUN[-1].wait() == 0
-    assert result() == ("done", 2 + 8)  # the toy's method does not keep its place among the rows
+    assert result() == ("done", 10)  # 2 and 8: the toy's method does not keep its place among the rows
+    assert steps.read_text() == "".join(f"{step} " for step in range(1, 11))
     assert "no run has this name" in steer("resume", "other").err
 
 
