@@ -1,7 +1,8 @@
-"""Docstrings and texts of the code are plain English: docs/style.md."""
+"""Docstrings, texts and comments of the code, pages and templates are plain English: docs/style.md."""
 
 import ast
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,8 +24,18 @@ def rooms() -> list[str]:
     ))  # fmt: skip
 
 
+def pages() -> list[str]:
+    """Pages that people write, and templates, from the root. docs/style.md quotes the phrases."""
+    written = [*ROOT.glob("*.md"), *ROOT.glob("docs/guides/*.md"), *ROOT.glob("docs/decisions/*.md")]
+    return sorted(file.relative_to(ROOT).as_posix() for file in [*written, *ROOT.glob("*/*/*/src/**/*.tmpl")])
+
+
 def texts(source: str) -> Iterator[tuple[int, str]]:
-    """Line and text of every docstring and every other text in a module, spaces as one."""
+    """Line and text of every comment, every docstring and every other text in a module, spaces as one."""
+    if PHRASES.search(source):
+        for token in tokenize.generate_tokens(iter(source.splitlines(keepends=True)).__next__):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, " ".join(node.value.split())
@@ -62,6 +73,12 @@ def broken(room: str) -> list[str]:
 def test_room_is_plain_english(room: str) -> None:
     places = broken(room)
     assert places == [], "see docs/style.md"
+
+
+@pytest.mark.parametrize("name", pages())
+def test_page_is_plain_english(name: str) -> None:
+    text = " ".join((ROOT / name).read_text(encoding="utf-8").split())
+    assert PHRASES.findall(text) == [], "see docs/style.md"
 
 
 def test_style_page_is_short() -> None:

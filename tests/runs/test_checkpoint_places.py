@@ -101,7 +101,7 @@ def test_a_run_of_which_no_checkpoint_counts(recipe: Callable[..., Any], ft: Ft,
     assert files(run) == trained
     (run / "result.json").unlink()  # killed before its end
     code, _, said = ft("resume", run)
-    assert code == 0 and "no checkpoint of the run counts, 2 in quarantine: it begins anew" in said
+    assert code == 0 and "no checkpoint of the run counts, 2 in quarantine; it starts over" in said
 
 
 def test_the_best_is_chosen_by_what_was_measured_of_its_own_weights(

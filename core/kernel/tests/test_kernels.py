@@ -12,9 +12,9 @@ from finetooth_core.plugins.catalog import Catalog, Registered
 from finetooth_hooks import Kernel, PlanError, RecipeError, Serves
 from finetooth_hooks.plan import Decision
 from finetooth_hooks.protocols import Kernel as Built
-from finetooth_hooks.protocols import Wanted
+from finetooth_hooks.protocols import KernelRequest
 
-NORM = {"norm": Wanted(("bf16", "fp32"))}
+NORM = {"norm": KernelRequest(("bf16", "fp32"))}
 
 
 def serves(**changes: Any) -> Serves:
@@ -53,7 +53,7 @@ class Context:
         self.decisions[setting] = Decision(setting, value, reason)
 
 
-def picked(context: Context, wanted: Mapping[str, Wanted] = NORM, device: str = "cpu") -> dict[str, str]:
+def picked(context: Context, wanted: Mapping[str, KernelRequest] = NORM, device: str = "cpu") -> dict[str, str]:
     picker = KernelPicker(context, "acme:backend", "torch", device)  # type: ignore[arg-type]
     found = picker(wanted)
     picker.tell()
@@ -82,7 +82,7 @@ def test_what_does_not_cover_all_that_is_wanted_is_passed_over(changes: dict[str
 def test_what_is_missing_here_is_passed_over_and_said_once() -> None:
     quick = entry("quick", serves(rank=20), serves(operation="other", rank=20))
     context = Context(entry("plain", serves(), serves(operation="other")), quick, missing={"quick": "no compiler"})
-    wanted = {**NORM, "other": Wanted(("fp32",))}
+    wanted = {**NORM, "other": KernelRequest(("fp32",))}
     assert picked(context, wanted) == {"norm": "plain", "other": "plain"}
     assert context.decisions["kernels"].reason == "quick not used: no compiler; plain's way"
     assert context.built.count("quick") == 1
@@ -129,16 +129,16 @@ def test_an_operation_that_nothing_computes_is_refused_with_the_nearest() -> Non
 
 
 def test_nobody_for_an_operation_is_an_error_unless_the_backend_has_its_own_way() -> None:
-    wanted = {**NORM, "cached": Wanted(("fp32",), optional=True)}
+    wanted = {**NORM, "cached": KernelRequest(("fp32",), optional=True)}
     context = Context(entry("plain", serves()))
     assert picked(context, wanted) == {"norm": "plain"}
     assert "cached as the backend does it itself" in context.decisions["kernels"].reason
     with pytest.raises(PlanError, match=r"kernels\.cached: no provider can serve it on cpu in fp32"):
-        picked(context, {**NORM, "cached": Wanted(("fp32",))})
+        picked(context, {**NORM, "cached": KernelRequest(("fp32",))})
 
 
 def test_what_is_wanted_of_whom_the_recipe_names_is_picked_for_nobody_else() -> None:
-    wanted = {**NORM, "products": Wanted(("fp32",), optional=True, only_named=True)}
+    wanted = {**NORM, "products": KernelRequest(("fp32",), optional=True, only_named=True)}
     plain = entry("plain", serves(), serves(operation="products"))
     context = Context(plain)
     assert picked(context, wanted) == {"norm": "plain"}

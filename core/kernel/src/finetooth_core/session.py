@@ -353,7 +353,7 @@ class Session:
         return Present(self.folder, self.run_id, self.recipe, self.plan, keeping, self.plugins, self.say)
 
     def _begin_anew(self) -> Outcome:
-        """What a run without a checkpoint comes to: one that is done is left as it is, another one begins anew.
+        """Resume a run without a checkpoint: leave it as it is if it is done, else start it over.
 
         Raises:
             UserError: it is done and shall be longer now, or was stopped and its state was not kept.
@@ -377,14 +377,14 @@ class Session:
         self.check_memory()
         assert self.job.keeping is not None
         aside = len(quarantine.reasons(self.job.keeping.folder))
-        reason = f"no checkpoint of the run counts, {aside} in quarantine" if aside else "the run had saved nothing yet"
-        self.say(f"{reason}: it begins anew")
+        reason = f"no checkpoint of the run counts, {aside} in quarantine" if aside else "the run saved no checkpoint"
+        self.say(f"{reason}; it starts over")
         self._write_run()
         return self._loop().run(again=True)
 
     def _write_beginning(self) -> None:
         write_json(self.folder / RUN, {"id": self.run_id, "started_in": str(Path.cwd())})
-        write_text(self.folder / RECIPE, self.recipe.dump_yaml())  # last: without it there is no run yet
+        write_text(self.folder / RECIPE, self.recipe.dump_yaml())  # last: without it the folder is not yet a run
 
     def _write_run(self) -> None:
         from finetooth_core.planning.plan import as_json

@@ -33,7 +33,7 @@ def test_it_begins_anew_and_ends_as_if_nothing_had_happened(ft: Any, folder: Pat
     assert refused.code == 2 and "already holds a run that is unfinished (resume it: ft resume" in refused.err
     answer = ft("resume", "runs/mine")
     assert answer.code == 0, answer.err
-    assert "the run had saved nothing yet: it begins anew" in answer.err
+    assert "the run saved no checkpoint; it starts over" in answer.err
     assert ft("run", "recipe.yaml", "--output", "runs/quiet").code == 0
     one, other = (json.loads((folder / f"runs/{name}/result.json").read_text()) for name in ("mine", "quiet"))
     for content in (one, other):
@@ -51,17 +51,17 @@ def test_one_of_which_most_rows_are_left_out_asks_before_it_begins_anew(ft: Any,
     for again in (("resume", "runs/mine"), ("run", "recipe.yaml", "train.max_length=128", "--resume")):
         answer = ft(*again)
         assert answer.code == 2 and "60 % of the rows are left out, 6 of 10" in answer.err, answer.err
-        assert "with --accept-dropped or data.accept_dropped=true" in answer.err and "begins anew" not in answer.err
+        assert "with --accept-dropped or data.accept_dropped=true" in answer.err and "starts over" not in answer.err
     assert is_begun(folder / "runs/mine")  # nothing is lost by the question
     answer = ft("resume", "runs/mine", "data.accept_dropped=true")
-    assert answer.code == 0 and "begins anew" in answer.err, answer.err
+    assert answer.code == 0 and "starts over" in answer.err, answer.err
 
 
 def test_the_line_that_a_job_is_restarted_with_goes_on(ft: Any, folder: Path) -> None:
     killed(folder, "rows")
     begun = json.loads((folder / "runs/mine" / RUN).read_text())["id"]
     answer = ft("run", "recipe.yaml", "--resume")
-    assert answer.code == 0 and "begins anew" in answer.err
+    assert answer.code == 0 and "starts over" in answer.err
     assert json.loads((folder / "runs/mine/result.json").read_text())["run"] == begun
 
 

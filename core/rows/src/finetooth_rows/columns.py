@@ -101,8 +101,8 @@ class _Watching:
         return replace(row, values=self._row)
 
     def was_read(self) -> None:
-        """The last row was read to its end. Of one that is refused nothing is known: to say what is wrong with it, all
-        its columns were looked at."""
+        """Count the last row, which was read to its end. Refused rows are not counted: the error message looks at all
+        their columns."""
         self.seen.add(self._names)
         if self._row is not None:
             shape = self._shapes.setdefault(self._names, _Shape())

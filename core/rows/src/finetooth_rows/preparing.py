@@ -66,7 +66,7 @@ def _refusing(render: Render, example: Example) -> Rendered:
         return render(example)
     except RecursionError as error:
         raise DataError("", "objects are nested too deep to be written", action="flatten or remove the row") from error
-    except (UnicodeEncodeError, TypeError) as error:  # tokenizers say that such a text is no text
+    except (UnicodeEncodeError, TypeError) as error:  # tokenizers say that such a text is not text
         half = _half_character(example)
         if not half:
             raise

@@ -198,7 +198,7 @@ def first_rows(picked: PickedSource, count: int) -> tuple[Row, ...]:
 
 
 def read_all(sources: Sequence[PickedSource]) -> None:
-    """Read every row and forget it, since what is wrong with the files goes before all that is wrong with the rows.
+    """Read every row and forget it, so that errors in the files are reported before errors in the rows.
 
     Raises:
         DataError: a source is missing, or has rows that cannot be read.

@@ -177,7 +177,7 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
-        error.filename = str(path)  # what the user knows, not the file beside it
+        error.filename = str(path)  # what the user knows, not the file next to it
         raise
 
 

@@ -72,8 +72,8 @@ class RunState:
         evaluated_at: the step of the last whole evaluation.
         seconds: that the run has taken so far.
         random: states of Python's and NumPy's global generators, for plugins that use them.
-        bad_steps: so far.
-        resumed: so far.
+        bad_steps: every bad step so far.
+        resumed: every resume so far.
     """
 
     run: str

@@ -57,7 +57,7 @@ _NAMES = {
     "format_functions": "row_format",
     "heads": "ScalarHead",
     "held": "Addition HeldAdapter",
-    "kernels": "ComputePart PickKernels PickedKernel Wanted",
+    "kernels": "ComputePart PickKernels PickedKernel KernelRequest",
     "layers": "Experts LayerFacts",
     "loss_totals": "LossTotals",
     "losses": "Array Contribution LossData LossFn LossResult LossSpec LossState Metric Outputs Per",

@@ -163,9 +163,9 @@ from finetooth_hooks.heads import ScalarHead as ScalarHead
 from finetooth_hooks.held import Addition as Addition
 from finetooth_hooks.held import HeldAdapter as HeldAdapter
 from finetooth_hooks.kernels import ComputePart as ComputePart
+from finetooth_hooks.kernels import KernelRequest as KernelRequest
 from finetooth_hooks.kernels import PickedKernel as PickedKernel
 from finetooth_hooks.kernels import PickKernels as PickKernels
-from finetooth_hooks.kernels import Wanted as Wanted
 from finetooth_hooks.layers import Experts as Experts
 from finetooth_hooks.layers import LayerFacts as LayerFacts
 from finetooth_hooks.loss_totals import LossTotals as LossTotals

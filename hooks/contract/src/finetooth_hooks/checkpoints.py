@@ -66,7 +66,7 @@ class Store(Protocol):
         ...
 
     def names(self) -> list[str]:
-        """What is kept, in no order; only what is complete."""
+        """Names of the complete folders in the store, in any order."""
         ...
 
     def manifest(self, name: str) -> bytes:

@@ -305,8 +305,8 @@ class Context(Protocol):
         ...
 
     def wait_for(self, metric: str, *, setting: str) -> None:
-        """What is built does something when a metric of an evaluation comes, `eval/loss`. A recipe of which no
-        evaluator gives it is refused before it trains, with the name nearest to it.
+        """Declare that the plugin acts on a metric of an evaluation, such as `eval/loss`. If none of the recipe's
+        evaluators reports it, the recipe is refused before training, and the message suggests the nearest name.
 
         Args:
             setting: that names the metric, for messages: `schedule.metric`.
@@ -515,8 +515,8 @@ class CommandContext(Protocol):
         """
 
     def check_memory(self, recipe: Mapping[str, Any]) -> None:
-        """Look whether an engine fits into memory before it is built: all that it takes whatever it is asked to do. How
-        long rows will be only their caller knows, so activations do not count.
+        """Check that an engine fits into memory before it is built. Activations do not count: their size depends on the
+        length of the rows, which only the caller knows.
 
         Raises:
             PlanError: it does not, and the recipe does not accept that (`train.accept_memory`); says what would fit.

@@ -112,8 +112,8 @@ class Interrupted(EngineError):
 
 
 class UpstreamError(EngineError):
-    """Another server, which the engine asks, cannot be reached, ended, or answered what it should not. Nobody who asked
-    for something did anything wrong: a service in front of it answers with HTTP's 502, or 504 where it was too late.
+    """A server that the engine uses cannot be reached, ended, or gave a wrong answer. The request was not at fault, so
+    a service answers with HTTP status 502, or 504 if the server was too late.
 
     Args:
         late: it did not answer in time.

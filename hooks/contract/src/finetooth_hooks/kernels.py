@@ -28,7 +28,7 @@ class Kernel:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class KernelRequest:
     """A backend's request for an operation.
 
     Attributes:
@@ -64,7 +64,7 @@ class PickedKernel:
 class PickKernels(Protocol):
     """Picks a provider for each operation, on the planned device."""
 
-    def __call__(self, wanted: Mapping[str, Wanted]) -> Mapping[str, PickedKernel]:
+    def __call__(self, wanted: Mapping[str, KernelRequest]) -> Mapping[str, PickedKernel]:
         """A provider for each operation, but for optional ones that none can serve, or that nobody names.
 
         Raises:

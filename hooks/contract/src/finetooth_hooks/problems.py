@@ -87,7 +87,7 @@ def said_once(problems: Iterable[tuple[str, str]]) -> str:
 
 
 def raise_together(errors: Sequence[DataError]) -> None:
-    """Raise what there is: nothing, the one error, or one that says what all of them say."""
+    """Raise nothing for no errors, the error itself for one, and one joint error for several."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

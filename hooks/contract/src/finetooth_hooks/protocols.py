@@ -35,7 +35,7 @@ from finetooth_hooks.evaluators import Evaluator, Reward
 from finetooth_hooks.exporters import Exporter
 from finetooth_hooks.faces import Face, Page
 from finetooth_hooks.held import Addition
-from finetooth_hooks.kernels import ComputePart, Kernel, PickedKernel, PickKernels, Wanted
+from finetooth_hooks.kernels import ComputePart, Kernel, KernelRequest, PickedKernel, PickKernels
 from finetooth_hooks.layers import Experts, LayerFacts
 from finetooth_hooks.methods import Method
 from finetooth_hooks.models import (
@@ -84,5 +84,5 @@ __all__ = [
     "Processor", "Quantizer", "Rank", "ReleaseGate", "Renderer", "Reward", "RoleRequest", "Sampler", "Schedule",
     "ShardedModel", "ShardedOptimizer", "Sharding", "ShardingStrategy", "SnapshotsPart", "Source", "StagePasses",
     "Stages", "StepCost", "Store", "Stored", "Strategy", "TextPart", "Tokenizer", "Tracker", "Traffic", "TrainsPart",
-    "UpdatesPart", "Wanted",
+    "UpdatesPart", "KernelRequest",
 ]  # fmt: skip

@@ -55,8 +55,8 @@ class Source(Protocol):
         ...
 
     def identity(self) -> str | None:
-        """A text that is another one whenever the rows are others (a commit, a fingerprint), for rows that somebody
-        else keeps; None if there is none. Asked only where `files` are None.
+        """A text that changes whenever the rows change, such as a commit or a fingerprint; None if the source has none.
+        Called only where `files` returns None.
 
         Raises:
             DataError: the rows are not there.
@@ -64,8 +64,8 @@ class Source(Protocol):
         ...
 
     def stands_for(self) -> tuple[Mapping[str, Any], ...] | None:
-        """Sources that are read in its place, each as a mapping that could stand in `data.train` (`{name: jsonl, path:
-        ..., format: ...}`): of one that only lists where rows lie and how they are read. None: the rows are its own.
+        """Sources to read instead of this one, for a source that only lists other sources. Each is a mapping as in
+        `data.train`: `{name: jsonl, path: ..., format: ...}`. None: the source has rows of its own.
 
         Raises:
             DataError: what it lists is wrong.

@@ -165,7 +165,7 @@ class Strategy(Protocol):
         ...
 
     def digest(self, engine: Engine) -> str:
-        """What of the engine must be the same at every rank when training begins: a hash of what trains."""
+        """Hash of what must be the same at every rank when training begins, such as the trained weights."""
         ...
 
     def close(self) -> None:

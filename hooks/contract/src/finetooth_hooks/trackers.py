@@ -23,9 +23,9 @@ class Tracker(Protocol):
     def start(self, run: Run) -> None: ...
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
-        """Called in place of `start`, when a run resumes after `run.step`. With the capability `resume`, what an
-        earlier process wrote beyond it goes, and what is missing is in `history`, so that no step is there twice and
-        none is missing; such a tracker is also called when a run goes back to an earlier step. Without it: `start`.
+        """Called instead of `start` when a run resumes after `run.step`. With the capability `resume`, a tracker
+        deletes what it holds of later steps and adds what it lacks from `history`, so that it shows every step once; it
+        is then also called when a run goes back to an earlier step. Without it, `TrackerBase` calls `start`.
 
         Args:
             history: every report of the run up to and with `run.step`, in the order in which they came.

@@ -1,4 +1,4 @@
-"""Objects that stand in front of others and hand on everything: what shows that no ability is lost on the way."""
+"""Wrappers that pass on every call, to show that a wrapped object loses no ability."""
 
 from __future__ import annotations
 

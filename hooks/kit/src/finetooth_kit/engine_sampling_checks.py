@@ -117,8 +117,8 @@ def _without_repeats(tokens: Sequence[int]) -> bool:
 
 
 def additions_are_to_logits(case: EngineCase) -> None:
-    """What is banned does not come, what is wanted comes alone, and under a large penalty nothing comes twice; the
-    log-probabilities stay the model's own. Where the engine names the capability."""
+    """Checks additions to logits, for an engine with the capability `additions`: a banned token is never drawn, a token
+    with a large bias is always drawn, and a large penalty prevents repeats; log-probabilities stay the model's own."""
     engine = case.engine("generate")
     if "additions" not in engine.capabilities:
         return

@@ -1,7 +1,7 @@
-"""What compiled kernels are to the operations here: something that may be there, and may take the tensors at hand.
+"""The interface between operations and compiled kernels, which are optional.
 
-An operation is written in torch, and hands its work on, tensor by tensor, where it was given compiled kernels that can
-read them. Which ones it is given is the provider's affair: `NOTHING` is the provider `torch`.
+An operation is written in torch. If it is given compiled kernels that can read a tensor, they do the work. The provider
+of the operation chooses the kernels; the provider `torch` gives none (`NOTHING`).
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ def _common_factor(came_m1: Tensor, expected_m1: Tensor) -> Tensor | None:
     factor = torch.where(largest == 0, 0, came / largest).to(expected_m1.dtype)  # if none is expected, none may come
     foreseen_m1 = expected_m1 * factor
     limit = foreseen_m1.abs().mul_(_ROUNDINGS * torch.finfo(came_m1.dtype).eps)
-    fits = (came_m1 - foreseen_m1).abs_() <= limit  # false where anything is no number
+    fits = (came_m1 - foreseen_m1).abs_() <= limit  # false where anything is not a number
     return factor if bool(fits.all()) else None
 
 

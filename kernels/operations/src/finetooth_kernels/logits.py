@@ -1,9 +1,9 @@
-"""What is needed of logits that somebody already holds: entropy, and log-probabilities of chosen ids, without a copy.
+"""Entropy, and log-probabilities of chosen ids, of logits that are in memory already, without a copy.
 
-Where the head is at hand, `finetooth_kernels.linear_logprob` needs no logits at all. All functions take any strides
-(transposed, thinned out, expanded) and hold a few rows in full precision at a time. Torch operations do it block by
-block. A provider may give them `RowKernels`, which read the logits once where they lie, or compiled kernels, from which
-log-probabilities of contiguous logits come while no graph is built.
+A caller that has the output head uses `finetooth_kernels.linear_logprob`, which needs no logits. All functions take any
+strides (transposed, thinned out, expanded) and hold a few rows in full precision at a time. Torch computes them by
+blocks. A provider may give `RowKernels`, which read the logits once in place, or compiled kernels, which compute
+log-probabilities of contiguous logits while no graph is built.
 """
 
 from __future__ import annotations

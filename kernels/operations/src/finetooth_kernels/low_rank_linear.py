@@ -120,7 +120,7 @@ class _LowRankLinear(torch.autograd.Function):
         a, b = matrices[:count], matrices[count : 2 * count]
         needed = bool(count or how.places)
         ctx.how, ctx.make = how, how.make if needed else None
-        # saved as tensors, not held by a closure, so that checkpointing can let go of them
+        # saved as tensors, not held by a closure, so that checkpointing can free them
         sources = matrices[len(matrices) - how.sources :] if ctx.make is not None else (x_nd if needed else None,)
         ctx.kept = len(sources)
         dtype = x_nd.dtype if base_no is None else base_no.dtype

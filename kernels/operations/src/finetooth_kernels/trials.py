@@ -87,7 +87,7 @@ def _linear_logprob(draw: _Draw, rows: int) -> Iterator[Trial]:
     def shifted(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         return (compute(t["hidden"], t["weight"], single, bias_v=t["bias"]).logprobs,)
 
-    # exp of a hundred is no number; multiples of a half, since a provider may round logits to the inputs' dtype
+    # exp of a hundred is not finite; multiples of a half, since a provider may round logits to the inputs' dtype
     halves = {name: (2 * inputs[name]).round() / 2 for name in ("weight", "bias")}
     large = {"hidden": inputs["hidden"].round().clamp(-1, 1), "weight": halves["weight"], "bias": halves["bias"] + 100}
     yield Trial("logits of a hundred", large, shifted)
@@ -103,7 +103,7 @@ def _logits_statistics(draw: _Draw, rows: int) -> Iterator[Trial]:
         statistics = compute(t["logits"].detach(), entropy=True)
         return statistics.logprobs, statistics.entropy
 
-    large = {"logits": inputs["logits"] + 100}  # exp of which is no number
+    large = {"logits": inputs["logits"] + 100}  # exp of which is not finite
     yield Trial("logits of a hundred", large, lambda compute, t: (compute(t["logits"], several).logprobs,))
     yield Trial("three ids", inputs, lambda compute, t: (compute(t["logits"], several).logprobs,))
     yield Trial("the likeliest and the entropy", inputs, likeliest)

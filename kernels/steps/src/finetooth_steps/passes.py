@@ -140,7 +140,7 @@ def report(
         components={} if totals is None else totals.components,
         metrics={} if totals is None else totals.metrics,
         tokens=tokens,
-        # positions after the last target that counts are skipped; they are no padding either
+        # positions after the last target that counts are skipped; they are not padding either
         padded=max(tokens, sum(batch.positions for batch in work.computed)),
         targets=sum(int(datum.mask.sum()) for datum in work.data),
         micro_batches=len(work.computed),

@@ -54,10 +54,10 @@ def shares(data: Sequence[Datum], world: int) -> list[range]:
 
 
 class FrontEngine(EngineBase):
-    """An engine in front of another: what is the same at every rank is asked of that one.
+    """An engine that wraps another and passes on the calls that are the same at every rank.
 
     Args:
-        engine: behind it.
+        engine: the wrapped engine.
     """
 
     def __init__(self, engine: Engine) -> None:

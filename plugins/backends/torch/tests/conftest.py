@@ -257,7 +257,7 @@ def picked_kernels() -> dict[str, protocols.PickedKernel]:
     return found
 
 
-def pick_kernels(wanted: Mapping[str, protocols.Wanted]) -> dict[str, protocols.PickedKernel]:
+def pick_kernels(wanted: Mapping[str, protocols.KernelRequest]) -> dict[str, protocols.PickedKernel]:
     """See `finetooth_hooks.protocols.PickKernels`."""
     return {name: one for name, one in picked_kernels().items() if name in wanted and not wanted[name].only_named}
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import PickedKernel, Wanted
+from finetooth_hooks.protocols import KernelRequest, PickedKernel
 from finetooth_kernels.operations import OPERATIONS
 from finetooth_torch.compute import compute_request
 from finetooth_torch.device.kernel_trials import check_kernels
@@ -55,7 +55,7 @@ def as_numpy(x: Any, weight: Any, eps: float, arena: Any = None, *, residual: bo
 
 def check(function: Callable[..., Any], *dtypes: str, provider: str = "theirs:rms") -> None:
     kernels = {"rms_norm": PickedKernel(provider, function), "unknown": PickedKernel(provider, raises)}
-    check_kernels(kernels, {"rms_norm": Wanted(dtypes)}, CPU, "Card (gfx1010)")
+    check_kernels(kernels, {"rms_norm": KernelRequest(dtypes)}, CPU, "Card (gfx1010)")
 
 
 @pytest.mark.parametrize(

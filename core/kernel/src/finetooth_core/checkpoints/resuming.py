@@ -96,7 +96,7 @@ def from_url(
     store = open_store(url, plugins=plugins, blocked=blocked)
     folder = Path(output) if output is not None else Path("runs") / url.rstrip("/").rpartition("/")[2]
     if is_begun(folder):
-        return folder  # it has been fetched already: what is newer is found when it goes on
+        return folder  # it has been fetched already: what is newer is found when it resumes
     if folder.exists() and not (folder.is_dir() and all(path.name == FOLDER for path in folder.iterdir())):
         raise UserError(f"output: {folder} exists and is not an empty folder", action="choose another with --output")
     there = newest_first(store.names())
@@ -217,14 +217,14 @@ def check(
     grave = (*changes.grave, *data, *base_changes(found.manifest, base))
     if grave and not resuming.accept_changes:
         raise UserError(
-            f"{present.folder}: what was trained so far does not fit the recipe any more: {'; '.join(grave)}",
+            f"{present.folder}: the recipe no longer matches what was trained: {'; '.join(grave)}",
             action="undo the change, start a new run, or accept it with --accept-changes",
         )
     now = {"plugins": present.plugins.versions, "environment": environment}
     others = (*versions(found.manifest, now), *parts)
     if others and resuming.strict:
         raise UserError(
-            f"{present.folder}: not the versions that the run began with: {'; '.join(others)}",
+            f"{present.folder}: versions differ from those that the run started with: {'; '.join(others)}",
             action="install those, or set checkpoint.strict=false",
         )
     for change in changes.harmless:

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.trusted:
             os.environ[TRUST] = "1"  # for the processes that this one starts too
         code = _call(options, rest, as_json)
-        sys.stdout.flush()  # here, where a closed pipe is no error
+        sys.stdout.flush()  # here, where a closed pipe is not an error
         return code
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json)

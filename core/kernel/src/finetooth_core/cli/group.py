@@ -60,7 +60,7 @@ class CommandGroup(click.Group):
                 module, _, attribute = own.reference.partition(":")
                 command: click.Command = getattr(import_module(module), attribute)
                 return command
-        if ctx.resilient_parsing:  # while a shell completes, an unknown word is no error
+        if ctx.resilient_parsing:  # while a shell completes, an unknown word is not an error
             known = {_called(registered): registered for registered in brought_commands(ctx)}
             return load_command(known[cmd_name]) if cmd_name in known else None
         catalog = state_of(ctx).catalog

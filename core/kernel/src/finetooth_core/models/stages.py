@@ -180,7 +180,7 @@ class Trained(LoaderBase):
             config=config,
             contents=contents,
             published=place,
-            # of an adapter: the base in fp32, beside the file that it is read from, which stays mapped
+            # of an adapter: the base in fp32, and the file that it is read from, which stays mapped
             loading_bytes=info.loading_bytes if self._whole is not None else 4 * info.parameters + info.weight_bytes,
         )
 

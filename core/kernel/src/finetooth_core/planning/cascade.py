@@ -58,8 +58,8 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What became of a step.
+class StepTrial:
+    """A step and its plan, or why it has none.
 
     Attributes:
         job: its plan; None where the combination cannot work.
@@ -72,7 +72,7 @@ class Tried:
 
     @property
     def figure(self) -> str:
-        """What it takes of the device, or that nobody can say."""
+        """The memory it takes on the device, or `cannot work`."""
         return "cannot work" if self.job is None else measures.size(self.job.plan.memory.total)
 
 
@@ -193,7 +193,7 @@ def _name(registered: Registered, context: RunContext) -> str:
 # --- which of them is taken -------------------------------------------------------------------------------------------
 
 
-def tried(context: RunContext, decide: Decide, found: list[Step], *, all_of_them: bool = False) -> list[Tried]:
+def tried(context: RunContext, decide: Decide, found: list[Step], *, all_of_them: bool = False) -> list[StepTrial]:
     """Steps with their plans, up to the first that fits.
 
     Args:
@@ -202,23 +202,23 @@ def tried(context: RunContext, decide: Decide, found: list[Step], *, all_of_them
     Raises:
         FinetoothError: what is wrong with the recipe whatever trains.
     """
-    outcomes: list[Tried] = []
+    outcomes: list[StepTrial] = []
     for step in found:
         try:
             job = decide(context.beside(context.recipe.changed(step.changes)))
         except PlanError as error:
-            outcomes.append(Tried(step, None, error.problem))
+            outcomes.append(StepTrial(step, None, error.problem))
             continue
         lacking = shortages(job.plan.memory, job.request.place.hardware)
-        outcomes.append(Tried(step, job, "; it ".join(lacking)))
+        outcomes.append(StepTrial(step, job, "; it ".join(lacking)))
         if not lacking and not all_of_them:
             break
     return outcomes
 
 
 def choose(context: RunContext, decide: Decide) -> Job:
-    """The plan of the first step that fits. Of those that do not, the least that can work at all: whoever starts it is
-    told what it lacks.
+    """Returns the plan of the first step that fits. If none fits, it returns the plan of the last step that can work;
+    the check of memory then says what it lacks.
 
     Raises:
         PlanError: no step can work, whatever the memory.
@@ -234,7 +234,7 @@ def choose(context: RunContext, decide: Decide) -> Job:
     return _explained(context.recipe, taken, outcomes)
 
 
-def _explained(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Job:
+def _explained(recipe: Recipe, taken: StepTrial, outcomes: list[StepTrial]) -> Job:
     """The plan of a step, which says what was tried before it."""
     job = taken.job
     assert job is not None
@@ -254,7 +254,7 @@ def _settings(recipe: Recipe) -> str:
     return ", ".join(f"{setting}: auto" for setting, is_auto in open_ones if is_auto)
 
 
-def _reason(taken: Tried, outcomes: list[Tried]) -> str:
+def _reason(taken: StepTrial, outcomes: list[StepTrial]) -> str:
     """Why the settings that were open are what they are."""
     if taken.obstacle:
         return f"auto: no step fits, and this takes least, {taken.figure}"
@@ -265,7 +265,7 @@ def _reason(taken: Tried, outcomes: list[Tried]) -> str:
     return f"auto: {before.step.label} {would}, this takes {taken.figure}"
 
 
-def _lines(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Iterator[str]:
+def _lines(recipe: Recipe, taken: StepTrial, outcomes: list[StepTrial]) -> Iterator[str]:
     """What became of each step, for the notes of the plan."""
     settings = _settings(recipe)
     for place, trial in enumerate(outcomes):
@@ -279,7 +279,7 @@ def _lines(recipe: Recipe, taken: Tried, outcomes: list[Tried]) -> Iterator[str]
             yield f"{settings}: {trial.step.label} {fits}: {trial.figure} at the peak{lost}"
 
 
-def _in_vain(tried: Tried, before: list[Tried]) -> str:
+def _in_vain(tried: StepTrial, before: list[StepTrial]) -> str:
     """That a step takes no less than one that gives up less, which one would not expect of it."""
     able = [earlier for earlier in before if earlier.job is not None]
     least = min(able, key=_total, default=None)
@@ -288,6 +288,6 @@ def _in_vain(tried: Tried, before: list[Tried]) -> str:
     return f" (no less than {least.step.label})"
 
 
-def _total(tried: Tried) -> int:
+def _total(tried: StepTrial) -> int:
     assert tried.job is not None
     return tried.job.plan.memory.total

@@ -98,7 +98,7 @@ class RunContext:
         self.joined: Joined | None = None  # the ranks that train the run; None: this process alone
         self.awaited: dict[str, str] = {}
         """Metrics of evaluations that parts wait for, by the setting that names them."""
-        self.opened: list[Opened] = []  # what its parts opened beside the model of the recipe
+        self.opened: list[Opened] = []  # what its parts opened in addition to the recipe's model
 
     def beside(self, recipe: Recipe, folder: Path | None = None) -> RunContext:
         """A context of another recipe for the same plugins, and the same framework unless it names a backend.

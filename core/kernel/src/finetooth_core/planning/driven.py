@@ -1,4 +1,4 @@
-"""What drives the engine over a recipe's data: method, evaluators and trackers; built, checked, and their data read."""
+"""Builds and checks method, evaluators and trackers, and reads their data."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
 
 
 @dataclass(frozen=True)
-class Driven:
-    """What drives the engine over the recipe's data, and what it needs; nothing where the caller has data of its own.
+class RunParts:
+    """The parts that drive the engine over the recipe's data, and what they need. Empty if the caller has its own data.
 
     Attributes:
-        reports: what became of the rows, those that train first.
+        reports: how many rows were used and left out, for each split, training rows first.
         needs: engine capabilities.
         losses: each with the setting that picked it.
         roles: models other than the policy.
@@ -51,8 +51,8 @@ class Driven:
     roles: Mapping[str, RoleRequest] = field(default_factory=dict)
 
 
-def driven_by(context: RunContext, backend: Backend, no_reference: str, head: ScalarHead | None) -> Driven:
-    """Method, evaluators and trackers, built and checked; the data are read.
+def driven_by(context: RunContext, backend: Backend, no_reference: str, head: ScalarHead | None) -> RunParts:
+    """Builds and checks method, evaluators and trackers, and reads their data.
 
     Args:
         no_reference: why the policy without its adapter cannot be the reference; empty if it can.
@@ -74,7 +74,7 @@ def driven_by(context: RunContext, backend: Backend, no_reference: str, head: Sc
     held_out = (evaluator.part.prepare() for evaluator in evaluators)
     reports = (prepared.report, *(report for report in held_out if report is not None))
     check_profile(context, backend, prepared.total_steps)
-    return Driven(
+    return RunParts(
         built.part,
         prepared,
         tuple(evaluator.part for evaluator in evaluators),
@@ -169,7 +169,7 @@ def _check_capabilities(
     if "reference" in method.roles and no_reference:
         raise PlanError(
             f"method: {method.name} needs a reference model, and {no_reference}",
-            action="pick a low-rank adapter that begins anew, over the run as the model",
+            action="pick a new low-rank adapter, and name the run as the model",
         )
     return method.needs.union(*(entry.needs for entry in evaluators))
 
@@ -238,11 +238,11 @@ def _check_loss(
     unknown = sorted(spec.roles - {"reference", *brought})
     if unknown:
         raise PlanError(
-            f"{setting}: loss {spec.name} needs the role {unknown[0]}, which nothing here brings",
+            f"{setting}: loss {spec.name} needs the role {unknown[0]}, and the method brings no model for it",
             action="choose another loss",
         )
     if "reference" in spec.roles - brought.keys() and no_reference:
         raise PlanError(
             f"{setting}: loss {spec.name} needs a reference model, and {no_reference}",
-            action="set method.reference to frozen-copy, or pick a low-rank adapter that begins anew",
+            action="set method.reference to frozen-copy, or pick a low-rank adapter that starts as its base",
         )

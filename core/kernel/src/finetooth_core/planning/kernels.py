@@ -12,7 +12,7 @@ from finetooth_hooks.entries import Kernel
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Kernel as BuiltKernel
-from finetooth_hooks.protocols import PickedKernel, Wanted
+from finetooth_hooks.protocols import KernelRequest, PickedKernel
 from finetooth_hooks.serves import Serves
 from finetooth_toolbox.text.nearest import nearest
 
@@ -56,7 +56,7 @@ class KernelPicker:
         picks = context.recipe.kernels
         self._asked: Mapping[str, Pick] = {} if isinstance(picks, str) else picks
 
-    def __call__(self, wanted: Mapping[str, Wanted]) -> Mapping[str, PickedKernel]:
+    def __call__(self, wanted: Mapping[str, KernelRequest]) -> Mapping[str, PickedKernel]:
         for operation, of_it in wanted.items():
             self._wanted.add(operation)
             pick = self._asked.get(operation, AUTO)
@@ -99,7 +99,7 @@ class KernelPicker:
             reasons.append(f"{', '.join(self._own)} as the backend does it itself")
         return "; ".join(reasons)
 
-    def _best(self, operation: str, wanted: Wanted) -> PickedKernel | None:
+    def _best(self, operation: str, wanted: KernelRequest) -> PickedKernel | None:
         """The provider of the highest rank that can serve."""
         ranked = [(rank, r) for r in self._providers(operation) if (rank := _rank(r, operation)) is not None]
         ranked.sort(key=lambda pair: (-pair[0], pair[1].full_name))
@@ -128,7 +128,7 @@ class KernelPicker:
             action="choose another hardware or train.precision, or see ft plugins list",
         )
 
-    def _chosen(self, operation: str, wanted: Wanted, pick: Pick) -> PickedKernel:
+    def _chosen(self, operation: str, wanted: KernelRequest, pick: Pick) -> PickedKernel:
         setting = f"{SETTING}.{operation}"
         registered = self._context.builder.entry("kernel", pick, setting=setting, framework=self._framework)
         answer = self._answer(registered, pick, operation, wanted)
@@ -157,7 +157,7 @@ class KernelPicker:
             and any(served.operation == operation for served in registered.entry.serves)
         ]
 
-    def _answer(self, registered: Registered, pick: Pick, operation: str, wanted: Wanted) -> _Answer:
+    def _answer(self, registered: Registered, pick: Pick, operation: str, wanted: KernelRequest) -> _Answer:
         """What it says; it is built only where it is declared for what is wanted."""
         entry = registered.entry
         assert isinstance(entry, Kernel)
@@ -199,7 +199,7 @@ def _rank(registered: Registered, operation: str) -> int | None:
     return max(ranks) if ranks else None
 
 
-def _declared(serves: Serves, device: str, wanted: Wanted) -> str:
+def _declared(serves: Serves, device: str, wanted: KernelRequest) -> str:
     """Why what is declared does not cover what is wanted; empty if it does."""
     kind = device.partition(":")[0]
     if serves.devices and kind not in serves.devices:

@@ -44,7 +44,7 @@ from finetooth_toolbox.combined_losses import common_field
 
 from finetooth_core.checkpoints.keeping import check_measured, keeping_of
 from finetooth_core.planning.context import RunContext
-from finetooth_core.planning.driven import Driven, driven_by, single
+from finetooth_core.planning.driven import RunParts, driven_by, single
 from finetooth_core.planning.framework import by_rank
 from finetooth_core.planning.heads import decide_head, head_size
 from finetooth_core.planning.kernels import KernelPicker
@@ -146,7 +146,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     _check_length(context, facts.max_positions)
     head = decide_head(context, backend_entry, data=data)
     reason = no_reference(backend_entry, adapter_entry, adapter_built.part)
-    driven = driven_by(context, backend_entry, reason, head) if data else Driven()
+    driven = driven_by(context, backend_entry, reason, head) if data else RunParts()
     prepared, roles = driven.prepared, driven.roles
     keeping = keeping_of(context) if data else None
     if data:
@@ -193,11 +193,11 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
 
 
 def _schedule_pick(context: RunContext, data: bool, *, open_ended: bool) -> Any:
-    """The recipe's schedule; when it leaves the choice open and the number of steps will not be known, one that does
-    not ask for it.
+    """Returns the recipe's schedule. If the recipe leaves the choice open and the number of steps is not known, returns
+    a schedule that works without it.
 
     Args:
-        open_ended: the optimizer wants one that does not.
+        open_ended: the optimizer needs a schedule that works without the number of steps.
     """
     pick = context.recipe.schedule
     if pick != AUTO or ((data or context.train.max_steps is not None) and not open_ended):

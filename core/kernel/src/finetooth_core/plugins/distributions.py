@@ -54,7 +54,7 @@ def discover(path: Sequence[str] | None = None) -> tuple[Installed, ...]:
         try:
             names = sorted(name for name in os.listdir(place) if name.endswith(SUFFIX))  # noqa: PTH208 (faster)
         except OSError:
-            continue  # a path entry that is no folder brings no distributions
+            continue  # a path entry that is not a folder brings no distributions
         for name in names:
             distribution = canonical(name[: -len(SUFFIX)].partition("-")[0])
             if distribution not in first:

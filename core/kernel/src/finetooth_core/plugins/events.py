@@ -91,7 +91,7 @@ def kept_states(views: Mapping[str, RunView], whose: str) -> dict[str, Any]:
 def take_states(views: Mapping[str, RunView], states: Mapping[str, Mapping[str, Any]]) -> None:
     """Give states back by name; what a view keeps besides stays."""
     for name in views.keys() & states.keys():
-        views[name].state.update(json.loads(json.dumps(states[name])))  # a copy: the plugin goes on writing
+        views[name].state.update(json.loads(json.dumps(states[name])))  # a copy: the plugin continues to write
 
 
 class Events:

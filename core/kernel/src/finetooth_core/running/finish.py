@@ -51,7 +51,7 @@ class Finish:
         try:
             ending = self.once_there_is_room(partial(self.save_artifact, target, ending))
             ending = self.keep_state(ending) if waits else ending
-        except StopRun as stop:  # raised by a hook that was told of the artifact: it is in place
+        except StopRun as stop:  # raised by a hook that got the artifact: it is in place
             return target, ending.stopped(stop)
         except Exception as error:
             if ending.error is not None:

@@ -31,8 +31,8 @@ def hold(path: Path) -> int:
 
 @contextmanager
 def unused(path: Path) -> Iterator[bool | None]:
-    """Gives whether no process holds the file, this one included, or None if the platform or the file system cannot
-    tell. Nobody can begin to until the context is left."""
+    """Yields whether no process holds the file, this one included; None if the platform or the file system cannot tell.
+    No process can begin to hold it before the context ends."""
     descriptor = -1
     free: bool | None = None
     try:

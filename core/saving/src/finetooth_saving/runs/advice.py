@@ -41,7 +41,7 @@ def advice(run: Recorded) -> list[str]:
 
 
 def _not_finite(run: Recorded) -> Iterator[str]:
-    ended = re.search(r"^(.*) is (?:nan|-?inf) at step (\d+)", run.reason)  # a step that stopped the run is no report
+    ended = re.search(r"^(.*) is (?:nan|-?inf) at step (\d+)", run.reason)  # a step that stopped the run has no report
     broken = [(index, int(report["step"]), report.get("not_finite") or ()) for index, report in enumerate(run.steps)]
     broken += [(len(run.steps), int(ended[2]), ("loss",))] if ended else []
     for index, step, names in broken:

@@ -68,7 +68,7 @@ def chart(
         return None
     xs = [x for points in finite.values() for x, _ in points]
     ys = [y for points in finite.values() for _, y in points]
-    least = 1.0 if all(x.is_integer() for x in xs) else 0.0  # there is no half step
+    least = 1.0 if all(x.is_integer() for x in xs) else 0.0  # steps are whole numbers
     x_ticks, y_ticks = ticks(min(xs), max(xs), least=least), ticks(min(ys), max(ys))
     x_low, x_high = _span(min(xs), max(xs))
     y_low, y_high = _span(min(*ys, *y_ticks), max(*ys, *y_ticks))

@@ -78,7 +78,7 @@ class LoraAdapter(AdapterBase):
 
         modules = dict(model.named_modules())
         linear = {path: module for path, module in modules.items() if is_linear(module)}
-        if HEAD not in modules and facts.head.module == HEAD:  # one with the embedding's weight is no module of its own
+        if HEAD not in modules and facts.head.module == HEAD:  # one tied to the embedding is not a module
             linear[HEAD] = head_of(modules[f"{facts.body}.embed_tokens"])
         chosen = resolve(
             self.options.targets, facts, tuple(sorted(linear, key=partial(_in_order, facts.linear_targets)))

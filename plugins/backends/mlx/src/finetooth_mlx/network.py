@@ -52,7 +52,7 @@ class Network:
         self._embedding = None if _has(model, facts.head.module) else _module(model, f"{facts.body}.embed_tokens")
         self._head = self._embedding if self._embedding is not None else _module(model, facts.head.module)
         trained = named(model.trainable_parameters())
-        # what is added to a frozen base computes in fp32; of whole weights, masters in fp32 are beside what computes
+        # what is added to a frozen base computes in fp32; of whole weights, masters in fp32 are kept in addition
         self._types = {n: a.dtype if can_disable else DTYPES[precision] for n, a in trained.items()}
         self.initial: Named = {name: array.astype(mx.float32) for name, array in trained.items()}
         self.has_head = getattr(model, "asked_head", None) is not None

@@ -98,7 +98,7 @@ def estimate(
     if (quantizer := request.base.quantizer) is not None:
         weights -= _saved(quantizer, facts, each)
     if not request.trains.base_frozen:
-        weights += trained * (4 if each == 2 else 0)  # masters in fp32 beside what computes
+        weights += trained * (4 if each == 2 else 0)  # masters in fp32, in addition to what computes
     else:
         weights += 4 * trained
     queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim

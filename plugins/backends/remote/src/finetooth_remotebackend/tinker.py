@@ -57,7 +57,7 @@ class TinkerTrainer:
         self, url: str, key: str | None, base: str, request: EngineRequest, note: Callable[[str], None]
     ) -> None:
         self._lora, self._adam = lora_of(request), adam_of(request)
-        os.environ.setdefault(TELEMETRY, "0")  # the client would tell the server what it does beside training
+        os.environ.setdefault(TELEMETRY, "0")  # the client would tell the server what it does in addition to training
         try:
             import tinker
         except ImportError as error:

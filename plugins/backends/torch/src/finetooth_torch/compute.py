@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import PickedKernel, Wanted
+from finetooth_hooks.protocols import KernelRequest, PickedKernel
 from finetooth_kernels.decoder import MakeDecoder
 from finetooth_kernels.operations import OPERATIONS
 
@@ -91,12 +91,14 @@ TORCH = Compute.of({})
 """Torch's way of all."""
 
 
-def decoder_request(precision: str) -> dict[str, Wanted]:
+def decoder_request(precision: str) -> dict[str, KernelRequest]:
     """What the plan asks for where a stream decoder could compute the layers."""
-    return {DECODER: Wanted((precision,), optional=True)}
+    return {DECODER: KernelRequest((precision,), optional=True)}
 
 
-def compute_request(precision: str, *, stream: bool, fp8: bool = False, experts: bool = False) -> dict[str, Wanted]:
+def compute_request(
+    precision: str, *, stream: bool, fp8: bool = False, experts: bool = False
+) -> dict[str, KernelRequest]:
     """What an engine will ask for. Logits are in full precision, and so are sums of gradients and the residual stream.
 
     Args:
@@ -106,19 +108,19 @@ def compute_request(precision: str, *, stream: bool, fp8: bool = False, experts:
         experts: some layer has them.
     """
     operations = {
-        **({FP8: Wanted((precision,))} if fp8 else {}),
-        **({EXPERTS: Wanted((precision,), optional=True)} if experts else {}),
-        "linear_logprob": Wanted((precision,)),
-        "logits_statistics": Wanted(("fp32",), backward=False),
-        "accumulate": Wanted(("fp32",), backward=False),
-        "keyed_dropout": Wanted((precision,), optional=True),
-        "packed_linear": Wanted((precision,), backward=False, optional=True),
+        **({FP8: KernelRequest((precision,))} if fp8 else {}),
+        **({EXPERTS: KernelRequest((precision,), optional=True)} if experts else {}),
+        "linear_logprob": KernelRequest((precision,)),
+        "logits_statistics": KernelRequest(("fp32",), backward=False),
+        "accumulate": KernelRequest(("fp32",), backward=False),
+        "keyed_dropout": KernelRequest((precision,), optional=True),
+        "packed_linear": KernelRequest((precision,), backward=False, optional=True),
     }
     if stream:
         both = tuple(dict.fromkeys((precision, "fp32")))
-        operations |= {name: Wanted(both) for name in STREAM}
-        operations[PRODUCTS] = Wanted(both, backward=False, optional=True, only_named=True)
-        operations["cached_attention"] = Wanted((precision,), backward=False, optional=True)
+        operations |= {name: KernelRequest(both) for name in STREAM}
+        operations[PRODUCTS] = KernelRequest(both, backward=False, optional=True, only_named=True)
+        operations["cached_attention"] = KernelRequest((precision,), backward=False, optional=True)
     return operations
 
 

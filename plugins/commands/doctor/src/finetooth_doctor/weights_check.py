@@ -97,7 +97,7 @@ def scales(files: Sequence[Path], patterns: Sequence[re.Pattern[str]]) -> list[S
     for file in files:
         try:
             with safe_open(file, "pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - it is no mapping
+                for name in tensors.keys():  # noqa: SIM118 - it is not a mapping
                     group = _peers(name, patterns)
                     if group is None:
                         continue

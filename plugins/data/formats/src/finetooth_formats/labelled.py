@@ -92,7 +92,7 @@ class LabelledFormat:
         options = self._options
         wanted = [name for name in (options.prompt, options.completion, options.label) if name]
         if not options.prompt and not isinstance(spelled(columns.value(values, options.label)), int | float):
-            return None  # a text that is sorted by words, which are no score
+            return None  # a text that is sorted by words, which are not a score
         return f"has the columns {', '.join(map(repr, wanted))}" if columns.present(values, *wanted) else None
 
     def read(self, row: Row) -> Labelled | LeftOut:

@@ -155,7 +155,7 @@ class _Text:
                 raise self._broken(error) from error
             rest = self._buffer[end : end + NUMBER_ENDS]
             if not self._ended and len(rest) < NUMBER_ENDS and rest[:1] not in tuple(f"{BLANK},:]}}"):
-                self._more()  # a number might go on
+                self._more()  # a number might continue
                 continue
             self._at = end
             return value

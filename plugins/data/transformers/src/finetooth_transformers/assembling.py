@@ -115,7 +115,7 @@ def parts_of(folder: Path, config: Any, made: Any, *, packing: Packing | None, t
     packed = frozenset[str]() if packing is None else tensors.packed(packing)
     for holder in (config, getattr(config, "text_config", None)):
         if holder is not None and hasattr(holder, "quantization_config"):
-            del holder.quantization_config  # what is made here is no library's
+            del holder.quantization_config  # what is made here belongs to no library
     with torch.device("meta"):
         model: nn.Module = made.from_config(config, trust_remote_code=trust_remote_code)
     plain = [name for name in tensors.places if not packed.intersection(accumulate(name.split("."), "{}.{}".format))]

@@ -37,7 +37,7 @@ def _text(content: Any) -> str:
 
 
 def _call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call.get("function") or call  # verifiers writes name and arguments beside the id
+    function = call.get("function") or call  # verifiers writes name and arguments next to the id
     arguments = function["arguments"]
     arguments = received(arguments) if isinstance(arguments, str) else dict(arguments)
     return {"id": str(call.get("id") or ""), "type": "function",

@@ -69,7 +69,7 @@ class Gemma:
         if kind.startswith("gemma4") and values.get("hidden_size_per_layer_input"):
             targets = facts.linear_targets + PER_LAYER
             facts = replace(facts, linear_targets=targets, first_loss=HIGH_FIRST_LOSS)
-        if values.get("enable_moe_block"):  # experts are no linear modules; who chooses them is one
+        if values.get("enable_moe_block"):  # experts are not linear modules; their router is one
             facts = replace(facts, untargeted=("proj",))
         return facts
 

@@ -31,7 +31,7 @@ class Mistral:
         experts, and Ministral 3 multiplies its queries by a factor that grows with their position."""
         facts = llama_facts(config, renderer=_renderer(config), max_positions=32768)
         kind = config.get("model_type", "mistral")
-        if kind == "mixtral":  # its experts are no linear modules, so an adapter trains attention
+        if kind == "mixtral":  # its experts are not linear modules, so an adapter trains attention
             count, active = (int(config.get(key) or usual) for key, usual in EXPERTS)
             layers = windowed_layers(facts, config, Experts(count, active, facts.ffn_size, balanced=True))
             return replace(facts, linear_targets=ATTENTION, block=None, per_layer=layers)

@@ -32,7 +32,7 @@ CLOCKS = (
 devices, or a part of one."""
 
 RADEON = (
-    # product pages: peak half precision (matrix) and single precision (vector; there are no fp32 matrix instructions).
+    # product pages: peak half precision (matrix) and single precision (vector; fp32 has no matrix instructions).
     # Compared with units x clock: 96 x 2.5 GHz of RX 7900 XTX makes 61.44 and 122.88; 64 x 2.97 GHz of RX 9070 XT 48.66
     # and, at an eighth of AMD's 1557 TOPS of sparse int4, 194.6; RX 9070 likewise (1165 TOPS) 145.6.
     (r"RX 7900 XTX", 122.8, 61.4),

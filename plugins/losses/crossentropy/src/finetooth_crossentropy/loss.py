@@ -31,6 +31,6 @@ def cross_entropy(outputs: Outputs, data: LossData, state: LossState) -> LossRes
         weights = weights[..., None]
     if logprobs.ndim > mask.ndim:
         mask = mask[..., None]
-    # masked before the product: what is masked may be anything, and 0 * -inf is no number
+    # masked before the product: what is masked may be anything, and 0 * -inf is not a number
     total = -xp.sum(weights * xp.where(mask, logprobs, 0.0))
     return LossResult({"cross_entropy": Contribution(total, per="weights")})

@@ -114,7 +114,7 @@ def policy_gradient(outputs: Outputs, data: LossData, state: LossState, *, per_t
         for values in (data.fields["old_logprobs"], data.fields["advantages"], data.fields["weights"])
     )
     mask = mask[..., None] if mask.ndim < p.ndim else mask
-    # masked before anything is computed: what is masked may be anything, and 0 * inf is no number
+    # masked before anything is computed: what is masked may be anything, and 0 * inf is not a number
     p, q, advantages = xp.where(mask, p, 0.0), xp.where(mask, q, 0.0), xp.where(mask, advantages, 0.0)
     total = -xp.sum(weights * xp.where(mask, per_token(p, q, advantages), 0.0))
     return LossResult({"policy": Contribution(total, per="weights")})

@@ -103,7 +103,7 @@ def _order(label: Array) -> tuple[Array, Array]:
 
 
 def _sums(logprobs: Array, mask: Array, counts: Array) -> Array:
-    # masked before the product: what is masked may be anything, and 0 * -inf is no number
+    # masked before the product: what is masked may be anything, and 0 * -inf is not a number
     return xp.sum(xp.where(mask, logprobs, 0.0) * counts, axis=1)
 
 

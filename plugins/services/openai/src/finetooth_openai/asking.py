@@ -116,7 +116,7 @@ class PendingRequest(Generic[Body]):
             for call in self.calls:
                 self.service.cancel(self.caller, call)
 
-        await asyncio.to_thread(all_of_them)  # one thread, which goes on where the request's own task is cancelled
+        await asyncio.to_thread(all_of_them)  # one thread, which continues when the request's own task is cancelled
 
 
 def ask(service: FaceService, models: Models, caller: FaceCaller, body: Body) -> PendingRequest[Body]:

@@ -252,7 +252,7 @@ def _append(file: int, line: bytes) -> None:
     before = os.fstat(file).st_size
     try:
         written = 0
-        while written < len(line):  # a short count is no error: the next write says what is the matter
+        while written < len(line):  # a short count is not an error: the next write says what is the matter
             written += os.write(file, line[written:])
     except OSError:
         os.ftruncate(file, before)

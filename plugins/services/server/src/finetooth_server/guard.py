@@ -84,7 +84,7 @@ class Guard:
             begun = True
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if not whole:  # what still comes of the body has no reader, however long it goes on
+                if not whole:  # nobody reads what still comes of the body, however long it is
                     message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             sent += len(message.get("body", b""))
             try:

@@ -282,7 +282,7 @@ class Writer:
             error, category = CLOSED if self._row(queue).closed else CANCELLED, "user"
         except FinetoothError as caught:
             error, category = str(caught), category_of(caught)
-        except Exception as caught:  # a mistake of ours: the model goes on from the log
+        except Exception as caught:  # a mistake of ours: the model continues from the log
             error, category = f"the server failed: {type(caught).__name__}", "server"
             self._report(call, caught)
             self._scheduler.come_back(running)

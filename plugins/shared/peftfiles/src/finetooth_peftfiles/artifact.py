@@ -56,7 +56,7 @@ def write(
     config = dict(model.peft_config[NAME].to_dict())
     config.update(base_model_name_or_path=info.published or info.reference, inference_mode=True)
     config.update(settings or {})
-    if kind := kind_of(type(model).__name__):  # with a scalar head, which peft keeps beside the addition
+    if kind := kind_of(type(model).__name__):  # with a scalar head, which peft keeps next to the addition
         written |= {f"{PREFIX}{name}": tensor for name, tensor in _head(model).items()}
         config.update(task_type=PEFT_TASKS[kind], modules_to_save=[HEAD])
     save(folder, written, config)
@@ -70,7 +70,7 @@ def save(folder: Path, tensors: Mapping[str, torch.Tensor], config: Mapping[str,
     plain = {name: sorted(value) if isinstance(value, set) else value for name, value in config.items()}
     text = json.dumps(plain, indent=2, sort_keys=True)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-    # safetensors makes its files private; they are as public as those beside them
+    # safetensors makes its files private; they are as public as those next to them
     (folder / WEIGHTS).chmod((folder / CONFIG).stat().st_mode)
 
 

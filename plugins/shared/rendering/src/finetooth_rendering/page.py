@@ -220,7 +220,7 @@ class Page:
         weights = token_weights(encoded.offsets, of_characters)
         for i, (start, stop) in enumerate(encoded.offsets):
             if encoded.special[i] or encoded.ids[i] in self._controls.ids.values():
-                # a token that swallows the blanks beside it counts for itself, not for them
+                # a token that swallows the blanks around it counts for itself, not for them
                 own = next((controls[at] for at in range(start, stop) if at in controls), None)
                 weights[i] = weights[i] if own is None else own
         characters = [starts[begin] if begin < len(starts) else len(of_characters) for begin in self._begins]

@@ -210,7 +210,7 @@ class RolloutMethod(MethodBase):
         drawn = Drawn()
         try:
             flight = self._next_of(engine, indices, drawn)
-            if flight is None and not self._steps:  # a run without a step is no run
+            if flight is None and not self._steps:  # a run needs a step
                 raise NothingToLearn(drawn)
             return flight
         except NothingToLearn:

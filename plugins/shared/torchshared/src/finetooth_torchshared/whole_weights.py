@@ -76,7 +76,7 @@ def export_weights(model: Any, folder: Path, weights: Mapping[str, Any] | None =
     named = model.state_dict() if weights is None else weights
     with quiet_library(), _at_every_rank(model):
         model.save_pretrained(str(folder), state_dict={name: _alone(tensor) for name, tensor in named.items()})
-    # safetensors makes its files private; they are as public as those beside them
+    # safetensors makes its files private; they are as public as those next to them
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
 

@@ -14,7 +14,7 @@ from finetooth_objects.bucket import Bucket
 from finetooth_objects.requests import Damaged, status
 
 _CHUNK = 2**16  # what is read at once, and lost when a transfer is cut within it
-_PROGRESS = 2**20  # bytes after which failures are forgotten: it goes on, so it may be cut any number of times
+_PROGRESS = 2**20  # bytes after which failures are forgotten: it makes progress, so it may be cut any number of times
 _WRITTEN_ANEW = 412  # If-Match: the object is another one than at the beginning
 
 

@@ -43,7 +43,7 @@ class TensorboardTracker(TrackerBase):
             UserError: the folder cannot be written.
         """
         self._open(run)
-        # always: readers let go of something only from the second such event on
+        # always: readers drop something only from the second such event on
         self._hide_from(run.step + 1 if run.step else 0)
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:

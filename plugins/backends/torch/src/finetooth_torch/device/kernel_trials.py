@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import PickedKernel, Wanted
+from finetooth_hooks.protocols import KernelRequest, PickedKernel
 from finetooth_kernels.operations import OPERATIONS
 from finetooth_kernels.trials import first_difference, trials
 from finetooth_toolbox import blame
@@ -23,7 +23,7 @@ _RIGHT: set[tuple[str, str, torch.dtype, torch.device]] = set()
 
 
 def check_kernels(
-    kernels: Mapping[str, PickedKernel], wanted: Mapping[str, Wanted], device: torch.device, label: str
+    kernels: Mapping[str, PickedKernel], wanted: Mapping[str, KernelRequest], device: torch.device, label: str
 ) -> None:
     """Compare values and gradients of a few rows with the float64 reference; torch's own way is not tried.
 
@@ -45,7 +45,7 @@ def check_kernels(
 
 
 def _check(
-    kernel: PickedKernel, name: str, wanted: Wanted, dtype: torch.dtype, device: torch.device, label: str
+    kernel: PickedKernel, name: str, wanted: KernelRequest, dtype: torch.dtype, device: torch.device, label: str
 ) -> None:
     for trial in trials(name, dtype, str(device), rows=ROWS, columns=COLUMNS):
         where = blame.place_of(kernel.function)

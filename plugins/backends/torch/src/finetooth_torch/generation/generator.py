@@ -229,7 +229,7 @@ class Generator:
 
     def hold(self, path: Path | Stack | None) -> TorchHeldAdapter | None:
         """See `Engine.hold`."""
-        self._network.train(False)  # what drops at random is no low-rank addition
+        self._network.train(False)  # what drops at random is not a low-rank addition
         return hold(self._network, self._network.adapter, path)
 
     def check_held(self, adapter: HeldAdapter | None) -> Given:

@@ -250,7 +250,7 @@ def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
             written = cache._own[layer][:, : cache.rows, :, cache.columns - width : cache.columns]
             rows[:, :, :, joint.columns - width : joint.columns] = written
             begin += cache.rows
-            cache._own[layer] = own  # let go of its memory layer by layer
+            cache._own[layer] = own  # free its memory layer by layer
             cache._memory[layer] = own
     return joint
 

@@ -49,7 +49,7 @@ class AddedHead:
         bias = torch.zeros(1)
         if isinstance(brought, nn.Linear):
             weight, bias = _one_number(brought)
-        # in full precision at first, for the optimizer's master; fp64 beside fp64
+        # in full precision at first, for the optimizer's master; fp64 in an fp64 model
         module = _empty(hidden_size, 1, asked.bias, like.device, result_dtype(like.dtype))
         with torch.no_grad():
             module.weight.copy_(weight)

@@ -55,7 +55,7 @@ def step_cost(
     def flops(steps: Sequence[Sequence[int]], share: float) -> float:
         total = 0.0
         for step in steps:
-            # behind the last layer's attention the stream decoder goes on only where something trains
+            # behind the last layer's attention the stream decoder continues only where something trains
             computed = [
                 Computed(segments, rows := round(share * used), across, rows if stream else None)
                 for segments, across, used in layout(step)

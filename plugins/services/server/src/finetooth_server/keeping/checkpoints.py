@@ -138,7 +138,7 @@ class Checkpoints:
         }
         with self._records.write() as connection:
             in_use = old is not None and self._sampled(old.id)
-            if old is not None and in_use:  # who samples from it goes on with what it was
+            if old is not None and in_use:  # a reader that samples from it keeps what it was
                 connection.execute(update(checkpoints).where(same).values(kind=RETIRED, name=old.id, expires=None))
             connection.execute(delete(checkpoints).where(same))
             connection.execute(insert(checkpoints).values(row))

@@ -127,7 +127,7 @@ def _byte_level_bpe(container: Container, splitting: Splitting) -> Tokenizer:
             ignore_merges=splitting.whole_words,
             fuse_unk=False,
         )
-    except Exception as error:  # the library raises plain Exception, e.g. for a merge whose result is no token
+    except Exception as error:  # the library raises plain Exception, e.g. for a merge whose result is not a token
         raise RecipeError(
             "model", f"{container.path} holds unusable merges: {error}", action="fetch it again"
         ) from error
