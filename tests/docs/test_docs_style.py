@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PHRASES = re.compile(
-    r"\b(told of|beside|what asks|go(?:es)? on|(?:is|are) no(?! longer\b| more\b| less\b)|becomes? of|lets? go of)\b",
+    r"\b(told of|beside|what asks|go(?:es)? on|(?:is|are) no(?! longer\b| more\b| less\b)|bec(?:omes?|ame) of"
+    r"|lets? go of|whoever)\b",
     re.IGNORECASE,
 )
 SECTION = re.compile(r"(Args|Attributes|Raises|Returns|Yields):")

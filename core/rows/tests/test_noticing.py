@@ -9,7 +9,7 @@ import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered
 from finetooth_hooks.examples import Example, Labelled, Pair, Segments, Stepwise, Task, Weighted
 from finetooth_kit import ByteTokenizer, FakeContext
-from finetooth_rows.noticing import ENDLESS, ENDLESS_EARLIER, ENDLESS_SEGMENT, ORPHAN, UNDECLARED, Noticing
+from finetooth_rows.noticing import ENDLESS, ENDLESS_EARLIER, ENDLESS_SEGMENT, ORPHAN, UNDECLARED, RowInspector
 from finetooth_toolbox.messages.answers import scored_at_end
 from finetooth_toolbox.messages.prompts import render_segments
 
@@ -20,8 +20,8 @@ BACK = ByteTokenizer().encode("\n")[0]
 
 
 @pytest.fixture
-def noticing(tmp_path: Path) -> Noticing:
-    return Noticing(FakeContext(tmp_path))
+def noticing(tmp_path: Path) -> RowInspector:
+    return RowInspector(FakeContext(tmp_path))
 
 
 def turns(*answers: Sequence[int], spans: bool = True, weights: tuple[float, ...] | None = None) -> Rendered:
@@ -54,11 +54,13 @@ def turns(*answers: Sequence[int], spans: bool = True, weights: tuple[float, ...
         (Rendered((70, 72, EOS, 70, 73, EOS), (0, 1, 1, 0, 1, 1), ((0, 1), (1, 2), (2, 4), (4, 6))), ()),
     ],
 )  # fmt: skip
-def test_every_trained_turn_of_a_conversation(noticing: Noticing, rendered: Rendered, told: tuple[str, ...]) -> None:
+def test_every_trained_turn_of_a_conversation(
+    noticing: RowInspector, rendered: Rendered, told: tuple[str, ...]
+) -> None:
     assert noticing.after(Conversation(CHAT), rendered) == told
 
 
-def test_a_message_whose_parts_say_what_trains_is_not_told(noticing: Noticing) -> None:
+def test_a_message_whose_parts_say_what_trains_is_not_told(noticing: RowInspector) -> None:
     part = Message("assistant", "Yes.", weights=(Weighted(0, 1, 1.0),))
     assert noticing.after(Conversation((ASK, part, ASK, SAY)), turns([72], [73, EOS])) == ()
 
@@ -83,7 +85,9 @@ PAIR, LABELLED = Pair((ASK,), (SAY,), (SAY,)), Labelled((ASK,), (SAY,), True)
         (Task("Hello?"), Rendered((70,), (0,)), ()),
     ],
 )
-def test_other_kinds_of_rows(noticing: Noticing, example: Example, rendered: Rendered, told: tuple[str, ...]) -> None:
+def test_other_kinds_of_rows(
+    noticing: RowInspector, example: Example, rendered: Rendered, told: tuple[str, ...]
+) -> None:
     assert noticing.after(example, rendered) == told
 
 
@@ -96,7 +100,7 @@ def test_other_kinds_of_rows(noticing: Noticing, example: Example, rendered: Ren
         ((("Hello?", False), (" Yes.", False)), ()),
     ],
 )
-def test_segments(noticing: Noticing, pieces: tuple[tuple[str, bool], ...], told: tuple[str, ...]) -> None:
+def test_segments(noticing: RowInspector, pieces: tuple[tuple[str, bool], ...], told: tuple[str, ...]) -> None:
     example = Segments(pieces)
     assert noticing.after(example, render_segments(example, ByteTokenizer())) == told
 
@@ -114,7 +118,7 @@ KINDS: list[Kind] = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_calls_of_tools_are_looked_at_in_every_kind(noticing: Noticing, kind: Kind) -> None:
+def test_calls_of_tools_are_looked_at_in_every_kind(noticing: RowInspector, kind: Kind) -> None:
     good = (ASK, CALLS, Message("tool", "12", tool_call_id="a"))
     assert noticing.before(kind(good)) == (UNDECLARED,)
     assert noticing.before(kind((ASK, Message("tool", "12")))) == (ORPHAN,)
@@ -122,7 +126,7 @@ def test_calls_of_tools_are_looked_at_in_every_kind(noticing: Noticing, kind: Ki
         noticing.before(kind((ASK, CALLS, Message("tool", "12", tool_call_id="z"))))
 
 
-def test_calls_before_steps_are_looked_at(noticing: Noticing) -> None:
+def test_calls_before_steps_are_looked_at(noticing: RowInspector) -> None:
     steps = Stepwise((ASK, CALLS, Message("tool", "12", tool_call_id="z")), ("One.",), (True,))
     with pytest.raises(DataError, match="'z', which no call has"):
         noticing.before(steps)
@@ -141,5 +145,5 @@ MARKED = "<|im_start|>user\nHello?<|im_end|>"
         (Task("Hello?"), False),
     ],
 )
-def test_markup_in_steps_and_tasks(noticing: Noticing, example: Example, noticed: bool) -> None:
+def test_markup_in_steps_and_tasks(noticing: RowInspector, example: Example, noticed: bool) -> None:
     assert any("<|im_" in told and "control tokens" in told for told in noticing.before(example)) == noticed

@@ -44,9 +44,9 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import Opened
     from finetooth_hooks.engine import Engine
 
-    from finetooth_core.checkpoints.resuming import Present, Resuming
+    from finetooth_core.checkpoints.resuming import Resuming, ThisRun
     from finetooth_core.planning.context import OpenModel, RunContext
-    from finetooth_core.planning.joined import Joined
+    from finetooth_core.planning.joined import JoinedRank
     from finetooth_core.planning.plan import Job
     from finetooth_core.plugins.manager import Plugins
     from finetooth_core.plugins.trackers import PickedTracker
@@ -87,7 +87,7 @@ class Session:
         self.place: Path | None = None  # the folder that relative paths are of; None: the current one
         self.record: Record | None = None
         self.run_id = ""
-        self.joined: Joined | None = None  # this process as one of several ranks
+        self.joined: JoinedRank | None = None  # this process as one of several ranks
         self._context: RunContext | None = None
         self._job: Job | None = None
         self._engine: Engine | None = None
@@ -162,7 +162,7 @@ class Session:
 
     @property
     def reports(self) -> tuple[DataReport, ...]:
-        """What became of the rows, by split."""
+        """Reports on the rows, by split."""
         return self.job.reports
 
     @property
@@ -212,11 +212,11 @@ class Session:
         Raises:
             PlanError: other ranks were started than the recipe asks for.
         """
-        from finetooth_core.planning.joined import Joined
+        from finetooth_core.planning.joined import JoinedRank
         from finetooth_core.planning.ranks import join
 
         joined = join(self.context)
-        if joined is not None and not isinstance(joined, Joined):
+        if joined is not None and not isinstance(joined, JoinedRank):
             return joined(command)
         if joined is not None:
             self.joined, self._context = joined, None
@@ -345,12 +345,12 @@ class Session:
         self.say(f"resuming after step {checkpoint.state.step}, from {checkpoint.folder}")
         return loop.run()
 
-    def _present(self) -> Present:
-        from finetooth_core.checkpoints.resuming import Present
+    def _present(self) -> ThisRun:
+        from finetooth_core.checkpoints.resuming import ThisRun
 
         keeping = self.job.keeping
         assert keeping is not None
-        return Present(self.folder, self.run_id, self.recipe, self.plan, keeping, self.plugins, self.say)
+        return ThisRun(self.folder, self.run_id, self.recipe, self.plan, keeping, self.plugins, self.say)
 
     def _begin_anew(self) -> Outcome:
         """Resume a run without a checkpoint: leave it as it is if it is done, else start it over.

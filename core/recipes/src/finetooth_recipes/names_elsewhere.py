@@ -18,7 +18,7 @@ SLIP = 0.88
 
 
 @dataclass(frozen=True)
-class Meant:
+class Meaning:
     """What a name from elsewhere stands for.
 
     Attributes:
@@ -35,12 +35,12 @@ class Meant:
         return self.advice or f"did you mean {self.setting}?"
 
 
-def meaning_of(key: str) -> Meant | None:
+def meaning_of(key: str) -> Meaning | None:
     """What a key stands for that no section has; None if it is not known."""
     return _by_form().get(form(key))
 
 
-def almost(key: str) -> Meant | None:
+def almost(key: str) -> Meaning | None:
     """What a key stands for that is a known name with a slip of the pen."""
     close = nearest_slip(form(key), _by_form(), SLIP)
     return None if close is None else _by_form()[close]
@@ -53,8 +53,8 @@ def absent(kind: str, name: str) -> str:
 
 
 @cache
-def _by_form() -> Mapping[str, Meant]:
-    return {form(name): Meant(*meaning) for module in _modules() for name, meaning in module.SETTINGS.items()}
+def _by_form() -> Mapping[str, Meaning]:
+    return {form(name): Meaning(*meaning) for module in _modules() for name, meaning in module.SETTINGS.items()}
 
 
 @cache

@@ -53,7 +53,7 @@ FORMATTINGS = ("alpaca", "sharegpt", "openai")
 
 @dataclass(frozen=True)
 class Remark:
-    """What became of a key that was not simply taken.
+    """A remark on a key that was not simply taken.
 
     Attributes:
         key: `columns.videos`.
@@ -69,7 +69,7 @@ class Remark:
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedSource:
     """One entry as a source.
 
     Attributes:
@@ -114,7 +114,7 @@ def read_listing(file: Path) -> dict[str, Mapping[str, Any]]:
     return listing
 
 
-def listed(entries: Mapping[str, Mapping[str, Any]], name: str, folder: Path) -> Listed:
+def listed(entries: Mapping[str, Mapping[str, Any]], name: str, folder: Path) -> ListedSource:
     """An entry as a source.
 
     Args:
@@ -142,23 +142,23 @@ class _Entry:
         self._tags = self._named("tags", TAGS)
         self._formatting = entry.get("formatting") or "alpaca"
 
-    def listed(self) -> Listed:
+    def listed(self) -> ListedSource:
         entry = self._entry
         for key in entry:
             if key not in KEYS:
                 self._unknown("", key, KEYS)
         if self._formatting not in FORMATTINGS:
             self._lost("formatting", f"there are {', '.join(FORMATTINGS)}: give the source a format of its own")
-            return Listed(None, tuple(self._remarks))
+            return ListedSource(None, tuple(self._remarks))
         source = self._source()
         if source is None:
-            return Listed(None, tuple(self._remarks))
+            return ListedSource(None, tuple(self._remarks))
         options = dict(source)
         if entry.get("num_samples"):
             options["max_rows"] = int(entry["num_samples"])
             self._remark("num_samples", "the first rows are taken; there they are drawn, and repeated if too few")
         made = self._format()
-        return Listed(None if made is None else {**options, "format": made}, tuple(self._remarks))
+        return ListedSource(None if made is None else {**options, "format": made}, tuple(self._remarks))
 
     def _source(self) -> dict[str, Any] | None:
         """The pick of a source for where the rows lie."""
@@ -292,4 +292,4 @@ def remark_lines(remarks: tuple[Remark, ...], where: str) -> Iterator[str]:
         yield f"{where}: {remark.key}{'' if remark.taken else ' is not taken'}: {remark.text}"
 
 
-__all__ = ["FILE", "Listed", "Remark", "listed", "listing", "read_listing", "remark_lines", "source_of"]
+__all__ = ["FILE", "ListedSource", "Remark", "listed", "listing", "read_listing", "remark_lines", "source_of"]

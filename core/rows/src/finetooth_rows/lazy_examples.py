@@ -71,7 +71,7 @@ class LazyExamples(Sequence[tuple[str, Example]]):
 
 
 def examples_of(rows: SplitRows) -> Sequence[tuple[str, Example]]:
-    """All examples with their ids: a tuple, checked, if they are few (`rows.read_to_end` then says what became of the
+    """All examples with their ids: a tuple, checked, if they are few (`rows.read_to_end` then reports on the
     rows); else read anew whenever they are gone through."""
     reading = Reading()
     examples: list[tuple[str, Example]] = []

@@ -42,7 +42,7 @@ UNNAMED = "a result names a tool that was not called"
 UNDECLARED = "a call is of a function that is not among the row's tools"
 
 
-class Noticing:
+class RowInspector:
     """Looks at rows for one run.
 
     Args:

@@ -15,7 +15,7 @@ from finetooth_rows.choices.choice import SourceChoice
 
 
 @dataclass(frozen=True)
-class Picked:
+class PickedEntry:
     """An entry of the data section, built.
 
     Attributes:
@@ -30,7 +30,7 @@ class Picked:
 
 
 @dataclass(frozen=True)
-class PickedSource(Picked):
+class PickedSource(PickedEntry):
     """A source of the split.
 
     Attributes:
@@ -64,7 +64,7 @@ class PickedSource(Picked):
 
 
 @dataclass(frozen=True)
-class PickedFormat(Picked):
+class PickedFormat(PickedEntry):
     """What reads the rows of one source."""
 
     format: Format

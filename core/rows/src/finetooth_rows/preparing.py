@@ -1,4 +1,4 @@
-"""From examples to data with nothing lost unseen: rendered, limited in length, and counted by what became of them."""
+"""From examples to data: rendered, limited in length, and counted, so that no row is lost unseen."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetooth_toolbox.messages.markup import why_untrained
 from finetooth_rows.asking import Asking
 from finetooth_rows.cutting import TURNS, Range, answers_of, cut, cut_by_turns, cuts_medium
 from finetooth_rows.groups import MEDIUM_CUT, usable_group
-from finetooth_rows.noticing import Noticing
+from finetooth_rows.noticing import RowInspector
 from finetooth_rows.storage.token_rows import Int32Array, TokenPortion, TokenRows, pack_about
 from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS, NOTHING_TRAINED, OCTAVE, TOO_LONG, Tally
 from finetooth_rows.trained_roles import count_roles
@@ -37,10 +37,10 @@ def load_rendering(rendering: Rendering, context: Context) -> Render:
     row."""
     module, _, function = rendering.build.partition(":")
     built: Render = getattr(import_module(module), function)(rendering.options, context)
-    return partial(_watched, built, context, Noticing(context), Asking(context))
+    return partial(_watched, built, context, RowInspector(context), Asking(context))
 
 
-def _watched(render: Render, context: Context, noticing: Noticing, asking: Asking, example: Example) -> Rendered:
+def _watched(render: Render, context: Context, noticing: RowInspector, asking: Asking, example: Example) -> Rendered:
     """Tokens, with what there is to tell of the row."""
     if media_of(example):
         _check_model(context, example)

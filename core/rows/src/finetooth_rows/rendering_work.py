@@ -17,11 +17,11 @@ from finetooth_rows.work import Work
 
 @dataclass(frozen=True)
 class Rendered:
-    """What became of some work.
+    """The result of a piece of work.
 
     Attributes:
         portion: the rows that became data.
-        tally: what became of the others.
+        tally: counts of the others, by reason.
         reading: what could not be read.
         notes: told while it was done.
         size: of the work.

@@ -14,7 +14,7 @@ from finetooth_rows.choices import left_out
 
 
 def data_table(console: Console, reports: Iterable[DataReport], every: Iterable[DataReport] = ()) -> RenderableType:
-    """What became of the rows of every split; where many are left out, a line says so.
+    """A table of the rows of every split, used and left out; where many are left out, a line says so.
 
     Args:
         every: reports of all that read the rows, where several read those of one split.

@@ -1,8 +1,8 @@
 """Data of a split: found in the cache, or made by all cores in one pass over the rows.
 
 Few rows are rendered in this process and held in memory. Many are rendered portion by portion and written to a file
-that is mapped, so that memory does not grow with them. Whoever renders, the results are taken in the order of the rows:
-report, dropped rows, errors and notes are the same.
+that is mapped, so that memory does not grow with them. Whichever process renders, the results are taken in the order of
+the rows: report, dropped rows, errors and notes are the same.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from finetooth_rows.read_so_far import Reading
 from finetooth_rows.reading import SplitRows
 from finetooth_rows.rendering_work import Rendered
 from finetooth_rows.storage.cache import ROWS, CacheEntry, DataCache
-from finetooth_rows.storage.key import DataKey, Unknowable, data_key, media_key, with_media
+from finetooth_rows.storage.key import DataKey, NoDataKey, data_key, media_key, with_media
 from finetooth_rows.storage.token_rows import TokenPortion, TokenRows
 from finetooth_rows.tally import Tally
 from finetooth_rows.work import broken_rows_first
@@ -141,7 +141,7 @@ def _many(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit 
     hashes = cache.hashes
     try:
         key = data_key(parts, rows, rendering, limit, hashes)
-    except Unknowable as reason:
+    except NoDataKey as reason:
         return _uncached(parts, rows, rendering, limit, str(reason))
     entry = cache.find(with_media(key.value, cache.media_files(key.value), hashes))
     if entry is None:

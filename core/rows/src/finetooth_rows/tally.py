@@ -1,4 +1,4 @@
-"""What became of rows, counted portion by portion, so that processes can share the work and the sum stays the same."""
+"""Counts used and left-out rows by portion, so that processes can share the work and the sum stays the same."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def read_manifest(text: bytes, where: str) -> Mapping[str, Any]:
 
 def verify_folder(folder: Path) -> Mapping[str, Any]:
     """Check every file of a folder against its manifest and return the manifest. Names and sizes are checked before
-    anything is read, and links are not followed. Whoever has an artifact may add files to it, such as a model card.
+    anything is read, and links are not followed. The owner of an artifact may add files to it, such as a model card.
 
     Raises:
         UserError: no manifest, it was changed, or a file is missing, a link, or differs; in a checkpoint also one that

@@ -29,7 +29,7 @@ class Pending:
             self.job()
         except Exception as error:
             self.error = error
-        except SystemExit as error:  # of a plugin; it would end this thread, and whoever waits would wait for ever
+        except SystemExit as error:  # of a plugin; it would end this thread, and its callers would wait for ever
             what, action = blame.problem(error)
             self.error = EngineError(what, action=action)
         finally:
@@ -42,8 +42,8 @@ def _nothing() -> None:
 
 
 class Worker:
-    """Does jobs in the order in which they come, in a thread that does not keep the process alive: whoever wants them
-    done waits for them.
+    """Does jobs in the order in which they come, in a thread that does not keep the process alive: a caller that needs
+    them waits.
 
     Args:
         name: of the thread.

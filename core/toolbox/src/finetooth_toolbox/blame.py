@@ -110,7 +110,7 @@ def owner_of(thing: Any) -> str:
 
 
 def whose(thing: Any) -> str:
-    """The beginning of a line that blames whoever wrote a function or a class: `plugin acme-x 0.1.0: `, or nothing."""
+    """The beginning of a line that blames the author of a function or a class: `plugin acme-x 0.1.0: `, or nothing."""
     owner = owner_of(thing)
     return f"plugin {owner}: " if owner else ""
 

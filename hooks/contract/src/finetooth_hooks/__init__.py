@@ -23,7 +23,7 @@ _NAMES = {
         "StepCost TextPart TrainsPart UpdatesPart"
     ),
     "bases": (
-        "AdapterBase BASES Capable EngineBase EnvironmentBase EpisodeBase EvaluatorBase ExporterBase FaceBase "
+        "AdapterBase BASES ContractBase EngineBase EnvironmentBase EpisodeBase EvaluatorBase ExporterBase FaceBase "
         "LoaderBase MethodBase OptimizerBase QuantizerBase RendererBase SamplerBase SourceBase TokenizerBase "
         "TrackerBase"
     ),

@@ -19,7 +19,7 @@ from finetooth_hooks.backends import TrainsPart as TrainsPart
 from finetooth_hooks.backends import UpdatesPart as UpdatesPart
 from finetooth_hooks.bases import BASES as BASES
 from finetooth_hooks.bases import AdapterBase as AdapterBase
-from finetooth_hooks.bases import Capable as Capable
+from finetooth_hooks.bases import ContractBase as ContractBase
 from finetooth_hooks.bases import EngineBase as EngineBase
 from finetooth_hooks.bases import EnvironmentBase as EnvironmentBase
 from finetooth_hooks.bases import EpisodeBase as EpisodeBase

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from finetooth_hooks.trackers import Tracker
 
 
-class Capable:
-    """What every base class has.
+class ContractBase:
+    """Gives every base class its capabilities.
 
     Attributes:
         capabilities: the words of its kind that are true of this object.
@@ -66,7 +66,7 @@ class Capable:
         return made(f"{who} cannot {do}", action=f"choose one with the capability {word!r}")
 
 
-class EngineBase(Capable):
+class EngineBase(ContractBase):
     """Base of engines (`finetooth_hooks.engine.Engine`). What is behind a capability raises EngineError."""
 
     _contract = "engine"
@@ -130,7 +130,7 @@ class EngineBase(Capable):
         raise self._cannot("record its steps", "profile")
 
 
-class SourceBase(Capable):
+class SourceBase(ContractBase):
     """Base of sources (`finetooth_hooks.protocols.Source`).
 
     Attributes:
@@ -162,7 +162,7 @@ class SourceBase(Capable):
         raise self._cannot("pass over rows that cannot be read", "portions")
 
 
-class AdapterBase(Capable):
+class AdapterBase(ContractBase):
     """Base of adapters (`finetooth_hooks.protocols.Adapter`)."""
 
     _contract = "adapter"
@@ -223,7 +223,7 @@ class AdapterBase(Capable):
         return {}
 
 
-class MethodBase(Capable):
+class MethodBase(ContractBase):
     """Base of methods (`finetooth_hooks.protocols.Method`).
 
     Attributes:
@@ -249,7 +249,7 @@ class MethodBase(Capable):
         """Nothing is needed from the first weights."""
 
 
-class EvaluatorBase(Capable):
+class EvaluatorBase(ContractBase):
     """Base of evaluators (`finetooth_hooks.protocols.Evaluator`).
 
     Attributes:
@@ -275,7 +275,7 @@ class EvaluatorBase(Capable):
         """Nothing is needed from the first weights."""
 
 
-class TrackerBase(Capable):
+class TrackerBase(ContractBase):
     """Base of trackers (`finetooth_hooks.protocols.Tracker`)."""
 
     _contract = "tracker"
@@ -285,7 +285,7 @@ class TrackerBase(Capable):
         self.start(run)
 
 
-class LoaderBase(Capable):
+class LoaderBase(ContractBase):
     """Base of loaders (`finetooth_hooks.protocols.Loader`)."""
 
     _contract = "loader"
@@ -309,7 +309,7 @@ class LoaderBase(Capable):
         raise self._cannot("write a model in transformers' layout", "write")
 
 
-class TokenizerBase(Capable):
+class TokenizerBase(ContractBase):
     """Base of tokenizers (`finetooth_hooks.protocols.Tokenizer`)."""
 
     _contract = "tokenizer"
@@ -321,7 +321,7 @@ class TokenizerBase(Capable):
         raise self._cannot("be given other tokens", "changes")
 
 
-class RendererBase(Capable):
+class RendererBase(ContractBase):
     """Base of renderers (`finetooth_hooks.protocols.Renderer`).
 
     Attributes:
@@ -347,13 +347,13 @@ class RendererBase(Capable):
         return Rendered(tuple(tokens), (0.0,) * len(tokens))
 
 
-class SamplerBase(Capable):
+class SamplerBase(ContractBase):
     """Base of samplers (`finetooth_hooks.protocols.Sampler`)."""
 
     _contract = "sampler"
 
 
-class EnvironmentBase(Capable):
+class EnvironmentBase(ContractBase):
     """Base of environments (`finetooth_hooks.environments.Environment`)."""
 
     _contract = "environment"
@@ -366,7 +366,7 @@ class EpisodeBase:
         """Nothing is held."""
 
 
-class ExporterBase(Capable):
+class ExporterBase(ContractBase):
     """Base of exporters (`finetooth_hooks.protocols.Exporter`)."""
 
     _contract = "exporter"
@@ -375,7 +375,7 @@ class ExporterBase(Capable):
         """Whatever was trained can be written."""
 
 
-class FaceBase(Capable):
+class FaceBase(ContractBase):
     """Base of faces (`finetooth_hooks.faces.Face`)."""
 
     _contract = "face"
@@ -388,7 +388,7 @@ class FaceBase(Capable):
         raise self._cannot("speak through standard input and output", "stdio")
 
 
-class OptimizerBase(Capable):
+class OptimizerBase(ContractBase):
     """Base of optimizers (`finetooth_hooks.protocols.Optimizer`)."""
 
     _contract = "optimizer"
@@ -404,7 +404,7 @@ class OptimizerBase(Capable):
         return None
 
 
-class QuantizerBase(Capable):
+class QuantizerBase(ContractBase):
     """Base of quantizers (`finetooth_hooks.protocols.Quantizer`).
 
     Attributes:
@@ -418,7 +418,7 @@ class QuantizerBase(Capable):
         raise self._cannot("store a model by what its modules read", "calibrate")
 
 
-BASES: Mapping[str, type[Capable]] = {
+BASES: Mapping[str, type[ContractBase]] = {
     "adapter": AdapterBase,
     "engine": EngineBase,
     "environment": EnvironmentBase,
@@ -440,7 +440,7 @@ BASES: Mapping[str, type[Capable]] = {
 __all__ = [
     "BASES",
     "AdapterBase",
-    "Capable",
+    "ContractBase",
     "EngineBase",
     "EnvironmentBase",
     "EpisodeBase",

@@ -116,7 +116,7 @@ QUANTIZER: Mapping[str, str] = {
 LOADER: Mapping[str, str] = {
     "meta": "gives a model without memory for its weights (`load` with `meta`)",
     "modules": "says which linear modules a model has, and their sizes (`modules`)",
-    "tensors": "gives a model tensor by tensor (`tensors`), for whoever writes one that is larger than memory",
+    "tensors": "gives a model tensor by tensor (`tensors`), for writers of one that is larger than memory",
     "widen": "gives a loaded model room for more tokens (`widen`)",
     "write": "writes a model in transformers' layout (`write`)",
 }

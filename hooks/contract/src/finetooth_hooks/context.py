@@ -366,7 +366,7 @@ class CommandContext(Protocol):
         """
 
     def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
-        """The plan, and what became of the rows of each split that the method reads."""
+        """The plan, and how the rows of each split that the method reads are used."""
 
     def rows(self, recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> RecipeRows:
         """The rows of a recipe as a run trains them: to preview, to count, to write."""

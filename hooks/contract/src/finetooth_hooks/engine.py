@@ -386,7 +386,7 @@ class Engine(Protocol):
     def module(self) -> Any:
         """The framework's own model that trains, for a trainer that computes with it itself: in torch an `nn.Module`
         that takes `input_ids` and gives `logits`. What a backward through it leaves in the parameters that require
-        gradients is what the next `step` applies; whoever holds it changes no weight. Capability `module`."""
+        gradients is what the next `step` applies; its holder changes no weight. Capability `module`."""
         ...
 
     def weights(self) -> Mapping[str, Any]:

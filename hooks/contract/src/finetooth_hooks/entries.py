@@ -43,7 +43,7 @@ class Entry:
         expected_failures: checks of the conformance kit that it fails on purpose, each with the reason:
             `{"gradient_is_the_slope": "its ratio is held constant"}`. One that passes all the same is a fault.
         elsewhere: names that the field and other tools give it, each with the options that it implies there:
-            `{"dora": {"dora": True}, "peft": {}}`. No recipe may use them; whoever writes one is told what to write.
+            `{"dora": {"dora": True}, "peft": {}}`. No recipe may use them: the error says what to write.
     """
 
     kind: ClassVar[str] = ""

@@ -10,7 +10,7 @@ from finetooth_hooks.context import Context
 
 
 class ExportSource(Protocol):
-    """What a run trained, for whoever writes it down. Nothing is read before it is asked for.
+    """What a run trained, for an exporter. Nothing is read before it is asked for.
 
     Attributes:
         run: its folder.

@@ -109,7 +109,7 @@ def _hook(entries: list[Format]) -> Callable[[], Iterator[Format]]:
 
 
 def _builder(format_: FunctionFormat) -> Callable[..., FunctionFormat]:
-    def build(options: NoOptions, context: Any) -> FunctionFormat:  # whoever reads annotations reads all of them
+    def build(options: NoOptions, context: Any) -> FunctionFormat:  # readers of annotations read all of them
         return format_
 
     build.__annotations__["options"] = OPTIONS

@@ -323,12 +323,12 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class ModelTensors:
-    """A model whose tensors are read one by one, so that whoever writes it never holds it whole.
+    """A model whose tensors are read one by one, so that a writer never holds it whole.
 
     Attributes:
         model: the framework's model without memory (for `torch` a transformers model on the device `meta`); its linear
             modules are plain ones. By its `state_dict` the tensors are named.
-        files: of the tensors that files hold, each end of a tied pair once, the name of the file. Whoever writes the
+        files: of the tensors that files hold, each end of a tied pair once, the name of the file. A writer of the
             model may write as many.
         read: one of them by name, in host memory: plain numbers, of shape as in the model. What a file or a quantizer
             stores in fewer bits is in fp32, all else in the precision that was asked for, or as the model keeps it.
@@ -378,7 +378,7 @@ class Loader(Protocol):
             quantizer: stores the linear weights, one after the other while the model is loaded; None: they stay in
                 `precision`.
             meta: no weight is read and none takes memory, whatever the device; modules, names, shapes and types are
-                those of the model with its weights, which whoever asks fills, a strategy rank by rank (`tensors`).
+                those of the model with its weights, which the caller fills, a strategy rank by rank (`tensors`).
                 Capability `meta`; without it nobody passes the argument.
 
         Raises:

@@ -104,7 +104,7 @@ class PreparedRows(Sequence[Datum]):
 
 @dataclass(frozen=True)
 class Preparation:
-    """Data of one split, and what became of its rows.
+    """Data of one split, and the report on its rows.
 
     Attributes:
         data: in the order of the rows; each is made when it is read.

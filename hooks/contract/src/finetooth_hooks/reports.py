@@ -12,7 +12,7 @@ from finetooth_hooks.rollouts import Rollout
 
 @dataclass(frozen=True)
 class DataReport:
-    """What became of the rows of one split.
+    """How many rows of a split are used, and why others are not.
 
     Attributes:
         split: `train` or `eval`.
@@ -69,7 +69,7 @@ class Prepared:
     Attributes:
         total_steps: optimizer steps of the whole run; None if unknown.
         steps_per_epoch: optimizer steps in one pass over the data.
-        report: what became of the rows.
+        report: on the rows.
     """
 
     total_steps: int | None
@@ -192,7 +192,7 @@ class Outcome:
             chosen. None if there is none.
         history: every step that was reported, also by earlier processes of the run; result.json leaves it out.
         evaluations: likewise every evaluation.
-        data: what became of the rows, those that train first.
+        data: the reports on the rows, training rows first.
         environment: what the numbers depend on, other than the plan: versions, the device.
     """
 

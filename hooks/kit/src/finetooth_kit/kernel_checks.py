@@ -19,7 +19,7 @@ DTYPES = ("fp64", "fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
-class _Tried:
+class _OperationCase:
     """One operation in one dtype."""
 
     serves: Serves
@@ -43,7 +43,7 @@ def _dtypes() -> dict[str, Any]:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 
 
-def _trials(case: EntryCase) -> list[_Tried]:
+def _trials(case: EntryCase) -> list[_OperationCase]:
     """What can be tried on this machine.
 
     Raises:
@@ -76,7 +76,7 @@ def _trials(case: EntryCase) -> list[_Tried]:
                     missing[why] = None
                 elif serves.operation in OPERATIONS:
                     function, reference = built.functions[serves.operation], OPERATIONS[serves.operation].reference
-                    trials.append(_Tried(serves, function, reference, dtype, device))
+                    trials.append(_OperationCase(serves, function, reference, dtype, device))
     if not trials:
         raise CheckSkipped("; ".join(missing))
     return trials
@@ -86,7 +86,7 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _agrees(tried: _Tried, trial: Any, inputs: dict[str, Any], what: str) -> None:
+def _agrees(tried: _OperationCase, trial: Any, inputs: dict[str, Any], what: str) -> None:
     """Values and gradients are those of the reference over the same numbers in float64."""
     from finetooth_kernels.trials import first_difference
 
@@ -125,7 +125,7 @@ def kernels_agree_at_awkward_sizes(case: EntryCase) -> None:
     the second number of a GPU's grid. In the widest dtype that is declared."""
     from finetooth_kernels.trials import awkward
 
-    widest: dict[tuple[str, str], _Tried] = {}
+    widest: dict[tuple[str, str], _OperationCase] = {}
     for tried in _trials(case):
         key = tried.serves.operation, tried.device
         if key not in widest or DTYPES.index(tried.dtype) < DTYPES.index(widest[key].dtype):
@@ -222,7 +222,7 @@ FACTOR = 2.0**-7
 """Makes logits of the usual size of whole numbers."""
 
 
-def _ways(tried: _Tried, built: BuiltKernel) -> dict[str, Any]:
+def _ways(tried: _OperationCase, built: BuiltKernel) -> dict[str, Any]:
     """Log-probabilities of the same targets, by how they were asked for."""
     import torch
 

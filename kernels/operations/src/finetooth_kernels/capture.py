@@ -38,13 +38,13 @@ Call = tuple[Callable[..., None], tuple[Any, ...]]
 """A kernel with its arguments."""
 
 
-class _Noted(threading.local):
+class _CalledKernels(threading.local):
     """The kernels that a thread calls, while somebody wants to know them."""
 
     calls: list[Call] | None = None
 
 
-NOTED = _Noted()
+NOTED = _CalledKernels()
 """Where a provider's compiled kernels say what they are called with: each appends to `calls` while it is a list."""
 
 

@@ -194,7 +194,7 @@ def new_empty(
     if blocks is not None and like.is_cpu and size:
         view = blocks.take(size)
         if view is not None:
-            with _disable_current_modes():  # whoever watches sees tensors that others make
+            with _disable_current_modes():  # watchers see tensors that others make
                 return _tensor(view, 0, shape, count, dtype)
     elif like.is_cpu and size >= SMALLEST:
         view = BLOCKS.take(max(size, ALONE_BYTES))

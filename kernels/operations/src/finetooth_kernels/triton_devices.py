@@ -1,4 +1,4 @@
-"""Whether Triton kernels, whoever wrote them, can run on a device. Imports torch, and never Triton."""
+"""Whether Triton kernels of any provider can run on a device. Imports torch, and never Triton."""
 
 from __future__ import annotations
 

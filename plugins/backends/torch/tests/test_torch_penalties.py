@@ -13,7 +13,7 @@ from finetooth_hooks import Datum, EngineError, Sampling
 from finetooth_hooks.models import Head
 from finetooth_torch.generation.sampling import choose
 from finetooth_torch.heads.head import Projection
-from finetooth_torch.heads.repetition import Repetition, Seen, penalised
+from finetooth_torch.heads.repetition import Repetition, SeenIds, penalised
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -70,7 +70,7 @@ def test_what_is_drawn_from_is_that_of_transformers(sampling: Sampling) -> None:
     random = np.random.default_rng(3)
     logits = torch.from_numpy(random.normal(size=(50, 700)) * 2).float()
     read = torch.from_numpy(random.integers(0, 700, (50, 300)))
-    rows = [Seen(row) for row in read.tolist()]
+    rows = [SeenIds(row) for row in read.tolist()]
     source = penalised(logits, rows, sampling.repetition_penalty) if sampling.repetition_penalty != 1 else None
     streams = [np.random.default_rng(i) for i in range(50)]
     found = choose(logits, replace(sampling, drawn=True), streams, source=source)

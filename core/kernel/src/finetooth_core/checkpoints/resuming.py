@@ -56,7 +56,7 @@ class Resuming:
 
 
 @dataclass(frozen=True)
-class Present:
+class ThisRun:
     """The run as it is now, before it resumes.
 
     Attributes:
@@ -169,7 +169,7 @@ def _claims(context: RunContext) -> Iterator[Callable[[str], object] | None]:
         yield getattr(registered.entry, "claims", None)
 
 
-def find(present: Present, resuming: Resuming) -> Resumable:
+def find(present: ThisRun, resuming: Resuming) -> Resumable:
     """The checkpoint that a run resumes from: the newest in its stores, or in those that it had before, since a run may
     move to another place.
 
@@ -196,7 +196,7 @@ def find(present: Present, resuming: Resuming) -> Resumable:
 
 
 def check(
-    present: Present, resuming: Resuming, found: Resumable, *, base: Mapping[str, str], environment: Mapping[str, str]
+    present: ThisRun, resuming: Resuming, found: Resumable, *, base: Mapping[str, str], environment: Mapping[str, str]
 ) -> Resumed:
     """Compare what was with what is now; returns what to record.
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetooth_core.plugins.catalog import Catalog, Registered
 
 
-class Own(NamedTuple):
+class Builtin(NamedTuple):
     """One of the core's commands; `reference` is `"module:attribute"`."""
 
     name: str
@@ -28,10 +28,10 @@ class Own(NamedTuple):
 
 
 OWN = (
-    Own("run", "finetooth_core.cli.run:command", "Train", "train what a recipe describes"),
-    Own("resume", "finetooth_core.cli.resume:command", "Train", "continue a run that was interrupted"),
-    Own("check", "finetooth_core.cli.check:command", "Train", "show the plan, reasons and memory; train nothing"),
-    Own("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
+    Builtin("run", "finetooth_core.cli.run:command", "Train", "train what a recipe describes"),
+    Builtin("resume", "finetooth_core.cli.resume:command", "Train", "continue a run that was interrupted"),
+    Builtin("check", "finetooth_core.cli.check:command", "Train", "show the plan, reasons and memory; train nothing"),
+    Builtin("plugins", "finetooth_core.cli.plugins:command", "Extend", "list, explain, check and make plugins"),
 )
 
 ALSO = {"train": "run"}

@@ -37,7 +37,7 @@ def plan_parts(
     *,
     every: Sequence[DataReport] = (),
 ) -> list[RenderableType]:
-    """What was decided and why, the memory it will take, what became of the rows, and what else the user should know.
+    """What was decided and why, the memory it will take, how the rows are used, and what else the user should know.
 
     Args:
         reports: of the rows; empty if nobody read them.

@@ -176,7 +176,7 @@ class State:
         return session.plan
 
     def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
-        """The plan and what became of the rows."""
+        """The plan and how the rows are used."""
         session = self.session(recipe)
         return session.plan, session.reports
 

@@ -16,7 +16,7 @@ from finetooth_core.plugins.catalog import Registered
 from finetooth_core.plugins.part_builder import Builder, is_auto
 from finetooth_core.settings.claims import unread
 
-Built = dict[str, PickedFormat]
+BuiltFormats = dict[str, PickedFormat]
 AUTO = "auto"
 SETTING = "data.format"
 LOOKED_AT = 20
@@ -37,7 +37,7 @@ def formats_of(
         DataError: a source is missing or has no rows, or no format knows its first rows.
         RecipeError: the options of one are wrong.
     """
-    built: Built = {}
+    built: BuiltFormats = {}
     formats = _in_order(builder, method)
     return tuple(
         _format_of(builder, general, picked, known[index] if known else "", built, formats)
@@ -46,7 +46,7 @@ def formats_of(
 
 
 def _format_of(
-    builder: Builder, general: Any, picked: PickedSource, known: str, built: Built, formats: Sequence[Registered]
+    builder: Builder, general: Any, picked: PickedSource, known: str, built: BuiltFormats, formats: Sequence[Registered]
 ) -> PickedFormat:
     own = picked.format
     said_at = f"{picked.setting}.format"
@@ -81,7 +81,7 @@ def _in_order(builder: Builder, method: Any) -> list[Registered]:
 
 
 def _detected(
-    builder: Builder, rows: Sequence[Row], built: Built, formats: Sequence[Registered]
+    builder: Builder, rows: Sequence[Row], built: BuiltFormats, formats: Sequence[Registered]
 ) -> tuple[Row, PickedFormat, str]:
     """The format that knows most of the rows, the first of these rows, and what it knows it by."""
     known = [(row, *knows) for row in rows if (knows := _knows(builder, formats, row, built)) is not None]
@@ -103,7 +103,7 @@ def _detected(
     return first, built[name], reason
 
 
-def _knows(builder: Builder, formats: Sequence[Registered], row: Row, built: Built) -> tuple[str, str] | None:
+def _knows(builder: Builder, formats: Sequence[Registered], row: Row, built: BuiltFormats) -> tuple[str, str] | None:
     """The first format that knows a row, and what it knows it by."""
     for registered in formats:
         name = registered.full_name

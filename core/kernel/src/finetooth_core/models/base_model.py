@@ -20,7 +20,7 @@ from finetooth_core.models.vocabulary import ChangedTokens, text_config
 from finetooth_core.plugins.builders import derived
 from finetooth_core.plugins.catalog import Registered
 from finetooth_core.plugins.collector import paused_collector
-from finetooth_core.plugins.part_builder import Builder, Built
+from finetooth_core.plugins.part_builder import Builder, BuiltPart
 from finetooth_core.settings.claims import claimed
 from finetooth_core.settings.recipe import Recipe
 
@@ -83,7 +83,7 @@ def base_model(
     return BaseModel(loader, info, facts, tokenizer, {"loader": loading, "family": family}, run)
 
 
-def _own_loader(recipe: Recipe, builder: Builder, framework: str) -> Built:
+def _own_loader(recipe: Recipe, builder: Builder, framework: str) -> BuiltPart:
     """The loader that the recipe picks, or the one that claims `model`."""
     model = recipe.model
     if model.loader != AUTO:
@@ -110,12 +110,12 @@ def _facts(
     return (built.registered, built.plain_options), replace(facts, new_tokens=new, vocab_size=rows)
 
 
-def _family_facts(built: Built, config: Mapping[str, Any]) -> ModelFacts:
+def _family_facts(built: BuiltPart, config: Mapping[str, Any]) -> ModelFacts:
     family: Family = built.part
     return family.facts(config)
 
 
-def _family(recipe: Recipe, builder: Builder, kind: str) -> Built:
+def _family(recipe: Recipe, builder: Builder, kind: str) -> BuiltPart:
     """The family that the recipe picks, or the one that knows the model's type.
 
     Args:
@@ -134,7 +134,7 @@ def _family(recipe: Recipe, builder: Builder, kind: str) -> Built:
     return builder.recorded(registered, registered.full_name, "model.family")
 
 
-def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> Built:
+def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> BuiltPart:
     """The renderer that the recipe picks; else that of the run that trained the model, since another markup would be
     another language; else what the model's family speaks."""
     pick: Pick = recipe.data.renderer

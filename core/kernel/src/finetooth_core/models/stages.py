@@ -24,7 +24,7 @@ from finetooth_toolbox.files.trained_over import check_base
 from finetooth_toolbox.precision_choice import stored_precision
 
 from finetooth_core.plugins.catalog import Registered
-from finetooth_core.plugins.part_builder import Builder, Built
+from finetooth_core.plugins.part_builder import Builder, BuiltPart
 from finetooth_core.settings.claims import claimed
 from finetooth_core.settings.recipe import Recipe, load
 from finetooth_core.settings.run_recipe import recipe_of
@@ -113,7 +113,7 @@ class Parent(Protocol):
         ...
 
     @property
-    def renderer_built(self) -> Built:
+    def renderer_built(self) -> BuiltPart:
         """How its rows became tokens."""
         ...
 
@@ -134,7 +134,9 @@ class Trained(LoaderBase):
         whole: loads the artifact, if that has whole weights; None for an adapter.
     """
 
-    def __init__(self, folder: Path, artifact: Path, parent: Callable[[], Parent], whole: Built | None = None) -> None:
+    def __init__(
+        self, folder: Path, artifact: Path, parent: Callable[[], Parent], whole: BuiltPart | None = None
+    ) -> None:
         self.folder, self.artifact = folder, artifact
         self._parent, self._whole = parent, whole
 
@@ -158,7 +160,7 @@ class Trained(LoaderBase):
         return self.parent.loader, self.parent.recipe.model.name
 
     def describe(self, reference: str) -> ModelInfo:
-        """The model by whoever loads it, with the run's folder as its reference."""
+        """The model by its loader, with the run's folder as its reference."""
         loader, inner = self._inner
         info = loader.describe(inner)
         config, contents = dict(info.config), info.contents
@@ -295,7 +297,7 @@ class Trained(LoaderBase):
             )
 
     @cached_property
-    def _adapter(self) -> Built:
+    def _adapter(self) -> BuiltPart:
         pick, builder = self.parent.recipe.adapter, self.parent.builder
         return builder.section("adapter", pick, "adapter", framework=self.parent.framework)
 
@@ -312,7 +314,7 @@ class FromRun(Trained):
         UserError: the run kept no artifact, or a file of it is damaged.
     """
 
-    def __init__(self, folder: Path, parent: Callable[[], Parent], whole: Built | None) -> None:
+    def __init__(self, folder: Path, parent: Callable[[], Parent], whole: BuiltPart | None) -> None:
         super().__init__(folder, artifact_of(folder), parent, whole)
 
     def decide(self, log: Decisions, named: str) -> None:

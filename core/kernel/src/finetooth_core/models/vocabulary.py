@@ -1,4 +1,4 @@
-"""Tokens that a recipe adds to a model: a loader around the model's own, so that whoever loads sees them."""
+"""Tokens that a recipe adds to a model: a loader around the model's own, so that every caller sees them."""
 
 from __future__ import annotations
 

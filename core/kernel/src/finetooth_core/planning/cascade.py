@@ -266,7 +266,7 @@ def _reason(taken: StepTrial, outcomes: list[StepTrial]) -> str:
 
 
 def _lines(recipe: Recipe, taken: StepTrial, outcomes: list[StepTrial]) -> Iterator[str]:
-    """What became of each step, for the notes of the plan."""
+    """The result of each step, for the notes of the plan."""
     settings = _settings(recipe)
     for place, trial in enumerate(outcomes):
         if trial.job is None:

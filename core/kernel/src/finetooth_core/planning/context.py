@@ -37,12 +37,12 @@ from finetooth_core.models.stages import FromRun, Loading
 from finetooth_core.planning.framework import framework_of
 from finetooth_core.plugins.catalog import Catalog
 from finetooth_core.plugins.collector import paused_collector
-from finetooth_core.plugins.part_builder import Builder, Built, is_auto
+from finetooth_core.plugins.part_builder import Builder, BuiltPart, is_auto
 from finetooth_core.settings.recipe import Recipe
 
 if TYPE_CHECKING:
     from finetooth_core.data.dataset import Dataset
-    from finetooth_core.planning.joined import Joined
+    from finetooth_core.planning.joined import JoinedRank
     from finetooth_core.plugins.manager import Plugins
 
 OpenModel = Callable[[str, Mapping[str, Any] | None, Callable[[str], None]], Opened]
@@ -95,7 +95,7 @@ class RunContext:
         self.log = Decisions(recipe.notes)
         self.builder = Builder(catalog, self.log, self)
         self._open_model, self._framework = open_model, framework
-        self.joined: Joined | None = None  # the ranks that train the run; None: this process alone
+        self.joined: JoinedRank | None = None  # the ranks that train the run; None: this process alone
         self.awaited: dict[str, str] = {}
         """Metrics of evaluations that parts wait for, by the setting that names them."""
         self.opened: list[Opened] = []  # what its parts opened in addition to the recipe's model
@@ -142,7 +142,7 @@ class RunContext:
 
     @cached_property
     @paused_collector()
-    def renderer_built(self) -> Built:
+    def renderer_built(self) -> BuiltPart:
         """The renderer with its entry and options."""
         return renderer_of(self.recipe, self.builder, self.base)
 

@@ -24,7 +24,7 @@ from finetooth_toolbox.blame import error_line
 from finetooth_core.planning.context import RunContext
 from finetooth_core.planning.heads import check_head_is_there
 from finetooth_core.planning.roles import brought_roles, held_roles
-from finetooth_core.plugins.part_builder import Built, is_auto
+from finetooth_core.plugins.part_builder import BuiltPart, is_auto
 from finetooth_core.plugins.trackers import PickedTracker
 
 NO_DATA = Prepared(None, 0, DataReport("train", 0, 0))
@@ -35,7 +35,7 @@ class RunParts:
     """The parts that drive the engine over the recipe's data, and what they need. Empty if the caller has its own data.
 
     Attributes:
-        reports: how many rows were used and left out, for each split, training rows first.
+        reports: on the rows of each split, training rows first.
         needs: engine capabilities.
         losses: each with the setting that picked it.
         roles: models other than the policy.
@@ -86,7 +86,7 @@ def driven_by(context: RunContext, backend: Backend, no_reference: str, head: Sc
     )
 
 
-def evaluators_of(context: RunContext) -> list[Built]:
+def evaluators_of(context: RunContext) -> list[BuiltPart]:
     """The evaluators that a recipe picks, built."""
     pick = context.recipe.method
     builder = context.builder
@@ -95,7 +95,7 @@ def evaluators_of(context: RunContext) -> list[Built]:
     return _evaluators(context, registered.entry)[0]
 
 
-def single(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[Built, Any]:
+def single(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> tuple[BuiltPart, Any]:
     """Build a single-choice section; return what was built and its entry."""
     built = context.builder.section(kind, pick, kind, framework=context.framework)
     entry = built.registered.entry
@@ -103,7 +103,7 @@ def single(context: RunContext, kind: str, pick: Any, entry_type: type[Any]) -> 
     return built, entry
 
 
-def _evaluators(context: RunContext, method: Method) -> tuple[list[Built], list[Evaluator]]:
+def _evaluators(context: RunContext, method: Method) -> tuple[list[BuiltPart], list[Evaluator]]:
     picks = context.recipe.evaluate.evaluators
     if picks == AUTO:
         if not context.data.has("eval"):

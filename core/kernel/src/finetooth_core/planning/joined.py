@@ -11,7 +11,7 @@ from finetooth_hooks.strategies import Rank, Strategy
 
 
 @dataclass
-class Joined:
+class JoinedRank:
     """This process as one of several ranks.
 
     Attributes:

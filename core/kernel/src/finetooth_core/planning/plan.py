@@ -53,7 +53,7 @@ from finetooth_core.planning.ranks import place_of
 from finetooth_core.planning.roles import no_reference
 from finetooth_core.planning.room import check_room
 from finetooth_core.plugins.collector import paused_collector
-from finetooth_core.plugins.part_builder import Built
+from finetooth_core.plugins.part_builder import BuiltPart
 from finetooth_core.plugins.trackers import PickedTracker
 from finetooth_core.settings.picked_options import check_picked_options
 from finetooth_core.settings.recipe import Recipe
@@ -67,11 +67,11 @@ class Job:
         context: what the parts were built with.
         plan: the decisions.
         method: its data are prepared; None without data.
-        prepared: steps and what became of the rows.
+        prepared: steps and the report on the rows.
         backend: builds the engine from `request`.
         evaluators: in the recipe's order.
         trackers: in the recipe's order.
-        reports: what became of the rows, by split.
+        reports: on the rows, by split.
         every_report: the same of all that read them: evaluators may use other rows of one split.
         keeping: where checkpoints go; None without data.
         padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
@@ -206,7 +206,7 @@ def _schedule_pick(context: RunContext, data: bool, *, open_ended: bool) -> Any:
     return min(r.full_name for r in endless) if endless else pick
 
 
-def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bool, *, whole: bool) -> UpdatesPart:
+def updates_of(context: RunContext, optimizer: BuiltPart, entry: Optimizer, data: bool, *, whole: bool) -> UpdatesPart:
     """Optimizer and schedule, built.
 
     Args:
@@ -232,7 +232,7 @@ def updates_of(context: RunContext, optimizer: Built, entry: Optimizer, data: bo
 
 
 def _check_optimizer(
-    optimizer: Built, entry: Optimizer, backend: Built, backend_entry: Backend, hardware: HardwareFacts
+    optimizer: BuiltPart, entry: Optimizer, backend: BuiltPart, backend_entry: Backend, hardware: HardwareFacts
 ) -> None:
     """
     Raises:
@@ -255,7 +255,7 @@ def _check_optimizer(
         )
 
 
-def _check_noise(alpha: float, backend: Built, backend_entry: Backend) -> None:
+def _check_noise(alpha: float, backend: BuiltPart, backend_entry: Backend) -> None:
     """
     Raises:
         PlanError: embeddings should get noise, and engines of the backend do not know how.

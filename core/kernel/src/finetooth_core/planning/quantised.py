@@ -7,10 +7,10 @@ from finetooth_hooks.errors import PlanError
 from finetooth_hooks.protocols import Stored
 
 from finetooth_core.planning.context import RunContext
-from finetooth_core.plugins.part_builder import Built
+from finetooth_core.plugins.part_builder import BuiltPart
 
 
-def build_quantizer(context: RunContext) -> Built | None:
+def build_quantizer(context: RunContext) -> BuiltPart | None:
     """What the recipe says the base is stored with; None if it says nothing."""
     pick = context.recipe.quantization
     if pick is None:
@@ -18,7 +18,7 @@ def build_quantizer(context: RunContext) -> Built | None:
     return context.builder.section("quantizer", pick, "quantization", framework=context.framework)
 
 
-def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None) -> None:
+def check_quantised(context: RunContext, adapter: BuiltPart, quantizer: BuiltPart | None) -> None:
     """A base in fewer bits must be one that the adapter leaves alone, and a quantizer be there where the adapter begins
     with what it loses.
 
@@ -50,7 +50,7 @@ def check_quantised(context: RunContext, adapter: Built, quantizer: Built | None
     )
 
 
-def _nothing_lost(context: RunContext, adapter: Built, stored: Stored | None) -> PlanError:
+def _nothing_lost(context: RunContext, adapter: BuiltPart, stored: Stored | None) -> PlanError:
     name = context.recipe.model.name
     base = "the recipe has none" if stored is None else f"model: {name} is stored as {stored.name} already"
     which = "pick one" if stored is None else "name the model as it was before, with quantization"

@@ -22,7 +22,7 @@ from finetooth_hooks.strategies import Rank
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.runs.closed_network import is_closed, run_closed
 
-from finetooth_core.planning.joined import Joined
+from finetooth_core.planning.joined import JoinedRank
 from finetooth_core.settings.picked_options import check_picked_options
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def wanted(recipe: Recipe) -> int:
     return devices * recipe.scale.nodes if isinstance(devices, int) else 0
 
 
-def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
+def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | None:
     """This process as a rank; what starts the ranks, if it was not started as one; None where one process trains.
 
     Raises:
@@ -52,7 +52,7 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
     pick: Any = recipe.scale.launcher
     named = pick if isinstance(pick, str) else str(pick["name"])
     if around and (named == AUTO or catalog.get("launcher", named) not in around):
-        pick = around[0].full_name  # whoever started this process knows its place
+        pick = around[0].full_name  # the launcher that started this process knows its place
     picked = context.builder.section("launcher", pick, "scale.launcher")
     launcher, nodes = picked.part, recipe.scale.nodes
     rank: Rank | None = launcher.rank()
@@ -72,10 +72,10 @@ def join(context: RunContext) -> Joined | Callable[[Sequence[str]], int] | None:
             action="leave scale.devices out, or start as many",
         )
     built = context.builder.section("strategy", recipe.scale.strategy, "scale.strategy")
-    return Joined(rank, built.part, built.registered.full_name, vars(built.registered.entry)["capabilities"])
+    return JoinedRank(rank, built.part, built.registered.full_name, vars(built.registered.entry)["capabilities"])
 
 
-def check_started(recipe: Recipe, joined: Joined | None) -> None:
+def check_started(recipe: Recipe, joined: JoinedRank | None) -> None:
     """Checks that as many ranks were started as the recipe asks for.
 
     Raises:
@@ -93,7 +93,7 @@ def check_started(recipe: Recipe, joined: Joined | None) -> None:
 
 
 @contextmanager
-def among(joined: Joined, folder: Path) -> Iterator[None]:
+def among(joined: JoinedRank, folder: Path) -> Iterator[None]:
     """While entered, this process trains with the others.
 
     Args:

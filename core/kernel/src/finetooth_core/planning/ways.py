@@ -18,7 +18,7 @@ from finetooth_core.planning.driven import single
 from finetooth_core.planning.memory_check import shortages
 from finetooth_core.planning.plan import hardware_of, trains_of, updates_of
 from finetooth_core.planning.quantised import check_quantised
-from finetooth_core.plugins.part_builder import Built
+from finetooth_core.plugins.part_builder import BuiltPart
 
 
 def ways(
@@ -73,7 +73,7 @@ def _plan_request(context: RunContext, step: Step, place: PlacePart, length: int
     speaks = context.framework
     pick = step.changes.get("adapter", recipe.adapter)
     adapter = builder.build("adapter", pick, setting="adapter", framework=speaks)
-    quantizer: Built | None = None
+    quantizer: BuiltPart | None = None
     if (pick := step.changes.get("quantization")) is not None:
         quantizer = builder.build("quantizer", pick, setting="quantization", framework=speaks)
     optimizer, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)

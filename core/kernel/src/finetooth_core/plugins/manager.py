@@ -27,7 +27,7 @@ from finetooth_core.plugins.catalog import Catalog, Registered
 from finetooth_core.plugins.distributions import Installed, discover
 from finetooth_core.plugins.faults import Fault
 from finetooth_core.plugins.loaded_plugin import Loaded
-from finetooth_core.plugins.references import Named, Reference, resolve
+from finetooth_core.plugins.references import PluginRef, Reference, resolve
 from finetooth_core.plugins.registration import Hook, Problem, Registration
 
 CONTRACT = "finetooth-hooks"
@@ -153,7 +153,7 @@ def start(
     return plugins
 
 
-def _raise_named(faults: Sequence[Fault], named: Mapping[str, Named]) -> None:
+def _raise_named(faults: Sequence[Fault], named: Mapping[str, PluginRef]) -> None:
     """Raise for the faults of plugins the user named, all of them in one error."""
     fatal = [fault for fault in faults if fault.distribution in named]
     if len(fatal) > 1:
@@ -188,7 +188,7 @@ class _Manager:
             action = f"did you mean no:{near}?" if near else "see ft plugins list"
             raise PluginError("", f"-p no:{name}: no installed plugin has this name", action=action)
 
-    def add_installed(self, installed: Installed, named: Named | None) -> None:
+    def add_installed(self, installed: Installed, named: PluginRef | None) -> None:
         """Import and register the modules of one distribution."""
         name, version = installed.distribution, installed.version
         problem = _entry_point_problem(installed) or _contract_problem(installed)
@@ -199,7 +199,7 @@ class _Manager:
         if module is not None:
             self._register(name, version, module, named)
 
-    def add_named(self, named: Named) -> None:
+    def add_named(self, named: PluginRef) -> None:
         """Import and register a local file or a module the user named; check a distribution the user named."""
         name = named.name
         if named.problem is not None:
@@ -220,7 +220,7 @@ class _Manager:
             self._fault(name, version, _import_problem(error, reference, name))
             return None
 
-    def _add_file(self, named: Named) -> None:
+    def _add_file(self, named: PluginRef) -> None:
         try:
             file = local_files.read(named.reference.use, self.base)
         except OSError as error:
@@ -234,7 +234,7 @@ class _Manager:
         else:
             self._register(named.name, "", module, named, file.sha256)
 
-    def _register(self, name: str, version: str, module: ModuleType, named: Named | None, sha256: str = "") -> None:
+    def _register(self, name: str, version: str, module: ModuleType, named: PluginRef | None, sha256: str = "") -> None:
         file = getattr(module, "__file__", None) or ""
         if module.__name__ in self.modules:
             text = f"its module {module.__name__} is already in use by {self.modules[module.__name__]}"

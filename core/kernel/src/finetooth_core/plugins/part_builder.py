@@ -22,7 +22,7 @@ from finetooth_core.settings.recipe import validate_options
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltPart:
     """What a pick came to.
 
     Attributes:
@@ -68,7 +68,7 @@ class Builder:
             raise RecipeError(setting, f"the mapping has no 'name' that picks a {kind}", action="add name: NAME")
         return self.catalog.get(kind, name, setting=setting, framework=framework)
 
-    def build(self, kind: str, pick: Pick, *, setting: str = "", framework: str = "") -> Built:
+    def build(self, kind: str, pick: Pick, *, setting: str = "", framework: str = "") -> BuiltPart:
         """Build the entry a pick names; nothing is recorded.
 
         Args:
@@ -76,7 +76,7 @@ class Builder:
         """
         return self.built(self.entry(kind, pick, setting=setting, framework=framework), pick, setting)
 
-    def section(self, kind: str, pick: Pick, setting: str, *, framework: str = "") -> Built:
+    def section(self, kind: str, pick: Pick, setting: str, *, framework: str = "") -> BuiltPart:
         """Build a single-choice section of the recipe and record the pick for the plan; `auto` takes the default
         entry.
 
@@ -91,14 +91,14 @@ class Builder:
             self.log.decide(setting, registered.full_name, "the recipe says so")
         return self.recorded(registered, renamed(pick, registered.full_name), setting)
 
-    def recorded(self, registered: Registered, pick: Pick, setting: str) -> Built:
+    def recorded(self, registered: Registered, pick: Pick, setting: str) -> BuiltPart:
         """Build an entry and record it as the one of its kind."""
         kind = registered.entry.kind
         self.log.pick(kind, registered.full_name)
         return self.built(registered, pick, setting, kind)
 
     @paused_collector()  # the first build of an entry imports its module
-    def built(self, registered: Registered, pick: Pick, setting: str, record: str = "") -> Built:
+    def built(self, registered: Registered, pick: Pick, setting: str, record: str = "") -> BuiltPart:
         """Call the builder of an entry.
 
         Args:
@@ -118,7 +118,7 @@ class Builder:
             what = f"{registered.entry.kind} {registered.entry.name!r}"
             raise import_failure(error, what, registered.distribution) from error
         self.used.append(registered)
-        return Built(registered, part, options, tuple(self._losses[before:]))
+        return BuiltPart(registered, part, options, tuple(self._losses[before:]))
 
     def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:
         """A loss with what its entry declares. It is part of what the builder that asks for it has built."""

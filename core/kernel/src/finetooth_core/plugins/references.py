@@ -56,7 +56,7 @@ class Reference:
 
 
 @dataclass(frozen=True)
-class Named:
+class PluginRef:
     """A reference, resolved.
 
     Attributes:
@@ -74,7 +74,7 @@ class Named:
     problem: Problem | None = None
 
 
-def resolve(references: Iterable[Reference], installed: Sequence[Installed], base: Path) -> dict[str, Named]:
+def resolve(references: Iterable[Reference], installed: Sequence[Installed], base: Path) -> dict[str, PluginRef]:
     """References by the name of their plugin; one with options wins over one without.
 
     Args:
@@ -83,7 +83,7 @@ def resolve(references: Iterable[Reference], installed: Sequence[Installed], bas
     Raises:
         PluginError: one plugin is given two different sets of options.
     """
-    by_name: dict[str, Named] = {}
+    by_name: dict[str, PluginRef] = {}
     for reference in references:
         named = _resolve(reference, installed, base)
         before = by_name.get(named.name)
@@ -116,28 +116,28 @@ def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
     return chosen or list(known)
 
 
-def _resolve(reference: Reference, installed: Sequence[Installed], base: Path) -> Named:
+def _resolve(reference: Reference, installed: Sequence[Installed], base: Path) -> PluginRef:
     use = reference.use
     if local_files.is_file_reference(use):
-        return Named(local_files.display_name(use, base), reference, is_file=True)
+        return PluginRef(local_files.display_name(use, base), reference, is_file=True)
     for distribution in installed:
         if any(use == value for _, value in distribution.references):
-            return Named(distribution.distribution, reference)
+            return PluginRef(distribution.distribution, reference)
     requirement = versions.parse(use)
     if requirement is None:
-        return Named(
+        return PluginRef(
             use, reference, problem=Problem("it is not a file, module or requirement", "write ./FILE.py or NAME>=1")
         )
     for distribution in installed:
         if distribution.distribution == requirement.name:
-            return Named(requirement.name, reference, problem=_version_problem(requirement, distribution))
+            return PluginRef(requirement.name, reference, problem=_version_problem(requirement, distribution))
     if not requirement.specifier and _MODULE.match(use) and _importable(use):
-        return Named(use, reference, is_module=True)
+        return PluginRef(use, reference, is_module=True)
     problem = Problem(
         "no installed plugin or module has this name",
         f"install it: {install_command(requirement.text)}; a file is named as ./FILE.py",
     )
-    return Named(requirement.name, reference, problem=problem)
+    return PluginRef(requirement.name, reference, problem=problem)
 
 
 def _version_problem(requirement: versions.Requirement, installed: Installed) -> Problem | None:

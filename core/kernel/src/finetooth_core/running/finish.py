@@ -278,6 +278,6 @@ class Finish:
 
 
 def _counts(report: DataReport) -> dict[str, Any]:
-    """How many rows a split has, and what became of them."""
+    """Counts of a split: rows, used rows, tokens, and dropped rows by reason."""
     names = ("split", "rows", "used", "tokens", "trained_tokens", "longest", "dropped")
     return {name: getattr(report, name) for name in names}

@@ -20,7 +20,7 @@ from finetooth_rows.choices.choice import Choice, Chosen
 from finetooth_rows.choices.choosing import choose
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.storage.cache import CHOICES, DataCache
-from finetooth_rows.storage.key import OWN_PACKAGES, Unknowable, code_hash, named_sources, versions
+from finetooth_rows.storage.key import OWN_PACKAGES, NoDataKey, code_hash, named_sources, versions
 from finetooth_rows.tally import Tally
 
 REMEMBERED_FROM = 2_000_000
@@ -73,7 +73,7 @@ class Selection:
         hashes = cache.hashes
         try:
             path = cache.root / CHOICES / f"{self._key(named_sources(self._sources, hashes)[0])}.npz"
-        except Unknowable:
+        except NoDataKey:
             return anew()
         chosen = _read(path)
         if chosen is None:

@@ -60,7 +60,7 @@ class CacheEntry:
         rows: rows read, of which `tally.used` became data.
         made: when, seconds since 1970.
         used: when last.
-        tally: what became of the rows.
+        tally: counts of the rows, used and left out.
         notes: what was told while they were prepared.
         portions: facts of the rows' portions.
     """
@@ -86,7 +86,7 @@ class CacheEntry:
 
     @property
     def held(self) -> tuple[Path, ...]:
-        """Files that whoever uses it has marked."""
+        """Files that a reader has marked as in use."""
         return (self.folder / ROWS,)
 
     @cached_property

@@ -27,7 +27,7 @@ class Fetched:
         key: the folder's name.
         folder: where it lies.
         plugin: name of the folder of the plugin.
-        held: its files; whoever uses one has marked it.
+        held: its files; a reader marks those it uses.
         bytes: on disk.
         used: when last, seconds since 1970.
     """

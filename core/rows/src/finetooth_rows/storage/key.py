@@ -37,7 +37,7 @@ LAYOUT = 3
 OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
 
 
-class Unknowable(Exception):
+class NoDataKey(Exception):
     """Why no key can be made."""
 
 
@@ -60,7 +60,7 @@ def data_key(
     """Returns the key of the prepared rows: a hash of all that they are made of.
 
     Raises:
-        Unknowable: a source does not say what its rows are made of.
+        NoDataKey: a source does not say what its rows are made of.
         DataError: a source file is missing.
     """
     sources, files = named_sources(rows.sources, hashes)
@@ -104,7 +104,7 @@ def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) ->
     """Sources with their options and what their rows are made of; and the files among that.
 
     Raises:
-        Unknowable: a source does not say it.
+        NoDataKey: a source does not say it.
         DataError: a source file is missing.
     """
     files: dict[Path, str] = {}
@@ -119,7 +119,7 @@ def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) ->
         else:
             named = picked.source.identity()
         if named is None:
-            raise Unknowable(f"{picked.registered.full_name} does not say what its rows are made of")
+            raise NoDataKey(f"{picked.registered.full_name} does not say what its rows are made of")
         sources.append([picked.registered.full_name, picked.options, named])
     return sources, files
 

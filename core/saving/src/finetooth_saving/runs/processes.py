@@ -1,4 +1,4 @@
-"""Runs as processes of their own, that whoever began them may outlive or not: begun, stopped, and what they printed."""
+"""Runs as processes that may outlive the one that started them: starts and stops them, and reads their output."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Python files that this machine's own runs named: code in a run folder from somebody else is not run without consent.
 
 A recipe is a program: it may name Python files as plugins, reward functions, environments, and ask for a model's own
-code. Whoever starts a run from a recipe means that. A run folder that came from elsewhere names files too, and to merge
+code. A user who starts a run from it means that. A run folder that came from elsewhere names files too, and to merge
 or to talk to what was trained nobody should have to trust them. So a run that is begun here leaves the SHA-256 of its
 files in the user's state folder, and what a recorded recipe names counts only where that is known.
 """

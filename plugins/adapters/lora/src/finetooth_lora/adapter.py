@@ -1,5 +1,5 @@
 """The LoRA adapter: its options, and peft's layers behind them. Nothing here imports peft before a model is at hand:
-that takes seconds, and whoever only checks a recipe needs none of it."""
+that takes seconds, and a check of a recipe needs none of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """What the adapters here share: peft's layers over a frozen base, their artifact, folding. Nothing imports peft before
-a model is at hand: that takes seconds, and whoever only checks a recipe needs none of it."""
+a model is at hand: that takes seconds, and a check of a recipe needs none of it."""
 
 from __future__ import annotations
 

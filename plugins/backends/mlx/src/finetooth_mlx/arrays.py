@@ -14,7 +14,7 @@ DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
 KINDS = {"f": np.float32, "i": np.int32, "u": np.uint32, "b": np.bool_}
 """What NumPy's kinds become: MLX computes with 32 bits."""
 
-Named = dict[str, mx.array]
+NamedArrays = dict[str, mx.array]
 """Arrays by the names of their parameters."""
 
 
@@ -24,7 +24,7 @@ def to_mx(values: NDArray[Any]) -> mx.array:
     return mx.array(array.astype(KINDS[array.dtype.kind]))
 
 
-def named(tree: Any) -> Named:
+def named(tree: Any) -> NamedArrays:
     """The arrays of a nested tree by their paths."""
     return dict(tree_flatten(tree))
 

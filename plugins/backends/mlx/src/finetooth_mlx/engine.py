@@ -43,7 +43,7 @@ from finetooth_steps.step_settings import check_settings
 from numpy.typing import NDArray
 
 from finetooth_mlx.adapters import held
-from finetooth_mlx.arrays import Named, named
+from finetooth_mlx.arrays import NamedArrays, named
 from finetooth_mlx.capabilities import CAPABILITIES
 from finetooth_mlx.exhaustion import guarded
 from finetooth_mlx.generation import Generator
@@ -90,8 +90,8 @@ class MlxEngine(EngineBase):
                 f"backend.packing=true: {network.rows_obstacle}", action="set backend.packing to auto or false"
             )
         self._filling: Filling | None = None if packing is False or network.rows_obstacle else "rows"
-        self._masters: Named = dict(network.initial)
-        self._grads: Named = {}
+        self._masters: NamedArrays = dict(network.initial)
+        self._grads: NamedArrays = {}
         self._optimizer = request.updates.optimizer.create(list(self._masters.items()))
         self._update = Update(self._optimizer, compiled=compiled)
         self._total_steps = request.plan.total_steps
@@ -412,7 +412,7 @@ class MlxEngine(EngineBase):
         self._counters.loss += evaluated.totals.loss
         return evaluated
 
-    def _accumulate(self, work: Pass, added: Named) -> None:
+    def _accumulate(self, work: Pass, added: NamedArrays) -> None:
         before = self._grads
         # laid out in memory as one that is read from a file: sums over it then go in the same order
         plain = {name: mx.contiguous(grad) for name, grad in added.items()}

@@ -122,7 +122,7 @@ class Generator:
 
     Args:
         budget: tokens of a micro-batch; a batch of rows takes about four times as many.
-        check_asked: raises if whoever drives the engine wants it to stop.
+        check_asked: raises if the driver of the engine wants it to stop.
         cache_bits: of a number in the cache; 0 is plain.
     """
 

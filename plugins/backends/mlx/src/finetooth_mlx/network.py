@@ -21,7 +21,7 @@ from finetooth_steps.rectangles import Rectangle
 from finetooth_steps.segments import Piece
 from numpy.typing import NDArray
 
-from finetooth_mlx.arrays import DTYPES, Named, named, nested, to_mx
+from finetooth_mlx.arrays import DTYPES, NamedArrays, named, nested, to_mx
 from finetooth_mlx.dropout import Draws
 from finetooth_mlx.heads import scores, values
 from finetooth_mlx.packing import Segments, obstacle
@@ -54,9 +54,9 @@ class Network:
         trained = named(model.trainable_parameters())
         # what is added to a frozen base computes in fp32; of whole weights, masters in fp32 are kept in addition
         self._types = {n: a.dtype if can_disable else DTYPES[precision] for n, a in trained.items()}
-        self.initial: Named = {name: array.astype(mx.float32) for name, array in trained.items()}
+        self.initial: NamedArrays = {name: array.astype(mx.float32) for name, array in trained.items()}
         self.has_head = getattr(model, "asked_head", None) is not None
-        self.holders: dict[str, Named | Network] = {}
+        self.holders: dict[str, NamedArrays | Network] = {}
         """What computes roles that are not the policy: weights it once had, or another model."""
         self._acting: Network | None = None
         self._read: list[mx.array] | None = None
@@ -80,7 +80,7 @@ class Network:
         self.model.update(nested({name: array.astype(self._types[name]) for name, array in masters.items()}))
 
     @property
-    def computing(self) -> Named:
+    def computing(self) -> NamedArrays:
         """What trains, as it computes: of whole weights in the run's precision."""
         return named(self.model.trainable_parameters())
 
@@ -123,12 +123,12 @@ class Network:
         return next(filter(None, [self.obstacle, *others]), "")
 
     @property
-    def copies(self) -> dict[str, Named]:
+    def copies(self) -> dict[str, NamedArrays]:
         """The roles that are copies of the policy."""
         return {role: holder for role, holder in self.holders.items() if not isinstance(holder, Network)}
 
     @contextmanager
-    def holding(self, holder: Named | Network) -> Iterator[None]:
+    def holding(self, holder: NamedArrays | Network) -> Iterator[None]:
         """While entered, another model computes, or this one with other weights."""
         placed, before = self._placed, self.computing
         if isinstance(holder, Network):

@@ -21,7 +21,7 @@ from finetooth_steps.segments import pieces_of
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 
-from finetooth_mlx.arrays import Named, to_mx
+from finetooth_mlx.arrays import NamedArrays, to_mx
 from finetooth_mlx.network import Network, Rows
 from finetooth_mlx.profile import COMPUTE, GRAPH, span
 
@@ -36,7 +36,7 @@ class Differentiated(Evaluated):
         grads: of what trains, by name; empty without a backward.
     """
 
-    grads: Named = field(default_factory=dict)
+    grads: NamedArrays = field(default_factory=dict)
 
 
 class Runner:
@@ -49,7 +49,7 @@ class Runner:
 
     def __init__(self, network: Network, *, pad_id: int, seed: int) -> None:
         self._network, self._pad_id, self._seed = network, pad_id, seed
-        self.asked: Callable[[], bool] = lambda: False  # whether whoever drives the engine wants it to stop
+        self.asked: Callable[[], bool] = lambda: False  # whether the driver of the engine wants it to stop
 
     def check_asked(self) -> None:
         """Between two micro-batches.
@@ -77,7 +77,7 @@ class Runner:
         return outputs
 
     def evaluate(
-        self, work: Pass, masters: Named, *, train: bool, backward: bool = False, returns: Collection[str] = ()
+        self, work: Pass, masters: NamedArrays, *, train: bool, backward: bool = False, returns: Collection[str] = ()
     ) -> Differentiated:
         """Evaluate the loss of `work`, and its gradients with `backward`.
 
@@ -101,7 +101,7 @@ class Runner:
                 continue
             outputs: Outputs = {}
 
-            def objective(weights: Named, batch: MicroBatch = batch, outputs: Outputs = outputs) -> mx.array:
+            def objective(weights: NamedArrays, batch: MicroBatch = batch, outputs: Outputs = outputs) -> mx.array:
                 self._network.place(weights)
                 outputs |= self._outputs(spec, self._rectangle(work, batch), train=train)
                 return self._loss(work, batch, outputs, evaluated)
@@ -112,13 +112,15 @@ class Runner:
             self._keep(evaluated.outputs, work, batch, {k: v for k, v in outputs.items() if k in returns})
         return evaluated
 
-    def backward_from(self, work: Pass, masters: Named, grads: Sequence[NDArray[np.floating[Any]]]) -> Named:
+    def backward_from(
+        self, work: Pass, masters: NamedArrays, grads: Sequence[NDArray[np.floating[Any]]]
+    ) -> NamedArrays:
         """Gradients from dL/dlogprob per datum, shaped as its targets."""
         evaluated = Differentiated([])
         for batch in work.computed:
             slopes = to_mx(side_by_side(batch, grads))
 
-            def objective(weights: Named, batch: MicroBatch = batch, slopes: mx.array = slopes) -> mx.array:
+            def objective(weights: NamedArrays, batch: MicroBatch = batch, slopes: mx.array = slopes) -> mx.array:
                 self._network.place(weights)
                 outputs = self._network.outputs(self._rectangle(work, batch), ("logprobs",))
                 return mx.sum(outputs["logprobs"] * slopes)
@@ -130,8 +132,8 @@ class Runner:
     # --- a loss that must see more than fits into a micro-batch -------------------------------------------------------
 
     def _evaluate_pieces(
-        self, work: Pass, whole: MicroBatch, evaluated: Differentiated, masters: Named, *, train: bool, backward: bool,
-        returns: Collection[str],
+        self, work: Pass, whole: MicroBatch, evaluated: Differentiated, masters: NamedArrays, *, train: bool,
+        backward: bool, returns: Collection[str],
     ) -> None:  # fmt: skip
         """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back piece by piece."""
         assert work.spec is not None and evaluated.totals is not None
@@ -164,7 +166,7 @@ class Runner:
         for piece in whole.pieces:
             pull = {name: to_mx(side_by_side(piece, of)) for name, of in pulling.items()}
 
-            def again(weights: Named, piece: MicroBatch = piece, pull: Outputs = pull) -> mx.array:
+            def again(weights: NamedArrays, piece: MicroBatch = piece, pull: Outputs = pull) -> mx.array:
                 self._network.place(weights)
                 outputs = self._network.outputs(self._rectangle(work, piece), list(pull), **_asked(spec))
                 return mx.sum(mx.stack([mx.sum(outputs[name] * of) for name, of in pull.items()]))
@@ -175,7 +177,12 @@ class Runner:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _differentiate(
-        self, objective: Callable[[Named], mx.array], masters: Named, evaluated: Differentiated, *, backward: bool
+        self,
+        objective: Callable[[NamedArrays], mx.array],
+        masters: NamedArrays,
+        evaluated: Differentiated,
+        *,
+        backward: bool,
     ) -> mx.array:
         """The value of a function of what trains; its gradients are added to `evaluated`."""
         if not backward:

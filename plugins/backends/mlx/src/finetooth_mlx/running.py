@@ -17,7 +17,7 @@ from finetooth_hooks.continuous import Written
 from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.sampling import ShownPrompt
 
-from finetooth_mlx.arrays import Named
+from finetooth_mlx.arrays import NamedArrays
 from finetooth_mlx.generation import Generator, Row, Writing, row_streams
 from finetooth_mlx.network import Network
 
@@ -25,7 +25,7 @@ from finetooth_mlx.network import Network
 class MlxHeldAdapter(HeldAdapter):
     """Weights in the place of those that train; None is the base alone."""
 
-    def __init__(self, network: Network, weights: Named | None) -> None:
+    def __init__(self, network: Network, weights: NamedArrays | None) -> None:
         self.network, self.weights = network, weights
 
     @property
@@ -55,7 +55,7 @@ class MlxRunningBatch:
         weights: that the engine has; others end the batch.
     """
 
-    def __init__(self, generator: Generator, weights: Callable[[], Named], weights_version: int) -> None:
+    def __init__(self, generator: Generator, weights: Callable[[], NamedArrays], weights_version: int) -> None:
         self._generator, self._weights, self._version = generator, weights, weights_version
         self._own = MlxHeldAdapter(generator.network, weights())
         self._waiting: deque[_Request] = deque()

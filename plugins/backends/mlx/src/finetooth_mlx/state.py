@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from finetooth_mlx.arrays import Named
+from finetooth_mlx.arrays import NamedArrays
 
 FORMAT = "mlx-1"
 FILES = ("trained", "optimizer", "gradients", "losses", "roles")
@@ -44,15 +44,15 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class Taken:
+class ResumeState:
     """What an engine resumes from."""
 
-    masters: Named
-    grads: Named
+    masters: NamedArrays
+    grads: NamedArrays
     optimizer: Any
     counters: Counters
     losses: Mapping[str, Mapping[str, Any]]
-    roles: Mapping[str, Named]
+    roles: Mapping[str, NamedArrays]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class State:
 
     @classmethod
     def of(
-        cls, request: EngineRequest, masters: Named, grads: Named, optimizer: Any, counters: Counters,
-        losses: Mapping[str, Mapping[str, Any]], roles: Mapping[str, Named],
+        cls, request: EngineRequest, masters: NamedArrays, grads: NamedArrays, optimizer: Any, counters: Counters,
+        losses: Mapping[str, Mapping[str, Any]], roles: Mapping[str, NamedArrays],
     ) -> State:  # fmt: skip
         """The state as it is now."""
         flat = dict(tree_flatten(optimizer))
@@ -170,8 +170,9 @@ def read_state(path: Path) -> State:
 
 
 def checked_parts(
-    state: State, request: EngineRequest, masters: Named, optimizer: Any, roles: Mapping[str, Named], where: str
-) -> Taken:  # fmt: skip
+    state: State, request: EngineRequest, masters: NamedArrays, optimizer: Any, roles: Mapping[str, NamedArrays],
+    where: str,
+) -> ResumeState:  # fmt: skip
     """The parts of a state, checked before anything is changed; the schedule takes its own.
 
     Args:
@@ -200,10 +201,10 @@ def checked_parts(
     flat.sort(key=lambda pair: order[pair[0]])
     saved = _arrays(state.files.get("roles", {}))
     held = {role: {name: saved[f"{role}/{name}"] for name in weights} for role, weights in roles.items()}
-    return Taken(_arrays(state.files["trained"]), _arrays(grads), tree_unflatten(flat), counters, losses, held)
+    return ResumeState(_arrays(state.files["trained"]), _arrays(grads), tree_unflatten(flat), counters, losses, held)
 
 
-def _by_role(roles: Mapping[str, Named]) -> Named:
+def _by_role(roles: Mapping[str, NamedArrays]) -> NamedArrays:
     return {f"{role}/{name}": array for role, weights in roles.items() for name, array in weights.items()}
 
 
@@ -241,7 +242,7 @@ def _plain(arrays: Mapping[str, mx.array]) -> Arrays:
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
-def _arrays(arrays: Mapping[str, NDArray[Any]]) -> Named:
+def _arrays(arrays: Mapping[str, NDArray[Any]]) -> NamedArrays:
     return {name: mx.array(array) for name, array in arrays.items()}
 
 

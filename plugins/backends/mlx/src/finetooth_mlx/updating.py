@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 from finetooth_hooks import PlanError
 
-from finetooth_mlx.arrays import Named, named, nested
+from finetooth_mlx.arrays import NamedArrays, named, nested
 from finetooth_mlx.optimizers import applied
 
 __all__ = ["Update"]
@@ -34,11 +34,11 @@ class Update:
 
     def __init__(self, optimizer: Any, *, compiled: bool) -> None:
         self.optimizer, self._compiled = optimizer, compiled
-        self._traced: dict[tuple[Any, ...], Callable[..., tuple[Named, Any]]] = {}
+        self._traced: dict[tuple[Any, ...], Callable[..., tuple[NamedArrays, Any]]] = {}
         if compiled:
             _try()
 
-    def __call__(self, grads: Named, masters: Named, options: Options) -> Named:
+    def __call__(self, grads: NamedArrays, masters: NamedArrays, options: Options) -> NamedArrays:
         """The weights after the step, still to be computed.
 
         Args:
@@ -59,7 +59,7 @@ class Update:
         self.optimizer.state = after
         return moved
 
-    def _moved(self, grads: Named, masters: Named, state: Any) -> tuple[Named, Any]:
+    def _moved(self, grads: NamedArrays, masters: NamedArrays, state: Any) -> tuple[NamedArrays, Any]:
         self.optimizer.state = state
         moved = named(self.optimizer.apply_gradients(nested(grads), nested(masters)))
         return moved, self.optimizer.state

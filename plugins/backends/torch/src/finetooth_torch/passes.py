@@ -58,7 +58,7 @@ class Runner:
         self._pad_id, self._seed, self._scale = pad_id, seed, scale
         self._at_once = False  # see `evaluate`
         self._wrong: NotFinite | None = None  # what a pass raises at its end
-        self.asked: Callable[[], bool] = _never  # whether whoever drives the engine wants it to stop
+        self.asked: Callable[[], bool] = _never  # whether the driver of the engine wants it to stop
 
     def check_asked(self) -> None:
         """Between two micro-batches; where no rank goes through the model alone, all of them stop at the next call.

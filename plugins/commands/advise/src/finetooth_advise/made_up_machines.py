@@ -1,4 +1,4 @@
-"""Machines of which only the memory is known, for whoever asks what would fit one. Imports no framework."""
+"""Machines of which only the memory is known, to ask what would fit one. Imports no framework."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def of_the_next_stage(run: Path, references: Sequence[str], run_of: Callable[[st
     from finetooth_toolbox.files.manifests import MANIFEST
     from finetooth_toolbox.files.trained_over import base_revision
 
-    if not references or not (run / ARTIFACT / MANIFEST).is_file():  # whoever opens the run says that it is missing
+    if not references or not (run / ARTIFACT / MANIFEST).is_file():  # opening the run says that it is missing
         return False
     here = digest_of(run / ARTIFACT)
     for reference in references:

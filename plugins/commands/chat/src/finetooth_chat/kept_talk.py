@@ -15,7 +15,7 @@ from finetooth_hooks.examples import Message
 
 @dataclass(frozen=True)
 class AppendedRow:
-    """What became of a conversation.
+    """The row that a conversation added to a file.
 
     Attributes:
         messages: of the row that was written; 0: none was.

@@ -1,4 +1,4 @@
-"""What became of every key of another tool's configuration, and the recipe that came of it."""
+"""The recipe made of another tool's configuration, and what it does with each key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from finetooth_toolbox.text.nearest import nearest
 
 Outcome = Literal["taken", "otherwise", "default", "no effect", "not taken"]
-"""What became of a key: it means the same here; it is taken with another meaning, which its note says; it was left
+"""The result for a key: it means the same here; it is taken with another meaning, which its note says; it was left
 out, and its tool's default, which differs, is set; it changes nothing here; or there is nothing like it."""
 
 COMPUTED = "(computed)"
@@ -43,7 +43,7 @@ class Packs:
 
 @dataclass(frozen=True)
 class Line:
-    """What became of one key.
+    """The result for one key.
 
     Attributes:
         key: as the tool calls it; `a.b` inside another.
@@ -65,7 +65,7 @@ def says_nothing(value: Any) -> bool:
 
 
 class Account:
-    """Reads keys one after the other, and writes down what became of each.
+    """Reads keys one after the other, and writes down the result for each.
 
     Args:
         given: the configuration, as it was read.
@@ -167,7 +167,7 @@ class Account:
         return not nothing
 
     def inside(self, key: str, value: Any, outcome: Outcome, setting: str = "", note: str = "") -> None:
-        """What became of a key inside another one's value."""
+        """The result for a key inside another one's value."""
         self._write(Line(key, value, outcome, setting, note))
 
     def continued(self, other: Account, names: Mapping[str, str]) -> None:

@@ -36,11 +36,11 @@ HEADINGS = {
 @click.option("--output", type=click.Path(path_type=Path), help="Write the recipe there; default: recipe.yaml.")
 @click.option("--all", "all_", is_flag=True, help="List the keys that were simply taken too.")
 @click.option(
-    "--json", "as_json", is_flag=True, help="The recipe and what became of each key, as JSON; no file is written."
+    "--json", "as_json", is_flag=True, help="The recipe and the result for each key, as JSON; no file is written."
 )
 @click.pass_obj
 def command(obj: CommandContext, file: Path, tool: str | None, output: Path | None, all_: bool, as_json: bool) -> None:
-    """Make a recipe of another tool's FILE, and say what became of each of its keys.
+    """Make a recipe of another tool's FILE, and report the result for each of its keys.
 
     FILE is a YAML or JSON file, a file with a command line, or a Python script or notebook, which is read and never
     run.

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from finetooth_importer import tables
 
 
-class Meant(NamedTuple):
+class Meaning(NamedTuple):
     """What a name from elsewhere stands for.
 
     Attributes:
@@ -28,8 +28,8 @@ class Meant(NamedTuple):
 
 _TABLES = tables.of("their_names")
 
-SETTINGS: Mapping[str, Meant] = {
-    name: Meant(group["setting"], group.get("advice", "")) for group in _TABLES["settings"] for name in group["names"]
+SETTINGS: Mapping[str, Meaning] = {
+    name: Meaning(group["setting"], group.get("advice", "")) for group in _TABLES["settings"] for name in group["names"]
 }
 """Settings as other tools call them."""
 

@@ -1,4 +1,4 @@
-"""Options and builder of the source `datasets`, apart from what it builds: whoever only asks for its options does not
+"""Options and builder of the source `datasets`, apart from what it builds: a reader of its options does not
 import the datasets library."""
 
 from __future__ import annotations

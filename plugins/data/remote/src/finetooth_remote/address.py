@@ -30,7 +30,7 @@ class Address:
         shown: as the recipe has it, with `${NAME}` for what the environment holds; for messages and ids of rows.
         scheme: `https`, `s3`.
         name: of the file, which says what is in it.
-        key: of its place in the cache, 64 hexadecimal digits; the same whoever asks.
+        key: of its place in the cache, 64 hexadecimal digits; the same for every caller.
     """
 
     shown: str

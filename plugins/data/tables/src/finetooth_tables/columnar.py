@@ -40,7 +40,7 @@ WRITTEN = "check that it was written to the end"
 class ColumnarTable(PortionedRows):
     """Rows of a file of columns; the id of a row is `FILE:row NUMBER`, from 1.
 
-    A portion is a small Arrow stream, so that values of any type (bytes, dates, nested) reach whoever reads it. Nulls
+    A portion is a small Arrow stream, so that values of any type (bytes, dates, nested) reach its reader. Nulls
     inside structs are absent, see `finetooth_toolbox.struct_padding`.
 
     Args:

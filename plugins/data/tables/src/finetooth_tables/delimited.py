@@ -66,7 +66,7 @@ def delimiter_of(path: Path, usual: str, encoding: str = UTF_8) -> str:
 class DelimitedTable(PortionedRows):
     """Rows of a file with a header; the id of a row is `FILE:LINE`, that of its first line.
 
-    A portion is the header and some whole records, so that whoever reads it needs no more than its bytes.
+    A portion is the header and some whole records, so that its reader needs no more than its bytes.
 
     Args:
         delimiter: one character.

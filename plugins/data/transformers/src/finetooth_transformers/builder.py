@@ -1,4 +1,4 @@
-"""Options and builder of the loader `transformers`, apart from what it builds: whoever only asks for its options
+"""Options and builder of the loader `transformers`, apart from what it builds: a reader of its options
 imports neither torch nor transformers."""
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class VerifiersEpisode(EpisodeBase):
             if state.get("error") is None:
                 await self._environment.rubric.score_rollout(state)
             self._said.put(state)
-        except BaseException as error:  # whoever waits for the next question must hear of it
+        except BaseException as error:  # the waiter for the next question must hear of it
             self._said.put(error)
 
     def _next(self) -> Answer:

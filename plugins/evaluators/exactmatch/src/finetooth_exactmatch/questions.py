@@ -67,7 +67,7 @@ def read_questions(
     *,
     evaluator: str = "exact_match",
 ) -> tuple[list[Question], DataReport]:
-    """Questions of the held-out rows and what became of these; many are rendered by several processes and kept.
+    """Questions of the held-out rows and the report on these; many are rendered by several processes and kept.
 
     Args:
         answers: how the expected answer is read; None if a reward of its own judges.

@@ -54,10 +54,10 @@ class Windows(LazySequence[Datum]):
         return Datum.from_tokens(tokens, id=f"{self._id(document)}@{offset}")
 
     def report(self, documents: DataReport) -> DataReport:
-        """What became of the documents, told in windows.
+        """The report on the documents, counted in windows.
 
         Args:
-            documents: what became of them as rows.
+            documents: the report on them as rows.
         """
         short = np.flatnonzero(self._positions == 0)
         longest = np.minimum(self._positions, self._length)

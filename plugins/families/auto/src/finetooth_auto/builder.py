@@ -1,4 +1,4 @@
-"""The builder of the family `auto`, apart from what it builds: whoever only asks for its options imports no torch."""
+"""The builder of the family `auto`, apart from what it builds: a reader of its options imports no torch."""
 
 from __future__ import annotations
 

@@ -328,7 +328,7 @@ def _is_private(path: Path, is_kind: Callable[[int], bool]) -> bool:
 
 
 def _compile(compiler: _Compiler, threads: tuple[str, ...], runtime: Path | None, path: Path) -> None:
-    """Make `path`, whole or not at all, whoever else makes it at the same time.
+    """Make `path`, whole or not at all, even if another process makes it at the same time.
 
     Raises:
         _Unavailable: what the compiler complains about.

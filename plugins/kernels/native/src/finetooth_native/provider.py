@@ -43,7 +43,7 @@ def build(options: NoOptions, context: Context) -> Kernel:
 
 
 def build_decoder(options: NoOptions, context: Context) -> Kernel:
-    """The provider `native_stream`. What its layers consist of comes from whoever computes those operations."""
+    """The provider `native_stream`. What its layers consist of comes from the providers of those operations."""
     from finetooth_kernels.segment_attention import available
 
     from finetooth_native.stream_decoder import StreamDecoder

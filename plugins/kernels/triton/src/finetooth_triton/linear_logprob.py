@@ -77,14 +77,14 @@ def linear_logprob_triton(
     counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0])
     gpu.check_runs("hidden_nd", hidden_nd)
     head = Head(scale, softcap, temperature)
-    wanted = _Wanted(entropy, top1, torch.is_grad_enabled(), chunk_bytes)
+    wanted = _Request(entropy, top1, torch.is_grad_enabled(), chunk_bytes)
     logprobs_mk, entropy_m, top1_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
         counted.hidden_md, weight_vd, bias_v, counted.targets_mk, head, wanted
     )
     return counted.result(logprobs_mk, entropy_m if entropy else None, top1_m if top1 else None)
 
 
-class _Wanted(NamedTuple):
+class _Request(NamedTuple):
     """What was asked for, and within which memory."""
 
     entropy: bool
@@ -104,7 +104,7 @@ class _LinearLogprob(torch.autograd.Function):
         bias_v: Tensor | None,
         targets_mk: Tensor,
         head: Head,
-        wanted: _Wanted,
+        wanted: _Request,
     ) -> tuple[Tensor, Tensor, Tensor]:
         needs_hidden, needs_head = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
         at_once = wanted.gradients and needs_hidden and not needs_head and targets_mk.shape[1] == 1
@@ -141,7 +141,7 @@ class _LinearLogprob(torch.autograd.Function):
         return (*grads, None, None, None)
 
 
-def _scores(operands: Operands, wanted: _Wanted, slopes_md: Tensor | None) -> Scores:
+def _scores(operands: Operands, wanted: _Request, slopes_md: Tensor | None) -> Scores:
     """Scores from one chunk of rows after the other; into `slopes_md`, d logprob / d hidden but for `Head.slope`.
 
     Chunks are the same with and without slopes: libraries may multiply other numbers of rows in another order.

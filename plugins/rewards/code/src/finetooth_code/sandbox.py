@@ -66,7 +66,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ran:
-    """What became of an answer.
+    """The result of running an answer.
 
     Attributes:
         passed, total: tests.

@@ -91,7 +91,7 @@ def make_server(service: FaceService) -> Server[Any]:
 def described(tool: Tool) -> types.Tool:
     """A tool as clients see it."""
     schema = tool.takes.model_json_schema()
-    schema.pop("description", None)  # written for whoever reads the code
+    schema.pop("description", None)  # written for readers of the code
     return types.Tool(
         name=tool.name,
         description=tool.about,

@@ -45,7 +45,7 @@ class Desk:
     """What tools work with.
 
     Attributes:
-        caller: whoever makes this call.
+        caller: who makes this call.
         started: it is the process that started the server, over standard input.
     """
 

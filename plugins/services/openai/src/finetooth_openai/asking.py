@@ -22,8 +22,8 @@ from finetooth_openai.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    Named,
     Request,
+    RequestBase,
     not_offered,
 )
 from finetooth_openai.served import Model, Models
@@ -211,7 +211,7 @@ def result_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
     return result
 
 
-def _prompts(model: Model, body: Named) -> list[Sequence[int]]:
+def _prompts(model: Model, body: RequestBase) -> list[Sequence[int]]:
     context = model.context
     if isinstance(body, ChatRequest):
         tools = () if body.tool_choice == "none" else body.tools or model.opening.tools
@@ -275,7 +275,7 @@ def _check_length(model: Model, texts: Iterable[str], param: str) -> None:
                     action="shorten it", param=param, code="context_length_exceeded")  # fmt: skip
 
 
-def _room(model: Model, prompt: Sequence[int], body: Named) -> int:
+def _room(model: Model, prompt: Sequence[int], body: RequestBase) -> int:
     """Tokens that an answer may have.
 
     Raises:

@@ -18,7 +18,7 @@ from finetooth_openai.answers import ChatAnswer, Scored, chat_logprobs, envelope
 from finetooth_openai.asking import PendingRequest, ask
 from finetooth_openai.embeddings import embeddings
 from finetooth_openai.faults import Fault, error_body
-from finetooth_openai.requests import Body, ChatRequest, CompletionRequest, EmbeddingRequest, Named, read
+from finetooth_openai.requests import Body, ChatRequest, CompletionRequest, EmbeddingRequest, RequestBase, read
 from finetooth_openai.response_events import response_events
 from finetooth_openai.responses import ResponseRequest, response
 from finetooth_openai.served import Models
@@ -84,7 +84,7 @@ async def respond(service: FaceService, models: Models, scope: MutableMapping[st
     return await _answered(service, models, caller, path, HttpRequest(scope, receive))
 
 
-KINDS: dict[str, type[Named]] = {
+KINDS: dict[str, type[RequestBase]] = {
     CHAT: ChatRequest, COMPLETIONS: CompletionRequest, RESPONSES: ResponseRequest, EMBEDDINGS: EmbeddingRequest,
 }  # fmt: skip
 """What is sent to each route."""

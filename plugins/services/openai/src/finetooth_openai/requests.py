@@ -37,7 +37,7 @@ MOST_MESSAGES = 2**14
 MOST_TOOLS = 1024
 """Tools of a chat."""
 
-Body = TypeVar("Body", bound="Named")
+Body = TypeVar("Body", bound="RequestBase")
 
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
@@ -116,7 +116,7 @@ class ResponseFormat(BaseModel):
         return json.dumps({"type": "object"} if self.json_schema is None else self.json_schema.schema_)
 
 
-class Named(BaseModel):
+class RequestBase(BaseModel):
     """What all requests have."""
 
     model_config = ConfigDict(extra="forbid")
@@ -150,7 +150,7 @@ class Named(BaseModel):
         """
 
 
-class Request(Named):
+class Request(RequestBase):
     """What requests for answers have."""
 
     max_tokens: int | None = Field(default=None, ge=1)
@@ -343,7 +343,7 @@ class CompletionRequest(Request):
             raise Fault("prompt: there is none", action="give a text", param="prompt")
 
 
-class EmbeddingRequest(Named):
+class EmbeddingRequest(RequestBase):
     """`POST /embeddings`."""
 
     input: str | list[str] | list[int] | list[list[int]]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from finetooth_openai.answers import ChatAnswer, Scored, chat_logprobs, usage
 from finetooth_openai.asking import PendingRequest
 from finetooth_openai.faults import Fault
-from finetooth_openai.requests import MOST_MESSAGES, MOST_TOOLS, ChatRequest, Named, not_offered, read
+from finetooth_openai.requests import MOST_MESSAGES, MOST_TOOLS, ChatRequest, RequestBase, not_offered, read
 
 Json = dict[str, Any]
 
@@ -63,7 +63,7 @@ class StreamSettings(BaseModel):
     include_obfuscation: bool | None = None
 
 
-class ResponseRequest(Named):
+class ResponseRequest(RequestBase):
     """`POST /responses`."""
 
     input: str | Annotated[list[Json], Field(min_length=1, max_length=MOST_MESSAGES)]

@@ -70,7 +70,7 @@ class Event:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=dict).encode()).hexdigest()
 
 
-class Taken(UserError):
+class VersionTaken(UserError):
     """A version with this number was registered meanwhile."""
 
 

@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
 from finetooth_registry import records, releasing, schema
-from finetooth_registry.anywhere import VARIABLE, Taken, Version, evidence
+from finetooth_registry.anywhere import VARIABLE, Version, VersionTaken, evidence
 from finetooth_registry.registry import Registry
 
 PATH = "/registry"
@@ -287,7 +287,7 @@ def _answers(call: Call, tenants: Tenants, service: FaceService) -> Callable[[Re
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(f"{where or 'body'}: {first['msg']}", action="send what the command sends") from error
-        except Taken as error:
+        except VersionTaken as error:
             return JSONResponse({"error": str(error)}, 409)
         if call.changes:
             done = call.path.rpartition("/")[2].replace("{number:int}", "version")

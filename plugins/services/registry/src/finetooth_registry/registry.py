@@ -26,7 +26,7 @@ from sqlalchemy import Connection, RowMapping, Select, delete, exists, func, ins
 from sqlalchemy.exc import DatabaseError
 
 from finetooth_registry import decisions, policy, records, schema
-from finetooth_registry.anywhere import MADE, AnyRegistry, Event, Taken, Version, evidence, files_of
+from finetooth_registry.anywhere import MADE, AnyRegistry, Event, Version, VersionTaken, evidence, files_of
 from finetooth_registry.blobs import Blobs
 from finetooth_registry.bucket import ADDRESS, BucketBlobs, open_blobs
 from finetooth_registry.tables import CHANNELS, EVENTS, KEYS, MEASUREMENTS, VERSIONS
@@ -184,7 +184,7 @@ class Registry(AnyRegistry):
         """Register a version by a record that was made elsewhere, whose files are stored.
 
         Raises:
-            Taken: the number is not the next one.
+            VersionTaken: the number is not the next one.
             UserError: the policy refuses the data, the record is of another version, or a file is missing.
         """
         content = records.read(record)
@@ -195,7 +195,9 @@ class Registry(AnyRegistry):
         self._check_stored(content)
         with self._changing() as connection:
             if number != self._next(connection, model):
-                raise Taken(f"{model}@v{number} is not the next version", action="sign the record for the next one")
+                raise VersionTaken(
+                    f"{model}@v{number} is not the next version", action="sign the record for the next one"
+                )
             return self._register(connection, model, number, record, metrics, failed)
 
     def next_version(self, model: str) -> dict[str, Any]:

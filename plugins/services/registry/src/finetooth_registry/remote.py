@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from securesystemslib.signer import CryptoSigner, Key  # type: ignore[attr-defined]
 
 from finetooth_registry import records
-from finetooth_registry.anywhere import AnyRegistry, Event, Taken, Version, evidence
+from finetooth_registry.anywhere import AnyRegistry, Event, Version, VersionTaken, evidence
 from finetooth_registry.policy import Policy
 from finetooth_registry.registry import PATIENCE, Registry
 
@@ -56,7 +56,7 @@ class Server:
         """The JSON of an answer.
 
         Raises:
-            Taken: somebody else was faster.
+            VersionTaken: somebody else was faster.
             UserError: the server refuses, or is not there.
         """
         with self.answer(method, path, **parts) as answer:
@@ -94,7 +94,7 @@ def _refusal(url: str, answer: httpx.Response) -> UserError:
         reason = str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
         reason = f"HTTP status {answer.status_code}"
-    kind = Taken if answer.status_code == CONFLICT else UserError
+    kind = VersionTaken if answer.status_code == CONFLICT else UserError
     action = f"set {KEY} to a key of the server" if answer.status_code == 401 else ""
     return kind(f"{url}: {reason}", action=action)
 
@@ -188,7 +188,7 @@ class RemoteRegistry(AnyRegistry):
         return [version_of(fields) for fields in self._server.ask("GET", "/versions", params=params)]
 
     def record(self, version: Version) -> bytes:
-        """Whoever may look may see what a version was made of, and fetches no file for it."""
+        """Everyone who may look may see what a version was made of, and fetches no file for it."""
         record = str(self._server.ask("GET", f"/versions/{version.model}/{version.number}/record")).encode()
         if hashlib.sha256(record).hexdigest() != version.record:
             raise UserError(f"the record of {version.called} was changed", action="ask who runs the registry")
@@ -227,7 +227,7 @@ class RemoteRegistry(AnyRegistry):
             try:
                 sent = {"record": record.decode(), "metrics": dict(metrics), "failed": failed}
                 return version_of(self._server.ask("POST", f"/versions/{model}/{number}", json=sent))
-            except Taken:
+            except VersionTaken:
                 if time.monotonic() > last:
                     raise
                 time.sleep(random.uniform(0.0, 0.1))

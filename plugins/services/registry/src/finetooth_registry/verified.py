@@ -1,6 +1,6 @@
 """What of a registry's log this user has verified, kept on this machine.
 
-A whole log takes long to check, and whoever can change it can chain it anew. So the place of the last verified event is
+A whole log takes long to check, and who can change it can chain it again. So the place of the last verified event is
 kept in the user's state folder, with a digest of the events of each model up to it. Later checks begin there, and
 events from before are compared with the digest of their model: what a check uses is always verified.
 """

@@ -1,9 +1,9 @@
 """A record of every call that cannot be changed unseen: who, what, which model, sizes, outcome; no content.
 
-A line of JSON each. `hash` is SHA-256 over the line before it and its own content, so whoever changes, removes or moves
+A line of JSON each. `hash` is SHA-256 over the line before it and its own content, so changing, removing or moving
 a line breaks every hash from there on. Where the record ends stands in a second file, the head: the number of lines and
 the last hash, written with every line and signed by HMAC-SHA256 (RFC 2104). So an end that was cut off is found, after
-a crash too, and whoever rewrites the whole record needs the key, which may lie elsewhere (`ft serve --audit-key`).
+a crash too, and anyone who rewrites the whole record needs the key, which may lie elsewhere (`ft serve --audit-key`).
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class Due:
         arguments: JSON; None once no replay needs it.
         begun: how often its execution began and no result came of it: so often the server ended meanwhile.
         alone: the last time that the call ran alone, counted as `begun` is; 0 is never.
-        dropped: whoever runs the server wants it to fail.
+        dropped: the operator of the server wants it to fail.
         cancelled: its client wants it to fail.
         revoked: the key that it came with is no longer valid.
         tokens, memory: what it takes, as estimated when it came.

@@ -1,4 +1,4 @@
-"""Addresses that may be fetched without a key, for a while: whoever has one reads that one file.
+"""Addresses that may be fetched without a key, for a while: the holder of one reads that one file.
 
 A ticket says who made it, and is signed with a secret that the server makes when it starts. It ends with its time, with
 the server, and with the key that made it.

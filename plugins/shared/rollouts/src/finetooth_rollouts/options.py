@@ -57,7 +57,7 @@ class RolloutOptions(PolicyOptions):
     left out, which says itself what ends a turn."""
     stop_ids: list[Annotated[int, Field(ge=0)]] | None = None
     """Token ids that end an answer and are its last token; left out, those of the model's family, and with an empty
-    list only `stop` and the length end it. Whoever wants more than the family's names these too."""
+    list only `stop` and the length end it. To have more than the family's, name these too."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling; the policy is trained at the same one."""
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -1,4 +1,4 @@
-"""What hardware plugins ask torch about GPUs alike, whoever made them: torch calls all of them `cuda`."""
+"""What hardware plugins ask torch about GPUs of every maker: torch calls all of them `cuda`."""
 
 from __future__ import annotations
 

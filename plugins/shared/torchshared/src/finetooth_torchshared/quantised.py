@@ -342,7 +342,7 @@ def stored_weights(model: nn.Module) -> int:
 
 
 def is_quantised(model: nn.Module) -> bool:
-    """Whether a weight of the model is stored in fewer bits, whoever put it there: linear modules, or the experts that
+    """Whether a weight of the model is stored in fewer bits, by whatever method: linear modules, or the experts that
     some models hold as one weight."""
     linear = any(not reads_as_numbers(module) for module in model.modules())
     return linear or any(not _is_plain(parameter) for parameter in model.parameters())

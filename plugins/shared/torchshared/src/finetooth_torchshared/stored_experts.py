@@ -133,7 +133,7 @@ class _Saving:
         self.read: dict[int, tuple[Tensor, ExpertWeight, LowRankAddition | None]] = {}
         """Numbers by the address of their memory, held while the experts compute: then no other tensor has it."""
         self.outer: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
-        """Of whoever computes these layers (again, or keeps activations elsewhere); the innermost alone is asked."""
+        """Of the code that computes these layers (again, or keeps activations elsewhere); the innermost is asked."""
 
     def pack(self, tensor: Tensor) -> Any:
         place = self.read.get(tensor.untyped_storage().data_ptr())
@@ -219,7 +219,7 @@ def restored(module: nn.Module, dtype: torch.dtype) -> None:
 @contextmanager
 def with_shapes(model: nn.Module) -> Iterator[None]:
     """While entered, a model's stored weights of experts look like parameters of their shapes, which take no memory:
-    for whoever looks for weights by their names and shapes."""
+    for code that looks for weights by their names and shapes."""
     stored = [module for module in model.modules() if is_stored(module)]
     kinds = [type(module) for module in stored]
     for module in stored:

@@ -130,7 +130,7 @@ class FullyShardedModel:
         for module in self._modules:
             module.set_reshard_after_forward(False, recurse=False)
             module.unshard()
-        for hooks, added in self._hooks:  # with them, whoever reads a state dict would give the others' parts up
+        for hooks, added in self._hooks:  # with them, readers of a state dict would give the others' parts up
             for key in added:
                 del hooks[key]
         try:

@@ -2,7 +2,7 @@
 
 The positions of a row are cut into two pieces for each rank. Rank r of N computes piece r and piece 2N - 1 - r, so that
 all of them have an equal share of causal attention (Llama 3, arXiv:2407.21783, section 3.3.2). Only attention looks at
-other positions: for it a rank gathers the keys and values of all, and its gradients of them go back to whoever has
+other positions: for it a rank gathers the keys and values of all, and its gradients of them go back to the rank of
 the positions.
 """
 

@@ -31,7 +31,7 @@ from finetooth_torch.generation.packed_layers import PackedLinear, can_pack
 from finetooth_torch.generation.row_adapters import Given, RowAdapters, TorchHeldAdapter, adapted_body, hold
 from finetooth_torch.generation.rows_in_progress import Row, Writing
 from finetooth_torch.generation.sampling import row_streams
-from finetooth_torch.heads.repetition import Additions, Seen
+from finetooth_torch.heads.repetition import Additions, SeenIds
 from finetooth_torch.network import Network
 from finetooth_torch.precision import result_dtype
 
@@ -73,7 +73,7 @@ class Generator:
         self._network, self._tokenizer = network, tokenizer
         self._stop_ids, self._device, self._tokens = frozenset(stop_ids), device, tokens
         self._schemas = Schemas(tokenizer)
-        self.check_asked: Callable[[], None] = lambda: None  # raises if whoever drives the engine wants it to stop
+        self.check_asked: Callable[[], None] = lambda: None  # raises if the driver of the engine wants it to stop
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, weights_version: int
@@ -219,7 +219,7 @@ class Generator:
         """A completion of `tokens` that has not begun; `prompt` and `sample` say which it is."""
         stop_ids = self._ends(sampling)
         schema = None if sampling.schema is None else self._schemas.begin(sampling.schema, stop_ids)
-        seen = None if sampling.repetition_penalty == 1 else Seen(tokens)
+        seen = None if sampling.repetition_penalty == 1 else SeenIds(tokens)
         bias, once, each = sampling.logit_bias, sampling.presence_penalty, sampling.frequency_penalty
         additions = Additions(bias, once, each) if sampling.adds else None
         return Row(prompt, sample, sampling, stop_ids, stream, self.room(tokens, sampling), schema, seen, additions)

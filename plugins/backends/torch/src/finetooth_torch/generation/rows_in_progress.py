@@ -15,7 +15,7 @@ from torch import Tensor
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.generation.cached_step import Decoding
 from finetooth_torch.generation.sampling import Chosen, choose
-from finetooth_torch.heads.repetition import Additions, Seen, penalised, with_additions
+from finetooth_torch.heads.repetition import Additions, SeenIds, penalised, with_additions
 from finetooth_torch.planning.flops import Computed
 
 BYTES_OF_LETTER = 4
@@ -47,7 +47,7 @@ class Row:
     stream: np.random.Generator
     room: int
     schema: SchemaState | None = None
-    seen: Seen | None = None
+    seen: SeenIds | None = None
     additions: Additions | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-class Seen:
+class SeenIds:
     """The ids that a sequence has, each once."""
 
     def __init__(self, tokens: Iterable[int]) -> None:
@@ -39,7 +39,7 @@ def penalise(logits: Tensor, penalty: float) -> Tensor:
     return torch.where(logits < 0, logits * penalty, logits / penalty)
 
 
-def penalised(logits: Tensor, seen: Sequence[Seen], penalty: float) -> Tensor:
+def penalised(logits: Tensor, seen: Sequence[SeenIds], penalty: float) -> Tensor:
     """(B, V) with the penalty on what each row has seen."""
     of = [row.ids for row in seen]
     rows = torch.from_numpy(np.repeat(np.arange(len(of)), [len(ids) for ids in of])).to(logits.device)

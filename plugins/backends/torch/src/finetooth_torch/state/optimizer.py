@@ -44,7 +44,7 @@ def each_like(
     change: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
 ) -> Any:
     """A state dict of the optimizer whose tensors like a parameter have gone through `change`, each by the parameter's
-    name; anything else stays as it is, for whoever checks it to refuse."""
+    name; anything else stays as it is, for a later check to refuse."""
     entries = saved.get("state") if parameters.sharded and isinstance(saved, dict) else None
     if not isinstance(entries, dict):
         return saved
@@ -92,7 +92,7 @@ def check_optimizer(
         )
     names = {id(parameter): name for name, parameter in named}
     masters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    tried: dict[tuple[str, torch.Size], Tried | None] = {}
+    tried: dict[tuple[str, torch.Size], StateTrial | None] = {}
     for index, entries in saved["state"].items():
         if not isinstance(index, int) or not 0 <= index < len(masters) or not isinstance(entries, dict):
             raise _odd(where, f"a state of parameter {index!r}, of which there are {len(masters)}")
@@ -159,7 +159,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Tried:
+class StateTrial:
     """What a parameter like another has for a state after one update.
 
     Attributes:
@@ -171,19 +171,19 @@ class Tried:
     small: bool
 
 
-def _tried(factory: Optimizer, name: str, master: Tensor) -> Tried | None:
+def _tried(factory: Optimizer, name: str, master: Tensor) -> StateTrial | None:
     """None if it cannot be known. A parameter without memory is tried first, which can have the very sizes (what an
     optimizer keeps may depend on them); then, for one that reads numbers or calls kernels of its own, a small one."""
     like = nn.Parameter(torch.empty_like(master, device="meta"))
     states = _after_one_update(factory, name, like)
     if states is not None:
-        return Tried(states, small=False)
+        return StateTrial(states, small=False)
     if master.dim() > len(TRIED):
         return None
     states = _after_one_update(
         factory, name, nn.Parameter(torch.ones(TRIED[: master.dim()], dtype=master.dtype, device=master.device))
     )
-    return None if states is None else Tried(states, small=True)
+    return None if states is None else StateTrial(states, small=True)
 
 
 def _after_one_update(factory: Optimizer, name: str, parameter: nn.Parameter) -> Mapping[str, Any] | None:
@@ -196,7 +196,7 @@ def _after_one_update(factory: Optimizer, name: str, parameter: nn.Parameter) ->
     return None
 
 
-def _check_entries(where: str, name: str, entries: Mapping[Any, Any], tried: Tried | None, master: Tensor) -> None:
+def _check_entries(where: str, name: str, entries: Mapping[Any, Any], tried: StateTrial | None, master: Tensor) -> None:
     if tried is None:
         return
     lacking = sorted(tried.entries.keys() - entries.keys())

@@ -96,7 +96,7 @@ def state_of(
 
     Args:
         copy: into memory of its own on the same device, so that it stays what it was; else it shares its tensors with
-            the engine, for whoever writes it at once.
+            the engine, for a caller that writes it at once.
     """
     whole = parts.parameters.whole
     files: dict[str, Mapping[str, Tensor]] = {

@@ -110,7 +110,7 @@ class ShardedParameters(TrainedParameters):
 
     @torch.no_grad()
     def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What has not the shape of the whole parameter stays as it is, for whoever checks it to refuse."""
+        """A tensor without the shape of the whole parameter stays as it is, for a later check to refuse."""
         return {
             name: self._own(self._parts[name], tensor)
             if name in self._parts and tensor.shape == self._parts[name].shape

@@ -30,7 +30,7 @@ def deepspeed(account: Account, key: str = "deepspeed") -> None:
 
 
 def read_configuration(account: Account, config: Mapping[str, Any], where: str) -> None:
-    """What became of each key of a configuration.
+    """Translates each key of a configuration.
 
     Args:
         config: keys of mappings inside mappings as `a.b`.

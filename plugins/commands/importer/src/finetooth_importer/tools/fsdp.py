@@ -38,7 +38,7 @@ def fsdp(account: Account, *, config_alone: bool) -> None:
 
 
 def read_configuration(account: Account, words: list[tuple[str, str]], config: Any) -> None:
-    """What became of each key of `fsdp_config`, and of each word of `fsdp`."""
+    """Translates each key of `fsdp_config`, and each word of `fsdp`."""
     account.set("scale.strategy", "fsdp")
     inside = list(_options(config)) if isinstance(config, Mapping) else []
     for key, word in words:

@@ -1,6 +1,6 @@
 """Low-rank adapters on one base, sampled in one batch: each base has one engine, which holds them.
 
-Its own weights are never sampled, and never change: what is held is what it was read as, whoever trains on.
+Its own weights are never sampled, and never change: what is held is what it was read as, even if training continues.
 """
 
 from __future__ import annotations

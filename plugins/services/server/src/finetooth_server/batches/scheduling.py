@@ -142,7 +142,7 @@ class Scheduler:
             running.stopped = running.stopped or running.call in calls
 
     def turn(self) -> Running | None:
-        """Let whoever is next have a part of its call; the call if that was its end."""
+        """Let the next tenant have a part of its call; the call if that was its end."""
         wanting = self._wanting()
         if not wanting:
             self._awaited.clear()

@@ -129,7 +129,7 @@ class SamplingTurns:
         if not oldest:
             return False
         if self._alone:
-            return True  # whoever joined now could be taken for the one at fault
+            return True  # a call that joined now could be taken for the one at fault
         turns = {key: self._turn_of(key, besides) for key in oldest}
         if not self._writing:
             self._turn_to(turns[min(oldest, key=oldest.__getitem__)])

@@ -146,7 +146,7 @@ class Vault:
         """A folder, or a part of one, as it was written; it must not be changed.
 
         Args:
-            links: whoever reads looks out for links among the files, and follows none. A folder is never one.
+            links: the reader looks out for links among the files, and follows none. A folder is never one.
 
         Raises:
             UserError: it is encrypted and the key is not there, it is damaged, it is plain where it must not be, or

@@ -232,7 +232,7 @@ class Checkpoints:
             row = connection.execute(
                 select(checkpoints).where(_of(tenant, model), checkpoints.c.kind == kind, checkpoints.c.name == name)
             ).first()
-            if row is None and public:  # ids are per tenant: whoever had this one first is meant
+            if row is None and public:  # ids are per tenant: the tenant that had this one first is meant
                 same = (checkpoints.c.model == model) & (checkpoints.c.kind == kind) & (checkpoints.c.name == name)
                 row = connection.execute(select(checkpoints).where(same, checkpoints.c.public.is_(True))).first()
         return self._theirs(tenant, row, name, public=public)

@@ -31,7 +31,7 @@ RECENT = 2.0
 """Seconds after its last request for which a tenant counts as being at work."""
 
 HELD = 1.0
-"""Seconds for which the answer to a stranger is held back who comes too often: whoever waits for it sends no more."""
+"""Seconds for which the answer to a stranger who comes too often is held back: while it waits it sends no more."""
 
 HOLDS = 64
 """Answers that are held back for one address; more are given at once."""

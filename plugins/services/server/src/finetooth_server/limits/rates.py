@@ -59,7 +59,7 @@ class Rates:
 
 
 def network_of(host: str) -> str:
-    """The name for an address: of IPv6 its first 64 bits, since whoever has one such address has all of them."""
+    """The name for an address: of IPv6 its first 64 bits, since the owner of one such address has all of them."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""What tenants take of what they may take: for themselves, and for whoever runs the server."""
+"""What tenants take of what they may take: for themselves, and for the operator of the server."""
 
 from __future__ import annotations
 
