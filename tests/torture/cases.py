@@ -30,6 +30,7 @@ class Case:
     """One combination."""
 
     choices: Mapping[str, str]
+    ranks = 1
 
     @property
     def name(self) -> str:

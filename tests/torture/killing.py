@@ -20,6 +20,12 @@ from typing import Any
 MEASURED = ("seconds", "tokens_per_second", "memory", "memory_now", "flops_per_second", "mfu")
 """Values of a step that no two runs share."""
 MOST_ATTEMPTS = 40
+GRACE = 5.0
+"""Seconds within which the other ranks of a run have ended once one was killed: the launcher's own limit."""
+SLOWER = 3.0
+"""Seconds more that a busy machine may take for it."""
+HANGS = 300.0
+"""Seconds after which a run over ranks hangs."""
 EARLY = 0.15
 """Share of a run's time in which it reads recipe, data and weights, and has not trained yet."""
 EARLY_SHARE = 0.25
@@ -31,6 +37,8 @@ class Zygote:
     """Starts commands; see `zygote.py`."""
 
     environment: Mapping[str, str]
+    slowest: float = 0.0
+    """Seconds from the kill of a rank to the end of its run, the most of all."""
 
     def __post_init__(self) -> None:
         script = Path(__file__).with_name("zygote.py")
@@ -42,30 +50,60 @@ class Zygote:
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **self.environment},
         )
 
-    def run(self, folder: Path, *arguments: str, kill_after: float | None = None, kill_at: str = "") -> int:
-        """Run `ft` with the arguments; returns its exit code, -9 if it was killed.
+    def run(
+        self, folder: Path, *arguments: str, kill_after: float | None = None, kill_at: str = "", rank: int | None = None
+    ) -> int:
+        """Run `ft` with the arguments; returns its exit code, -9 if it or one of its ranks was killed.
 
         Args:
             kill_after: seconds after which it is killed.
             kill_at: a point at which it kills itself.
+            rank: which of the ranks that it starts is killed in its place.
+
+        Raises:
+            AssertionError: the ranks that were not killed trained on, or waited, for too long.
         """
+        log = folder / "log.txt"
+        before = log.stat().st_size if log.exists() else 0
         order = {
             "arguments": arguments,
-            "log": str(folder / "log.txt"),
-            "environment": {"FT_KILL_AT": kill_at, "FT_CACHE": str(folder / "cache")},
+            "log": str(log),
+            "environment": {
+                "FT_KILL_AT": kill_at, "FT_KILL_RANK": "" if rank is None else str(rank),
+                "FT_CACHE": str(folder / "cache"),
+            },
             "folder": str(folder),
-        }
+            "ranks": rank is not None,
+        }  # fmt: skip
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        pid = self._answer()["pid"]
-        timer = threading.Timer(kill_after, os.kill, (pid, signal.SIGKILL)) if kill_after is not None else None
-        if timer is not None:
+        pid, killed = self._answer()["pid"], list[float]()
+
+        def kill() -> None:
+            started = [pid] if rank is None else ranks_of(pid)
+            if rank is None or rank < len(started):
+                killed.append(time.monotonic())
+                os.kill(started[rank or 0], signal.SIGKILL)
+
+        timers = [threading.Timer(kill_after, kill)] if kill_after is not None else []
+        if rank is not None:
+            timers.append(threading.Timer(HANGS, os.kill, (pid, signal.SIGKILL)))
+        for timer in timers:
             timer.start()
         status = self._answer()["status"]
-        if timer is not None:
+        for timer in timers:
             timer.cancel()
-        return status
+        if rank is None:
+            return status
+        said = log.read_bytes()[before:].decode(errors="replace")
+        assert status != -signal.SIGKILL, f"hung for {HANGS:.0f} s: {said[-600:]}"
+        if killed:
+            took = time.monotonic() - killed[0]
+            self.slowest = max(self.slowest, took)
+            assert took < GRACE + SLOWER, f"the others ended {took:.1f} s after rank {rank}: {said[-600:]}"
+        by_signal = f"rank {rank} was ended by signal 9" in said if rank else status == 128 + signal.SIGKILL
+        return -signal.SIGKILL if status and by_signal else status
 
     def close(self) -> None:
         """End it."""
@@ -79,6 +117,12 @@ class Zygote:
         if not line:
             raise RuntimeError("the zygote is gone")
         return json.loads(line)  # type: ignore[no-any-return]
+
+
+def ranks_of(pid: int) -> list[int]:
+    """Processes of the ranks that a process has started, in their order."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    return sorted(map(int, children.read_text().split())) if children.exists() else []
 
 
 @dataclass(frozen=True)
@@ -106,7 +150,7 @@ class Kills:
     resumed: int = 0
 
 
-def undisturbed(zygote: Zygote, folder: Path, recipe: Mapping[str, Any]) -> Ended:
+def undisturbed(zygote: Zygote, folder: Path, recipe: Mapping[str, Any], *, ranks: int = 1) -> Ended:
     """Run the recipe to its end.
 
     Raises:
@@ -115,14 +159,14 @@ def undisturbed(zygote: Zygote, folder: Path, recipe: Mapping[str, Any]) -> Ende
     folder.mkdir(parents=True)
     write_recipe(folder, recipe)
     begun = time.monotonic()
-    code = zygote.run(folder, "run", "recipe.json")
+    code = zygote.run(folder, "run", "recipe.json", rank=0 if ranks > 1 else None)
     assert code == 0, f"exit code {code}: {tail(folder)}"
     return Ended(folder / "run", time.monotonic() - begun)
 
 
 def disturbed(
     zygote: Zygote, folder: Path, recipe: Mapping[str, Any], draw: random.Random, kills: int, seconds: float,
-    points: tuple[str, ...] = (),
+    points: tuple[str, ...] = (), ranks: int = 1,
 ) -> Kills:  # fmt: skip
     """Run the recipe, kill it so many times, and go on until it is done.
 
@@ -130,6 +174,7 @@ def disturbed(
         seconds: that an undisturbed run takes: kills come at random within it, from its first millisecond on, some of
             them before it trains.
         points: instrumented points for the first kills.
+        ranks: that the recipe starts; one of them is killed, and the launcher has to end the others.
 
     Raises:
         AssertionError: a resume failed; with the end of its log.
@@ -148,9 +193,11 @@ def disturbed(
             point = waiting[0] if waiting else ""
             early = draw.random() < EARLY_SHARE
             after = None if point else draw.uniform(0.0, EARLY * seconds if early else seconds)
-        code = zygote.run(folder, *arguments, kill_after=after, kill_at=point)
+        rank = draw.randrange(ranks) if ranks > 1 else None
+        code = zygote.run(folder, *arguments, kill_after=after, kill_at=point, rank=rank)
         if code == -signal.SIGKILL:
-            done.points.append(point or f"{after:.2f} s")
+            of = "" if rank is None else f" of rank {rank}"
+            done.points.append((point or f"{after:.2f} s") + of)
             continue
         assert code == 0, f"{' '.join(arguments)}: exit code {code}: {tail(folder)}"
         if point:  # the process had fewer such calls: nothing was killed

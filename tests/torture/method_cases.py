@@ -24,6 +24,7 @@ class MethodCase:
             drawn and scored by the reward `letters`.
         sections: of the recipe, in place of the usual ones.
         inside: calls within the run at which it may be killed beside those of files, see `zygote.INSIDE`.
+        ranks: that train it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class MethodCase:
     rows: str = "pairs"
     sections: Mapping[str, Any] = field(default_factory=dict)
     inside: tuple[str, ...] = ()
+    ranks: int = 1
 
     def recipe(self, folder: Path, model: Path, output: Path) -> dict[str, Any]:
         """The recipe of the case.
@@ -169,6 +171,25 @@ ONLINE_CASES = (
     ),
 )  # fmt: skip
 """Those that learn from rollouts."""
+
+
+def over_ranks(strategy: Any, name: str, method: str, rows: str, **sections: Any) -> MethodCase:
+    """A case of two ranks."""
+    scale = {"devices": 2, "strategy": strategy, "launcher": "local"}
+    given = {"evaluate": {"every": 4, "evaluators": ["loss"]}, **sections, "scale": scale}
+    return MethodCase(f"ranks-{name}", {"name": method}, rows, given, ("sum", "gather"), ranks=2)
+
+
+RANK_CASES = (
+    over_ranks("ddp", "ddp-sft", "sft", "answers"),
+    over_ranks("fsdp", "fsdp-dpo", "dpo", "pairs"),
+    over_ranks("ddp", "ddp-kto", "kto", "labels"),
+    over_ranks("context", "context-sft", "sft", "answers"),
+    over_ranks("pipeline", "pipeline-dpo", "dpo", "pairs"),
+    over_ranks("fsdp", "fsdp-full", "sft", "answers", **FULL),
+    over_ranks({"name": "diloco", "inner_steps": 3}, "diloco-sft", "sft", "answers"),
+)  # fmt: skip
+"""Those over two ranks, of which one is killed and the launcher ends the other."""
 
 
 def write_method_data(folder: Path) -> None:

@@ -4,9 +4,10 @@ goes on where it was; what came of another commit is not counted.
     python tests/torture/run.py [--kills 1000] [--folder .torture] [--jobs 2] [--cases grpo ppo]
     python tests/torture/run.py --rollouts --kills 200
     python tests/torture/run.py --mlx --kills 100
+    python tests/torture/run.py --ranks --kills 100
 
-With `--rollouts` it is those that learn from rollouts, with `--mlx` those of the MLX engine, and their section of the
-page is written; else what stands before the sections. The other sections stay.
+With `--rollouts` it is those that learn from rollouts, with `--mlx` those of the MLX engine, with `--ranks` those over
+two ranks, and their section of the page is written; else what stands before the sections. The other sections stay.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cases import write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
-from method_cases import ONLINE_CASES, write_method_data  # type: ignore[import-not-found]
+from method_cases import ONLINE_CASES, RANK_CASES, write_method_data  # type: ignore[import-not-found]
 from mlx_cases import mlx_cases  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Result, Trial, cases, table, trials  # type: ignore[import-not-found]
@@ -40,8 +41,12 @@ from conftest import fewer_tokens, write_weights  # type: ignore[import-not-foun
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "torture.md"
 SECTION = "## "
-ROLLOUTS = "## Learning from rollouts"
-MLX_SECTION = "## The MLX engine"
+SECTIONS = {
+    "mlx": "## The MLX engine",
+    "rollouts": "## Learning from rollouts",
+    "ranks": "## Two ranks, one of which is killed",
+}
+"""Those of the page, by the option that writes them."""
 MLX_TOKENS = 4096
 """Products with a large head take long where MLX computes on a CPU."""
 KILLS_EACH = 4
@@ -58,12 +63,14 @@ def main() -> int:
     parser.add_argument("--cases", nargs="+", default=[], metavar="NAME", help="of these alone; the kills are theirs")
     parser.add_argument("--rollouts", action="store_true", help="of those alone that learn from rollouts")
     parser.add_argument("--mlx", action="store_true", help="of those of the MLX engine alone")
+    parser.add_argument("--ranks", action="store_true", help="of those over two ranks alone")
     given = parser.parse_args()
-    every = mlx_cases() if given.mlx else cases()
+    section = next((name for name in SECTIONS if getattr(given, name)), "")
+    every = mlx_cases() if given.mlx else RANK_CASES if given.ranks else cases()
     folder: Path = given.folder.absolute()
     folder.mkdir(exist_ok=True)
     of = commit()
-    log = folder / f"results-{'mlx-' if given.mlx else ''}{of}.jsonl"
+    log = folder / f"results-{section}{'-' * bool(section)}{of}.jsonl"
     done = [read(line) for line in log.read_text().splitlines()] if log.exists() else []
     finished = {result.number for result in done}
     names = sorted(case.name for case in every)
@@ -95,9 +102,8 @@ def main() -> int:
         for ended in [pool.submit(work, model, job, share(job), take) for job in range(given.jobs)]:
             ended.result()
     done = [result for result in done if result.case in order]
-    head = MLX_SECTION if given.mlx else ROLLOUTS if given.rollouts else ""
-    written = mlx_section(done, of) if given.mlx else rollouts_section(done, of) if given.rollouts else page(done, of)
-    PAGE.write_text(with_section(PAGE.read_text(), written, head))
+    written = section_of(section, done, of) if section else page(done, of)
+    PAGE.write_text(with_section(PAGE.read_text(), written, SECTIONS.get(section, "")))
     return int(any(result.different for result in done))
 
 
@@ -185,25 +191,37 @@ def page(results: list[Result], of: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rollouts_section(results: list[Result], of: str) -> str:
-    """The section of those that learn from rollouts.
+def section_of(name: str, results: list[Result], of: str) -> str:
+    """A section of the page.
 
     Args:
+        name: see `SECTIONS`.
         of: the commit that was killed.
     """
-    lines = [
-        ROLLOUTS,
-        "",
-        "Written by `python tests/torture/run.py --rollouts --kills 200`: grpo, ppo and self_rewarding, with answers",
-        "drawn ahead, in parts, kept for a replay and asked again, with the engine's own sampler and with the",
-        "stand-in of a vLLM server, which weights are put into. Beside saving, they are killed while answers are",
-        "drawn (`sample`), at a token in the middle of them (`token`), while they are scored (`score`), and while",
-        "weights are put into the server (`put`, `post`). What was drawn in each step is compared too: no prompt is",
-        "lost or comes again.",
-        "",
-        *outcome(results, of),
-    ]
-    return "\n".join(lines) + "\n"
+    lines = {
+        "rollouts": [
+            "Written by `python tests/torture/run.py --rollouts --kills 200`: grpo, ppo and self_rewarding, with",
+            "answers drawn ahead, in parts, kept for a replay and asked again, with the engine's own sampler and with",
+            "the stand-in of a vLLM server, which weights are put into. Beside saving, they are killed while answers",
+            "are drawn (`sample`), at a token in the middle of them (`token`), while they are scored (`score`), and",
+            "while weights are put into the server (`put`, `post`). What was drawn in each step is compared too: no",
+            "prompt is lost or comes again.",
+        ],
+        "mlx": [
+            "Written by `python tests/torture/run.py --mlx --kills 100`, on a CPU:",
+            f"{len({r.case for r in results})} of its {len(mlx_cases())} recipes. In all of these",
+            "every pair of its adapters, precisions and optimizers with the",
+            "choices above occurs, and references that follow, heads, and rollouts.",
+        ],
+        "ranks": [
+            "Written by `python tests/torture/run.py --ranks --kills 100`: two ranks over gloo under ddp, fsdp,",
+            "context, pipeline and diloco. One of them, drawn at random, is killed at a random moment, at a call in",
+            "saving, in a sum over ranks, or while ranks speak with each other. The launcher ends the other; it is",
+            "resumed over two ranks, and has to end bit for bit as one that nobody disturbed.",
+            f"From a kill to the end of the run: {max((r.slowest for r in results), default=0.0):.1f} s at most.",
+        ],
+    }
+    return "\n".join([SECTIONS[name], "", *lines[name], "", *outcome(results, of)]) + "\n"
 
 
 def outcome(results: list[Result], of: str) -> list[str]:
@@ -217,25 +235,6 @@ def outcome(results: list[Result], of: str) -> list[str]:
         "",
         *table(results),
     ]
-
-
-def mlx_section(results: list[Result], of: str) -> str:
-    """The section of the MLX engine.
-
-    Args:
-        of: the commit that was killed.
-    """
-    lines = [
-        MLX_SECTION,
-        "",
-        "Written by `python tests/torture/run.py --mlx --kills 100`, on a CPU:",
-        f"{len({r.case for r in results})} of its {len(mlx_cases())} recipes. In all of these",
-        "every pair of its adapters, precisions and optimizers with the",
-        "choices above occurs, and references that follow, heads, and rollouts.",
-        "",
-        *outcome(results, of),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def with_section(text: str, written: str, head: str) -> str:

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/samplers/servers/tes
 
 from cases import CHOICES, Case, pairs, pairwise, write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
-from method_cases import ONLINE_CASES, write_method_data  # type: ignore[import-not-found]
+from method_cases import ONLINE_CASES, RANK_CASES, write_method_data  # type: ignore[import-not-found]
 from mlx_cases import mlx_cases  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Trial, cases, trials  # type: ignore[import-not-found]
@@ -95,4 +95,12 @@ def test_rollouts_are_killed_two_hundred_times() -> None:
 @pytest.mark.parametrize("trial", rollout_trials(), ids=lambda t: f"{t.case.name}-{t.number}")
 def test_no_prompt_is_lost_or_repeated_however_often_it_is_killed(arena: Arena, trial: Trial) -> None:
     """While answers are drawn and scored, weights are put into a server, and steps are saved."""
+    assert arena.run(trial).different == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "trial", list(trials(len(RANK_CASES), 2, instrumented=1, every=RANK_CASES)), ids=lambda t: t.case.name
+)
+def test_a_killed_rank_ends_the_other_and_the_resumed_run_is_the_same(arena: Arena, trial: Trial) -> None:
     assert arena.run(trial).different == ()

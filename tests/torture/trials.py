@@ -18,7 +18,16 @@ from s3 import BUCKET  # type: ignore[import-not-found]
 MOST: dict[str, int] = {"rename": 6, "replace": 12, "fsync": 30, "unlink": 12}
 """Calls at which a process may be killed, and up to which of them."""
 MOST_SENT = 24
-MOST_INSIDE: dict[str, int] = {"sample": 6, "token": 40, "mlx_token": 40, "score": 6, "put": 6, "post": 24}
+MOST_INSIDE: dict[str, int] = {
+    "sample": 6,
+    "token": 40,
+    "mlx_token": 40,
+    "score": 6,
+    "put": 6,
+    "post": 24,
+    "sum": 9,
+    "gather": 24,
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class Result:
     Attributes:
         kills: where or when each kill came.
         different: in what the runs differ; empty if in nothing.
+        slowest: seconds from the kill of a rank at a random moment to the end of its run, the most of them.
     """
 
     number: int
@@ -54,6 +64,7 @@ class Result:
     resumed: int
     different: tuple[str, ...]
     seconds: float
+    slowest: float = 0.0
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -86,7 +97,7 @@ def trials(
         draw = random.Random(f"{seed}/{number}")
         remote = number % 4 == 3
         case = every[number % len(every)]
-        kinds = [*MOST, *(["send"] * 2 if remote else [])]
+        kinds = [*MOST, *(["send"] * 2 if remote and case.ranks == 1 else [])]
         if isinstance(case, MethodCase):
             kinds += [*case.inside] * 3  # as likely as those of files
         points = []
@@ -123,22 +134,23 @@ class Arena:
         if case.name not in self._undisturbed:
             quiet = self._folder / "undisturbed" / case.name
             shutil.rmtree(quiet, ignore_errors=True)
-            self._undisturbed[case.name] = undisturbed(self._zygote, quiet, recipe)
+            self._undisturbed[case.name] = undisturbed(self._zygote, quiet, recipe, ranks=case.ranks)
         expected = self._undisturbed[case.name]
-        if trial.remote:
+        if remote := trial.remote and case.ranks == 1:
             stores = ["disk", {"name": "s3", "url": f"s3://{BUCKET}/trial-{trial.number}", "part_bytes": 5 * 2**20}]
             recipe = {**recipe, "checkpoint": {**recipe["checkpoint"], "stores": stores}}
         place = self._folder / f"trial-{trial.number}"
         shutil.rmtree(place, ignore_errors=True)
         kills = disturbed(
-            self._zygote, place, recipe, random.Random(trial.number), trial.kills, expected.seconds, trial.points
-        )
+            self._zygote, place, recipe, random.Random(trial.number), trial.kills, expected.seconds, trial.points,
+            ranks=case.ranks,
+        )  # fmt: skip
         different = differences(left(expected.folder), left(place / "run"))
         if not different:
             shutil.rmtree(place)
         return Result(
-            trial.number, case.name, trial.remote, tuple(kills.points), kills.resumed, tuple(different),
-            time.monotonic() - begun,
+            trial.number, case.name, remote, tuple(kills.points), kills.resumed, tuple(different),
+            time.monotonic() - begun, self._zygote.slowest,
         )  # fmt: skip
 
 
@@ -147,7 +159,7 @@ def table(results: Sequence[Result]) -> list[str]:
     kinds: dict[str, list[int]] = {}
     for result in results:
         for kill in result.kills:
-            name = "at a random moment" if kill.endswith(" s") else f"at a call of `{kill.partition(':')[0]}`"
+            name = f"at a call of `{kill.partition(':')[0]}`" if ":" in kill else "at a random moment"
             if kill.endswith("(never came)"):
                 continue
             row = kinds.setdefault(name, [0, 0])

@@ -1,12 +1,13 @@
 """A process that has everything imported and forks a child for each command of `ft`: a start takes no time, and kills
 come while a run trains and saves.
 
-    python zygote.py    reads one JSON object a line: {"arguments", "log", "environment", "folder"}
+    python zygote.py    reads one JSON object a line: {"arguments", "log", "environment", "folder", "ranks"}
                         answers {"pid"} when the child runs, {"status"} when it has ended
 
 A child kills itself at a point that the variable FT_KILL_AT names: `rename:3:before` is just before the third rename
 of the process, `send:2:after` just after the second request to object storage. Those of runs that learn from rollouts
-are `sample`, `token`, `score`, `put` and `post`, see INSIDE.
+are `sample`, `token`, `score`, `put` and `post`, of those over ranks `sum` and `gather`, see INSIDE. With `ranks`, the
+launcher's ranks are forks too, and the one that FT_KILL_RANK names kills itself.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ MODULES = (
     "transformers.models.llama.modeling_llama",
 )
 """What a child would import, beside the plugins that its recipe picks."""
+OF_RANKS = (
+    "finetooth_launching.ranks", "finetooth_ddp.strategy", "finetooth_fsdp.strategy", "finetooth_pipeline.strategy",
+    "finetooth_diloco.strategy", "finetooth_context.strategy",
+)  # fmt: skip
+"""The same over ranks."""
 OF_MLX = ("finetooth_mlx.backend", "finetooth_mlx.engine", "mlx_lm.models.llama")
 """The same where MLX is installed."""
 INSIDE = {
@@ -42,15 +48,18 @@ INSIDE = {
     "score": ("finetooth_rollouts.drawing", "Drawing", "_score"),
     "put": ("finetooth_serversamplers.vllm", "VllmSampler", "_put"),
     "post": ("finetooth_serversamplers.asking", "Server", "post"),
+    "sum": ("finetooth_torchshared.collective", "TorchCollective", "sum"),
+    "gather": ("finetooth_torchshared.collective", "TorchCollective", "gather"),
 }
 """Calls of the product at which a child can kill itself: answers to a batch of prompts, the next token of all of them,
-their rewards, the weights on their way into a server, and a request to it."""
+their rewards, the weights on their way into a server, and a request to it; sums over ranks, and what they say to each
+other."""
 KINDS = ("adapter", "family", "format", "loss", "method", "optimizer", "renderer", "schedule")
 
 
 def main() -> None:
     """Serve until the input ends."""
-    for module in (*MODULES, *(OF_MLX if find_spec("mlx_lm") else ())):
+    for module in (*MODULES, *OF_RANKS, *(OF_MLX if find_spec("mlx_lm") else ())):
         import_module(module)
     catalog = import_module("finetooth_core.plugins.manager").start().catalog
     load_builder = import_module("finetooth_core.plugins.builders").load_builder
@@ -85,14 +94,73 @@ def child(order: dict[str, Any]) -> None:
         os.dup2(log.fileno(), 2)
     os.environ.update(order["environment"])
     os.chdir(order["folder"])
-    arm(os.environ.get("FT_KILL_AT", ""))
+    sys.argv = ["ft", *order["arguments"]]  # which a launcher repeats to its ranks
+    if order["ranks"]:
+        import_module("finetooth_launching.ranks").subprocess.Popen = Fork
+    else:
+        arm(os.environ.get("FT_KILL_AT", ""))
+    run(ft, order["arguments"])
+
+
+def run(ft: Callable[[list[str]], int], arguments: list[str]) -> None:
+    """Run a command and end the process."""
     code = 70
     try:
-        code = ft(order["arguments"])
+        code = ft(arguments)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+class Fork:
+    """A rank as a fork of the launcher, which computes nothing: in place of `subprocess.Popen`.
+
+    Args:
+        command: `python -m finetooth` and its arguments.
+        env: its variables.
+        stderr: where it writes; None: where the launcher does.
+    """
+
+    def __init__(self, command: list[str], env: dict[str, str], stderr: Any = None, **of_files: Any) -> None:
+        del of_files
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if stderr is not None:
+            os.setsid()
+            for file in (1, 2):
+                os.dup2(stderr.fileno(), file)
+        os.environ.clear()
+        os.environ.update(env)
+        if env["RANK"] == env.get("FT_KILL_RANK"):
+            arm(env.get("FT_KILL_AT", ""))
+        run(import_module("finetooth_core.cli").main, command[3:])
+
+    def poll(self) -> int | None:
+        return self._waited(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        return self._waited(0)
+
+    def _waited(self, options: int) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def arm(point: str) -> None:
