@@ -216,7 +216,7 @@ def left(run: Path) -> dict[str, Any]:
     and what was reported."""
     last = max((run / "checkpoints").glob("step-*"), key=lambda path: int(path.name.partition("-")[2]))
     trained = (one for one in (run / "artifact").rglob("*") if one.is_file())
-    files = [*sorted((last / "engine").iterdir()), *sorted(trained)]
+    files = [*sorted(one for one in (last / "engine").rglob("*") if one.is_file()), *sorted(trained)]
     for folder in ("rollouts", "rounds"):  # which prompts came when, and what was said to them
         files += sorted((run / folder).glob("*.jsonl"))
     hashes = {

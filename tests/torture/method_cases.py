@@ -176,8 +176,7 @@ ONLINE_CASES = (
 def over_ranks(strategy: Any, name: str, method: str, rows: str, **sections: Any) -> MethodCase:
     """A case of two ranks."""
     scale = {"devices": 2, "strategy": strategy, "launcher": "local"}
-    given = {"evaluate": {"every": 4, "evaluators": ["loss"]}, **sections, "scale": scale}
-    return MethodCase(f"ranks-{name}", {"name": method}, rows, given, ("sum", "gather"), ranks=2)
+    return MethodCase(f"ranks-{name}", {"name": method}, rows, {**sections, "scale": scale}, ("sum", "gather"), ranks=2)
 
 
 RANK_CASES = (
