@@ -36,13 +36,18 @@ class CountingEngine(EngineBase):
     """Writes what it was asked for; has no weights."""
 
     weights_version = 0
+    accumulated = 0
+    capabilities = frozenset({"zero_grad"})
+
+    def zero_grad(self) -> None:
+        self.accumulated = 0
 
     def export(self, path: Path) -> None:
         (path / "weights.txt").write_text("trained")
 
     def save(self, path: Path) -> None:
         path.mkdir()
-        (path / "state.txt").write_text("state")
+        (path / "state.txt").write_text(f"state with {self.accumulated} gradients")
 
     def load(self, path: Path) -> None:
         self.loaded = path

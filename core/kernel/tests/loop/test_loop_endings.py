@@ -118,8 +118,10 @@ def test_a_failed_step_leaves_a_checkpoint_of_the_last_whole_one(kit: SimpleName
         def steps(self, engine: Any) -> Iterator[StepReport]:
             for step in range(1, 4):
                 self.done = step
+                engine.accumulated += 1
                 if step == 3:
                     raise EngineError("no memory")
+                engine.zero_grad()
                 yield StepReport(step, step / 4, 1.0, 8, 4, 2, 1e-3, 0.5)
 
     loop = kit.make(tmp_path, Moving(), kit.Listener())
@@ -128,6 +130,7 @@ def test_a_failed_step_leaves_a_checkpoint_of_the_last_whole_one(kit: SimpleName
     folder = tmp_path / "checkpoints" / "step-2"
     assert json.loads((folder / "state.json").read_text())["method"] == {"done": 2}
     assert verify_folder(folder)["step"] == 2
+    assert (folder / "engine" / "state.txt").read_text() == "state with 0 gradients"  # the step is taken again
     assert loop.said == [f"the state after step 2, the last whole one, is in {folder}"]
 
 

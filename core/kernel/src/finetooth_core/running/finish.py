@@ -90,6 +90,8 @@ class Finish:
         try:
             on_disk = keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
             if wanted and not (on_disk and self.run.saved_at == self.run.progress.step):
+                if "zero_grad" in self.run.engine.capabilities:
+                    self.run.engine.zero_grad()  # of a step that failed, which is taken again
                 self.run.save_checkpoint(folder=True)
             unsent = self.run.keeper.close()
             self.run.tell_saved()
