@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,44 @@ def zero(**options: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("case", "options"), [("sft", {"stage": 1}), ("full", {"stage": 2}), ("dpo", {"stage": 2, "offload": True})]
+    ("case", "options"),
+    [
+        ("sft", {"stage": 1}),
+        ("full", {"stage": 2}),
+        ("dpo", {"stage": 2, "offload": True}),
+        ("sft", {"stage": 3}),
+        ("full", {"stage": 3}),
+        ("dpo", {"stage": 3}),
+        ("spin", {"stage": 3}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"stage-{value['stage']}",
 )
 def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, options: dict[str, Any]) -> None:  # noqa: F811
     one = trained(folder, f"{case}-alone", 1, **CASES[case])
-    two = run(folder, f"{case}-zero", zero(**options), **CASES[case])
+    two = run(folder, f"{case}-zero-{options['stage']}", zero(**options), **CASES[case])
     check_alike(one, two)
 
 
-@pytest.mark.parametrize(("before", "after"), [("deepspeed", "1"), ("deepspeed", "ddp"), ("ddp", "deepspeed")])
-def test_a_run_goes_on_under_another_strategy(folder: Path, before: str, after: str) -> None:  # noqa: F811
+STAGE_3 = {"name": "deepspeed", "stage": 3}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("deepspeed", "1"),
+        ("deepspeed", "ddp"),
+        ("ddp", "deepspeed"),
+        (STAGE_3, "1"),
+        (STAGE_3, "fsdp"),
+        ("deepspeed", STAGE_3),
+    ],
+)
+def test_a_run_goes_on_under_another_strategy(folder: Path, before: Any, after: Any) -> None:  # noqa: F811
     long = {"train": {**RECIPE["train"], "max_steps": 4, "epochs": 2}, "schedule": "constant"}
-    whole = trained(folder, f"whole-{before}-{after}", 1, **long)
+    whole = trained(folder, "whole-of-zero", 1, **long)
     short = {**long, "train": {**long["train"], "max_steps": 2}, "checkpoint": {"every": 1}}
-    begun = run(folder, f"{before}-{after}", {"devices": 2, "strategy": before}, **short)
-    scale = ["scale.devices=1"] if after == "1" else ["scale.devices=2", f"scale.strategy={after}"]
+    begun = run(folder, f"resumed-{len(str(before))}-{len(str(after))}", {"devices": 2, "strategy": before}, **short)
+    scale = ["scale.devices=1"] if after == "1" else ["scale.devices=2", f"scale.strategy={json.dumps(after)}"]
     done = ft(folder, "resume", str(begun), "train.max_steps=4", *scale)
     assert done.returncode == 0, done.stdout + done.stderr
     check_alike(whole, begun)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -61,6 +61,19 @@ class ShardedModel(Protocol):
         """Inside, every rank holds the whole model in the precision that it computes in; not for gradients."""
         ...
 
+    def parts(self, names: Collection[str]) -> Mapping[str, Any]:
+        """This rank's parts of parameters that train, in fp32, which an optimizer updates in place. With torch they are
+        of the class `DTensor`, each in the parameter's shape or all its numbers in one row."""
+        ...
+
+    def gradients(self) -> Mapping[str, Any]:
+        """By name this rank's parts of what backward passes have left since the last call, summed over the ranks."""
+        ...
+
+    def publish(self) -> None:
+        """From now on, the model computes with what the parts hold."""
+        ...
+
 
 class Neighbours(Collective, Protocol):
     """The line between ranks that compute the same rows, each some of their positions."""
@@ -115,8 +128,7 @@ class Sharding:
     Attributes:
         weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
         shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
-            (`fp32`, `bf16`). What trains is in fp32. With torch, its parameters are of the class `DTensor` then. None:
-            every rank holds the whole model.
+            (`fp32`, `bf16`). What trains is in fp32. None: every rank holds the whole model.
         layers: among how many times as many ranks the weights of decoder layers are divided.
         positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
             same outputs at each of these ranks; a rank's gradients are those of its own positions.
@@ -226,8 +238,9 @@ class OptimizerStrategy(Strategy, Protocol):
 class ShardingStrategy(Strategy, Protocol):
     """With the capability `shards`."""
 
-    def sharding(self, world: int) -> Sharding:
-        """What it divides among `world` ranks, and how; asked before `open` for a plan, which does not shard."""
+    def sharding(self, world: int) -> Sharding | None:
+        """What it divides among `world` ranks, and how; None: nothing, as it is set. Asked before `open` for a plan,
+        which does not shard."""
         ...
 
 

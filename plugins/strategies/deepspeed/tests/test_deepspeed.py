@@ -61,9 +61,9 @@ def test_an_optimizer_of_whole_matrices_is_refused() -> None:
         check_suitable(Made(torch.optim.SGD, "in_backward"))
 
 
-def test_stage_3_is_refused_with_the_reason() -> None:
-    with pytest.raises(ValidationError, match="outside the modules that DeepSpeed gathers them for"):
-        DeepspeedOptions(stage=3)
+def test_offload_is_refused_at_stage_3() -> None:
+    with pytest.raises(ValidationError, match="offload moves the optimizer's state of stages 1 and 2"):
+        DeepspeedOptions(stage=3, offload=True)
 
 
 @needs_deepspeed

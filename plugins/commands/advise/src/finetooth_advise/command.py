@@ -118,7 +118,7 @@ def _spread(context: CommandContext, model: str, whole: Advice, devices: int) ->
         r.entry.name: r.entry.capabilities for r in context.catalog.all("strategy") if isinstance(r.entry, Strategy)
     }
     sharded = {}
-    for name in [name for name, of in words.items() if "shards" in of]:
+    for name in [name for name, of in words.items() if "shards" in of and "optimizer" not in of]:
         with working(f"looking at {model} under {name}"):
             divided = context.build("strategy", name, setting="--devices").sharding(devices)
             sharded[name] = context.ways(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -128,3 +129,13 @@ class RowLine(TorchCollective):
     def gather(self, value: Any) -> list[Any]:
         """What the first of each group of neighbours gave, so that neighbours act alike."""
         return list(self._everyone.gather(value))[:: self._neighbours]
+
+
+def digest_of(model: torch.nn.Module) -> str:
+    """SHA-256 of every parameter of a model that trains."""
+    hasher = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            hasher.update(name.encode())
+            hasher.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return hasher.hexdigest()

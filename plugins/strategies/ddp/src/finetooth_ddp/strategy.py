@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from finetooth_steps.outputs import per_datum, side_by_side
 from finetooth_steps.rectangles import loss_data
 from finetooth_steps.sharding import Scores, ShardedEngine
 from finetooth_steps.totals import Totals
-from finetooth_torchshared.collective import TorchCollective
+from finetooth_torchshared.collective import TorchCollective, digest_of
 from numpy.typing import NDArray
 
 from finetooth_ddp.options import DdpOptions
@@ -68,12 +67,7 @@ class Ddp:
         """
         if "module" not in engine.capabilities:
             raise PlanError("scale.strategy: ddp needs an engine of torch", action="set backend: torch")
-        hasher = hashlib.sha256()
-        for name, parameter in engine.module().named_parameters():
-            if parameter.requires_grad:
-                hasher.update(name.encode())
-                hasher.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        return hasher.hexdigest()
+        return digest_of(engine.module())
 
     def traffic(self, parameters: int, world: int) -> Traffic:
         """Every gradient in fp32, at every step."""

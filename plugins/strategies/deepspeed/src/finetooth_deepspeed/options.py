@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal
+from typing import Literal, Self
 
 from finetooth_hooks import Context, Options, PlanError, install_command
 from finetooth_hooks.protocols import Strategy
-from pydantic import Field, field_validator
-
-STAGE_3 = (
-    "the engine reads weights outside the modules that DeepSpeed gathers them for, and ranks with unequal numbers of "
-    "micro-batches would wait for each other; write stage: 2"
-)
+from pydantic import Field, model_validator
 
 
 class DeepspeedOptions(Options):
     """ZeRO by DeepSpeed."""
 
     stage: Literal[1, 2, 3] = 2
-    """What each rank keeps a part of: `1` the optimizer's state, `2` the summed gradients too. `3`, the weights too, is
-    refused for now."""
+    """What each rank keeps a part of: `1` the optimizer's state, `2` the summed gradients too, `3` the weights, too,
+    which are gathered layer by layer."""
     offload: bool = False
     """Whether the optimizer's state lies in the memory of the host, which also makes the update."""
     bucket_mb: float = Field(default=200.0, gt=0)
@@ -30,12 +25,13 @@ class DeepspeedOptions(Options):
     timeout: float = Field(default=600.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
 
-    @field_validator("stage")
-    @classmethod
-    def _can_be_trained(cls, stage: int) -> int:
-        if stage == 3:
-            raise ValueError(STAGE_3)
-        return stage
+    @model_validator(mode="after")
+    def _parts_lie_at_the_device(self) -> Self:
+        if self.stage == 3 and self.offload:
+            raise ValueError(
+                "offload moves the optimizer's state of stages 1 and 2; write offload: false"
+            )
+        return self
 
 
 def build(options: DeepspeedOptions, context: Context) -> Strategy:

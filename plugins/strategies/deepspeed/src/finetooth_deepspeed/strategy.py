@@ -7,15 +7,20 @@ from collections.abc import Sequence
 
 import torch
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import Collective, Optimizer, Rank, Strategy, Traffic
+from finetooth_hooks.protocols import Collective, Engine, Optimizer, Rank, Sharding, Strategy, Traffic
+from finetooth_torchshared.collective import digest_of
 
 from finetooth_deepspeed.options import DeepspeedOptions
 from finetooth_deepspeed.suitable import check_suitable
 from finetooth_deepspeed.zero import ZeroOptimizer
+from finetooth_deepspeed.zero3 import Zero3Model
+
+COMPUTED = {"bf16": torch.bfloat16, "fp64": torch.float64}
+"""What the model computes in, where that is not fp32."""
 
 
 class Deepspeed:
-    """Implements `finetooth_hooks.protocols.OptimizerStrategy`.
+    """Implements `finetooth_hooks.protocols.OptimizerStrategy`, and at stage 3 `ShardingStrategy`.
 
     Args:
         line: a strategy that opens the line between the ranks and shares the data of a step among them.
@@ -23,9 +28,10 @@ class Deepspeed:
 
     def __init__(self, options: DeepspeedOptions, line: Strategy) -> None:
         self._options, self._line = options, line
-        self.wrap, self.spread, self.digest = line.wrap, line.spread, line.digest
+        self.wrap, self.spread = line.wrap, line.spread
         self._collective: Collective | None = None
-        self._sharded: list[ZeroOptimizer] = []
+        self._sharded: list[ZeroOptimizer | Zero3Model] = []
+        self._digest = ""
 
     def open(self, rank: Rank, device: str) -> Collective:
         """See `finetooth_hooks.protocols.Strategy`."""
@@ -34,6 +40,19 @@ class Deepspeed:
             os.environ["DS_ACCELERATOR"] = "cpu"  # else it looks for one, and takes a GPU that the run does not use
         self._collective = self._line.open(rank, device)
         return self._collective
+
+    def digest(self, engine: Engine) -> str:
+        """SHA-256 of every parameter that trains, as it was before it was divided."""
+        return self._digest or self._line.digest(engine)
+
+    def sharding(self, world: int) -> Sharding | None:
+        """At stage 3 everything is divided."""
+        return Sharding(world, world, world, shard=self._shard) if self._options.stage == 3 else None
+
+    def _shard(self, model: torch.nn.Module, layers: Sequence[torch.nn.Module], precision: str) -> Zero3Model:
+        self._digest = digest_of(model)
+        self._sharded.append(made := Zero3Model(model, layers, COMPUTED.get(precision, torch.float32)))
+        return made
 
     def shard_optimizer(
         self, parameters: Sequence[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer, factory: Optimizer
@@ -46,8 +65,8 @@ class Deepspeed:
         if self._collective is None:
             raise PlanError("deepspeed: the other ranks were not met", action="call open first")
         check_suitable(factory)
-        self._sharded.append(ZeroOptimizer(parameters, optimizer, self._collective, self._options))
-        return self._sharded[-1]
+        self._sharded.append(made := ZeroOptimizer(parameters, optimizer, self._collective, self._options))
+        return made
 
     def close(self) -> None:
         """Undo what DeepSpeed has done to the parameters, and leave the process group."""
@@ -56,5 +75,14 @@ class Deepspeed:
         self._line.close()
 
     def traffic(self, parameters: int, world: int) -> Traffic:
-        """Every gradient in fp32, and every weight that was updated: as much as a sum of gradients."""
+        """At stages 1 and 2 every gradient in fp32, and every weight that was updated: as much as a sum of gradients.
+
+        Raises:
+            PlanError: at stage 3 weights of the base are sent, too.
+        """
+        if self._options.stage == 3:
+            raise PlanError(
+                "scale.strategy: what stage 3 sends depends on the base and on micro-batches",
+                action="set scale.strategy.stage: 2",
+            )
         return Traffic(every=1, sent=4 * parameters, peers=world)

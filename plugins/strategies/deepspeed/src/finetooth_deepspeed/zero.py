@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from finetooth_hooks.protocols import Collective
 from torch import Tensor, nn
 
 from finetooth_deepspeed.options import DeepspeedOptions
+from finetooth_deepspeed.quiet import without_builds
 
 
 class ZeroOptimizer(torch.optim.Optimizer):
@@ -168,12 +168,6 @@ def _of_weights(value: Any, part: Tensor) -> bool:
 
 def _started(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, options: DeepspeedOptions) -> Any:
     """DeepSpeed's engine over the parameters alone: passes through the model are none of its business."""
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # It would compile this with g++ at its first start on a CPU, and wait for ever for a build that was killed. gloo
-    # does the same.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     numbers = int(options.bucket_mb * 1e6 / 4)
     settings = {
         "train_micro_batch_size_per_gpu": 1,
@@ -190,7 +184,7 @@ def _started(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimize
         "zero_force_ds_cpu_optimizer": False,
         "communication_data_type": "fp32",
     }
-    engine, *_ = deepspeed.initialize(
+    engine, *_ = without_builds().initialize(
         model=_Holder(parameters), optimizer=optimizer, config=settings, dist_init_required=False
     )
     return engine

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import torch
 from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Strategy
-from finetooth_torchshared.collective import RowLine
-from torch import nn
+from finetooth_torchshared.collective import RowLine, digest_of
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -78,7 +77,7 @@ class Fsdp:
     def _shard(self, model: nn.Module, layers: Sequence[nn.Module], precision: str) -> FullyShardedModel:
         if self._mesh is None:
             raise EngineError("fsdp: the other ranks were not met", action="call open first")
-        self._digest = _digest(model)
+        self._digest = digest_of(model)
         computed = COMPUTED.get(precision)
         policy = MixedPrecisionPolicy(
             param_dtype=computed, reduce_dtype=None if computed is None else torch.float32, cast_forward_inputs=False
@@ -103,6 +102,7 @@ class FullyShardedModel:
 
     def __init__(self, model: nn.Module, reshards: dict[int, bool]) -> None:
         self._model, self._numbers = model, count()
+        self._parts: dict[str, Any] = {}
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
         self._reshards = [reshards.get(id(module), True) for module in self._modules]
         for module in self._modules:
@@ -123,6 +123,24 @@ class FullyShardedModel:
         register_fsdp_forward_method(self._model, name)
         made: Callable[..., Any] = getattr(self._model, name)
         return made
+
+    def parts(self, names: Collection[str]) -> Mapping[str, Any]:
+        """See `finetooth_hooks.protocols.ShardedModel`."""
+        parameters = dict(self._model.named_parameters())
+        self._parts = {name: parameters[name] for name in names}
+        return self._parts
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        """See `finetooth_hooks.protocols.ShardedModel`."""
+        gradients = {}
+        for name, parameter in self._parts.items():
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None:
+                gradients[name] = gradient.to_local()
+        return gradients
+
+    def publish(self) -> None:
+        """The model's own parameters are the parts."""
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
@@ -150,12 +168,3 @@ def _state_dict_hooks(model: nn.Module) -> list[dict[int, Any]]:
         for module in model.modules()
         for hooks in (module._state_dict_pre_hooks, module._load_state_dict_pre_hooks)
     ]
-
-
-def _digest(model: nn.Module) -> str:
-    hasher = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            hasher.update(name.encode())
-            hasher.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return hasher.hexdigest()

@@ -51,9 +51,11 @@ class FrozenCopy:
         policy = [master.clone() for master in masters]
         try:
             torch._foreach_copy_(masters, self._live)
+            self._parameters.publish()
             yield
         finally:
             torch._foreach_copy_(masters, policy)
+            self._parameters.publish()
 
     @torch.no_grad()
     def move(self, mix: float) -> None:

@@ -1,9 +1,9 @@
 """The parameters that train where each rank holds a part of every tensor.
 
-The model's parameters are DTensors in fp32, gathered in the precision that the model computes in while a layer needs
-them. Masters are this rank's parts of them, as plain tensors in the same memory, so that an optimizer that treats every
-number by itself needs to know nothing of ranks. A backward pass leaves sums over all ranks with the DTensors; they go
-to the masters after each call. What is saved is whole.
+The model's parameters are gathered in the precision that it computes in while a layer needs them. Masters are this
+rank's parts of them in fp32, as plain tensors in the memory of DTensors, so that an optimizer that treats every number
+by itself needs to know nothing of ranks. A backward pass leaves sums over all ranks with the strategy; they go to the
+masters after each call. What is saved is whole.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ def divided(
     dtypes = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
     for _, parameter in live:
         parameter.data = parameter.data.to(result_dtype(dtype))
+    shapes = {name: parameter.shape for name, parameter in live}
     layers = list(base.get_submodule(request.base.facts.layer_path).children())
     sharded = sharding.shard(model, layers, precision)
-    names = [name for name, _ in live]
-    return ShardedParameters(model, names, dtypes, scaler, compute, sharded=sharded)
+    return ShardedParameters(model, shapes, dtypes, scaler, compute, sharded=sharded)
 
 
 class ShardedParameters(TrainedParameters):
     """See the module and `TrainedParameters`.
 
     Args:
-        model: the divided model; `names` are those of its parameters that train.
+        model: the divided model; `shapes` are those of its parameters that train, by their names.
         given: the precisions in which they are exported.
         sharded: gathers them.
     """
@@ -67,7 +67,7 @@ class ShardedParameters(TrainedParameters):
     def __init__(
         self,
         model: nn.Module,
-        names: Collection[str],
+        shapes: Mapping[str, torch.Size],
         given: Collection[torch.dtype],
         scaler: LossScaler,
         compute: Compute = TORCH,
@@ -77,10 +77,11 @@ class ShardedParameters(TrainedParameters):
         self._accumulate, self._scaler, self._sharded = (
             compute.accumulate, scaler, sharded
         )  # fmt: skip
-        self.names, self._given_dtypes, self.split = tuple(names), list(given), False
+        self.names, self._given_dtypes, self.split = tuple(shapes), list(given), False
+        self._shapes = shapes
         parameters: dict[str, Any] = dict(model.named_parameters())
         self.live = [parameters[name] for name in self.names]
-        self._parts = {name: cast(DTensor, parameters[name]) for name in self.names}
+        self._parts: Mapping[str, DTensor] = sharded.parts(self.names)
         self.masters = [nn.Parameter(part.to_local().detach()) for part in self._parts.values()]
         name_of = {id(parameter): name for name, parameter in zip(self.names, self.live, strict=True)}
         self._owners = [  # where the model holds them; a tied one in several places
@@ -90,12 +91,23 @@ class ShardedParameters(TrainedParameters):
             if id(parameter) in name_of
         ]
 
+    def numel(self) -> int:
+        return sum(part.numel() for part in self._parts.values())
+
     def collect(self) -> None:
-        for live, master in zip(self.live, self.masters, strict=True):
-            gradient, live.grad = live.grad, None
-            if gradient is not None:
-                part = cast(DTensor, gradient).to_local()
+        gradients = self._sharded.gradients()
+        for name, master in self.named():
+            part = gradients.get(name)
+            if part is not None:
                 master.grad = self._accumulate(master.grad, part, torch.promote_types(part.dtype, torch.float32))
+
+    def zero_grad(self) -> None:
+        super().zero_grad()
+        self._sharded.gradients()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        self._sharded.publish()
 
     @torch.no_grad()
     def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -105,7 +117,7 @@ class ShardedParameters(TrainedParameters):
             part = DTensor.from_local(
                 tensor.detach().to(of.device), of.device_mesh, of.placements, shape=of.shape, stride=of.stride()
             )
-            full[name] = part.full_tensor()
+            full[name] = part.full_tensor().view(self._shapes[name])
         return full
 
     @torch.no_grad()
@@ -113,14 +125,14 @@ class ShardedParameters(TrainedParameters):
         """A tensor without the shape of the whole parameter stays as it is, for a later check to refuse."""
         return {
             name: self._own(self._parts[name], tensor)
-            if name in self._parts and tensor.shape == self._parts[name].shape
+            if name in self._parts and tensor.shape == self._shapes[name]
             else tensor
             for name, tensor in tensors.items()
         }
 
     @staticmethod
     def _own(of: DTensor, whole: Tensor) -> Tensor:
-        whole = whole.to(of.device)
+        whole = whole.to(of.device).reshape(of.shape)
         return distribute_tensor(whole, of.device_mesh, of.placements, src_data_rank=None).to_local().clone()
 
     def serve(self, network: Network) -> None:
