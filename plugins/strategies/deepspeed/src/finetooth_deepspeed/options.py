@@ -28,9 +28,7 @@ class DeepspeedOptions(Options):
     @model_validator(mode="after")
     def _parts_lie_at_the_device(self) -> Self:
         if self.stage == 3 and self.offload:
-            raise ValueError(
-                "offload moves the optimizer's state of stages 1 and 2; write offload: false"
-            )
+            raise ValueError("offload moves the optimizer's state of stages 1 and 2; write offload: false")
         return self
 
 
