@@ -55,6 +55,7 @@ from finetooth_hooks.renderers import MediumPlace, Processor, Renderer
 from finetooth_hooks.rollouts import Sampler
 from finetooth_hooks.sources import Examples, Format, Portion, Source
 from finetooth_hooks.strategies import (
+    DividedModel,
     ForeseenStrategy,
     IslandStrategy,
     Launcher,
@@ -76,8 +77,8 @@ from finetooth_hooks.updates import Optimizer, Schedule
 
 __all__ = [
     "Adapter", "Addition", "Attention", "AttentionNeeds", "Backend", "BackendPlan", "BasePart", "Block",
-    "Collective", "ComputePart", "DataPart", "Device", "Engine", "EngineRequest", "Environment", "Evaluator",
-    "Examples", "Experts", "Exporter", "Face", "Family", "ForeseenStrategy", "Format", "Gate", "Hardware",
+    "Collective", "ComputePart", "DataPart", "Device", "DividedModel", "Engine", "EngineRequest", "Environment",
+    "Evaluator", "Examples", "Experts", "Exporter", "Face", "Family", "ForeseenStrategy", "Format", "Gate", "Hardware",
     "HardwareFacts", "Head", "IslandStrategy", "Kernel", "Launcher", "LayerFacts", "Loader", "LowRank",
     "MachinesLauncher", "MediumPlace", "Method", "ModelFacts", "ModelInfo", "ModelTensors", "Neighbours",
     "Optimizer", "OptimizerStrategy", "Page", "PickKernels", "PickedKernel", "PlacePart", "PlanRequest", "Portion",

@@ -61,6 +61,10 @@ class ShardedModel(Protocol):
         """Inside, every rank holds the whole model in the precision that it computes in; not for gradients."""
         ...
 
+
+class DividedModel(ShardedModel, Protocol):
+    """A sharded model that keeps its parts in its own way, see `Sharding.divided`."""
+
     def parts(self, names: Collection[str]) -> Mapping[str, Any]:
         """This rank's parts of parameters that train, in fp32, which an optimizer updates in place. With torch they are
         of the class `DTensor`, each in the parameter's shape or all its numbers in one row."""
@@ -128,13 +132,15 @@ class Sharding:
     Attributes:
         weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
         shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
-            (`fp32`, `bf16`). What trains is in fp32. None: every rank holds the whole model.
+            (`fp32`, `bf16`). What trains is in fp32. With torch, its parameters are of the class `DTensor` then. None:
+            every rank holds the whole model.
         layers: among how many times as many ranks the weights of decoder layers are divided.
         positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
             same outputs at each of these ranks; a rank's gradients are those of its own positions.
         neighbours: gives the line to these ranks once the strategy is open; None: positions are not divided.
         stages: gives the line to the ranks that each have some whole decoder layers, as many as `layers`; None: every
             rank has something of every layer.
+        divided: what `shard` gives is a `DividedModel`.
     """
 
     weights: int
@@ -145,6 +151,7 @@ class Sharding:
     positions: int = 1
     neighbours: Callable[[], Neighbours] | None = None
     stages: Callable[[], Stages] | None = None
+    divided: bool = False
 
 
 class Strategy(Protocol):
@@ -238,9 +245,8 @@ class OptimizerStrategy(Strategy, Protocol):
 class ShardingStrategy(Strategy, Protocol):
     """With the capability `shards`."""
 
-    def sharding(self, world: int) -> Sharding | None:
-        """What it divides among `world` ranks, and how; None: nothing, as it is set. Asked before `open` for a plan,
-        which does not shard."""
+    def sharding(self, world: int) -> Sharding:
+        """What it divides among `world` ranks, and how; asked before `open` for a plan, which does not shard."""
         ...
 
 

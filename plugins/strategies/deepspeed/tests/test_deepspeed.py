@@ -61,9 +61,9 @@ def test_an_optimizer_of_whole_matrices_is_refused() -> None:
         check_suitable(Made(torch.optim.SGD, "in_backward"))
 
 
-def test_offload_is_refused_at_stage_3() -> None:
-    with pytest.raises(ValidationError, match="offload moves the optimizer's state of stages 1 and 2"):
-        DeepspeedOptions(stage=3, offload=True)
+def test_stage_3_is_a_strategy_of_its_own() -> None:
+    with pytest.raises(ValidationError, match="write strategy: zero3"):
+        DeepspeedOptions(stage=3)
 
 
 @needs_deepspeed

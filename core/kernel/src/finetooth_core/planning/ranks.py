@@ -130,7 +130,7 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
     strategy: Any = joined.strategy
     line = strategy.island() if "islands" in joined.words else joined.collective
     sharding = strategy.sharding(joined.rank.world) if "shards" in joined.words else None
-    spreads = strategy.shard_optimizer if "optimizer" in joined.words and sharding is None else None
+    spreads = strategy.shard_optimizer if "optimizer" in joined.words else None
     return replace(
         place, hardware=hardware, collective=line, wrap=strategy.wrap, sharding=sharding, shard_optimizer=spreads
     )

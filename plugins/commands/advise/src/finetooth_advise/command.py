@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks.context import CommandContext
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import PlanError, UserError
 from finetooth_hooks.ways import Way
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.text.measures import memory_of
@@ -118,8 +119,8 @@ def _spread(context: CommandContext, model: str, whole: Advice, devices: int) ->
         r.entry.name: r.entry.capabilities for r in context.catalog.all("strategy") if isinstance(r.entry, Strategy)
     }
     sharded = {}
-    for name in [name for name, of in words.items() if "shards" in of and "optimizer" not in of]:
-        with working(f"looking at {model} under {name}"):
+    for name in [name for name, of in words.items() if "shards" in of]:
+        with working(f"looking at {model} under {name}"), suppress(PlanError):  # what it needs is not installed
             divided = context.build("strategy", name, setting="--devices").sharding(devices)
             sharded[name] = context.ways(
                 model, hardware=hardware, length=whole.of.length, measure=False, sharding=divided

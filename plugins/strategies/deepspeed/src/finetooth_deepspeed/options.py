@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Literal, Self
+from typing import Literal
 
 from finetooth_hooks import Context, Options, PlanError, install_command
 from finetooth_hooks.protocols import Strategy
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
+
+
+class Zero3Options(Options):
+    """ZeRO-3 by DeepSpeed: weights are gathered layer by layer."""
+
+    transport: Literal["auto", "gloo", "nccl"] = "auto"
+    """What carries weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    timeout: float = Field(default=600.0, gt=0)
+    """Seconds that a rank waits for the others before it gives up."""
 
 
 class DeepspeedOptions(Options):
     """ZeRO by DeepSpeed."""
 
     stage: Literal[1, 2, 3] = 2
-    """What each rank keeps a part of: `1` the optimizer's state, `2` the summed gradients too, `3` the weights, too,
-    which are gathered layer by layer."""
+    """What each rank keeps a part of: `1` the optimizer's state, `2` the summed gradients too. `3`, the weights too, is
+    the strategy `zero3`."""
     offload: bool = False
     """Whether the optimizer's state lies in the memory of the host, which also makes the update."""
     bucket_mb: float = Field(default=200.0, gt=0)
@@ -25,11 +34,12 @@ class DeepspeedOptions(Options):
     timeout: float = Field(default=600.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
 
-    @model_validator(mode="after")
-    def _parts_lie_at_the_device(self) -> Self:
-        if self.stage == 3 and self.offload:
-            raise ValueError("offload moves the optimizer's state of stages 1 and 2; write offload: false")
-        return self
+    @field_validator("stage")
+    @classmethod
+    def _leaves_weights_whole(cls, stage: int) -> int:
+        if stage == 3:
+            raise ValueError("stage 3 divides the weights, too, and is a strategy of its own; write strategy: zero3")
+        return stage
 
 
 def build(options: DeepspeedOptions, context: Context) -> Strategy:
@@ -38,12 +48,31 @@ def build(options: DeepspeedOptions, context: Context) -> Strategy:
     Raises:
         PlanError: DeepSpeed is not installed.
     """
-    if importlib.util.find_spec("deepspeed") is None:
-        raise PlanError(
-            "scale.strategy: deepspeed needs the package deepspeed, which is not installed",
-            action=f"{install_command('finetooth[deepspeed]')}, or set scale.strategy: ddp",
-        )
+    line = _line(options, context)
     from finetooth_deepspeed.strategy import Deepspeed
 
+    return Deepspeed(options, line)
+
+
+def build_zero3(options: Zero3Options, context: Context) -> Strategy:
+    """ZeRO-3 by DeepSpeed.
+
+    Raises:
+        PlanError: DeepSpeed is not installed.
+    """
+    line = _line(options, context)
+    from finetooth_deepspeed.strategy import Zero3
+
+    return Zero3(line)
+
+
+def _line(options: DeepspeedOptions | Zero3Options, context: Context) -> Strategy:
+    """A strategy that opens the line between the ranks and shares the data of a step among them."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise PlanError(
+            "scale.strategy: it needs the package deepspeed, which is not installed",
+            action=f"{install_command('finetooth[deepspeed]')}, or set scale.strategy: fsdp",
+        )
     line = {"name": "ddp", "transport": options.transport, "timeout": options.timeout}
-    return Deepspeed(options, context.build("strategy", line, setting="scale.strategy"))
+    made: Strategy = context.build("strategy", line, setting="scale.strategy")
+    return made

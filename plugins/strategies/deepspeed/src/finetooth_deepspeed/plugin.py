@@ -12,6 +12,12 @@ def ft_strategies() -> Iterator[Strategy]:
     yield Strategy(
         name="deepspeed",
         build="finetooth_deepspeed.options:build",
-        summary="DeepSpeed's ZeRO: every rank holds a part of the optimizer's state, or of the weights, too",
-        capabilities=frozenset({"optimizer", "shards", "traffic"}),
+        summary="DeepSpeed's ZeRO: every rank holds the model and a part of the optimizer's state",
+        capabilities=frozenset({"optimizer", "traffic"}),
+    )
+    yield Strategy(
+        name="zero3",
+        build="finetooth_deepspeed.options:build_zero3",
+        summary="DeepSpeed's ZeRO-3: every rank holds a part of the weights, gradients and optimizer state",
+        capabilities=frozenset({"shards"}),
     )

@@ -1,4 +1,4 @@
-"""The strategy `deepspeed`."""
+"""The strategies `deepspeed` and `zero3`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COMPUTED = {"bf16": torch.bfloat16, "fp64": torch.float64}
 
 
 class Deepspeed:
-    """Implements `finetooth_hooks.protocols.OptimizerStrategy`, and at stage 3 `ShardingStrategy`.
+    """Implements `finetooth_hooks.protocols.OptimizerStrategy`.
 
     Args:
         line: a strategy that opens the line between the ranks and shares the data of a step among them.
@@ -28,31 +28,14 @@ class Deepspeed:
 
     def __init__(self, options: DeepspeedOptions, line: Strategy) -> None:
         self._options, self._line = options, line
-        self.wrap, self.spread = line.wrap, line.spread
+        self.wrap, self.spread, self.digest = line.wrap, line.spread, line.digest
         self._collective: Collective | None = None
-        self._sharded: list[ZeroOptimizer | Zero3Model] = []
-        self._digest = ""
+        self._sharded: list[ZeroOptimizer] = []
 
     def open(self, rank: Rank, device: str) -> Collective:
         """See `finetooth_hooks.protocols.Strategy`."""
-        os.environ.setdefault("LOCAL_RANK", str(rank.local))  # DeepSpeed asks for it
-        if not device.startswith("cuda"):
-            os.environ["DS_ACCELERATOR"] = "cpu"  # else it looks for one, and takes a GPU that the run does not use
-        self._collective = self._line.open(rank, device)
+        self._collective = _opened(self._line, rank, device)
         return self._collective
-
-    def digest(self, engine: Engine) -> str:
-        """SHA-256 of every parameter that trains, as it was before it was divided."""
-        return self._digest or self._line.digest(engine)
-
-    def sharding(self, world: int) -> Sharding | None:
-        """At stage 3 everything is divided."""
-        return Sharding(world, world, world, shard=self._shard) if self._options.stage == 3 else None
-
-    def _shard(self, model: torch.nn.Module, layers: Sequence[torch.nn.Module], precision: str) -> Zero3Model:
-        self._digest = digest_of(model)
-        self._sharded.append(made := Zero3Model(model, layers, COMPUTED.get(precision, torch.float32)))
-        return made
 
     def shard_optimizer(
         self, parameters: Sequence[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer, factory: Optimizer
@@ -65,8 +48,8 @@ class Deepspeed:
         if self._collective is None:
             raise PlanError("deepspeed: the other ranks were not met", action="call open first")
         check_suitable(factory)
-        self._sharded.append(made := ZeroOptimizer(parameters, optimizer, self._collective, self._options))
-        return made
+        self._sharded.append(ZeroOptimizer(parameters, optimizer, self._collective, self._options))
+        return self._sharded[-1]
 
     def close(self) -> None:
         """Undo what DeepSpeed has done to the parameters, and leave the process group."""
@@ -75,14 +58,50 @@ class Deepspeed:
         self._line.close()
 
     def traffic(self, parameters: int, world: int) -> Traffic:
-        """At stages 1 and 2 every gradient in fp32, and every weight that was updated: as much as a sum of gradients.
-
-        Raises:
-            PlanError: at stage 3 weights of the base are sent, too.
-        """
-        if self._options.stage == 3:
-            raise PlanError(
-                "scale.strategy: what stage 3 sends depends on the base and on micro-batches",
-                action="set scale.strategy.stage: 2",
-            )
+        """Every gradient in fp32, and every weight that was updated: as much as a sum of gradients."""
         return Traffic(every=1, sent=4 * parameters, peers=world)
+
+
+class Zero3:
+    """Implements `finetooth_hooks.protocols.ShardingStrategy`.
+
+    Args:
+        line: as that of `Deepspeed`.
+    """
+
+    def __init__(self, line: Strategy) -> None:
+        self._line = line
+        self.wrap, self.spread = line.wrap, line.spread
+        self._models: list[Zero3Model] = []
+        self._digest = ""
+
+    def open(self, rank: Rank, device: str) -> Collective:
+        """See `finetooth_hooks.protocols.Strategy`."""
+        return _opened(self._line, rank, device)
+
+    def digest(self, engine: Engine) -> str:
+        """SHA-256 of every parameter that trains, as it was before it was divided."""
+        del engine
+        return self._digest
+
+    def sharding(self, world: int) -> Sharding:
+        """Everything, among all ranks."""
+        return Sharding(weights=world, gradients=world, optimizer=world, shard=self._shard, divided=True)
+
+    def close(self) -> None:
+        """Undo what DeepSpeed has done to the model, and leave the process group."""
+        for model in self._models:
+            model.close()
+        self._line.close()
+
+    def _shard(self, model: torch.nn.Module, layers: Sequence[torch.nn.Module], precision: str) -> Zero3Model:
+        self._digest = digest_of(model)
+        self._models.append(made := Zero3Model(model, layers, COMPUTED.get(precision, torch.float32)))
+        return made
+
+
+def _opened(line: Strategy, rank: Rank, device: str) -> Collective:
+    os.environ.setdefault("LOCAL_RANK", str(rank.local))  # DeepSpeed asks for it
+    if not device.startswith("cuda"):
+        os.environ["DS_ACCELERATOR"] = "cpu"  # else it looks for one, and takes a GPU that the run does not use
+    return line.open(rank, device)

@@ -16,7 +16,7 @@ from finetooth_deepspeed.quiet import without_builds
 
 
 class Zero3Model:
-    """Implements `finetooth_hooks.protocols.ShardedModel` by DeepSpeed's ZeRO-3.
+    """Implements `finetooth_hooks.protocols.DividedModel` by DeepSpeed's ZeRO-3.
 
     DeepSpeed lays the numbers of each weight in one row and keeps a rank's part of it; it gathers a decoder layer
     before its forward and its backward pass, and gives the others' parts up behind it. What lies in no layer
@@ -77,18 +77,18 @@ class Zero3Model:
     # --- what trains --------------------------------------------------------------------------------------------------
 
     def parts(self, names: Collection[str]) -> Mapping[str, DTensor]:
-        """See `finetooth_hooks.protocols.ShardedModel`: each in one row."""
+        """See `finetooth_hooks.protocols.DividedModel`: each in one row."""
         return {name: self._parts[name] for name in names}
 
     def gradients(self) -> Mapping[str, Tensor]:
-        """See `finetooth_hooks.protocols.ShardedModel`."""
+        """See `finetooth_hooks.protocols.DividedModel`."""
         self._offload.release_backward_leftovers()
         gradients, self._gradients = self._gradients, {}
         return gradients
 
     @torch.no_grad()
     def publish(self) -> None:
-        """See `finetooth_hooks.protocols.ShardedModel`."""
+        """See `finetooth_hooks.protocols.DividedModel`."""
         for name, part in self._parts.items():
             own = part.to_local()
             self._trained[name].ds_tensor.data[: own.numel()].copy_(own)  # type: ignore[attr-defined]
@@ -116,7 +116,7 @@ class Zero3Model:
     # --- what computes ------------------------------------------------------------------------------------------------
 
     def computing(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """See `finetooth_hooks.protocols.ShardedModel`."""
+        """See `finetooth_hooks.protocols.DividedModel`."""
 
         def computes(*arguments: Any, **options: Any) -> Any:
             self._offload.get_param_coordinator().reset_step()
@@ -126,7 +126,7 @@ class Zero3Model:
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """See `finetooth_hooks.protocols.ShardedModel`."""
+        """See `finetooth_hooks.protocols.DividedModel`."""
         away = [parameter for parameter in self._parameters if not parameter.ds_persist]  # type: ignore[attr-defined]
         self._keep(away)
         try:

@@ -86,8 +86,6 @@ class DilocoOptions(Options):
     def _can_train_an_island(cls, within: str | dict[str, Any]) -> str | dict[str, Any]:
         name = str(within if isinstance(within, str) else within.get("name", ""))
         reason = REFUSED.get(name.rpartition(":")[2].lower().replace("_", "-"))
-        if isinstance(within, dict) and within.get("stage") == 3:
-            name, reason = f"{name} at stage 3", _SHARDED
         if reason is not None:
             raise ValueError(f"diloco does not go with {name}: {reason}; write within: ddp")
         return within

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Strategy
 from finetooth_torchshared.collective import RowLine, digest_of
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
@@ -102,7 +102,6 @@ class FullyShardedModel:
 
     def __init__(self, model: nn.Module, reshards: dict[int, bool]) -> None:
         self._model, self._numbers = model, count()
-        self._parts: dict[str, Any] = {}
         self._modules = [module for module in model.modules() if isinstance(module, FSDPModule)]
         self._reshards = [reshards.get(id(module), True) for module in self._modules]
         for module in self._modules:
@@ -123,24 +122,6 @@ class FullyShardedModel:
         register_fsdp_forward_method(self._model, name)
         made: Callable[..., Any] = getattr(self._model, name)
         return made
-
-    def parts(self, names: Collection[str]) -> Mapping[str, Any]:
-        """See `finetooth_hooks.protocols.ShardedModel`."""
-        parameters = dict(self._model.named_parameters())
-        self._parts = {name: parameters[name] for name in names}
-        return self._parts
-
-    def gradients(self) -> Mapping[str, Tensor]:
-        """See `finetooth_hooks.protocols.ShardedModel`."""
-        gradients = {}
-        for name, parameter in self._parts.items():
-            gradient, parameter.grad = parameter.grad, None
-            if gradient is not None:
-                gradients[name] = gradient.to_local()
-        return gradients
-
-    def publish(self) -> None:
-        """The model's own parameters are the parts."""
 
     @contextmanager
     def gathered(self) -> Iterator[None]:

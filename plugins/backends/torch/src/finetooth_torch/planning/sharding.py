@@ -138,16 +138,20 @@ def of_one_rank(
     # what trains is held in fp32 alone, and made what the model computes in where it is gathered
     weights = whole.parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
     parts = dict(whole.parts)
-    gradients = 4 * trained
-    parts["gradients"] += -gradients + gradients // sharding.gradients + (size + 4) * trained // layers
+    of_head = parts["gradients"] - 4 * trained  # while they are made
     parts["weights"] = (weights * (elsewhere + in_layers) // max(gathered, 1)) // sharding.weights
     parts["optimizer"] //= sharding.optimizer
+    made = max(of_head, (size + 4) * trained // layers)
     if sharding.weights * sharding.layers > 1:
         at_once = in_layers if "generate" in request.needs else min(in_layers, GATHERED_LAYERS * in_layers // layers)
         parts["gathered"] = elsewhere + at_once
-        if request.place.hardware.device == "cpu":  # every rank reads the whole model first
-            later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
-            parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)
+        # Those of all that lies in no layer are made whole, and summed in fp32 once nothing is gathered any more.
+        last = 0 if request.trains.base_frozen else (size + 4) * elsewhere // size
+        made = max(made, last - parts["gathered"])
+    parts["gradients"] = 4 * trained // sharding.gradients + made
+    if "gathered" in parts and request.place.hardware.device == "cpu":  # every rank reads the whole model first
+        later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
+        parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)
     return replace(whole, parts=parts)
 
 

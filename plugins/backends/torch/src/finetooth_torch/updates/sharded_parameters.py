@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from finetooth_hooks.protocols import EngineRequest, ShardedModel
+from finetooth_hooks.protocols import DividedModel, EngineRequest, ShardedModel
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 
@@ -50,7 +50,31 @@ def divided(
     shapes = {name: parameter.shape for name, parameter in live}
     layers = list(base.get_submodule(request.base.facts.layer_path).children())
     sharded = sharding.shard(model, layers, precision)
-    return ShardedParameters(model, shapes, dtypes, scaler, compute, sharded=sharded)
+    if not sharding.divided:
+        sharded = DividedByTensor(model, sharded)
+    return ShardedParameters(model, shapes, dtypes, scaler, compute, sharded=cast(DividedModel, sharded))
+
+
+class DividedByTensor:
+    """Implements `finetooth_hooks.protocols.DividedModel` for a model whose parameters are DTensors."""
+
+    def __init__(self, model: nn.Module, sharded: ShardedModel) -> None:
+        self._model, self._parts = model, dict[str, Any]()
+        self.computing, self.gathered = sharded.computing, sharded.gathered
+
+    def parts(self, names: Collection[str]) -> Mapping[str, Any]:
+        parameters = dict(self._model.named_parameters())
+        self._parts = {name: parameters[name] for name in names}
+        return self._parts
+
+    def gradients(self) -> Mapping[str, Any]:
+        gradients = {name: part.grad.to_local() for name, part in self._parts.items() if part.grad is not None}
+        for part in self._parts.values():
+            part.grad = None
+        return gradients
+
+    def publish(self) -> None:
+        """The model's own parameters are the parts."""
 
 
 class ShardedParameters(TrainedParameters):
@@ -72,7 +96,7 @@ class ShardedParameters(TrainedParameters):
         scaler: LossScaler,
         compute: Compute = TORCH,
         *,
-        sharded: ShardedModel,
+        sharded: DividedModel,
     ) -> None:
         self._accumulate, self._scaler, self._sharded = (
             compute.accumulate, scaler, sharded
