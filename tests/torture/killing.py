@@ -251,7 +251,7 @@ def plain(line: dict[str, Any]) -> dict[str, Any]:
     """A line of metrics without what was measured."""
     kept = {key: value for key, value in line.items() if key not in MEASURED}
     if isinstance(kept.get("metrics"), dict):
-        kept["metrics"] = {k: v for k, v in kept["metrics"].items() if not k.startswith("memory")}
+        kept["metrics"] = {k: v for k, v in kept["metrics"].items() if not k.startswith(("memory", "diloco/sent"))}
     return kept
 
 
