@@ -44,6 +44,10 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "adamw", "learning_rate": 1e-3},
     },
     "spin": {"data": ANSWERS, "method": {"name": "spin", "max_completion_length": 8}},
+    "iterative_dpo": {"data": TASKS, "method": {
+        "name": "self_rewarding", "rewards": [{"name": "exact_match", "column": "completion"}], "keep_equal": True,
+        "num_generations": 2, "max_completion_length": 8,
+    }},
     "gkd": {"data": ANSWERS, "method": {"name": "gkd", "teacher": "teacher", "lmbda": 0.5, "max_completion_length": 8}},
     "uld": {"data": ANSWERS, "method": {"name": "uld", "teacher": "teacher"}},
     "sdft": {"data": TASKS, "method": {

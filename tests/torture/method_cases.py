@@ -69,6 +69,9 @@ class MethodCase:
 
 FULL: Mapping[str, Any] = {"adapter": "full", "optimizer": {"name": "adamw", "learning_rate": 1e-3}}
 
+TEACHER = "the model of the case"
+"""In a method, replaced by it."""
+
 REWARD = '''"""A reward that answers of a random model differ in."""
 from finetooth_hooks import NoOptions, Reward, hookimpl
 
@@ -101,6 +104,11 @@ METHOD_CASES = (
         "batch_size": 4, "max_length": 64, "precision": "fp16", "max_steps": 9, "epochs": 10,
     }}),
     MethodCase("prm", {"name": "prm"}, rows="steps"),
+    *(MethodCase(name, {"name": name}) for name in ("orpo", "simpo", "cpo")),
+    MethodCase("distill", {"name": "distill", "teacher": TEACHER, "cross_entropy": 0.5}, rows="answers"),
+    MethodCase("distill-sequences", {
+        "name": "distill", "teacher": TEACHER, "sequences": 2, "max_completion_length": 8,
+    }, rows="tasks"),
     MethodCase("dpo-schedule_free", {"name": "dpo"}, sections={
         "optimizer": {"name": "schedule_free_adamw", "learning_rate": 5e-3}, "schedule": "constant",
     }),
@@ -136,8 +144,6 @@ def online(
     return MethodCase(name, given, rows="tasks", sections={"train": train}, inside=inside)
 
 
-TEACHER = "the model of the case"
-"""In a method, replaced by it."""
 STAND_IN = "address of the stand-in of a vLLM server"
 """In a recipe, replaced by it."""
 VLLM: Mapping[str, Any] = {"sampler": {"name": "vllm", "url": STAND_IN}, "max_logp_difference": 100}
@@ -155,7 +161,13 @@ ONLINE_CASES = (
     online("grpo-vllm-ahead", "grpo", ("sample", "score", "put", "post"), **VLLM, prefetch=2),
     online("ppo", "ppo", num_iterations=2),
     online("ppo-ahead", "ppo", prefetch=1, mini_batches=2),
-    online("self_rewarding", "self_rewarding", ("sample", "token"), batch=8),
+    online("rloo", "rloo"),
+    online("reinforce_plus_plus", "reinforce_plus_plus", prefetch=1),
+    online("best_of_n", "best_of_n"),
+    online("opd", "opd", ("sample", "token"), teacher=TEACHER, rewards=[]),
+    online("opd-distributions", "opd", ("sample", "token"), teacher=TEACHER, rewards=[], teacher_top_k=8),
+    online("self_rewarding", "self_rewarding", ("sample", "token"), batch=8, rewards=[]),
+    online("iterative_dpo", "self_rewarding", ("sample", "token"), batch=8),
     online("ebft", "ebft", rewards=[], reference_column="completion"),
     MethodCase(
         "ebft_strided", {
@@ -164,6 +176,7 @@ ONLINE_CASES = (
     ),
     MethodCase("gkd", {"name": "gkd", "teacher": TEACHER, "max_completion_length": 8}, "answers", inside=("token",)),
     MethodCase("uld", {"name": "uld", "teacher": TEACHER}, "answers"),
+    MethodCase("uld-length", {"name": "uld", "teacher": TEACHER, "align": "length"}, "answers"),
     MethodCase("spin", {"name": "spin", "max_completion_length": 8}, "answers", inside=("token",)),
     MethodCase(
         "sdft", {"name": "sdft", "num_generations": 4, "max_completion_length": 8, "demonstration": "completion"},

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "plugins/samplers/servers/tes
 
 from cases import CHOICES, Case, pairs, pairwise, write_data  # type: ignore[import-not-found]
 from killing import Zygote  # type: ignore[import-not-found]
-from method_cases import ONLINE_CASES, RANK_CASES, write_method_data  # type: ignore[import-not-found]
+from method_cases import METHOD_CASES, ONLINE_CASES, RANK_CASES, write_method_data  # type: ignore[import-not-found]
 from mlx_cases import mlx_cases  # type: ignore[import-not-found]
 from s3 import server  # type: ignore[import-not-found]
 from trials import Arena, Trial, cases, trials  # type: ignore[import-not-found]
@@ -37,6 +37,15 @@ def test_every_pair_of_choices_occurs() -> None:
     )  # fmt: skip
     assert len(covered) == expected
     assert len(found) < 30
+
+
+def test_every_method_has_a_case() -> None:
+    """But for `trl`, of whose trainers tests/runs/test_trl_bridge.py kills and resumes each that can be resumed."""
+    from finetooth_core.plugins import manager
+
+    methods = {one.entry.name for one in manager.start().catalog.all("method")}
+    tried = {case.method["name"] for case in (*METHOD_CASES, *ONLINE_CASES)}
+    assert methods - tried == {"sft", "pretrain", "trl"}  # the first two are those of the pairs of choices
 
 
 def test_mlx_has_every_pair_of_its_choices_and_methods() -> None:

@@ -21,6 +21,7 @@ ENGINE: Mapping[str, str] = {
     "interrupt": "a primitive can be broken off between two micro-batches (`interrupt_when`)",
     "reference": "the policy without its adapter serves as the reference role",
     "depths": "gives `hidden` of any layer, by its number or as a fraction of the depth (`OutputName`)",
+    "trees": "computes data whose segments continue one another (`Datum.parents`), where the model's code allows it",
     "head": "built with the scalar head that a method asks for, it gives `values` and `scores` and trains the head",
     "usage": "says what it takes of its device, and what the device can do (`usage`, `peak_flops`)",
     "profile": "records what its steps spend time and memory on (`profile`)",

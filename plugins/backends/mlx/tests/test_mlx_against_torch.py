@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from finetooth_hooks import PlanError
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 pytest.importorskip("finetooth_torch", reason="torch is not installed")
@@ -165,6 +166,54 @@ def test_rollouts_are_torchs(folder: Path, penalty: float) -> None:
     given["method"] = {**METHODS["grpo"], "repetition_penalty": penalty}
     mine, torchs = (metrics(run(folder, "grpo", backend, **given)) for backend in ("mlx", "torch"))
     assert [norm for _, norm in mine] == pytest.approx([norm for _, norm in torchs], rel=1e-3)
+
+
+ANSWERING: dict[str, dict[str, Any]] = {
+    "distill": {"teacher": "OTHER"},
+    "ebft": {"reference_column": "completion", "num_generations": 3, "ce_coef": 0.1},
+    "gkd": {"teacher": "OTHER"},
+    "opd": {"teacher": "OTHER", "keep_rollouts": False},
+    "sdft": {"demonstration": "completion", "num_generations": 2},
+    "self_rewarding": {
+        "rewards": [{"name": "exact_match", "column": "completion"}], "keep_equal": True, "num_generations": 2,
+    },
+    "spin": {},
+    "uld": {"teacher": "OTHER"},
+}  # fmt: skip
+"""Methods that learn from a teacher, from features or from their own answers, with their options."""
+PROMPTED = ("ebft", "opd", "sdft", "self_rewarding")
+"""Of them those that read prompts alone."""
+
+
+def answering(folder: Path, name: str, backend: str, write: Callable[..., Path]) -> Path:
+    """A run of six small steps; answers are drawn alike as long as no rounding flips one."""
+    if not (folder / "other").exists():
+        (folder / "other").mkdir()
+        write(folder / "other", seed=6)
+    method = json.loads(json.dumps(ANSWERING.get(name, {})).replace("OTHER", str(folder / "other")))
+    if name == "uld":  # opened by itself, which knows how its rows are written
+        method["teacher"] = str(run(folder, "sft", "torch"))
+    if name not in ("distill", "uld", "ebft_strided"):
+        method["max_completion_length"] = 8
+    data = {"train": str(folder / "sft.jsonl"), "renderer": "chatml"}
+    if name in PROMPTED:
+        data["format"] = "task"
+    train = {"max_steps": 6, "epochs": 20, "batch_size": 4, "max_length": 96, "precision": "fp32"}
+    plain = {"name": "sgd", "learning_rate": 0.02}
+    return run(folder, "sft", backend, data=data, train=train, optimizer=plain, method={"name": name, **method})
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "uld" else SLOW) for n in ANSWERING])
+def test_teachers_and_self_play_are_torchs(folder: Path, write: Callable[..., Path], name: str) -> None:
+    mine, torchs = (metrics(answering(folder, name, backend, write)) for backend in ("mlx", "torch"))
+    assert len(mine) == 6 and any(loss for loss, _ in mine)
+    assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
+    assert [norm for _, norm in mine] == pytest.approx([norm for _, norm in torchs], rel=1e-2)
+
+
+def test_blocks_of_one_document_are_refused_by_the_plan(folder: Path, write: Callable[..., Path]) -> None:
+    with pytest.raises(PlanError, match="ebft_strided needs trees, which backend mlx cannot do"):
+        answering(folder, "ebft_strided", "mlx", write)
 
 
 @pytest.mark.slow

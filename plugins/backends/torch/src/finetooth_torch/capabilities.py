@@ -22,6 +22,7 @@ CAPABILITIES = frozenset(
         "reference",
         "head",
         "depths",
+        "trees",
         "usage",
         "profile",
         "roles",

@@ -30,7 +30,7 @@ def ft_methods() -> Iterator[Method]:
         build="finetooth_ebft.strided:build",
         summary="blocks along a document that a frozen network cannot tell from the document's own next tokens",
         headline=("ebft/alignment",),
-        needs=frozenset({"depths"}),
+        needs=frozenset({"depths", "trees"}),
         example={"n_samples_per_prompt": 2, "context_length": 2, "generate_max_len": 2, "stride": 4},
         learns_from="documents or answers as sft has them; no reward and no preferences",
     )
