@@ -2,7 +2,7 @@
 
 Three of torch's words have no meaning here. `module`: MLX keeps no gradients on modules. `optimizers`: it concerns
 copies and hooks of torch's tensors, and only optimizers of torch have them. `ranks`: strategies divide and send torch's
-tensors, and a Mac has one GPU.
+tensors, and a Mac has one GPU. `trees` is not built: segments that continue others are refused by the plan.
 """
 
 from __future__ import annotations

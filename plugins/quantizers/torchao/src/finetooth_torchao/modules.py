@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The library says of each compiled part that it is for another machine."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -33,7 +33,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-with _quiet():
+with quiet():
     from torchao.prototype.mx_formats.mx_tensor import MXTensor
     from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
     from torchao.quantization import Float8WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig, quantize_
@@ -89,7 +89,7 @@ class TorchaoLinear(RowsApart):
 
     def __init__(self, module: nn.Linear, form: str, group: int = 0) -> None:
         super().__init__(module.in_features, module.out_features, module.bias)
-        with _quiet():
+        with quiet():
             made = library_tensor(module.weight.detach().float().contiguous(), form, group)
         self._kind = type(made)
         names, self._about = made.__tensor_flatten__()

@@ -1,10 +1,10 @@
-"""Quantizers of torchao, and its products in 8-bit floating point."""
+"""Quantizers and exporters of torchao, and its products in 8-bit floating point."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finetooth_hooks import Kernel, Quantizer, Serves, hookimpl
+from finetooth_hooks import Exporter, Kernel, Quantizer, Serves, hookimpl
 
 _BUILDERS = "finetooth_torchao.quantizers"
 
@@ -24,6 +24,23 @@ def ft_quantizers() -> Iterable[Quantizer]:
             build=f"{_BUILDERS}:build_{name.removeprefix('torchao_')}",
             summary=summary,
             rank=-1,
+        )
+
+
+@hookimpl
+def ft_exporters() -> Iterable[Exporter]:
+    """Folders that transformers loads with torchao."""
+    for form, summary in (
+        ("int8", "8 bits, a scale a row"),
+        ("fp8", "8-bit floats (E4M3), a scale a row"),
+        ("mxfp8", "8-bit floats (E4M3), a power of two for every 32"),
+        ("mxfp4", "4-bit floats (E2M1), a power of two for every 32"),
+        ("nvfp4", "4-bit floats (E2M1), an 8-bit float for every 16"),
+    ):
+        yield Exporter(
+            name=f"torchao_{form}",
+            build=f"finetooth_torchao.exporter:build_{form}",
+            summary=f"the whole model, its linear weights as torchao saves them: {summary}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Linear weights in the layouts of HQQ, Quanto, EETQ and AQLM.
+"""Linear weights in the layouts of HQQ, Quanto, EETQ, AQLM and torchao.
 
 What their own packers write, for O outputs and I inputs:
 
@@ -12,7 +12,10 @@ What their own packers write, for O outputs and I inputs:
 - EETQ, `weight_scales` (O,) times the code less 128, (I, O) bytes in the order of FasterTransformer's kernels for
   compute capability 7.5 and above: within 16 inputs 0 1 8 9 2 3 10 11 4 5 12 13 6 7 14 15; by pairs of outputs 64
   inputs of one, then of the other; within 4 bytes the second and the third exchanged.
-- AQLM, `CodebookLinear`: `codes`, `codebooks`, `scales`."""
+- AQLM, `CodebookLinear`: `codes`, `codebooks`, `scales`.
+- torchao, `_weight_qdata` (O, I) of E4M3, or (O, I/2) bytes of two E2M1, the first in the lower half; `_weight_scale`
+  (O, 1) fp32 of float8, or of MX (E8M0, for 32 weights) and NVFP4 (E4M3, for 16, and one fp32 for all) in tiles of 128
+  rows and 4 columns, as NVIDIA's block-scaled products want them."""
 
 from __future__ import annotations
 
@@ -25,8 +28,13 @@ from torch import Tensor
 
 from finetooth_torchshared.codebook_linear import CodebookLinear
 from finetooth_torchshared.grouped_linear import Bits, Grouped
+from finetooth_torchshared.mxfp4 import FloatsLinear
 from finetooth_torchshared.packed_modules import Packing, Read, unread
 
+TORCHAO_FLOATS = ("Float8WeightOnlyConfig", "MXDynamicActivationMXWeightConfig", "NVFP4WeightOnlyConfig")
+"""Kinds that are read here; the others are torchao's to read."""
+TORCHAO_TILE = (128, 4)
+"""Of its scales."""
 EETQ_INPUTS = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
 """The input of sixteen that each place holds."""
 
@@ -119,8 +127,35 @@ def _aqlm(given: Mapping[str, Any], where: str) -> Packing:
     return Packing("codebooks", read)
 
 
-MAKERS: Mapping[str, Callable[[Mapping[str, Any], str], Packing]] = {
-    "hqq": _hqq, "quanto": _quanto, "eetq": _eetq, "aqlm": _aqlm,
+def _torchao(given: Mapping[str, Any], where: str) -> Packing | None:
+    """How the folder is packed; None: as a kind that torchao reads itself."""
+    kind = ((given.get("quant_type") or {}).get("default") or {}).get("_type")
+    if kind not in TORCHAO_FLOATS:
+        return None
+    return Packing(
+        "_weight_qdata",
+        lambda tensor: _floats(tensor, tiled=kind != TORCHAO_FLOATS[0], whole=kind == TORCHAO_FLOATS[2]),
+    )
+
+
+def _floats(tensor: Read, *, tiled: bool, whole: bool) -> FloatsLinear:
+    codes, scales = tensor("_weight_qdata"), tensor("_weight_scale")
+    inputs = codes.shape[1] * (2 if codes.dtype == torch.uint8 else 1)
+    if tiled:
+        groups = inputs // (16 if whole else 32)
+        scales = from_tiles(scales.view(torch.uint8), len(codes), groups).view(scales.dtype)
+    return FloatsLinear(codes, scales, tensor("_weight_per_tensor_scale") if whole else None)
+
+
+def from_tiles(scales: Tensor, rows: int, columns: int) -> Tensor:
+    """(rows, columns) of scales that lie in tiles, each with its rows in four stretches side by side."""
+    high, wide = (-(-size // of) for size, of in zip((rows, columns), TORCHAO_TILE, strict=True))
+    tiles = scales.reshape(high, wide, 32, 4, 4).permute(0, 3, 2, 1, 4)
+    return tiles.reshape(high * TORCHAO_TILE[0], wide * TORCHAO_TILE[1])[:rows, :columns].contiguous()
+
+
+MAKERS: Mapping[str, Callable[[Mapping[str, Any], str], Packing | None]] = {
+    "hqq": _hqq, "quanto": _quanto, "eetq": _eetq, "aqlm": _aqlm, "torchao": _torchao,
 }  # fmt: skip
 """By `quant_method`: from the section of a config, and the model's name for messages, to how it is packed."""
 

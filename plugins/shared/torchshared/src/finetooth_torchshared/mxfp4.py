@@ -83,3 +83,39 @@ class PackedMxfp4Linear(RowsApart):
         """See `RowsApart`."""
         blocks = self.codes[first:last].view(last - first, -1, BLOCK // 2)
         return decoded(blocks, self.scales[first:last].unsqueeze(-1)).to(dtype).flatten(1)
+
+
+class FloatsLinear(RowsApart):
+    """A linear module over what a file holds.
+
+    Args:
+        codes: (outputs, inputs) E4M3, or (outputs, inputs / 2) uint8 of two E2M1.
+        scales: (outputs, groups) fp32, E4M3 or E8M0.
+        whole: () fp32, a factor of all scales.
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+    def __init__(self, codes: Tensor, scales: Tensor, whole: Tensor | None = None) -> None:
+        self._halves, self._kind = codes.dtype == torch.uint8, scales.dtype
+        super().__init__(codes.shape[1] * (2 if self._halves else 1), len(codes))
+        # 8-bit floats as bytes: a model that is turned into another precision leaves those alone
+        self.register_buffer("codes", codes.view(torch.uint8))
+        self.register_buffer("scales", scales if scales.dtype == torch.float32 else scales.view(torch.uint8))
+        self._whole = 1.0 if whole is None else float(whole)
+
+    def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
+        """See `RowsApart`."""
+        codes, scales = self.codes[first:last], self.scales[first:last]
+        if self._halves:
+            table = torch.tensor((*E2M1, *(-level for level in E2M1)), device=codes.device)
+            numbers = table[singles(codes).int()]
+        else:
+            numbers = codes.view(torch.float8_e4m3fn).float()
+        if self._kind == torch.float8_e4m3fn:
+            scales = scales.view(self._kind).float() * self._whole
+        elif scales.dtype == torch.uint8:
+            scales = power(scales)
+        groups = numbers.view(*scales.shape, -1) * scales.float().unsqueeze(-1)
+        return groups.flatten(1).to(dtype)

@@ -4,7 +4,8 @@ Layouts as their own packers write them, f = 32 / bits codes in an int32 with th
 (`qweight` (I/f, O), `qzeros` (G, O/f); version 1 stores a zero less 1), AutoAWQ's GEMM version (`qweight` (I, O/8),
 whose eight columns lie in the order 0 2 4 6 1 3 5 7), compressed-tensors' `pack-quantized` (`weight_packed` (O, I/f),
 signed codes raised by half their range; `mxfp4-pack-quantized`: `weight_packed` (O, I/2) uint8, two elements of E2M1 to
-a byte, `weight_scale` (O, I/32) of E8M0). HQQ, Quanto, EETQ and AQLM: `library_formats`."""
+a byte, `weight_scale` (O, I/32) of E8M0). HQQ, Quanto, EETQ, AQLM and torchao:
+`library_formats`."""
 
 from __future__ import annotations
 
