@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ to what stands in its place: a `DequantisingLinear` of the weight as `stored_exp
 all says that the model's code does not multiply as linear modules do."""
 
 
+Ready = Callable[[str, nn.Module, dict[str, Tensor], Callable[[], Tensor]], None]
+"""May change a layer before it is stored: its path, the layer, the Hessians of its linear modules, to be changed with
+what they read, and its output for the first row."""
+
+
 class _Reached(Exception):
     """The first layer was called."""
 
@@ -28,7 +34,7 @@ class _Reached(Exception):
 @torch.no_grad()
 def calibrate(
     model: nn.Module, layers: str, rows: Sequence[Sequence[int]], takes: Callable[..., bool], store: Store,
-    store_experts: StoreExperts,
+    store_experts: StoreExperts, ready: Ready | None = None,
 ) -> int:  # fmt: skip
     """Store the linear modules of the layers, and experts that are held as one weight, one layer after the other: each
     reads what those before it, already stored, give.
@@ -39,17 +45,18 @@ def calibrate(
         takes: whether a module is stored, by its path and shape.
         store: see `Store`.
         store_experts: see `StoreExperts`.
+        ready: see `Ready`.
 
     Returns:
         How many modules and weights of experts were stored.
     """
     with _one_by_one(model):
-        return _by_layer(model, layers, rows, takes, store, store_experts)
+        return _by_layer(model, layers, rows, takes, store, store_experts, ready)
 
 
 def _by_layer(
     model: nn.Module, layers: str, rows: Sequence[Sequence[int]], takes: Callable[..., bool], store: Store,
-    store_experts: StoreExperts,
+    store_experts: StoreExperts, ready: Ready | None,
 ) -> int:  # fmt: skip
     stack: Any = model.get_submodule(layers)
     model.eval()
@@ -69,6 +76,8 @@ def _by_layer(
         }
         inputs = ExpertInputs({path: weight for path, (_, _, weight) in experts.items()})
         hessians = _hessians(layer, linear, batches, inputs)
+        if ready is not None:
+            ready(f"{layers}.{index}", layer, hessians, partial(_output, layer, batches[0]))
         for name in list(linear):
             module = linear.pop(name)
             made = store(f"{layers}.{index}.{name}", module, hessians.pop(name))
@@ -83,10 +92,16 @@ def _by_layer(
             count += 1
         for holder, stored in places.items():
             put_stored(holder, stored)
-        for at, (args, kwargs) in enumerate(batches):
-            out = layer(*args, **kwargs)
-            batches[at] = ((out[0] if isinstance(out, tuple) else out, *args[1:]), kwargs)
+        for at, batch in enumerate(batches):
+            batches[at] = ((_output(layer, batch), *batch[0][1:]), batch[1])
     return count
+
+
+def _output(layer: nn.Module, batch: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
+    """Hidden states that a layer gives for a row."""
+    out = layer(*batch[0], **batch[1])
+    states: Tensor = out[0] if isinstance(out, tuple) else out
+    return states
 
 
 def _inputs_of_first(model: Any, first: nn.Module, row: Sequence[int]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -4,7 +4,7 @@ vLLM, transformers with gptqmodel, and finetooth load."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -44,10 +44,21 @@ def build(options: GptqExportOptions, context: CommandContext) -> GptqExporter:
 
 
 class GptqExporter(ExporterBase):
-    """See `GptqExportOptions`. The whole model is in memory, in fp32."""
+    """See `GptqExportOptions`. The whole model is in memory, in fp32.
 
-    def __init__(self, options: GptqExportOptions, commands: CommandContext) -> None:
+    Attributes:
+        method: as recipes and configs call it.
+    """
+
+    method = "gptq"
+
+    def __init__(self, options: Any, commands: CommandContext) -> None:
         self._options, self._commands = options, commands
+
+    @property
+    def bits(self) -> int:
+        """Of a weight."""
+        return int(self._options.bits)
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
         """Round the linear modules of the layers, pack them, and read them back.
@@ -60,22 +71,24 @@ class GptqExporter(ExporterBase):
 
         rows = self._rows(source)
         source.weights("fp32", folder=folder)
-        rounded = self._rounded(source, folder, rows)
-        left = dict(rounded)
+        rounded, changed = self._rounded(source, folder, rows)
+        left = {*rounded, *changed}
         dtype = {"fp16": "float16", "bf16": "bfloat16"}[self._options.precision]
 
         def pack(name: str, tensor: Tensor) -> Mapping[str, Tensor]:
             path = name.removesuffix(".weight")
-            if name.endswith(".weight") and path in left:
-                return {f"{path}.{part}": of for part, of in packed(left.pop(path), dtype).items()}
-            return {name: _in(tensor, dtype, name)}
+            if name.endswith(".weight") and path in rounded:
+                left.remove(path)
+                return {f"{path}.{part}": of for part, of in self.packed(rounded[path], dtype).items()}
+            left.discard(name)
+            return {name: in_dtype(changed.get(name, tensor), dtype, name)}
 
-        repack(folder, pack, {"dtype": dtype, "quantization_config": self._said()})
+        repack(folder, pack, {"dtype": dtype, "quantization_config": self.said()})
         if left:
-            raise UserError(f"{source.run}: {next(iter(left))} has another name in files", action=INSTEAD)
-        (folder / "quantize_config.json").write_text(json.dumps(self._said(), indent=2) + "\n", encoding="utf-8")
+            raise UserError(f"{source.run}: {min(left)} has another name in files", action=INSTEAD)
+        (folder / "quantize_config.json").write_text(json.dumps(self.said(), indent=2) + "\n", encoding="utf-8")
         _check(folder, rounded)
-        check = f"{len(rounded)} linear modules of {self._options.bits} bits read back as they were rounded"
+        check = f"{len(rounded)} linear modules of {self.bits} bits read back as they were rounded"
         return Exported(use="vllm serve {folder}", checks=(check,), model=".")
 
     def _rows(self, source: ExportSource) -> list[list[int]]:
@@ -87,10 +100,13 @@ class GptqExporter(ExporterBase):
             recipe["data"] = {**data, "train": str(Path(file).absolute())}
         context = self._commands.context(recipe)
         instead = "set calibrate_on=FILE, rows of texts or conversations"
-        return calibration_rows(context, self._options.rows, "--to gptq", "gptq", instead=instead)
+        return calibration_rows(context, self._options.rows, f"--to {self.method}", self.method, instead=instead)
 
-    def _rounded(self, source: ExportSource, folder: Path, rows: list[list[int]]) -> dict[str, Grouped]:
-        """What stands for the weight of each linear module of the layers, by its path."""
+    def _rounded(
+        self, source: ExportSource, folder: Path, rows: list[list[int]]
+    ) -> tuple[dict[str, Grouped], dict[str, Tensor]]:
+        """What stands for the weight of each linear module of the layers, by its path; and other tensors of the model
+        that are not what they were, by name."""
         from finetooth_torchshared.grouped_linear import GroupedLinear
 
         from finetooth_gptq.calibration import calibrate
@@ -99,29 +115,43 @@ class GptqExporter(ExporterBase):
         options, rounded = self._options, dict[str, "Grouped"]()
         rounding = Rounding(options.bits, options.group, options.damping, options.ordered, symmetric=True)
 
-        def takes(path: str, shape: tuple[int, int]) -> bool:
-            words = 32 // options.bits
-            if shape[1] % options.group or shape[0] % words:
-                raise UserError(
-                    f"{source.run}: {path} of {shape[0]} outputs and {shape[1]} inputs cannot be packed in groups of "
-                    f"{options.group} inputs and words of {words} outputs",
-                    action=f"set a smaller group, or {INSTEAD}",
-                )
-            return True
-
         def store(path: str, module: Any, hessian: Tensor) -> GroupedLinear:
             rounded[path] = rounding.rounded(path, module.weight, hessian)
             return GroupedLinear(rounded[path], module.bias)
 
+        layers = source.context.facts.layer_path
+        calibrate(self.loaded(folder), layers, rows, self.takes(source), store, self.refusing(source))
+        return rounded, {}
+
+    def loaded(self, folder: Path) -> Any:
+        """The written model, in fp32."""
+        loader = self._commands.context({"model": str(folder)}).loader
+        return loader.load(str(folder), framework="torch", precision="fp32", device="cpu")
+
+    def takes(self, source: ExportSource) -> Callable[[str, tuple[int, int]], bool]:
+        """For `calibrate`: every linear module, or a refusal of one that cannot be packed."""
+        group, words = self._options.group, 32 // self.bits
+
+        def takes(path: str, shape: tuple[int, int]) -> bool:
+            if shape[1] % group or shape[0] % words:
+                raise UserError(
+                    f"{source.run}: {path} of {shape[0]} outputs and {shape[1]} inputs cannot be packed in groups of "
+                    f"{group} inputs and words of {words} outputs",
+                    action=f"set a smaller group, or {INSTEAD}",
+                )
+            return True
+
+        return takes
+
+    def refusing(self, source: ExportSource) -> Callable[..., Any]:
+        """For `calibrate`: no experts that are held as one weight."""
+
         def refuse(path: str, weight: Tensor, hessians: Mapping[int, Tensor]) -> Any:
             raise UserError(f"{source.run}: {path} holds several experts, which are not packed", action=INSTEAD)
 
-        loader = self._commands.context({"model": str(folder)}).loader
-        model = loader.load(str(folder), framework="torch", precision="fp32", device="cpu")
-        calibrate(model, source.context.facts.layer_path, rows, takes, store, refuse)
-        return rounded
+        return refuse
 
-    def _said(self) -> dict[str, Any]:
+    def said(self) -> dict[str, Any]:
         """What the config says of it: the words of AutoGPTQ. Groups are inputs side by side in every case, so that a
         reader has nothing to put in order (`desc_act`)."""
         options = self._options
@@ -131,28 +161,27 @@ class GptqExporter(ExporterBase):
             "damp_percent": options.damping, "lm_head": False,
         }  # fmt: skip
 
+    def packed(self, weight: Grouped, dtype: str) -> dict[str, Tensor]:
+        """The tensors that stand for a weight: codes along the inputs, zeros less 1 along the outputs, scales, and the
+        group of each input.
 
-def packed(weight: Grouped, dtype: str) -> dict[str, Tensor]:
-    """The tensors that stand for a weight: codes along the inputs, zeros less 1 along the outputs, scales, and the
-    group of each input.
+        Args:
+            dtype: of the scales, as torch calls it.
+        """
+        import torch
+        from finetooth_torchshared.packed_files import words
 
-    Args:
-        dtype: of the scales, as torch calls it.
-    """
-    import torch
-    from finetooth_torchshared.packed_files import words
-
-    assert weight.zeros is not None
-    inputs = torch.arange(weight.codes.shape[1], dtype=torch.int32)
-    return {
-        "qweight": words(weight.codes.T, weight.bits, 0),
-        "qzeros": words(weight.zeros.T - 1, weight.bits, 1),
-        "scales": _in(weight.scales.T, dtype, "scales").contiguous(),
-        "g_idx": inputs // weight.group,
-    }
+        assert weight.zeros is not None
+        inputs = torch.arange(weight.codes.shape[1], dtype=torch.int32)
+        return {
+            "qweight": words(weight.codes.T, weight.bits, 0),
+            "qzeros": words(weight.zeros.T - 1, weight.bits, 1),
+            "scales": in_dtype(weight.scales.T, dtype, "scales").contiguous(),
+            "g_idx": inputs // weight.group,
+        }
 
 
-def _in(tensor: Tensor, dtype: str, name: str) -> Tensor:
+def in_dtype(tensor: Tensor, dtype: str, name: str) -> Tensor:
     """
     Raises:
         UserError: a number is beyond the precision's.

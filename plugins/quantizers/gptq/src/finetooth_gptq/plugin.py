@@ -19,9 +19,14 @@ def ft_quantizers() -> Iterable[Quantizer]:
 
 @hookimpl
 def ft_exporters() -> Iterable[Exporter]:
-    """What others load as GPTQ."""
+    """What others load as GPTQ and AWQ."""
     yield Exporter(
         name="gptq",
         build="finetooth_gptq.exporter:build",
         summary="the whole model in 4 or 8 bits by GPTQ, as vLLM and gptqmodel load it",
+    )
+    yield Exporter(
+        name="awq",
+        build="finetooth_gptq.awq:build",
+        summary="the whole model in 4 bits by AWQ, as vLLM and mlx-lm load it",
     )
