@@ -15,6 +15,13 @@ def test_a_name_ends_a_path_and_a_pattern_is_a_whole_one() -> None:
     assert matching("layers", PATHS) == []
 
 
+def test_a_name_of_a_wrapper_means_the_linear_module_in_it() -> None:
+    """Gemma4ClippableLinear: only if nothing else has the name."""
+    tower = ["model.vision_tower.layers.0.k_proj.linear", "model.vision_tower.layers.0.q_proj.linear"]
+    assert matching("k_proj", [*PATHS, *tower]) == tower[:1]
+    assert matching("q_proj", [*PATHS, *tower]) == PATHS
+
+
 def test_a_pattern_that_does_not_compile_is_said_to_be_none() -> None:
     with pytest.raises(RecipeError, match=r"nor a regular expression: missing \), unterminated subpattern"):
         matching("model.layers.(0|1", PATHS)

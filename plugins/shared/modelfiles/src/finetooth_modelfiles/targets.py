@@ -12,6 +12,8 @@ from finetooth_toolbox.llama_shape import targeted
 from finetooth_toolbox.text.nearest import nearest_few
 
 SETTING = "adapter.targets"
+WRAPPED = ".linear"
+"""How a wrapper calls the linear module in it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,8 @@ class Targets:
 
 
 def matching(target: str, paths: Iterable[str]) -> list[str]:
-    """Paths that `target` means: those that end in it, else those that it matches whole as a regular expression.
+    """Paths that `target` means: those that end in it, else those that it matches whole as a regular expression, else
+    the linear modules in wrappers of that name, as Gemma 4's towers have them (`q_proj.linear`).
 
     Raises:
         RecipeError: it ends none, and is not a regular expression.
@@ -45,7 +48,8 @@ def matching(target: str, paths: Iterable[str]) -> list[str]:
             f"{target!r} is neither the name of a module nor a regular expression: {error}",
             action=f"fix the expression, or name modules as their paths end: {_alike(target, paths)}",
         ) from None
-    return [path for path in paths if pattern.fullmatch(path)]
+    whole = [path for path in paths if pattern.fullmatch(path)]
+    return whole or [path for path in paths if targeted(path.removesuffix(WRAPPED), (target,))]
 
 
 def resolve(
