@@ -15,6 +15,8 @@ import pytest
 import yaml
 from finetooth_core.cli import main
 
+sys.path.insert(0, str(Path(__file__).parent))  # known_models
+
 Recipe = dict[str, Any]
 
 READERS = {"llama": "xllamacpp", "mlx": "mlx_lm"}

@@ -8,50 +8,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_advise.advice import Advice, advise
+from finetooth_advise.advice import advise
 from finetooth_advise.command import WIDEST
 from finetooth_advise.made_up_machines import MAC_BACKEND, accelerator, mac, processor
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_core.planning.ways import ways
 from finetooth_hooks.protocols import HardwareFacts
+from known_models import FRESH, MODELS, ROOMY, choice
 
-
-def llama(hidden: int, ffn: int, layers: int, heads: int, groups: int, words: int, **more: Any) -> dict[str, Any]:
-    return {
-        "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": hidden, "intermediate_size": ffn,
-        "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": groups,
-        "head_dim": hidden // heads, "vocab_size": words, "max_position_embeddings": 8192, "dtype": "bfloat16",
-        "tie_word_embeddings": False, **more,
-    }  # fmt: skip
-
-
-def qwen2(*sizes: int, **more: Any) -> dict[str, Any]:
-    return {**llama(*sizes), "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], **more}  # type: ignore[arg-type]
-
-
-MODELS = {
-    "135M": llama(576, 1536, 30, 9, 3, 49152, tie_word_embeddings=True),  # SmolLM2
-    "0.5B": qwen2(896, 4864, 24, 14, 2, 151936, tie_word_embeddings=True),  # Qwen2.5
-    "3B": llama(3072, 8192, 28, 24, 8, 128256, tie_word_embeddings=True),  # Llama 3.2
-    "8B": llama(4096, 14336, 32, 32, 8, 128256),  # Llama 3.1
-    "14B": qwen2(5120, 13824, 48, 40, 8, 152064),  # Qwen2.5
-    "32B": qwen2(5120, 27648, 64, 40, 8, 152064),  # Qwen2.5
-    "70B": llama(8192, 28672, 80, 64, 8, 128256),  # Llama 3.1
-    "8x7B": {  # Mixtral
-        **llama(4096, 14336, 32, 32, 8, 32000), "model_type": "mixtral", "architectures": ["MixtralForCausalLM"],
-        "num_local_experts": 8, "num_experts_per_tok": 2,
-    },
-}  # fmt: skip
 PARAMETERS = {
     "135M": 134_515_008, "0.5B": 494_032_768, "3B": 3_212_749_824, "8B": 8_030_261_248, "14B": 14_770_033_664,
     "32B": 32_763_876_352, "70B": 70_553_706_496, "8x7B": 46_702_792_704,
 }  # fmt: skip
 """As their publishers state them."""
 
-LETTERS = {"whole": "F", "adapter": "L", "8 bits": "8", "4 bits": "4", "recomputed": "R"}
-"""Of the table; `R` has activations recomputed, whatever the bits. Behind it `A` has activations elsewhere too, and `S`
-frozen layers streamed from there; `-` means that nothing fits."""
 
 TABLE = """
 machine  135M 0.5B 3B 8B 14B 32B 70B 8x7B
@@ -85,13 +56,6 @@ what embeds and predicts words (4.2 GB of 70B); the host memory around an accele
 quantised while it is loaded is in memory once as a whole before a CPU streams it from disk."""
 
 
-FRESH = 700 * 2**20
-"""Bytes of a process that has imported what a run imports."""
-
-ROOMY = SimpleNamespace(free=10**12)
-"""A disk of a made-up machine: whether a model fits must not hang on the disk of the machine that tests."""
-
-
 @pytest.fixture(scope="module")
 def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A context of each model for a machine; a folder of each holds nothing but its config. What this process holds
@@ -113,13 +77,6 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr("finetooth_torch.planning.memory.host_overhead", lambda: FRESH)
         patch.setattr("finetooth_core.planning.memory_check.shutil", SimpleNamespace(disk_usage=lambda _: ROOMY))
         yield context
-
-
-def choice(advice: Advice) -> str:
-    if advice.taken is None:
-        return "-"
-    taken = advice.taken
-    return LETTERS.get(taken.kind, "S" if "frozen layers" in taken.label else "A")
 
 
 def machine(text: str) -> HardwareFacts:

@@ -16,6 +16,8 @@ TEXT_CONFIGS = ("text_config", "llm_config")
 """Where the config of a model that reads more than text has that of its language model."""
 WINDOWED = ("sliding", "local", "window")
 """Parts of the names of layers that see a window."""
+OTHER_HARDWARE = "it is for "
+"""How the reason of an entry begins that is made for other devices."""
 WITHOUT = ("mamba", "linear", "conv", "recurrent", "rwkv", "ssm", "delta", "moe", "mlp")
 """Parts of the names of layers that have no attention."""
 
@@ -85,10 +87,10 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
     limit = serves.largest_head
     patterns, architecture = serves.architectures, hardware.architecture
     reasons = (
-        (device not in serves.devices, f"it is for {_enumeration(serves.devices)}, not for {hardware.label}"),
+        (device not in serves.devices, f"{OTHER_HARDWARE}{_enumeration(serves.devices)}, not for {hardware.label}"),
         (
             bool(patterns and architecture) and not any(fnmatchcase(architecture, pattern) for pattern in patterns),
-            f"it is for {_enumeration(patterns)}, and {hardware.label} is {architecture}",
+            f"{OTHER_HARDWARE}{_enumeration(patterns)}, and {hardware.label} is {architecture}",
         ),
         (precision not in serves.precisions, f"it computes {_enumeration(serves.precisions)}, not {precision}"),
         (

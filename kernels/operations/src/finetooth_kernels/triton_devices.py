@@ -20,6 +20,9 @@ SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _LEAST_CAPABILITY = (8, 0)
 """Compute capability from which NVIDIA devices multiply bfloat16."""
 
+SILENT = "gfx101"
+"""Beginning of the architectures of RDNA 1, on which kernels launch and write nothing (unsloth issue 11614)."""
+
 
 def interpreted() -> bool:
     """Whether Triton was told to interpret its kernels, which works on a CPU: for tests."""
@@ -40,6 +43,8 @@ def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = No
     name = torch.cuda.get_device_name(device)
     if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < _LEAST_CAPABILITY:
         return Availability(False, f"{name} has compute capability {capability[0]}.{capability[1]}, the least is 8.0")
+    if torch.version.hip is not None and torch.cuda.get_device_properties(device).gcnArchName.startswith(SILENT):
+        return Availability(False, f"Triton's kernels write nothing on {name}, an RDNA 1")
     return Availability(True, f"Triton compiles its kernels for {name}")
 
 

@@ -23,7 +23,7 @@ from finetooth_torch.compute import Compute
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
 from finetooth_torch.layout.rectangles import make_rectangle
 from finetooth_torch.layout.stream import make_stream
-from finetooth_torch.planning.decisions import choose_decoder
+from finetooth_torch.planning.decisions import choose_decoder, stream_obstacle
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -313,26 +313,24 @@ def test_full_weights_survive_a_round_trip(kit: SimpleNamespace, tmp_path: Path)
 
 def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
     facts = kit.facts(kit.config())
-    assert choose_decoder(facts, kit.hardware, "auto", "auto", brought=True).value == "stream"
-    assert choose_decoder(facts, kit.hardware, "auto", "transformers", brought=True).value == "transformers"
     unknown, gpu = replace(facts, block=None), replace(kit.hardware, devices=(Device("cuda:0", "a GPU", 2**34),))
-    assert choose_decoder(facts, gpu, "auto", "auto", brought=True).value == "stream"
-    lacking = choose_decoder(facts, gpu, "auto", "auto", brought=False)
+    capped = replace(facts, attention=replace(facts.attention, softcap=50.0))
+    for described, hardware in ((facts, kit.hardware), (facts, gpu), (capped, kit.hardware)):
+        assert stream_obstacle(described, hardware, "auto") == ""
+    assert choose_decoder("", gpu, "auto", brought=True).value == "stream"
+    assert choose_decoder("", gpu, "transformers", brought=True).value == "transformers"
+    lacking = choose_decoder("", gpu, "auto", brought=False)
     assert lacking.value == "transformers" and "no plugin brings one that serves a GPU" in lacking.reason
-    for arguments, words in (
-        ((unknown, kit.hardware, "auto"), "does not describe its layers"),
-        ((facts, kit.hardware, "eager"), "attention=eager is for the model's own code"),
+    for obstacle, words in (
+        (stream_obstacle(unknown, kit.hardware, "auto"), "does not describe its layers"),
+        (stream_obstacle(facts, kit.hardware, "eager"), "attention=eager is for the model's own code"),
+        (stream_obstacle(capped, gpu, "auto"), "no window, cap or sinks"),
+        (stream_obstacle(facts, kit.hardware, "auto", routed=True), "losses of routers"),
     ):
-        chosen = choose_decoder(*arguments, "auto", brought=True)
+        chosen = choose_decoder(obstacle, kit.hardware, "auto", brought=True)
         assert chosen.value == "transformers" and words in chosen.reason
         with pytest.raises(PlanError, match=words):
-            choose_decoder(*arguments, "stream", brought=True)
-    capped = replace(facts, attention=replace(facts.attention, softcap=50.0))
-    assert choose_decoder(capped, kit.hardware, "auto", "auto", brought=True).value == "stream"
-    of_gpu = choose_decoder(capped, gpu, "auto", "auto", brought=True)
-    assert of_gpu.value == "transformers" and "no window, cap or sinks" in of_gpu.reason
-    routed = choose_decoder(facts, kit.hardware, "auto", "auto", brought=True, routed=True)
-    assert routed.value == "transformers" and "losses of routers" in routed.reason
+            choose_decoder(obstacle, kit.hardware, "stream", brought=True)
 
 
 def test_a_decoder_for_another_device_is_asked_for(kit: SimpleNamespace) -> None:

@@ -11,7 +11,7 @@ from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest
 from pydantic import Field
 
-from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide
+from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide, stream_obstacle
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.products import check_tf32
 from finetooth_torch.planning.repeatable import choose_deterministic
@@ -181,11 +181,11 @@ class TorchBackend:
         base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()
         _check_quantised(base, request)
         pick, decoder = self._options.attention, self._options.decoder
-        chosen = choose_decoder(
-            request.base.facts, hardware, pick, decoder, self._packing,
-            offload=self._offload, brought=DECODER in request.compute.kernels, fp8=fp8,
+        why_not = stream_obstacle(
+            request.base.facts, hardware, pick, self._packing, offload=self._offload, fp8=fp8,
             sharded=request.place.sharding is not None, routed=bool(self._routers),
         )  # fmt: skip
+        chosen = choose_decoder(why_not, hardware, decoder, brought=DECODER in request.compute.kernels)
         stream = chosen.value == STREAM
         attention = apply_attention(
             base, pick, request.base.facts, request.base.model.config, hardware, train.precision, self._context,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from finetooth_hooks import Attention, Context, Decision, PlanError, install_command
@@ -12,7 +13,7 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts
 from finetooth_steps.row_filling import Filling
-from finetooth_toolbox.attention_choice import Demand, demands_of, obstacle
+from finetooth_toolbox.attention_choice import OTHER_HARDWARE, Demand, demands_of, obstacle
 
 SETTING = "backend.attention"
 AUTO = "auto"
@@ -187,16 +188,16 @@ def _choose(asked: _AttentionRequest, entries: Sequence[Registered]) -> tuple[Re
 
 
 def _best(asked: _AttentionRequest, candidates: Sequence[Registered]) -> tuple[Registered, str]:
-    """The one with the highest rank that serves. The reason names those before it that are for the same device."""
+    """The first that serves, in `_order`. The reason names those before it that are for this hardware."""
     passed: list[str] = []
     here: list[str] = []
-    for registered in sorted(candidates, key=_order):
+    for registered in sorted(candidates, key=partial(_order, device=asked.hardware.device)):
         reason = asked.obstacle(registered)
         if not reason:
             first = f"the first choice on {asked.hardware.label}"
             return registered, f"not {'; not '.join(here)}" if here else first
         passed.append(f"{registered.entry.name}: {reason}")
-        if asked.hardware.device.partition(":")[0] in _entry(registered).serves.devices:
+        if not reason.startswith(OTHER_HARDWARE):
             here.append(passed[-1])
     tried = "; ".join(passed) or "no plugin brings any"
     asks = asked.setting if asked.name == AUTO else f"{asked.setting}={asked.name!r}"
@@ -205,7 +206,8 @@ def _best(asked: _AttentionRequest, candidates: Sequence[Registered]) -> tuple[R
 
 
 def _instead(asked: _AttentionRequest, entries: Sequence[Registered]) -> str:
-    serving = [registered.entry.name for registered in sorted(entries, key=_order) if not asked.obstacle(registered)]
+    ordered = sorted(entries, key=partial(_order, device=asked.hardware.device))
+    serving = [registered.entry.name for registered in ordered if not asked.obstacle(registered)]
     return f"set {asked.setting} to {' or '.join([AUTO, *serving])}"
 
 
@@ -215,9 +217,12 @@ def _meant(registered: Registered, name: str) -> bool:
     return bare in _entry(registered).aliases and (not source or source == registered.distribution)
 
 
-def _order(registered: Registered) -> tuple[float, str]:
-    rank = _entry(registered).rank
-    return (float("inf") if rank is None else -rank, registered.full_name)
+def _order(registered: Registered, device: str) -> tuple[bool, float, str]:
+    """The highest rank first. On an accelerator those before all others that are told where sequences begin: rows that
+    sequences share need no dense mask there, which fused kernels do not take."""
+    entry = _entry(registered)
+    masked = device == "cpu" or entry.rank is None or entry.serves.segments != "lengths"
+    return (masked, float("inf") if entry.rank is None else -entry.rank, registered.full_name)
 
 
 def _entry(registered: Registered) -> Attention:

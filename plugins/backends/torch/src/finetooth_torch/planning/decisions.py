@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
 from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
-from finetooth_torch.planning.repeatable import with_amd_kernels
+from finetooth_torch.planning.repeatable import has_fused_sdpa, with_amd_kernels
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding, rescanned
 from finetooth_torch.planning.sharding import check_sharding, check_slicing, of_one_rank, sliced
@@ -67,11 +67,12 @@ def decide(
     check_offload(request, offload)
     check_sharding(request, held_in, offload, share_base=share_base)
     base = request.base
-    chosen = choose_decoder(
-        base.facts, request.place.hardware, attention, decoder, packing, offload=offload,
-        brought=_decoder_brought(request, held_in, decoder), fp8=fp8, sharded=request.place.sharding is not None,
-        routed=bool(routers),
+    obstacle_of = partial(
+        stream_obstacle, hardware=request.place.hardware, attention=attention, packing=packing, offload=offload,
+        fp8=fp8, sharded=request.place.sharding is not None, routed=bool(routers),
     )  # fmt: skip
+    brought = _decoder_brought(request, held_in, decoder, obstacle_of)
+    chosen = choose_decoder(obstacle_of(base.facts), request.place.hardware, decoder, brought=brought)
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
     check_slicing(request, attending)
@@ -113,17 +114,21 @@ def _takes(
     return of_one_rank(whole, request, precision, tokens, checkpointing=checkpointing)
 
 
-def _decoder_brought(request: PlanRequest, precision: str, asked: str) -> bool:
+def _decoder_brought(
+    request: PlanRequest, precision: str, asked: str, obstacle_of: Callable[[ModelFacts], str]
+) -> bool:
     """Whether there is a provider of the stream decoder, asked where a model of the run could use it.
+
+    Args:
+        obstacle_of: why a model's layers could not be computed by any.
 
     Raises:
         PlanError: a provider that the recipe picks cannot serve.
     """
     from finetooth_torch.compute import DECODER, decoder_request
 
-    roles = (role.facts for role in request.roles.values() if role.facts is not None)
-    described = any(facts.block is not None for facts in (request.base.facts, *roles))
-    if request.kernels is None or not described or asked == "transformers":
+    models = (request.base.facts, *(role.facts for role in request.roles.values() if role.facts is not None))
+    if request.kernels is None or asked == "transformers" or all(obstacle_of(facts) for facts in models):
         return False
     return DECODER in request.kernels(decoder_request(precision))
 
@@ -143,53 +148,58 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
     return picked
 
 
-def choose_decoder(
+def stream_obstacle(
     facts: ModelFacts,
     hardware: HardwareFacts,
     attention: Pick,
-    asked: str,
     packing: bool | None = None,
     *,
     offload: Offload = ON_DEVICE,
-    brought: bool,
     fp8: bool = False,
     sharded: bool = False,
     routed: bool = False,
-) -> Decision:
-    """How decoder layers are computed; see `TorchOptions.decoder`.
+) -> str:
+    """Why a stream decoder cannot compute a model's layers, whoever brings it; empty if one can.
 
     Args:
         offload: what is kept elsewhere than on the device.
-        brought: a provider of the operation `stream_decoder` was picked.
         fp8: linear modules multiply in 8 bits.
         sharded: ranks hold parts of the model or of rows.
         routed: routers have losses.
+    """
+    if facts.block is None:
+        return "the model's family does not describe its layers"
+    if offload.any:
+        return offload.reason
+    if sharded:
+        return "the strategy divides what the model's own code computes"
+    if routed:
+        return "losses of routers are read from the model's own code"
+    if fp8:
+        return "train.precision=fp8 is for the model's own code"
+    if attention != AUTO:
+        return f"backend.attention={attention} is for the model's own code"
+    if hardware.device != "cpu" and _looks_otherwise(facts):
+        return "flash attention over segments has no window, cap or sinks"
+    if packing is False:
+        return "backend.packing=false asks for padding, and it has none"
+    return ""
+
+
+def choose_decoder(obstacle: str, hardware: HardwareFacts, asked: str, *, brought: bool) -> Decision:
+    """How decoder layers are computed; see `TorchOptions.decoder`.
+
+    Args:
+        obstacle: see `stream_obstacle`.
+        brought: a provider of the operation `stream_decoder` was picked.
 
     Raises:
         PlanError: the stream decoder is asked for and cannot be used.
     """
-    setting = "backend.decoder"
-    if facts.block is None:
-        reason = "the model's family does not describe its layers"
-    elif offload.any:
-        reason = offload.reason
-    elif sharded:
-        reason = "the strategy divides what the model's own code computes"
-    elif routed:
-        reason = "losses of routers are read from the model's own code"
-    elif fp8:
-        reason = "train.precision=fp8 is for the model's own code"
-    elif attention != AUTO:
-        reason = f"backend.attention={attention} is for the model's own code"
-    elif hardware.device != "cpu" and _looks_otherwise(facts):
-        reason = "flash attention over segments has no window, cap or sinks"
-    elif packing is False:
-        reason = "backend.packing=false asks for padding, and it has none"
-    elif not brought:
+    setting, reason = "backend.decoder", obstacle
+    if not reason and not brought:
         brings = "finetooth-native brings one for CPUs and, in half precision, NVIDIA GPUs"
         reason = f"no plugin brings one that serves {hardware.label} here; {brings}"
-    else:
-        reason = ""
     if asked == STREAM and reason:
         raise PlanError(f"{setting}={STREAM}: {reason}", action=f"set {setting} to auto or transformers")
     if asked == "transformers":
@@ -245,7 +255,8 @@ def _attention_memory(request: PlanRequest, attention: AttentionChoice, asked: b
     """What attention of the model's own code keeps for backward."""
     shares = asked is not False and not obstacle(request.base.model.config, attention)
     filling = attention.filling if shares else None
-    return HeldByAttention(masked=filling == "rows", fused=attention.fused, filling=filling)
+    fused = attention.fused and ("sdpa" not in attention.names or has_fused_sdpa(request.place.hardware))
+    return HeldByAttention(masked=filling == "rows", fused=fused, filling=filling)
 
 
 def _instead(steps: Sequence[Sequence[int]], before: float) -> str:

@@ -18,6 +18,8 @@ SWITCH = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
 """Lets torch use AOTriton's kernels, its fused attention on AMD GPUs, where it calls them experimental."""
 EXPERIMENTAL = ("gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1152", "gfx1153", "gfx1200")
 """Architectures for which torch does."""
+STABLE = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
+"""Architectures on which torch uses them without the switch."""
 SLOW = "11.8 times as long and 16.3 times the memory at 4,096 tokens, measured on gfx1200"
 
 
@@ -42,15 +44,25 @@ def choose_deterministic(
     )  # fmt: skip
 
 
+def has_fused_sdpa(hardware: HardwareFacts, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether torch's `sdpa` keeps no scores there: all but AMD GPUs that AOTriton has no kernels for do."""
+    architecture = hardware.architecture
+    tried = architecture in EXPERIMENTAL and environment.get(SWITCH, "1") == "1"
+    return not architecture.startswith("gfx") or architecture in STABLE or tried
+
+
 def with_amd_kernels(
     decisions: Sequence[Decision], hardware: HardwareFacts, environment: Mapping[str, str] = os.environ
 ) -> tuple[Decision, ...]:
-    """Decisions on attention; where torch's `sdpa` meets a GPU whose fused kernels torch calls experimental, the reason
-    says which kernel computes and what the other one costs."""
-    if hardware.architecture not in EXPERIMENTAL:
+    """Decisions on attention; where torch's `sdpa` meets a GPU whose fused kernels torch calls experimental, or that
+    has none, the reason says which kernel computes and what the other one costs."""
+    architecture, fused = hardware.architecture, has_fused_sdpa(hardware, environment)
+    if architecture in EXPERIMENTAL and fused:
+        kernel = f"AOTriton's kernels, experimental on {architecture}; torch's own would take {SLOW}"
+    elif fused:
         return tuple(decisions)
-    if environment.get(SWITCH, "1") == "1":
-        kernel = f"AOTriton's kernels, experimental on {hardware.architecture}; torch's own would take {SLOW}"
+    elif architecture not in EXPERIMENTAL:
+        kernel = f"torch's own kernels, since AOTriton has none for {architecture}; they take {SLOW}"
     else:
         kernel = f"torch's own kernels, since {SWITCH} is not 1; they take {SLOW}"
     return tuple(

@@ -12,7 +12,7 @@ from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, RoleRequest
 from finetooth_modelfiles.sizes import role_quantizer
 
-from finetooth_torch.planning.decisions import STREAM, choose_decoder
+from finetooth_torch.planning.decisions import STREAM, choose_decoder, stream_obstacle
 from finetooth_torch.roles.frozen_copy import FrozenCopy
 from finetooth_torch.updates.parameters import TrainedParameters
 
@@ -79,7 +79,8 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     decoder = "auto" if options.decoder == STREAM else options.decoder
     compute = Compute.of(request.compute.kernels)
     brought = compute.stream_decoder is not None
-    chosen = choose_decoder(wanted.facts, hardware, options.attention, decoder, brought=brought, fp8=fp8)
+    reason = stream_obstacle(wanted.facts, hardware, options.attention, fp8=fp8)
+    chosen = choose_decoder(reason, hardware, decoder, brought=brought)
     stream = chosen.value == STREAM
     attention = apply_attention(
         base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, stream=stream

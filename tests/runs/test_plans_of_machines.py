@@ -1,0 +1,285 @@
+"""What the planner decides on 20 made-up machines; docs/benchmarks/plans.md is the table, which was reviewed.
+
+Each machine is made of what torch says of its GPU, so hardware plugins, providers of kernels and attention answer as
+they would there. `FT_WRITE_DOCS=docs/benchmarks/plans.md` writes the page instead of comparing it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from finetooth_advise.advice import advise
+from finetooth_advise.made_up_machines import MAC_BACKEND, mac
+from finetooth_core.cli.start_options import StartOptions
+from finetooth_core.cli.state import State
+from finetooth_core.planning.memory_check import check_memory
+from finetooth_core.planning.plan import Job, decide
+from finetooth_core.planning.ways import ways
+from finetooth_cuda.hardware import CudaHardware
+from finetooth_hooks.errors import PlanError
+from finetooth_hooks.protocols import Device, HardwareFacts
+from finetooth_rocm.hardware import RocmHardware
+from known_models import FRESH, MODELS, ROOMY, choice, llama
+
+GIB = 2**30
+PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "plans.md"
+WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One that is made up.
+
+    Attributes:
+        gpu: as torch names it; empty: a CPU or a Mac.
+        architecture: compute capability of NVIDIA, `gfx...` of AMD.
+        memory: GiB of a device.
+        host: GiB around it.
+        units: compute units of AMD's.
+        packages: that are installed there and not here.
+        backend: of the recipe.
+    """
+
+    gpu: str
+    architecture: tuple[int, int] | str
+    memory: float
+    host: int = 128
+    count: int = 1
+    units: int = 0
+    packages: tuple[str, ...] = ()
+    backend: str = "torch"
+
+    @property
+    def amd(self) -> bool:
+        return isinstance(self.architecture, str) and self.architecture.startswith("gfx")
+
+
+MACHINES = {
+    "H100": Machine("NVIDIA H100 80GB HBM3", (9, 0), 79.2, 512),
+    "8 H100, flash-attn-3": Machine("NVIDIA H100 80GB HBM3", (9, 0), 79.2, 2048, 8, packages=("flash-attn-3",)),
+    "B200": Machine("NVIDIA B200", (10, 0), 178.4, 2048),
+    "A100 80 GB, flash-attn": Machine("NVIDIA A100-SXM4-80GB", (8, 0), 79.2, 512, packages=("flash-attn",)),
+    "L4": Machine("NVIDIA L4", (8, 9), 22.0, 64),
+    "RTX 5090": Machine("NVIDIA GeForce RTX 5090", (12, 0), 31.4),
+    "RTX 4090": Machine("NVIDIA GeForce RTX 4090", (8, 9), 23.5),
+    "RTX 3060": Machine("NVIDIA GeForce RTX 3060", (8, 6), 11.6, 32),
+    "T4": Machine("Tesla T4", (7, 5), 14.6, 16),
+    "GTX 1080 Ti": Machine("NVIDIA GeForce GTX 1080 Ti", (6, 1), 10.9, 32),
+    "MI355X": Machine("AMD Instinct MI355X", "gfx950", 288, 2048, units=256),
+    "MI300X": Machine("AMD Instinct MI300X", "gfx942", 192, 2048, units=304),
+    "MI250, flash-attn": Machine("AMD Instinct MI250", "gfx90a", 64, 512, 8, units=104, packages=("flash-attn",)),
+    "RX 7900 XTX": Machine("AMD Radeon RX 7900 XTX", "gfx1100", 24, 64, units=48),
+    "RX 9070 XT": Machine("AMD Radeon RX 9070 XT", "gfx1201", 16, 64, units=32),
+    "RX 9060 XT": Machine("AMD Radeon RX 9060 XT", "gfx1200", 16, 32, units=16),
+    "Radeon 8060S": Machine("AMD Radeon 8060S Graphics", "gfx1151", 96, 32, units=20),
+    "RX 5700 XT": Machine("AMD Radeon RX 5700 XT", "gfx1010", 8, 32, units=20),
+    "Mac, 64 GB": Machine("", "", 64 * 0.931, backend=MAC_BACKEND),
+    "CPU, 32 GB": Machine("", "", 32 * 0.931),
+}
+
+GEMMA = {
+    **llama(3584, 14336, 42, 16, 8, 256000, tie_word_embeddings=True), "model_type": "gemma2", "head_dim": 256,
+    "architectures": ["Gemma2ForCausalLM"], "sliding_window": 4096, "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256, "hidden_activation": "gelu_pytorch_tanh",
+}  # fmt: skip
+"""Gemma 2 9B: windows and capped scores, which the stream decoder does not compute on a GPU."""
+SIZES = {"0.5B": MODELS["0.5B"], "8B": MODELS["8B"], "32B": MODELS["32B"], "gemma": GEMMA}
+
+
+@contextmanager
+def on(machine: Machine) -> Iterator[HardwareFacts]:
+    """torch, Triton and the packages as they are there."""
+    if not machine.gpu:
+        size = round(machine.memory * GIB)
+        label = f"16 CPU cores, {size / 1e9:.0f} GB"
+        cpu = HardwareFacts("finetooth-cpu:cpu", (Device("cpu", label, size, "avx512_bf16"),), ("bf16", "fp32"))
+        yield mac(size) if machine.backend == MAC_BACKEND else cpu
+        return
+    major, minor = (0, 0) if isinstance(machine.architecture, str) else machine.architecture
+    told = SimpleNamespace(
+        name=machine.gpu, major=major, minor=minor, total_memory=round(machine.memory * GIB),
+        gcnArchName=machine.architecture, multi_processor_count=machine.units,
+    )  # fmt: skip
+    cuda = {
+        "is_available": lambda: True, "device_count": lambda: machine.count, "memory_reserved": lambda index: 0,
+        "get_device_properties": lambda index: told, "get_device_name": lambda index: machine.gpu,
+        "get_device_capability": lambda index: (major, minor), "mem_get_info": lambda index: (told.total_memory,) * 2,
+    }  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        for name, answer in cuda.items():
+            patch.setattr(torch.cuda, name, answer)
+        patch.setattr(torch.version, "hip", "7.0.51831" if machine.amd else None)
+        patch.setattr(torch.version, "cuda", None if machine.amd else "13.0")
+        found = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: True))
+        patch.setattr("finetooth_kernels.triton_devices.importlib", found)
+        patch.setattr("finetooth_toolbox.attention_choice.missing_packages", lambda names: missing(names, machine))
+        for maker in ("cuda", "rocm"):
+            patch.setattr(f"finetooth_{maker}.hardware.total_memory", lambda: machine.host * GIB)
+        facts = (RocmHardware(torch=torch) if machine.amd else CudaHardware(torch=torch)).facts()
+        yield facts.lasting
+
+
+def missing(names: tuple[str, ...], machine: Machine) -> str:
+    lacking = [name for name in names if not name.startswith("torch") and name not in machine.packages]
+    return f"package {lacking[0]} is not installed" if lacking else ""
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A context for a recipe over one of the models, of which nothing but the config is there."""
+    folder = tmp_path_factory.mktemp("configs")
+    state, known = State(StartOptions(blocked=("finetooth-bitsandbytes", "finetooth-liger"))), {}
+    for name, config in SIZES.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
+
+    def context(model: str, machine: Machine, facts: HardwareFacts, **sections: Any) -> Any:
+        backend = {} if machine.backend == "torch" else {"backend": machine.backend}
+        made = state.sketch({"model": str(folder / model), **backend, **sections}, facts)
+        key = model, machine.backend
+        if key in known:  # parameters are counted once
+            made.__dict__["base"] = known[key]
+        known[key] = made.__dict__["base"] = replace(made.base, tokenizer=SimpleNamespace())
+        made.__dict__["renderer_built"] = SimpleNamespace(part=SimpleNamespace(stop_ids=()))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetooth_torch.planning.memory.host_overhead", lambda: FRESH)
+        patch.setattr("finetooth_core.planning.memory_check.shutil", SimpleNamespace(disk_usage=lambda _: ROOMY))
+        yield context
+
+
+def lora(planned: Any, machine: Machine, facts: HardwareFacts, model: str = "8B", **train: Any) -> Job:
+    """A low-rank adapter over rows of 4,096 tokens."""
+    train = {"max_length": 4096, **train}
+    return decide(planned(model, machine, facts, adapter={"name": "lora", "rank": 16}, train=train), {}, data=False)
+
+
+def cell(job: Job, setting: str) -> str:
+    """What was decided, without the distribution; a dash where the backend has no such setting."""
+    decided = {decision.setting: str(decision.value) for decision in job.plan.decisions}
+    return decided.get(setting, "-").rpartition(":")[2]
+
+
+def computed(job: Job) -> str:
+    """How attention and layers are computed."""
+    attention = cell(job, "backend.attention")
+    if attention != "-":
+        return attention
+    decoder = cell(job, "backend.decoder")
+    return cell(job, "backend") if decoder == "-" else decoder
+
+
+def plan_of(job: Job) -> list[str]:
+    tokens = f"{int(cell(job, 'train.micro_batch_tokens')):,}"
+    again = "yes" if cell(job, "train.gradient_checkpointing") == "True" else "no"
+    return [tokens, again, f"{job.plan.memory.total / 1e9:.1f}"]
+
+
+def in_eight_bits(planned: Any, machine: Machine, facts: HardwareFacts) -> str:
+    try:
+        return computed(lora(planned, machine, facts, precision="fp8"))
+    except PlanError as error:
+        assert error.exit_code == 2 and "not possible on" in error.problem
+        return f"refused: {error.action.removeprefix('set train.precision to ')}"
+
+
+def refusal(job: Job) -> str:
+    """What does not fit, and what would; the cells of a table have no bars."""
+    try:
+        check_memory(job)
+    except PlanError as error:
+        return f"{error.problem.removeprefix('memory: the run ')}; {error.action.partition('; or run it')[0]}"
+    return ""
+
+
+def page(planned: Any) -> str:
+    """docs/benchmarks/plans.md."""
+    plans, sizes, refused = [], [], []
+    for name, machine in MACHINES.items():
+        with on(machine) as facts:
+            eight, nine = lora(planned, machine, facts), lora(planned, machine, facts, "gemma")
+            kernels = ", ".join(part.partition(" for ")[0] for part in cell(eight, "kernels").split("; "))
+            decided = [cell(eight, "train.precision"), computed(eight), kernels, *plan_of(eight)]
+            plans.append([name, *decided, computed(nine), in_eight_bits(planned, machine, facts)])
+            open_ones = {"adapter": "auto", "quantization": "auto"}
+            taken = [
+                choice(advise(ways(planned(model, machine, facts, **open_ones), measure=False), rows=1))
+                for model in ("0.5B", "8B", "32B")
+            ]
+            sizes.append([name, f"{facts.memory / 1e9:.0f} GB", *taken])
+            if short := refusal(eight):
+                refused.append(f"- **{name}**: {short}.")
+    plan_head = [
+        "machine", "precision", "layers", "kernels", "tokens at once", "recomputed", "GB", "Gemma 2 9B", "fp8",
+    ]  # fmt: skip
+    size_head = ["machine", "memory", "0.5B", "8B", "32B"]
+    return "\n".join(
+        [*HEAD, *table(plan_head, plans), "", *TAKEN, *table(size_head, sizes), "", *REFUSED, *refused, ""]
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(line)} |".replace(" --- ", "---") for line in lines]
+
+
+HEAD = [
+    "# Plans of 20 machines", "",
+    "What the planner decides on machines that are made up: `tests/runs/test_plans_of_machines.py` asks it as if torch",
+    "saw their GPUs, and compares this page. Nothing here was run. Each plan was read, and those that were wrong were",
+    "mended: see [what was wrong](#what-was-wrong). GB are 10^9 bytes.", "",
+    "## LoRA of an 8B model over rows of 4,096 tokens", "",
+    "`layers` names what computes them: `stream` is finetooth's decoder, the others are attention in the model's own",
+    "code. Gemma 2 has windows and capped scores. A package is installed where the machine's name says so. The last",
+    "column is the same run with `train.precision: fp8`.", "",
+]  # fmt: skip
+TAKEN = [
+    "## What `adapter: auto, quantization: auto` trains", "",
+    "`F` all weights, `L` LoRA, `8` and `4` over a base in so many bits, `R` with activations recomputed, `S` with",
+    "frozen layers streamed from host memory or disk, `A` with activations there, `-` nothing. Rows of 512 tokens.", "",
+]  # fmt: skip
+REFUSED = [
+    "## What is refused, and the nearest thing that works",
+    "",
+    "The run of the first table, in bf16 where there is bf16:",
+    "",
+]
+
+
+@pytest.mark.slow
+def test_the_page_is_what_the_planner_says(planned: Any) -> None:
+    written, _, reviewed = PAGE.read_text(encoding="utf-8").partition("## What was wrong")
+    found = page(planned)
+    if os.environ.get("FT_WRITE_DOCS"):
+        PAGE.write_text(f"{found}\n## What was wrong{reviewed}", encoding="utf-8")
+    else:
+        assert written.rstrip() == found.rstrip()
+
+
+def test_no_gpu_is_planned_with_what_it_does_not_have(planned: Any) -> None:
+    """By what makers and projects state, not by the page: no bf16 before Ampere and on RDNA 1, 8-bit products from Ada
+    and on CDNA 4 and RDNA 4, flash attention only where its package is, no Triton on RDNA 1, and no plan of a stream
+    decoder's kernels where it does not compute the layers."""
+    for name, machine in MACHINES.items():
+        with on(machine) as facts:
+            jobs = [lora(planned, machine, facts), lora(planned, machine, facts, "gemma")]
+            old = name in ("T4", "GTX 1080 Ti", "RX 5700 XT")
+            assert ("bf16" in facts.precisions) is not old, name
+            eights = ("H100", "8 H100, flash-attn-3", "B200", "L4", "RTX 5090", "RTX 4090", "MI355X")
+            assert ("fp8" in facts.precisions) is (name in (*eights, "RX 9070 XT", "RX 9060 XT")), name
+            for job in jobs:
+                attention = cell(job, "backend.attention")
+                assert ("flash" in attention) is (bool(machine.packages) and attention != "-"), name
+                assert ("triton" in cell(job, "kernels")) is (bool(machine.gpu) and not old), name
+                streams = cell(job, "backend.decoder") == "stream"
+                assert ("stream_decoder" in cell(job, "kernels")) <= streams, name
