@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from finetooth_kit import FakeContext
+from finetooth_transformers.builder import TransformersOptions
+from finetooth_transformers.loader import TransformersLoader
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -55,3 +60,21 @@ def test_a_cell_says_what_the_model_does(
         models[kind] = Tiny(kind, tmp_path_factory.mktemp(kind))
     monkeypatch.setenv("FT_CACHE", str(models[kind].folder / "cache"))
     assert list(models[kind].cell(column)) == SAID[kind][column]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_model_that_comes_module_by_module_is_the_same(kind: str, tmp_path: Path) -> None:
+    """As an accelerator gets it, and as transformers loads it whole: tensors and their types, the config, and what it
+    says of sampling. Models of which nobody knows the tensors' names are loaded whole there too."""
+    Tiny(kind, tmp_path)
+    loader = TransformersLoader(TransformersOptions(), FakeContext(tmp_path))
+    for precision in ("fp32", "bf16"):
+        load = partial(loader.load, str(tmp_path / "model"), framework="torch", precision=precision)
+        whole, apart = load(device="cpu"), load(device="cpu:0")  # the second is not `cpu` by its name
+        tensors = [dict((*model.named_parameters(), *model.named_buffers())) for model in (whole, apart)]
+        assert tensors[0].keys() == tensors[1].keys()
+        for name, tensor in tensors[0].items():
+            assert tensor.dtype == tensors[1][name].dtype and torch.equal(tensor, tensors[1][name]), name
+        assert whole.config.to_dict() == apart.config.to_dict()
+        assert whole.generation_config.to_dict() == apart.generation_config.to_dict()

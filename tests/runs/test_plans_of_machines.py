@@ -193,13 +193,14 @@ def in_eight_bits(planned: Any, machine: Machine, facts: HardwareFacts) -> str:
         return f"refused: {error.action.removeprefix('set train.precision to ')}"
 
 
-def refusal(job: Job) -> str:
-    """What does not fit, and what would; the cells of a table have no bars."""
+def refusal(job: Job) -> list[str]:
+    """What does not fit, and what would; nothing where it fits."""
     try:
         check_memory(job)
     except PlanError as error:
-        return f"{error.problem.removeprefix('memory: the run ')}; {error.action.partition('; or run it')[0]}"
-    return ""
+        short = error.problem.removeprefix("memory: the run ")
+        return [short, error.action.partition("; or run it")[0].removeprefix("what would fit: ")]
+    return []
 
 
 def page(planned: Any) -> str:
@@ -218,13 +219,23 @@ def page(planned: Any) -> str:
             ]
             sizes.append([name, f"{facts.memory / 1e9:.0f} GB", *taken])
             if short := refusal(eight):
-                refused.append(f"- **{name}**: {short}.")
+                refused.append([name, *short])
     plan_head = [
         "machine", "precision", "layers", "kernels", "tokens at once", "recomputed", "GB", "Gemma 2 9B", "fp8",
     ]  # fmt: skip
     size_head = ["machine", "memory", "0.5B", "8B", "32B"]
     return "\n".join(
-        [*HEAD, *table(plan_head, plans), "", *TAKEN, *table(size_head, sizes), "", *REFUSED, *refused, ""]
+        [
+            *HEAD,
+            *table(plan_head, plans),
+            "",
+            *TAKEN,
+            *table(size_head, sizes),
+            "",
+            *REFUSED,
+            *table(REFUSED_HEAD, refused),
+            "",
+        ]
     )
 
 
@@ -248,6 +259,8 @@ TAKEN = [
     "`F` all weights, `L` LoRA, `8` and `4` over a base in so many bits, `R` with activations recomputed, `S` with",
     "frozen layers streamed from host memory or disk, `A` with activations there, `-` nothing. Rows of 512 tokens.", "",
 ]  # fmt: skip
+REFUSED_HEAD = ["machine", "the run", "what would fit"]
+REFUSED_HEAD = ["machine", "the run", "what would fit"]
 REFUSED = [
     "## What is refused, and the nearest thing that works",
     "",

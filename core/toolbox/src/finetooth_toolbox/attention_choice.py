@@ -84,8 +84,7 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
     """
     serves = entry.serves
     device = hardware.device.split(":")[0]
-    limit = serves.largest_head
-    patterns, architecture = serves.architectures, hardware.architecture
+    limit, patterns, architecture = serves.largest_head, serves.architectures, hardware.architecture
     reasons = (
         (device not in serves.devices, f"{OTHER_HARDWARE}{_enumeration(serves.devices)}, not for {hardware.label}"),
         (

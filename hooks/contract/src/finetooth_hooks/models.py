@@ -144,6 +144,7 @@ class ModelInfo:
             quantizer stores in addition to the linear ones.
         loading_bytes: what loading takes of the host at its peak, where that is more than the weights once they are
             loaded: a model that is folded together is held in fp32 first. None: no more.
+        by_module: plain numbers go to an accelerator one module after the other, so that the host never holds them all.
     """
 
     reference: str
@@ -160,6 +161,7 @@ class ModelInfo:
     stored_weights: int = 0
     expert_weights: int = 0
     loading_bytes: int | None = None
+    by_module: bool = False
     contents: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     @property

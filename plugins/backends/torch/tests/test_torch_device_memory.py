@@ -377,6 +377,10 @@ def test_copies_of_what_trains_are_counted_where_they_are(plan: Any) -> None:
 def test_the_host_has_room_for_the_weights_while_they_are_read(plan: Any) -> None:
     assert plan(asked()).memory.host["loading"] == 2 * PARAMETERS["llama"]
     assert plan(asked(full=True)).memory.host["loading"] == 4 * PARAMETERS["llama"]  # its masters are fp32
+    whole = asked()
+    apart = replace(whole, base=replace(whole.base, model=replace(whole.base.model, by_module=True)))
+    words = whole.base.facts.vocab_size * whole.base.facts.hidden_size
+    assert plan(apart).memory.host["loading"] == (4 + 2) * words  # as it is read, and in bf16
 
 
 def test_an_update_counts_where_activations_are_less() -> None:

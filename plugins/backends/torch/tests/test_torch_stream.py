@@ -351,10 +351,10 @@ def test_a_decoder_for_another_device_is_asked_for(kit: SimpleNamespace) -> None
 def test_without_a_provider_the_models_own_code_computes(kit: SimpleNamespace) -> None:
     """As it is where finetooth-native is not installed: the plan says so, and the run trains alike."""
     facts = kit.facts(kit.config())
-    chosen = choose_decoder(facts, kit.hardware, "auto", "auto", brought=False)
+    chosen = choose_decoder("", kit.hardware, "auto", brought=False)
     assert (chosen.value, "finetooth-native" in chosen.reason) == ("transformers", True)
     with pytest.raises(PlanError, match=r"backend\.decoder=stream: no plugin brings one"):
-        choose_decoder(facts, kit.hardware, "auto", "stream", brought=False)
+        choose_decoder("", kit.hardware, "stream", brought=False)
     for kernels, value in ((lambda wanted: {}, "transformers"), (None, "transformers"), (kit.pick, "stream")):
         made = TorchBackend(TorchOptions(), kit.context).plan(kit.plan_request(facts, kernels=kernels))
         assert {d.setting: d.value for d in made.decisions}["backend.decoder"] == value

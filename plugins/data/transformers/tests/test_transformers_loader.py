@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import weakref
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from finetooth_hooks import RecipeError
 from finetooth_hooks.models import NewToken, TokenChanges
 from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_modelfiles.failures import explained
+from finetooth_transformers.assembling import Tensors
 from finetooth_transformers.loader import TransformersLoader
 from finetooth_transformers.plugin import claims
 
@@ -52,6 +55,31 @@ def test_load(tmp_path: Path, write: Write, loader_of: Loaders, precision: str, 
     assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
     for (name, wanted), got in zip(model.named_parameters(), loaded.parameters(), strict=True):
         torch.testing.assert_close(got, wanted.to(dtype), rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_accelerator_gets_one_module_after_the_other(
+    tmp_path: Path, write: Write, loader_of: Loaders, monkeypatch: pytest.MonkeyPatch, tied: bool
+) -> None:
+    """The host never holds more of a model than its largest module, twice. `meta` is a device without memory."""
+    held, peak = Counter[int](), 0
+
+    def read(self: Tensors, name: str) -> torch.Tensor:
+        nonlocal peak
+        tensor = whole(self, name)
+        place, size = id(tensor.untyped_storage()), tensor.untyped_storage().nbytes()
+        held[place] += size
+        weakref.finalize(tensor, held.__delitem__, place)
+        peak = max(peak, held.total())
+        return tensor
+
+    model, whole = write(tmp_path / "m", tied=tied, shards="8KB"), Tensors.read
+    monkeypatch.setattr(Tensors, "read", read)
+    loader = loader_of()
+    there = loader.load(str(tmp_path / "m"), framework="torch", precision="fp32", device="meta")
+    assert {parameter.device.type for parameter in there.parameters()} == {"meta"} and not there.training
+    largest = max(parameter.nbytes for parameter in model.parameters())
+    assert loader.describe(str(tmp_path / "m")).by_module and largest <= peak <= 2 * largest
 
 
 def test_tokenizer(tmp_path: Path, write: Write, loader_of: Loaders, context: FakeContext) -> None:

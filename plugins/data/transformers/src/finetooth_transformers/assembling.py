@@ -102,12 +102,15 @@ class Parts:
         return linear
 
 
-def parts_of(folder: Path, config: Any, made: Any, *, packing: Packing | None, trust_remote_code: bool) -> Parts:
+def parts_of(
+    folder: Path, config: Any, made: Any, *, dtype: torch.dtype, packing: Packing | None, trust_remote_code: bool
+) -> Parts:
     """What a folder holds.
 
     Args:
         config: of its model; changed.
         made: the auto class.
+        dtype: that the model is made in.
 
     Raises:
         RecipeError: see `checkpoint.read`.
@@ -118,7 +121,7 @@ def parts_of(folder: Path, config: Any, made: Any, *, packing: Packing | None, t
         if holder is not None and hasattr(holder, "quantization_config"):
             del holder.quantization_config  # what is made here belongs to no library
     with torch.device("meta"):
-        model: nn.Module = made.from_config(config, trust_remote_code=trust_remote_code)
+        model: nn.Module = made.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     plain = [name for name in tensors.places if not packed.intersection(accumulate(name.split("."), "{}.{}".format))]
     return Parts(model, tensors, tensor_sources(model, plain), packed, packing)
 
@@ -135,7 +138,7 @@ def assemble(
     Raises:
         CannotAssemble: its tensors are not the model's, not even as transformers renames and joins them.
     """
-    parts = parts_of(folder, config, made, packing=packing, trust_remote_code=trust_remote_code)
+    parts = parts_of(folder, config, made, dtype=dtype, packing=packing, trust_remote_code=trust_remote_code)
 
     def reader(path: str) -> Any:
         def make(module: nn.Linear) -> QuantisedLinear:
@@ -147,9 +150,14 @@ def assemble(
         return make
 
     stored = {path: reader(path) for path in parts.packed}
+    named = (*parts.model.named_parameters(), *parts.model.named_buffers())
+    in_fp32 = {
+        name for name, tensor in named if tensor.dtype == torch.float32
+    }  # that its code makes so in any precision
     return assembled(
-        parts.model, parts.made, parts.number, dtype=dtype, device=device, quantizer=quantizer, stored=stored
-    )
+        parts.model, parts.made, parts.number, dtype=dtype, device=device, quantizer=quantizer, stored=stored,
+        in_fp32=in_fp32,
+    )  # fmt: skip
 
 
 def by_tensor(
@@ -161,7 +169,7 @@ def by_tensor(
     Args:
         dtype: of what is not packed, but for what the model keeps in fp32.
     """
-    parts = parts_of(folder, config, made, packing=packing, trust_remote_code=trust_remote_code)
+    parts = parts_of(folder, config, made, dtype=dtype, packing=packing, trust_remote_code=trust_remote_code)
     places, model = parts.tensors.places, parts.model
     if any(place.dtype not in DTYPES for place in places.values()):
         return None

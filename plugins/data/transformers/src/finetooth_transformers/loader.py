@@ -93,6 +93,7 @@ class TransformersLoader(LoaderBase):
             reference, "transformers", kind, described, parameters, size, files, revision, resident, stored,
             str(folder.absolute()) if folder.is_dir() else reference, held, experts if stored is None else 0,
             contents=self._files.contents(reference) if weights or not folder.is_dir() else {},
+            by_module=self._by_module(config),
         )  # fmt: skip
 
     def tokenizer(self, reference: str) -> FastTokenizer:
@@ -121,7 +122,7 @@ class TransformersLoader(LoaderBase):
             if meta:
                 stored = quantizer is not None or packing is not None
                 return self._without_weights(reference, config, precision, stored=stored)
-            apart = quantizer is not None and stores_apart(quantizer)
+            apart = stores_apart(quantizer) if quantizer is not None else device != "cpu" and self._by_module(config)
             if apart or packing is not None:
                 assembled = self._assembled(located, config, precision, device, quantizer, packing)
                 if assembled is not None:
@@ -177,8 +178,8 @@ class TransformersLoader(LoaderBase):
                 folder, copy.deepcopy(config), _class(config), dtype=getattr(torch, PRECISIONS[precision]),
                 packing=packing, trust_remote_code=self._options.trust_remote_code,
             )  # fmt: skip
-            if model_tensors is not None and (folder / "generation_config.json").is_file():
-                model_tensors.model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))
+            if model_tensors is not None:
+                _read_generation_config(model_tensors.model, folder)
         return model_tensors if model_tensors is None or quantizer is None else as_stored(model_tensors, quantizer)
 
     def _register(self, located: str) -> None:
@@ -196,6 +197,12 @@ class TransformersLoader(LoaderBase):
         sizes_by_path = {path: sizes_of(module) for path, module in model.named_modules()}
         return {path: sizes for path, sizes in sizes_by_path.items() if sizes is not None}
 
+    def _by_module(self, config: Any) -> bool:
+        """Whether plain numbers go to an accelerator module by module, so that the host never holds all of them. Not
+        those of a hub's own code, which may make more of them than its files say, nor a classifier's."""
+        described, own_code = config.to_dict(), self._options.trust_remote_code
+        return not own_code and not quantization_of(described) and head_of(described) is None
+
     def _assembled(
         self, located: str, config: Any, precision: str, device: str, quantizer: Quantizer | None,
         packing: Packing | None,
@@ -205,12 +212,14 @@ class TransformersLoader(LoaderBase):
 
         if head_of(config.to_dict()) is not None:
             return None
+        folder = self._files.folder(located)
         try:
-            return assemble(
-                self._files.folder(located), copy.deepcopy(config), _class(config),
-                dtype=getattr(torch, PRECISIONS[precision]), device=device, quantizer=quantizer, packing=packing,
-                trust_remote_code=self._options.trust_remote_code,
+            model = assemble(
+                folder, copy.deepcopy(config), _class(config), dtype=getattr(torch, PRECISIONS[precision]),
+                device=device, quantizer=quantizer, packing=packing, trust_remote_code=self._options.trust_remote_code,
             )  # fmt: skip
+            _read_generation_config(model, folder)
+            return model
         except CannotAssemble as error:
             if packing is not None and quantizer is None:
                 raise RecipeError(
@@ -287,3 +296,9 @@ def _quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _read_generation_config(model: Any, folder: Path) -> None:
+    """What a folder says of sampling, where it says anything."""
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))

@@ -32,6 +32,7 @@ def assembled(
     device: str,
     quantizer: Quantizer | None = None,
     stored: Mapping[str, ReadModule] | None = None,
+    in_fp32: Collection[str] = (),
 ) -> nn.Module:
     """Fill a transformers model that was made without memory (on torch's device `meta`).
 
@@ -42,13 +43,15 @@ def assembled(
         dtype: of what stays plain numbers, but for what the model keeps in fp32.
         quantizer: stores linear modules, one after the other.
         stored: linear modules that are stored already, by path.
+        in_fp32: names of tensors that stay in fp32, in addition to those that the model keeps so.
 
     Raises:
         CannotAssemble: names or shapes differ; the model is of no use then.
         RecipeError: see `quantised.quantise`.
     """
     whole: Any = model
-    head, in_fp32, ready = whole.get_output_embeddings(), kept_in_fp32(model, dtype), stored or {}
+    head, ready = whole.get_output_embeddings(), stored or {}
+    in_fp32 = {*in_fp32, *kept_in_fp32(model, dtype)}
     tied = set(whole.all_tied_weights_keys)
     wanted = _names(model, skipped=ready) - tied
     if differing := wanted.symmetric_difference(set(names) - tied):

@@ -149,16 +149,9 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
 
 
 def stream_obstacle(
-    facts: ModelFacts,
-    hardware: HardwareFacts,
-    attention: Pick,
-    packing: bool | None = None,
-    *,
-    offload: Offload = ON_DEVICE,
-    fp8: bool = False,
-    sharded: bool = False,
-    routed: bool = False,
-) -> str:
+    facts: ModelFacts, hardware: HardwareFacts, attention: Pick, packing: bool | None = None, *,
+    offload: Offload = ON_DEVICE, fp8: bool = False, sharded: bool = False, routed: bool = False,
+) -> str:  # fmt: skip
     """Why a stream decoder cannot compute a model's layers, whoever brings it; empty if one can.
 
     Args:
@@ -167,23 +160,18 @@ def stream_obstacle(
         sharded: ranks hold parts of the model or of rows.
         routed: routers have losses.
     """
-    if facts.block is None:
-        return "the model's family does not describe its layers"
-    if offload.any:
-        return offload.reason
-    if sharded:
-        return "the strategy divides what the model's own code computes"
-    if routed:
-        return "losses of routers are read from the model's own code"
-    if fp8:
-        return "train.precision=fp8 is for the model's own code"
-    if attention != AUTO:
-        return f"backend.attention={attention} is for the model's own code"
-    if hardware.device != "cpu" and _looks_otherwise(facts):
-        return "flash attention over segments has no window, cap or sinks"
-    if packing is False:
-        return "backend.packing=false asks for padding, and it has none"
-    return ""
+    looks_otherwise = hardware.device != "cpu" and _looks_otherwise(facts)
+    reasons = (
+        (facts.block is None, "the model's family does not describe its layers"),
+        (offload.any, offload.reason),
+        (sharded, "the strategy divides what the model's own code computes"),
+        (routed, "losses of routers are read from the model's own code"),
+        (fp8, "train.precision=fp8 is for the model's own code"),
+        (attention != AUTO, f"backend.attention={attention} is for the model's own code"),
+        (looks_otherwise, "flash attention over segments has no window, cap or sinks"),
+        (packing is False, "backend.packing=false asks for padding, and it has none"),
+    )
+    return next((reason for holds, reason in reasons if holds), "")
 
 
 def choose_decoder(obstacle: str, hardware: HardwareFacts, asked: str, *, brought: bool) -> Decision:

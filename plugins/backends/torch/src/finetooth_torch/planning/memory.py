@@ -28,7 +28,7 @@ from finetooth_torch.planning.layer_memory import (
     stream_layer_bytes,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
-from finetooth_torch.planning.process_memory import host_overhead
+from finetooth_torch.planning.process_memory import host_overhead, loading_bytes
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
 
@@ -120,7 +120,8 @@ def _on_accelerator(
     logits = min(chunk_bytes_on(hardware.device, hardware.memory), 4 * tokens * facts.vocab_size)
     update = request.updates.update_bytes * trained  # when activations are gone
     fixed = _fixed(request, precision, offload)
-    loading, snapshots = loading_bytes(request, precision), _snapshot_bytes(request)
+    loading = loading_bytes(request, precision, away=offload.layers != DEVICE)
+    snapshots = _snapshot_bytes(request)
     on_host = snapshots * request.snapshots.host
     lent = {"layers": layers_bytes(request, precision)} if offload.layers == HOST else {}
     spilled = {"activations": int(tokens * away)} if offload.activations == HOST else {}
@@ -254,17 +255,6 @@ def _snapshot_bytes(request: PlanRequest) -> int:
     copies = sum(role.model is None for role in request.roles.values())
     own = (4 * (1 + copies) + request.updates.state_bytes) * request.trains.parameters
     return int(own) + request.trains.adapter.kept_bytes(request.base.facts, request.base.model.parameters)
-
-
-def loading_bytes(request: PlanRequest, precision: str) -> int:
-    """What the base takes in host memory while it is loaded: loaders read it whole before it goes to the device. Where
-    it trains it is read in fp32, which its masters are."""
-    model = request.base.model
-    if model.loading_bytes is not None:
-        return model.loading_bytes
-    if request.base.quantizer is None and model.resident_bytes is not None:
-        return model.resident_bytes
-    return model.parameters * (BYTES[precision] if request.trains.base_frozen else 4)
 
 
 def _on_host(

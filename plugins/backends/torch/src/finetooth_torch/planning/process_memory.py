@@ -6,6 +6,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from finetooth_hooks.protocols import PlanRequest
+
+from finetooth_torch.planning.layer_memory import BYTES
+
 HOST_LATER = 104 * 2**20
 """What an engine and its first steps bring into a host process without tensors: code of kernels and of small libraries,
 objects of Python and autograd, thread stacks, and holes of malloc's that such small things hold open. Measured as 44
@@ -50,3 +54,21 @@ def host_overhead() -> int:
 
     missing = [name for name in MODULES if name not in sys.modules and find_spec(name.partition(".")[0])]
     return host_memory("VmRSS") + sum(MODULES[name] for name in missing) + HOST_LATER
+
+
+def loading_bytes(request: PlanRequest, precision: str, *, away: bool = False) -> int:
+    """What the base takes in host memory while it is loaded: the largest of its modules, as it is read and as it is
+    held, where the loader takes one after the other to the device, else the whole. What trains is read in fp32, which
+    its masters are."""
+    model, facts = request.base.model, request.base.facts
+    if model.loading_bytes is not None:
+        return model.loading_bytes
+    if request.base.quantizer is None and model.resident_bytes is not None:
+        return model.resident_bytes
+    size = BYTES[precision] if request.trains.base_frozen else 4
+    quantizer = request.base.quantizer
+    apart = quantizer is None or "calibrate" not in quantizer.capabilities
+    if model.by_module and apart and not away and request.place.sharding is None:
+        words = facts.vocab_size * facts.hidden_size
+        return (size + 4) * max(words, (model.parameters - words) // facts.layers)
+    return model.parameters * size
