@@ -128,7 +128,7 @@ def test_the_plan_says_what_it_costs(recipe: Callable[..., Recipe], ft: Callable
     [
         (["hardware=cpu"], "train.precision=fp8: not possible on"),
         (["hardware=eight", "backend.decoder=stream"], "backend.decoder=stream: train.precision=fp8 is for"),
-        (["hardware=eight", "kernels.fp8_linear=triton"], "kernels.fp8_linear=triton: it has no fp8_linear"),
+        (["hardware=eight", "kernels.fp8_linear=triton"], "kernels.fp8_linear=triton: it serves fp8_linear on cuda"),
         (["hardware=eight", "kernels.fp8_linear=ms_amp"], "kernels.fp8_linear=ms_amp: MS-AMP has no release for torch"),
         (["hardware=eight", "quantization=int8"], "train.precision=fp8: the base is stored as int8 by groups of 64"),
     ],

@@ -94,16 +94,16 @@ def test_the_devices_product_takes_the_same_operands(rows: int, inner: int, colu
     torch.testing.assert_close(scaled_product(left, turned), fp8_product(left, turned), rtol=1e-5, atol=1e-4)
 
 
-def test_a_frozen_weight_keeps_nothing_but_itself() -> None:
+def test_a_frozen_weight_keeps_itself_and_its_scale() -> None:
     x, weight = drawn(64, 32).requires_grad_(), drawn(48, 32)
     kept: list[Any] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         fp8_linear(x, weight)
-    assert [tuple(t.shape) for t in kept] == [(48, 32)]
+    assert [tuple(t.shape) for t in kept] == [(48, 32), ()]
     kept.clear()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         fp8_linear(x, weight.requires_grad_())
-    assert [t.dtype for t in kept] == [torch.float32, E4M3, torch.float32]  # the input in 8 bits
+    assert [t.dtype for t in kept] == [torch.float32, torch.float32, E4M3, torch.float32]  # the input in 8 bits
 
 
 def test_which_devices_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,3 +118,25 @@ def test_which_devices_multiply(monkeypatch: pytest.MonkeyPatch) -> None:
         card = type("Card", (), {"gcnArchName": architecture})
         monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, card=card: card)
         assert fp8.multiplies_fp8(device) is able
+
+
+def test_whoever_rounds_is_told_how_the_product_reads() -> None:
+    """A weight is measured once for both passes; what a product reads column by column is asked for so."""
+    asked: list[Any] = []
+
+    def rounding(t: Any, dtype: Any, *, by_columns: bool = False, scale: Any = None) -> Rounded:
+        asked.append((tuple(t.shape), dtype, by_columns, scale is not None))
+        return rounded(t, dtype, by_columns=by_columns, scale=scale)
+
+    x, weight = drawn(64, 32).requires_grad_(), drawn(48, 32).requires_grad_()
+    found = fp8_linear(x, weight, rounding=rounding)
+    found.square().sum().backward()
+    x_again, weight_again = (t.detach().requires_grad_() for t in (x, weight))
+    wanted = fp8_linear(x_again, weight_again)
+    wanted.square().sum().backward()
+    assert torch.equal(found, wanted)
+    assert torch.equal(x.grad, x_again.grad) and torch.equal(weight.grad, weight_again.grad)
+    assert asked == [
+        ((64, 32), E4M3, False, False), ((48, 32), E4M3, False, False),
+        ((64, 48), E5M2, False, False), ((48, 32), E4M3, True, True), ((64, 48), E5M2, True, True),
+    ]  # fmt: skip

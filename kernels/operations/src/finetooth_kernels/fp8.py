@@ -12,7 +12,7 @@ rounding to 8 bits does. Devices without such products compute them from the sam
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from torch import Tensor
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.counted_rows import without_autocast
 
-__all__ = ["E4M3", "E5M2", "Rounded", "fp8_linear", "fp8_product", "multiplies_fp8", "rounded"]
+__all__ = ["E4M3", "E5M2", "Rounded", "Rounding", "fp8_linear", "fp8_product", "multiplies_fp8", "rounded"]
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 TILE = 16
@@ -44,7 +44,18 @@ class Rounded(NamedTuple):
     scale: Tensor
 
 
-def fp8_linear(x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None = None, base_no: Tensor | None = None) -> Tensor:
+class Rounding(Protocol):
+    """What `rounded` does."""
+
+    def __call__(
+        self, t: Tensor, dtype: torch.dtype, /, *, by_columns: bool = False, scale: Tensor | None = None
+    ) -> Rounded: ...
+
+
+def fp8_linear(
+    x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None = None, base_no: Tensor | None = None, *,
+    rounding: Rounding | None = None,
+) -> Tensor:  # fmt: skip
     """A linear layer whose three products (forward, gradient of the input, gradient of the weight) are in 8 bits.
 
     Args:
@@ -52,19 +63,27 @@ def fp8_linear(x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None = None, ba
         weight_od: (O, D).
         bias_o: (O,), or None.
         base_no: (N, O), is added before the result is rounded; None: nothing.
+        rounding: rounds the operands; None: `rounded` does.
 
     Returns:
         (N, O) in the dtype of `x_nd`.
     """
-    result: Tensor = apply(_Fp8Linear, x_nd, weight_od, bias_o, base_no)
+    result: Tensor = apply(_Fp8Linear, x_nd, weight_od, bias_o, base_no, rounding or rounded)
     return result
 
 
-def rounded(t: Tensor, dtype: torch.dtype) -> Rounded:
-    """A tensor in 8 bits, with the scale that takes its greatest number to the greatest that there is."""
+def rounded(t: Tensor, dtype: torch.dtype, *, by_columns: bool = False, scale: Tensor | None = None) -> Rounded:
+    """A tensor in 8 bits, with the scale that takes its greatest number to the greatest that there is.
+
+    Args:
+        by_columns: the product will read it column by column; a hint, by which others lay it out.
+        scale: of the same tensor, where it is known.
+    """
+    del by_columns
     t, greatest = t.detach(), torch.finfo(dtype).max
-    largest = t.abs().amax().float() if t.numel() else torch.zeros((), device=t.device)
-    scale = torch.where(largest == 0, torch.ones_like(largest), largest / greatest)
+    if scale is None:
+        largest = t.abs().amax().float() if t.numel() else torch.zeros((), device=t.device)
+        scale = torch.where(largest == 0, torch.ones_like(largest), largest / greatest)
     return Rounded(t.to(torch.float32, copy=True).div_(scale).clamp_(-greatest, greatest).to(dtype), scale)
 
 
@@ -108,25 +127,30 @@ class _Fp8Linear(torch.autograd.Function):
     """Kept for backward: the weight, and the input in 8 bits where the weight trains."""
 
     @staticmethod
-    def forward(ctx: Any, x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None, base_no: Tensor | None) -> Tensor:
-        x, weight = rounded(x_nd, E4M3), rounded(weight_od, E4M3)
+    def forward(
+        ctx: Any, x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None, base_no: Tensor | None, rounding: Rounding
+    ) -> Tensor:
+        x, weight = rounding(x_nd, E4M3), rounding(weight_od, E4M3)
         y_no = fp8_product(x, Rounded(weight.values.t(), weight.scale))
         for more in (bias_o, base_no):
             y_no = y_no if more is None else y_no.add_(more)
         ctx.dtypes = x_nd.dtype, *(None if of is None else of.dtype for of in (bias_o, base_no))
-        ctx.save_for_backward(weight_od, *(x if weight_od.requires_grad else ()))
+        ctx.rounding = rounding
+        ctx.save_for_backward(weight_od, weight.scale, *(x if weight_od.requires_grad else ()))
         return y_no.to(x_nd.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_no: Tensor) -> tuple[Tensor | None, ...]:
-        weight_od, *x_parts = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, needs_base = ctx.needs_input_grad
-        grad, d_x, d_weight = rounded(grad_no, E5M2), None, None
+        weight_od, weight_scale, *x_parts = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, needs_base, _ = ctx.needs_input_grad
+        d_x = d_weight = grad = None
         if needs_x:
-            d_x = fp8_product(grad, rounded(weight_od, E4M3)).to(ctx.dtypes[0])
+            grad = ctx.rounding(grad_no, E5M2)
+            weight = ctx.rounding(weight_od, E4M3, by_columns=True, scale=weight_scale)
+            d_x = fp8_product(grad, weight).to(ctx.dtypes[0])
         if needs_weight:
-            turned = Rounded(grad.values.t(), grad.scale)
-            d_weight = fp8_product(turned, Rounded(*x_parts)).to(weight_od.dtype)
+            turned = ctx.rounding(grad_no, E5M2, by_columns=True, scale=None if grad is None else grad.scale)
+            d_weight = fp8_product(Rounded(turned.values.t(), turned.scale), Rounded(*x_parts)).to(weight_od.dtype)
         d_bias = grad_no.float().sum(0).to(ctx.dtypes[1]) if needs_bias else None
-        return d_x, d_weight, d_bias, grad_no.to(ctx.dtypes[2]) if needs_base else None
+        return d_x, d_weight, d_bias, grad_no.to(ctx.dtypes[2]) if needs_base else None, None

@@ -21,6 +21,7 @@ import torch
 from finetooth_kernels import gated
 from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import logits as dispatch
+from finetooth_triton.eight_bits import fp8_linear_triton
 from finetooth_triton.grouped import grouped_matmul_triton
 from finetooth_triton.linear_logprob import linear_logprob_triton
 from finetooth_triton.operations import entropy_from_logits, selective_log_softmax
@@ -42,12 +43,16 @@ TARGETS: dict[
     "gfx942": ("hip", "gfx942", 64, 64 * KIB),
     "gfx1100": ("hip", "gfx1100", 32, 64 * KIB),
 }
+EIGHTS = ("sm_89", "sm_90", "sm_100", "sm_120", "gfx950", "gfx1201")
+"""Architectures that multiply in 8 bits."""
 POINTERS = {
     torch.float32: "*fp32",
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.int64: "*i64",
     torch.int32: "*i32",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e5m2: "*fp8e5",
 }
 OPTIONS = ("num_warps", "num_stages")
 
@@ -64,7 +69,7 @@ class Launch:
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
     """Runs a function as if `dtype` tensors lay on a device with so much shared memory; returns the launches."""
-    from finetooth_triton import group_kernels, head_kernels, layer_kernels, row_kernels
+    from finetooth_triton import eight_bit_kernels, group_kernels, head_kernels, layer_kernels, row_kernels
 
     launches: list[Launch] = []
 
@@ -83,7 +88,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
 
             return launch
 
-    for module in (group_kernels, head_kernels, layer_kernels, row_kernels):
+    for module in (eight_bit_kernels, group_kernels, head_kernels, layer_kernels, row_kernels):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
@@ -183,6 +188,13 @@ def experts(dtype: torch.dtype) -> None:
         grouped_matmul_triton(x, weight, ends, (*factors, 0.5)).sum().backward()
 
 
+def eight_bits(dtype: torch.dtype) -> None:
+    """A linear layer in 8 bits that trains, forward and backward, of an odd width and of one that divides by 16."""
+    for depth in (127, 4096):
+        x, weight = torch.zeros(40, depth, dtype=dtype), torch.zeros(96, depth, dtype=dtype)
+        fp8_linear_triton(x.requires_grad_(), weight.requires_grad_()).sum().backward()
+
+
 CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
     "trained head": (
         lambda dtype: head(dtype, k=None, train=True, everything=False),
@@ -209,6 +221,7 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
             "gated_backward_kernel", "rotate_kernel", "dropout_kernel",
         },
     ),
+    "8 bits": (eight_bits, {"largest_kernel", "round_kernel"}),
 }  # fmt: skip
 
 
@@ -220,6 +233,7 @@ COMBINATIONS = [
     for target in TARGETS
     for dtype in DTYPES
     if dtype != torch.float16 or target == "sm_90" or "everything" not in case
+    if case != "8 bits" or target in EIGHTS
 ]
 
 
@@ -292,7 +306,7 @@ def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., lis
     """In bf16, on every architecture that users name; the table is docs/benchmarks/kernel-resources.md."""
     found: dict[str, dict[str, tuple[int, int, int]]] = {}
     for target, (backend, architecture, warp, shared_memory) in MORE_TARGETS.items():
-        for case in ("trained head", "given logits", "rows of layers"):
+        for case in ("trained head", "given logits", "rows of layers", "experts", *(["8 bits"] * (target in EIGHTS))):
             for launch in record(lambda case=case: CASES[case][0](torch.bfloat16), shared_memory):
                 name = launch.kernel.__name__
                 used = resources(compiled(launch, backend, architecture, warp), backend)
@@ -304,6 +318,10 @@ def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., lis
         Path(PAGE).write_text(table(found), encoding="utf-8")
 
 
+def _cell(registers: int, shared: int, spilled: int) -> str:
+    return f"{registers} / {shared / KIB:.0f}{f' + {spilled}' if spilled else ''}"
+
+
 def table(found: dict[str, dict[str, tuple[int, int, int]]]) -> str:
     """The page."""
     import triton
@@ -312,14 +330,12 @@ def table(found: dict[str, dict[str, tuple[int, int, int]]]) -> str:
         "# What Triton's kernels take of a GPU", "",
         f"Registers of a thread / KiB of shared memory of a block, as Triton {triton.__version__} compiles them in",
         "bf16, without a GPU; behind a plus what did not fit into registers: bytes on NVIDIA, registers on AMD GPUs.",
+        "A dash: the device does not multiply in 8 bits.",
         "`FT_WRITE_DOCS=docs/benchmarks/kernel-resources.md make kernels-test` writes this page.", "",
         f"| kernel | {' | '.join(MORE_TARGETS)} |",
         f"|---|{'---|' * len(MORE_TARGETS)}",
     ]  # fmt: skip
     for name, of in sorted(found.items()):
-        cells = [
-            f"{registers} / {shared / KIB:.0f}{f' + {spilled}' if spilled else ''}"
-            for registers, shared, spilled in (of[target] for target in MORE_TARGETS)
-        ]
+        cells = ["-" if target not in of else _cell(*of[target]) for target in MORE_TARGETS]
         head.append(f"| `{name.removesuffix('_kernel')}` | {' | '.join(cells)} |")
     return "\n".join([*head, ""])

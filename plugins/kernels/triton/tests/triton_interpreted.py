@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from finetooth_kernels.fp8 import E4M3, E5M2, rounded
 from finetooth_kernels.references import linear_logprob as linear_logprob_reference
-from finetooth_triton import gpu, layers, wide_linear
+from finetooth_triton import eight_bits, gpu, layers, wide_linear
 from finetooth_triton import launch as launching
 from finetooth_triton import linear_logprob as heads
 from finetooth_triton import logits as dispatch
@@ -330,3 +331,24 @@ def test_rows_wider_than_the_weight_are_not_rounded(weight_dtype: torch.dtype) -
     expected = torch.autograd.grad((exact * incoming.double()).sum() + wide.sum(), (wide, of))
     torch.testing.assert_close(got[0].double(), expected[0], rtol=2e-5, atol=2e-5)
     torch.testing.assert_close(got[1].double(), expected[1], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(1, 127), (129, 65)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("eight", [E4M3, E5M2])
+def test_numbers_are_rounded_as_torch_rounds_them(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], dtype: torch.dtype, eight: torch.dtype
+) -> None:
+    """Every level of the format and what is too small for it; row by row, column by column, and by a known scale."""
+    monkeypatch.setattr(eight_bits, "LANES", 1024)
+    monkeypatch.setattr(eight_bits, "PARTS", 4)
+    numbers = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    t = (numbers * torch.logspace(-9, 3, shape[1])).to(dtype)
+    wanted = rounded(t, eight)
+    turned = eight_bits.rounded_triton(t, eight, by_columns=True)
+    known = eight_bits.rounded_triton(t, eight, scale=wanted.scale)
+    for found in (eight_bits.rounded_triton(t, eight), turned, known):
+        assert found.values.dtype == eight and torch.equal(found.scale, wanted.scale)
+        assert torch.equal(found.values.float(), wanted.values.float())
+    assert turned.values.t().is_contiguous() and turned.values.shape == shape
+    assert float(eight_bits.rounded_triton(torch.zeros_like(t), eight).scale) == 1.0

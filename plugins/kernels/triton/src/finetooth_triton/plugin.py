@@ -1,4 +1,5 @@
-"""Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers, experts."""
+"""Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers, experts, and
+products in 8 bits."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ def ft_kernels() -> Iterator[Kernel]:
             ),
             *(Serves(operation=operation, devices=GPU, rank=30) for operation in ROWS),
             Serves(operation="packed_linear", devices=GPU, rank=30, backward=False),
+            Serves(operation="fp8_linear", devices=GPU, dtypes=frozenset({"bf16", "fp32"}), rank=30),
             Serves(operation="grouped_matmul", devices=GPU, rank=None),  # not yet timed against torch's own
         ),
     )

@@ -8,7 +8,12 @@ from finetooth_hooks.protocols import Kernel
 
 def build(options: NoOptions, context: Context) -> Kernel:
     """The kernels; Triton is imported when the first one runs."""
-    from finetooth_triton import grouped, layers, operations  # with torch, which who asks for the options does not need
+    from finetooth_triton import (
+        eight_bits,
+        grouped,
+        layers,
+        operations,
+    )  # with torch, which who asks for the options does not need
 
     return Kernel(
         {
@@ -20,6 +25,7 @@ def build(options: NoOptions, context: Context) -> Kernel:
             "gated_mlp": layers.gated_mlp_triton,
             "keyed_dropout": layers.keyed_dropout_triton,
             "grouped_matmul": grouped.grouped_matmul_triton,
+            "fp8_linear": eight_bits.fp8_linear_triton,
         },
         "compiled for the device when they first run",
         missing,
