@@ -279,7 +279,11 @@ MORE_TARGETS: dict[str, tuple[str, int | str, int, int]] = {
     "gfx1151": ("hip", "gfx1151", 32, 64 * KIB),
     "gfx1201": ("hip", "gfx1201", 32, 64 * KIB),
 }
-SPILLING = {("sm_90", "head_linear_kernel"), ("sm_90", "head_gradient_kernel")}
+SPILLING = {
+    ("sm_90", "head_linear_kernel"), ("sm_90", "head_gradient_kernel"),
+    *((target, "grouped_rows_kernel") for target in ("sm_80", "sm_90", "sm_100", "sm_120", "gfx1100", "gfx1151")),
+    *((target, "grouped_matrices_kernel") for target in ("gfx1100", "gfx1151")),
+}  # fmt: skip
 """Known to keep some numbers in memory; whether smaller tiles are faster takes the device."""
 PAGE = os.environ.get("FT_WRITE_DOCS")
 """Where `make kernels-test` may write the table."""
