@@ -42,12 +42,10 @@ class Registered(Protocol):
     @property
     def file(self) -> str:
         """Of its plugin's module."""
-        ...
 
     @property
     def full_name(self) -> str:
         """`DISTRIBUTION:NAME`."""
-        ...
 
 
 class Catalog(Protocol):
@@ -63,7 +61,6 @@ class Catalog(Protocol):
             PluginError: unknown (lists what is installed and which package would bring it), ambiguous, or its plugin
                 is broken.
         """
-        ...
 
     def all(self, kind: str) -> tuple[Registered, ...]: ...
 
@@ -73,7 +70,6 @@ class Catalog(Protocol):
         Raises:
             PluginError: none is installed; says which package would bring it, or which name is nearest.
         """
-        ...
 
     def default(self, kind: str, *, setting: str = "", framework: str = "") -> Registered:
         """The one entry of a kind that is taken when the recipe leaves the choice open.
@@ -81,7 +77,6 @@ class Catalog(Protocol):
         Raises:
             PluginError: none or several say they are the default.
         """
-        ...
 
 
 @dataclass(frozen=True)
@@ -126,22 +121,18 @@ class Opened(Protocol):
     @property
     def engine(self) -> Engine:
         """With what the run trained; weights are loaded when it is first asked for."""
-        ...
 
     @property
     def context(self) -> Context:
         """Of that model: its tokenizer, its renderer."""
-        ...
 
     @property
     def method(self) -> str:
         """What trained it; empty for a model."""
-        ...
 
     @property
     def options(self) -> Mapping[str, Any]:
         """Options of that method, defaults filled in."""
-        ...
 
     @property
     def artifact(self) -> Path | None:
@@ -150,7 +141,6 @@ class Opened(Protocol):
         Raises:
             UserError: the run kept none, or a file of it is damaged.
         """
-        ...
 
 
 class Context(Protocol):
@@ -186,27 +176,22 @@ class Context(Protocol):
     @property
     def loader(self) -> Loader:
         """What loads the recipe's model."""
-        ...
 
     @property
     def model(self) -> ModelInfo:
         """The recipe's base model, described; no weights are read."""
-        ...
 
     @property
     def tokenizer(self) -> Tokenizer:
         """Of the recipe's model; read on first use."""
-        ...
 
     @property
     def facts(self) -> ModelFacts:
         """What the family says of the recipe's model."""
-        ...
 
     @property
     def renderer(self) -> Renderer:
         """The recipe's renderer, by default the family's."""
-        ...
 
     @property
     def processor(self) -> Processor:
@@ -215,7 +200,6 @@ class Context(Protocol):
         Raises:
             RecipeError: the model takes none, or no processor is installed.
         """
-        ...
 
     def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
         """Build any entry: validates the options in `pick` and calls the builder.
@@ -227,11 +211,9 @@ class Context(Protocol):
             PluginError: no such entry.
             RecipeError: its options are wrong.
         """
-        ...
 
     def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:
         """Build a loss together with what its entry declares."""
-        ...
 
     def examples(self, split: str, *, first: int | None = None) -> Examples:
         """Rows of `data.train` or `data.eval`, through source and format; every one checked.
@@ -243,7 +225,6 @@ class Context(Protocol):
             RecipeError: the recipe gives no data for the split.
             DataError: a file or row is broken.
         """
-        ...
 
     def prepare(
         self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
@@ -259,7 +240,6 @@ class Context(Protocol):
             RecipeError: the recipe gives no data for the split.
             DataError: a file or row is broken, or no row can be used; see `preparation.prepare`.
         """
-        ...
 
     def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
         """Rows of a split as they come, in their order, each with its id; read anew and rendered one by one in this
@@ -276,7 +256,6 @@ class Context(Protocol):
                 all of them first.
             DataError: a source is missing, or a row cannot be read; when its turn comes.
         """
-        ...
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:
         """Another model: a run by its folder or by its name under `runs/`, a model's folder, or a hub id.
@@ -289,11 +268,9 @@ class Context(Protocol):
             RecipeError: nothing is there.
             UserError: the run kept no artifact, or a file of it is damaged.
         """
-        ...
 
     def generator(self, *keys: str | int) -> np.random.Generator:
         """A random stream of its own, from the run's seed and the keys; the same keys give the same stream."""
-        ...
 
     def hold(self, path: Path) -> None:
         """A file below `cache`, in the folder of a thing, is used: `ft data cache prune` leaves it for as long as this
@@ -302,7 +279,6 @@ class Context(Protocol):
         Raises:
             OSError: it is not there.
         """
-        ...
 
     def wait_for(self, metric: str, *, setting: str) -> None:
         """Declare that the plugin acts on a metric of an evaluation, such as `eval/loss`. If none of the recipe's
@@ -311,7 +287,6 @@ class Context(Protocol):
         Args:
             setting: that names the metric, for messages: `schedule.metric`.
         """
-        ...
 
     def note(self, text: str, *, topic: str = "") -> None:
         """Tell the user something that belongs to the plan.
@@ -319,7 +294,6 @@ class Context(Protocol):
         Args:
             topic: only the first note on a topic is shown; default: the text itself.
         """
-        ...
 
 
 class CommandContext(Protocol):
@@ -438,14 +412,9 @@ class CommandContext(Protocol):
         """
 
     def evaluate(
-        self,
-        reference: str,
-        evaluators: Sequence[Pick] = (),
-        data: Pick | None = None,
-        overrides: Sequence[str] = (),
-        *,
-        answers: bool = False,
-    ) -> tuple[Evaluation, ...]:
+        self, reference: str, evaluators: Sequence[Pick] = (), data: Pick | None = None, overrides: Sequence[str] = (),
+        *, answers: bool = False,
+    ) -> tuple[Evaluation, ...]:  # fmt: skip
         """Measure a run or a model.
 
         Args:
@@ -466,7 +435,6 @@ class CommandContext(Protocol):
 
         Args:
             recipe: its file.
-            overrides: settings `KEY=VALUE`.
             name: of the run under `runs/`, or its folder; empty: the name of the recipe's file.
 
         Returns:
