@@ -182,7 +182,8 @@ class GptqExporter(ExporterBase):
 
 
 def in_dtype(tensor: Tensor, dtype: str, name: str) -> Tensor:
-    """
+    """Returns the tensor in a precision that can hold its numbers.
+
     Raises:
         UserError: a number is beyond the precision's.
     """
