@@ -196,6 +196,8 @@ def test_as_many_bytes_are_sent_as_foreseen(trained: tuple[int, Path]) -> None:
     [("fsdp", "whole pseudo-gradient"), ("full_shard", "whole pseudo-gradient"), ("zero-3", "whole pseudo-gradient"),
      ({"name": "zero_3"}, "whole pseudo-gradient"),
      ("zero3", "whole pseudo-gradient"),
+     ({"name": "deepspeed", "stage": 1}, "among all ranks"),
+     ("pipeline", "all layers"),
      ("diloco", "made of islands")],
 )  # fmt: skip
 def test_what_an_island_cannot_be_is_refused_with_the_reason(within: Any, reason: str) -> None:

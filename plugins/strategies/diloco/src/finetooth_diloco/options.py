@@ -20,6 +20,8 @@ REFUSED: Mapping[str, str] = {
     "full-shard": _SHARDED,
     "zero-3": _SHARDED,
     "zero3": _SHARDED,
+    "deepspeed": "its ZeRO divides the optimizer's state among all ranks, not among those of an island",
+    "pipeline": "no rank of an island would have all layers, and so the island's whole pseudo-gradient",
     "context": "islands share the rows of a step, and its ranks would all compute the same",
     "diloco": "an island that is made of islands is not DiLoCo",
 }
