@@ -183,7 +183,7 @@ def test_experts_in_files_of_their_own_are_stored_as_they_are_read(mixture: Path
     first, second = found.state_dict(), wanted.state_dict()
     assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
     made = parts_of(
-        mixture, found.config, AutoModelForCausalLM, packing=None, trust_remote_code=False
+        mixture, found.config, AutoModelForCausalLM, dtype=torch.float32, packing=None, trust_remote_code=False
     ).made["model.layers.1.mlp.experts.gate_up_proj"]  # fmt: skip
     assert len(made.parts) == 8  # two matrices of four experts
 

@@ -346,11 +346,12 @@ def test_attention_without_a_mask_is_refused(kit: SimpleNamespace) -> None:
 
 def test_padding_is_not_to_be_had_from_the_stream_decoder(kit: SimpleNamespace) -> None:
     facts = kit.facts(kit.config())
-    from finetooth_torch.planning.decisions import choose_decoder
+    from finetooth_torch.planning.decisions import choose_decoder, stream_obstacle
 
-    assert choose_decoder(facts, kit.hardware, "auto", "auto", False, brought=True).value == "transformers"
+    obstacle = stream_obstacle(facts, kit.hardware, "auto", False)
+    assert choose_decoder(obstacle, kit.hardware, "auto", brought=True).value == "transformers"
     with pytest.raises(PlanError, match=r"backend\.decoder=stream: backend\.packing=false"):
-        choose_decoder(facts, kit.hardware, "auto", "stream", False, brought=True)
+        choose_decoder(obstacle, kit.hardware, "stream", brought=True)
 
 
 def test_a_row_larger_than_the_budget_is_refused_by_name(kit: SimpleNamespace) -> None:

@@ -259,14 +259,13 @@ class TorchEngine(EngineBase):
             )
         rate = self._rate() if settings.learning_rate is None else settings.learning_rate
         self._ranks.share_gradients()
-        loss = self._ranks.total(self._counters.loss)  # before weights move: one that is lost here leaves a whole step
+        seen = {"loss": self._ranks.total(self._counters.loss), **(metrics or {})}  # a lost rank fails before weights move
         rows = partial(self._ranks.rows, self._counters.rows)
         try:
             norm, skipped = self._updater.update(settings, rate, self._counters.step + 1, rows)
         except NotFinite:
             self._drop_gradients()
             raise
-        seen = {"loss": loss, **(metrics or {})}
         self._counters.step += 1
         self._pending.clear()
         self._drop_gradients()

@@ -152,7 +152,7 @@ def stream_obstacle(
     facts: ModelFacts, hardware: HardwareFacts, attention: Pick, packing: bool | None = None, *,
     offload: Offload = ON_DEVICE, fp8: bool = False, sharded: bool = False, routed: bool = False,
 ) -> str:  # fmt: skip
-    """Why a stream decoder cannot compute a model's layers, whoever brings it; empty if one can.
+    """Why a stream decoder cannot compute a model's layers, from any provider; empty if one can.
 
     Args:
         offload: what is kept elsewhere than on the device.
