@@ -259,7 +259,7 @@ class TorchEngine(EngineBase):
             )
         rate = self._rate() if settings.learning_rate is None else settings.learning_rate
         self._ranks.share_gradients()
-        seen = {"loss": self._ranks.total(self._counters.loss), **(metrics or {})}  # a lost rank fails before weights move
+        seen = {"loss": self._ranks.total(self._counters.loss), **(metrics or {})}  # before weights move
         rows = partial(self._ranks.rows, self._counters.rows)
         try:
             norm, skipped = self._updater.update(settings, rate, self._counters.step + 1, rows)
