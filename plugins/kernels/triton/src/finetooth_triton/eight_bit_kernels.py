@@ -15,6 +15,13 @@ EXPONENT = tl.constexpr(0x7F800000)
 """Bits of a float32's exponent."""
 
 
+@triton.jit
+def largest_of(numbers):
+    """The largest of a vector, NaN if one of them is: `tl.max` may pass over it."""
+    unknown = tl.max((numbers != numbers).to(tl.int32), 0)
+    return tl.where(unknown > 0, float("nan"), tl.max(numbers, 0))
+
+
 @triton.jit(do_not_specialize=["SIZE"])
 def largest_kernel(t, largest_p, SIZE, PART, COLUMNS: tl.constexpr):
     """The largest absolute number of PART numbers, float32."""
@@ -25,7 +32,7 @@ def largest_kernel(t, largest_p, SIZE, PART, COLUMNS: tl.constexpr):
         at = part * PART + start + lanes
         numbers = tl.load(t + at, mask=at < SIZE, other=0.0).to(tl.float32)
         largest = tl.maximum(largest, tl.abs(numbers), propagate_nan=tl.PropagateNan.ALL)
-    tl.store(largest_p + part, tl.max(largest, 0))
+    tl.store(largest_p + part, largest_of(largest))
 
 
 @triton.jit(do_not_specialize=["N", "D"])
@@ -44,7 +51,7 @@ def round_kernel(
         divisor = tl.load(scale)
     else:
         parts = tl.arange(0, PARTS)
-        largest = tl.max(tl.load(largest_p + parts, mask=parts < COUNT, other=0.0), 0)
+        largest = largest_of(tl.load(largest_p + parts, mask=parts < COUNT, other=0.0))
         divisor = tl.where(largest == 0.0, 1.0, tl.div_rn(largest, GREATEST))
         if (tl.program_id(0) == 0) & (tl.program_id(1) == 0):
             tl.store(scale, divisor)
@@ -53,7 +60,8 @@ def round_kernel(
     here = (rows < N) & (columns < D)
     numbers = tl.load(t + rows * D + columns, mask=here, other=0.0).to(tl.float32)
     numbers = tl.div_rn(numbers, divisor)
-    numbers = tl.minimum(tl.maximum(numbers, -GREATEST), GREATEST)
+    numbers = tl.maximum(numbers, -GREATEST, propagate_nan=tl.PropagateNan.ALL)
+    numbers = tl.minimum(numbers, GREATEST, propagate_nan=tl.PropagateNan.ALL)
     # to the nearest level here, so that the conversion has nothing to round, however a device or the interpreter does
     power = (numbers.to(tl.int32, bitcast=True) & EXPONENT).to(tl.float32, bitcast=True)
     middle = tl.maximum(power, LEAST) * PUSH
