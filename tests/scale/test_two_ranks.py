@@ -255,7 +255,7 @@ def counted_of_the_guide() -> str:
 
 @pytest.mark.slow
 def test_the_strategy_of_the_guide_counts_what_ddp_sends(folder: Path) -> None:
-    """Three steps of a LoRA: gradients as large as the artifact in fp32, and for each tensor how many ranks have one."""
+    """Three steps of a LoRA: gradients as large as the artifact in fp32, and for each tensor who has one."""
     (folder / "counted.py").write_text(counted_of_the_guide(), encoding="utf-8")
     recipe = {**RECIPE, "output": "counted", "plugins": ["./counted.py"]}
     (folder / "counted.yaml").write_text(
