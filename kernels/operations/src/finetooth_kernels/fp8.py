@@ -150,7 +150,10 @@ class _Fp8Linear(torch.autograd.Function):
             weight = ctx.rounding(weight_od, E4M3, by_columns=True, scale=weight_scale)
             d_x = fp8_product(grad, weight).to(ctx.dtypes[0])
         if needs_weight:
-            turned = ctx.rounding(grad_no, E5M2, by_columns=True, scale=None if grad is None else grad.scale)
+            if grad is not None and ctx.rounding is rounded:
+                turned = grad  # which lays nothing out by columns
+            else:
+                turned = ctx.rounding(grad_no, E5M2, by_columns=True, scale=None if grad is None else grad.scale)
             d_weight = fp8_product(Rounded(turned.values.t(), turned.scale), Rounded(*x_parts)).to(weight_od.dtype)
         d_bias = grad_no.float().sum(0).to(ctx.dtypes[1]) if needs_bias else None
         return d_x, d_weight, d_bias, grad_no.to(ctx.dtypes[2]) if needs_base else None, None

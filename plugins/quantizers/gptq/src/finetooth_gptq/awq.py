@@ -127,7 +127,7 @@ def scaled(
                 if path not in hessians:
                     yield from ((f"{path}.{name}", of.detach()) for name, of in
                                 layer.get_submodule(path).named_parameters())  # fmt: skip
-                elif path in hessians and "bias" in kept:
+                elif "bias" in kept:
                     yield f"{path}.bias", layer.get_submodule(path).bias.detach()  # type: ignore[operator]
                 break
             for name, of in layer.get_submodule(path).named_parameters():
