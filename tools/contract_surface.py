@@ -29,7 +29,7 @@ GIVEN = {"Catalog", "CommandContext", "Context", "ExportSource", "FaceService", 
 
 def surface(package: Path = PACKAGE) -> dict[str, str]:
     """Every public name of the contract with what it looks like."""
-    files = [*sorted(package.glob("*.py")), *package.glob("__init__.pyi")]
+    files = [*sorted(package.rglob("*.py"), key=lambda file: file.stem), *package.glob("__init__.pyi")]
     return {
         f"{file.stem}.{name}": text
         for file in files

@@ -66,7 +66,7 @@ READINGS = (
         "write-a-plugin",
         341,
         4,
-        (*_of(GUIDES, "write-a-plugin.md"), *_of(HOOKS, "losses.py"), *_of(CROSS, "plugin.py", "loss.py")),
+        (*_of(GUIDES, "write-a-plugin.md"), *_of(HOOKS, "compute/losses.py"), *_of(CROSS, "plugin.py", "loss.py")),
     ),
     Reading(
         "a method that learns from its own answers (GRPO)",
@@ -75,7 +75,7 @@ READINGS = (
         7,
         (
             *_of(GUIDES, "write-a-method.md", "method/grpo.py"),
-            *_of(HOOKS, "methods.py", "engine.py", "datum.py", "reports.py"),
+            *_of(HOOKS, "methods.py", "engine.py", "data/datum.py", "reports.py"),
             *_of(BATCHED, "batched.py"),
         ),
     ),
@@ -86,12 +86,12 @@ READINGS = (
         11,
         (
             *_of(GUIDES, "write-a-quantizer.md", "quantizer/int8.py", "write-a-plugin.md"),
-            *_of(HOOKS, "quantizers.py", "models.py"),
+            *_of(HOOKS, "compute/quantizers.py", "models.py"),
             "plugins/shared/torchshared/src/finetooth_torchshared/quantised.py",
             *_of(LORA, "adapter.py", "layers.py"),
             *_of("plugins/data/transformers/src/finetooth_transformers", "loader.py"),
             *_of(TORCH, "planning/memory.py"),
-            *_of("hooks/kit/src/finetooth_kit", "quantizer_checks.py"),
+            *_of("hooks/kit/src/finetooth_kit", "entries/quantizer.py"),
         ),
     ),
     Reading(
@@ -101,8 +101,8 @@ READINGS = (
         15,
         (
             *_of(GUIDES, "write-a-backend.md"),
-            *_of(HOOKS, "engine.py", "datum.py", "losses.py", "sampling.py"),
-            *_of(HOOKS, "backends.py", "models.py", "adapters.py", "updates.py"),
+            *_of(HOOKS, "engine.py", "data/datum.py", "compute/losses.py", "sampling.py"),
+            *_of(HOOKS, "compute/backends.py", "models.py", "compute/adapters.py", "compute/updates.py"),
             *_of(STEPS, "micro_batches.py", "totals.py"),
             *_of(TOY, "plugin.py", "parts.py", "engine.py", "state.py"),
         ),
@@ -114,7 +114,14 @@ READINGS = (
         11,
         (
             *_of(GUIDES, "write-a-backend.md"),
-            *_of(HOOKS, "collectives.py", "engine.py", "backends.py", "datum.py", "losses.py"),
+            *_of(
+                HOOKS,
+                "compute/collectives.py",
+                "engine.py",
+                "compute/backends.py",
+                "data/datum.py",
+                "compute/losses.py",
+            ),
             *_of(STEPS, "normalizers.py", "totals.py"),
             *_of(TORCH, "ranks.py", "passes.py", "engine.py"),
         ),

@@ -59,7 +59,7 @@ NO_FRAMEWORK = ("contract", "toolbox", "steps", "recipes", "rows", "saving", "gu
 IGNORED = {
     "kit": [
         "finetooth_kit.templates -> transformers",
-        "finetooth_kit.kernel_checks -> torch",
+        "finetooth_kit.entries.kernel -> torch",
     ],
 }
 """Imports that stand inside functions for a reason: the kit compares with peers."""

@@ -53,7 +53,7 @@ def on_pages(root: Path) -> set[str]:
     for page in (root / "docs/hooks").glob("ft_*.md"):
         text = page.read_text(encoding="utf-8")
         found |= set(re.findall(r"^## The entry `(\w+)`$", text, re.M))
-        found |= set(re.findall(r"is the protocol `finetooth_hooks\.\w+\.(\w+)`", text))
+        found |= set(re.findall(r"is the protocol `finetooth_hooks\.[\w.]+\.(\w+)`", text))
     return found
 
 
@@ -73,11 +73,12 @@ def test_every_public_name_is_on_a_page(root: Path) -> None:
 
 
 def test_every_class_of_the_contract_is_on_a_page(root: Path) -> None:
-    modules = [module.name for module in pkgutil.iter_modules(finetooth_hooks.__path__)]
+    packages = pkgutil.walk_packages(finetooth_hooks.__path__, "finetooth_hooks.")
+    modules = {module.name.rpartition(".")[2]: module.name for module in packages}
     assert set(ELSEWHERE) <= set(modules)
     known, missing = on_pages(root), []
     for name in set(modules) - set(ELSEWHERE):
-        module = import_module(f"finetooth_hooks.{name}")
+        module = import_module(modules[name])
         own = [value for value in vars(module).values() if inspect.isclass(value)]
         own = [value for value in own if value.__module__ == module.__name__ and not value.__name__.startswith("_")]
         missing += [value.__name__ for value in own if value.__name__ not in known | set(INTERNAL)]

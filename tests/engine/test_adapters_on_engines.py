@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import Datum, LossSpec
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.compute.losses import Contribution, LossResult
 from finetooth_kit import FakeContext, entries_of
 from finetooth_kit.torch_request import FACTS, TinyLlamaLoader
 from toy_numpy.making import request

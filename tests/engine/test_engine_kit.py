@@ -69,7 +69,7 @@ def test_every_check_is_documented_and_unique() -> None:
     from importlib import import_module
 
     for part in ("scoring", "gradients", "losses", "sampling", "state"):
-        for function in import_module(f"finetooth_kit.engine_{part}_checks").CHECKS:
+        for function in import_module(f"finetooth_kit.engines.{part}").CHECKS:
             assert function.__doc__
     names = [check.name for check in engine_checks(engine)]
     assert len(set(names)) == len(names)

@@ -179,7 +179,7 @@ def examples_of(recipe_of: Callable[..., Any], tmp_path: Path) -> Callable[..., 
 
 PAIRS = """
 from finetooth_hooks import Method, MethodBase, Options, Prepared, Rendered, hookimpl
-from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.data.preparation import Limit, Rendering
 
 
 @hookimpl

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.examples import LeftOut, examples_in
-from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.data.examples import LeftOut, examples_in
+from finetooth_hooks.data.preparation import Limit, Rendering
 from finetooth_hooks.protocols import Portion
 from finetooth_rows.preparing import load_rendering, render_rows
 from finetooth_rows.storage.token_rows import TokenRows

@@ -14,7 +14,7 @@ import torch
 import transformers
 from finetooth_chat.conversation import Conversation
 from finetooth_hooks import DataError, Message, PlanError, RecipeError, Sampling
-from finetooth_hooks.examples import Audio, Placed
+from finetooth_hooks.data.examples import Audio, Placed
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_toolbox.messages.media import chunks
 

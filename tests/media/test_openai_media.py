@@ -15,7 +15,7 @@ import uvicorn
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_hooks import Datum, Message, Sampling
-from finetooth_hooks.examples import Audio, Image, Placed
+from finetooth_hooks.data.examples import Audio, Image, Placed
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_server.app import make_app
 from finetooth_server.service import Service

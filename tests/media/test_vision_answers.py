@@ -14,7 +14,7 @@ import transformers
 from finetooth_core.cli import main
 from finetooth_core.models.talk import TalkedTo
 from finetooth_hooks import EngineError, Message, PlanError, Sampling
-from finetooth_hooks.examples import Image, Placed
+from finetooth_hooks.data.examples import Image, Placed
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_preference.mismatched import mismatched
 from finetooth_toolbox.messages.media import chunks

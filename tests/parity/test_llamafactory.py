@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.examples import Labelled, Pair, Text
+from finetooth_hooks.data.examples import Labelled, Pair, Text
 from finetooth_importer.account import Account
 from finetooth_importer.tools import llamafactory
 

@@ -293,7 +293,7 @@ def test_kto_and_its_kl(bench: Bench, name: str) -> None:
 def free_parts(bench: Bench, method: Any) -> tuple[Any, Any, Any]:
     """Our result of a method without a reference, its gradients per datum, and log-probabilities as leaves."""
     import torch
-    from finetooth_hooks.losses import LossData
+    from finetooth_hooks.compute.losses import LossData
 
     session = bench.session(method)
     data = [datum for i in range(BATCH) for datum in session.job.method._pairs[i]]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from finetooth_core.plugins import manager
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Pair, Rendered, Weighted
-from finetooth_hooks.preparation import Rendering
+from finetooth_hooks.data.examples import Pair, Rendered, Weighted
+from finetooth_hooks.data.preparation import Rendering
 from finetooth_kit import ByteTokenizer, FakeContext
 from finetooth_kit.builders import build
 from finetooth_kit.shared_data import shared, smollm2

@@ -16,7 +16,7 @@ FAULTY = """
 import time
 
 from finetooth_hooks import Loss, NoOptions, Optimizer, OptimizerBase, Options, hookimpl
-from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.compute.losses import Contribution, LossResult
 
 
 @hookimpl

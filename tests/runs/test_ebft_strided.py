@@ -13,7 +13,7 @@ import pytest
 import torch
 from finetooth_ebft.strided import Strided, StridedOptions, anchors, tokens_of, tree
 from finetooth_hooks import DataError, Datum
-from finetooth_hooks.datum import TokenChunk
+from finetooth_hooks.data.datum import TokenChunk
 from transformers import AutoModelForCausalLM
 
 N, LENGTH, STRIDE, CONTEXT = 3, 3, 2, 6

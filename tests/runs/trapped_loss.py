@@ -18,7 +18,7 @@ from typing import Any
 
 from finetooth_hooks import Loss, LossResult, Options, hookimpl
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossData
+from finetooth_hooks.compute.losses import Contribution, LossData
 
 
 @hookimpl

@@ -34,4 +34,4 @@ def test_the_workspace_is_read() -> None:
     known = packages()
     assert {"numpy", "pydantic"} <= known["finetooth-hooks"].needs
     assert "plugins/services/mcp/" in reached(["plugins/shared/wire/src/finetooth_wire/wire.py"], known)
-    assert reached(["hooks/contract/src/finetooth_hooks/datum.py"], known) == []
+    assert reached(["hooks/contract/src/finetooth_hooks/data/datum.py"], known) == []

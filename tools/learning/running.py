@@ -126,7 +126,7 @@ def _line(id_: str) -> int:
 
 
 def _scalar_data(session: Any) -> list[Any]:
-    from finetooth_hooks.preparation import Rendering
+    from finetooth_hooks.data.preparation import Rendering
 
     options = {
         "kind": "pairs", "unusable": "drop", "margin": False, "max_length": session.context.train.max_length,
@@ -136,7 +136,7 @@ def _scalar_data(session: Any) -> list[Any]:
 
 
 def _answer_data(session: Any) -> list[Any]:
-    from finetooth_hooks.preparation import Limit, Rendering
+    from finetooth_hooks.data.preparation import Limit, Rendering
 
     rendering = Rendering("finetooth_preference.rendering:pairs", {"bad_rows": "drop", "margins": False})
     return list(session.context.prepare("eval", rendering, Limit.of(session.context.train)).data)

@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-from finetooth_hooks import CONTRACT_VERSION, arrays, changes, losses, protocols, specs
+from finetooth_hooks import CONTRACT_VERSION, arrays, changes, protocols, specs
+from finetooth_hooks.compute import losses
 from finetooth_hooks.entries import Entry
 
 from reference.classes import ClassDoc, read_class, read_functions, signature

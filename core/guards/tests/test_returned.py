@@ -18,11 +18,11 @@ from finetooth_core.plugins.suspects import with_suspects
 from finetooth_guards.returned import METHODS
 from finetooth_hooks import NotFinite, PluginError
 from finetooth_hooks.bases import BASES
+from finetooth_hooks.compute.losses import Contribution, LossResult
+from finetooth_hooks.data.examples import Rendered
 from finetooth_hooks.entries import ENTRY_TYPES
 from finetooth_hooks.environments import Answer, Observation
-from finetooth_hooks.examples import Rendered
 from finetooth_hooks.exporters import Exported
-from finetooth_hooks.losses import Contribution, LossResult
 from finetooth_hooks.protocols import HardwareFacts, Head, ModelFacts
 from finetooth_hooks.reports import DataReport, Evaluation, Prepared, StepReport
 from finetooth_toolbox import blame

@@ -7,8 +7,8 @@ from fractions import Fraction
 
 import pytest
 from finetooth_hooks import Conversation, Message, Rendered, Text
-from finetooth_hooks.examples import Medium, RenderedMedium
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.examples import Medium, RenderedMedium
+from finetooth_hooks.data.preparation import Limit
 from finetooth_rows.cutting import answers_of, cut, cut_by_turns, cuts_medium, share
 from finetooth_rows.preparing import render_rows
 from finetooth_rows.storage.token_rows import TokenRows

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.problems import Problems
+from finetooth_hooks.data.problems import Problems
 from finetooth_hooks.protocols import Portion
 from finetooth_rows import worker_wire as wire
 from finetooth_rows.read_so_far import Reading

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered
-from finetooth_hooks.examples import Example, Labelled, Pair, Segments, Stepwise, Task, Weighted
+from finetooth_hooks.data.examples import Example, Labelled, Pair, Segments, Stepwise, Task, Weighted
 from finetooth_kit import ByteTokenizer, FakeContext
 from finetooth_rows.noticing import ENDLESS, ENDLESS_EARLIER, ENDLESS_SEGMENT, ORPHAN, UNDECLARED, RowInspector
 from finetooth_toolbox.messages.answers import scored_at_end

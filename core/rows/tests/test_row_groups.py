@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, Rendered, Text
-from finetooth_hooks.preparation import Limit, Preparation
+from finetooth_hooks.data.preparation import Limit, Preparation
 from finetooth_rows.preparing import finish, render_rows
 from finetooth_rows.storage.token_rows import TokenRows, pack_about, unpack_about
 

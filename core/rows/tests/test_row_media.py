@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import Conversation, DataError, Datum, ImageChunk, Message, VideoChunk
-from finetooth_hooks.examples import Audio, Image, Placed, Rendered, RenderedMedium, Video, media_of
-from finetooth_hooks.frames import unpack_frames
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.examples import Audio, Image, Placed, Rendered, RenderedMedium, Video, media_of
+from finetooth_hooks.data.frames import unpack_frames
+from finetooth_hooks.data.preparation import Limit
 from finetooth_rows.preparing import MEDIUM_CUT, finish, render_rows
 from finetooth_rows.storage.token_rows import TokenRows
 from finetooth_toolbox.messages.media import chunks, pack, unpack

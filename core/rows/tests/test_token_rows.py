@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, Datum, Rendered, Text
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.preparation import Limit
 from finetooth_rows.preparing import render_rows
 from finetooth_rows.storage.token_rows import TokenPortion, TokenRows
 from finetooth_rows.tally import Tally

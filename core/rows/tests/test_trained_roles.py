@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 
 from finetooth_hooks import Conversation, DataError, Message, Rendered
-from finetooth_hooks.examples import Example
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.examples import Example
+from finetooth_hooks.data.preparation import Limit
 from finetooth_rows.preparing import render_rows
 from finetooth_rows.tally import NO_MESSAGE, Tally
 from hypothesis import given

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import DataError, Message, RecipeError
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_kit import ByteTokenizer, FakeContext
 from finetooth_kit.templates import template_tokenizer
 from finetooth_toolbox.messages.answers import (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from finetooth_hooks import LossData, LossResult, LossSpec
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, Metric
+from finetooth_hooks.compute.losses import Contribution, Metric
 from finetooth_kit.losses import AGAINST_REFERENCE, CENTRED, PAIR_MARGIN, WEIGHTED_NLL
 from finetooth_toolbox.combined_losses import combined, with_known_role
 

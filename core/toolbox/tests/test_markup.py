@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from finetooth_hooks.examples import Message, Weighted
+from finetooth_hooks.data.examples import Message, Weighted
 from finetooth_kit import ByteTokenizer
 from finetooth_toolbox.messages.markup import Control, Stretch, tokenise, trained_messages
 from hypothesis import given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetooth_hooks import Conversation, Message, PromptCompletion, Text
-from finetooth_hooks.examples import Example, Pair
+from finetooth_hooks.data.examples import Example, Pair
 from finetooth_kit import ByteTokenizer
 from finetooth_toolbox.messages.plain_markup import PlainMarkup
 from finetooth_toolbox.messages.prompts import encode_document, render_completion

@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from finetooth_hooks import DataError, DataReport, Datum, Method, Options, Pick, Prepared, Sample, StepReport, hookimpl
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.examples import Message, Task
 from finetooth_hooks.protocols import Reward
 from finetooth_hooks.sampling import Completion, Sampling
 from finetooth_methods.batched import BatchedMethod, train_step

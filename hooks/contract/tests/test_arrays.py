@@ -10,8 +10,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import array_libraries
 from finetooth_hooks import arrays as xp
+from finetooth_hooks.compute import array_libraries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays as random_arrays
@@ -278,8 +278,7 @@ def test_every_function_is_tried() -> None:
 def test_importing_it_imports_no_framework() -> None:
     import subprocess
 
-    program = (
-        "import sys; import finetooth_hooks.arrays; print([m for m in ('torch','mlx','numpy') if m in sys.modules])"
-    )
+    loaded = "print([m for m in ('torch', 'mlx', 'numpy') if m in sys.modules])"
+    program = f"import sys; import finetooth_hooks.arrays; {loaded}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Datum, Message, PromptCompletion, Rendered, Text
-from finetooth_hooks.examples import Segments, Weighted
+from finetooth_hooks.data.examples import Segments, Weighted
 from finetooth_hooks.protocols import Examples
 from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine
 from finetooth_methods.batched import Batches, train_step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetooth_hooks import DataError
-from finetooth_hooks.problems import Problems, said_once
+from finetooth_hooks.data.problems import Problems, said_once
 
 
 def test_one_sentence_is_said_once_with_all_its_places() -> None:

@@ -20,17 +20,17 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 from finetooth_hooks import protocols
+from finetooth_hooks.compute.losses import Contribution, LossResult, Per
+from finetooth_hooks.compute.strategies import Rank
 from finetooth_hooks.context import Registered
+from finetooth_hooks.data.examples import Parsed, Rendered, Row
+from finetooth_hooks.data.sources import Portion
 from finetooth_hooks.environments import Answer, Observation
 from finetooth_hooks.errors import DataError, PluginError
-from finetooth_hooks.examples import Parsed, Rendered, Row
 from finetooth_hooks.exporters import Exported
-from finetooth_hooks.losses import Contribution, LossResult, Per
 from finetooth_hooks.releases import Verdict
 from finetooth_hooks.reports import DataReport, Evaluation, Prepared, StepReport
 from finetooth_hooks.rollouts import Sampled
-from finetooth_hooks.sources import Portion
-from finetooth_hooks.strategies import Rank
 from finetooth_toolbox import blame
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.options import Options
     from finetooth_recipes.entry_functions import EntryFunctions
-    from finetooth_saving.runs.notebook import Result
+    from finetooth_saving.runs.result import Result
 
     from finetooth_core.settings.recipe import Recipe
 
@@ -43,13 +44,17 @@ def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept
 
 
 def _watched(made: Session) -> Result:
-    """Run a session, with its curves where there is a notebook."""
-    from finetooth_saving.runs.notebook import Result, live_curves
+    """Run a session; in a notebook with the trackers that draw there."""
+    from finetooth_saving.runs.result import Result
 
     from finetooth_core.plugins.trackers import PickedTracker
 
-    if (curves := live_curves()) is not None:
-        made.beside = (PickedTracker("finetooth:notebook", curves, named_by_user=False),)
+    ipython = sys.modules.get("IPython")
+    shell: Any = None if ipython is None else ipython.get_ipython()
+    if shell is not None and shell.has_trait("kernel"):
+        drawn = [r.full_name for r in made.plugins.catalog.all("tracker") if getattr(r.entry, "in_notebooks", False)]
+        built = [build_entry("tracker", name, "trackers", "") for name in drawn]
+        made.added_trackers = tuple(PickedTracker(name, curves, named_by_user=False) for curves, name in built)
     result = Result.of(made.run())
     from finetooth_core.cli.run import export_listed
     from finetooth_core.cli.start_options import StartOptions

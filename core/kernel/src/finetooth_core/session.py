@@ -83,7 +83,7 @@ class Session:
         self.folder = Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{_now()}")
         self.resuming: Resuming | None = None
         self.memory = 0  # bytes that the device is taken to have; 0: those that it has
-        self.beside: tuple[PickedTracker, ...] = ()  # told as the recipe's trackers are, after them
+        self.added_trackers: tuple[PickedTracker, ...] = ()  # called after the recipe's
         self.place: Path | None = None  # the folder that relative paths are of; None: the current one
         self.record: Record | None = None
         self.run_id = ""
@@ -400,7 +400,7 @@ class Session:
         from finetooth_core.running.loop import Loop
 
         job, engine = self.job, self.engine
-        job = replace(job, trackers=(*job.trackers, *self.beside)) if self.beside else job
+        job = replace(job, trackers=(*job.trackers, *self.added_trackers)) if self.added_trackers else job
         if self.joined is not None:
             self.joined.check_alike(self._digests())
         if not self.writes:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from finetooth_core import api
 from finetooth_core.planning.context import RunContext
-from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
 from finetooth_rows import lazy_examples, work
 
 WIDE = Limit(100, "drop")

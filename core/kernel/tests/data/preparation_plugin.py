@@ -148,7 +148,7 @@ class Lines:
 
     def read(self, row):
         from finetooth_hooks import DataError, Text
-        from finetooth_hooks.examples import LeftOut
+        from finetooth_hooks.data.examples import LeftOut
 
         text = row.values["text"]
         if text.startswith(">"):  # several, of which those that are a dash are left out

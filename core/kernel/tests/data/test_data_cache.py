@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, EngineError
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.preparation import Limit
 from finetooth_kit import ByteTokenizer
 from finetooth_rows.storage import cache as cache_module
 from finetooth_rows.storage.cache import MANIFEST, ROWS, DataCache

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.preparation import Limit
 from finetooth_rows.storage.cache import DataCache
 
 Prepare = Callable[..., Any]

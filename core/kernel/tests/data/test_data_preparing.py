@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import FinetoothError
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.preparation import Limit
 from finetooth_rows import splits as preparing
 from finetooth_rows import workers
 from finetooth_rows.storage.cache import DataCache
@@ -289,7 +289,7 @@ def test_ctrl_c_ends_everything_at_once(folder: Path, write: Write, monkeypatch:
         from finetooth_core import api
         from finetooth_core.planning.context import RunContext
         from finetooth_rows import lazy_examples
-        from finetooth_hooks.preparation import Rendering
+        from finetooth_hooks.data.preparation import Rendering
         from pathlib import Path
         lazy_examples.SMALL_ROWS = 4
         recipe = {{"model": {{"name": "toy", "family": "toy"}},
@@ -322,7 +322,7 @@ from pathlib import Path
 from finetooth_core import api
 from finetooth_core.planning.context import WORKER
 from finetooth_core.planning.context import RunContext
-from finetooth_hooks.preparation import Rendering
+from finetooth_hooks.data.preparation import Rendering
 workers, plugin, path = sys.argv[1:]
 data = {"train": {"name": "toy_portions", "path": path, "portion": 100000}, "workers": int(workers), "cache": "off"}
 recipe = {"model": {"name": "toy", "family": "toy"}, "data": data, "plugins": [plugin]}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks.preparation import Limit, Preparation
+from finetooth_hooks.data.preparation import Limit, Preparation
 from finetooth_rows.storage import cache as cache_module
 from finetooth_rows.storage import in_use
 from finetooth_rows.storage.cache import ABANDONED, MANIFEST, ROWS, CacheEntry, DataCache, prune_cache

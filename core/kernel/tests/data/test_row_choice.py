@@ -30,7 +30,7 @@ def ids(preparation: Any) -> list[str]:
 @pytest.fixture
 def both(context_of: Callable[..., Any], rendering_of: Callable[..., Any]) -> Callable[..., Any]:
     """Prepare both splits as a new process would; returns the preparations and the context."""
-    from finetooth_hooks.preparation import Limit
+    from finetooth_hooks.data.preparation import Limit
 
     def run(**given: Any) -> tuple[Any, Any, Any]:
         context = context_of(**given)
@@ -195,7 +195,7 @@ def test_near_rows_are_left_out(prepare: Prepare, write: Write) -> None:
     near = " ".join([*words[:-1], "other"])  # 57 of 59 runs of three words are the same
     far = " ".join(words[30:] + [f"new{i}" for i in range(30)])  # 28 of 88
     write([base, near, far, *LINES[:6]])
-    from finetooth_hooks.preparation import Limit
+    from finetooth_hooks.data.preparation import Limit
 
     for threshold, expected in ((0.8, [base, far]), (0.25, [base]), (1.0, [base, near, far])):
         given = {"deduplicate": "near", "near_threshold": threshold, "train": source(slice="[:3]", portion=2000)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import Rendered, Text
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.preparation import Limit
 from finetooth_rows.preparing import render_rows
 from finetooth_rows.storage.token_rows import TokenRows
 from hypothesis import given

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_core.planning.context import RunContext
 from finetooth_hooks import DataError, Rendered
-from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
 from finetooth_rows.columns import WatchedColumns
 from finetooth_rows.storage.cache import DataCache
 
@@ -19,7 +19,7 @@ import json
 from pathlib import Path
 
 from finetooth_hooks import DataError, Options, Row, Source, SourceBase, Text, hookimpl, row_format
-from finetooth_hooks.examples import LeftOut
+from finetooth_hooks.data.examples import LeftOut
 
 
 class JsonOptions(Options):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Conversation, Rendered
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Rendered
 from finetooth_toolbox.messages.asked import as_asked
 
 ASKED_OTHERWISE = (

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from finetooth_hooks.examples import Row
+from finetooth_hooks.data.examples import Row
 
 WATCHED = 20
 """So many rows with the same columns are watched: what is looked up hardly depends on more than which are there."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from finetooth_hooks.examples import Conversation, Message, Rendered
+from finetooth_hooks.data.examples import Conversation, Message, Rendered
 
 TURNS = "truncate_turns"
 Range = tuple[int, int]

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from finetooth_hooks.data.examples import Example, LeftOut
+from finetooth_hooks.data.problems import Problems
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, LeftOut
-from finetooth_hooks.problems import Problems
 
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.reading import SplitRows

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from finetooth_hooks.data.examples import Rendered
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Rendered
 
 from finetooth_rows.cutting import TURNS, Range, cut, cuts_medium, share
 from finetooth_rows.tally import LENGTH_SETTINGS, NOTHING_TRAINED, TOO_LONG, Tally
 
 if TYPE_CHECKING:
-    from finetooth_hooks.preparation import Limit
+    from finetooth_hooks.data.preparation import Limit
 
 PROMPT_TOO_LONG = "its prompt alone is longer than train.max_length"
 MEDIUM_CUT = "an image, sound or video would be cut at train.max_length"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import overload
 
-from finetooth_hooks.examples import Example
+from finetooth_hooks.data.examples import Example
 
 from finetooth_rows.read_so_far import Reading
 from finetooth_rows.reading import SplitRows

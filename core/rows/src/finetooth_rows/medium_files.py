@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from finetooth_hooks.data.examples import LeftOut, Row, examples_in, media_of
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import LeftOut, Row, examples_in, media_of
 from finetooth_hooks.protocols import Format
 
 COLUMNS = {

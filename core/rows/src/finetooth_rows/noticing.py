@@ -8,8 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from finetooth_hooks.context import Context
-from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import (
+from finetooth_hooks.data.examples import (
     Conversation,
     Example,
     Labelled,
@@ -22,6 +21,7 @@ from finetooth_hooks.examples import (
     Task,
     messages_of,
 )
+from finetooth_hooks.errors import DataError
 from finetooth_toolbox.messages.answers import is_scored_at_end
 from finetooth_toolbox.messages.encoding import Encoder
 from finetooth_toolbox.messages.plain_markup import PlainMarkup

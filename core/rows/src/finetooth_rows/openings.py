@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from finetooth_hooks.examples import Conversation, Example, Labelled, Pair, Task, messages_of
+from finetooth_hooks.data.examples import Conversation, Example, Labelled, Pair, Task, messages_of
 from finetooth_toolbox.messages.openings import Opening
 
 NEARLY_ALL = 0.95

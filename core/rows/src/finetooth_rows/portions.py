@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from finetooth_hooks.bases import SourceBase
+from finetooth_hooks.data.examples import Row
+from finetooth_hooks.data.problems import SHOWN, Problems, said_once
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Row
-from finetooth_hooks.problems import SHOWN, Problems, said_once
 from finetooth_hooks.protocols import Portion
 
 

@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from finetooth_hooks.data.examples import CALLED, Conversation, Example, Pair, Rendered, Side, media_of
+from finetooth_hooks.data.preparation import Limit, Preparation, Render, Rendering
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import CALLED, Conversation, Example, Pair, Rendered, Side, media_of
 from finetooth_hooks.plan import TrainSettings
-from finetooth_hooks.preparation import Limit, Preparation, Render, Rendering
 from finetooth_hooks.protocols import Examples
 from finetooth_toolbox.messages import media as row_media
 from finetooth_toolbox.messages.markup import why_untrained

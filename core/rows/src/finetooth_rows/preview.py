@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import partial
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Example, LeftOut, Rendered
+from finetooth_hooks.data.preparation import Limit, PreparedAs
+from finetooth_hooks.data.recipe_rows import PreviewRow
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, LeftOut, Rendered
-from finetooth_hooks.preparation import Limit, PreparedAs
-from finetooth_hooks.recipe_rows import PreviewRow
 
 from finetooth_rows.cutting import TURNS, cut, cut_by_turns
 from finetooth_rows.every_row import every_row

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetooth_hooks.problems import Problems
+from finetooth_hooks.data.problems import Problems
 
 from finetooth_rows.columns import Columns, merge
 from finetooth_rows.tally import Tally

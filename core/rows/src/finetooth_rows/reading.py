@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from finetooth_hooks.data.examples import Example, LeftOut, Row, examples_in
+from finetooth_hooks.data.problems import Problems, raise_together
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, LeftOut, Row, examples_in
-from finetooth_hooks.problems import Problems, raise_together
 
 from finetooth_rows import openings
 from finetooth_rows.choices.choice import Chosen, Selected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetooth_hooks.preparation import Limit, Render
+from finetooth_hooks.data.preparation import Limit, Render
 from finetooth_toolbox.decisions import Decisions, Note
 
 from finetooth_rows.preparing import render_rows

@@ -16,9 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from finetooth_hooks.data.examples import Example
+from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.errors import DataError, UserError
-from finetooth_hooks.examples import Example
-from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_toolbox.decisions import Note
 from finetooth_toolbox.files.file_hashes import FileHashes
 from finetooth_toolbox.messages import media as row_media

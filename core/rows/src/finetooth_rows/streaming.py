@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Example, LeftOut, Rendered
+from finetooth_hooks.data.preparation import Render, Rendering
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Example, LeftOut, Rendered
-from finetooth_hooks.preparation import Render, Rendering
 
 from finetooth_rows import openings
 from finetooth_rows.preparing import load_rendering

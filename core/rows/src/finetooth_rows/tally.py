@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate, takewhile, zip_longest
 from typing import Any
 
+from finetooth_hooks.data.problems import SHOWN, Problems, raise_together
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.problems import SHOWN, Problems, raise_together
 from finetooth_hooks.reports import DataReport
 
 from finetooth_rows import openings

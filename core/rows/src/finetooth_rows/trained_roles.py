@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetooth_hooks.examples import Conversation, Rendered
+from finetooth_hooks.data.examples import Conversation, Rendered
 
 from finetooth_rows.tally import NO_MESSAGE
 

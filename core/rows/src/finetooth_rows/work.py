@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from finetooth_hooks.data.examples import Row
+from finetooth_hooks.data.problems import Problems, raise_together
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Row
-from finetooth_hooks.problems import Problems, raise_together
 from finetooth_hooks.protocols import Portion
 from finetooth_toolbox.files.missing import MissingFile
 from numpy.typing import NDArray

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
+from finetooth_hooks.data.examples import Row
 from finetooth_hooks.errors import FinetoothError, UserError
-from finetooth_hooks.examples import Row
 from finetooth_hooks.protocols import Portion
 
 from finetooth_rows.read_so_far import Reading

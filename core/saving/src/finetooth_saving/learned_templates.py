@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from finetooth_hooks.data.examples import Conversation, Message
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Message
 from finetooth_hooks.protocols import Renderer, Tokenizer
 from finetooth_toolbox.messages.openings import NONE, Opening
 from finetooth_toolbox.messages.written_templates import CALLING, gives_the_same, literal

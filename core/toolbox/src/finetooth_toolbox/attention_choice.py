@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from finetooth_hooks import Attention
-from finetooth_hooks.attention import LayerKind, Lengths
+from finetooth_hooks.compute.attention import LayerKind, Lengths
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts
 
 TEXT_CONFIGS = ("text_config", "llm_config")
@@ -122,7 +122,7 @@ def queries_of(lengths: Lengths, positions: int) -> list[int]:
     """How many queries each sequence has, row after row, where the queries of a row are those of its last positions.
 
     Args:
-        lengths: as in `finetooth_hooks.attention.Attention`.
+        lengths: as in `finetooth_hooks.compute.attention.Attention`.
     """
     queries: list[int] = []
     for row in lengths:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import get_args
 
+from finetooth_hooks.compute.losses import Contribution, LossData, LossResult, LossSpec, LossState, Metric, Outputs
 from finetooth_hooks.entries import Together
-from finetooth_hooks.losses import Contribution, LossData, LossResult, LossSpec, LossState, Metric, Outputs
 
 _STRICTNESS: tuple[Together, ...] = get_args(Together)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from finetooth_hooks.heads import ScalarHead
+from finetooth_hooks.compute.heads import ScalarHead
 
 LABELS = {"sequence": 1, "token": 2}
 """Labels of a classifier that holds a scalar head."""

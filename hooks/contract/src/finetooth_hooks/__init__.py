@@ -17,8 +17,8 @@ one, from the first release on; words and checks of the kit a patch. Each break 
 2.N."""
 
 _NAMES = {
-    "attention": "AttentionNeeds AttentionServes LayerKind Lengths",
-    "backends": (
+    "compute.attention": "AttentionNeeds AttentionServes LayerKind Lengths",
+    "compute.backends": (
         "BackendPlan BasePart DataPart Device EngineRequest HardwareFacts PlacePart PlanRequest RoleRequest "
         "StepCost TextPart TrainsPart UpdatesPart"
     ),
@@ -29,10 +29,10 @@ _NAMES = {
     ),
     "checkpoints": "Candidate StepSnapshot SnapshotStore",
     "claims": "Claim",
-    "collectives": "Collective",
+    "compute.collectives": "Collective",
     "context": "Catalog CommandContext Context Opened Registered",
     "continuous": "RunningBatch Written",
-    "datum": "AudioChunk BoolArray Chunk Datum FloatArray ImageChunk IntArray MediumChunk TokenChunk VideoChunk",
+    "data.datum": "AudioChunk BoolArray Chunk Datum FloatArray ImageChunk IntArray MediumChunk TokenChunk VideoChunk",
     "engine": (
         "Backward Counts Engine EngineInfo Forward Handle OBSERVERS_SPAN RoleModel STEP_SPAN Snapshot Spans "
         "StepSettings Stepped Usage"
@@ -47,38 +47,38 @@ _NAMES = {
         "DataError EngineError FinetoothError Interrupted NotFinite PlanError PluginError RecipeError StopRun "
         "StoreError UpstreamError UserError install_command"
     ),
-    "examples": (
+    "data.examples": (
         "Audio Conversation Example Image Labelled LeftOut Medium MediumKind Message Pair Parsed Placed "
         "PromptCompletion ROLES ReadRow Rendered RenderedMedium Row Segments Side Stepwise Task Text TrainOn Video "
         "Weighted"
     ),
     "exporters": "ExportSource Exported",
     "faces": "Asgi FaceCaller FacePiece FaceRoute FaceService Json PageService StackPart",
-    "format_functions": "row_format",
-    "heads": "ScalarHead",
-    "held": "Addition HeldAdapter",
-    "kernels": "ComputePart PickKernels PickedKernel KernelRequest",
-    "layers": "Experts LayerFacts",
-    "loss_totals": "LossTotals",
-    "losses": "Array Contribution LossData LossFn LossResult LossSpec LossState Metric Outputs Per",
+    "data.format_functions": "row_format",
+    "compute.heads": "ScalarHead",
+    "compute.held": "Addition HeldAdapter",
+    "compute.kernels": "ComputePart PickKernels PickedKernel KernelRequest",
+    "compute.layers": "Experts LayerFacts",
+    "compute.loss_totals": "LossTotals",
+    "compute.losses": "Array Contribution LossData LossFn LossResult LossSpec LossState Metric Outputs Per",
     "markers": "hookimpl hookspec",
     "models": "Block Head LowRank ModelFacts ModelInfo ModelTensors Tokenizer",
     "options": "NoOptions Options",
-    "outputs": "OutputName",
+    "compute.outputs": "OutputName",
     "plan": "Decision MemoryEstimate Pick Plan TrainSettings",
-    "preparation": "Limit Preparation PreparedRows Render Rendering",
-    "problems": "Problems",
-    "quantizers": "Stored",
+    "data.preparation": "Limit Preparation PreparedRows Render Rendering",
+    "data.problems": "Problems",
+    "compute.quantizers": "Stored",
     "releases": "ReleaseVersion Verdict",
     "renderers": "MediumPlace",
     "reports": "DataReport Evaluation Outcome Prepared Sample StepReport",
     "rollouts": "Prompt Rollout Sampled",
     "run": "Run",
     "sampling": "Completion Generated Sampling",
-    "savings": "Saving",
-    "serves": "Serves",
-    "sources": "Examples Portion",
-    "strategies": "Rank",
+    "compute.savings": "Saving",
+    "compute.serves": "Serves",
+    "data.sources": "Examples Portion",
+    "compute.strategies": "Rank",
 }
 """Public names of each module."""
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from finetooth_hooks.array_libraries import ArrayLibrary, MlxLibrary, TorchLibrary
+from finetooth_hooks.compute.array_libraries import ArrayLibrary, MlxLibrary, TorchLibrary
 
 Array = Any
 """torch.Tensor, mlx.core.array, numpy.ndarray, or an array of a registered library; or a Python number."""

@@ -24,22 +24,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from finetooth_hooks.compute.held import Addition, HeldAdapter, Stack
+    from finetooth_hooks.compute.quantizers import Quantizer
     from finetooth_hooks.continuous import RunningBatch
-    from finetooth_hooks.datum import Datum
+    from finetooth_hooks.data.datum import Datum
+    from finetooth_hooks.data.examples import Message, Rendered, Row
+    from finetooth_hooks.data.problems import Problems
+    from finetooth_hooks.data.sources import Portion
     from finetooth_hooks.engine import Backward, Counts, Engine, Handle, RoleModel, Snapshot, Spans, Usage
     from finetooth_hooks.errors import DataError
-    from finetooth_hooks.examples import Message, Rendered, Row
     from finetooth_hooks.exporters import ExportSource
     from finetooth_hooks.faces import FaceRoute, FaceService, Json
-    from finetooth_hooks.held import Addition, HeldAdapter, Stack
     from finetooth_hooks.models import Loader, LowRank, ModelFacts, ModelInfo, ModelTensors, TokenChanges, Tokenizer
-    from finetooth_hooks.problems import Problems
-    from finetooth_hooks.quantizers import Quantizer
     from finetooth_hooks.renderers import Renderer
     from finetooth_hooks.reports import Evaluation, StepReport
     from finetooth_hooks.run import Run
     from finetooth_hooks.sampling import Generated, Sampling
-    from finetooth_hooks.sources import Portion
     from finetooth_hooks.trackers import Tracker
 
 
@@ -334,8 +334,8 @@ class RendererBase(ContractBase):
     template: str | None = None
 
     def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
+        from finetooth_hooks.data.examples import Rendered
         from finetooth_hooks.errors import DataError
-        from finetooth_hooks.examples import Rendered
 
         if any(message.media for message in messages):
             raise DataError(

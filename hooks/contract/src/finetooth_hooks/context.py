@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from finetooth_hooks.backends import HardwareFacts
 from finetooth_hooks.checkpoints import CheckpointPlace
+from finetooth_hooks.compute.backends import HardwareFacts
+from finetooth_hooks.compute.losses import LossSpec
+from finetooth_hooks.compute.strategies import Sharding
+from finetooth_hooks.compute.ways import Ways
+from finetooth_hooks.data.examples import Rendered
+from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
+from finetooth_hooks.data.recipe_rows import RecipeRows
+from finetooth_hooks.data.sources import Examples
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.entries import Entry
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Rendered
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.models import Loader, ModelFacts, ModelInfo, Tokenizer
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
-from finetooth_hooks.preparation import Limit, Preparation, Rendering
-from finetooth_hooks.recipe_rows import RecipeRows
 from finetooth_hooks.renderers import Processor, Renderer
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
-from finetooth_hooks.sources import Examples
-from finetooth_hooks.strategies import Sharding
-from finetooth_hooks.ways import Ways
 
 if TYPE_CHECKING:  # pydantic
     from finetooth_hooks.options import Options

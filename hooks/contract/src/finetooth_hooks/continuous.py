@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from finetooth_hooks.held import HeldAdapter
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.sampling import Completion, Sampling
 
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from finetooth_hooks.datum import Datum
-from finetooth_hooks.loss_totals import LossTotals
-from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.compute.loss_totals import LossTotals
+from finetooth_hooks.compute.losses import LossSpec
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.sampling import Generated, Sampling
 
 if TYPE_CHECKING:
+    from finetooth_hooks.compute.held import HeldAdapter, Stack
     from finetooth_hooks.continuous import RunningBatch
-    from finetooth_hooks.held import HeldAdapter, Stack
 
 Counts = Mapping[str, float]
 """Normalizers of a whole step by name (`weights`, `tokens`, `sequences`, `groups`)."""

@@ -1,10 +1,8 @@
 """Entries: what a plugin says it offers, as frozen dataclasses.
 
-An entry is cheap: it is made at every start, so it names its builder as text (`"package.module:function"`), and the
-module is imported only when a recipe picks the entry. A builder is
-`build(options: SomeOptions, context: Context) -> ...`; the annotation of its `options` parameter is the pydantic model
-that validates that part of the recipe, and what it returns is the protocol of the same name in
-`finetooth_hooks.protocols`.
+An entry is cheap: each start makes it, so it names its builder as text (`"package.module:function"`), which is imported
+only when a recipe picks the entry. A builder is `build(options: SomeOptions, context: Context) -> ...`: the type of its
+`options` validates that part of the recipe, and it returns the protocol of the same name in `finetooth_hooks.protocols`.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 
-from finetooth_hooks.attention import AttentionServes
 from finetooth_hooks.claims import Claim
-from finetooth_hooks.heads import ScalarHead
-from finetooth_hooks.savings import Saving
-from finetooth_hooks.serves import Serves
+from finetooth_hooks.compute.attention import AttentionServes
+from finetooth_hooks.compute.heads import ScalarHead
+from finetooth_hooks.compute.savings import Saving
+from finetooth_hooks.compute.serves import Serves
 
 Together = Literal["sequence", "group", "step"]
 """What a loss must see at once: each sequence alone, whole groups, or the whole optimizer step."""
@@ -165,7 +163,7 @@ class Method(Entry):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Loss(Entry):
-    """From outputs to contributions; see `finetooth_hooks.losses`.
+    """From outputs to contributions; see `finetooth_hooks.compute.losses`.
 
     Attributes:
         needs: outputs it reads (`OutputName`): `logprobs@reference`, `entropy`, `values`, `hidden:0.5`, `logits`.
@@ -412,6 +410,8 @@ class Tracker(Entry):
     """Receives the steps and evaluations of a run."""
 
     kind = "tracker"
+    in_notebooks: bool = False
+    """`finetooth.run` adds it in a notebook."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from finetooth_hooks.examples import Message, Task
+    from finetooth_hooks.data.examples import Message, Task
 
 
 @dataclass(frozen=True)

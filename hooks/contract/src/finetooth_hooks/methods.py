@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.reports import Prepared, StepReport
 

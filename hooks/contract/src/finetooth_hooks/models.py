@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from finetooth_hooks.attention import AttentionNeeds
-from finetooth_hooks.layers import LayerFacts
+from finetooth_hooks.compute.attention import AttentionNeeds
+from finetooth_hooks.compute.layers import LayerFacts
+from finetooth_hooks.compute.quantizers import Quantizer, Stored
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.quantizers import Quantizer, Stored
 
 
 class Tokenizer(Protocol):

@@ -7,9 +7,10 @@ optional. Import the protocols from here; each is written down in the module of 
 
 from __future__ import annotations
 
-from finetooth_hooks.adapters import Adapter
-from finetooth_hooks.attention import Attention, AttentionNeeds
-from finetooth_hooks.backends import (
+from finetooth_hooks.checkpoints import Gate, Store
+from finetooth_hooks.compute.adapters import Adapter
+from finetooth_hooks.compute.attention import Attention, AttentionNeeds
+from finetooth_hooks.compute.backends import (
     Backend,
     BackendPlan,
     BasePart,
@@ -27,34 +28,12 @@ from finetooth_hooks.backends import (
     TrainsPart,
     UpdatesPart,
 )
-from finetooth_hooks.checkpoints import Gate, Store
-from finetooth_hooks.collectives import Collective
-from finetooth_hooks.engine import Engine
-from finetooth_hooks.environments import Environment
-from finetooth_hooks.evaluators import Evaluator, Reward
-from finetooth_hooks.exporters import Exporter
-from finetooth_hooks.faces import Face, Page
-from finetooth_hooks.held import Addition
-from finetooth_hooks.kernels import ComputePart, Kernel, KernelRequest, PickedKernel, PickKernels
-from finetooth_hooks.layers import Experts, LayerFacts
-from finetooth_hooks.methods import Method
-from finetooth_hooks.models import (
-    Block,
-    Family,
-    Head,
-    Loader,
-    LowRank,
-    ModelFacts,
-    ModelInfo,
-    ModelTensors,
-    Tokenizer,
-)
-from finetooth_hooks.quantizers import Quantizer, Stored
-from finetooth_hooks.releases import ReleaseGate
-from finetooth_hooks.renderers import MediumPlace, Processor, Renderer
-from finetooth_hooks.rollouts import Sampler
-from finetooth_hooks.sources import Examples, Format, Portion, Source
-from finetooth_hooks.strategies import (
+from finetooth_hooks.compute.collectives import Collective
+from finetooth_hooks.compute.held import Addition
+from finetooth_hooks.compute.kernels import ComputePart, Kernel, KernelRequest, PickedKernel, PickKernels
+from finetooth_hooks.compute.layers import Experts, LayerFacts
+from finetooth_hooks.compute.quantizers import Quantizer, Stored
+from finetooth_hooks.compute.strategies import (
     DividedModel,
     ForeseenStrategy,
     IslandStrategy,
@@ -72,8 +51,29 @@ from finetooth_hooks.strategies import (
     Strategy,
     Traffic,
 )
+from finetooth_hooks.compute.updates import Optimizer, Schedule
+from finetooth_hooks.data.sources import Examples, Format, Portion, Source
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.environments import Environment
+from finetooth_hooks.evaluators import Evaluator, Reward
+from finetooth_hooks.exporters import Exporter
+from finetooth_hooks.faces import Face, Page
+from finetooth_hooks.methods import Method
+from finetooth_hooks.models import (
+    Block,
+    Family,
+    Head,
+    Loader,
+    LowRank,
+    ModelFacts,
+    ModelInfo,
+    ModelTensors,
+    Tokenizer,
+)
+from finetooth_hooks.releases import ReleaseGate
+from finetooth_hooks.renderers import MediumPlace, Processor, Renderer
+from finetooth_hooks.rollouts import Sampler
 from finetooth_hooks.trackers import Tracker
-from finetooth_hooks.updates import Optimizer, Schedule
 
 __all__ = [
     "Adapter", "Addition", "Attention", "AttentionNeeds", "Backend", "BackendPlan", "BasePart", "Block",

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetooth_hooks.datum import MediumChunk
-from finetooth_hooks.examples import Conversation, Medium, MediumKind, Message, Parsed, Rendered, TrainOn
+from finetooth_hooks.data.datum import MediumChunk
+from finetooth_hooks.data.examples import Conversation, Medium, MediumKind, Message, Parsed, Rendered, TrainOn
 
 
 class Renderer(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, overload
 
 if TYPE_CHECKING:
-    from finetooth_hooks.datum import MediumChunk
+    from finetooth_hooks.data.datum import MediumChunk
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from finetooth_kit.checks import Check, CheckFailed, CheckResult, CheckSkipped, 
 from finetooth_kit.collection import collect, entries_of, failures, run_checks
 from finetooth_kit.delegating import declared, delegating
 from finetooth_kit.draws import draws
-from finetooth_kit.engine_checks import engine_checks, parametrize_engine
+from finetooth_kit.engines.checks import engine_checks, parametrize_engine
 from finetooth_kit.fake_context import FakeCatalog, FakeContext, PlainRenderer, conversations
 from finetooth_kit.fake_engine import FakeEngine
 from finetooth_kit.fake_run import FakeRun, plan_of

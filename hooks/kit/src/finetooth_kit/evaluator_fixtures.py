@@ -14,10 +14,10 @@ from typing import Any, cast
 
 import pytest
 from finetooth_hooks.bases import TokenizerBase
+from finetooth_hooks.data.examples import Conversation, Message, Parsed, PromptCompletion, Rendered, Task, Text
+from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Conversation, Message, Parsed, PromptCompletion, Rendered, Task, Text
 from finetooth_hooks.plan import TrainSettings
-from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import Examples
 from finetooth_rows.preparing import first_examples, load_rendering, prepare_examples
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks.bases import LoaderBase, RendererBase
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.context import Opened
+from finetooth_hooks.data.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
+from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.entries import Entry, Loss
 from finetooth_hooks.errors import DataError, PluginError, RecipeError
-from finetooth_hooks.examples import Conversation, Example, Message, Parsed, Rendered, TrainOn
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Pick, Plan, TrainSettings
-from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import Examples, Head, ModelFacts, ModelInfo, Processor, Renderer, Tokenizer
 from finetooth_rows.preparing import first_examples, load_rendering, prepare_examples
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.bases import EngineBase
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.compute.losses import LossSpec
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Counts, EngineInfo, Forward, Stepped, StepSettings, Usage
 from finetooth_hooks.errors import EngineError
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.sampling import Completion, Generated, Sampling
 from finetooth_steps.data_checks import check_fields

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from finetooth_hooks.data.examples import Example, Labelled, Message, Pair, Stepwise, Task, Text
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Example, Labelled, Message, Pair, Stepwise, Task, Text
 from finetooth_hooks.protocols import Examples
 
 from finetooth_kit.fake_context import FakeContext, conversations

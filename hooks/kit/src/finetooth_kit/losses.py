@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossData, LossResult, LossSpec, LossState, Metric, Outputs
+from finetooth_hooks.compute.losses import Contribution, LossData, LossResult, LossSpec, LossState, Metric, Outputs
 from numpy.typing import NDArray
 
 Grad = NDArray[np.float64]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
-from finetooth_hooks.examples import Conversation, Message, TrainOn
+from finetooth_hooks.data.examples import Conversation, Message, TrainOn
 from finetooth_hooks.protocols import Renderer
 from finetooth_toolbox.messages.chat_templates import shaped as shaped
 from finetooth_toolbox.text.tokenizers import FastTokenizer

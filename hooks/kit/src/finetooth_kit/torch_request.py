@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks.backends import (
+from finetooth_hooks.bases import AdapterBase, LoaderBase, OptimizerBase
+from finetooth_hooks.compute.backends import (
     BasePart,
     Device,
     EngineRequest,
@@ -20,7 +21,6 @@ from finetooth_hooks.backends import (
     TrainsPart,
     UpdatesPart,
 )
-from finetooth_hooks.bases import AdapterBase, LoaderBase, OptimizerBase
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.models import Head, ModelFacts, ModelInfo, Tokenizer
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import DataError, Datum, EngineError, MediumChunk
-from finetooth_hooks.examples import CALLED
+from finetooth_hooks.data.examples import CALLED
 from finetooth_hooks.sampling import ShownPrompt
 from numpy.typing import NDArray
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.compute.losses import LossSpec
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Counts, Forward, Handle
 from finetooth_hooks.errors import EngineError
-from finetooth_hooks.losses import LossSpec
 from numpy.typing import NDArray
 
 from finetooth_steps.micro_batches import MicroBatch

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Datum, EngineBase, EngineError, EngineInfo, Forward, Generated, LossSpec, Sampling, Stepped
-from finetooth_hooks.collectives import Collective
+from finetooth_hooks.compute.collectives import Collective
+from finetooth_hooks.compute.loss_totals import LossTotals
 from finetooth_hooks.engine import Counts, Engine, Snapshot, StepSettings, Usage
-from finetooth_hooks.loss_totals import LossTotals
 from numpy.typing import NDArray
 
 from finetooth_steps.draws import places_of

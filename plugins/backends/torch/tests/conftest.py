@@ -28,7 +28,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.bases import AdapterBase, LoaderBase, OptimizerBase, TokenizerBase
-from finetooth_hooks.losses import Contribution, Metric
+from finetooth_hooks.compute.losses import Contribution, Metric
 from finetooth_hooks.protocols import (
     BasePart,
     DataPart,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from finetooth_hooks import DataError, Datum, EngineError, LossSpec, PlanError, TokenChunk
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.compute.losses import Contribution, LossResult
 from torch import nn
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_hooks import Decision, EngineError
-from finetooth_hooks.layers import LayerFacts
+from finetooth_hooks.compute.layers import LayerFacts
 from finetooth_hooks.protocols import Device, HardwareFacts, Head, ModelFacts
 from finetooth_torch.device.accelerator import lenient, suit_attention, suit_repeats
 from finetooth_torch.device.exhaustion import _attempt

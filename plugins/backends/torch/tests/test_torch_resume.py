@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetooth_hooks import Interrupted, LossSpec
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.compute.losses import Contribution, LossResult
 
 
 def noisy(outputs: Any, data: Any, state: Any) -> LossResult:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetooth_hooks import LossSpec, PlanError, UserError
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.compute.losses import Contribution, LossResult
 from finetooth_hooks.protocols import ModelInfo, RoleRequest
 from finetooth_toolbox.combined_losses import with_known_role
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from finetooth_hooks import Datum, LossData, LossSpec, PlanError, ScalarHead, TokenChunk, UserError
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.compute.losses import Contribution, LossResult
 from finetooth_toolbox.saved_heads import head_of
 from finetooth_torchshared.classifiers import as_classifier
 from torch import nn

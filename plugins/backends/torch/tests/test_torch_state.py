@@ -13,7 +13,7 @@ import pytest
 import torch
 from finetooth_hooks import LossSpec, Sampling, UserError
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.compute.losses import Contribution, LossResult
 from safetensors.numpy import load_file
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetooth_hooks import Datum, EngineError, LossData, LossSpec, PlanError
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Contribution, LossResult
+from finetooth_hooks.compute.losses import Contribution, LossResult
 
 
 def sums(outputs: Any, data: Any, name: str = "logprobs") -> Any:

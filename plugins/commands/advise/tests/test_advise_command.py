@@ -6,7 +6,7 @@ import pytest
 from finetooth_advise.advice import ASSUMED_FLOPS, UTILISATION, advise
 from finetooth_advise.made_up_machines import accelerator
 from finetooth_hooks import MemoryEstimate
-from finetooth_hooks.ways import Way, Ways
+from finetooth_hooks.compute.ways import Way, Ways
 
 LORA = Way("adapter", "lora", (), {"adapter": "lora"}, MemoryEstimate({"base": 10}), flops=2e9)
 FULL = Way("whole", "full", (), {"adapter": "full"}, MemoryEstimate({"base": 99}), lacks="needs more")

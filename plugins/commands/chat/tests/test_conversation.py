@@ -10,7 +10,7 @@ import pytest
 from finetooth_chat.conversation import Conversation
 from finetooth_hooks import Completion, Message, Sampling
 from finetooth_hooks.continuous import Written
-from finetooth_hooks.examples import Parsed
+from finetooth_hooks.data.examples import Parsed
 from finetooth_kit import ByteTokenizer, PlainRenderer
 
 TOKENIZER = ByteTokenizer()

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from finetooth_data.survey import histogram, padding, quantiles, training_steps
-from finetooth_hooks.examples import Rendered, Text
-from finetooth_hooks.preparation import Limit
+from finetooth_hooks.data.examples import Rendered, Text
+from finetooth_hooks.data.preparation import Limit
 from finetooth_kit.fake_context import TRAIN
 from finetooth_methods.batched import Batches
 from finetooth_rows.choices.repeats import digests_of, repeats, shared

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from finetooth_hooks import Method, UserError
-from finetooth_hooks.examples import Labelled, PromptCompletion, Text
+from finetooth_hooks.data.examples import Labelled, PromptCompletion, Text
 from finetooth_hooks.reports import DataReport
 from finetooth_init.command import _bytes
 from finetooth_init.goals import GOALS, goals_of

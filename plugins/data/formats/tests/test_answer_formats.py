@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_formats.sides import transcript
 from finetooth_hooks import DataError, Message, Row
-from finetooth_hooks.examples import Labelled, LeftOut, Pair, Stepwise, Task
+from finetooth_hooks.data.examples import Labelled, LeftOut, Pair, Stepwise, Task
 from finetooth_kit import draws
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_formats.parts import Content, split_thought
 from finetooth_hooks import Conversation, DataError, Message, RecipeError, Row
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import FakeContext
 from hypothesis import given
 from hypothesis import strategies as st

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Row
-from finetooth_hooks.examples import Audio, Task, Video, media_of
+from finetooth_hooks.data.examples import Audio, Task, Video, media_of
 
 Make = Callable[..., Any]
 PNG = b"\x89PNG\r\n\x1a\n and so on"

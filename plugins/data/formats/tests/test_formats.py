@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, RecipeError, Row, Text
-from finetooth_hooks.examples import Segments, Weighted
+from finetooth_hooks.data.examples import Segments, Weighted
 from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
 
 Make = Callable[..., Any]

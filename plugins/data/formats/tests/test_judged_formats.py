@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Message, Row
-from finetooth_hooks.examples import Pair, Stepwise
+from finetooth_hooks.data.examples import Pair, Stepwise
 from finetooth_kit import FakeContext
 
 Make = Callable[..., Any]

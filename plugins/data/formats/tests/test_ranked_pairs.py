@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from finetooth_formats.sides import common_text
 from finetooth_hooks import Message, RecipeError, Row
-from finetooth_hooks.examples import Labelled, LeftOut, Pair, Stepwise, examples_in
+from finetooth_hooks.data.examples import Labelled, LeftOut, Pair, Stepwise, examples_in
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.examples import LeftOut
+from finetooth_hooks.data.examples import LeftOut
 from finetooth_kit import FakeContext, entries_of
 
 Make = Callable[..., Any]

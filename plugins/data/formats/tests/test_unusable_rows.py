@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.examples import LeftOut, media_of
+from finetooth_hooks.data.examples import LeftOut, media_of
 
 Make = Callable[..., Any]
 

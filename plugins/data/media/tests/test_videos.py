@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, install_command
-from finetooth_hooks.frames import pack_frames
+from finetooth_hooks.data.frames import pack_frames
 from finetooth_media.videos import Frames, open_video
 from PIL import Image
 

@@ -195,7 +195,7 @@ def test_errors_in_rows_name_the_address(web: Any, context: FakeContext) -> None
     built = source(context, f"{web.address}/x.jsonl")
     items = [item for portion in built.portions() for item in built.read(portion)]
     assert [item.where for item in items if isinstance(item, DataError)] == [f"{web.address}/x.jsonl:2"]
-    from finetooth_hooks.problems import Problems
+    from finetooth_hooks.data.problems import Problems
 
     refusal = built.refusal(Problems.of([item for item in items if isinstance(item, DataError)]), 1)
     assert str(refusal) == str(error.value)

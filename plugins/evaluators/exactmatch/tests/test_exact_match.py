@@ -10,7 +10,7 @@ from finetooth_exactmatch import evaluator as evaluators
 from finetooth_exactmatch import reward as rewards
 from finetooth_exactmatch.evaluator import ExactMatchOptions
 from finetooth_hooks import Completion, Conversation, DataError, Message, PromptCompletion, RecipeError
-from finetooth_hooks.examples import Task, Text
+from finetooth_hooks.data.examples import Task, Text
 from pydantic import ValidationError
 
 BOS, OPEN, CLOSE = 0, 2, 3

@@ -16,7 +16,7 @@ from finetooth_deepseek import markup as m
 from finetooth_deepseek.fenced import DeepSeekR1, DeepSeekV3, FencedOptions
 from finetooth_deepseek.hybrid import DeepSeekV31, DeepSeekV31Options
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer, draws, parametrize_with_checks
 from finetooth_kit.templates import (
     NOON,

@@ -12,7 +12,7 @@ import jinja2
 import pytest
 from finetooth_gptoss.renderer import Harmony, HarmonyOptions
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer, draws, parametrize_with_checks
 from finetooth_kit.templates import (
     NOON,

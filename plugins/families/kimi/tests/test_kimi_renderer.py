@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kimi.renderer import KimiK2, KimiOptions, build
 from finetooth_kit import ByteTokenizer, FakeContext, draws
 from finetooth_kit.templates import (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import Conversation, Message, RecipeError
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer, FakeContext, draws
 from finetooth_llama.renderer import Llama3Options, build
 from hypothesis import given, settings

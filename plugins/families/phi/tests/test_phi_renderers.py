@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer, FakeContext, draws, parametrize_with_checks
 from finetooth_kit.templates import (
     assert_identical,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer, FakeContext
 from finetooth_kit.templates import template_tokenizer
 from finetooth_qwen import renderer as renderers

@@ -11,8 +11,8 @@ import pytest
 from finetooth_hooks import Candidate, EngineError, NoOptions, RecipeError, UserError
 from finetooth_integrity import bound, finite, probe, readback
 from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine
+from finetooth_kit.entries.store import whole_checkpoint
 from finetooth_kit.fake_context import FACTS, TRAIN
-from finetooth_kit.store_checks import whole_checkpoint
 from safetensors.numpy import save
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_ebft.strided import Strided, StridedOptions
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
+from finetooth_hooks.data.examples import Conversation, Message
 from finetooth_hooks.engine import Forward
-from finetooth_hooks.examples import Conversation, Message
 from finetooth_hooks.protocols import Examples
 from finetooth_kit import FakeContext
 from finetooth_kit.fake_engine import FakeEngine

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Example, Message
-from finetooth_hooks.examples import Labelled, Pair
+from finetooth_hooks.data.examples import Labelled, Pair
 from finetooth_hooks.protocols import Examples
 from finetooth_kit import FakeContext
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, Datum, Message, RecipeError
-from finetooth_hooks.examples import Labelled, Pair
+from finetooth_hooks.data.examples import Labelled, Pair
 from finetooth_kit import FakeEngine
 from finetooth_preference.mismatched import kl_estimate, mismatched
 

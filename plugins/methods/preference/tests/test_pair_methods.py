@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, Message, RecipeError
+from finetooth_hooks.data.examples import Conversation, Image, Pair, Placed
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.examples import Conversation, Image, Pair, Placed
 from finetooth_kit import ByteTokenizer, FakeEngine, PlainRenderer, parametrize_with_checks
 from finetooth_preference.method import PairMethod
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import EngineError
-from finetooth_hooks.examples import Pair
+from finetooth_hooks.data.examples import Pair
 from finetooth_kit import FakeEngine
 
 Contexts = Callable[..., Any]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import EngineError, MemoryEstimate, Plan
-from finetooth_hooks.examples import Labelled, Pair
+from finetooth_hooks.data.examples import Labelled, Pair
 from finetooth_kit import FakeEngine
 from finetooth_methods.intervals import wilson
 from finetooth_preference.labels_evaluator import area

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, LossData, Message, RecipeError, Text
-from finetooth_hooks.examples import Stepwise
+from finetooth_hooks.data.examples import Stepwise
 from finetooth_kit import FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_prm.evaluator import StepsEvaluator, StepsOptions, balanced_accuracy, step_metrics
 from finetooth_prm.loss import step_cross_entropy

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, Message, RecipeError, Text
-from finetooth_hooks.examples import Labelled, Pair
+from finetooth_hooks.data.examples import Labelled, Pair
 from finetooth_kit import FakeContext, FakeEngine
 from finetooth_methods.intervals import wilson
 from finetooth_reward.evaluator import RewardEvaluator, RewardOptions, pair_metrics, regression_metrics

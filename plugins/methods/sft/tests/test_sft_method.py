@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, PromptCompletion, Rendered, Text
-from finetooth_hooks.examples import Labelled, Pair, Segments, Stepwise, Task, Weighted
+from finetooth_hooks.data.examples import Labelled, Pair, Segments, Stepwise, Task, Weighted
 from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_kit.byte_tokenizer import EndlessTokenizer
 from finetooth_sft.method import Sft, SftOptions

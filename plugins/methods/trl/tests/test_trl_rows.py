@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from finetooth_hooks.data.examples import Conversation, Labelled, Message, Pair, PromptCompletion, Segments, Task
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Labelled, Message, Pair, PromptCompletion, Segments, Task
 from finetooth_trl.rows import columns_of
 
 ASKED, SAID = Message("user", "2+2?"), Message("assistant", "4", reasoning="2 and 2")

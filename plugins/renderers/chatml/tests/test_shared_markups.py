@@ -12,7 +12,7 @@ import pytest
 from finetooth_chatml import classic, hermes
 from finetooth_chatml import renderer as chatml
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer, FakeContext, draws
 from finetooth_kit.byte_tokenizer import EndlessTokenizer
 from finetooth_kit.templates import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, MediumChunk, Message
-from finetooth_hooks.examples import Image, Medium, MediumKind, Placed, Video, Weighted, media_of
+from finetooth_hooks.data.examples import Image, Medium, MediumKind, Placed, Video, Weighted, media_of
 from finetooth_hooks.protocols import MediumPlace
 from finetooth_jinja.renderer import JinjaRenderer
 from finetooth_jinja.template import ChatTemplate

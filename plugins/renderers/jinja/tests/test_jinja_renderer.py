@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_jinja.renderer import JinjaOptions, JinjaRenderer, build
 from finetooth_kit import FakeContext, parametrize_with_checks
 from finetooth_toolbox.text.tokenizers import FastTokenizer

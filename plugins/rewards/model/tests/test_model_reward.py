@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from finetooth_hooks import DataError, Example, Message, Method, PlanError, ScalarHead, UserError
-from finetooth_hooks.examples import Conversation, Labelled, Pair, Stepwise, Task, Text
+from finetooth_hooks.data.examples import Conversation, Labelled, Pair, Stepwise, Task, Text
 from finetooth_hooks.protocols import Examples
 from finetooth_kit import FakeContext, FakeEngine, parametrize_with_checks
 from finetooth_kit.fake_context import MODEL, FakeOpened

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
-from finetooth_hooks.examples import Weighted
+from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer
 from finetooth_kit.templates import template_tokenizer
 from finetooth_rendering.page import Controls, Page

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from finetooth_hooks import Answer, EngineError, Message, Observation
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.environments import Turn
-from finetooth_hooks.examples import Task
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 from finetooth_hooks.sampling import Sampling
 from finetooth_kit import ByteTokenizer

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Message, RecipeError
-from finetooth_hooks.examples import Task
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.drawn import Drawn
 from finetooth_rollouts.judging import WeightedEnvironment, judged

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, Message, Observation, RecipeError, Rollout, UserError
-from finetooth_hooks.examples import Conversation, Rendered, TrainOn
+from finetooth_hooks.data.examples import Conversation, Rendered, TrainOn
 from finetooth_kit import ByteTokenizer
 from finetooth_kit.fake_context import PlainRenderer
 from finetooth_rollouts.advantages import for_each, group_relative, last_of_episodes, leave_one_out

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from finetooth_hooks.examples import Task
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 from finetooth_hooks.sampling import Sampling
 from finetooth_kit import draws

@@ -15,7 +15,7 @@ from finetooth_disk.plugin import claims
 from finetooth_disk.store import DiskOptions, DiskStore, build
 from finetooth_hooks import RecipeError, StoreError
 from finetooth_kit import FakeContext
-from finetooth_kit.store_checks import whole_checkpoint
+from finetooth_kit.entries.store import whole_checkpoint
 
 
 def content(folder: Path) -> dict[str, bytes]:

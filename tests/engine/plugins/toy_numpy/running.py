@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import Written
-from finetooth_hooks.held import HeldAdapter
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:

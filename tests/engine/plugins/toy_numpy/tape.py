@@ -1,4 +1,4 @@
-"""Gradients of losses in NumPy through HIPS autograd, which joins `finetooth_hooks.arrays` as a fourth library."""
+"""Gradients of losses in NumPy through HIPS autograd, a fourth library of `finetooth_hooks.arrays`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from autograd import value_and_grad
 from autograd.tracer import getval
 from finetooth_hooks import arrays
-from finetooth_hooks.array_libraries import ArrayLibrary
+from finetooth_hooks.compute.array_libraries import ArrayLibrary
 
 
 class TapeLibrary(ArrayLibrary):

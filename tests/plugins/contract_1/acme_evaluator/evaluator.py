@@ -15,7 +15,7 @@ from finetooth_hooks import (
     NoOptions,
     Rendered,
 )
-from finetooth_hooks.preparation import Preparation, prepare
+from finetooth_hooks.data.preparation import Preparation, prepare
 
 
 def build(options: NoOptions, context: Context) -> Perplexity:

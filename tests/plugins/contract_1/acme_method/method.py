@@ -18,7 +18,7 @@ from finetooth_hooks import (
     Rendered,
     StepReport,
 )
-from finetooth_hooks.preparation import Batches, prepare, train_step
+from finetooth_hooks.data.preparation import Batches, prepare, train_step
 
 
 class MethodOptions(Options):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import Context, Conversation, DataError, Message, NoOptions, Parsed, Rendered
-from finetooth_hooks.examples import TrainOn
+from finetooth_hooks.data.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
 
 

@@ -15,13 +15,13 @@ from finetooth_core.cli.start_options import StartOptions
 
 if TYPE_CHECKING:
     from finetooth_hooks.checkpoints import CheckpointPlace
+    from finetooth_hooks.compute.ways import Ways
     from finetooth_hooks.context import Opened, PluginFacts, Registered
     from finetooth_hooks.engine import Engine
     from finetooth_hooks.options import Options
     from finetooth_hooks.plan import Pick, Plan
     from finetooth_hooks.protocols import HardwareFacts, Sharding
     from finetooth_hooks.reports import DataReport, Evaluation, Outcome
-    from finetooth_hooks.ways import Ways
 
     from finetooth_core.data.session_rows import SessionRows
     from finetooth_core.models.opened_model import OpenedModel

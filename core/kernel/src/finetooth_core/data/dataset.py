@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from finetooth_hooks.data.examples import Rendered
+from finetooth_hooks.data.preparation import Limit, Preparation, PreparedAs, Rendering
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Rendered
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.preparation import Limit, Preparation, PreparedAs, Rendering
 from finetooth_hooks.protocols import Examples
 from finetooth_rows.choices.selection import Selection
 from finetooth_rows.lazy_examples import examples_of

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from finetooth_hooks.data.examples import Row
 from finetooth_hooks.entries import Method
-from finetooth_hooks.examples import Row
 from finetooth_rows.medium_files import unread_media
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.work import first_rows

@@ -7,11 +7,11 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+from finetooth_hooks.data.examples import Example, LeftOut, Row
+from finetooth_hooks.data.preparation import PreparedAs
+from finetooth_hooks.data.recipe_rows import PreviewRow
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Example, LeftOut, Row
-from finetooth_hooks.preparation import PreparedAs
 from finetooth_hooks.protocols import Examples, Tokenizer
-from finetooth_hooks.recipe_rows import PreviewRow
 from finetooth_hooks.reports import DataReport
 from finetooth_rows.every_row import every_row
 from finetooth_rows.lazy_examples import read_examples
@@ -27,7 +27,7 @@ from finetooth_core.session import Session
 
 
 class SessionRows:
-    """Implements `finetooth_hooks.recipe_rows.RecipeRows`."""
+    """Implements `finetooth_hooks.data.recipe_rows.RecipeRows`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

@@ -54,8 +54,8 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
 
 def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
     """What a `RunContext` of the same recipe would use, and the notes it tells."""
-    from finetooth_hooks.preparation import Limit
-    from finetooth_hooks.preparation import Rendering as HowToRender
+    from finetooth_hooks.data.preparation import Limit
+    from finetooth_hooks.data.preparation import Rendering as HowToRender
     from finetooth_rows.preparing import load_rendering
     from finetooth_rows.rendering_work import Rendering
 

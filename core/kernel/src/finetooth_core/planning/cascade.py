@@ -19,10 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from finetooth_hooks.compute.savings import Saving
 from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Backend, Quantizer
 from finetooth_hooks.errors import FinetoothError, PlanError
-from finetooth_hooks.savings import Saving
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.text import measures
 

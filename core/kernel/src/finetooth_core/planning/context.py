@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.context import Opened
+from finetooth_hooks.data.examples import Rendered
+from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.errors import DataError, PluginError, RecipeError
-from finetooth_hooks.examples import Rendered
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import Decision, Pick, Plan, TrainSettings
-from finetooth_hooks.preparation import Limit, Preparation, Rendering
 from finetooth_hooks.protocols import (
     Examples,
     HardwareFacts,

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetooth_hooks.compute.heads import ScalarHead
+from finetooth_hooks.compute.losses import LossSpec
+from finetooth_hooks.compute.outputs import OutputName
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.entries import Backend, Evaluator, Method
 from finetooth_hooks.errors import PlanError, RecipeError
-from finetooth_hooks.heads import ScalarHead
-from finetooth_hooks.losses import LossSpec
-from finetooth_hooks.outputs import OutputName
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.protocols import (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from finetooth_hooks.compute.heads import ScalarHead
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.entries import Backend, Method
 from finetooth_hooks.errors import PlanError
-from finetooth_hooks.heads import ScalarHead
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.saved_heads import head_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetooth_hooks.collectives import Collective
+from finetooth_hooks.compute.collectives import Collective
+from finetooth_hooks.compute.strategies import Rank, Strategy
 from finetooth_hooks.errors import EngineError
-from finetooth_hooks.strategies import Rank, Strategy
 
 
 @dataclass

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from finetooth_hooks.compute.serves import Serves
 from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Kernel
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Kernel as BuiltKernel
 from finetooth_hooks.protocols import KernelRequest, PickedKernel
-from finetooth_hooks.serves import Serves
 from finetooth_toolbox.text.nearest import nearest
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetooth_hooks.capabilities import OPTIMIZER
+from finetooth_hooks.compute.heads import ScalarHead
 from finetooth_hooks.context import Registered
+from finetooth_hooks.data.preparation import Limit, Preparation, PreparedAs, Rendering
 from finetooth_hooks.entries import Adapter, Backend, Hardware, Loader, Optimizer, Quantizer, Schedule
 from finetooth_hooks.errors import PlanError, RecipeError
-from finetooth_hooks.heads import ScalarHead
 from finetooth_hooks.plan import Plan
-from finetooth_hooks.preparation import Limit, Preparation, PreparedAs, Rendering
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Backend as BuiltBackend
 from finetooth_hooks.protocols import (

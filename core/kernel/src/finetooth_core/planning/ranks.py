@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.backends import HardwareFacts, PlacePart
+from finetooth_hooks.compute.backends import HardwareFacts, PlacePart
+from finetooth_hooks.compute.strategies import Rank
 from finetooth_hooks.entries import Backend, Launcher
 from finetooth_hooks.errors import PlanError
-from finetooth_hooks.strategies import Rank
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.runs.closed_network import is_closed, run_closed
 

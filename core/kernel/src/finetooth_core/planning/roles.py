@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.entries import Adapter, Backend
 from finetooth_hooks.errors import PlanError, RecipeError
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.protocols import Adapter as BuiltAdapter
 from finetooth_hooks.protocols import Method, RoleRequest, Tokenizer
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from finetooth_hooks.compute.ways import Way, Ways
 from finetooth_hooks.entries import Adapter, Backend, Optimizer
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.protocols import BasePart, DataPart, PlacePart, PlanRequest, Sharding
-from finetooth_hooks.ways import Way, Ways
 
 from finetooth_core.planning.cascade import Step, steps
 from finetooth_core.planning.context import RunContext

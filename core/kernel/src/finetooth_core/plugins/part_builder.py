@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.context import Context
 from finetooth_hooks.entries import Loss
 from finetooth_hooks.errors import PluginError, RecipeError
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick
 from finetooth_recipes.recipe_picks import AUTO

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from finetooth_hooks.claims import Claim
+from finetooth_hooks.data.examples import Row
 from finetooth_hooks.entries import Loader
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Row
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Format
 from finetooth_toolbox.files.missing import no_such_file, or_moved

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from finetooth_hooks.datum import Datum, TokenChunk
-from finetooth_hooks.recipe_rows import Decided
+from finetooth_hooks.data.datum import Datum, TokenChunk
+from finetooth_hooks.data.recipe_rows import Decided
 from finetooth_toolbox.cli.tables import duration
 
 from finetooth_rows.choices.overlap import overlap, overlap_line

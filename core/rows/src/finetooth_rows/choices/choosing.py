@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from finetooth_hooks.data.examples import LeftOut, Row, examples_in
+from finetooth_hooks.data.problems import Problems
 from finetooth_hooks.errors import DataError, RecipeError, install_command
-from finetooth_hooks.examples import LeftOut, Row, examples_in
-from finetooth_hooks.problems import Problems
 from numpy.typing import NDArray
 
 from finetooth_rows.choices.choice import Choice, Chosen, SourceChoice

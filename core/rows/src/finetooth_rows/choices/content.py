@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.examples import Example
+from finetooth_hooks.data.examples import Example
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

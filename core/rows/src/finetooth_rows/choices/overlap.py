@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from finetooth_hooks.data.preparation import Limit, PreparedAs
+from finetooth_hooks.data.recipe_rows import Decided
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.preparation import Limit, PreparedAs
-from finetooth_hooks.recipe_rows import Decided
 from finetooth_hooks.reports import DataReport
 
 from finetooth_rows.choices.repeats import Digests, Repeats, digests_of, shared

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from finetooth_hooks.datum import Datum
-from finetooth_hooks.problems import SHOWN
+from finetooth_hooks.data.datum import Datum
+from finetooth_hooks.data.problems import SHOWN
 
 Digests = Sequence[tuple[bytes, str]]
 """Digest and id of each row, in order."""

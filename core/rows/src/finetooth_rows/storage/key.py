@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.context import Catalog, Registered
+from finetooth_hooks.data.preparation import Limit, Rendering
 from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.files.file_hashes import FileHashes
 from packaging.requirements import InvalidRequirement, Requirement

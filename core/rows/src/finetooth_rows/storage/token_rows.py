@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from finetooth_hooks.datum import Datum
-from finetooth_hooks.examples import RenderedMedium
-from finetooth_hooks.preparation import PreparedRows
+from finetooth_hooks.data.datum import Datum
+from finetooth_hooks.data.examples import RenderedMedium
+from finetooth_hooks.data.preparation import PreparedRows
 from finetooth_toolbox.messages import media as row_media
 from numpy.typing import NDArray
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Chunk, Datum, TokenChunk
+from finetooth_hooks.data.datum import Chunk, Datum, TokenChunk
+from finetooth_hooks.data.examples import Conversation, Rendered, RenderedMedium, Side
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Conversation, Rendered, RenderedMedium, Side
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.messages.media import chunks
 from finetooth_toolbox.messages.prompts import closed, encode_document

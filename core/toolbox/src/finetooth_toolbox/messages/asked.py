@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from finetooth_hooks.examples import Rendered
+from finetooth_hooks.data.examples import Rendered
 from finetooth_hooks.protocols import Tokenizer
 
 

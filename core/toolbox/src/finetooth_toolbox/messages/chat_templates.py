@@ -14,8 +14,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from finetooth_hooks.data.examples import Conversation, Message
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Message
 from finetooth_hooks.protocols import Renderer, Tokenizer
 
 if TYPE_CHECKING:

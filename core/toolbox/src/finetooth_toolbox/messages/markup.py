@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from finetooth_hooks.examples import Conversation, Example, Message, Segments, TrainOn, Weighted
+from finetooth_hooks.data.examples import Conversation, Example, Message, Segments, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
 
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.datum import AudioChunk, ImageChunk, MediumChunk, VideoChunk
+from finetooth_hooks.data.datum import AudioChunk, ImageChunk, MediumChunk, VideoChunk
+from finetooth_hooks.data.examples import Audio, Image, Medium, MediumKind, RenderedMedium, Video
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Audio, Image, Medium, MediumKind, RenderedMedium, Video
 
 MEDIA: Mapping[MediumKind, type[Medium]] = {"image": Image, "audio": Audio, "video": Video}
 CHUNKS: Mapping[MediumKind, type[MediumChunk]] = {"image": ImageChunk, "audio": AudioChunk, "video": VideoChunk}

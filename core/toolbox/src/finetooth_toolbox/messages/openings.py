@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from finetooth_hooks.data.examples import Message
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.examples import Message
 
 FILE = "opening.json"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from finetooth_hooks.examples import Example, Labelled, Pair, PromptCompletion, Stepwise, Task, Text
+from finetooth_hooks.data.examples import Example, Labelled, Pair, PromptCompletion, Stepwise, Task, Text
 from finetooth_hooks.protocols import Tokenizer
 
 SPELLED = re.compile(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from finetooth_hooks.data.examples import PromptCompletion, Rendered, Segments
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import PromptCompletion, Rendered, Segments
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.messages.asked import as_asked
 from finetooth_toolbox.messages.markup import token_weights

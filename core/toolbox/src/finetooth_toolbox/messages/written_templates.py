@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from finetooth_hooks.data.examples import Message
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Message
 from finetooth_hooks.protocols import Renderer, Tokenizer
 from finetooth_toolbox.messages.chat_templates import render_template, shaped
 from finetooth_toolbox.messages.openings import NONE, Opening

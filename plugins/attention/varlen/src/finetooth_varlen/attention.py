@@ -6,7 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 from finetooth_hooks import Context, NoOptions, PlanError
-from finetooth_hooks.attention import Lengths
+from finetooth_hooks.compute.attention import Lengths
 from finetooth_hooks.protocols import Attention
 from finetooth_toolbox.attention_choice import queries_of
 

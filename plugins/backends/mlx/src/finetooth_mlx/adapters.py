@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import Context, NoOptions, Options, PlanError, RecipeError, UserError
 from finetooth_hooks.bases import AdapterBase
-from finetooth_hooks.held import Addition, Stack
+from finetooth_hooks.compute.held import Addition, Stack
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
 from finetooth_modelfiles.classifiers import folded_config
 from finetooth_modelfiles.low_rank import LowRankOptions

@@ -28,8 +28,8 @@ from finetooth_hooks import (
     Stepped,
 )
 from finetooth_hooks.bases import EngineBase
+from finetooth_hooks.compute.held import Stack
 from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
-from finetooth_hooks.held import Stack
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
 from finetooth_steps.draws import places_of

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import EngineError, Sampling
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import Written
-from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.sampling import ShownPrompt
 
 from finetooth_mlx.arrays import NamedArrays

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import EngineError, LossSpec, NotFinite
-from finetooth_hooks.collectives import check_whole_steps
+from finetooth_hooks.compute.collectives import check_whole_steps
 from finetooth_hooks.errors import FinetoothError, Interrupted
 from finetooth_hooks.protocols import Collective, ShardedOptimizer
 

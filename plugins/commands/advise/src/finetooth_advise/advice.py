@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from finetooth_hooks.ways import Way, Ways
+from finetooth_hooks.compute.ways import Way, Ways
 
 UTILISATION = 0.4
 """Share of what a device does at most that training reaches; 0.3 to 0.5 is usual (PaLM, Chowdhery et al., 2022,

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+from finetooth_hooks.compute.ways import Way
 from finetooth_hooks.context import CommandContext
 from finetooth_hooks.errors import PlanError, UserError
-from finetooth_hooks.ways import Way
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.text.measures import memory_of
 

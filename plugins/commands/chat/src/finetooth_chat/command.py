@@ -21,7 +21,7 @@ from finetooth_chat.kept_talk import append_row, read_tools
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import CommandContext
-    from finetooth_hooks.examples import MediumKind
+    from finetooth_hooks.data.examples import MediumKind
     from finetooth_hooks.models import ModelInfo
     from finetooth_toolbox.messages.openings import Opening
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from finetooth_hooks.bases import RendererBase
+from finetooth_hooks.data.examples import Conversation, Message, Parsed, Rendered, TrainOn
 from finetooth_hooks.errors import RecipeError, UserError
-from finetooth_hooks.examples import Conversation, Message, Parsed, Rendered, TrainOn
 
 if TYPE_CHECKING:
     from finetooth_hooks.context import Context

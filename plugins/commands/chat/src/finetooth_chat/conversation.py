@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from finetooth_hooks.compute.held import HeldAdapter
+from finetooth_hooks.data.examples import Medium, MediumKind, Message, Placed
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.examples import Medium, MediumKind, Message, Placed
-from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.protocols import Renderer
 from finetooth_hooks.sampling import Completion, Sampling, ShownPrompt
 from finetooth_saving.run_folder import run_of

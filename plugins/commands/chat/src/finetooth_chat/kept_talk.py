@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetooth_hooks.data.examples import Message
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.examples import Message
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ no renderer can write. Who mends a file wants to know all of them.
 
 from __future__ import annotations
 
+from finetooth_hooks.data.problems import Problems, raise_together
+from finetooth_hooks.data.recipe_rows import RecipeRows
 from finetooth_hooks.errors import DataError, UserError
-from finetooth_hooks.problems import Problems, raise_together
-from finetooth_hooks.recipe_rows import RecipeRows
 
 
 def check_all(recipe_rows: RecipeRows, error: DataError) -> None:

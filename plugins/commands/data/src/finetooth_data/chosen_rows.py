@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 import click
+from finetooth_hooks.data.recipe_rows import PreviewRow, RecipeRows
 from finetooth_hooks.errors import DataError, UserError
-from finetooth_hooks.recipe_rows import PreviewRow, RecipeRows
 from finetooth_toolbox.cli.streams import json_text
 from finetooth_toolbox.text.controls import escape_controls
 

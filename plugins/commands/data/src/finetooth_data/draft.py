@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 from finetooth_hooks.context import CommandContext
+from finetooth_hooks.data.examples import Message, Text
 from finetooth_hooks.errors import DataError, UserError
-from finetooth_hooks.examples import Message, Text
 
 from finetooth_data.convert import section_of, write_rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetooth_hooks.recipe_rows import Decided
+from finetooth_hooks.data.recipe_rows import Decided
 from finetooth_rows.choices.ahead import Time, data_of_row, time_ahead
 from finetooth_rows.storage.token_rows import positions_of
 

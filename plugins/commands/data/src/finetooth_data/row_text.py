@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from finetooth_hooks.recipe_rows import PreviewRow
+from finetooth_hooks.data.recipe_rows import PreviewRow
 from finetooth_toolbox.cli.tables import table
 from finetooth_toolbox.text.controls import escape_controls
 from rich.console import Console, RenderableType

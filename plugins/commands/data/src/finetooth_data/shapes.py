@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finetooth_hooks.examples import (
+from finetooth_hooks.data.examples import (
     Conversation,
     Example,
     Labelled,

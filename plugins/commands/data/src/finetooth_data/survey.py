@@ -13,11 +13,11 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from finetooth_hooks.datum import Datum
-from finetooth_hooks.examples import MediumKind
+from finetooth_hooks.data.datum import Datum
+from finetooth_hooks.data.examples import MediumKind
+from finetooth_hooks.data.preparation import PreparedRows
+from finetooth_hooks.data.recipe_rows import Decided
 from finetooth_hooks.plan import TrainSettings
-from finetooth_hooks.preparation import PreparedRows
-from finetooth_hooks.recipe_rows import Decided
 from finetooth_hooks.reports import DataReport
 from finetooth_methods.batched import Batches
 from finetooth_rows.choices.ahead import data_of_row

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetooth_hooks.examples import PLURALS
+from finetooth_hooks.data.examples import PLURALS
 from finetooth_hooks.plan import Decision
 from finetooth_rows.choices.ahead import time_line
 from finetooth_rows.choices.overlap import named, overlap_line, rows_of

@@ -6,9 +6,9 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetooth_hooks.examples import Rendered
+from finetooth_hooks.data.examples import Rendered
+from finetooth_hooks.data.recipe_rows import PreviewRow
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_hooks.recipe_rows import PreviewRow
 
 LONGEST_CHARACTER = 4
 """Tokens that a character may be cut into, one a byte."""

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import numpy as np
 from finetooth_hooks import CommandContext, Context, Conversation, Example, PromptCompletion, Rendered, UserError
-from finetooth_hooks.examples import Text
+from finetooth_hooks.data.examples import Text
 from finetooth_toolbox.messages.prompts import render_completion
 
 from finetooth_doctor.plain_forward import datum_of, plain_logprobs

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks import Context, Datum
-from finetooth_hooks.datum import TokenChunk
+from finetooth_hooks.data.datum import TokenChunk
 from numpy.typing import NDArray
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks import Method, UserError
 from finetooth_hooks.context import Catalog
-from finetooth_hooks.examples import Conversation, Labelled, Pair, PromptCompletion, Segments, Stepwise, Task, Text
+from finetooth_hooks.data.examples import Conversation, Labelled, Pair, PromptCompletion, Segments, Stepwise, Task, Text
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from finetooth_hooks import Conversation, Message, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import ROLES
+from finetooth_hooks.data.examples import ROLES
 
 from finetooth_formats import columns
 from finetooth_formats.aliases import roles_by_name

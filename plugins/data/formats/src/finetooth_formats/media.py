@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.examples import CALLED, PLURALS, Audio, Image, Medium, MediumKind, Video
+from finetooth_hooks.data.examples import CALLED, PLURALS, Audio, Image, Medium, MediumKind, Video
 
 from finetooth_formats.columns import kind
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from finetooth_hooks.examples import MediumKind
+from finetooth_hooks.data.examples import MediumKind
 from pydantic import BeforeValidator, Field
 
 from finetooth_formats.aliases import AliasedOptions, reasoning_key, roles_by_name

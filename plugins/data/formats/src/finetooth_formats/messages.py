@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks import DataError, Message
-from finetooth_hooks.examples import ROLES, Placed
+from finetooth_hooks.data.examples import ROLES, Placed
 from finetooth_toolbox.messages.tool_schemas import is_bare, wrapped
 from finetooth_toolbox.text.nearest import nearest
 from finetooth_toolbox.text.strict_json import JsonProblem, decode

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-from finetooth_hooks.examples import Placed, Weighted
+from finetooth_hooks.data.examples import Placed, Weighted
 
 from finetooth_formats.columns import kind, shown, unspeakable
 from finetooth_formats.media import PART_TYPES, RowMedia

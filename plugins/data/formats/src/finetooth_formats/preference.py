@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Labelled, LeftOut, Pair, ReadRow, Side
+from finetooth_hooks.data.examples import Labelled, LeftOut, Pair, ReadRow, Side
 from pydantic import model_validator
 
 from finetooth_formats import columns, ranked, swift

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, Options, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Segments
+from finetooth_hooks.data.examples import Segments
 
 from finetooth_formats import columns
 from finetooth_formats.columns import kind

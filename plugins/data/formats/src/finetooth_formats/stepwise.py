@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import ReadRow, Stepwise
+from finetooth_hooks.data.examples import ReadRow, Stepwise
 
 from finetooth_formats import columns, graded_steps
 from finetooth_formats.columns import kind

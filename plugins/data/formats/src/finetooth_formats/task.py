@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from finetooth_hooks import Row
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Task
+from finetooth_hooks.data.examples import Task
 
 from finetooth_formats import columns
 from finetooth_formats.media import RowMedia

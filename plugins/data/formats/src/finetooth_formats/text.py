@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from finetooth_hooks import Row, Text
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import LeftOut
+from finetooth_hooks.data.examples import LeftOut
 
 from finetooth_formats import columns
 from finetooth_formats.aliases import AliasedOptions

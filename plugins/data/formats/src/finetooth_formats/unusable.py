@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from finetooth_hooks import DataError, Row
-from finetooth_hooks.examples import LeftOut, Message
+from finetooth_hooks.data.examples import LeftOut, Message
 
 Policy = Literal["drop", "raise"]
 """`drop` leaves such a row out and counts it, `raise` is an error."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from finetooth_hooks import MediumChunk, Options, RecipeError
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import CALLED, Medium, MediumKind
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import CALLED, Medium, MediumKind
 from finetooth_hooks.renderers import MediumPlace
 from pydantic import Field
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetooth_hooks import RecipeError
-from finetooth_hooks.examples import MediumKind
+from finetooth_hooks.data.examples import MediumKind
 from finetooth_hooks.protocols import ModelInfo
 from finetooth_toolbox.files.hub import without_retries
 from finetooth_toolbox.text.nearest import nearest

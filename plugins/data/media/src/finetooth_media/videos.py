@@ -1,6 +1,6 @@
 """Opening encoded videos: their frames, upright RGB of one size, and how fast they follow each other.
 
-- Frames that a row names one by one come as `finetooth_hooks.frames.pack_frames` packs them.
+- Frames that a row names one by one come as `finetooth_hooks.data.frames.pack_frames` packs them.
 - An animation (GIF, WebP, PNG) is opened by Pillow.
 - MP4, MOV, Matroska, WebM and AVI are opened by PyAV, which the extra `media` brings. The kind of container is told to
   it, so that no file can be taken for a playlist that names others.
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import DataError, install_command
-from finetooth_hooks.frames import is_packed, unpack_frames
+from finetooth_hooks.data.frames import is_packed, unpack_frames
 from PIL import Image, UnidentifiedImageError
 
 from finetooth_media.pictures import open_image, upright

@@ -10,7 +10,7 @@ from typing import Any
 from finetooth_hooks import DataError, Options, RecipeError, Row, entries
 from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
-from finetooth_hooks.problems import Problems
+from finetooth_hooks.data.problems import Problems
 from finetooth_hooks.protocols import Portion, Source
 
 from finetooth_remote.address import Address, read_address

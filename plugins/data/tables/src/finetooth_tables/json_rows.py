@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from finetooth_hooks import DataError, Row
 from finetooth_hooks.bases import SourceBase
-from finetooth_hooks.problems import SHOWN
+from finetooth_hooks.data.problems import SHOWN
 from finetooth_toolbox.files.packed import open_bytes, without_mark
 from finetooth_toolbox.text.strict_json import JsonProblem, decode_from, type_name
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from finetooth_hooks.bases import SourceBase
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Row
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Row
 from finetooth_hooks.options import Options
 from pydantic import Field
 

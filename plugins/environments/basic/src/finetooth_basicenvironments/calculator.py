@@ -7,8 +7,8 @@ from fractions import Fraction
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.bases import EnvironmentBase
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Task
 
 from finetooth_basicenvironments.arithmetic import NotArithmetic, calculate
 from finetooth_basicenvironments.tools import Tool, ToolEpisode, ToolRefused

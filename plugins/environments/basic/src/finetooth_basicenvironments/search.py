@@ -10,8 +10,8 @@ from pathlib import Path
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.bases import EnvironmentBase
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.examples import Task
 from pydantic import Field
 
 from finetooth_basicenvironments.tools import Tool, ToolEpisode, ToolRefused

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.environments import Answer, Observation, Turn
-from finetooth_hooks.examples import Task
 from finetooth_rollouts.prompts import messages_of
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks.bases import EpisodeBase
+from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.environments import Answer, Observation, Turn
-from finetooth_hooks.examples import Message, Task
 from finetooth_rollouts.prompts import messages_of
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetooth_hooks.examples import Message
+from finetooth_hooks.data.examples import Message
 from finetooth_toolbox.text.strict_json import received
 
 

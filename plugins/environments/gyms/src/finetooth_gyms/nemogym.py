@@ -17,8 +17,8 @@ from typing import Any
 import httpx2 as httpx
 from finetooth_hooks import Context, DataError, Options
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
+from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.environments import Answer, Observation, Turn
-from finetooth_hooks.examples import Message, Task
 from finetooth_rollouts.prompts import messages_of
 from finetooth_toolbox.text.strict_json import received
 from pydantic import Field

@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import Context, Options
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
+from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.environments import Answer, Observation, Turn
-from finetooth_hooks.examples import Message, Task
 from finetooth_rollouts.prompts import messages_of
 
 from finetooth_gyms.loading import load

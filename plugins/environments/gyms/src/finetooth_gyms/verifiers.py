@@ -15,8 +15,8 @@ from typing import Any
 
 from finetooth_hooks import Context, DataError, Options, RecipeError, install_command
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
+from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.environments import Answer, Observation, Turn
-from finetooth_hooks.examples import Message, Task
 from finetooth_rollouts.prompts import messages_of
 from pydantic import Field
 

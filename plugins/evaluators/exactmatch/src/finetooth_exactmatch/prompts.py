@@ -7,8 +7,8 @@ from typing import Any
 
 from finetooth_hooks import Conversation, Example, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Task
-from finetooth_hooks.preparation import Render
+from finetooth_hooks.data.examples import Task
+from finetooth_hooks.data.preparation import Render
 from finetooth_toolbox.messages.prompts import encode_document
 
 

@@ -17,8 +17,8 @@ from finetooth_hooks import (
     Example,
     PromptCompletion,
 )
-from finetooth_hooks.examples import Task
-from finetooth_hooks.preparation import PreparedRows, Rendering
+from finetooth_hooks.data.examples import Task
+from finetooth_hooks.data.preparation import PreparedRows, Rendering
 from finetooth_rendering import asking
 
 from finetooth_exactmatch.normalise import AnswerOptions

@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 from finetooth_hooks import Context, DataReport, Datum, Engine, EngineError, Evaluation, Options, Text
 from finetooth_hooks.bases import EvaluatorBase
-from finetooth_hooks.examples import TrainOn
-from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.data.examples import TrainOn
+from finetooth_hooks.data.preparation import Limit, Rendering
 from pydantic import Field
 
 from finetooth_evalloss.windows import Windows

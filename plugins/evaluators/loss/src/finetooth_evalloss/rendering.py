@@ -7,8 +7,8 @@ from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Example, PromptCompletion, Rendered, Text
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Segments, TrainOn
-from finetooth_hooks.preparation import Render
+from finetooth_hooks.data.examples import Segments, TrainOn
+from finetooth_hooks.data.preparation import Render
 from finetooth_toolbox.messages.prompts import encode_document, render_completion, render_segments
 
 ONE_KIND = "give data.eval rows of one kind"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from finetooth_hooks import DataError, DataReport, Datum
-from finetooth_hooks.preparation import PreparedRows
-from finetooth_hooks.problems import SHOWN
+from finetooth_hooks.data.preparation import PreparedRows
+from finetooth_hooks.data.problems import SHOWN
 from finetooth_rows.storage.lazy import LazySequence
 from numpy.typing import NDArray
 

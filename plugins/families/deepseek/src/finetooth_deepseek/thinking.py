@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 from finetooth_hooks import Conversation, Message, Options
-from finetooth_hooks.examples import Rendered, TrainOn, Weighted
+from finetooth_hooks.data.examples import Rendered, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.turns import TurnRenderer
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from finetooth_hooks import Message
-from finetooth_hooks.examples import Conversation, Weighted
+from finetooth_hooks.data.examples import Conversation, Weighted
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import function_call
 from finetooth_rendering.turns import TurnRenderer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from finetooth_hooks import Message
-from finetooth_hooks.examples import Conversation
+from finetooth_hooks.data.examples import Conversation
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.turns import trimmed

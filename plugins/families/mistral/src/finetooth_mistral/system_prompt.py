@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from finetooth_hooks import Message
-from finetooth_hooks.examples import Conversation
+from finetooth_hooks.data.examples import Conversation
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.turns import json_text

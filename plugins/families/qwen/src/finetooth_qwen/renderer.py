@@ -33,7 +33,7 @@ from typing import ClassVar, TypeVar
 
 from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import TrainOn
+from finetooth_hooks.data.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import function_call, tagged_calls

@@ -6,7 +6,7 @@ They import torch when they build, which who asks for the options does not need.
 from __future__ import annotations
 
 from finetooth_hooks import Context, NoOptions, PlanError
-from finetooth_hooks.attention import Attention
+from finetooth_hooks.compute.attention import Attention
 from finetooth_hooks.protocols import Kernel
 
 

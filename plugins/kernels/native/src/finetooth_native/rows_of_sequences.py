@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from finetooth_hooks.attention import Lengths
+from finetooth_hooks.compute.attention import Lengths
 from finetooth_kernels.segments import Segment
 from finetooth_torchshared.attention import visible
 from torch import Tensor
@@ -25,7 +25,7 @@ def attend(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float, lengths: Lengths, causal: bool, window: int | None,
     softcap: float | None, sinks: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """See `finetooth_hooks.attention.Attention`."""
+    """See `finetooth_hooks.compute.attention.Attention`."""
     del softcap, sinks  # declared as not served
     rows, heads, positions, size = query.shape
     if 0 in (rows, positions):

@@ -17,8 +17,8 @@ from functools import partial
 
 from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, NoOptions, Options, Outputs
 from finetooth_hooks import arrays as xp
+from finetooth_hooks.compute.losses import Array
 from finetooth_hooks.context import Context
-from finetooth_hooks.losses import Array
 from pydantic import Field
 
 LEAST = 1e-12

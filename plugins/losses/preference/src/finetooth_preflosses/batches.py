@@ -7,7 +7,7 @@ from typing import Any
 
 from finetooth_hooks import Context, Contribution, LossData, LossFn, LossResult, LossState, Metric, Outputs
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.losses import Per
+from finetooth_hooks.compute.losses import Per
 
 from finetooth_preflosses import formulas
 from finetooth_preflosses.metrics import pair_metrics

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.advantages import Floats, groups_of, rewards_of

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from finetooth_hooks import Engine, Options, Pick, Prepared, StepReport
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.protocols import Method
 from finetooth_hooks.rollouts import Prompt, Rollout

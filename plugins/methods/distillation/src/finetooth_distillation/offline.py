@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from finetooth_hooks import Engine, Options, Prepared, StepReport
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import TrainOn
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.examples import TrainOn
 from finetooth_hooks.protocols import Method
 from finetooth_methods.batched import BatchedMethod, train_step
 from pydantic import Field, model_validator

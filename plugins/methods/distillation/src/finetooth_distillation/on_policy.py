@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.rollouts import Rollout

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
+from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Message, Task
 from finetooth_hooks.reports import Prepared
 from finetooth_hooks.rollouts import Rollout
 from finetooth_methods.reference import ROLE

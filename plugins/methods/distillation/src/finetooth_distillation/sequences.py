@@ -12,7 +12,7 @@ from pathlib import Path
 
 from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.reports import DataReport
 from finetooth_rollouts.prompts import Prompts, messages_of
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from finetooth_hooks import Options
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine, RoleModel
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field

@@ -28,8 +28,8 @@ from finetooth_hooks import (
 )
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.context import Context, Opened
-from finetooth_hooks.datum import Datum
-from finetooth_hooks.examples import Conversation, Example, PromptCompletion
+from finetooth_hooks.data.datum import Datum
+from finetooth_hooks.data.examples import Conversation, Example, PromptCompletion
 from finetooth_hooks.models import Tokenizer
 from finetooth_hooks.protocols import Method
 from finetooth_methods.batched import BatchedMethod, train_step

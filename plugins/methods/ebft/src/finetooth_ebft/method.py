@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum, TokenChunk
+from finetooth_hooks.data.datum import Datum, TokenChunk
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.plan import Pick

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from finetooth_hooks import Engine, Options, Pick, Prepared, StepReport
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum, TokenChunk
+from finetooth_hooks.data.datum import Datum, TokenChunk
 from finetooth_hooks.engine import RoleModel
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.protocols import Method

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.entries import Method
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.rollouts import Rollout

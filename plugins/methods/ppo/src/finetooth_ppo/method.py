@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.rollouts import Rollout
 from finetooth_methods.reference import ROLE as REFERENCE

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from finetooth_hooks import DataError, Datum, Engine, Prepared, RecipeError, StepReport
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.preparation import Limit, Rendering
 from finetooth_hooks.engine import RoleModel
-from finetooth_hooks.preparation import Limit, Rendering
 from finetooth_methods.batched import BatchedMethod, train_step
 from finetooth_methods.preference_health import Health
 from finetooth_methods.reference import ReferencePolicy

@@ -13,8 +13,8 @@ from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Example, Message, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Labelled, Pair, Side
-from finetooth_hooks.preparation import Render
+from finetooth_hooks.data.examples import Labelled, Pair, Side
+from finetooth_hooks.data.preparation import Render
 from finetooth_toolbox.messages.asked import as_asked
 from finetooth_toolbox.messages.prompts import encode_document, render_completion
 

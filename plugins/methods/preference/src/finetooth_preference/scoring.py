@@ -10,7 +10,7 @@ import numpy as np
 from finetooth_hooks import DataReport, Datum, Engine, EngineError, Options
 from finetooth_hooks.bases import EvaluatorBase
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Limit, Preparation, Rendering
+from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
 from numpy.typing import NDArray
 from pydantic import Field
 

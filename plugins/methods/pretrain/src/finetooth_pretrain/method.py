@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from finetooth_hooks import DataError, DataReport, Options, Pick, Prepared
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Rendering
+from finetooth_hooks.data.preparation import Rendering
 from finetooth_methods.batched import BatchedMethod
 from pydantic import Field
 

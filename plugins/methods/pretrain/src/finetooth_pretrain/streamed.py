@@ -10,7 +10,7 @@ from typing import Any
 
 from finetooth_hooks import DataError, DataReport, Engine, Prepared, RecipeError, StepReport
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Rendering
+from finetooth_hooks.data.preparation import Rendering
 from finetooth_methods.batched import BatchedMethod, refuse_curriculum, train_step
 
 from finetooth_pretrain.method import APART, RENDER, Pretrain, PretrainOptions

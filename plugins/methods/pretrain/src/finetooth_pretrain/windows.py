@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import Conversation, DataError, Datum, Example, PromptCompletion, RecipeError, Rendered, Text
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Segments
-from finetooth_hooks.preparation import PreparedRows, Render
+from finetooth_hooks.data.examples import Segments
+from finetooth_hooks.data.preparation import PreparedRows, Render
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rows.storage.lazy import LazySequence
 from finetooth_toolbox.messages.prompts import closed, encode_document

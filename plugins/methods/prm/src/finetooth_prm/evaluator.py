@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from finetooth_hooks import Context, DataReport, Datum, Engine, EngineError, Evaluation, Options
 from finetooth_hooks.bases import EvaluatorBase
-from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.data.preparation import Limit, Rendering
 from finetooth_methods.intervals import bootstrap, calibration_error
 from numpy.typing import NDArray
 from pydantic import Field

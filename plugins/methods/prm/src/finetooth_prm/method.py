@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from finetooth_hooks import DataError, Datum, Options, Pick, Prepared, RecipeError
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.data.preparation import Limit, Rendering
 from finetooth_hooks.reports import StepReport
 from finetooth_methods.batched import BatchedMethod
 from finetooth_rows.refusing import refuse_left_out

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from finetooth_hooks import DataError, Datum, Example, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Stepwise
-from finetooth_hooks.preparation import Render
+from finetooth_hooks.data.examples import Stepwise
+from finetooth_hooks.data.preparation import Render
 from finetooth_rows.storage.lazy import LazySequence
 from finetooth_toolbox.messages.answers import has_words, separator_tokens, step_tokens
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from finetooth_hooks import DataError, Datum, Engine, Options, Pick, Prepared, RecipeError
 from finetooth_hooks.context import Context
-from finetooth_hooks.preparation import Rendering
+from finetooth_hooks.data.preparation import Rendering
 from finetooth_hooks.reports import StepReport
 from finetooth_methods.batched import BatchedMethod
 from finetooth_methods.preference_health import Health

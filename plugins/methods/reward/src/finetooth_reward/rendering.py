@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from finetooth_hooks import DataError, Example, Rendered, Text
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Labelled, Pair
-from finetooth_hooks.preparation import Render
+from finetooth_hooks.data.examples import Labelled, Pair
+from finetooth_hooks.data.preparation import Render
 from finetooth_rows.tally import TOO_LONG
 from finetooth_toolbox.messages.answers import has_words, rendered_answer, scored_at_end
 

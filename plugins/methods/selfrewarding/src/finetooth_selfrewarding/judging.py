@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum, TokenChunk
+from finetooth_hooks.data.datum import Datum, TokenChunk
+from finetooth_hooks.data.examples import Message
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.examples import Message
 from finetooth_hooks.rollouts import Rollout
 
 POINTS = 5

@@ -12,7 +12,7 @@ import numpy as np
 from finetooth_hooks import Options
 from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.plan import Pick

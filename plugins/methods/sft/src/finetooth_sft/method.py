@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from finetooth_hooks import Options, Pick, Prepared
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import TrainOn
-from finetooth_hooks.preparation import Limit, Rendering
+from finetooth_hooks.data.examples import TrainOn
+from finetooth_hooks.data.preparation import Limit, Rendering
 from finetooth_methods.batched import BatchedMethod
 from pydantic import model_validator
 

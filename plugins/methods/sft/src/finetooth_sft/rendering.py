@@ -8,8 +8,8 @@ from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Example, Message, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Segments, Text, TrainOn
-from finetooth_hooks.preparation import Render
+from finetooth_hooks.data.examples import Segments, Text, TrainOn
+from finetooth_hooks.data.preparation import Render
 from finetooth_toolbox.messages.markup import trained_messages
 from finetooth_toolbox.messages.plain_markup import PlainMarkup
 from finetooth_toolbox.messages.prompts import render_completion, render_segments

@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import (
+from finetooth_hooks.data.examples import (
     Conversation,
     Example,
     Labelled,
@@ -19,6 +18,7 @@ from finetooth_hooks.examples import (
     Task,
     Text,
 )
+from finetooth_hooks.errors import DataError
 
 
 def columns_of(examples: Sequence[tuple[str, Example]]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from finetooth_hooks import Message, Rendered
-from finetooth_hooks.examples import PLURALS, Medium, RenderedMedium
+from finetooth_hooks.data.examples import PLURALS, Medium, RenderedMedium
 from finetooth_hooks.protocols import MediumPlace, Processor
 from finetooth_toolbox.messages.encoding import Encoded
 

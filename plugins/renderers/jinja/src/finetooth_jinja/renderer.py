@@ -18,7 +18,7 @@ from typing import Any
 from finetooth_hooks import Conversation, DataError, Message, Options, Parsed, RecipeError, Rendered
 from finetooth_hooks.bases import RendererBase
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import Placed, TrainOn
+from finetooth_hooks.data.examples import Placed, TrainOn
 from finetooth_hooks.protocols import Processor, Tokenizer
 from finetooth_toolbox.messages.encoding import Encoder, Range
 from finetooth_toolbox.messages.markup import token_weights, trained_messages

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from finetooth_hooks import Conversation, Message, Parsed, RecipeError, Rendered
 from finetooth_hooks.bases import RendererBase
-from finetooth_hooks.examples import TrainOn
+from finetooth_hooks.data.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 from finetooth_hooks import CommandContext, Context, DataError, Datum, UserError
-from finetooth_hooks.problems import Problems
+from finetooth_hooks.data.problems import Problems
 from finetooth_saving.moved_bases import base_moved
 from finetooth_toolbox.text.controls import escape_controls
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from finetooth_hooks import Context, Message, Options
 from finetooth_hooks.context import Opened
-from finetooth_hooks.examples import Side
+from finetooth_hooks.data.examples import Side
 from pydantic import Field
 
 from finetooth_rewardmodel.scorer import Scorer, Steps, Text

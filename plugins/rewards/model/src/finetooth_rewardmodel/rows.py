@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetooth_hooks import DataError, Message
-from finetooth_hooks.examples import (
+from finetooth_hooks.data.examples import (
     Conversation,
     Example,
     Labelled,
@@ -19,7 +19,7 @@ from finetooth_hooks.examples import (
     Stepwise,
     Task,
 )
-from finetooth_hooks.examples import Text as Document
+from finetooth_hooks.data.examples import Text as Document
 
 from finetooth_rewardmodel.scorer import Text
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 from finetooth_hooks import DataError, Datum, Message, PlanError
+from finetooth_hooks.compute.heads import ScalarHead
 from finetooth_hooks.context import Opened
+from finetooth_hooks.data.examples import RenderedMedium, Side
 from finetooth_hooks.entries import Method
-from finetooth_hooks.examples import RenderedMedium, Side
-from finetooth_hooks.heads import ScalarHead
 from finetooth_toolbox.messages.answers import has_words, rendered_answer, separator_tokens, step_tokens, text_datum
 from finetooth_toolbox.saved_heads import head_of
 

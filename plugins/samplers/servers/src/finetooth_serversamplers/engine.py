@@ -20,8 +20,8 @@ from finetooth_hooks import (
     Stepped,
 )
 from finetooth_hooks.bases import EngineBase
+from finetooth_hooks.compute.held import HeldAdapter, Stack
 from finetooth_hooks.engine import Counts, StepSettings
-from finetooth_hooks.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import EngineRequest
 from numpy.typing import NDArray
 

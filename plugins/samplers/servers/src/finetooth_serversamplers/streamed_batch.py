@@ -11,8 +11,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import Written
-from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.models import Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from finetooth_hooks import FinetoothError, Message
 from finetooth_hooks.context import Context
-from finetooth_hooks.examples import PLURALS, Audio, Image
+from finetooth_hooks.data.examples import PLURALS, Audio, Image
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_toolbox.messages.media import chunks
 

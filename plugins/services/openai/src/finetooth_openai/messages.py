@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from finetooth_hooks import Message
-from finetooth_hooks.examples import Placed
+from finetooth_hooks.data.examples import Placed
 from finetooth_toolbox.text.strict_json import received
 
 from finetooth_openai.faults import Fault

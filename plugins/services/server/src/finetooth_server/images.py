@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import numpy as np
 from finetooth_hooks import CommandContext, DataError, ImageChunk
-from finetooth_hooks.examples import Image
+from finetooth_hooks.data.examples import Image
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.renderers import Processor
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import DataError, Engine, Handle
-from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.compute.losses import LossSpec
 
 LossMaker = Callable[[Any], LossSpec]
 

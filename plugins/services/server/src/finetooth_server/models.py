@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from finetooth_hooks import CommandContext, FinetoothError, UserError
-from finetooth_hooks.losses import LossSpec
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_wire import json_parts
 from sqlalchemy import Row, select, update
 

@@ -24,8 +24,8 @@ from finetooth_hooks import (
     Sampling,
     UserError,
 )
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.continuous import RunningBatch
-from finetooth_hooks.losses import LossSpec
 from finetooth_wire import wire
 
 from finetooth_server.live import LiveModel

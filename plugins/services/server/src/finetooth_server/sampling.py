@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import CommandContext, Completion, Engine, EngineError
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import RunningBatch
-from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_wire import wire
 from sqlalchemy import insert, select, update

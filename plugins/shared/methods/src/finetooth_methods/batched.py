@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from finetooth_hooks.bases import MethodBase
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine, Forward, Stepped
 from finetooth_hooks.errors import DataError, RecipeError
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.reports import StepReport
 

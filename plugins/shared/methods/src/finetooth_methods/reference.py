@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.errors import PlanError, RecipeError
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.options import Options
 from finetooth_toolbox.combined_losses import with_known_role
 from pydantic import BeforeValidator, Field

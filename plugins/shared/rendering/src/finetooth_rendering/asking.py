@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Message
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.examples import Message
 from finetooth_hooks.sampling import Sampling
 
 QUESTION = "{question}"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Conversation, PromptCompletion, Text
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.examples import Conversation, PromptCompletion, Text
 from finetooth_toolbox.messages.prompts import encode_document, render_completion
 
 

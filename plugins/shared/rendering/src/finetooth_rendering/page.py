@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from finetooth_hooks.data.examples import Rendered, Weighted
 from finetooth_hooks.errors import RecipeError
-from finetooth_hooks.examples import Rendered, Weighted
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.messages.encoding import Encoder, Range
 from finetooth_toolbox.messages.markup import Control, Piece, Stretch, token_weights, tokenise

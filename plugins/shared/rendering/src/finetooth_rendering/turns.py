@@ -28,8 +28,8 @@ from itertools import accumulate
 from typing import Any, ClassVar
 
 from finetooth_hooks.bases import RendererBase
+from finetooth_hooks.data.examples import Conversation, Message, Parsed, Rendered, TrainOn, Weighted
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Message, Parsed, Rendered, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_toolbox.messages.markup import trained_messages
 

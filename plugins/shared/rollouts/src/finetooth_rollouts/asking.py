@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.compute.losses import Contribution, LossData, LossResult, LossSpec, LossState, Outputs
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine, Forward
-from finetooth_hooks.losses import Contribution, LossData, LossResult, LossSpec, LossState, Outputs
 from numpy.typing import NDArray
 
 from finetooth_rollouts.options import RolloutOptions

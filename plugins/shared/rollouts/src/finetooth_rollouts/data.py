@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
-from finetooth_hooks.datum import Datum, TokenChunk
+from finetooth_hooks.data.datum import Datum, TokenChunk
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.rollouts import Rollout
 from numpy.typing import NDArray

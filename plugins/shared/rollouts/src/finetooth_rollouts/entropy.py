@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine
 from numpy.typing import NDArray
 

@@ -19,10 +19,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.engine import Engine
 from finetooth_hooks.environments import Environment
 from finetooth_hooks.errors import EngineError
-from finetooth_hooks.examples import Task
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_hooks.sampling import Sampling

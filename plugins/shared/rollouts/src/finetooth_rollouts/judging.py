@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.environments import Environment
-from finetooth_hooks.examples import Task
 from finetooth_hooks.rollouts import Rollout
 
 from finetooth_rollouts.options import RolloutOptions

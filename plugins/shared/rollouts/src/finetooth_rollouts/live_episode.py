@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.environments import Answer, Episode, Observation, Turn
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Task
 from finetooth_hooks.rollouts import End, Rollout
 
 from finetooth_rollouts.calls import Failure

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.bases import MethodBase
+from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.context import Context
-from finetooth_hooks.datum import Datum
+from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import Engine, Forward, RoleModel
 from finetooth_hooks.errors import EngineError, PlanError, RecipeError
-from finetooth_hooks.losses import LossSpec
 from finetooth_hooks.reports import DataReport, Prepared, Sample, StepReport
 from finetooth_hooks.rollouts import Rollout
 from finetooth_methods.batched import Batches, refuse_curriculum, stepped_report

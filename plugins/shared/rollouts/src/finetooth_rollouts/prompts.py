@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Message, Task
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.entries import Reward as RewardEntry
 from finetooth_hooks.errors import DataError, RecipeError
 from finetooth_hooks.evaluators import SAMPLED_COLUMNS
-from finetooth_hooks.examples import Task
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Reward
 from finetooth_hooks.rollouts import Rollout

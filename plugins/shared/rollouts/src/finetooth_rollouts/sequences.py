@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetooth_hooks.data.examples import Conversation, Message
 from finetooth_hooks.environments import Observation, Turn
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import Conversation, Message
 from finetooth_hooks.protocols import Renderer
 from finetooth_hooks.rollouts import Rollout
 

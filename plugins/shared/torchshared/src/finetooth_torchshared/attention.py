@@ -8,14 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from finetooth_hooks.attention import Lengths
+from finetooth_hooks.compute.attention import Lengths
 from torch import Tensor
 
 
 def visible(
     lengths: Lengths, positions: int, *, causal: bool, window: int | None, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """(rows, 1, positions, keys): which keys a query sees; see `finetooth_hooks.attention.Attention`.
+    """(rows, 1, positions, keys): which keys a query sees; see `finetooth_hooks.compute.attention.Attention`.
 
     Args:
         positions: how many queries there are, those of the last keys.
@@ -33,7 +33,7 @@ def visible(
 
 
 def by_name(name: str) -> Callable[..., Tensor]:
-    """An implementation of transformers, `sdpa`, as the function that `finetooth_hooks.attention.Attention` describes.
+    """An implementation of transformers, `sdpa`, as `finetooth_hooks.compute.attention.Attention` describes it.
     It gets the masks that models give it."""
 
     def attend(

@@ -14,12 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-from finetooth_hooks.datum import Chunk, Datum, MediumChunk, TokenChunk
+from finetooth_hooks.compute.loss_totals import LossTotals
+from finetooth_hooks.compute.losses import Contribution, Metric
+from finetooth_hooks.data.datum import Chunk, Datum, MediumChunk, TokenChunk
+from finetooth_hooks.data.examples import CALLED, MediumKind
 from finetooth_hooks.engine import Backward, Forward, Handle, Stepped, StepSettings
 from finetooth_hooks.errors import DataError
-from finetooth_hooks.examples import CALLED, MediumKind
-from finetooth_hooks.loss_totals import LossTotals
-from finetooth_hooks.losses import Contribution, Metric
 from finetooth_hooks.sampling import Completion, Generated, Sampling, ShownPrompt
 from finetooth_toolbox.messages.media import CHUNKS
 from numpy.typing import NDArray

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from finetooth_hooks import Datum, EngineError, LossSpec, PlanError
+from finetooth_hooks.compute.loss_totals import LossTotals
 from finetooth_hooks.engine import Counts
-from finetooth_hooks.loss_totals import LossTotals
 from finetooth_hooks.protocols import Collective, Engine, Rank, Traffic
 from finetooth_steps.data_checks import check_fields
 from finetooth_steps.micro_batches import one_batch

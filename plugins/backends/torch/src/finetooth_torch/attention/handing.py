@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from finetooth_hooks.attention import Lengths
+from finetooth_hooks.compute.attention import Lengths
 
 if TYPE_CHECKING:
     from finetooth_torch.attention.slices import Slices
@@ -22,8 +22,8 @@ def handing(lengths: Lengths, slices: Slices | None = None) -> Iterator[None]:
     """While entered, these are the rows that the model reads.
 
     Args:
-        lengths: row by row those of its sequences, as `finetooth_hooks.attention.Attention` takes them. Keys that
-            stand in a cache belong to them.
+        lengths: row by row those of its sequences, as `finetooth_hooks.compute.attention.Attention` takes them. Keys
+            that stand in a cache belong to them.
         slices: of whole rows with these lengths, the model reads this rank's positions.
     """
     token, of_slices = _LENGTHS.set(lengths), _SLICES.set(slices)

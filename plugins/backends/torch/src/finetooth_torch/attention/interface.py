@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import EngineError, PlanError
-from finetooth_hooks.attention import Lengths
+from finetooth_hooks.compute.attention import Lengths
 from finetooth_torchshared.attention import implementation, visible
 from torch import Tensor, nn
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from finetooth_hooks.attention import Lengths
+from finetooth_hooks.compute.attention import Lengths
 from finetooth_hooks.protocols import Neighbours
 from torch import Tensor
 
@@ -38,7 +38,7 @@ class Slices:
     def attend(
         self, computing: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, lengths: Lengths, **how: Any
     ) -> Tensor:
-        """See `finetooth_hooks.attention.Attention`; query, key and value are those of this rank's positions.
+        """See `finetooth_hooks.compute.attention.Attention`; query, key and value are those of this rank's positions.
 
         Args:
             computing: an entry's function.

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from finetooth_hooks import EngineError
-from finetooth_hooks.examples import MediumKind
+from finetooth_hooks.data.examples import MediumKind
 from finetooth_hooks.protocols import Processor
 from finetooth_kernels.decoder import Decoder, Stream
 from finetooth_kernels.memory import placed

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from finetooth_hooks import Completion, EngineError, Sampling
-from finetooth_hooks.examples import CALLED
-from finetooth_hooks.held import HeldAdapter, Stack
+from finetooth_hooks.compute.held import HeldAdapter, Stack
+from finetooth_hooks.data.examples import CALLED
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.memory import BLOCKS, Arena, Blocks, lasting

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from finetooth_hooks import EngineError, Sampling
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import Written
-from finetooth_hooks.held import HeldAdapter
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import UserError
-from finetooth_hooks.held import HeldAdapter, Stack
+from finetooth_hooks.compute.held import HeldAdapter, Stack
 from finetooth_hooks.protocols import Adapter, Addition, LowRank
 from finetooth_kernels.decoder import GroupParts, PlainGroup
 from finetooth_torchshared.plain_modules import is_plain

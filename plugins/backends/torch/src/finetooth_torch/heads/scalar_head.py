@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from finetooth_hooks.compute.heads import ScalarHead
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.heads import ScalarHead
 from finetooth_modelfiles.classifiers import CRITIC_FILE, HEAD
 from finetooth_torchshared.classifiers import as_classifier
 from safetensors import SafetensorError

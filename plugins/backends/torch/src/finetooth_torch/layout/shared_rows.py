@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from finetooth_hooks import PlanError
-from finetooth_hooks.attention import Lengths
+from finetooth_hooks.compute.attention import Lengths
 from finetooth_steps.placed_rows import place_rows
 from finetooth_steps.row_filling import ALLOWED, TRIAL, Filling, leak, share, trial_tokens
 from finetooth_steps.segments import is_tree

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks.attention import Lengths
+from finetooth_hooks.compute.attention import Lengths
 from torch import Tensor, nn
 
 from finetooth_torch.planning.row_sharing import scanned

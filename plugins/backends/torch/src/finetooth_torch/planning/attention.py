@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from finetooth_hooks import Attention, Context, Decision, PlanError, install_command
-from finetooth_hooks.attention import LayerKind, Segments
+from finetooth_hooks.compute.attention import LayerKind, Segments
 from finetooth_hooks.context import Registered
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from finetooth_hooks import CommandContext, Engine
-from finetooth_hooks.held import HeldAdapter, Stack
+from finetooth_hooks.compute.held import HeldAdapter, Stack
 
 from finetooth_server.encryption.vault import Vault
 

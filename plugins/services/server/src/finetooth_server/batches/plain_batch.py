@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from finetooth_hooks import Engine, EngineError, Sampling
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import RunningBatch, Written
-from finetooth_hooks.held import HeldAdapter
 
 from finetooth_server.batches.shared_batch import SharedBatch
 

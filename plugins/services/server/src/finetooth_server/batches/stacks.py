@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import UserError
+from finetooth_hooks.compute.held import Stack
 from finetooth_hooks.faces import StackPart
-from finetooth_hooks.held import Stack
 from sqlalchemy import Row
 
 from finetooth_server.faults import Unknown

@@ -17,7 +17,7 @@ from itertools import zip_longest
 from typing import Any
 
 from finetooth_hooks import Completion, Engine, FinetoothError, UpstreamError
-from finetooth_hooks.held import HeldAdapter
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_wire import json_parts, wire
 from sqlalchemy import select
 

@@ -1,0 +1,1 @@
+"""What an engine computes with: arrays, losses, kernels, adapters, backends and strategies."""

@@ -1,0 +1,1 @@
+"""Checks of an engine: what every implementation must compute, whatever it is built on."""

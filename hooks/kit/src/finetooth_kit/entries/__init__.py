@@ -1,0 +1,1 @@
+"""Checks of entries: one module for each kind of thing that a plugin offers."""

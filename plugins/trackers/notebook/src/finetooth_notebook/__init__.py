@@ -1,0 +1,1 @@
+"""The losses of a run, drawn below the cell of a notebook."""
