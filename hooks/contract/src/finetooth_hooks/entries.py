@@ -2,7 +2,7 @@
 
 An entry is cheap: each start makes it, so it names its builder as text (`"package.module:function"`), which is imported
 only when a recipe picks the entry. A builder is `build(options: SomeOptions, context: Context) -> ...`: the type of its
-`options` validates that part of the recipe, and it returns the protocol of the same name in `finetooth_hooks.protocols`.
+`options` validates that part of the recipe, and it builds the protocol of that name in `finetooth_hooks.protocols`.
 """
 
 from __future__ import annotations
