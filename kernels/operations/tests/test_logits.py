@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from finetooth_kernels import logits as module
-from finetooth_kernels.logits import entropy_from_logits, most_likely, selective_log_softmax
+from finetooth_kernels.contract import ids_checked
+from finetooth_kernels.logits import entropy_from_logits, logits_statistics, most_likely, selective_log_softmax
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -160,3 +161,14 @@ def test_bad_input_is_one_line_that_names_the_argument(change: dict[str, Tensor]
 def test_a_chunk_of_zero_is_refused(chunk_size: int) -> None:
     with pytest.raises(ValueError, match=f"chunk_size must be at least 1 row, got {chunk_size}"):
         entropy_from_logits(torch.zeros(2, 3), chunk_size=chunk_size)
+
+
+def test_ids_that_the_caller_has_checked_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look at them an accelerator must wait for what it computes."""
+    looked: list[Tensor] = []
+    monkeypatch.setattr("finetooth_kernels.logits.extremes", lambda ids: looked.append(ids) or (0, 0))
+    logits, ids = torch.randn(2, 5), torch.tensor([1, 4])
+    with ids_checked():
+        inside = logits_statistics(logits, ids).logprobs
+    assert not looked
+    assert torch.equal(inside, logits_statistics(logits, ids).logprobs) and len(looked) == 1

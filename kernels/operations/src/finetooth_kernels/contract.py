@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -146,14 +149,33 @@ def extremes(x: Tensor) -> tuple[int, int]:
     return int(low), int(high)
 
 
+_IDS_CHECKED: ContextVar[bool] = ContextVar("ids_checked", default=False)
+
+
+@contextmanager
+def ids_checked() -> Iterator[None]:
+    """While entered, operations take ids as they are: the caller has seen that all are in the vocabulary. To look at
+    them an accelerator must wait."""
+    token = _IDS_CHECKED.set(True)
+    try:
+        yield
+    finally:
+        _IDS_CHECKED.reset(token)
+
+
+def are_ids_checked() -> bool:
+    """Whether this is inside `ids_checked`."""
+    return _IDS_CHECKED.get()
+
+
 def check_targets(targets_mk: Tensor, rows_m: Tensor | None, vocabulary: int) -> None:
     """Raise ValueError, naming the row, unless every id in `targets_mk` is in [0, vocabulary).
 
     `targets_mk` holds the rows that count only; `rows_m` says which rows of the caller they are (None: all of them).
     One reduction and, on an accelerator, one synchronisation: there an id out of range would kill the process's device
-    context instead of raising.
+    context instead of raising. Inside `ids_checked` it does not look.
     """
-    if targets_mk.numel() == 0:
+    if targets_mk.numel() == 0 or are_ids_checked():
         return
     low, high = extremes(targets_mk)
     if low >= 0 and high < vocabulary:

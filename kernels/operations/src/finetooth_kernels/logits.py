@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.compiled import NOTHING, Compiled, Library
-from finetooth_kernels.contract import SUPPORTED_DTYPES, extremes, result_dtype
+from finetooth_kernels.contract import SUPPORTED_DTYPES, are_ids_checked, extremes, result_dtype
 
 __all__ = [
     "LogitsStatistics",
@@ -198,7 +198,7 @@ def _check_index(index: Tensor, logits: Tensor) -> None:
         raise ValueError(f"index must be int64, got {index.dtype}")
     if index.device != logits.device:
         raise ValueError(f"index is on {index.device}, but logits are on {logits.device}")
-    if index.numel() == 0:
+    if index.numel() == 0 or are_ids_checked():
         return
     low, high = extremes(index)
     if low < 0 or high >= logits.shape[-1]:

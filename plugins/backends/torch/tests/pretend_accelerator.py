@@ -28,6 +28,8 @@ ASKING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.binco
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 WAITS: Counter[str] = Counter()
 """What a GPU would have waited for, and where."""
+WITHOUT_FLOAT64 = "without-float64" in sys.argv
+"""The device refuses float64, as Apple's does."""
 
 
 class Held(torch.Tensor):
@@ -41,6 +43,8 @@ class Held(torch.Tensor):
 
     @staticmethod
     def __new__(cls, raw: torch.Tensor, requires_grad: bool = False) -> Held:
+        if WITHOUT_FLOAT64 and raw.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
         made = torch.Tensor._make_wrapper_subclass(
             cls, raw.size(), strides=raw.stride(), storage_offset=raw.storage_offset(), dtype=raw.dtype,
             device=torch.device(DEVICE), requires_grad=requires_grad,
@@ -180,9 +184,12 @@ def engine_on_device(kit: Any, **asked: Any) -> Any:
 def main() -> None:
     """Train three steps and sample on the device and on the CPU; print what differs and what was waited for."""
     from finetooth_hooks.engine import Sampling
+    from finetooth_torch import precision as precision_of_devices
 
     import conftest as kit
 
+    if WITHOUT_FLOAT64:
+        precision_of_devices.NARROW.add("pretend")
     kept = register()  # before autograd has counted the devices
     decoder, precision, full = sys.argv[1], sys.argv[2], sys.argv[3] == "full"
     data, found = kit.make_data(12, longest=16), {}

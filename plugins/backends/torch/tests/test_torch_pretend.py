@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
-PER_MICRO_BATCH, PER_STEP, PER_TOKEN = 3.0, 1, 2.2
+PER_MICRO_BATCH, PER_STEP, PER_TOKEN = 2.0, 1, 1.2
 OWN_CODE = 1.0
-"""transformers looks at its mask once more, in a pass and for a token."""
+"""transformers looks at its mask once more in a pass."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["stream", "transformers"])
 @pytest.mark.parametrize("trains", ["lora", "full"])
-def test_it_trains_and_samples_there_and_hardly_waits(decoder: str, trains: str) -> None:
+@pytest.mark.parametrize("lacks", ["", "without-float64"])
+def test_it_trains_and_samples_there_and_hardly_waits(decoder: str, trains: str, lacks: str) -> None:
     pytest.importorskip("finetooth_native")
-    command = [sys.executable, str(Path(__file__).with_name("pretend_accelerator.py")), decoder, "fp32", trains]
+    command = [sys.executable, str(Path(__file__).with_name("pretend_accelerator.py")), decoder, "fp32", trains, lacks]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
@@ -32,5 +33,5 @@ def test_it_trains_and_samples_there_and_hardly_waits(decoder: str, trains: str)
     more = OWN_CODE if decoder == "transformers" else 0.0
     assert waits["MICRO-BATCH"] <= PER_MICRO_BATCH + more, said["MICRO-BATCH"]
     assert waits["STEP"] <= PER_STEP, said["STEP"]
-    assert waits["TOKEN"] <= PER_TOKEN + more, said["TOKEN"]
+    assert waits["TOKEN"] <= PER_TOKEN, said["TOKEN"]
     assert ast.literal_eval(said["SAMPLED"]) == [21, 21]

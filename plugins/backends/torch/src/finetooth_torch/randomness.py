@@ -15,6 +15,8 @@ from finetooth_hooks import UserError
 from torch import Tensor
 
 HOST = "cpu"
+SEEDED = ("cuda", "mps")
+"""Kinds of accelerators that have generators of their own."""
 
 
 def stream_key(*keys: object) -> int:
@@ -26,13 +28,15 @@ def stream_key(*keys: object) -> int:
 @contextmanager
 def seeded(device: torch.device, *keys: object) -> Iterator[None]:
     """torch's generators of the host and of `device` start from `keys` inside, and are as before afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    kind = device.type if device.type in SEEDED else HOST
+    with torch.random.fork_rng(devices=[] if kind == HOST else [device], device_type="cuda" if kind == HOST else kind):
         seed = stream_key(*keys)
         torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
+        if kind == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
+        elif kind == "mps":
+            torch.mps.manual_seed(seed)
         yield
 
 
@@ -42,6 +46,8 @@ def seed_global(device: torch.device, seed: int) -> None:
     torch.default_generator.manual_seed(key)
     if device.type == "cuda":
         torch.cuda.manual_seed_all(key)
+    elif device.type == "mps":
+        torch.mps.manual_seed(key)
 
 
 def global_states(device: torch.device) -> dict[str, Tensor]:
@@ -49,6 +55,8 @@ def global_states(device: torch.device) -> dict[str, Tensor]:
     states = {HOST: torch.get_rng_state()}
     if device.type == "cuda":
         states |= {f"cuda:{index}": torch.cuda.get_rng_state(index) for index in range(torch.cuda.device_count())}
+    elif device.type == "mps":
+        states["mps:0"] = torch.mps.get_rng_state()
     return states
 
 
@@ -61,7 +69,7 @@ def check_states(where: str, states: Mapping[str, Tensor], device: torch.device)
     now = global_states(device)
     for name, state in states.items():
         kind, _, index = name.partition(":")
-        known = name == HOST or (kind == "cuda" and index.isdigit())
+        known = name == HOST or (kind in SEEDED and index.isdigit())
         shape = now[name].shape if name in now else state.shape
         try:
             if not known or state.dtype != torch.uint8 or state.dim() != 1 or state.shape != shape:
@@ -81,5 +89,7 @@ def set_global(states: Mapping[str, Tensor], device: torch.device) -> None:
     for name in global_states(device).keys() & states.keys():
         if name == HOST:
             torch.set_rng_state(states[name].cpu())
+        elif name == "mps:0":
+            torch.mps.set_rng_state(states[name].cpu())
         else:
             torch.cuda.set_rng_state(states[name].cpu(), int(name.partition(":")[2]))

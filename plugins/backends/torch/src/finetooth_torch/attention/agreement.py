@@ -76,7 +76,7 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
     install(base, computes)  # which is written in the config, so not while that is changed
     with narrowed(body.config), checked():
         states = _states(body)
-    apart = share(*(of.double().cpu().numpy() for of in (states, own)))
+    apart = share(*(of.cpu().double().numpy() for of in (states, own)))
     if apart > ALLOWED[states.element_size()]:
         places = "".join({blame.where(one): None for one in computes.values() if callable(one)})
         raise PlanError(

@@ -365,7 +365,7 @@ def _states(count: int, width: int, generator: torch.Generator) -> Tensor:
 def _share(found_nd: Tensor, expected_nd: Tensor) -> float:
     if found_nd.shape != expected_nd.shape:
         return float("inf")
-    found_nd, expected_nd = found_nd.detach().double(), expected_nd.detach().double()
+    found_nd, expected_nd = found_nd.detach().cpu().double(), expected_nd.detach().cpu().double()
     differences = (found_nd - expected_nd).norm(dim=-1) / expected_nd.norm(dim=-1)
     worst = float(np.max(differences.cpu().numpy()))
     return worst if np.isfinite(worst) else float("inf")

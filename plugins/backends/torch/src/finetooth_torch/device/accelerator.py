@@ -93,6 +93,11 @@ def explained(error: BaseException) -> EngineError | None:
             f"{SETTING}: torch's {named[1]} cannot compute the same bits each time on this device",
             action=f"set {SETTING}: false; what is resumed then agrees to rounding",
         )
+    if "MPS framework doesn't support float64" in str(error):
+        return EngineError(
+            "the recipe computes something in float64, which torch's device mps has not",
+            action="set hardware: cpu, or take what needs no float64 (optimizer: adamw, adapter.init: default)",
+        )
     if named := _ANOMALY.search(said):
         return EngineError(
             f"backend.detect_anomaly: {named[1]} gives NaN, the gradient of its input {int(named[2]) + 1}",

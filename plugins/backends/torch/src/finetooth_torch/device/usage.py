@@ -12,6 +12,8 @@ def usage(device: torch.device) -> Usage:
     """Memory of the process on the host; of torch's allocator on an accelerator, where `memory/max_alloc` and
     `memory/max_reserved` (bytes, at the peak) tell what was used and what was held for use."""
     peak = peak_memory(device)
+    if device.type == "mps":
+        return Usage(memory=int(torch.mps.current_allocated_memory()), peak_memory=peak)
     if device.type != "cuda":
         return Usage(memory=host_memory("VmRSS"), peak_memory=peak)
     return Usage(

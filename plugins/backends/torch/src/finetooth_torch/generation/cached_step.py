@@ -307,7 +307,7 @@ class TransformersDecoding:
         self._cache.reorder_cache(rows)  # type: ignore[arg-type]  # it asks for a type that nothing has
 
     def _run(self, tokens: Tensor, positions: Tensor | None, **extra: Any) -> Tensor:
-        padded = not bool(self._mask.all())
+        padded = any(self._padding)
         width = self._mask.shape[1]
         if self._rows is not None:
             self._rows.say(self._adapters)

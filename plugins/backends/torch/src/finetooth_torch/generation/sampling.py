@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from finetooth_hooks import Sampling
+from finetooth_kernels.contract import ids_checked
 from finetooth_kernels.memory import placed
 from torch import Tensor
 
 from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.precision import has_float64
 from finetooth_torch.randomness import stream_key
 
 BLOCK = 256
@@ -88,6 +90,21 @@ def choose(
         among: (B, V), that with -inf where a token must not be chosen; None: any may. Log-probabilities are
             those of `logits` all the same. What was drawn from (`Sampling.drawn`) is not said then.
     """
+    if not has_float64(logits.device):  # cumulative distributions are summed in it
+        source, among = (None if of is None else of.cpu() for of in (source, among))
+        logits = logits.cpu()
+    with ids_checked():  # they come from the logits' own columns
+        return _choose(logits, sampling, streams, compute, source, among)
+
+
+def _choose(
+    logits: Tensor,
+    sampling: Sampling,
+    streams: Sequence[np.random.Generator],
+    compute: Compute,
+    source: Tensor | None,
+    among: Tensor | None,
+) -> Chosen:
     if among is not None:
         chosen = among.argmax(-1) if sampling.temperature == 0 else _drawn(among, sampling, streams)[0]
         statistics = compute.logits_statistics(logits, chosen)

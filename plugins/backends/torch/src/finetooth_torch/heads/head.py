@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 from finetooth_hooks.protocols import Head
-from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
+from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES, ids_checked
 from finetooth_kernels.linear_logprob import foresees
 from finetooth_torchshared.plain_modules import is_plain
 from torch import Tensor, nn
@@ -108,18 +108,19 @@ class Projection:
         module = self._find()
         if is_plain(module) and repetition is None:
             assert isinstance(module, nn.Linear)
-            result = self._linear_logprob(
-                hidden_md.to(module.weight.dtype),
-                module.weight,
-                targets,
-                bias_v=module.bias,
-                scale=self._facts.scale,
-                softcap=self._facts.softcap,
-                temperature=temperature,
-                entropy=entropy,
-                expected=expected,
-                chunk_bytes=self._chunk_bytes,
-            )
+            with ids_checked():  # by the engine, on the host
+                result = self._linear_logprob(
+                    hidden_md.to(module.weight.dtype),
+                    module.weight,
+                    targets,
+                    bias_v=module.bias,
+                    scale=self._facts.scale,
+                    softcap=self._facts.softcap,
+                    temperature=temperature,
+                    entropy=entropy,
+                    expected=expected,
+                    chunk_bytes=self._chunk_bytes,
+                )
             return result.logprobs, result.entropy
         parts = []
         rows = self._rows if repetition is None else max(1, self._rows // BUFFERS_OF_REPETITION)

@@ -205,9 +205,9 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
         with checked():
             rows = packed_states(body, packed, masks)
         split = [part for states, row in zip(rows, grid, strict=True) for part in states.split([TRIAL[i] for i in row])]
-        return [part.double() for part in split]
+        return [part.cpu().double() for part in split]
 
-    alone = [body(input_ids=part[None], use_cache=False).last_hidden_state[0].double() for part in parts]
+    alone = [body(input_ids=part[None], use_cache=False).last_hidden_state[0].cpu().double() for part in parts]
     shared, exchanged = together(parts), together(others)
     own, rows, others_rows = ([of.cpu().numpy() for of in states] for states in (alone, shared, exchanged))
     return leak(own, rows, others_rows, size)
@@ -236,7 +236,7 @@ def check_slices(body: nn.Module, rows: Rows, slices: Slices) -> None:
         placed = torch.zeros_like(whole).masked_scatter(
             own[..., None], sliced[:, slices.columns(width, device).argsort()]
         )
-        apart = share(*(of[0].double().cpu().numpy() for of in (slices.whole(placed, own), whole)))
+        apart = share(*(of[0].cpu().double().numpy() for of in (slices.whole(placed, own), whole)))
         if apart > ALLOWED[whole.element_size()]:
             problem = f"it computes other states where ranks divide the positions ({apart:.1e} apart)"
     if problem:

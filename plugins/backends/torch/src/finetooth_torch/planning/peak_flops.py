@@ -53,10 +53,11 @@ def _cost(size: int) -> float:
 
 
 def _seconds(square: torch.Tensor) -> float:
-    if square.device.type == "cuda":
-        torch.cuda.synchronize(square.device)
+    waits = square.device.type != "cpu"
+    if waits:
+        torch.accelerator.synchronize(square.device)
     begun = time.perf_counter()
     torch.mm(square, square)
-    if square.device.type == "cuda":
-        torch.cuda.synchronize(square.device)
+    if waits:
+        torch.accelerator.synchronize(square.device)
     return max(time.perf_counter() - begun, 1e-9)

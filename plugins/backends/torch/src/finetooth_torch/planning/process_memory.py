@@ -32,6 +32,8 @@ def peak_memory(device: object) -> int:
     device = torch.device(str(device))
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if device.type == "mps":  # keeps no peak: what it holds of the system, which it rarely gives back
+        return int(torch.mps.driver_allocated_memory())
     return host_memory("VmHWM")
 
 

@@ -1,0 +1,18 @@
+"""The GPU of an Apple chip, for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from finetooth_hooks import Hardware, hookimpl
+
+
+@hookimpl
+def ft_hardware() -> Iterator[Hardware]:
+    yield Hardware(
+        name="mps",
+        build="finetooth_mps.hardware:build",
+        summary="the GPU of an Apple chip, for torch; by name only",
+        framework="torch",
+        rank=-1,  # below the CPU's
+    )
