@@ -18,6 +18,7 @@ from finetooth_kernels.memory import Arena
 from finetooth_kernels.segments import Looks, Segment
 
 __all__ = [
+    "ByRows",
     "Decoder",
     "FindLowRank",
     "Group",
@@ -31,6 +32,9 @@ __all__ = [
 
 FindLowRank = Callable[[nn.Module], LowRank | None]
 """What an adapter says of a wrapped linear module."""
+
+ByRows = Callable[..., Tensor]
+"""Calls a function of tensors (N, ...) that treats each row by itself, for some rows at a time."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ class Decoder(Protocol):
     def hidden(
         self, stream: Stream, wanted: Tensor | None = None, *, layers: Sequence[Layer] | None = None,
         keep: Callable[[int, Tensor], None] | None = None, between: Callable[[int, Tensor], None] | None = None,
+        by_rows: ByRows | None = None,
     ) -> Tensor:  # fmt: skip
         """States after the final norm, (N, D); with `wanted` (M,), (M, D) for those positions only.
 
@@ -146,6 +151,7 @@ class Decoder(Protocol):
             layers: instead of the decoder's own, these, prepared from them.
             keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
             between: gets each layer's number, from 0, and the residual stream (N, D) that it reads.
+            by_rows: computes `Layer.feed`, which treats each position by itself; None: for all at once.
         """
         ...
 

@@ -76,6 +76,10 @@ class TorchOptions(Options):
     router_z_loss_coef: float = Field(default=0.0, ge=0)
     """Factor of the z-loss of a mixture's routers (ST-MoE, arXiv:2202.08906), which keeps their logits small; 0.001 is
     usual. 0: off."""
+    feed_forward_tokens: int = Field(default=0, ge=0)
+    """For how many tokens a layer's feed-forward block is computed at once, and once more in the backward pass, so that
+    long rows take less memory: its width is several times that of what layers hand on. 2048 is usual, for rows of more
+    than 8,192 tokens together with `train.gradient_checkpointing`. The numbers are the same. 0: a whole micro-batch."""
     layer_window: int = Field(default=4, ge=1)
     """How many layers are on the device at once where `layers` are elsewhere; one of them is on its way, unless there
     is only one."""
@@ -92,7 +96,7 @@ class TorchBackend:
     def __init__(self, options: TorchOptions, context: Context | None = None) -> None:
         self._options, self._context = options, context
         self._packing = None if options.packing == "auto" else options.packing
-        self._offload = Offload(options.activations, options.layers, options.layer_window)
+        self._offload = Offload(options.activations, options.layers, options.layer_window, options.feed_forward_tokens)
         self._routers = RouterCoefficients(options.router_aux_loss_coef, options.router_z_loss_coef)
 
     def plan(self, request: PlanRequest) -> BackendPlan:
@@ -209,7 +213,7 @@ class TorchBackend:
                 base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
                 checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
                 processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
-                strict=request.place.collective is not None, slices=slices,
+                strict=request.place.collective is not None, slices=slices, pieces=self._offload.pieces,
             )  # fmt: skip
         parameters.serve(network)  # where ranks have some of the layers, this one has no others from here
         network.add_noise(train.embedding_noise)

@@ -58,6 +58,7 @@ class Draws:
         self.laid: Laid | None = None
         self._made: Tensor | None = None  # its keys, (P, 2), once something has drawn
         self._wanted: Tensor | None = None  # of these, those behind the last layer's attention
+        self._piece: tuple[int, int] | None = None  # see `piece`
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Draws:
         return self  # a copy of a model draws from what the model draws from
@@ -87,6 +88,15 @@ class Draws:
     def narrow(self, wanted: Tensor) -> None:
         """Behind the last layer's attention only these positions are computed, (M,) indices."""
         self._wanted = wanted
+
+    @contextmanager
+    def piece(self, start: int, whole: int) -> Iterator[None]:
+        """While entered, rows are some of `whole` rows, from `start`."""
+        before, self._piece = self._piece, (start, whole)
+        try:
+            yield
+        finally:
+            self._piece = before
 
     def real(self) -> Tensor:
         """(N,) which of the computed positions are of the data, row by row; the others are padding."""
@@ -160,8 +170,11 @@ class Draws:
             return None
         site_words = words_of("site", site)
         count = given.numel() // given.shape[-1] if given.numel() else 0
-        if self._wanted is not None and count == len(self._wanted) != len(keys):
+        start, whole = (0, count) if self._piece is None else self._piece
+        if self._wanted is not None and whole == len(self._wanted) != len(keys):
             keys = keys[self._wanted]
+        if whole == len(keys):
+            keys = keys[start : start + count]
         if count != len(keys):
             return None
         first = _drawn(keys, site_words)

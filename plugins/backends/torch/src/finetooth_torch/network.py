@@ -19,6 +19,7 @@ from finetooth_torch.attention.slices import Slices
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
+from finetooth_torch.decoder.pieces import Pieces
 from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise
 from finetooth_torch.heads.head import Projection
@@ -57,6 +58,7 @@ class Network:
         compute: the operations.
         strict: refuse what draws at random without a key of its datum; see `Draws`.
         slices: this rank's share of the positions of each row; None: all.
+        pieces: tokens for which a feed-forward block is computed at once; 0: all.
 
     Attributes:
         draws: what dropout and noise are drawn from.
@@ -75,6 +77,7 @@ class Network:
         checkpointing: bool, stream: bool, packing: bool | None = None,
         processor: Callable[[], Processor] | None = None, scalar: AddedHead | None = None,
         attention: AttentionChoice, compute: Compute = TORCH, strict: bool = False, slices: Slices | None = None,
+        pieces: int = 0,
     ) -> None:  # fmt: skip
         self.compute = compute
         self.routers: RouterLosses | None = None
@@ -119,12 +122,14 @@ class Network:
                 module, facts, adapter.low_rank, checkpointing=checkpointing, compute=compute
             )
             decoder.lay_out()
-            self.body = StreamBody(decoder, model)
+            self.body = StreamBody(decoder, model, Pieces(pieces, self.draws) if pieces else None)
         elif checkpointing:
             # transformers renamed it in 5.x
             named = hasattr(base, "activation_checkpointing_enable")
             enable: Any = getattr(base, "activation_checkpointing_enable" if named else "gradient_checkpointing_enable")
             enable({"use_reentrant": False, "context_fn": computed_again})
+        if pieces and not stream:
+            Pieces(pieces, self.draws).attach(_layers(base, facts), facts)
         self.transformers.draws = self.body.draws = self.draws
         self._run: Callable[..., dict[str, Tensor]] = self._outputs
         self.staged: StagedBody | None = None

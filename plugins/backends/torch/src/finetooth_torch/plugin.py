@@ -25,6 +25,10 @@ def ft_backends() -> Iterator[Backend]:
 
 
 def _savings() -> Iterator[Saving]:
+    yield Saving(
+        label="feed-forward blocks in pieces", options={"feed_forward_tokens": 2048},
+        costs="time: feed-forward blocks compute their forward pass once more",
+    )  # fmt: skip
     for place, phrase in (("host", "in host memory"), ("disk", "on disk")):
         spilled = {"activations": place}
         yield Saving(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from finetooth_hooks.protocols import LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
-from finetooth_kernels.decoder import FindLowRank, GroupParts, LayerOperations, Stream
+from finetooth_kernels.decoder import ByRows, FindLowRank, GroupParts, LayerOperations, Stream
 from finetooth_kernels.gated import activate
 from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
@@ -388,6 +388,7 @@ class StreamDecoder:
         layers: Sequence[_Layer] | None = None,
         keep: Callable[[int, Tensor], None] | None = None,
         between: Callable[[int, Tensor], None] | None = None,
+        by_rows: ByRows | None = None,
     ) -> Tensor:
         """States after the final norm, (N, D); with `wanted` (M,), (M, D) for those positions only.
 
@@ -395,6 +396,7 @@ class StreamDecoder:
             layers: instead of the decoder's own, these, prepared from them.
             keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
             between: gets each layer's number, from 0, and the residual stream (N, D) that it reads.
+            by_rows: computes what comes behind attention; None: for all positions at once.
         """
         layers = self.layers if layers is None else layers
         keeps = torch.is_grad_enabled() and not self._checkpointing
@@ -411,6 +413,7 @@ class StreamDecoder:
                 wanted=wanted if i == len(layers) - 1 else None,
                 keep=None if keep is None else partial(keep, i),
                 arena=arena,
+                by_rows=by_rows,
             )
             if self._checkpointing and torch.is_grad_enabled():
                 h_nd = checkpoint(compute, h_nd, cos_nr, sin_nr, use_reentrant=False)
@@ -444,6 +447,7 @@ class StreamDecoder:
     def _layer(
         self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, *, segments: tuple[Segment, ...],
         wanted: Tensor | None, keep: Callable[[Tensor], None] | None, arena: Arena | None,
+        by_rows: ByRows | None,
     ) -> Tensor:  # fmt: skip
         facts = self._facts
         h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr, arena)
@@ -456,4 +460,4 @@ class StreamDecoder:
             attended = windowed_attention(qkv, segments, looks, **heads).flatten(1)
         if wanted is not None:  # behind the last attention a position needs no other
             attended, h_nd = attended.index_select(0, wanted), h_nd.index_select(0, wanted)
-        return layer.feed(h_nd, attended, arena)
+        return layer.feed(h_nd, attended, arena) if by_rows is None else by_rows(layer.feed, h_nd, attended)

@@ -13,7 +13,7 @@ import torch
 from finetooth_hooks import EngineError
 from finetooth_hooks.data.examples import MediumKind
 from finetooth_hooks.protocols import Processor
-from finetooth_kernels.decoder import Decoder, Stream
+from finetooth_kernels.decoder import ByRows, Decoder, Stream
 from finetooth_kernels.memory import placed
 from finetooth_steps.layout import least_saved
 from finetooth_steps.rectangles import PlacedMedium
@@ -240,14 +240,15 @@ class StreamBody:
     Args:
         model: what the decoder computes; where it drops at random, in training mode, rows must not share what they
             begin with.
+        pieces: computes what comes behind attention; None: at once.
     """
 
     packed = True
     noise: EmbeddingNoise | None = None
     draws: Draws | None = None
 
-    def __init__(self, decoder: Decoder, model: nn.Module) -> None:
-        self.decoder, self._model = decoder, model
+    def __init__(self, decoder: Decoder, model: nn.Module, pieces: ByRows | None = None) -> None:
+        self.decoder, self._model, self._pieces = decoder, model, pieces
         self.least_saved = least_saved(next(model.parameters()).device.type)
         self.shares = not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
 
@@ -259,6 +260,8 @@ class StreamBody:
                 read_by[number] = h_nd
 
         between: dict[str, Any] = {"between": keep} if layers else {}  # a decoder without it serves the last layer
+        if self._pieces is not None:
+            between["by_rows"] = self._pieces
         share = (self.shares and self.noise is None) or not self._model.training
         stream, cells_st = laid_out(rectangle, share=share)
         computed = computed_of(stream)

@@ -170,6 +170,24 @@ def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> i
     return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
 
 
+def feed_forward_bytes(request: PlanRequest, precision: str) -> int:
+    """Bytes per token of a feed-forward block that is computed in pieces: gate, up, their product and its parts, and
+    their gradients."""
+    facts = request.base.facts
+    widths = [facts.ffn_size]
+    for layer in facts.per_layer:
+        experts = layer.experts
+        widths.append(layer.ffn_size + (0 if experts is None else experts.shared + experts.active * experts.width))
+    return 8 * BYTES[precision] * max(widths)
+
+
+def without_feed_forward(request: PlanRequest) -> PlanRequest:
+    """The same of layers whose feed-forward blocks keep and hold nothing."""
+    facts = request.base.facts
+    layers = tuple(replace(layer, ffn_size=0, experts=None) for layer in facts.per_layer)
+    return replace(request, base=replace(request.base, facts=replace(facts, ffn_size=0, per_layer=layers)))
+
+
 def split_bytes(
     layers: int, between: float, layer: tuple[float, float], offload: Offload, *, checkpointing: bool
 ) -> tuple[float, float]:

@@ -20,12 +20,14 @@ from finetooth_torch.planning.layer_memory import (
     accelerator_layer_bytes,
     backward_bytes,
     by_layer,
+    feed_forward_bytes,
     generation_bytes,
     layer_bytes,
     low_rank_bytes,
     score_bytes,
     split_bytes,
     stream_layer_bytes,
+    without_feed_forward,
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
 from finetooth_torch.planning.process_memory import host_overhead, loading_bytes
@@ -98,13 +100,14 @@ def _on_accelerator(
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
     own = request.trains.adapter.token_bytes(facts, precision)
     between = (max(4, size) if stream else size) * facts.hidden_size
+    held = without_feed_forward(request) if offload.pieces else request
     if stream:
         own += low_rank_bytes(request, precision)
-        layer = by_layer(request, precision, lambda alike: own + stream_layer_bytes(alike, precision), full=full)
-        passing = backward_bytes(request, precision)
+        layer = by_layer(held, precision, lambda alike: own + stream_layer_bytes(alike, precision), full=full)
+        passing = backward_bytes(held, precision)
     else:
         layer = by_layer(
-            request, precision,
+            held, precision,
             lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention),
             full=full, unknown=UNKNOWN_LAYERS,
         )  # fmt: skip
@@ -112,7 +115,7 @@ def _on_accelerator(
         passing = accelerator_backward_bytes(request, precision) + mask
     layers, away = split_bytes(facts.layers, between, layer, offload, checkpointing=checkpointing)
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
-    activations = tokens * (layers + passing + routed) * SLACK
+    activations = (tokens * (layers + passing + routed) + _piece_bytes(request, precision, tokens, offload)) * SLACK
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
         activations = max(activations, sampling)
@@ -144,6 +147,11 @@ def _on_accelerator(
         },
         disk=_on_disk(request, precision, offload, int(tokens * away)),
     )
+
+
+def _piece_bytes(request: PlanRequest, precision: str, tokens: int, offload: Offload) -> int:
+    """What feed-forward blocks take, where they are computed in pieces."""
+    return min(offload.pieces, tokens) * feed_forward_bytes(request, precision)
 
 
 def _state_on_host(request: PlanRequest) -> dict[str, int]:
@@ -268,8 +276,9 @@ def _on_host(
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream, held=attention)
     full = _trains_base(request)
     scored = 0 if attention is None or attention.fused else score_bytes(request, precision)
+    held = without_feed_forward(request) if offload.pieces else request
     layer = by_layer(
-        request, precision,
+        held, precision,
         lambda alike: scored
         + (stream_layer_bytes(alike, precision) if stream else layer_bytes(alike, precision, full=full)),
         full=full,
@@ -287,7 +296,8 @@ def _on_host(
         * (1.0 if offload.any else FRAGMENTATION[precision])
     )
     if stream:
-        activations += tokens * backward_bytes(request, precision)
+        activations += tokens * backward_bytes(held, precision)
+    activations += _piece_bytes(request, precision, tokens, offload)
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
         # plain weights are packed anew

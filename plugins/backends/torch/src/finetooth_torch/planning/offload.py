@@ -1,4 +1,4 @@
-"""What of a run is kept elsewhere than on the device: whether that can work, and what stays."""
+"""What of a run is not on the device as a whole: whether that can work, and what stays."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetooth_hooks import Decision, PlanError
-from finetooth_hooks.protocols import PlanRequest
+from finetooth_hooks.protocols import ModelFacts, PlanRequest
 
 DEVICE, HOST, DISK = "device", "host", "disk"
+PIECES = "backend.feed_forward_tokens"
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,13 @@ class Offload:
     Attributes:
         activations, layers: `device`, `host` or `disk`.
         window: layers on the device at once, where the others are elsewhere.
+        pieces: tokens for which a feed-forward block is computed at once; 0: all of a micro-batch.
     """
 
     activations: str = DEVICE
     layers: str = DEVICE
     window: int = 4
+    pieces: int = 0
 
     @property
     def any(self) -> bool:
@@ -55,6 +58,13 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
                 f"backend.{setting}=host: on a CPU the memory of the device is that of the host",
                 action=f"set backend.{setting} to disk, or leave it out",
             )
+    if offload.pieces:
+        feed_forward_path(request.base.facts)
+        if request.place.sharding is not None:
+            raise PlanError(
+                f"{PIECES}: scale.strategy divides the model or rows",
+                action=f"leave {PIECES} out, or set scale.strategy: ddp",
+            )
     if offload.layers == DEVICE:
         return
     where = f"backend.layers={offload.layers}"
@@ -72,8 +82,27 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
         raise PlanError(f"{where}: it is for one rank", action="leave strategy or backend.layers out")
 
 
+def feed_forward_path(facts: ModelFacts) -> str:
+    """The module of a layer that is its feed-forward block.
+
+    Raises:
+        PlanError: the family does not say.
+    """
+    block = facts.block
+    path = "" if block is None else block.feed_forward or block.down.rpartition(".")[0]
+    if not path:
+        raise PlanError(
+            f"{PIECES}: the model's family does not say where its feed-forward blocks are",
+            action=f"leave {PIECES} out",
+        )
+    return path
+
+
 def decisions(request: PlanRequest, offload: Offload) -> Iterator[Decision]:
     """Of what is kept elsewhere, with the reason."""
+    if offload.pieces:
+        price = "the same numbers, feed-forward blocks are computed once more"
+        yield Decision(PIECES, offload.pieces, f"the recipe says so: {price}")
     if offload.activations != DEVICE:
         price = "the same numbers, more time"
         yield Decision("backend.activations", offload.activations, f"the recipe says so: {price}")
