@@ -116,6 +116,14 @@ def main(rank: int, port: int, options: str) -> None:
     whole_step(theirs, reference, 4)
     alike()
 
+    # a step without rows moves nothing
+    for parameter in own:
+        parameter.grad = None
+    ours.share()
+    assert ours.norm() == 0.0
+    ours.step()
+    alike()
+
     # a rank without rows, and a parameter that nobody has a gradient of
     for parameter, gradient in zip(own, gradients(5, 0), strict=True):
         parameter.grad = None if rank else gradient.clone()

@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from finetooth_diloco.engine import IslandEngine, Lines
 from finetooth_diloco.options import DilocoOptions
-from finetooth_diloco.outer import Exchange
 from finetooth_hooks import LossSpec
 from finetooth_torchshared.collective import TorchCollective
 from toy_engine import LeastSquares, rows
@@ -70,8 +69,8 @@ def made(
     found = lines(world if options.num_islands == "auto" else options.num_islands)
     engine.line = found.island
     counting = None if found.between is None else Counting(found.between)
-    exchange = None if counting is None else Exchange(counting, options.pseudo_gradient_dtype)
-    return IslandEngine(engine, engine, found, exchange, options), counting
+    lines_ = Lines(found.everyone, found.island, counting, found.number, found.islands)
+    return IslandEngine(engine, engine, lines_, options), counting
 
 
 def train(engine: IslandEngine, case: dict[str, Any], first: int = 0) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from finetooth_diloco.options import DilocoOptions
 from finetooth_diloco.strategy import Diloco
-from finetooth_diloco.traffic import SIZES, traffic
+from finetooth_diloco.traffic import traffic
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Rank
 from finetooth_kit import parametrize_with_checks
@@ -34,7 +34,12 @@ CASES: dict[str, dict[str, Any]] = {
     "fp16": {**CASE, "options": {"inner_steps": 2, "pseudo_gradient_dtype": "fp16"}},
     "int8": {**CASE, "options": {"inner_steps": 2, "pseudo_gradient_dtype": "int8"}},
     "two": {**CASE, "options": {"inner_steps": 3, "num_islands": 2}},
+    "int4": {**CASE, "options": {"inner_steps": 2, "pseudo_gradient_dtype": "int4"}},
     "whole": {**CASE, "options": {"inner_steps": 2, "pseudo_gradient_dtype": "int8"}},
+    "int4 by fragments": {
+        **CASE,
+        "options": {"inner_steps": 4, "fragments": 2, "delay": 1, "mixing": 0.5, "pseudo_gradient_dtype": "int4"},
+    },
     "fragments": {**CASE, "options": {"inner_steps": 4, "fragments": 2, "mixing": 0.25}},
     "streamed": {**CASE, "options": {"inner_steps": 4, "fragments": 2, "delay": 1, "mixing": 0.5}},
     "streamed again": {
@@ -42,10 +47,15 @@ CASES: dict[str, dict[str, Any]] = {
         "stop": 4,
         "options": {"inner_steps": 4, "fragments": 2, "delay": 1, "mixing": 0.5},
     },
+    "fragments again": {
+        **CASE,
+        "stop": 4,
+        "options": {"inner_steps": 4, "fragments": 2, "delay": 1, "mixing": 0.5, "pseudo_gradient_dtype": "int4"},
+    },
     "resumed": {**CASE, "stop": 5, "options": {"inner_steps": 2, "pseudo_gradient_dtype": "int8"}},
 }
 """The last batch of no case is special; seven steps end in the middle of a round."""
-AGAIN = {"resumed": "whole", "streamed again": "streamed"}
+AGAIN = {"resumed": "whole", "streamed again": "streamed", "fragments again": "int4 by fragments"}
 """Cases that are saved and resumed, and the unbroken ones."""
 
 
@@ -126,16 +136,17 @@ def oracle(case: dict[str, Any], islands: int) -> tuple[np.ndarray[Any, Any], li
             continue
         part = (number // every - 1) % fragments
         at = slice(None) if final else slice(part * WIDTH // fragments, (part + 1) * WIDTH // fragments)
-        mean = np.zeros(WIDTH)
+        mean, dtype = np.zeros(WIDTH), settings["pseudo_gradient_dtype"]
         for island in range(islands):
             moved = anchor - own[island]
-            if settings["pseudo_gradient_dtype"] == "int8":
-                scale = np.abs(moved + lost[island]).max() / 127
-                sent = np.rint((moved + lost[island]) / scale) * scale
-                lost[island] += moved - sent
-                mean += sent / islands
+            if dtype in LARGEST:
+                wanted = moved[at] + lost[island][at]
+                scale = np.abs(wanted).max() / LARGEST[dtype]
+                sent = np.rint(wanted / scale) * scale
+                lost[island][at] = wanted - sent
+                mean[at] += sent / islands
             else:
-                mean += rounded(moved, settings["pseudo_gradient_dtype"]) / islands
+                mean += rounded(moved, dtype) / islands
         if delay and not final:
             flying[number + delay] = at, mean[at]
         else:
@@ -143,6 +154,7 @@ def oracle(case: dict[str, Any], islands: int) -> tuple[np.ndarray[Any, Any], li
     return anchor, own
 
 
+LARGEST = {"int8": 127, "int4": 7}
 CLOSE = {"bf16": 2e-3, "fp16": 1e-4}
 """Sums in 16 bits round once more; all else is float32."""
 
@@ -181,9 +193,8 @@ def test_as_many_bytes_are_sent_as_foreseen(trained: tuple[int, Path]) -> None:
             continue
         options = DilocoOptions(**case["options"])
         foreseen = traffic(options, WIDTH, world)
-        assert foreseen.sent == WIDTH // options.fragments * SIZES[options.pseudo_gradient_dtype] + (
-            4 if options.pseudo_gradient_dtype == "int8" else 0
-        )
+        of_four = {"fp32": 16, "bf16": 8, "fp16": 8, "int8": 4, "int4": 2}[options.pseudo_gradient_dtype]
+        assert foreseen.sent == of_four // options.fragments + (4 if "int" in options.pseudo_gradient_dtype else 0)
         exchanges = -(-case["steps"] // foreseen.every)
         given = (exchanges - 1) * foreseen.sent + (foreseen.sent if foreseen.last is None else foreseen.last)
         of_ranks = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(world)]
@@ -196,7 +207,9 @@ def test_as_many_bytes_are_sent_as_foreseen(trained: tuple[int, Path]) -> None:
     [("fsdp", "whole pseudo-gradient"), ("full_shard", "whole pseudo-gradient"), ("zero-3", "whole pseudo-gradient"),
      ({"name": "zero_3"}, "whole pseudo-gradient"),
      ("zero3", "whole pseudo-gradient"),
-     ({"name": "deepspeed", "stage": 1}, "among all ranks"),
+     ({"name": "deepspeed", "stage": 3}, "whole pseudo-gradient"),
+     ({"name": "fsdp", "replicas": 1}, "replicas: 2"),
+     ({"name": "fsdp", "replicas": 2, "tensor": 2}, "leave tensor out"),
      ("pipeline", "all layers"),
      ("diloco", "made of islands")],
 )  # fmt: skip
@@ -216,7 +229,6 @@ def test_ranks_that_make_no_islands_of_one_size_are_refused() -> None:
     [
         ({"inner_steps": 10, "fragments": 4}, "does not divide inner_steps=10"),
         ({"inner_steps": 10, "fragments": 5, "delay": 2}, "exchanged every 2 steps; write a smaller delay"),
-        ({"inner_steps": 10, "fragments": 5, "pseudo_gradient_dtype": "int8"}, "not by fragments; write bf16"),
     ],
 )
 def test_fragments_that_cannot_come_in_turn_are_refused(options: dict[str, Any], message: str) -> None:

@@ -18,7 +18,7 @@ class JoinedRank:
         rank: its place.
         strategy: spreads the engine.
         name: full name of the strategy.
-        words: capabilities of the strategy's entry.
+        words: capabilities of the strategy's entry, and of what it built.
         collective: its line to the others, once the plan has opened it.
     """
 

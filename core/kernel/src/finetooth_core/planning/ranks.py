@@ -72,7 +72,8 @@ def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | N
             action="leave scale.devices out, or start as many",
         )
     built = context.builder.section("strategy", recipe.scale.strategy, "scale.strategy")
-    return JoinedRank(rank, built.part, built.registered.full_name, vars(built.registered.entry)["capabilities"])
+    words = vars(built.registered.entry)["capabilities"] | getattr(built.part, "capabilities", frozenset())
+    return JoinedRank(rank, built.part, built.registered.full_name, words)
 
 
 def check_started(recipe: Recipe, joined: JoinedRank | None) -> None:

@@ -160,6 +160,9 @@ class Strategy(Protocol):
     def open(self, rank: Rank, device: str) -> Collective:
         """Meet the other ranks; returns once all are there.
 
+        A strategy that divides a model or an optimizer's state, and can do so inside an island of DiLoCo's, takes a
+        keyword argument `islands`, too: groups of neighbouring ranks that train apart, 1 by default.
+
         Args:
             device: that the rank computes on, as the framework calls it.
 

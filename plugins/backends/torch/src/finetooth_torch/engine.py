@@ -223,15 +223,16 @@ class TorchEngine(EngineBase):
     def weights(self) -> dict[str, torch.Tensor]:
         if "weights" not in self.capabilities:
             raise self._cannot("give its weights", "weights")
-        return {name: master.detach() for name, master in self._parts.parameters.named()}
+        whole = self._parts.parameters.whole(dict(self._parts.parameters.named()))
+        return {name: master.detach() for name, master in whole.items()}
 
     @guarded("set_weights")
     def set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
-        if weights.keys() != self.weights().keys():
+        if weights.keys() != set(self._parts.parameters.names):
             raise EngineError("set_weights: other weights than those that train", action="give what weights() gives")
         self._updater.changes += 1
         self._pending.clear()
-        self._parts.parameters.restore(weights)
+        self._parts.parameters.restore(self._parts.parameters.own(weights))
 
     def release(self, handle: Handle) -> None:
         self._pending.pop(handle.id, None)

@@ -26,6 +26,13 @@ class TorchCollective:
         self._bucket, self._group = bucket, group
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
 
+    @property
+    def group(self) -> dist.ProcessGroup:
+        """What it is over."""
+        made = dist.group.WORLD if self._group is None else self._group
+        assert made is not None
+        return made
+
     def sum(self, arrays: Sequence[Tensor]) -> list[Tensor]:
         """In buckets of one type, all under way at a time."""
         summed: list[Tensor | None] = [None] * len(arrays)

@@ -6,9 +6,10 @@ import os
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Collective, Engine, Optimizer, Rank, Sharding, Strategy, Traffic
-from finetooth_torchshared.collective import digest_of
+from finetooth_torchshared.collective import TorchCollective, digest_of
 
 from finetooth_deepspeed.options import DeepspeedOptions
 from finetooth_deepspeed.suitable import check_suitable
@@ -29,13 +30,20 @@ class Deepspeed:
     def __init__(self, options: DeepspeedOptions, line: Strategy) -> None:
         self._options, self._line = options, line
         self.wrap, self.spread, self.digest = line.wrap, line.spread, line.digest
-        self._collective: Collective | None = None
+        self._island: TorchCollective | None = None
         self._sharded: list[ZeroOptimizer] = []
 
-    def open(self, rank: Rank, device: str) -> Collective:
-        """See `finetooth_hooks.protocols.Strategy`."""
-        self._collective = _opened(self._line, rank, device)
-        return self._collective
+    def open(self, rank: Rank, device: str, *, islands: int = 1) -> Collective:
+        """See `finetooth_hooks.protocols.Strategy`.
+
+        Args:
+            islands: groups of neighbouring ranks, each of which divides the optimizer's state by itself.
+        """
+        everyone = _opened(self._line, rank, device)
+        size = rank.world // islands
+        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, rank.world, size)]
+        self._island = TorchCollective(group=groups[rank.rank // size])
+        return everyone
 
     def shard_optimizer(
         self, parameters: Sequence[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer, factory: Optimizer
@@ -45,10 +53,10 @@ class Deepspeed:
         Raises:
             PlanError: the optimizer cannot work on a part of its parameters.
         """
-        if self._collective is None:
+        if self._island is None:
             raise PlanError("deepspeed: the other ranks were not met", action="call open first")
         check_suitable(factory)
-        self._sharded.append(ZeroOptimizer(parameters, optimizer, self._collective, self._options))
+        self._sharded.append(ZeroOptimizer(parameters, optimizer, self._island, self._options))
         return self._sharded[-1]
 
     def close(self) -> None:

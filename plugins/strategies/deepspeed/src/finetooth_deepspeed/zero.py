@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from finetooth_hooks import EngineError, UserError
-from finetooth_hooks.protocols import Collective
+from finetooth_torchshared.collective import TorchCollective
 from torch import Tensor, nn
 
 from finetooth_deepspeed.options import DeepspeedOptions
@@ -34,14 +34,15 @@ class ZeroOptimizer(torch.optim.Optimizer):
         self,
         parameters: Sequence[tuple[str, nn.Parameter]],
         optimizer: torch.optim.Optimizer,
-        collective: Collective,
+        collective: TorchCollective,
         options: DeepspeedOptions,
     ) -> None:
         super().__init__([dict(group) for group in optimizer.param_groups], dict(optimizer.defaults))
         self._base, self._collective = optimizer, collective
         self._names = {id(parameter): name for name, parameter in parameters}
-        self._engine = _started([parameter for _, parameter in parameters], optimizer, options)
+        self._engine = _started([parameter for _, parameter in parameters], optimizer, collective, options)
         self._zero = self._engine.optimizer
+        self._idle = False
         for hook in self._zero._grad_acc_hooks:  # they would bring gradients together at every backward pass
             hook.remove()
 
@@ -56,13 +57,16 @@ class ZeroOptimizer(torch.optim.Optimizer):
     # --- a step -------------------------------------------------------------------------------------------------------
 
     def share(self) -> None:
-        """Sums the gradients over all ranks.
+        """Sums the gradients over all ranks. Where nobody has any, as in an island without rows, the step does nothing.
 
         Raises:
             EngineError: a parameter has no gradient at any rank, which DeepSpeed would take for a gradient of zero.
         """
         masters = [parameter for group in self.param_groups for parameter in group["params"]]
         present = self._collective.gather([master.grad is not None for master in masters])
+        self._idle = not any(map(any, present))
+        if self._idle:
+            return
         for place, master in enumerate(masters):
             if not any(of_rank[place] for of_rank in present):
                 raise EngineError(
@@ -79,7 +83,7 @@ class ZeroOptimizer(torch.optim.Optimizer):
 
     def norm(self) -> float:
         """See `finetooth_hooks.protocols.ShardedOptimizer`."""
-        norm = float(self._zero.scaled_global_norm())
+        norm = 0.0 if self._idle else float(self._zero.scaled_global_norm())
         if norm >= 0 and math.isfinite(norm):
             return norm
         self._engine.step()  # with such a norm, it drops the gradients
@@ -94,6 +98,8 @@ class ZeroOptimizer(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Update this rank's part, and get those of the others."""
         del closure
+        if self._idle:
+            return
         for own, group in zip(self._base.param_groups, self.param_groups, strict=True):
             own.update({name: value for name, value in group.items() if name != "params"})
         self._zero.refresh_fp32_params()  # parameters may have been set since
@@ -148,9 +154,7 @@ class ZeroOptimizer(torch.optim.Optimizer):
     def _gathered(self, part: Tensor, masters: Sequence[Tensor]) -> list[Tensor]:
         """What belongs to each parameter of a row of which every rank gives its part."""
         sent = part.detach().to(masters[0].device)
-        parts = [torch.empty_like(sent) for _ in range(self._collective.world)]
-        dist.all_gather(parts, sent)
-        row = torch.cat(parts)[: sum(master.numel() for master in masters)]
+        row = torch.cat(self._collective.all_gather(sent))[: sum(master.numel() for master in masters)]
         split = torch.split(row, [master.numel() for master in masters])
         return [values.view(master.shape) for values, master in zip(split, masters, strict=True)]
 
@@ -166,7 +170,10 @@ def _of_weights(value: Any, part: Tensor) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0 and value.shape == part.shape
 
 
-def _started(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, options: DeepspeedOptions) -> Any:
+def _started(
+    parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer, collective: TorchCollective,
+    options: DeepspeedOptions,
+) -> Any:  # fmt: skip
     """DeepSpeed's engine over the parameters alone: passes through the model are none of its business."""
     numbers = int(options.bucket_mb * 1e6 / 4)
     settings = {
@@ -185,8 +192,9 @@ def _started(parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimize
         "communication_data_type": "fp32",
     }
     engine, *_ = without_builds().initialize(
-        model=_Holder(parameters), optimizer=optimizer, config=settings, dist_init_required=False
-    )
+        model=_Holder(parameters), optimizer=optimizer, config=settings, dist_init_required=False,
+        mpu=_Groups(collective),
+    )  # fmt: skip
     return engine
 
 
@@ -196,3 +204,21 @@ class _Holder(nn.Module):
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self.held = nn.ParameterList(parameters)
+
+
+class _Groups:
+    """What DeepSpeed asks about groups of ranks, in the words of Megatron's module of that name: the model is whole at
+    each rank, and these train rows of their own.
+
+    Args:
+        collective: over them.
+    """
+
+    def __init__(self, collective: TorchCollective) -> None:
+        self.get_data_parallel_rank = lambda: collective.rank
+        self.get_data_parallel_world_size = lambda: collective.world
+        self.get_data_parallel_group = lambda: collective.group
+        self.get_data_parallel_group_ranks = lambda: dist.get_process_group_ranks(collective.group)
+        self.get_model_parallel_group = lambda: None
+        self.get_model_parallel_rank = lambda: 0
+        self.get_model_parallel_world_size = lambda: 1

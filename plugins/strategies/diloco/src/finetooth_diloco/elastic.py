@@ -28,7 +28,7 @@ class ElasticEngine(IslandEngine):
     def __init__(
         self, own: Engine, spread: Engine, lines: Lines, membership: Membership, options: DilocoOptions
     ) -> None:
-        super().__init__(own, spread, lines, None, options)
+        super().__init__(own, spread, lines, options)
         self._membership = membership
         self._passed = 0
         """Steps passed over since the engine's own count was right."""
@@ -64,7 +64,8 @@ class ElasticEngine(IslandEngine):
 
     def _next(self, step: int) -> int:
         """The step after which the next exchange is."""
-        following = (step // self._options.inner_steps + 1) * self._options.inner_steps
+        every = self._options.inner_steps // self._options.fragments
+        following = (step // every + 1) * every
         return following if self._total is None or step >= self._total else min(following, self._total)
 
     def _fall_behind(self) -> None:
@@ -73,13 +74,19 @@ class ElasticEngine(IslandEngine):
 
     def _meet(self, step: int) -> None:
         """Exchange with the islands that are there."""
+        last = step == self._total
+        fragments = 1 if last else self._options.fragments
+        number = (step // (self._options.inner_steps // fragments) - 1) % fragments
+        residual = None if self._exchange is None or self._aim is not None else self._exchange.residual
         while True:
+            if self._exchange is not None:  # of a try that failed, nothing stays
+                self._exchange.residual = None if residual is None else residual.clone()
             meeting = self._membership.meet(step, self._aim is not None)
             if meeting is None:
                 self._fall_behind()
                 return
             try:
-                given, mean = self._swap(meeting)
+                given, mean = self._swap(meeting, number, fragments)
                 came = True
             except RuntimeError:  # of gloo: a member has gone
                 given, mean, came = None, [], False
@@ -88,28 +95,25 @@ class ElasticEngine(IslandEngine):
         if self._aim is not None:
             assert given is not None
             self._take(given)
-        pieces, _ = self._pieces()
+        pieces, share = self._outer.fragment(number, fragments), 0.0 if last else self._options.mixing
         self._outer.step(mean, pieces)
-        self._own.set_weights(self._outer.mixed(self._own.weights(), pieces, 0.0))
-        self._apart, self._aim = 0, None
+        self._own.set_weights(self._outer.mixed(self._own.weights(), pieces, share))
+        self._apart, self._aim = self._apart if share or fragments > 1 else 0, None
         place = meeting.members.index(self._membership.rank)
         self._lines = replace(self._lines, number=place, islands=len(meeting.members))
 
-    def _pieces(self) -> tuple[list[Any], list[Any]]:
-        """All that trains, and how far this island has moved."""
-        pieces = self._outer.fragment(0, 1)
-        moved = self._outer.pseudo_gradient(self._own.weights(), pieces)
-        return pieces, [array.zero_() for array in moved] if self._aim is not None else moved
-
-    def _swap(self, meeting: Meeting) -> tuple[bytes | None, list[Any]]:
-        """What the first island gave to those that join, and the mean pseudo-gradient."""
+    def _swap(self, meeting: Meeting, number: int, fragments: int) -> tuple[bytes | None, list[Any]]:
+        """What the first island gave to those that join, and the mean pseudo-gradient of a fragment."""
         given: bytes | None = None
         if meeting.joining:
             given = meeting.give(self._packed() if meeting.members[0] == self._membership.rank else None)
         if self._exchange is None:
-            self._exchange = Exchange(meeting, self._options.pseudo_gradient_dtype)
+            self._exchange = Exchange(meeting, self._options.pseudo_gradient_dtype, self._outer.size)
         self._exchange.line = meeting
-        return given, self._exchange.mean(self._pieces()[1])
+        moved = self._outer.pseudo_gradient(self._own.weights(), self._outer.fragment(number, fragments))
+        if self._aim is not None:
+            moved = [array.zero_() for array in moved]
+        return given, self._exchange.mean(moved, number * self._outer.size // fragments)
 
     def _packed(self) -> bytes:
         """The first island's state, with what all share."""

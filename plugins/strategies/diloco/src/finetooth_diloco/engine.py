@@ -75,15 +75,15 @@ class IslandEngine(FrontEngine):
     Args:
         own: the engine of this rank, whose weights are read and set.
         spread: the same behind its island.
-        exchange: None where another rank of the island exchanges.
     """
 
-    def __init__(
-        self, own: Engine, spread: Engine, lines: Lines, exchange: Exchange | None, options: DilocoOptions
-    ) -> None:
+    def __init__(self, own: Engine, spread: Engine, lines: Lines, options: DilocoOptions) -> None:
         super().__init__(spread)
-        self._own, self._lines, self._exchange, self._options = own, lines, exchange, options
+        self._own, self._lines, self._options = own, lines, options
         self._outer = OuterOptimizer(own.weights(), options.outer_lr, options.outer_momentum)
+        self._exchange: Exchange | None = None  # another rank of the island exchanges
+        if lines.between is not None:
+            self._exchange = Exchange(lines.between, options.pseudo_gradient_dtype, self._outer.size)
         self._total: int | None = None
         self._apart = 0  # steps since all islands had the anchor
         self._flying: list[Flying] = []
@@ -152,9 +152,10 @@ class IslandEngine(FrontEngine):
         self._agree("exchanges what it trained")
         pieces, exchange = self._outer.fragment(number, fragments), self._exchange
         mean: Future[list[Any]] | None = None
+        weights = self._own.weights()  # every rank of an island asks, since each may hold a part
         if exchange is not None:
-            moved = self._outer.pseudo_gradient(self._own.weights(), pieces)
-            mean = self._sender.submit(exchange.mean, moved)
+            moved = self._outer.pseudo_gradient(weights, pieces)
+            mean = self._sender.submit(exchange.mean, moved, number * self._outer.size // fragments)
             if due <= self._engine.weights_version:
                 mean.exception()  # nothing is trained meanwhile
         self._flying.append(Flying(pieces, due, mean))
@@ -265,9 +266,11 @@ class IslandEngine(FrontEngine):
 
     def save(self, path: Path) -> None:
         """The first island's state as any engine writes it, and what DiLoCo adds to it, in `diloco/`: the outer
-        optimizer's state, and of each other island its state and what int8 took from it. Every rank writes all of it,
-        since each may be asked to load it."""
+        optimizer's state, and of each other island its state and what rounding took from it. Every rank writes all
+        of it, since each may be asked to load it."""
         self._agree("saves")
+        for flying in self._flying:
+            self._mean(flying)  # what rounding took is known then
         path = Path(path)
         own = path / OWN / f"island-{self._lines.number}"
         self._engine.save(own)

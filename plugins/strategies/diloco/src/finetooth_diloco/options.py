@@ -9,18 +9,16 @@ from finetooth_hooks import Context, Options
 from finetooth_hooks.protocols import Strategy
 from pydantic import Field, field_validator, model_validator
 
-PseudoGradient = Literal["fp32", "bf16", "fp16", "int8"]
+PseudoGradient = Literal["fp32", "bf16", "fp16", "int8", "int4"]
 """What pseudo-gradients are sent in."""
 _SHARDED = (
-    "every rank of an island would hold a part of the weights and of the optimizer's state, so none of them has the "
-    "island's whole pseudo-gradient or the anchor that it is taken from"
+    "every rank of an island would hold a part of the weights and of the optimizer's state, so no group of them has a "
+    "whole pseudo-gradient of its own"
 )
 REFUSED: Mapping[str, str] = {
-    "fsdp": _SHARDED,
     "full-shard": _SHARDED,
     "zero-3": _SHARDED,
     "zero3": _SHARDED,
-    "deepspeed": "its ZeRO divides the optimizer's state among all ranks, not among those of an island",
     "pipeline": "no rank of an island would have all layers, and so the island's whole pseudo-gradient",
     "context": "islands share the rows of a step, and its ranks would all compute the same",
     "diloco": "an island that is made of islands is not DiLoCo",
@@ -40,8 +38,8 @@ class DilocoOptions(Options):
     num_islands: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Groups of ranks that train apart; `auto` makes every rank one."""
     pseudo_gradient_dtype: PseudoGradient = "fp32"
-    """What pseudo-gradients are sent in. `int8` has a scale for every 256 numbers, and each island adds what rounding
-    took to its next pseudo-gradient."""
+    """What pseudo-gradients are sent in. `int8` and `int4` have a scale for every 256 numbers, and each island adds
+    what rounding took to its next pseudo-gradient."""
     fragments: int = Field(default=1, ge=1)
     """Parts of equal size that what trains is cut into, in its order, so of neighbouring layers: one of them is
     exchanged every `inner_steps / fragments` steps (streaming DiLoCo, Douillard et al., 2025, arXiv:2501.18512). The
@@ -66,30 +64,37 @@ class DilocoOptions(Options):
                 f"delay is {self.delay}, and fragments are exchanged every {self.inner_steps // self.fragments} steps; "
                 "write a smaller delay"
             )
-        if self.pseudo_gradient_dtype == "int8" and self.fragments > 1:
-            raise ValueError("pseudo_gradient_dtype int8 keeps what rounding took, not by fragments; write bf16")
         return self
 
     @model_validator(mode="after")
     def _islands_that_leave_are_plain(self) -> Self:
         if self.patience is None:
             return self
-        for setting, plain in (("fragments", 1), ("pseudo_gradient_dtype", None), ("within", "ddp")):
+        for setting, plain in (("delay", 0), ("within", "ddp")):
             value = getattr(self, setting)
-            if value == "int8" or (plain is not None and value not in (plain, {"name": plain})):
+            if value not in (plain, {"name": plain}):
                 raise ValueError(
                     f"patience is set, and islands that leave and join exchange nothing with "
-                    f"{setting}: {value}; write {setting}: {plain or 'bf16'}"
+                    f"{setting}: {value}; write {setting}: {plain}"
                 )
         return self
 
     @field_validator("within")
     @classmethod
     def _can_train_an_island(cls, within: str | dict[str, Any]) -> str | dict[str, Any]:
-        name = str(within if isinstance(within, str) else within.get("name", ""))
-        reason = REFUSED.get(name.rpartition(":")[2].lower().replace("_", "-"))
+        given = {"name": within} if isinstance(within, str) else within
+        name = str(given.get("name", ""))
+        plain = name.rpartition(":")[2].lower().replace("_", "-")
+        if plain == "fsdp" and given.get("tensor", 1) != 1:
+            raise ValueError(
+                f"diloco does not go with {name} of tensor parallelism, which computes rows twice; leave tensor out"
+            )
+        whole = plain == "fsdp" and given.get("replicas", 1) == 1
+        plain = "zero-3" if plain == "deepspeed" and given.get("stage") == 3 else plain
+        reason = _SHARDED if whole else REFUSED.get(plain)
         if reason is not None:
-            raise ValueError(f"diloco does not go with {name}: {reason}; write within: ddp")
+            action = "within: {name: fsdp, replicas: 2} (hybrid shard), or within: ddp" if whole else "within: ddp"
+            raise ValueError(f"diloco does not go with {name}: {reason}; write {action}")
         return within
 
 

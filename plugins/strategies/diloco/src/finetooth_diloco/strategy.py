@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from inspect import signature
+from typing import Any
+
 import torch.distributed as dist
 from finetooth_hooks import EngineError, PlanError
-from finetooth_hooks.protocols import Collective, Engine, Rank, Strategy, Traffic
+from finetooth_hooks.protocols import Collective, Engine, Optimizer, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import TorchCollective
 from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
 
@@ -12,7 +16,6 @@ from finetooth_diloco.elastic import ElasticEngine
 from finetooth_diloco.engine import IslandEngine, Lines
 from finetooth_diloco.membership import TIMEOUT, Membership, StoreLine, read
 from finetooth_diloco.options import DilocoOptions
-from finetooth_diloco.outer import Exchange
 from finetooth_diloco.traffic import traffic
 
 
@@ -21,10 +24,21 @@ class Diloco:
 
     Args:
         inner: the strategy inside an island; it opens the line to all ranks.
+
+    Raises:
+        PlanError: it cannot divide what an island holds.
     """
 
     def __init__(self, options: DilocoOptions, inner: Strategy) -> None:
-        self._options, self._inner = options, inner
+        self._options = options
+        self._inner: Any = inner
+        divides = {"optimizer": "shard_optimizer", "shards": "sharding"}
+        self.capabilities = frozenset(word for word, method in divides.items() if hasattr(inner, method))
+        if self.capabilities and "islands" not in signature(inner.open).parameters:
+            raise PlanError(
+                "scale.strategy.within: it divides a model among all ranks, not among those of an island",
+                action="write within: ddp",
+            )
         self.wrap, self.close = inner.wrap, inner.close
         self._lines: Lines | None = None
         self._elastic: tuple[Store, Membership] | None = None
@@ -35,7 +49,7 @@ class Diloco:
         Raises:
             PlanError: the ranks make no islands of one size.
         """
-        count = rank.world if self._options.num_islands == "auto" else self._options.num_islands
+        count = self._count(rank.world)
         if rank.world % count:
             raise PlanError(
                 f"scale.strategy.num_islands: {rank.world} ranks do not make {count} islands of one size",
@@ -43,7 +57,8 @@ class Diloco:
             )
         if self._options.patience is not None:
             return self._open_for_some(rank, count, self._options.patience)
-        everyone = self._inner.open(rank, device)
+        more = {"islands": count} if self.capabilities else {}
+        everyone: Collective = self._inner.open(rank, device, **more)
         size = rank.world // count
         islands = [dist.new_group(list(range(first, first + size))) for first in range(0, rank.world, size)]
         firsts = dist.new_group(list(range(0, rank.world, size)))
@@ -80,11 +95,11 @@ class Diloco:
     def digest(self, engine: Engine) -> str:
         """What trains; of a rank that comes later that of the others, which it takes before it trains."""
         if self._elastic is None:
-            return self._inner.digest(engine)
+            return str(self._inner.digest(engine))
         store, membership = self._elastic
         if membership.joins:
             return read(store, "digest", "the first island").decode()
-        digest = self._inner.digest(engine)
+        digest = str(self._inner.digest(engine))
         store.set("digest", digest)
         return digest
 
@@ -108,12 +123,23 @@ class Diloco:
         if self._elastic is not None:
             island = self._inner.spread(engine, lines.island)
             return ElasticEngine(engine, island, lines, self._elastic[1], self._options)
-        exchange = None if lines.between is None else Exchange(lines.between, self._options.pseudo_gradient_dtype)
-        return IslandEngine(engine, self._inner.spread(engine, lines.island), lines, exchange, self._options)
+        return IslandEngine(engine, self._inner.spread(engine, lines.island), lines, self._options)
+
+    def shard_optimizer(self, parameters: Sequence[tuple[str, Any]], optimizer: Any, factory: Optimizer) -> Any:
+        """Divides the optimizer's state among the ranks of an island."""
+        return self._inner.shard_optimizer(parameters, optimizer, factory)
+
+    def sharding(self, world: int) -> Sharding:
+        """What the strategy inside divides among the ranks of an island."""
+        made: Sharding = self._inner.sharding(world // self._count(world))
+        return made
 
     def traffic(self, parameters: int, world: int) -> Traffic:
         """See `finetooth_hooks.protocols.ForeseenStrategy`."""
         return traffic(self._options, parameters, world)
+
+    def _count(self, world: int) -> int:
+        return world if self._options.num_islands == "auto" else self._options.num_islands
 
     def _opened(self) -> Lines:
         if self._lines is None:

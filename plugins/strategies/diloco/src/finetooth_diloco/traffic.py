@@ -6,10 +6,10 @@ from finetooth_hooks.protocols import Traffic
 
 from finetooth_diloco.options import DilocoOptions
 
-SIZES = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
-"""Bytes of a number."""
+BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "int4": 4}
+"""Of a number."""
 BLOCK = 256
-"""Numbers that share a scale of four bytes in int8."""
+"""Numbers that share a scale of four bytes in int8 and int4."""
 
 
 def traffic(options: DilocoOptions, parameters: int, world: int) -> Traffic:
@@ -20,9 +20,13 @@ def traffic(options: DilocoOptions, parameters: int, world: int) -> Traffic:
         world: ranks.
     """
     islands = world if options.num_islands == "auto" else options.num_islands
-    scales = 4 * -(-parameters // BLOCK) if options.pseudo_gradient_dtype == "int8" else 0
-    size, whole = SIZES[options.pseudo_gradient_dtype], options.fragments == 1
+    integers = options.pseudo_gradient_dtype.startswith("int")
+
+    def sent(numbers: int) -> int:
+        scales = 4 * -(-numbers // BLOCK) if integers else 0
+        return -(-numbers * BITS[options.pseudo_gradient_dtype] // 8) + scales
+
     return Traffic(
-        every=options.inner_steps // options.fragments, sent=-(-parameters // options.fragments) * size + scales,
-        peers=islands, summed=options.pseudo_gradient_dtype != "int8", last=None if whole else parameters * size,
+        every=options.inner_steps // options.fragments, sent=sent(-(-parameters // options.fragments)),
+        peers=islands, summed=not integers, last=None if options.fragments == 1 else sent(parameters),
     )  # fmt: skip

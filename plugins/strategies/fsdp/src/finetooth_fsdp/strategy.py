@@ -34,21 +34,26 @@ class Fsdp:
         self.wrap, self.close = line.wrap, line.close
         self._mesh: DeviceMesh | None = None
         self._rows: Collective | None = None
-        self._digest = ""
+        self._islands, self._digest = 1, ""
 
-    def open(self, rank: Rank, device: str) -> Collective:
+    def open(self, rank: Rank, device: str, *, islands: int = 1) -> Collective:
         """See `finetooth_hooks.protocols.Strategy`.
+
+        Args:
+            islands: groups of neighbouring ranks that hold a model each and train apart.
 
         Raises:
             PlanError: the ranks cannot be grouped as the options say.
         """
-        replicas, tensor, rows = self._options.replicas, self._options.tensor, self._options.rows(rank.world)
+        replicas, tensor = self._options.replicas, self._options.tensor
+        rows = self._options.rows(rank.world // islands)
         placed = torch.device(device)
         if placed.type != "cpu":
             torch.accelerator.set_device_index(placed.index or 0)  # a mesh is over the devices that ranks are at
         everyone = self._line.open(rank, device)
-        names = ("replicas", "shards", "tensor")
-        self._mesh = init_device_mesh(placed.type, (replicas, rows // replicas, tensor), mesh_dim_names=names)
+        names = ("islands", "replicas", "shards", "tensor")
+        self._mesh = init_device_mesh(placed.type, (islands, replicas, rows // replicas, tensor), mesh_dim_names=names)
+        self._islands = islands
         self._rows = everyone if tensor == 1 else RowLine(everyone, tensor)
         return everyone
 
@@ -60,8 +65,7 @@ class Fsdp:
 
     def spread(self, engine: Engine, collective: Collective) -> Engine:
         """See `finetooth_hooks.protocols.Strategy`."""
-        del collective
-        return self._line.spread(engine, self.island())
+        return self._line.spread(engine, self.island() if self._islands == 1 else collective)
 
     def sharding(self, world: int) -> Sharding:
         """Everything, among the ranks that hold one model."""
