@@ -111,7 +111,7 @@ torture: $(TESTED)  ## kill runs a thousand times and compare them: docs/torture
 	$(BIN)/python tests/torture/run.py
 mutants: $(TESTED)  ## make small wrong changes one at a time and count which the tests notice; hours
 	$(BIN)/python tests/mutants/judge_mutants.py
-load: $(TESTED)  ## load a server and kill it again and again: docs/benchmarks/service.json; about ten minutes
+load: $(TESTED)  ## load a server and kill it again and again: tests/bench/results/service.json; about ten minutes
 	$(BIN)/python tests/load/run.py
 	$(BIN)/python tests/load/overhead.py
 	$(BIN)/python tests/load/adapters.py

@@ -5,7 +5,7 @@
 SHARED holds the folder `data`. Every task and seed is a run, or several, in OUTPUT/runs, and writes
 OUTPUT/TASK-SEED.json when it is done; what has its result is not run again, so that an interrupted call can be
 repeated. Settings behind `--` go to every run: `-- train.max_steps=4`. `--page` only draws docs/benchmarks/rl.md and
-its charts from docs/benchmarks/rl.
+its charts from tests/bench/results/rl.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--page", action="store_true", help="only draw the page")
     told = parser.parse_args(given.split())
     if told.page:
-        draw(ROOT / "docs/benchmarks")
+        draw(ROOT / "docs")
         return 0
     if told.output is None:
         parser.error("give SHARED and OUTPUT")

@@ -8,8 +8,8 @@ SHARED holds `data/preference` and `data/process`. A task is named, or how its n
 is not run again, so that an interrupted call can be repeated. `--estimate` only says how long everything would take,
 from four steps of each. Settings behind `--` go to every run: `-- train.max_steps=100`.
 
-`--page` only draws docs/learning.md and its charts from the results in docs/learning. With OUTPUT=docs/learning the
-results are where the page takes them from.
+`--page` only draws docs/learning.md and its charts from the results in tests/bench/results/learning; with that folder
+as OUTPUT the results are where the page takes them from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from learning.page import ROOT, draw
+from learning.page import FOLDER, ROOT, draw
 from learning.running import estimate, estimate_text, fingerprint, learn
 from learning.tasks import Task, pick
 
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     given, _, overrides = " ".join(arguments).partition(" -- ")
     words = [word for word in given.split() if not word.startswith("--")]
     if "--page" in given.split():
-        draw(ROOT / "docs")
+        draw(FOLDER, ROOT / "docs")
         return 0
     if len(words) < 2:
         print(__doc__, file=sys.stderr)

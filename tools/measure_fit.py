@@ -2,11 +2,11 @@
 
     python tools/measure_fit.py [--only quantizer:int4 ...] [--timed] [--list] [--page]
 
-A cell is KIND:NAME and lands in docs/benchmarks/fit.json (memory in MiB) as soon as it is there; what is there is not
-measured again, so that an interrupted call can be repeated. Times are measured with `--timed`, of cells that are there
-and have none, over a few steps of their own, and of a peer (TRL with peft and bitsandbytes) beside those quantizers
-that it has; run that on a machine that does nothing else. `--page` only writes docs/benchmarks/fit.md from what is
-there, as every call does at its end.
+A cell is KIND:NAME and lands in tests/bench/results/fit.json (memory in MiB) as soon as it is there; what is there is
+not measured again, so that an interrupted call can be repeated. Times are measured with `--timed`, of cells that are
+there and have none, over a few steps of their own, and of a peer (TRL with peft and bitsandbytes) beside those
+quantizers that it has; run that on a machine that does nothing else. `--page` only writes docs/benchmarks/fit.md from
+what is there, as every call does at its end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fit_page import page
 from fit_recipes import CELLS, recipe, timed_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURES, PAGE = ROOT / "docs/benchmarks/fit.json", ROOT / "docs/benchmarks/fit.md"
+FIGURES, PAGE = ROOT / "tests/bench/results/fit.json", ROOT / "docs/benchmarks/fit.md"
 LONGEST = 1800
 """Seconds of a cell."""
 UNTIMED, TIMED = ("measured", "plain"), ("timed", "rows", "peer")

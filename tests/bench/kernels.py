@@ -1,4 +1,4 @@
-"""Measure the kernels against what does the same elsewhere, and write docs/benchmarks/kernels.json.
+"""Measure the kernels against what does the same elsewhere, and write tests/bench/results/kernels.json.
 
     python tests/bench/kernels.py [--out FILE] [--tiles]
 
@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 import torch
-from harness import machine
+from harness import RESULTS, machine
 from kernelbench.given import given_rows, labels
 from kernelbench.heads import (
     Loss,
@@ -38,7 +38,6 @@ from kernelbench.heads import (
 )
 from kernelbench.turns import Row, milliseconds
 
-DEFAULT_OUT = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "kernels.json"
 WARM_UP, TIMED = 5, 20
 CPU_WARM_UP, CPU_TIMED = 1, 5
 HEADS: tuple[Shape, ...] = ((16_384, 248_320, 2_048), (8_192, 151_936, 1_024))
@@ -146,7 +145,7 @@ def measured_on() -> Row:
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="where to write the figures")
+    parser.add_argument("--out", type=Path, default=RESULTS / "kernels.json", help="where to write the figures")
     parser.add_argument("--tiles", action="store_true", help="time the Triton kernels in other tiles too")
     parser.add_argument("--peak-of", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -3,9 +3,9 @@
     python tests/bench/run.py [--quick | --smoke] [--only a,d] [--contender "finetooth bf16;TRL defaults"]
 
 Each contender is a process of its own; they take turns. The quick form leaves out hooks, saving and preferences (h, i,
-j, s). Results go to docs/benchmarks/NAME.json, one file for each workload, so a run can be done in pieces; the page is
-drawn from all files that are there. `--results docs/benchmarks-NAME` keeps those of another machine apart. Peers need
-their own environments, and finetooth is measured in one without what tests need: `make bench-peers` makes them.
+j, s). Results go to tests/bench/results/NAME.json, one file for each workload, so a run can be done in pieces; the page
+is drawn from all files that are there. `--results tests/bench/results-NAME` keeps those of another machine apart. Peers
+need their own environments, and finetooth is measured in one without what tests need: `make bench-peers` makes them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import compare, page, results
+from harness import RESULTS, compare, page, results
 from harness.machine import load, machine
 from harness.process import Finished, run
 from harness.turns import turns
@@ -32,7 +32,6 @@ from harness.workload import Contender, Form, Workload
 from harness.workloads import contenders, pick
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs/benchmarks"
 CONTENDERS = Path(__file__).resolve().parent / "contenders"
 TIMEOUT = {"smoke": 300.0, "quick": 600.0, "full": 3600.0}
 QUICK_SECONDS = 900.0
@@ -211,7 +210,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=ROOT / "../shared/data", help="folder with the data sets")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "finetooth-bench"
     parser.add_argument("--cache", type=Path, default=cache, help="folder for inputs and logs")
-    parser.add_argument("--results", type=Path, help="folder of the result files; default docs/benchmarks")
+    parser.add_argument("--results", type=Path, help="folder of the result files; default tests/bench/results")
     parser.add_argument("--page", action="store_true", help="only draw the page from the result files")
     return parser.parse_args(arguments)
 
@@ -237,12 +236,18 @@ def bench_of(given: argparse.Namespace) -> Bench:
     )
 
 
+def docs_of(folder: Path) -> Path:
+    """Where the page of a folder of results goes: docs/, or next to a folder that lies elsewhere."""
+    return ROOT / "docs" if folder.parent == RESULTS.parent else folder.parent
+
+
 def draw(folder: Path) -> dict[str, dict[str, Any]]:
     """Write the page and its charts from the result files, take away charts of before; the results."""
     found = results.read(folder)
-    others = sorted({path.parent.name for path in folder.parent.glob(f"{page.FOLDER}*/*.json")} - {folder.name})
-    files = {folder.parent / path: text for path, text in page.render(found, folder.name, others).items()}
-    for old in set(folder.glob("*.svg")) - files.keys():
+    others = [path.name for path in sorted(folder.parent.glob(f"{RESULTS.name}*/")) if path != folder]
+    docs = docs_of(folder)
+    files = {docs / path: text for path, text in page.render(found, folder.name, others).items()}
+    for old in set((docs / page.named(folder.name)).glob("*.svg")) - files.keys():
         old.unlink()
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    folder: Path = given.results or (given.cache / "smoke/benchmarks" if given.form == "smoke" else RESULTS)
+    folder = (given.results or (given.cache / "smoke/results" if given.form == "smoke" else RESULTS)).resolve()
     started, bench = time.monotonic(), bench_of(given)
     missing = "" if given.page else bench.warm()
     if missing:
@@ -273,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     runs = [(name, run) for name, file in draw(folder).items() if name in names for run in file.get("runs", [])]
     failed = [f"{name}: {run['contender']}: {run['failed']}" for name, run in runs if run.get("failed")]
     print("\n".join(["", *failed]) if failed else "every contender ran")
-    print(f"{time.monotonic() - started:.0f} s; {folder.parent / page.page_of(folder.name)}")
+    print(f"{time.monotonic() - started:.0f} s; {docs_of(folder) / page.named(folder.name)}.md")
     ours = {contender.name for workload in workloads for contender in workload.contenders if contender.home == "ours"}
     return int(any(run.get("failed") and run["contender"] in ours for _, run in runs))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from harness import charts, floorpage, goals, page, results
+from harness import RESULTS, charts, floorpage, goals, page, results
 from harness.rollout_workloads import ASYNCHRONOUS, ONE_AFTER_THE_OTHER
 from harness.workloads import WORKLOADS
 
-PAGE = page.page_of(page.FOLDER)
+PAGE = "benchmarks.md"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CONFIG = {
     "num_hidden_layers": 2,
@@ -24,29 +24,30 @@ CONFIG = {
 }
 
 
-FOLDERS = sorted({path.parent.name for path in DOCS.glob(f"{page.FOLDER}*/*.json")})
+FOLDERS = sorted(path.name for path in RESULTS.parent.glob("results*"))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_the_page_in_the_repository_is_what_the_results_give(folder):
     others = [name for name in FOLDERS if name != folder]
-    files = page.render(results.read(DOCS / folder), folder, others)
+    files = page.render(results.read(RESULTS.with_name(folder)), folder, others)
     for path, text in files.items():
         assert (DOCS / path).read_text(encoding="utf-8") == text, f"{path} is old: python tests/bench/run.py --page"
     drawn = {Path(path).name for path in files if path.endswith(".svg")}
-    assert {path.name for path in (DOCS / folder).glob("*.svg")} == drawn  # none is left over
+    assert {path.name for path in (DOCS / page.named(folder)).glob("*.svg")} == drawn  # none is left over
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_results_hold_nothing_of_this_machine(folder):
-    for file in (DOCS / folder).glob("*.json"):
+    for file in RESULTS.with_name(folder).rglob("*.json"):
         assert not re.search(r'"[^"]*(/home/|/root|/tmp/|/work/|file://|https?://)', file.read_text(encoding="utf-8"))
 
 
 def test_another_machines_page_leaves_out_what_was_not_measured(lora):
-    files = page.render({"lora": lora}, "benchmarks-other", ["benchmarks"])
+    files = page.render({"lora": lora}, "results-other", ["results"])
     text = files["benchmarks-other.md"]
-    assert "[benchmarks-other](benchmarks-other)" in text and "Other machines: [benchmarks](benchmarks.md)." in text
+    assert "[results-other](../tests/bench/results-other)" in text
+    assert "Other machines: [benchmarks](benchmarks.md)." in text
     assert "not measured" not in text and "(b)" not in text
     assert "](benchmarks-other/lora-speed.svg)" in text and "benchmarks-other/lora-speed.svg" in files
 

@@ -41,7 +41,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
 @pytest.fixture(scope="session")
 def book(judge: Judge) -> Iterator[Book]:
     """How recipes ended. With `FT_WRITE_DOCS=1` docs/cookbook.md is drawn from it, once all of them ran."""
-    found = Book(judge.versions(), ROOT / "docs/cookbook/results.json")
+    found = Book(judge.versions(), HERE / "results.json")
     yield found
     if os.environ.get("FT_WRITE_DOCS") == "1" and found.whole:
         found.write(ROOT / "docs")

@@ -12,7 +12,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def test_the_page_is_drawn_from_the_results_of_all_recipes() -> None:
-    found = json.loads((DOCS / "cookbook/results.json").read_text(encoding="utf-8"))
+    found = json.loads((Path(__file__).parent / "results.json").read_text(encoding="utf-8"))
     assert (DOCS / "cookbook.md").read_text(encoding="utf-8") == render(found)
     assert (DOCS / "cookbook/arithmetic.svg").read_text(encoding="utf-8") == curve(found["arithmetic"])
     told = {one["name"]: one for one in found["recipes"]}
@@ -23,15 +23,16 @@ def test_the_page_is_drawn_from_the_results_of_all_recipes() -> None:
 
 
 def test_a_page_takes_all_recipes_with_the_same_versions(tmp_path: Path) -> None:
-    book = Book({"tinker": "1"})
+    file = tmp_path / "results.json"
+    book = Book({"tinker": "1"}, file)
     for recipe in ALL:
         assert not book.whole
         lines = [{recipe.metric: 0.5, "env/all/correct": 0.5, "env/all/format": 1.0} for _ in range(recipe.steps)]
         book.note(recipe, lines)
     assert book.whole
     book.write(tmp_path)
-    assert Book({"tinker": "1"}, tmp_path / "cookbook/results.json").whole
-    assert not Book({"tinker": "2"}, tmp_path / "cookbook/results.json").whole
+    assert Book({"tinker": "1"}, file).whole
+    assert not Book({"tinker": "2"}, file).whole
 
 
 def test_a_command_on_lines_is_the_same_command() -> None:

@@ -1,4 +1,4 @@
-"""docs/families.md from docs/families.json: `python tests/families/page.py` tries every cell first, in some minutes.
+"""docs/families.md from results.json: `python tests/families/page.py` tries every cell first, in some minutes.
 
 .venv/bin/python tests/families/page.py            # all rows
 .venv/bin/python tests/families/page.py qwen3 phi  # these
@@ -17,8 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_families import ABSENT, COLUMNS, TARGETS, TYPES, Tiny
 
-DOCS = Path(__file__).parents[2] / "docs"
-RESULTS, PAGE = DOCS / "families.json", DOCS / "families.md"
+RESULTS, PAGE = Path(__file__).with_name("results.json"), Path(__file__).parents[2] / "docs/families.md"
 Cells = Mapping[str, Mapping[str, Sequence[object]]]
 OPENING = """\
 # What each family does

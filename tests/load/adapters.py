@@ -1,6 +1,6 @@
 """What it takes to sample many adapters of one base at once: a server that writes them in one batch, beside one that
 gives each its turns, and beside many requests of a single adapter. Adds `adapters`, or `adapters_on_one_thread`, to
-docs/benchmarks/service.json; exit code 1 if a request gets other tokens than alone.
+tests/bench/results/service.json; exit code 1 if a request gets other tokens than alone.
 
     python tests/load/adapters.py [--model NAME] [--adapters 8] [--rank 16] [--tokens 64] [--rounds 5] [--threads 1]
         [--output FILE]
@@ -33,10 +33,10 @@ import finetooth
 import numpy as np
 from finetooth_hooks import Datum, Sampling
 from finetooth_hooks.engine import StepSettings
+from harness import RESULTS  # type: ignore[import-not-found]
 from harness.machine import machine  # type: ignore[import-not-found]
 from server import make_model  # type: ignore[import-not-found]
 
-OUTPUT = Path(__file__).parents[2] / "docs" / "benchmarks" / "service.json"
 SIZES = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3,
@@ -57,7 +57,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--output", type=Path, default=RESULTS / "service.json")
     given = parser.parse_args()
     import torch
 

@@ -1,5 +1,5 @@
 """What the service costs beside the same engine called locally: forward_backward of 4,096 tokens, and 16 tokens
-sampled, both in turns. Adds `overhead` to docs/benchmarks/service.json.
+sampled, both in turns. Adds `overhead` to tests/bench/results/service.json.
 
     python tests/load/overhead.py [--model smollm2-135m] [--rounds 9] [--output FILE]
 """
@@ -18,11 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+
 import finetooth
 import numpy as np
 from finetooth_hooks import Datum, Sampling
+from harness import RESULTS  # type: ignore[import-not-found]
 
-OUTPUT = Path(__file__).parents[2] / "docs" / "benchmarks" / "service.json"
 ROWS = 8
 SAMPLING = Sampling(max_tokens=16, temperature=0.0, stop_ids=())
 
@@ -34,7 +36,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=4096, help="of a forward_backward")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--output", type=Path, default=RESULTS / "service.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finetooth-overhead-") as folder:
         found = measured(given.model, given.tokens, given.rounds, given.overrides, Path(folder))

@@ -1,6 +1,6 @@
 """`make load`: many clients of several tenants train and sample on one server, which is killed again and again. Writes
-docs/benchmarks/service.json; exit code 1 if a call was lost or done twice, if a result is not a local engine's, or if a
-tenant read what is another's.
+tests/bench/results/service.json; exit code 1 if a call was lost or done twice, if a result is not a local engine's, or
+if a tenant read what is another's.
 
     python tests/load/run.py [--clients 100] [--seconds 300] [--kills 5] [--output FILE]
 """
@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
 import numpy as np
 from clients import Prober, Sampled, Timed, Trainer, make_client  # type: ignore[import-not-found]
+from harness import RESULTS  # type: ignore[import-not-found]
 from harness.machine import machine  # type: ignore[import-not-found]
 from server import TENANTS, Server, make_keys, make_model  # type: ignore[import-not-found]
 from truth import futures, gradients, samples  # type: ignore[import-not-found]
 
-OUTPUT = Path(__file__).parents[2] / "docs" / "benchmarks" / "service.json"
 TRAINERS = 0.4
 """Share of the clients that train; a tenant may have 16 models at most."""
 GROWTH = 1.25
@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--clients", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--output", type=Path, default=RESULTS / "service.json")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="finetooth-load-") as folder:
         found = asyncio.run(load(Path(folder), given.clients, given.seconds, given.kills))

@@ -78,10 +78,10 @@ def test_ten_undesirable_answers_for_each_desirable_one() -> None:
 
 
 def test_the_page_in_the_repository_is_what_the_results_give(tmp_path: Path) -> None:
-    from learning.page import drawings, read, render
+    from learning.page import FOLDER, drawings, read, render
 
     docs = Path(__file__).resolve().parents[2] / "docs"
-    results = read(docs / "learning")
+    results = read(FOLDER)
     charts = drawings(results)
     assert (docs / "learning.md").read_text(encoding="utf-8") == render(results, tuple(charts)), (
         "run python tools/learn_rewards.py --page"
@@ -108,8 +108,8 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
             told = {"part_of": "kto", "reached": {**reached, "accuracy": accuracy}, "task": name}
             written[name] = {**one, "method": {"name": "kto"}, **told}
     for name, result in written.items():
-        (folder / f"{name}.json").write_text(json.dumps(result))
-    draw(tmp_path)
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    draw(tmp_path, tmp_path)
     page = (tmp_path / "learning.md").read_text()
     assert "| ranked | rm | 437 | 160 (40) | 70.0 % (61.0 % to 78.0 %) | longer: 69.0 % | +1.0 (-4.0 to +6.0) |" in page
     assert "better than chance, outside the interval, on 1 of 1" in page

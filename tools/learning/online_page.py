@@ -12,11 +12,11 @@ from learning.online_running import ends
 from learning.online_tasks import ROOT, TASKS, OnlineTask
 
 sys.path.append(str(ROOT / "tests/bench"))
-from harness import charts
+from harness import RESULTS, charts
 from harness.page import wrapped
 
 Result = Mapping[str, Any]
-FOLDER = "rl"
+FOLDER = RESULTS / "rl"
 SMOOTHED = 5
 """Steps that a point of a curve is the mean of."""
 
@@ -26,12 +26,12 @@ OPENING = """\
 Learning by reward with SmolLM2-135M on a CPU: a LoRA adapter of rank 16. Held-out rows are never trained; a share of
 them has Wilson's 95 % interval, which is about the rows, not about seeds: each seed has a line of its own. The model
 answers held-out rows greedily, and in training it is sampled, so that the reward of a step is below the share that is
-right. It is drawn from the files in `docs/benchmarks/rl`, which this writes (a task that has its file is not run
+right. It is drawn from the files in `tests/bench/results/rl`, which this writes (a task that has its file is not run
 again):
 
 <!-- not run: it takes hours -->
 ```sh
-python tools/learn_online.py SHARED docs/benchmarks/rl --seeds 3
+python tools/learn_online.py SHARED tests/bench/results/rl --seeds 3
 python tools/learn_online.py --page
 ```
 
@@ -51,16 +51,12 @@ def read(folder: Path) -> dict[str, list[Result]]:
     return found
 
 
-def draw(folder: Path) -> None:
-    """Write the page and its charts.
-
-    Args:
-        folder: `docs/benchmarks`.
-    """
-    results = read(folder / FOLDER)
+def draw(docs: Path) -> None:
+    """Write the page and its charts."""
+    results = read(FOLDER)
     for name, text in drawings(results).items():
-        (folder / FOLDER / f"{name}.svg").write_text(text, encoding="utf-8")
-    (folder / "rl.md").write_text(render(results), encoding="utf-8")
+        (docs / f"benchmarks/rl/{name}.svg").write_text(text, encoding="utf-8")
+    (docs / "benchmarks/rl.md").write_text(render(results), encoding="utf-8")
 
 
 def render(results: Mapping[str, Sequence[Result]]) -> str:
@@ -86,7 +82,7 @@ def section(task: OnlineTask, results: Sequence[Result]) -> list[str]:
             cells = [name, result["seed"], run["steps"], share(run, "before"), share(run, "after"), curve(task, run)]
             lines.append(f"| {' | '.join(map(str, cells))} | {run['seconds']:,.0f} ({run['cpu_seconds']:,.0f}) |")
     lines += ["", *rounds(task, results), *verdict(task, results)]
-    return [*lines, *([f"![{task.name}]({FOLDER}/{task.name}.svg)", ""] if charted(task, results) else [])]
+    return [*lines, *([f"![{task.name}](rl/{task.name}.svg)", ""] if charted(task, results) else [])]
 
 
 def share(run: Result, when: str) -> str:

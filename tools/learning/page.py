@@ -14,9 +14,10 @@ from learning.tasks import RATIO, SEEDS, TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests/bench"))
-from harness import charts  # noqa: E402  the bench's charts
+from harness import RESULTS, charts  # noqa: E402  the bench's charts
 
 Result = Mapping[str, Any]
+FOLDER = RESULTS / "learning"
 SMOOTHED = 10
 """Steps that a point of a curve is the mean of."""
 
@@ -25,11 +26,12 @@ OPENING = """\
 
 Reward models and preference methods on real data, with SmolLM2-135M on a CPU: a LoRA adapter of rank 16, one pass
 over the training rows. Everything is measured on prompts that no training row has. It is drawn from the files in
-[learning](learning), which this writes (an hour or more on two cores; a task that has its file is not run again):
+[results/learning](../tests/bench/results/learning), which this writes (an hour or more on two cores; a task that has
+its file is not run again):
 
 <!-- not run: it takes an hour -->
 ```sh
-python tools/learn_rewards.py SHARED docs/learning
+python tools/learn_rewards.py SHARED tests/bench/results/learning
 python tools/learn_rewards.py --page
 ```
 
@@ -46,9 +48,9 @@ def read(folder: Path) -> dict[str, Result]:
     return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
 
 
-def draw(docs: Path) -> None:
-    """Write the page and its charts."""
-    results = read(docs / "learning")
+def draw(folder: Path, docs: Path) -> None:
+    """Write the page and its charts, from the results in a folder."""
+    results = read(folder)
     charted = drawings(results)
     for name, text in charted.items():
         (docs / "learning" / f"{name}.svg").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its charts, from the result files, and docs/benchmarks-NAME.md of another machine.
+"""docs/benchmarks.md and its charts, from the result files, and docs/benchmarks-NAME.md from those in results-NAME.
 
 The same files always give the same bytes.
 """
@@ -10,14 +10,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from harness import charts, figures, floorpage, goals, saving, service, tables
+from harness import RESULTS, charts, figures, floorpage, goals, saving, service, tables
 from harness.goals import NOT_MEASURED
 from harness.results import Results
 from harness.rollout_workloads import ONE_AFTER_THE_OTHER
 from harness.workloads import WORKLOADS
 
-FOLDER = "benchmarks"
-"""Where results lie, below docs/; those of another machine lie in FOLDER-NAME."""
 PROSE = 110
 TRAINING = ("lora", "full", "pretrain")
 KERNELS = ("triton", "chunked", "torch, whole logits", "cut-cross-entropy", "liger-kernel")
@@ -34,8 +32,8 @@ WHY = {
 OPENING = """\
 # Benchmarks
 
-finetooth against what one would pick instead. Everything here is drawn from the files in [FOLDER](FOLDER) by
-`tests/bench/run.py`; run it again with
+finetooth against what one would pick instead. Everything here is drawn from the files in
+[FOLDER](../tests/bench/FOLDER) by `tests/bench/run.py`; run it again with
 
 <!-- not run: it takes half an hour and other environments -->
 ```sh
@@ -61,33 +59,34 @@ Written by hand beside the results, with what was tried and did not help:
 """
 
 
-def page_of(folder: str) -> str:
-    """The page's name, for the name of a folder of results."""
-    return f"{folder}.md"
+def named(folder: str) -> str:
+    """What the page and the folder of its charts are called, for the name of a folder of results."""
+    return folder.replace(RESULTS.name, "benchmarks", 1)
 
 
-def render(results: Results, folder: str = FOLDER, others: Sequence[str] = ()) -> dict[str, str]:
+def render(results: Results, folder: str = RESULTS.name, others: Sequence[str] = ()) -> dict[str, str]:
     """The page and its charts, by path below docs/.
 
     Args:
-        folder: where the results lie. What was not measured is left out of the page of another folder than `FOLDER`.
-        others: folders with the results of other machines.
+        folder: name of the folder of results. What another machine did not measure is left out of its page.
+        others: names of the folders with the results of other machines.
     """
     loaded, results = results.get(service.NAME), {k: v for k, v in results.items() if k != service.NAME}
     drawn = drawings(results)
-    alone = folder != FOLDER
+    alone = folder != RESULTS.name
+    name = named(folder)
     parts = [OPENING.replace("FOLDER", folder), elsewhere(others), NOTES, machine_section(results)]
     parts.append(goals_section(results, measured_only=alone))
     for workload in WORKLOADS:
         file = results.get(workload.name)
         if workload.name == "profile" or (file is None and (alone or workload.name == "tuning")):
             continue
-        parts.append(workload_section(workload.name, workload.title, workload.about, file, drawn, folder))
+        parts.append(workload_section(workload.name, workload.title, workload.about, file, drawn, name))
     parts += [service.section(loaded), floorpage.section(results)]
     if "kernels" in results or not alone:
         parts.append(kernels_section(results))
-    files = {f"{folder}/{name}.svg": text for name, text in drawn.items()}
-    return {page_of(folder): wrapped("\n".join(part for part in parts if part)), **files}
+    files = {f"{name}/{chart}.svg": text for chart, text in drawn.items()}
+    return {f"{name}.md": wrapped("\n".join(part for part in parts if part)), **files}
 
 
 def wrapped(text: str) -> str:
@@ -164,7 +163,7 @@ def elsewhere(others: Sequence[str]) -> str:
     """Where the figures of other machines stand."""
     if not others:
         return ""
-    return "Other machines: " + ", ".join(f"[{name}]({page_of(name)})" for name in others) + ".\n"
+    return "Other machines: " + ", ".join(f"[{name}]({name}.md)" for name in map(named, others)) + ".\n"
 
 
 def machine_section(results: Results) -> str:
@@ -226,7 +225,7 @@ def goals_section(results: Results, *, measured_only: bool) -> str:
 
 
 def workload_section(
-    name: str, title: str, about: str, file: Mapping[str, Any] | None, drawn: Mapping[str, str], folder: str
+    name: str, title: str, about: str, file: Mapping[str, Any] | None, drawn: Mapping[str, str], charts_in: str
 ) -> str:
     """One workload: what ran, its figures, its charts, who failed."""
     lines = [f"## {title}", "", about, ""]
@@ -247,7 +246,7 @@ def workload_section(
     }
     lines += kinds.get(name, tables.training_table)(file)
     for chart in (chart for chart in drawn if chart.split("-")[0] == name):
-        lines += ["", f"![{chart.replace('-', ' ')}]({folder}/{chart}.svg)"]
+        lines += ["", f"![{chart.replace('-', ' ')}]({charts_in}/{chart}.svg)"]
     failed = figures.failures(file["runs"])
     lines += ["", *(f"- {who} failed: `{line}`" for who, line in failed.items())] if failed else []
     return "\n".join([*lines, ""])

@@ -43,14 +43,14 @@ class Book:
 
     Args:
         versions: of what judges, by name.
-        earlier: results of an earlier run. With the same versions they stand for recipes that this one leaves out.
+        file: the results. With the same versions those of an earlier run stand for recipes that this one leaves out.
     """
 
-    def __init__(self, versions: Mapping[str, str], earlier: Path | None = None) -> None:
-        self._versions = dict(versions)
+    def __init__(self, versions: Mapping[str, str], file: Path) -> None:
+        self._versions, self._file = dict(versions), file
         self._ended: dict[str, dict[str, Any]] = {}
         self._curve: dict[str, list[float]] = {}
-        found = json.loads(earlier.read_text(encoding="utf-8")) if earlier is not None and earlier.exists() else {}
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
         if found and found["versions"] == self._versions:
             commands = {recipe.name: recipe.command for recipe in ALL}
             self._ended = {one["name"]: one for one in found["recipes"] if one["command"] == commands.get(one["name"])}
@@ -80,7 +80,7 @@ class Book:
             "arithmetic": self._curve,
         }
         (docs / "cookbook").mkdir(exist_ok=True)
-        (docs / "cookbook/results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        self._file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (docs / "cookbook/arithmetic.svg").write_text(curve(found["arithmetic"]), encoding="utf-8")
         (docs / "cookbook.md").write_text(render(found), encoding="utf-8")
 
