@@ -75,7 +75,7 @@ def a(*types: type, wanted: str = "") -> Check:
     """A value of one of some types; None among them is written `type(None)`."""
     text = wanted or " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
 
-    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
         if not isinstance(value, types):
             raise called.wrong(value, text)
         return value
@@ -86,7 +86,7 @@ def a(*types: type, wanted: str = "") -> Check:
 def something(wanted: str, *attributes: str) -> Check:
     """Anything but None and plain values, which every framework makes its own way, with some attributes."""
 
-    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+    def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
         plain = value is None or isinstance(value, str | int | float | list)
         if plain or not all(hasattr(value, name) for name in attributes):
             raise called.wrong(value, wanted)
@@ -102,7 +102,7 @@ def each(*types: type, wanted: str, look: Callable[[Called, Any], None] | None =
         look: raises where something of a value is wrong.
     """
 
-    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Iterator[Any]:
+    def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Iterator[Any]:
         if not isinstance(value, Iterable):
             raise called.wrong(value, f"an iterator over {wanted}")
 
@@ -123,7 +123,7 @@ def each(*types: type, wanted: str, look: Callable[[Called, Any], None] | None =
     return check
 
 
-def number(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def number(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """A finite number."""
     if not isinstance(value, Real) or not math.isfinite(value):
         raise called.wrong(value, "a finite number")
@@ -134,9 +134,9 @@ def finite(*types: type) -> Check:
     """A value of one of some types whose numbers are finite, those of its parts too, and whose pairs are pairs."""
     of_type = a(*types)
 
-    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
-        if found := _not_finite(of_type(called, value, given)):
-            raise called.refused(f"returned a {type(value).__name__} whose {found}", "give a finite number")
+    def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
+        if fault := _not_finite(of_type(called, value, arguments)):
+            raise called.refused(f"returned a {type(value).__name__} whose {fault}", "give a finite number")
         for name, hint in get_type_hints(type(value)).items():
             sizes, part = get_args(hint), getattr(value, name)
             if get_origin(hint) is tuple and Ellipsis not in sizes and len(part) != len(sizes):
@@ -153,14 +153,14 @@ def _not_finite(value: Any) -> str:
     for name, part in (value if isinstance(value, Mapping) else fields).items():
         if isinstance(part, float) and not math.isfinite(part):
             return f"{name} is {part}"
-        if found := _not_finite(part):
-            return f"{name}.{found}"
+        if fault := _not_finite(part):
+            return f"{name}.{fault}"
     return ""
 
 
-def hardware(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def hardware(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """Facts with a device, on which a run could compute."""
-    if not finite(protocols.HardwareFacts)(called, value, given).devices:
+    if not finite(protocols.HardwareFacts)(called, value, arguments).devices:
         raise called.refused("returned a HardwareFacts without devices", "give one, or say in missing() why not")
     return value
 
@@ -172,21 +172,21 @@ def stepped(called: Called, value: Any) -> None:
             raise called.refused(f"yielded a StepReport whose {name} is {part!r}", "report a finite number")
 
 
-def ids(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def ids(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """Token ids."""
     if not isinstance(value, Sequence) or not all(isinstance(token, Integral) for token in value[:1]):
         raise called.wrong(value, "a tuple of token ids")
     return value
 
 
-def read_row(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def read_row(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """An example, what leaves one out, or several of them."""
     if not hasattr(value, "__dataclass_fields__") and not (isinstance(value, list | tuple) and value):
         raise called.wrong(value, "an example, or a list of them")
     return value
 
 
-def rendered(called: Called, value: Any, given: tuple[Any, ...]) -> Rendered:
+def rendered(called: Called, value: Any, arguments: tuple[Any, ...]) -> Rendered:
     """Tokens, each with a finite weight."""
     if not isinstance(value, Rendered):
         raise called.wrong(value, "a Rendered")
@@ -199,7 +199,7 @@ def rendered(called: Called, value: Any, given: tuple[Any, ...]) -> Rendered:
     return value
 
 
-def measured(called: Called, value: Any, given: tuple[Any, ...]) -> Evaluation:
+def measured(called: Called, value: Any, arguments: tuple[Any, ...]) -> Evaluation:
     """Metrics and baselines, each a finite number: no rule that watches a metric can judge another one."""
     if not isinstance(value, Evaluation):
         raise called.wrong(value, "an Evaluation")
@@ -212,7 +212,7 @@ def measured(called: Called, value: Any, given: tuple[Any, ...]) -> Evaluation:
     return value
 
 
-def contributions(called: Called, value: Any, given: tuple[Any, ...]) -> LossResult:
+def contributions(called: Called, value: Any, arguments: tuple[Any, ...]) -> LossResult:
     """What a loss adds up: scalars, each with a normalizer that exists."""
     if not isinstance(value, LossResult):
         raise called.wrong(value, "a LossResult")
@@ -228,9 +228,9 @@ def contributions(called: Called, value: Any, given: tuple[Any, ...]) -> LossRes
     return value
 
 
-def attended(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def attended(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """(rows, heads, positions, value size), in the query's type."""
-    query, _, values = given[:3]
+    query, _, values = arguments[:3]
     wanted = (*query.shape[:3], values.shape[-1])
     if getattr(value, "shape", None) != wanted or value.dtype != query.dtype:
         shape = getattr(value, "shape", None)
@@ -239,11 +239,11 @@ def attended(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     return value
 
 
-def sampled(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def sampled(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """As many rollouts as were asked for."""
     if not isinstance(value, Sampled):
         raise called.wrong(value, "a Sampled")
-    _, prompts, sampling = given[:3]
+    _, prompts, sampling = arguments[:3]
     if len(value.rollouts) != len(prompts) * sampling.n:
         raise called.refused(
             f"returned {len(value.rollouts)} rollouts for {len(prompts)} prompts, {sampling.n} each",
@@ -252,9 +252,9 @@ def sampled(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
     return value
 
 
-def answered(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def answered(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """An answer whose reward and metrics are numbers; a reward of NaN fails its episode alone, where it is added."""
-    a(Answer)(called, value, given)
+    a(Answer)(called, value, arguments)
     scored = {} if value.reward is None else {"reward": value.reward}
     for name, number in {**value.metrics, **scored}.items():
         if not isinstance(number, Real):
@@ -265,29 +265,29 @@ def answered(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
 def wrote(inner: Check) -> Check:
     """A value, where the folder among the arguments is no longer empty."""
 
-    def check(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
-        folder = next((one for one in given if isinstance(one, Path)), None)
+    def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
+        folder = next((argument for argument in arguments if isinstance(argument, Path)), None)
         if folder is not None and folder.is_dir() and not any(folder.iterdir()):
             raise called.refused("wrote no file", "write what was trained into the folder that it is given")
-        return inner(called, value, given)
+        return inner(called, value, arguments)
 
     return check
 
 
-def episode(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def episode(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """An episode, what it says checked too."""
-    something("an Episode, with begin(), answer() and close()", "begin", "answer", "close")(called, value, given)
+    something("an Episode, with begin(), answer() and close()", "begin", "answer", "close")(called, value, arguments)
     return checked(value, EPISODE, called.of)
 
 
-def has_run(called: Called, value: Any, given: tuple[Any, ...]) -> None:
+def has_run(called: Called, value: Any, arguments: tuple[Any, ...]) -> None:
     """Nothing, from what has run: the body of a coroutine or of a generator never would."""
     if isinstance(value, Coroutine | Generator):
         value.close()
         raise called.refused(f"returned a {type(value).__name__}, whose body never runs", "make it a plain function")
 
 
-def application(called: Called, value: Any, given: tuple[Any, ...]) -> Any:
+def application(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
     """An ASGI application, and what is entered while it answers."""
     if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and hasattr(value[1], "__aenter__")):
         raise called.wrong(value, "an ASGI application and an asynchronous context manager")
@@ -404,9 +404,9 @@ def _current(kind: type, name: str, code: Any) -> Callable[..., Any]:
     """The method as its class has it when it is called: somebody may replace it there, and checked classes stay."""
 
     @wraps(code)
-    def function(*given: Any, **named: Any) -> Any:
+    def function(*arguments: Any, **named: Any) -> Any:
         own = getattr_static(kind, name)  # a static method or one of the class takes no object
-        return (own.__get__(given[0], kind) if hasattr(own, "__get__") else own)(*given[1:], **named)
+        return (own.__get__(arguments[0], kind) if hasattr(own, "__get__") else own)(*arguments[1:], **named)
 
     return function
 
@@ -418,8 +418,8 @@ def _function(code: Any, check: Check, called: Called, skip: int = 0) -> Callabl
     """
 
     @wraps(code)
-    def function(*given: Any, **named: Any) -> Any:
-        return check(called, code(*given, **named), (*given[skip:], *named.values()))
+    def function(*arguments: Any, **named: Any) -> Any:
+        return check(called, code(*arguments, **named), (*arguments[skip:], *named.values()))
 
     return function
 

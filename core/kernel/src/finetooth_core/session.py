@@ -267,7 +267,7 @@ class Session:
 
         resuming = None if self.resuming is None else vars(self.resuming)
         if self.recipe.data.no_egress and not closed_network.is_closed():
-            named = [str(one) for one in self.plugins.files if one not in self.recipe.plugins]
+            named = [str(file) for file in self.plugins.files if file not in self.recipe.plugins]
             return closed_network.train(self.recipe.dump_yaml(), self.folder, named, resuming)
         closed_network.check_closed(wanted=self.recipe.data.no_egress)
         ranks.check_started(self.recipe, self.joined)

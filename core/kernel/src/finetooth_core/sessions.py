@@ -47,11 +47,11 @@ def session(
     from finetooth_core.settings.recipe import load
     from finetooth_core.started import Started
 
-    given = keep_values(recipe)
-    loaded = load(given, _texts(overrides))
-    if not isinstance(given, Mapping) and is_begun(Path(given).parent):
-        check_own(loaded.as_dict(), loaded.folder, str(given))
-    name = "run" if isinstance(given, Mapping) else Path(given).stem
+    kept = keep_values(recipe)
+    loaded = load(kept, _texts(overrides))
+    if not isinstance(kept, Mapping) and is_begun(Path(kept).parent):
+        check_own(loaded.as_dict(), loaded.folder, str(kept))
+    name = "run" if isinstance(kept, Mapping) else Path(kept).stem
     files = [*loaded.plugins, *_absolute(plugins)]
     started_plugins = (started or Started()).start(files=files, blocked=blocked, base=loaded.folder)
     return Session(loaded, started_plugins, name=name, say=say, data=data)

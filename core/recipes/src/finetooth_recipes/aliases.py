@@ -36,11 +36,11 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 """Name at the top of a recipe, and the setting it is."""
 
 
-def read_aliases(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
+def read_aliases(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
     """A recipe in our names.
 
     Args:
-        given: as the user wrote it, overrides applied.
+        recipe: as the user wrote it, overrides applied.
 
     Returns:
         The recipe, and the path of each setting that had another name.
@@ -48,10 +48,10 @@ def read_aliases(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tu
     Raises:
         RecipeError: a setting is given under both names, or has no place here.
     """
-    settings = dict(given)
+    settings = dict(recipe)
     renamed: dict[str, tuple[str, ...]] = {}
     for name, path in ALIASES.items():
-        if name not in given:
+        if name not in recipe:
             continue
         value = settings.pop(name)
         if path in renamed.values():

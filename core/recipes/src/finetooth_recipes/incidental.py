@@ -27,11 +27,11 @@ def incidental_settings(model: type[BaseModel], prefix: str = "") -> Iterator[st
             yield from incidental_settings(field.annotation, f"{prefix}{name}.")
 
 
-def without(given: Mapping[str, Any], settings: frozenset[str], prefix: str = "") -> dict[str, Any]:
+def without(recipe: Mapping[str, Any], settings: frozenset[str], prefix: str = "") -> dict[str, Any]:
     """A recipe as the user gave it, without these settings."""
     return {
         name: without(value, settings, f"{prefix}{name}.") if isinstance(value, Mapping) else value
-        for name, value in given.items()
+        for name, value in recipe.items()
         if f"{prefix}{name}" not in settings
     }
 

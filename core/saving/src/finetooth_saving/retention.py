@@ -31,28 +31,30 @@ def is_better(value: float, than: float, mode: Mode) -> bool:
     return value < than if mode == "min" else value > than
 
 
-def ranked(found: Mapping[int, Mapping[str, float]], metric: str, mode: Mode) -> list[int]:
+def ranked(by_step: Mapping[int, Mapping[str, float]], metric: str, mode: Mode) -> list[int]:
     """Steps that have the metric, best first; of equals the earlier.
 
     Args:
-        found: metrics of each checkpoint by its step.
+        by_step: metrics of each checkpoint by its step.
     """
     sign = 1.0 if mode == "min" else -1.0
-    values = {step: metrics[metric] for step, metrics in found.items() if math.isfinite(metrics.get(metric, math.nan))}
+    values = {
+        step: metrics[metric] for step, metrics in by_step.items() if math.isfinite(metrics.get(metric, math.nan))
+    }
     return sorted(values, key=lambda step: (sign * values[step], step))
 
 
-def superfluous(found: Mapping[int, Mapping[str, float]], last: int, best: Best | None) -> list[int]:
+def superfluous(by_step: Mapping[int, Mapping[str, float]], last: int, best: Best | None) -> list[int]:
     """Steps whose checkpoints may go, oldest first. The newest always stays.
 
     Args:
-        found: metrics of each checkpoint by its step.
+        by_step: metrics of each checkpoint by its step.
         last: so many of the newest stay; 0 keeps all.
         best: those stay too.
     """
     if not last:
         return []
-    stay = set(sorted(found)[-last:])
+    stay = set(sorted(by_step)[-last:])
     if best is not None:
-        stay |= set(ranked(found, best.metric, best.mode)[: best.n])
-    return sorted(set(found) - stay)
+        stay |= set(ranked(by_step, best.metric, best.mode)[: best.n])
+    return sorted(set(by_step) - stay)

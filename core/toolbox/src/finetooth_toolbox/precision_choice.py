@@ -12,27 +12,27 @@ def stored_precision(precision: str) -> str:
     return "bf16" if precision == "fp8" else precision
 
 
-def choose_precision(asked: str | None, hardware: HardwareFacts) -> Decision:
+def choose_precision(precision: str | None, hardware: HardwareFacts) -> Decision:
     """The precision that the recipe asks for, or the best that the hardware computes.
 
     Args:
-        asked: `train.precision`; None: `auto`.
+        precision: `train.precision`; None: `auto`.
 
     Raises:
         PlanError: the hardware cannot compute in it.
     """
     setting, recipe_says = "train.precision", "the recipe says so"
-    if asked is None:
+    if precision is None:
         best = hardware.precisions[0]
         reason = f"computed natively by {hardware.label}"
         if best != "bf16" and "bf16" not in hardware.precisions:
             reason += ", and bf16 not"
         return Decision(setting, best, reason)
-    if asked in hardware.precisions:
-        return Decision(setting, asked, recipe_says)
-    if asked in hardware.slow_precisions:
-        return Decision(setting, asked, f"{recipe_says}; works on {hardware.label}, but slower than fp32")
+    if precision in hardware.precisions:
+        return Decision(setting, precision, recipe_says)
+    if precision in hardware.slow_precisions:
+        return Decision(setting, precision, f"{recipe_says}; works on {hardware.label}, but slower than fp32")
     raise PlanError(
-        f"train.precision={asked}: not possible on {hardware.label}",
+        f"train.precision={precision}: not possible on {hardware.label}",
         action=f"set train.precision to auto or {' or '.join(hardware.precisions)}",
     )

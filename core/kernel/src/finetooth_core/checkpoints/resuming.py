@@ -196,7 +196,12 @@ def find(present: ThisRun, resuming: Resuming) -> Resumable:
 
 
 def check(
-    present: ThisRun, resuming: Resuming, found: Resumable, *, base: Mapping[str, str], environment: Mapping[str, str]
+    present: ThisRun,
+    resuming: Resuming,
+    checkpoint: Resumable,
+    *,
+    base: Mapping[str, str],
+    environment: Mapping[str, str],
 ) -> Resumed:
     """Compare what was with what is now; returns what to record.
 
@@ -210,18 +215,18 @@ def check(
     """
     from finetooth_core.settings.recipe import load
 
-    before = load(found.recipe)
-    changes = comparison.compare(before, present.recipe, present.plugins.catalog, found.plan)
-    changes = comparison.with_moved_base(changes, found.manifest.get("base", {}), base)
-    data, parts = differences(found.plan, present.plan)
-    grave = (*changes.grave, *data, *base_changes(found.manifest, base))
+    before = load(checkpoint.recipe)
+    changes = comparison.compare(before, present.recipe, present.plugins.catalog, checkpoint.plan)
+    changes = comparison.with_moved_base(changes, checkpoint.manifest.get("base", {}), base)
+    data, parts = differences(checkpoint.plan, present.plan)
+    grave = (*changes.grave, *data, *base_changes(checkpoint.manifest, base))
     if grave and not resuming.accept_changes:
         raise UserError(
             f"{present.folder}: the recipe no longer matches what was trained: {'; '.join(grave)}",
             action="undo the change, start a new run, or accept it with --accept-changes",
         )
     now = {"plugins": present.plugins.versions, "environment": environment}
-    others = (*versions(found.manifest, now), *parts)
+    others = (*versions(checkpoint.manifest, now), *parts)
     if others and resuming.strict:
         raise UserError(
             f"{present.folder}: versions differ from those that the run started with: {'; '.join(others)}",
@@ -234,18 +239,18 @@ def check(
         present.say(f"changed and accepted: {change}")
     if others:
         present.say(f"not as before, so the run is the same only within float tolerance: {'; '.join(others)}")
-    total, planned = present.plan.total_steps, found.plan.get("total_steps")
-    if total is not None and total < found.state.step:
+    total, planned = present.plan.total_steps, checkpoint.plan.get("total_steps")
+    if total is not None and total < checkpoint.state.step:
         raise UserError(
             f"{present.folder}: train.max_steps and train.epochs make {total} steps in all, and the run has done "
-            f"{found.state.step}; nothing was changed",
+            f"{checkpoint.state.step}; nothing was changed",
             action="set more steps, or resume from an earlier checkpoint with --at STEP: ft checkpoint list",
         )
     if total != planned and planned is not None:
         present.say(
             f"the run has {total} steps now, it had {planned}; a schedule over the whole run follows the new number"
         )
-    return Resumed(found.state.step, grave, changes.harmless, others)
+    return Resumed(checkpoint.state.step, grave, changes.harmless, others)
 
 
 def begun_folder(path: Path, at: int | None) -> tuple[Path, int | None]:

@@ -20,7 +20,7 @@ def installed_lines() -> list[str]:
         required.update({requirement.name for text in dist.requires or () if (requirement := parse(text)) is not None})
     libraries = [f"python {platform.python_version()}"]
     named = sorted(name for name, count in required.items() if count >= SEVERAL and not _is_ours(name))
-    libraries += [f"{name} {found.version}" for name in named for found in [*distributions(name=name)][:1]]
+    libraries += [f"{name} {library.version}" for name in named for library in [*distributions(name=name)][:1]]
     own = version("finetooth-core")
     numbers = {name: dist.version for name, dist in sorted(dists.items())}
     others = [f"{name} {number}" for name, number in numbers.items() if not (_is_ours(name) and number == own)]

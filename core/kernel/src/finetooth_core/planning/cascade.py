@@ -193,7 +193,7 @@ def _name(registered: Registered, context: RunContext) -> str:
 # --- which of them is taken -------------------------------------------------------------------------------------------
 
 
-def tried(context: RunContext, decide: Decide, found: list[Step], *, all_of_them: bool = False) -> list[StepTrial]:
+def tried(context: RunContext, decide: Decide, candidates: list[Step], *, all_of_them: bool = False) -> list[StepTrial]:
     """Steps with their plans, up to the first that fits.
 
     Args:
@@ -203,7 +203,7 @@ def tried(context: RunContext, decide: Decide, found: list[Step], *, all_of_them
         FinetoothError: what is wrong with the recipe whatever trains.
     """
     outcomes: list[StepTrial] = []
-    for step in found:
+    for step in candidates:
         try:
             job = decide(context.beside(context.recipe.changed(step.changes)))
         except PlanError as error:

@@ -151,10 +151,10 @@ class _Trial:
     def __init__(self, job: Job, without: Collection[str]) -> None:
         self._backend, self._hardware, self._without = job.backend, job.request.place.hardware, without
 
-    def memory(self, asked: PlanRequest, rung: Rung) -> MemoryEstimate | None:
+    def memory(self, request: PlanRequest, rung: Rung) -> MemoryEstimate | None:
         """None: the combination cannot work."""
         try:
-            changed = replace(rung.change(asked), kernels=None)  # nothing is picked for a trial
+            changed = replace(rung.change(request), kernels=None)  # nothing is picked for a trial
             return _reduced(self._backend.plan(changed).memory, self._without)
         except FinetoothError:
             return None
@@ -162,16 +162,16 @@ class _Trial:
     def fits(self, memory: MemoryEstimate) -> bool:
         return not shortages(memory, self._hardware)
 
-    def mildest(self, asked: PlanRequest, rungs: Sequence[Rung]) -> tuple[Rung, int] | None:
+    def mildest(self, request: PlanRequest, rungs: Sequence[Rung]) -> tuple[Rung, int] | None:
         """The first of alternatives that suffices, with what the run then takes of the device."""
         for rung in rungs:
-            memory = self.memory(asked, rung)
+            memory = self.memory(request, rung)
             if memory is not None and self.fits(memory):
                 return rung, memory.total
         return None
 
-    def strongest(self, asked: PlanRequest, rungs: Sequence[Rung], takes: int) -> tuple[Rung, int] | None:
+    def strongest(self, request: PlanRequest, rungs: Sequence[Rung], takes: int) -> tuple[Rung, int] | None:
         """The alternative that takes least of the device, if that is clearly less than `takes`."""
-        changes = [(rung, memory.total) for rung in rungs if (memory := self.memory(asked, rung)) is not None]
+        changes = [(rung, memory.total) for rung in rungs if (memory := self.memory(request, rung)) is not None]
         least = min(changes, key=lambda change: change[1], default=None)
         return least if least is not None and least[1] < WORTHWHILE * takes else None

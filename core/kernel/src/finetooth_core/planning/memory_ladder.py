@@ -122,10 +122,10 @@ def _quantizers(job: Job) -> list[Rung]:
 
 
 def _quantised(quantizer: Any) -> Change:
-    def change(asked: PlanRequest) -> PlanRequest:
-        if not asked.trains.accepts_quantised:
+    def change(request: PlanRequest) -> PlanRequest:
+        if not request.trains.accepts_quantised:
             raise PlanError("quantization: the adapter needs the base as it is", action="pick a low-rank adapter")
-        return replace(asked, base=replace(asked.base, quantizer=quantizer))
+        return replace(request, base=replace(request.base, quantizer=quantizer))
 
     return change
 
@@ -141,17 +141,17 @@ def _lengths(job: Job) -> Iterator[Rung]:
 def _shortened(longest: int) -> Change:
     """Rows of which none is longer."""
 
-    def change(asked: PlanRequest) -> PlanRequest:
+    def change(request: PlanRequest) -> PlanRequest:
         data: DataPart = replace(
-            asked.data,
-            longest=min(asked.data.longest, longest),
+            request.data,
+            longest=min(request.data.longest, longest),
             longest_id="",
-            mean_length=min(asked.data.mean_length, longest),
-            length_deviation=min(asked.data.length_deviation, longest / 2),
-            lengths=tuple(min(length, longest) for length in asked.data.lengths),
-            beginning=min(asked.data.beginning, longest),
+            mean_length=min(request.data.mean_length, longest),
+            length_deviation=min(request.data.length_deviation, longest / 2),
+            lengths=tuple(min(length, longest) for length in request.data.lengths),
+            beginning=min(request.data.beginning, longest),
         )
-        return replace(asked, train=replace(asked.train, max_length=longest), data=data)
+        return replace(request, train=replace(request.train, max_length=longest), data=data)
 
     return change
 

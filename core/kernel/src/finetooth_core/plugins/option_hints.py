@@ -62,8 +62,8 @@ def with_option_hints(
 
 def _is_lost(problem: RecipeError) -> bool:
     """A top-level key that is not a setting; one that is exactly a setting inside a section (`train.seed`) is found."""
-    found = problem.action.startswith("did you mean") and "." in problem.action
-    return _UNKNOWN in problem.problem and "." not in problem.setting and not found
+    suggested = problem.action.startswith("did you mean") and "." in problem.action
+    return _UNKNOWN in problem.problem and "." not in problem.setting and not suggested
 
 
 def _options(settings: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[str, str]]:

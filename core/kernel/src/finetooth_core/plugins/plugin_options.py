@@ -38,7 +38,7 @@ def model(name: str, module: ModuleType) -> type[Options] | None:
     return declared
 
 
-def validate(name: str, module: ModuleType, given: Mapping[str, Any] | None) -> Options | None:
+def validate(name: str, module: ModuleType, options: Mapping[str, Any] | None) -> Options | None:
     """The plugin's options, defaults filled in; None if it declares no model.
 
     Raises:
@@ -47,12 +47,12 @@ def validate(name: str, module: ModuleType, given: Mapping[str, Any] | None) -> 
     """
     declared = model(name, module)
     if declared is None:
-        if given is not None:
+        if options is not None:
             raise PluginError(
                 name,
-                f"it takes no options, and {', '.join(map(str, given)) or 'an empty mapping'} is given",
+                f"it takes no options, and {', '.join(map(str, options)) or 'an empty mapping'} is given",
                 action=f"remove the options, or set {ATTRIBUTE} in {module.__file__}",
             )
         return None
     setting = ("plugins", name, "options")
-    return problems.validate(declared, plain_data(given or {}, setting), prefix=setting, noun="option")
+    return problems.validate(declared, plain_data(options or {}, setting), prefix=setting, noun="option")

@@ -239,15 +239,15 @@ class Finish:
         self.run.say(problem)
         return ending
 
-    def say_what_is_selected(self, best: Best, found: BestKept) -> None:
+    def say_what_is_selected(self, best: Best, kept: BestKept) -> None:
         """Which step the artifact is of, and by what; also if training has only made it worse."""
         last = self.run.progress.step
-        of = f"checkpoint.select_on: the artifact is of step {found.step}"
-        if found.step != last:
+        of = f"checkpoint.select_on: the artifact is of step {kept.step}"
+        if kept.step != last:
             of += f", not of the last one, {last}"
-        self.run.say(f"{of}: the best checkpoint by {best.metric}, {found.value:.4g}")
+        self.run.say(f"{of}: the best checkpoint by {best.metric}, {kept.value:.4g}")
         before = self.run.record.measured(0).get(best.metric)
-        if before is not None and is_better(before, found.value, best.mode):
+        if before is not None and is_better(before, kept.value, best.mode):
             self.run.say(
                 f"{best.metric} was better before the first step, {before:.4g}: no checkpoint is as good as the model "
                 "that the run began with"

@@ -78,7 +78,7 @@ class LiveRun:
         self.artifact_step: int | None = None
         self.started = time.perf_counter()
 
-    def go_on(self, found: Resumable, resumed: Resumed) -> None:
+    def go_on(self, checkpoint: Resumable, resumed: Resumed) -> None:
         """Take the state of a checkpoint, before `run`.
 
         Raises:
@@ -87,16 +87,16 @@ class LiveRun:
         self.method.read_beginning(self.engine)
         for evaluator in self.job.evaluators:
             evaluator.read_beginning(self.engine)
-        self.engine.load(found.folder / "engine")
-        self.record.history = found.history
-        self.record.resumed = [*found.state.resumed, resumed]
-        self.seconds = found.state.seconds
-        self.resumed_from = found.folder
-        self.saved_at = found.state.step
-        self.cursor = own_arrays(found.state.method)
-        self.method.restore(found.state.method)
-        self.take(found.state)
-        restore_random(found.state.random)
+        self.engine.load(checkpoint.folder / "engine")
+        self.record.history = checkpoint.history
+        self.record.resumed = [*checkpoint.state.resumed, resumed]
+        self.seconds = checkpoint.state.seconds
+        self.resumed_from = checkpoint.folder
+        self.saved_at = checkpoint.state.step
+        self.cursor = own_arrays(checkpoint.state.method)
+        self.method.restore(checkpoint.state.method)
+        self.take(checkpoint.state)
+        restore_random(checkpoint.state.random)
 
     def take(self, state: RunState) -> None:
         """Be where the state says, but for engine, method and history."""

@@ -59,12 +59,12 @@ class _Pass:
         self.dropped = Tally()
 
     def read(
-        self, one: SourceChoice, index: int, sources: Sequence[PickedSource], broken: dict[int, Problems]
+        self, choice: SourceChoice, index: int, sources: Sequence[PickedSource], broken: dict[int, Problems]
     ) -> _Source:
-        size = _size(index, sources) if one.slice is not None and one.slice.needs_size else None
-        wanted = _wanted(one, size)
+        size = _size(index, sources) if choice.slice is not None and choice.slice.needs_size else None
+        wanted = _wanted(choice, size)
         if size and not wanted:
-            raise _takes_none(one, size)
+            raise _takes_none(choice, size)
         source = _Source(size)
         for work in work_of_source(index, sources[index]):
             begin = len(source.kinds)
@@ -81,15 +81,15 @@ class _Pass:
         if not source.kinds:
             raise no_rows(sources[index])
         if not any(source.kinds) and not source.repeated + source.near:
-            raise _takes_none(one, len(source.kinds))  # all of them: the slice begins behind the last
+            raise _takes_none(choice, len(source.kinds))  # all of them: the slice begins behind the last
         return source
 
-    def _kind(self, item: Row | DataError, found: _Source, source: int) -> int:
+    def _kind(self, item: Row | DataError, source: _Source, index: int) -> int:
         """A row that cannot be read, or gives no example, stays, so that it is told where rows are read for good."""
         if not self._choice.by_content or not isinstance(item, Row):
             return _TRAIN
         try:
-            read = examples_in(self._formats[source].format.read(item))
+            read = examples_in(self._formats[index].format.read(item))
         except DataError:
             return _TRAIN
         examples = [example for example in read if not isinstance(example, LeftOut)]
@@ -98,17 +98,17 @@ class _Pass:
         content = digest(*examples)
         if self._choice.deduplicate != "off":
             if content in self._seen:
-                found.repeated += 1
+                source.repeated += 1
                 self._drop(REPEATED, item)
                 return _LEFT
             self._seen.add(content)
         if self._near is not None and self._near.seen(*examples):
-            found.near += 1
+            source.near += 1
             self._drop(NEARLY_REPEATED, item)
             return _LEFT
         if not self._choice.fraction:
             return _TRAIN
-        found.lots.append(lot(content, self._choice.fraction_seed))
+        source.lots.append(lot(content, self._choice.fraction_seed))
         return _DRAWN
 
     def _drop(self, reason: str, row: Row) -> None:
@@ -244,11 +244,12 @@ def _size(index: int, sources: Sequence[PickedSource]) -> int:
     return sum(1 for work in work_of_source(index, sources[index]) for _ in rows_of(sources, work))
 
 
-def _decision_of(one: SourceChoice, source: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
+def _decision_of(choice: SourceChoice, source: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
     """What the plan says of a source: a setting, the rows an epoch takes, and why."""
     available, taken = int(trained.sum()), int(times.sum())
     sliced = len(source.kinds) - source.count(_LEFT) + source.repeated + source.near
-    limits = [one.slice.text if one.slice is not None else "", f"max_rows {one.max_rows:,}" if one.max_rows else ""]
+    most = f"max_rows {choice.max_rows:,}" if choice.max_rows else ""
+    limits = [choice.slice.text if choice.slice is not None else "", most]
     of = "" if source.size is None else f" of {source.size:,}"
     parts = [f"{' and '.join(filter(None, limits))} {'take' if all(limits) else 'takes'} {sliced:,}{of} rows"]
     parts = parts if any(limits) else [f"{sliced:,} rows"]
@@ -257,4 +258,4 @@ def _decision_of(one: SourceChoice, source: _Source, trained: NDArray[np.uint32]
     parts += [f"{source.count(_EVAL):,} held out"] if source.count(_EVAL) else []
     if taken != available:
         parts.append(f"the {available:,} left are taken {taken / available:.3g} times an epoch")
-    return f"{one.setting}.rows", taken, "; ".join(parts)
+    return f"{choice.setting}.rows", taken, "; ".join(parts)

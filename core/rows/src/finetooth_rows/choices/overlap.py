@@ -88,6 +88,6 @@ def named(repeats: Repeats) -> str:
     return f" ({shown}{', ...' if repeats.count > len(repeats.first) else ''})"
 
 
-def rows_of(count: int, split: str, one: str, several: str) -> str:
+def rows_of(count: int, split: str, singular: str, plural: str) -> str:
     """How many rows of a split, with the verb."""
-    return f"1 row of {split} {one}" if count == 1 else f"{count:,} rows of {split} {several}"
+    return f"1 row of {split} {singular}" if count == 1 else f"{count:,} rows of {split} {plural}"

@@ -119,8 +119,8 @@ def train(recipe: str, folder: Path, plugins: Sequence[str], resuming: Mapping[s
             for kind, lines in (("step", run.steps), ("evaluation", run.evaluations)) for line in lines]  # fmt: skip
     return replace(
         outcome,
-        history=tuple(one for one in made if isinstance(one, StepReport)),
-        evaluations=tuple(one for one in made if isinstance(one, Evaluation)),
+        history=tuple(report for report in made if isinstance(report, StepReport)),
+        evaluations=tuple(report for report in made if isinstance(report, Evaluation)),
     )
 
 

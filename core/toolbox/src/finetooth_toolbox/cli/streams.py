@@ -63,9 +63,9 @@ def accept_all() -> None:
             sys.stdin.reconfigure(errors="surrogateescape")
 
 
-def is_text(given: str) -> bool:
+def is_text(text: str) -> bool:
     """Whether all of what was given could be read in its encoding."""
-    return not any("\ud800" <= character <= "\udfff" for character in given)
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def json_text(content: Any) -> str:
