@@ -101,8 +101,8 @@ def write_model(model: Any, folder: Path) -> None:
     if model.brought_head and getattr(model, "asked_head", None) is None:
         weight = model.brought_head["score.weight"]
         two = len(weight) == 2
-        asked = ScalarHead(bias=two, exported_as="token" if two else "sequence")
-        heads.add_head(model, asked, weight.shape[1], np.random.default_rng(0))
+        head = ScalarHead(bias=two, exported_as="token" if two else "sequence")
+        heads.add_head(model, head, weight.shape[1], np.random.default_rng(0))
     if of_head := heads.classifier_tensors(model):  # a classifier has no head for words
         arrays = {name: array for name, array in arrays.items() if not name.startswith("lm_head.")} | of_head
     kinds = {array.dtype for array in arrays.values()}

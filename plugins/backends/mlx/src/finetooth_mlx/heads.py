@@ -22,10 +22,10 @@ DEVIATION = 0.02
 """Standard deviation of a new head's weights, as transformers draws those of its classifiers."""
 
 
-def add_head(model: Any, asked: ScalarHead, hidden_size: int, generator: np.random.Generator) -> None:
+def add_head(model: Any, head: ScalarHead, hidden_size: int, generator: np.random.Generator) -> None:
     """Put the head on a model; one that the model's files brought stays as it is."""
     drawn = mx.array(generator.normal(scale=DEVIATION, size=(1, hidden_size)).astype(np.float32))
-    model.score, model.asked_head = nn.Linear(hidden_size, 1, bias=asked.bias), asked
+    model.score, model.asked_head = nn.Linear(hidden_size, 1, bias=head.bias), head
     _set(model, *(_one_number(model.brought_head) if model.brought_head else (drawn, mx.zeros((1,)))))
 
 
@@ -48,11 +48,11 @@ def is_head(name: str) -> bool:
 
 def classifier_tensors(model: Any) -> dict[str, mx.array]:
     """The head by the names and in the shapes of transformers' classifier; empty where an artifact has no place."""
-    asked: ScalarHead | None = getattr(model, "asked_head", None)
-    if asked is None or asked.exported_as == "none":
+    head: ScalarHead | None = getattr(model, "asked_head", None)
+    if head is None or head.exported_as == "none":
         return {}
-    weight, bias = model.score.weight, model.score.bias if asked.bias else None
-    if asked.exported_as == "token":  # two labels, of which the first has the logit 0
+    weight, bias = model.score.weight, model.score.bias if head.bias else None
+    if head.exported_as == "token":  # two labels, of which the first has the logit 0
         weight = mx.concatenate([mx.zeros_like(weight), weight])
         bias = mx.concatenate([mx.zeros((1,)), mx.zeros((1,)) if bias is None else bias])
     return {f"{HEAD}.weight": weight} | ({} if bias is None else {f"{HEAD}.bias": bias})
@@ -82,10 +82,10 @@ def classifier_settings(model: Any, config: Mapping[str, Any], pad_id: int | Non
 
 def write_critic(model: Any, folder: Path) -> None:
     """Write a head that an artifact's model has no place for to a file of its own."""
-    asked: ScalarHead | None = getattr(model, "asked_head", None)
-    if asked is not None and asked.exported_as == "none":
+    head: ScalarHead | None = getattr(model, "asked_head", None)
+    if head is not None and head.exported_as == "none":
         (folder / CRITIC_FILE).parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"weight": model.score.weight} | ({"bias": model.score.bias} if asked.bias else {})
+        tensors = {"weight": model.score.weight} | ({"bias": model.score.bias} if head.bias else {})
         mx.save_safetensors(str(folder / CRITIC_FILE), tensors, metadata={"format": "pt"})
 
 
@@ -95,11 +95,11 @@ def take_head(model: Any, tensors: dict[str, mx.array], folder: Path) -> None:
     Raises:
         UserError: there is none, or one of another size.
     """
-    asked: ScalarHead | None = getattr(model, "asked_head", None)
+    head: ScalarHead | None = getattr(model, "asked_head", None)
     own = {name: tensors.pop(name) for name in [name for name in tensors if is_head(name)]}
-    if asked is None:
+    if head is None:
         return
-    if asked.exported_as == "none":
+    if head.exported_as == "none":
         if not (folder / CRITIC_FILE).is_file():
             return
         loaded: Any = mx.load(str(folder / CRITIC_FILE))

@@ -119,57 +119,57 @@ class Draws:
                 continue
             vars(module).update(draws=self, site=path)
 
-    def drop(self, given: Tensor, share: float, site: str, *, inplace: bool = False) -> Tensor:
-        """`given` with a share of its numbers set to 0 and the others scaled to the same mean.
+    def drop(self, tensor: Tensor, share: float, site: str, *, inplace: bool = False) -> Tensor:
+        """`tensor` with a share of its numbers set to 0 and the others scaled to the same mean.
 
         Raises:
             EngineError: its rows have no key, and they need one.
         """
         scale = 1.0 / (1.0 - share)
-        halves = self._halves(given, site)
+        halves = self._halves(tensor, site)
         if halves is not None:
-            rows = given.reshape(-1, given.shape[-1])
+            rows = tensor.reshape(-1, tensor.shape[-1])
             dropped: Tensor = self._dropout(rows, *halves, threshold(share), scale)
-            return dropped.view(given.shape)
-        words = self._words_of_attention(given, site)
+            return dropped.view(tensor.shape)
+        words = self._words_of_attention(tensor, site)
         if words is None:
             if self._strict:
                 raise EngineError(
                     f"dropout: the module {site!r} drops from rows that are not the positions of the data "
-                    f"{tuple(given.shape)}, which ranks cannot do alike",
+                    f"{tuple(tensor.shape)}, which ranks cannot do alike",
                     action="set its dropout to 0, or train on one rank",
                 )
-            return functional.dropout(given, share, training=True, inplace=inplace)
-        return given * (words >= threshold(share)).to(given.dtype).mul_(scale)
+            return functional.dropout(tensor, share, training=True, inplace=inplace)
+        return tensor * (words >= threshold(share)).to(tensor.dtype).mul_(scale)
 
-    def uniform(self, given: Tensor, site: str) -> Tensor:
-        """fp32, shaped as `given`, from the uniform distribution over -1 to 1; its rows are the positions."""
-        halves = self._halves(given, site)
+    def uniform(self, tensor: Tensor, site: str) -> Tensor:
+        """fp32, shaped as `tensor`, from the uniform distribution over -1 to 1; its rows are the positions."""
+        halves = self._halves(tensor, site)
         if halves is None:
-            return torch.empty_like(given, dtype=torch.float32).uniform_(-1.0, 1.0)
+            return torch.empty_like(tensor, dtype=torch.float32).uniform_(-1.0, 1.0)
         rows, columns = halves
-        return mixed(rows[:, None] ^ columns).to(torch.float32).mul_(2.0**-31).view(given.shape)
+        return mixed(rows[:, None] ^ columns).to(torch.float32).mul_(2.0**-31).view(tensor.shape)
 
-    def _words_of_attention(self, given: Tensor, site: str) -> Tensor | None:
-        """Uniform words shaped as attention weights, int32; None where `given` is something else."""
+    def _words_of_attention(self, tensor: Tensor, site: str) -> Tensor | None:
+        """Uniform words shaped as attention weights, int32; None where `tensor` is something else."""
         keys = self._keys()
-        if keys is None or not self._is_attention(given.shape):
+        if keys is None or not self._is_attention(tensor.shape):
             return None
-        rows, heads, queries, seen = given.shape
+        rows, heads, queries, seen = tensor.shape
         of = keys.view(rows, queries, 2)
         words = torch.stack([_drawn(of, words_of("site", f"{site}#{head}")) for head in range(heads)], 1)
         # a column is the key's own position, so that what stands in front of a datum changes nothing
         columns = _drawn(of, words_of("site", f"{site}#columns"))[:, None, None, :seen]
         return mixed(words[..., None] ^ columns)
 
-    def _halves(self, given: Tensor, site: str) -> tuple[Tensor, Tensor] | None:
-        """Words of rows and of columns, int32, of which each pair is mixed; None where the rows of `given` have no
+    def _halves(self, tensor: Tensor, site: str) -> tuple[Tensor, Tensor] | None:
+        """Words of rows and of columns, int32, of which each pair is mixed; None where the rows of `tensor` have no
         keys."""
         keys = self._keys()
-        if keys is None or given.dim() == 0 or self._is_attention(given.shape):
+        if keys is None or tensor.dim() == 0 or self._is_attention(tensor.shape):
             return None
         site_words = words_of("site", site)
-        count = given.numel() // given.shape[-1] if given.numel() else 0
+        count = tensor.numel() // tensor.shape[-1] if tensor.numel() else 0
         start, whole = (0, count) if self._piece is None else self._piece
         if self._wanted is not None and whole == len(self._wanted) != len(keys):
             keys = keys[self._wanted]
@@ -178,7 +178,7 @@ class Draws:
         if count != len(keys):
             return None
         first = _drawn(keys, site_words)
-        at = torch.arange(given.shape[-1], dtype=torch.int32, device=keys.device)
+        at = torch.arange(tensor.shape[-1], dtype=torch.int32, device=keys.device)
         return first, mixed(at * _signed(GOLDEN) + _signed(site_words[1]))
 
     def _keys(self) -> Tensor | None:

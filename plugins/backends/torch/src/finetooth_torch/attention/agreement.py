@@ -24,7 +24,7 @@ TRIAL = 23
 
 
 def apply_attention(
-    base: nn.Module, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
+    base: nn.Module, pick: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
     precision: str, context: Context | None, *, stream: bool, sliced: bool = False,
 ) -> AttentionChoice:  # fmt: skip
     """Have a model's attention computed as `choose_attention` says, and return what that was.
@@ -41,12 +41,12 @@ def apply_attention(
         PlanError: as `choose_attention` and `attend_with` do.
     """
     body = base.get_submodule(facts.body)
-    choose = partial(choose_attention, context, asked, facts, config, hardware, precision)
+    choose = partial(choose_attention, context, pick, facts, config, hardware, precision)
     attention = replace(choose(of_transformers=stream), functions=sliced)
     try:
         attend_with(base, body, attention, context)
     except PlanError as error:
-        if asked != AUTO or context is None or attention.implementation:
+        if pick != AUTO or context is None or attention.implementation:
             raise
         attention = replace(choose(of_transformers=True), functions=sliced)
         attend_with(base, body, attention, context)
@@ -78,7 +78,7 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
         states = _states(body)
     apart = share(*(of.cpu().double().numpy() for of in (states, own)))
     if apart > ALLOWED[states.element_size()]:
-        places = "".join({blame.where(one): None for one in computes.values() if callable(one)})
+        places = "".join({blame.where(function): None for function in computes.values() if callable(function)})
         raise PlanError(
             f"{SETTING}: with {choice.names} the model computes other states than with its own attention "
             f"({apart:.1e} apart){places}",

@@ -169,46 +169,46 @@ def _by_kind(asked: Pick, demands: Sequence[Demand]) -> Mapping[LayerKind, Pick]
     return {kind: asked.get(kind, AUTO) for kind in KINDS}
 
 
-def _choose(asked: _AttentionRequest, entries: Sequence[Registered]) -> tuple[Registered, str]:
-    context = asked.context
-    if asked.name == AUTO:
+def _choose(request: _AttentionRequest, entries: Sequence[Registered]) -> tuple[Registered, str]:
+    context = request.context
+    if request.name == AUTO:
         ranked = [registered for registered in entries if _entry(registered).rank is not None]
-        return _best(asked, [r for r in ranked if _entry(r).transformers or not asked.of_transformers])
-    alike = [registered for registered in entries if _meant(registered, asked.name)]
-    if len(alike) > 1 or (alike and asked.name in _entry(alike[0]).aliases):
-        return _best(asked, alike)[0], RECIPE
+        return _best(request, [r for r in ranked if _entry(r).transformers or not request.of_transformers])
+    alike = [registered for registered in entries if _meant(registered, request.name)]
+    if len(alike) > 1 or (alike and request.name in _entry(alike[0]).aliases):
+        return _best(request, alike)[0], RECIPE
     assert context is not None or not entries
     if not entries or context is None:
-        raise PlanError(f"{asked.setting}: no plugin brings attention", action=install_command("finetooth-sdpa"))
-    registered = context.catalog.get("attention", asked.name, setting=asked.setting, framework="torch")
-    reason = asked.obstacle(registered) if registered in entries else f"it is for {_entry(registered).framework}"
+        raise PlanError(f"{request.setting}: no plugin brings attention", action=install_command("finetooth-sdpa"))
+    registered = context.catalog.get("attention", request.name, setting=request.setting, framework="torch")
+    reason = request.obstacle(registered) if registered in entries else f"it is for {_entry(registered).framework}"
     if reason:
-        raise PlanError(f"{asked.setting}={asked.name!r}: {reason}", action=_instead(asked, entries))
+        raise PlanError(f"{request.setting}={request.name!r}: {reason}", action=_instead(request, entries))
     return registered, RECIPE
 
 
-def _best(asked: _AttentionRequest, candidates: Sequence[Registered]) -> tuple[Registered, str]:
+def _best(request: _AttentionRequest, candidates: Sequence[Registered]) -> tuple[Registered, str]:
     """The first that serves, in `_order`. The reason names those before it that are for this hardware."""
     passed: list[str] = []
     here: list[str] = []
-    for registered in sorted(candidates, key=partial(_order, device=asked.hardware.device)):
-        reason = asked.obstacle(registered)
+    for registered in sorted(candidates, key=partial(_order, device=request.hardware.device)):
+        reason = request.obstacle(registered)
         if not reason:
-            first = f"the first choice on {asked.hardware.label}"
+            first = f"the first choice on {request.hardware.label}"
             return registered, f"not {'; not '.join(here)}" if here else first
         passed.append(f"{registered.entry.name}: {reason}")
         if not reason.startswith(OTHER_HARDWARE):
             here.append(passed[-1])
     tried = "; ".join(passed) or "no plugin brings any"
-    asks = asked.setting if asked.name == AUTO else f"{asked.setting}={asked.name!r}"
-    action = "choose another model, precision or hardware" if asked.name == AUTO else f"set {asked.setting} to auto"
-    raise PlanError(f"{asks}: nothing here computes the model's {asked.demand.kind} layers ({tried})", action=action)
+    asks = request.setting if request.name == AUTO else f"{request.setting}={request.name!r}"
+    action = "choose another model, precision or hardware" if request.name == AUTO else f"set {request.setting} to auto"
+    raise PlanError(f"{asks}: nothing here computes the model's {request.demand.kind} layers ({tried})", action=action)
 
 
-def _instead(asked: _AttentionRequest, entries: Sequence[Registered]) -> str:
-    ordered = sorted(entries, key=partial(_order, device=asked.hardware.device))
-    serving = [registered.entry.name for registered in ordered if not asked.obstacle(registered)]
-    return f"set {asked.setting} to {' or '.join([AUTO, *serving])}"
+def _instead(request: _AttentionRequest, entries: Sequence[Registered]) -> str:
+    ordered = sorted(entries, key=partial(_order, device=request.hardware.device))
+    serving = [registered.entry.name for registered in ordered if not request.obstacle(registered)]
+    return f"set {request.setting} to {' or '.join([AUTO, *serving])}"
 
 
 def _meant(registered: Registered, name: str) -> bool:

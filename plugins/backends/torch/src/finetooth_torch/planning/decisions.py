@@ -115,7 +115,7 @@ def _takes(
 
 
 def _decoder_brought(
-    request: PlanRequest, precision: str, asked: str, obstacle_of: Callable[[ModelFacts], str]
+    request: PlanRequest, precision: str, wanted: str, obstacle_of: Callable[[ModelFacts], str]
 ) -> bool:
     """Whether there is a provider of the stream decoder, asked where a model of the run could use it.
 
@@ -128,7 +128,7 @@ def _decoder_brought(
     from finetooth_torch.compute import DECODER, decoder_request
 
     models = (request.base.facts, *(role.facts for role in request.roles.values() if role.facts is not None))
-    if request.kernels is None or asked == "transformers" or all(obstacle_of(facts) for facts in models):
+    if request.kernels is None or wanted == "transformers" or all(obstacle_of(facts) for facts in models):
         return False
     return DECODER in request.kernels(decoder_request(precision))
 
@@ -174,7 +174,7 @@ def stream_obstacle(
     return next((reason for holds, reason in reasons if holds), "")
 
 
-def choose_decoder(obstacle: str, hardware: HardwareFacts, asked: str, *, brought: bool) -> Decision:
+def choose_decoder(obstacle: str, hardware: HardwareFacts, wanted: str, *, brought: bool) -> Decision:
     """How decoder layers are computed; see `TorchOptions.decoder`.
 
     Args:
@@ -188,14 +188,14 @@ def choose_decoder(obstacle: str, hardware: HardwareFacts, asked: str, *, brough
     if not reason and not brought:
         brings = "finetooth-native brings one for CPUs and, in half precision, NVIDIA GPUs"
         reason = f"no plugin brings one that serves {hardware.label} here; {brings}"
-    if asked == STREAM and reason:
+    if wanted == STREAM and reason:
         raise PlanError(f"{setting}={STREAM}: {reason}", action=f"set {setting} to auto or transformers")
-    if asked == "transformers":
-        return Decision(setting, asked, RECIPE)
+    if wanted == "transformers":
+        return Decision(setting, wanted, RECIPE)
     if reason:
         return Decision(setting, "transformers", reason)
     better = "no padding, linear layers of the same input as one product, common beginnings once"
-    return Decision(setting, STREAM, RECIPE if asked == STREAM else better)
+    return Decision(setting, STREAM, RECIPE if wanted == STREAM else better)
 
 
 def _looks_otherwise(facts: ModelFacts) -> bool:
@@ -205,7 +205,7 @@ def _looks_otherwise(facts: ModelFacts) -> bool:
 
 
 def _packing(
-    request: PlanRequest, attention: AttentionChoice | None, asked: bool | None, micro_batch: int
+    request: PlanRequest, attention: AttentionChoice | None, wanted: bool | None, micro_batch: int
 ) -> tuple[Decision, Filling | None]:
     """Whether data share rows, and how.
 
@@ -221,14 +221,14 @@ def _packing(
     if attention is None:
         return Decision(setting, True, f"the stream decoder has no padding{_instead(steps, before)}"), None
     why = obstacle(request.base.model.config, attention)
-    if why and asked:
+    if why and wanted:
         raise PlanError(f"{setting}=true: {why}", action=f"set {setting} to auto or false")
     if why and request.data.segmented:
         raise PlanError(
             f"method: its sequences hold several documents, which cannot be kept apart: {why}",
             action="set method.isolate_documents: false",
         )
-    if asked is False or why:
+    if wanted is False or why:
         return Decision(setting, False, why or RECIPE), None
     filling = attention.filling
     after = padding(steps, micro_batch, filling)
@@ -236,12 +236,12 @@ def _packing(
     if any(layer.state or layer.mixer == "convolution" for layer in request.base.facts.per_layer):
         share = rescanned(request.data.lengths) if steps else 0.0
         reason += f"; states begin anew with each sequence, which costs their scans up to {share:.0%} more positions"
-    return Decision(setting, True, RECIPE if asked and not steps else reason), filling
+    return Decision(setting, True, RECIPE if wanted and not steps else reason), filling
 
 
-def _attention_memory(request: PlanRequest, attention: AttentionChoice, asked: bool | None) -> HeldByAttention:
+def _attention_memory(request: PlanRequest, attention: AttentionChoice, wanted: bool | None) -> HeldByAttention:
     """What attention of the model's own code keeps for backward."""
-    shares = asked is not False and not obstacle(request.base.model.config, attention)
+    shares = wanted is not False and not obstacle(request.base.model.config, attention)
     filling = attention.filling if shares else None
     fused = attention.fused and ("sdpa" not in attention.names or has_fused_sdpa(request.place.hardware))
     return HeldByAttention(masked=filling == "rows", fused=fused, filling=filling)
@@ -256,6 +256,6 @@ def _no_padding(steps: Sequence[Sequence[int]]) -> float:
     return 0.0
 
 
-def _attention(request: PlanRequest, asked: Pick, precision: str, context: Context | None) -> AttentionChoice:
+def _attention(request: PlanRequest, pick: Pick, precision: str, context: Context | None) -> AttentionChoice:
     base, hardware = request.base, request.place.hardware
-    return choose_attention(context, asked, base.facts, base.model.config, hardware, precision)
+    return choose_attention(context, pick, base.facts, base.model.config, hardware, precision)

@@ -11,14 +11,14 @@ LEAST = 80
 """Compute capability from which NVIDIA GPUs have TF32 (Ampere), times ten."""
 
 
-def check_tf32(asked: bool, hardware: HardwareFacts) -> None:
+def check_tf32(wanted: bool, hardware: HardwareFacts) -> None:
     """Checks that the device has TF32 where the recipe asks for it.
 
     Raises:
         PlanError: TF32 is asked for, and the device has none.
     """
     nvidia = re.fullmatch(r"sm_(\d+)", hardware.architecture)
-    if asked and (nvidia is None or int(nvidia[1]) < LEAST):
+    if wanted and (nvidia is None or int(nvidia[1]) < LEAST):
         raise PlanError(
             f"backend.tf32=true: {hardware.label} has no TF32, which NVIDIA GPUs have from compute capability 8.0",
             action="leave it out, or set train.precision to bf16",

@@ -24,13 +24,13 @@ SLOW = "11.8 times as long and 16.3 times the memory at 4,096 tokens, measured o
 
 
 def choose_deterministic(
-    asked: Literal["auto"] | bool, facts: ModelFacts, hardware: HardwareFacts
+    wanted: Literal["auto"] | bool, facts: ModelFacts, hardware: HardwareFacts
 ) -> Decision | None:  # fmt: skip
     """What `TorchOptions.deterministic` comes to; None on a CPU, which computes the same bits without it."""
     if hardware.device == "cpu":
         return None
-    if asked != "auto":
-        return Decision(SETTING, asked, "the recipe says so")
+    if wanted != "auto":
+        return Decision(SETTING, wanted, "the recipe says so")
     mixers = sorted({layer.mixer for layer in facts.per_layer if layer.mixer in SUMS})
     if mixers:
         layers = " and ".join(mixer.replace("_", "-") for mixer in mixers)

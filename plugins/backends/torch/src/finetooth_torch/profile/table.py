@@ -37,98 +37,98 @@ MEANING = {
 }
 
 
-def table(found: Breakdown, memory: Mapping[str, Any], first: int | None = None) -> str:
+def table(breakdown: Breakdown, memory: Mapping[str, Any], first: int | None = None) -> str:
     """Markdown.
 
     Args:
         memory: from `memory_timeline`.
         first: number of the first recorded step, if known.
     """
-    if not found.steps:
+    if not breakdown.steps:
         return "# Profile\n\nNo whole step was recorded.\n"
-    sections = [_summary(found, first), _parts(found), _operators(found), *_products(found)]
-    if found.on_device:
-        sections.append(_launches(found))
+    sections = [_summary(breakdown, first), _parts(breakdown), _operators(breakdown), *_products(breakdown)]
+    if breakdown.on_device:
+        sections.append(_launches(breakdown))
     sections.append(_memory(memory))
     return "\n\n".join(sections) + "\n"
 
 
-def _summary(found: Breakdown, first: int | None) -> str:
-    which = f"{found.steps} {'step' if found.steps == 1 else 'steps'}"
+def _summary(breakdown: Breakdown, first: int | None) -> str:
+    which = f"{breakdown.steps} {'step' if breakdown.steps == 1 else 'steps'}"
     if first is not None:
         which += f", from step {first} on"
-    shares = [(name, time / found.wall) for name, time in found.parts.items() if time / found.wall >= 0.01]
+    shares = [(name, time / breakdown.wall) for name, time in breakdown.parts.items() if time / breakdown.wall >= 0.01]
     listed = ", ".join(f"{_percent(share)} {name}" for name, share in shares)
-    clock = "an accelerator: its kernels" if found.on_device else "the host: its operators, without what they call"
+    clock = "an accelerator: its kernels" if breakdown.on_device else "the host: its operators, without what they call"
     return (
         f"# Where the time of a step goes\n\n"
-        f"Recorded: {which}, {_ms(found.wall / found.steps)} ms each (recording slows a step down). Time is that of "
-        f"{clock}.\n\nOf a step, {listed}."
+        f"Recorded: {which}, {_ms(breakdown.wall / breakdown.steps)} ms each (recording slows a step down). "
+        f"Time is that of {clock}.\n\nOf a step, {listed}."
     )
 
 
-def _parts(found: Breakdown) -> str:
+def _parts(breakdown: Breakdown) -> str:
     rows = [
-        (name, _percent(time / found.wall), _ms(time / found.steps), MEANING.get(name, ""))
-        for name, time in found.parts.items()
+        (name, _percent(time / breakdown.wall), _ms(time / breakdown.steps), MEANING.get(name, ""))
+        for name, time in breakdown.parts.items()
     ]
     return _markdown(("part", "share", "ms a step", "what it is"), rows)
 
 
-def _operators(found: Breakdown) -> str:
-    what = "kernel" if found.on_device else "operator"
+def _operators(breakdown: Breakdown) -> str:
+    what = "kernel" if breakdown.on_device else "operator"
     rows = [
         (
             _short(operator.name),
-            _number(operator.calls / found.steps),
-            _ms(operator.time / found.steps),
-            _percent(operator.time / found.wall),
+            _number(operator.calls / breakdown.steps),
+            _ms(operator.time / breakdown.steps),
+            _percent(operator.time / breakdown.wall),
             f"{operator.time / operator.calls:,.1f}",
         )
-        for operator in found.operators[:ROWS]
+        for operator in breakdown.operators[:ROWS]
     ]
-    rest = len(found.operators) - ROWS
-    more = f"\n\n{rest} more take {_percent(_time(found.operators[ROWS:]) / found.wall)}." if rest > 0 else ""
+    rest = len(breakdown.operators) - ROWS
+    more = f"\n\n{rest} more take {_percent(_time(breakdown.operators[ROWS:]) / breakdown.wall)}." if rest > 0 else ""
     headers = (what, "calls a step", "ms a step", "share", "us a call")
     return f"## By {what}\n\n{_markdown(headers, rows)}{more}"
 
 
-def _products(found: Breakdown) -> list[str]:
-    if not found.products:
+def _products(breakdown: Breakdown) -> list[str]:
+    if not breakdown.products:
         return []
     rows = [
         (
             product.name,
-            _number(product.calls / found.steps),
-            _ms(product.time / found.steps),
+            _number(product.calls / breakdown.steps),
+            _ms(product.time / breakdown.steps),
             f"{product.flops / max(product.time, 1e-9) / 1e3:,.0f}",
         )
-        for product in found.products[:ROWS]
+        for product in breakdown.products[:ROWS]
     ]
     headers = ("rows x inner x columns", "calls a step", "ms a step", "GFLOP/s")
     return [f"## Matrix products by shape\n\n{_markdown(headers, rows)}"]
 
 
-def _launches(found: Breakdown) -> str:
+def _launches(breakdown: Breakdown) -> str:
     """What only an accelerator has: copies, small kernels, gaps."""
     lines = ["## Copies, small kernels and gaps", ""]
-    for copy in found.copies:
+    for copy in breakdown.copies:
         lines.append(
-            f"- {copy.name}: {_number(copy.calls / found.steps)} a step, {copy.flops / found.steps / 1e6:,.2f} MB, "
-            f"{_ms(copy.time / found.steps)} ms a step"
+            f"- {copy.name}: {_number(copy.calls / breakdown.steps)} a step, "
+            f"{copy.flops / breakdown.steps / 1e6:,.2f} MB, {_ms(copy.time / breakdown.steps)} ms a step"
         )
-    if not found.copies:
+    if not breakdown.copies:
         lines.append("- no copy between host and device")
-    small = found.small
+    small = breakdown.small
     lines.append(
-        f"- {_number(sum(k.calls for k in small) / found.steps)} kernels a step are shorter than 10 us and come at "
-        f"least 10 times a step: {_percent(_time(small) / found.wall)} of the time"
+        f"- {_number(sum(k.calls for k in small) / breakdown.steps)} kernels a step are shorter than 10 us and come at "
+        f"least 10 times a step: {_percent(_time(small) / breakdown.wall)} of the time"
         + (f"; most of it in {_short(small[0].name)}" if small else "")
     )
     lines.append(
-        f"- {_number(len(found.gaps) / found.steps)} gaps a step of more than 10 us, "
-        f"{_percent(sum(found.gaps) / found.wall)} of the time"
-        + (f"; the longest {_ms(max(found.gaps))} ms" if found.gaps else "")
+        f"- {_number(len(breakdown.gaps) / breakdown.steps)} gaps a step of more than 10 us, "
+        f"{_percent(sum(breakdown.gaps) / breakdown.wall)} of the time"
+        + (f"; the longest {_ms(max(breakdown.gaps))} ms" if breakdown.gaps else "")
     )
     return "\n".join(lines)
 
