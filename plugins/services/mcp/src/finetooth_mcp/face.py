@@ -73,17 +73,17 @@ def make_server(service: FaceService) -> Server[Any]:
     """MCP's side of a service."""
     readers = Readers(service)
 
-    async def list_tools(context: Any, given: Any) -> types.ListToolsResult:
+    async def list_tools(context: Any, params: Any) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[described(tool) for tool in TOOLS.values()])
 
-    async def call_tool(context: Any, given: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(context: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
         try:
             request = context.request
             caller = service.caller(os.environ.get(KEY) or None) if request is None else request.state.caller
         except FinetoothError as error:
             return error_result(str(error))
         desk = Desk(service, readers, caller, started=request is None)
-        return await call_tool_result(desk, given.name, given.arguments or {})
+        return await call_tool_result(desk, params.name, params.arguments or {})
 
     return Server("finetooth", version="1", instructions=INSTRUCTIONS, on_list_tools=list_tools, on_call_tool=call_tool)
 

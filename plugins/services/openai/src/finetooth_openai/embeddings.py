@@ -13,18 +13,18 @@ from finetooth_openai.asking import PendingRequest
 from finetooth_openai.requests import EmbeddingRequest
 
 
-def embeddings(asked: PendingRequest[EmbeddingRequest], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def embeddings(pending: PendingRequest[EmbeddingRequest], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The answer to a request, a vector for each text.
 
     `dimensions` keeps the first numbers of each and makes it of length 1 again, as OpenAI does.
     """
-    body, data = asked.body, []
+    body, data = pending.body, []
     for index, result in enumerate(results):
         vector = np.asarray(wire.decode_array(result["embedding"], "embedding"), np.float64)[: body.dimensions]
         single = (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype("<f4")
         packed = body.encoding_format == "base64"
         numbers = base64.b64encode(single.tobytes()).decode() if packed else single.tolist()
         data.append({"object": "embedding", "index": index, "embedding": numbers})
-    read = sum(map(len, asked.prompts))
+    read = sum(map(len, pending.prompts))
     usage = {"prompt_tokens": read, "total_tokens": read}
     return {"object": "list", "data": data, "model": body.model, "usage": usage}

@@ -104,21 +104,21 @@ async def _answered(
             return body, ask(service, models, caller, body.chat())
 
     body, read_ = await asyncio.to_thread(begin)
-    asked = await read_.begun(request.is_disconnected)
-    if asked is None:
+    pending = await read_.begun(request.is_disconnected)
+    if pending is None:
         return Response(status_code=499)  # nobody is there to read it
-    service.record(f"openai {path.lstrip('/')}", caller, model=asked.model.name, outcome="taken")
+    service.record(f"openai {path.lstrip('/')}", caller, model=pending.model.name, outcome="taken")
     if path != EMBEDDINGS and body.stream:
-        stream = await (event_stream(asked, response_events(body, asked)) if path == RESPONSES else events(asked))
+        stream = await (event_stream(pending, response_events(body, pending)) if path == RESPONSES else events(pending))
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-    results = await asked.results(request.is_disconnected)
+    results = await pending.results(request.is_disconnected)
     if results is None:
         return Response(status_code=499)  # nobody is there to read it
     shaped: dict[str, Callable[[], Any]] = {
-        CHAT: lambda: chat(asked, results),
-        COMPLETIONS: lambda: completions(asked, results),
-        RESPONSES: lambda: response(body, asked, results[0]),
-        EMBEDDINGS: lambda: embeddings(asked, results),
+        CHAT: lambda: chat(pending, results),
+        COMPLETIONS: lambda: completions(pending, results),
+        RESPONSES: lambda: response(body, pending, results[0]),
+        EMBEDDINGS: lambda: embeddings(pending, results),
     }
     return JSONResponse(await asyncio.to_thread(shaped[path]))
 
@@ -136,12 +136,12 @@ def _read(kind: type[Body], content: bytes) -> Body:
     return read(kind, body)
 
 
-def chat(asked: PendingRequest[ChatRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def chat(pending: PendingRequest[ChatRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The answer to a chat."""
-    body, context = asked.body, asked.model.context
+    body, context = pending.body, pending.model.context
     choices = []
     for n, completion in enumerate(results[0]["completions"]):
-        id_ = f"{asked.calls[0]}_{n}"
+        id_ = f"{pending.calls[0]}_{n}"
         answer = ChatAnswer(context, completion["tokens"], body.stops, id_, must_call=bool(body.must_call))
         choice = {"index": n, "message": answer.message(), "logprobs": None, "finish_reason": answer.finish(completion)}
         if body.logprobs:
@@ -149,15 +149,15 @@ def chat(asked: PendingRequest[ChatRequest], results: list[Mapping[str, Any]]) -
             top = Scored.of(completion)
             choice["logprobs"] = chat_logprobs(context.tokenizer, tokens, completion["logprobs"][: answer.shown], top)
         choices.append(choice)
-    head = envelope("chat.completion", asked.calls[0], asked.body.model)
-    return {**head, "choices": choices, "usage": usage(asked.prompts, results)}
+    head = envelope("chat.completion", pending.calls[0], pending.body.model)
+    return {**head, "choices": choices, "usage": usage(pending.prompts, results)}
 
 
-def completions(asked: PendingRequest[CompletionRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
+def completions(pending: PendingRequest[CompletionRequest], results: list[Mapping[str, Any]]) -> dict[str, Any]:
     """The answer to prompts without chat markup."""
-    body, tokenizer = asked.body, asked.model.context.tokenizer
+    body, tokenizer = pending.body, pending.model.context.tokenizer
     choices: list[dict[str, Any]] = []
-    for prompt, result in zip(asked.prompts, results, strict=True):
+    for prompt, result in zip(pending.prompts, results, strict=True):
         for completion in result["completions"]:
             choice = {
                 "index": len(choices),
@@ -175,5 +175,5 @@ def completions(asked: PendingRequest[CompletionRequest], results: list[Mapping[
                     tokenizer, tokens, completion["logprobs"][:shown], Scored.of(completion)
                 )
             choices.append(choice)
-    head = envelope("text_completion", asked.calls[0], asked.body.model)
-    return {**head, "choices": choices, "usage": usage(asked.prompts, results)}
+    head = envelope("text_completion", pending.calls[0], pending.body.model)
+    return {**head, "choices": choices, "usage": usage(pending.prompts, results)}

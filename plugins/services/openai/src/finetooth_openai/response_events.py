@@ -108,11 +108,11 @@ class Written:
         return {"item_id": id_, "output_index": self._items, "content_index": 0}
 
 
-async def response_events(request: ResponseRequest, asked: PendingRequest[ChatRequest]) -> AsyncGenerator[str, None]:
+async def response_events(request: ResponseRequest, pending: PendingRequest[ChatRequest]) -> AsyncGenerator[str, None]:
     """The events of a request, to be sent by `streaming.told`."""
-    written, begun = Written(asked.calls[0]), response(request, asked, None)
+    written, begun = Written(pending.calls[0]), response(request, pending, None)
     results: list[Mapping[str, Any]] = []
-    async with aclosing(choices_of(asked, results)) as choices:
+    async with aclosing(choices_of(pending, results)) as choices:
         first = await anext(choices)  # what fails before anything is written is the answer to the request
         yield written.event("response.created", response=begun)
         yield written.event("response.in_progress", response=begun)
@@ -125,11 +125,11 @@ async def response_events(request: ResponseRequest, asked: PendingRequest[ChatRe
                 for line in written.take(choice or {}):
                     yield line
         except FinetoothError as error:
-            await asked.cancel()
+            await pending.cancel()
             code, param = getattr(error, "code", None), getattr(error, "param", None)
             yield written.event("error", code=code or "server_error", message=str(error), param=param)
             return
-    whole = response(request, asked, results[0])
+    whole = response(request, pending, results[0])
     for line in written.end(whole["output"]):
         yield line
     ended = "response.incomplete" if whole["incomplete_details"] else "response.completed"

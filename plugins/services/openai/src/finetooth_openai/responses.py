@@ -240,9 +240,9 @@ def _choice(choice: Any) -> Any:
     return choice
 
 
-def output_of(asked: PendingRequest[ChatRequest], completion: Mapping[str, Any]) -> list[Json]:
+def output_of(pending: PendingRequest[ChatRequest], completion: Mapping[str, Any]) -> list[Json]:
     """Items of an answer: what was thought aloud, what was said, and calls of tools."""
-    body, context, id_ = asked.body, asked.model.context, asked.calls[0]
+    body, context, id_ = pending.body, pending.model.context, pending.calls[0]
     answer = ChatAnswer(context, completion["tokens"], body.stops, f"{id_}_0", must_call=bool(body.must_call))
     items: list[Json] = []
     if answer.reasoning:
@@ -283,13 +283,13 @@ def call_item(call: Mapping[str, Any]) -> Json:
             **call["function"]}  # fmt: skip
 
 
-def response(request: ResponseRequest, asked: PendingRequest[ChatRequest], result: Mapping[str, Any] | None) -> Json:
+def response(request: ResponseRequest, pending: PendingRequest[ChatRequest], result: Mapping[str, Any] | None) -> Json:
     """The answer to a request; without a result, what is known when it begins."""
     completion = None if result is None else result["completions"][0]
     cut = completion is not None and completion["stop"] == "length"
     used = None
     if result is not None:
-        counts = usage(asked.prompts, [result])
+        counts = usage(pending.prompts, [result])
         used = {
             "input_tokens": counts["prompt_tokens"],
             "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
@@ -298,7 +298,7 @@ def response(request: ResponseRequest, asked: PendingRequest[ChatRequest], resul
             "total_tokens": counts["total_tokens"],
         }
     return {
-        "id": f"resp_{asked.calls[0]}",
+        "id": f"resp_{pending.calls[0]}",
         "object": "response",
         "created_at": int(time.time()),
         "status": "in_progress" if completion is None else "incomplete" if cut else "completed",
@@ -308,18 +308,18 @@ def response(request: ResponseRequest, asked: PendingRequest[ChatRequest], resul
         "max_output_tokens": request.max_output_tokens,
         "metadata": request.metadata or {},
         "model": request.model,
-        "output": [] if completion is None else output_of(asked, completion),
+        "output": [] if completion is None else output_of(pending, completion),
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": None,
         "reasoning": {"effort": None if request.reasoning is None else request.reasoning.effort, "summary": None},
         "service_tier": "default",
         "store": False,
-        "temperature": asked.sampling.temperature,
+        "temperature": pending.sampling.temperature,
         "text": {"format": _said_format(request)},
         "tool_choice": request.tool_choice or "auto",
         "tools": [{"strict": None, **tool} for tool in request.tools or ()],
         "top_logprobs": request.top_logprobs or 0,
-        "top_p": asked.sampling.top_p,
+        "top_p": pending.sampling.top_p,
         "truncation": "disabled",
         "usage": used,
         "user": request.user,

@@ -73,13 +73,13 @@ class _Choice:
         answer: its own, among ids.
     """
 
-    def __init__(self, asked: PendingRequest[Request], index: int, answer: str) -> None:
-        self._asked, self._index, self._answer = asked, index, answer
+    def __init__(self, pending: PendingRequest[Request], index: int, answer: str) -> None:
+        self._asked, self._index, self._answer = pending, index, answer
         self._tokens: list[int] = []
         self._logprobs: list[float] = []
-        self._content, self._reasoning = StreamedText(asked.body.stops), StreamedText(())
+        self._content, self._reasoning = StreamedText(pending.body.stops), StreamedText(())
         self._scored = self._offset = 0
-        self._begun, self._thinks = False, isinstance(asked.body, ChatRequest) and thinks(asked.model.context)
+        self._begun, self._thinks = False, isinstance(pending.body, ChatRequest) and thinks(pending.model.context)
 
     def take(self, piece: FacePiece) -> list[dict[str, Any]]:
         """Tokens more; the choices of chunks that they give."""
@@ -152,12 +152,12 @@ class _Choice:
         return [{"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": None}]
 
 
-async def events(asked: PendingRequest[Request]) -> AsyncIterator[str]:
+async def events(pending: PendingRequest[Request]) -> AsyncIterator[str]:
     """The events of a request for a chat or completions; see `told`."""
-    return await event_stream(asked, _events(asked))
+    return await event_stream(pending, _events(pending))
 
 
-async def event_stream(asked: PendingRequest[Any], all_of_them: AsyncGenerator[str, None]) -> AsyncIterator[str]:
+async def event_stream(pending: PendingRequest[Any], all_of_them: AsyncGenerator[str, None]) -> AsyncIterator[str]:
     """The events of a request; the first one is there when this returns, so that what is wrong by then is raised.
 
     Raises:
@@ -167,7 +167,7 @@ async def event_stream(asked: PendingRequest[Any], all_of_them: AsyncGenerator[s
     try:
         first = await anext(all_of_them)
     except FinetoothError:
-        await asked.cancel()
+        await pending.cancel()
         raise
 
     async def following() -> AsyncIterator[str]:
@@ -184,26 +184,26 @@ async def event_stream(asked: PendingRequest[Any], all_of_them: AsyncGenerator[s
         finally:
             await all_of_them.aclose()  # its place among those who follow is free at once
             if not ended:  # the client went away
-                await asked.cancel()
+                await pending.cancel()
 
     return following()
 
 
-async def _events(asked: PendingRequest[Request]) -> AsyncGenerator[str, None]:
+async def _events(pending: PendingRequest[Request]) -> AsyncGenerator[str, None]:
     results: list[Mapping[str, Any]] = []
-    kind = "chat.completion.chunk" if isinstance(asked.body, ChatRequest) else "text_completion"
-    head = envelope(kind, asked.calls[0], asked.body.model)
-    nothing = {"usage": None} if asked.body.usage_at_end else {}
-    async with aclosing(choices_of(asked, results)) as choices:
+    kind = "chat.completion.chunk" if isinstance(pending.body, ChatRequest) else "text_completion"
+    head = envelope(kind, pending.calls[0], pending.body.model)
+    nothing = {"usage": None} if pending.body.usage_at_end else {}
+    async with aclosing(choices_of(pending, results)) as choices:
         async for choice in choices:
             yield ": still waiting\n\n" if choice is None else event({**head, "choices": [choice], **nothing})
-    if asked.body.usage_at_end:
-        yield event({**head, "choices": [], "usage": usage(asked.prompts, results)})
+    if pending.body.usage_at_end:
+        yield event({**head, "choices": [], "usage": usage(pending.prompts, results)})
     yield "data: [DONE]\n\n"
 
 
 async def choices_of(
-    asked: PendingRequest[Any], results: list[Mapping[str, Any]]
+    pending: PendingRequest[Any], results: list[Mapping[str, Any]]
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
     """Choices of the chunks of a request, as they come; None where nothing came for a while.
 
@@ -214,11 +214,12 @@ async def choices_of(
         Fault: a call failed.
         UserError: too many streams are open.
     """
-    for place, call in enumerate(asked.calls):
+    for place, call in enumerate(pending.calls):
         choices = [
-            _Choice(asked, place * asked.sampling.n + n, f"{asked.calls[0]}_{n}") for n in range(asked.sampling.n)
+            _Choice(pending, place * pending.sampling.n + n, f"{pending.calls[0]}_{n}")
+            for n in range(pending.sampling.n)
         ]
-        async with aclosing(asked.service.follow(asked.caller, call)) as following:
+        async with aclosing(pending.service.follow(pending.caller, call)) as following:
             async for piece in following:
                 if piece is None:
                     yield None

@@ -85,7 +85,7 @@ def decoded(arguments: Mapping[str, Any]) -> ScoreRequest:
 
 
 def of_prompt(
-    engine: Engine, prompt: Sequence[int], asked: ScoreRequest, *, temperature: float, seed: int
+    engine: Engine, prompt: Sequence[int], request: ScoreRequest, *, temperature: float, seed: int
 ) -> dict[str, Any]:
     """The part of a call's result that is about its prompt of N tokens.
 
@@ -102,26 +102,28 @@ def of_prompt(
         EngineError: the engine gives no hidden states.
     """
     fields: dict[str, Any] = {}
-    if asked.embedding:
+    if request.embedding:
         fields["embedding"] = wire.encode_array(embedding(engine, prompt))
-    if asked.prompt:
-        fields["prompt_logprobs"] = wire.encode_array(_scored_last(prompt_logprobs(engine, prompt), asked.last, np.nan))
-    if not (asked.top_prompt or asked.alternatives or asked.rows is not None):
+    if request.prompt:
+        fields["prompt_logprobs"] = wire.encode_array(
+            _scored_last(prompt_logprobs(engine, prompt), request.last, np.nan)
+        )
+    if not (request.top_prompt or request.alternatives or request.rows is not None):
         return fields
     nexts = next_logprobs(engine, prompt)
-    if asked.top_prompt:
-        likely: tuple[NDArray[Any], ...] = likeliest(nexts, asked.top_prompt)
+    if request.top_prompt:
+        likely: tuple[NDArray[Any], ...] = likeliest(nexts, request.top_prompt)
         for name, values, empty in zip(TOP, likely, (0, EMPTY), strict=True):
-            first = np.full((1, asked.top_prompt), empty, values.dtype)
-            fields[name] = wire.encode_array(_scored_last(np.concatenate([first, values]), asked.last, empty))
-    if asked.alternatives:
-        ids = draw_tokens(nexts, asked.alternatives, temperature, np.random.default_rng(seed % 2**63))
+            first = np.full((1, request.top_prompt), empty, values.dtype)
+            fields[name] = wire.encode_array(_scored_last(np.concatenate([first, values]), request.last, empty))
+    if request.alternatives:
+        ids = draw_tokens(nexts, request.alternatives, temperature, np.random.default_rng(seed % 2**63))
         picked = np.take_along_axis(nexts, ids, -1).astype(np.float32)
         fields["alternatives"] = {"tokens": wire.encode_array(ids), "logprobs": wire.encode_array(picked)}
-    if asked.rows is not None and asked.ids is not None:
-        if asked.ids.size and (asked.ids.max() >= nexts.shape[1] or asked.ids.min() < -1):
+    if request.rows is not None and request.ids is not None:
+        if request.ids.size and (request.ids.max() >= nexts.shape[1] or request.ids.min() < -1):
             raise DataError("target_prompt_logprobs", f"a token outside 0 to {nexts.shape[1] - 1}", action="send ids")
-        values = np.where(asked.ids < 0, 0.0, nexts[asked.rows, np.maximum(asked.ids, 0)])
+        values = np.where(request.ids < 0, 0.0, nexts[request.rows, np.maximum(request.ids, 0)])
         fields["targets"] = wire.encode_array(values.astype(np.float32))
     return fields
 
