@@ -33,8 +33,8 @@ async def answered(board: Board, request: Request) -> Response:
     code, output = await board.ft("advise", "--json", *([f"--memory={memory}"] if memory else []), "--", *names)
     if code:
         return HTMLResponse(_page(board, form, output), 400)
-    found, _ = json.JSONDecoder().raw_decode(output)
-    models = found if isinstance(found, list) else [found]
+    advice, _ = json.JSONDecoder().raw_decode(output)
+    models = advice if isinstance(advice, list) else [advice]
     rows = [row for model in models for row in _rows(model)]
     said = f"<p>On {pages.text(models[0]['device'])}. Memory is the plan's estimate.</p>{pages.table(HEADS, rows)}"
     return HTMLResponse(_page(board, form, "", said))

@@ -162,11 +162,11 @@ class StreamedPretrain(BatchedMethod):
         """Rows left out since the run began or was resumed, those of a further pass once more."""
         return ", ".join(f"{count:,} {reason}" for reason, count in self._reasons.items())
 
-    def _say_passed(self, found: Pass) -> None:
+    def _say_passed(self, passed: Pass) -> None:
         length = self._shape.length
-        last = "" if found.last == length else f"; the last has {found.last}"
+        last = "" if passed.last == length else f"; the last has {passed.last}"
         last += f"; left out: {self._counted()}" if self._reasons else ""
         self._context.note(
-            f"a pass over data.train: {found.documents:,} documents in {found.windows:,} windows of {length}{last}",
+            f"a pass over data.train: {passed.documents:,} documents in {passed.windows:,} windows of {length}{last}",
             topic="pretrain: a pass",
         )

@@ -116,7 +116,7 @@ def takes(trainer: type[Any], name: str) -> bool:
     return name in inspect.signature(trainer.__init__).parameters
 
 
-def check_arguments(trainer: type[Any], given: Mapping[str, Any], *, judged: bool, taught: bool = False) -> None:
+def check_arguments(trainer: type[Any], arguments: Mapping[str, Any], *, judged: bool, taught: bool = False) -> None:
     """Checks the arguments for a TRL trainer, and whether it takes rewards or a teacher.
 
     Args:
@@ -128,7 +128,7 @@ def check_arguments(trainer: type[Any], given: Mapping[str, Any], *, judged: boo
             trainer that takes none, or none for one that does.
     """
     fields = {field.name for field in dataclasses.fields(config_class(trainer))}
-    for name in given:
+    for name in arguments:
         if name in OURS:
             raise RecipeError(
                 f"method.arguments.{name}", "the recipe says that itself", action=f"leave it out, and set {OURS[name]}"

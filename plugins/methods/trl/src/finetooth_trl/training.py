@@ -242,7 +242,7 @@ def _trainer(
 def _arguments(
     context: Context,
     trainer: type[Any],
-    given: Mapping[str, Any],
+    arguments: Mapping[str, Any],
     rewards: Sequence[WeightedReward],
     scratch: Path,
     model: nn.Module,
@@ -276,7 +276,7 @@ def _arguments(
     }
     if rewards:
         made["reward_weights"] = [reward.weight for reward in rewards]
-    return config(**{**{name: value for name, value in made.items() if name in fields}, **given})
+    return config(**{**{name: value for name, value in made.items() if name in fields}, **arguments})
 
 
 def _function(reward: WeightedReward) -> Any:

@@ -145,7 +145,7 @@ def _turn_range(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -
         raise _unproved(i, "no end-of-turn token follows it")
     after = _text_before(i + 1, whole, shaper)
     leads = whole.text.startswith(after)
-    if stop[1] > (len(after) if leads else _changes(i + 1, whole, shaper, told=i)):
+    if stop[1] > (len(after) if leads else _changes(i + 1, whole, shaper, reported=i)):
         raise _unproved(i, "its turn has no end-of-turn token of its own, only a later message has one")
     span = _checked(i, message, whole.text, (begin, stop[1]))
     if leads and i + 1 < len(whole.conversation.messages) and _first_stop(whole.encoded, stop[1], stop_ids, len(after)):
@@ -184,21 +184,21 @@ def _says_more(encoded: Encoded, text: str, begin: int, end: int) -> bool:
     return False
 
 
-def _changes(i: int, whole: Whole, shaper: Shaper, *, told: int) -> int:
+def _changes(i: int, whole: Whole, shaper: Shaper, *, reported: int) -> int:
     """The first character of the text that is another if message i says something else; nothing of what it says stands
     before.
 
     Args:
-        told: the message that an error names.
+        reported: the message that an error names.
     """
     messages = list(whole.conversation.messages)
     messages[i] = replace(messages[i], content=OTHER, media=())
     try:
         other = shaper.render(messages, whole.conversation.tools).text
     except TemplateRefused as error:
-        raise _unproved(told, f"where messages[{i}] begins cannot be found: {error}") from error
+        raise _unproved(reported, f"where messages[{i}] begins cannot be found: {error}") from error
     if other == whole.text:
-        raise _unproved(told, f"the chat template leaves messages[{i}] out")
+        raise _unproved(reported, f"the chat template leaves messages[{i}] out")
     return _common_length(other, whole.text)
 
 
@@ -230,7 +230,7 @@ def _directly_after(i: int, whole: Whole, agreed: int, shaper: Shaper) -> int:
         begin = whole.text.rfind(content, 0, agreed + len(content))
         if not content or begin < 0 or begin + len(content) <= agreed:
             continue
-        first = _changes(i, whole, shaper, told=i)
+        first = _changes(i, whole, shaper, reported=i)
         if not whole.text[first:begin].strip() and first <= begin + _common_length(OTHER, content):
             return begin
     raise _unproved(i, "the chat template renders the messages before it another way")
@@ -249,7 +249,7 @@ def _behind_header(i: int, whole: Whole, shaper: Shaper, prompt: str) -> int | N
     if not prompt.startswith(before) or not base.strip():
         return None
     content = next(_alternatives(_texts(message)[0]))
-    first = _changes(i, whole, shaper, told=i)
+    first = _changes(i, whole, shaper, reported=i)
     if whole.text.startswith(content, first - _common_length(OTHER, content)):
         first -= _common_length(OTHER, content)
     elif not whole.text[first:].lstrip().startswith(content):  # a content may be written with the blanks around it

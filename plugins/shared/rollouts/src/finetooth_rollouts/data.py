@@ -97,12 +97,12 @@ def sampled_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.
     return np.asarray(drawn, dtype=np.float32)
 
 
-def for_every(rollout: Rollout, found: Iterable[float]) -> tuple[float, ...]:
+def for_every(rollout: Rollout, values: Iterable[float]) -> tuple[float, ...]:
     """(T,) of all tokens from numbers of those that the policy wrote; 0 for the others."""
-    values = iter(found)
-    return tuple(float(next(values)) if own else 0.0 for own in rollout.own or (True,) * len(rollout.tokens))
+    numbers = iter(values)
+    return tuple(float(next(numbers)) if own else 0.0 for own in rollout.own or (True,) * len(rollout.tokens))
 
 
-def with_logprobs(rollout: Rollout, found: Sequence[float]) -> Rollout:
+def with_logprobs(rollout: Rollout, logprobs: Sequence[float]) -> Rollout:
     """The rollout with other log-probabilities of the tokens that the policy wrote."""
-    return replace(rollout, logprobs=for_every(rollout, found))
+    return replace(rollout, logprobs=for_every(rollout, logprobs))

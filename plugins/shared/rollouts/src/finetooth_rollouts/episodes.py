@@ -70,7 +70,7 @@ class Playing:
         self._name, self._most, self._limit = name, most_turns, limit
 
     def play(
-        self, engine: Engine, asked: Sequence[EpisodeTask], sampling: Sampling, seeds: Callable[[int], int]
+        self, engine: Engine, tasks: Sequence[EpisodeTask], sampling: Sampling, seeds: Callable[[int], int]
     ) -> Played:
         """Play `sampling.n` episodes of each.
 
@@ -80,7 +80,7 @@ class Playing:
         Raises:
             DataError: the environment cannot use a row, or the family cannot say what it shows first.
         """
-        live = self._made(asked, sampling.n)
+        live = self._made(tasks, sampling.n)
         played = Played()
         try:
             self._begin(live)
@@ -97,13 +97,13 @@ class Playing:
         played.failures = [episode.failure for episode in live if episode.failure]
         return played
 
-    def open(self, asked: Sequence[EpisodeTask], n: int) -> OpenEpisodes:
+    def open(self, tasks: Sequence[EpisodeTask], n: int) -> OpenEpisodes:
         """Begin `n` episodes of each, to be played by `go_on`, and let go by `close`.
 
         Raises:
             DataError: as `play`.
         """
-        live = self._made(asked, n)
+        live = self._made(tasks, n)
         try:
             self._begin(live)
         except BaseException:
@@ -191,10 +191,10 @@ class Playing:
                 action="ft resume RUN once it answers as before, or leave method.partial_rollouts out",
             )
 
-    def _made(self, asked: Sequence[EpisodeTask], n: int) -> list[LiveEpisode]:
+    def _made(self, tasks: Sequence[EpisodeTask], n: int) -> list[LiveEpisode]:
         return [
             LiveEpisode(self._context, ask, f"{ask.group}#{k}", self._environment.episode(ask.task, ask.seed))
-            for ask in asked
+            for ask in tasks
             for k in range(n)
         ]
 

@@ -48,8 +48,8 @@ class LiveEpisode:
         outcome: how it ended; None as long as it has not.
     """
 
-    def __init__(self, context: Context, asked: EpisodeTask, key: str, episode: Episode) -> None:
-        self.asked, self.key, self.episode, self._context = asked, key, episode, context
+    def __init__(self, context: Context, task: EpisodeTask, key: str, episode: Episode) -> None:
+        self.asked, self.key, self.episode, self._context = task, key, episode, context
         self.stop: tuple[str, ...] = ()
         self.stop_ids: tuple[int, ...] | None = None
         self.turns: list[Rollout] = []
@@ -119,17 +119,17 @@ class LiveEpisode:
         self._turn = self._sequences.wrote(rollout)
         self._text = rollout.text
 
-    def wrote_on(self, rollout: Rollout, asked: int, longest: int) -> bool:
+    def wrote_on(self, rollout: Rollout, allowed: int, longest: int) -> bool:
         """What the policy wrote further; whether its turn is at its end.
 
         Args:
-            asked: tokens that it could write now.
+            allowed: tokens that it could write now.
             longest: of a turn.
         """
         written = len(self.begun.tokens) if self.begun is not None else 0
         if self.begun is not None:
             rollout = joined(self._context, self.begun, rollout, stop=self.stop, stop_ids=self.stop_ids)
-        if written + asked < longest and unfinished(rollout, written + asked):
+        if written + allowed < longest and unfinished(rollout, written + allowed):
             self.begun = rollout
             return False
         self.begun = None

@@ -26,9 +26,9 @@ def as_json(rollout: Rollout) -> dict[str, Any]:
     return asdict(rollout)
 
 
-def from_json(found: Mapping[str, Any]) -> Rollout:
+def from_json(content: Mapping[str, Any]) -> Rollout:
     """Back from `as_json`, also after a way through JSON."""
-    values = dict(found)
+    values = dict(content)
     for name in ("prompt", "tokens", "logprobs", "versions", "advantages", "own"):
         values[name] = tuple(values.get(name, ()))
     values["kept"] = tuple(tuple(ids) for ids in values["kept"])

@@ -33,15 +33,15 @@ def compute_in_groups(model: nn.Module, multiply: Callable[..., Tensor] | None =
     Returns:
         How many modules these are.
     """
-    found = [module for module in model.modules() if _chooses(module)]
-    if found:
+    experts = [module for module in model.modules() if _chooses(module)]
+    if experts:
         ALL_EXPERTS_FUNCTIONS.register(NAME, _forward)
-    for module in found:
+    for module in experts:
         own: Any = module
         own.config._experts_implementation = NAME
         if multiply is not None:
             vars(module)[MULTIPLY] = multiply
-    return len(found)
+    return len(experts)
 
 
 def computes_in_groups(module: nn.Module, name: str) -> bool:

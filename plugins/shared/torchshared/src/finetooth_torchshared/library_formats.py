@@ -48,7 +48,7 @@ _FROM_ABOVE = {bits: range((30 if bits == 3 else 8) - bits, -1, -bits) for bits 
 """Shifts of the codes in a word of HQQ, by their bits."""
 
 
-def _hqq(given: Mapping[str, Any], where: str) -> Packing:
+def _hqq(config: Mapping[str, Any], where: str) -> Packing:
     def read(tensor: Read) -> Grouped:
         try:
             bits, axis, group = (math.ceil(tensor(name).item()) for name in ("nbits", "axis", "group_size"))
@@ -70,8 +70,8 @@ def _hqq(given: Mapping[str, Any], where: str) -> Packing:
     return Packing("W_q", read)
 
 
-def _quanto(given: Mapping[str, Any], where: str) -> Packing:
-    if given.get("activations") not in (None, "none"):
+def _quanto(config: Mapping[str, Any], where: str) -> Packing:
+    if config.get("activations") not in (None, "none"):
         raise unread(where, "quanto with quantised activations", "weights alone")
 
     def read(tensor: Read) -> Grouped:
@@ -86,7 +86,7 @@ def _quanto(given: Mapping[str, Any], where: str) -> Packing:
             return Grouped(data, scales.expand(len(data), 1), nothing, None, 8)
         shifts = tensor("weight._shift")
         # modules may differ in their bits, which the sizes tell
-        likely = sorted((4, 2), key=lambda bits: str(bits) not in str(given.get("weights")))
+        likely = sorted((4, 2), key=lambda bits: str(bits) not in str(config.get("weights")))
         bits = next((bits for bits in likely if -(-len(scales) * bits // 8) == len(packed)), 0)
         if not bits or scales.shape[1:] != (1,):
             raise unread(where, f"quanto with scales {tuple(scales.shape)}", "scales of groups of inputs")
@@ -97,8 +97,8 @@ def _quanto(given: Mapping[str, Any], where: str) -> Packing:
     return Packing("weight._scale", read)
 
 
-def _eetq(given: Mapping[str, Any], where: str) -> Packing:
-    if given.get("weights", "int8") != "int8" or given.get("bits", 8) != 8 or given.get("zero_point"):
+def _eetq(config: Mapping[str, Any], where: str) -> Packing:
+    if config.get("weights", "int8") != "int8" or config.get("bits", 8) != 8 or config.get("zero_point"):
         raise unread(where, "eetq of other weights than int8", "int8 without zero points")
 
     def read(tensor: Read) -> Grouped:
@@ -117,7 +117,7 @@ def _eetq(given: Mapping[str, Any], where: str) -> Packing:
     return Packing("weight_scales", read)
 
 
-def _aqlm(given: Mapping[str, Any], where: str) -> Packing:
+def _aqlm(config: Mapping[str, Any], where: str) -> Packing:
     def read(tensor: Read) -> CodebookLinear:
         codes, tables, scales = tensor("codes"), tensor("codebooks"), tensor("scales")
         if codes.shape[2] != len(tables) or scales.numel() != len(codes):
@@ -127,9 +127,9 @@ def _aqlm(given: Mapping[str, Any], where: str) -> Packing:
     return Packing("codebooks", read)
 
 
-def _torchao(given: Mapping[str, Any], where: str) -> Packing | None:
+def _torchao(config: Mapping[str, Any], where: str) -> Packing | None:
     """How the folder is packed; None: as a kind that torchao reads itself."""
-    kind = ((given.get("quant_type") or {}).get("default") or {}).get("_type")
+    kind = ((config.get("quant_type") or {}).get("default") or {}).get("_type")
     if kind not in TORCHAO_FLOATS:
         return None
     return Packing(

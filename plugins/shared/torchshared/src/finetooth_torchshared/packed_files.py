@@ -33,11 +33,11 @@ PACKED = ("pack-quantized", MXFP4)
 """Formats of compressed-tensors that are read here."""
 
 
-def packing_of(given: Mapping[str, Any], where: str) -> Packing | None:
+def packing_of(config: Mapping[str, Any], where: str) -> Packing | None:
     """How a checkpoint is packed.
 
     Args:
-        given: `quantization_config` of its config.
+        config: its `quantization_config`.
         where: the model, for messages.
 
     Returns:
@@ -47,13 +47,13 @@ def packing_of(given: Mapping[str, Any], where: str) -> Packing | None:
         RecipeError: it is one of them, of a kind that is not read.
     """
     makers = {"gptq": _gptq, "awq": _awq, "compressed-tensors": _compressed, **library_formats.MAKERS}
-    maker = makers.get(str(given.get("quant_method")))
-    return None if maker is None else maker(given, where)
+    maker = makers.get(str(config.get("quant_method")))
+    return None if maker is None else maker(config, where)
 
 
-def _gptq(given: Mapping[str, Any], where: str) -> Packing:
-    bits = _bits("gptq", given.get("bits"), where)
-    less = 0 if given.get("checkpoint_format") == "gptq_v2" else 1
+def _gptq(config: Mapping[str, Any], where: str) -> Packing:
+    bits = _bits("gptq", config.get("bits"), where)
+    less = 0 if config.get("checkpoint_format") == "gptq_v2" else 1
 
     def read(tensor: Read) -> Grouped:
         codes = unpacked(tensor("qweight"), bits, 0).T  # (O, I)
@@ -64,11 +64,11 @@ def _gptq(given: Mapping[str, Any], where: str) -> Packing:
     return Packing("qweight", read)
 
 
-def _awq(given: Mapping[str, Any], where: str) -> Packing:
-    version = str(given.get("version", "gemm")).lower()
+def _awq(config: Mapping[str, Any], where: str) -> Packing:
+    version = str(config.get("version", "gemm")).lower()
     if version != "gemm":
         raise unread(where, f"awq, version {version}", "the version gemm")
-    bits = _bits("awq", given.get("bits") or given.get("w_bit"), where, only=4)
+    bits = _bits("awq", config.get("bits") or config.get("w_bit"), where, only=4)
 
     def read(tensor: Read) -> Grouped:
         codes = _columns(tensor("qweight")).T
@@ -78,15 +78,15 @@ def _awq(given: Mapping[str, Any], where: str) -> Packing:
     return Packing("qweight", read)
 
 
-def _compressed(given: Mapping[str, Any], where: str) -> Packing | None:
-    groups = given.get("config_groups") or {}
-    if given.get("format") not in PACKED or not isinstance(groups, Mapping):
+def _compressed(config: Mapping[str, Any], where: str) -> Packing | None:
+    groups = config.get("config_groups") or {}
+    if config.get("format") not in PACKED or not isinstance(groups, Mapping):
         return None
     kinds = [group for group in groups.values() if isinstance(group, Mapping)]
     if len(kinds) != 1 or kinds[0].get("input_activations"):
         raise unread(where, "compressed-tensors of several groups, or with quantised activations", "one group")
     weights = kinds[0].get("weights") or {}
-    if given.get("format") == MXFP4:
+    if config.get("format") == MXFP4:
         if (weights.get("type"), weights.get("num_bits"), weights.get("group_size")) != ("float", 4, 32):
             raise unread(where, "mxfp4 of other sizes than the format has", "blocks of 32 numbers of 4 bits")
         return Packing("weight_packed", _mx)

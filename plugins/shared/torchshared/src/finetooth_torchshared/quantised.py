@@ -292,13 +292,13 @@ def store_experts(path: str, module: nn.Module, quantizer: Quantizer, device: st
     return len(made)
 
 
-def check_any(found: int, quantizer: Quantizer) -> None:
+def check_any(count: int, quantizer: Quantizer) -> None:
     """Checks that at least one module was stored.
 
     Raises:
         RecipeError: no module of the model was stored.
     """
-    if not found:
+    if not count:
         raise RecipeError(
             "quantization",
             f"{quantizer.stored.name} takes no linear module of this model",
