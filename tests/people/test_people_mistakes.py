@@ -50,7 +50,7 @@ MISTAKES = [
     ("run r.yaml data.train=role.jsonl", "messages[0].role is 'humann', accepted are system, user", "fix or remove"),
     ("run r.yaml data.train=bytes.csv", "line 3: not UTF-8: byte 0xff", "save the file as UTF-8, or set encoding"),
     ("run r.yaml data.train=columns.csv", "the columns alpha, beta, gamma", "set data.format"),
-    ("run r.yaml data.train=broken.pdf", "it cannot be read as .pdf", "save it anew, or save its text as .txt"),
+    ("run r.yaml data.train=broken.pdf", "it cannot be read as .pdf", "save it again, or save its text as .txt"),
     ("run r.yaml --output /proc/x", "/proc cannot be written", "choose another output"),
     ("run r.yaml trackers=[wandbb]", "no tracker 'wandbb'", "did you mean 'wandb'?"),
     ("run r.yaml --jsn", "No such option '--jsn'", "see ft run --help"),

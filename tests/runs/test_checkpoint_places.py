@@ -40,7 +40,7 @@ def test_a_run_goes_on_to_another_place_from_where_it_was(six: Path, ft: Ft, tmp
     shutil.copytree(six, run, ignore=shutil.ignore_patterns("step-6", "artifact", "result.json"))
     code, _, said = ft("resume", run, f"checkpoint.stores=[{kept}]")
     assert code == 0, said
-    assert "resuming after step 4" in said and "begins anew" not in said
+    assert "resuming after step 4" in said and "starts over" not in said
     assert [path.name for path in kept.iterdir()] == ["step-6"]
     shutil.copytree(kept / "step-6", run / "checkpoints" / "step-6")
     assert differences(left(six), left(run)) == []

@@ -177,7 +177,7 @@ def test_bad_requests_are_one_line(ft: Run, written: Callable[..., Path], argume
 
 def test_prepare_says_when_nothing_is_kept(ft: Run, written: Callable[..., Path], tmp_path: Path) -> None:
     code, out, _ = ft("data", "prepare", written(*ROWS))
-    assert code == 0 and f"data.train: nothing is kept: {len(ROWS)} rows are made anew in a moment" in out
+    assert code == 0 and f"data.train: nothing is kept: {len(ROWS)} rows are made again in a moment" in out
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "Once upon a time."}))
     streamed = {"method": {"name": "pretrain", "streaming": True}, "data": {"train": str(tmp_path / "texts.jsonl")}}
     code, out, _ = ft("data", "prepare", written(*ROWS, **streamed, train={"max_steps": 2}))

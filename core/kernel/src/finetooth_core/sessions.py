@@ -39,7 +39,7 @@ def session(
         plugins: further local files or modules, as `--plugins` takes them.
         blocked: distributions that must not be loaded.
         data: see `Session`.
-        started: plugins that this process has found already; None looks for them anew.
+        started: plugins that this process has found already; None looks for them.
 
     Raises:
         RecipeError, PluginError: something is wrong with it.

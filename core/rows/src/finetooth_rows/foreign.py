@@ -44,7 +44,7 @@ def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator
     except Exception as error:  # these libraries raise whatever their parsers do
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
-            name, f"it cannot be read as {ending}: {problem}", action=f"save it anew, or {otherwise}"
+            name, f"it cannot be read as {ending}: {problem}", action=f"save it again, or {otherwise}"
         ) from error
 
 

@@ -32,7 +32,7 @@ def read_examples(rows: SplitRows, reading: Reading) -> Iterator[tuple[str, Exam
 
 
 class LazyExamples(Sequence[tuple[str, Example]]):
-    """Examples that are read anew whenever they are gone through; errors come at the end."""
+    """Examples that are read again whenever they are gone through; errors come at the end."""
 
     def __init__(self, rows: SplitRows) -> None:
         self.rows = rows
@@ -72,7 +72,7 @@ class LazyExamples(Sequence[tuple[str, Example]]):
 
 def examples_of(rows: SplitRows) -> Sequence[tuple[str, Example]]:
     """All examples with their ids: a tuple, checked, if they are few (`rows.read_to_end` then reports on the
-    rows); else read anew whenever they are gone through."""
+    rows); else read again whenever they are gone through."""
     reading = Reading()
     examples: list[tuple[str, Example]] = []
     size = 0

@@ -127,7 +127,7 @@ def _prepared(
         if rows.read_to_end is not None:
             tally.merge(rows.read_to_end.left)
             _count_unrendered(rows, rows.read_to_end, tally)
-        few = f"{tally.rows:,} {'row is' if tally.rows == 1 else 'rows are'} made anew in a moment"
+        few = f"{tally.rows:,} {'row is' if tally.rows == 1 else 'rows are'} made again in a moment"
         return finish(TokenRows([portion]), tally, split, limit), f"{few}; more than {SMALL_ROWS:,} are kept"
     return _many(parts, rows, rendering, limit), ""
 

@@ -54,13 +54,13 @@ SOURCE: Mapping[str, str] = {
 ADAPTER: Mapping[str, str] = {
     "disable": "the model can compute as its base does (`disabled`); the entry says so too (`can_disable`)",
     "additions": "an artifact can be read as low-rank additions to linear modules of the base (`additions`)",
-    "changes": "it changes the model between steps: layers take turns, an addition is merged and begun anew "
+    "changes": "it changes the model between steps: layers take turns, an addition is merged and started again "
     "(`at_step`, `after_step`, `held`, `rate_factor`)",
     "makes_up": "begins with what a quantizer takes from the base, which a recipe's `quantization` must store",
     "begins_apart": "before the first step the model does not compute as its base does (`resume_from`): the base "
     "cannot be the reference, which is a copy of what trains, as the run begins with it",
     "rounds": "an artifact holds the trained weights as the model computed with them, rounded, not as they trained",
-    "draws": "its modules draw anew for every row, as dropout does: rows that begin alike are computed apart",
+    "draws": "its modules draw again for every row, as dropout does: rows that begin alike are computed apart",
     "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
     "fold_tensors": "an artifact can be folded into a base that is read tensor by tensor (`fold_tensors`)",
 }

@@ -242,7 +242,7 @@ class Context(Protocol):
         """
 
     def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
-        """Rows of a split as they come, in their order, each with its id; read anew and rendered one by one in this
+        """Rows of a split as they come, in their order, each with its id; read again and rendered one by one in this
         process, so that data of any size take no more memory than a few rows.
 
         Args:

@@ -36,7 +36,7 @@ NOON = datetime.datetime(2026, 1, 15, 12)
 
 
 class _Noon:
-    """Stands for the class `datetime`; a mock is made anew by every call and takes longer than the template."""
+    """Stands for the class `datetime`. A mock would be made by every call, and takes longer than the template."""
 
     @staticmethod
     def now() -> datetime.datetime:

@@ -1,7 +1,7 @@
 """What the operation `stream_decoder` gives: the layers of a model, computed over a stream of tokens without padding.
 
 A backend that has the model's own code can do without; what it gets in exchange is a decoder that it can take apart,
-since sampling runs the same layers row by row, over a cache and with weights packed anew.
+since sampling runs the same layers row by row, over a cache and with weights packed for it.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, dropou
         q: (batch, heads, N, D).
         k, v: (batch, key heads, M, D). Several query heads may share a key head.
         causal: the last query sees all keys, each one before it one key less.
-        dropout_p: share of the weights that is set to zero, drawn anew in each call; 0 to evaluate.
+        dropout_p: share of the weights that is set to zero, drawn again in each call; 0 to evaluate.
 
     Returns:
         (batch, heads, N, D) in the dtype of `q`.

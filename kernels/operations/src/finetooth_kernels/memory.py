@@ -154,7 +154,7 @@ def _tensor(view: memoryview, start: int, shape: Sequence[int], count: int, dtyp
 
 
 class Arena:
-    """Cuts tensors from blocks one behind the other, for one pass; made anew for each."""
+    """Cuts tensors from blocks one behind the other, for one pass; each has a new one."""
 
     def __init__(self, blocks: Blocks = BLOCKS) -> None:
         self._blocks = blocks

@@ -73,8 +73,8 @@ def mm(
 
 
 def _joins(left_nk: Tensor, right_ko: Tensor, more_nl: Tensor, base_no: Tensor | None) -> bool:
-    """Whether two products are faster as one over both inner sides: on an NVIDIA GPU, where laying the factors out anew
-    moves fewer bytes than adding to the first product, which reads and writes all of it once more."""
+    """Whether two products are faster as one over both inner sides: on an NVIDIA GPU, where laying out the factors
+    again moves fewer bytes than adding to the first product, which reads and writes all of it once more."""
     if left_nk.device.type != "cuda" or torch.version.hip is not None or left_nk.dtype not in HALF:
         return False
     (rows, inner), outputs = left_nk.shape, right_ko.shape[1]

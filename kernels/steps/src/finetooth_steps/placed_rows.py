@@ -18,7 +18,7 @@ class Placed:
 
     Attributes:
         source: cells of the flattened rectangle (S, T); padding reads its first one.
-        positions: begin anew with every segment. What pads a row is a segment of its own.
+        positions: restart with every segment. What pads a row is a segment of its own.
         cells: (S, T) where in the flattened (R, W) each cell of the rectangle is; 0 for padding.
         segments: of each row the lengths of its segments, padding included.
     """

@@ -91,7 +91,7 @@ def check_segments(data: Sequence[Datum], obstacle: str, *, trees: bool = False)
         raise DataError(
             moved.id or "a datum without id",
             "it has positions of its own, in a step with data that have segments (parents)",
-            action="leave positions out: they begin anew with every sequence",
+            action="leave positions out: they restart with every sequence",
         )
 
 

@@ -129,7 +129,7 @@ def test_what_is_none_is_named(tmp_path: Path, name: str) -> None:
     pytest.importorskip("pypdf")
     pytest.importorskip("docx")
     (tmp_path / name).write_bytes(b"neither")
-    with pytest.raises(DataError, match=rf"it cannot be read as \.{name[2:]}.*save it anew"):
+    with pytest.raises(DataError, match=rf"it cannot be read as \.{name[2:]}.*save it again"):
         read(tmp_path / name)
     with pytest.raises(DataError, match="no such file"):
         read(tmp_path / f"none{name}")

@@ -200,7 +200,7 @@ class Trained(LoaderBase):
         meta: bool = False,
     ) -> Any:  # fmt: skip
         """The model that was trained. Over a base in fewer bits the adapter is folded into the numbers that the run
-        computed with, and the sum is plain numbers; with a quantizer it is stored anew.
+        computed with, and the sum is plain numbers; with a quantizer it is stored again.
 
         Raises:
             PlanError: its adapter cannot be folded into a base, or its base cannot be read as numbers.

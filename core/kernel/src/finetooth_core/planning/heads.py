@@ -44,7 +44,7 @@ def decide_head(context: RunContext, backend: Backend, *, data: bool) -> ScalarH
             f"a scalar head is needed, since {reason}, and backend {backend.name} cannot build one",
             action="pick another method or backend",
         )
-    begins = "begins as the model's own" if brought is not None else "begins anew"
+    begins = "begins as the model's own" if brought is not None else "starts untrained"
     saved = (
         "is saved in a file of its own"
         if head.exported_as == "none"

@@ -61,7 +61,7 @@ def read(reference: str, base: Path) -> LocalFile:
 def load(file: LocalFile) -> ModuleType:
     """Run the file as a module. It is registered in `sys.modules`, which dataclasses with postponed annotations and
     references to builders (`f"{__name__}:build"`) rely on; path and content make its name, so a file that was changed
-    is loaded anew and one that was not is not run twice.
+    is loaded again and one that was not is not run twice.
     """
     digest = _sha256(str(file.path).encode() + b"\0" + file.content)[:12]
     stem = "".join(c if c.isalnum() else "_" for c in file.path.stem)

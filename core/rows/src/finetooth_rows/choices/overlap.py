@@ -38,14 +38,14 @@ def overlap(job: Decided) -> Repeats | NotCompared:
         return Repeats()
     known = {split: how for split, how in prepared.items() if not how.streamed}
     rows = sum(report.rows for report in job.reports)
-    anew = any(
+    kept_nowhere = any(
         decision.setting.startswith("data.cache.") and decision.value == "off" for decision in job.plan.decisions
     )
     if len(known) < len(prepared):
         return NotCompared("rows are read while the run trains", later=False)
     if rows > COMPARED:
         return NotCompared(f"there are {rows:,} rows, more than {COMPARED:,}")
-    if anew:
+    if kept_nowhere:
         return NotCompared("their tokens are kept nowhere")
     how = known["train"]
     report = next((report for report in job.reports if report.split == "train"), None)

@@ -64,20 +64,20 @@ class Selection:
         return chosen
 
     def _remembered(self) -> Chosen:
-        def anew() -> Chosen:
+        def choose_now() -> Chosen:
             return choose(self.choice, self._sources, self._formats)
 
         if not self._remembers or _are_small(self._sources):
-            return anew()
+            return choose_now()
         cache = DataCache()
         hashes = cache.hashes
         try:
             path = cache.root / CHOICES / f"{self._key(named_sources(self._sources, hashes)[0])}.npz"
         except NoDataKey:
-            return anew()
+            return choose_now()
         chosen = _read(path)
         if chosen is None:
-            chosen = anew()
+            chosen = choose_now()
             hashes.check_unchanged()
             with suppress(OSError):  # it is made again next time
                 write_whole(path, _packed(chosen))

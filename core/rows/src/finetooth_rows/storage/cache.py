@@ -361,5 +361,5 @@ def _damaged(key: str, folder: Path) -> EngineError:
             (folder / MANIFEST).unlink(missing_ok=True)
     return EngineError(
         f"prepared data {key[:12]} are damaged on disk and were removed",
-        action="start the run again, they will be made anew",
+        action="start the run again; it makes them",
     )

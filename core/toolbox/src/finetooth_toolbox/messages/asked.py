@@ -14,7 +14,7 @@ def as_asked(rendered: Rendered, asked: Sequence[int], tokenizer: Tokenizer) -> 
 
     Many tokenizers split markup otherwise before a text than at the end of a prompt: of two line feeds one token, but
     two before a letter. A model is always asked with the former. Its tokens are kept, the rest follows; a token that
-    reached over the border is encoded anew.
+    reached over the border is encoded again.
 
     Args:
         asked: the tokens of the prompt.

@@ -182,7 +182,7 @@ def store_removes_once_and_for_all(case: EntryCase) -> None:
     _expect_store_error("fetch('step-1', ...) after it was removed", lambda: _fetch(case, store, "step-1"))
     expect(_fetch(case, store, "step-2") == _content(last), "fetch('step-2')", "other files", "those that were kept")
     store.put("step-1", last)
-    expect(_fetch(case, store, "step-1") == _content(last), "fetch('step-1'), kept anew", "other files", "the new ones")
+    expect(_fetch(case, store, "step-1") == _content(last), "fetch('step-1'), put again", "other files", "the new ones")
 
 
 class _FakeSnapshot:
