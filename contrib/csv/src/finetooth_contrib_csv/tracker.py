@@ -31,7 +31,7 @@ class Table:
     """A CSV file that is flushed row by row; its header is written when it is new.
 
     Args:
-        rows: write the table anew with these, to a temporary file that is moved into place. None appends to the table.
+        rows: rewrite the table with these, to a temporary file that is moved into place. None appends to the table.
 
     Raises:
         UserError: it cannot be written.
@@ -40,8 +40,8 @@ class Table:
     def __init__(self, path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]] | None = None) -> None:
         try:
             beside = path.with_name(f".{path.name}.tmp")
-            anew = rows is not None
-            self._file: TextIO = (beside if anew else path).open("w" if anew else "a", encoding="utf-8", newline="")
+            target, mode = (path, "a") if rows is None else (beside, "w")
+            self._file: TextIO = target.open(mode, encoding="utf-8", newline="")
             self._rows = csv.writer(self._file)
             if self._file.tell() == 0:
                 self.add(columns)
@@ -79,7 +79,7 @@ class CsvTracker(TrackerBase):
         self._tables["evaluations"] = Table(run.folder / "evaluations.csv", EVALUATION_COLUMNS)
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
-        """Write both tables anew, as the history says: rows of steps that do not count are gone, missing ones are
+        """Rewrite both tables, as the history says: rows of steps that do not count are gone, missing ones are
         there."""
         self._close()
         steps = [_step_row(report) for report in history if isinstance(report, StepReport)]

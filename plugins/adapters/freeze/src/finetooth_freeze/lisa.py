@@ -1,5 +1,5 @@
 """LISA (Pan et al., 2024, arXiv:2403.17919, algorithm 1): embedding, final norm and head always train, and of the
-decoder layers a few, drawn anew every so many steps.
+decoder layers a few, drawn again every so many steps.
 
 Gradients and the optimizer's state exist only for what trains; a layer whose turn is over loses its state. Which layers
 they are follows from the engine's seed and the number of the turn, so a resumed run has the same ones.
@@ -29,7 +29,7 @@ class LisaOptions(Options):
     layers: int = Field(default=2, ge=1)
     """How many decoder layers train at a time."""
     every: int = Field(default=20, ge=1)
-    """Optimizer steps until layers are drawn anew."""
+    """Optimizer steps until layers are drawn again."""
 
 
 @dataclass(frozen=True)

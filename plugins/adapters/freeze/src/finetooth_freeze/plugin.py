@@ -19,6 +19,6 @@ def ft_adapters() -> Iterable[Adapter]:
     yield Adapter(
         name="lisa",
         build="finetooth_freeze.lisa:build",
-        summary="train embedding, head, and a few decoder layers that are drawn anew every so many steps",
+        summary="train embedding, head, and a few decoder layers that are drawn again every so many steps",
         example={"layers": 1},
     )

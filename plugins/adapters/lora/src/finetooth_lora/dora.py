@@ -11,7 +11,7 @@ from torch import Tensor
 
 PIECE = 1 << 18
 """Weights of W + s B A that are there at once while rows are measured: in one piece it and B A were twice the weight,
-anew for each module."""
+for each module again."""
 
 
 class DoraLinear(DoraLinearLayer):

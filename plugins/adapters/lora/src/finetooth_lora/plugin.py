@@ -50,7 +50,7 @@ def ft_adapters() -> Iterable[Adapter]:
     yield Adapter(
         name="relora",
         build="finetooth_lora.relora:build",
-        summary="train a low-rank addition that is merged into the base and begun anew every so many steps",
+        summary="train a low-rank addition that is merged into the base and started again every so many steps",
         example={"rank": 4},
         expected_failures={
             "export_holds_what_trained": "the artifact is the whole model, with the product of A and B in its weights"

@@ -1,7 +1,7 @@
 """ReLoRA (Lialin et al., 2023, arXiv:2307.05695): a low-rank addition that is merged into the base every so many steps
-and begun anew, so that the sum of all of them has a higher rank than each.
+and started again, so that the sum of all of them has a higher rank than each.
 
-At a restart A is drawn anew and B is zero, the optimizer keeps a small share of its state by magnitude, and the
+At a restart A is drawn again and B is zero, the optimizer keeps a small share of its state by magnitude, and the
 learning rate warms up again. The base changes: the artifact is a whole model, and every state holds the merged weights.
 The paper trains from scratch and begins with steps of full rank; a model that was trained before needs none.
 """
@@ -27,7 +27,7 @@ class ReLoraOptions(LowRankOptions):
     """Options of `relora`."""
 
     every: int = Field(default=1000, ge=1)
-    """Optimizer steps until the addition is merged and begun anew."""
+    """Optimizer steps until the addition is merged and started again."""
     warm_up: int = Field(default=50, ge=0)
     """Steps after each restart in which the learning rate rises from near zero to what the schedule says."""
     keep_state: float = Field(default=0.01, ge=0, le=1)
@@ -52,7 +52,7 @@ class ReLoraOptions(LowRankOptions):
 
 @dataclass(frozen=True)
 class ReLoraAdapter(WholeModelAdapter):
-    """`protocols.Adapter` over peft's LoRA layers, merged and begun anew.
+    """`protocols.Adapter` over peft's LoRA layers, merged and started again.
 
     Merged weights are kept in fp32 even if the base computes in fewer bits, so that small additions are not rounded
     away.
@@ -128,7 +128,7 @@ class ReLoraAdapter(WholeModelAdapter):
         keep_exact(model)
 
     def after_step(self, model: Any, step: int, seed: int) -> Mapping[str, float]:
-        """Merge and begin anew, if it is time."""
+        """Merge and start again, if it is time."""
         if step % self.options.every:
             return {}
         from finetooth_lora.restarts import restart

@@ -1,4 +1,4 @@
-"""Restarts of ReLoRA in a model: layers that are merged into their base and begun anew, and the whole model of it."""
+"""Restarts of ReLoRA in a model: layers that are merged into their base and start again, and the whole model of it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def merged_weights(model: Any) -> Mapping[str, Tensor]:
 
 @torch.no_grad()
 def restart(model: Any, generator: np.random.Generator) -> list[str]:
-    """Merge all additions and begin them anew, in place; returns the names of A and B of all layers."""
+    """Merge all additions and start them again, in place; returns the names of A and B of all layers."""
     names = []
     for path, layer in _layers(model):
         exact = _exact(layer)

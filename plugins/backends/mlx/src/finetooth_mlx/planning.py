@@ -104,7 +104,7 @@ def estimate(
     queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     width = 6 * facts.hidden_size + 3 * queries + 4 * keys + 5 * facts.ffn_size
     rows = min(tokens, max(request.data.longest, 1))
-    scores = 2 * facts.heads * rows * 4  # the backward pass of attention makes them anew, for all heads of a layer
+    scores = 2 * facts.heads * rows * 4  # the backward pass of attention makes them again, for all heads of a layer
     in_layer = tokens * (width * each + scores)
     saved = facts.layers * tokens * (facts.hidden_size * each if checkpointing else width * each)
     activations = saved + in_layer

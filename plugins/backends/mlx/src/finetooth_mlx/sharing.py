@@ -35,7 +35,7 @@ def shared(models: Models, key: Key, load: Callable[[], Any]) -> Any:
 
 
 def twin(value: Any, made: dict[int, Any]) -> Any:
-    """Modules and containers anew, with the same arrays in them.
+    """New modules and containers, with the same arrays in them.
 
     Args:
         made: what was made so far, by the identity of what it is a twin of.

@@ -113,17 +113,17 @@ class RowMedia:
         """Something of a column was taken by this reading."""
         return any(column.at > column.begin for column in self._columns.values())
 
-    def reading(self, *, anew: bool) -> RowMedia:
+    def reading(self, *, from_first: bool) -> RowMedia:
         """The same for another side of the row, such as the second answer to one prompt: what it places counts as
         placed here too.
 
         Args:
-            anew: from the first of each column on; else from where this reading stands.
+            from_first: from the first of each column on; else from where this reading stands.
         """
         other = copy(self)
         other._columns = {kind: copy(column) for kind, column in self._columns.items()}
         for column in other._columns.values():
-            column.at = column.begin = 0 if anew else column.at
+            column.at = column.begin = 0 if from_first else column.at
         return other
 
     def part(self, path: str, part: Mapping[str, Any]) -> Medium:

@@ -82,10 +82,10 @@ class SideReader:
         Raises:
             DataError: it is neither text nor messages, or an image or sound cannot be used.
         """
-        whole = media.reading(anew=True)
+        whole = media.reading(from_first=True)
         messages = self.answer(row, path, value, media=whole)
         if messages and messages[0].role == "assistant" and whole.begun:
-            return self.answer(row, path, value, media=media.reading(anew=False))
+            return self.answer(row, path, value, media=media.reading(from_first=False))
         return messages
 
     def with_system(self, row: Row, column: str, prompt: Messages) -> Messages:

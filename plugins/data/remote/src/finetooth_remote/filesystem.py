@@ -16,7 +16,7 @@ READ_SECONDS = 60
 
 
 def file_system(address: Address) -> Any:
-    """What reaches an address; made anew, so that nothing remembered is taken for what is there.
+    """What reaches an address; a new one each time, so that nothing remembered is taken for what is there.
 
     Raises:
         PluginError: the package for this kind of address is not installed.

@@ -1,7 +1,7 @@
 """Weights that are stored in fewer bits, as the numbers of one matrix: made when a product wants them, forgotten after.
 
 Backward multiplies with a weight too. Kept for it, the numbers of all layers would take what storing them saves, so
-they are made anew there.
+they are made again there.
 """
 
 from __future__ import annotations

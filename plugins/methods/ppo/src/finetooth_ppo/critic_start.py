@@ -41,7 +41,7 @@ class CriticStart:
         if head.exported_as == "none" and not (artifact is not None and (artifact / CRITIC_FILE).is_file()):
             raise PlanError(
                 f"method.critic: the artifact of {reference} has no critic",
-                action="train it anew, or name a run of method rm",
+                action="train it again, or name a run of method rm",
             )
         before = str(self._opened.options.get("critic") or "") if head.exported_as == "none" else ""
         self._before = CriticStart(before, context) if before else None

@@ -65,7 +65,7 @@ def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:
     if role == "policy" and engine.weights_version:
         raise EngineError(
             "the reference's log-probabilities are not kept any more, and the policy is no longer the reference",
-            action="start the run anew, or set method.reference to frozen-copy",
+            action="start the run again, or set method.reference to frozen-copy",
         )
     parts = []
     for begin in range(0, len(data), AT_ONCE):

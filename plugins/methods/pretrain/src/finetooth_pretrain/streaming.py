@@ -111,7 +111,7 @@ class DocumentStream:
     """Batches of windows, pass after pass.
 
     Args:
-        open: rows of the data from a number on, read anew.
+        open: rows of the data from a number on, read again.
         shape: of windows and batches.
         cursor: where to begin.
         left_out: called for every row that cannot be used, with their number so far.

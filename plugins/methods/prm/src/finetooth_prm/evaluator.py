@@ -34,7 +34,7 @@ class StepsOptions(Options):
 
 class StepsEvaluator(EvaluatorBase):
     """`protocols.Evaluator`: a step is called right where its value is above 0. Accuracy is given balanced, the mean of
-    that of right and that of wrong steps, since most steps are right; the interval draws whole answers anew."""
+    that of right and that of wrong steps, since most steps are right; the interval resamples whole answers."""
 
     metrics = frozenset({
         "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "accuracy", "accuracy_right",

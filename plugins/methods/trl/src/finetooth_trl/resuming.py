@@ -27,7 +27,7 @@ not, in a test."""
 HOLDS_MORE: Mapping[str, str] = {
     "sync_ref_model": "the reference moves with the policy",
     "ignore_data_skip": "rows that were read are not passed over",
-    "group_by_length": "the order of rows is drawn anew",
+    "group_by_length": "the order of rows is drawn again",
     "train_sampling_strategy": "the order of rows is another one",
 }
 """Arguments with which more would have to be kept."""

@@ -48,9 +48,9 @@ class BAdamOptions(OptimizerOptions):
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
     switch_every: int = Field(default=50, ge=1)
-    """Steps after which the next block trains (K in the paper); its moments begin anew."""
+    """Steps after which the next block trains (K in the paper); its moments start at zero."""
     order: Literal["ascending", "descending", "random"] = "random"
-    """Of the blocks; `random` draws each round anew."""
+    """Of the blocks; `random` draws each round again."""
     seed: int = Field(default=0, ge=0)
     """Of random orders."""
 

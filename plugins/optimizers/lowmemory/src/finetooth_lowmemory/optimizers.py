@@ -28,7 +28,7 @@ class GaloreOptions(OptimizerOptions):
     rank: int = Field(default=128, ge=1)
     """Dimensions of the subspace in which a matrix inside a layer has its moments."""
     update_every: int = Field(default=200, ge=1)
-    """Steps after which the subspace is found anew, by a singular value decomposition of that step's gradient."""
+    """Steps after which the subspace is found again, by a singular value decomposition of that step's gradient."""
     scale: float = Field(default=0.25, gt=0)
     """What an update out of the subspace is multiplied by, alpha in the paper."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
@@ -47,7 +47,7 @@ class ApolloMiniOptions(OptimizerOptions):
     learning_rate: float = Field(default=2e-5, gt=0)
     """Peak learning rate. Only whole models profit: matrices of a low-rank adapter are small."""
     update_every: int = Field(default=200, ge=1)
-    """Steps after which the random projection is drawn anew."""
+    """Steps after which the random projection is drawn again."""
     scale: float = Field(default=11.3137, gt=0)
     """What is made up for by the low rank: the root of alpha in the paper, whose 128 is alpha itself."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)

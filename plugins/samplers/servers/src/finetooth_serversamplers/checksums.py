@@ -18,7 +18,7 @@ def weights_name(epoch: str, version: int, folder: Path) -> str:
     """`ft-EPOCH-VERSION-CHECKSUM`.
 
     Args:
-        epoch: drawn anew in every process that trains.
+        epoch: drawn by each process that trains.
         version: optimizer steps done.
         folder: with the files.
     """

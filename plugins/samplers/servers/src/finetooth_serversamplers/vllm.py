@@ -11,7 +11,7 @@ Whole weights (`weights: full`) are written into the run folder and read there b
 holds the files against the checksum in their name, and keeps that name; before and after every batch each of them is
 asked for it.
 
-An adapter is served under a name that is used once, `ft-EPOCH-VERSION-CHECKSUM`: the epoch is drawn anew in every
+An adapter is served under a name that is used once, `ft-EPOCH-VERSION-CHECKSUM`: the epoch is drawn in every
 process, so that what an earlier one loaded is never taken for this one's; the checksum is of the adapter's files. Every
 answer says the name, and one with another name ends the batch.
 """
@@ -111,7 +111,7 @@ class VllmSampler(ServerSampler):
         rollouts = await how.rollouts(server, prompts, sampling)
         if self._vllm.weights == "full" and not await self._has(server):
             raise ServerGone(
-                f"{self._asking.called}: {self._asking.url} was started anew while it answered, so what drew its "
+                f"{self._asking.called}: {self._asking.url} was restarted while it answered, so what drew its "
                 "answers is not known",
                 action=RESUME,
             )
@@ -161,7 +161,7 @@ class VllmSampler(ServerSampler):
         self._put_in(new, name, version)
 
     async def _has(self, server: Server) -> bool:
-        """Whether every worker has the weights that were put in; not one that was started anew.
+        """Whether every worker has the weights that were put in; not one that was restarted.
 
         Raises:
             EngineError: it has others.

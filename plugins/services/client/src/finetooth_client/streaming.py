@@ -37,7 +37,7 @@ class Piece:
 
 
 class _Reader:
-    """Lines of server-sent events to pieces; a stream that is read anew begins where the last one broke off."""
+    """Lines of server-sent events to pieces; a stream that is read again begins where the last one broke off."""
 
     def __init__(self) -> None:
         self.call: Any = None  # the finished one

@@ -20,7 +20,7 @@ def run_folder(reference: str) -> Path:
     """The folder of a version of the registry that FT_REGISTRY names (a folder or a URL), by default `registry`.
 
     The folder is kept in the cache under the SHA-256 of its record. Each call verifies the record and every file
-    again; a kept folder that was changed is written anew.
+    again; a kept folder that was changed is written again.
 
     Args:
         reference: `NAME`, `NAME@v3` or `NAME@CHANNEL`.

@@ -146,7 +146,7 @@ class Models:
     def load(
         self, model: LiveModel, arguments: Mapping[str, Any], tenant: str, recipe: Mapping[str, Any] | None = None
     ) -> None:
-        """Take the state of a checkpoint, or with `optimizer: false` its weights alone: the optimizer begins anew.
+        """Take the state of a checkpoint, or with `optimizer: false` its weights alone: the optimizer starts fresh.
 
         Args:
             recipe: of a model that has trained; None for one that was just built.

@@ -44,7 +44,7 @@ class Refusals:
         self._audit.add(event, tenant=tenant, outcome=outcome)
 
     def flush(self) -> None:
-        """Write down what was counted, and begin anew."""
+        """Write down what was counted, and start again at 0."""
         with self._lock:
             counts, self._more = self._more, Counter()
         for (event, tenant, outcome), count in counts.items():

@@ -166,7 +166,7 @@ class Service(ClientSessions):
         Args:
             id_: default is the session's id.
             checkpoint: id of one whose state it begins with; `base` and `sections` are then those it was made
-                with, but for the optimizer where that begins anew.
+                with, but for the optimizer where that starts fresh.
             optimizer: take the whole state, not only the weights.
             echo: comes back with the result, for the face.
 

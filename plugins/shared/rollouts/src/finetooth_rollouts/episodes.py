@@ -8,8 +8,8 @@ sequence of tokens is exactly what the policy read and wrote:
 
 The first where the prompt of a turn begins with the tokens of the prompt and the turn before it. A renderer with the
 property `extension` writes every conversation so; then what stands between two turns is all that is ever tokenised
-after the first prompt. Without it the conversation is written anew for each turn, as the family's markup asks (it drops
-old reasoning, say), and turns whose tokens come out otherwise begin a sequence of their own.
+after the first prompt. Without it the conversation is written again for each turn, as the family's markup asks (it
+drops old reasoning, say), and turns whose tokens come out otherwise begin a sequence of their own.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def unfinished(rollout: Rollout, written: int) -> bool:
 
 
 def continued_prompt(rollout: Rollout) -> Prompt:
-    """The prompt of what follows: all that stands there is read anew, by the weights that write on."""
+    """The prompt of what follows: all that stands there is read again, by the weights that write on."""
     return Prompt(rollout.id, rollout.group, (*rollout.prompt, *rollout.tokens))
 
 

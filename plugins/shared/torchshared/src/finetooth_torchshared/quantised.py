@@ -124,7 +124,7 @@ class RowsApart(DequantisingLinear):
 
 
 class _Multiply(torch.autograd.Function):
-    """x W^T + b, and what is added to it, whose W is made anew in backward: dx = dy W."""
+    """x W^T + b, and what is added to it, whose W is made again in backward: dx = dy W."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, added: Tensor | None, module: DequantisingLinear) -> Tensor:

@@ -1,7 +1,7 @@
 """Experts that a model holds as one weight of three axes, stored in fewer bits.
 
 The module that holds them computes as its own code has it and reads its weights by their names, which gives numbers
-made anew from what is stored. While it computes, what backward would keep of those numbers is replaced by where they
+made again from what is stored. While it computes, what backward would keep of those numbers is replaced by where they
 came from: between forward and backward nothing of the weight is held but what is stored."""
 
 from __future__ import annotations

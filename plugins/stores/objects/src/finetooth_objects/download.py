@@ -159,7 +159,7 @@ class _Transfer:
         return sink.have == total
 
     def _total(self, answer: Any, sink: _Sink) -> int:
-        """Bytes of the whole object; a server that answers with all of it makes the sink begin anew."""
+        """Bytes of the whole object; a server that answers with all of it makes the sink start over."""
         length = int(answer["ContentLength"])
         served = str(answer.get("ContentRange", ""))
         if sink.have and served.startswith(f"bytes {sink.have}-"):

@@ -32,7 +32,7 @@ class TorchStages(TorchCollective):
             FinetoothError: what the passes raise.
             EngineError: another rank has ended, or does not answer.
         """
-        # Stages are made anew for each call: their buffers have the shape of its micro-batches, and go with it.
+        # Stages are made again for each call: their buffers have the shape of its micro-batches, and go with it.
         first, last = self.rank == 0, self.rank == self.world - 1
         numbers = torch.arange(micro_batches, device=states.device)
         like = states.new_empty(states.shape, device="meta").requires_grad_(backward)

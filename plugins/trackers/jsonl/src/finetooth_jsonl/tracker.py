@@ -44,7 +44,7 @@ class JsonlTracker(TrackerBase):
         self._write(run, "start", {"step": run.step, "total_steps": run.total_steps, "run": run.id})
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
-        """Write the file anew: `start`, then what the history says, then `resume`. Lines that an earlier process wrote
+        """Rewrite the file: `start`, then what the history says, then `resume`. Lines that an earlier process wrote
         beyond it are gone, and none is there twice.
 
         Raises:

@@ -1,6 +1,6 @@
 """Whether the stream decoder and the head compute what the transformers model computes: tried when an engine is built.
 
-What is compared is the computation, not the weights. Of every kind of layer one is copied with parameters drawn anew,
+What is compared is the computation, not the weights. Of every kind of layer one is copied with new random parameters,
 in float32 whatever the model computes in, and the model's own forward and ours run over the same states, twice through
 the layer, every other layer doing nothing. So rounding leaves about 1e-6 and a difference of 1e-4 means another
 computation, whatever the model's weights are: biases and low-rank matrices that begin at zero count, and sharp

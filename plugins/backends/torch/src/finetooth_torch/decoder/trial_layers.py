@@ -108,7 +108,7 @@ def exchanged(module: nn.Module, others: Mapping[str, nn.Module]) -> Any:
 
 
 def redrawn_copy(module: nn.Module, generator: torch.Generator, config: Any = None) -> nn.Module:
-    """A copy with parameters drawn anew in float32, in evaluation mode, windows narrowed.
+    """A copy with new random parameters in float32, in evaluation mode, windows narrowed.
 
     Args:
         config: what its modules get in place of the config they hold.

@@ -151,7 +151,7 @@ class Generator:
 
     def _waves(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[list[int], range]]:
         """Prompts that are written together, and which of their samples: all of them, but for a prompt whose samples do
-        not fit into a batch of its own, which is read anew for each wave of them."""
+        not fit into a batch of its own, which is read again for each wave of them."""
         for batch in self._batches(prompts, sampling):
             first = prompts[batch[0]]
             if len(batch) > 1 or self.cells(first, sampling) <= self._tokens:

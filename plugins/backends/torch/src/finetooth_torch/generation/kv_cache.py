@@ -8,7 +8,7 @@ beginning are not looked at.
 Memory is reserved for as many columns as the rows may come to need, which on a host takes none before it is written
 to. The compiled kernel reads them as they stand. Without it, attention is made of matrix products: columns are masked,
 and where the product wants its operands without gaps (half precision, oneDNN), those in use stand densely and are set
-out anew every `BLOCK` tokens.
+out again every `BLOCK` tokens.
 """
 
 from __future__ import annotations

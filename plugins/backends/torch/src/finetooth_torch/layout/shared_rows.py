@@ -1,6 +1,6 @@
 """Data that share a row of the model's input: what the model reads then, and whether it keeps them apart.
 
-In one row every segment has positions from 0. transformers' mask builders take positions that begin anew for another
+In one row every segment has positions from 0. transformers' mask builders take positions that restart for another
 sequence and build a block-diagonal mask, with windows and chunks counted by position, or tell flash kernels where
 sequences begin; but only if no attention mask is given, since one of ones makes every position see every earlier one. A
 model whose code does not hand its positions on gets such masks ready made.
@@ -63,7 +63,7 @@ class Packed:
     """Rows as the model reads them.
 
     Attributes:
-        tokens, positions: (R, W) input ids and position ids, which begin anew with every segment. What pads a row
+        tokens, positions: (R, W) input ids and position ids, which restart with every segment. What pads a row
             is a segment of its own.
         cells_st: (S, T) where in the flattened (R, W) each cell of the rectangle is; 0 for padding.
         segments: of each row the lengths of its segments, padding included.

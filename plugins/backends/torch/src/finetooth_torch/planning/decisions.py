@@ -235,7 +235,7 @@ def _packing(
     reason = f"about {after:.0%} padding{_instead(steps, before)}" if after < before else "where it saves padding"
     if any(layer.state or layer.mixer == "convolution" for layer in request.base.facts.per_layer):
         share = rescanned(request.data.lengths) if steps else 0.0
-        reason += f"; states begin anew with each sequence, which costs their scans up to {share:.0%} more positions"
+        reason += f"; states restart with each sequence, which costs their scans up to {share:.0%} more positions"
     return Decision(setting, True, RECIPE if wanted and not steps else reason), filling
 
 

@@ -30,7 +30,7 @@ def with_cost(precision: Decision, request: PlanRequest) -> Decision:
     weight, _ = rounding_bytes(request)
     cost = (
         "linear modules of the layers multiply in 8 bits (E4M3, gradients in E5M2, a scale for each tensor), and all "
-        "else is in bf16; a number is off by up to 6 % before it multiplies, and every pass rounds each weight anew, "
+        "else is in bf16; a number is off by up to 6 % before it multiplies, and every pass rounds each weight again, "
         f"{weight / 1e6:,.0f} MB at once"
     )
     return replace(precision, reason=f"{precision.reason}; {cost}")

@@ -300,7 +300,7 @@ def _on_host(
     activations += _piece_bytes(request, precision, tokens, offload)
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
-        # plain weights are packed anew
+        # plain weights are packed again
         packed = resident_bytes(request.base, precision) if stream and request.base.stored is None else 0
         activations = max(activations, sampling + packed)
     snapshots = request.snapshots.device + max(0, request.snapshots.host - 1)  # one that is brought there is there

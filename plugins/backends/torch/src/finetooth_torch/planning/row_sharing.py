@@ -40,7 +40,7 @@ def obstacle(config: Mapping[str, Any], attention: AttentionChoice, *, divided: 
 
     Args:
         config: of the model, in transformers' shape.
-        divided: ranks have parts of a row, so that no state can begin anew inside of it. Else that is tried.
+        divided: ranks have parts of a row, so that no state can restart inside of it. Else that is tried.
     """
     if attention.filling is None:
         return f"attention {attention.names} takes no mask that keeps sequences apart"

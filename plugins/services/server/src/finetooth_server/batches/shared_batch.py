@@ -168,7 +168,7 @@ class SharedBatch:
             self._give_up(tenant, [portion for portion in rich[tenant] if portion.begun][-1])
 
     def _give_up(self, tenant: str, portion: _Portion) -> None:
-        """Let a portion wait again; of its samples those that are not finished are written anew."""
+        """Let a portion wait again; of its samples those that are not finished are written again."""
         del self._inside[portion.number]
         self._batch.cancel(portion.number)
         request = self._requests[portion.request]

@@ -84,7 +84,7 @@ class Streams:
                     loop.call_soon_threadsafe(event.set)
 
     def end(self, call: str) -> None:
-        """The call is finished, or begins anew; its tokens are in the log, or nowhere."""
+        """The call is finished, or starts over; its tokens are in the log, or nowhere."""
         self._feeds.pop(call, None)
         self.ring(call)
 

@@ -188,7 +188,7 @@ def _listen_and_serve(
         **uvicorn_options(shown),
     )
     settle()
-    count_lines_of_libraries()  # after the configuration, which makes loggers anew
+    count_lines_of_libraries()  # after the configuration, which makes new loggers
     telling_server(config, partial(say, app.state.places, url)).run(sockets=[listening])
 
 

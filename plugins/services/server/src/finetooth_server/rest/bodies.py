@@ -204,7 +204,7 @@ class Load(Body):
     checkpoint: str
     """Id of a checkpoint of any of the tenant's sessions."""
     optimizer: bool = True
-    """Take everything that trains; false takes the weights alone, and the optimizer begins anew."""
+    """Take everything that trains; false takes the weights alone, and the optimizer starts fresh."""
 
 
 class NewSampler(Body):
