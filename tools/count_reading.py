@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/guides/architecture.md"
 BEGIN, END = "<!-- tools/count_reading.py -->", "<!-- end -->"
 SLACK = 0.05
-"""By how much the table may be off: a line more in a docstring is no reason to draw it anew."""
+"""By how much the table may be off: a line more in a docstring is no reason to draw it again."""
 
 
 @dataclass(frozen=True)

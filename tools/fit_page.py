@@ -28,7 +28,7 @@ HEADS = {
         "the peer is TRL with peft and bitsandbytes.\n\n"
         "The base flatters `int4`: its file stores linear weights in 4 bits by groups of 32, a least value and a step "
         "for each, which is the grid of `int4` too. Rounded to it again the weights stay as they are (error 0.000), "
-        "and what is left of 0.024 is its scales, which are fp16. On every other grid they lie anew. bitsandbytes "
+        "and what is left of 0.024 is its scales, which are fp16. On every other grid they lie elsewhere. bitsandbytes "
         "alone, its functions over the same weights and plain transformers over their numbers, errs as much as the "
         "table says: 0.490 with nf4 (0.489 without double quantisation, and the same with the paper's levels in plain "
         "torch), 0.871 with fp4. So do other formats of 4 bits: by groups of 32 without a least value 0.652, by "

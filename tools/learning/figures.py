@@ -26,7 +26,7 @@ def of_pairs(
 ) -> dict[str, Any]:
     """Accuracy of P pairs, and of the rule that looks at nothing but lengths.
 
-    Pairs of one prompt depend on each other. Where there are such, intervals draw whole prompts anew (the percentile
+    Pairs of one prompt depend on each other. Where there are such, intervals resample whole prompts (the percentile
     bootstrap); else the accuracy's is Wilson's.
 
     Args:
@@ -57,7 +57,7 @@ def of_pairs(
 
 
 def _draws(values: Numbers, groups: NDArray[np.intp]) -> list[tuple[float, float]]:
-    """The 95 % interval of the mean of each row of (K, P) values, drawing whole groups anew."""
+    """The 95 % interval of the mean of each row of (K, P) values, resampling whole groups."""
     count = groups.max() + 1
     sums = np.stack([np.bincount(groups, weights=row, minlength=count) for row in values])
     sizes = np.bincount(groups, minlength=count)

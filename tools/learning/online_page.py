@@ -35,7 +35,7 @@ python tools/learn_online.py SHARED tests/bench/results/rl --seeds 3
 python tools/learn_online.py --page
 ```
 
-A mean of scores has its interval from drawing the rows anew. Seconds are of the machine that it ran on, with other work
+A mean of scores has its interval from resampling the rows. Seconds are of the machine that it ran on, with other work
 beside it; seconds of CPU are of all cores together.
 Written by hand beside it: [what was tried](notes-rewards.md).
 """

@@ -96,7 +96,7 @@ def measured(task: OnlineTask, lines: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def scored(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means of scores, with intervals from drawing the rows anew; see `measured`."""
+    """Means of scores, with intervals from resampling the rows; see `measured`."""
     rounds, values = [], [[sample["score"] for sample in line["samples"]] for line in judged]
     for line, scores in zip(judged, values, strict=True):
         rounds.append({"step": line["step"], "unfinished": line["metrics"]["unfinished"], **mean_of(scores)})

@@ -36,7 +36,7 @@ python tools/learn_rewards.py --page
 ```
 
 An accuracy is the share of held-out pairs whose chosen answer gets the higher reward. Its 95 % interval is
-Wilson's; where a prompt has several pairs, which depend on each other, it comes from drawing whole prompts anew. The
+Wilson's; where a prompt has several pairs, which depend on each other, it comes from resampling whole prompts. The
 length rule takes the longer or the shorter answer, whichever is chosen more often in the training rows. A model that
 is not ahead of it may have learned no more than it.
 """
@@ -140,7 +140,7 @@ def steps_section(results: Mapping[str, Result]) -> list[str]:
         f"A process reward model on stepwise_1k. {one['rows']['train']:,} answers train,",
         f"{one['rows_held_out']} are held out. Balanced accuracy of their steps:",
         f"{_share(reached, 'balanced_accuracy')}, 95 % interval",
-        f"{_span(reached, 'balanced_accuracy', _percent)} (whole answers drawn anew), {known} no knowledge, which",
+        f"{_span(reached, 'balanced_accuracy', _percent)} (whole answers resampled), {known} no knowledge, which",
         f"gives 50 %. Right steps are called right in {_share(reached, 'accuracy_right')}, wrong ones wrong in",
         f"{_share(reached, 'accuracy_wrong')}.",
         "",

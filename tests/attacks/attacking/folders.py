@@ -67,7 +67,7 @@ def a_cut_record(g: Ground) -> str:
     return said[:120]
 
 
-@attack("a line of the record rewritten, and all hashes after it made anew")
+@attack("a line of the record rewritten, and all hashes after it recomputed")
 def a_rewritten_record(g: Ground) -> str:
     import hashlib
 
