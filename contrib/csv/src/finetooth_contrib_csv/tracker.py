@@ -6,7 +6,7 @@ import csv
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 from finetooth_hooks import Context, Evaluation, NoOptions, Outcome, Run, StepReport, UserError
 from finetooth_hooks.bases import TrackerBase
@@ -41,7 +41,7 @@ class Table:
         try:
             beside = path.with_name(f".{path.name}.tmp")
             target, mode = (path, "a") if rows is None else (beside, "w")
-            self._file: TextIO = target.open(mode, encoding="utf-8", newline="")
+            self._file: IO[str] = target.open(mode, encoding="utf-8", newline="")
             self._rows = csv.writer(self._file)
             if self._file.tell() == 0:
                 self.add(columns)
