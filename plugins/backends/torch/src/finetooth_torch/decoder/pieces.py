@@ -43,9 +43,10 @@ class Pieces:
                 return compute(*piece)
 
         made, keeps = [], torch.is_grad_enabled()
-        split: list[Any] = [torch.split(rows, self._tokens) for rows in of_rows]  # type: ignore[no-untyped-call]
+        size = self._tokens
+        split = [[rows[at : at + size] for at in range(0, len(rows), size)] for rows in of_rows]
         for number, piece in enumerate(zip(*split, strict=True)):
-            start = number * self._tokens
+            start = number * size
             again = checkpoint(of_piece, start, *piece, use_reentrant=False) if keeps else of_piece(start, *piece)
             made.append(again)
         return torch.cat(made)
