@@ -12,12 +12,12 @@ from finetooth_hooks.sampling import ShownPrompt
 from numpy.typing import NDArray
 
 from finetooth_steps.groups import group_indices
-from finetooth_steps.segments import check_segments
+from finetooth_steps.segments import NO_TREES, check_segments
 
 
 def check_data(
     data: Sequence[Datum], *, vocab_size: int, max_positions: int, media: bool = False, obstacle: str = "",
-    trees: bool = False,
+    trees: str = NO_TREES,
 ) -> None:  # fmt: skip
     """Refuse what the engine cannot compute, before anything is computed.
 
@@ -26,7 +26,7 @@ def check_data(
         max_positions: longest sequence the model was made for; 0 for no bound.
         media: the model takes images, sounds or videos.
         obstacle: why segments of a datum cannot be kept apart; empty if they can.
-        trees: segments that continue others can be computed.
+        trees: why segments that continue others cannot be computed; empty if they can.
 
     Raises:
         DataError: no data, an empty datum, an image or sound that cannot be read, segments that cannot be kept apart,

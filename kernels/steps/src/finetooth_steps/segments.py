@@ -9,6 +9,8 @@ import numpy as np
 from finetooth_hooks import DataError, Datum
 from numpy.typing import NDArray
 
+NO_TREES = "this engine has no way for trees"
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -54,13 +56,24 @@ def is_tree(pieces: Sequence[Piece]) -> bool:
     return any(piece.above >= 0 for piece in pieces)
 
 
-def check_segments(data: Sequence[Datum], obstacle: str, *, trees: bool = False) -> None:
+def seen_by(pieces: Sequence[Piece]) -> NDArray[np.bool_]:
+    """(N, N) which positions each of N sees: itself, and those on its path from the beginning."""
+    seen = np.zeros((pieces[-1].stop,) * 2, dtype=bool)
+    for piece in pieces:
+        of = slice(piece.start, piece.stop)
+        if piece.above >= 0:
+            seen[of] = seen[pieces[piece.above].stop - 1]
+        seen[of, of] = np.tri(piece.stop - piece.start, dtype=bool)
+    return seen
+
+
+def check_segments(data: Sequence[Datum], obstacle: str, *, trees: str = NO_TREES) -> None:
     """Checks that the engine can compute the data's segments.
 
     Args:
         data: of a step.
         obstacle: why segments cannot be kept apart; empty if they can.
-        trees: the engine computes segments that continue others.
+        trees: why segments that continue others cannot be computed; empty if they can.
 
     Raises:
         DataError: parents that do not form a tree, segments that cannot be kept apart or that have positions of their
@@ -80,12 +93,12 @@ def check_segments(data: Sequence[Datum], obstacle: str, *, trees: bool = False)
                 f"it has {len(pieces)} segments (parents), which cannot be kept apart: {obstacle}",
                 action="give each segment a datum of its own; of method pretrain, set isolate_documents: false",
             )
-        if is_tree(pieces) and not trees:
+        if is_tree(pieces) and trees:
             raise DataError(
                 where,
-                "a segment continues another one (parents is a tree), which this engine cannot compute",
-                action="use the torch backend with its stream decoder (backend.decoder: stream), or give each path "
-                "from the beginning a datum of its own",
+                f"a segment continues another one (parents is a tree), which cannot be computed: {trees}",
+                action="use the torch backend with backend.decoder: auto and backend.attention: auto, or give each "
+                "path from the beginning a datum of its own",
             )
     if moved is not None:
         raise DataError(

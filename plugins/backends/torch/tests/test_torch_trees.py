@@ -8,6 +8,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from finetooth_hooks import DataError, Datum
+from finetooth_kit import entries_of
+from finetooth_torch.layout.shared_rows import _tree_obstacle
+from finetooth_torch.planning.attention import AttentionChoice
+from torch import nn
 
 
 def tree(parents: list[int], seed: int = 0, name: str = "tree") -> Datum:
@@ -43,8 +47,6 @@ BLOCKS = [*range(-1, 11), 3, 12, 13, 5, 15, 16, -1, 18, 18, 20]
 
 def test_paths_are_computed_as_alone(kit: SimpleNamespace) -> None:
     """Log-probabilities and gradients, in fp32: what float64 leaves is the order of sums."""
-    if kit.decoder == "transformers":
-        pytest.skip("trees are the stream decoder's")
     engine = kit.engine(adapter=kit.adapter(full=True), micro_batch_tokens=100_000)
     data = [
         tree(BLOCKS),
@@ -64,8 +66,6 @@ def test_paths_are_computed_as_alone(kit: SimpleNamespace) -> None:
 
 
 def test_any_tree(kit: SimpleNamespace) -> None:
-    if kit.decoder == "transformers":
-        pytest.skip("trees are the stream decoder's")
     engine, random = kit.engine(), np.random.default_rng(4)
     for seed in range(12):
         parents = [int(random.integers(-1, i)) if i else -1 for i in range(int(random.integers(2, 15)))]
@@ -76,8 +76,6 @@ def test_any_tree(kit: SimpleNamespace) -> None:
 
 def test_what_a_branch_says_changes_no_other(kit: SimpleNamespace) -> None:
     """Blocks see the document and themselves: bit-equal whatever stands in a sibling."""
-    if kit.decoder == "transformers":
-        pytest.skip("trees are the stream decoder's")
     engine, datum = kit.engine(), tree(BLOCKS)
     tokens = datum.tokens.copy()
     tokens[12:15] = tokens[12:15] % 50 + 3
@@ -89,7 +87,34 @@ def test_what_a_branch_says_changes_no_other(kit: SimpleNamespace) -> None:
     assert (before[12:15] != after[12:15]).all()
 
 
-def test_the_models_own_code_refuses_a_tree(kit: SimpleNamespace) -> None:
-    engine = kit.engine(options={"decoder": "transformers"})
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_window_is_counted_along_the_path(kit: SimpleNamespace, attention: str) -> None:
+    """Layers that see few positions see those of their own path, however many branches lie between."""
+    from transformers import Gemma3TextConfig
+
+    options = {"decoder": "transformers", "attention": attention}
+    config = Gemma3TextConfig(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, vocab_size=61, max_position_embeddings=128, sliding_window=4, sliding_window_pattern=2,
+    )  # fmt: skip
+    engine, datum = kit.engine(config=config, options=options), tree(BLOCKS)
+    expected = [out[-1] for out in engine.logprobs([path for _, path in paths(datum)])]
+    np.testing.assert_allclose(engine.logprobs([datum])[0], expected, atol=2e-6, rtol=2e-6)
+
+
+def test_attention_without_a_mask_computes_no_tree() -> None:
+    """It is handed the lengths of sequences that stand one after the other."""
+    varlen = AttentionChoice({}, {"full": next(iter(entries_of("finetooth_varlen.plugin")))}, ())  # type: ignore[dict-item]
+    assert "takes no mask of pairs of positions" in _tree_obstacle(nn.Identity(), "own", varlen)
+
+
+def test_a_model_that_hands_states_on_refuses_a_tree(kit: SimpleNamespace) -> None:
+    from transformers import Lfm2Config
+
+    config = Lfm2Config(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=61, layer_types=["conv", "full_attention"], block_multiple_of=8,
+    )  # fmt: skip
+    engine = kit.engine(config=config, options={"decoder": "transformers"})
     with pytest.raises(DataError, match=r"tree: a segment continues another one .*\n?.*"):
         engine.logprobs([tree(BLOCKS)])

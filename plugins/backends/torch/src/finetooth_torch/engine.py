@@ -418,7 +418,7 @@ class TorchEngine(EngineBase):
         facts, network = self._request.base.facts, self._parts.network
         check_data(
             data, vocab_size=facts.vocab_size, max_positions=facts.max_positions, media=network.reads_media,
-            obstacle=network.rows.obstacle, trees=network.body.packed,
+            obstacle=network.rows.obstacle, trees="" if network.body.packed else network.rows.trees,
         )  # fmt: skip
         check_rows(data, self._budget)
         if loss is not None:

@@ -19,11 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from finetooth_hooks import PlanError
+from finetooth_hooks import Datum, PlanError
 from finetooth_hooks.compute.attention import Lengths
 from finetooth_steps.placed_rows import place_rows
 from finetooth_steps.row_filling import ALLOWED, TRIAL, Filling, leak, share, trial_tokens
-from finetooth_steps.segments import is_tree
+from finetooth_steps.segments import pieces_of, positions_of, seen_by
 from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handing
@@ -39,6 +39,9 @@ Masks = Literal["own", "given", "told"]
 """Who keeps segments of a row apart: the model by a mask that it makes of their positions, a mask that we make, or
 flash attention of transformers, which we tell where they begin."""
 
+TREE = (*range(-1, 11), 3, 12, 13, 5, 15, 16, 17)
+"""Parents of the positions of a tree with which it is tried whether a model computes trees: a line, and two branches."""
+
 MASKED = frozenset({"mask", "blocks"})
 """How sequences are kept apart by attention that takes masks of transformers' mask builders ready made."""
 
@@ -51,11 +54,13 @@ class Rows:
         filling: which of them do; None if none may.
         masks: who keeps them apart.
         obstacle: why segments of a row cannot be kept apart; empty if they can.
+        trees: why segments that continue others cannot be computed; empty if they can.
     """
 
     filling: Filling | None = None
     masks: Masks = "own"
     obstacle: str = ""
+    trees: str = "its attention takes no mask"
 
 
 @dataclass(frozen=True)
@@ -67,12 +72,14 @@ class Packed:
             is a segment of its own.
         cells_st: (S, T) where in the flattened (R, W) each cell of the rectangle is; 0 for padding.
         segments: of each row the lengths of its segments, padding included.
+        seen: (R, W, W) see `Placed.seen`.
     """
 
     tokens: Tensor
     positions: Tensor
     cells_st: Tensor
     segments: Lengths
+    seen: Tensor | None = None
 
 
 def pack(rectangle: Rectangle, multiple: int = 1) -> Packed:
@@ -80,15 +87,7 @@ def pack(rectangle: Rectangle, multiple: int = 1) -> Packed:
 
     Args:
         multiple: that the width of the rows must be of.
-
-    Raises:
-        PlanError: a segment continues another one.
     """
-    if any(map(is_tree, rectangle.pieces or ())):
-        raise PlanError(
-            "a segment continues another one (Datum.parents is a tree), which the model's own code cannot compute",
-            action="set backend.decoder to stream, or give each path a datum of its own",
-        )
     placed = place_rows(rectangle.batch, rectangle.pieces, multiple)
     device = rectangle.tokens.device
     return Packed(
@@ -96,6 +95,7 @@ def pack(rectangle: Rectangle, multiple: int = 1) -> Packed:
         positions=torch.from_numpy(placed.positions).to(device),
         cells_st=torch.from_numpy(placed.cells).to(device),
         segments=placed.segments,
+        seen=None if placed.seen is None else torch.from_numpy(placed.seen).to(device),
     )
 
 
@@ -113,6 +113,8 @@ def packed_states(body: nn.Module, packed: Packed, masks: Masks, slices: Slices 
         slices: the tokens are those of one rank, and the segments of whole rows.
     """
     mask = None if masks == "own" else _masks(body, packed.positions)
+    if packed.seen is not None:
+        mask = _tree_masks(body, packed.positions, packed.seen)
     arguments = _flash_arguments(packed) if masks == "told" else {}
     if name := kinds_argument(body):
         arguments[name] = torch.zeros_like(packed.tokens)
@@ -154,6 +156,31 @@ def _masks(body: nn.Module, positions: Tensor) -> Any:
     )
 
 
+def _tree_masks(body: nn.Module, positions: Tensor, seen: Tensor) -> Any:
+    """As `_masks`, of positions that see those of their path, in a window those of them that are near.
+
+    Raises:
+        ValueError: layers of a kind whose masks say something else.
+    """
+    config: Any = body.config
+    config = config.get_text_config()
+    made = _masks(body, positions)
+    window = getattr(config, "sliding_window", None)
+    whole = "sliding_attention" if window is not None and not getattr(config, "layer_types", None) else "full_attention"
+    near = seen if window is None else seen & (positions[:, :, None] - positions[:, None] < window)
+    of_kind = {"full_attention": seen, "sliding_attention": near}
+
+    def of(kind: str, mask: Any) -> Any:
+        if not isinstance(mask, Tensor) or mask.dim() != 4 or kind not in of_kind:  # (R, 1, W, W)
+            raise ValueError(f"layers of the kind {kind} take no mask of pairs of positions")
+        tree = of_kind[kind][:, None]
+        if mask.dtype == torch.bool:
+            return tree
+        return torch.zeros_like(tree, dtype=mask.dtype).masked_fill(~tree, torch.finfo(mask.dtype).min)
+
+    return {kind: of(kind, mask) for kind, mask in made.items()} if isinstance(made, dict) else of(whole, made)
+
+
 @torch.no_grad()
 def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
     """How data may share rows of the body's input.
@@ -177,7 +204,7 @@ def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
             except Exception as error:  # of the model's own code
                 leak = f"the model failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if not leak:
-                return Rows(filling, masks)
+                return Rows(filling, masks, trees=_tree_obstacle(body, masks, attention))
             reason = reason or leak
     return Rows(obstacle=reason)
 
@@ -211,6 +238,30 @@ def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
     shared, exchanged = together(parts), together(others)
     own, rows, others_rows = ([of.cpu().numpy() for of in states] for states in (alone, shared, exchanged))
     return leak(own, rows, others_rows, size)
+
+
+def _tree_obstacle(body: nn.Module, masks: Masks, attention: AttentionChoice) -> str:
+    """Why segments that continue others cannot be computed; empty if a trial tree has the states of its paths."""
+    if not attention.implementation or not attention.segments <= MASKED:
+        return f"attention {attention.names} takes no mask of pairs of positions (sdpa and eager do)"
+    first = next(body.parameters())
+    vocabulary = int(body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+    tokens = ((torch.arange(len(TREE), device=first.device) * 5) % (vocabulary - 1) + 1)[None]
+    pieces = pieces_of(replace(Datum.from_tokens([*tokens[0].tolist(), 0]), parents=np.array(TREE)))
+    positions, seen = (torch.from_numpy(of).to(first.device)[None] for of in (positions_of(pieces), seen_by(pieces)))
+    lengths = (tuple(piece.stop - piece.start for piece in pieces),)
+    try:
+        states = packed_states(body, Packed(tokens, positions, tokens, lengths, seen), masks)[0].double()
+        worst = 0.0
+        for leaf in sorted(set(range(len(TREE))) - set(TREE)):
+            path = seen[0, leaf].nonzero()[:, 0]
+            alone = body(input_ids=tokens[:, path], use_cache=False).last_hidden_state[0].double()
+            worst = max(worst, share(states[path].cpu().numpy(), alone.cpu().numpy()))
+    except Exception as error:  # of the model's own code
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    if worst > ALLOWED[first.element_size()]:
+        return f"a path gets other states in a tree than alone ({worst:.1e} apart)"
+    return ""
 
 
 @torch.no_grad()
