@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,19 @@ def test_a_rank_writes_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.M
     written = {file.name for file in (tmp_path / "rank").iterdir()}
     assert {"config.json", "model.safetensors"} <= written
     assert not list((tmp_path / "other").glob("*.safetensors"))
+
+
+def test_no_layers_are_promised_that_are_not_there(tmp_path: Path) -> None:
+    """GLM-4.5's config counts layers that predict further tokens; transformers has none, and llama.cpp looks for them."""
+    config = transformers.Glm4MoeConfig(
+        vocab_size=11, hidden_size=8, intermediate_size=8, moe_intermediate_size=8, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, n_routed_experts=2, num_experts_per_tok=1, n_group=1,
+        topk_group=1, first_k_dense_replace=1, num_nextn_predict_layers=1,
+    )  # fmt: skip
+    model = transformers.Glm4MoeForCausalLM(config)
+    export_weights(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["num_nextn_predict_layers"] == 0
+    assert type(model).from_pretrained(tmp_path).config.num_hidden_layers == 2
+    kept = {**model.state_dict(), "model.layers.2.eh_proj.weight": torch.ones(2)}
+    export_weights(model, tmp_path / "whole", kept)
+    assert json.loads((tmp_path / "whole/config.json").read_text())["num_nextn_predict_layers"] == 1

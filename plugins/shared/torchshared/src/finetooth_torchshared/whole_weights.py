@@ -6,8 +6,9 @@ The model is used through its own methods; this module imports no framework befo
 from __future__ import annotations
 
 import copy
+import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -79,6 +80,18 @@ def export_weights(model: Any, folder: Path, weights: Mapping[str, Any] | None =
     # safetensors makes its files private; they are as public as those next to them
     for path in folder.glob("*.safetensors"):
         path.chmod((folder / "config.json").stat().st_mode)
+    _promise_what_is_there(folder / "config.json", named)
+
+
+def _promise_what_is_there(config: Path, names: Collection[str]) -> None:
+    """Take back the promise of layers that predict further tokens, which transformers neither loads nor saves: llama.cpp
+    refuses a folder that lacks their tensors."""
+    said: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
+    text = said.get("text_config") or said
+    layers = text.get("num_hidden_layers")
+    if text.get("num_nextn_predict_layers") and not any(f"layers.{layers}." in name for name in names):
+        text["num_nextn_predict_layers"] = 0
+        config.write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
