@@ -70,7 +70,7 @@ def test_a_rank_writes_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_no_layers_are_promised_that_are_not_there(tmp_path: Path) -> None:
-    """GLM-4.5's config counts layers that predict further tokens; transformers has none, and llama.cpp looks for them."""
+    """GLM-4.5's config counts layers that predict further tokens; transformers has none."""
     config = transformers.Glm4MoeConfig(
         vocab_size=11, hidden_size=8, intermediate_size=8, moe_intermediate_size=8, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=1, n_routed_experts=2, num_experts_per_tok=1, n_group=1,

@@ -84,8 +84,8 @@ def export_weights(model: Any, folder: Path, weights: Mapping[str, Any] | None =
 
 
 def _promise_what_is_there(config: Path, names: Collection[str]) -> None:
-    """Take back the promise of layers that predict further tokens, which transformers neither loads nor saves: llama.cpp
-    refuses a folder that lacks their tensors."""
+    """Take back the promise of layers that predict further tokens, which transformers neither loads nor saves.
+    llama.cpp refuses a folder that lacks their tensors."""
     said: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
     text = said.get("text_config") or said
     layers = text.get("num_hidden_layers")

@@ -40,7 +40,7 @@ Masks = Literal["own", "given", "told"]
 flash attention of transformers, which we tell where they begin."""
 
 TREE = (*range(-1, 11), 3, 12, 13, 5, 15, 16, 17)
-"""Parents of the positions of a tree with which it is tried whether a model computes trees: a line, and two branches."""
+"""Parents of the positions of a trial tree: a line, and two branches."""
 
 MASKED = frozenset({"mask", "blocks"})
 """How sequences are kept apart by attention that takes masks of transformers' mask builders ready made."""
