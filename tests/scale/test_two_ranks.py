@@ -66,6 +66,7 @@ QUICK = ("sft",)
 GROUPED: dict[str, dict[str, Any]] = {
     "pairs of context": {"name": "context", "size": 2},
     "tensor": {"name": "fsdp", "tensor": 2},
+    "context of fsdp": {"name": "fsdp", "context": 2},
     "replicas": {"name": "fsdp", "replicas": 2},
     "replicas of tensor": {"name": "fsdp", "replicas": 2, "tensor": 2},
     "pairs of stages": {"name": "pipeline", "stages": 2, "schedule": "gpipe"},
@@ -169,20 +170,28 @@ TEN_STEPS: dict[str, Any] = {"train": {**RECIPE["train"], "epochs": 6, "max_step
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "changes"),
+    ("case", "strategy", "ranks", "changes"),
     [
-        pytest.param("sft", {}, id="sft"),
-        pytest.param("full", {}, id="full"),
-        pytest.param("dpo", {}, id="dpo"),
-        pytest.param("sft", {"gradient_checkpointing": True}, id="sft-recomputed"),
+        ("sft", "pipeline", 2, {}),
+        ("full", "pipeline", 2, {}),
+        ("dpo", "pipeline", 2, {}),
+        ("sft", "pipeline", 2, {"gradient_checkpointing": True}),
+        ("sft", "context of fsdp", 2, {}),
+        ("full", "context of fsdp", 4, {}),
+        ("dpo", "context of fsdp", 2, {"gradient_checkpointing": True}),
     ],
+    ids=lambda value: str(len(value)) if isinstance(value, dict) else str(value).replace(" ", "-"),
 )
-def test_stages_take_ten_steps_of_one(folder: Path, case: str, changes: dict[str, Any]) -> None:
-    """Each rank has some of the layers; with dropout, and embeddings that are the head's weights too."""
+def test_ranks_take_ten_steps_of_one(
+    folder: Path, case: str, strategy: str, ranks: int, changes: dict[str, Any]
+) -> None:
+    """Each rank has some of the layers, or positions and a part of every weight; with dropout, and embeddings that are
+    the head's weights too."""
     recipe = {**CASES[case], **TEN_STEPS}
     one = trained(folder, f"ten-{case}-1", 1, **recipe)
     recipe["train"] = {**recipe["train"], **changes}
-    two = trained(folder, f"ten-{case}-pipeline-{len(changes)}", 2, "pipeline", **recipe)
+    name = f"ten-{case}-{strategy.replace(' ', '-')}-{len(changes)}"
+    two = trained(folder, name, ranks, strategy, **recipe)
     assert len(steps(two)) == TEN_STEPS["train"]["max_steps"]
     check_alike(one, two)
 

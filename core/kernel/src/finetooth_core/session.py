@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import json
 import platform
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, chdir, nullcontext
+from contextlib import AbstractContextManager, ExitStack, chdir, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from itertools import count
@@ -116,9 +117,15 @@ class Session:
         Raises:
             FinetoothError: bad options, bad data, or what cannot work together.
         """
-        from finetooth_core.planning import cascade
+        from finetooth_core.planning import cascade, ranks
 
         if self._job is None:
+            if self.joined is None and ranks.is_rank(self.context):  # a program of the user's at every rank
+                self.start((), resumes=self.folder.is_dir())
+                assert self.joined is not None
+                place = ExitStack()
+                place.enter_context(ranks.among(self.joined, self.folder))
+                atexit.register(place.close)
             for plugin in self.plugins.events:
                 if plugin.named_by_user:  # what is wrong with its options is found before anything else
                     plugin.check_options()
@@ -180,8 +187,8 @@ class Session:
         from finetooth_core.plugins.builders import derived
 
         if self._engine is None:
-            ranks.check_started(self.recipe, self.joined)
             job = self.decide()
+            ranks.check_started(self.recipe, self.joined)
             if self.data:  # while its files are read anyway; what has no digest yet is hashed when it is asked for
                 Thread(target=lambda: job.request.base.model.digest, daemon=True).start()
             with paused_collector(), in_folder(self.place), working("loading the model"):
@@ -200,11 +207,12 @@ class Session:
         """The engine, weights loaded."""
         return self.build()
 
-    def start(self, command: Sequence[str]) -> int | None:
+    def start(self, command: Sequence[str], *, resumes: bool = False) -> int | None:
         """Start the ranks that the recipe asks for, or take this process's place among them.
 
         Args:
             command: of one rank: a program and its arguments.
+            resumes: a rank that does not write gets a copy of the run folder; so it does where a run resumes.
 
         Returns:
             The exit code of the ranks that were started; None where this process trains itself.
@@ -221,7 +229,7 @@ class Session:
         if joined is not None:
             self.joined, self._context = joined, None
             if not joined.writes:
-                self.folder = scratch(self.folder, resumes=self.resuming is not None)
+                self.folder = scratch(self.folder, resumes=resumes or self.resuming is not None)
                 self.say = lambda line: None
         return None
 

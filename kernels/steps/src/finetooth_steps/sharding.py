@@ -2,7 +2,7 @@
 
 Every rank runs the same recipe and the same method, so every rank makes the same calls with the same data. Each trains
 whole groups that stand next to each other, as evenly as their number goes; normalizers, reports and losses are those of
-the whole step. What does not train (scores, samples) is computed whole at every rank, so that all of them know it.
+the whole step. A handle names the shares of all ranks. What does not train (scores, samples) is computed whole at every rank, so that all of them know it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Datum, EngineBase, EngineError, EngineInfo, Forward, Generated, LossSpec, Sampling, Stepped
+from finetooth_hooks import (
+    Backward,
+    Datum,
+    EngineBase,
+    EngineError,
+    EngineInfo,
+    Forward,
+    Generated,
+    Handle,
+    LossSpec,
+    Sampling,
+    Stepped,
+)
 from finetooth_hooks.compute.collectives import Collective
 from finetooth_hooks.compute.loss_totals import LossTotals
 from finetooth_hooks.engine import Counts, Engine, Snapshot, StepSettings, Usage
 from numpy.typing import NDArray
 
+from finetooth_steps.data_checks import check_gradients
 from finetooth_steps.draws import places_of
 from finetooth_steps.groups import group_indices
 from finetooth_steps.normalizers import count_normalizers
@@ -35,7 +48,7 @@ CAPABILITIES = frozenset(
     {
         "zero_grad", "generate", "full_state", "snapshots", "interrupt", "reference", "head", "usage", "roles",
         "step_settings", "temperature", "optimizers", "embedding_noise", "schema", "min_p", "repetition_penalty",
-        "additions", "module",
+        "additions", "module", "handles", "gradients", "release",
     }
 )  # fmt: skip
 """What the engine behind it can do, this one can; the rest has no meaning over ranks yet."""
@@ -141,8 +154,62 @@ class ShardedEngine(FrontEngine):
         self._collective, self._slopes = collective, slopes
         self._begun = 0  # data of the step so far
         self._calls = 0
+        self._pending: dict[int, tuple[Sequence[Datum], range, Sequence[NDArray[Any]] | None]] = {}
 
     # --- trains -------------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, data: Sequence[Datum], loss: LossSpec | None = None, *, role: str = "policy",
+        returns: Collection[str] = ("logprobs",), normalizer: Counts | None = None, train: bool = True,
+    ) -> Forward:  # fmt: skip
+        """Evaluate this rank's share and return what all ranks have, with a handle; what does not train is evaluated
+        whole at every rank.
+
+        Raises:
+            EngineError: as `forward_backward`.
+        """
+        if not train or role != "policy":
+            return super().forward(data, loss, role=role, returns=returns, normalizer=normalizer, train=train)
+        data, mine, counts = self._shared(data, normalizer)
+        own, slopes = [data[at] for at in mine], None
+        if loss is not None and loss.together == "step":
+            done, slopes = self._whole_step(data, own, loss, counts, returns)
+        else:
+            done = self._engine.forward(own, loss, returns=returns, normalizer=counts)
+            done = self._merged(done, counts)
+        if done.handle is not None:  # every rank's engine has counted as many
+            self._pending[done.handle.id] = data, mine, slopes
+        return done
+
+    def backward(
+        self, handle: Handle, grads: Sequence[NDArray[np.floating[Any]]] | None = None, *,
+        normalizer: Counts | None = None,
+    ) -> Backward:  # fmt: skip
+        """Accumulate the gradients of this rank's share; the norm is that of all ranks.
+
+        Raises:
+            EngineError: the handle is unknown, used up, or from before a `step`; or other totals are given now for a
+                loss over the whole step.
+        """
+        data, mine, slopes = self._pending.get(handle.id, ((), range(0), None))
+        if grads is not None and data:
+            check_gradients(data, grads)
+            grads = [grads[at] for at in mine]
+        if grads is None and slopes is not None:
+            if normalizer is not None:
+                raise EngineError(
+                    "backward: the loss was evaluated over the whole step with the totals that forward was given",
+                    action="give the normalizer to forward",
+                )
+            grads = slopes
+        done = self._engine.backward(handle, grads, normalizer=normalizer)
+        self._pending.pop(handle.id, None)
+        self._begun += len(data)
+        return done
+
+    def release(self, handle: Handle) -> None:
+        self._pending.pop(handle.id, None)
+        self._engine.release(handle)
 
     def forward_backward(self, data: Sequence[Datum], loss: LossSpec, *, normalizer: Counts | None = None) -> Forward:
         """Computes this rank's share of the data and returns the totals over all ranks.
@@ -151,18 +218,25 @@ class ShardedEngine(FrontEngine):
             EngineError: ranks were given other data; or a loss over the whole step reads more than log-probabilities,
                 or keeps a state.
         """
-        data = [replace(d, place=place) for d, place in zip(data, places_of(data, self._begun), strict=True)]
-        counts = count_normalizers(data) if normalizer is None else normalizer
-        mine = shares(data, self._collective.world)[self._collective.rank]
+        data, mine, counts = self._shared(data, normalizer)
         own = [data[at] for at in mine]
-        self._check_alike(data)
         if loss.together == "step":
-            done = self._whole_step(data, own, loss, counts)
+            done, slopes = self._whole_step(data, own, loss, counts)
+            assert done.handle is not None
+            self._engine.backward(done.handle, slopes)
+            done = replace(done, handle=None)
         else:
             done = self._engine.forward_backward(own, loss, normalizer=counts)
             done = self._merged(done, counts)
         self._begun += len(data)
         return done
+
+    def _shared(self, data: Sequence[Datum], normalizer: Counts | None) -> tuple[list[Datum], range, Counts]:
+        """The data with their places in the step, which of them are this rank's, and the totals of the step."""
+        placed = [replace(d, place=place) for d, place in zip(data, places_of(data, self._begun), strict=True)]
+        mine = shares(placed, self._collective.world)[self._collective.rank]
+        self._check_alike(placed)
+        return placed, mine, count_normalizers(placed) if normalizer is None else normalizer
 
     def _check_alike(self, data: Sequence[Datum]) -> None:
         """
@@ -182,14 +256,20 @@ class ShardedEngine(FrontEngine):
     def _merged(self, done: Forward, counts: Counts) -> Forward:
         """What all ranks' parts of a call come to; outputs in the order of the data."""
         parts = self._collective.gather(done)
+        outputs = tuple(output for part in parts for output in part.outputs)
+        done = replace(done, outputs=outputs, **_counted(parts))
+        if done.totals is None:
+            return done
         totals = merge_totals([part.totals for part in parts], counts)
         return replace(
-            done, outputs=tuple(output for part in parts for output in part.outputs), loss=totals.loss,
-            components=totals.components, metrics=totals.metrics, totals=totals.totals, **_counted(parts),
-        )  # fmt: skip
+            done, loss=totals.loss, components=totals.components, metrics=totals.metrics, totals=totals.totals
+        )
 
-    def _whole_step(self, data: Sequence[Datum], own: Sequence[Datum], loss: LossSpec, counts: Counts) -> Forward:
-        """Each rank scores its share, all evaluate the loss of all, and each sends its share of dL/dlogprob back."""
+    def _whole_step(
+        self, data: Sequence[Datum], own: Sequence[Datum], loss: LossSpec, counts: Counts,
+        returns: Collection[str] = ("logprobs",),
+    ) -> tuple[Forward, Sequence[NDArray[Any]]]:  # fmt: skip
+        """Each rank scores its share, and all evaluate the loss of all; with dL/dlogprob of this rank's share."""
         strange = sorted(need for need in loss.needs if need.split("@")[0] != "logprobs")
         if strange or loss.temperature != 1.0 or loss.repetition_penalty != 1.0:
             what = f"reads {', '.join(strange)}" if strange else "is taken at a temperature or with a penalty"
@@ -197,25 +277,23 @@ class ShardedEngine(FrontEngine):
                 f"loss {loss.name}: it must see the whole step and {what}, which ranks cannot do together",
                 action="train on one rank (scale.devices: 1), or choose another loss",
             )
-        done = self._engine.forward(own, returns=("logprobs",))
-        scores = {"logprobs": [output["logprobs"] for output in done.outputs]}
-        for role in sorted(loss.roles):
-            scores[f"logprobs@{role}"] = list(self._engine.logprobs(own, role=role))
-        parts = self._collective.gather((scores, {name: getattr(done, name) for name in COUNTED}))
-        whole = {name: [array for part, _ in parts for array in part[name]] for name in scores}
+        done = self._engine.forward(own, returns=tuple({"logprobs", *returns}))
+        scores = {f"logprobs@{role}": list(self._engine.logprobs(own, role=role)) for role in sorted(loss.roles)}
+        scores["logprobs"] = [output["logprobs"] for output in done.outputs]
+        parts = self._collective.gather(scores)
+        whole = {name: [array for part in parts for array in part[name]] for name in scores}
         totals, slopes = self._slopes(loss, data, whole, counts, self._engine.weights_version)
-        first = sum(len(part["logprobs"]) for part, _ in parts[: self._collective.rank])
-        assert done.handle is not None
-        self._engine.backward(done.handle, slopes[first : first + len(own)])
+        first = sum(len(part["logprobs"]) for part in parts[: self._collective.rank])
         merged = merge_totals([totals], counts)
-        counted = {name: sum(part[name] for _, part in parts) for name in COUNTED}
-        return replace(
-            done, outputs=tuple({"logprobs": array} for array in whole["logprobs"]), handle=None, loss=merged.loss,
-            components=merged.components, metrics=merged.metrics, totals=merged.totals, **counted,
+        done = replace(
+            self._merged(done, counts), loss=merged.loss, components=merged.components, metrics=merged.metrics,
+            totals=merged.totals,
         )  # fmt: skip
+        return done, slopes[first : first + len(own)]
 
     def step(self, *, metrics: Mapping[str, float] | None = None, settings: StepSettings | None = None) -> Stepped:
         self._begun = 0
+        self._pending.clear()
         return self._engine.step(metrics=metrics, settings=settings)
 
     def zero_grad(self) -> None:
@@ -224,10 +302,12 @@ class ShardedEngine(FrontEngine):
 
     def load(self, path: Path) -> None:
         self._begun = 0
+        self._pending.clear()
         self._engine.load(path)
 
     def rollback(self, snapshot: Snapshot) -> None:
         self._begun = 0
+        self._pending.clear()
         self._engine.rollback(snapshot)
 
     def peak_flops(self) -> float:

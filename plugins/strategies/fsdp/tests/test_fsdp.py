@@ -21,24 +21,26 @@ def test_checks(check: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("world", "options", "rows", "weights", "layers"),
+    ("world", "options", "weights", "layers"),
     [
-        (8, {}, 8, 8, 1),
-        (8, {"replicas": 2}, 8, 4, 1),
-        (8, {"tensor": 2}, 4, 4, 2),
-        (8, {"replicas": 2, "tensor": 4}, 2, 1, 4),
+        (8, {}, 8, 1),
+        (8, {"replicas": 2}, 4, 1),
+        (8, {"tensor": 2}, 4, 2),
+        (8, {"replicas": 2, "tensor": 4}, 1, 4),
+        (8, {"context": 2}, 8, 1),
+        (8, {"replicas": 2, "tensor": 2, "context": 2}, 2, 2),
     ],
 )
-def test_ranks_are_grouped(world: int, options: dict[str, int], rows: int, weights: int, layers: int) -> None:
+def test_ranks_are_grouped(world: int, options: dict[str, int], weights: int, layers: int) -> None:
     chosen = FsdpOptions(**options)
     divided = Fsdp(chosen, SimpleNamespace(wrap=None, close=None)).sharding(world)  # type: ignore[arg-type]
-    assert (chosen.rows(world), divided.weights, divided.layers) == (rows, weights, layers)
+    assert (divided.weights, divided.layers, divided.positions) == (weights, layers, options.get("context", 1))
     assert divided.optimizer == weights * layers
 
 
 def test_ranks_that_make_no_groups_are_refused() -> None:
     with pytest.raises(PlanError, match="6 ranks do not make replicas=2 groups with tensor=2"):
-        FsdpOptions(replicas=2, tensor=2).rows(6)
+        FsdpOptions(replicas=2, tensor=2).parts(6)
 
 
 def with_config(config: PretrainedConfig) -> nn.Module:

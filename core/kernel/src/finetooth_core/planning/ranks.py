@@ -36,6 +36,16 @@ def wanted(recipe: Recipe) -> int:
     return devices * recipe.scale.nodes if isinstance(devices, int) else 0
 
 
+def is_rank(context: RunContext) -> bool:
+    """Whether the recipe asks for several ranks and this process was started as one."""
+    return wanted(context.recipe) > 1 and bool(_around(context))
+
+
+def _around(context: RunContext) -> list[Any]:
+    """Launchers that have started this process."""
+    return [r for r in context.catalog.all("launcher") if isinstance(r.entry, Launcher) and r.entry.here()]
+
+
 def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | None:
     """This process as a rank; what starts the ranks, if it was not started as one; None where one process trains.
 
@@ -46,7 +56,7 @@ def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | N
     if recipe.data.no_egress and not is_closed():
         return run_closed
     count = wanted(recipe)
-    around = [r for r in catalog.all("launcher") if isinstance(r.entry, Launcher) and r.entry.here()]
+    around = _around(context)
     if count <= 1 and not around:
         return None
     pick: Any = recipe.scale.launcher

@@ -110,7 +110,8 @@ class ServerDialogues:
 
         Args:
             base: name of a base model that the server offers.
-            strategy: over several devices; a server that trains each model on one refuses it.
+            strategy: over several devices, such as `{"name": "ddp", "devices": 2}`; a server that trains each model on
+                one refuses it.
             checkpoint: begin with this one, and with the recipe that it was made with.
 
         Raises:

@@ -6,12 +6,15 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks import DataError, Engine, Handle
+from finetooth_hooks import CommandContext, DataError, Engine, Handle
 from finetooth_hooks.compute.losses import LossSpec
+
+if TYPE_CHECKING:
+    from finetooth_server.ranks.engine import RankedEngine
 
 LossMaker = Callable[[Any], LossSpec]
 
@@ -31,6 +34,7 @@ class LiveModel:
         written: called with every token that `generate` writes: the completion's number, token, log-probability.
         used: when it was called last; the one unused for longest makes room.
         asked: before each part of a call that is none of the engine's: as `Engine.interrupt_when`.
+        ranks: the engine, where it executes operations by several processes; its handles are then the calls' numbers.
     """
 
     id: str
@@ -43,6 +47,7 @@ class LiveModel:
     written: Callable[[int, int, float], None] = lambda completion, token, logprob: None
     used: float = 0.0
     asked: Callable[[], bool] = lambda: False
+    ranks: RankedEngine | None = None
     _losses: dict[str, LossSpec] = field(default_factory=dict)
 
     def loss(self, pick: Any) -> LossSpec:
@@ -61,6 +66,19 @@ class LiveModel:
                 self._losses.clear()
             self._losses[key] = self.make_loss(pick)
         return self._losses[key]
+
+
+def made_model(
+    context: CommandContext, id_: str, recipe: Mapping[str, Any], engine: Engine, ranks: RankedEngine | None = None,
+    asked: Callable[[], bool] = lambda: False,
+) -> LiveModel:  # fmt: skip
+    """A model over an engine; the last arguments are those of `LiveModel`."""
+    building = cache(lambda: context.context(recipe))  # finds all plugins: not before a loss is asked for
+
+    def make(pick: Any) -> LossSpec:
+        return building().loss(pick, setting="loss")
+
+    return LiveModel(id_, engine, make, asked=asked, ranks=ranks)
 
 
 def state_copied(engine: Engine, folder: Path) -> Callable[[], None]:

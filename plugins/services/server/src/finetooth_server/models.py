@@ -10,11 +10,9 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cache
 from typing import Any
 
-from finetooth_hooks import CommandContext, FinetoothError, UserError
-from finetooth_hooks.compute.losses import LossSpec
+from finetooth_hooks import CommandContext, Engine, FinetoothError, UserError
 from finetooth_wire import json_parts
 from sqlalchemy import Row, select, update
 
@@ -23,9 +21,11 @@ from finetooth_server.encryption.vault import Vault
 from finetooth_server.keeping.checkpoints import STATE, WEIGHTS, Checkpoints
 from finetooth_server.keeping.model_ids import folder_name
 from finetooth_server.keeping.records import DONE, FAILED, Records, models
-from finetooth_server.live import LiveModel, state_copied
+from finetooth_server.live import LiveModel, made_model, state_copied
 from finetooth_server.log import Due, Log
-from finetooth_server.operations import OPERATIONS, handle_number
+from finetooth_server.operations import OPERATIONS, execute, handle_number
+from finetooth_server.ranks.engine import RankedEngine
+from finetooth_server.sections import ranks_of
 from finetooth_server.settings import Settings
 
 CREATE, SAVE, LOAD = "create", "save", "load"
@@ -75,7 +75,8 @@ class Models:
 
     def forget(self, id_: str) -> None:
         """Drop a model from memory, its state is not what the log says: the next call brings it back."""
-        self._live.pop(id_, None)
+        if (model := self._live.pop(id_, None)) is not None:
+            _end_ranks(model)
 
     def remove(self, id_: str) -> None:
         """Remove a closed model's engine and snapshots; its checkpoints stay."""
@@ -159,14 +160,20 @@ class Models:
             with self._checkpoints.reading(checkpoint, STATE) as folder:
                 model.engine.load(folder)
         else:
-            engine = model.engine if recipe is None else self._built(model.id, recipe).engine
+            fresh = model if recipe is None else self._built(model.id, recipe)
             with self._checkpoints.reading(checkpoint, WEIGHTS) as folder:
-                engine.restore(folder)
-            model.engine = engine
+                fresh.engine.restore(folder)
+            if fresh is not model:
+                _end_ranks(model)
+            model.engine, model.ranks = fresh.engine, fresh.ranks
         model.handles.clear()
 
     def _built(self, id_: str, recipe: Mapping[str, Any]) -> LiveModel:
-        engine = self._context.engine(recipe)
+        ranks = None
+        if ranks_of(recipe) > 1:
+            engine: Engine = (ranks := RankedEngine(self._settings.own_command, recipe, lambda: self.asked()))
+        else:
+            engine = self._context.engine(recipe)
         missing = sorted({"full_state", "handles"} - engine.capabilities)
         if missing:
             raise UserError(
@@ -174,12 +181,9 @@ class Models:
             )
         if "interrupt" in engine.capabilities:
             engine.interrupt_when(lambda: self.asked())
-        building = cache(lambda: self._context.context(recipe))  # finds all plugins: not before a loss is asked for
-
-        def make(pick: Any) -> LossSpec:
-            return building().loss(pick, setting="loss")
-
-        return LiveModel(id_, engine, make, used=time.monotonic(), asked=lambda: self.asked())
+        model = made_model(self._context, id_, recipe, engine, ranks, lambda: self.asked())
+        model.used = time.monotonic()
+        return model
 
     def _brought_back(self, row: Row[Any]) -> LiveModel:
         """The model as it was after the last call that is marked as applied."""
@@ -199,7 +203,7 @@ class Models:
         covered = call.seq <= row.snapshot
         if call.operation == "step" and not covered and call.state == FAILED and call.begun and call.arguments:
             with suppress(FinetoothError):  # it fails again, and leaves behind what it did then
-                OPERATIONS["step"].run(model, json_parts.loads(call.arguments)["arguments"], call.seq)
+                execute(model, "step", json_parts.loads(call.arguments)["arguments"], call.seq)
         if call.state != DONE:
             return
         arguments = json_parts.loads(call.arguments)["arguments"] if call.arguments else {}
@@ -207,7 +211,7 @@ class Models:
             arguments = accumulated.placed(call, arguments)
         if call.operation == "forward":
             if arguments.get("keep") is not False:
-                OPERATIONS["forward"].run(model, arguments, call.seq)
+                execute(model, "forward", arguments, call.seq)
                 model.since[call.seq] = time.monotonic()
         elif covered:
             if call.operation == "backward":  # its handle is used up
@@ -218,7 +222,7 @@ class Models:
         elif call.operation == LOAD:
             self.load(model, arguments, row.tenant, json.loads(row.recipe))
         elif call.operation in OPERATIONS and OPERATIONS[call.operation].changes:
-            OPERATIONS[call.operation].run(model, arguments, call.seq)
+            execute(model, call.operation, arguments, call.seq)
 
     # --- room ---------------------------------------------------------------------------------------------------------
 
@@ -228,7 +232,8 @@ class Models:
             oldest = min((m for m in self._live.values() if m.id not in self.busy), key=lambda model: model.used)
             with suppress(FinetoothError):  # its state is not whole; the log has it
                 self.snapshot(oldest)
-            del self._live[oldest.id], oldest
+            self.forget(oldest.id)
+            del oldest
             collect()
 
     def _drop_old_handles(self, model: LiveModel) -> None:
@@ -244,7 +249,8 @@ class Models:
         for model in self._live.values():
             with suppress(FinetoothError):
                 self.snapshot(model)
-        self._live.clear()
+        for id_ in [*self._live]:
+            self.forget(id_)
 
 
 class _Accumulated:
@@ -277,6 +283,11 @@ class _Accumulated:
         elif call.operation in ("step", "zero_grad"):
             self._count = 0
         return arguments
+
+
+def _end_ranks(model: LiveModel) -> None:
+    if model.ranks is not None:
+        model.ranks.end()
 
 
 def snapshot_marks(seq: int, stepped: int) -> dict[str, int]:

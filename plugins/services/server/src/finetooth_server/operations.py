@@ -198,6 +198,20 @@ OPERATIONS: Mapping[str, Kind] = {
 """The primitives but `save` and `load`, which also touch the checkpoints."""
 
 
+def execute(model: LiveModel, operation: str, arguments: Arguments, seq: int) -> Any:
+    """The result of an operation, which the ranks of a model compute where it has some."""
+    if model.ranks is None:
+        return OPERATIONS[operation].run(model, arguments, seq)
+    result = model.ranks.run(operation, arguments, seq)
+    if operation == "forward" and result.get("handle") is not None:
+        model.handles[seq] = Handle(seq, result["handle"]["weights_version"])
+    elif operation == "backward":
+        model.handles.pop(handle_number(arguments), None)
+    elif operation == "step":
+        model.handles.clear()
+    return result
+
+
 def handle_number(arguments: Arguments) -> int:
     """The number of the forward whose handle `backward` names; -1 if it names none."""
     named = arguments.get("handle")

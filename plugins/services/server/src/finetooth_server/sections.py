@@ -20,11 +20,16 @@ TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
 """Settings of `train` that a client may write; the others are the server's."""
 
 STRATEGY = "strategy"
-"""How a model is to be spread over devices: refused, since every model trains on one."""
+"""How a model is to be spread over devices."""
 
-STEPWISE = ("ddp", "fsdp-hybrid", "zero-1", "zero-2")
-"""Strategies that would allow access to gradients between two calls: they shard optimizer state and gradients, or
-parameters within a node only."""
+STEPWISE: Mapping[str, Any] = {
+    "ddp": "ddp",
+    "fsdp-hybrid": {"name": "fsdp", "replicas": 2},
+    "zero-1": {"name": "deepspeed", "stage": 1},
+    "zero-2": {"name": "deepspeed", "stage": 2},
+}
+"""Strategies that allow access to gradients between two calls, and what `scale.strategy` of a recipe says for them: they
+shard optimizer state and gradients, or parameters within a replica only."""
 
 REFUSED = ("zero-3", "fsdp-full")
 """Strategies that do not: every parameter is in pieces on all ranks, and whole only inside a forward or backward."""
@@ -104,32 +109,84 @@ def _check_plain(value: Any, where: str) -> None:
             _check_plain(part, f"{where}[{n}]")
 
 
-def refuse_strategy(pick: Any) -> None:
-    """Say why a model is not spread over devices: this server trains each on one, so a strategy would be dropped.
+def scale_of(pick: Any, most: int) -> dict[str, Any]:
+    """The section `scale` of a model that is spread over several processes.
 
     Args:
-        pick: a name, or a mapping with `name`; capitals, `_` and blanks do not matter.
+        pick: a name, or a mapping with `name` and optionally `devices` (2) and, of hybrid sharding, `replicas` (2);
+            capitals, `_` and blanks of the name do not matter.
+        most: processes that one model may have.
 
     Raises:
-        UserError: always.
+        UserError: no strategy is picked, or one whose gradients nobody can reach between two calls; or as many
+            processes as the server does not start.
     """
-    named = pick.get("name") if isinstance(pick, Mapping) else pick
+    options = dict(pick) if isinstance(pick, Mapping) else {"name": pick}
+    named = options.pop("name", None)
     if not isinstance(named, str):
         raise UserError(f"strategy: {pick!r} picks none", action="leave it out")
     name = _standard(named)
     if name in REFUSED:
         raise UserError(
             f"strategy {name}: per-step gradient access is incompatible with its parameter sharding",
-            action="leave it out: this server trains each model on one device",
+            action=f"choose {', '.join(STEPWISE)}, or train whole steps with `ft run`",
         )
     if name not in STEPWISE:
         near = nearest(name, [*STEPWISE, *REFUSED])
         meant = f"did you mean {near}? " if near else ""
         raise UserError(f"strategy {named!r} is not known", action=f"{meant}leave it out")
-    raise UserError(
-        f"strategy {name}: this server trains each model on one device",
-        action="leave it out, or train on several devices with `ft run`",
-    )
+    if most <= 1:
+        raise UserError(
+            f"strategy {name}: this server trains each model on one device",
+            action="leave it out; its operator allows more with ft serve --ranks",
+        )
+    numbers = {"devices": 2, **({"replicas": 2} if name == "fsdp-hybrid" else {})}
+    for option, value in options.items():
+        if option not in numbers or type(value) is not int or value < 2:
+            raise UserError(
+                f"strategy.{option}: {value!r}", action=f"give {' and '.join(numbers)}, each a number from 2"
+            )
+        numbers[option] = value
+    devices, replicas = numbers["devices"], numbers.get("replicas", 1)
+    if devices > most:
+        raise UserError(
+            f"strategy.devices is {devices}, and this server spreads a model over {most} at most", action="ask for less"
+        )
+    if devices % replicas:
+        raise UserError(f"strategy.devices is {devices}, which {replicas} replicas cannot share", action="change one")
+    spread = STEPWISE[name]
+    return {"devices": devices, STRATEGY: {**spread, "replicas": replicas} if replicas > 1 else spread}
+
+
+def ranks_of(recipe: Mapping[str, Any]) -> int:
+    """Processes that the model of a recipe is spread over."""
+    devices = (recipe.get("scale") or {}).get("devices", 1)
+    return devices if isinstance(devices, int) else 1
+
+
+def check_scale(recipe: Mapping[str, Any]) -> None:
+    """Checks that clients reach the gradients of a served recipe between two calls.
+
+    Raises:
+        UserError: its `scale` divides what they need, or asks for other machines.
+    """
+    scale = recipe.get("scale") or {}
+    pick = scale.get(STRATEGY, "auto")
+    options = dict(pick) if isinstance(pick, Mapping) else {"name": pick}
+    name = str(options.get("name")).rpartition(":")[2]
+    hybrid = name == "fsdp" and options.get("replicas", 1) > 1 and options.get("tensor", 1) == 1
+    if ranks_of(recipe) > 1 and not (hybrid or name in ("auto", "ddp", "deepspeed")):
+        raise UserError(
+            f"scale.strategy: {name} cannot be served, since clients need gradients between two calls",
+            action="choose ddp, fsdp with replicas, or deepspeed",
+        )
+    if scale.get("nodes", 1) != 1:
+        raise UserError("scale.nodes: a server starts the ranks of a model on its own machine", action="leave it out")
+
+
+def on_one_device(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of the same model in one process, as samplers have it."""
+    return {name: section for name, section in recipe.items() if name != "scale"}
 
 
 def _standard(name: str) -> str:

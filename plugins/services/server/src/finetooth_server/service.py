@@ -40,7 +40,7 @@ from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS
 from finetooth_server.refusals import Refusals
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
-from finetooth_server.sections import STRATEGY, all_of, described, merged, refuse_strategy
+from finetooth_server.sections import STRATEGY, all_of, described, merged, scale_of
 from finetooth_server.settings import Settings
 from finetooth_server.tickets import Tickets
 from finetooth_server.writer import Writer
@@ -178,8 +178,8 @@ class Service(ClientSessions):
         self.note_contact(caller, session)
         id_ = id_ or session
         check_id(id_)
-        if (strategy := sections.get(STRATEGY)) is not None:
-            refuse_strategy(strategy)
+        strategy = sections.get(STRATEGY)
+        scale = {"scale": scale_of(strategy, self.settings.limits.ranks)} if strategy is not None else {}
         if checkpoint is None:
             recipe = self.recipe(base, {name: section for name, section in sections.items() if name != STRATEGY})
         else:
@@ -192,7 +192,7 @@ class Service(ClientSessions):
             "tenant": caller.tenant,
             "session": session,
             "base": base,
-            "recipe": json.dumps(recipe),
+            "recipe": json.dumps(recipe | scale),
             "about": described(about),
             "created": now(),
         }

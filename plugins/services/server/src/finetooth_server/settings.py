@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetooth_server.encryption.master import MasterKeys
+
+LINE = "FT_SERVED_RANK"
+"""Variable with the descriptor of a rank's line to its server; with it, `ft serve` is a rank."""
 
 DATABASE = "service.db"
 """In a server's folder, where no other database is named."""
@@ -49,6 +53,7 @@ class Limits:
         silent: seconds after the last heartbeat until a session ends whose client sent some.
         left: the same where its tenant asks for a model and has as many as it may.
         idle: seconds after the last call until a session ends whose client sent no heartbeat.
+        ranks: processes that one model may be spread over.
         history: ended sessions of a tenant that are remembered; of more, those used last longest ago are forgotten.
     """
 
@@ -83,6 +88,7 @@ class Limits:
     left: float = 60.0
     idle: float = 7 * 86400.0
     history: int = 1000
+    ranks: int = 1
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class Settings:
         scratch: where weights lie plain while they are written or read; None is a folder in `folder`.
         adapters: by the name under which they are served, in addition to the models.
         keyless: requests without a key are the tenant `local`'s; only for a server that nobody else can reach.
+        own_command: that serves, with the plugins of this process: what starts the ranks of a model.
     """
 
     folder: Path
@@ -126,6 +133,7 @@ class Settings:
     scratch: Path | None = None
     adapters: Mapping[str, ServedAdapter] = field(default_factory=dict)
     keyless: bool = False
+    own_command: tuple[str, ...] = (sys.executable, "-m", "finetooth", "serve", "api")
     limits: Limits = field(default_factory=Limits)
 
     @property

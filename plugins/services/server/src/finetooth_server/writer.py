@@ -27,7 +27,8 @@ from finetooth_server.keeping.records import Records, models
 from finetooth_server.live import LiveModel
 from finetooth_server.log import CANCELLED, Due, Log
 from finetooth_server.models import CREATE, LOAD, SAVE, Models, snapshot_marks
-from finetooth_server.operations import OPERATIONS
+from finetooth_server.operations import execute
+from finetooth_server.ranks.engine import RankLost
 from finetooth_server.sampling import Samplers, open_sampler
 from finetooth_server.settings import Settings
 
@@ -280,6 +281,11 @@ class Writer:
                 return
             traceless = True
             error, category = CLOSED if self._row(queue).closed else CANCELLED, "user"
+        except RankLost as caught:
+            error, category, model = str(caught), "server", None
+            marks["closed"] = True
+            self._models.forget(queue)
+            self.close_models([queue])
         except FinetoothError as caught:
             error, category = str(caught), category_of(caught)
         except Exception as caught:  # a mistake of ours: the model continues from the log
@@ -335,7 +341,7 @@ class Writer:
         if call.operation == SAVE:
             return model, self._save(row, recipe, model, arguments, call.id, running)
         model.written = partial(self._stream_token, running)
-        result = OPERATIONS[call.operation].run(model, arguments, call.seq)
+        result = execute(model, call.operation, arguments, call.seq)
         if call.seq in model.handles:
             model.since[call.seq] = time.monotonic()
         return model, result

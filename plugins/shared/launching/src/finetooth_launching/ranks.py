@@ -69,11 +69,13 @@ class RankProcess:
         environment: its variables.
         log: file for what it writes; None: it shares the terminal, and gets the interrupt key.
         quiet: only errors go to the log, and it reads nothing.
+        inherits: descriptors of open files that it gets, with a log.
     """
 
     def __init__(
-        self, command: Sequence[str], environment: Mapping[str, str], log: Path | None, *, quiet: bool = True
-    ) -> None:
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path | None, *, quiet: bool = True,
+        inherits: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self._log, self._given = log, (command, environment, log)
         self._quiet = quiet
         if log is None:
@@ -83,6 +85,7 @@ class RankProcess:
             self._process = subprocess.Popen(
                 list(command), env=environment, stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if quiet else output, stderr=output, start_new_session=True,
+                pass_fds=tuple(inherits),
             )  # fmt: skip
 
     def poll(self) -> int | None:
@@ -206,7 +209,7 @@ def _run_while_ranks_leave(ranks: list[RankProcess], grace: float, restarts: int
         code = ranks[number].poll() or 0
         if not is_failure(code):
             return False
-        ending = _ending(code, ranks[number].last_line()).partition("; continue with")[0]
+        ending = how_it_ended(code, ranks[number].last_line())
         if begun == restarts:
             print(f"rank {number} {ending}; the others train on without it", file=sys.stderr)
             return True
@@ -258,7 +261,8 @@ def wait(
         failed = _first_failure(ranks, grace, pause, lost)
         if failed is not None:
             code = ranks[failed].poll() or 0
-            print(f"rank {failed} {_ending(code, ranks[failed].last_line())}", file=sys.stderr)
+            next_action = "; continue with ft resume" if code < 0 else ""
+            print(f"rank {failed} {how_it_ended(code, ranks[failed].last_line())}{next_action}", file=sys.stderr)
         if not _all_end(ranks[:1], grace / 2, pause):
             ranks[0].kill()
         code = ranks[0].poll() or 0
@@ -304,10 +308,10 @@ def _all_end(ranks: Sequence[Started], grace: float, pause: float) -> bool:
     return True
 
 
-def _ending(code: int, last_line: str) -> str:
-    """How a rank ended, in words."""
+def how_it_ended(code: int, last_line: str) -> str:
+    """In words what follows a rank's number: `was ended by signal 9 (SIGKILL)`."""
     if code < 0:
-        return f"was ended by signal {-code} ({signal.Signals(-code).name}); continue with ft resume"
+        return f"was ended by signal {-code} ({signal.Signals(-code).name})"
     return f"ended with exit code {code}: {last_line}" if last_line else f"ended with exit code {code}"
 
 

@@ -26,19 +26,24 @@ class FsdpOptions(Options):
     """How many ranks compute the same rows together, each with a part of every attention head group and of every MLP
     (tensor parallelism, Shoeybi et al., 2019, arXiv:1909.08053)."""
 
-    def rows(self, world: int) -> int:
-        """How many of `world` ranks train rows of their own.
+    context: int = Field(default=1, ge=1)
+    """How many ranks compute the same rows together, each some of their positions, as under the strategy `context`.
+    Weights, gradients and optimizer state are divided among these ranks too."""
+
+    def parts(self, world: int) -> int:
+        """Among how many of `world` ranks the weights of a replica are divided.
 
         Raises:
             PlanError: the ranks cannot be grouped as the options say.
         """
-        size = self.replicas * self.tensor
+        size = self.replicas * self.tensor * self.context
         if world % size:
+            together = f"with tensor={self.tensor} and context={self.context}"
             raise PlanError(
-                f"scale.strategy: {world} ranks do not make replicas={self.replicas} groups with tensor={self.tensor}",
+                f"scale.strategy: {world} ranks do not make replicas={self.replicas} groups {together}",
                 action=f"start a multiple of {size} ranks",
             )
-        return world // self.tensor
+        return world // self.replicas // self.tensor
 
 
 def build(options: FsdpOptions, context: Context) -> Strategy:

@@ -8,9 +8,9 @@ from itertools import count
 from typing import Any
 
 import torch
-from finetooth_hooks import EngineError
-from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Strategy
-from finetooth_torchshared.collective import RowLine, digest_of
+from finetooth_hooks import EngineError, PlanError
+from finetooth_hooks.protocols import Collective, Engine, Neighbours, Rank, Sharding, Strategy
+from finetooth_torchshared.collective import RowLine, TorchCollective, digest_of
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -34,6 +34,7 @@ class Fsdp:
         self.wrap, self.close = line.wrap, line.close
         self._mesh: DeviceMesh | None = None
         self._rows: Collective | None = None
+        self._neighbours: Neighbours | None = None
         self._islands, self._digest = 1, ""
 
     def open(self, rank: Rank, device: str, *, islands: int = 1) -> Collective:
@@ -45,16 +46,21 @@ class Fsdp:
         Raises:
             PlanError: the ranks cannot be grouped as the options say.
         """
-        replicas, tensor = self._options.replicas, self._options.tensor
-        rows = self._options.rows(rank.world // islands)
+        replicas, tensor, context = self._options.replicas, self._options.tensor, self._options.context
+        if islands > 1 and context > 1:
+            raise PlanError("scale.strategy: islands do not go with context of fsdp", action="leave context out")
+        parts = self._options.parts(rank.world // islands)
         placed = torch.device(device)
         if placed.type != "cpu":
             torch.accelerator.set_device_index(placed.index or 0)  # a mesh is over the devices that ranks are at
         everyone = self._line.open(rank, device)
-        names = ("islands", "replicas", "shards", "tensor")
-        self._mesh = init_device_mesh(placed.type, (islands, replicas, rows // replicas, tensor), mesh_dim_names=names)
-        self._islands = islands
-        self._rows = everyone if tensor == 1 else RowLine(everyone, tensor)
+        names = ("islands", "replicas", "shards", "context", "tensor")
+        sizes = (islands, replicas, parts // context, context, tensor)
+        self._mesh = init_device_mesh(placed.type, sizes, mesh_dim_names=names)
+        self._mesh["shards", "context"]._flatten("parts")
+        self._neighbours = TorchCollective(group=self._mesh.get_group("context"))
+        self._islands, together = islands, context * tensor
+        self._rows = everyone if together == 1 else RowLine(everyone, together)
         return everyone
 
     def island(self) -> Collective:
@@ -69,9 +75,17 @@ class Fsdp:
 
     def sharding(self, world: int) -> Sharding:
         """Everything, among the ranks that hold one model."""
-        shards, tensor = self._options.rows(world) // self._options.replicas, self._options.tensor
+        shards, tensor, context = self._options.parts(world), self._options.tensor, self._options.context
         parts = shards * tensor
-        return Sharding(weights=shards, gradients=parts, optimizer=parts, shard=self._shard, layers=tensor)
+        return Sharding(
+            weights=shards, gradients=parts, optimizer=parts, shard=self._shard, layers=tensor, positions=context,
+            neighbours=self._opened if context > 1 else None,
+        )  # fmt: skip
+
+    def _opened(self) -> Neighbours:
+        if self._neighbours is None:
+            raise EngineError("fsdp: the other ranks were not met", action="call open first")
+        return self._neighbours
 
     def digest(self, engine: Engine) -> str:
         """SHA-256 of every parameter that trains, as it was before it was divided."""
@@ -86,7 +100,7 @@ class Fsdp:
         policy = MixedPrecisionPolicy(
             param_dtype=computed, reduce_dtype=None if computed is None else torch.float32, cast_forward_inputs=False
         )
-        mesh = self._mesh["shards"] if self._options.replicas == 1 else self._mesh["replicas", "shards"]
+        mesh = self._mesh["parts"] if self._options.replicas == 1 else self._mesh["replicas", "parts"]
         keeps = self._options.keep_layers
         plan = tensor_plan(model, self._options.tensor) if self._options.tensor > 1 else {}
         for layer in layers:

@@ -123,14 +123,10 @@ def of_one_rank(
         return whole if request.place.shard_optimizer is None else _of_spread_optimizer(whole, request)
     if sharding.stages is not None:
         return _of_stage(whole, request, precision, sharding.layers)
+    if sharding.positions > 1:
+        whole = _of_positions(whole, request, precision, tokens, checkpointing=checkpointing)
     if sharding.shard is None:
-        facts, parts = request.base.facts, dict(whole.parts)
-        if "generate" not in request.needs:  # every rank samples by itself
-            parts["activations"] //= sharding.positions
-        of_layer = 2 * max(tokens, request.data.longest) * facts.kv_heads * facts.head_dim * BYTES[precision]
-        # with their gradients in the backward pass
-        parts["gathered"] = of_layer * ((1 if checkpointing else facts.layers) + 1)
-        return replace(whole, parts=parts)
+        return whole
     size, trained, layers = BYTES[precision], request.trains.parameters, request.base.facts.layers
     gathered = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     in_layers = min(gathered, layers_bytes(request, precision))
@@ -144,7 +140,7 @@ def of_one_rank(
     made = max(of_head, (size + 4) * trained // layers)
     if sharding.weights * sharding.layers > 1:
         at_once = in_layers if "generate" in request.needs else min(in_layers, GATHERED_LAYERS * in_layers // layers)
-        parts["gathered"] = elsewhere + at_once
+        parts["gathered"] = parts.get("gathered", 0) + elsewhere + at_once
         # Those of all that lies in no layer are made whole, and summed in fp32 once nothing is gathered any more.
         last = 0 if request.trains.base_frozen else (size + 4) * elsewhere // size
         made = max(made, last - parts["gathered"])
@@ -152,6 +148,20 @@ def of_one_rank(
     if "gathered" in parts and request.place.hardware.device == "cpu":  # every rank reads the whole model first
         later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
         parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)
+    return replace(whole, parts=parts)
+
+
+def _of_positions(
+    whole: MemoryEstimate, request: PlanRequest, precision: str, tokens: int, *, checkpointing: bool
+) -> MemoryEstimate:
+    """With a share of the positions, and the keys and values of whole rows."""
+    assert request.place.sharding is not None
+    facts, parts = request.base.facts, dict(whole.parts)
+    if "generate" not in request.needs:  # every rank samples by itself
+        parts["activations"] //= request.place.sharding.positions
+    of_layer = 2 * max(tokens, request.data.longest) * facts.kv_heads * facts.head_dim * BYTES[precision]
+    # with their gradients in the backward pass
+    parts["gathered"] = of_layer * ((1 if checkpointing else facts.layers) + 1)
     return replace(whole, parts=parts)
 
 

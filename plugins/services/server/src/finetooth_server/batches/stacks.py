@@ -17,6 +17,7 @@ from sqlalchemy import Row
 
 from finetooth_server.faults import Unknown
 from finetooth_server.keeping.checkpoints import WEIGHTS, Checkpoints
+from finetooth_server.sections import on_one_device
 from finetooth_server.settings import Settings
 
 MARK = "stack:"
@@ -119,10 +120,10 @@ class Stacks:
             FinetoothError: it is gone.
         """
         if row.checkpoint is None:
-            return Weights(self._settings.models[row.base], ())
+            return Weights(on_one_device(self._settings.models[row.base]), ())
         if not row.checkpoint.startswith(MARK):
             checkpoint = self._checkpoints.readable(row.tenant, row.checkpoint)
-            return Weights(checkpoint.recipe, ((self._checkpoints.folder(checkpoint, WEIGHTS), 1.0),))
+            return Weights(on_one_device(checkpoint.recipe), ((self._checkpoints.folder(checkpoint, WEIGHTS), 1.0),))
         parts = [self._part(row.tenant, part) for part in self._parts(row.checkpoint)]
         folders = [
             (folder, part.weight) for (_, _, folder), part in zip(parts, self._parts(row.checkpoint), strict=True)
@@ -142,7 +143,7 @@ class Stacks:
         """Base, recipe and artifact."""
         if part.checkpoint:
             checkpoint = self._checkpoints.readable(tenant, part.checkpoint)
-            return checkpoint.base, checkpoint.recipe, self._checkpoints.folder(checkpoint, WEIGHTS)
+            return checkpoint.base, on_one_device(checkpoint.recipe), self._checkpoints.folder(checkpoint, WEIGHTS)
         known = self._settings.adapters.get(part.adapter)
         if known is None:
             raise Unknown(f"no adapter {part.adapter!r} is served here", action="list the models that there are")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +27,8 @@ from finetooth_server.commands.place import FOLDER, database_url, is_there, reco
 from finetooth_server.faces import OWN, Desk, check, load, names
 from finetooth_server.keeping.folder_lock import folder_lock
 from finetooth_server.keys import Keys
-from finetooth_server.settings import Limits, Settings
+from finetooth_server.sections import check_scale
+from finetooth_server.settings import LINE, Limits, Settings
 
 if TYPE_CHECKING:
     from finetooth_wire.tls import Certificate
@@ -104,6 +107,11 @@ def command(
     ft serve api tinker mcp openai ...      all of them, on the same models
     ft serve status --folder FOLDER         the limits of a server, and what its tenants take
     """
+    if LINE in os.environ:
+        from finetooth_server.ranks.program import serve_rank
+
+        serve_rank(obj)
+        return
     if faces == (STATUS,):
         status(folder, database)
         return
@@ -124,6 +132,8 @@ def command(
         obj, faces, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ()))
     )
     served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, base))) for name, base in recipes.items()}
+    for base in served.values():
+        check_scale(base)
     _check_memory(obj, served)
     beside, encryption = served_adapters(obj, adapters, served), master_keys(encryption_key)
     # what is refused leaves no folder
@@ -138,6 +148,7 @@ def command(
         encryption=encryption,
         scratch=None if scratch is None else scratch.absolute(),
         audit_key=None if audit_key is None else audit_key.absolute(),
+        own_command=(sys.executable, "-m", "finetooth", *sys.argv[1:]),
         limits=Limits(results=results * 3600, **limits_of(others)),
     )
     if stdio_face is not None:

@@ -68,7 +68,8 @@ class NewSession(Body):
     train: dict[str, Any] | None = None
     """`seed`, `max_grad_norm`, `max_steps`, `max_length`."""
     strategy: str | dict[str, Any] | None = None
-    """How to spread the model over devices: refused, since every model trains on one."""
+    """How to spread the model over devices: `ddp`, `fsdp-hybrid`, `zero-1` or `zero-2`, by name or with `devices` and
+    `replicas`. Others are refused, and all where the server trains each model on one device."""
     checkpoint: str | None = None
     """Begin with this checkpoint, and with the recipe that it was made with."""
     restore_optimizer: bool = True

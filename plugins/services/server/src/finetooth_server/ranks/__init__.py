@@ -1,0 +1,1 @@
+"""Models that a server spreads over several processes."""
