@@ -84,9 +84,13 @@ def test_a_handle_names_the_shares_of_all_ranks() -> None:
         return told, first, second
 
     with ThreadPoolExecutor(2) as threads:
-        (one, first, second), (other, *others) = threads.map(driven, range(2))
+        (one, first, _), (other, *others) = threads.map(driven, range(2))
     assert [output["logprobs"].tolist() for output in first.outputs] == [[2.0] * 2, [3.0] * 3, [4.0] * 4]
     assert first.targets == 3 and [len(of.outputs) for of in others] == [3, 1]
-    assert one.forwards == [["row-3@0"], [], []] and other.forwards == [["row-4@1", "row-5@2"], ["row-3@3"], ["row-3@0"]]
+    assert one.forwards == [["row-3@0"], [], []] and other.forwards == [
+        ["row-4@1", "row-5@2"],
+        ["row-3@3"],
+        ["row-3@0"],
+    ]
     assert one.backwards == [(1, [[0.0] * 2]), (3, None)]
     assert other.backwards == [(1, [[1.0] * 3, [2.0] * 4]), (3, None)]

@@ -2,7 +2,8 @@
 
 Every rank runs the same recipe and the same method, so every rank makes the same calls with the same data. Each trains
 whole groups that stand next to each other, as evenly as their number goes; normalizers, reports and losses are those of
-the whole step. A handle names the shares of all ranks. What does not train (scores, samples) is computed whole at every rank, so that all of them know it.
+the whole step. A handle names the shares of all ranks. What does not train (scores, samples) is computed whole at every
+rank, so that all of them know it.
 """
 
 from __future__ import annotations

@@ -169,11 +169,10 @@ class Models:
         model.handles.clear()
 
     def _built(self, id_: str, recipe: Mapping[str, Any]) -> LiveModel:
-        ranks = None
+        ranks: Any = None  # which has what a service calls of an engine
         if ranks_of(recipe) > 1:
-            engine: Engine = (ranks := RankedEngine(self._settings.own_command, recipe, lambda: self.asked()))
-        else:
-            engine = self._context.engine(recipe)
+            ranks = RankedEngine(self._settings.own_command, recipe, lambda: self.asked())
+        engine: Engine = self._context.engine(recipe) if ranks is None else ranks
         missing = sorted({"full_state", "handles"} - engine.capabilities)
         if missing:
             raise UserError(

@@ -28,8 +28,8 @@ STEPWISE: Mapping[str, Any] = {
     "zero-1": {"name": "deepspeed", "stage": 1},
     "zero-2": {"name": "deepspeed", "stage": 2},
 }
-"""Strategies that allow access to gradients between two calls, and what `scale.strategy` of a recipe says for them: they
-shard optimizer state and gradients, or parameters within a replica only."""
+"""Strategies that allow access to gradients between two calls, and what `scale.strategy` says for them: they shard
+optimizer state and gradients, or parameters within a replica only."""
 
 REFUSED = ("zero-3", "fsdp-full")
 """Strategies that do not: every parameter is in pieces on all ranks, and whole only inside a forward or backward."""

@@ -31,7 +31,7 @@ PAUSE = 0.02
 """Seconds between two looks at whether others want their turn."""
 
 GRACE = 5.0
-"""Seconds that the other ranks have to answer once one has failed, and that one has to end which has closed its line."""
+"""Seconds that the other ranks have to answer once one has failed, and that one has to end that closed its line."""
 
 LACKING = frozenset({"interrupt", "snapshots", "continuous", "module", "usage"})
 """What the engine of a rank can do and this one cannot: the others would have to be asked meanwhile, or it would have

@@ -35,10 +35,10 @@ def serve_rank(context: CommandContext) -> None:
                 if model is None:
                     engine = context.engine(request["recipe"])
                     model = made_model(context, "", request["recipe"], engine)
-                    value = {"info": asdict(engine.info), "capabilities": sorted(engine.capabilities)}
+                    value: Any = {"info": asdict(engine.info), "capabilities": sorted(engine.capabilities)}
                 else:
                     value = _executed(model, request)
-                reply = {"value": value if os.environ["RANK"] == "0" else None}
+                reply: dict[str, Any] = {"value": value if os.environ["RANK"] == "0" else None}
             except FinetoothError as error:
                 reply = {"raised": str(error)}
             except Exception as error:
