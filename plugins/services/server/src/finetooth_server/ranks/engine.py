@@ -17,6 +17,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,9 @@ class RankedEngine(EngineBase):
             until = math.inf
             while waiting.get_map():
                 for key, _ in waiting.select(PAUSE):
-                    part = self._lines[key.data].recv(1 << 20)
+                    part = b""
+                    with suppress(ConnectionResetError):  # it ended before it had read all
+                        part = self._lines[key.data].recv(1 << 20)
                     if not part:
                         self._lost(key.data)
                     came[key.data] += part
