@@ -130,20 +130,19 @@ def page(made: Mapping[str, Learned], before: float, text: str) -> str:
         ratios = [f"{100 * (own / of_ddp - 1):+.1f} %" for own, of_ddp in zip(way.losses, ddp.losses, strict=True)]
         cells = [name, f"{way.rate:g}", ", ".join(f"{own:.4f}" for own in way.losses), ", ".join(ratios)]
         rows.append(f"| {' | '.join(cells)} | {way.sent / 1e6:.1f} MB |")
-    about = (
+    rates, seeds = (" and ".join(f"{value:g}" for value in values) for values in (RATES, SEEDS))
+    told = (
         f"Written by `tests/bench/islands.py {text} --page`, {time.strftime('%Y-%m-%d')}, {platform.machine()}. A "
-        f"Llama of four layers, 64 wide, with a token for each byte, first learns {text} for "
-        f"{BEFORE} steps in one process, "
-        f"to a loss of {before:.4f}. From there, each way takes {STEPS} steps more with AdamW and a cosine, {ROWS} "
-        f"rows of {LENGTH} bytes a step, so all see the same {STEPS * ROWS * LENGTH:,} tokens in "
-        f"the same order. {ISLANDS} "
-        f"islands share the rows of a step; of `ddp`, one process takes the steps. Learning rates are the better of "
-        f"{' and '.join(f'{rate:g}' for rate in RATES)} for each way, by the first seed. The loss is of a part of the "
-        f"text that did not train, in nats a byte, for seeds {' and '.join(map(str, SEEDS))} of the order of rows. "
-        "What a rank sends is as `ft simulate` says. Means of weights are `outer_lr: 1` and `outer_momentum: 0`."
+        f"Llama of four layers, 64 wide, with a token for each byte, first learns {text} for {BEFORE} steps in one "
+        f"process, to a loss of {before:.4f}. From there, each way takes {STEPS} steps more with AdamW and a cosine, "
+        f"{ROWS} rows of {LENGTH} bytes a step, so all see the same {STEPS * ROWS * LENGTH:,} tokens in the same "
+        f"order. {ISLANDS} islands share the rows of a step; of `ddp`, one process takes the steps. Learning rates "
+        f"are the better of {rates} for each way, by the first seed. The loss is of a part of the text that did not "
+        f"train, in nats a byte, for seeds {seeds} of the order of rows. What a rank sends is as `ft simulate` says. "
+        "Means of weights are `outer_lr: 1` and `outer_momentum: 0`."
     )
     head = ["| way | learning rate | loss | against `ddp` | sent by a rank |", "|---|---|---|---|---|"]
-    return "\n".join(["# How well islands learn", "", textwrap.fill(about, 120), "", *head, *rows, ""])
+    return "\n".join(["# How well islands learn", "", textwrap.fill(told, 120), "", *head, *rows, ""])
 
 
 if __name__ == "__main__":
