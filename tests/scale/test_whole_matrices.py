@@ -12,7 +12,7 @@ from finetooth_core.api import build_entry
 from finetooth_torchshared.elementwise import obstacle_to_parts
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_two_ranks import CASES, RECIPE, check_alike, folder, ft, trained  # noqa: F401 - folder is a fixture
+from test_two_ranks import check_alike, folder, trained  # noqa: F401 - folder is a fixture
 
 OF_MATRICES: dict[str, dict[str, Any]] = {
     "muon": {"name": "muon", "learning_rate": 5e-3},
@@ -36,7 +36,8 @@ def test_numbers_by_themselves_may_be_divided(name: str) -> None:
 
 
 def _home(name: str) -> str:
-    return {"muon": "muon", "dion": "muon", "adafactor": "standard", "prodigy": "adaptive"}.get(name, "lowmemory")
+    of = {"muon": "muon", "dion": "muon", "adafactor": "standard", "prodigy": "adaptive", "came": "adaptive"}
+    return of.get(name, "lowmemory")
 
 
 @pytest.mark.slow
