@@ -150,8 +150,12 @@ def _on_accelerator(
 
 
 def _piece_bytes(request: PlanRequest, precision: str, tokens: int, offload: Offload) -> int:
-    """What feed-forward blocks take, where they are computed in pieces."""
-    return min(offload.pieces, tokens) * feed_forward_bytes(request, precision)
+    """What feed-forward blocks take, where they are computed in pieces: one piece, and the residual stream and its
+    gradient in pieces that are then joined. Measured on rows of 65,536 tokens (docs/benchmarks/long-rows.md)."""
+    if not offload.pieces:
+        return 0
+    joined = 2 * max(4, BYTES[precision]) * request.base.facts.hidden_size
+    return tokens * joined + min(offload.pieces, tokens) * feed_forward_bytes(request, precision)
 
 
 def _state_on_host(request: PlanRequest) -> dict[str, int]:
