@@ -80,6 +80,14 @@ def test_files_of_a_hub_dataset_and_several_data_sets(tmp_path: Path) -> None:
     assert "dataset[1].source" in {line.key for line in account}
 
 
+@pytest.mark.parametrize(("split", "outcome"), [("train", "taken"), ("train[:10]", "not taken")])
+def test_rows_that_are_skipped_are_a_slice(split: str, outcome: str, outcomes: Outcomes) -> None:
+    rows = {"path": "json", "data_files": "rows.jsonl", "type": "pretrain", "split": split, "skip": 100}
+    made = read_tool({"base_model": "m", "pretraining_dataset": [rows]}, "axolotl")
+    assert made.recipe["data"]["train"]["slice"] == ("[100:]" if outcome == "taken" else "[:10]")
+    assert outcomes(made)["pretraining_dataset[0].skip"][0] == outcome
+
+
 def test_a_slice_of_a_file_is_taken(tmp_path: Path, outcomes: Outcomes) -> None:
     loading = "load_dataset('json', data_files='a.jsonl', split='train[:10]')"
     assert script(loading, tmp_path).recipe["data"]["train"] == "a.jsonl[:10]"

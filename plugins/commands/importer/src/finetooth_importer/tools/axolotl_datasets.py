@@ -103,6 +103,12 @@ def _sources(account: Account, where: str, dataset: Mapping[str, Any], reading: 
             options["data_files"] = rows.listed(files)
     elif split not in (None, "", "train"):
         _part(account, where, str(split), options)
+    skipped = dataset.get("skip")
+    if not says_nothing(skipped) and "slice" in options:
+        account.inside(f"{where}.skip", skipped, "not taken", note="the split has a slice: put both into it")
+    elif not says_nothing(skipped):
+        options["slice"] = f"[{int(skipped)}:]"
+        account.inside(f"{where}.skip", skipped, "taken", "data.train.slice")
     if reading.format:
         options["format"] = reading.format
     _read_as(account, where, dataset, reading)
