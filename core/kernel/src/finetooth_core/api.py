@@ -49,11 +49,10 @@ def _watched(made: Session) -> Result:
 
     from finetooth_core.plugins.trackers import PickedTracker
 
-    ipython = sys.modules.get("IPython")
-    shell: Any = None if ipython is None else ipython.get_ipython()
-    if shell is not None and shell.has_trait("kernel"):
+    ipython: Any = sys.modules.get("IPython")
+    if ipython is not None and (shell := ipython.get_ipython()) is not None and shell.has_trait("kernel"):
         drawn = [r.full_name for r in made.plugins.catalog.all("tracker") if getattr(r.entry, "in_notebooks", False)]
-        built = [build_entry("tracker", name, "trackers", "") for name in drawn]
+        built = (build_entry("tracker", name, "trackers", "") for name in drawn)
         made.added_trackers = tuple(PickedTracker(name, curves, named_by_user=False) for curves, name in built)
     result = Result.of(made.run())
     from finetooth_core.cli.run import export_listed

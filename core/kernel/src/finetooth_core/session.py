@@ -408,11 +408,9 @@ class Session:
         from finetooth_core.running.loop import Loop
 
         job, engine = self.job, self.engine
-        job = replace(job, trackers=(*job.trackers, *self.added_trackers)) if self.added_trackers else job
         if self.joined is not None:
             self.joined.check_alike(self._digests())
-        if not self.writes:
-            job = replace(job, trackers=())
+        job = replace(job, trackers=(*job.trackers, *self.added_trackers) if self.writes else ())
         assert job.method is not None
         job.context.log.announce = self.say  # from now on notes come too late for the plan
         progress = Progress(self.folder.name, self.folder, job.plan, job.prepared.total_steps)
