@@ -20,20 +20,9 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.plan import Plan
 from finetooth_hooks.reports import DataReport, Evaluation, Outcome
+from finetooth_saving import run_folder
 from finetooth_saving.artifact import write_json, write_text
-from finetooth_saving.run_folder import (
-    PLAN,
-    RECIPE,
-    RESULT,
-    RUN,
-    check_admitted,
-    check_unused,
-    got_back,
-    outcome_of,
-    plan_of,
-    run_id,
-    scratch,
-)
+from finetooth_saving.run_folder import PLAN, RECIPE, RESULT, RUN, check_admitted, check_unused, plan_of, run_id
 from finetooth_saving.runs import closed_network
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.files.own_python import record_own
@@ -229,7 +218,7 @@ class Session:
         if joined is not None:
             self.joined, self._context = joined, None
             if not joined.writes:
-                self.folder = scratch(self.folder, resumes=resumes or self.resuming is not None)
+                self.folder = run_folder.scratch(self.folder, resumes=resumes or self.resuming is not None)
                 self.say = lambda line: None
         return None
 
@@ -369,7 +358,7 @@ class Session:
         from finetooth_rows.choices.left_out import refuse_most
         from finetooth_saving import quarantine
 
-        ended = outcome_of(self.folder)
+        ended = run_folder.outcome_of(self.folder)
         if ended is not None and ended.steps and ended.status in ("done", "stopped"):
             problem = f"the run is {ended.status} after {ended.steps} steps"
             longer = plan_of(self.folder).get("total_steps") != self.plan.total_steps
@@ -484,7 +473,7 @@ def opener(plugins: Plugins) -> OpenModel:
     from finetooth_core.settings.recipe import load
 
     def opened(reference: str, changes: Mapping[str, Any] | None, say: Callable[[str], None]) -> Opened:
-        run = got_back(reference, plugins.catalog)
+        run = run_folder.got_back(reference, plugins.catalog)
         return open_model(run, lambda recipe: Session(load(recipe), plugins, say=say, data=False), changes)
 
     return opened

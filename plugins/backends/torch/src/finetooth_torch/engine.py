@@ -90,8 +90,7 @@ class Parts:
 class TorchEngine(EngineBase):
     """Trains what the adapter left trainable; see `finetooth_hooks.engine.Engine` for the words of each primitive.
 
-    Dropout is on in `forward` (with the policy role), `backward` and `forward_backward`, and off in `logprobs`, in
-    every other role and in `generate`.
+    Dropout is on in `forward` of the policy, `backward` and `forward_backward`; off in `logprobs`, `generate`, roles.
 
     Operations are counted where a result can report them: `forward`, `backward` (with the forward pass that it makes
     again), `forward_backward` and `generate`. What `logprobs` executes is not reported, since it returns bare arrays.
@@ -223,8 +222,8 @@ class TorchEngine(EngineBase):
     def weights(self) -> dict[str, torch.Tensor]:
         if "weights" not in self.capabilities:
             raise self._cannot("give its weights", "weights")
-        whole = self._parts.parameters.whole(dict(self._parts.parameters.named()))
-        return {name: master.detach() for name, master in whole.items()}
+        whole = self._parts.parameters.whole(dict(self._parts.parameters.named())).items()
+        return {name: master.detach() for name, master in whole}
 
     @guarded("set_weights")
     def set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:

@@ -128,13 +128,8 @@ def command(
         tls.check(host)
     if not stdio:  # a port that is taken is told before anything is read, or made
         listen(host, port).close()
-    recipes = _served(
-        obj, faces, models, recipe, (*overrides, *(("train.accept_memory=true",) if accept_memory else ()))
-    )
-    served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, base))) for name, base in recipes.items()}
-    for base in served.values():
-        check_scale(base)
-    _check_memory(obj, served)
+    accepted = ("train.accept_memory=true",) if accept_memory else ()
+    served = _bases(obj, _served(obj, faces, models, recipe, (*overrides, *accepted)))
     beside, encryption = served_adapters(obj, adapters, served), master_keys(encryption_key)
     # what is refused leaves no folder
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
@@ -159,9 +154,22 @@ def command(
         from finetooth_server.tinker.tokenizers import write_tokenizers
 
         write_tokenizers(obj, service)
-    _listen_and_serve(
-        service, faces, host, port, shown, say=partial(_say, (*served, *adapters), faces, shown, private=private)
-    )
+    say = partial(_say, (*served, *adapters), faces, shown, private=private)
+    _listen_and_serve(service, faces, host, port, shown, say=say)
+
+
+def _bases(obj: CommandContext, recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The bases of the recipes, checked.
+
+    Raises:
+        UserError: one asks for what a server does not do.
+        PlanError: they do not fit into memory.
+    """
+    served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, base))) for name, base in recipes.items()}
+    for base in served.values():
+        check_scale(base)
+    _check_memory(obj, served)
+    return served
 
 
 def _listen_and_serve(
