@@ -58,6 +58,7 @@ def folder(tmp_path: Path, write: Callable[..., Path], quantised: Callable[..., 
     return quantised(tmp_path / "few", tmp_path / "plain", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["plain", "quantised"], indirect=True)
 def test_engines_share_the_base_and_nothing_else(folder: Path, engine_of: Any) -> None:
     alone = [trained(engine_of(folder, adapter=LoraAdapter(options))) for options in (ONE, TWO)]
@@ -92,6 +93,7 @@ def described(folder: Path) -> RoleRequest:
     return RoleRequest(info, context.build("family", "llama").facts(info.config), loader)
 
 
+@pytest.mark.slow
 def test_roles_are_stored_as_the_base_is(folder: Path, engine_of: Any, write: Callable[..., Path]) -> None:
     """With a quantizer the base has no second copy either, and another model takes as little as the base does."""
     (folder.parent / "other").mkdir()
@@ -136,6 +138,7 @@ def test_the_plan_counts_a_model_once_and_the_cache_of_sampling(folder: Path, wr
         assert planned({"generate"}, cache=cache)["activations"] == wanted > plain["activations"]
 
 
+@pytest.mark.slow
 def test_a_role_that_is_the_base_takes_no_second_copy(folder: Path, engine_of: Any) -> None:
     _, alone = taken(lambda: engine_of(folder))
     roles = {name: described(folder) for name in ("reference", "teacher")}

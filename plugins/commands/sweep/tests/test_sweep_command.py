@@ -87,6 +87,7 @@ def test_it_tries_settings_of_the_space_and_shows_the_best_first(tmp_path):
     assert (done.folder / "sweep.svg").read_text().startswith("<svg")
 
 
+@pytest.mark.slow
 def test_it_goes_on_where_it_was_and_tries_again_what_was_interrupted(tmp_path):
     obj = Obj(at={3: "interrupted"})
     assert sweep(tmp_path, obj).code == 130
@@ -98,6 +99,7 @@ def test_it_goes_on_where_it_was_and_tries_again_what_was_interrupted(tmp_path):
     assert len({output for _, output in obj.ran + again.ran}) == 7
 
 
+@pytest.mark.slow
 def test_a_trial_worse_than_the_median_is_pruned(tmp_path):
     done = sweep(tmp_path, Obj(), "--trials", "12")
     told = json.loads((done.folder / "sweep.json").read_text())["trials"]
@@ -106,6 +108,7 @@ def test_a_trial_worse_than_the_median_is_pruned(tmp_path):
     assert pruned and min(loss_of(row["settings"]) for row in pruned) > kept[0]
 
 
+@pytest.mark.slow
 def test_settings_that_do_not_work_do_not_end_the_sweep_and_bad_ones_do(tmp_path):
     done = sweep(tmp_path, Obj(at={2: EngineError("out of memory", action="less")}))
     failed = [row for row in json.loads((done.folder / "sweep.json").read_text())["trials"] if row["state"] == "fail"]
@@ -148,6 +151,7 @@ def test_a_metric_that_nothing_measures_ends_the_sweep_with_its_first_trial(tmp_
     assert len(obj.ran) == 1 and (steps == [0] or not held_out)
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_trial_are_gone_before_the_next_one(tmp_path):
     class Weights:
         def __init__(self):

@@ -102,6 +102,7 @@ def test_the_real_smollm2_gives_torchs_logits() -> None:
     assert np.abs(mine - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 @pytest.mark.thorough
 def test_the_real_smollm2_trains_as_with_torch_and_leaves_as_gguf(tmp_path: Path) -> None:
     """The first losses are torch's; the run leaves as a GGUF file, which says what the run says: its evaluator measures

@@ -352,6 +352,7 @@ def test_rows_under_a_key(tmp_path: Path) -> None:
         rows(path, field="nope")
 
 
+@pytest.mark.slow
 def test_a_large_array_is_never_all_in_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text("[" + ",\n".join(json.dumps({"text": "x" * 1000}) for _ in range(10_000)) + "]")
