@@ -328,16 +328,20 @@ def test_interleaved_calls_have_the_bits_of_calls_one_after_the_other(
     found, changes = [], []
     for folder, live in (("alone", 1), ("beside", 8)):
         service = small_parts(tmp_path / folder, limits={"live": live})
-        trace = parts_of(service)
+        both_wait = threading.Event()  # on a busy machine the first call could be over before the second comes
+        both_wait.set()
+        trace = parts_of(service, both_wait)
         callers = [Caller(name, "", SCOPES) for name in ("one", "two")]
         models = [made(service, ask, who) for who in callers]
         results = []
         for operation, arguments in (long_call(ask), ("generate", {"prompts": [[5, 6]], "sampling": {"max_tokens": 9}}),
                                      ("step", {}), ("logprobs", {"data": ask.sent(ask.data(3, 1))})):  # fmt: skip
+            both_wait.clear()
             calls = [
                 service.submit(who, model, operation, arguments, face="test")
                 for who, model in zip(callers, models, strict=True)
             ]
+            both_wait.set()
             results += [ask.result(service, who, call) for who, call in zip(callers, calls, strict=True)]
         changes.append(sum(a != b for a, b in itertools.pairwise(trace)))
         found.append(results)
