@@ -107,7 +107,7 @@ def _sources(account: Account, where: str, dataset: Mapping[str, Any], reading: 
     if not says_nothing(skipped) and "slice" in options:
         account.inside(f"{where}.skip", skipped, "not taken", note="the split has a slice: put both into it")
     elif not says_nothing(skipped):
-        options["slice"] = f"[{int(skipped)}:]"
+        options["slice"] = f"[{skipped}:]"
         account.inside(f"{where}.skip", skipped, "taken", "data.train.slice")
     if reading.format:
         options["format"] = reading.format
