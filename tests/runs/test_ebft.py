@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,26 @@ def test_a_run_is_the_papers_equations(
         count += len(own)
     policy = -np.mean([one.advantages[0] for one in first])  # each answer's mean of equal advantages, at ratio 1
     assert losses(folder)[0] == pytest.approx(policy + 0.25 * crossed / count, rel=1e-4)
+
+
+def test_an_answer_has_the_room_of_its_reference(online_recipe: Callable[..., Any]) -> None:
+    """A bounded answer is the first part of the one that is drawn without bounds."""
+    runs, references = [], {}
+    for output, adaptive in (("whole", False), ("bounded", True)):
+        method = {**METHOD, "adaptive_max_tokens": adaptive, "gt_length_multiplier": 0.4}
+        given = online_recipe(method, {"batch_size": 4, "max_steps": 1})()
+        given["output"] = str(Path(given["output"]).with_name(output))
+        references = finetooth.session(given).job.method._answers
+        finetooth.run(given)
+        runs.append(next(of for _, of in read_rollouts(Path(given["output"]))))
+    assert any(len(whole.tokens) > math.ceil(0.4 * len(references[whole.id])) for whole in runs[0])
+    for whole, bounded in zip(*runs, strict=True):
+        most = math.ceil(0.4 * len(references[whole.id]))
+        assert bounded.tokens == whole.tokens[:most] and len(bounded.tokens) == len(bounded.logprobs)
+        assert bounded.logprobs == pytest.approx(whole.logprobs[:most], abs=1e-6)
+        cut = len(whole.tokens) > most
+        assert bounded.outcome == ("length" if cut else whole.outcome)
+        assert whole.text.startswith(bounded.text) and (cut or bounded.text == whole.text)
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,37 @@ def test_task_keeps_all_other_columns(format_of: Make) -> None:
     assert format_of("task").read(row) == Task((user("q"),), {"answer": "72", "level": 3})
 
 
+TALK = [user("a"), Message("assistant", "b"), user("c"), Message("assistant", "d")]
+
+
+@pytest.mark.parametrize(("turns", "answered"), [("all", [1, 3]), ("first", [1]), ("last", [3])])
+def test_a_conversation_becomes_a_prompt_for_each_turn(format_of: Make, turns: str, answered: list[int]) -> None:
+    talk = [{"role": message.role, "content": message.content} for message in TALK]
+    format_ = format_of("task", prompt="talk", turns=turns, answer="truth")
+    read = format_.read(Row("1", {"talk": talk, "level": 3}))
+    assert read == [Task(tuple(TALK[:at]), {"level": 3, "truth": TALK[at].content}) for at in answered]
+    assert format_.detect({"talk": talk}) is None
+
+
+@pytest.mark.parametrize(
+    ("talk", "others", "problem"),
+    [
+        ([{"role": "user", "content": "a"}], {}, "no turn of the assistant follows a question in prompt"),
+        ([{"role": "assistant", "content": "a"}], {}, "no turn of the assistant follows a question"),
+        (
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "c"}], {},
+            r"prompt\[1\] has reasoning, and a reference answer is text alone",
+        ),
+        ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], {"answer": 1}, "a column 'answer'"),
+    ],
+)  # fmt: skip
+def test_what_is_no_turn_with_an_answer_is_named(
+    format_of: Make, talk: list[dict[str, str]], others: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(DataError, match=f"f:5: .*{problem}"):
+        format_of("task", turns="all").read(Row("f:5", {"prompt": talk, **others}))
+
+
 # --- real files, and rows of any shape --------------------------------------------------------------------------------
 
 

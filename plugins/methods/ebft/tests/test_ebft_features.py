@@ -101,6 +101,7 @@ def test_directions_without_samples_are_dropped() -> None:
         ({"dynamic_sampling": True}, "dynamic_sampling looks at rewards before"),
         ({"environment": "single"}, "leave environment out"),
         ({"alignment_coef": 0.0, "diversity_coef": 0.0}, "nothing is rewarded"),
+        ({"partial_rollouts": 4, "prefetch": 1}, "adaptive_max_tokens bounds whole answers"),
         ({"ce_coef": 0.1, "top_p": 0.9}, "leave top_p"),
         ({"feature_layers": [1.5]}, "less than or equal to 1"),
     ],

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from finetooth_hooks import Row
+from finetooth_hooks import DataError, Message, Row
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import Task
+from pydantic import Field
 
 from finetooth_formats import columns
 from finetooth_formats.media import RowMedia
@@ -29,6 +30,12 @@ class TaskOptions(MessageOptions):
     """The column with the prompt, text or messages, `a.b` for `b` inside `a`; all other columns go to the rewards."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
+    turns: Literal["all", "first", "last"] | None = None
+    """Which of the assistant's turns are asked for again, where the prompt is a whole conversation: each becomes a
+    prompt of its own, the messages before it, with what the assistant said as its reference answer. null: the column
+    holds a prompt without an answer."""
+    answer: str = Field(default="answer", min_length=1)
+    """With `turns`, the column that a reference answer gets, for rewards and for `ebft`."""
 
 
 def build(options: TaskOptions, context: Context) -> TaskFormat:
@@ -46,18 +53,47 @@ class TaskFormat:
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
         name = self._options.prompt
+        if self._options.turns:
+            return None  # a conversation is taken apart only by name
         return f"has a column {name!r} and no answer to it" if columns.present(values, name) else None
 
-    def read(self, row: Row) -> Task:
+    def read(self, row: Row) -> Task | list[Task]:
         """Reads a prompt; the other columns are kept for rewards and environments.
 
         Raises:
-            DataError: the prompt is missing or wrong.
+            DataError: the prompt is missing or wrong; with `turns`, the assistant says nothing, or a turn is no text.
         """
         options = self._options
         media = RowMedia(row, options.media_columns)
-        prompt = self._sides.messages(row, options.prompt, "user", media)
+        messages = self._sides.messages(row, options.prompt, "user", media)
         media.finish()
         others = {name: value for name, value in row.values.items() if name not in (options.prompt, options.tools)}
         tools = self._reader.tools(row.id, columns.value(row.values, options.tools))
-        return Task(prompt, others, tools, isinstance(columns.value(row.values, options.prompt), str))
+        if not options.turns:
+            return Task(messages, others, tools, isinstance(columns.value(row.values, options.prompt), str))
+        if options.answer in others:
+            raise DataError(
+                row.id, f"it has a column {options.answer!r} already", action="name another in data.format.answer"
+            )
+        places = [place for place, message in enumerate(messages) if message.role == "assistant" and place]
+        if not places:
+            raise DataError(
+                row.id, f"no turn of the assistant follows a question in {options.prompt}", action="remove the row"
+            )
+        chosen = {"all": places, "first": places[:1], "last": places[-1:]}[options.turns]
+        return [
+            Task(messages[:place], {**others, options.answer: self._text(row, place, messages[place])}, tools)
+            for place in chosen
+        ]
+
+    def _text(self, row: Row, place: int, message: Message) -> str:
+        """What a turn says."""
+        beyond = [name for name in ("reasoning", "tool_calls", "media") if getattr(message, name)]
+        if beyond or not message.content:
+            what = f"has {beyond[0].replace('_', ' ')}" if beyond else "is empty"
+            raise DataError(
+                row.id,
+                f"{self._options.prompt}[{place}] {what}, and a reference answer is text alone",
+                action="choose other turns in data.format.turns, or remove the row",
+            )
+        return message.content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -22,6 +23,7 @@ from finetooth_rollouts.options import RolloutOptions
 from finetooth_toolbox.combined_losses import combined
 from pydantic import Field, model_validator
 
+from finetooth_ebft.bounds import BoundedSampler
 from finetooth_ebft.features import Pooling, judged, pooled, whitener
 
 BEFORE_REWARDS = ("dynamic_sampling", "replay_groups", "reroll_groups")
@@ -58,6 +60,11 @@ class EbftOptions(RolloutOptions):
     """Weight of the cosine to the reference answer's feature."""
     diversity_coef: float = Field(default=1.0, ge=0)
     """What likeness to the other answers of a group costs. With 2 answers a group, 0 is advised."""
+    adaptive_max_tokens: bool = True
+    """Whether an answer may have `gt_length_multiplier` times as many tokens as its reference answer, rounded up, and
+    `max_completion_length` at most."""
+    gt_length_multiplier: float = Field(default=1.5, ge=0.1)
+    """See `adaptive_max_tokens`."""
     advantage_estimator: str = Field(default="rloo", pattern="^(rloo|group_norm|reinforce)$")
     """From rewards to advantages: against the mean of the group's others, over the group's deviation, or the reward
     itself."""
@@ -78,6 +85,11 @@ class EbftOptions(RolloutOptions):
             raise ValueError(f"{early[0]} looks at rewards before the features are known: leave it out")
         if self.environment is not None:
             raise ValueError("an episode has no reference answer: leave environment out")
+        if self.partial_rollouts and self.adaptive_max_tokens:
+            raise ValueError(
+                "adaptive_max_tokens bounds whole answers, and partial_rollouts writes them in stretches: set one of "
+                "them to false or 0"
+            )
         if not self.alignment_coef and not self.diversity_coef and not self.rewards:
             raise ValueError("alignment_coef and diversity_coef are both 0, so nothing is rewarded: raise one")
         narrowed = self.top_p < 1 or self.top_k or self.min_p or self.repetition_penalty != 1
@@ -105,6 +117,8 @@ class Ebft(RolloutMethod):
         loss = combined(parts)
         super().__init__(options, context, ADVANTAGES[options.advantage_estimator], loss=for_sampled(loss, options))
         self._ebft = options
+        self.sampler = bounded = BoundedSampler.around(self.sampler, context)
+        self._bounds = bounded.most
         self._drops = self._drops and not options.ce_coef  # an answer without an advantage has a reference all the same
         self._needs = tuple(f"hidden:{float(depth)}" for depth in options.feature_layers)
         self._answers: dict[str, tuple[int, ...]] = {}
@@ -142,6 +156,9 @@ class Ebft(RolloutMethod):
                     action="shorten or remove the row",
                 )
             self._answers[id_] = tokens
+        if self._ebft.adaptive_max_tokens:
+            most = {id_: math.ceil(self._ebft.gt_length_multiplier * len(of)) for id_, of in self._answers.items()}
+            self._bounds.update(most)
         return prepared
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:

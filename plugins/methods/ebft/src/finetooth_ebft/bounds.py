@@ -1,0 +1,50 @@
+"""Answers that may be as long as their reference answers suggest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from finetooth_hooks.context import Context
+from finetooth_hooks.engine import Engine
+from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
+from finetooth_hooks.sampling import Sampling
+from finetooth_rollouts.checked_sampler import CheckedSampler
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundedSampler(CheckedSampler):
+    """A sampler whose answers have a bound by prompt, which is that of drawing with `max_tokens` at the bound.
+
+    The prompts of a call are drawn together up to the largest of their bounds, and each answer ends at its own.
+
+    Attributes:
+        decode: from token ids to text.
+        most: tokens by the prompt's id; prompts that it lacks have no bound of their own.
+    """
+
+    decode: Callable[[list[int]], str]
+    most: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def around(cls, sampler: CheckedSampler, context: Context) -> BoundedSampler:
+        """The sampler with bounds, of which there are none yet."""
+        return cls(sampler.sampler, sampler.name, sampler.vocabulary, decode=context.tokenizer.decode)
+
+    def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
+        """As `CheckedSampler.sample`, within the bounds."""
+        longest = max((self.most.get(prompt.id, sampling.max_tokens) for prompt in prompts), default=1)
+        within = replace(sampling, max_tokens=min(longest, sampling.max_tokens))
+        sampled = super().sample(engine, prompts, within)
+        return replace(sampled, rollouts=[self._cut(rollout) for rollout in sampled.rollouts])
+
+    def _cut(self, rollout: Rollout) -> Rollout:
+        """The answer up to its bound."""
+        most = self.most.get(rollout.id, len(rollout.tokens))
+        if len(rollout.tokens) <= most:
+            return rollout
+        tokens = rollout.tokens[:most]
+        return replace(
+            rollout, tokens=tokens, logprobs=rollout.logprobs[:most], versions=rollout.versions[:most],
+            kept=rollout.kept[:most], text=self.decode(list(tokens)), outcome="length",
+        )  # fmt: skip
