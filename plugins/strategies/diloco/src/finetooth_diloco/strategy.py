@@ -129,9 +129,9 @@ class Diloco:
         """Divides the optimizer's state among the ranks of an island."""
         return self._inner.shard_optimizer(parameters, optimizer, factory)
 
-    def sharding(self, world: int) -> Sharding:
+    def sharding(self, world: int) -> Sharding | None:
         """What the strategy inside divides among the ranks of an island."""
-        made: Sharding = self._inner.sharding(world // self._count(world))
+        made: Sharding | None = self._inner.sharding(world // self._count(world))
         return made
 
     def traffic(self, parameters: int, world: int) -> Traffic:

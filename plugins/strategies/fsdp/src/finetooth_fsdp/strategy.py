@@ -73,9 +73,11 @@ class Fsdp:
         """See `finetooth_hooks.protocols.Strategy`."""
         return self._line.spread(engine, self.island() if self._islands == 1 else collective)
 
-    def sharding(self, world: int) -> Sharding:
-        """Everything, among the ranks that hold one model."""
+    def sharding(self, world: int) -> Sharding | None:
+        """Everything, among the ranks that hold one model; nothing at a rank that is alone."""
         shards, tensor, context = self._options.parts(world), self._options.tensor, self._options.context
+        if world == 1:
+            return None
         parts = shards * tensor
         return Sharding(
             weights=shards, gradients=parts, optimizer=parts, shard=self._shard, layers=tensor, positions=context,
@@ -89,8 +91,7 @@ class Fsdp:
 
     def digest(self, engine: Engine) -> str:
         """SHA-256 of every parameter that trains, as it was before it was divided."""
-        del engine
-        return self._digest
+        return self._digest or self._line.digest(engine)
 
     def _shard(self, model: nn.Module, layers: Sequence[nn.Module], precision: str) -> FullyShardedModel:
         if self._mesh is None:
