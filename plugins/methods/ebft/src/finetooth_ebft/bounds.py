@@ -23,7 +23,7 @@ class BoundedSampler(CheckedSampler):
         most: tokens by the prompt's id; prompts that it lacks have no bound of their own.
     """
 
-    decode: Callable[[list[int]], str]
+    decode: Callable[[Sequence[int]], str]
     most: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -36,7 +36,7 @@ class BoundedSampler(CheckedSampler):
         longest = max((self.most.get(prompt.id, sampling.max_tokens) for prompt in prompts), default=1)
         within = replace(sampling, max_tokens=min(longest, sampling.max_tokens))
         sampled = super().sample(engine, prompts, within)
-        return replace(sampled, rollouts=[self._cut(rollout) for rollout in sampled.rollouts])
+        return replace(sampled, rollouts=tuple(self._cut(rollout) for rollout in sampled.rollouts))
 
     def _cut(self, rollout: Rollout) -> Rollout:
         """The answer up to its bound."""
@@ -46,5 +46,5 @@ class BoundedSampler(CheckedSampler):
         tokens = rollout.tokens[:most]
         return replace(
             rollout, tokens=tokens, logprobs=rollout.logprobs[:most], versions=rollout.versions[:most],
-            kept=rollout.kept[:most], text=self.decode(list(tokens)), outcome="length",
+            kept=rollout.kept[:most], text=self.decode(tokens), outcome="length",
         )  # fmt: skip

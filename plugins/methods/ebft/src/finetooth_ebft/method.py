@@ -157,8 +157,8 @@ class Ebft(RolloutMethod):
                 )
             self._answers[id_] = tokens
         if self._ebft.adaptive_max_tokens:
-            most = {id_: math.ceil(self._ebft.gt_length_multiplier * len(of)) for id_, of in self._answers.items()}
-            self._bounds.update(most)
+            bounds = {id_: math.ceil(self._ebft.gt_length_multiplier * len(of)) for id_, of in self._answers.items()}
+            self._bounds.update(bounds)
         return prepared
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
