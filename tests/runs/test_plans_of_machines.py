@@ -260,7 +260,6 @@ TAKEN = [
     "frozen layers streamed from host memory or disk, `A` with activations there, `-` nothing. Rows of 512 tokens.", "",
 ]  # fmt: skip
 REFUSED_HEAD = ["machine", "the run", "what would fit"]
-REFUSED_HEAD = ["machine", "the run", "what would fit"]
 REFUSED = [
     "## What is refused, and the nearest thing that works",
     "",

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from finetooth_core.planning.memory_check import check_memory
-from finetooth_hooks import Adapter, MemoryEstimate, Optimizer, PlanError, Quantizer
+from finetooth_hooks import Adapter, MemoryEstimate, Optimizer, PlanError, Quantizer, Strategy
+from finetooth_hooks.compute.strategies import Sharding
 from finetooth_hooks.protocols import (
     BasePart,
     DataPart,
@@ -30,15 +31,16 @@ NOTHING: Any = None
 
 class Estimator:
     """Weights take 2 GB, or what their quantizer says; what trains 4 and the optimizer's bytes a parameter; a token
-    a 1,024th of a GB, a tenth of it with checkpointing. On the host a GB."""
+    a 1,024th of a GB, a tenth of it with checkpointing. On the host a GB. Ranks divide all but activations."""
 
     def plan(self, asked: PlanRequest) -> Any:
         train, stored = asked.train, asked.base.stored
+        shares = 1 if asked.place.sharding is None else asked.place.sharding.weights
         tokens = min(train.micro_batch_tokens or 4096, train.batch_size * asked.data.longest)
         assert asked.kernels is None  # a trial picks nothing
         parts = {
-            "weights": int(2 * GB * (1.0 if stored is None else stored.bytes_per_weight / 2)),
-            "trains": int((4 + asked.updates.state_bytes) * asked.trains.parameters),
+            "weights": int(2 * GB / shares * (1.0 if stored is None else stored.bytes_per_weight / 2)),
+            "trains": int((4 + asked.updates.state_bytes) * asked.trains.parameters / shares),
             "activations": tokens * GB // 1024 // (10 if train.gradient_checkpointing else 1),
         }
         return SimpleNamespace(memory=MemoryEstimate(parts, host={"overhead": GB}))
@@ -56,14 +58,19 @@ ENTRIES = (
     Optimizer(name="wide", build="x:x", state_bytes=12.0),
     Quantizer(name="four", build="x:x"),
 )
+DIVIDES = Strategy(name="shares", build="x:x", capabilities=frozenset({"shards"}))
+COPIES = Strategy(name="copies", build="x:x")
 
 
-def job(memory: float, available: float | None = None, host: float = 8, entries: Any = ENTRIES, **settings: Any) -> Any:
+def job(
+    memory: float, available: float | None = None, host: float = 8, entries: Any = ENTRIES, devices: int = 1,
+    **settings: Any,
+) -> Any:  # fmt: skip
     """Half a billion parameters of which all train (6 GB), rows of 512 tokens."""
     train = replace(TRAIN, **{"batch_size": 8, "micro_batch_tokens": 4096, "gradient_checkpointing": False, **settings})
     free = None if available is None else int(available * GB)
     device = Device("gpu:0", "a GPU", int(memory * GB), available=free)
-    hardware = HardwareFacts("t:gpu", (device,), ("bf16",), host_memory=int(host * GB))
+    hardware = HardwareFacts("t:gpu", (device,) * devices, ("bf16",), host_memory=int(host * GB))
     trains = TrainsPart(NOTHING, GB // 2)
     asked = PlanRequest(
         train, BasePart(ModelInfo("m", "t:m", "llama", {}, GB // 2, GB), FACTS, NOTHING), trains,
@@ -75,6 +82,8 @@ def job(memory: float, available: float | None = None, host: float = 8, entries:
         return [one for one in registered if one.entry.kind == kind]
 
     def build(kind: str, pick: str, *, setting: str) -> Any:
+        if kind == "strategy":
+            return SimpleNamespace(sharding=lambda world: Sharding(world, world, world))
         return LowRank() if kind == "adapter" else SimpleNamespace(stored=Stored("four bits", 0.5))
 
     context = SimpleNamespace(catalog=SimpleNamespace(all=of_kind, speaking=of_kind), framework="torch", build=build)
@@ -102,6 +111,13 @@ def test_each_change_that_suffices_is_named_with_what_it_takes() -> None:
         "what would fit: train.micro_batch_tokens=1024 (9.00 GB); train.gradient_checkpointing=true (8.40 GB); "
         "adapter=low (6.01 GB); optimizer=lean (8.50 GB); train.max_length=128 (9.00 GB); or run it all the same"
     ) in said
+
+
+def test_more_devices_of_the_machine_are_named() -> None:
+    entries = (COPIES, DIVIDES)
+    said = refusal(memory=9, entries=entries, devices=4)
+    assert "scale.strategy=shares scale.devices=4 (6.00 GB)" in said and "copies" not in said  # 4 GB, 8 GB of 4 ranks
+    assert "scale.devices" not in refusal(memory=9, entries=entries)
 
 
 def test_changes_that_suffice_only_together_are_named_together() -> None:

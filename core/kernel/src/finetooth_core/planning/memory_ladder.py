@@ -37,15 +37,8 @@ class Rung:
 
 def ladder(job: Job) -> list[list[Rung]]:
     """What to change, what costs least first; each a list of alternatives, the mildest first."""
-    groups = [
-        list(_micro_batches(job)),
-        list(_checkpointing(job)),
-        _adapters(job),
-        list(_optimizers(job)),
-        _quantizers(job),
-        list(_lengths(job)),
-    ]
-    return [rungs for rungs in groups if rungs]
+    kinds = (_micro_batches, _checkpointing, _devices, _adapters, _optimizers, _quantizers, _lengths)
+    return [rungs for rungs in (list(kind(job)) for kind in kinds) if rungs]
 
 
 def _with(**parts: Any) -> Change:
@@ -67,6 +60,19 @@ def _micro_batches(job: Job) -> Iterator[Rung]:
     while job.request.updates.accumulation and now > least:
         now = max(least, now // 2)
         yield Rung(f"train.micro_batch_tokens={now}", _train(micro_batch_tokens=now))
+
+
+def _devices(job: Job) -> list[Rung]:
+    """Strategies that divide the model among the devices of this machine, where it trains on one of several."""
+    context, place, rungs = job.context, job.request.place, []
+    count = len(place.hardware.devices)
+    for registered in context.catalog.all("strategy") if count > 1 and not (place.sharding or place.collective) else ():
+        if "shards" in vars(registered.entry)["capabilities"]:
+            with suppress(FinetoothError, ImportError):
+                strategy = context.build("strategy", registered.full_name, setting="scale.strategy")
+                change = _with(place=replace(place, sharding=strategy.sharding(count)))
+                rungs.append(Rung(f"scale.strategy={registered.entry.name} scale.devices={count}", change))
+    return rungs
 
 
 def _adapters(job: Job) -> list[Rung]:
