@@ -38,7 +38,7 @@ WHOLE ?=
 # `make cookbook PAGE=` leaves docs/cookbook.md alone.
 PAGE ?= 1
 
-.PHONY: help install demo test tests slow narrow thorough mutants lint types imports wheels dist people pictures docs index bench bench-quick bench-peers kernels-test scale-test mlx-test mac readers-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
+.PHONY: help install demo test tests times slow narrow thorough mutants lint types imports wheels dist people pictures docs index bench bench-quick bench-peers kernels-test scale-test mlx-test mac readers-test cookbook cookbook-env time-tasks torture load attacks gpu site packages clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -89,14 +89,17 @@ demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to
 	$(BIN)/ft run docs/recipes/quickstart.yaml
 	@command -v ft > /dev/null || echo "            ft is $(BIN)/ft here; '. $(BIN)/activate' lets you type it as it stands above"
 
-test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), about 20 minutes
+test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), about 10 minutes
 # side by side: mypy keeps one core busy for as long as the tests are collected
 	@$(MAKE) --no-print-directory -j 3 types imports tests
 # A thread each: two that share their cores wait for each other's threads. A file stays in one process, which keeps what
 # its tests share; files come in the order of testpaths, the long ones first.
 tests: $(TESTED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
-slow: $(TESTED)  ## the tests marked slow; SHARE=6 takes every sixth case of each, MINUTES=30 begins none later
+times: $(TESTED)  ## measure the tests that are not slow, on a quiet machine, and list those that take over a second
+	-OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder -q --junitxml $(VENV)/times.xml
+	$(BIN)/python tools/time_tests.py $(VENV)/times.xml
+slow: $(TESTED)  ## the tests marked slow and those over a second; SHARE=6 takes every sixth case of each, MINUTES=30 begins none later
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) --minutes $(MINUTES) --whole "$(WHOLE)" -n 2 --dist worksteal --durations=25
 # Switches for torch, oneDNN, MKL and the compiled kernels: a CPU with AVX2 and nothing more.
 NARROW := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 FT_NATIVE_ISA=avx2
