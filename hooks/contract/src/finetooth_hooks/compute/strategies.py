@@ -153,6 +153,18 @@ class Sharding:
     stages: Callable[[], Stages] | None = None
     divided: bool = False
 
+    def held(self) -> Mapping[str, tuple[int, str]]:
+        """Of all that is divided, by its name: into how many parts, and what a rank holds as the end of a sentence."""
+        if self.stages is not None:
+            return {"layers": (self.layers, f"1/{self.layers} of the decoder's layers, and all that lies in none")}
+        parts = {
+            "weights": (self.weights * self.layers, "of the weights"),
+            "gradients": (self.gradients, "of the gradients"),
+            "optimizer": (self.optimizer, "of the optimizer's state"),
+            "positions": (self.positions, "of the positions of a row, and the keys and values of all"),
+        }
+        return {name: (ranks, f"1/{ranks} {what}") for name, (ranks, what) in parts.items() if ranks > 1}
+
 
 class Strategy(Protocol):
     """Spreads an engine over ranks. Every rank builds one and makes the same calls in the same order."""
@@ -227,7 +239,7 @@ class ShardedOptimizer(Protocol):
 
 
 class OptimizerStrategy(Strategy, Protocol):
-    """With the capability `optimizer`."""
+    """With the capability `optimizer`, and `shards`: `sharding` says among how many ranks the state is divided."""
 
     def shard_optimizer(
         self, parameters: Sequence[tuple[str, Any]], optimizer: Any, factory: Optimizer

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from finetooth_hooks import Context, Options, PlanError
-from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest
+from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest, Stages
 from pydantic import Field
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide, stream_obstacle
 from finetooth_torch.planning.offload import DEVICE, Offload
+from finetooth_torch.planning.process_memory import reads_apart
 from finetooth_torch.planning.products import check_tf32
 from finetooth_torch.planning.repeatable import choose_deterministic
 from finetooth_torch.planning.routers import RouterCoefficients, check_routers
@@ -109,7 +111,7 @@ class TorchBackend:
             )
         check_tf32(options.tf32, request.place.hardware)
         check_routers(self._routers, request.base.facts, request.base.model.model_type)
-        if self._routers and request.place.sharding is not None:
+        if self._routers and not request.place.computes_whole:
             raise PlanError(
                 "backend.router_aux_loss_coef, router_z_loss_coef: scale.strategy divides the model or rows",
                 action="leave both out, or set scale.strategy: ddp",
@@ -180,34 +182,36 @@ class TorchBackend:
         fp8 = FP8 in request.compute.kernels
         shards, slices = _divided(request)
         on_host = lends or shards  # from where layers come to the device one by one
-        load = partial(_load, request.base, precision, "cpu" if on_host else hardware.device)
+        load = partial(_load, request, precision, "cpu" if on_host else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()
         _check_quantised(base, request)
         pick, decoder = self._options.attention, self._options.decoder
         why_not = stream_obstacle(
             request.base.facts, hardware, pick, self._packing, offload=self._offload, fp8=fp8,
-            sharded=request.place.sharding is not None, routed=bool(self._routers),
+            sharded=not request.place.computes_whole, routed=bool(self._routers),
         )  # fmt: skip
         chosen = choose_decoder(why_not, hardware, decoder, brought=DECODER in request.compute.kernels)
         stream = chosen.value == STREAM
-        attention = apply_attention(
-            base, pick, request.base.facts, request.base.model.config, hardware, train.precision, self._context,
-            stream=stream, sliced=slices is not None,
-        )  # fmt: skip
         original = {id(parameter) for parameter in base.parameters()}
         names = kept_in_fp32(base, dtype)
         in_fp32 = {id(parameter) for name, parameter in base.named_parameters() if name in names}
-        eight = _in_fp8(base, request) if fp8 else []
-        _group_experts(base, request)
-        model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
+        stand_ins = _stand_ins(base, request)
+        with stand_ins():
+            attention = apply_attention(
+                base, pick, request.base.facts, request.base.model.config, hardware, train.precision, self._context,
+                stream=stream, sliced=slices is not None,
+            )  # fmt: skip
+            eight = _in_fp8(base, request) if fp8 else []
+            _group_experts(base, request)
+            model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         if fp8:  # of the base alone: what the adapter brought is small, and trains
             multiply_in_fp8(eight, request.compute.kernels[FP8].function)
         model = model if request.place.wrap is None else request.place.wrap(model)
         scalar = _added_head(base, request)
         window = _window(base, model, request, self._offload, device) if lends else None
         scaler, compute = LossScaler(enabled=train.precision == "fp16"), Compute.of(request.compute.kernels)
-        parameters = _trained(base, model, request, original, in_fp32, scaler, compute)
+        parameters = _trained(base, model, request, original, in_fp32, scaler, compute, stand_ins)
         with parameters.gathered():
             network = Network(
                 base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
@@ -252,6 +256,20 @@ def _divided(request: EngineRequest) -> tuple[bool, Slices | None]:
     return sharding.shard is not None, None if sharding.neighbours is None else Slices(sharding.neighbours())
 
 
+def _stages(request: EngineRequest) -> Callable[[], Stages] | None:
+    """What gives the line to ranks that have the other layers, where there are such."""
+    return None if request.place.sharding is None else request.place.sharding.stages
+
+
+def _stand_ins(base: Any, request: EngineRequest) -> Callable[[], AbstractContextManager[None]]:
+    """What makes numbers for layers that this rank has not read; see `standing_in`."""
+    if _stages(request) is None:
+        return nullcontext
+    from finetooth_torch.staged.reading import standing_in
+
+    return partial(standing_in, base, list(base.get_submodule(request.base.facts.layer_path).children()))
+
+
 def _try_kernels(request: EngineRequest, device: torch.device) -> None:
     """
     Raises:
@@ -280,13 +298,14 @@ def _optimizer(request: EngineRequest, parameters: TrainedParameters) -> torch.o
 
 def _trained(
     base: Any, model: Any, request: EngineRequest, original: Collection[int], in_fp32: Collection[int],
-    scaler: LossScaler, compute: Compute,
+    scaler: LossScaler, compute: Compute, stand_ins: Callable[[], AbstractContextManager[None]],
 ) -> TrainedParameters:  # fmt: skip
     """What trains of a model, in its two precisions, and the rest in one; divided among ranks where these hold parts.
 
     Args:
         original: identities of the base's parameters.
         in_fp32: of these, those that stay in fp32.
+        stand_ins: see `_stand_ins`.
     """
     from finetooth_torch.precision import DTYPES, result_dtype
     from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
@@ -301,7 +320,7 @@ def _trained(
 
         parameters: TrainedParameters = StagedParameters(
             model, original, dtype, scaler, compute, kept=in_fp32, words=words, stages=sharding.stages(),
-            frozen=request.trains.base_frozen,
+            frozen=request.trains.base_frozen, stand_ins=stand_ins,
         )  # fmt: skip
     elif whole:
         parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=in_fp32, words=words)
@@ -320,9 +339,17 @@ def _trained(
     return parameters
 
 
-def _load(base: BasePart, precision: str, place: str) -> torch.nn.Module:
+def _load(request: EngineRequest, precision: str, place: str) -> torch.nn.Module:
+    """The base, or where ranks have some of its layers, as much of it as this rank needs."""
     from finetooth_torch.device.host_memory import give_back_freed
 
+    base, stages = request.base, _stages(request)
+    if stages is not None and reads_apart(request):
+        from finetooth_torch.staged.reading import read_own_layers
+
+        own = read_own_layers(base, precision, place, stages())
+        if own is not None:
+            return own
     if place == "cpu" and base.stored is not None:
         give_back_freed()  # what a weight is stored from would leave a hole between what is kept
     model: torch.nn.Module = loaded(base, lambda: base.load(framework="torch", precision=precision, device=place))

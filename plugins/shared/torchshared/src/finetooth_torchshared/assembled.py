@@ -33,6 +33,7 @@ def assembled(
     quantizer: Quantizer | None = None,
     stored: Mapping[str, ReadModule] | None = None,
     in_fp32: Collection[str] = (),
+    without: Collection[str] = (),
 ) -> nn.Module:
     """Fill a transformers model that was made without memory (on torch's device `meta`).
 
@@ -44,6 +45,7 @@ def assembled(
         quantizer: stores linear modules, one after the other.
         stored: linear modules that are stored already, by path.
         in_fp32: names of tensors that stay in fp32, in addition to those that the model keeps so.
+        without: paths of modules whose parameters are not read and stay without memory.
 
     Raises:
         CannotAssemble: names or shapes differ; the model is of no use then.
@@ -71,9 +73,10 @@ def assembled(
         if path in ready:
             _put(model, path, ready[path](module).to(device))
             continue
+        absent = any(f"{path}.".startswith(f"{other}.") for other in without)
         for name, parameter in list(module._parameters.items()):
             full = f"{path}.{name}" if path else name
-            if parameter is not None and full not in tied:
+            if parameter is not None and full not in tied and not absent:
                 numbers = number(full)
                 if numbers.shape != parameter.shape:
                     raise CannotAssemble(f"{full} has another shape")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -138,11 +139,20 @@ class RowLine(TorchCollective):
         return list(self._everyone.gather(value))[:: self._neighbours]
 
 
+def digests_of(model: torch.nn.Module) -> dict[str, str]:
+    """SHA-256 of every parameter of a model that trains and has memory, by its name."""
+    return {
+        name: hashlib.sha256(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).hexdigest()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not parameter.is_meta
+    }
+
+
 def digest_of(model: torch.nn.Module) -> str:
     """SHA-256 of every parameter of a model that trains."""
-    hasher = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            hasher.update(name.encode())
-            hasher.update(parameter.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-    return hasher.hexdigest()
+    return joined_digest(digests_of(model))
+
+
+def joined_digest(digests: Mapping[str, str]) -> str:
+    """SHA-256 that stands for several, by their names."""
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import torch.distributed as dist
 from finetooth_hooks import EngineError
-from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Stages, Strategy
-from finetooth_torchshared.collective import RowLine
+from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Strategy
+from finetooth_torchshared.collective import RowLine, digests_of, joined_digest
 
 from finetooth_pipeline.options import PipelineOptions
 from finetooth_pipeline.stages import TorchStages
@@ -25,7 +24,7 @@ class PipelineParallel:
         self._options, self._line = options, line
         self.close = line.close
         self._rows: Collective | None = None
-        self._digest = ""
+        self._digests: dict[str, str] = {}
         self._stages: TorchStages | None = None
 
     def open(self, rank: Rank, device: str) -> Collective:
@@ -53,21 +52,21 @@ class PipelineParallel:
         return self._line.spread(engine, self.island())
 
     def wrap(self, model: Any) -> Any:
-        """The model itself, which the engine divides; its digest is that of all layers."""
-        whole: Any = SimpleNamespace(capabilities={"module"}, module=lambda: model)
-        self._digest = self._line.digest(whole)
+        """The model itself, which the engine divides."""
+        self._digests = digests_of(model)
         return model
 
     def digest(self, engine: Engine) -> str:
-        """SHA-256 of every parameter that trains, as it was before layers were divided."""
+        """SHA-256 of every parameter that trains: of this rank's as it began with them, else as another rank did."""
         del engine
-        return self._digest
+        of_all = {name: digest for own in self._opened().gather(self._digests) for name, digest in own.items()}
+        return joined_digest(of_all | self._digests)
 
     def sharding(self, world: int) -> Sharding:
         """Layers, among the ranks that hold one model."""
         return Sharding(weights=1, gradients=1, optimizer=1, layers=self._options.ranks(world), stages=self._opened)
 
-    def _opened(self) -> Stages:
+    def _opened(self) -> TorchStages:
         if self._stages is None:
             raise EngineError("pipeline: the other ranks were not met", action="call open first")
         return self._stages

@@ -30,7 +30,7 @@ from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import has_fused_sdpa, with_amd_kernels
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding, rescanned
-from finetooth_torch.planning.sharding import check_sharding, check_slicing, of_one_rank, sliced
+from finetooth_torch.planning.sharding import check_sharding, check_slicing, divided, of_one_rank
 from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
 from finetooth_torch.planning.updates import check_updates
@@ -69,7 +69,7 @@ def decide(
     base = request.base
     obstacle_of = partial(
         stream_obstacle, hardware=request.place.hardware, attention=attention, packing=packing, offload=offload,
-        fp8=fp8, sharded=request.place.sharding is not None, routed=bool(routers),
+        fp8=fp8, sharded=not request.place.computes_whole, routed=bool(routers),
     )  # fmt: skip
     brought = _decoder_brought(request, held_in, decoder, obstacle_of)
     chosen = choose_decoder(obstacle_of(base.facts), request.place.hardware, decoder, brought=brought)
@@ -92,7 +92,7 @@ def decide(
     memory = takes(request, int(micro_batch.value), checkpointing=recomputes)
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
     kernels = _kernels(request, held_in, stream=stream, fp8=fp8)
-    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *sliced(request))
+    decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *divided(request))
     decisions = (*decisions, *offloaded(request, offload))
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused

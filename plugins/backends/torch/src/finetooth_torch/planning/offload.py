@@ -60,7 +60,7 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
             )
     if offload.pieces:
         feed_forward_path(request.base.facts)
-        if request.place.sharding is not None:
+        if not request.place.computes_whole:
             raise PlanError(
                 f"{PIECES}: scale.strategy divides the model or rows",
                 action=f"leave {PIECES} out, or set scale.strategy: ddp",

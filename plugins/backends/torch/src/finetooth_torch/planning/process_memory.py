@@ -6,7 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from finetooth_hooks.protocols import PlanRequest
+from finetooth_hooks.protocols import EngineRequest, PlanRequest
 
 from finetooth_torch.planning.layer_memory import BYTES
 
@@ -70,7 +70,19 @@ def loading_bytes(request: PlanRequest, precision: str, *, away: bool = False) -
     size = BYTES[precision] if request.trains.base_frozen else 4
     quantizer = request.base.quantizer
     apart = quantizer is None or "calibrate" not in quantizer.capabilities
-    if model.by_module and apart and not away and request.place.sharding is None:
+    sharding = request.place.sharding
+    whole = sharding is not None and (
+        sharding.shard is not None or (sharding.stages is not None and not reads_apart(request))
+    )
+    if model.by_module and apart and not away and not whole:
         words = facts.vocab_size * facts.hidden_size
         return (size + 4) * max(words, (model.parameters - words) // facts.layers)
     return model.parameters * size
+
+
+def reads_apart(request: PlanRequest | EngineRequest) -> bool:
+    """Whether ranks that have some of the layers read these alone. An adapter that sums over rows as it begins goes
+    through all layers."""
+    base = request.base
+    whole = base.stored is not None or request.trains.adapter.beginning_bytes(base.facts)
+    return base.model.by_module and "tensors" in base.loader.capabilities and not whole

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from finetooth_hooks import Decision, MemoryEstimate, PlanError
-from finetooth_hooks.protocols import PlanRequest
+from finetooth_hooks.protocols import PlanRequest, Sharding
 from finetooth_toolbox.attention_choice import demands_of
 
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.layer_memory import BYTES
 from finetooth_torch.planning.memory import layers_bytes, resident_bytes
 from finetooth_torch.planning.offload import DEVICE, Offload
+from finetooth_torch.planning.process_memory import reads_apart
 from finetooth_torch.planning.row_sharing import obstacle
 
 PRECISIONS = ("fp64", "fp32", "bf16")
@@ -30,6 +31,8 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     """
     sharding = request.place.sharding
     if sharding is None or (sharding.shard is None and sharding.stages is None):
+        if sharding is not None and _spreads(sharding):
+            _check_spread(request)
         return
     from finetooth_torchshared.elementwise import obstacle_to_parts
 
@@ -68,6 +71,28 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     raise PlanError(f"scale.strategy: it divides the model among ranks: {problem}", action=f"{action}, {on_one}")
 
 
+def _spreads(sharding: Sharding) -> bool:
+    """Whether ranks have the whole model, and a part of the optimizer's state each."""
+    return sharding.shard is None and sharding.stages is None and sharding.optimizer > 1
+
+
+def _check_spread(request: PlanRequest) -> None:
+    """
+    Raises:
+        PlanError: the optimizer needs every weight at every rank, or makes the update itself.
+    """
+    from finetooth_torchshared.elementwise import obstacle_to_parts
+
+    updates = request.updates
+    unfit = sorted({*STEPS, "in_turn", "masterless"} & set(updates.optimizer.capabilities))
+    reason = f"it has the capability {unfit[0]}" if unfit else obstacle_to_parts(updates.optimizer)
+    if reason:
+        raise PlanError(
+            f"scale.strategy: each rank updates a part of the weights, and {updates.name} cannot: {reason}",
+            action="set optimizer: adamw, or scale.strategy: ddp",
+        )
+
+
 def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> None:
     """Checks that the model and the settings allow ranks to divide the positions of rows.
 
@@ -95,17 +120,13 @@ def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> No
     )
 
 
-def sliced(request: PlanRequest) -> tuple[Decision, ...]:
-    """What the plan says of positions or layers that ranks divide."""
+def divided(request: PlanRequest) -> tuple[Decision, ...]:
+    """What the plan says of all that ranks divide."""
     sharding = request.place.sharding
-    if sharding is not None and sharding.stages is not None:
-        holds = f"each of {sharding.layers} ranks holds its share of the decoder's layers, and all that lies in none"
-        return (Decision("scale.layers", f"1/{sharding.layers}", holds),)
-    if sharding is None or sharding.positions == 1:
-        return ()
-    ranks = sharding.positions
-    holds = f"each of {ranks} ranks holds its share of the positions of a row, and all keys and values"
-    return (Decision("scale.positions", f"1/{ranks}", holds),)
+    held = {} if sharding is None else sharding.held()
+    return tuple(
+        Decision(f"scale.{name}", f"1/{ranks}", f"each rank holds {what}") for name, (ranks, what) in held.items()
+    )
 
 
 def of_one_rank(
@@ -120,7 +141,9 @@ def of_one_rank(
     """
     whole, sharding = estimate(), request.place.sharding
     if sharding is None:
-        return whole if request.place.shard_optimizer is None else _of_spread_optimizer(whole, request)
+        return whole
+    if _spreads(sharding):
+        return _of_spread_optimizer(whole, request, sharding.optimizer)
     if sharding.stages is not None:
         return _of_stage(whole, request, precision, sharding.layers)
     if sharding.positions > 1:
@@ -177,14 +200,13 @@ def _of_stage(whole: MemoryEstimate, request: PlanRequest, precision: str, stage
     parts["weights"] = int(parts["weights"] * share)
     for name in ("gradients", "optimizer"):
         parts[name] = int(parts[name] * of_layers)
-    if request.place.hardware.device == "cpu":  # every rank reads the whole model first
+    if request.place.hardware.device == "cpu" and not reads_apart(request):  # every rank reads the whole model first
         later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
         parts["loading"] = max(parts.get("loading", 0), whole.parts["weights"] - later, 0)
     return replace(whole, parts=parts)
 
 
-def _of_spread_optimizer(whole: MemoryEstimate, request: PlanRequest) -> MemoryEstimate:
+def _of_spread_optimizer(whole: MemoryEstimate, request: PlanRequest, ranks: int) -> MemoryEstimate:
     """With a rank's part of the optimizer's state, and of a copy of the weights in fp32, which it updates."""
-    world = 1 if request.place.collective is None else request.place.collective.world
     kept = whole.parts["optimizer"] + BYTES["fp32"] * request.trains.parameters
-    return replace(whole, parts={**whole.parts, "optimizer": -(-kept // world)})
+    return replace(whole, parts={**whole.parts, "optimizer": -(-kept // ranks)})

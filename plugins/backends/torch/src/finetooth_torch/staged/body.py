@@ -26,6 +26,12 @@ ALLOWED = 1e-6
 """Largest difference of a state behind the layers of all ranks from that of one process, as a share of its norm."""
 
 
+def numbers_of(rank: int, ranks: int, layers: int) -> range:
+    """Numbers of the layers of a rank."""
+    first, last = (at * layers // ranks for at in (rank, rank + 1))
+    return range(first, last)
+
+
 class StagedLayers:
     """Decoder layers, of which each rank has some that stand next to each other.
 
@@ -46,8 +52,7 @@ class StagedLayers:
 
     def of(self, rank: int) -> range:
         """Numbers of the layers of a rank."""
-        first, last = (at * len(self.layers) // self._ranks for at in (rank, rank + 1))
-        return range(first, last)
+        return numbers_of(rank, self._ranks, len(self.layers))
 
     @contextmanager
     def at(self, rank: int) -> Iterator[None]:

@@ -8,11 +8,12 @@ norms) is at every rank, with the sum of the gradients of all. What is saved is 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Stages
 from torch import Tensor, nn
 
@@ -30,25 +31,33 @@ class StagedParameters(TrainedParameters):
     Args:
         stages: the line to the ranks that have the other layers.
         frozen: the base does not train, so that nothing of it is ever saved.
+        stand_ins: while entered, layers that were not read have made-up numbers; see `standing_in`.
     """
 
     def __init__(
         self, model: nn.Module, base: Collection[int], dtype: torch.dtype, scaler: LossScaler,
         compute: Compute = TORCH, *, kept: Collection[int] = (), words: Collection[str] = (), stages: Stages,
-        frozen: bool,
+        frozen: bool, stand_ins: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
         super().__init__(model, base, dtype, scaler, compute, kept=kept, words=words)
         self._model, self._stages, self._frozen = model, stages, frozen
+        self._stand_ins = stand_ins
         self._owner: dict[str, int] = {}  # by the names of the parameters of layers, the rank that has them
         self._elsewhere: list[tuple[nn.Module, str, str]] = []  # modules, attributes and names of what others have
-        self._device = self.masters[0].device
+        self._device = next(parameter.device for parameter in model.parameters() if not parameter.is_meta)
 
     @property
     def device(self) -> torch.device:
         return self._device
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Inside, layers of other ranks have numbers, if not those of the model."""
+        return self._stand_ins()
+
     def serve(self, network: Network) -> None:
-        layers = network.divide_layers(self._stages)
+        with self.gathered():
+            layers = network.divide_layers(self._stages)
+        self._check_rows(network)
         name_of = {id(parameter): name for name, parameter in self._model.named_parameters()}
         replaced: dict[int, nn.Parameter] = {}
         for rank in range(self._stages.world):
@@ -70,6 +79,19 @@ class StagedParameters(TrainedParameters):
         ]
         self.live = [replaced.get(id(live), live) for live in self.live]
         self.masters = masters if split else self.live
+
+    def _check_rows(self, network: Network) -> None:
+        """
+        Raises:
+            PlanError: ranks tried their own layers, and not all may lay out rows alike.
+        """
+        rows = network.rows
+        ways = self._stages.gather([rows.filling, rows.masks, bool(rows.trees), bool(rows.obstacle)])
+        if any(way != ways[0] for way in ways):
+            raise PlanError(
+                "scale.strategy: the layers of some ranks cannot lay out rows as those of others",
+                action="set backend.packing: false",
+            )
 
     # --- gradients ----------------------------------------------------------------------------------------------------
 

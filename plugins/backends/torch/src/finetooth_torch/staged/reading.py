@@ -1,0 +1,82 @@
+"""A model of which a rank reads its own layers alone.
+
+Layers of other ranks stay on the device `meta`. What goes through the whole model before these are given up (attention
+that is compared with the model's own, an adapter that begins from the weights, the trial of how rows may be shared)
+finds made-up numbers in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from finetooth_hooks.protocols import BasePart, Stages
+from finetooth_torchshared.assembled import CannotAssemble, assembled
+from torch import Tensor, nn
+
+from finetooth_torch.precision import DTYPES
+from finetooth_torch.staged.body import numbers_of
+
+SIZE = 0.02
+"""Standard deviation of made-up numbers that the model's own code does not initialise."""
+
+
+def read_own_layers(base: BasePart, precision: str, device: str, stages: Stages) -> nn.Module | None:
+    """The model with this rank's layers and what lies in none; None where its loader must load it whole, or layers
+    share weights."""
+    tensors = base.loader.tensors(base.model.reference, framework="torch", precision=precision)
+    if tensors is None:
+        return None
+    model, path = tensors.model, base.facts.layer_path
+    layers = [f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()]
+    if any(name.startswith(f"{path}.") for name in model.all_tied_weights_keys):
+        return None
+    own = numbers_of(stages.rank, stages.world, len(layers))
+    named = (*model.named_parameters(), *model.named_buffers())
+    in_fp32 = {name for name, tensor in named if tensor.dtype == torch.float32}
+    try:
+        return assembled(
+            model, tensors.files, tensors.read, dtype=DTYPES[precision], device=device, in_fp32=in_fp32,
+            without=[layer for number, layer in enumerate(layers) if number not in own],
+        )  # fmt: skip
+    except CannotAssemble:
+        return None
+
+
+@contextmanager
+def standing_in(base: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
+    """While entered, parameters without memory have numbers such as the model's own code begins with. Layers that are
+    alike have the same ones, which take the memory of one layer.
+
+    Args:
+        base: a model of transformers.
+        layers: of it.
+    """
+    model: Any = base
+    device = next(parameter.device for parameter in base.parameters() if not parameter.is_meta)
+    numbers: dict[tuple[str, torch.Size, torch.dtype], Tensor] = {}
+    absent = [
+        (f"{path}.{name}", module, name, parameter)
+        for layer in layers
+        for path, module in layer.named_modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.is_meta
+    ]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        for path, module, name, parameter in absent:
+            key = (path, parameter.shape, parameter.dtype)
+            if key not in numbers:
+                whole = torch.empty_like(parameter, device="cpu").normal_(std=SIZE)
+                module._parameters[name] = nn.Parameter(whole)
+                model._init_weights(module)
+                numbers[key] = whole.to(device)
+            module._parameters[name] = nn.Parameter(numbers[key], requires_grad=parameter.requires_grad)
+    try:
+        yield
+    finally:
+        for _, module, name, parameter in absent:
+            parameter.requires_grad_(module._parameters[name].requires_grad)
+            module._parameters[name] = parameter
