@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_islands import run
+from test_memory_of_ranks import check_foreseen
 from test_two_ranks import CASES, RECIPE, check_alike, folder, ft, trained  # noqa: F401 - folder is a fixture
 
 pytestmark = [
@@ -40,6 +41,8 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, options: dict[
     one = trained(folder, f"{case}-alone", 1, **CASES[case])
     two = run(folder, f"{case}-zero-{options['stage']}", zero(**options), **CASES[case])
     check_alike(one, two)
+    held = ("weights", "gradients", "optimizer") if options["stage"] == 3 else ("optimizer",)
+    assert check_foreseen(folder, two.name) == {"scale.ranks": "2", **{f"scale.{name}": "1/2" for name in held}}
 
 
 @pytest.mark.parametrize(

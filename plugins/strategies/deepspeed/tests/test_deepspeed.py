@@ -7,15 +7,11 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from finetooth_deepspeed.options import DeepspeedOptions
-from finetooth_deepspeed.suitable import check_suitable
-from finetooth_hooks import OptimizerBase, PlanError
 from finetooth_kit import parametrize_with_checks
 from pydantic import ValidationError
 
@@ -28,37 +24,6 @@ needs_deepspeed = pytest.mark.skipif(
 @parametrize_with_checks("finetooth_deepspeed.plugin", installed=True)
 def test_checks(check: Any) -> None:
     check()
-
-
-class Made(OptimizerBase):
-    """An optimizer of a class of torch's own."""
-
-    def __init__(self, made_by: Any, *words: str) -> None:
-        self._made_by, self._words = made_by, frozenset(words)
-
-    @property
-    def capabilities(self) -> frozenset[str]:
-        return self._words
-
-    @property
-    def learning_rate(self) -> float:
-        return 0.1
-
-    def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Any:
-        return self._made_by([parameter for _, parameter in named_parameters], lr=0.1)
-
-
-@pytest.mark.parametrize("made_by", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam])
-def test_an_optimizer_of_single_weights_suits(made_by: Any) -> None:
-    check_suitable(Made(made_by))
-
-
-def test_an_optimizer_of_whole_matrices_is_refused() -> None:
-    """Adafactor (Shazeer and Stern, 2018) keeps a mean for each row and column of a matrix."""
-    with pytest.raises(PlanError, match="depends on the other weights of its matrix"):
-        check_suitable(Made(torch.optim.Adafactor))
-    with pytest.raises(PlanError, match="it has the capability in_backward"):
-        check_suitable(Made(torch.optim.SGD, "in_backward"))
 
 
 def test_stage_3_is_a_strategy_of_its_own() -> None:

@@ -81,7 +81,14 @@ def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | N
             f"scale asks for {count} ranks, and {rank.world} were started",
             action="leave scale.devices out, or start as many",
         )
-    built = context.builder.section("strategy", recipe.scale.strategy, "scale.strategy")
+    return _joined(context, rank)
+
+
+def _joined(context: RunContext, rank: Rank) -> JoinedRank:
+    pick: Any = context.recipe.scale.strategy
+    if pick == AUTO:
+        pick = context.catalog.default("strategy", setting="scale.strategy").full_name
+    built = context.builder.build("strategy", pick, setting="scale.strategy")
     words = vars(built.registered.entry)["capabilities"] | getattr(built.part, "capabilities", frozenset())
     return JoinedRank(rank, built.part, built.registered.full_name, words)
 
@@ -120,15 +127,16 @@ def among(joined: JoinedRank, folder: Path) -> Iterator[None]:
 
 
 def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> PlacePart:
-    """Where the engine computes, and with which other ranks.
+    """Where the engine computes, and with which other ranks. In a process that is not one of the ranks which the recipe
+    asks for, what rank 0 would say, without a line to others.
 
     Raises:
         PlanError: engines of the backend train alone.
     """
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
-    joined = context.joined
-    if joined is None:
+    if context.joined is None and wanted(context.recipe) <= 1:
         return place
+    joined = context.joined or _joined(context, Rank(0, wanted(context.recipe), 0, "", 0))
     if "ranks" not in backend.capabilities:
         raise PlanError(
             f"scale: engines of the backend {backend.name} train alone",
@@ -136,10 +144,12 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
         )
     if len(hardware.devices) > 1:
         hardware = hardware.only(joined.rank.local % len(hardware.devices))
-    joined.collective = joined.collective or joined.strategy.open(joined.rank, hardware.device)
-    context.decide("scale.ranks", str(joined.rank.world), f"one engine over {joined.rank.world} ranks by {joined.name}")
     strategy: Any = joined.strategy
-    line = strategy.island() if "islands" in joined.words else joined.collective
+    line = None
+    if context.joined is not None:
+        joined.collective = joined.collective or strategy.open(joined.rank, hardware.device)
+        line = strategy.island() if "islands" in joined.words else joined.collective
+    context.decide("scale.ranks", str(joined.rank.world), f"one engine over {joined.rank.world} ranks by {joined.name}")
     sharding = strategy.sharding(joined.rank.world) if "shards" in joined.words else None
     spreads = strategy.shard_optimizer if "optimizer" in joined.words else None
     return replace(

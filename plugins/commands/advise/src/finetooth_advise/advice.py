@@ -91,12 +91,14 @@ class Spread:
         whole: the advice for one of them, which holds for strategies that leave each rank the whole model.
         copies: names of those strategies.
         sharded: the ways where a strategy divides the model, by its name; in the order of `whole.of.ways`.
+        held: by the same names, what each device holds.
     """
 
     devices: int
     whole: Advice
     copies: tuple[str, ...]
     sharded: Mapping[str, Ways]
+    held: Mapping[str, str]
 
     def ways(self, place: int) -> Mapping[str, Way]:
         """One way under every strategy, by the strategy's name."""

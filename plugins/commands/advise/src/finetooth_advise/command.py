@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
-from finetooth_hooks.compute.ways import Way
+from finetooth_hooks.compute.ways import Way, Ways
 from finetooth_hooks.context import CommandContext
 from finetooth_hooks.errors import PlanError, UserError
 from finetooth_toolbox.cli.working import working
@@ -118,15 +118,16 @@ def _spread(context: CommandContext, model: str, whole: Advice, devices: int) ->
     words = {
         r.entry.name: r.entry.capabilities for r in context.catalog.all("strategy") if isinstance(r.entry, Strategy)
     }
-    sharded = {}
+    sharded, held = dict[str, Ways](), dict[str, str]()
     for name in [name for name, of in words.items() if "shards" in of]:
         with working(f"looking at {model} under {name}"), suppress(PlanError):  # what it needs is not installed
             divided = context.build("strategy", name, setting="--devices").sharding(devices)
             sharded[name] = context.ways(
                 model, hardware=hardware, length=whole.of.length, measure=False, sharding=divided
             )
+            held[name] = ", ".join(what for _, what in divided.held().values()) or "the whole model"
     copies = tuple(name for name, of in words.items() if not of & {"shards", "optimizer", "islands"})
-    return Spread(devices, whole, copies, sharded)
+    return Spread(devices, whole, copies, sharded, held)
 
 
 def _console() -> Console:
@@ -215,7 +216,12 @@ def plain_spread(spread: Spread, model: str) -> dict[str, Any]:
         under = spread.ways(place).items()
         way["seconds"] = spread.seconds(place)
         way["strategies"] = {
-            name: {"fits": of.fits, "memory": None if of.memory is None else asdict(of.memory), "lacks": of.lacks}
+            name: {
+                "fits": of.fits,
+                "memory": None if of.memory is None else asdict(of.memory),
+                "lacks": of.lacks,
+                "held": spread.held.get(name, "the whole model"),
+            }
             for name, of in under
         }
     taken = spread.taken
@@ -248,7 +254,7 @@ def _show_spread(spread: Spread, model: str) -> None:
         *(f"[{number}] {note}" for note, number in notes.items()),
         f"{_measured_by(spread.whole)}, and no rank waits for another",
         *(f"{name}: each device holds the whole model" for name in spread.copies),
-        *(f"{name}: each device holds one of {spread.devices} parts" for name in spread.sharded),
+        *(f"{name}: each device holds {held}" for name, held in spread.held.items()),
         choice,
     ]
     show(

@@ -13,7 +13,7 @@ def ft_strategies() -> Iterator[Strategy]:
         name="deepspeed",
         build="finetooth_deepspeed.options:build",
         summary="DeepSpeed's ZeRO: every rank holds the model and a part of the optimizer's state",
-        capabilities=frozenset({"optimizer", "traffic"}),
+        capabilities=frozenset({"optimizer", "shards", "traffic"}),
     )
     yield Strategy(
         name="zero3",

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from finetooth_hooks import PlanError
+from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Engine, Optimizer, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import TorchCollective, digest_of
 
 from finetooth_deepspeed.options import DeepspeedOptions
-from finetooth_deepspeed.suitable import check_suitable
 from finetooth_deepspeed.zero import ZeroOptimizer
 from finetooth_deepspeed.zero3 import Zero3Model
 
@@ -48,16 +47,17 @@ class Deepspeed:
     def shard_optimizer(
         self, parameters: Sequence[tuple[str, torch.nn.Parameter]], optimizer: torch.optim.Optimizer, factory: Optimizer
     ) -> ZeroOptimizer:
-        """Divides the optimizer's state among the ranks with DeepSpeed's ZeRO.
-
-        Raises:
-            PlanError: the optimizer cannot work on a part of its parameters.
-        """
+        """Divides the optimizer's state among the ranks with DeepSpeed's ZeRO. A plan has refused an optimizer that
+        cannot work on a part of its parameters."""
         if self._island is None:
-            raise PlanError("deepspeed: the other ranks were not met", action="call open first")
-        check_suitable(factory)
+            raise EngineError("deepspeed: the other ranks were not met", action="call open first")
+        del factory
         self._sharded.append(ZeroOptimizer(parameters, optimizer, self._island, self._options))
         return self._sharded[-1]
+
+    def sharding(self, world: int) -> Sharding:
+        """The optimizer's state, among all ranks; summed gradients are divided once nothing of a step is left to do."""
+        return Sharding(weights=1, gradients=1, optimizer=world)
 
     def close(self) -> None:
         """Undo what DeepSpeed has done to the parameters, and leave the process group."""

@@ -1,0 +1,86 @@
+"""What a plan says of ranks that divide a model, and which optimizers it lets them divide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from finetooth_hooks import OptimizerBase, PlanError
+from finetooth_hooks.protocols import PlanRequest, Sharding
+from finetooth_kit.fake_context import FakeContext
+from finetooth_torch.backend import TorchBackend, TorchOptions
+
+
+class Made(OptimizerBase):
+    """An optimizer of a class of torch's own."""
+
+    def __init__(self, made_by: Any, *words: str) -> None:
+        self._made_by, self._words = made_by, frozenset(words)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self._words
+
+    @property
+    def learning_rate(self) -> float:
+        return 0.1
+
+    def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Any:
+        return self._made_by([parameter for _, parameter in named_parameters], lr=0.1)
+
+
+def planned(kit: SimpleNamespace, sharding: Sharding | None, optimizer: Any = None) -> Any:
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    updates = request.updates if optimizer is None else replace(request.updates, optimizer=optimizer, name="made")
+    place = replace(request.place, sharding=sharding)
+    backend = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True))
+    return backend.plan(replace(request, place=place, updates=updates))
+
+
+@pytest.mark.parametrize("made_by", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam])
+def test_an_optimizer_of_single_weights_may_be_spread(kit: SimpleNamespace, made_by: Any) -> None:
+    planned(kit, Sharding(weights=1, gradients=1, optimizer=2), Made(made_by))
+
+
+def test_an_optimizer_of_whole_matrices_is_refused(kit: SimpleNamespace) -> None:
+    """Adafactor (Shazeer and Stern, 2018) keeps a mean for each row and column of a matrix."""
+    spread = Sharding(weights=1, gradients=1, optimizer=2)
+    with pytest.raises(PlanError, match="and made cannot: a weight's update depends on the other weights"):
+        planned(kit, spread, Made(torch.optim.Adafactor))
+    with pytest.raises(PlanError, match="it has the capability averages"):
+        planned(kit, spread, Made(torch.optim.SGD, "averages"))
+
+
+def test_a_rank_keeps_its_part_of_the_optimizer(kit: SimpleNamespace) -> None:
+    """AdamW's 8 bytes for each number that trains, and 4 of a copy of the weights, among four ranks; all else whole."""
+    whole, spread = (planned(kit, of).memory.parts for of in (None, Sharding(weights=1, gradients=1, optimizer=4)))
+    trained = whole["optimizer"] // 8
+    assert trained and spread["optimizer"] == -(-12 * trained // 4)
+    measured = {"optimizer": 0, "overhead": 0}  # overhead is of this process
+    assert {**spread, **measured} == {**whole, **measured}
+
+
+@pytest.mark.parametrize(
+    ("sharding", "said"),
+    [
+        (None, {}),
+        (Sharding(weights=1, gradients=1, optimizer=1), {}),
+        (Sharding(weights=1, gradients=1, optimizer=2), {"optimizer": "1/2"}),
+        (
+            Sharding(weights=4, gradients=8, optimizer=8, layers=2, shard=lambda *_: None),  # type: ignore[arg-type,return-value]
+            {"weights": "1/8", "gradients": "1/8", "optimizer": "1/8"},
+        ),
+        (Sharding(weights=1, gradients=1, optimizer=1, layers=2, stages=lambda: None), {"layers": "1/2"}),  # type: ignore[arg-type,return-value]
+        (Sharding(weights=1, gradients=1, optimizer=1, positions=2), {"positions": "1/2"}),
+    ],
+)
+def test_the_plan_says_what_each_rank_holds(
+    kit: SimpleNamespace, sharding: Sharding | None, said: dict[str, str]
+) -> None:
+    decisions = {of.setting: of.value for of in planned(kit, sharding).decisions if of.setting.startswith("scale.")}
+    assert decisions == {f"scale.{name}": share for name, share in said.items()}
