@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import get_type_hints
 
 import pytest
 from finetooth_toolbox.text.tokenizers import FastTokenizer
@@ -64,7 +63,7 @@ def trl_template() -> Callable[[str], str]:
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> FastTokenizer:
     """SmolLM2's own tokenizer, out of the package that carries its weights; skips without it."""
     loader = pytest.importorskip("finetooth_gguf.loader")
-    options: Any = import_module("finetooth_hooks.options").NoOptions()
+    options = get_type_hints(loader.build)["options"]()
     try:
         built: FastTokenizer = loader.build(options, FakeContext(tmp_path_factory.mktemp("context"))).tokenizer(
             "smollm2-135m"
