@@ -1,4 +1,4 @@
-"""`qwen3_5` against the official templates of Qwen3.5 and 3.6, and by hand."""
+"""`qwen3_5` against the official templates of Qwen3.5, 3.6 and 3.8, and by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetooth_hooks import Conversation, DataError, Message
+from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer, FakeContext, draws
 from finetooth_kit.templates import (
@@ -42,9 +42,14 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "3.6-kept-off": (
         "qwen3_6", {"keep_reasoning": True, "thinking": False}, {"preserve_thinking": True, "enable_thinking": False},
     ),
+    "3.8-kept": ("qwen3_8", {}, {}),
+    "3.8-kept-low": ("qwen3_8", {"effort": "low"}, {"reasoning_effort": "low"}),
+    "3.8": ("qwen3_8", {"effort": "medium", "keep_reasoning": False},
+            {"reasoning_effort": "medium", "preserve_thinking": False}),
+    "3.8-kept-off": ("qwen3_8", {"thinking": False}, {"enable_thinking": False}),
 }  # fmt: skip
 """A template, options of the renderer, and variables of the template that mean the same."""
-SILENT = ("3.5-off", "3.5-small", "3.6-kept-off")
+SILENT = ("3.5-off", "3.5-small", "3.6-kept-off", "3.8-kept-off")
 Made = Callable[[str], tuple[Qwen35, FastTokenizer, dict[str, Any]]]
 
 
@@ -82,7 +87,7 @@ def calls_text(message: Message, name: str) -> str:
     for call in message.tool_calls:
         text = f"<tool_call>\n<function={call['function']['name']}>\n"
         for key, value in call["function"]["arguments"].items():
-            as_json = not isinstance(value, str) if name.startswith("3.6") else isinstance(value, list | dict)
+            as_json = not isinstance(value, str) if name.startswith(("3.6", "3.8")) else isinstance(value, list | dict)
             text += f"<parameter={key}>\n{json.dumps(value, ensure_ascii=False) if as_json else value}\n</parameter>\n"
         texts.append(text + "</function>\n</tool_call>")
     return "\n".join(texts)
@@ -298,3 +303,10 @@ def test_a_model_thinks_as_its_own_template_does(tmp_path: Path, prompt: str, cl
     other = ByteTokenizer(chat_template=TURNS.replace("<think>", "<thought>"))
     build(Qwen35Options(), context := FakeContext(tmp_path, tokenizer=other))
     assert "data.renderer: jinja follows the model's own" in context.notes[0]
+
+
+def test_only_a_model_that_knows_it_is_told_how_much_to_think(tmp_path: Path) -> None:
+    context = FakeContext(tmp_path, tokenizer=ByteTokenizer())
+    for options in ({"version": "3.6", "effort": "low"}, {"version": "3.8", "thinking": False, "effort": "low"}):
+        with pytest.raises(RecipeError, match=r"data\.renderer\.effort: only Qwen3\.8.*\(remove it, or set version"):
+            build(Qwen35Options.model_validate(options), context)

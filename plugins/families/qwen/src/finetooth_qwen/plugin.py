@@ -13,7 +13,7 @@ _RENDERERS = (
     (
         "qwen3_5",
         "qwen3_5:build",
-        "Qwen3.5 and 3.6: the prompt opens the thought or closes it; calls with a tag for each argument",
+        "Qwen3.5, 3.6 and 3.8: the prompt opens the thought or closes it; calls with a tag for each argument",
     ),
 )
 

@@ -31,7 +31,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from finetooth_hooks import Conversation, Message, Options
+from finetooth_hooks import Conversation, Message, Options, RecipeError
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
@@ -50,12 +50,21 @@ from finetooth_toolbox.messages.chat_templates import render_template
 from finetooth_qwen.renderer import END, START, THINK, THINK_END, Qwen3, with_note
 from finetooth_qwen.thinking import Thought, last_query, trimmed_thought
 
-Version = Literal["3.5", "3.6"]
+Version = Literal["3.5", "3.6", "3.8"]
+Effort = Literal["xhigh", "medium", "low"]
+EFFORTS: Mapping[Effort, str] = {
+    "xhigh": "Reasoning effort is set to xhigh. Please think carefully through the task, validate key assumptions, "
+    "consider plausible alternatives, and prioritize correctness, consistency, and clarity in the final answer.",
+    "medium": "",
+    "low": "Reasoning effort is set to low. Keep your thinking brief and focused, moving directly to the conclusion "
+    "without unnecessary elaboration.",
+}
+"""With what the system message of Qwen3.8 begins while it thinks."""
 CALLING: tuple[Mapping[str, Any], ...] = (
     {"role": "user", "content": "Sure?"},
     {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "ask", "arguments": {"sure": True}}}]},
 )
-"""A conversation by which 3.6 is told from 3.5."""
+"""A conversation by which versions are told from each other."""
 
 
 class Qwen35Options(Options):
@@ -65,13 +74,16 @@ class Qwen35Options(Options):
     """Ask for answers that think first: the prompt for an answer opens a think block, or, if false, holds an empty one,
     as with the template's `enable_thinking`, and an answer with reasoning is refused: it would never be asked for.
     `auto` does as the model's own template: the small models (up to 2B) do not think."""
-    keep_reasoning: bool = False
-    """Write every answer with its think block, not only those after the last question, as with Qwen3.6's
-    `preserve_thinking`: then reasoning of earlier turns trains too, and what is written never changes as the
-    conversation grows."""
-    version: Literal["auto", "3.5", "3.6"] = "auto"
+    keep_reasoning: Literal["auto"] | bool = "auto"
+    """Write every answer with its think block, not only those after the last question, as with `preserve_thinking` of
+    Qwen3.6 and 3.8: then reasoning of earlier turns trains too, and what is written never changes as the conversation
+    grows. `auto` does so for 3.8, whose template does."""
+    version: Literal["auto", "3.5", "3.6", "3.8"] = "auto"
     """How arguments of calls are written that are neither text nor numbers, lists or objects: `True` and `None` (3.5)
-    or `true` and `null` (3.6). `auto` does as the model's own template."""
+    or `true` and `null` (3.6, 3.8). 3.8 also tells the model how much to think. `auto` does as the model's own
+    template."""
+    effort: Literal["auto"] | Effort = "auto"
+    """How much Qwen3.8 is told to think, as with `reasoning_effort`; `auto` is `xhigh`, as its template has it."""
 
 
 def build(options: Qwen35Options, context: Context) -> Qwen35:
@@ -83,8 +95,20 @@ def build(options: Qwen35Options, context: Context) -> Qwen35:
     own = context.tokenizer.chat_template
     thinking = _thinks(own) if options.thinking == "auto" else options.thinking
     version = _version(own) if options.version == "auto" else options.version
-    renderer = Qwen35(context.tokenizer, thinking=thinking, keep_reasoning=options.keep_reasoning, version=version)
-    return renderer if options.keep_reasoning else with_note(renderer, context)  # the former differs on purpose
+    newest = version == "3.8"
+    if options.effort != "auto" and not (newest and thinking):
+        raise RecipeError(
+            "data.renderer.effort",
+            "only Qwen3.8 is told how much to think, and only while it thinks",
+            action="remove it, or set version: '3.8' and leave thinking on",
+        )
+    keeps = newest if options.keep_reasoning == "auto" else options.keep_reasoning
+    effort: Effort = "xhigh" if options.effort == "auto" else options.effort
+    renderer = Qwen35(context.tokenizer, thinking=thinking, keep_reasoning=keeps, version=version, effort=effort)
+    if keeps and not newest:
+        return renderer  # it differs on purpose
+    told: dict[str, Any] = {"enable_thinking": thinking, "reasoning_effort": effort, "preserve_thinking": keeps}
+    return with_note(renderer, context, **(told if newest else {}))
 
 
 def _thinks(template: str | None) -> bool:
@@ -94,11 +118,13 @@ def _thinks(template: str | None) -> bool:
 
 def _version(template: str | None) -> Version:
     called = None if template is None else render_template(template, CALLING)
+    if called is not None and EFFORTS["xhigh"] in called:
+        return "3.8"
     return "3.6" if called is not None and "\ntrue\n" in called else "3.5"
 
 
 class Qwen35(Qwen3):
-    """Qwen3.5 and 3.6, which think before they answer, or not.
+    """Qwen3.5, 3.6 and 3.8, which think before they answer, or not.
 
     Normalisation: blanks around contents and reasoning go. A think block that stands in the content is taken as its
     reasoning. Answers before the last question lose their reasoning and the think block, unless `keep_reasoning`; what
@@ -108,7 +134,8 @@ class Qwen35(Qwen3):
     Args:
         thinking: the prompt opens a think block; else it has closed it.
         keep_reasoning: every answer has its think block.
-        version: how values are written.
+        version: how values are written, and whether the model is told how much to think.
+        effort: how much that is.
 
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
@@ -118,9 +145,12 @@ class Qwen35(Qwen3):
     opened = True
 
     def __init__(
-        self, tokenizer: Tokenizer, *, thinking: bool = True, keep_reasoning: bool = False, version: Version = "3.5"
-    ) -> None:
+        self, tokenizer: Tokenizer, *, thinking: bool = True, keep_reasoning: bool = False, version: Version = "3.5",
+        effort: Effort = "xhigh",
+    ) -> None:  # fmt: skip
         super().__init__(tokenizer, thinking=thinking, keep_reasoning=keep_reasoning)
+        self._newest = version == "3.8"
+        self._effort = EFFORTS[effort] if self._newest and thinking else ""
         self._words = version == "3.5"
         self._value = plain_value if self._words else json_value
 
@@ -134,12 +164,15 @@ class Qwen35(Qwen3):
     def _open(self, page: Page, conversation: Conversation, trained: Sequence[bool]) -> None:
         messages, tools = conversation.messages, conversation.tools
         own = messages[0] if messages and messages[0].role == "system" else None
-        if own is None and not tools:
+        says = own is not None and (bool(own.content.strip()) or not self._newest)
+        if not (says or tools or self._effort):
+            if own is not None:
+                page.message()
             return
         trains = own is not None and trained[0]
         if own is not None:
             page.message()
-        page.markup(f"{START}system\n")
+        page.markup(f"{START}system\n" + self._effort + "\n\n" * bool(self._effort and (tools or says)))
         if tools:
             page.markup("# Tools\n\nYou have access to the following functions:\n\n<tools>")
             for tool in tools:

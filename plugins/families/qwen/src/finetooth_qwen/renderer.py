@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
@@ -117,9 +117,13 @@ def build_qwen3_instruct(options: Qwen3InstructOptions, context: Context) -> Qwe
     return with_note(Qwen3Instruct(context.tokenizer), context)
 
 
-def with_note(renderer: R, context: Context) -> R:
-    """The renderer; a note if the model's own template says something else."""
-    if difference := foreign_template(renderer, renderer.name, context.tokenizer):
+def with_note(renderer: R, context: Context, **variables: Any) -> R:
+    """The renderer; a note if the model's own template says something else.
+
+    Args:
+        variables: what the template reads, as the options have it.
+    """
+    if difference := foreign_template(renderer, renderer.name, context.tokenizer, **variables):
         context.note(difference)
     return renderer
 
