@@ -29,7 +29,9 @@ SPECIAL = (
     "<bos>", "<eos>", "<|turn>", "<turn|>", "<|think|>", "<|channel>", "<channel|>", "<|tool>", "<tool|>",
     "<|tool_call>", "<tool_call|>", "<|tool_response>", "<tool_response|>", '<|"|>',
 )  # fmt: skip
-Made = Callable[[bool], tuple[Gemma4, FastTokenizer]]
+Made = Callable[..., tuple[Gemma4, FastTokenizer]]
+EARLIER = ("gemma4", "gemma4_v3", "gemma4_v4")
+"""The template between the release and July 2026, by TRL's names; that of the release has no results of tools."""
 SAID = conversations(tools=True, reasoning=True, any_values=True, content_with_calls=False).filter(
     lambda one: not says_any(one, SPECIAL)
 )
@@ -38,8 +40,8 @@ SAID = conversations(tools=True, reasoning=True, any_values=True, content_with_c
 @pytest.fixture(scope="module")
 def made(trl_template: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> Made:
     @cache
-    def make(thinking: bool) -> tuple[Gemma4, FastTokenizer]:
-        tokenizer = template_tokenizer(trl_template("gemma4_v5"), SPECIAL, eos="<eos>", bos="<bos>")
+    def make(thinking: bool, template: str = "gemma4_v5") -> tuple[Gemma4, FastTokenizer]:
+        tokenizer = template_tokenizer(trl_template(template), SPECIAL, eos="<eos>", bos="<bos>")
         context = FakeContext(tmp_path_factory.mktemp("context"), tokenizer=tokenizer)
         renderer = build(Gemma4Options(thinking=thinking), context)
         assert not context.notes  # it is the model's own template
@@ -48,22 +50,26 @@ def made(trl_template: Callable[[str], str], tmp_path_factory: pytest.TempPathFa
     return make
 
 
-def value_text(value: Any) -> str:
+def value_text(value: Any, null: str = "null") -> str:
     if isinstance(value, str):
         return f'<|"|>{value}<|"|>'
     if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
+        return {True: "true", False: "false", None: null}[value]
     if isinstance(value, list):
-        return f"[{','.join(map(value_text, value))}]"
-    return f"{{{arguments_text(value)}}}" if isinstance(value, dict) else str(value)
+        return f"[{','.join(value_text(inner, null) for inner in value)}]"
+    return f"{{{arguments_text(value, null)}}}" if isinstance(value, dict) else str(value)
 
 
-def arguments_text(values: dict[str, Any]) -> str:
-    return ",".join(f"{key}:{value_text(values[key])}" for key in sorted(values))
+def arguments_text(values: dict[str, Any], null: str) -> str:
+    return ",".join(f"{key}:{value_text(values[key], null)}" for key in sorted(values))
 
 
-def trained_texts(conversation: Conversation, thinking: bool) -> list[str]:
-    """What must train, from the messages alone."""
+def trained_texts(conversation: Conversation, opens: bool, null: str) -> list[str]:
+    """What must train, from the messages alone.
+
+    Args:
+        opens: the prompt behind a result opens the channel of thoughts.
+    """
     messages, texts = conversation.messages, []
     asked = max(i for i, message in enumerate(messages) if message.role == "user")
     for i, message in enumerate(messages):
@@ -71,32 +77,43 @@ def trained_texts(conversation: Conversation, thinking: bool) -> list[str]:
             continue
         text = ""
         if message.reasoning and i > asked:
-            opened = thinking and messages[i - 1].role == "tool"
+            opened = opens and messages[i - 1].role == "tool"
             text = "<|channel>thought\n" * (not opened) + message.reasoning + "\n<channel|>"
         for call in message.tool_calls:
             function = call["function"]
-            text += f"<|tool_call>call:{function['name']}{{{arguments_text(function['arguments'])}}}<tool_call|>"
+            text += f"<|tool_call>call:{function['name']}{{{arguments_text(function['arguments'], null)}}}<tool_call|>"
         texts.append(text + ("<|tool_response>" if message.tool_calls else message.content.strip() + "<turn|>"))
     return texts
 
 
+def called(conversation: Conversation) -> Conversation:
+    """Without the reasoning of answers that call nothing."""
+    messages = (m if m.tool_calls else replace(m, reasoning="") for m in conversation.messages)
+    return replace(conversation, messages=tuple(messages))
+
+
 @pytest.mark.parametrize("thinking", [False, True])
-def test_tokens_and_weights_are_the_templates(made: Made, thinking: bool) -> None:
-    renderer, tokenizer = made(thinking)
+@pytest.mark.parametrize("template", ["gemma4_v5", *EARLIER])
+def test_tokens_and_weights_are_the_templates(made: Made, template: str, thinking: bool) -> None:
+    renderer, tokenizer = made(thinking, template)
+    earlier = template in EARLIER
 
     @settings(max_examples=draws(40), deadline=None)
     @given(SAID)
-    def check(conversation: Conversation) -> None:
+    def check(drawn: Conversation) -> None:
+        conversation = called(drawn) if earlier else drawn
         if spells_special(tokenizer, conversation):
             return
         assert_identical(renderer, tokenizer, conversation, enable_thinking=thinking)
-        assert_trains(renderer, tokenizer, conversation, trained_texts(conversation, thinking))
+        texts = trained_texts(conversation, thinking and not earlier, "None" if earlier else "null")
+        assert_trains(renderer, tokenizer, conversation, texts)
 
     check()
 
 
-def test_answers_are_read_back(made: Made) -> None:
-    renderer, _ = made(False)
+@pytest.mark.parametrize("template", ["gemma4_v5", "gemma4"])
+def test_answers_are_read_back(made: Made, template: str) -> None:
+    renderer, _ = made(False, template)
 
     def normal(message: Message) -> Message:
         calls = tuple({"type": "function", "function": call["function"]} for call in message.tool_calls)
@@ -104,7 +121,8 @@ def test_answers_are_read_back(made: Made) -> None:
 
     @settings(max_examples=draws(40), deadline=None)
     @given(SAID)
-    def check(conversation: Conversation) -> None:
+    def check(drawn: Conversation) -> None:
+        conversation = called(drawn) if template in EARLIER else drawn
         asked = max(i for i, message in enumerate(conversation.messages) if message.role == "user")
         for i, message in enumerate(conversation.messages):
             if message.role == "assistant" and i > asked:
@@ -151,8 +169,9 @@ def test_tools_are_declared_as_by_the_template(made: Made, tool: dict[str, Any])
     assert_identical(renderer, tokenizer, Conversation((Message("user", "Go"), Message("assistant", "Yes")), (tool,)))
 
 
-def test_a_call_at_the_end_and_results_before_a_question(made: Made) -> None:
-    renderer, tokenizer = made(False)
+@pytest.mark.parametrize("template", ["gemma4_v5", "gemma4"])
+def test_a_call_at_the_end_and_results_before_a_question(made: Made, template: str) -> None:
+    renderer, tokenizer = made(False, template)
     call = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": {}}}
     called = (Message("user", "Time?"), Message("assistant", "", tool_calls=(call,)))
     answered = (*called, Message("tool", "12:00", name="clock", tool_call_id="1"))
@@ -164,8 +183,11 @@ def test_a_call_at_the_end_and_results_before_a_question(made: Made) -> None:
 
 def test_reasoning_of_earlier_turns_is_counted() -> None:
     renderer = Gemma4(ByteTokenizer(special=SPECIAL))
+    earlier = Gemma4(ByteTokenizer(special=SPECIAL), version="earlier")
     turns = (Message("user", "a"), Message("assistant", "b", reasoning="c"))
     assert renderer.render(Conversation(turns)).remarks == ()
+    with pytest.raises(DataError, match=r"reasoning only before calls.*\(remove it, or set version: 2026-07"):
+        earlier.render(Conversation(turns))
     more = (*turns, Message("user", "d"), Message("assistant", "e"))
     assert renderer.render(Conversation(more)).remarks == ("reasoning left out",)
 

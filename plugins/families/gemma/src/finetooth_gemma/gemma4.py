@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
@@ -28,7 +29,7 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, trimmed
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
 
 from finetooth_gemma.gemma4_values import QUOTE, Pieces, arguments, declaration, read_arguments
 
@@ -41,6 +42,11 @@ RESULT, RESULT_END = "<|tool_response>", "<tool_response|>"
 SPEAKERS = {"system": "system", "user": "user", "assistant": "model"}
 ROLES = (*SPEAKERS, "tool")
 THOUGHT = "thought\n"
+Version = Literal["2026-07", "earlier"]
+THINKING = (
+    {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes.", "reasoning_content": "A greeting."},
+)  # fmt: skip
+"""A conversation by which versions are told from each other."""
 LEFT_OUT = "reasoning left out"
 
 
@@ -50,6 +56,10 @@ class Gemma4Options(Options):
     thinking: bool = False
     """Ask for answers that think first: the system message begins with `<|think|>`, and after the result of a tool the
     prompt opens the channel of thoughts, as with the template's `enable_thinking`."""
+    version: Literal["auto"] | Version = "auto"
+    """Of the template: `2026-07`, its revision of July 2026, or `earlier`, as between the release and that: reasoning
+    stands only before calls, nothing ends a turn between a result and the next question, the prompt behind a result
+    opens no channel, and no value is `None`. `auto` does as the model's own template."""
 
 
 def build(options: Gemma4Options, context: Context) -> Gemma4:
@@ -58,14 +68,18 @@ def build(options: Gemma4Options, context: Context) -> Gemma4:
     Raises:
         RecipeError: the tokenizer has no tokens of Gemma 4.
     """
-    renderer = Gemma4(context.tokenizer, thinking=options.thinking)
+    own = context.tokenizer.chat_template
+    written = None if own is None else render_template(own, THINKING, bos_token=BEGIN)
+    detected: Version = "earlier" if written is not None and "A greeting." not in written else "2026-07"
+    version = detected if options.version == "auto" else options.version
+    renderer = Gemma4(context.tokenizer, thinking=options.thinking, version=version)
     if note := foreign_template(renderer, "gemma4", context.tokenizer, enable_thinking=options.thinking):
         context.note(note)
     return renderer
 
 
 class Gemma4(TurnRenderer):
-    """Gemma 4, in the revision of July 2026 of its template, for text conversations.
+    """Gemma 4, in the revision of July 2026 of its template or those before it, for text conversations.
 
     Normalisation: blanks around contents are trimmed. Answers before the last question lose their reasoning, which does
     not train then, and is counted (`Rendered.remarks`). Calls lose their ids; keys of their arguments are sorted.
@@ -73,6 +87,7 @@ class Gemma4(TurnRenderer):
 
     Args:
         thinking: the model is asked to think.
+        version: of the template.
 
     Raises:
         RecipeError: the tokenizer has no tokens of Gemma 4.
@@ -86,9 +101,11 @@ class Gemma4(TurnRenderer):
     stops = (TURN_END, RESULT, DOCUMENT_END)
     extension = False
 
-    def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False, version: Version = "2026-07") -> None:
         super().__init__(tokenizer)
-        self._thinking = thinking
+        self._thinking, self._earlier = thinking, version == "earlier"
+        self._opens = thinking and version != "earlier"
+        """The prompt behind the result of a tool opens the channel of thoughts."""
 
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """As `TurnRenderer.render`, with a remark if reasoning is left out."""
@@ -120,7 +137,7 @@ class Gemma4(TurnRenderer):
             if not follows:
                 page.markup(f"{TURN}{SPEAKERS[message.role]}\n")
             if message.reasoning and i > question:
-                page.markup(CHANNEL + THOUGHT, trains and not (follows and self._thinking))
+                page.markup(CHANNEL + THOUGHT, trains and not (follows and self._opens))
                 page.say(message.reasoning, trains, message.reasoning_weights)
                 page.markup(f"\n{CHANNEL_END}", trains)
             if message.tool_calls:
@@ -182,7 +199,7 @@ class Gemma4(TurnRenderer):
             page.say(own.content, trains, own.weights, cut=trimmed(own.content))
         for tool in tools:
             page.markup(TOOL)
-            _write(page, declaration(tool))
+            self._write(page, declaration(tool))
             page.markup(TOOL_END)
         page.markup(TURN_END, trains)
         page.markup("\n")
@@ -193,7 +210,7 @@ class Gemma4(TurnRenderer):
             page.markup(f"{CALL}call:", trains)
             page.say(name, trains)
             page.markup("{", trains)
-            _write(page, arguments(values), trains)
+            self._write(page, arguments(values), trains)
             page.markup("}" + CALL_END, trains)
         page.markup(RESULT, trains)
 
@@ -209,20 +226,28 @@ class Gemma4(TurnRenderer):
         page.markup(QUOTE)
         page.markup("}" + RESULT_END, trains)
         following = messages[index + 1] if index + 1 < len(messages) else None
-        if following is not None and following.role not in ("tool", "assistant"):
+        if not self._earlier and following is not None and following.role not in ("tool", "assistant"):
             page.markup(TURN_END)
             page.markup("\n")
+
+    def _write(self, page: Page, pieces: Pieces, trained: bool = False) -> None:
+        for text, spoken in pieces:
+            if spoken:
+                page.say(text, trained)
+            elif text:
+                page.markup("None" if self._earlier and text == "null" else text, trained)
 
     def _ask(self, page: Page, messages: Sequence[Message]) -> None:
         last = messages[-1] if messages else None
         if last is not None and last.role == "tool":
-            page.markup((CHANNEL + THOUGHT) * self._thinking)
+            page.markup((CHANNEL + THOUGHT) * self._opens)
         elif last is None or not last.tool_calls:
             page.markup(f"{TURN}model\n")
 
     def _check(self, conversation: Conversation) -> None:
         self.check_texts(conversation, ROLES, reasoning=True, calls=True)
         messages = conversation.messages
+        question = _last_question(messages)
         for i, message in enumerate(messages):
             where, before = f"messages[{i}]", messages[i - 1] if i else None
             called = before is not None and bool(before.tool_calls)
@@ -234,6 +259,9 @@ class Gemma4(TurnRenderer):
                 raise self.refuse("two answers after one another", where, "join them")
             if message.tool_calls and message.content.strip():
                 raise self.refuse("no place for content next to tool calls", where, "leave one of them out")
+            if self._earlier and message.reasoning and i > question and not message.tool_calls:
+                problem = "reasoning only before calls, as the template before July 2026 has it"
+                raise self.refuse(problem, where, "remove it, or set version: 2026-07")
 
 
 def _last_question(messages: Sequence[Message]) -> int:
@@ -249,11 +277,3 @@ def _called(messages: Sequence[Message], index: int) -> str:
         if (call.get("id") or "") == result.tool_call_id:
             name = str(call["function"]["name"])
     return name
-
-
-def _write(page: Page, pieces: Pieces, trained: bool = False) -> None:
-    for text, spoken in pieces:
-        if spoken:
-            page.say(text, trained)
-        elif text:
-            page.markup(text, trained)

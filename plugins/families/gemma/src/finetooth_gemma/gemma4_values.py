@@ -20,6 +20,9 @@ Pieces = Iterator[tuple[str, bool]]
 
 _KEY = re.compile(r"([{,])\s*([^\s:{}\[\],\"][^:{}\[\],\"]*):")
 
+_NONE = re.compile(r"(?<=[:,\[])None(?=[,\]}])")
+"""How the template before July 2026 writes null."""
+
 
 def in_order(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Items by key, whatever its case: as the template sorts them."""
@@ -73,7 +76,9 @@ def read_arguments(pieces: Sequence[str]) -> Mapping[str, Any] | None:
     Args:
         pieces: the text between the tokens that quote: outside, inside, outside, ...
     """
-    parts = [json.dumps(piece) if i % 2 else _KEY.sub(r'\1"\2":', piece) for i, piece in enumerate(pieces)]
+    parts = [
+        json.dumps(piece) if i % 2 else _NONE.sub("null", _KEY.sub(r'\1"\2":', piece)) for i, piece in enumerate(pieces)
+    ]
     try:
         decoded = received("".join(parts))
     except ValueError:
