@@ -21,14 +21,14 @@ def test_checks(check: Any) -> None:
 def test_positions_are_divided_and_nothing_else(size: Any, world: int, positions: int) -> None:
     line: Any = SimpleNamespace(wrap=None, digest=None, close=None)
     divided = ContextParallel(ContextOptions(size=size), line).sharding(world)
-    assert divided is not None
     assert (divided.positions, divided.weights, divided.shard) == (positions, 1, None)
 
 
 @pytest.mark.parametrize(("size", "world"), [("auto", 1), (1, 4)])
 def test_groups_of_one_divide_nothing(size: Any, world: int) -> None:
     line: Any = SimpleNamespace(wrap=None, digest=None, close=None)
-    assert ContextParallel(ContextOptions(size=size), line).sharding(world) is None
+    divided = ContextParallel(ContextOptions(size=size), line).sharding(world)
+    assert divided.positions == 1 and divided.neighbours is None
 
 
 def test_ranks_that_make_no_groups_are_refused() -> None:

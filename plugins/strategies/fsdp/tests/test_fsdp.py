@@ -34,7 +34,6 @@ def test_checks(check: Any) -> None:
 def test_ranks_are_grouped(world: int, options: dict[str, int], weights: int, layers: int) -> None:
     chosen = FsdpOptions(**options)
     divided = Fsdp(chosen, SimpleNamespace(wrap=None, close=None)).sharding(world)  # type: ignore[arg-type]
-    assert divided is not None
     assert (divided.weights, divided.layers, divided.positions) == (weights, layers, options.get("context", 1))
     assert divided.optimizer == weights * layers
 
@@ -42,7 +41,8 @@ def test_ranks_are_grouped(world: int, options: dict[str, int], weights: int, la
 def test_a_rank_alone_trains_as_without_the_strategy() -> None:
     line: Any = SimpleNamespace(wrap=None, close=None, digest=lambda engine: f"of {engine}")
     alone = Fsdp(FsdpOptions(), line)
-    assert alone.sharding(1) is None
+    divided = alone.sharding(1)
+    assert divided.shard is None and divided.weights == divided.layers == divided.positions == 1
     assert alone.digest("the engine") == "of the engine"  # type: ignore[arg-type]
 
 

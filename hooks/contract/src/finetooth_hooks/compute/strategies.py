@@ -260,9 +260,8 @@ class OptimizerStrategy(Strategy, Protocol):
 class ShardingStrategy(Strategy, Protocol):
     """With the capability `shards`."""
 
-    def sharding(self, world: int) -> Sharding | None:
-        """What it divides among `world` ranks, and how; None where nothing is divided: every rank computes whole rows
-        with a whole model, as alone. Asked before `open` for a plan, which does not shard."""
+    def sharding(self, world: int) -> Sharding:
+        """What it divides among `world` ranks, and how; asked before `open` for a plan, which does not shard."""
         ...
 
 

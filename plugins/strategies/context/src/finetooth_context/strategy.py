@@ -47,12 +47,12 @@ class ContextParallel:
         del collective
         return self._line.spread(engine, self.island())
 
-    def sharding(self, world: int) -> Sharding | None:
-        """Positions, among the ranks of a group; nothing in groups of one."""
+    def sharding(self, world: int) -> Sharding:
+        """Positions, among the ranks of a group."""
         size = self._options.neighbours(world)
-        if size == 1:
-            return None
-        return Sharding(weights=1, gradients=1, optimizer=1, positions=size, neighbours=self._opened)
+        return Sharding(
+            weights=1, gradients=1, optimizer=1, positions=size, neighbours=self._opened if size > 1 else None
+        )
 
     def _opened(self) -> Neighbours:
         if self._neighbours is None:

@@ -129,9 +129,9 @@ class Diloco:
         """Divides the optimizer's state among the ranks of an island."""
         return self._inner.shard_optimizer(parameters, optimizer, factory)
 
-    def sharding(self, world: int) -> Sharding | None:
+    def sharding(self, world: int) -> Sharding:
         """What the strategy inside divides among the ranks of an island."""
-        made: Sharding | None = self._inner.sharding(world // self._count(world))
+        made: Sharding = self._inner.sharding(world // self._count(world))
         return made
 
     def traffic(self, parameters: int, world: int) -> Traffic:

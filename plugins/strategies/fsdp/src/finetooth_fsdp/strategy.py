@@ -73,15 +73,13 @@ class Fsdp:
         """See `finetooth_hooks.protocols.Strategy`."""
         return self._line.spread(engine, self.island() if self._islands == 1 else collective)
 
-    def sharding(self, world: int) -> Sharding | None:
-        """Everything, among the ranks that hold one model; nothing at a rank that is alone."""
+    def sharding(self, world: int) -> Sharding:
+        """Everything, among the ranks that hold one model; nothing at a rank that is alone, which trains as without."""
         shards, tensor, context = self._options.parts(world), self._options.tensor, self._options.context
-        if world == 1:
-            return None
         parts = shards * tensor
         return Sharding(
-            weights=shards, gradients=parts, optimizer=parts, shard=self._shard, layers=tensor, positions=context,
-            neighbours=self._opened if context > 1 else None,
+            weights=shards, gradients=parts, optimizer=parts, shard=self._shard if world > 1 else None,
+            layers=tensor, positions=context, neighbours=self._opened if context > 1 else None,
         )  # fmt: skip
 
     def _opened(self) -> Neighbours:
