@@ -13,6 +13,9 @@ from pydantic import Field, field_validator
 class Zero3Options(Options):
     """ZeRO-3 by DeepSpeed: weights are gathered layer by layer."""
 
+    offload: bool = False
+    """Whether a rank's part of the weights lies in the memory of the host until a layer is gathered. The plan counts it
+    on the device all the same. `optimizer.offload` moves the optimizer's state."""
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """What carries weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
@@ -63,7 +66,7 @@ def build_zero3(options: Zero3Options, context: Context) -> Strategy:
     line = _line(options, context)
     from finetooth_deepspeed.strategy import Zero3
 
-    return Zero3(line)
+    return Zero3(options, line)
 
 
 def _line(options: DeepspeedOptions | Zero3Options, context: Context) -> Strategy:

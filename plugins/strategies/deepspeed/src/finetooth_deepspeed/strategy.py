@@ -11,7 +11,7 @@ from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Engine, Optimizer, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import TorchCollective, digest_of
 
-from finetooth_deepspeed.options import DeepspeedOptions
+from finetooth_deepspeed.options import DeepspeedOptions, Zero3Options
 from finetooth_deepspeed.zero import ZeroOptimizer
 from finetooth_deepspeed.zero3 import Zero3Model
 
@@ -77,8 +77,8 @@ class Zero3:
         line: as that of `Deepspeed`.
     """
 
-    def __init__(self, line: Strategy) -> None:
-        self._line = line
+    def __init__(self, options: Zero3Options, line: Strategy) -> None:
+        self._options, self._line = options, line
         self.wrap, self.spread = line.wrap, line.spread
         self._models: list[Zero3Model] = []
         self._digest = ""
@@ -104,7 +104,8 @@ class Zero3:
 
     def _shard(self, model: torch.nn.Module, layers: Sequence[torch.nn.Module], precision: str) -> Zero3Model:
         self._digest = digest_of(model)
-        self._models.append(made := Zero3Model(model, layers, COMPUTED.get(precision, torch.float32)))
+        computed = COMPUTED.get(precision, torch.float32)
+        self._models.append(made := Zero3Model(model, layers, computed, on_host=self._options.offload))
         return made
 
 

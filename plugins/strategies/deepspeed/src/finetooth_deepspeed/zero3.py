@@ -27,10 +27,13 @@ class Zero3Model:
         model: adapted; what trains is in fp32.
         layers: its decoder layers.
         dtype: what it computes in.
+        on_host: a rank's part of the weights lies in host memory.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], dtype: torch.dtype, *, on_host: bool) -> None:
         deepspeed = without_builds()
+        from deepspeed.accelerator import get_accelerator
+        from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadParamConfig
         from deepspeed.runtime.zero.parameter_offload import DeepSpeedZeRoOffload
         from deepspeed.utils.timer import NoopTimer
 
@@ -47,19 +50,22 @@ class Zero3Model:
             parameter.register_post_accumulate_grad_hook(self._summing(name))  # type: ignore[no-untyped-call]
         for layer in layers:
             deepspeed.utils.set_z3_leaf_module(layer, True)  # gathered whole, whatever in it reads a weight
+        host = {"device": "cpu", "pin_memory": get_accelerator().device_name() != "cpu"} if on_host else None
+        zero = {"stage": 3, "memory_efficient_linear": False, "overlap_comm": False}
         settings = {
             "train_micro_batch_size_per_gpu": 1,
-            "zero_optimization": {"stage": 3, "memory_efficient_linear": False, "overlap_comm": False},
+            "zero_optimization": {**zero, **({} if host is None else {"offload_param": host})},
         }
         deepspeed.init_distributed(dist_init_required=False)
         self._offload: Any = DeepSpeedZeRoOffload(
             model, NoopTimer(), settings, overlap_comm=False, prefetch_bucket_size=0, max_reuse_distance=0,
             param_persistence_threshold=-1,
+            offload_param_config=None if host is None else DeepSpeedZeroOffloadParamConfig(**host),
         )  # fmt: skip
         in_layers = {id(parameter) for layer in layers for parameter in layer.parameters()}
         self._elsewhere = [parameter for parameter in self._parameters if id(parameter) not in in_layers]
         self._keep(self._elsewhere)
-        device = trained[next(iter(trained))].ds_tensor.device  # type: ignore[attr-defined]
+        device = torch.device(get_accelerator().current_device_name())  # where parts of masters and gradients are
         mesh = init_device_mesh(device.type, (self._world,))
         self._trained = trained
         self._parts = {

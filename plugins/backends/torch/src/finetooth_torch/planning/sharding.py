@@ -11,7 +11,7 @@ from finetooth_toolbox.attention_choice import demands_of
 
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.layer_memory import BYTES
-from finetooth_torch.planning.memory import layers_bytes, resident_bytes
+from finetooth_torch.planning.memory import STATE_ELSEWHERE, layers_bytes, resident_bytes
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.process_memory import reads_apart
 from finetooth_torch.planning.row_sharing import obstacle
@@ -46,7 +46,7 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
         problem, action = "the base's weights are stored in fewer bits", "load it as plain numbers"
     elif {"changes", "rounds"} & adapter:
         problem, action = "the adapter changes the model between steps", "pick another adapter"
-    elif {"in_turn", "masterless", "host_state", "disk_state", *(STEPS if staged else ())} & words:
+    elif {"in_turn", "masterless", *((*STEPS, *STATE_ELSEWHERE) if staged else ())} & words:
         problem = f"optimizer: {updates.name} as it is set keeps or updates weights in an order of its own"
         action = "pick adamw as it is by default"
     elif share_base:
