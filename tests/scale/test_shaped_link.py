@@ -36,7 +36,7 @@ from finetooth_hooks.protocols import Rank
 rank, dtype = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 line = Ddp(DdpOptions(timeout=120)).open(Rank(rank, {ISLANDS}, 0, "10.77.0.1", 29500), "cpu")
-exchange = Exchange(line, dtype)
+exchange = Exchange(line, dtype, {NUMBERS})
 given = [torch.full(({NUMBERS},), float(rank + 1))]
 
 def packets():

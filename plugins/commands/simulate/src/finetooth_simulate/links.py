@@ -2,7 +2,10 @@
 
 All peers have the same link to the others and exchange in a ring, each with its two neighbours (Thakur et al., 2005,
 sections 4.1 and 4.4). A sum is passed around twice, in parts; what each gets from all others once, whole. Every passing
-on takes half a round trip more than its bytes.
+on takes half a round trip more than its bytes, and bytes go in packets with headers of Ethernet, IPv4 and TCP.
+
+Not in it: what waits behind other packets. A ring sends acknowledgements, and what a receiver says when it is ready,
+against the stream of data, and where the link has one long queue these wait in it: the more, the longer the parts are.
 """
 
 from __future__ import annotations
@@ -11,13 +14,16 @@ from dataclasses import dataclass
 
 from finetooth_hooks.protocols import Traffic
 
+PAYLOAD, HEADERS = 1448, 66
+"""Bytes of data in a full packet of Ethernet, and of its headers with TCP's time stamp."""
+
 
 @dataclass(frozen=True)
 class Link:
     """Between two peers.
 
     Attributes:
-        rate: bits per second that a peer sends.
+        rate: bits per second that a peer sends, headers included.
         round_trip: seconds there and back.
     """
 
@@ -48,5 +54,5 @@ def sent(traffic: Traffic, link: Link, steps: int) -> Sent:
     hops = (2 if traffic.summed else 1) * (traffic.peers - 1)
     given = (exchanges - 1) * traffic.sent + (traffic.sent if traffic.last is None else traffic.last)
     wire = hops * given / (traffic.peers if traffic.summed else 1)
-    seconds = wire * 8 / link.rate + exchanges * hops * link.round_trip / 2
+    seconds = wire * (1 + HEADERS / PAYLOAD) * 8 / link.rate + exchanges * hops * link.round_trip / 2
     return Sent(exchanges, given, round(wire), seconds)
