@@ -1,7 +1,8 @@
 """One of several islands that may leave: `one_elastic.py RANK WORLD PORT FOLDER`, which has a case.json.
 
-`dies` and `late` name an island and a step: it kills itself behind that step, or comes to the exchange of that step
-when that is over. Files in FOLDER are what processes wait for, so that nothing depends on time.
+`dies`, `late` and `sends_nothing` name an island and a step: it kills itself behind that step, comes to the exchange of
+that step when that is over, or kills itself in place of sending. Files in FOLDER are what processes wait for, so that
+nothing depends on time.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from finetooth_diloco import membership
 from finetooth_diloco.options import DilocoOptions
+from finetooth_diloco.outer import Exchange
 from finetooth_diloco.strategy import Diloco
 from finetooth_hooks import LossSpec
 from finetooth_hooks.protocols import Rank
@@ -47,6 +50,8 @@ def await_file(file: Path) -> None:
 def main(rank: int, world: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     case = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+    if "sends_nothing" in case:
+        membership.EXCHANGE = 10.0
     batches = rows(case["steps"], case["batch"])
     engine = LeastSquares({d.id: (given, target) for batch in batches for d, given, target in batch}, "adamw", 0.05)
     strategy = Diloco(DilocoOptions(**case["options"]), Inner())  # type: ignore[arg-type]
@@ -63,6 +68,8 @@ def main(rank: int, world: int, port: int, folder: Path) -> None:
             await_file(folder / case["first_waits"][str(number)])
         if not again and case.get("late") == [rank, number]:
             await_file(folder / f"done-{number}")
+        if not again and case.get("sends_nothing") == [rank, number]:
+            Exchange.mean = lambda *given: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
         spread.forward_backward([datum for datum, _, _ in batch], LOSS)
         done = spread.step()
         assert done.step == spread.weights_version == number

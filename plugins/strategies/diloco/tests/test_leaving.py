@@ -35,16 +35,29 @@ def start(rank: int, port: int, folder: Path) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-def oracle(apart: int, without: dict[int, bool], *, halves: bool = False) -> np.ndarray[Any, Any]:
+def oracle(
+    apart: int, without: dict[int, bool], *, halves: bool = False, delay: int = 0, unsent: int = 0
+) -> np.ndarray[Any, Any]:
     """The anchor at the end. `without` says of the rounds that an island does not train whether it counts among those
-    that share the rows: not before the others know that it is gone."""
+    that share the rows: not before the others know that it is gone. What is exchanged arrives `delay` steps later;
+    in the round `unsent` the island that goes sends nothing."""
+    flying: list[tuple[int, slice, np.ndarray[Any, Any]]] = []
+
+    def arrive(number: int) -> None:
+        while flying and flying[0][0] <= number:
+            _, at, mean = flying.pop(0)
+            momentum[at] = 0.9 * momentum[at] + mean
+            anchor[at] -= 0.7 * (mean + 0.9 * momentum[at])
+            own[:, at] = anchor[at]
+
     anchor = np.concatenate([value.ravel() for value in BEGIN.values()])
     own, first, second = np.tile(anchor, (WORLD, 1)), np.zeros((WORLD, WIDTH)), np.zeros((WORLD, WIDTH))
     momentum, lost = np.zeros(WIDTH), np.zeros((WORLD, WIDTH))
     for number, batch in enumerate(rows(STEPS, CASE["batch"]), start=1):  # type: ignore[call-overload]
         this = (number + 1) // 2
         train = [island for island in range(WORLD) if island != apart or this not in without]
-        share = train if without.get(this, True) else list(range(WORLD))
+        known = without.get(this, True) and number != 2 * unsent + delay
+        share = train if known else list(range(WORLD))
         for island in train:
             place, gradient = share.index(island), np.zeros(WIDTH)
             for _, given, target in batch[place * 8 // len(share) : (place + 1) * 8 // len(share)]:
@@ -53,6 +66,7 @@ def oracle(apart: int, without: dict[int, bool], *, halves: bool = False) -> np.
             second[island] = 0.999 * second[island] + 0.001 * gradient**2
             size = np.sqrt(second[island] / (1 - 0.999**number)) + 1e-8
             own[island] -= 0.05 * 0.01 * own[island] + 0.05 * first[island] / (1 - 0.9**number) / size
+        arrive(number)
         if number % 2 == 0 or number == STEPS:
             half = (this - 1) % 2
             at = slice(2 * half, 2 * half + 2) if halves and number < STEPS else slice(None)
@@ -62,13 +76,15 @@ def oracle(apart: int, without: dict[int, bool], *, halves: bool = False) -> np.
                 scales = np.abs(wanted[:, at]).max(axis=1, keepdims=True) / 127
                 moved = np.rint(wanted / scales) * scales
                 lost[:, at] = (wanted - moved)[:, at]
-            mean = np.mean([moved[island][at] for island in train], axis=0)
-            momentum[at] = 0.9 * momentum[at] + mean
-            anchor[at] -= 0.7 * (mean + 0.9 * momentum[at])
-            own[:, at] = anchor[at]
+            mean = np.mean([moved[island][at] for island in train if (this, island) != (unsent, apart)], axis=0)
             if this in without:  # the first island's weights and optimizer, and nothing that rounding took
                 own[apart], first[apart], second[apart], lost[apart] = own[0], first[0], second[0], 0
+            flying.append((number + delay if number < STEPS else number, at, mean))
+        arrive(number)
     return anchor
+
+
+LATER: dict[str, Any] = {"options": {"inner_steps": 2, "delay": 1, "patience": 2.0}}
 
 
 @pytest.mark.parametrize(
@@ -85,8 +101,34 @@ def oracle(apart: int, without: dict[int, bool], *, halves: bool = False) -> np.
         ),
         # late at step 4: the others train steps 5 and 6 without it, after which it is there again
         pytest.param({"late": [1, 4], "first_waits": {"5": "back"}}, 1, {2: False, 3: True}, 4, marks=pytest.mark.slow),
+        # what is exchanged arrives a step later
+        pytest.param(
+            {**LATER, "dies": [2, 3], "first_waits": {"7": "back"}},
+            2,
+            {2: False, 3: True, 4: True},
+            4,
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {**LATER, "late": [1, 4], "first_waits": {"5": "back"}}, 1, {2: False, 3: True}, 4, marks=pytest.mark.slow
+        ),
+        # killed while it sends after step 4: the others send again when it is due, and share the rows from step 6 on
+        pytest.param(
+            {**LATER, "sends_nothing": [2, 4], "first_waits": {"7": "back"}},
+            2,
+            {3: True, 4: True},
+            4,
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["killed and started again", "of halves in int8", "late"],
+    ids=[
+        "killed and started again",
+        "of halves in int8",
+        "late",
+        "killed, with a delay",
+        "late, with a delay",
+        "killed while it sends",
+    ],
 )
 def test_an_island_that_is_not_there_is_left_out_and_comes_back(
     tmp_path: Path, case: dict[str, Any], apart: int, without: dict[int, bool], named: int
@@ -96,26 +138,30 @@ def test_an_island_that_is_not_there_is_left_out_and_comes_back(
         listening.bind(("127.0.0.1", 0))
         port = listening.getsockname()[1]
     islands = [start(rank, port, tmp_path) for rank in range(WORLD)]
-    if "dies" in case:
+    lost = "sends_nothing" in case
+    if "dies" in case or lost:
         assert islands[apart].wait(timeout=120) == -9
         while not (tmp_path / "done-6").exists():
             assert islands[0].poll() is None, islands[0].communicate()[0]
         islands[apart] = start(apart, port, tmp_path)
     said = [island.communicate(timeout=120)[0] for island in islands]
     assert [island.returncode for island in islands] == [0] * WORLD, "\n".join(said)
-    assert f"diloco: island {apart} is left out of the average after step {named}: not there after 2 s" in said[0]
+    left = "is lost in the exchange" if lost else "is left out of the average"
+    assert f"diloco: island {apart} {left} after step {named}{'' if lost else ': not there after 2 s'}" in said[0]
     assert f"diloco: island {apart} is back with the weights of all" in said[0]
     found = [np.load(tmp_path / f"{rank}.npz") for rank in range(WORLD)]
     weights = [np.concatenate([of[name].ravel() for name in BEGIN]) for of in found]
     assert all(np.array_equal(of, weights[0]) for of in weights)
-    np.testing.assert_allclose(weights[0], oracle(apart, without, halves="options" in case), atol=2e-6)
+    delay = case.get("options", {}).get("delay", 0)
+    wanted = oracle(apart, without, halves="fragments" in case.get("options", {}), delay=delay, unsent=2 * lost)
+    np.testing.assert_allclose(weights[0], wanted, atol=2e-6)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fragments": 2, "delay": 1}, "write delay: 0"),
         ({"within": "deepspeed"}, "write within: ddp"),
+        ({"within": {"name": "fsdp", "replicas": 2}}, "write within: ddp"),
     ],
 )
 def test_what_islands_that_leave_cannot_do_is_refused(options: dict[str, Any], message: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,29 @@ from finetooth_hooks import Datum, Forward, LossSpec, Stepped
 from finetooth_hooks.engine import Counts, Engine, StepSettings
 from safetensors.torch import load, save
 
-from finetooth_diloco.engine import IslandEngine, Lines
+from finetooth_diloco.engine import Flying, IslandEngine, Lines
 from finetooth_diloco.membership import Meeting, Membership
 from finetooth_diloco.options import DilocoOptions
 from finetooth_diloco.outer import Exchange, files_of, write_files
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What this island gave to the exchange that is under way, in case it has to be sent again.
+
+    Attributes:
+        step: after which the exchange began.
+        joins: this island gave nothing, and took what the others share.
+        moved: the pseudo-gradient, each piece flat.
+        first: where it begins in the row of all that trains.
+        residual: (N,) what rounding had taken before; None where nothing is rounded, or nothing was yet.
+    """
+
+    step: int
+    joins: bool
+    moved: list[Any]
+    first: int
+    residual: Any
 
 
 class ElasticEngine(IslandEngine):
@@ -34,6 +54,8 @@ class ElasticEngine(IslandEngine):
         """Steps passed over since the engine's own count was right."""
         self._aim: int | None = None
         """The step after which this island joins; None while it trains."""
+        self._sent: Sent | None = None
+        self._settled_as = ""
         if membership.joins:
             self._fall_behind()
 
@@ -58,6 +80,8 @@ class ElasticEngine(IslandEngine):
             self._engine.zero_grad()
             done = Stepped(self.weights_version + 1, 0.0, 0.0)
             self._passed += 1
+        if self._aim is None:
+            self._receive(done.step)
         if done.step == self._aim or (self._aim is None and self._next(done.step - 1) == done.step):
             self._meet(done.step)
         return done
@@ -69,51 +93,74 @@ class ElasticEngine(IslandEngine):
         return following if self._total is None or step >= self._total else min(following, self._total)
 
     def _fall_behind(self) -> None:
+        self._sent = None
+        self._flying.clear()
         newest = self._membership.announce()
         self._aim = self._next(max(newest, self.weights_version))
 
     def _meet(self, step: int) -> None:
-        """Exchange with the islands that are there."""
+        """Begin an exchange with the islands that are there; those that join take what the others share first."""
         last = step == self._total
+        if last:
+            self._receive(None)
+        joins = self._aim is not None
         fragments = 1 if last else self._options.fragments
         number = (step // (self._options.inner_steps // fragments) - 1) % fragments
-        residual = None if self._exchange is None or self._aim is not None else self._exchange.residual
         while True:
-            if self._exchange is not None:  # of a try that failed, nothing stays
-                self._exchange.residual = None if residual is None else residual.clone()
-            meeting = self._membership.meet(step, self._aim is not None)
+            meeting = self._membership.meet(step, joins)
             if meeting is None:
                 self._fall_behind()
                 return
+            name = meeting.name  # under which it is settled whether the mean counts
+            if not meeting.joining:
+                break
+            name = f"{meeting.name}/mean"
             try:
-                given, mean = self._swap(meeting, number, fragments)
+                given = meeting.give(self._packed() if meeting.members[0] == self._membership.rank else None)
                 came = True
             except RuntimeError:  # of gloo: a member has gone
-                given, mean, came = None, [], False
+                came = False
             if self._membership.settle(meeting.name, done=came):
+                if joins:
+                    self._take(given)
                 break
-        if self._aim is not None:
-            assert given is not None
-            self._take(given)
-        pieces, share = self._outer.fragment(number, fragments), 0.0 if last else self._options.mixing
-        self._outer.step(mean, pieces)
-        self._own.set_weights(self._outer.mixed(self._own.weights(), pieces, share))
-        self._apart, self._aim = self._apart if share or fragments > 1 else 0, None
-        place = meeting.members.index(self._membership.rank)
-        self._lines = replace(self._lines, number=place, islands=len(meeting.members))
-
-    def _swap(self, meeting: Meeting, number: int, fragments: int) -> tuple[bytes | None, list[Any]]:
-        """What the first island gave to those that join, and the mean pseudo-gradient of a fragment."""
-        given: bytes | None = None
-        if meeting.joining:
-            given = meeting.give(self._packed() if meeting.members[0] == self._membership.rank else None)
+        self._aim = None
+        pieces = self._outer.fragment(number, fragments)
         if self._exchange is None:
             self._exchange = Exchange(meeting, self._options.pseudo_gradient_dtype, self._outer.size)
-        self._exchange.line = meeting
-        moved = self._outer.pseudo_gradient(self._own.weights(), self._outer.fragment(number, fragments))
-        if self._aim is not None:
+        moved = self._outer.pseudo_gradient(self._own.weights(), pieces)
+        if joins:
             moved = [array.zero_() for array in moved]
-        return given, self._exchange.mean(moved, number * self._outer.size // fragments)
+        self._sent = Sent(step, joins, moved, number * self._outer.size // fragments, self._exchange.residual)
+        due = step if last else step + self._options.delay
+        self._flying.append(Flying(pieces, due, self._mean_over(meeting, name)))
+        self._receive(step, mixing=0.0 if last else None)
+
+    def _mean_over(self, meeting: Meeting, name: str) -> Future[list[Any]]:
+        """Send over a meeting's group, while this island trains; those that meet share the rows from now on."""
+        assert self._exchange is not None and self._sent is not None
+        kept, self._settled_as = self._sent.residual, name
+        place = meeting.members.index(self._membership.rank)
+        self._lines = replace(self._lines, number=place, islands=len(meeting.members))
+        self._exchange.line, self._exchange.residual = meeting, None if kept is None else kept.clone()
+        return self._sender.submit(self._exchange.mean, self._sent.moved, self._sent.first)
+
+    def _receive(self, step: int | None, mixing: float | None = None) -> None:
+        """Take what is due once it came through at all that take part; if not, those that are left send it again."""
+        while self._sent is not None and (step is None or self._flying[0].due <= step):
+            flying, sent = self._flying[0], self._sent
+            assert flying.mean is not None
+            if (error := flying.mean.exception()) is not None and not isinstance(error, RuntimeError):
+                raise error
+            if self._membership.settle(self._settled_as, done=error is None):
+                self._sent = None
+                break
+            meeting = self._membership.meet(sent.step, sent.joins)
+            if meeting is None:
+                self._fall_behind()
+                return
+            flying.mean = self._mean_over(meeting, meeting.name)
+        super()._receive(step, mixing)
 
     def _packed(self) -> bytes:
         """The first island's state, with what all share."""
@@ -128,13 +175,16 @@ class ElasticEngine(IslandEngine):
         self._passed = 0
 
     def save(self, path: Path) -> None:
-        """The state of this island alone, since others may be at another step. All begin with it when a run resumes."""
-        path = Path(path)
+        """The state of this island alone, since others may be at another step. All begin with it when a run resumes.
+        What is on its way is in it, unless a member was lost meanwhile."""
+        path, flying = Path(path), list(self._flying)
+        self._flying = [replace(of, mean=of.mean) for of in flying if of.mean is None or of.mean.exception() is None]
         self._engine.save(path)
         self._write_outer(path, islands=1)
+        self._flying = flying  # whether it counts is not settled yet
 
     def load(self, path: Path) -> None:
         super().load(path)
-        self._passed = 0
+        self._passed, self._sent = 0, None
         if self._aim is not None:
             self._fall_behind()

@@ -93,7 +93,7 @@ class IslandEngine(FrontEngine):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return super().capabilities - {"snapshots", "interrupt"}
+        return super().capabilities - {"snapshots", "interrupt", "continuous"}
 
     @property
     def anchor(self) -> Mapping[str, Any]:

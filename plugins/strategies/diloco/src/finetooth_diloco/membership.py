@@ -157,6 +157,7 @@ class Membership:
         lives = json.loads(read(self._store, f"members/{name}", "the first island"))
         mine = [self.rank, self._life, joins]
         if mine not in lives:
+            self._group = None  # the others go over to another
             return None
         members = tuple(rank for rank, _, _ in lives)
         if self._group is None or [life[:2] for life in lives] != self._lives:

@@ -70,13 +70,11 @@ class DilocoOptions(Options):
     def _islands_that_leave_are_plain(self) -> Self:
         if self.patience is None:
             return self
-        for setting, plain in (("delay", 0), ("within", "ddp")):
-            value = getattr(self, setting)
-            if value not in (plain, {"name": plain}):
-                raise ValueError(
-                    f"patience is set, and islands that leave and join exchange nothing with "
-                    f"{setting}: {value}; write {setting}: {plain}"
-                )
+        if self.within not in ("ddp", {"name": "ddp"}):
+            raise ValueError(
+                f"patience is set, and islands that leave and join have one rank each, not within: {self.within}; "
+                "write within: ddp"
+            )
         return self
 
     @field_validator("within")
