@@ -38,7 +38,7 @@ class RankOptions(Options):
     restart: Restarted = "run"
     """What is started again: `run` is all ranks, from the newest checkpoint of the recipe's `output`; `rank` the one
     that failed, while the others train on, which the strategy `diloco` with `patience` allows. One that fails after the
-    last restart is then left out. Where rank 0 fails, the run ends."""
+    last restart is then left out. Where rank 0 fails, all begin again from the newest checkpoint."""
 
 
 class Started(Protocol):
@@ -190,7 +190,7 @@ def run(
         The exit code of the last start.
     """
     if what == "rank":
-        return _run_while_ranks_leave(start(command), grace, restarts)
+        return _run_while_ranks_leave(start, command, grace, restarts)
     for again in range(1, restarts + 1):
         code = wait(start(command), grace)
         if not is_failure(code):
@@ -200,9 +200,12 @@ def run(
     return wait(start(command), grace)
 
 
-def _run_while_ranks_leave(ranks: list[RankProcess], grace: float, restarts: int) -> int:
-    """Wait for ranks of which each but the first may fail: it is started again, after the last restart left out."""
-    begun = 0
+def _run_while_ranks_leave(
+    start: Callable[[Sequence[str]], list[RankProcess]], command: Sequence[str], grace: float, restarts: int
+) -> int:
+    """Wait for ranks of which each may fail: it is started again, after the last restart left out. The others cannot
+    train on without rank 0, so all of them begin again with it."""
+    begun, ranks = 0, start(command)
 
     def lost(number: int) -> bool:
         nonlocal begun
@@ -218,7 +221,13 @@ def _run_while_ranks_leave(ranks: list[RankProcess], grace: float, restarts: int
         ranks[number] = ranks[number].again()
         return True
 
-    return wait(ranks, grace, lost=lost)
+    while is_failure(code := wait(ranks, grace, lost=lost)) and begun < restarts:
+        begun += 1
+        again = f"restart {begun} of {restarts}: all ranks begin again from the newest checkpoint"
+        print(f"rank 0 {how_it_ended(ranks[0].poll() or 0, ranks[0].last_line())}; {again}", file=sys.stderr)
+        command = resuming(command)
+        ranks = start(command)
+    return code
 
 
 def is_failure(code: int) -> bool:
