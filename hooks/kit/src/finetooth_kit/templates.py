@@ -88,12 +88,13 @@ def _bytes(tokenizers: Any) -> Any:
 
 
 def official(
-    tokenizer: FastTokenizer, conversation: Conversation, *, ask: bool = False, **variables: Any
+    tokenizer: FastTokenizer, conversation: Conversation, *, ask: bool = False, parts: bool = False, **variables: Any
 ) -> tuple[list[int], str]:
     """Tokens and text by the tokenizer's chat template.
 
     Args:
         ask: with the prompt for an answer.
+        parts: contents are lists of parts, which is all that templates of some models that see can read.
         variables: what else the template reads, `enable_thinking=False`.
 
     Raises:
@@ -107,6 +108,8 @@ def official(
     from transformers.utils import chat_template_utils
 
     messages = [shaped(message) for message in conversation.messages]
+    if parts:
+        messages = [{**shape, "content": [{"type": "text", "text": shape["content"]}]} for shape in messages]
     wrapped = tokenizer.wrapped
     with mock.patch.object(chat_template_utils, "datetime", _Noon):  # what a template is given as a variable is text
         text = str(wrapped.apply_chat_template(messages, tokenize=False, **arguments))

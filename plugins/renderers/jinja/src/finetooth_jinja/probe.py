@@ -32,8 +32,9 @@ class Habits:
             it, or a later one where every turn continues to that (Command R7B closes an answer with
             `<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`): the tokenizer's end-of-text token, or the last of the
             conversation.
-        before: what stands between the prompt and the answer, if that is blanks and special tokens.
-        after: likewise between the answer and the token that ends it.
+        before: what stands between the prompt and the answer, if that is blanks and special tokens, or a header that a
+            special token ends (`to=user<|message|>`).
+        after: blanks and special tokens between the answer and the token that ends it.
         leads_on: a conversation begins with the prompt that asks for its last answer; else a model is asked in
             another way than it is trained.
         thinks: the prompt opens a think block, so an answer begins inside it.
@@ -69,7 +70,8 @@ def habits(shaper: Shaper, encoder: Encoder, eos_id: int | None) -> Habits:
     thinks = prompt.rstrip().endswith("<think>")
     stop_ids = tuple(dict.fromkeys(stop.id for stop in stops))
     stop_ids += _call_stops(shaper, encoder, (*stop_ids, *([] if eos_id is None else [eos_id])))
-    return Habits(stop_ids, before if _is_markup(before, encoder) else "", after, leads_on, thinks)
+    header = _is_markup(before, encoder) or encoder.encode(before).special[-1]
+    return Habits(stop_ids, before if header else "", after, leads_on, thinks)
 
 
 class _Stop(NamedTuple):

@@ -29,9 +29,14 @@ def _parts(message: Message) -> list[dict[str, Any]]:
     return parts
 
 
-def _shaped(message: Message) -> dict[str, Any]:
-    """A message as templates know it, what it shows among its text."""
-    return {**shape_of(message), "content": _parts(message)} if message.media else shape_of(message)
+def _shaped(message: Message, *, parts: bool) -> dict[str, Any]:
+    """A message as templates know it, what it shows among its text.
+
+    Args:
+        parts: the template reads nothing but lists of parts.
+    """
+    shape = shape_of(message)
+    return {**shape, "content": _parts(message) or [{"type": "text", "text": ""}]} if message.media or parts else shape
 
 
 def _in_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -46,7 +51,8 @@ def _in_text(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 class Shaper:
-    """Renders messages with one template.
+    """Renders messages with one template. Templates of some models that see (Idefics 3, SmolVLM, LLaVA-NeXT) read
+    contents as lists of parts alone, and would drop plain text without a word: they get parts.
 
     Args:
         media: puts their images, sounds and videos in.
@@ -54,6 +60,16 @@ class Shaper:
 
     def __init__(self, template: ChatTemplate, media: Media) -> None:
         self._template, self.media = template, media
+        self._parts = not self._keeps(parts=False) and self._keeps(parts=True)
+
+    def _keeps(self, *, parts: bool) -> bool:
+        """The template writes the contents of a question and its answer."""
+        chat = (Message("user", "First question?"), Message("assistant", "First answer."))
+        try:
+            text = self._template.render([_shaped(message, parts=parts) for message in chat]).text
+        except TemplateRefused:
+            return False
+        return all(message.content in text for message in chat) and "'type'" not in text  # as Python writes a list
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = (), *, prompt: bool = False
@@ -64,7 +80,7 @@ class Shaper:
             TemplateRefused: the template cannot render them.
             DataError: an image, sound or video cannot be used.
         """
-        shaped = [_shaped(message) for message in messages]
+        shaped = [_shaped(message, parts=self._parts) for message in messages]
         try:
             rendered = self._template.render(shaped, tools, prompt=prompt)
         except TemplateRefused as refused:
