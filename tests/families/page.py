@@ -1,7 +1,8 @@
 """docs/families.md from results.json: `python tests/families/page.py` tries every cell first, in some minutes.
 
-.venv/bin/python tests/families/page.py            # all rows
-.venv/bin/python tests/families/page.py qwen3 phi  # these
+.venv/bin/python tests/families/page.py              # all rows
+.venv/bin/python tests/families/page.py qwen3 phi    # these
+.venv/bin/python tests/families/page.py --templates  # those of renderers
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from template_suites import CASES, SUITES, Judged, compared
 from tiny_families import ABSENT, COLUMNS, TARGETS, TYPES, Tiny
 
 RESULTS, PAGE = Path(__file__).with_name("results.json"), Path(__file__).parents[2] / "docs/families.md"
+TEMPLATE_RESULTS = Path(__file__).with_name("template_results.json")
 Cells = Mapping[str, Mapping[str, Sequence[object]]]
 OPENING = """\
 # What each family does
@@ -38,8 +41,23 @@ what a cell says is what it did. The tests try the cells again.
 
 """
 
+RENDERERS = """
+## What each renderer does
 
-def page(cells: Cells) -> str:
+Conversations are drawn, and the official template alone judges: those of the models of 2026 that trl carries, and
+shared ones. `jinja` speaks a template that no renderer of a family does.
+
+| column | a yes means |
+|---|---|
+| template | tokens of conversations and of prompts are the template's |
+| mask | of an answer trains what stands behind its prompt, with the token that ends it, and nothing else |
+| parse | an answer gives back its content, reasoning and calls |
+| extension | the prompt for a later turn begins with all that was written before |
+
+"""
+
+
+def page(cells: Cells, spoken: Cells) -> str:
     """The page; a cell that is not a yes has the number of its reason."""
     reasons: list[str] = []
     lines = ["| model_type | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
@@ -56,9 +74,28 @@ def page(cells: Cells) -> str:
     lines += ["", "Not on all linear modules but on attention, since peft takes `gate_proj` for that of the experts:"]
     lines += [", ".join(f"`{kind}`" for kind in TARGETS) + ".", "", "Without a row:", ""]
     lines += [f"- {wrapped(f'{kinds}: {why}.')}" for kinds, why in ABSENT.items()]
+    lines += [RENDERERS.rstrip("\n"), "", *renderers(spoken)]
     lines += ["", "Next: [a new model in an hour](guides/write-a-family.md) or [choose a method]"]
     lines[-1] += "(guides/choose-a-method.md)."
     return OPENING + "\n".join(lines) + "\n"
+
+
+def renderers(cells: Cells) -> list[str]:
+    """The table of templates, and the reasons of its cells and of what is not compared."""
+    reasons: list[str] = []
+
+    def number(reason: str) -> str:
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"({reasons.index(reason) + 1})"
+
+    lines = ["| template | renderer | compared | " + " | ".join(SUITES) + " |", "|---" * (len(SUITES) + 3) + "|"]
+    for name, case in CASES.items():
+        row = [f"`{name}`", f"`{case.renderer}`", compared(case) + (f" {number(case.without)}" if case.without else "")]
+        row += ["yes" if works else f"no {number(str(why))}" for works, why in (cells[name][suite] for suite in SUITES)]
+        lines.append("| " + " | ".join(row) + " |")
+    lines += ["", "Reasons, and what is not compared:", ""]
+    return lines + [f"{i}. {wrapped(reason)}" for i, reason in enumerate(reasons, 1)]
 
 
 def wrapped(text: str) -> str:
@@ -71,14 +108,18 @@ def wrapped(text: str) -> str:
 def main(kinds: Sequence[str]) -> None:
     """Try cells and write the page."""
     cells = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for kind in kinds or TYPES:
+    if not kinds or "--templates" in kinds:
+        spoken = {name: {suite: Judged(name).cell(suite) for suite in SUITES} for name in CASES}
+        rows = ",\n".join(f" {json.dumps(name)}: {json.dumps(row)}" for name, row in spoken.items())
+        TEMPLATE_RESULTS.write_text(f"{{\n{rows}\n}}\n", encoding="utf-8")
+    for kind in [kind for kind in kinds or TYPES if kind != "--templates"]:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["FT_CACHE"] = f"{folder}/cache"
             tiny = Tiny(kind, Path(folder))
             cells[kind] = {column: tiny.cell(column) for column in COLUMNS}
         written = {kind: cells[kind] for kind in TYPES if kind in cells}
         RESULTS.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-    PAGE.write_text(page(json.loads(RESULTS.read_text(encoding="utf-8"))), encoding="utf-8")
+    PAGE.write_text(page(*(json.loads(file.read_text()) for file in (RESULTS, TEMPLATE_RESULTS))), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,16 +17,19 @@ from finetooth_transformers.loader import TransformersLoader
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from page import PAGE, RESULTS, page
+from page import PAGE, RESULTS, TEMPLATE_RESULTS, page
+from template_suites import CASES, SUITES, Judged, carried
 from tiny_families import ABSENT, COLUMNS, TYPES, Tiny
 
 SAID: dict[str, dict[str, list[Any]]] = json.loads(RESULTS.read_text(encoding="utf-8"))
+SPOKEN: dict[str, dict[str, list[Any]]] = json.loads(TEMPLATE_RESULTS.read_text(encoding="utf-8"))
 QUICK = ("qwen3_moe",)
+QUICK_TEMPLATES = ("qwen3_8", "gemma4", "smolvlm", "llava_next", "nemotron_3_5_lightning")
 """The others are slow."""
 
 
 def test_the_page_is_that_of_the_results() -> None:
-    assert PAGE.read_text(encoding="utf-8") == page(SAID), "run: python tests/families/page.py"
+    assert PAGE.read_text(encoding="utf-8") == page(SAID, SPOKEN), "run: python tests/families/page.py"
 
 
 def test_every_type_of_a_family_has_a_row_and_every_no_a_reason() -> None:
@@ -40,6 +43,21 @@ def test_every_type_of_a_family_has_a_row_and_every_no_a_reason() -> None:
     assert named and named <= TYPES.keys() | ABSENT.keys()
     assert list(SAID) == list(TYPES) and all(list(cells) == list(COLUMNS) for cells in SAID.values())
     assert all(works or why for cells in SAID.values() for works, why in cells.values())
+
+
+def test_every_template_at_hand_has_a_row() -> None:
+    """One that a newer trl carries needs a case."""
+    assert carried().keys() <= CASES.keys() and list(SPOKEN) == list(CASES)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK_TEMPLATES else pytest.mark.slow) for name in CASES]
+)
+def test_a_cell_says_what_the_renderer_does(name: str, suite: str) -> None:
+    if name not in carried():
+        pytest.skip(f"no template {name} here")
+    assert list(Judged(name).cell(suite)) == SPOKEN[name][suite]
 
 
 @pytest.fixture(scope="module")
