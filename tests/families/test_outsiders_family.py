@@ -38,7 +38,7 @@ def test_the_guide_needs_few_lines() -> None:
     assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 120
 
 
-@pytest.mark.parametrize("column", ["sft", "grpo", "packed", "quantised", "export"])
+@pytest.mark.parametrize("column", ["sft", "dpo", "grpo", "packed", "quantised", "export"])
 def test_it_does_what_others_do(ostrich: Tiny, column: str) -> None:
     assert ostrich.cell(column) == (True, "")
 
