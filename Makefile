@@ -171,7 +171,7 @@ $(SCALE)/.installed: $(TESTED) plugins/strategies/deepspeed/pyproject.toml plugi
 	@DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SCALE)/bin/python -m pip install --quiet --no-deps 'deepspeed>=0.19.8,<0.20' hjson ninja py-cpuinfo msgpack einops nvidia-ml-py setuptools wheel 'ray>=2.50,<3' jsonschema jsonschema-specifications referencing rpds-py protobuf filelock
 	@touch $@
 scale-test: $(SCALE)/.installed  ## runs over two ranks by DeepSpeed, accelerate's launcher and Ray, held against one process
-	OMP_NUM_THREADS=1 timeout 3600 $(SCALE)/bin/python -m pytest plugins/strategies/deepspeed/tests plugins/launchers/ray/tests tests/scale/test_deepspeed_runs.py tests/scale/test_island_table.py tests/scale/test_primitives.py tests/scale/test_accelerate_launch.py tests/scale/test_ray_runs.py -p no:cacheprovider
+	OMP_NUM_THREADS=1 timeout 3600 $(SCALE)/bin/python -m pytest plugins/strategies/deepspeed/tests plugins/launchers/ray/tests tests/scale/test_deepspeed_runs.py tests/scale/test_whole_matrices.py::test_a_check_says_what_the_guide_says tests/scale/test_island_table.py tests/scale/test_primitives.py tests/scale/test_accelerate_launch.py tests/scale/test_ray_runs.py -p no:cacheprovider
 
 mlx-test: $(TESTED) $(MLX)/.installed-mlx  ## MLX where torch is not installed: a run to its end, its commands, and what peft reads of it
 	FT_MLX_PYTHON=$(CURDIR)/$(MLX)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest plugins/backends/mlx/tests/test_mlx_without_torch.py -p no:cacheprovider

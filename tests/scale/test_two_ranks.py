@@ -261,6 +261,20 @@ def test_a_run_goes_on_with_another_number_of_ranks(folder: Path, before: str, a
     check_alike(whole, run)
 
 
+@pytest.mark.slow
+def test_parts_of_a_state_in_files_are_saved_whole(folder: Path) -> None:
+    """The optimizer's state of each rank in its files; one process continues with all of it."""
+    long: dict[str, Any] = {
+        "train": {**RECIPE["train"], "max_steps": 4, "epochs": 2}, "schedule": "constant",
+        "optimizer": {**RECIPE["optimizer"], "offload": "disk"},
+    }  # fmt: skip
+    short = {**long, "train": {**long["train"], "max_steps": 2}, "checkpoint": {"every": 1}}
+    run = trained(folder, "state-in-files", 2, "fsdp", **short)
+    done = ft(folder, "resume", str(run), "train.max_steps=4", "scale.devices=1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_alike(trained(folder, "whole", 1, **{**long, "optimizer": RECIPE["optimizer"]}), run)
+
+
 def counted_of_the_guide() -> str:
     """The plugin that docs/guides/many-devices.md shows."""
     page = (Path(__file__).parents[2] / "docs" / "guides" / "many-devices.md").read_text(encoding="utf-8")

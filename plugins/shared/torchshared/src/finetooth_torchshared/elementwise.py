@@ -1,4 +1,5 @@
-"""Whether an optimizer treats every number of a weight by itself, so that each rank can update a part of it."""
+"""Whether an optimizer treats every number of a weight by itself, so that each rank can update a part of it; or at
+least every weight, so that each rank can update some layers."""
 
 from __future__ import annotations
 
@@ -41,6 +42,29 @@ def obstacle_to_parts(optimizer: Optimizer) -> str:
         if not shaped and not (isinstance(value, Tensor) and value.dim() == 0) and not isinstance(value, int | float):
             return f"{key!r} of its state is not a number for each weight"
     return ""
+
+
+def obstacle_to_layers(optimizer: Optimizer) -> str:
+    """Why it cannot update a layer where the others are at other ranks, on the device `meta`; empty if it can. Found
+    out by trying, as above."""
+    generator = torch.Generator().manual_seed(0)
+    values, slope = (SIZE * torch.randn(SIDE, SIDE, generator=generator), torch.randn(SIDE, SIDE, generator=generator))
+
+    def updated(other: Tensor) -> Tensor:
+        weights = [nn.Parameter(values.clone()), nn.Parameter(other)]
+        names = (NAME, NAME.replace("0", "1"))
+        made: torch.optim.Optimizer = optimizer.create(list(zip(names, weights, strict=True)))
+        for step in range(STEPS):
+            weights[0].grad = slope * (1 + step / STEPS)
+            weights[1].grad = None if other.is_meta else slope * (-1) ** step
+            made.step()
+        return weights[0].detach()
+
+    try:
+        alike = torch.allclose(updated(values.clone()), updated(values.to("meta")), rtol=1e-6, atol=1e-10)
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        return f"without them it fails with {type(error).__name__}: {error}"
+    return "" if alike else "a weight's update depends on those of other layers"
 
 
 def _updated(

@@ -34,7 +34,7 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
         if sharding is not None and _spreads(sharding):
             _check_spread(request)
         return
-    from finetooth_torchshared.elementwise import obstacle_to_parts
+    from finetooth_torchshared.elementwise import obstacle_to_layers, obstacle_to_parts
 
     adapter, updates = request.trains.adapter.capabilities, request.updates
     words = updates.optimizer.capabilities
@@ -63,6 +63,9 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     elif staged and (others := sorted(role for role, of in request.roles.items() if of.model is not None)):
         problem = f"the method needs another model as {', '.join(others)}, whose layers are not divided"
         action = "set scale.strategy: fsdp"
+    elif staged and (obstacle := obstacle_to_layers(updates.optimizer)):
+        problem = f"optimizer: {updates.name} cannot update some layers without the others: {obstacle}"
+        action = "pick an optimizer that treats every weight by itself, such as adamw or muon"
     elif not staged and (obstacle := obstacle_to_parts(updates.optimizer)):
         problem = f"optimizer: {updates.name} cannot update a part of a matrix, and no rank has a whole one: {obstacle}"
         action = "pick an optimizer that treats every number by itself, such as adamw"
