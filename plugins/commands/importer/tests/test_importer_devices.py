@@ -51,13 +51,17 @@ def test_a_mapping_in_place_of_the_file(stage: int, strategy: Any) -> None:
     assert account.recipe["scale"] == {"strategy": strategy}
 
 
-def test_stage_3_is_taken_as_stage_2_and_said_so() -> None:
-    given = {"zero_optimization": {"stage": 3, "stage3_prefetch_bucket_size": 1, "offload_param": {"device": "cpu"}}}
-    account = read_tool({"base_model": "m", "deepspeed": given}, "axolotl")
-    assert account.recipe["scale"]["strategy"]["stage"] == 2
-    of_key = outcomes(account)
-    assert of_key["deepspeed.zero_optimization.stage"] == "otherwise"
-    assert of_key["deepspeed.zero_optimization.offload_param.device"] == "not taken"
+def test_stage_3_is_a_strategy_of_its_own() -> None:
+    """Weights on the host by its option, the optimizer's state by the optimizer's; NVMe is not there."""
+    zero: dict[str, Any] = {"stage": 3, "stage3_prefetch_bucket_size": 1, "offload_param": {"device": "cpu"}}
+    zero["offload_optimizer"] = {"device": "cpu"}
+    account = read_tool({"base_model": "m", "deepspeed": {"zero_optimization": zero}}, "axolotl")
+    assert account.recipe["scale"] == {"strategy": {"name": "zero3", "offload": True}}
+    assert account.recipe["optimizer"]["offload"] == "cpu"
+    zero["offload_param"] = {"device": "nvme"}
+    account = read_tool({"base_model": "m", "deepspeed": {"zero_optimization": zero}}, "axolotl")
+    assert account.recipe["scale"] == {"strategy": {"name": "zero3"}}
+    assert outcomes(account)["deepspeed.zero_optimization.offload_param.device"] == "not taken"
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

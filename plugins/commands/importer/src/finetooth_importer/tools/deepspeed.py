@@ -66,21 +66,26 @@ def _stage(account: Account, key: str, stage: Any) -> None:
         account.set("scale.strategy", {"name": "deepspeed", "stage": stage})
         account.inside(key, stage, "taken", "scale.strategy.stage")
     elif stage == 3:
-        account.set("scale.strategy", {"name": "deepspeed", "stage": 2})
-        note = "stage 2 in its place: the same steps, and every rank holds all the weights"
-        account.inside(key, stage, "otherwise", "scale.strategy.stage", note)
+        account.set("scale.strategy", {"name": "zero3"})
+        account.inside(key, stage, "taken", "scale.strategy")
     else:
         account.set("scale.strategy", "ddp")
         account.inside(key, stage, "taken", "scale.strategy")
 
 
 def _offload(account: Account, key: str, name: str, value: Any) -> None:
-    optimizer = name == "zero_optimization.offload_optimizer.device"
+    strategy, kind = account.recipe["scale"]["strategy"], name.removeprefix("zero_optimization.")
+    offered = {
+        ("deepspeed", "offload_optimizer.device"): ("scale.strategy.offload", True),
+        ("zero3", "offload_param.device"): ("scale.strategy.offload", True),
+        ("zero3", "offload_optimizer.device"): ("optimizer.offload", "cpu"),
+    }
+    setting, there = offered.get((strategy["name"] if isinstance(strategy, Mapping) else strategy, kind), ("", None))
     if name.endswith(".device") and value in (None, "none"):
         account.inside(key, value, "no effect", note="it is off")
-    elif optimizer and value == "cpu" and isinstance(account.recipe["scale"]["strategy"], Mapping):
-        account.set("scale.strategy.offload", value=True)
-        account.inside(key, value, "taken", "scale.strategy.offload")
+    elif setting and value == "cpu":
+        account.set(setting, there)
+        account.inside(key, value, "taken", setting)
     else:
         note = "backend.layers lends layers that do not train" if "param" in name else "the host's memory alone is used"
         account.inside(key, value, "not taken", note=note)
