@@ -217,12 +217,6 @@ class PlacePart:
     shard_optimizer: Callable[..., Any] | None = None
     sharding: Sharding | None = None
 
-    @property
-    def computes_whole(self) -> bool:
-        """Whether this rank computes its rows alone, with a model that it has whole."""
-        of = self.sharding
-        return of is None or (of.shard is None and of.stages is None and of.positions == 1)
-
 
 @dataclass(frozen=True)
 class DataPart:

@@ -13,7 +13,7 @@ from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest, S
 from pydantic import Field
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide, stream_obstacle
-from finetooth_torch.planning.offload import DEVICE, Offload
+from finetooth_torch.planning.offload import DEVICE, Offload, in_parts
 from finetooth_torch.planning.process_memory import reads_apart
 from finetooth_torch.planning.products import check_tf32
 from finetooth_torch.planning.repeatable import choose_deterministic
@@ -111,7 +111,7 @@ class TorchBackend:
             )
         check_tf32(options.tf32, request.place.hardware)
         check_routers(self._routers, request.base.facts, request.base.model.model_type)
-        if self._routers and not request.place.computes_whole:
+        if self._routers and in_parts(request.place):
             raise PlanError(
                 "backend.router_aux_loss_coef, router_z_loss_coef: scale.strategy divides the model or rows",
                 action="leave both out, or set scale.strategy: ddp",
@@ -177,9 +177,7 @@ class TorchBackend:
         # next steps would round to the same again.
         rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
         precision = "fp32" if rounds else train.precision
-
-        lends = self._offload.layers != DEVICE
-        fp8 = FP8 in request.compute.kernels
+        lends, fp8 = self._offload.layers != DEVICE, FP8 in request.compute.kernels
         shards, slices = _divided(request)
         on_host = lends or shards  # from where layers come to the device one by one
         load = partial(_load, request, precision, "cpu" if on_host else hardware.device)
@@ -189,7 +187,7 @@ class TorchBackend:
         pick, decoder = self._options.attention, self._options.decoder
         why_not = stream_obstacle(
             request.base.facts, hardware, pick, self._packing, offload=self._offload, fp8=fp8,
-            sharded=not request.place.computes_whole, routed=bool(self._routers),
+            sharded=in_parts(request.place), routed=bool(self._routers),
         )  # fmt: skip
         chosen = choose_decoder(why_not, hardware, decoder, brought=DECODER in request.compute.kernels)
         stream = chosen.value == STREAM

@@ -61,7 +61,7 @@ class TaskFormat:
         """Reads a prompt; the other columns are kept for rewards and environments.
 
         Raises:
-            DataError: the prompt is missing or wrong; with `turns`, the assistant says nothing, or a turn is no text.
+            DataError: the prompt is missing or wrong; with `turns`, the assistant says nothing, or more than text.
         """
         options = self._options
         media = RowMedia(row, options.media_columns)

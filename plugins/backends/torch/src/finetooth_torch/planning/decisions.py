@@ -24,7 +24,7 @@ from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_att
 from finetooth_torch.planning.fp8 import FP8, with_cost
 from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
-from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload
+from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload, in_parts
 from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import has_fused_sdpa, with_amd_kernels
@@ -69,7 +69,7 @@ def decide(
     base = request.base
     obstacle_of = partial(
         stream_obstacle, hardware=request.place.hardware, attention=attention, packing=packing, offload=offload,
-        fp8=fp8, sharded=not request.place.computes_whole, routed=bool(routers),
+        fp8=fp8, sharded=in_parts(request.place), routed=bool(routers),
     )  # fmt: skip
     brought = _decoder_brought(request, held_in, decoder, obstacle_of)
     chosen = choose_decoder(obstacle_of(base.facts), request.place.hardware, decoder, brought=brought)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetooth_hooks import Decision, PlanError
-from finetooth_hooks.protocols import ModelFacts, PlanRequest
+from finetooth_hooks.protocols import ModelFacts, PlacePart, PlanRequest
 
 DEVICE, HOST, DISK = "device", "host", "disk"
 PIECES = "backend.feed_forward_tokens"
@@ -60,7 +60,7 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
             )
     if offload.pieces:
         feed_forward_path(request.base.facts)
-        if not request.place.computes_whole:
+        if in_parts(request.place):
             raise PlanError(
                 f"{PIECES}: scale.strategy divides the model or rows",
                 action=f"leave {PIECES} out, or set scale.strategy: ddp",
@@ -80,6 +80,12 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
         )
     if request.place.collective is not None:
         raise PlanError(f"{where}: it is for one rank", action="leave strategy or backend.layers out")
+
+
+def in_parts(place: PlacePart) -> bool:
+    """Whether ranks have parts of the model or of rows."""
+    of = place.sharding
+    return of is not None and (of.shard is not None or of.stages is not None or of.positions > 1)
 
 
 def feed_forward_path(facts: ModelFacts) -> str:
