@@ -13,12 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import finetooth
 import numpy as np
 import pytest
+from finetooth_client.messages import forward_backward
 from finetooth_hooks import Datum, Sampling
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bits"))
@@ -129,25 +131,37 @@ def test_a_program_at_every_rank(folder: Path, alone: list[float], strategy: str
     np.testing.assert_allclose(numbers, alone, rtol=1e-5, atol=1e-6)
 
 
-@pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[tuple[Any, int]]:
-    """A client of `ft serve`, and the server's process id."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    settings = ["--set", "train.precision=fp32", "--ranks", "2", "--folder", "server", "--port", port]
+@contextmanager
+def serving(folder: Path, name: str, *flags: str) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
+    """A client of `ft serve` over a folder of its own, and the server's process; a folder is served again."""
+    place = folder / f"{name}.port"
+    if not place.exists():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            place.write_text(str(probe.getsockname()[1]), encoding="utf-8")
+    port = place.read_text(encoding="utf-8")
+    settings = ["--set", "train.precision=fp32", "--ranks", "2", "--folder", name, "--port", port, *flags]
     command = [sys.executable, "-m", "finetooth", "serve", "api", "--model", "model", *settings]
     kept = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FT_CACHE": str(folder / "cache")}
-    log = folder / "serve.log"
+    log = folder / f"{name}.log"
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env={**os.environ, **kept}, stdout=output, stderr=output)
     while "serving" not in log.read_text(encoding="utf-8"):
         assert process.poll() is None, log.read_text(encoding="utf-8")
         time.sleep(0.1)
-    with finetooth.Client(f"http://127.0.0.1:{port}", patience=300) as client:
+    try:
+        with finetooth.Client(f"http://127.0.0.1:{port}", patience=300) as client:
+            yield client, process
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[tuple[Any, int]]:
+    """A client of `ft serve`, and the server's process id."""
+    with serving(folder, "server", "--rank-silence", "15", "--call-tokens", "16777216") as (client, process):
         yield client, process.pid
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
 
 
 @pytest.mark.parametrize("strategy", CASES)
@@ -183,6 +197,103 @@ def test_a_session_ends_with_its_rank_and_others_stay(server: tuple[Any, int]) -
         session.step()
     assert bystander.forward_backward(rows(7, 3), "cross_entropy").loss > 0
     assert len(ranks) == 2 and not ranks & children(process)
+
+
+def test_a_hung_rank_ends_its_session_within_the_limit(server: tuple[Any, int]) -> None:
+    client, process = server
+    bystander, before = client.session("model", **SECTIONS), children(process)
+    session = client.session("model", **SECTIONS, strategy="ddp")
+    ranks = children(process) - before
+    os.kill(max(ranks), signal.SIGSTOP)
+    begun = time.monotonic()
+    call = session._submit(forward_backward(rows(7, 4), "cross_entropy", None))["id"]
+    assert bystander.forward_backward(rows(7, 3), "cross_entropy").loss > 0  # meanwhile
+    assert state_of(client, call, wait=1)["state"] == "queued"
+    said = state_of(client, call, wait=60)["error"]["message"]
+    assert time.monotonic() - begun < 15 + 15
+    assert f"rank 1 of 2 on {socket.gethostname()} gave no sign of life for 15 s (ft serve --rank-silence)" in said
+    with pytest.raises(Exception, match="the model was closed"):
+        session.step()
+    assert bystander.step().step == 1 and not ranks & children(process)
+
+
+def state_of(client: Any, call: str, wait: float) -> Any:
+    """A call once it is finished, or after so many seconds."""
+    until = time.monotonic() + wait
+    while True:
+        found = client._http.get(f"/v1/calls/{call}", params={"wait": 0}).json()
+        if found["state"] != "queued" or time.monotonic() > until:
+            return found
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp-hybrid"])
+def test_tokens_are_streamed_as_ranks_write_them(server: tuple[Any, int], strategy: str) -> None:
+    session, alone = (server[0].session("model", **SECTIONS, strategy=pick) for pick in (strategy, None))
+    long = Sampling(max_tokens=1500, temperature=0, stop_ids=())
+    stream, came = session.stream([[5, 6, 7], [8, 9]], long), list[tuple[int, int, str]]()
+    for piece in stream:
+        came.append((piece.completion, piece.index, state_of(server[0], stream.call, 0)["state"]))
+    assert [state for _, _, state in came].count("queued") > 5  # they come while the call is executed
+    expected = [one.tokens for group in alone.generate([[5, 6, 7], [8, 9]], long).completions for one in group]
+    assert [one.tokens for one in stream.completions] == expected
+    for each in (session, alone):
+        each.close()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp-hybrid"])
+def test_a_call_that_is_broken_off_leaves_its_model_as_it_was(server: tuple[Any, int], strategy: str) -> None:
+    """A thousand rows of training, and under ddp thousands of tokens; equal to a session that never began them."""
+    client, losses = server[0], []
+    for broken in (True, False):
+        session = client.session("model", **SECTIONS, strategy=strategy)
+        session.forward_backward(rows(1, 4), "cross_entropy")
+        if broken:
+            call = session._submit(forward_backward(rows(2, 4000), "cross_entropy", None))["id"]
+            time.sleep(1)
+            client.cancel(call)
+            found = state_of(client, call, wait=60)
+            assert found["state"] == "failed" and "the call was cancelled" in found["error"]["message"]
+        if broken and strategy == "ddp":
+            stream = session.stream([[5, 6, 7]], Sampling(max_tokens=20000, n=64, stop_ids=()))
+            next(iter(stream))
+            client.cancel(stream.call)
+            assert "the call was cancelled" in state_of(client, stream.call, wait=60)["error"]["message"]
+        session.step()
+        losses.append(session.forward_backward(rows(3, 4), "cross_entropy").loss)
+        session.close()
+    assert losses[0] == losses[1]
+
+
+def test_a_killed_server_continues_a_session_of_ranks_with_what_it_kept_encrypted(folder: Path) -> None:
+    """Killed with a gradient that no snapshot holds: the log is applied again by new ranks. Nothing that lies in the
+    folder holds a weight in plain, and the old ranks end by themselves."""
+    subprocess.run([sys.executable, "-m", "finetooth", "encryption", "key", "server.key"], cwd=folder, check=True)
+    (folder / "scratch").mkdir()
+    flags, losses = ("--encryption-key", "server.key", "--scratch", "scratch", "--replay", "0.5"), []
+    for killed in (False, True):
+        name = f"encrypted-{killed}"
+        with serving(folder, name, *flags) as (client, process):
+            session = client.session("model", **SECTIONS, strategy="ddp")
+            for step in range(2):
+                session.forward_backward(rows(step, 4), "cross_entropy")
+                session.step()
+            session.forward_backward(rows(5, 4), "cross_entropy")
+            ranks = children(process.pid)
+            if killed:
+                process.kill()
+                process.wait()
+        with serving(folder, name, *flags) as (client, _):
+            session = client.attach(session.id)
+            session.step()
+            losses.append(session.forward_backward(rows(6, 4), "cross_entropy").loss)
+            session.save("state")
+        assert not list((folder / name).rglob("*.safetensors")) and list((folder / name).rglob("*.json"))
+        assert not list((folder / "scratch").rglob("*.safetensors"))
+        for rank in ranks:
+            with pytest.raises(ProcessLookupError):
+                os.kill(rank, 0)
+    assert losses[0] == losses[1]
 
 
 if __name__ == "__main__":

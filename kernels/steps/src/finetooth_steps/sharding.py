@@ -31,6 +31,7 @@ from finetooth_hooks import (
 )
 from finetooth_hooks.compute.collectives import Collective
 from finetooth_hooks.compute.loss_totals import LossTotals
+from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.engine import Counts, Engine, Snapshot, StepSettings, Usage
 from numpy.typing import NDArray
 
@@ -49,7 +50,7 @@ CAPABILITIES = frozenset(
     {
         "zero_grad", "generate", "full_state", "snapshots", "interrupt", "reference", "head", "usage", "roles",
         "step_settings", "temperature", "optimizers", "embedding_noise", "schema", "min_p", "repetition_penalty",
-        "additions", "module", "handles", "gradients", "release",
+        "additions", "module", "handles", "gradients", "release", "continuous",
     }
 )  # fmt: skip
 """What the engine behind it can do, this one can; the rest has no meaning over ranks yet."""
@@ -101,6 +102,9 @@ class FrontEngine(EngineBase):
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         return self._engine.generate(prompts, sampling)
+
+    def running_batch(self) -> RunningBatch:
+        return self._engine.running_batch()
 
     def save(self, path: Path) -> None:
         self._engine.save(path)

@@ -3,10 +3,14 @@ in tests/scale."""
 
 from __future__ import annotations
 
+import json
+import socket
+import time
 from typing import Any
 
 import pytest
 from finetooth_hooks import UserError
+from finetooth_server.ranks import lines
 from finetooth_server.sections import check_scale, on_one_device, ranks_of, scale_of
 
 
@@ -63,3 +67,41 @@ def test_what_cannot_be_is_refused_in_one_line(pick: Any, most: int, said: str) 
 def test_a_served_recipe_leaves_gradients_within_reach(scale: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"scale\.(strategy|nodes): "):
         check_scale({"scale": scale})
+
+
+def test_a_line_carries_requests_tokens_and_what_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ends of a line in one process: a request longer than the socket's buffers, two tokens, a reply; a stop in
+    the middle of a call, and one that comes too late for its call and must not touch the next."""
+    monkeypatch.setattr(lines, "BEAT", 0.01)
+    ours, theirs = socket.socketpair()
+    server, rank = lines.RankLine(ours), lines.ServerLine(theirs)
+    said: list[Any] = []
+
+    def until(done: Any) -> None:
+        while not done():
+            said.extend(server.move() or ())
+
+    server.ask(json.dumps({"long": "x" * 5_000}).encode())
+    until(lambda: not server.sends)
+    assert rank.request() == {"long": "x" * 5_000} and not rank.stopped()
+    rank.say([0, 5, -0.5])
+    rank.say([0, 6, -0.25])
+    asked = server.heard
+    until(lambda: len(said) == 2 and server.heard > asked + 0.02)  # signs of life, too
+    assert said == [[0, 5, -0.5], [0, 6, -0.25]] and server.reply is None
+    server.stop()
+    until(lambda: not server.sends)
+    assert rank.stopped()
+    rank.reply({"interrupted": "why"})
+    until(lambda: server.reply is not None)
+    assert server.reply == {"interrupted": "why"}
+    server.stop()  # too late
+    server.ask(b'{"next": 1}')
+    until(lambda: not server.sends)
+    assert rank.request() == {"next": 1} and not rank.stopped()
+    rank.reply({"value": 2})
+    until(lambda: server.reply is not None)
+    time.sleep(0.05)
+    assert server.reply == {"value": 2} and server.move() == []  # who computes nothing gives no signs of life
+    server.close()
+    assert rank.request() is None

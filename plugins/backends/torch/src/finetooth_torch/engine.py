@@ -303,7 +303,7 @@ class TorchEngine(EngineBase):
         return TorchRunningBatch(
             self._generator, self._request.text.tokenizer, tokens=GENERATION_BATCHES * self._budget,
             changes=lambda: self._updater.changes, weights_version=self.weights_version,
-            attempt=partial(attempted, self, "generate", ()),
+            attempt=partial(attempted, self, "generate", ()), gathered=self._parts.parameters.gathered,
         )  # fmt: skip
 
     @guarded("hold")

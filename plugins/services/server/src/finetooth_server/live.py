@@ -83,7 +83,8 @@ def made_model(
 
 def state_copied(engine: Engine, folder: Path) -> Callable[[], None]:
     """Copy everything that trains, as it is now; returns a function that writes the copy into a folder, from any
-    thread. Where the engine makes no copies, or memory is short, the state is written at once.
+    thread. Where the engine makes no copies, or memory is short, the state is written at once; where it lies in other
+    processes, they write it while others have their turns here.
 
     Raises:
         FinetoothError: the state is not whole, after a failed step.
@@ -91,5 +92,9 @@ def state_copied(engine: Engine, folder: Path) -> Callable[[], None]:
     if "snapshots" in engine.capabilities:
         with suppress(Exception):  # what is wrong with the state is told below
             return partial(engine.snapshot().save, folder)
+    from finetooth_server.ranks.engine import RankedEngine
+
+    if isinstance(engine, RankedEngine):  # other processes write, and no call of theirs comes in between
+        return partial(engine.save, folder)
     engine.save(folder)
     return lambda: None

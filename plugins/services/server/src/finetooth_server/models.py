@@ -171,7 +171,10 @@ class Models:
     def _built(self, id_: str, recipe: Mapping[str, Any]) -> LiveModel:
         ranks: Any = None  # which has what a service calls of an engine
         if ranks_of(recipe) > 1:
-            ranks = RankedEngine(self._settings.own_command, recipe, lambda: self.asked())
+            silence = self._settings.limits.rank_silence
+            command, scratch = self._settings.own_command, self._vault.scratch
+            scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+            ranks = RankedEngine(command, recipe, lambda: self.asked(), silence, scratch)
         engine: Engine = self._context.engine(recipe) if ranks is None else ranks
         missing = sorted({"full_state", "handles"} - engine.capabilities)
         if missing:

@@ -202,7 +202,7 @@ def execute(model: LiveModel, operation: str, arguments: Arguments, seq: int) ->
     """The result of an operation, which the ranks of a model compute where it has some."""
     if model.ranks is None:
         return OPERATIONS[operation].run(model, arguments, seq)
-    result = model.ranks.run(operation, arguments, seq)
+    result = model.ranks.run(operation, arguments, seq, stops=True, written=model.written)
     if operation == "forward" and result.get("handle") is not None:
         model.handles[seq] = Handle(seq, result["handle"]["weights_version"])
     elif operation == "backward":

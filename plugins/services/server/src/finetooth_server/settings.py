@@ -54,6 +54,7 @@ class Limits:
         left: the same where its tenant asks for a model and has as many as it may.
         idle: seconds after the last call until a session ends whose client sent no heartbeat.
         ranks: processes that one model may be spread over.
+        rank_silence: seconds without a sign of life after which such a process counts as lost, and its session ends.
         history: ended sessions of a tenant that are remembered; of more, those used last longest ago are forgotten.
     """
 
@@ -89,6 +90,7 @@ class Limits:
     idle: float = 7 * 86400.0
     history: int = 1000
     ranks: int = 1
+    rank_silence: float = 60.0
 
 
 @dataclass(frozen=True)

@@ -284,6 +284,7 @@ class Writer:
         except RankLost as caught:
             error, category, model = str(caught), "server", None
             marks["closed"] = True
+            self._scheduler.come_back(running)
             self._models.forget(queue)
             self.close_models([queue])
         except FinetoothError as caught:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,15 +56,17 @@ class TorchRunningBatch:
         changes: how often the engine's weights have changed.
         weights_version: optimizer steps done.
         attempt: does what takes memory on the engine's device; memory that runs out is an EngineError.
+        gathered: inside, this rank holds the whole model; entered as long as something is written.
     """
 
     def __init__(
         self, generator: Generator, tokenizer: Tokenizer, *, tokens: int, changes: Callable[[], int],
         weights_version: int, attempt: Callable[[Callable[[], Any]], Any],
+        gathered: Callable[[], AbstractContextManager[None]],
     ) -> None:  # fmt: skip
         self._generator, self._tokenizer, self._tokens = generator, tokenizer, tokens
         self._changes, self._made, self._version = changes, changes(), weights_version
-        self._attempt = attempt
+        self._attempt, self._gathered, self._whole = attempt, gathered, ExitStack()
         self._weights: Weights | None = None
         self._packed = False
         self._waiting: deque[_Wave] = deque()
@@ -124,6 +127,8 @@ class TorchRunningBatch:
                 "a running batch: the engine's weights changed since it was made", action="make another one"
             )
         try:
+            if self._left and self._weights is None:
+                self._whole.enter_context(self._gathered())
             rows: list[Row] = self._attempt(self._advance)
         except Exception:  # some rows have a token more by now, others have not: nothing can be gone on with
             self._drop_all()
@@ -191,9 +196,11 @@ class TorchRunningBatch:
         self._left.clear()
         self._waiting.clear()
         self._writing, self._begun, self._weights = [], [], None
+        self._whole.close()
 
     def _drop_empty(self) -> None:
         self._begun = [(wave, rows) for wave, rows in self._begun if not all(row.finished for row in rows)]
         self._writing = [writing for writing in self._writing if writing.rows]
         if not self._left:
             self._weights = None  # packed weights take as much as the model's own
+            self._whole.close()

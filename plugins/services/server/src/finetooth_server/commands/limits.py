@@ -71,6 +71,7 @@ OPTIONS: Mapping[str, tuple[str, Kind, str]] = {
     "checkpoint_bytes": ("--tenant-checkpoints", SIZE, "Room for a tenant's checkpoints."),
     "live": ("--live", COUNT, "Models held in memory."),
     "ranks": ("--ranks", COUNT, "Processes that one model may be spread over, if its session asks for a strategy."),
+    "rank_silence": ("--rank-silence", SECONDS, "Seconds without a sign of life until one of these ends its session."),
     "samplers": ("--samplers", COUNT, "Engines held in memory that sample from saved weights."),
     "sampler_bytes": ("--sampler-memory", SIZE, "Memory for the weights of these engines."),
     "held": ("--held-adapters", SIZE_OR_NONE, "Memory for adapters that are sampled in one batch; 0: each has turns."),

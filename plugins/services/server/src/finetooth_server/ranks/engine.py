@@ -19,11 +19,12 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from finetooth_hooks import EngineBase, EngineError, EngineInfo, Handle
+from finetooth_hooks import EngineBase, EngineError, EngineInfo, Handle, Interrupted
 from finetooth_launching.ranks import RankProcess, free_port, how_it_ended, variables
 
+from finetooth_server.ranks.lines import RankLine
 from finetooth_server.settings import LINE
 
 ADDRESS = "127.0.0.1"
@@ -34,9 +35,12 @@ PAUSE = 0.02
 GRACE = 5.0
 """Seconds that the other ranks have to answer once one has failed, and that one has to end that closed its line."""
 
+STARTING = 600.0
+"""Seconds in which a rank gives its first sign of life: it imports a framework, maybe from a slow disk."""
+
 LACKING = frozenset({"interrupt", "snapshots", "continuous", "module", "usage"})
-"""What the engine of a rank can do and this one cannot: the others would have to be asked meanwhile, or it would have
-to give away what another process holds."""
+"""What the engine of a rank can do and this one does not offer: it would have to give away what another process holds.
+Ranks break off and write token by token by themselves, see `_sent`."""
 
 
 class RankLost(EngineError):
@@ -49,19 +53,29 @@ class RankedEngine(EngineBase):
     Args:
         command: of a rank: a program and its arguments.
         recipe: with the section `scale`.
-        asked: called while the ranks compute, so that others have their turns.
+        asked: called while the ranks compute, so that others have their turns; says whether to break off.
+        silence: seconds without a sign of life after which a rank counts as lost.
+        scratch: folder for what ranks write meanwhile, plain weights among it.
 
     Raises:
         FinetoothError: the engine cannot be built.
         RankLost: a rank ended meanwhile.
     """
 
-    def __init__(self, command: Sequence[str], recipe: Mapping[str, Any], asked: Callable[[], bool]) -> None:
-        self._asked = asked
+    def __init__(
+        self,
+        command: Sequence[str],
+        recipe: Mapping[str, Any],
+        asked: Callable[[], bool],
+        silence: float,
+        scratch: Path,
+    ) -> None:
+        self._asked, self._silence = asked, silence
+        self._why = "the ranks of the session have ended"
         world = int(recipe["scale"]["devices"])
-        folder = Path(tempfile.mkdtemp(prefix="ft-ranks-"))
+        folder = Path(tempfile.mkdtemp(prefix="ft-ranks-", dir=scratch))
         self._processes: list[RankProcess] = []
-        self._lines: list[socket.socket] = []
+        self._lines: list[RankLine] = []
         self.end = weakref.finalize(self, _end, self._processes, self._lines, folder)
         port, threads = free_port(ADDRESS), str(max(1, (os.cpu_count() or 1) // world))
         for rank in range(world):
@@ -73,7 +87,7 @@ class RankedEngine(EngineBase):
             with theirs:
                 log = folder / f"rank-{rank}"
                 self._processes.append(RankProcess(command, environment, log, inherits=[theirs.fileno()]))
-            self._lines.append(ours)
+            self._lines.append(RankLine(ours))
         built = self._sent({"recipe": _by_itself(recipe)})
         self._info, self._capabilities = EngineInfo(**built["info"]), frozenset(built["capabilities"]) - LACKING
 
@@ -85,23 +99,27 @@ class RankedEngine(EngineBase):
     def capabilities(self) -> frozenset[str]:
         return self._capabilities
 
-    def run(self, operation: str, arguments: Mapping[str, Any], seq: int = 0) -> Any:
-        """The result of an operation of the log, executed by all ranks. It cannot be broken off.
+    def run(self, operation: str, arguments: Mapping[str, Any], seq: int = 0, **sent: Any) -> Any:
+        """The result of an operation of the log, executed by all ranks.
+
+        Args:
+            sent: as `_sent` takes it.
 
         Raises:
             FinetoothError: a rank raised it.
+            Interrupted: it was broken off.
             RankLost: a rank ended.
         """
-        return self._sent({"operation": operation, "arguments": arguments, "seq": seq})
+        return self._sent({"operation": operation, "arguments": arguments, "seq": seq}, **sent)
 
     def save(self, path: Path) -> None:
-        self.run("save", {"folder": str(path)})
+        self.run("save", {"folder": str(path)}, asks=False)
 
     def load(self, path: Path) -> None:
         self.run("load", {"folder": str(path)})
 
     def export(self, path: Path) -> None:
-        self.run("export", {"folder": str(path)})
+        self.run("export", {"folder": str(path)}, asks=False)
 
     def restore(self, path: Path) -> None:
         self.run("restore", {"folder": str(path)})
@@ -109,36 +127,44 @@ class RankedEngine(EngineBase):
     def release(self, handle: Handle) -> None:
         self.run("release", {}, handle.id)
 
-    def _sent(self, request: Mapping[str, Any]) -> Any:
-        """Send a request to every rank, wait for all replies, and take that of rank 0."""
-        text = json.dumps(request).encode() + b"\n"
-        came = [b""] * len(self._lines)
-        with selectors.DefaultSelector() as waiting:
-            for rank, line in enumerate(self._lines):
-                try:
-                    line.sendall(text)
-                except OSError:
-                    self._lost(rank)
-                waiting.register(line, selectors.EVENT_READ, rank)
-            until = math.inf
-            while waiting.get_map():
-                for key, _ in waiting.select(PAUSE):
-                    part = b""
-                    with suppress(ConnectionResetError):  # it ended before it had read all
-                        part = self._lines[key.data].recv(1 << 20)
-                    if not part:
-                        self._lost(key.data)
-                    came[key.data] += part
-                    if part.endswith(b"\n"):
-                        waiting.unregister(key.fileobj)
-                        if not came[key.data].startswith(b'{"value"'):
-                            until = min(until, time.monotonic() + GRACE)
-                if time.monotonic() > until:
-                    break  # the others wait for what failed
-                self._asked()
-        replies = [json.loads(text) if text.endswith(b"\n") else {} for text in came]
-        if not all(replies):
+    def _sent(
+        self, request: Mapping[str, Any], *, stops: bool = False,
+        written: Callable[[int, int, float], None] = lambda completion, token, logprob: None, asks: bool = True,
+    ) -> Any:  # fmt: skip
+        """Send a request to every rank, wait for all replies, and take that of rank 0.
+
+        Args:
+            stops: the ranks may be asked to break it off.
+            written: called with every token that rank 0 writes.
+            asks: others have their turns meanwhile; False where they have them anyway.
+        """
+        if not self.end.alive:
+            raise RankLost(self._why)
+        text, until, stopped = json.dumps(request).encode(), math.inf, False
+        waiting = dict(enumerate(self._lines))
+        with selectors.DefaultSelector() as selector:
+            for rank, line in waiting.items():
+                line.ask(text)
+                selector.register(line, selectors.EVENT_READ | selectors.EVENT_WRITE, rank)
+            while waiting and time.monotonic() < until:
+                ready = {key.data for key, _ in selector.select(PAUSE)}
+                for rank, line in list(waiting.items()):
+                    for token in self._moved(rank, line, heard=rank in ready):
+                        written(*token)
+                    if line.reply is None:
+                        selector.modify(line, selectors.EVENT_READ | selectors.EVENT_WRITE * line.sends, rank)
+                        continue
+                    selector.unregister(line)
+                    del waiting[rank]
+                    if not line.reply.keys() & {"value", "interrupted"}:
+                        until = min(until, time.monotonic() + GRACE)  # the others wait for what failed
+                if asks and self._asked() and stops and not stopped:
+                    stopped = True
+                    for line in waiting.values():
+                        line.stop()
+        if waiting:
             self.end()
+        replies = [line.reply or {} for line in self._lines]
         for rank, reply in enumerate(replies):
             if "failed" in reply:
                 raise RuntimeError(f"rank {rank}: {reply['failed']}")
@@ -146,24 +172,48 @@ class RankedEngine(EngineBase):
                 raise EngineError(reply["raised"])
             if "raised" in reply:
                 raise RankLost(f"rank {rank} of {len(replies)} failed, and the session has ended: {reply['raised']}")
+        if broken_off := next((reply["interrupted"] for reply in replies if "interrupted" in reply), ""):
+            raise Interrupted(broken_off)
         return replies[0]["value"]
 
-    def _lost(self, rank: int) -> None:
+    def _moved(self, rank: int, line: RankLine, *, heard: bool) -> list[Any]:
+        """What a rank says before its reply.
+
+        Args:
+            heard: something may have come.
+
+        Raises:
+            RankLost: it has ended, or is silent for too long.
         """
+        before: list[Any] | None = None
+        with suppress(ConnectionError):  # it ended before it had read all
+            before = line.move()
+        if before is None:
+            self._lost(rank)
+        limit = self._silence if line.started else max(self._silence, STARTING)
+        if not heard and time.monotonic() - line.heard > limit:
+            self._lost(rank, silent=limit)
+        return before
+
+    def _lost(self, rank: int, *, silent: float = 0.0) -> NoReturn:
+        """
+        Args:
+            silent: seconds for which it gave no sign of life; 0: it has ended.
+
         Raises:
             RankLost: always; the other ranks are ended.
         """
         process, until = self._processes[rank], time.monotonic() + GRACE
-        while process.poll() is None and time.monotonic() < until:  # it has closed its line, and is ending
-            time.sleep(PAUSE)
-        process.kill()
-        how = how_it_ended(process.poll() or 0, process.last_line())
-        world = len(self._processes)
+        if silent:
+            how = f"on {socket.gethostname()} gave no sign of life for {silent:g} s (ft serve --rank-silence)"
+        else:
+            while process.poll() is None and time.monotonic() < until:  # it has closed its line, and is ending
+                time.sleep(PAUSE)
+            process.kill()
+            how = how_it_ended(process.poll() or 0, process.last_line())
+        self._why = f"rank {rank} of {len(self._processes)} {how}, and the session has ended with it"
         self.end()
-        raise RankLost(
-            f"rank {rank} of {world} {how}, and the session has ended with it",
-            action="make another session, from a checkpoint if there is one",
-        )
+        raise RankLost(self._why, action="make another session, from a checkpoint if there is one")
 
 
 def _by_itself(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +224,7 @@ def _by_itself(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {**recipe, "backend": {name: value for name, value in backend.items() if name != "share_base"}}
 
 
-def _end(processes: Sequence[RankProcess], lines: Sequence[socket.socket], folder: Path) -> None:
+def _end(processes: Sequence[RankProcess], lines: Sequence[RankLine], folder: Path) -> None:
     for line in lines:
         line.close()
     for process in processes:

@@ -1,9 +1,8 @@
 """One rank of a model that a server spreads over several processes: it has the engine, and executes what the server
-sends to all ranks. Requests and replies are lines of JSON on a socket that the process inherits."""
+sends to all ranks."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import tempfile
@@ -12,11 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import CommandContext, FinetoothError
-from finetooth_wire import json_parts
+from finetooth_hooks import CommandContext, FinetoothError, Interrupted
 
 from finetooth_server.live import LiveModel, made_model
 from finetooth_server.operations import OPERATIONS
+from finetooth_server.ranks.lines import ServerLine
 from finetooth_server.settings import LINE
 
 WRITES, READS = ("save", "export"), ("load", "restore")
@@ -25,25 +24,40 @@ WRITES, READS = ("save", "export"), ("load", "restore")
 
 def serve_rank(context: CommandContext) -> None:
     """Execute what comes over the line until the server closes it."""
-    line = socket.socket(fileno=int(os.environ[LINE]))
-    os.set_inheritable(line.fileno(), False)
+    inherited = socket.socket(fileno=int(os.environ[LINE]))
+    os.set_inheritable(inherited.fileno(), False)
     model: LiveModel | None = None
-    with line, line.makefile("rb") as requests:
-        for text in requests:
-            request = json_parts.loads(text)
+    with inherited:
+        line = ServerLine(inherited)
+        while (request := line.request()) is not None:
             try:
                 if model is None:
                     engine = context.engine(request["recipe"])
                     model = made_model(context, "", request["recipe"], engine)
+                    if os.environ["RANK"] == "0":
+                        model.written = lambda *token: line.say(token)
                     value: Any = {"info": asdict(engine.info), "capabilities": sorted(engine.capabilities)}
                 else:
+                    _may_stop(model, request, line)
                     value = _executed(model, request)
                 reply: dict[str, Any] = {"value": value if os.environ["RANK"] == "0" else None}
+            except Interrupted as error:
+                reply = {"interrupted": str(error)}
             except FinetoothError as error:
                 reply = {"raised": str(error)}
             except Exception as error:
                 reply = {"failed": f"{type(error).__name__}: {error}"}
-            line.sendall(json.dumps(reply).encode() + b"\n")
+            line.reply(reply)
+
+
+def _may_stop(model: LiveModel, request: Mapping[str, Any], line: ServerLine) -> None:
+    """Let the engine ask whether to break off. Each rank finds by itself that it should, so that this holds only where
+    the engine tells the others, or no other waits: not between the two parts of a loss that sees the whole step."""
+    if "interrupt" not in model.engine.capabilities:
+        return
+    loss = request["arguments"].get("loss")
+    whole = loss is not None and model.loss(loss).together == "step"
+    model.engine.interrupt_when((lambda: False) if whole else line.stopped)
 
 
 def _executed(model: LiveModel, request: Mapping[str, Any]) -> Any:
