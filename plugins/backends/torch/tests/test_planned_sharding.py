@@ -84,3 +84,15 @@ def test_the_plan_says_what_each_rank_holds(
 ) -> None:
     decisions = {of.setting: of.value for of in planned(kit, sharding).decisions if of.setting.startswith("scale.")}
     assert decisions == {f"scale.{name}": share for name, share in said.items()}
+
+
+def test_a_plan_before_ranks_have_met_refuses_what_theirs_will(kit: SimpleNamespace) -> None:
+    """`ft check` of a run over several ranks has no line to them."""
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    updates = replace(request.updates, optimizer=Made(torch.optim.SGD, "in_backward"), name="made")
+    train = replace(request.train, max_grad_norm=0.0)
+    among = replace(request.place, wrap=lambda model: model)
+    backend = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True))
+    backend.plan(replace(request, updates=updates, train=train))
+    with pytest.raises(PlanError, match="before gradients of several ranks are added up"):
+        backend.plan(replace(request, updates=updates, train=train, place=among))

@@ -78,8 +78,13 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
             f"{where}: the adapter changes the base between steps, and layers that come and go must stay as they are",
             action="pick another adapter, or leave backend.layers out",
         )
-    if request.place.collective is not None:
+    if among_ranks(request.place):
         raise PlanError(f"{where}: it is for one rank", action="leave strategy or backend.layers out")
+
+
+def among_ranks(place: PlacePart) -> bool:
+    """Whether other ranks train the same parameters; a plan may be made before they are met."""
+    return place.collective is not None or place.wrap is not None
 
 
 def in_parts(place: PlacePart) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import PlanRequest
 
+from finetooth_torch.planning.offload import among_ranks
+
 
 def check_updates(request: PlanRequest, precision: str) -> None:
     """Checks that the recipe's settings fit the optimizer's abilities.
@@ -31,7 +33,7 @@ def check_updates(request: PlanRequest, precision: str) -> None:
             f"train.precision=fp16: {name} updates inside backward, before it is known whether gradients overflow",
             action="set train.precision to bf16 or fp32, or pick another optimizer",
         )
-    if request.place.collective is not None:
+    if among_ranks(request.place):
         raise PlanError(
             f"optimizer: {name} updates inside backward, before gradients of several ranks are added up",
             action="run on one rank, or pick another optimizer",
