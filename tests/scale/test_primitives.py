@@ -243,8 +243,9 @@ def test_tokens_are_streamed_as_ranks_write_them(server: tuple[Any, int], strate
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp-hybrid"])
 def test_a_call_that_is_broken_off_leaves_its_model_as_it_was(server: tuple[Any, int], strategy: str) -> None:
-    """A thousand rows of training, and under ddp thousands of tokens; equal to a session that never began them."""
-    client, losses = server[0], []
+    """Thousands of rows, and thousands of tokens: equal to a session that never began them. Under hybrid shard ranks
+    compute them to the end, and the model is as after any other call."""
+    client, losses, finished = server[0], [], False
     for broken in (True, False):
         session = client.session("model", **SECTIONS, strategy=strategy)
         session.forward_backward(rows(1, 4), "cross_entropy")
@@ -253,7 +254,11 @@ def test_a_call_that_is_broken_off_leaves_its_model_as_it_was(server: tuple[Any,
             time.sleep(1)
             client.cancel(call)
             found = state_of(client, call, wait=60)
-            assert found["state"] == "failed" and "the call was cancelled" in found["error"]["message"]
+            finished = found["state"] == "done"  # it may have been asked before it began, too
+            assert finished != ("the call was cancelled" in str(found["error"]))
+            assert strategy != "ddp" or not finished
+        elif finished:
+            session.forward_backward(rows(2, 4000), "cross_entropy")
         if broken and strategy == "ddp":
             stream = session.stream([[5, 6, 7]], Sampling(max_tokens=20000, n=64, stop_ids=()))
             next(iter(stream))
@@ -265,35 +270,39 @@ def test_a_call_that_is_broken_off_leaves_its_model_as_it_was(server: tuple[Any,
     assert losses[0] == losses[1]
 
 
+def begun(session: Any) -> Any:
+    """Two steps, and gradients of a third."""
+    for step in range(2):
+        session.forward_backward(rows(step, 4), "cross_entropy")
+        session.step()
+    session.forward_backward(rows(5, 4), "cross_entropy")
+    return session
+
+
 def test_a_killed_server_continues_a_session_of_ranks_with_what_it_kept_encrypted(folder: Path) -> None:
-    """Killed with a gradient that no snapshot holds: the log is applied again by new ranks. Nothing that lies in the
-    folder holds a weight in plain, and the old ranks end by themselves."""
+    """Killed with gradients that no snapshot holds: the log is applied again by new ranks. No file holds a weight in
+    plain, and the old ranks end by themselves."""
     subprocess.run([sys.executable, "-m", "finetooth", "encryption", "key", "server.key"], cwd=folder, check=True)
     (folder / "scratch").mkdir()
-    flags, losses = ("--encryption-key", "server.key", "--scratch", "scratch", "--replay", "0.5"), []
-    for killed in (False, True):
-        name = f"encrypted-{killed}"
-        with serving(folder, name, *flags) as (client, process):
-            session = client.session("model", **SECTIONS, strategy="ddp")
-            for step in range(2):
-                session.forward_backward(rows(step, 4), "cross_entropy")
-                session.step()
-            session.forward_backward(rows(5, 4), "cross_entropy")
-            ranks = children(process.pid)
-            if killed:
-                process.kill()
-                process.wait()
-        with serving(folder, name, *flags) as (client, _):
-            session = client.attach(session.id)
+    flags = ("--encryption-key", "server.key", "--scratch", "scratch")
+    with serving(folder, "encrypted", *flags) as (client, process):
+        killed = begun(client.session("model", **SECTIONS, strategy="ddp"))
+        ranks = children(process.pid)
+        process.kill()
+        process.wait()
+    with serving(folder, "encrypted", *flags) as (client, _):
+        sessions = client.attach(killed.id), begun(client.session("model", **SECTIONS, strategy="ddp"))
+        for session in sessions:
             session.step()
-            losses.append(session.forward_backward(rows(6, 4), "cross_entropy").loss)
             session.save("state")
-        assert not list((folder / name).rglob("*.safetensors")) and list((folder / name).rglob("*.json"))
-        assert not list((folder / "scratch").rglob("*.safetensors"))
-        for rank in ranks:
-            with pytest.raises(ProcessLookupError):
-                os.kill(rank, 0)
-    assert losses[0] == losses[1]
+        again, whole = (session.forward_backward(rows(6, 4), "cross_entropy").loss for session in sessions)
+    assert again == whole
+    kept = list((folder / "encrypted").rglob("*.safetensors"))
+    assert kept and not any(b'"dtype"' in file.read_bytes() for file in kept)
+    assert not list((folder / "scratch").rglob("*.safetensors"))
+    for rank in ranks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(rank, 0)
 
 
 if __name__ == "__main__":
