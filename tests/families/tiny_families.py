@@ -63,6 +63,11 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "gemma2": {**MIXED, "final_logit_softcapping": 5.0},
     "gemma3": {"text_config": MIXED, "vision_config": TOWER},
     "gemma3_text": MIXED,
+    "gemma3n_text": {
+        **MIXED, "num_hidden_layers": 4, "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": 300, "num_kv_shared_layers": 2,
+        "laurel_rank": 4, "altup_num_inputs": 2, "activation_sparsity_pattern": [0.5, 0.0, 0.0, 0.0],
+    },
     "gemma4": {"text_config": SMALL4},
     "gemma4_text": {
         **SMALL4, "hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2,
@@ -164,7 +169,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
 """What the config of each `model_type` says that differs from `OWN`; inside `text_config` for those that also see."""
 ABSENT: Mapping[str, str] = {
     "kimi_k2": "a config of deepseek_v3 under another name: see that row",
-    "gemma3n": "its towers are built by timm, which these tests do not have",
+    "gemma3n": "its towers are built by timm, which these tests do not have; its text is the row gemma3n_text",
 }
 """Types without a row, and why."""
 TARGETS: Mapping[str, str] = {"ernie4_5_moe": "attention", "hunyuan_v1_moe": "attention"}
