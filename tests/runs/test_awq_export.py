@@ -11,7 +11,7 @@ import finetooth
 import numpy as np
 import pytest
 import torch
-from finetooth_gptq.awq import best_scales
+from finetooth_gptq.awq import best_scales, clipped
 from finetooth_gptq.rounding import nearest
 from finetooth_hooks import Datum
 from finetooth_torchshared.grouped_linear import GroupedLinear
@@ -56,3 +56,20 @@ def test_scales_lower_the_error_where_some_inputs_are_large() -> None:
     assert error(scaled) < 0.5 * error(plain)
     even = best_scales([weight], torch.eye(64) * 7, 32)
     assert torch.equal(even, torch.ones(64))
+
+
+def test_clipping_lowers_the_error_where_a_group_has_one_large_weight() -> None:
+    """Against float64, of the whole product: with a weight in each group that is several times the others and hardly
+    read, a fifth less error or better; even weights that are read alike keep nearly all of their range."""
+    draw = torch.Generator().manual_seed(4)
+    weight = torch.randn(48, 64, generator=draw)
+    weight[:, ::32] *= 4
+    read = torch.randn(400, 64, generator=draw) * torch.where(torch.arange(64) % 32 == 0, 0.1, 1.0)
+
+    def error(made: torch.Tensor) -> float:
+        stored = GroupedLinear(nearest(made, 32, 4)).dequantised(torch.float32)
+        return float((read.double() @ (weight - stored).double().T).square().sum())
+
+    cut = clipped(weight, read.T @ read, 32)
+    assert error(cut) < 0.8 * error(weight)
+    assert bool((cut.abs() <= weight.abs()).all()) and bool((cut.sign() == weight.sign()).all())

@@ -4,7 +4,8 @@ vLLM, mlx-lm and finetooth load.
 Lin et al., 2024, arXiv:2306.00978, section 3.2: with s = x^a, x how large each input is and a from a grid, W s is
 rounded and what gives the input is divided by s, where the error over the rows, tr(D H D^T) with D = W - Q(W s) / s and
 H = X X^T, is least. Here x is the root mean square of an input, which H holds, where the paper takes the mean of |x|.
-The paper's clipping is not done."""
+Then the weights of each group are clipped at the share of its greatest that leaves the least error, as the authors'
+code does."""
 
 from __future__ import annotations
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 GRID = 20
 """Exponents between 0 and 1 that are tried."""
+CLIPS, SHORTEST = 20, 0.5
+"""How many shares of a group's greatest weight are tried, from 1 down to above the least."""
 SAME = 1e-3
 """How far a layer's output may be from what it was, as a share of its norm, where scales were moved."""
 
@@ -81,7 +84,7 @@ class AwqExporter(GptqExporter):
         def store(path: str, module: Any, hessian: Tensor) -> nn.Module:
             from finetooth_torchshared.grouped_linear import GroupedLinear
 
-            rounded[path] = nearest(module.weight, group, 4)
+            rounded[path] = nearest(clipped(module.weight.detach(), hessian, group), group, 4)
             return GroupedLinear(rounded[path], module.bias)
 
         def ready(path: str, layer: nn.Module, hessians: dict[str, Tensor], run: Callable[[], Tensor]) -> None:
@@ -157,6 +160,32 @@ def best_scales(weights: Sequence[Tensor], hessian: Tensor, group: int) -> Tenso
         if error < least:
             best, least = scales, error
     return best
+
+
+def clipped(weight: Tensor, hessian: Tensor, group: int) -> Tensor:
+    """The weight with each group of each output clipped where its own error, tr(d H_g d^T), is least.
+
+    Args:
+        weight: (outputs, inputs), of whole groups.
+        hessian: (inputs, inputs) of what it reads.
+    """
+    import torch
+    from finetooth_torchshared.grouped_linear import GroupedLinear
+
+    from finetooth_gptq.rounding import nearest
+
+    groups = weight.view(len(weight), -1, group)
+    own = torch.stack([hessian[i : i + group, i : i + group] for i in range(0, len(hessian), group)])
+    greatest = groups.abs().amax(-1, keepdim=True)
+    best, least = groups, torch.full_like(greatest, float("inf"))
+    for step in range(CLIPS):
+        bound = greatest * (1 - (1 - SHORTEST) * step / CLIPS)
+        tried = groups.clamp(-bound, bound)
+        made = GroupedLinear(nearest(tried.flatten(1), group, 4)).dequantised(torch.float32)
+        apart = groups - made.view(groups.shape)
+        error = (torch.einsum("ogi,gij->ogj", apart, own) * apart).sum(-1, keepdim=True)
+        best, least = torch.where(error < least, tried, best), torch.minimum(error, least)
+    return best.reshape(weight.shape)
 
 
 def _readers(hessians: Mapping[str, Tensor]) -> list[list[str]]:
