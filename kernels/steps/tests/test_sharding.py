@@ -48,7 +48,7 @@ class Told(EngineBase):
         self.forwards: list[list[str]] = []
         self.backwards: list[tuple[int, Any]] = []
 
-    capabilities = frozenset({"handles", "gradients", "continuous"})  # type: ignore[assignment]
+    capabilities = frozenset({"handles", "gradients", "unheard-of"})  # type: ignore[assignment]
 
     def forward(self, data: Sequence[Datum], loss: Any = None, **how: Any) -> Forward:
         self.forwards.append([f"{datum.id}@{datum.place}" for datum in data])

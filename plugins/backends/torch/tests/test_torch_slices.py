@@ -11,7 +11,7 @@ from finetooth_hooks import EngineError, MemoryEstimate, PlanError
 from finetooth_hooks.protocols import Sharding
 from finetooth_torch.attention.slices import Slices
 from finetooth_torch.decoder.bodies import TransformersBody
-from finetooth_torch.planning.sharding import check_slicing, of_one_rank, sliced
+from finetooth_torch.planning.sharding import check_slicing, divided, of_one_rank
 from finetooth_torchshared.attention import by_name, visible
 
 RANKS, WIDTH = 2, 16
@@ -104,9 +104,9 @@ def test_what_needs_positions_together_is_refused(config: dict[str, Any], more: 
 
 
 def test_the_plan_says_what_a_rank_holds() -> None:
-    (decided,) = sliced(asked({}))
+    (decided,) = divided(asked({}))
     assert (decided.setting, decided.value) == ("scale.positions", "1/2")
-    assert sliced(asked({}, 1)) == ()
+    assert divided(asked({}, 1)) == ()
 
 
 @pytest.mark.parametrize(("media", "what"), [((1,), "images or sounds"), ((), "positions of their own")])
@@ -122,9 +122,9 @@ def test_data_that_say_their_positions_are_refused(media: tuple[int, ...], what:
 def test_a_spread_optimizer_takes_its_part_of_the_state_and_of_the_weights(world: int, kept: int) -> None:
     """AdamW over 100 numbers: 8 bytes of state and 4 of a copy for each, among the ranks; the rest stays."""
     whole = MemoryEstimate({"weights": 400, "gradients": 400, "optimizer": 800})
-    place = SimpleNamespace(sharding=None, shard_optimizer=lambda: None, collective=SimpleNamespace(world=world))
+    place = SimpleNamespace(sharding=Sharding(weights=1, gradients=1, optimizer=world))
     request: Any = SimpleNamespace(place=place, trains=SimpleNamespace(parameters=100))
     estimate = of_one_rank(lambda: whole, request, "fp32", 64, checkpointing=False)
     assert estimate.parts == {"weights": 400, "gradients": 400, "optimizer": kept}
-    place.shard_optimizer = None
+    place.sharding = None
     assert of_one_rank(lambda: whole, request, "fp32", 64, checkpointing=False) == whole
