@@ -89,7 +89,7 @@ demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to
 	$(BIN)/ft run docs/recipes/quickstart.yaml
 	@command -v ft > /dev/null || echo "            ft is $(BIN)/ft here; '. $(BIN)/activate' lets you type it as it stands above"
 
-test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), about 10 minutes
+test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), about 15 minutes
 # side by side: mypy keeps one core busy for as long as the tests are collected
 	@$(MAKE) --no-print-directory -j 3 types imports tests
 # A thread each: two that share their cores wait for each other's threads. A file stays in one process, which keeps what
