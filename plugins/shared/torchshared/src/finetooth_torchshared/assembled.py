@@ -118,7 +118,9 @@ def _make_buffers(model: Any) -> None:
     Raises:
         CannotAssemble: the model does not make them when it is asked to initialise the module.
     """
+    owners: dict[str, Any] = {}  # by a module's path, the innermost model that it is of: that one initialises it
     for path, module in model.named_modules():
+        owners[path] = module if hasattr(module, "_init_weights") else owners[path.rpartition(".")[0]]
         names = [name for name in module._non_persistent_buffers_set if module._buffers[name] is not None]
         for name in names:
             buffer = module._buffers[name]
@@ -126,7 +128,7 @@ def _make_buffers(model: Any) -> None:
                 raise CannotAssemble(f"{path}.{name} is not a floating-point buffer")
             module._buffers[name] = torch.full(buffer.shape, math.nan, dtype=buffer.dtype)
         if names:
-            model._init_weights(module)
+            owners[path]._init_weights(module)
         for name in names:
             if not bool(module._buffers[name].isfinite().all()):
                 raise CannotAssemble(f"nothing makes {path}.{name}")

@@ -7,7 +7,7 @@ finds made-up numbers in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -46,7 +46,7 @@ def read_own_layers(base: BasePart, precision: str, device: str, stages: Stages)
 
 
 @contextmanager
-def standing_in(base: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
+def standing_in(base: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
     """While entered, parameters without memory have numbers such as the model's own code begins with. Layers that are
     alike have the same ones, which take the memory of one layer.
 
@@ -54,7 +54,7 @@ def standing_in(base: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
         base: a model of transformers.
         layers: of it.
     """
-    model: Any = base
+    models: list[Any] = [of for of in base.modules() if hasattr(of, "_init_weights") and layers[0] in set(of.modules())]
     device = next(parameter.device for parameter in base.parameters() if not parameter.is_meta)
     numbers: dict[tuple[str, torch.Size, torch.dtype], Tensor] = {}
     absent = [
@@ -71,7 +71,7 @@ def standing_in(base: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
             if key not in numbers:
                 whole = torch.empty_like(parameter, device="cpu").normal_(std=SIZE)
                 module._parameters[name] = nn.Parameter(whole)
-                model._init_weights(module)
+                models[-1]._init_weights(module)  # the innermost model
                 numbers[key] = whole.to(device)
             module._parameters[name] = nn.Parameter(numbers[key], requires_grad=parameter.requires_grad)
     try:
