@@ -29,6 +29,8 @@ MLX := .venv-mlx
 READERS := .venv-readers
 # What builds the pages is no dependency of anything else.
 SITE := .venv-site
+# Where `make tests` writes how long each case took, as pytest takes it: nowhere.
+REPORT :=
 # Of the cases of a slow test, which part `make slow` takes: every one.
 SHARE ?= 1
 # After how many minutes no slow test begins any more; 0: no limit.
@@ -95,9 +97,9 @@ test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow no
 # A thread each: two that share their cores wait for each other's threads. A file stays in one process, which keeps what
 # its tests share; files come in the order of testpaths, the long ones first.
 tests: $(TESTED)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(REPORT)
 times: $(TESTED)  ## measure the tests that are not slow, on a quiet machine, and list those that take over a second
-	-OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder -q --junitxml $(VENV)/times.xml
+	-$(MAKE) --no-print-directory tests REPORT="--junitxml $(VENV)/times.xml"
 	$(BIN)/python tools/time_tests.py $(VENV)/times.xml
 slow: $(TESTED)  ## the tests marked slow and those over a second; SHARE=6 takes every sixth case of each, MINUTES=30 begins none later
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) --minutes $(MINUTES) --whole "$(WHOLE)" -n 2 --dist worksteal --durations=25

@@ -44,7 +44,8 @@ def planned(kit: SimpleNamespace, sharding: Sharding | None, optimizer: Any = No
 
 @pytest.mark.parametrize("made_by", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam])
 def test_an_optimizer_of_single_weights_may_be_spread(kit: SimpleNamespace, made_by: Any) -> None:
-    planned(kit, Sharding(weights=1, gradients=1, optimizer=2), Made(made_by))
+    plan = planned(kit, Sharding(weights=1, gradients=1, optimizer=2), Made(made_by))
+    assert {of.setting: of.value for of in plan.decisions}["scale.optimizer"] == "1/2"
 
 
 def test_an_optimizer_of_whole_matrices_is_refused(kit: SimpleNamespace) -> None:

@@ -19,6 +19,8 @@ from finetooth_torch.planning.row_sharing import obstacle
 PRECISIONS = ("fp64", "fp32", "bf16")
 STEPS = ("in_backward", "averages")
 """Capabilities of optimizers that need all gradients or weights of a model at one rank."""
+OWN_ORDER = ("in_turn", "masterless")
+"""Capabilities of optimizers that keep or update weights in an order of their own."""
 GATHERED_LAYERS = 2
 """Layers that a device has whole at once: the one that computes, and the next, which is on its way."""
 
@@ -30,8 +32,10 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
         PlanError: a setting that goes with whole models only.
     """
     sharding = request.place.sharding
-    if sharding is None or (sharding.shard is None and sharding.stages is None):
-        if sharding is not None and _spreads(sharding):
+    if sharding is None:
+        return
+    if sharding.shard is None and sharding.stages is None:
+        if sharding.optimizer > 1:
             _check_spread(request)
         return
     from finetooth_torchshared.elementwise import obstacle_to_layers, obstacle_to_parts
@@ -46,7 +50,7 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
         problem, action = "the base's weights are stored in fewer bits", "load it as plain numbers"
     elif {"changes", "rounds"} & adapter:
         problem, action = "the adapter changes the model between steps", "pick another adapter"
-    elif {"in_turn", "masterless", *((*STEPS, *STATE_ELSEWHERE) if staged else ())} & words:
+    elif {*OWN_ORDER, *((*STEPS, *STATE_ELSEWHERE) if staged else ())} & words:
         problem = f"optimizer: {updates.name} as it is set keeps or updates weights in an order of its own"
         action = "pick adamw as it is by default"
     elif share_base:
@@ -87,7 +91,7 @@ def _check_spread(request: PlanRequest) -> None:
     from finetooth_torchshared.elementwise import obstacle_to_parts
 
     updates = request.updates
-    unfit = sorted({*STEPS, "in_turn", "masterless"} & set(updates.optimizer.capabilities))
+    unfit = sorted({*STEPS, *OWN_ORDER} & set(updates.optimizer.capabilities))
     reason = f"it has the capability {unfit[0]}" if unfit else obstacle_to_parts(updates.optimizer)
     if reason:
         raise PlanError(
