@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from finetooth_hooks import RecipeError
+from finetooth_rows.choices.choice import SourceChoice
 from finetooth_rows.choices.slices import Slice, split_reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,3 +72,12 @@ def test_a_slice_stands_behind_a_reference(tmp_path: Path) -> None:
     named = tmp_path / "odd[1:2]"
     named.touch()
     assert split_reference(str(named)) == (str(named), "")
+
+
+def test_a_slice_of_a_list_does_not_replace_that_of_what_it_lists() -> None:
+    first, second = (Slice.parse(text, "data.train.slice") for text in ("[:500]", "[100:200]"))
+    listing, listed = SourceChoice("data.train", first, 7), SourceChoice("data.train.0", second, 9, 3.0)
+    with pytest.raises(RecipeError, match=r"data.train: \[:500\] of what data.train.0 lists, which takes \[100:200\]"):
+        listing.within(listed)
+    plain = SourceChoice("data.train.0")
+    assert (listing.within(plain).slice, SourceChoice("data.train").within(listed).slice) == (first, second)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import shutil
+import tempfile
 import threading
 import weakref
 from dataclasses import dataclass, field, replace
@@ -16,10 +17,11 @@ from finetooth_hooks import EngineError, StoreError, UserError
 from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.checkpoints import Candidate
 from finetooth_recipes.cadence import Cadence
-from finetooth_saving.artifact import verify_folder
+from finetooth_saving.artifact import verify_folder, write_folder
 from finetooth_saving.found_checkpoints import newest_good
 from finetooth_saving.keeper import BestKept, Keeper, Keeping
 from finetooth_saving.retention import Best
+from finetooth_saving.run_folder import scratch
 from finetooth_saving.run_state import RunState
 
 
@@ -260,6 +262,17 @@ def test_a_disk_that_is_full_is_said_at_the_next_step_and_leaves_nothing_half(tm
     with pytest.raises(EngineError, match=r"step-2 cannot be written: No space left on device"):
         one.settle()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-1"]
+
+
+def test_where_another_rank_works_is_named_as_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def fill(folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = scratch(tmp_path / "mine", resumes=False)
+    with pytest.raises(EngineError, match=rf"^{run}/artifact cannot be written: No space left.*set TMPDIR to another"):
+        write_folder(run / "artifact", fill, {})
 
 
 def test_folders_are_sent_and_what_fails_is_tried_again_at_the_end(tmp_path: Path) -> None:

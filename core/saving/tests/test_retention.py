@@ -26,6 +26,9 @@ def test_what_has_no_number_is_not_the_best_and_of_equals_the_earlier_is() -> No
 
 def test_less_of_an_error_is_better_by_any_of_its_names() -> None:
     assert {mode_of(name) for name in ("eval/mse", "eval/calibration_error", "eval/rmse")} == {"min"}
+    lower = ("eval/wikitext/bits_per_byte", "eval/calls/brier_score", "eval/speech/wer", "eval/unfinished", "eval/mae")
+    assert {mode_of(name) for name in lower} == {"min"}
+    assert {mode_of(name) for name in ("eval/answer", "eval/pass_rate", "eval/flower", "eval/soccer")} == {"max"}
 
 
 def test_which_way_is_better() -> None:

@@ -34,6 +34,18 @@ class CheckedReward:
     reward: Reward
     registered: Registered
 
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """See `protocols.Reward`.
+
+        Raises:
+            PluginError: the reward names something else.
+        """
+        names: Any = getattr(self.reward, "needed_columns", ())
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise self._wrong(f"has needed_columns of {shown(names)}", "give a tuple of names")
+        return tuple(names)
+
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:

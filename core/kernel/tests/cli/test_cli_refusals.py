@@ -33,10 +33,10 @@ BAD = [
     (["recipe.yaml", "method=toy_stf"], "toy_sft"),
     (["recipe.yaml", "strength=2"], "strength: unknown setting (did you mean adapter.strength?)"),
     (["recipe.yaml", "data.train=trian.toy"], "data.train: no such file: trian.toy (did you mean train.toy?)"),
-    (["recipe.yaml", "data.train=./gone"], "data.train: no such file or folder: ./gone (check the path)"),
+    (["recipe.yaml", "data.train=./gone"], "data.train: no such file or folder: ./gone in {folder} (check the path)"),
     (["recipe.yaml", "model={name: toi}"], "did you mean toy?"),
-    (["recipe.yaml", "model={name: ./gone}"], "model: no such file or folder: ./gone (check the path)"),
-    (["recipe.yaml", "data.train=gone.toy"], "data.train: no such file: gone.toy (check the path)"),
+    (["recipe.yaml", "model={name: ./gone}"], "model: no such file or folder: ./gone in {folder} (check the path)"),
+    (["recipe.yaml", "data.train=gone.toy"], "data.train: no such file: gone.toy in {folder} (check the path)"),
     (["recipe.yaml", "data.train=empty.toy"], "the source has no rows"),
     (["recipe.yaml", "data.train=bad.toy"], "bad.toy:2: no tab between question and answer"),
     (
@@ -99,7 +99,7 @@ def test_bad_input_gets_one_line_and_exit_code_2(
         (folder / "toy_plugin.py").write_text(source.replace('row.values["answer"])', silenced))
     answer = ft(command, *arguments)
     assert answer.code == 2
-    assert said.replace("ft run", f"ft {command}") in answer.err
+    assert said.replace("ft run", f"ft {command}").replace("{folder}", str(folder)) in answer.err
     errors = [line for line in answer.err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "Traceback" not in answer.err

@@ -196,6 +196,9 @@ def test_a_quiet_plan_is_one_line() -> None:
     text = shown(lambda console: Group(*render.plan_parts(console, plan_of("model"), [report], "line")))
     said = "1,190 of 1,200 rows of train · 60 optimizer steps · 1.55 GB at the peak, estimated · plan 0123456789ab"
     assert text.splitlines() == [said, ""]
+    sampled = DataReport("train", rows=30, used=240, examples=30)
+    text = shown(lambda console: Group(*render.plan_parts(console, plan_of("model"), [sampled], "line")))
+    assert text.startswith("240 data of 30 rows of train · ")
 
 
 @pytest.mark.parametrize(("number", "text"), [(1, "1 optimizer step ·"), (2, "2 optimizer steps ·")])

@@ -134,6 +134,7 @@ def test_a_recipe_is_frozen() -> None:
 MISTAKES = [
     # unknown keys, at any depth
     ("batch_size=3", "batch_size: unknown setting (did you mean train.batch_size?)"),
+    ("scale.device=2", "scale.device: unknown setting (did you mean scale.devices?)"),
     ("trian.seed=1", "trian: unknown setting (did you mean train?)"),
     ("train.batchsize=1", "train.batchsize: unknown setting (did you mean train.batch_size?)"),
     ("train.Batch-Size=1", "train.Batch-Size: unknown setting (did you mean train.batch_size?)"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from finetooth_hooks.errors import RecipeError
-from finetooth_toolbox.text.nearest import form, nearest
+from finetooth_toolbox.text.nearest import form, nearest, nearest_slip
 from pydantic import BaseModel, ValidationError
 from typing_extensions import is_typeddict
 
@@ -25,6 +25,9 @@ Detail = Mapping[str, Any]
 
 INVALID = "invalid"
 """Type of a `PydanticCustomError` whose context holds the `action`; its message is the problem."""
+
+LETTER = 0.9
+"""Likeness of two names of which one lacks a letter, from 0 to 1."""
 
 IN_WORDS = {"model": ", or on a command line --model MODEL"}
 """How else a setting that is required is given."""
@@ -281,7 +284,8 @@ class _Translator:
         """What the user may have meant by an unknown key."""
         key, here = str(path[-1]), self._keys(path[:-1])
         close = nearest(key, here)
-        known = meaning_of(key)
+        misspelt = len(path) > 1 and nearest_slip(key, here, LETTER) is not None
+        known = None if misspelt else meaning_of(key)
         if known is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
             section, _, option = known.setting.rpartition(".")
             if section == self._setting(path[:-1]) and option not in here:

@@ -47,8 +47,8 @@ class BestSelection(Options):
     metric: str = Field(default="eval/loss", min_length=1)
     """Any metric of the run, `eval/loss`, `eval/exact_match`, `loss`."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Which way is better; `auto` goes by the name: less of what ends with loss, perplexity, error or mse, more of the
-    rest."""
+    """Which way is better; `auto` goes by the name: less of what ends with loss, perplexity, error, mse, mae,
+    bits_per_byte, brier_score, wer, cer, ter or unfinished, more of the rest."""
 
 
 class CheckpointSection(Options):

@@ -26,6 +26,8 @@ from finetooth_toolbox.files.manifests import (
 )
 from finetooth_toolbox.files.manifests import read_manifest as manifest_of
 
+from finetooth_saving.names import SCRATCH
+
 DAMAGED = "the folder is damaged; use another checkpoint"
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -188,7 +190,9 @@ def _unwritable(target: Path, error: Exception | SystemExit) -> EngineError:
     if number is None:  # not the disk: what was to be written could not be made
         problem, action = blame.problem(error)
         return EngineError(f"{target} cannot be written: {problem}", action=action)
-    action = _ACTIONS.get(number, "make room or choose another output")
+    of_rank = any(part.startswith(SCRATCH) for part in target.parts)
+    room = "make room there, or set TMPDIR to another disk" if of_rank else "make room or choose another output"
+    action = _ACTIONS.get(number, room)
     return EngineError(f"{target} cannot be written: {os.strerror(number)}", action=action)
 
 

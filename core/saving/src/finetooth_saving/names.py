@@ -1,4 +1,4 @@
-"""Names of checkpoints: `step-40`."""
+"""Names of checkpoints, `step-40`, and of folders that hold what a run writes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ _NAME = re.compile(r"step-(\d+)")
 
 FOLDER = "checkpoints"
 """Folder of a run that holds its checkpoints."""
+SCRATCH = "ft-rank-"
+"""What the name of a folder in TMPDIR begins with in which a rank works that does not write the run's."""
 
 
 def name_of(step: int) -> str:

@@ -8,6 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 Mode = Literal["min", "max"]
+LESS = (
+    "loss", "perplexity", "error", "mse", "mae", "bits_per_byte", "brier_score", "/wer", "/cer", "/ter", "unfinished",
+)  # fmt: skip
+"""How metrics end of which less is better: errors, what lm-eval measures of a text and of a transcript, the share of
+answers that were cut off."""
 MEASURED = "eval/"
 """What the names of evaluators' metrics begin with."""
 
@@ -23,7 +28,7 @@ class Best:
 
 def mode_of(metric: str) -> Mode:
     """Which way a metric is better, by its name: less of a loss, a perplexity or an error, more of anything else."""
-    return "min" if metric.endswith(("loss", "perplexity", "error", "mse")) else "max"
+    return "min" if metric.endswith(LESS) else "max"
 
 
 def is_better(value: float, than: float, mode: Mode) -> bool:

@@ -20,6 +20,8 @@ from finetooth_toolbox.files.locks import FILE as LOCK
 from finetooth_toolbox.messages.openings import Opening, read_opening
 from finetooth_toolbox.text.nearest import nearest_path
 
+from finetooth_saving.names import SCRATCH
+
 if TYPE_CHECKING:
     from finetooth_hooks.context import Catalog, Registered
 
@@ -381,7 +383,7 @@ def fix_pick(recipe: dict[str, Any], path: tuple[str, ...], full_name: str, opti
 
 def scratch(folder: Path, *, resumes: bool) -> Path:
     """A folder of its own for a rank that does not write the run's; with a copy of it where a run resumes."""
-    own = Path(tempfile.mkdtemp(prefix="ft-rank-")) / folder.name
+    own = Path(tempfile.mkdtemp(prefix=SCRATCH)) / folder.name
     if resumes:
         shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.lock", "exports", "artifact"))
     return own

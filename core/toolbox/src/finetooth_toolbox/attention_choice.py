@@ -16,6 +16,8 @@ TEXT_CONFIGS = ("text_config", "llm_config")
 """Where the config of a model that reads more than text has that of its language model."""
 WINDOWED = ("sliding", "local", "window")
 """Parts of the names of layers that see a window."""
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
+"""What configs call the share of attention weights that are dropped in training."""
 OTHER_HARDWARE = "it is for "
 """How the reason of an entry begins that is made for other devices."""
 WITHOUT = ("mamba", "linear", "conv", "recurrent", "rwkv", "ssm", "delta", "moe", "mlp")
@@ -66,7 +68,7 @@ def demands_of(config: Mapping[str, Any], facts: ModelFacts) -> tuple[Demand, ..
         "full",
         head_size=max(*heads, int(text.get("global_head_dim") or 0)),
         grouped=facts.kv_heads < facts.heads,
-        dropout=bool(text.get("attention_dropout")),
+        dropout=any(text.get(name) for name in DROPOUTS),
         softcap=facts.attention.softcap,
         sinks=facts.attention.sinks,
     )

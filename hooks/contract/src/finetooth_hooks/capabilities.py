@@ -77,6 +77,11 @@ TOKENIZER: Mapping[str, str] = {
 }
 """Beyond encoding and decoding."""
 
+METHOD: Mapping[str, str] = {
+    "own_engine": "as its options stand it draws from the engine that trains, which must `generate`",
+}
+"""Beyond `prepare` and `steps`."""
+
 SAMPLER: Mapping[str, str] = {
     "own_engine": "draws from the engine that trains, whose own pass over the same data then says, bit for bit, the "
     "log-probabilities of what was drawn",
@@ -146,16 +151,16 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "sampler": SAMPLER,
     "environment": ENVIRONMENT,
     "quantizer": QUANTIZER,
-    "method": {},
+    "method": METHOD,
     "evaluator": {},
     "exporter": {},
     "loader": LOADER,
     "optimizer": OPTIMIZER,
     "renderer": {},
 }
-"""The words of each kind. Of methods, evaluators, exporters and renderers there are none yet."""
+"""The words of each kind. Of evaluators, exporters and renderers there are none yet."""
 
 __all__ = [
-    "ADAPTER", "CAPABILITIES", "ENGINE", "ENVIRONMENT", "FACE", "LAUNCHER", "LOADER", "OPTIMIZER", "SAMPLER",
+    "ADAPTER", "CAPABILITIES", "ENGINE", "ENVIRONMENT", "FACE", "LAUNCHER", "LOADER", "METHOD", "OPTIMIZER", "SAMPLER",
     "SOURCE", "STRATEGY", "TOKENIZER", "TRACKER",
 ]  # fmt: skip

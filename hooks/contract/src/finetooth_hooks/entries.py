@@ -485,7 +485,7 @@ class Page(Entry):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Command(Entry):
-    """A command of `ft`; `build` names a click command, imported when called. `plugins-NAME` is `ft plugins NAME`."""
+    """A command of `ft`; `build` names a click command. `plugins-X` is `ft plugins X`, `serve-X` is `ft serve X`."""
 
     kind = "command"
     section: str = field(default="Plugins")

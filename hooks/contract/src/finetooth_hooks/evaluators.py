@@ -16,7 +16,11 @@ SAMPLED_COLUMNS = ("row_id", "conversation", "completion_ids", "outcome", "versi
 class Reward(Protocol):
     """Scores completions: one finite float a completion, or None to leave it out. A caller that builds one through the
     context gets it with a check around it: another number of scores, or anything but a number, ends the run and
-    names the plugin and the row; and a reward whose call is a coroutine (`async def`) is awaited."""
+    names the plugin and the row; and a reward whose call is a coroutine (`async def`) is awaited.
+
+    A reward may have `needed_columns`, names of columns that it cannot do without: rows of which none has one are
+    refused before anything is sampled.
+    """
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]

@@ -20,7 +20,7 @@ class Method(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Words of `finetooth_hooks.capabilities`; for methods there are none yet."""
+        """Words of `finetooth_hooks.capabilities.METHOD`."""
         ...
 
     @property

@@ -82,12 +82,17 @@ class Context:
     max_positions: int = 1000
     rewards: dict[str, Any] = field(default_factory=dict)
     markup: str = "plain"
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tokenizer = Tokenizer(self.adds_bos)
         self.renderer = Renderer(self.tokenizer)
         self.facts = SimpleNamespace(vocab_size=2000, max_positions=self.max_positions)
         self.train = TrainSettings(1, None, 8, self.max_length, self.excess_length, 0, True, "fp32", 2048, False, 1.0)
+
+    def note(self, text: str, *, topic: str = "") -> None:
+        self.notes.append(text)
 
     def examples(self, split: str, *, first: int | None = None) -> Examples:
         if split != "eval" or not self.rows:

@@ -50,7 +50,8 @@ def plan_parts(
         else "the number of steps is open"
     )
     if detail == "line":
-        rows = ", ".join(f"{report.used:,} of {report.rows:,} rows of {report.split}" for report in reports)
+        # more than the rows are windows of documents, or several answers to a prompt
+        rows = ", ".join(f"{r.used:,}{' data' * (r.used > r.rows)} of {r.rows:,} rows of {r.split}" for r in reports)
         parts = (rows, steps, f"{size(plan.memory.total)} at the peak, estimated", f"plan {plan.hash[:12]}")
         return [Text(" · ".join(filter(None, parts)))]
     shown = [decision for decision in plan.decisions if detail == "all" or CHOICES.fullmatch(decision.setting)]

@@ -228,8 +228,8 @@ class Trained(LoaderBase):
     @property
     def capabilities(self) -> frozenset[str]:
         """Tensor by tensor where its loader gives them and its adapter is folded into them."""
-        apart = self._whole is not None or "fold_tensors" in self._adapter.part.capabilities
-        return self._inner[0].capabilities & ({"tensors", "widen", "write"} if apart else {"widen", "write"})
+        by_tensor = self._whole is not None or "fold_tensors" in self._adapter.part.capabilities
+        return self._inner[0].capabilities & ({"tensors", "widen", "write"} if by_tensor else {"widen", "write"})
 
     def widen(self, model: Any, size: int, new: Sequence[int]) -> None:
         """As the loader of its base does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetooth_hooks.compute.heads import ScalarHead
@@ -14,9 +14,7 @@ from finetooth_hooks.entries import Backend, Evaluator, Method
 from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Method as BuiltMethod
-from finetooth_hooks.protocols import (
-    RoleRequest,
-)
+from finetooth_hooks.protocols import RoleRequest
 from finetooth_hooks.reports import DataReport, Prepared
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.blame import error_line
@@ -58,6 +56,8 @@ def driven_by(context: RunContext, backend: Backend, no_reference: str, head: Sc
         no_reference: why the policy without its adapter cannot be the reference; empty if it can.
     """
     built, entry = single(context, "method", context.recipe.method, Method)
+    if "own_engine" in built.part.capabilities:  # as its options stand
+        entry = replace(entry, needs=entry.needs | {"generate"})
     evaluators, entries = _evaluators(context, entry)
     losses = [loss for source in (built, *evaluators) for loss in source.losses]
     trackers = _trackers(context)

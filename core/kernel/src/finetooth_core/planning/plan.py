@@ -134,7 +134,6 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     model, facts = context.model, context.facts
     adapter_built, adapter_entry = single(context, "adapter", recipe.adapter, Adapter)
     quantizer_built = build_quantizer(context)
-    quantizer = None if quantizer_built is None else quantizer_built.part
     optimizer_built, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
     _check_optimizer(optimizer_built, optimizer_entry, backend_built, backend_entry, hardware)
     _check_noise(context.train.embedding_noise, backend_built, backend_entry)
@@ -153,7 +152,9 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         if (stopping := context.recipe.train.early_stopping) is not None:
             context.wait_for(stopping.metric, setting=f"{STOPPING}.metric")
         check_measured(context, driven.evaluators)
-    base = BasePart(model, facts, context.loader, quantizer)
+        if prepared.total_steps is not None:
+            updates.schedule.factor(0, prepared.total_steps)  # refuses a warm-up that is longer than the run
+    base = BasePart(model, facts, context.loader, None if quantizer_built is None else quantizer_built.part)
     trains = trains_of(context, adapter_built.part, adapter_entry, head)
     place = place_of(context, hardware, backend_entry)
     if context.hardware is None and data:  # the disks of a machine that is made up are not known; without data: no run
@@ -404,9 +405,8 @@ def _check_length(context: RunContext, max_positions: int) -> None:
 
 
 def _plan(context: RunContext, decided: BackendPlan, total_steps: int | None, versions: Mapping[str, str]) -> Plan:
-    recipe = context.recipe.as_dict()
     plan = Plan(
-        recipe=recipe,
+        recipe=context.recipe.as_dict(),
         picks=dict(context.log.picks),
         options=dict(context.options),
         train=decided.train,

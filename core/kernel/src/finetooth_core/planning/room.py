@@ -61,8 +61,9 @@ def check_room(
     for folders in by_disk.values():
         wanted, free = sum(needed[folder] for folder in folders), shutil.disk_usage(folders[0]).free
         if free < wanted:
-            own = _existing(context.folder) in folders
+            own, alone = _existing(context.folder) in folders, context.joined is None or context.joined.writes
             setting, place = ("output", context.folder) if own else ("checkpoint.stores", folders[0])
+            setting = setting if alone else "TMPDIR"  # where other ranks work
             raise PlanError(
                 f"{setting}: {place} has {size(free)} free, and the run may write {size(wanted)}",
                 action=f"make room, or set {setting} to another disk",

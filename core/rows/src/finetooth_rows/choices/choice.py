@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
+from finetooth_hooks.errors import RecipeError
 from numpy.typing import NDArray
 
 from finetooth_rows.choices.slices import Slice
@@ -33,9 +34,18 @@ class SourceChoice:
 
         Args:
             inner: what that one asks of it; its setting names it.
+
+        Raises:
+            RecipeError: both ask for a part of its rows.
         """
         if inner is None:
             return self
+        if self.slice and inner.slice:
+            raise RecipeError(
+                self.setting,
+                f"{self.slice.text} of what {inner.setting} lists, which takes {inner.slice.text} itself",
+                action="leave one of the two slices out",
+            )
         bounds = [choice.max_rows for choice in (self, inner) if choice.max_rows is not None]
         return replace(inner, slice=self.slice or inner.slice, max_rows=min(bounds, default=None), weight=self.weight)
 

@@ -10,17 +10,17 @@ from contextlib import suppress
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from finetooth_toolbox.decisions import Decisions
 from finetooth_toolbox.files.cache_folder import write_whole
+from finetooth_toolbox.files.file_hashes import FileHashes
 
 from finetooth_rows.choices.choice import Choice, Chosen
 from finetooth_rows.choices.choosing import choose
 from finetooth_rows.picked import PickedFormat, PickedSource
 from finetooth_rows.storage.cache import CHOICES, DataCache
-from finetooth_rows.storage.key import OWN_PACKAGES, NoDataKey, code_hash, named_sources, versions
+from finetooth_rows.storage.key import OWN_PACKAGES, NoDataKey, codes, named_sources, option_files, versions
 from finetooth_rows.tally import Tally
 
 REMEMBERED_FROM = 2_000_000
@@ -72,7 +72,7 @@ class Selection:
         cache = DataCache()
         hashes = cache.hashes
         try:
-            path = cache.root / CHOICES / f"{self._key(named_sources(self._sources, hashes)[0])}.npz"
+            path = cache.root / CHOICES / f"{self._key(hashes)}.npz"
         except NoDataKey:
             return choose_now()
         chosen = _read(path)
@@ -83,16 +83,19 @@ class Selection:
                 write_whole(path, _packed(chosen))
         return chosen
 
-    def _key(self, sources: list[Any]) -> str:
+    def _key(self, hashes: FileHashes) -> str:
         parts = [picked.registered for picked in (*self._sources, *self._formats)]
         packages = {*OWN_PACKAGES, *(part.entry.build.partition(":")[0].partition(".")[0] for part in parts)}
         near = ["datasketch"] if self.choice.deduplicate == "near" else []
+        relied_versions = versions([*(part.distribution for part in parts), *near])
+        options = [picked.options for picked in self._formats]
         content = [
-            sources,
+            named_sources(self._sources, hashes)[0],
+            option_files(options, hashes),
             [[picked.registered.full_name, picked.options] for picked in self._formats],
             self.choice.as_json(),
-            {name: code_hash(name) for name in sorted(packages)},
-            versions([*(part.distribution for part in parts), *near]),
+            codes(packages, relied_versions),
+            relied_versions,
         ]
         text = json.dumps(content, sort_keys=True, default=str)
         return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

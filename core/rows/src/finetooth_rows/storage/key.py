@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from finetooth_hooks.data.preparation import Limit, Rendering
 from finetooth_hooks.errors import DataError, PluginError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_toolbox.files.file_hashes import FileHashes
+from finetooth_toolbox.files.file_hashes import FileHashes, file_sha256
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
@@ -34,7 +35,7 @@ from finetooth_rows.reading import SplitRows
 AUTO = "auto"
 LAYOUT = 3
 """Of the files in the cache."""
-OWN_PACKAGES = ("finetooth_hooks", "finetooth_core")
+OWN_PACKAGES = ("finetooth_hooks", "finetooth_toolbox", "finetooth_rows", "finetooth_core")
 
 
 class NoDataKey(Exception):
@@ -79,22 +80,21 @@ def data_key(
         **{kind: [registered.full_name, chosen] for kind, (registered, chosen) in model.entries.items()},
     }
     modules = {part.entry.build for part in taking_part} | {rendering.build, *OWN_PACKAGES}
+    relied_versions = versions(part.distribution for part in taking_part)
     content = {
         "layout": LAYOUT,
         "python": list(sys.version_info[:3]),
         "sources": sources,
         "options": options,
-        "option_files": _option_files(options, hashes),
+        "option_files": option_files(options, hashes),
         "first": rows.count,
         "choice": None if rows.selection is None else rows.selection.choice.as_json(),
         "held_out": rows.held_out,
         "limit": None if limit is None else asdict(limit),
         "model": dict(model.config),
         "tokenizer": _tokenizer(model.tokenizer),
-        "code": {
-            name: code_hash(name) for name in sorted({module.partition(".")[0].partition(":")[0] for module in modules})
-        },
-        "versions": versions(part.distribution for part in taking_part),
+        "code": codes({module.partition(".")[0].partition(":")[0] for module in modules}, relied_versions),
+        "versions": relied_versions,
     }
     text = json.dumps(content, sort_keys=True, default=str)
     return DataKey(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), files)
@@ -162,12 +162,12 @@ def _processor(catalog: Catalog, pick: Pick) -> list[Registered]:
         return []  # told when an image comes
 
 
-def _option_files(value: Any, hashes: FileHashes) -> dict[str, str]:
+def option_files(value: Any, hashes: FileHashes) -> dict[str, str]:
     """Content of every file that an option names."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
-        return {name: digest for item in value for name, digest in _option_files(item, hashes).items()}
+        return {name: digest for item in value for name, digest in option_files(item, hashes).items()}
     if not isinstance(value, str) or not value or "\0" in value or len(value) > 1000:
         return {}
     path = Path(value)
@@ -184,16 +184,39 @@ def _tokenizer(tokenizer: Tokenizer) -> str:
         return tree_hash(Path(folder), "*")
 
 
+def codes(packages: Iterable[str], distributions: Iterable[str]) -> dict[str, str]:
+    """Hashes of the code of packages, and of those among distributions that are edited where they lie, as in a clone:
+    their versions say nothing of their code.
+
+    Args:
+        packages: by their names as modules.
+        distributions: by their names, as `versions` gives them.
+    """
+    edited = {name.replace("-", "_") for name in distributions if _is_edited(name)}
+    return {name: code_hash(name) for name in sorted({*packages, *edited})}
+
+
+def _is_edited(distribution: str) -> bool:
+    """It is imported from elsewhere than where it is installed."""
+    file = _file(distribution.replace("-", "_"))
+    installed = Path(str(importlib.metadata.distribution(distribution).locate_file("")))
+    return file is not None and not file.resolve().is_relative_to(installed.resolve())
+
+
 def code_hash(package: str) -> str:
-    """SHA-256 over the source files of a loaded package or module."""
-    module = sys.modules.get(package)
-    file = getattr(module, "__file__", None)
-    if file is None:
+    """SHA-256 over the source files of a package or module; whether it has been imported makes no difference."""
+    path = _file(package)
+    if path is None:
         return ""
-    path = Path(file)
-    return (
-        tree_hash(path.parent, "*.py") if hasattr(module, "__path__") else hashlib.sha256(path.read_bytes()).hexdigest()
-    )
+    return tree_hash(path.parent, "*.py") if path.name == "__init__.py" else file_sha256(path)
+
+
+def _file(package: str) -> Path | None:
+    """What importing it runs; None if there is none."""
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is None and package not in sys.modules and (spec := importlib.util.find_spec(package)) is not None:
+        file = spec.origin
+    return None if file is None or not Path(file).is_file() else Path(file)
 
 
 def tree_hash(folder: Path, pattern: str) -> str:

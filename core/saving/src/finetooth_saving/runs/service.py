@@ -15,11 +15,13 @@ from typing import Any, ClassVar
 from finetooth_hooks.bases import TrackerBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import UserError
-from finetooth_hooks.reports import Evaluation, Outcome, StepReport
+from finetooth_hooks.options import Options
+from finetooth_hooks.reports import Evaluation, Outcome, Sample, StepReport
 from finetooth_hooks.run import Run
 from finetooth_toolbox.text.controls import escape_controls
+from pydantic import Field
 
-from finetooth_saving.runs.values import evaluation_values, step_values
+from finetooth_saving.runs.values import evaluation_values, sample_rows, step_values
 
 SECRET = re.compile(r"(?i)(secret|token|password|passwd|api_?key|credential)")
 """In the name of an environment variable or of a setting: its value is never shown nor sent."""
@@ -31,18 +33,32 @@ STATE = "run"
 """Where a tracker's state keeps which run of the service it writes to."""
 
 
+class SampleOptions(Options):
+    """Options of trackers that can show answers which a step sampled."""
+
+    samples_every: int = Field(default=0, ge=0)
+    """Steps between two whose answers are recorded: question, answer and reward as a table; 0: none are."""
+    samples: int = Field(default=3, ge=1)
+    """Answers of a step that are recorded at most; a step reports a few."""
+
+    def due(self, report: StepReport) -> tuple[Sample, ...]:
+        """The answers of a step that are to be recorded."""
+        return report.samples[: self.samples] if self.samples_every and report.step % self.samples_every == 0 else ()
+
+
 class ServiceTracker(TrackerBase):
     """A tracker over a service's client: a subclass says how to open, write and close.
 
     Args:
         context: the builder's; it is told what went wrong.
+        samples: which answers are recorded; None: none are.
     """
 
     service: ClassVar[str]
     """How messages call it."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, samples: SampleOptions | None = None) -> None:
+        self._context, self._samples = context, samples
         self._open = False
 
     # --- what a service's client does ---------------------------------------------------------------------------------
@@ -62,6 +78,9 @@ class ServiceTracker(TrackerBase):
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record numbers of a step."""
 
+    def write_samples(self, step: int, rows: list[list[Any]]) -> None:
+        """Record answers of a step as a table with `COLUMNS`. Called before `write` of the same step."""
+
     @abstractmethod
     def close(self, outcome: Outcome) -> None:
         """End the service's run."""
@@ -78,7 +97,9 @@ class ServiceTracker(TrackerBase):
         self._try("cannot be opened", opened)
 
     def step(self, run: Run, report: StepReport) -> None:
-        """The step's figures as `train/NAME`."""
+        """The step's figures as `train/NAME`, and its answers as a table."""
+        if self._open and self._samples is not None and (samples := self._samples.due(report)):
+            self._try("took no more", lambda: self.write_samples(report.step, sample_rows(samples)))
         self._write(report.step, step_values(report))
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:

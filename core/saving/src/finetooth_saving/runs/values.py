@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from finetooth_hooks.reports import Evaluation, StepReport
+from collections.abc import Sequence
+from typing import Any
+
+from finetooth_hooks.reports import Evaluation, Sample, StepReport
 
 FIELDS = (
     "loss",
@@ -16,6 +19,16 @@ FIELDS = (
     "padding",
 )
 """Fields of a step's report that are shown under their own names."""
+
+COLUMNS = ["id", "prompt", "answer", "reward"]
+"""Of a table of answers that a step sampled."""
+TABLE = "train/samples"
+"""Its name among a tracker's metrics."""
+
+
+def sample_rows(samples: Sequence[Sample]) -> list[list[Any]]:
+    """A row of `COLUMNS` for each answer."""
+    return [[sample.id, sample.prompt, sample.answer, float(sample.score)] for sample in samples]
 
 
 def step_values(report: StepReport) -> dict[str, float]:

@@ -19,7 +19,8 @@ def or_moved(action: str, model: str) -> str:
 
 def no_such_file(path: Path | str, *, advice: str = "check the path", endings: Sequence[str] = ()) -> tuple[str, str]:
     """Problem and action for a path at which nothing is, as errors take them: `no such file: trian.jsonl` and
-    `did you mean train.jsonl?`.
+    `did you mean train.jsonl?`. Where no file has nearly that name, the problem names the folder that a relative path
+    counts from.
 
     Args:
         advice: the action where no file has nearly that name.
@@ -27,8 +28,9 @@ def no_such_file(path: Path | str, *, advice: str = "check the path", endings: S
     """
     shown, path = path if isinstance(path, str) else path.as_posix(), Path(path)
     close = nearest_path(path.expanduser(), endings) or _of_another_kind(path.expanduser())
-    what = "file" if path.suffix else "file or folder"
-    return f"no such {what}: {shown}", f"did you mean {close.as_posix()}?" if close else advice
+    shown += "" if close or path.expanduser().is_absolute() else f" in {Path.cwd().as_posix()}"
+    problem = f"no such {'file' if path.suffix else 'file or folder'}: {shown}"
+    return problem, f"did you mean {close.as_posix()}?" if close else advice
 
 
 def _of_another_kind(path: Path) -> Path | None:

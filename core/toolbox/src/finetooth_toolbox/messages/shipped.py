@@ -54,15 +54,14 @@ def ship(
 
 
 def carry(artifact: Path, folder: Path) -> None:
-    """Copy these files from an artifact to a model that was made of it."""
-    if not (artifact / openings.FILE).is_file():
-        return  # made elsewhere, or of rows without messages
-    for name in (TEMPLATE, TOKENIZER):
+    """Copy these files from an artifact to a model that was made of it, and how its media are read."""
+    speaks = (artifact / openings.FILE).is_file()  # else made elsewhere, or of rows without messages
+    for name in (TEMPLATE, TOKENIZER) if speaks else ():
         _drop_template(folder / name)
-    for name in (TEMPLATE, openings.FILE):
-        if (artifact / name).is_file():
-            shutil.copyfile(artifact / name, folder / name)
-    if stops := stops_of(artifact):
+    for pattern in ("*processor_config.json", *((TEMPLATE, openings.FILE) if speaks else ())):
+        for file in artifact.glob(pattern):
+            shutil.copyfile(file, folder / file.name)
+    if speaks and (stops := stops_of(artifact)):
         _write_ends(folder, stops, str(_spelling(_read(artifact / TOKENIZER).get("eos_token")) or ""))
 
 

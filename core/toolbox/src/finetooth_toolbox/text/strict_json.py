@@ -150,8 +150,7 @@ class _Strict:
     @property
     def problems(self) -> list[str]:
         """In words; a number that is none is named with its key where it has one."""
-        bare = [f"{spelling} is not a finite number" for spelling in self._found]
-        return self._named + bare
+        return self._named + [f"{spelling} is not a finite number" for spelling in self._found]
 
     def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         values: dict[str, Any] = {}

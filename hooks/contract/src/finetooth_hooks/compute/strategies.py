@@ -132,15 +132,21 @@ class Sharding:
     Attributes:
         weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
         shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
-            (`fp32`, `bf16`). What trains is in fp32. With torch, its parameters are of the class `DTensor` then. None:
-            every rank holds the whole model.
+            (`fp32`, `bf16`). What trains comes as it was read, and is held in fp32 from then on: made so layer by
+            layer, since the ranks of a machine would have no room for as many whole models. With torch, its parameters
+            are of the class `DTensor` then. None: every rank holds the whole model.
         layers: among how many times as many ranks the weights of decoder layers are divided.
         positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
             same outputs at each of these ranks; a rank's gradients are those of its own positions.
         neighbours: gives the line to these ranks once the strategy is open; None: positions are not divided.
         stages: gives the line to the ranks that each have some whole decoder layers, as many as `layers`; None: every
             rank has something of every layer.
-        divided: what `shard` gives is a `DividedModel`.
+        divided: what `shard` gives is a `DividedModel`, which holds what trains in addition to the weights that are
+            gathered.
+        on_host: a rank's part of the weights that are gathered lies in the memory of the host.
+        whole: of a divided model, gives all numbers of a parameter that does not train, in host memory and for the
+            caller alone; all ranks ask. None: the model is made whole for it.
+        sampled_by_layer: sampling gathers a layer when it computes, for each token; else the whole model, once.
     """
 
     weights: int
@@ -152,6 +158,9 @@ class Sharding:
     neighbours: Callable[[], Neighbours] | None = None
     stages: Callable[[], Stages] | None = None
     divided: bool = False
+    on_host: bool = False
+    whole: Callable[[Any], Any] | None = None
+    sampled_by_layer: bool = False
 
     def held(self) -> Mapping[str, tuple[int, str]]:
         """Of all that is divided, by its name: into how many parts, and what a rank holds as the end of a sentence."""

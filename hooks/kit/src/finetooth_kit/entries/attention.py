@@ -190,8 +190,10 @@ def sequences_of_a_row_do_not_see_each_other(case: EntryCase) -> None:
             x[:, :, 4:9] = x[:, :, 4:9].flip(2) * 3 + 1
         after = _call(compute, layout, inputs)
     for name, part in (("before", slice(0, 4)), ("after", slice(9, 12))):
-        apart = float((before[:, :, part] - after[:, :, part]).abs().max())
-        expect(apart < 1e-6, f"the sequence {name} the one that changed", f"a difference of {apart:.1e}", "none")
+        difference = float((before[:, :, part] - after[:, :, part]).abs().max())
+        expect(
+            difference < 1e-6, f"the sequence {name} the one that changed", f"a difference of {difference:.1e}", "none"
+        )
 
 
 def _entry(case: EntryCase) -> Attention:
@@ -279,5 +281,10 @@ def _reference(torch: Any, case: AttentionCase, inputs: list[Any]) -> Any:
 
 def _near(called: str, ours: Any, wanted: Any, tolerance: float) -> None:
     wide = ours.detach().double()
-    apart = float((wide - wanted.detach()).norm() / wanted.detach().norm().clamp_min(1.0))
-    expect(apart <= tolerance, called, f"{apart:.1e} from float64, as a share of the norm", f"at most {tolerance:.1e}")
+    difference = float((wide - wanted.detach()).norm() / wanted.detach().norm().clamp_min(1.0))
+    expect(
+        difference <= tolerance,
+        called,
+        f"{difference:.1e} from float64, as a share of the norm",
+        f"at most {tolerance:.1e}",
+    )

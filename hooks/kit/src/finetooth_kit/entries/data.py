@@ -9,7 +9,7 @@ from typing import Any, get_args
 from finetooth_hooks.claims import Claim
 from finetooth_hooks.data.examples import ROLES, Conversation, Example, Row, examples_in
 from finetooth_hooks.entries import Format, Loader, Source
-from finetooth_hooks.errors import DataError
+from finetooth_hooks.errors import DataError, FinetoothError
 
 from finetooth_kit.checks import CheckSkipped, EntryCase, check_for, expect, expect_instance, fail
 
@@ -121,3 +121,16 @@ def scores_are_numbers_or_none(case: EntryCase) -> None:
         for i in range(len(prompts))
     ]
     expect(alone == scores, "reward of one completion at a time", alone, f"{scores}, as together")
+
+
+@check_for("reward")
+def needed_columns_are_needed(case: EntryCase) -> None:
+    """Without a column that `needed_columns` names a reward raises an error for the user."""
+    reward = case.build()
+    for name in getattr(reward, "needed_columns", ()):
+        columns = {key: values for key, values in {"answer": ["4"], **_sampled(1)}.items() if key != name}
+        try:
+            scores = reward(["What is 2 plus 2?"], ["4"], columns)
+        except FinetoothError:
+            continue
+        fail(f"reward(1 prompt, 1 completion, columns without {name!r})", scores, "a FinetoothError")

@@ -143,8 +143,8 @@ def kernels_take_any_strides(case: EntryCase) -> None:
 
     for tried in _trials(case):
         for trial in (candidate for candidate in tried.trials() if candidate.strides):
-            apart = {name: torch.stack([x, x + 1], -1)[..., 0] for name, x in trial.given.items()}
-            _agrees(tried, trial, apart, ", numbers apart")
+            strided = {name: torch.stack([x, x + 1], -1)[..., 0] for name, x in trial.given.items()}
+            _agrees(tried, trial, strided, ", numbers apart")
             turned = {
                 name: x.transpose(0, -1).contiguous().transpose(0, -1) if x.dim() > 1 else x
                 for name, x in trial.given.items()
@@ -213,9 +213,9 @@ def the_same_logits_have_one_log_probability(case: EntryCase) -> None:
             continue
         (first, wanted), *others = _ways(tried, case.build()).items()
         for name, logprobs in others:
-            apart = float((logprobs.double() - wanted.double()).abs().max())
+            difference = float((logprobs.double() - wanted.double()).abs().max())
             called = f"linear_logprob in {tried.dtype} on {tried.device}, {name}"
-            expect(apart == 0.0, called, f"up to {apart:.2g} nats apart", f"the same as {first}")
+            expect(difference == 0.0, called, f"up to {difference:.2g} nats apart", f"the same as {first}")
 
 
 FACTOR = 2.0**-7
