@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from finetooth_hooks import PlanError
+from finetooth_hooks import FinetoothError, PlanError
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 pytest.importorskip("finetooth_torch", reason="torch is not installed")
@@ -209,6 +209,24 @@ def test_teachers_and_self_play_are_torchs(folder: Path, write: Callable[..., Pa
     assert len(mine) == 6 and any(loss for loss, _ in mine)
     assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
     assert [norm for _, norm in mine] == pytest.approx([norm for _, norm in torchs], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_teacher_of_torchs_is_merged_first(folder: Path) -> None:
+    """A run is loaded by what it was made with; the folder that it is merged into is read by both."""
+    from finetooth_core.cli import main
+
+    taught = run(folder, "sft", "torch", train={"max_steps": 2, "batch_size": 4, "max_length": 96, "precision": "fp32"})
+    plain = {"name": "sgd", "learning_rate": 0.02}
+    train = {"max_steps": 2, "epochs": 20, "batch_size": 4, "max_length": 96, "precision": "fp32"}
+    data = {"train": str(folder / "sft.jsonl"), "renderer": "chatml"}
+    given: dict[str, Any] = {"data": data, "train": train, "optimizer": plain}
+    with pytest.raises(FinetoothError, match="ft merge RUN"):
+        run(folder, "sft", "mlx", method={"name": "distill", "teacher": str(taught)}, **given)
+    assert main(["merge", str(taught)]) == 0
+    method = {"name": "distill", "teacher": str(taught / "merged")}
+    mine, torchs = (metrics(run(folder, "sft", backend, method=method, **given)) for backend in ("mlx", "torch"))
+    assert [loss for loss, _ in mine] == pytest.approx([loss for loss, _ in torchs], rel=1e-3)
 
 
 def test_blocks_of_one_document_are_refused_by_the_plan(folder: Path, write: Callable[..., Path]) -> None:

@@ -16,8 +16,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from finetooth_hooks import Attention, AttentionServes
+from finetooth_torch import passes
 from torch.utils import backend_registration
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -28,6 +30,11 @@ ASKING = {aten._local_scalar_dense, aten.nonzero, aten.masked_select, aten.binco
 INDEXING = {aten.index, aten.index_put, aten.index_put_, aten._index_put_impl_}
 WAITS: Counter[str] = Counter()
 """What a GPU would have waited for, and where."""
+ON_THEIR_WAY: list[tuple[torch.Tensor, torch.Tensor]] = []
+"""Copies to the host that nobody has waited for, and the numbers that they will have."""
+ORDER: list[tuple[str, int]] = []
+"""What the host has waited for or laid out, and how many operations the device had been given by then."""
+OPERATIONS = Counter[str]()
 WITHOUT_FLOAT64 = "without-float64" in sys.argv
 """The device refuses float64, as Apple's does."""
 
@@ -68,22 +75,31 @@ def waits(what: str) -> None:
         return
     where = f"{stack[-1].filename.rpartition('/')[2]}:{stack[-1].lineno}" if stack else "elsewhere"
     WAITS[f"{what} at {where}"] += 1
+    ORDER.append(("wait", OPERATIONS.total()))
+    while ON_THEIR_WAY:
+        copy, numbers = ON_THEIR_WAY.pop()
+        copy.copy_(numbers)
 
 
 def moved(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """A copy to another device, or to another dtype on this one."""
     target = torch.device(kwargs.get("device") or args[0].device).type
-    if isinstance(args[0], Held) and target == "cpu":
+    on_its_way = isinstance(args[0], Held) and target == "cpu" and kwargs.get("non_blocking")
+    if isinstance(args[0], Held) and target == "cpu" and not on_its_way:
         waits("copy to the host")
     if not isinstance(args[0], Held) and target != "cpu" and not kwargs.get("non_blocking"):
         waits("copy to the device")
     found = func(raw(args[0]), **{**kwargs, "device": "cpu", "pin_memory": None} if "device" in kwargs else kwargs)
+    if on_its_way:  # until somebody waits, anything may stand there
+        ON_THEIR_WAY.append((torch.full_like(found, 113), found))
+        return ON_THEIR_WAY[-1][0]
     return found if target == "cpu" else Held(found)
 
 
 def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """An operation on this device."""
     name = func.overloadpacket
+    OPERATIONS[str(name)] += 1
     if name is aten._to_copy:
         return moved(func, args, kwargs)
     if name is aten.copy_:
@@ -135,8 +151,32 @@ def register() -> torch.library.Library:
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
     """What is waited for while entered."""
-    WAITS.clear()
+    for noted in (WAITS, ORDER, OPERATIONS):
+        noted.clear()
     yield WAITS
+
+
+def watch_layouts() -> None:
+    """Note when micro-batches are laid out, and what waits for all that the device was given."""
+    lay_out = passes.make_rectangle
+
+    def noted(*given: Any, **named: Any) -> Any:
+        ORDER.append(("layout", OPERATIONS.total()))
+        return lay_out(*given, **named)
+
+    passes.make_rectangle = noted
+    torch.accelerator.synchronize = lambda device: waits("the end")  # type: ignore[assignment]
+
+
+def ahead() -> float:
+    """Operations that the device had been given since the host last waited for it when a micro-batch was laid out, the
+    first one aside: the least, as a share of those of a micro-batch. While it computes them, the host lays out."""
+    given, last = list[int](), 0
+    for what, operations in ORDER:
+        last = operations if what == "wait" else last
+        if what == "layout":
+            given.append(operations - last)
+    return min(given[1:]) * len(given) / OPERATIONS.total()
 
 
 class HostGenerator(torch.Generator):
@@ -181,8 +221,22 @@ def engine_on_device(kit: Any, **asked: Any) -> Any:
     return kit.make_engine(adapter=Adapter(full=asked.pop("full", False)), entries=(eager,), **asked)
 
 
+def mixture(kit: Any) -> dict[str, Any]:
+    """A tiny model of experts whose routers have losses, as settings of an engine."""
+    import transformers
+    from finetooth_qwen.family import Qwen
+
+    sizes = {name: value for name, value in kit.tiny_config().to_dict().items() if name != "model_type"}
+    sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "mlp_only_layers": [0]}
+    config = transformers.AutoConfig.for_model("qwen3_moe", **sizes, experts_implementation="eager")
+    facts = Qwen().facts(config.to_dict())
+    known = {name: getattr(facts, name) for name in ("per_layer", "attention", "linear_targets")}
+    options = {"router_aux_loss_coef": 0.3, "router_z_loss_coef": 0.05}
+    return {"config": config, "facts": known, "options": options, "can_disable": False}
+
+
 def main() -> None:
-    """Train three steps and sample on the device and on the CPU; print what differs and what was waited for."""
+    """Train three steps, score and sample on the device and on the CPU; print what differs and what was waited for."""
     from finetooth_hooks.engine import Sampling
     from finetooth_torch import precision as precision_of_devices
 
@@ -191,24 +245,31 @@ def main() -> None:
     if WITHOUT_FLOAT64:
         precision_of_devices.NARROW.add("pretend")
     kept = register()  # before autograd has counted the devices
+    watch_layouts()
     decoder, precision, full = sys.argv[1], sys.argv[2], sys.argv[3] == "full"
     data, found = kit.make_data(12, longest=16), {}
-    kernels = {"stream_decoder": kit.picked_kernels()["stream_decoder"]}
-    host = kit.make_engine(
-        decoder=decoder, precision=precision, max_grad_norm=1.0, kernels=kernels, adapter=kit.FakeAdapter(full=full)
-    )
-    device = engine_on_device(kit, decoder=decoder, precision=precision, max_grad_norm=1.0, kernels=kernels, full=full)
+    settings = {"decoder": decoder, "precision": precision, "max_grad_norm": 1.0}
+    settings["kernels"] = {"stream_decoder": kit.picked_kernels()["stream_decoder"]}
+    settings |= mixture(kit) if "mixture" in sys.argv else {}
+    host = kit.make_engine(adapter=kit.FakeAdapter(full=full), **settings)
+    device = engine_on_device(kit, full=full, **settings)
     for name, engine in (("host", host), ("device", device)):
         losses = []
         for _ in range(3):
             with counting() as waited:
                 report = engine.forward_backward(data, kit.NLL)
-                taken = dict(waited)
+                taken, shares = dict(waited), [ahead()] if name == "device" else []
             losses.append(report.loss)
             with counting() as waited:
                 engine.step()
                 of_step = dict(waited)
         found[name] = losses
+    scored = []
+    for engine in (host, device):
+        with counting() as waited:
+            outputs = engine.forward(data, returns=("logprobs", "entropy")).outputs
+        scored.append(np.concatenate([of[name] for of in outputs for name in ("logprobs", "entropy")]))
+    shares.append(ahead())
     with counting() as waited:
         tokens = [
             [list(one.tokens) for one in of] for of in
@@ -216,7 +277,10 @@ def main() -> None:
         ]  # fmt: skip
         of_tokens = dict(waited)
     print("LOSSES", *(f"{x:.6f} {y:.6f}" for x, y in zip(found["host"], found["device"], strict=True)))
-    print("MICRO-BATCH", sum(taken.values()) / report.micro_batches, taken)
+    print("CALL", sum(taken.values()), taken)
+    print("MICRO-BATCHES", report.micro_batches)
+    print("AHEAD", *shares)
+    print("SCORED", float(np.abs(np.subtract(*scored)).max()))
     print("STEP", sum(of_step.values()), of_step)
     print("TOKEN", sum(of_tokens.values()) / 21, {k: round(v / 21, 2) for k, v in of_tokens.items()})
     print("SAMPLED", [len(one) for of in tokens for one in of])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_hooks import OptimizerBase, PlanError
+from finetooth_hooks import Device, HardwareFacts, OptimizerBase, PlanError
 from finetooth_hooks.protocols import PlanRequest, Sharding
 from finetooth_kit.fake_context import FakeContext
 from finetooth_torch.backend import TorchBackend, TorchOptions
@@ -34,12 +34,18 @@ class Made(OptimizerBase):
         return self._made_by([parameter for _, parameter in named_parameters], lr=0.1)
 
 
-def planned(kit: SimpleNamespace, sharding: Sharding | None, optimizer: Any = None) -> Any:
+GPU = HardwareFacts("test:gpu", (Device("cuda:0", "a GPU", 80 * 2**30),), ("bf16", "fp32"), host_memory=2**38)
+
+
+def planned(
+    kit: SimpleNamespace, sharding: Sharding | None, optimizer: Any = None, hardware: HardwareFacts | None = None,
+    **train: Any,
+) -> Any:  # fmt: skip
     request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
     updates = request.updates if optimizer is None else replace(request.updates, optimizer=optimizer, name="made")
-    place = replace(request.place, sharding=sharding)
+    place = replace(request.place, sharding=sharding, hardware=hardware or request.place.hardware)
     backend = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True))
-    return backend.plan(replace(request, place=place, updates=updates))
+    return backend.plan(replace(request, place=place, updates=updates, train=replace(request.train, **train)))
 
 
 @pytest.mark.parametrize("made_by", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.NAdam])
@@ -85,6 +91,25 @@ def test_the_plan_says_what_each_rank_holds(
 ) -> None:
     decisions = {of.setting: of.value for of in planned(kit, sharding).decisions if of.setting.startswith("scale.")}
     assert decisions == {f"scale.{name}": share for name, share in said.items()}
+
+
+@pytest.mark.parametrize(("precision", "size"), [("bf16", 2), ("fp32", 4)])
+def test_weights_that_wait_on_the_host_are_counted_there(kit: SimpleNamespace, precision: str, size: int) -> None:
+    """Over four ranks: a quarter of all weights on the device or on the host, and on the device a quarter of what
+    trains in fp32. A CPU has one memory for both."""
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    trained = request.trains.parameters
+    waiting, masters = size * (request.base.model.parameters + trained) // 4, 4 * trained // 4
+    shard: Any = lambda *_: None  # noqa: E731
+    here = Sharding(weights=4, gradients=4, optimizer=4, shard=shard, divided=True)
+    away = replace(here, on_host=True)
+    on_device, on_host = (planned(kit, of, hardware=GPU, precision=precision).memory for of in (here, away))
+    assert (on_device.parts["weights"], on_host.parts["weights"]) == (masters + waiting, masters)
+    measured = {"overhead": 0}  # of this process
+    assert {**on_host.host, **measured} == {**on_device.host, "weights": waiting, **measured}
+    assert {**on_host.parts, "weights": 0} == {**on_device.parts, "weights": 0}
+    parts = [planned(kit, of).memory.parts["weights"] for of in (here, away)]
+    assert parts[0] == parts[1]
 
 
 def test_a_plan_before_ranks_have_met_refuses_what_theirs_will(kit: SimpleNamespace) -> None:

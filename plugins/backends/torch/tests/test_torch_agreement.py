@@ -320,10 +320,11 @@ def test_every_operation_that_raises_is_named(kit: SimpleNamespace, operation: s
     def broken(*given: Any, **named: Any) -> Any:
         raise IndexError("no block 7")
 
+    config = kit.config("qwen3" if operation == "norm_rotary" else "llama")
     with pytest.raises(
         PlanError, match=rf"kernels\.{operation}=acme-x:acme: .*no block 7.*set kernels\.{operation} to"
     ):
-        kit.engine(kernels={**kit.kernels(), operation: PickedKernel("acme-x:acme", broken)})
+        kit.engine(kernels={**kit.kernels(), operation: PickedKernel("acme-x:acme", broken)}, config=config)
 
 
 # --- the head ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from finetooth_hooks.protocols import AttentionNeeds
 from finetooth_kit import FakeContext, entries_of
 from finetooth_toolbox.attention_choice import missing_packages
 from finetooth_torch.attention.handing import handed, handing, newest
+from finetooth_torch.layout.shared_rows import check_causal
 from finetooth_torch.planning.attention import choose_attention
 
 pytestmark = pytest.mark.parametrize("kit", ["transformers"], indirect=True)  # its own code is what calls attention
@@ -190,6 +191,8 @@ def test_the_plan_gives_a_reason_for_each(kit: SimpleNamespace) -> None:
         ({"precisions": frozenset({"fp16"})}, {}, {}, "it computes fp16, not fp32"),
         ({"backward": False}, {}, {}, "it has no gradients"),
         ({}, {"attention_dropout": 0.1}, {}, "the model drops weights of attention"),
+        ({}, {"attn_pdrop": 0.1}, {}, "the model drops weights of attention"),
+        ({}, {"attention_probs_dropout_prob": 0.1}, {}, "the model drops weights of attention"),
         ({}, {"attention_chunk_size": 8}, {}, "layers see chunks of positions"),
         ({"architectures": ("sm_9*",)}, {}, {}, "it is for sm_9., and 2 CPU cores is avx2"),
         ({"packages": ("acme-flash",)}, {}, {}, "package acme-flash is not installed"),
@@ -406,6 +409,37 @@ def test_a_model_that_asks_for_more_than_its_config_shows_falls_back_with_a_word
     assert implementation(native_engine(kit, "auto", entries=(FIRST,))) == "sdpa"
     with pytest.raises(PlanError, match="with own the model computes other states than with its own attention"):
         native_engine(kit, "own", entries=(FIRST,))
+
+
+def test_a_model_whose_code_takes_no_implementation_computes_attention_itself(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As VaultGemma's: `auto` takes the model's own code; who names another one gets an error."""
+    from transformers import LlamaForCausalLM, LlamaModel
+
+    for kind in (LlamaForCausalLM, LlamaModel):
+        monkeypatch.setattr(kind, "_supports_sdpa", False)
+    config = kit.config()
+    config._attn_implementation = "eager"
+    assert implementation(kit.engine(config=config, decoder="transformers")) == "eager"
+    with pytest.raises(PlanError, match="LlamaForCausalLM does not compute attention with sdpa"):
+        kit.engine(config=config, decoder="transformers", options={"attention": "sdpa"})
+
+
+def test_a_model_that_sees_later_positions_is_refused(kit: SimpleNamespace) -> None:
+    """BERT in the class of causal models sees the whole row, unless its config says that it decodes."""
+    from transformers import BertConfig, BertModel
+
+    sizes: Any = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    for decodes in (False, True):
+        torch.manual_seed(3)
+        body: Any = BertModel(BertConfig(vocab_size=99, is_decoder=decodes, **sizes), add_pooling_layer=False)
+        body.eval()
+        if decodes:
+            check_causal(body)
+            continue
+        with pytest.raises(PlanError, match=r"model: BertModel is not causal: .* set is_decoder: true"):
+            check_causal(body)
 
 
 def test_the_stream_decoder_is_compared_with_an_implementation_of_transformers(kit: SimpleNamespace) -> None:

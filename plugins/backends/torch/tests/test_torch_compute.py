@@ -26,7 +26,8 @@ def counted(name: str, function: Any, calls: dict[str, int]) -> PickedKernel:
 
 
 @pytest.mark.parametrize("way", ["torch", "reference"])
-def test_what_is_given_is_called(kit: SimpleNamespace, way: str) -> None:
+@pytest.mark.parametrize(("kind", "without"), [("llama", "norm_rotary"), ("qwen3", "rotary")])
+def test_what_is_given_is_called(kit: SimpleNamespace, way: str, kind: str, without: str) -> None:
     """Torch's way and the references train alike; each operation is one of those that were given."""
     calls: dict[str, int] = {}
     kernels = {
@@ -34,14 +35,15 @@ def test_what_is_given_is_called(kit: SimpleNamespace, way: str) -> None:
         for name, one in OPERATIONS.items()
         if name != DECODER and (function := getattr(one, way)) is not None
     } | kit.decoding()
-    engine = kit.engine(kernels=kernels, precision="bf16", adapter=kit.adapter(zero=True))
+    settings = {"config": kit.config(kind), "precision": "bf16"}
+    engine = kit.engine(kernels=kernels, adapter=kit.adapter(zero=True), **settings)
     calls.clear()
     data = kit.data()
     engine.forward_backward(data, kit.nll)
     engine.generate([[5, 6, 7]], Sampling(max_tokens=3, temperature=1.0))
-    wanted = {*ALWAYS, *(STREAM if kit.decoder == "auto" else ())} - {"keyed_dropout"}  # nothing drops
+    wanted = {*ALWAYS, *(STREAM if kit.decoder == "auto" else ())} - {"keyed_dropout", without}  # nothing drops
     assert wanted <= calls.keys() and {"matmul_rounded_once"}.isdisjoint(calls)
-    other = kit.engine(kernels=kit.decoding(), precision="bf16", adapter=kit.adapter(zero=True))
+    other = kit.engine(kernels=kit.decoding(), adapter=kit.adapter(zero=True), **settings)
     other.forward_backward(data, kit.nll)
     assert kit.relative(kit.gradients(engine), kit.gradients(other)) < (1e-12 if way == "torch" else 0.05)
 

@@ -54,6 +54,16 @@ def test_no_layout_changes_what_is_dropped(kit: SimpleNamespace, layout: str) ->
     assert abs(dry["loss"] - whole["loss"]) > 1e-4  # something was dropped
 
 
+def test_what_is_scored_drops_nothing_though_somebody_else_trains_the_model(kit: SimpleNamespace) -> None:
+    engine, data = kit.engine(precision="fp64", adapter=kit.adapter(dropout=0.4)), kit.data(4)
+    engine.forward_backward(data, kit.nll)
+    engine.step()
+    scored = engine.logprobs(data)
+    engine.module().train()  # as a trainer of another library does with the model that it was given
+    for before, after in zip(scored, engine.logprobs(data), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_order_and_no_number_of_calls_changes_what_is_dropped(kit: SimpleNamespace, seed: int) -> None:
     order = np.random.default_rng(seed).permutation(8)
@@ -71,6 +81,34 @@ def test_dropped_weights_of_attention_are_keyed_too(kit: SimpleNamespace, layout
     whole = of("own code")
     same(of(layout), whole)
     assert abs(of("own code", 0.0)["loss"] - whole["loss"]) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "xglm"])
+def test_attention_of_a_models_own_code_is_keyed(kind: str) -> None:
+    """GPT-2's hands the share of an `nn.Dropout` to transformers' function; XGLM's has rows and heads in one
+    dimension."""
+    from transformers import AutoConfig, AutoModel
+
+    settings = {
+        "gpt2": {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 16, "attn_pdrop": 0.4},
+        "xglm": {"d_model": 8, "num_layers": 2, "attention_heads": 2, "ffn_dim": 8, "attention_dropout": 0.4},
+    }
+    config = AutoConfig.for_model(kind, vocab_size=11, **settings[kind])
+    config._attn_implementation = "eager"
+    model, draws = AutoModel.from_config(config).train(), Draws(torch.device("cpu"))
+    draws.attach(model)
+    ids = torch.tensor([[3, 1, 4, 1], [5, 9, 2, 6]])
+
+    def states(rows: tuple[int, ...]) -> torch.Tensor:
+        with draws.entered(5, 2, rows), torch.no_grad():
+            draws.lay_out(torch.arange(4 * len(rows)).view(-1, 4), (4,) * len(rows), (len(rows), 4))
+            out: torch.Tensor = model(input_ids=ids[list(rows)], use_cache=False).last_hidden_state
+        return out
+
+    together = states((1, 0))
+    torch.testing.assert_close(together, torch.cat([states((1,)), states((0,))]))
+    with torch.no_grad():
+        assert not torch.allclose(together, model.eval()(input_ids=ids[[1, 0]]).last_hidden_state, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["sdpa", "flash_attention_2"])
@@ -102,7 +140,7 @@ def test_the_numbers_are_those_of_the_reference() -> None:
     assert torch.equal(model(torch.ones(3)), torch.ones(3))
 
 
-def test_rows_without_a_key_are_refused_where_several_ranks_train() -> None:
+def test_rows_without_a_key_are_told_and_refused_where_several_ranks_train() -> None:
     model = nn.Sequential(nn.Dropout(0.3)).train()
     for strict in (False, True):
         draws = Draws(torch.device("cpu"), strict=strict)
@@ -111,7 +149,10 @@ def test_rows_without_a_key_are_refused_where_several_ranks_train() -> None:
         with draws.entered(0, 0, (0,)):
             draws.lay_out(torch.arange(4).view(1, 4), (4,), (1, 4))
             if not strict:
-                assert model(torch.ones(5, 6)).shape == (5, 6)
+                told: list[str] = []
+                draws.note = lambda text, topic, told=told: told.append(text)
+                assert model(torch.ones(5, 6)).shape == (5, 6) and model(torch.ones(1, 4, 6)).shape == (1, 4, 6)
+                assert [text.split(" drops")[0] for text in told] == ["the module '0'"]
                 continue
             with pytest.raises(EngineError, match=r"the module '0' drops from rows .*set its dropout to 0"):
                 model(torch.ones(5, 6))

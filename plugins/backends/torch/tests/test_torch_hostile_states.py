@@ -123,6 +123,10 @@ def counted(**values: Any) -> Callable[[Path], None]:
     return content(lambda state: state["counters"].update(values))
 
 
+def elsewhere(value: Any) -> Callable[[Path], None]:
+    return content(lambda state: state.update(elsewhere=value))
+
+
 HUGE = {"x": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}}
 LONG = {"x": {"dtype": "F32", "shape": [2**30], "data_offsets": [0, 2**32]}}
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
@@ -132,6 +136,14 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "files that are no mapping": (content(lambda s: s.update(files=["trained.safetensors"])), "names no trained"),
     "files without weights": (content(lambda s: s["files"].pop("trained.safetensors")), "names no trained"),
     "a hash that is no text": (content(lambda s: s["files"].update({"trained.safetensors": None})), "not what was"),
+    "weights of another rank": (
+        elsewhere({"trained": {"x": ["float32", [2]]}}),
+        "that of a rank, whose weights rank 0",
+    ),
+    "elsewhere without a type": (elsewhere({"trained": {"x": ["save", [2]]}}), "elsewhere is not what an engine"),
+    "elsewhere, 2^70 numbers": (elsewhere({"trained": {"x": ["float32", [2**70]]}}), "elsewhere is not what an engine"),
+    "elsewhere, no file": (elsewhere({"of no name": {"x": ["float32", [2]]}}), "elsewhere is not what an engine"),
+    "elsewhere, a list": (elsewhere(["trained"]), "elsewhere is not what an engine"),
     "a linked file": (link("trained.safetensors"), "not a plain file"),
     "a linked state.json": (link("state.json"), "not a plain file"),
     "a pipe": (pipe, "not a plain file"),

@@ -16,6 +16,9 @@ from finetooth_hooks import EngineError, NotFinite, PlanError
 from finetooth_hooks.errors import Interrupted
 from finetooth_steps.normalizers import count_normalizers
 
+sys.path.insert(0, str(Path(__file__).parent))
+from ranks_in_threads import lines, together  # type: ignore[import-not-found]
+
 RANK = Path(__file__).with_name("one_rank.py")
 LIMIT = 0.05
 
@@ -158,3 +161,32 @@ def test_a_loss_that_must_see_a_whole_step_is_refused_where_each_rank_has_a_part
     alone = Alone({})
     alone.gather = lambda value: [value]  # type: ignore[method-assign]
     kit.engine(collective=alone).forward_backward(data, loss)
+
+
+@pytest.mark.parametrize("first", [3, 7], ids=["uneven", "one rank has none"])
+def test_a_state_before_a_step_has_what_all_ranks_accumulated(kit: SimpleNamespace, tmp_path: Path, first: int) -> None:
+    """Saved by two ranks between a call and its step; taken back by two others, and by one."""
+    data, further = kit.data(7, seed=4), kit.data(4, seed=5)
+    counts = count_normalizers([*data, *further])
+    whole = kit.engine(max_grad_norm=LIMIT)
+    whole.forward_backward(data, kit.nll, normalizer=counts)
+    begun, others = ([kit.engine(max_grad_norm=LIMIT, collective=line) for line in lines()] for _ in range(2))
+
+    def each(engines: list[Any], call: Any) -> list[Any]:
+        return together([lambda engine=engine, rank=rank: call(engine, rank) for rank, engine in enumerate(engines)])
+
+    def share(rows: list[Any], cut: int) -> Any:
+        parts = rows[:cut], rows[cut:]
+        return lambda engine, rank: engine.forward_backward(parts[rank], kit.nll, normalizer=counts)
+
+    each(begun, share(data, first))
+    each(begun, lambda engine, rank: engine.save(tmp_path / str(rank)))
+    alone = kit.engine(max_grad_norm=LIMIT)
+    alone.load(tmp_path / "0")
+    each(others, lambda engine, rank: engine.load(tmp_path / "0"))
+    each(others, share(further, 2))
+    stepped = each(others, lambda engine, rank: engine.step())
+    for engine in (whole, alone):
+        engine.forward_backward(further, kit.nll, normalizer=counts)
+    expected = whole.step().grad_norm
+    assert [step.grad_norm for step in (*stepped, alone.step())] == pytest.approx([expected] * 3, rel=1e-5)

@@ -3,9 +3,9 @@ float64: the same whatever the layout, the micro-batches and the ranks."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +24,9 @@ from finetooth_steps.normalizers import count_normalizers
 from finetooth_torch.backend import TorchBackend, TorchOptions
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.models.switch_transformers.modeling_switch_transformers import router_z_loss_func
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ranks_in_threads import lines, together  # type: ignore[import-not-found]
 
 COEFFICIENTS = {"router_aux_loss_coef": 0.3, "router_z_loss_coef": 0.05}
 MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8}
@@ -113,48 +116,12 @@ def test_a_loss_over_the_whole_step_and_given_gradients_have_them_too(kit: Simpl
     assert all(kit.relative(other, first) < 1e-6 for other in others)
 
 
-class Pair:
-    """Two ranks, each a thread of this process."""
-
-    def __init__(self, rank: int, barrier: threading.Barrier, shelf: dict[int, Any]) -> None:
-        self.rank, self.world, self._barrier, self._shelf = rank, 2, barrier, shelf
-
-    def gather(self, value: Any) -> list[Any]:
-        self._shelf[self.rank] = value
-        self._barrier.wait(60)
-        values = [self._shelf[0], self._shelf[1]]
-        self._barrier.wait(60)
-        return values
-
-    def sum(self, arrays: Any) -> list[Any]:
-        return [sum(of) for of in zip(*self.gather(list(arrays)), strict=True)]
-
-
-def together(calls: list[Callable[[], Any]]) -> list[Any]:
-    """Each in a thread of its own: what it returned or raised."""
-    found: list[Any] = [None] * len(calls)
-
-    def call(place: int) -> None:
-        try:
-            found[place] = calls[place]()
-        except Exception as error:
-            found[place] = error
-
-    threads = [threading.Thread(target=call, args=(place,)) for place in range(len(calls))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-    return found
-
-
 @pytest.mark.parametrize("first", [3, 7], ids=["uneven", "one rank has none"])
 def test_ranks_come_to_what_one_comes_to(kit: SimpleNamespace, first: int) -> None:
     data = kit.data(7, seed=5)
     alone = built(kit, micro_batch_tokens=64)
     expected = alone.forward_backward(data, kit.nll)
-    barrier, shelf = threading.Barrier(2), dict[int, Any]()
-    engines = [built(kit, micro_batch_tokens=64, collective=Pair(rank, barrier, shelf)) for rank in (0, 1)]
+    engines = [built(kit, micro_batch_tokens=64, collective=line) for line in lines()]
     counts, shares = count_normalizers(data), (data[:first], data[first:])
     done = together([
         lambda engine=engine, mine=mine: engine.forward_backward(mine, kit.nll, normalizer=counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +12,22 @@ import pytest
 import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import ModelTensors
+from finetooth_torch.offload.mapped_memory import MAPS, is_clean, mappings
 from finetooth_torch.precision import DTYPES
 from finetooth_torch.staged.body import StagedLayers, numbers_of
-from finetooth_torch.staged.reading import read_own_layers, standing_in
+from finetooth_torch.staged.reading import read_into_files, read_own_layers, standing_in
 from finetooth_transformers.assembling import by_tensor
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM, Gemma2Config, LlamaConfig, PretrainedConfig, Qwen3Config
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen3Config,
+)
 
 SMALL = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 5, "num_attention_heads": 4,
@@ -65,7 +76,7 @@ class Recorded:
         self._folder = folder
 
     def tensors(self, reference: str, *, framework: str, precision: str) -> ModelTensors:
-        config, dtype = LlamaConfig.from_pretrained(self._folder), DTYPES[precision]
+        config, dtype = AutoConfig.from_pretrained(self._folder), DTYPES[precision]
         tensors = by_tensor(
             self._folder, config, AutoModelForCausalLM, dtype=dtype, packing=None, trust_remote_code=False
         )
@@ -108,6 +119,34 @@ def test_a_rank_reads_its_own_layers_and_what_lies_in_none(tmp_path: Path, rank:
     assert {name: id(of) for name, of in model.named_parameters()} == before
     assert [of.requires_grad for of in model.parameters()].count(False) == 1
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def no_room(**_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("written", "precision"), [("float32", "bf16"), ("bfloat16", "fp32")])
+@pytest.mark.parametrize("config", [LlamaConfig(**SMALL, tie_word_embeddings=True), Gemma3TextConfig(**SMALL)])
+def test_another_precision_than_that_of_the_files_lies_in_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: PretrainedConfig, written: str, precision: str, full: bool
+) -> None:
+    """Numbers as transformers loads them, buffers too (Gemma 3 rounds a factor of its embeddings); none of a weight is
+    memory of the process, unless TMPDIR is full."""
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).to(getattr(torch, written)).save_pretrained(tmp_path)
+    base: Any = SimpleNamespace(loader=Recorded(tmp_path), model=SimpleNamespace(reference="m"))
+    if full:
+        monkeypatch.setattr(tempfile, "TemporaryFile", no_room)
+    model: Any = read_into_files(base, precision)
+    wanted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=DTYPES[precision])
+    for kind in ("named_parameters", "named_buffers"):
+        ours, theirs = dict(getattr(model, kind)()), dict(getattr(wanted, kind)())
+        assert ours.keys() == theirs.keys()
+        assert all(ours[name].dtype == of.dtype and torch.equal(ours[name], of) for name, of in theirs.items())
+    if MAPS.exists():
+        known = mappings()
+        assert {is_clean(of, known) for of in model.parameters()} == {not full}
 
 
 def test_a_model_whose_layers_share_weights_is_not_read_in_parts(tmp_path: Path) -> None:

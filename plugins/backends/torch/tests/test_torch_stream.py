@@ -14,7 +14,9 @@ import pytest
 import torch
 from finetooth_hooks import Datum, PlanError
 from finetooth_hooks.protocols import Device, PickedKernel
+from finetooth_kernels.fp8 import fp8_linear
 from finetooth_kernels.segments import check_segments
+from finetooth_kit.fake_context import TRAIN
 from finetooth_steps.layout import SHORTEST_SHARED, lay_out
 from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.normalizers import count_normalizers
@@ -24,6 +26,8 @@ from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
 from finetooth_torch.layout.rectangles import make_rectangle
 from finetooth_torch.layout.stream import make_stream
 from finetooth_torch.planning.decisions import choose_decoder, stream_obstacle
+from finetooth_torch.planning.memory import SLACK
+from finetooth_torchshared.float8 import multiply_in_fp8, plain_linears
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -365,3 +369,54 @@ def test_without_a_provider_the_models_own_code_computes(kit: SimpleNamespace) -
         other.forward_backward(data, kit.nll).loss, rel=1e-5
     )
     assert kit.relative(kit.gradients(one), kit.gradients(other)) < 2e-5
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_in_8_bits_both_decoders_multiply_the_same_numbers(kit: SimpleNamespace, full: bool) -> None:
+    """In float32, where hardly a number is rounded to another level for the last bit of what it was; rows are equally
+    long and share nothing, so that the same are multiplied together."""
+    if kit.decoder == "transformers":
+        pytest.skip("this test compares both")
+    random = np.random.default_rng(0)
+    data = [Datum.from_tokens([i, *map(int, random.integers(2, 60, size=23))], id=str(i)) for i in range(2, 8)]
+
+    def trained(decoder: str, *, eight: bool = True) -> tuple[Any, Any]:
+        engine = kit.engine(
+            adapter=kit.adapter(full=full), gradient_checkpointing=full, micro_batch_tokens=1000, decoder=decoder,
+            prepare=(lambda model: multiply_in_fp8(plain_linears(model.model.layers), fp8_linear)) if eight else None,
+        )  # fmt: skip
+        assert isinstance(body(engine), StreamBody) is (decoder == "stream")
+        logprobs = np.concatenate([of["logprobs"] for of in engine.forward(data, returns=("logprobs",)).outputs])
+        engine.forward_backward(data, kit.nll)
+        return logprobs, kit.gradients(engine)
+
+    ours, theirs, wide = trained("stream"), trained("transformers"), trained("stream", eight=False)
+    for other, least, most in ((theirs, 0.0, 1e-3), (wide, 1e-2, 1.0)):
+        assert least <= np.abs(ours[0] - other[0]).max() <= most and least <= kit.relative(ours[1], other[1]) <= most
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_in_8_bits_the_plan_takes_the_stream_decoder_and_counts_what_it_keeps(
+    kit: SimpleNamespace, frozen: bool
+) -> None:
+    if kit.decoder == "transformers":
+        pytest.skip("of the stream decoder")
+    card = (Device("cuda:0", "a GPU", 2**34),)
+    facts = kit.facts(kit.config("llama"))
+
+    def planned(precision: str) -> Any:
+        train = replace(TRAIN, precision=precision, micro_batch_tokens=4096, gradient_checkpointing=False)
+        request = kit.plan_request(
+            facts, hardware=replace(kit.hardware, devices=card, precisions=("bf16", "fp8")), base_frozen=frozen,
+            train=train, trained=1000 if frozen else 10_000,
+        )  # fmt: skip
+        return TorchBackend(TorchOptions(), kit.context).plan(request)
+
+    eight, plain = planned("fp8"), planned("bf16")
+    decided = {decision.setting: decision.value for decision in eight.decisions}
+    assert decided["backend.decoder"] == "stream" and decided["train.precision"] == "fp8"
+    inputs = 3 * facts.hidden_size + facts.ffn_size  # of four groups; heads are as wide as states here
+    kept = 5 * facts.ffn_size + (0 if frozen else facts.layers * inputs)
+    tokens = TRAIN.batch_size * 30
+    more = eight.memory.parts["activations"] - plain.memory.parts["activations"]
+    assert more == pytest.approx(SLACK * tokens * kept, rel=0.01)

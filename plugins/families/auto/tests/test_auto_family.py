@@ -26,6 +26,11 @@ MODELS: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         {"q_proj", "k_proj", "v_proj", "o_proj"},
         GATED,
     ),
+    "recurrent_gemma": (
+        {**OWN, "intermediate_size": 96, "lru_width": 32, "logits_soft_cap": 0.5},
+        QKVO,
+        GATED | {"linear_x", "linear_y", "linear_out"},
+    ),
     "gemma3_text": ({**OWN, "head_dim": 8}, {"q_proj", "k_proj", "v_proj", "o_proj"}, GATED),
     "phi": (OWN, {"q_proj", "k_proj", "v_proj", "dense"}, {"q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"}),
     "phi3": (OWN, {"o_proj", "qkv_proj"}, {"o_proj", "qkv_proj", "gate_up_proj", "down_proj"}),
@@ -144,8 +149,8 @@ def test_facts_are_those_of_the_model(kind: str) -> None:
         if isinstance(module, torch.nn.Linear | Conv1D)
         and any(path == name or path.endswith(f".{name}") for name in facts.attention_targets)
     ]
-    # nothing outside attention bears these names (Nemotron-H calls all of it mixers)
-    assert chosen and (kind == "nemotron_h" or all("att" in path for path in chosen)), chosen
+    # nothing outside attention bears these names (Nemotron-H calls all of it mixers, RecurrentGemma temporal blocks)
+    assert chosen and (kind in ("nemotron_h", "recurrent_gemma") or all("att" in path for path in chosen)), chosen
     assert_logits(facts, model, atol=1e-7)
     assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)
 

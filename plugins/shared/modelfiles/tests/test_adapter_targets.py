@@ -20,6 +20,8 @@ def test_a_name_of_a_wrapper_means_the_linear_module_in_it() -> None:
     tower = ["model.vision_tower.layers.0.k_proj.linear", "model.vision_tower.layers.0.q_proj.linear"]
     assert matching("k_proj", [*PATHS, *tower]) == tower[:1]
     assert matching("q_proj", [*PATHS, *tower]) == PATHS
+    assert matching(r"model\.vision_tower\..*[kq]_proj", [*PATHS, *tower]) == tower
+    assert matching(r".*q_proj", [*PATHS, *tower]) == [*PATHS, tower[1]]
 
 
 def test_a_pattern_that_does_not_compile_is_said_to_be_none() -> None:

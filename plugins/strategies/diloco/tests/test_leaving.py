@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from finetooth_diloco.first_island import FirstIslandLost
 from finetooth_diloco.options import DilocoOptions
 from finetooth_diloco.strategy import Diloco
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Rank
+from finetooth_launching.ranks import is_failure
 from pydantic import ValidationError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -101,6 +105,10 @@ LATER: dict[str, Any] = {"options": {"inner_steps": 2, "delay": 1, "patience": 2
         ),
         # late at step 4: the others train steps 5 and 6 without it, after which it is there again
         pytest.param({"late": [1, 4], "first_waits": {"5": "back"}}, 1, {2: False, 3: True}, 4, marks=pytest.mark.slow),
+        # stopped behind step 3 for longer than the first island may be silent: there again after step 8
+        pytest.param(
+            {"hangs": [2, 3], "first_waits": {"7": "back"}}, 2, {2: False, 3: True, 4: True}, 4, marks=pytest.mark.slow
+        ),
         # what is exchanged arrives a step later
         pytest.param(
             {**LATER, "dies": [2, 3], "first_waits": {"7": "back"}},
@@ -125,6 +133,7 @@ LATER: dict[str, Any] = {"options": {"inner_steps": 2, "delay": 1, "patience": 2
         "killed and started again",
         "of halves in int8",
         "late",
+        "stopped",
         "killed, with a delay",
         "late, with a delay",
         "killed while it sends",
@@ -140,11 +149,16 @@ def test_an_island_that_is_not_there_is_left_out_and_comes_back(
     islands = [start(rank, port, tmp_path) for rank in range(WORLD)]
     lost = "sends_nothing" in case
     if "dies" in case or lost:
-        assert islands[apart].wait(timeout=120) == -9
+        assert islands[apart].wait() == -9
         while not (tmp_path / "done-6").exists():
             assert islands[0].poll() is None, islands[0].communicate()[0]
         islands[apart] = start(apart, port, tmp_path)
-    said = [island.communicate(timeout=120)[0] for island in islands]
+    if "hangs" in case:
+        while not (tmp_path / "done-6").exists():
+            assert islands[0].poll() is None, islands[0].communicate()[0]
+        time.sleep(5)
+        islands[apart].send_signal(signal.SIGCONT)
+    said = [island.communicate()[0] for island in islands]
     assert [island.returncode for island in islands] == [0] * WORLD, "\n".join(said)
     left = "is lost in the exchange" if lost else "is left out of the average"
     assert f"diloco: island {apart} {left} after step {named}{'' if lost else ': not there after 2 s'}" in said[0]
@@ -155,6 +169,70 @@ def test_an_island_that_is_not_there_is_left_out_and_comes_back(
     delay = case.get("options", {}).get("delay", 0)
     wanted = oracle(apart, without, halves="fragments" in case.get("options", {}), delay=delay, unsent=2 * lost)
     np.testing.assert_allclose(weights[0], wanted, atol=2e-6)
+
+
+def given_up(case: dict[str, Any], folder: Path) -> tuple[list[int | None], list[str]]:
+    """The codes of all islands, and what the others say who give the first one up while its process lives; it is killed
+    behind them."""
+    (folder / "case.json").write_text(json.dumps(case), encoding="utf-8")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    islands = [start(rank, port, folder) for rank in range(WORLD)]
+    said = [island.communicate()[0] for island in islands[1:]]
+    assert islands[0].poll() is None
+    islands[0].kill()
+    islands[0].communicate()
+    return [island.returncode for island in islands], said
+
+
+@pytest.mark.slow
+def test_a_first_island_that_hangs_is_given_up(tmp_path: Path) -> None:
+    """Stopped behind step 3, when the others come to the exchange after step 4: none waits longer than for an exchange,
+    and the code tells a launcher that all have to begin again."""
+    codes, said = given_up({**CASE, "hangs": [0, 3], "first_waits": {}}, tmp_path)
+    code = FirstIslandLost.exit_code
+    assert codes == [-9, code, code, code], "\n".join(said)
+    assert not is_failure(code)
+    for of_island in said:
+        assert of_island.startswith("diloco: the first island has not answered for 2 s; "), of_island
+
+
+@pytest.mark.slow
+def test_a_first_island_that_answers_and_stands_still_is_given_up(tmp_path: Path) -> None:
+    """It waits in step 4 for what never comes, while its store answers. The others wait as long as for an exchange."""
+    _, said = given_up({**CASE, "first_waits": {"4": "never"}, "stands still": True}, tmp_path)
+    for of_island in said:
+        assert "FirstIslandLost: diloco: the first island (rank 0) answers, but has stood still for" in of_island
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel is asked by /proc")
+def test_islands_that_leave_listen_at_their_own_address_alone(tmp_path: Path) -> None:
+    """Two that have exchanged once: the store, and gloo in the group that they made for it."""
+    case = {**CASE, "first_waits": {"3": "looked"}}
+    (tmp_path / "case.json").write_text(json.dumps(case), encoding="utf-8")
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+    islands = [start(rank, port, tmp_path) for rank in range(WORLD)]
+    while not (tmp_path / "done-2").exists():
+        assert islands[0].poll() is None, islands[0].communicate()[0]
+    places = [place for island in islands for place in listens(island.pid)]
+    (tmp_path / "looked").touch()
+    said = [island.communicate()[0] for island in islands]
+    assert [island.returncode for island in islands] == [0] * WORLD, "\n".join(said)
+    assert port in [int(number, 16) for _, number in places]
+    assert {address for address, _ in places} == {"0100007F"}
+
+
+def listens(process: int) -> list[tuple[str, str]]:
+    """Addresses and ports, in hexadecimal, at which a process listens."""
+    files = Path(f"/proc/{process}/fd")
+    own = {str(file.readlink()) for file in files.iterdir() if file.is_symlink()}
+    rows = [row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    places = [row[1].split(":") for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own]
+    return [(address, number) for address, number in places]
 
 
 @pytest.mark.parametrize(

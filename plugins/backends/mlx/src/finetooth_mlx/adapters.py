@@ -17,6 +17,7 @@ from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.compute.held import Addition, Stack
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
 from finetooth_modelfiles.classifiers import folded_config
+from finetooth_modelfiles.lora_settings import special_setting
 from finetooth_modelfiles.low_rank import LowRankOptions
 from pydantic import Field
 
@@ -29,6 +30,7 @@ DROPOUT = ".lora_dropout.default"
 HEAD = "lm_head"
 """The head for words, where it has a name of its own and where it computes with the embedding's weight."""
 OTHER = "name the artifact of a run with this model and adapter"
+BY_TORCH = "merge it into its base with the torch backend first: ft merge"
 
 
 class LoraOptions(LowRankOptions):
@@ -125,10 +127,10 @@ class LoraAdapter(AdapterBase):
         if "additions" not in self.capabilities:
             return super().additions(folder)
         saved, tensors = read_adapter(folder)
-        more = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "trainable_token_indices", "lora_bias")
+        more = ("use_dora", "modules_to_save", "trainable_token_indices")
         paths = sorted(_paths(tensors))
         sides = {f"{path}.{side}.weight" for path in paths for side in SIDES.values()}
-        if any(saved.get(name) for name in more) or sides != tensors.keys():
+        if any(saved.get(name) for name in more) or special_setting(saved) or sides != tensors.keys():
             return None
         scale = saved["lora_alpha"] / (math.sqrt(saved["r"]) if saved.get("use_rslora") else saved["r"])
         return {p: Addition(tensors[f"{p}.lora_A.weight"], tensors[f"{p}.lora_B.weight"], scale) for p in paths}
@@ -188,6 +190,7 @@ class LoraAdapter(AdapterBase):
         from finetooth_mlx.arrays import named, nested
 
         saved, tensors = read_adapter(folder)
+        check_plain(saved, folder)
         options = self.options
         wanted = {"r": ("rank", options.rank), "lora_alpha": ("alpha", options.resolved_alpha)}
         wanted |= {"use_rslora": ("rslora", options.rslora), "use_dora": ("dora", options.dora)}
@@ -354,6 +357,16 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is not an adapter that can be read: {error}", action=OTHER) from error
     return saved, {name.removeprefix(PREFIX): array for name, array in _load(folder / WEIGHTS).items()}
+
+
+def check_plain(saved: Mapping[str, Any], folder: Path) -> None:
+    """Checks that an adapter adds matrices of one rank and scale.
+
+    Raises:
+        UserError: its config says of more.
+    """
+    if special := special_setting(saved):
+        raise UserError(f"{folder}: it was made with {special}, which MLX does not compute", action=BY_TORCH)
 
 
 def _added(model: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from finetooth_hooks.protocols import Quantizer
 from mlx.utils import tree_map, tree_unflatten
 
 from finetooth_mlx import heads
-from finetooth_mlx.adapters import HEAD, read_adapter, write_tensors
+from finetooth_mlx.adapters import BY_TORCH, HEAD, check_plain, read_adapter, write_tensors
 from finetooth_mlx.arrays import DTYPES, named
 from finetooth_mlx.configs import LLAMA_KIND
 from finetooth_mlx.low_rank import head_of, in_few_bits, lengthened, plain_weight
@@ -44,9 +44,11 @@ def fold(model: Any, folder: Path, precision: str) -> Any:
     """A base with the adapter of an artifact in it, as plain numbers.
 
     Raises:
-        UserError: the artifact was made for another model, or the sum is not finite.
+        UserError: the artifact was made for another model or trains more than matrices at linear modules, or the sum
+            is not finite.
     """
     saved, tensors = read_adapter(folder)
+    check_plain(saved, folder)
     rank = saved["r"]
     scale = saved["lora_alpha"] / (math.sqrt(rank) if saved.get("use_rslora") else rank)
     model.brought_head = {name: tensors.pop(name) for name in [name for name in tensors if heads.is_head(name)]}
@@ -56,18 +58,20 @@ def fold(model: Any, folder: Path, precision: str) -> Any:
         model[HEAD] = modules[HEAD] = head_of(embedding)
     for a in [name for name in tensors if name.endswith(".lora_A.weight")]:
         path = a.removesuffix(".lora_A.weight")
-        low, high = tensors[a].astype(mx.float32), tensors[f"{path}.lora_B.weight"].astype(mx.float32)
+        low, high = tensors.pop(a).astype(mx.float32), tensors.pop(f"{path}.lora_B.weight").astype(mx.float32)
         module = modules.get(path)
         if module is None or module.weight.shape != (len(high), low.shape[1]):
             raise UserError(
                 f"{folder} does not fit its base model: {path} is {len(high)} x {low.shape[1]} there",
                 action="merge it into the model it was trained on",
             )
-        weight, lengths = module.weight.astype(mx.float32), tensors.get(f"{path}.lora_magnitude_vector")
+        weight, lengths = module.weight.astype(mx.float32), tensors.pop(f"{path}.lora_magnitude_vector", None)
         summed = weight + scale * (high @ low)
         module.weight = summed if lengths is None else lengthened(lengths, weight, scale * high, low)[:, None] * summed
         if not mx.isfinite(module.weight).all():
             raise UserError(f"merging {path} gives numbers that are not finite", action="train again with a lower rate")
+    if tensors:
+        raise UserError(f"{folder}: MLX cannot fold {min(tensors)} into its base", action=BY_TORCH)
     return cast(model, precision)
 
 

@@ -30,9 +30,20 @@ class GgufLoader(GgufReader):
         """See `GgufReader.describe`.
 
         Raises:
-            RecipeError: besides, mlx-lm has no class that computes this model.
+            RecipeError: besides, mlx-lm has no class that computes this model, or the file holds weights otherwise than
+                transformers does: mlx-lm's classes take those of a folder apart by themselves.
         """
+        from finetooth_modelfiles.gguf.architectures import architecture_of
+
         info = super().describe(reference)
+        file = self.container(find(reference).path)
+        architecture = architecture_of(file)
+        if architecture.changes or architecture.stated_weights:
+            raise RecipeError(
+                "model",
+                f"{file.path} holds a model of architecture {file.architecture!r}, which is not read from GGUF on MLX",
+                action="load it from its original folder",
+            )
         mlx_config(_whole(info.config), reference)
         return info
 
@@ -49,8 +60,8 @@ class GgufLoader(GgufReader):
             RecipeError: another framework than mlx, or a file that does not fit the model.
         """
         import mlx.core as mx
-        from finetooth_modelfiles.gguf.architectures import parameter_name
-        from finetooth_modelfiles.gguf.dequantising import tensor_numbers
+        from finetooth_modelfiles.gguf.architectures import parameter_names
+        from finetooth_modelfiles.gguf.dequantising import parameter_numbers
 
         from finetooth_mlx.arrays import DTYPES
 
@@ -61,9 +72,10 @@ class GgufLoader(GgufReader):
         made = mlx_config(described, reference)
         kind, arguments = classes_of(made, reference)
         model, weights = kind(arguments.from_dict(made)), {}
-        for name in file.tensors:
-            weights[parameter_name(file, name)] = mx.array(tensor_numbers(file, name, values)).astype(DTYPES[precision])
-            mx.eval(weights[parameter_name(file, name)])  # no more than one tensor is held in fp32
+        for parameter, parts in parameter_names(file).items():
+            own = parameter.replace(".experts.", ".switch_mlp.")  # as mlx-lm calls a stack of experts
+            weights[own] = mx.array(parameter_numbers(file, parts, values)).astype(DTYPES[precision])
+            mx.eval(weights[own])  # no more than one tensor is held in fp32
         source = Source(path, described, frozenset(weights))
         try:
             model.load_weights(list((model.sanitize(weights) if hasattr(model, "sanitize") else weights).items()))

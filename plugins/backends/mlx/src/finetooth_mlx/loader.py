@@ -155,8 +155,9 @@ def check_framework(name: str, framework: str) -> None:
     """
     if framework != "mlx":
         raise RecipeError(
-            "model", f"loader {name} loads for mlx, not for {framework}", action="leave model.loader out, or set "
-            "backend: mlx",
+            "model", f"loader {name} loads for mlx, not for {framework}",
+            action="leave model.loader out, or set backend: mlx; where this is a run of mlx's, ft merge RUN and name "
+            "the folder that it writes",
         )  # fmt: skip
 
 

@@ -122,9 +122,9 @@ class MlxOptimizer(OptimizerBase):
         if not named_parameters:
             raise ValueError("no parameter trains")
         decay = self.options.weight_decay
-        apart = decay and not self.options.decay_norms and any(array.ndim < 2 for _, array in named_parameters)
+        undecayed = decay and not self.options.decay_norms and any(array.ndim < 2 for _, array in named_parameters)
         parts: list[tuple[Any, Any]] = [(self.make(decay), lambda _, array: array.ndim >= 2)]
-        if apart:
+        if undecayed:
             parts.append((self.make(0.0), None))
             parts[-1][0].undecayed = True
         if self.of_matrices is not None:

@@ -68,13 +68,23 @@ class RemoteBackend:
         self._url = options.url.rstrip("/")
 
     def plan(self, request: PlanRequest) -> BackendPlan:
-        """Nothing is loaded here: precision, micro-batches and memory are the server's."""
+        """Nothing is loaded here: precision, micro-batches and memory are the server's.
+
+        Raises:
+            PlanError: the recipe changes the base, which the server loads, or data have segments.
+        """
         if request.data.segmented:
             raise PlanError("backend: remote engines take no packed data", action="leave packing to the server")
         if request.base.quantizer is not None:
             raise PlanError(
                 "quantization: the base of a remote engine is loaded at the server",
                 action="remove quantization; the server decides how it holds the base",
+            )
+        if request.base.facts.new_tokens or "rope_scaling" in request.base.model.contents:
+            setting = "model.added_tokens" if request.base.facts.new_tokens else "model.loader.rope_scaling"
+            raise PlanError(
+                f"{setting}: the base of a remote engine is loaded at the server, as it is there",
+                action="leave it out, or train on this machine",
             )
         wanted = request.train
         train = replace(

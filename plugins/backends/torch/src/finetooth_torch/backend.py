@@ -13,6 +13,7 @@ from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest, S
 from pydantic import Field
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide, stream_obstacle
+from finetooth_torch.planning.memory import stays_in_files
 from finetooth_torch.planning.offload import DEVICE, Offload, in_parts
 from finetooth_torch.planning.process_memory import reads_apart
 from finetooth_torch.planning.products import check_tf32
@@ -71,6 +72,12 @@ class TorchOptions(Options):
     of them (`layer_window`) come to the device while a pass goes through them, so that a model may be larger than its
     memory. Layers on disk stay in the files that they were loaded from where these have the run's precision; else they
     are copied into TMPDIR. The numbers are the same; a step takes longer. For adapters that leave the base as it is."""
+    role_layers: Literal["device", "host", "disk", "spread"] = "device"
+    """Where decoder layers of other models lie that a method asks, such as a reference, a teacher or a reward model: on
+    the `device`; in `host` memory or on `disk` (TMPDIR), from where accelerate brings them to the device while they
+    compute; or `spread` over the other accelerators of this machine and, behind them, host memory. Their own code
+    computes them then, as with `decoder: transformers`. Files that a killed process left in TMPDIR go at the next start
+    with `disk`."""
     router_aux_loss_coef: float = Field(default=0.0, ge=0)
     """Factor of the load-balancing loss of a mixture of experts (Switch Transformer, arXiv:2101.03961), which keeps a
     router from sending everything to a few experts; 0.001 is usual. It is computed over the whole step, which takes
@@ -98,7 +105,9 @@ class TorchBackend:
     def __init__(self, options: TorchOptions, context: Context | None = None) -> None:
         self._options, self._context = options, context
         self._packing = None if options.packing == "auto" else options.packing
-        self._offload = Offload(options.activations, options.layers, options.layer_window, options.feed_forward_tokens)
+        self._offload = Offload(
+            options.activations, options.layers, options.layer_window, options.feed_forward_tokens, options.role_layers
+        )
         self._routers = RouterCoefficients(options.router_aux_loss_coef, options.router_z_loss_coef)
 
     def plan(self, request: PlanRequest) -> BackendPlan:
@@ -176,9 +185,9 @@ class TorchBackend:
         # Where weights of the base may train, their masters begin as the checkpoint has them: from rounded ones, the
         # next steps would round to the same again.
         rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
-        precision = "fp32" if rounds else train.precision
         lends, fp8 = self._offload.layers != DEVICE, FP8 in request.compute.kernels
         shards, slices = _divided(request)
+        precision = "fp32" if rounds and not (shards and _stored_in_bf16(request)) else train.precision
         on_host = lends or shards  # from where layers come to the device one by one
         load = partial(_load, request, precision, "cpu" if on_host else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
@@ -186,7 +195,7 @@ class TorchBackend:
         _check_quantised(base, request)
         pick, decoder = self._options.attention, self._options.decoder
         why_not = stream_obstacle(
-            request.base.facts, hardware, pick, self._packing, offload=self._offload, fp8=fp8,
+            request.base.facts, hardware, pick, self._packing, offload=self._offload,
             sharded=in_parts(request.place), routed=bool(self._routers),
         )  # fmt: skip
         chosen = choose_decoder(why_not, hardware, decoder, brought=DECODER in request.compute.kernels)
@@ -201,7 +210,7 @@ class TorchBackend:
                 stream=stream, sliced=slices is not None,
             )  # fmt: skip
             eight = _in_fp8(base, request) if fp8 else []
-            _group_experts(base, request)
+            _by_operations(base, request)
             model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
         if fp8:  # of the base alone: what the adapter brought is small, and trains
             multiply_in_fp8(eight, request.compute.kernels[FP8].function)
@@ -210,13 +219,13 @@ class TorchBackend:
         window = _window(base, model, request, self._offload, device) if lends else None
         scaler, compute = LossScaler(enabled=train.precision == "fp16"), Compute.of(request.compute.kernels)
         parameters = _trained(base, model, request, original, in_fp32, scaler, compute, stand_ins)
-        with parameters.gathered():
-            network = Network(
-                base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
-                checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
-                processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
-                strict=request.place.collective is not None, slices=slices, pieces=self._offload.pieces,
-            )  # fmt: skip
+        network = parameters.built(partial(
+            Network, base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
+            checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
+            processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
+            strict=request.place.collective is not None, slices=slices, pieces=self._offload.pieces,
+        ))  # fmt: skip
+        network.draws.note = self._context.note if self._context else None
         parameters.serve(network)  # where ranks have some of the layers, this one has no others from here
         network.add_noise(train.embedding_noise)
         network.add_router_losses(self._routers)
@@ -234,14 +243,17 @@ class TorchBackend:
         return TorchEngine(request, parts)
 
 
-def _group_experts(base: torch.nn.Module, request: EngineRequest) -> None:
-    """Have experts computed by the operation picked for them; by the model's own code where ranks divide it."""
+def _by_operations(base: torch.nn.Module, request: EngineRequest) -> None:
+    """Have experts and gated norms computed by the operations picked for them; by the model's own code where ranks
+    divide it."""
     from finetooth_torchshared.grouped_experts import compute_in_groups
 
-    from finetooth_torch.compute import EXPERTS
+    from finetooth_torch.compute import EXPERTS, GATED_NORM
+    from finetooth_torch.decoder.gated_norms import compute_gated_norms
 
-    if EXPERTS in request.compute.kernels and not _divided(request)[0]:
-        compute_in_groups(base, request.compute.kernels[EXPERTS].function)
+    for operation, compute in ((EXPERTS, compute_in_groups), (GATED_NORM, compute_gated_norms)):
+        if operation in request.compute.kernels and not _divided(request)[0]:
+            compute(base, request.compute.kernels[operation].function)
 
 
 def _divided(request: EngineRequest) -> tuple[bool, Slices | None]:
@@ -252,6 +264,13 @@ def _divided(request: EngineRequest) -> tuple[bool, Slices | None]:
     if sharding is None:
         return False, None
     return sharding.shard is not None, None if sharding.neighbours is None else Slices(sharding.neighbours())
+
+
+def _stored_in_bf16(request: EngineRequest) -> bool:
+    """Whether the precision is that of the files, so that nothing is rounded and a mapped file is shared by ranks."""
+    model = request.base.model
+    written = str(model.config.get("dtype") or model.config.get("torch_dtype")).removeprefix("torch.")
+    return (request.plan.train.precision, written) == ("bf16", "bfloat16") and model.weight_bytes < 3 * model.parameters
 
 
 def _stages(request: EngineRequest) -> Callable[[], Stages] | None:
@@ -273,12 +292,15 @@ def _try_kernels(request: EngineRequest, device: torch.device) -> None:
     Raises:
         PlanError: a kernel that the plan picked is wrong on the device.
     """
-    from finetooth_torch.compute import DECODER, EXPERTS, FP8, compute_request
+    from finetooth_torch.compute import DECODER, EXPERTS, FP8, GATED_NORM, compute_request
     from finetooth_torch.device.kernel_trials import check_kernels
 
     picked, precision = request.compute.kernels, request.plan.train.precision
     assert precision is not None
-    uses = compute_request(precision, stream=DECODER in picked, fp8=FP8 in picked, experts=EXPERTS in picked)
+    uses = compute_request(
+        precision, stream=DECODER in picked, fp8=FP8 in picked, experts=EXPERTS in picked,
+        gated_norm=GATED_NORM in picked,
+    )  # fmt: skip
     check_kernels(picked, uses, device, request.place.hardware.label)
 
 
@@ -323,7 +345,9 @@ def _trained(
     elif whole:
         parameters = TrainedParameters(model, original, dtype, scaler, compute, kept=in_fp32, words=words)
     if rounds:
-        round_frozen(base, dtype, in_fp32)
+        from finetooth_torch.staged.reading import in_file
+
+        round_frozen(base, dtype, in_fp32, None if whole else in_file)
     if not whole:
         if in_fp32:
             raise PlanError(
@@ -338,7 +362,8 @@ def _trained(
 
 
 def _load(request: EngineRequest, precision: str, place: str) -> torch.nn.Module:
-    """The base, or where ranks have some of its layers, as much of it as this rank needs."""
+    """The base, or where ranks have some of its layers, as much of it as this rank needs. Where they divide all of it
+    and its files have another precision, a rank has room for its part, and not for the whole in the other one."""
     from finetooth_torch.device.host_memory import give_back_freed
 
     base, stages = request.base, _stages(request)
@@ -348,6 +373,12 @@ def _load(request: EngineRequest, precision: str, place: str) -> torch.nn.Module
         own = read_own_layers(base, precision, place, stages())
         if own is not None:
             return own
+    if _divided(request)[0] and reads_apart(request) and not stays_in_files(base, precision):
+        from finetooth_torch.staged.reading import read_into_files
+
+        whole = read_into_files(base, precision)
+        if whole is not None:
+            return whole
     if place == "cpu" and base.stored is not None:
         give_back_freed()  # what a weight is stored from would leave a hole between what is kept
     model: torch.nn.Module = loaded(base, lambda: base.load(framework="torch", precision=precision, device=place))

@@ -60,4 +60,6 @@ def capabilities(request: EngineRequest, *, head: bool) -> frozenset[str]:
     sharding = request.place.sharding
     if sharding is not None and sharding.stages is not None:  # each rank has some of the layers
         lacking |= {"generate", "continuous", "adapters", "depths", "weights"}
+    if sharding is not None and sharding.sampled_by_layer:  # in a call of its own, which ranks make together
+        lacking |= {"continuous", "adapters"}
     return CAPABILITIES - lacking - (set() if head else {"head"})

@@ -41,6 +41,7 @@ class Compute:
     keyed_dropout: Operation
     rms_norm: Operation
     rotary: Operation
+    norm_rotary: Operation
     gated_mlp: Operation
     low_rank_linear: Operation
     segment_attention: Operation
@@ -76,7 +77,7 @@ class Compute:
 
 DECODER = "stream_decoder"
 ALWAYS = ("linear_logprob", "logits_statistics", "accumulate", "keyed_dropout")
-STREAM = ("rms_norm", "rotary", "gated_mlp", "low_rank_linear", "segment_attention")
+STREAM = ("rms_norm", "rotary", "norm_rotary", "gated_mlp", "low_rank_linear", "segment_attention")
 """What the stream decoder's layers consist of."""
 PRODUCTS = "matmul_rounded_once"
 """What the linear layers of those consist of, which they make themselves unless a recipe says who does."""
@@ -84,6 +85,8 @@ FP8 = "fp8_linear"
 """What linear modules of the layers compute with where `train.precision` is `fp8`."""
 EXPERTS = "grouped_matmul"
 """What experts of a mixture compute with where the model holds them as one weight."""
+GATED_NORM = "gated_norm"
+"""What gates a norm in layers of linear attention, where the model's own module has the same formula."""
 OWN = ("cached_attention", "packed_linear")
 """What this backend can do without; the stream decoder samples with the first."""
 
@@ -97,7 +100,7 @@ def decoder_request(precision: str) -> dict[str, KernelRequest]:
 
 
 def compute_request(
-    precision: str, *, stream: bool, fp8: bool = False, experts: bool = False
+    precision: str, *, stream: bool, fp8: bool = False, experts: bool = False, gated_norm: bool = False
 ) -> dict[str, KernelRequest]:
     """What an engine will ask for. Logits are in full precision, and so are sums of gradients and the residual stream.
 
@@ -106,10 +109,12 @@ def compute_request(
         stream: the stream decoder computes the layers.
         fp8: their linear modules multiply in 8 bits.
         experts: some layer has them.
+        gated_norm: some layer may have one.
     """
     operations = {
         **({FP8: KernelRequest((precision,))} if fp8 else {}),
         **({EXPERTS: KernelRequest((precision,), optional=True)} if experts else {}),
+        **({GATED_NORM: KernelRequest((precision,), optional=True)} if gated_norm else {}),
         "linear_logprob": KernelRequest((precision,)),
         "logits_statistics": KernelRequest(("fp32",), backward=False),
         "accumulate": KernelRequest(("fp32",), backward=False),

@@ -43,6 +43,7 @@ class Draws:
 
     Attributes:
         laid: see `lay_out`; None: nothing is computed.
+        note: tells the user, once, that something drops without a key.
 
     Args:
         device: of the model.
@@ -54,6 +55,7 @@ class Draws:
         self, device: torch.device, *, strict: bool = False, dropout: Callable[..., Any] = keyed_dropout
     ) -> None:
         self._device, self._strict, self._dropout = device, strict, dropout
+        self.note: Callable[..., None] | None = None
         self._seed, self._step, self._places = 0, 0, tuple[int, ...]()
         self.laid: Laid | None = None
         self._made: Tensor | None = None  # its keys, (P, 2), once something has drawn
@@ -113,7 +115,7 @@ class Draws:
                 module.__class__ = KeyedDropout
             elif type(module).__name__ == BLOCKS:
                 module.__class__ = _keyed(type(module), _once)  # type: ignore[arg-type]
-            elif any("drop" in name and _is_share(value) for name, value in vars(module).items()):
+            elif any("drop" in name and _is_share(value) for name, value in vars(module).items()) or _lends(module):
                 module.__class__ = _keyed(type(module), _watched)  # type: ignore[arg-type]
             else:
                 continue
@@ -139,6 +141,12 @@ class Draws:
                     f"{tuple(tensor.shape)}, which ranks cannot do alike",
                     action="set its dropout to 0, or train on one rank",
                 )
+            if self.laid is not None and self.note is not None:
+                self.note(
+                    f"the module {site!r} drops from rows that are not the positions of the data, so what it drops "
+                    "follows train.micro_batch_tokens; set its dropout to 0 for losses that do not",
+                    topic="dropout without a key",
+                )
             return functional.dropout(tensor, share, training=True, inplace=inplace)
         return tensor * (words >= threshold(share)).to(tensor.dtype).mul_(scale)
 
@@ -155,12 +163,14 @@ class Draws:
         keys = self._keys()
         if keys is None or not self._is_attention(tensor.shape):
             return None
-        rows, heads, queries, seen = tensor.shape
+        *_, queries, seen = tensor.shape
+        rows = len(keys) // queries
+        heads = tensor.numel() // (rows * queries * seen)
         of = keys.view(rows, queries, 2)
         words = torch.stack([_drawn(of, words_of("site", f"{site}#{head}")) for head in range(heads)], 1)
         # a column is the key's own position, so that what stands in front of a datum changes nothing
         columns = _drawn(of, words_of("site", f"{site}#columns"))[:, None, None, :seen]
-        return mixed(words[..., None] ^ columns)
+        return mixed(words[..., None] ^ columns).view(tensor.shape)
 
     def _halves(self, tensor: Tensor, site: str) -> tuple[Tensor, Tensor] | None:
         """Words of rows and of columns, int32, of which each pair is mixed; None where the rows of `tensor` have no
@@ -197,11 +207,12 @@ class Draws:
         return self._made
 
     def _is_attention(self, shape: torch.Size) -> bool:
-        if len(shape) != ATTENTION_DIMENSIONS or self.laid is None:
+        if self.laid is None or shape[-2:] != (self.laid[2][-1],) * 2:
             return False
-        whole = self.laid[2]
-        rows, positions = whole if len(whole) > 1 else (1, whole[0])
-        return (shape[0], shape[2], shape[3]) == (rows, positions, positions)
+        rows = math.prod(self.laid[2][:-1])
+        if len(shape) == ATTENTION_DIMENSIONS - 1:  # rows and heads are one dimension, as XGLM has it
+            return shape[0] > rows and shape[0] % rows == 0
+        return len(shape) == ATTENTION_DIMENSIONS and shape[0] == rows
 
     def stream(self, site: str) -> AbstractContextManager[None]:
         """torch's generators as they are for what a module draws once a step."""
@@ -277,6 +288,12 @@ def _of_dropout(
 ) -> tuple[Tensor, float, bool]:
     del inplace
     return input, p, training
+
+
+def _lends(module: nn.Module) -> bool:
+    """Whether it is an attention that hands the share of its own `nn.Dropout` to a function (GPT-2)."""
+    drops = (child for child in module.children() if isinstance(child, nn.Dropout))
+    return "attention" in type(module).__name__.lower() and any(_is_share(child.p) for child in drops)
 
 
 def _is_share(value: object) -> bool:

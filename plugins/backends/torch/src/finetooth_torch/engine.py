@@ -114,6 +114,7 @@ class TorchEngine(EngineBase):
             tokens=GENERATION_BATCHES * self._budget,
         )  # fmt: skip
         self._generator.check_asked = self._runner.check_asked
+        self._sample = parts.parameters.sampling(self._generator.generate)
         self._updater = Updater(request, parts.parameters, parts.optimizer, parts.scaler, parts.group_options)
         self._total_steps = request.plan.total_steps
         self._counters = Counters()
@@ -222,8 +223,8 @@ class TorchEngine(EngineBase):
     def weights(self) -> dict[str, torch.Tensor]:
         if "weights" not in self.capabilities:
             raise self._cannot("give its weights", "weights")
-        whole = self._parts.parameters.whole(dict(self._parts.parameters.named())).items()
-        return {name: master.detach() for name, master in whole}
+        whole = self._parts.parameters.whole(dict(self._parts.parameters.named()), everywhere=True)
+        return {name: master.detach() for name, master in whole.items()}
 
     @guarded("set_weights")
     def set_weights(self, weights: Mapping[str, torch.Tensor]) -> None:
@@ -295,8 +296,7 @@ class TorchEngine(EngineBase):
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
         self._parts.network.executed()  # count from here
         self._runner.begin()
-        with self._parts.parameters.gathered():
-            completions = self._generator.generate(prompts, sampling, weights_version=self.weights_version)
+        completions = self._sample(prompts, sampling, weights_version=self.weights_version)
         return Generated(completions, self._parts.network.executed())
 
     def running_batch(self) -> TorchRunningBatch:
@@ -315,7 +315,7 @@ class TorchEngine(EngineBase):
     @guarded("save")
     def save(self, path: Path) -> None:
         self._updater.whole.check_state()
-        state_of(self._request, self._parts, self._counters, self._loss_states, copy=False).save(Path(path))
+        state_of(self._request, self._parts, self._ranks, self._counters, self._loss_states, copy=False).save(path)
 
     @guarded("load")
     def load(self, path: Path) -> None:
@@ -326,7 +326,7 @@ class TorchEngine(EngineBase):
         """Copy the state to the device, or to host memory if it does not fit there."""
         self._updater.whole.check_state()
         copies: list[State] = []
-        state = partial(state_of, self._request, self._parts, self._counters, self._loss_states)
+        state = partial(state_of, self._request, self._parts, self._ranks, self._counters, self._loss_states)
         if has_room(lambda: copies.append(state()), self._parts.device):
             return copies[0]
         return state(copy=False).to_host()
@@ -339,7 +339,7 @@ class TorchEngine(EngineBase):
 
     def _take(self, state: State, where: str) -> None:
         self._updater.changes += 1
-        self._loss_states = restore_state(state, self._request, self._parts, self._counters, where)
+        self._loss_states = restore_state(state, self._request, self._parts, self._ranks, self._counters, where)
         self._updater.whole.restored()
         self._pending.clear()
 
@@ -356,7 +356,7 @@ class TorchEngine(EngineBase):
                 self._request.text.processor().save(path)
 
     def _write_weights(self, path: Path) -> None:
-        """By the adapter; through host memory where the device has no room for what writing takes."""
+        """By the adapter, at ranks that have them; through host memory where the device has no room for it."""
 
         def write() -> None:
             network = self._parts.network
@@ -365,7 +365,7 @@ class TorchEngine(EngineBase):
             if network.scalar is not None:
                 network.scalar.export(path)
 
-        if has_room(write, self._parts.device):
+        if not self._parts.parameters.exports or has_room(write, self._parts.device):
             return
         with on_host(self._parts.network.model):
             write()
@@ -483,7 +483,7 @@ class TorchEngine(EngineBase):
         if self._request.place.collective is not None or len(work.computed) > 1:
             with self._ranks.together():
                 own = self._runner.routed(work)
-            routers.step = self._ranks.sums(own)
+            routers.step = torch.tensor(self._ranks.sums(own), device=self._parts.device)
 
     def _differentiate(self, work: Pass, returns: Collection[str]) -> Evaluated:
         """Evaluate the loss of `work` and accumulate its gradients."""

@@ -19,6 +19,7 @@ from finetooth_torch.attention.slices import Slices
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
+from finetooth_torch.decoder.embedded_images import seeing
 from finetooth_torch.decoder.pieces import Pieces
 from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise
@@ -26,7 +27,7 @@ from finetooth_torch.heads.head import Projection
 from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.heads.scalar_head import AddedHead
 from finetooth_torch.layout.rectangles import Rectangle, counted_cells
-from finetooth_torch.layout.shared_rows import Rows, check_slices, find_rows
+from finetooth_torch.layout.shared_rows import Rows, check_causal, check_slices, find_rows
 from finetooth_torch.layout.state_reset import computed_again
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.flops import Computed, Execution, ModelCost, cost_of, count
@@ -94,8 +95,8 @@ class Network:
         self.rows = Rows() if stream else _rows(module, model, attention, packing)
         skips = self.rows.filling == "stream"
         self.transformers = TransformersBody(
-            module, masks=self.rows.masks, skips=skips, layers=_layers(base, facts), towers=towers,
-            processor=processor,
+            seeing(base, module, towers), masks=self.rows.masks, skips=skips, layers=_layers(base, facts),
+            towers=towers, processor=processor,
         )  # fmt: skip
         self.slices = self.transformers.slices = slices
         if slices is not None:
@@ -192,8 +193,9 @@ class Network:
         self._flops += flops.total if torch.is_grad_enabled() else flops.forward
 
     def train(self, mode: bool) -> None:
-        """Dropout and checkpointing on or off; walking the modules costs, so only when it changes."""
-        if self._training is not mode:
+        """Dropout and checkpointing on or off; walking the modules costs, so only when it changes. Who was given the
+        model (`Engine.module`) may have changed it too."""
+        if self._training is not mode or self.model.training is not mode:
             self.model.train(mode)
             if mode:
                 self.draws.attach(self.model)
@@ -388,11 +390,12 @@ def _rows(module: nn.Module, model: nn.Module, attention: AttentionChoice, packi
     """How data may share rows of the model's own code.
 
     Raises:
-        PlanError: `packing` is asked for, and they may not.
+        PlanError: `packing` is asked for, and they may not; or the model is not causal.
     """
     training = model.training
     model.eval()
     try:
+        check_causal(module)
         rows = find_rows(module, attention)
     finally:
         model.train(training)

@@ -19,12 +19,13 @@ from finetooth_hooks import Datum, EngineError, Interrupted, LossData, LossSpec,
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.not_finite import check_finite
-from finetooth_steps.outputs import per_datum, side_by_side
+from finetooth_steps.outputs import is_whole, per_datum, side_by_side
 from finetooth_steps.passes import Evaluated, Pass
 from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetooth_torch.device.readings import Readings
 from finetooth_torch.layout.rectangles import Rectangle, loss_data, make_rectangle
 from finetooth_torch.network import Network
 from finetooth_torch.offload.saved_tensors import SavedTensors
@@ -90,14 +91,17 @@ class Runner:
         self.begin()
         idle_passes = self._idle(work, len(work.computed))
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
+        readings = Readings(self._device)
 
         def compute(batch: MicroBatch, rectangle: Rectangle) -> None:
-            self._keep(outputs, work, batch, self._network.outputs(rectangle, returns, everywhere=True))
+            computed = self._network.outputs(rectangle, returns, everywhere=True)
+            self._keep(outputs, work, batch, computed, readings)
 
         self._each(work, work.computed, compute, train=train, backward=False)
         for idle, batch in idle_passes:
             with self._as(idle, batch, work.role, train=train):
                 self._network.outputs(self._rectangle(idle, batch), returns, everywhere=True)
+        readings.finish()
         scored: list[dict[str, NDArray[Any]]] = self._shared(outputs)
         return scored
 
@@ -151,18 +155,22 @@ class Runner:
             )
         idle_passes = self._idle(work, len(batches))
         of_roles = self._staged_roles(work, batches, spec)
+        readings = Readings(self._device)
 
         def compute(batch: MicroBatch, rectangle: Rectangle) -> Tensor:
             data = loss_data(work.data, rectangle, self._dtype)
             expected = _expected(spec, data) if backward else None
             outputs = self._outputs(spec, rectangle, train=train, expected=expected, given=of_roles.get(id(batch)))
             objective = self._loss(work, rectangle, data, outputs, totals, evaluated)
-            self._keep(evaluated.outputs, work, batch, {k: v for k, v in outputs.items() if k in returns})
+            returned = {name: values for name, values in outputs.items() if name in returns}
+            self._keep(evaluated.outputs, work, batch, returned, readings)
             return torch.stack([objective, *self._of_routers(totals, objective)]).sum() if backward else objective
 
         for several in (batches,) if self._network.staged is not None else ((batch,) for batch in batches):
             if several and several[0].pieces:
-                self._evaluate_pieces(work, several[0], evaluated, train=train, backward=backward, returns=returns)
+                self._evaluate_pieces(
+                    work, several[0], evaluated, readings, train=train, backward=backward, returns=returns
+                )
             else:
                 self._each(work, several, compute, train=train, backward=backward)
         for idle, batch in idle_passes:
@@ -170,6 +178,7 @@ class Runner:
                 outputs = self._outputs(spec, self._rectangle(idle, batch), train=train)
                 if backward:
                     self._backward(_nothing(outputs))
+        readings.finish()
         if self._network.staged is not None:
             wrong = None if self._wrong is None else (self._wrong.problem, self._wrong.action, self._wrong.rows)
             _ = totals.plain  # asked, all numbers come to the host
@@ -200,23 +209,23 @@ class Runner:
                 self._backward(_nothing(self._network.outputs(self._rectangle(idle, batch), ("logprobs",))))
 
     @torch.no_grad()
-    def routed(self, work: Pass) -> list[float]:
+    def routed(self, work: Pass) -> list[int]:
         """What the routers of a mixture choose over all data of a pass: `RouterLosses.counts`. As its backward will see
-        it, dropout included."""
+        it, dropout included; nothing without data. A device is waited for once."""
         routers = self._network.routers
         assert routers is not None
-        counts: list[list[float]] = []
+        counts: list[Tensor] = []
         for batch in work.computed:
             with self._as(work, batch, work.role, train=True):
                 self._network.outputs(self._rectangle(work, batch), ())
                 counts.append(routers.counts())
-        return [sum(of) for of in zip(*counts, strict=True)]
+        return torch.stack(counts).sum(0).cpu().tolist() if counts else []
 
     # --- a loss that must see more than fits into a micro-batch -----------------------------------------------------
 
     def _evaluate_pieces(
-        self, work: Pass, whole: MicroBatch, evaluated: Evaluated, *, train: bool, backward: bool,
-        returns: Collection[str],
+        self, work: Pass, whole: MicroBatch, evaluated: Evaluated, readings: Readings, *, train: bool,
+        backward: bool, returns: Collection[str],
     ) -> None:  # fmt: skip
         """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back piece by piece.
 
@@ -246,7 +255,8 @@ class Runner:
             objective = self._loss(work, rectangle, data, leaves, evaluated.totals, evaluated)
             if backward and objective.requires_grad:
                 objective.backward()  # type: ignore[no-untyped-call]
-        self._keep(evaluated.outputs, work, whole, {k: v for k, v in leaves.items() if k in returns})
+        returned = {name: values for name, values in leaves.items() if name in returns}
+        self._keep(evaluated.outputs, work, whole, returned, readings)
         if not backward:
             return
         pulling = {name: gradient for name in policy if (gradient := leaves[name].grad) is not None}
@@ -422,11 +432,20 @@ class Runner:
         return _Entered(self, work, batch, role, train)
 
     def _keep(
-        self, outputs: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, computed: Mapping[str, Tensor]
-    ) -> None:
-        for name, values in computed.items():
+        self, outputs: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, computed: Mapping[str, Tensor],
+        readings: Readings,
+    ) -> None:  # fmt: skip
+        """Note outputs of a micro-batch: those at every position now, the others when `readings` are finished."""
+
+        def keep(name: str, values: Tensor) -> None:
             for index, array in per_datum(work.data, batch, values).items():
                 outputs[index][name] = array
+
+        for name, values in computed.items():
+            if is_whole(name):
+                keep(name, values)
+            else:
+                readings.ask(values, partial(keep, name))
 
 
 class _Entered:

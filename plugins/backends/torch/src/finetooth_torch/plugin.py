@@ -44,10 +44,11 @@ def _savings() -> Iterator[Saving]:
 EVERY = frozenset({"fp32", "bf16", "fp16", "fp64"})
 OF_LOGITS = ("linear_logprob", "logits_statistics")
 DIFFERENTIABLE = (
-    "rms_norm", "rotary", "gated_mlp", "low_rank_linear", "grouped_matmul", "segment_attention", "keyed_dropout",
+    "rms_norm", "rotary", "norm_rotary", "gated_norm", "gated_mlp", "low_rank_linear", "grouped_matmul",
+    "segment_attention", "keyed_dropout",
 )  # fmt: skip
 WITHOUT_A_GRAPH = ("matmul_rounded_once", "cached_attention", "packed_linear")
-OWN = ("cached_attention", "packed_linear")
+OWN = ("cached_attention", "packed_linear", "gated_norm")
 """Operations for which the backend has a way of its own, so that torch's provider has none."""
 
 

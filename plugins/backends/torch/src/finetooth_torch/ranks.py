@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from finetooth_hooks import EngineError, LossSpec, NotFinite
 from finetooth_hooks.compute.collectives import check_whole_steps
 from finetooth_hooks.errors import FinetoothError, Interrupted
 from finetooth_hooks.protocols import Collective, ShardedOptimizer
+from finetooth_steps.passes import Counters
 
 from finetooth_torch.updates.parameters import TrainedParameters
 
@@ -61,6 +63,30 @@ class Ranks:
             return
         for place, gradient in self._summed(self._collective).items():
             self._parameters.masters[place].grad = gradient
+
+    def waiting(self, counters: Counters) -> tuple[dict[str, torch.Tensor], Counters]:
+        """What waits for a step, as a state holds it: gradients by the names of masters, and what was counted with
+        them. Where each rank has some of its own, that of all ranks together."""
+        named = self._parameters.named()
+        gradients = {name: master.grad for name, master in named if master.grad is not None}
+        if self._collective is None or not counters.accumulated:
+            return gradients, counters
+        counters = replace(counters, loss=self.total(counters.loss), rows=list(self.rows(counters.rows)))
+        if self._add_up:
+            gradients = {named[place][0]: total for place, total in self._summed(self._collective).items()}
+        return gradients, counters
+
+    def took(self, counters: Counters) -> None:
+        """A state was taken back at every rank: what waits for a step is the first one's, since ranks add up."""
+        if self._collective is not None and self._collective.rank > 0:
+            counters.loss, counters.rows = 0.0, []
+            if self._add_up:
+                self._parameters.zero_grad()
+
+    @property
+    def _add_up(self) -> bool:
+        """Whether a step adds up gradients that each rank has of all that trains."""
+        return self._collective is not None and not self._parameters.sharded and not self._parameters.staged
 
     @contextmanager
     def together(self) -> Iterator[None]:

@@ -38,7 +38,7 @@ class RouterLosses:
         step: what routers chose over the whole step, as `counts` gives it; None: what was read last is the whole step.
     """
 
-    step: Sequence[float] | None = None
+    step: Tensor | None = None
 
     def __init__(
         self, layers: Sequence[nn.Module], facts: ModelFacts, coefficients: RouterCoefficients, draws: Draws
@@ -68,20 +68,23 @@ class RouterLosses:
         real = self._draws.real()
         self._read = [logits.flatten(0, -2)[real].to(result_dtype(logits.dtype)) for logits in self._read]
 
-    def counts(self) -> list[float]:
-        """Of what was read last: positions sent to each expert, all layers together, and positions times layers."""
-        chosen = [logits.detach().topk(self._active, -1).indices.flatten() for logits in self._read]
-        sent = torch.cat(chosen).bincount(minlength=self._read[0].shape[-1])
-        return [*map(float, sent.tolist()), float(sum(map(len, self._read)))]
+    def counts(self) -> Tensor:
+        """(E + 1,) int64, of what was read last: positions sent to each expert, all layers together, and positions
+        times layers. A device is not waited for."""
+        chosen = torch.cat([logits.detach().topk(self._active, -1).indices.flatten() for logits in self._read])
+        sent = chosen.new_zeros(self._read[0].shape[-1]).index_add_(0, chosen, torch.ones_like(chosen))
+        return nn.functional.pad(sent, (0, 1), value=sum(map(len, self._read)))
 
     def losses(self) -> LossResult:
         """What the positions that were read last add to the losses of the step."""
-        *sent, rows = self.counts() if self.step is None else self.step
+        step = self.counts() if self.step is None else self.step
         read, self._read = self._read, []
+        counted = step.to(read[0].dtype)
+        sent, rows = counted[:-1], counted[-1]
         parts = {}
         if weight := self._coefficients.balance:
             chances_e = torch.stack([logits.softmax(-1).sum(0) for logits in read]).sum(0)
-            balance = len(sent) * (chances_e.new_tensor(sent) / rows * chances_e).sum() / rows
+            balance = len(sent) * (sent / rows * chances_e).sum() / rows
             parts["router_aux_loss"] = Contribution(balance, "none", weight)
         if weight := self._coefficients.z:
             squares = torch.stack([logits.logsumexp(-1).square().sum() for logits in read]).sum()

@@ -22,6 +22,10 @@ LINEAR = (torch.nn.Linear, Conv1D)
 LOST, ROUTERS = ("out_proj", "dt_proj"), ("gate", "router")
 HEAD_DIM = 64
 """Said of a model without attention: nothing is computed by it."""
+CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Names that configs give the cap of logits."""
+WITH_TOWERS = ("vision_config", "audio_config")
+"""Settings of a model that sees or hears."""
 MULTIPLIES = ("hyperclovax",)
 """Model types whose `logits_scaling` multiplies."""
 
@@ -39,7 +43,7 @@ class Auto:
         settings, model = _built(config)
         layer_path, layers = _layers(model, settings.num_hidden_layers, model.get_decoder())
         body = _body(model, layer_path)
-        towers = _towers(model, body)
+        towers = _towers(model, body, layer_path)
         attention, linear, untargeted = _targets(layers)
         heads = getattr(settings, "num_attention_heads", None)
         if heads is None and not attention:
@@ -99,16 +103,26 @@ def _body(model: Any, layer_path: str) -> str:
     return prefix if hasattr(model, prefix) else layer_path.rpartition(".")[0]
 
 
-def _towers(model: Any, body: str) -> tuple[str, ...]:
-    """Paths of the modules in the body other than the decoder: what reads images or sound."""
+def _towers(model: Any, body: str, layer_path: str) -> tuple[str, ...]:
+    """Paths of the modules other than the decoder that read images or sound: in the body; where that is the decoder
+    itself, what it has beyond layers, embedding and norm (Phi-4), or what stands next to what it is in (Llama 4)."""
     decoder = model.get_decoder()
     around = model.get_submodule(body)
-    if decoder is around or all(module is not decoder for module in around.modules()):
+    if decoder is not around and any(module is decoder for module in around.modules()):
+        return _apart(around, f"{body}.", decoder)
+    if not any(getattr(model.config, name, None) for name in WITH_TOWERS):
         return ()
+    usual = (model.get_submodule(layer_path), model.get_input_embeddings())
+    return _apart(around, f"{body}.", *usual) or _apart(model, "", around, model.get_output_embeddings())
+
+
+def _apart(around: Any, prefix: str, *others: Any) -> tuple[str, ...]:
+    """Paths of the children with matrices that are none of the others, and hold none of them."""
     return tuple(
-        f"{body}.{name}"
+        f"{prefix}{name}"
         for name, child in around.named_children()
-        if all(module is not decoder for module in child.modules()) and next(child.parameters(), None) is not None
+        if not any(module is other for module in child.modules() for other in others)
+        and any(parameter.ndim > 1 for parameter in child.parameters())
     )
 
 
@@ -131,7 +145,7 @@ def _head(model: Any, settings: Any) -> Head:
     """The linear module that makes logits, with the factor and the cap that the config states.
 
     Config names: `logit_scale` (Cohere) and `lm_head_multiplier` (Falcon-H1) multiply, `logits_scaling` divides
-    (Granite; in HyperCLOVA X it multiplies), `final_logit_softcapping` caps (Gemma 2).
+    (Granite; in HyperCLOVA X it multiplies), one of `CAPS` caps (Gemma 2, RecurrentGemma, xLSTM).
     """
     head = model.get_output_embeddings()
     path = next((path for path, module in model.named_modules() if module is head), None)
@@ -141,7 +155,7 @@ def _head(model: Any, settings: Any) -> Head:
         float(getattr(settings, name, None) or 1.0) for name in ("logit_scale", "lm_head_multiplier", "logits_scaling")
     )
     scale = factor * multiplier * (divisor if settings.model_type in MULTIPLIES else 1.0 / divisor)
-    cap = getattr(settings, "final_logit_softcapping", None)
+    cap = next((value for name in CAPS if (value := getattr(settings, name, None)) is not None), None)
     return Head(path, scale, None if cap is None else float(cap))
 
 

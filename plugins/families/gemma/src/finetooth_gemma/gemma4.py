@@ -26,12 +26,13 @@ from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_rendering.bare_values import QUOTE, read_arguments
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, trimmed
 from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
 
-from finetooth_gemma.gemma4_values import QUOTE, Pieces, arguments, declaration, read_arguments
+from finetooth_gemma.gemma4_values import Pieces, arguments, declaration
 
 BEGIN, DOCUMENT_END = "<bos>", "<eos>"
 TURN, TURN_END = "<|turn>", "<turn|>"

@@ -5,23 +5,15 @@ Pieces are pairs of a text and whether it comes from the data, in which nothing 
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from finetooth_toolbox.text.strict_json import received
+from finetooth_rendering.bare_values import QUOTE
 
-QUOTE = '<|"|>'
 NOT_PROPERTIES = ("description", "type", "properties", "required", "nullable")
 """Keys of an object's schema that are not taken for its properties where it has no `properties`."""
 
 Pieces = Iterator[tuple[str, bool]]
-
-_KEY = re.compile(r"([{,])\s*([^\s:{}\[\],\"][^:{}\[\],\"]*):")
-
-_NONE = re.compile(r"(?<=[:,\[])None(?=[,\]}])")
-"""How the template before July 2026 writes null."""
 
 
 def in_order(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
@@ -68,22 +60,6 @@ def arguments(values: Mapping[str, Any]) -> Pieces:
         yield str(key), True
         yield ":", False
         yield from write_value(value)
-
-
-def read_arguments(pieces: Sequence[str]) -> Mapping[str, Any] | None:
-    """What `{...}` says; None if it is broken.
-
-    Args:
-        pieces: the text between the tokens that quote: outside, inside, outside, ...
-    """
-    parts = [
-        json.dumps(piece) if i % 2 else _NONE.sub("null", _KEY.sub(r'\1"\2":', piece)) for i, piece in enumerate(pieces)
-    ]
-    try:
-        decoded = received("".join(parts))
-    except ValueError:
-        return None
-    return decoded if isinstance(decoded, dict) and len(pieces) % 2 else None
 
 
 def declaration(tool: Mapping[str, Any]) -> Pieces:

@@ -120,8 +120,8 @@ class Small32(MistralV7):
     extension = False
 
     def read_tokens(self, tokens: Sequence[int]) -> Message:
-        content, *apart = self._split(tokens, CALLS)
-        calls = [self._parts(call) for call in apart]
+        content, *spans = self._split(tokens, CALLS)
+        calls = [self._parts(span) for span in spans]
         read = read_apart([parts for parts in calls if parts is not None])
         if not calls or None in calls or read is None:
             return super().read_tokens(tokens)

@@ -22,6 +22,9 @@ CARRIED = ("FT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NCCL_SOC
 ASKED_TO_END = 128 + signal.SIGTERM
 """The exit code of a run that saved what it had and ended, since SIGTERM asked it to."""
 
+BAD_INPUT = 2
+"""The exit code of a run that was refused, by every rank for the same reason."""
+
 Restarted = Literal["run", "rank"]
 """What a launcher starts again where a rank fails."""
 
@@ -192,7 +195,7 @@ def run(
     if what == "rank":
         return _run_while_ranks_leave(start, command, grace, restarts)
     for again in range(1, restarts + 1):
-        code = wait(start(command), grace)
+        code = wait(start(command), grace, again=True)
         if not is_failure(code):
             return code
         print(f"restart {again} of {restarts}: all ranks begin again from the newest checkpoint", file=sys.stderr)
@@ -204,7 +207,8 @@ def _run_while_ranks_leave(
     start: Callable[[Sequence[str]], list[RankProcess]], command: Sequence[str], grace: float, restarts: int
 ) -> int:
     """Wait for ranks of which each may fail: it is started again, after the last restart left out. The others cannot
-    train on without rank 0, so all of them begin again with it."""
+    train on without rank 0, so all of them begin again with it, also where another ends with a code that `is_failure`
+    does not know: it gave up on rank 0."""
     begun, ranks = 0, start(command)
 
     def lost(number: int) -> bool:
@@ -221,7 +225,7 @@ def _run_while_ranks_leave(
         ranks[number] = ranks[number].again()
         return True
 
-    while is_failure(code := wait(ranks, grace, lost=lost)) and begun < restarts:
+    while is_failure(code := wait(ranks, grace, lost=lost, again=begun < restarts)) and begun < restarts:
         begun += 1
         again = f"restart {begun} of {restarts}: all ranks begin again from the newest checkpoint"
         print(f"rank 0 {how_it_ended(ranks[0].poll() or 0, ranks[0].last_line())}; {again}", file=sys.stderr)
@@ -248,8 +252,9 @@ def resuming(command: Sequence[str]) -> list[str]:
 
 
 def wait(
-    ranks: Sequence[Started], grace: float, *, pause: float = 0.05, lost: Callable[[int], bool] = lambda number: False
-) -> int:
+    ranks: Sequence[Started], grace: float, *, pause: float = 0.05, lost: Callable[[int], bool] = lambda number: False,
+    again: bool = False,
+) -> int:  # fmt: skip
     """Wait until rank 0 has ended, or another has failed and the rest had their time; then end all.
 
     A rank that fails is named on stderr. SIGTERM, as queues and containers send it, asks rank 0 to end, which saves and
@@ -261,24 +266,28 @@ def wait(
         pause: seconds between two looks.
         lost: called with the number of a rank other than 0 that failed; says whether the others train on, and may put
             another in its place.
+        again: the caller starts all again where one fails, and says so; the end of rank 0 is its to tell.
 
     Returns:
-        The exit code of the run: that of rank 0, or 1 if another rank failed and rank 0 had no error of its own.
+        The exit code of the run: that of rank 0; if another rank failed and rank 0 had no error of its own, 2 where it
+        was bad input, else 1.
     """
     before = signal.signal(signal.SIGTERM, lambda *_: ranks[0].terminate())
     try:
         failed = _first_failure(ranks, grace, pause, lost)
         if failed is not None:
             code = ranks[failed].poll() or 0
-            next_action = "; continue with ft resume" if code < 0 else ""
-            print(f"rank {failed} {how_it_ended(code, ranks[failed].last_line())}{next_action}", file=sys.stderr)
+            next_action = "; continue with ft resume" if code < 0 and not again else ""
+            told = code == ranks[0].poll() == BAD_INPUT or (again and failed == 0)
+            if not told:  # by rank 0, of bad input, or by the caller
+                print(f"rank {failed} {how_it_ended(code, ranks[failed].last_line())}{next_action}", file=sys.stderr)
         if not _all_end(ranks[:1], grace / 2, pause):
             ranks[0].kill()
         code = ranks[0].poll() or 0
         if code == 0:
             _all_end(ranks, grace, pause)
-        if failed is not None and (code <= 0 or code == ASKED_TO_END):
-            code = 1
+        if failed and (code <= 0 or code == ASKED_TO_END):
+            code = BAD_INPUT if ranks[failed].poll() == BAD_INPUT else 1
         return code if code >= 0 else 128 - code
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -288,13 +297,13 @@ def wait(
 
 def _first_failure(ranks: Sequence[Started], grace: float, pause: float, lost: Callable[[int], bool]) -> int | None:
     """The rank that failed before rank 0 ended, and without which the others do not train on; rank 0 is asked to end in
-    the middle of `grace`."""
+    the middle of `grace`. Rank 0 itself is given where a signal ended it alone: of an error it has told the user."""
     failed: int | None = None
     until = 0.0
     without: set[int] = set()
     while ranks[0].poll() is None:
         if failed is None:
-            number = next((at for at, rank in enumerate(ranks) if at not in without and rank.poll()), None)
+            number = next((at for at, rank in enumerate(ranks) if at not in {0, *without} and rank.poll()), None)
             if number is not None and lost(number):
                 if ranks[number].poll():
                     without.add(number)
@@ -304,6 +313,9 @@ def _first_failure(ranks: Sequence[Started], grace: float, pause: float, lost: C
             ranks[0].terminate()
             break
         time.sleep(pause)
+    if failed is None and ranks[0].poll():  # it may have lost another since the last look, which is what to name
+        others_first = (*range(1, len(ranks)), 0)
+        failed = next((at for at in others_first if at not in without and (ranks[at].poll() or 0) < 0), None)
     return failed
 
 

@@ -31,7 +31,8 @@ class Targets:
 
 def matching(target: str, paths: Iterable[str]) -> list[str]:
     """Paths that `target` means: those that end in it, else those that it matches whole as a regular expression, else
-    the linear modules in wrappers of that name, as Gemma 4's towers have them (`q_proj.linear`).
+    those that end in it but for what wrappers call the linear module in them, as Gemma 4's towers do
+    (`q_proj.linear`). An expression may match a wrapper's path, too.
 
     Raises:
         RecipeError: it ends none, and is not a regular expression.
@@ -48,7 +49,7 @@ def matching(target: str, paths: Iterable[str]) -> list[str]:
             f"{target!r} is neither the name of a module nor a regular expression: {error}",
             action=f"fix the expression, or name modules as their paths end: {_alike(target, paths)}",
         ) from None
-    whole = [path for path in paths if pattern.fullmatch(path)]
+    whole = [path for path in paths if pattern.fullmatch(path) or pattern.fullmatch(path.removesuffix(WRAPPED))]
     return whole or [path for path in paths if targeted(path.removesuffix(WRAPPED), (target,))]
 
 

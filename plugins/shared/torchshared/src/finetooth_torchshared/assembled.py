@@ -113,25 +113,44 @@ def _names(model: nn.Module, skipped: Collection[str]) -> set[str]:
 
 
 def _make_buffers(model: Any) -> None:
-    """Give what no file has its numbers: tables of rotary embeddings and the like.
+    """Give what no file has its numbers: tables of rotary embeddings, numbers of positions and the like.
 
     Raises:
-        CannotAssemble: the model does not make them when it is asked to initialise the module.
+        CannotAssemble: the model does not make them when it is asked to initialise the module, or one around it.
     """
     owners: dict[str, Any] = {}  # by a module's path, the innermost model that it is of: that one initialises it
+    unmade: dict[str, list[str]] = {}
     for path, module in model.named_modules():
         owners[path] = module if hasattr(module, "_init_weights") else owners[path.rpartition(".")[0]]
         names = [name for name in module._non_persistent_buffers_set if module._buffers[name] is not None]
         for name in names:
             buffer = module._buffers[name]
-            if not buffer.is_floating_point():
-                raise CannotAssemble(f"{path}.{name} is not a floating-point buffer")
-            module._buffers[name] = torch.full(buffer.shape, math.nan, dtype=buffer.dtype)
+            if buffer.dtype == torch.bool:
+                raise CannotAssemble(f"{path}.{name} holds no numbers")
+            module._buffers[name] = torch.full(buffer.shape, _nothing(buffer.dtype), dtype=buffer.dtype)
         if names:
-            owners[path]._init_weights(module)
-        for name in names:
-            if not bool(module._buffers[name].isfinite().all()):
-                raise CannotAssemble(f"nothing makes {path}.{name}")
+            unmade[path] = names
+    for path, names in unmade.items():
+        module, around = model.get_submodule(path), path
+        while True:
+            owners[around]._init_weights(model.get_submodule(around))
+            missing = [name for name in names if not _is_made(module._buffers[name])]
+            if not missing or not around:
+                break
+            around = around.rpartition(".")[0]
+        if missing:
+            raise CannotAssemble(f"nothing makes {path}.{missing[0]}")
+
+
+def _nothing(dtype: torch.dtype) -> float | int:
+    """What no buffer holds."""
+    return math.nan if dtype.is_floating_point or dtype.is_complex else torch.iinfo(dtype).min
+
+
+def _is_made(buffer: Tensor) -> bool:
+    if buffer.is_floating_point() or buffer.is_complex():
+        return bool(buffer.isfinite().all())
+    return bool((buffer != _nothing(buffer.dtype)).all())
 
 
 def _put(model: nn.Module, path: str, module: nn.Module) -> None:

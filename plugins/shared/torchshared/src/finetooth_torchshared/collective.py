@@ -1,18 +1,29 @@
-"""Adding and gathering over torch.distributed."""
+"""Meeting, adding and gathering over torch.distributed."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from ipaddress import ip_address
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from finetooth_hooks import EngineError
-from finetooth_hooks.protocols import Collective
+from finetooth_hooks.protocols import Collective, Rank
 from torch import Tensor
+
+GRACE = 5.0
+"""Seconds beyond the limit that torch's own timeout has to be raised."""
 
 
 class TorchCollective:
@@ -156,3 +167,65 @@ def digest_of(model: torch.nn.Module) -> str:
 def joined_digest(digests: Mapping[str, str]) -> str:
     """SHA-256 that stands for several, by their names."""
     return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+def _connected(make: Callable[[], Any], rank: Rank, limit: timedelta) -> Any:
+    """A connection to the store. Where another program listens, torch waits for its answer without an end."""
+    came: SimpleQueue[Any] = SimpleQueue()
+
+    def connect() -> None:
+        try:
+            came.put(make())
+        except Exception as error:
+            came.put(error)
+
+    Thread(target=connect, daemon=True).start()
+    try:
+        made = came.get(timeout=limit.total_seconds() + GRACE)
+    except Empty:
+        raise _taken(rank, "what listens there does not answer as rank 0 does") from None
+    if isinstance(made, Exception):
+        raise made
+    return made
+
+
+def _taken(rank: Rank, why: str) -> EngineError:
+    return EngineError(
+        f"rank {rank.rank} cannot meet the others at {rank.address}:{rank.port}: {why}",
+        action="give another port: port of scale.launcher, --master-port of torchrun, or MASTER_PORT",
+    )
+
+
+def meeting_point(rank: Rank, limit: timedelta, *, waits: bool = True) -> Any:
+    """The store where ranks find each other. Rank 0 listens at the address that it is named by, and nowhere else: torch
+    by itself would at every interface. A name that this machine resolves to itself alone (127.0.1.1) may be another
+    address to the others, so that torch decides there. Under torchrun its agent listens, and keeps what an earlier
+    attempt wrote.
+
+    Args:
+        limit: how long a call of the store waits.
+        waits: return once all ranks are there.
+
+    Raises:
+        EngineError: another program listens there.
+    """
+    address, more = rank.address, dict[str, Any]()
+    listens = rank.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    family, *_, place = socket.getaddrinfo(address, rank.port, type=socket.SOCK_STREAM)[0]
+    loopback, named = ip_address(place[0]).is_loopback, address in ("localhost", place[0])
+    interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "")
+    if loopback and named and interface:  # gloo and NCCL would listen at the address of the machine's name
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
+    if listens and (named or not loopback):
+        try:
+            listening = socket.create_server((place[0], rank.port), family=family, backlog=max(128, rank.world))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            raise _taken(rank, "another program listens there") from error
+        more["master_listen_fd"] = listening.detach()
+    make = partial(dist.TCPStore, address, rank.port, rank.world, listens, limit, waits, **more)  # type: ignore[attr-defined]
+    store: Any = make() if listens else _connected(make, rank, limit)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
+    return store if attempt is None else dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 from finetooth_hooks.errors import EngineError
-from finetooth_hooks.protocols import ModelTensors, Quantizer
+from finetooth_hooks.protocols import ModelInfo, ModelTensors, Quantizer
 from finetooth_toolbox.cli.working import show_share
 from torch import Tensor, nn
 
@@ -83,6 +84,13 @@ def write_model(loader: Any, reference: str, folder: Path, *, precision: str) ->
         folder.mkdir(parents=True, exist_ok=True)
         write_model_tensors(tensors, folder, precision)
     loader.tokenizer(reference).save(folder)
+    keep_processors(loader.describe(reference), folder)
+
+
+def keep_processors(info: ModelInfo, folder: Path) -> None:
+    """Copy what says how images, sounds and videos are read from the files of a model into a folder made of it."""
+    for file in info.files[0].parent.glob("*processor_config.json") if info.files else ():
+        shutil.copyfile(file, folder / file.name)
 
 
 def write_model_tensors(tensors: ModelTensors, folder: Path, precision: str) -> None:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Sequence
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,7 @@ from finetooth_steps.outputs import per_datum, side_by_side
 from finetooth_steps.rectangles import loss_data
 from finetooth_steps.sharding import Scores, ShardedEngine
 from finetooth_steps.totals import Totals
-from finetooth_torchshared.collective import TorchCollective, digest_of
+from finetooth_torchshared.collective import TorchCollective, digest_of, meeting_point
 from numpy.typing import NDArray
 
 from finetooth_ddp.options import DdpOptions
@@ -42,7 +39,7 @@ class Ddp:
             transport = "nccl" if device.startswith("cuda") else "gloo"
         limit = timedelta(seconds=self._options.timeout)
         try:
-            store = _meeting_point(rank, limit)
+            store = meeting_point(rank, limit)
             dist.init_process_group(transport, store=store, rank=rank.rank, world_size=rank.world, timeout=limit)
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
@@ -77,27 +74,6 @@ class Ddp:
         """Leave the process group."""
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-def _meeting_point(rank: Rank, limit: timedelta) -> Any:
-    """Where ranks find each other. Rank 0 listens at the address that it is named by, and nowhere else: torch by itself
-    would at every interface. A name that this machine resolves to itself alone (127.0.1.1) may be another address to
-    the others, so that torch decides there. Under torchrun its agent listens, and keeps what an earlier attempt
-    wrote."""
-    address, more = rank.address, dict[str, Any]()
-    listens = rank.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    family, *_, place = socket.getaddrinfo(address, rank.port, type=socket.SOCK_STREAM)[0]
-    loopback, named = ip_address(place[0]).is_loopback, address in ("localhost", place[0])
-    interface = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "")
-    if loopback and named and interface:  # gloo and NCCL would listen at the address of the machine's name
-        for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", interface)
-    if listens and (named or not loopback):
-        listening = socket.create_server((place[0], rank.port), family=family, backlog=max(128, rank.world))
-        more["master_listen_fd"] = listening.detach()
-    store: Any = dist.TCPStore(address, rank.port, rank.world, listens, limit, **more)  # type: ignore[attr-defined]
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT")
-    return store if attempt is None else dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
 
 
 def slopes(

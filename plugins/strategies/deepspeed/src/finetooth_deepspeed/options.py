@@ -14,8 +14,8 @@ class Zero3Options(Options):
     """ZeRO-3 by DeepSpeed: weights are gathered layer by layer."""
 
     offload: bool = False
-    """Whether a rank's part of the weights lies in the memory of the host until a layer is gathered. The plan counts it
-    on the device all the same. `optimizer.offload` moves the optimizer's state."""
+    """Whether a rank's part of the weights lies in the memory of the host until a layer is gathered. What trains stays
+    on the device in fp32. `optimizer.offload` moves the optimizer's state."""
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """What carries weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)

@@ -94,7 +94,10 @@ class Zero3:
 
     def sharding(self, world: int) -> Sharding:
         """Everything, among all ranks."""
-        return Sharding(weights=world, gradients=world, optimizer=world, shard=self._shard, divided=True)
+        return Sharding(
+            weights=world, gradients=world, optimizer=world, shard=self._shard, divided=True,
+            on_host=self._options.offload, whole=Zero3Model.whole,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Undo what DeepSpeed has done to the model, and leave the process group."""

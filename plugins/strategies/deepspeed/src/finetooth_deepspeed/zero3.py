@@ -24,7 +24,7 @@ class Zero3Model:
     parts as soon as the backward pass has made them.
 
     Args:
-        model: adapted; what trains is in fp32.
+        model: adapted.
         layers: its decoder layers.
         dtype: what it computes in.
         on_host: a rank's part of the weights lies in host memory.
@@ -139,6 +139,16 @@ class Zero3Model:
             yield
         finally:
             self._give_up(away)
+
+    @classmethod
+    @torch.no_grad()
+    def whole(cls, parameter: Any) -> Tensor:
+        """See `finetooth_hooks.protocols.Sharding`."""
+        away = [] if parameter.ds_persist else [parameter]
+        cls._keep(away)
+        full: Tensor = parameter.to("cpu", copy=True)
+        cls._give_up(away)
+        return full
 
     @staticmethod
     def _keep(parameters: Sequence[Any]) -> None:

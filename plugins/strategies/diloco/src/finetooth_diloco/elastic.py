@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -56,6 +57,7 @@ class ElasticEngine(IslandEngine):
         """The step after which this island joins; None while it trains."""
         self._sent: Sent | None = None
         self._settled_as = ""
+        self._since = time.monotonic()
         if membership.joins:
             self._fall_behind()
 
@@ -80,10 +82,12 @@ class ElasticEngine(IslandEngine):
             self._engine.zero_grad()
             done = Stepped(self.weights_version + 1, 0.0, 0.0)
             self._passed += 1
+        self._membership.stepped(time.monotonic() - self._since)
         if self._aim is None:
             self._receive(done.step)
         if done.step == self._aim or (self._aim is None and self._next(done.step - 1) == done.step):
             self._meet(done.step)
+        self._since = time.monotonic()
         return done
 
     def _next(self, step: int) -> int:

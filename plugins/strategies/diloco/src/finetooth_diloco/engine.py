@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Datum, EngineError, Forward, Generated, LossSpec, NotFinite, Sampling, Stepped, UserError
+from finetooth_hooks import (
+    Datum,
+    EngineError,
+    Forward,
+    Generated,
+    LossSpec,
+    NotFinite,
+    PlanError,
+    Sampling,
+    Stepped,
+    UserError,
+)  # fmt: skip
 from finetooth_hooks.engine import Counts, Engine, StepSettings
 from finetooth_hooks.protocols import Collective
 from finetooth_steps.draws import places_of
@@ -111,7 +122,7 @@ class IslandEngine(FrontEngine):
         data = [replace(d, place=place) for d, place in zip(data, places_of(data, self._begun), strict=True)]
         self._begun += len(data)
         whole = count_normalizers(data) if normalizer is None else normalizer
-        counts = {name: value if name == "none" else value / self._lines.islands for name, value in whole.items()}
+        counts = {name: value / self._lines.islands for name, value in {"none": 1.0, **whole}.items()}
         mine = self._share(data)
         with self._named():
             done = self._engine.forward_backward(mine, loss, normalizer=counts)
@@ -221,28 +232,30 @@ class IslandEngine(FrontEngine):
         """Generates with the inner engine while all islands have the same weights.
 
         Raises:
-            EngineError: islands have trained apart, so each would sample, and train, something else.
+            PlanError: islands train apart, so each would sample, and train, something else; before the first step.
         """
-        if self._apart and not self._shared:
-            raise EngineError(
+        if not self._shared and (self._apart or self._options.inner_steps > 1):
+            raise PlanError(
                 "diloco: islands would sample different completions between two exchanges",
-                action="choose a method that does not sample, or scale.strategy: ddp",
+                action="choose a method that does not sample, inner_steps: 1 of scale.strategy, or scale.strategy: ddp",
             )
         return self._engine.generate(prompts, sampling)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Inside, the engine has the anchor."""
-        if self._shared or not self._apart:
+        if self._shared:
             yield
             return
-        own = {name: weight.detach().clone() for name, weight in self._own.weights().items()}
-        self._own.set_weights(self._outer.anchor)
+        own = {name: weight.detach().clone() for name, weight in self._own.weights().items()} if self._apart else {}
+        if own:
+            self._own.set_weights(self._outer.anchor)
         self._shared = True
         try:
             yield
         finally:
-            self._own.set_weights(own)
+            if own:
+                self._own.set_weights(own)
             self._shared = False
 
     def export(self, path: Path) -> None:

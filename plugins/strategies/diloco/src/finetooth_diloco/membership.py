@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -16,12 +17,17 @@ from torch import Tensor
 from torch.distributed import ProcessGroupGloo
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
+from finetooth_diloco.first_island import PULSE, FirstIslandLost, Watch
+
+FIRST = "the first island"
 TIMEOUT = timedelta(minutes=10)
-"""How long an island waits for the first one, which decides."""
+"""How long ranks wait for each other before the first step, and longer than `patience` an island that has joined for a
+step of the first one."""
 EXCHANGE = 30.0
 """Seconds in which something of an exchange arrives at least; more where patience is longer."""
 PAUSE = 0.01
-"""Seconds between two looks of the first island at who is there."""
+"""Seconds between two looks of the first island at who is there, and of another for what it decided: of those a tenth
+of what it has waited, and no more than `PULSE`."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,29 @@ class Membership:
         self._lives: Sequence[Any] = ()
         self._group: Any = None
         self._tries: tuple[int, int] = (0, 0)
+        self._longest = TIMEOUT.total_seconds() if self.joins else 0.0
+        apart = store.clone()  # type: ignore[attr-defined]
+        self._watch = Watch(apart, max(EXCHANGE, patience)) if rank else None
+
+    def end(self) -> None:
+        """Watch the first island no longer."""
+        if self._watch is not None:
+            self._watch.end()
+
+    def stepped(self, seconds: float) -> None:
+        """Another step is done: the first island says so, and the others learn how long one may take.
+
+        Args:
+            seconds: that it took, with all that the run did since the step before.
+        """
+        if self.rank == 0:
+            self._store.add("moves", 1)
+        self._longest = max(self._longest, seconds)
 
     def announce(self) -> int:
         """Ask to be expected at the next exchange; returns the step of the newest (0: there was none)."""
         self._store.add(f"announced/{self.rank}", 1)
-        return int(read(self._store, "now", "the first island")) if self._store.check(["now"]) else 0
+        return int(read(self._store, "now", FIRST)) if self._store.check(["now"]) else 0
 
     def meet(self, step: int, joins: bool) -> Meeting | None:
         """Take part in an exchange; None where the others have it without this island.
@@ -154,7 +178,7 @@ class Membership:
             self._store.set(f"here/{step}/{self.rank}", json.dumps([self._life, joins]))
         if self.rank == 0:
             self._decide(step, name)
-        lives = json.loads(read(self._store, f"members/{name}", "the first island"))
+        lives = json.loads(self._of_first(f"members/{name}"))
         mine = [self.rank, self._life, joins]
         if mine not in lives:
             self._group = None  # the others go over to another
@@ -189,7 +213,7 @@ class Membership:
             if lost:
                 self._say(lost, f"lost in the exchange after step {name.partition('/')[0]}")
             self._store.set(f"counts/{name}", str(int(counts)))
-        counts = read(self._store, f"counts/{name}", "the first island") == b"1"
+        counts = self._of_first(f"counts/{name}") == b"1"
         if not counts:
             self._group = None
         return counts
@@ -217,10 +241,35 @@ class Membership:
         """Those of all ranks that have set a key, once all of some have, or so many seconds are over."""
         until = time.monotonic() + seconds
         while True:
+            self._store.add("moves", 1)
             there = {rank for rank in range(len(self._announced)) if self._store.check([key.format(rank)])}
             if ranks <= there or time.monotonic() > until:
                 return there
             time.sleep(PAUSE)
+
+    def _of_first(self, key: str) -> bytes:
+        """Waits for a key that the first island sets, as long as it moves: takes steps, or waits for others itself.
+
+        Raises:
+            FirstIslandLost: its process answers, but has not moved for as long as the longest step took here and the
+                patience; or its store has gone.
+        """
+        limit = self._longest + max(EXCHANGE, self._patience)
+        before, waited, silent = 0, 0.0, 0.0
+        with _named(FIRST):
+            while not self._store.check([key]):
+                pause = min(max(PAUSE, waited / 10), PULSE)
+                time.sleep(pause)
+                moves = self._store.add("moves", 0)
+                waited, silent = waited + pause, silent + pause if moves == before else 0.0
+                before = moves
+                if silent > limit:
+                    raise FirstIslandLost(
+                        f"diloco: the first island (rank 0) answers, but has stood still for {silent:.0f} s",
+                        action="see what it waits for; raise scale.strategy.patience if its steps take so long. Unless "
+                        "all begin again now, continue from the newest checkpoint with ft resume",
+                    )
+            return bytes(self._store.get(key))
 
     def _say(self, ranks: set[int], what: str) -> None:
         numbers = ", ".join(map(str, sorted(ranks)))
@@ -235,13 +284,19 @@ def read(store: Store, key: str, whose: str) -> bytes:
     """Waits for a key of the store and returns its value.
 
     Raises:
-        EngineError: nobody has set it in time, or the store has gone with the first island.
+        EngineError: nobody has set it in time, or the store has gone with the first island, a `FirstIslandLost`.
     """
-    try:
+    with _named(whose):
         store.wait([key], TIMEOUT)
         return bytes(store.get(key))
+
+
+@contextmanager
+def _named(whose: str) -> Iterator[None]:
+    try:
+        yield
     except RuntimeError as error:
-        raise EngineError(
+        raise (FirstIslandLost if whose == FIRST else EngineError)(
             f"diloco: {whose} does not answer: {str(error).splitlines()[0]}",
             action="look at what rank 0 said at its end, then continue with ft resume",
         ) from error

@@ -9,12 +9,12 @@ from typing import Any
 import torch.distributed as dist
 from finetooth_hooks import EngineError, PlanError
 from finetooth_hooks.protocols import Collective, Engine, Optimizer, Rank, Sharding, Strategy, Traffic
-from finetooth_torchshared.collective import TorchCollective
-from torch.distributed import HashStore, Store, TCPStore  # type: ignore[attr-defined]
+from finetooth_torchshared.collective import TorchCollective, meeting_point
+from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 
 from finetooth_diloco.elastic import ElasticEngine
 from finetooth_diloco.engine import IslandEngine, Lines
-from finetooth_diloco.membership import TIMEOUT, Membership, StoreLine, read
+from finetooth_diloco.membership import FIRST, TIMEOUT, Membership, StoreLine, read
 from finetooth_diloco.options import DilocoOptions
 from finetooth_diloco.traffic import traffic
 
@@ -39,7 +39,7 @@ class Diloco:
                 "scale.strategy.within: it divides a model among all ranks, not among those of an island",
                 action="write within: ddp",
             )
-        self.wrap, self.close = inner.wrap, inner.close
+        self.wrap = inner.wrap
         self._lines: Lines | None = None
         self._elastic: tuple[Store, Membership] | None = None
 
@@ -80,9 +80,9 @@ class Diloco:
                 action="leave num_islands out, so that every rank is an island",
             )
         try:
-            store = TCPStore(rank.address, rank.port, is_master=rank.rank == 0, timeout=TIMEOUT, wait_for_workers=False)
+            store = meeting_point(rank, TIMEOUT, waits=False)
             dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             raise EngineError(
                 f"rank {rank.rank} cannot meet the others at {rank.address}:{rank.port}: {str(error).splitlines()[0]}",
                 action="look at what another rank said at its end",
@@ -92,13 +92,19 @@ class Diloco:
         self._lines = Lines(everyone, TorchCollective(), None, rank.rank, count)
         return everyone
 
+    def close(self) -> None:
+        """Leave the other ranks."""
+        if self._elastic is not None:
+            self._elastic[1].end()
+        self._inner.close()
+
     def digest(self, engine: Engine) -> str:
         """What trains; of a rank that comes later that of the others, which it takes before it trains."""
         if self._elastic is None:
             return str(self._inner.digest(engine))
         store, membership = self._elastic
         if membership.joins:
-            return read(store, "digest", "the first island").decode()
+            return read(store, "digest", FIRST).decode()
         digest = str(self._inner.digest(engine))
         store.set("digest", digest)
         return digest

@@ -19,6 +19,9 @@ class FsdpOptions(Options):
     keep_layers: bool = False
     """Whether a layer stays gathered from the forward to the backward pass: it is sent once less, and the whole model
     is on every device between the two."""
+    sampling: Literal["whole", "layers"] = "whole"
+    """What a rank gathers while it samples: the `whole` model, once; or `layers`, each when it computes, for every
+    token. The device then has room for two layers alone, and a token takes as long as sending the model."""
     replicas: int = Field(default=1, ge=1)
     """How many groups of ranks hold the whole model each, divided inside the group (hybrid sharding). Ranks of a group
     gather weights from each other; gradients are summed over the groups."""

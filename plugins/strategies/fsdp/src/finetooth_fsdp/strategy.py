@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from finetooth_hooks import EngineError, PlanError
 from finetooth_hooks.protocols import Collective, Engine, Neighbours, Rank, Sharding, Strategy
 from finetooth_torchshared.collective import RowLine, TorchCollective, digest_of
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from finetooth_fsdp.options import FsdpOptions
 from finetooth_fsdp.tensor import divide_layer, tensor_plan
@@ -54,11 +57,12 @@ class Fsdp:
         if placed.type != "cpu":
             torch.accelerator.set_device_index(placed.index or 0)  # a mesh is over the devices that ranks are at
         everyone = self._line.open(rank, device)
-        names = ("islands", "replicas", "shards", "context", "tensor")
-        sizes = (islands, replicas, parts // context, context, tensor)
-        self._mesh = init_device_mesh(placed.type, sizes, mesh_dim_names=names)
-        self._mesh["shards", "context"]._flatten("parts")
-        self._neighbours = TorchCollective(group=self._mesh.get_group("context"))
+        sizes = (islands, replicas, parts, tensor)
+        self._mesh = init_device_mesh(placed.type, sizes, mesh_dim_names=("islands", "replicas", "parts", "tensor"))
+        if context > 1:  # neighbours are next to each other among the parts
+            ranks = torch.arange(rank.world).view(-1, context, tensor).transpose(1, 2).reshape(-1, context)
+            group, _ = dist.new_subgroups_by_enumeration(ranks.tolist())  # type: ignore[no-untyped-call]
+            self._neighbours = TorchCollective(group=group)
         self._islands, together = islands, context * tensor
         self._rows = everyone if together == 1 else RowLine(everyone, together)
         return everyone
@@ -80,6 +84,7 @@ class Fsdp:
         return Sharding(
             weights=shards, gradients=parts, optimizer=parts, shard=self._shard if world > 1 else None,
             layers=tensor, positions=context, neighbours=self._opened if context > 1 else None,
+            sampled_by_layer=self._options.sampling == "layers",
         )  # fmt: skip
 
     def _opened(self) -> Neighbours:
@@ -103,9 +108,14 @@ class Fsdp:
         keeps = self._options.keep_layers
         plan = tensor_plan(model, self._options.tensor) if self._options.tensor > 1 else {}
         for layer in layers:
+            _hold_in_fp32(layer)  # in turn: the whole layer goes again where it is divided
             divide_layer(layer, plan, self._mesh["tensor"])
             fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keeps)
+        _hold_in_fp32(model)
         fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        # What the engine computes may be a view, and no engine changes it in place.
+        view = rf"FSDP2-wrapped module \({type(model).__name__}\) returned a view"
+        warnings.filterwarnings("ignore", view, category=UserWarning)
         return FullyShardedModel(model, {id(layer): not keeps for layer in layers})
 
 
@@ -157,6 +167,13 @@ class FullyShardedModel:
             for module, reshards in zip(self._modules, self._reshards, strict=True):
                 module.set_reshard_after_forward(reshards, recurse=False)
                 module.reshard()
+
+
+def _hold_in_fp32(module: nn.Module) -> None:
+    """Make what trains of a module fp32."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and not isinstance(parameter, DTensor):
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _state_dict_hooks(model: nn.Module) -> list[dict[int, Any]]:

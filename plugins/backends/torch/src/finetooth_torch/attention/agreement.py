@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +29,8 @@ def apply_attention(
     """Have a model's attention computed as `choose_attention` says, and return what that was.
 
     Where `auto` picks a function and the model's code turns out to ask more of attention than its config shows, the
-    best implementation of transformers takes its place, and the user is told.
+    best implementation of transformers takes its place; where the model's code does not take that one, its own does. A
+    note says so.
 
     Args:
         base: a model of transformers, in evaluation mode.
@@ -41,17 +41,20 @@ def apply_attention(
         PlanError: as `choose_attention` and `attend_with` do.
     """
     body = base.get_submodule(facts.body)
-    choose = partial(choose_attention, context, pick, facts, config, hardware, precision)
-    attention = replace(choose(of_transformers=stream), functions=sliced)
-    try:
-        attend_with(base, body, attention, context)
-    except PlanError as error:
-        if pick != AUTO or context is None or attention.implementation:
-            raise
-        attention = replace(choose(of_transformers=True), functions=sliced)
-        attend_with(base, body, attention, context)
-        context.note(f"{error.problem}; {attention.names} computes it instead")
-    return attention
+
+    def applied(asked: Pick, *, of_transformers: bool) -> AttentionChoice:
+        made = choose_attention(context, asked, facts, config, hardware, precision, of_transformers=of_transformers)
+        attention = replace(made, functions=sliced)
+        try:
+            attend_with(base, body, attention, context)
+        except PlanError as error:
+            if pick != AUTO or asked != AUTO or context is None:
+                raise
+            attention = applied("eager" if attention.implementation else AUTO, of_transformers=True)
+            context.note(f"{error.problem}; {attention.names} computes it instead")
+        return attention
+
+    return applied(pick, of_transformers=stream)
 
 
 def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, context: Context | None) -> None:
@@ -76,12 +79,12 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
     install(base, computes)  # which is written in the config, so not while that is changed
     with narrowed(body.config), checked():
         states = _states(body)
-    apart = share(*(of.cpu().double().numpy() for of in (states, own)))
-    if apart > ALLOWED[states.element_size()]:
+    difference = share(*(of.cpu().double().numpy() for of in (states, own)))
+    if difference > ALLOWED[states.element_size()]:
         places = "".join({blame.where(function): None for function in computes.values() if callable(function)})
         raise PlanError(
             f"{SETTING}: with {choice.names} the model computes other states than with its own attention "
-            f"({apart:.1e} apart){places}",
+            f"({difference:.1e} apart){places}",
             action=f"set {SETTING} to auto",
         )
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from finetooth_torch.attention.handing import handed, handed_slices, newest
 from finetooth_torch.attention.slices import Slices
+from finetooth_torch.planning.attention import SETTING
 
 Computes = str | Callable[..., Tensor]
 """The name of an implementation of transformers, or an entry's function."""
@@ -64,12 +65,19 @@ def install(base: nn.Module, computes: Mapping[str, Computes]) -> bool:
 
     Returns:
         Whether something else than one implementation of transformers computes it.
+
+    Raises:
+        PlanError: the model's code does not take the implementation of transformers.
     """
     model: Any = base
     only = set(computes.values())
     if len(only) == 1 and isinstance(name := next(iter(only)), str):
         if model.config._attn_implementation != name and _attends(model.config.get_text_config()):
-            model.set_attn_implementation(name)
+            try:
+                model.set_attn_implementation(name)
+            except (ValueError, ImportError) as error:
+                problem = f"{SETTING}: {type(model).__name__} does not compute attention with {name}"
+                raise PlanError(problem, action=f"set {SETTING} to auto or eager") from error
         return False
     name = registered(computes)
     parts = {key: getattr(model.config, key, None) for key in getattr(model.config, "sub_configs", {})}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_torchshared.float8 import Float8Linear
 from torch import Tensor, nn
 
 WINDOWS = ("sliding_window", "attention_chunk_size")
@@ -160,6 +161,8 @@ def _copied(module: nn.Module, config: Any, known: dict[int, nn.Module]) -> nn.M
     if id(module) in known:
         return known[id(module)]
     twin = known[id(module)] = copy.copy(module)
+    if isinstance(twin, Float8Linear):  # its scales depend on what else it multiplies, which is laid out in two ways
+        setattr(twin, "__class__", nn.Linear)  # noqa: B010 - to mypy a class stays what it is
     own = twin.__dict__
     own["training"] = False
     narrow(own)

@@ -126,8 +126,8 @@ class StreamDecoding:
         of_prompts = self._adapters[:: self._samples]
         different = list(dict.fromkeys(of_prompts))
         # prompts of different adapters have no beginning in common, whatever their tokens are
-        apart = np.array([different.index(adapter) for adapter in of_prompts]) * self._facts.vocab_size
-        shifted = torch.from_numpy(tokens + apart[:, None]).to(self._device)
+        offsets = np.array([different.index(adapter) for adapter in of_prompts]) * self._facts.vocab_size
+        shifted = torch.from_numpy(tokens + offsets[:, None]).to(self._device)
         batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
         stream = make_stream(Rectangle(batch, shifted, None, shifted >= 0, shifted), share=True)
         whose = torch.div(stream.tokens, self._facts.vocab_size, rounding_mode="floor")

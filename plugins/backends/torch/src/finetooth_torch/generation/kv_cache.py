@@ -53,7 +53,7 @@ class KeyValueCache:
         shared = samples > 1
         self.columns = 0 if shared else self._width
         """Columns that hold a key."""
-        self._columns_1 = torch.tensor([self.columns])
+        self._columns_1 = torch.tensor([self.columns], device="cpu" if self._compiled is None else like.device)
         most = self.columns + room
         if self._dense:
             most = -(-most // BLOCK) * BLOCK

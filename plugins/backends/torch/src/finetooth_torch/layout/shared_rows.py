@@ -22,7 +22,7 @@ import torch
 from finetooth_hooks import Datum, PlanError
 from finetooth_hooks.compute.attention import Lengths
 from finetooth_steps.placed_rows import place_rows
-from finetooth_steps.row_filling import ALLOWED, TRIAL, Filling, leak, share, trial_tokens
+from finetooth_steps.row_filling import ALLOWED, INDEPENDENT, TRIAL, Filling, leak, share, trial_tokens
 from finetooth_steps.segments import pieces_of, positions_of, seen_by
 from torch import Tensor, nn
 
@@ -246,22 +246,53 @@ def _tree_obstacle(body: nn.Module, masks: Masks, attention: AttentionChoice) ->
         return f"attention {attention.names} takes no mask of pairs of positions (sdpa and eager do)"
     first = next(body.parameters())
     vocabulary = int(body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
-    tokens = ((torch.arange(len(TREE), device=first.device) * 5) % (vocabulary - 1) + 1)[None]
-    pieces = pieces_of(replace(Datum.from_tokens([*tokens[0].tolist(), 0]), parents=np.array(TREE)))
+    ids = [place * 5 % (vocabulary - 1) + 1 for place in range(len(TREE))]
+    tokens = torch.from_numpy(np.array([ids])).to(first.device)
+    pieces = pieces_of(replace(Datum.from_tokens([*ids, 0]), parents=np.array(TREE)))
     positions, seen = (torch.from_numpy(of).to(first.device)[None] for of in (positions_of(pieces), seen_by(pieces)))
     lengths = (tuple(piece.stop - piece.start for piece in pieces),)
     try:
-        states = packed_states(body, Packed(tokens, positions, tokens, lengths, seen), masks)[0].double()
+        states = packed_states(body, Packed(tokens, positions, tokens, lengths, seen), masks)[0].cpu().double()
         worst = 0.0
         for leaf in sorted(set(range(len(TREE))) - set(TREE)):
             path = seen[0, leaf].nonzero()[:, 0]
-            alone = body(input_ids=tokens[:, path], use_cache=False).last_hidden_state[0].double()
-            worst = max(worst, share(states[path].cpu().numpy(), alone.cpu().numpy()))
+            alone = body(input_ids=tokens[:, path], use_cache=False).last_hidden_state[0].cpu().double()
+            worst = max(worst, share(states[path.cpu()].numpy(), alone.numpy()))
     except Exception as error:  # of the model's own code
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if worst > ALLOWED[first.element_size()]:
         return f"a path gets other states in a tree than alone ({worst:.1e} apart)"
     return ""
+
+
+@torch.no_grad()
+def check_causal(body: nn.Module) -> None:
+    """Compares states of a row's first half when its second half changes: a language model trains each position to say
+    the token after it, which a model that sees later positions only copies.
+
+    Args:
+        body: a model of transformers in evaluation mode. One whose code cannot be called alone is not checked. Both
+            rows are one batch, so that what scales with all of its numbers cannot be taken for a look ahead.
+
+    Raises:
+        PlanError: positions see those after them.
+    """
+    device, half = next(body.parameters()).device, 8
+    tokens = (torch.arange(2 * half, device=device) * 5).repeat(2, 1)
+    tokens[1, half:] += 3
+    try:
+        vocabulary = int(body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        states: Tensor = body(input_ids=tokens % (vocabulary - 1) + 1, use_cache=False).last_hidden_state[:, :half]
+    except Exception:  # of the model's own code
+        return
+    first, second = states.cpu().double().numpy()
+    seen = share(first, second)
+    if seen > INDEPENDENT[states.element_size()]:
+        raise PlanError(
+            f"model: {type(body).__name__} is not causal: positions see those after them ({seen:.1e} of their states "
+            "change with them), so it would copy the next token instead of predicting it",
+            action="choose a causal model; for BERT and its relatives set is_decoder: true in its config.json",
+        )
 
 
 @torch.no_grad()
@@ -287,9 +318,9 @@ def check_slices(body: nn.Module, rows: Rows, slices: Slices) -> None:
         placed = torch.zeros_like(whole).masked_scatter(
             own[..., None], sliced[:, slices.columns(width, device).argsort()]
         )
-        apart = share(*(of[0].cpu().double().numpy() for of in (slices.whole(placed, own), whole)))
-        if apart > ALLOWED[whole.element_size()]:
-            problem = f"it computes other states where ranks divide the positions ({apart:.1e} apart)"
+        difference = share(*(of[0].cpu().double().numpy() for of in (slices.whole(placed, own), whole)))
+        if difference > ALLOWED[whole.element_size()]:
+            problem = f"it computes other states where ranks divide the positions ({difference:.1e} apart)"
     if problem:
         raise PlanError(
             f"scale.strategy: positions of this model's rows cannot be divided: {problem}",

@@ -68,13 +68,13 @@ class MappedLayers(Lender):
         """Bytes of these files."""
         known = mappings()
         for tensors in layers:
-            apart = [tensor for tensor in tensors if not is_clean(tensor, known)]
-            self.written += sum(tensor.nbytes for tensor in apart)
+            changed = [tensor for tensor in tensors if not is_clean(tensor, known)]
+            self.written += sum(tensor.nbytes for tensor in changed)
             try:
-                copies = in_one_file(apart, folder)
+                copies = in_one_file(changed, folder)
             except OSError as error:
                 raise _cannot(error) from error
-            for tensor, mapped in zip(apart, copies, strict=True):
+            for tensor, mapped in zip(changed, copies, strict=True):
                 tensor.data = mapped
             for tensor in tensors:
                 forget(tensor)

@@ -69,7 +69,7 @@ def decide(
     base = request.base
     obstacle_of = partial(
         stream_obstacle, hardware=request.place.hardware, attention=attention, packing=packing, offload=offload,
-        fp8=fp8, sharded=in_parts(request.place), routed=bool(routers),
+        sharded=in_parts(request.place), routed=bool(routers),
     )  # fmt: skip
     brought = _decoder_brought(request, held_in, decoder, obstacle_of)
     chosen = choose_decoder(obstacle_of(base.facts), request.place.hardware, decoder, brought=brought)
@@ -141,8 +141,9 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
     """
     from finetooth_torch.compute import check_products, compute_request
 
-    experts = any(layer.experts is not None for layer in request.base.facts.per_layer)
-    wanted = compute_request(precision, stream=stream, fp8=fp8, experts=experts)
+    layers = request.base.facts.per_layer
+    experts, linear = any(of.experts is not None for of in layers), any(of.mixer == "linear" for of in layers)
+    wanted = compute_request(precision, stream=stream, fp8=fp8, experts=experts, gated_norm=linear)
     picked = {} if request.kernels is None else request.kernels(wanted)
     check_products(picked)
     return picked
@@ -150,13 +151,12 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
 
 def stream_obstacle(
     facts: ModelFacts, hardware: HardwareFacts, attention: Pick, packing: bool | None = None, *,
-    offload: Offload = ON_DEVICE, fp8: bool = False, sharded: bool = False, routed: bool = False,
+    offload: Offload = ON_DEVICE, sharded: bool = False, routed: bool = False,
 ) -> str:  # fmt: skip
     """Why a stream decoder cannot compute a model's layers, from any provider; empty if one can.
 
     Args:
         offload: what is kept elsewhere than on the device.
-        fp8: linear modules multiply in 8 bits.
         sharded: ranks hold parts of the model or of rows.
         routed: routers have losses.
     """
@@ -166,7 +166,6 @@ def stream_obstacle(
         (offload.any, offload.reason),
         (sharded, "the strategy divides what the model's own code computes"),
         (routed, "losses of routers are read from the model's own code"),
-        (fp8, "train.precision=fp8 is for the model's own code"),
         (attention != AUTO, f"backend.attention={attention} is for the model's own code"),
         (looks_otherwise, "flash attention over segments has no window, cap or sinks"),
         (packing is False, "backend.packing=false asks for padding, and it has none"),

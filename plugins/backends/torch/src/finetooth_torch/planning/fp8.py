@@ -8,7 +8,7 @@ from finetooth_hooks import Decision, PlanError
 from finetooth_hooks.protocols import EngineRequest, PickedKernel, PlanRequest
 from finetooth_toolbox.precision_choice import stored_precision
 
-__all__ = ["FP8", "rounding_bytes", "with_cost", "with_stored_precision"]
+__all__ = ["FP8", "kept_bytes", "rounding_bytes", "with_cost", "with_stored_precision"]
 
 FP8 = "fp8"
 ROUNDED = 5
@@ -29,8 +29,8 @@ def with_cost(precision: Decision, request: PlanRequest) -> Decision:
         )
     weight, _ = rounding_bytes(request)
     cost = (
-        "linear modules of the layers multiply in 8 bits (E4M3, gradients in E5M2, a scale for each tensor), and all "
-        "else is in bf16; a number is off by up to 6 % before it multiplies, and every pass rounds each weight again, "
+        "linear modules of the layers multiply in 8-bit floating point, and all else is in bf16; a number is off by "
+        "up to 6 % before it multiplies, and every pass rounds each weight again, "
         f"{weight / 1e6:,.0f} MB at once"
     )
     return replace(precision, reason=f"{precision.reason}; {cost}")
@@ -41,6 +41,15 @@ def rounding_bytes(request: PlanRequest) -> tuple[int, int]:
     facts = request.base.facts
     widest = max(facts.ffn_size, facts.hidden_size)
     return ROUNDED * widest * facts.hidden_size, ROUNDED * widest
+
+
+def kept_bytes(request: PlanRequest) -> int:
+    """Bytes per token that one layer of the stream decoder keeps in addition: what its linear modules read, in 8 bits,
+    where their weights train."""
+    facts = request.base.facts
+    if request.train.precision != FP8 or request.trains.base_frozen:
+        return 0
+    return 2 * facts.hidden_size + facts.heads * facts.head_dim + facts.ffn_size
 
 
 def with_stored_precision(request: EngineRequest) -> EngineRequest:

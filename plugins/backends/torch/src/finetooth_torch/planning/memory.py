@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 from finetooth_hooks import MemoryEstimate
-from finetooth_hooks.protocols import BasePart, ModelFacts, PlanRequest, Quantizer
-from finetooth_modelfiles.sizes import role_quantizer, shapes
+from finetooth_hooks.protocols import BasePart, PlanRequest
 from finetooth_steps.layout import least_saved, worth_sharing
 from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.gpus import CONTEXT
 
-from finetooth_torch.planning.fp8 import FP8, rounding_bytes
+from finetooth_torch.planning.fp8 import FP8, kept_bytes, rounding_bytes
 from finetooth_torch.planning.layer_memory import (
     BYTES,
     UNKNOWN_LAYERS,
@@ -29,8 +28,9 @@ from finetooth_torch.planning.layer_memory import (
     stream_layer_bytes,
     without_feed_forward,
 )
-from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, Offload, layers_apart
+from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, SPREAD, Offload, layers_apart
 from finetooth_torch.planning.process_memory import host_overhead, loading_bytes
+from finetooth_torch.planning.role_memory import linear_weights, role_bytes, role_layers_apart
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
 
@@ -103,7 +103,9 @@ def _on_accelerator(
     held = without_feed_forward(request) if offload.pieces else request
     if stream:
         own += low_rank_bytes(request, precision)
-        layer = by_layer(held, precision, lambda alike: own + stream_layer_bytes(alike, precision), full=full)
+        layer = by_layer(
+            held, precision, lambda alike: own + stream_layer_bytes(alike, precision) + kept_bytes(alike), full=full
+        )
         passing = backward_bytes(held, precision)
     else:
         layer = by_layer(
@@ -127,6 +129,8 @@ def _on_accelerator(
     snapshots = _snapshot_bytes(request)
     on_host = snapshots * request.snapshots.host
     lent = {"layers": layers_bytes(request, precision)} if offload.layers == HOST else {}
+    if offload.roles in (HOST, SPREAD):  # with `spread`, at most
+        lent["roles"] = role_layers_apart(request, offload, size)
     spilled = {"activations": int(tokens * away)} if offload.activations == HOST else {}
     return MemoryEstimate(
         {
@@ -180,7 +184,7 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
     weights = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     weights += request.trains.adapter.held_bytes(facts, precision)
     weights -= layers_apart(request, offload, resident_bytes(request.base, precision), _outside(request, precision))
-    roles = {"roles": _role_bytes(request, size)} if request.role_parameters else {}
+    roles = {"roles": role_bytes(request, size, offload)} if request.role_parameters else {}
     experts = {"experts": dequantised_experts(request.base, precision)}
     return {
         **roles,
@@ -252,16 +256,6 @@ def _largest_block(request: PlanRequest) -> int:
     return max(layer, largest_parameter(request))
 
 
-def _role_bytes(request: PlanRequest, size: int) -> int:
-    """Of all models and copies that are held for roles."""
-    saved = 0.0
-    for role in request.roles.values():
-        quantizer = role_quantizer(request.base, role)
-        if quantizer is not None and role.facts is not None:
-            saved += linear_weights(quantizer, role.facts) * (size - quantizer.stored.bytes_per_weight)
-    return int(request.role_parameters * size - saved)
-
-
 def _snapshot_bytes(request: PlanRequest) -> int:
     """Bytes of a snapshot: parameters in fp32, optimizer state, copies of the policy, and the adapter's own tensors."""
     copies = sum(role.model is None for role in request.roles.values())
@@ -317,7 +311,7 @@ def _on_host(
     # a file in the precision of the run is mapped and read layer by layer; another is turned into it as a whole first
     loading = (
         whole - sum(fixed.values()) - int(activations)
-        if offload.layers != DEVICE and not _mapped(request, precision)
+        if offload.layers != DEVICE and not stays_in_files(request.base, precision)
         else 0
     )
     limit = min(DEFAULT_CHUNK_BYTES, 4 * _scored(request, tokens) * facts.vocab_size)
@@ -351,15 +345,16 @@ def _scored(request: PlanRequest, tokens: int) -> int:
 def _on_disk(request: PlanRequest, precision: str, offload: Offload, activations: int) -> dict[str, int]:
     """What lies in temporary files; layers whose own files have the run's precision stay in those."""
     spilled = {"activations": activations} if offload.activations == DISK else {}
-    copied = offload.layers == DISK and not _mapped(request, precision)
-    return {**spilled, "layers": layers_bytes(request, precision)} if copied else spilled
+    copied = offload.layers == DISK and not stays_in_files(request.base, precision)
+    roles = {"roles": role_layers_apart(request, offload, BYTES[precision])} if offload.roles == DISK else {}
+    return {**spilled, **({"layers": layers_bytes(request, precision)} if copied else {}), **roles}
 
 
-def _mapped(request: PlanRequest, precision: str) -> bool:
+def stays_in_files(base: BasePart, precision: str) -> bool:
     """Whether the base's weights can stay in the files that they are loaded from: those have the run's precision."""
-    model = request.base.model
+    model = base.model
     return (
-        request.base.stored is None
+        base.stored is None
         and abs(model.weight_bytes - model.parameters * BYTES[precision]) <= model.weight_bytes // 100
     )
 
@@ -375,16 +370,6 @@ def resident_bytes(base: BasePart, precision: str) -> int:
         each = model.stored.bytes_per_weight
         return int((model.parameters - model.stored_weights) * size + model.stored_weights * each)
     return model.parameters * size if model.resident_bytes is None else model.resident_bytes
-
-
-def linear_weights(quantizer: Quantizer, facts: ModelFacts) -> int:
-    """How many weights of the decoder layers a quantizer will store, those of linear modules whose shape follows from
-    the facts."""
-    return sum(
-        inputs * outputs
-        for path, (inputs, outputs) in shapes(facts).items()
-        if path.startswith(f"{facts.layer_path}.") and quantizer.takes(path, (outputs, inputs))
-    )
 
 
 def tokens_at_once(
@@ -417,7 +402,7 @@ def tokens_at_once(
 def _computed_once(request: PlanRequest, rows: int) -> int:
     """Positions at the start of all data that the stream decoder computes once for the rows of a micro-batch."""
     data = request.data
-    apart = data.segmented or request.train.embedding_noise or "draws" in request.trains.adapter.capabilities
+    rows_differ = data.segmented or request.train.embedding_noise or "draws" in request.trains.adapter.capabilities
     lengths = [round(data.mean_length)] * max(1, rows)
     shared = worth_sharing(data.beginning, lengths, least_saved(request.place.hardware.device))
-    return data.beginning if shared and not apart else 0
+    return data.beginning if shared and not rows_differ else 0

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 
-from finetooth_hooks import Decision, PlanError
+from finetooth_hooks import Decision, PlanError, install_command
 from finetooth_hooks.protocols import ModelFacts, PlacePart, PlanRequest
+from finetooth_modelfiles.sizes import role_quantizer
 
-DEVICE, HOST, DISK = "device", "host", "disk"
+DEVICE, HOST, DISK, SPREAD = "device", "host", "disk", "spread"
 PIECES = "backend.feed_forward_tokens"
 
 
@@ -19,6 +21,7 @@ class Offload:
     Attributes:
         activations, layers: `device`, `host` or `disk`.
         window: layers on the device at once, where the others are elsewhere.
+        roles: where layers of other models lie: `device`, `host`, `disk` or `spread`.
         pieces: tokens for which a feed-forward block is computed at once; 0: all of a micro-batch.
     """
 
@@ -26,6 +29,7 @@ class Offload:
     layers: str = DEVICE
     window: int = 4
     pieces: int = 0
+    roles: str = DEVICE
 
     @property
     def any(self) -> bool:
@@ -52,10 +56,11 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
     Raises:
         PlanError: it saves nothing here, or cannot work.
     """
-    for setting in ("activations", "layers"):
-        if request.place.hardware.device == "cpu" and getattr(offload, setting) == HOST:
+    by_setting = {"activations": offload.activations, "layers": offload.layers, "role_layers": offload.roles}
+    for setting, where in by_setting.items():
+        if request.place.hardware.device == "cpu" and where in (HOST, SPREAD):
             raise PlanError(
-                f"backend.{setting}=host: on a CPU the memory of the device is that of the host",
+                f"backend.{setting}={where}: on a CPU the memory of the device is that of the host",
                 action=f"set backend.{setting} to disk, or leave it out",
             )
     if offload.pieces:
@@ -65,6 +70,8 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
                 f"{PIECES}: scale.strategy divides the model or rows",
                 action=f"leave {PIECES} out, or set scale.strategy: ddp",
             )
+    if offload.roles != DEVICE:
+        _check_roles(request, offload.roles)
     if offload.layers == DEVICE:
         return
     where = f"backend.layers={offload.layers}"
@@ -80,6 +87,24 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
         )
     if among_ranks(request.place):
         raise PlanError(f"{where}: it is for one rank", action="leave strategy or backend.layers out")
+
+
+def _check_roles(request: PlanRequest, where: str) -> None:
+    others = {name: role for name, role in request.roles.items() if role.model is not None}
+    setting, action = f"backend.role_layers={where}", "leave backend.role_layers out"
+    if not others:
+        raise PlanError(f"{setting}: the method asks no other model", action=action)
+    if find_spec("accelerate") is None:
+        raise PlanError(
+            f"{setting}: accelerate is not installed", action=install_command("finetooth-torch[accelerate]")
+        )
+    for name, role in others.items():
+        if role_quantizer(request.base, role) is not None or (role.model is not None and role.model.stored):
+            raise PlanError(f"{setting}: the model of the role {name} is stored in fewer bits", action=action)
+    if where == SPREAD and among_ranks(request.place):
+        raise PlanError(
+            f"{setting}: other ranks compute on the other devices", action="set backend.role_layers to host or disk"
+        )
 
 
 def among_ranks(place: PlacePart) -> bool:
@@ -122,6 +147,9 @@ def decisions(request: PlanRequest, offload: Offload) -> Iterator[Decision]:
         width = min(offload.window, layers)
         why = f"the recipe says so: {width} of {layers} at a time on the device"
         yield Decision("backend.layers", offload.layers, why)
+    if offload.roles != DEVICE:
+        why = "the recipe says so: layers of other models come to where they compute one by one, by accelerate"
+        yield Decision("backend.role_layers", offload.roles, why)
 
 
 def layers_apart(request: PlanRequest, offload: Offload, weights: int, outside: int) -> int:

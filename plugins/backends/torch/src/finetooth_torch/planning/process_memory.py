@@ -69,12 +69,12 @@ def loading_bytes(request: PlanRequest, precision: str, *, away: bool = False) -
         return model.resident_bytes
     size = BYTES[precision] if request.trains.base_frozen else 4
     quantizer = request.base.quantizer
-    apart = quantizer is None or "calibrate" not in quantizer.capabilities
+    uncalibrated = quantizer is None or "calibrate" not in quantizer.capabilities
     sharding = request.place.sharding
     whole = sharding is not None and (
         sharding.shard is not None or (sharding.stages is not None and not reads_apart(request))
     )
-    if model.by_module and apart and not away and not whole:
+    if model.by_module and uncalibrated and not away and not whole:
         words = facts.vocab_size * facts.hidden_size
         return (size + 4) * max(words, (model.parameters - words) // facts.layers)
     return model.parameters * size

@@ -161,15 +161,23 @@ def of_one_rank(
     gathered = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     in_layers = min(gathered, layers_bytes(request, precision))
     elsewhere, in_layers = gathered - in_layers, in_layers // sharding.layers
-    # what trains is held in fp32 alone, and made what the model computes in where it is gathered
-    weights = whole.parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
-    parts = dict(whole.parts)
+    parts, host = dict(whole.parts), dict(whole.host)
     of_head = parts["gradients"] - 4 * trained  # while they are made
-    parts["weights"] = (weights * (elsewhere + in_layers) // max(gathered, 1)) // sharding.weights
+    if sharding.divided:
+        masters = 4 * trained // sharding.weights
+        of_base = (parts["weights"] - (4 * trained if size < BYTES["fp32"] else 0)) // sharding.weights
+        away = of_base if sharding.on_host and request.place.hardware.device != "cpu" else 0
+        parts["weights"] = masters + of_base - away
+        host |= {"weights": away} if away else {}
+    else:
+        # what trains is held in fp32 alone, and made what the model computes in where it is gathered
+        weights = parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
+        parts["weights"] = (weights * (elsewhere + in_layers) // max(gathered, 1)) // sharding.weights
     parts["optimizer"] //= sharding.optimizer
     made = max(of_head, (size + 4) * trained // layers)
     if sharding.weights * sharding.layers > 1:
-        at_once = in_layers if "generate" in request.needs else min(in_layers, GATHERED_LAYERS * in_layers // layers)
+        sampled_whole = "generate" in request.needs and not sharding.sampled_by_layer
+        at_once = in_layers if sampled_whole else min(in_layers, GATHERED_LAYERS * in_layers // layers)
         parts["gathered"] = parts.get("gathered", 0) + elsewhere + at_once
         # Those of all that lies in no layer are made whole, and summed in fp32 once nothing is gathered any more.
         last = 0 if request.trains.base_frozen else (size + 4) * elsewhere // size
@@ -178,7 +186,7 @@ def of_one_rank(
     if "gathered" in parts and request.place.hardware.device == "cpu":  # every rank reads the whole model first
         later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
         parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)
-    return replace(whole, parts=parts)
+    return replace(whole, parts=parts, host=host)
 
 
 def _of_positions(

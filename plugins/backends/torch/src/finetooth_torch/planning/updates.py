@@ -20,6 +20,12 @@ def check_updates(request: PlanRequest, precision: str) -> None:
             f"train.precision={precision}: {name} with this optimizer.rounding rounds weights into bf16",
             action="set train.precision to bf16, or leave out optimizer.rounding",
         )
+    if "averages" in words and "changes" in request.trains.adapter.capabilities:
+        raise PlanError(
+            f"optimizer: {name} keeps averages of weights over steps, and the adapter changes the model between steps: "
+            "what it merges or lets rest would not be what is evaluated",
+            action="pick another optimizer, or another adapter",
+        )
     if "in_backward" not in words:
         return
     if request.train.max_grad_norm:

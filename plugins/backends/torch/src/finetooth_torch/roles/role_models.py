@@ -13,7 +13,9 @@ from finetooth_hooks.protocols import EngineRequest, ModelFacts, ModelInfo, Role
 from finetooth_modelfiles.sizes import role_quantizer
 
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, stream_obstacle
+from finetooth_torch.planning.offload import DEVICE
 from finetooth_torch.roles.frozen_copy import FrozenCopy
+from finetooth_torch.roles.layer_places import place_layers
 from finetooth_torch.updates.parameters import TrainedParameters
 
 if TYPE_CHECKING:
@@ -67,25 +69,27 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     precision = request.plan.train.precision
     assert precision is not None
     quantizer = role_quantizer(request.base, wanted)
+    elsewhere = options.role_layers != DEVICE
     base = wanted.loader.load(
-        wanted.model.reference, framework="torch", precision=precision, device=request.place.hardware.device,
-        quantizer=quantizer,
+        wanted.model.reference, framework="torch", precision=precision,
+        device="cpu" if elsewhere else request.place.hardware.device, quantizer=quantizer,
     )  # fmt: skip
-    fp8 = FP8 in request.compute.kernels
-    if fp8:
+    if FP8 in request.compute.kernels:
         linears = plain_linears(base.get_submodule(wanted.facts.layer_path))
         multiply_in_fp8(linears, request.compute.kernels[FP8].function)
     hardware = request.place.hardware
-    decoder = "auto" if options.decoder == STREAM else options.decoder
+    decoder = "transformers" if elsewhere else "auto" if options.decoder == STREAM else options.decoder
     compute = Compute.of(request.compute.kernels)
     brought = compute.stream_decoder is not None
-    reason = stream_obstacle(wanted.facts, hardware, options.attention, fp8=fp8)
+    reason = stream_obstacle(wanted.facts, hardware, options.attention)
     chosen = choose_decoder(reason, hardware, decoder, brought=brought)
     stream = chosen.value == STREAM
     attention = apply_attention(
         base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, stream=stream
     )
     base.requires_grad_(False)
+    if elsewhere:
+        place_layers(base, wanted.facts, options.role_layers, hardware.device)
     return Network(
         base, base, wanted.facts, NoAdapter(), can_disable=False, checkpointing=False, stream=stream,
         attention=attention, compute=compute,

@@ -88,8 +88,10 @@ class StagedLayers:
                 with self.at(rank):
                     last = body(input_ids=tokens, use_cache=False).last_hidden_state
                 self.received = self.sent.flatten(0, 1)
-            apart = float(((last - whole).double().norm(dim=-1) / whole.double().norm(dim=-1).clamp_min(1e-30)).max())
-            problem = "" if apart <= ALLOWED else f"its ranks compute other states ({apart:.1e} apart)"
+            difference = float(
+                ((last - whole).double().norm(dim=-1) / whole.double().norm(dim=-1).clamp_min(1e-30)).max()
+            )
+            problem = "" if difference <= ALLOWED else f"its ranks compute other states ({difference:.1e} apart)"
         except Exception as error:  # of the model's own code
             problem = f"the model failed: {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
         finally:

@@ -1,4 +1,5 @@
-"""A model of which a rank reads its own layers alone.
+"""A model that is read tensor by tensor, by ranks that hold a part of it: of some its own layers alone, of others all,
+but no more than a tensor into memory.
 
 Layers of other ranks stay on the device `meta`. What goes through the whole model before these are given up (attention
 that is compared with the model's own, an adapter that begins from the weights, the trial of how rows may be shared)
@@ -7,15 +8,18 @@ finds made-up numbers in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from finetooth_hooks.protocols import BasePart, Stages
+from finetooth_hooks.protocols import BasePart, ModelTensors, Stages
 from finetooth_torchshared.assembled import CannotAssemble, assembled
 from torch import Tensor, nn
 
+from finetooth_torch.offload.mapped_memory import in_one_file
 from finetooth_torch.precision import DTYPES
 from finetooth_torch.staged.body import numbers_of
 
@@ -34,13 +38,38 @@ def read_own_layers(base: BasePart, precision: str, device: str, stages: Stages)
     if any(name.startswith(f"{path}.") for name in model.all_tied_weights_keys):
         return None
     own = numbers_of(stages.rank, stages.world, len(layers))
+    absent = [layer for number, layer in enumerate(layers) if number not in own]
+    return _filled(tensors, tensors.read, precision, device, absent)
+
+
+def read_into_files(base: BasePart, precision: str) -> nn.Module | None:
+    """The model in another precision than its files have, in mapped files of its own in TMPDIR. Memory of the process
+    is only what no longer fits into TMPDIR. None where its loader must load it whole."""
+    tensors = base.loader.tensors(base.model.reference, framework="torch", precision=precision)
+    if tensors is None:
+        return None
+
+    return _filled(tensors, lambda name: in_file(tensors.read(name)), precision, "cpu")
+
+
+def in_file(tensor: Tensor) -> Tensor:
+    """The same numbers in a mapped file in TMPDIR; as they are where that is full."""
+    try:
+        return in_one_file([tensor], Path(tempfile.gettempdir()))[0]
+    except OSError:
+        return tensor
+
+
+def _filled(
+    tensors: ModelTensors, read: Callable[[str], Tensor], precision: str, device: str, without: Sequence[str] = ()
+) -> nn.Module | None:
+    model = tensors.model
     named = (*model.named_parameters(), *model.named_buffers())
     in_fp32 = {name for name, tensor in named if tensor.dtype == torch.float32}
     try:
         return assembled(
-            model, tensors.files, tensors.read, dtype=DTYPES[precision], device=device, in_fp32=in_fp32,
-            without=[layer for number, layer in enumerate(layers) if number not in own],
-        )  # fmt: skip
+            model, tensors.files, read, dtype=DTYPES[precision], device=device, in_fp32=in_fp32, without=without
+        )
     except CannotAssemble:
         return None
 

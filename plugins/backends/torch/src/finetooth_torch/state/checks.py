@@ -15,14 +15,13 @@ from torch import Tensor
 
 from finetooth_torch.randomness import check_states
 from finetooth_torch.roles.role_models import copies
+from finetooth_torch.state.files import OTHER
 from finetooth_torch.state.optimizer import Options, check_optimizer, each_like
 from finetooth_torch.state.values import keys_of, unflatten
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import Parts
     from finetooth_torch.state.training_state import State
-
-OTHER = "use another checkpoint"
 
 
 @dataclass(frozen=True)

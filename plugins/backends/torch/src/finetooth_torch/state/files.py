@@ -2,7 +2,7 @@
 
 A folder may come from anywhere. Only files of known names that are plain files are opened, each is compared with its
 SHA-256 in state.json, and the reader of safetensors checks every header against the size of its file; nothing is
-unpickled.
+unpickled. What another rank keeps has its type and shape in state.json (`elsewhere`) and no numbers in a file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from finetooth_hooks import UserError
 from finetooth_toolbox.files.manifests import sha256_of
 from safetensors import SafetensorError
@@ -30,6 +31,8 @@ ROLE = re.compile(r"role-[A-Za-z0-9_-]{1,64}")
 """Files of copies of the policy, by their role."""
 LARGEST_JSON = 2**28
 """Bytes of a state.json; one of a model with a hundred thousand trained tensors has a tenth of it."""
+
+OTHER = "use another checkpoint"
 
 Files = Mapping[str, Mapping[str, Tensor]]
 
@@ -81,25 +84,35 @@ def read_files(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
     named = named if isinstance(named, dict) else {}
     missing = [name for name in REQUIRED if f"{name}.safetensors" not in named]
     if missing:
-        raise UserError(f"{path}/state.json names no {missing[0]}.safetensors", action="use another checkpoint")
-    return content, {name.removesuffix(".safetensors"): _tensors(path, name, hash_) for name, hash_ in named.items()}
+        raise UserError(f"{path}/state.json names no {missing[0]}.safetensors", action=OTHER)
+    files = {name.removesuffix(".safetensors"): _tensors(path, name, hash_) for name, hash_ in named.items()}
+    try:
+        for name, kinds in content.pop("elsewhere", {}).items():
+            for key, (dtype, shape) in kinds.items():
+                files[name][key] = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}/state.json: elsewhere is not what an engine writes", action=OTHER) from error
+    return content, files
 
 
 def _write(folder: Path, files: Files, content: Mapping[str, Any]) -> None:
-    hashes = {}
+    hashes, elsewhere = {}, {}
     for name, tensors in files.items():
         file = folder / f"{name}.safetensors"
-        save_file(_apart(tensors), file)
+        save_file(_apart({key: of for key, of in tensors.items() if not of.is_meta}), file)
         hashes[file.name] = sha256_of(file)
-    (folder / "state.json").write_text(json.dumps({**content, "files": hashes}, indent=1), encoding="utf-8")
+        if absent := {key: of for key, of in tensors.items() if of.is_meta}:
+            elsewhere[name] = {
+                key: [str(of.dtype).removeprefix("torch."), list(of.shape)] for key, of in absent.items()
+            }
+    about = {**content, "files": hashes, **({"elsewhere": elsewhere} if elsewhere else {})}
+    (folder / "state.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _tensors(path: Path, name: str, expected: Any) -> dict[str, Tensor]:
     stem = name.removesuffix(".safetensors")
     if stem == name or not (stem in (*REQUIRED, *OPTIONAL) or ROLE.fullmatch(stem)):
-        raise UserError(
-            f"{path}/state.json names the file {name!r}, which no state has", action="use another checkpoint"
-        )
+        raise UserError(f"{path}/state.json names the file {name!r}, which no state has", action=OTHER)
     try:
         file = _plain_file(path / name)
         if sha256_of(file) != expected:
@@ -107,13 +120,13 @@ def _tensors(path: Path, name: str, expected: Any) -> dict[str, Tensor]:
     except OSError as error:
         raise UserError(
             f"{path / name} is missing or not what was saved: {error.strerror or error}",
-            action="use another checkpoint",
+            action=OTHER,
         ) from error
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path / name} is not a safetensors file: {str(error).splitlines()[0]}", action="use another checkpoint"
+            f"{path / name} is not a safetensors file: {str(error).splitlines()[0]}", action=OTHER
         ) from error
 
 

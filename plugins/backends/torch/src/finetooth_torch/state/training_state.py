@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from finetooth_hooks import EngineError
+from finetooth_hooks import EngineError, UserError
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.passes import Counters
 from finetooth_steps.saved_states import identity, restore_schedule
@@ -32,6 +32,7 @@ from torch import Tensor
 from finetooth_torch.device.accelerator import current
 from finetooth_torch.device.exhaustion import is_exhaustion
 from finetooth_torch.randomness import global_states, set_global
+from finetooth_torch.ranks import Ranks
 from finetooth_torch.roles.role_models import copies
 from finetooth_torch.state.files import FORMAT, read_files, write_state
 from finetooth_torch.state.optimizer import each_like, take_optimizer
@@ -39,6 +40,7 @@ from finetooth_torch.state.values import flatten
 
 if TYPE_CHECKING:
     from finetooth_torch.engine import Parts
+    from finetooth_torch.updates.parameters import TrainedParameters
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class State:
     """Everything that trains at one moment; implements `finetooth_hooks.engine.Snapshot`.
 
     Attributes:
-        files: tensors by file and key.
+        files: tensors by file and key; on the device `meta` where another rank keeps them.
         content: the rest, JSON-able; `files` of what is written are added to it.
         own: the tensors share no memory with the engine.
     """
@@ -66,7 +68,8 @@ class State:
         Raises:
             EngineError: the host has no room for it.
         """
-        if self.own and all(t.device.type == "cpu" for tensors in self.files.values() for t in tensors.values()):
+        kinds = {tensor.device.type for tensors in self.files.values() for tensor in tensors.values()}
+        if self.own and kinds <= {"cpu", "meta"}:
             return self
         try:
             copied = {name: {key: _on_host(t) for key, t in tensors.items()} for name, tensors in self.files.items()}
@@ -81,18 +84,19 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write it to a temporary folder and move it to `path`; an existing folder keeps its other files."""
-        write_state(path, self.files, self.content)
+        write_state(Path(path), self.files, self.content)
 
 
 def state_of(
     request: EngineRequest,
     parts: Parts,
+    ranks: Ranks,
     counters: Counters,
     loss_states: Mapping[str, Mapping[str, Any]],
     *,
     copy: bool = True,
 ) -> State:
-    """The state as it is now.
+    """The state as it is now, the same at every rank. Where something waits for a step, all ranks ask for it.
 
     Args:
         copy: into memory of its own on the same device, so that it stays what it was; else it shares its tensors with
@@ -102,7 +106,7 @@ def state_of(
     files: dict[str, Mapping[str, Tensor]] = {
         "trained": whole({name: p.detach() for name, p in parts.parameters.named()})
     }
-    gradients = {name: p.grad for name, p in parts.parameters.named() if p.grad is not None}
+    gradients, counted = ranks.waiting(counters)
     if gradients:
         files["gradients"] = whole(gradients)
     files |= {f"role-{role}": whole(copy_.named()) for role, copy_ in copies(parts.network).items()}
@@ -121,7 +125,7 @@ def state_of(
         "format": FORMAT,
         "model": identity(request),
         "precision": request.plan.train.precision,
-        "counters": asdict(counters),
+        "counters": asdict(counted),
         "scaler": parts.scaler.state(),
         "schedule": deepcopy(dict(request.updates.schedule.state())),
         "optimizer": optimizer,
@@ -129,7 +133,7 @@ def state_of(
         "losses": losses,
     }
     if copy:
-        files = {name: {key: t.detach().clone() for key, t in tensors.items()} for name, tensors in files.items()}
+        files = {name: _copied(tensors, parts.parameters, name) for name, tensors in files.items()}
     files["random"] = global_states(parts.device)
     return State(files, content, own=copy)
 
@@ -145,7 +149,7 @@ def read_state(path: Path) -> State:
 
 
 def restore_state(
-    state: State, request: EngineRequest, parts: Parts, counters: Counters, where: str
+    state: State, request: EngineRequest, parts: Parts, ranks: Ranks, counters: Counters, where: str
 ) -> dict[str, Mapping[str, Any]]:
     """Take a state back, as copies; returns the loss states. Everything is checked before anything is changed.
 
@@ -157,6 +161,10 @@ def restore_state(
     """
     from finetooth_torch.state.checks import checked
 
+    if parts.parameters.keeps and any(of.is_meta for tensors in state.files.values() for of in tensors.values()):
+        raise UserError(
+            f"{where} is that of a rank, whose weights rank 0 keeps", action="use the one of the run folder"
+        )
     ours = {
         name: parts.parameters.own(tensors) if name in ("trained", "gradients") or name.startswith("role-") else tensors
         for name, tensors in state.files.items()
@@ -176,14 +184,21 @@ def restore_state(
     parts.scaler.restore(state.content["scaler"])
     for name, value in valid.counters.items():
         setattr(counters, name, deepcopy(value))
+    ranks.took(counters)
     set_global(state.files["random"], parts.device)
     parts.changes.restore(state.files.get("adapter", {}), counters.step)
     return valid.losses
 
 
+def _copied(tensors: Mapping[str, Tensor], parameters: TrainedParameters, name: str) -> dict[str, Tensor]:
+    """The tensors of a file in memory of their own, which gathered ones have already."""
+    gathered = parameters.sharded and (name in ("trained", "gradients", "optimizer") or name.startswith("role-"))
+    return {key: of.detach() if gathered and of.dim() else of.detach().clone() for key, of in tensors.items()}
+
+
 def _on_host(tensor: Tensor) -> Tensor:
     """A copy in host memory. A pinned one is made without holding up the device."""
-    if tensor.device.type == "cpu":
+    if tensor.device.type in ("cpu", "meta"):
         return tensor.clone()
     with current(tensor.device):  # a thread of its own has none
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")

@@ -60,13 +60,14 @@ class Changes:
 def forget(optimizer: torch.optim.Optimizer, master: nn.Parameter, share: float) -> None:
     """Let the optimizer keep a share of what it knows of a parameter: in each tensor like it, the numbers that are
     largest in magnitude; the rest become 0. Of a state in another shape (factors of a matrix, numbers in 8 bits)
-    nothing stays, since zero may mean something else there."""
+    nothing stays, since zero may mean something else there, nor of one that holds the weights as they were
+    (`keeps_weights` of the optimizer)."""
     if master not in optimizer.state:
         return
     tensors = [value for value in optimizer.state[master].values() if isinstance(value, Tensor) and value.dim() > 0]
     plain = all(value.shape == master.shape and value.is_floating_point() for value in tensors)
     count = round(share * master.numel())
-    if not count or not plain:
+    if not count or not plain or getattr(optimizer, "keeps_weights", False):
         del optimizer.state[master]
         return
     for value in tensors:

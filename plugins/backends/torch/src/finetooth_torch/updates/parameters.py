@@ -11,9 +11,9 @@ rounds weights itself (`masterless`) needs no masters; the gradients are in fp32
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from finetooth_hooks import PlanError
@@ -25,6 +25,8 @@ from finetooth_torch.updates.scaler import LossScaler
 
 if TYPE_CHECKING:
     from finetooth_torch.network import Network
+
+R = TypeVar("R")
 
 
 def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -46,6 +48,9 @@ class TrainedParameters:
         live: the model's own parameters.
         masters: what the optimizer sees: the same, or their copies in fp32 (`split`).
         sharded: masters are this rank's parts; see `finetooth_torch.updates.sharded_parameters`.
+        staged: masters of other ranks' layers hold nothing; see `finetooth_torch.updates.staged_parameters`.
+        keeps: this rank keeps what is saved.
+        exports: this rank has what is exported: one that keeps it, and any where that is an adapter alone.
 
     Args:
         model: the adapted model.
@@ -62,7 +67,8 @@ class TrainedParameters:
         PlanError: nothing trains.
     """
 
-    sharded = False
+    sharded = staged = False
+    keeps = exports = True
 
     def __init__(
         self,
@@ -126,8 +132,12 @@ class TrainedParameters:
     def collect(self) -> None:
         """Take over gradients that a backward pass has left elsewhere than with the masters."""
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Tensors like masters, by their names, as they are saved: whole."""
+    def whole(self, tensors: Mapping[str, Tensor], *, everywhere: bool = False) -> Mapping[str, Tensor]:
+        """Tensors like masters, by their names, as they are saved: whole.
+
+        Args:
+            everywhere: at a rank that does not keep them, too, where they are on the device `meta` otherwise.
+        """
         return tensors
 
     def whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -141,6 +151,20 @@ class TrainedParameters:
     def gathered(self) -> AbstractContextManager[None]:
         """Inside, the model holds all its parameters, for what reads them itself."""
         return nullcontext()
+
+    def sampling(self, sample: Callable[..., R]) -> Callable[..., R]:
+        """What samples, as a function that has the weights it reads."""
+
+        def sampled(*arguments: Any, **options: Any) -> R:
+            with self.gathered():
+                return sample(*arguments, **options)
+
+        return sampled
+
+    def built(self, build: Callable[[], Network]) -> Network:
+        """The network, whose building tries the model on a few tokens."""
+        with self.gathered():
+            return build()
 
     def serve(self, network: Network) -> None:
         """The network is the one that computes with them."""
@@ -233,12 +257,17 @@ class TrainedParameters:
             self.publish()
 
 
-def round_frozen(base: nn.Module, dtype: torch.dtype, kept: Collection[int] = ()) -> None:
+def round_frozen(
+    base: nn.Module, dtype: torch.dtype, kept: Collection[int] = (), place: Callable[[Tensor], Tensor] | None = None
+) -> None:
     """Cast what does not train of a model that was loaded in fp32, but for what stays in fp32.
 
     Args:
         kept: identities of those parameters.
+        place: puts a rounded tensor elsewhere than in memory.
     """
     for parameter in base.parameters():
-        if not parameter.requires_grad and parameter.is_floating_point() and id(parameter) not in kept:
-            parameter.data = parameter.data.to(dtype)
+        rounds = parameter.is_floating_point() and parameter.dtype != dtype and id(parameter) not in kept
+        if rounds and not parameter.requires_grad:
+            rounded = parameter.data.to(dtype)
+            parameter.data = rounded if place is None else place(rounded)

@@ -3,14 +3,15 @@
 The model's parameters are gathered in the precision that it computes in while a layer needs them. Masters are this
 rank's parts of them in fp32, as plain tensors in the memory of DTensors, so that an optimizer that treats every number
 by itself needs to know nothing of ranks. A backward pass leaves sums over all ranks with the strategy; they go to the
-masters after each call. What is saved is whole.
+masters after each call. What is saved is whole, and in the host memory of one rank: a device has room for one tensor of
+it, and a host may have several ranks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -19,8 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 
 from finetooth_torch.compute import TORCH, Compute
-from finetooth_torch.precision import result_dtype
-from finetooth_torch.updates.parameters import TrainedParameters, trained
+from finetooth_torch.updates.parameters import R, TrainedParameters, trained
 from finetooth_torch.updates.scaler import LossScaler
 
 if TYPE_CHECKING:
@@ -45,14 +45,16 @@ def divided(
     assert sharding is not None and sharding.shard is not None and precision is not None
     live = trained(model)
     dtypes = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
-    for _, parameter in live:
-        parameter.data = parameter.data.to(result_dtype(dtype))
     shapes = {name: parameter.shape for name, parameter in live}
+    del live  # a layer's whole parameters go as soon as it is divided
     layers = list(base.get_submodule(request.base.facts.layer_path).children())
     sharded = sharding.shard(model, layers, precision)
     if not sharding.divided:
         sharded = DividedByTensor(model, sharded)
-    return ShardedParameters(model, shapes, dtypes, scaler, compute, sharded=cast(DividedModel, sharded))
+    return ShardedParameters(
+        model, shapes, dtypes, scaler, compute, sharded=cast(DividedModel, sharded), frozen=request.trains.base_frozen,
+        whole=sharding.whole if sharding.divided else _whole, sampled_by_layer=sharding.sampled_by_layer,
+    )  # fmt: skip
 
 
 class DividedByTensor:
@@ -84,6 +86,9 @@ class ShardedParameters(TrainedParameters):
         model: the divided model; `shapes` are those of its parameters that train, by their names.
         given: the precisions in which they are exported.
         sharded: gathers them.
+        frozen: the base does not train, and no adapter exports it.
+        whole: gives what does not train in host memory; None: the model is gathered for it.
+        sampled_by_layer: sampling gathers a layer when it computes.
     """
 
     sharded = True
@@ -97,6 +102,9 @@ class ShardedParameters(TrainedParameters):
         compute: Compute = TORCH,
         *,
         sharded: DividedModel,
+        frozen: bool = False,
+        whole: Callable[[Any], Tensor] | None = None,
+        sampled_by_layer: bool = False,
     ) -> None:
         self._accumulate, self._scaler, self._sharded = (
             compute.accumulate, scaler, sharded
@@ -108,12 +116,18 @@ class ShardedParameters(TrainedParameters):
         self._parts: Mapping[str, DTensor] = sharded.parts(self.names)
         self.masters = [nn.Parameter(part.to_local().detach()) for part in self._parts.values()]
         name_of = {id(parameter): name for name, parameter in zip(self.names, self.live, strict=True)}
-        self._owners = [  # where the model holds them; a tied one in several places
-            (module, attribute, name_of[id(parameter)])
+        places = [  # where the model holds them; a tied one in several places
+            (module, attribute, parameter)
             for module in model.modules()
             for attribute, parameter in module._parameters.items()
-            if id(parameter) in name_of
+            if parameter is not None
         ]
+        self._owners = [(module, at, name_of[id(of)]) for module, at, of in places if id(of) in name_of]
+        self._places, self._frozen = [(module, at) for module, at, _ in places], frozen
+        self._whole, self._sampled_by_layer = whole, sampled_by_layer
+        # the first of the ranks that divide some tensor, which `own` asks for the numbers
+        self.keeps = any(not any(part.device_mesh.get_coordinate() or ()) for part in self._parts.values())
+        self.exports = self.keeps or frozen
 
     def numel(self) -> int:
         return sum(part.numel() for part in self._parts.values())
@@ -134,33 +148,43 @@ class ShardedParameters(TrainedParameters):
         self._sharded.publish()
 
     @torch.no_grad()
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        full = {}
+    def whole(self, tensors: Mapping[str, Tensor], *, everywhere: bool = False) -> Mapping[str, Tensor]:
+        full, keeps = {}, everywhere or self.keeps
         for name, tensor in tensors.items():
             of = self._parts[name]
             part = DTensor.from_local(
                 tensor.detach().to(of.device), of.device_mesh, of.placements, shape=of.shape, stride=of.stride()
             )
-            full[name] = part.full_tensor().view(self._shapes[name])
+            full[name] = _kept(part.full_tensor().cpu().view(self._shapes[name]), keeps)
         return full
 
     @torch.no_grad()
     def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A tensor without the shape of the whole parameter stays as it is, for a later check to refuse."""
+        """A tensor without the shape of the whole parameter stays as it is, for a later check to refuse. All ranks go
+        through them by name, in whatever order each has read them."""
         return {
             name: self._own(self._parts[name], tensor)
             if name in self._parts and tensor.shape == self._shapes[name]
             else tensor
-            for name, tensor in tensors.items()
+            for name, tensor in sorted(tensors.items())
         }
 
     @staticmethod
     def _own(of: DTensor, whole: Tensor) -> Tensor:
-        whole = whole.to(of.device).reshape(of.shape)
-        return distribute_tensor(whole, of.device_mesh, of.placements, src_data_rank=None).to_local().clone()
+        """From the rank that keeps it; what the others give has its shape alone."""
+        whole = torch.empty_like(whole, device=of.device) if whole.is_meta else whole.to(of.device)
+        placed = distribute_tensor(whole.reshape(of.shape), of.device_mesh, of.placements, src_data_rank=0)
+        return placed.to_local().clone()
+
+    def built(self, build: Callable[[], Network]) -> Network:
+        made: Network = self._sharded.computing(build)()  # layer by layer: no rank has room for all
+        return made
 
     def serve(self, network: Network) -> None:
         network.compute_by(self._sharded)
+
+    def sampling(self, sample: Callable[..., R]) -> Callable[..., R]:
+        return self._sharded.computing(sample) if self._sampled_by_layer else super().sampling(sample)
 
     def gathered(self) -> AbstractContextManager[None]:
         return self._sharded.gathered()
@@ -178,21 +202,43 @@ class ShardedParameters(TrainedParameters):
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """Inside, the model is whole, what trains as its masters are and the rest as it is computed with."""
-        with self._sharded.gathered():
-            masters = self.whole(dict(self.named()))
-            made = {
-                name: nn.Parameter(masters[name].to(dtype))
+        """Inside, the model is whole, what trains as its masters are and the rest as it is computed with. Without
+        `take` it is so where it is exported, in host memory, tensor by tensor; a frozen base stays in parts, which no
+        adapter exports."""
+        held = {(module, at): cast(Tensor, module._parameters[at]) for module, at in self._places}
+        in_turn = None if take else self._whole
+        with self._sharded.gathered() if in_turn is None else nullcontext():
+            masters = self.whole(dict(self.named()), everywhere=take or self.exports)
+            device = next(iter(self._parts.values())).device
+            trained = {
+                name: nn.Parameter(masters[name].to(device if take else None, dtype))
                 for name, dtype in zip(self.names, self._given_dtypes, strict=True)
             }
-            before = [module._parameters[attribute] for module, attribute, _ in self._owners]
-            for module, attribute, name in self._owners:
-                module._parameters[attribute] = made[name]
+            made = {(module, at): trained[name] for module, at, name in self._owners}
+            if in_turn is not None and not self._frozen:
+                others = {id(of): of for place, of in held.items() if place not in made}
+                whole = {
+                    key: nn.Parameter(_kept(in_turn(of), self.keeps), requires_grad=False) for key, of in others.items()
+                }
+                made |= {place: whole[id(of)] for place, of in held.items() if id(of) in whole}
+            before = {(module, at): module._parameters[at] for module, at in made}
+            for (module, at), parameter in made.items():
+                module._parameters[at] = parameter
             try:
                 yield
                 if take:
                     taken = {name: cast(Tensor, module._parameters[at]).detach() for module, at, name in self._owners}
                     self.restore(self.own(taken))
             finally:
-                for (module, attribute, _), parameter in zip(self._owners, before, strict=True):
-                    module._parameters[attribute] = parameter
+                for (module, at), own in before.items():
+                    module._parameters[at] = own
+
+
+def _whole(parameter: Any) -> Tensor:
+    full: Tensor = parameter.full_tensor()
+    return full.cpu()
+
+
+def _kept(whole: Tensor, keeps: bool) -> Tensor:
+    """A tensor, or its shape alone."""
+    return whole if keeps else torch.empty_like(whole, device="meta")

@@ -34,6 +34,8 @@ class StagedParameters(TrainedParameters):
         stand_ins: while entered, layers that were not read have made-up numbers; see `standing_in`.
     """
 
+    staged = True
+
     def __init__(
         self, model: nn.Module, base: Collection[int], dtype: torch.dtype, scaler: LossScaler,
         compute: Compute = TORCH, *, kept: Collection[int] = (), words: Collection[str] = (), stages: Stages,
@@ -117,7 +119,7 @@ class StagedParameters(TrainedParameters):
 
     # --- whole --------------------------------------------------------------------------------------------------------
 
-    def whole(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def whole(self, tensors: Mapping[str, Tensor], *, everywhere: bool = False) -> Mapping[str, Tensor]:
         own = {name: tensor for name, tensor in tensors.items() if self._owner.get(name) == self._stages.rank}
         full = {**tensors, **self._gathered(own)} if self._owner else tensors
         return {name: full[name] for name in self.names if name in full}

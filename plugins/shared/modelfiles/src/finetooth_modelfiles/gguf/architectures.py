@@ -8,8 +8,7 @@ transformers model.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -17,109 +16,218 @@ import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import RecipeError, UserError
 
+from finetooth_modelfiles.gguf.changed_layouts import CHANGED
 from finetooth_modelfiles.gguf.container import Container
-from finetooth_modelfiles.gguf.special_tokens import special_tokens
+from finetooth_modelfiles.gguf.layouts import RENAMED_EXPERTS, Architecture, Change, Gemma
 
-
-@dataclass(frozen=True)
-class Gemma:
-    """What Gemma's models have beyond Llama's, as llama.cpp computes them: their norms are stored with 1 added.
-
-    Attributes:
-        period: of so many layers the last attends to everything, the others to a window.
-        widest: layers of the model whose attention is scaled by hidden size over heads instead of the head's width.
-        window: where the file does not state one; 0: no layer has one.
-        attention_cap, final_cap: soft caps where the file does not state them; None: there is none.
-        local_base: of the rotary angles in layers with a window, where the file does not state it; 0: the same in all.
-    """
-
-    period: int
-    widest: int
-    window: int = 0
-    attention_cap: float | None = None
-    final_cap: float | None = None
-    local_base: float = 0.0
-
-    def layer_types(self, layers: int) -> list[str]:
-        """Of each layer, as transformers calls it."""
-        return ["sliding_attention" if (n + 1) % self.period else "full_attention" for n in range(layers)]
-
-    def query_scalar(self, layers: int, hidden: int, heads: int, head_width: int) -> int:
-        """Queries are divided by its root."""
-        return hidden // heads if layers == self.widest else head_width
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How one `general.architecture` maps onto a transformers model.
-
-    Attributes:
-        model_type: of the transformers config.
-        model_class: the transformers class.
-        interleaved: the converter reordered the rows of the query and key projections for interleaved rotary pairs
-            (llama.cpp's `permute`); they must be put back for rotation by halves.
-        optional_biases: the transformers model has attention biases only if its config says so (`attention_bias`).
-        modules: llama.cpp's names of a block's modules that are not those of `_BLOCK`, with those of transformers.
-        written: other types of configs that are written as this one.
-        capped: the file states a context no longer than the model's sliding window: llama.cpp has no window here.
-    """
-
-    model_type: str
-    model_class: str
-    interleaved: bool = False
-    optional_biases: bool = False
-    modules: Mapping[str, str] = field(default_factory=dict)
-    gemma: Gemma | None = None
-    written: tuple[str, ...] = ()
-    capped: bool = False
-
-    @property
-    def block(self) -> Mapping[str, str]:
-        """llama.cpp's names of a block's modules, with those of transformers."""
-        return {**_BLOCK, **self.modules}
-
-
-_TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_BLOCK = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
 _GEMMA = {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+_GLM = {
+    "post_attention_norm": "post_self_attn_layernorm",
+    "post_ffw_norm": "post_mlp_layernorm",
+    "ffn_up": "mlp.gate_up_proj",
+}
 _FUSED = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+_BIAS = {"attention_bias": "attn_q.bias"}
+_AFTER = {"ffn_norm": "", "post_attention_norm": "post_attention_layernorm"}
+_EXPERTS = {
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+}
+_SHARED = {f"ffn_{part}_shexp": f"mlp.shared_experts.{part}_proj" for part in ("gate", "up", "down")}
+_HUNYUAN = {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
+_COUNTS = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
+_WIDTH = {"expert_feed_forward_length": "moe_intermediate_size"}
+
+
+def _every_fourth(usual: Any, fourth: Any) -> Callable[[Mapping[str, Any]], list[Any]]:
+    """Of each layer, where one in four differs."""
+    return lambda config: [fourth if (n + 1) % 4 == 0 else usual for n in range(int(config["num_hidden_layers"]))]
+
 
 ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
     {
         # a mistral model whose window holds its context computes what a llama model does, and a file does not tell them
         "llama": Architecture(
-            "llama", "LlamaForCausalLM", interleaved=True, optional_biases=True, written=("mistral",)
+            "llama", "LlamaForCausalLM", interleaved=True, optional=_BIAS, written=("mistral",), long=True
+        ),
+        "mixtral": Architecture(
+            "mixtral",
+            "MixtralForCausalLM",
+            label="llama",
+            interleaved=True,
+            modules=_EXPERTS,
+            renamed=RENAMED_EXPERTS | {"block_sparse_moe": "mlp"},
+            keys={"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
         ),
         "qwen2": Architecture("qwen2", "Qwen2ForCausalLM"),
-        "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", optional_biases=True),
-        "gemma2": Architecture("gemma2", "Gemma2ForCausalLM", modules=_GEMMA, gemma=Gemma(2, 46, 4096, 50.0, 30.0)),
+        "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", optional=_BIAS),
+        "qwen3moe": Architecture(
+            "qwen3_moe",
+            "Qwen3MoeForCausalLM",
+            modules=_EXPERTS,
+            keys=_COUNTS | _WIDTH,
+            fixed={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": lambda _: []},
+        ),
+        "gemma": Architecture(
+            "gemma", "GemmaForCausalLM", added=1.0, fixed={"tie_word_embeddings": True, "attention_bias": False}
+        ),
+        "gemma2": Architecture(
+            "gemma2", "Gemma2ForCausalLM", modules=_GEMMA, gemma=Gemma(2, 46, 4096, 50.0, 30.0), added=1.0
+        ),
         "gemma3": Architecture(
-            "gemma3_text", "Gemma3ForCausalLM", modules=_GEMMA, gemma=Gemma(6, 62, local_base=10000.0)
+            "gemma3_text", "Gemma3ForCausalLM", modules=_GEMMA, gemma=Gemma(6, 62, local_base=10000.0), added=1.0
+        ),
+        "glm4": Architecture("glm4", "Glm4ForCausalLM", modules=_GLM, optional=_BIAS, partial=True, splitting="glm4"),
+        "glm4moe": Architecture(
+            "glm4_moe",
+            "Glm4MoeForCausalLM",
+            modules=_AFTER | _EXPERTS | _SHARED | {"exp_probs_b.bias": "mlp.gate.e_score_correction_bias"},
+            optional=_BIAS | {"use_qk_norm": "attn_q_norm.weight"},
+            keys=_WIDTH
+            | {
+                "expert_count": "n_routed_experts",
+                "expert_used_count": "num_experts_per_tok",
+                "expert_shared_count": "n_shared_experts",
+                "expert_weights_scale": "routed_scaling_factor",
+                "expert_weights_norm": "norm_topk_prob",
+                "leading_dense_block_count": "first_k_dense_replace",
+            },
+            stated={"expert_gating_func": 2},  # a sigmoid
+            fixed={"n_group": 1, "topk_group": 1},
+            partial=True,
+            ahead=True,
+            splitting="glm4",
         ),
         "phi3": Architecture("phi3", "Phi3ForCausalLM", modules=_FUSED, capped=True),
+        "arcee": Architecture(
+            "arcee",
+            "ArceeForCausalLM",
+            interleaved=True,
+            optional=_BIAS,
+            modules={"ffn_gate": ""},
+            fixed={"hidden_act": "relu2"},
+            long=True,
+        ),
+        "seed_oss": Architecture(
+            "seed_oss",
+            "SeedOssForCausalLM",
+            modules=_AFTER,
+            optional=_BIAS,
+            fixed={"attention_out_bias": False},
+        ),
+        "smollm3": Architecture(
+            "smollm3",
+            "SmolLM3ForCausalLM",
+            interleaved=True,
+            fixed={"no_rope_layers": _every_fourth(1, 0), "attention_bias": False},
+        ),
+        "granite": Architecture(
+            "granite",
+            "GraniteForCausalLM",
+            interleaved=True,
+            optional=_BIAS,
+            keys={
+                "attention.scale": "attention_multiplier",
+                "embedding_scale": "embedding_multiplier",
+                "residual_scale": "residual_multiplier",
+                "logit_scale": "logits_scaling",
+            },
+        ),
+        "olmo2": Architecture(
+            "olmo2",
+            "Olmo2ForCausalLM",
+            modules=_AFTER | {"attn_norm": "", "post_ffw_norm": "post_feedforward_layernorm"},
+            fixed={"attention_bias": False},
+        ),
+        "olmoe": Architecture(
+            "olmoe",
+            "OlmoeForCausalLM",
+            modules=_EXPERTS,
+            keys=_COUNTS,
+            fixed={
+                "norm_topk_prob": False,
+                "clip_qkv": None,
+                "attention_bias": False,
+                "num_key_value_heads": lambda config: config["num_attention_heads"],
+            },
+        ),
+        "ernie4_5": Architecture("ernie4_5", "Ernie4_5ForCausalLM", fixed={"use_bias": False}),
+        "ernie4_5-moe": Architecture(
+            "ernie4_5_moe",
+            "Ernie4_5_MoeForCausalLM",
+            modules=_EXPERTS | _SHARED | {"exp_probs_b.bias": "mlp.gate.moe_statics.e_score_correction_bias"},
+            renamed={r"mlp\.moe_statics": "mlp.gate.moe_statics"},
+            keys=_WIDTH
+            | {
+                "expert_count": "moe_num_experts",
+                "expert_used_count": "moe_k",
+                "expert_shared_count": "moe_num_shared_experts",
+                "interleave_moe_layer_step": "moe_layer_interval",
+                "leading_dense_block_count": "moe_layer_start_index",
+            },
+            stated={
+                "expert_shared_feed_forward_length": lambda config: (
+                    config["moe_intermediate_size"] * config["moe_num_shared_experts"]
+                )
+            },
+            fixed={"use_bias": False, "moe_layer_end_index": lambda config: config["num_hidden_layers"] - 1},
+            one_row=("exp_probs_b.bias",),
+        ),
+        "hunyuan-dense": Architecture(
+            "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", modules=_HUNYUAN, fixed={"attention_bias": False}
+        ),
+        "hunyuan-moe": Architecture(
+            "hunyuan_v1_moe",
+            "HunYuanMoEV1ForCausalLM",
+            modules=_HUNYUAN
+            | _EXPERTS
+            | {f"ffn_{part}_shexp": f"mlp.shared_mlp.{part}_proj" for part in ("gate", "up", "down")}
+            | {"ffn_gate_inp": "mlp.gate.wg"},
+            keys={
+                "expert_count": "num_experts",
+                "expert_used_count": "moe_topk",
+                "expert_feed_forward_length": "intermediate_size",
+                "expert_shared_feed_forward_length": "intermediate_size",
+            },
+            stated={"expert_shared_count": 1},
+            fixed={"attention_bias": False},
+        ),
+        "command-r": Architecture(
+            "cohere",
+            "CohereForCausalLM",
+            epsilon=("attention.layer_norm_epsilon", "layer_norm_eps"),
+            modules={"ffn_norm": ""},
+            keys={"logit_scale": "logit_scale"},
+            fixed={"use_qk_norm": False, "attention_bias": False, "tie_word_embeddings": True},
+        ),
+        "cohere2": Architecture(
+            "cohere2",
+            "Cohere2ForCausalLM",
+            epsilon=("attention.layer_norm_epsilon", "layer_norm_eps"),
+            modules={"ffn_norm": ""},
+            keys={"logit_scale": "logit_scale", "attention.sliding_window": "sliding_window"},
+            fixed={
+                "layer_types": _every_fourth("sliding_attention", "full_attention"),
+                "attention_bias": False,
+                "tie_word_embeddings": True,
+            },
+        ),
+        **CHANGED,
     }
 )
-LABELS: Mapping[str, str] = {
-    kind: label for label, one in ARCHITECTURES.items() for kind in (one.model_type, *one.written)
+BY_TYPE: Mapping[str, tuple[str, Architecture]] = {
+    kind: (one.label or key, one) for key, one in ARCHITECTURES.items() for kind in (one.model_type, *one.written)
 }
-"""What models are called in a file, by the type of their config."""
-_NAME = re.compile(r"(?:blk\.(?P<block>\d+)\.)?(?P<module>\w+)\.(?P<kind>weight|bias)")
+"""What models are called in a file and how they are laid out there, by the type of their config."""
+FREQUENCIES = "rope_freqs.weight"
+"""The tensor that Llama 3.1's rotary angles become: what each frequency is divided by."""
+_NAME = re.compile(r"(?:blk\.(?P<block>\d+)\.)?(?P<module>[\w.]+)\.(?P<kind>weight|bias)")
 
 
 def architecture_of(container: Container) -> Architecture:
@@ -128,86 +236,53 @@ def architecture_of(container: Container) -> Architecture:
     Raises:
         RecipeError: it is none of `ARCHITECTURES`, or a variant of one that is not understood.
     """
-    architecture = ARCHITECTURES.get(container.architecture)
-    if architecture is None:
+    label = container.architecture
+    known = [one for key, one in ARCHITECTURES.items() if (one.label or key) == label]
+    if not known:
+        labels = dict.fromkeys(one.label or key for key, one in ARCHITECTURES.items())
         raise RecipeError(
             "model",
-            f"{container.path} holds a model of architecture {container.architecture!r}, which is not supported",
-            action=f"supported are {', '.join(ARCHITECTURES)}; load others from their original folder or hub id",
+            f"{container.path} holds a model of architecture {label!r}, which is not supported",
+            action=f"supported are {', '.join(labels)}; load others from their original folder or hub id",
         )
-    if container.metadata.get(f"{container.architecture}.expert_count", 0):
-        raise RecipeError(
-            "model", f"{container.path} holds a mixture of experts", action="load it from its original folder"
-        )
-    return architecture
+    mixture = bool(container.metadata.get(f"{label}.expert_count", 0))
+    fitting = [architecture for architecture in known if architecture.mixture == mixture]
+    if not fitting:
+        what = "a mixture of experts" if mixture else f"a {label} model without experts"
+        raise RecipeError("model", f"{container.path} holds {what}", action="load it from its original folder")
+    chosen = container.metadata.get(f"{label}.expert_gating_func", 1)
+    return next((one for one in fitting if one.stated.get("expert_gating_func") == chosen), fitting[0])
 
 
-def config_values(container: Container) -> dict[str, Any]:
-    """A file's config as transformers would write it to `config.json`.
-
-    Every value the file states is set, also where it equals the class's default: a default is one checkpoint's value.
+def parameter_names(container: Container) -> dict[str, tuple[str, ...]]:
+    """Names of a file's tensors by those of transformers' parameters: several where a parameter is held otherwise,
+    KEY:LAYER where it is stated; a stack of experts has an expert's name, without its number. Layers that only predict
+    further ahead are left out.
 
     Raises:
-        RecipeError: a needed key is missing, or the rotary embedding is of a kind that is not understood.
+        RecipeError: see `parameter_name`; or a part of a parameter is missing, or what the file should state.
     """
-    architecture = architecture_of(container)
-    heads = _metadata(container, "attention.head_count")
-    hidden = _metadata(container, "embedding_length")
-    head_width = container.metadata.get(f"{container.architecture}.attention.key_length", hidden // heads)
-    embedding = container.tensors.get("token_embd.weight")
-    if embedding is None:
-        raise RecipeError(
-            "model", f"{container.path} holds no token embedding", action="a vocabulary-only file has no weights"
-        )
-    special = special_tokens(container)
-    values: dict[str, Any] = {
-        "model_type": architecture.model_type,
-        "architectures": [architecture.model_class],
-        "vocab_size": embedding.shape[0],
-        "hidden_size": hidden,
-        "intermediate_size": _metadata(container, "feed_forward_length"),
-        "num_hidden_layers": _metadata(container, "block_count"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": container.metadata.get(f"{container.architecture}.attention.head_count_kv", heads),
-        "head_dim": head_width,
-        "max_position_embeddings": _metadata(container, "context_length"),
-        "rms_norm_eps": _decimal(_metadata(container, "attention.layer_norm_rms_epsilon")),
-        "rope_parameters": _rope(container, head_width),
-        "tie_word_embeddings": "output.weight" not in container.tensors,
-        "bos_token_id": special.bos,
-        "eos_token_id": special.eos,
-        "pad_token_id": special.pad,
-    }
-    if architecture.optional_biases:
-        values["attention_bias"] = "blk.0.attn_q.bias" in container.tensors
-    if architecture.capped:
-        values["sliding_window"] = None
-    return values | (_gemma_values(container, architecture.gemma, values) if architecture.gemma else {})
+    layers = int(container.metadata.get(f"{container.architecture}.block_count", 0)) - layers_ahead(container)
+    kept = (name for name in container.tensors if not name.startswith("blk.") or int(name.split(".")[1]) < layers)
+    names: dict[str, tuple[str, ...]] = {}
+    for name in kept:
+        if name != FREQUENCIES:
+            change = architecture_of(container).change_of(name)
+            block = ".".join(name.split(".")[:2])
+            parts = tuple(f"{block}.{part}" for part in change.tensors) if change else (name,)
+            if lost := [part for part in parts if part not in container.tensors]:
+                raise RecipeError("model", f"{container.path} lacks {lost[0]}", action="fetch or convert it again")
+            names[parameter_name(container, name)] = parts
+    for parameter, (key, _) in architecture_of(container).stated_weights.items():
+        if len(container.metadata.get(key, ())) < layers:
+            raise RecipeError("model", f"{container.path} does not state {key}", action="fetch or convert it again")
+        names |= {f"model.layers.{layer}.{parameter}": (f"{key}:{layer}",) for layer in range(layers)}
+    return names
 
 
-def _gemma_values(container: Container, gemma: Gemma, values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the config of a Gemma model has beyond that of a Llama model."""
-    facts, prefix = container.metadata, container.architecture
-    window = int(facts.get(f"{prefix}.attention.sliding_window", gemma.window))
-    layers, rope = values["num_hidden_layers"], values["rope_parameters"]
-    pattern = facts.get(f"{prefix}.attention.sliding_window_pattern", gemma.period)
-    if isinstance(pattern, list):
-        types = ["sliding_attention" if windowed else "full_attention" for windowed in pattern]
-    else:
-        types = replace(gemma, period=pattern).layer_types(layers)
-    if gemma.local_base:
-        local = _decimal(facts.get(f"{prefix}.rope.freq_base_swa", gemma.local_base))
-        rope = {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
-    return {
-        "rope_parameters": rope,
-        "sliding_window": window or values["max_position_embeddings"],
-        "layer_types": types if window else ["full_attention"] * layers,
-        "query_pre_attn_scalar": gemma.query_scalar(
-            layers, values["hidden_size"], values["num_attention_heads"], values["head_dim"]
-        ),
-        "attn_logit_softcapping": facts.get(f"{prefix}.attn_logit_softcapping", gemma.attention_cap),
-        "final_logit_softcapping": facts.get(f"{prefix}.final_logit_softcapping", gemma.final_cap) or None,
-    }
+def layers_ahead(container: Container) -> int:
+    """How many of a file's last layers only predict further ahead."""
+    return int(container.metadata.get(f"{container.architecture}.nextn_predict_layers", 0))
 
 
 def parameter_name(container: Container, tensor: str) -> str:
@@ -216,12 +291,17 @@ def parameter_name(container: Container, tensor: str) -> str:
     Raises:
         RecipeError: the tensor has no counterpart; leaving it out would change the model without a word.
     """
-    match = _NAME.fullmatch(tensor)
+    match, architecture = _NAME.fullmatch(tensor), architecture_of(container)
+    if change := architecture.change_of(tensor):
+        return f"model.layers.{tensor.split('.')[1]}.{change.parameter}"
     if match is not None:
         block, module, kind = match["block"], match["module"], match["kind"]
-        if block is None and module in _TOP:
-            return f"{_TOP[module]}.{kind}"
-        if block is not None and module in (modules := architecture_of(container).block):
+        if block is None and module in architecture.outside:
+            return f"{architecture.outside[module]}.{kind}"
+        modules = architecture.block
+        if block is not None and (whole := modules.get(f"{module}.{kind}")):
+            return f"model.layers.{block}.{whole}"
+        if block is not None and module in modules:
             return f"model.layers.{block}.{modules[module]}.{kind}"
     raise RecipeError(
         "model",
@@ -236,13 +316,36 @@ def tensor_name(parameter: str, architecture: Architecture) -> str:
     Raises:
         UserError: it has none.
     """
-    module, _, kind = parameter.rpartition(".")
+    whole = re.sub(r"\.experts\.\d+\.", ".experts.", renamed(parameter, architecture))
+    module, _, kind = whole.rpartition(".")
     block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
-    table, inner = (_TOP, module) if block is None else (architecture.block, block[2])
-    stem = next((short for short, name in table.items() if name == inner), None)
-    if stem is None or kind not in ("weight", "bias"):
+    table, inner = (architecture.outside, module) if block is None else (architecture.block, block[2])
+    stems = {name: short if "." in short else f"{short}.{kind}" for short, name in table.items()}
+    stem = stems.get(f"{inner}.{kind}") or (stems.get(inner) if kind in ("weight", "bias") else None)
+    if stem is None:
         raise UserError(f"{parameter} has no name in a GGUF file", action="export it with --to safetensors")
-    return f"{stem}.{kind}" if block is None else f"blk.{block[1]}.{stem}.{kind}"
+    return stem if block is None else f"blk.{block[1]}.{stem}"
+
+
+def renamed(parameter: str, architecture: Architecture) -> str:
+    """The name in transformers' model of a parameter of a folder."""
+    for written, meant in architecture.renamed.items():
+        parameter = re.sub(written, meant, parameter)
+    return parameter
+
+
+def written_change(parameter: str, architecture: Architecture) -> tuple[Change, str] | None:
+    """How a parameter of a folder is written, and the beginning of its tensors' names; None: as it stands."""
+    name = renamed(parameter, architecture)
+    block = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", name)
+    inner, prefix = (block[2], f"blk.{block[1]}.") if block else (name, "")
+    return next(((change, prefix) for change in architecture.changes if change.parameter == inner), None)
+
+
+def expert_of(parameter: str) -> int:
+    """The number of the expert that a parameter of a folder is of; 0 of others."""
+    match = re.search(r"\.experts\.(\d+)\.", parameter)
+    return int(match[1]) if match else 0
 
 
 def restored_rows(
@@ -265,43 +368,5 @@ def restored_rows(
 
 def stored_offset(architecture: Architecture, tensor: str) -> float:
     """What a file adds to the numbers of a tensor."""
-    return float(architecture.gemma is not None and tensor.endswith("norm.weight"))
-
-
-def _metadata(container: Container, key: str) -> Any:
-    full = f"{container.architecture}.{key}"
-    if full not in container.metadata:
-        raise RecipeError("model", f"{container.path} does not state {full}", action="fetch or convert the file again")
-    value = container.metadata[full]
-    if isinstance(value, list):
-        raise RecipeError(
-            "model",
-            f"{container.path} states {full} layer by layer, which is not supported",
-            action="load this model from its original folder or hub id",
-        )
-    return value
-
-
-def _decimal(single: float) -> float:
-    """The short decimal a float32 was made from: 9.999999747378752e-06 -> 1e-05; the same number as float32."""
-    return float(str(np.float32(single)))
-
-
-def _rope(container: Container, head_width: int) -> dict[str, Any]:
-    prefix = f"{container.architecture}.rope"
-    theta = _decimal(container.metadata.get(f"{prefix}.freq_base", 10000.0))
-    kind = container.metadata.get(f"{prefix}.scaling.type", "none")
-    rotated = container.metadata.get(f"{prefix}.dimension_count", head_width)
-    factors = container.tensors.keys() & {"rope_freqs.weight", "rope_factors_long.weight"}
-    if rotated != head_width or kind not in ("none", "linear") or factors:
-        what = "per-frequency factors" if factors else f"{kind} scaling"
-        what = f"only {rotated} of {head_width} dimensions rotated" if rotated != head_width else what
-        raise RecipeError(
-            "model",
-            f"{container.path} has a rotary embedding with {what}, which is not supported",
-            action="load this model from its original folder or hub id",
-        )
-    if kind == "linear":
-        factor = _decimal(container.metadata.get(f"{prefix}.scaling.factor", 1.0))
-        return {"rope_type": "linear", "rope_theta": theta, "factor": factor}
-    return {"rope_type": "default", "rope_theta": theta}
+    plain = tensor.endswith("ssm_norm.weight") or not tensor.endswith("norm.weight")
+    return 0.0 if plain else architecture.added

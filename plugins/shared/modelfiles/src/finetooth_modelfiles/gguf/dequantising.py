@@ -7,7 +7,7 @@ million parameters would be 540 MB to write and to read again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,3 +75,17 @@ def tensor_numbers(container: Container, name: str, config: Mapping[str, Any]) -
     for place, values in tensor_pieces(container, name, config):
         numbers.reshape(-1)[place] = values
     return numbers
+
+
+def parameter_numbers(container: Container, parts: Sequence[str], config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
+    """Numbers of a parameter that a file holds as it stands, or otherwise (`Change`), or states.
+
+    Args:
+        parts: see `parameter_names`.
+    """
+    if stated := architecture_of(container).stated_weight(parts[0]):
+        key, layer, shape = stated
+        return np.full(shape, container.metadata[key][layer], np.float32)
+    numbers = [tensor_numbers(container, part, config) for part in parts]
+    change = architecture_of(container).change_of(parts[0])
+    return change.read(numbers, config) if change and change.read else numbers[0]

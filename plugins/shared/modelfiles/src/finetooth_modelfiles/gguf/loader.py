@@ -11,7 +11,7 @@ from finetooth_toolbox.files.contents import FileContents
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_modelfiles.gguf import container
-from finetooth_modelfiles.gguf.architectures import config_values
+from finetooth_modelfiles.gguf.configs import config_values
 from finetooth_modelfiles.gguf.reference import find, published
 from finetooth_modelfiles.gguf.stored import stored_as
 

@@ -8,6 +8,7 @@ from math import prod
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import Stored
 
+from finetooth_modelfiles.gguf.architectures import architecture_of
 from finetooth_modelfiles.gguf.container import Container, TensorEntry
 from finetooth_modelfiles.gguf.package import GGMLQuantizationType as Type
 
@@ -23,9 +24,11 @@ def stored_tensors(container: Container) -> Mapping[str, TensorEntry]:
     Raises:
         RecipeError: one is of a type without a reader, or none is in blocks.
     """
-    in_blocks = {}
+    in_blocks, architecture = {}, architecture_of(container)
     for name, entry in container.tensors.items():
         if not name.startswith("blk.") or len(entry.shape) != 2 or entry.ggml_type in PLAIN:
+            continue
+        if architecture.change_of(name):  # its rows are not those of the module
             continue
         if entry.ggml_type not in READ:
             known = ", ".join(sorted(kind.name for kind in READ))

@@ -31,12 +31,14 @@ class Splitting:
 
     Attributes:
         split: regular expression whose matches are the pieces; empty for GPT-2's own, which ByteLevel brings.
+        before: regular expressions whose matches are pieces of their own before that, one after the other.
         digits_alone: every digit is a piece of its own, before anything else.
         composed: text is brought to Unicode NFC first.
         whole_words: a piece that is a token is taken whole, whatever the merges say.
     """
 
     split: str = ""
+    before: tuple[str, ...] = ()
     digits_alone: bool = False
     composed: bool = False
     whole_words: bool = False
@@ -57,6 +59,12 @@ _GPT4O_SPLIT = (
     .replace(f"{_LOWER}*|", f"{_LOWER}*{_SHORT}|")
     .replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 )
+_MARKS = "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~]"
+_DEEPSEEK_SPLIT = (
+    rf"{_MARKS}[A-Za-z]+|[^\r\n\p{{L}}\p{{P}}\p{{S}}]?[\p{{L}}\p{{M}}]+| ?[\p{{P}}\p{{S}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CHINESE_OR_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 
 SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
     {
@@ -64,7 +72,12 @@ SPLITTINGS: Mapping[str, Splitting] = MappingProxyType(
         "smollm": Splitting(digits_alone=True),
         "qwen2": Splitting(split=_QWEN2_SPLIT, composed=True),
         "llama-bpe": Splitting(split=_LLAMA3_SPLIT, whole_words=True),
+        "lfm2": Splitting(split=_LLAMA3_SPLIT, whole_words=True),
+        "falcon-h1": Splitting(split=_LLAMA3_SPLIT, whole_words=True),
+        "deepseek-v3": Splitting(split=_DEEPSEEK_SPLIT, before=(r"\p{N}{1,3}", _CHINESE_OR_KANA)),
         "dbrx": Splitting(split=_LLAMA3_SPLIT),
+        "glm4": Splitting(split=_LLAMA3_SPLIT),
+        "chatglm-bpe": Splitting(split=_LLAMA3_SPLIT),
         "tekken": Splitting(split=_TEKKEN_SPLIT, whole_words=True),
         "gpt-4o": Splitting(split=_GPT4O_SPLIT),
     }
@@ -135,8 +148,8 @@ def _byte_level_bpe(container: Container, splitting: Splitting) -> Tokenizer:
     if splitting.composed:
         tokenizer.normalizer = normalizers.NFC()
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if splitting.digits_alone else []
-    if splitting.split:
-        steps.append(pre_tokenizers.Split(Regex(splitting.split), behavior="isolated"))
+    for split in filter(None, (*splitting.before, splitting.split)):
+        steps.append(pre_tokenizers.Split(Regex(split), behavior="isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not splitting.split))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
