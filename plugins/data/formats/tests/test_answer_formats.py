@@ -139,6 +139,14 @@ def test_task_keeps_all_other_columns(format_of: Make) -> None:
 TALK = [user("a"), Message("assistant", "b"), user("c"), Message("assistant", "d")]
 
 
+def test_what_follows_the_first_turn_of_a_conversation_is_kept(format_of: Make) -> None:
+    said = ["Hi.", "Hello.", "Count.", "One.", "Thanks."]
+    talk = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+    (task,) = format_of("task", prompt="talk", turns="sequential").read(Row("f:2", {"talk": talk, "level": 3}))
+    assert [message.content for message in task.prompt] == ["Hi."]
+    assert task.columns == {"level": 3, "answer": "Hello.", "remaining_turns": talk[2:4]}
+
+
 @pytest.mark.parametrize(("turns", "answered"), [("all", [1, 3]), ("first", [1]), ("last", [3])])
 def test_a_conversation_becomes_a_prompt_for_each_turn(format_of: Make, turns: str, answered: list[int]) -> None:
     talk = [{"role": message.role, "content": message.content} for message in TALK]

@@ -153,8 +153,10 @@ def test_json_that_is_none_is_named(format_of: Make, text: str) -> None:
         (
             [{"from": "narrator", "value": "a"}],
             r"messages\[0\]\.from is 'narrator', accepted are human, user, gpt, assistant, system, tool",
-            "fix or remove the row",
+            "fix or remove the row, or say which role it is in data.format: {name: chat, roles: {narrator: ROLE}}",
         ),
+        ([{"role": "Customer", "content": "a"}], r"role is 'Customer'", "roles: {Customer: user}"),
+        ([ASK, {"role": "asistant ", "content": "a"}], r"role is 'asistant '", "roles: {'asistant ': assistant}"),
         ([{"role": "\ud800", "content": "a"}], r"role is '\\ud800'", "fix or remove"),
     ],
 )

@@ -40,6 +40,7 @@ MESSAGES = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "
         ({"instruction": "a", "input": "", "output": "b"}, "instruction"),
         ({"instruction": "a", "output": "b"}, "instruction"),
         ({"prompt": "a", "completion": "b"}, "prompt_completion"),
+        ({"prompt": "a", "response": "b", "category": "c"}, "prompt_completion"),
         ({"question": "a", "answer": "b"}, "prompt_completion"),
         ({"problem": "a", "solution": "b", "source": "c"}, "prompt_completion"),
         ({"input": "a", "output": "b"}, "prompt_completion"),
@@ -290,6 +291,7 @@ def test_wrong_roles(format_of: Make, rows_of: Rows) -> None:
     assert set(said) == {2, 3, 4}
     assert "messages[0].role is 'human', accepted are system, user, assistant, tool" in said[2]
     assert "set data.format: {name: chat, roles: {gpt: assistant, human: user}}" in said[2]
+    assert "roles: {User: user, 'assistant ': assistant}" in said[3]
     assert "messages[0].role is 'User'" in said[3] and "messages[1].role is 'assistant '" in said[3]
     assert "messages[0].role is ''" in said[4] and "messages[1].role is a number, not text" in said[4]
 

@@ -41,10 +41,40 @@ GEMMA_NAMES = {
 }
 PHI_NAMES = {**NAMES, "self_attn.qkv_proj": "attn_qkv", "mlp.gate_up_proj": "ffn_up"}
 
+GLM_NAMES = {
+    **NAMES,
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
+    "mlp.gate_up_proj": "ffn_up",
+}
+MIXTURE_NAMES = {
+    **NAMES,
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+}
+GLM_MOE_NAMES = {
+    **MIXTURE_NAMES,
+    "post_attention_layernorm": "post_attention_norm",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "mlp.gate.e_score_correction": "exp_probs_b",
+}
+ALL_NAMES = {
+    "gemma2": GEMMA_NAMES,
+    "gemma3": GEMMA_NAMES,
+    "phi3": PHI_NAMES,
+    "glm4": GLM_NAMES,
+    "qwen3moe": MIXTURE_NAMES,
+    "glm4moe": GLM_MOE_NAMES,
+}
+
 
 def gguf_name(parameter: str, architecture: str) -> str:
-    names = {"gemma2": GEMMA_NAMES, "gemma3": GEMMA_NAMES, "phi3": PHI_NAMES}.get(architecture, NAMES)
-    module, kind = parameter.rsplit(".", 1)
+    names = ALL_NAMES.get(architecture, NAMES)
+    module, kind = parameter.replace("correction_bias", "correction.bias").rsplit(".", 1)
     if module.startswith("model.layers."):
         _, _, layer, inner = module.split(".", 3)
         return f"blk.{layer}.{names[inner]}.{kind}"
@@ -103,7 +133,7 @@ def write_gguf(
         writer.add_pad_token_id(words["pad"])
     if "add_bos" in words:
         writer.add_add_bos_token(words["add_bos"])
-    for name, parameter in model.state_dict().items() if model is not None else ():
+    for name, parameter in single_stacks(model.state_dict()).items() if model is not None else ():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         values = parameter.detach().float().numpy()
@@ -112,7 +142,7 @@ def write_gguf(
             values = interleave(values, heads)
         if architecture.startswith("gemma") and "norm" in name:
             values = values + 1
-        if stored != GGMLQuantizationType.F32 and values.ndim == 2:
+        if stored != GGMLQuantizationType.F32 and values.ndim > 1:
             writer.add_tensor(gguf_name(name, architecture), quantize(values, stored), raw_dtype=stored)
         else:
             writer.add_tensor(gguf_name(name, architecture), values)
@@ -123,10 +153,27 @@ def write_gguf(
     return path
 
 
+def single_stacks(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Gates of experts apart from what they gate, which transformers holds as one weight with the gates' rows first."""
+    split: dict[str, torch.Tensor] = {}
+    for name, values in state.items():
+        if name.endswith("experts.gate_up_proj"):
+            gate, up = values.split(values.shape[1] // 2, dim=1)
+            split |= {name.replace("gate_up", "gate") + ".weight": gate, name.replace("gate_up", "up") + ".weight": up}
+        else:
+            split[f"{name}.weight" if name.endswith("experts.down_proj") else name] = values
+    return split
+
+
 def _value_type(value: Any) -> Any:
     from gguf import GGUFValueType
 
-    return {int: GGUFValueType.UINT32, float: GGUFValueType.FLOAT32, str: GGUFValueType.STRING}[type(value)]
+    return {
+        bool: GGUFValueType.BOOL,
+        int: GGUFValueType.UINT32,
+        float: GGUFValueType.FLOAT32,
+        str: GGUFValueType.STRING,
+    }[type(value)]
 
 
 @pytest.fixture

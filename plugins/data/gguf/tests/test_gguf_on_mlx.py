@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import mlx.core as mx
 import torch
 import transformers
 from finetooth_core.cli import main
+from finetooth_gguf import writing
 from finetooth_gguf.loader import GgufLoader as TorchLoader
 from finetooth_hooks import RecipeError
 from finetooth_mlx.gguf import GgufLoader
@@ -32,6 +34,27 @@ KINDS = {
     "gemma3": ("gemma3", transformers.Gemma3TextConfig),
     "windowed": ("gemma3", transformers.Gemma3TextConfig),
     "phi3": ("phi3", transformers.Phi3Config),
+    "glm4": ("glm4", transformers.Glm4Config),
+    "glm4moe": ("glm4moe", transformers.Glm4MoeConfig),
+    "qwen3moe": ("qwen3moe", transformers.Qwen3MoeConfig),
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "glm4moe": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "qwen3moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True},
+}
+EXPERTS = {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32}
+STATED: dict[str, dict[str, Any]] = {
+    "windowed": {"attention.sliding_window": 8},
+    "glm4": {"rope.dimension_count": 8},
+    "qwen3moe": EXPERTS,
+    "glm4moe": {
+        **EXPERTS,
+        "rope.dimension_count": 8,
+        "expert_shared_count": 1,
+        "expert_weights_scale": 1.0,
+        "expert_weights_norm": True,
+        "leading_dense_block_count": 1,
+    },
 }
 
 
@@ -55,14 +78,13 @@ def tiny(writer: Callable[..., Path]) -> Callable[..., Path]:
             vocab_size=64, hidden_size=64, intermediate_size=96, num_attention_heads=4,
             num_hidden_layers=7 if architecture == "gemma3" else 2, pad_token_id=0,
             num_key_value_heads=2, head_dim=16, max_position_embeddings=128,
-            tie_word_embeddings=architecture == "gemma3",
+            tie_word_embeddings=architecture == "gemma3", **SETTINGS.get(kind, {}),
         )  # fmt: skip
         torch.manual_seed(3)
         model = transformers.AutoModelForCausalLM.from_config(config)
         for name, parameter in model.named_parameters():
             torch.nn.init.normal_(parameter, 1.0 if "norm" in name else 0.0, 0.2)
-        facts = {"attention.sliding_window": 8} if kind == "windowed" else {}
-        return writer(architecture, config, model, GGMLQuantizationType[stored], facts)
+        return writer(architecture, config, model, GGMLQuantizationType[stored], STATED.get(kind, {}))
 
     return make
 
@@ -123,3 +145,16 @@ def test_the_real_smollm2_trains_as_with_torch_and_leaves_as_gguf(tmp_path: Path
     assert len(losses["mlx"]) == 2 and losses["mlx"] == pytest.approx(losses["torch"], rel=1e-3)
     assert main(["export", str(tmp_path / "mlx"), "--to", "gguf", "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "model.gguf").stat().st_size > 10**8
+
+
+def test_a_model_that_a_file_holds_otherwise_is_refused(tmp_path: Path) -> None:
+    """mlx-lm's classes expect a folder's weights, and would take those of the file as they stand."""
+    config = transformers.ApertusConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_attention_heads=2, num_key_value_heads=1,
+        num_hidden_layers=2, pad_token_id=0,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    spelling = writing.Spelling(tuple(f"t{n}" for n in range(64)), (1,) * 64, (), {"bos": 1, "eos": 2}, False, None)
+    writing.write(tmp_path, spelling, "gpt-2", tmp_path / "model.gguf", "f32", "apertus")
+    with pytest.raises(RecipeError, match="architecture 'apertus', which is not read from GGUF on MLX"):
+        GgufLoader().describe(str(tmp_path / "model.gguf"))

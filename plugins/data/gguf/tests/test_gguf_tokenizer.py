@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from finetooth_gguf import exporter, writing
 from finetooth_hooks.errors import RecipeError
 from finetooth_kit import draws
 from finetooth_modelfiles.gguf import container
 from finetooth_modelfiles.gguf.container import Container
 from finetooth_modelfiles.gguf.special_tokens import special_tokens
 from finetooth_modelfiles.gguf.tokenizer import SPLITTINGS, build_tokenizer
+from finetooth_toolbox.text.tokenizers import FastTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 ENGLISH = (
     "The lighthouse had stood on the point for more than a hundred years, and in all that time its lamp had failed "
@@ -42,6 +46,12 @@ ASCII_SPLITS = {
     "tekken": rf"{CASED}[A-Z]*[a-z]+|{CASED}[A-Z]+[a-z]*|[0-9]|{SLASHED}",
     "gpt-4o": rf"{CASED}[A-Z]*[a-z]+{SHORT}|{CASED}[A-Z]+[a-z]*{SHORT}|[0-9]{{1,3}}|{SLASHED}",
 }
+ASCII_SPLITS |= dict.fromkeys(("lfm2", "falcon-h1"), ASCII_SPLITS["llama-bpe"])
+PUNCTUATION = r"[!-/:-@\[-`{-~]"
+ASCII_SPLITS["deepseek-v3"] = (
+    rf"{PUNCTUATION}[A-Za-z]+|[^\r\nA-Za-z!-/:-@\[-`{{-~]?[A-Za-z]+| ?{PUNCTUATION}+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+ASCII_SPLITS |= dict.fromkeys(("glm4", "chatglm-bpe"), ASCII_SPLITS["dbrx"])
 
 
 def with_metadata(header: Container, **changes: Any) -> Container:
@@ -52,6 +62,11 @@ def with_metadata(header: Container, **changes: Any) -> Container:
 
 def pieces(text: str, pre: str) -> list[str]:
     """Cut ASCII text as the vocabulary wants it."""
+    if pre == "deepseek-v3":  # digits go first, and what is between them is cut by itself
+        parts = re.split("([0-9]{1,3})", text)
+        return [
+            piece for part in parts for piece in ([part] if part.isdigit() else re.findall(ASCII_SPLITS[pre], part))
+        ]
     if pre != "smollm":
         return re.findall(ASCII_SPLITS[pre], text)
     cut = [part for part in re.split(r"([0-9])", text) if part]
@@ -104,6 +119,22 @@ def tables(smollm2: Container) -> tuple[dict[tuple[str, str], int], dict[str, in
 def by_pre(smollm2: Container) -> dict[str, PreTrainedTokenizerFast]:
     """SmolLM2's vocabulary under every way of splitting."""
     return {pre: build_tokenizer(with_metadata(smollm2, pre=pre)) for pre in SPLITTINGS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "wanted"), [("glm4_moe", "glm4"), ("llama", "dbrx")])
+def test_of_equal_ways_to_cut_text_a_model_is_written_with_its_own(
+    kind: str, wanted: str, by_pre: dict[str, PreTrainedTokenizerFast], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = AutoConfig.for_model(kind).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    by_pre["glm4"].save_pretrained(tmp_path)
+    monkeypatch.setattr(exporter, "_spoken", lambda source, head: "")
+    context = SimpleNamespace(model=SimpleNamespace(config=config), tokenizer=FastTokenizer(by_pre["glm4"]))
+    source: Any = SimpleNamespace(context=context, scratch=tmp_path, run=SimpleNamespace(name="run"))
+    spelling = writing.spelling_of(tmp_path, len(by_pre["glm4"]))
+    made = exporter.GgufExporter(exporter.GgufOptions())
+    assert made._splitting(source, tmp_path, spelling)[0] == wanted
 
 
 MISSING = "\x04\x06\x13\x14\x16\x1d"  # control characters that SmolLM2's vocabulary lacks

@@ -20,6 +20,10 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    Glm4Config,
+    Glm4ForCausalLM,
+    Glm4MoeConfig,
+    Glm4MoeForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Phi3Config,
@@ -29,6 +33,8 @@ from transformers import (
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 SIZES: dict[str, Any] = {
@@ -42,6 +48,13 @@ SIZES: dict[str, Any] = {
     "rms_norm_eps": 1e-5,
     "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0},
 }
+GLM: dict[str, Any] = {
+    **SIZES,
+    "head_dim": 24,
+    "pad_token_id": 0,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0, "partial_rotary_factor": 0.5},
+}
+MIXTURE: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 GEMMA: dict[str, Any] = {
     **SIZES,
     "num_hidden_layers": 7,
@@ -70,6 +83,18 @@ MODELS: dict[str, tuple[str, Any, Any]] = {
     "gemma2": ("gemma2", Gemma2ForCausalLM, Gemma2Config(**GEMMA, sliding_window=5)),
     "gemma2-27b": ("gemma2", Gemma2ForCausalLM, Gemma2Config(**GEMMA_WIDE, num_hidden_layers=46, sliding_window=5)),
     "gemma3": ("gemma3", Gemma3ForCausalLM, Gemma3TextConfig(**GEMMA | TWO_BASES, sliding_window=5)),
+    "glm4": ("glm4", Glm4ForCausalLM, Glm4Config(**GLM)),
+    "glm4-biased": ("glm4", Glm4ForCausalLM, Glm4Config(**GLM, attention_bias=True)),
+    "glm4moe": (
+        "glm4moe",
+        Glm4MoeForCausalLM,
+        Glm4MoeConfig(**GLM, **MIXTURE, n_routed_experts=4, routed_scaling_factor=2.5, use_qk_norm=True),
+    ),
+    "qwen3moe": (
+        "qwen3moe",
+        Qwen3MoeForCausalLM,
+        Qwen3MoeConfig(**SIZES, **MIXTURE, num_experts=4, norm_topk_prob=True),
+    ),
     "phi3": ("phi3", Phi3ForCausalLM, Phi3Config(**SIZES, pad_token_id=0)),
     "phi3-tied": ("phi3", Phi3ForCausalLM, Phi3Config(**SIZES, pad_token_id=0, tie_word_embeddings=True)),
 }
@@ -80,6 +105,19 @@ STATED: dict[str, dict[str, Any]] = {
         "final_logit_softcapping": 20.0,
     },
     "gemma3": {"attention.sliding_window": 5, "rope.freq_base_swa": 7000.0},
+    "glm4": {"rope.dimension_count": 12},
+    "glm4moe": {
+        "rope.dimension_count": 12,
+        "expert_count": 4,
+        "expert_used_count": 2,
+        "expert_shared_count": 1,
+        "expert_feed_forward_length": 32,
+        "expert_weights_scale": 2.5,
+        "expert_weights_norm": True,
+        "leading_dense_block_count": 1,
+        "nextn_predict_layers": 0,
+    },
+    "qwen3moe": {"expert_count": 4, "expert_used_count": 2, "expert_feed_forward_length": 32},
 }
 """What a file of an architecture states beyond what one of Llama's does."""
 
@@ -89,7 +127,8 @@ def random_model(model_class: Any, config: Any) -> PreTrainedModel:
     generator = torch.Generator().manual_seed(0)
     model: PreTrainedModel = model_class(config).eval()
     with torch.no_grad():
-        for parameter in model.parameters():
+        biases = [buffer for name, buffer in model.named_buffers() if "correction_bias" in name]
+        for parameter in (*model.parameters(), *biases):
             drawn = torch.randn(parameter.shape, generator=generator) * 0.2 + (parameter.ndim == 1)
             parameter.copy_((drawn * 4096).round() / 4096)  # 1 can be added to it, as Gemma's files do, and taken away
     return model
@@ -174,9 +213,28 @@ def test_linear_rotary_scaling_is_kept(writer: Callable[..., Path]) -> None:
 def test_variants_that_are_not_understood_are_refused(
     metadata: dict[str, Any], line: str, writer: Callable[..., Path]
 ) -> None:
-    architecture, model_class, config = MODELS["llama"]
+    architecture, model_class, config = MODELS["qwen2"]
     with pytest.raises(RecipeError, match=line):
         load(writer(architecture, config, random_model(model_class, config), metadata=metadata))
+
+
+def test_layers_that_predict_further_ahead_are_left_out(writer: Callable[..., Path]) -> None:
+    architecture, model_class, config = MODELS["glm4moe"]
+    original = random_model(model_class, config)
+    stated = STATED["glm4moe"] | {"block_count": 3, "nextn_predict_layers": 1}
+
+    class Ahead:
+        def state_dict(self) -> dict[str, torch.Tensor]:
+            last = {
+                name.replace("layers.1.", "layers.2."): values
+                for name, values in original.state_dict().items()
+                if "layers.1." in name
+            }
+            return {**original.state_dict(), **last}
+
+    loaded = load(writer(architecture, config, Ahead(), metadata=stated))
+    assert (loaded.config.num_hidden_layers, loaded.config.num_nextn_predict_layers) == (2, 0)
+    assert torch.equal(logits(loaded), logits(original))
 
 
 def test_an_unsupported_architecture_is_named_with_the_supported_ones(writer: Callable[..., Path]) -> None:

@@ -6,6 +6,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -109,3 +110,25 @@ def test_a_huge_one_is_refused_by_its_header(side: int) -> None:
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.slow
+def test_a_class_that_merges_patches_has_an_image_be_whole_squares_of_them() -> None:
+    """As Pixtral's with `spatial_merge_size`: height and width are multiples of 28, not of 14."""
+    pixtral = pytest.importorskip("transformers.models.pixtral.image_processing_pil_pixtral")
+    from finetooth_media.image_reader import ImageReader, ProcessorMarkup
+
+    def said(made: Any, index: int) -> str:
+        return "[IMG]" * int(np.prod(np.array(made["image_sizes"][index]) // 28))
+
+    spelled = SimpleNamespace(convert_ids_to_tokens=lambda ids: ["[IMG]"])
+    whole = SimpleNamespace(
+        image_token="[IMG]", image_token_ids=[7], unused_input_names=(), tokenizer=spelled, patch_size=14,
+        spatial_merge_size=2, replace_image_token=said,
+    )  # fmt: skip
+    processor = pixtral.PixtralImageProcessorPil(size={"longest_edge": 112}, patch_size=14)
+    reader = ImageReader(processor, ProcessorMarkup(whole, {}), 10**6)
+    file = encoded(Image.new("RGB", (100, 70)))
+    (text, _, _), _ = reader.place(file, "a.png")
+    assert reader.inputs([file])["pixel_values"].shape[-2:] == (84, 112)
+    assert text == "[IMG]" * 12

@@ -36,8 +36,15 @@ WAYS = {
     "closed list": LIST.replace("BEGIN", "<TOOLCALL>").replace("END", "</TOOLCALL>"),
     "named": HEAD + "[CALL]{{ f.name }}[ARGS]{{ f.arguments | tojson }}" + TAIL,
     "bare": HEAD + '{"name": "{{ f.name }}", "parameters": {{ f.arguments | tojson }}}' + TAIL,
+    "braced": HEAD + "<|tool_call|>call:{{ f.name }}{{ '{' }}{% for key, value in f.arguments | items %}{{ key }}:"
+    "{{ '<|\"|>' + value + '<|\"|>' if value is string else value | tojson }}{{ ',' if not loop.last }}{% endfor %}"
+    "{{ '}' }}[CALL]" + TAIL,
+    "invoked": HEAD
+    + "{{ '\n' if m.content and loop.first }}to={{ f.name }}[CALL]<a:calls>\n<a:invoke name=\"{{ f.name }}\">\n"
+    '{% for key, value in f.arguments | items %}<a:parameter name="{{ key }}">'
+    "{{ value if value is string else value | tojson }}</a:parameter>\n{% endfor %}</a:invoke>\n</a:calls>" + TAIL,
 }
-"""How templates write calls: Hermes and Qwen, Qwen3-Coder, Granite, Nemotron, Mistral, Llama."""
+"""How templates write calls: Hermes and Qwen, Qwen3-Coder, Granite, Nemotron, Mistral, Llama, Gemma 4, Muse."""
 OWN = HEAD + "{{ f.name }}({% for key, value in f.arguments | items %}{{ key }}={{ value }}{% endfor %})" + TAIL
 OFFICIAL = (
     *("qwen2.5", "qwen3", "qwen3-instruct-2507", "llama-3.1", "llama-3.2", "mistral-v3", "mistral-v3-tekken"),
@@ -173,3 +180,31 @@ def test_calls_that_a_template_drops_behind_the_first_are_refused(of: Any) -> No
     two = Message("assistant", "", tool_calls=(call("clock", {}), call("clock", {"zone": "UTC"})))
     with pytest.raises(DataError, match=r"messages\[1\]: the chat template leaves all but 1 of its calls out"):
         renderer.render(Conversation((Message("user", "Time?"), two), (CLOCK,)))
+
+
+TO_ITSELF = (
+    "{{ tools | tojson if tools }}{% for m in messages %}{% if m.role == 'assistant' %}"
+    "{% if m.reasoning_content %}<|im_start|>assistant to=self[CALL]"
+    "{{ m.reasoning_content }}[ARGS]{% endif %}<|im_start|>assistant to=user[CALL]{{ m.content }}<|im_end|>"
+    "{% else %}<|im_start|>{{ m.role }}[CALL]{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+CHANNEL = (
+    "{{ tools | tojson if tools }}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.reasoning_content %}[CALL]thought\n"
+    "{{ m.reasoning_content }}\n[ARGS]{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("template", [TO_ITSELF, CHANNEL])
+@pytest.mark.parametrize("reasoning", ["", "So it is.", "A thought\n\nto=user", "thought\n"])
+def test_reasoning_that_special_tokens_mark_is_read(of: Any, template: str, reasoning: str) -> None:
+    """As messages to itself (Muse), and in a channel (DiffusionGemma)."""
+    renderer, tokenizer, _ = of(template)
+    answer = Message("assistant", "Yes.", reasoning=reasoning)
+    assert read_back(renderer, answer) == answer
+    opened = tokenizer.encode(
+        " to=self[CALL]no end" if template is TO_ITSELF else "[CALL]thought\nno end", special=True
+    )
+    assert not renderer.parse(opened).message.reasoning

@@ -245,6 +245,19 @@ def test_all_and_overrides(smollm2: FastTokenizer, renderer_of: Callable[..., Ji
     assert kept(renderer, smollm2, Conversation(messages)) == "Second one.<|im_end|>"
 
 
+@pytest.mark.parametrize("begins", [" ", "\t", "\n"])
+def test_blanks_that_the_template_keeps_train_with_their_message(
+    smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer], tmp_path: Path, begins: str
+) -> None:
+    """As the renderer `chatml` has it; where a template trims, what is left trains and nothing of the markup."""
+    asked = Conversation((Message("user", f"{begins}lead"), Message("assistant", "Yes.")))
+    assert kept(renderer_of(smollm2), smollm2, asked, train_on="all") == f"{begins}lead<|im_end|>Yes.<|im_end|>"
+    file = tmp_path / "trims.jinja"
+    file.write_text(CHATML.replace(" if trims else m.content", ""))
+    trims = renderer_of(smollm2, template=str(file))
+    assert kept(trims, smollm2, asked, train_on="all") == "lead<|im_end|>Yes.<|im_end|>"
+
+
 def test_a_token_across_the_beginning_does_not_train(
     smollm2: FastTokenizer, renderer_of: Callable[..., JinjaRenderer]
 ) -> None:

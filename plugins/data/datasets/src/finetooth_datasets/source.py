@@ -101,7 +101,7 @@ class DatasetsSource(SourceBase):
             raise DataError(
                 options.path,
                 f"with streaming, split {options.split!r} cannot have a slice: how many rows there are is not known",
-                action="name the whole split, or leave streaming out",
+                action='name the whole split, with slice: "[100:200]" next to it for a part, or leave streaming out',
             )
         try:
             with without_retries():

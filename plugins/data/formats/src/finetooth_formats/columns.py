@@ -20,6 +20,7 @@ SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("instruction", ("instruction", "output")),
     ("instruction", ("instruction", "response")),
     ("prompt_completion", ("prompt", "completion")),
+    ("prompt_completion", ("prompt", "response")),
     ("prompt_completion", ("question", "answer")),
     ("prompt_completion", ("problem", "solution")),
     ("prompt_completion", ("query", "response")),

@@ -43,7 +43,10 @@ FOREIGN_ROLES: Mapping[str, str] = {
     "model": "assistant",
     "bot": "assistant",
     "chatbot": "assistant",
+    "chatgpt": "assistant",
+    "agent": "assistant",
     "ai": "assistant",
+    "customer": "user",
     "function": "tool",
     "ipython": "tool",
 }
@@ -386,18 +389,27 @@ class MessageReader:
         return ""
 
     def _remedy(self, value: Sequence[Any]) -> str:
-        """The next action for a row with problems; for well-known foreign roles, the option that maps them."""
+        """The next action for a row with problems; for roles that are not ours, the option that maps them."""
         items = [item for item in value if isinstance(item, Mapping)]
         spoken = [(item.get(key), key) for item in items for key in (self._keys(item).role,)]
-        known = FOREIGN_ROLES.keys() - set(ROLES) - self._roles.keys()
-        foreign = sorted(
+        others = sorted(
             {
                 role
                 for role, key in spoken
-                if isinstance(role, str) and role in known and not (key == "from" and role in SHAREGPT_ROLES)
+                if isinstance(role, str) and role.strip() and not unspeakable(role)
+                if role not in ROLES and role not in self._roles and not (key == "from" and role in SHAREGPT_ROLES)
             }
         )
-        if not foreign:
-            return "fix or remove the row"
-        mapping = ", ".join(f"{role}: {FOREIGN_ROLES[role]}" for role in foreign)
-        return f"set data.format: {{name: {self._format}, roles: {{{mapping}}}}}"
+        known = [f"{key_shown(role)}: {meant}" for role in others if (meant := _meant(role))]
+        if known:
+            return f"set data.format: {{name: {self._format}, roles: {{{', '.join(known)}}}}}"
+        if others:
+            mapping = f"{{name: {self._format}, roles: {{{key_shown(others[0])}: ROLE}}}}"
+            return f"fix or remove the row, or say which role it is in data.format: {mapping}"
+        return "fix or remove the row"
+
+
+def _meant(role: str) -> str:
+    """The role that a name of another tool stands for, or ours misspelt; empty if nobody knows."""
+    plain = role.strip().lower()
+    return FOREIGN_ROLES.get(plain) or nearest(plain, ROLES) or ""

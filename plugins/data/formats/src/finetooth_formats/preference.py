@@ -166,10 +166,10 @@ class Preference:
         scores = [number(row, column) for column in (options.chosen_score, options.rejected_score)]
         if scores[0] is None or scores[1] is None:
             return margin, ""
-        apart = scores[0] - scores[1]
-        if apart <= 0:
-            return None, "rejected is rated higher than chosen" if apart else "chosen and rejected are rated the same"
-        return apart if margin is None else margin, ""
+        gap = scores[0] - scores[1]
+        if gap <= 0:
+            return None, "rejected is rated higher than chosen" if gap else "chosen and rejected are rated the same"
+        return gap if margin is None else margin, ""
 
     def _pairs_by_rank(
         self, row: Row, prompt: Side | None, media: RowMedia, judgements: str, order: ranked.Order

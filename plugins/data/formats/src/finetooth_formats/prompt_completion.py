@@ -18,6 +18,7 @@ from finetooth_formats.messages import MessageReader
 
 PAIRS = (
     ("prompt", "completion"),
+    ("prompt", "response"),
     ("question", "answer"),
     ("problem", "solution"),
     ("query", "response"),
@@ -41,8 +42,8 @@ class PromptCompletionOptions(MessageOptions):
     }
 
     prompt: str = ""
-    """The column with the prompt; empty finds a known pair (prompt/completion, question/answer, problem/solution,
-    query/response, input/output)."""
+    """The column with the prompt; empty finds a known pair (prompt/completion, prompt/response, question/answer,
+    problem/solution, query/response, input/output)."""
     completion: str = ""
     """The column with the completion; given together with `prompt`."""
     style: Literal["chat", "raw"] = "chat"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from finetooth_hooks import DataError, Message, Row
@@ -30,10 +30,11 @@ class TaskOptions(MessageOptions):
     """The column with the prompt, text or messages, `a.b` for `b` inside `a`; all other columns go to the rewards."""
     tools: str = "tools"
     """The column with tool schemas; may be missing."""
-    turns: Literal["all", "first", "last"] | None = None
+    turns: Literal["all", "first", "last", "sequential"] | None = None
     """Which of the assistant's turns are asked for again, where the prompt is a whole conversation: each becomes a
-    prompt of its own, the messages before it, with what the assistant said as its reference answer. null: the column
-    holds a prompt without an answer."""
+    prompt of its own, the messages before it, with what the assistant said as its reference answer. `sequential` asks
+    for the first, and what followed it stays in the column `remaining_turns`, for `environment: conversation`: each
+    turn is then asked for behind the policy's own earlier ones. null: the column holds a prompt without an answer."""
     answer: str = Field(default="answer", min_length=1)
     """With `turns`, the column that a reference answer gets, for rewards and for `ebft`."""
 
@@ -80,11 +81,30 @@ class TaskFormat:
             raise DataError(
                 row.id, f"no turn of the assistant follows a question in {options.prompt}", action="remove the row"
             )
+        if options.turns == "sequential":
+            return [self._sequential(row, messages, places, others, tools)]
         chosen = {"all": places, "first": places[:1], "last": places[-1:]}[options.turns]
         return [
             Task(messages[:place], {**others, options.answer: self._text(row, place, messages[place])}, tools)
             for place in chosen
         ]
+
+    def _sequential(
+        self, row: Row, messages: tuple[Message, ...], places: Sequence[int], others: Mapping[str, Any], tools: Any
+    ) -> Task:
+        """The first turn as a prompt, and all that follows it up to the last turn as a column."""
+        texts = {place: self._text(row, place, messages[place]) for place in places}
+        later = range(places[0] + 1, places[-1] + 1)
+        shown = [place for place in later if place not in texts and messages[place].media]
+        if shown:
+            raise DataError(
+                row.id,
+                f"{self._options.prompt}[{shown[0]}] shows more than text behind the first turn of the assistant",
+                action="set data.format.turns to all, or remove the row",
+            )
+        remaining = [{"role": messages[i].role, "content": texts.get(i, messages[i].content)} for i in later]
+        answer = {self._options.answer: texts[places[0]], "remaining_turns": remaining}
+        return Task(messages[: places[0]], {**others, **answer}, tools)
 
     def _text(self, row: Row, place: int, message: Message) -> str:
         """What a turn says."""

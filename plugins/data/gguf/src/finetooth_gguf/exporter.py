@@ -22,7 +22,7 @@ from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_torchshared.whole_weights import quiet_library
 from pydantic import Field
 
-from finetooth_gguf import writing
+from finetooth_gguf import places, writing
 
 FILE = "model.gguf"
 
@@ -108,8 +108,9 @@ class GgufExporter(ExporterBase):
         """
         from finetooth_modelfiles.gguf.tokenizer import SPLITTINGS, build_tokenizer
 
+        usual = places.layout_of(source.context.model.config).splitting
         ways = tuple(PREFIXES) if spelling.scores else sorted(
-            SPLITTINGS, key=lambda name: SPLITTINGS[name].whole_words != spelling.whole_words
+            SPLITTINGS, key=lambda name: (SPLITTINGS[name].whole_words != spelling.whole_words, name != usual)
         )  # fmt: skip
         refused = UserError(
             f"{source.run}: its tokenizer cuts text in a way that has no name in a GGUF file here "
@@ -133,12 +134,12 @@ class GgufExporter(ExporterBase):
         Raises:
             UserError: a tensor is missing, or differs by more than its format rounds.
         """
-        read, places = container.read(target), writing.places(weights)
-        if read.tensors.keys() != places.keys():
-            odd = sorted(read.tensors.keys() ^ places.keys())
+        read, placed = container.read(target), places.places(weights)
+        if read.tensors.keys() != placed.keys():
+            odd = sorted(read.tensors.keys() ^ placed.keys())
             raise UserError(f"{target}: {odd[0]} is only on one side", action="report it")
-        for name, (file, shape) in places.items():
-            wanted = writing.laid_out(writing.read_tensor(file, name, config), name, config)
+        for name, place in placed.items():
+            wanted, shape = writing.laid_out(places.read_tensor(place), name, config), place.shape
             entry = read.tensors[name]
             stored = dequantize(read.blocks(entry), entry.ggml_type).reshape(shape)
             bound, size = ROUNDING[entry.ggml_type.name], max(32, GGML_QUANT_SIZES[entry.ggml_type][0])
@@ -173,13 +174,13 @@ class GgufExporter(ExporterBase):
         del run
         model: Any = build_model(file, build_config(file), torch.float32)
         from_file = [_log_probabilities(model, tokens) for tokens in whole]
-        apart = float(
+        difference = float(
             np.mean([(a.exp() * (a - b)).sum(-1).mean().item() for a, b in zip(wanted, from_file, strict=True)])
         )
         bound = DIVERGENCE[self.options.stored]
-        if not apart <= bound:
+        if not difference <= bound:
             raise UserError(
-                f"{target}: its predictions are {apart:.3g} nats from the run's, more than {bound:g} for "
+                f"{target}: its predictions are {difference:.3g} nats from the run's, more than {bound:g} for "
                 f"{self.options.stored}",
                 action="choose stored=q8_0 or f16",
             )
@@ -188,7 +189,7 @@ class GgufExporter(ExporterBase):
             for a, b, p in zip(wanted, from_file, prompts, strict=True)
         ]
         same, of = sum(int(place.sum()) for place in places), sum(len(place) for place in places)
-        return f"{same} of {of} tokens of {len(prompts)} greedy answers are the run's; {apart:.2g} nats apart"
+        return f"{same} of {of} tokens of {len(prompts)} greedy answers are the run's; {difference:.2g} nats apart"
 
 
 def _compared(own: Tokenizer, made: Tokenizer, spelling: writing.Spelling) -> str:
@@ -209,9 +210,9 @@ def _compared(own: Tokenizer, made: Tokenizer, spelling: writing.Spelling) -> st
         return f"{len(PROBES)} texts are cut into the same tokens"
     if not spelling.scores or not same(start, unblanked):
         return ""
-    apart = [] if same("", unblanked) else ["gets no blank before it if no special token does"]
-    apart += [] if same(start, PROBES) else ["gets one more if it begins with blanks"]
-    return f"{len(PROBES)} texts are cut into the same tokens behind {start}; in llama.cpp a text {' and '.join(apart)}"
+    gets = [] if same("", unblanked) else ["gets no blank before it if no special token does"]
+    gets += [] if same(start, PROBES) else ["gets one more if it begins with blanks"]
+    return f"{len(PROBES)} texts are cut into the same tokens behind {start}; in llama.cpp a text {' and '.join(gets)}"
 
 
 def _begun(source: ExportSource, spelling: writing.Spelling) -> writing.Spelling:

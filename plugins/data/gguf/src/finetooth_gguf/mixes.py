@@ -24,12 +24,16 @@ STORED: Mapping[str, tuple[Type, LlamaFileType]] = {
 INSTEAD: Mapping[Type, Type] = {Type.Q4_K: Type.Q5_0, Type.Q6_K: Type.Q8_0}
 """What a matrix is stored as whose rows blocks of 256 do not fill, as llama.cpp does it: SmolLM2's 576 columns."""
 
+_PLAIN = ("ffn_gate_inp.weight", "norm.weight", "conv.weight", "conv1d.weight")
+"""Tensors that llama.cpp computes with in float32 alone."""
+
 _MORE = ("attn_v", "ffn_down")
 """Modules of which `q4_k_m` stores some layers in 6 bits."""
 
 
 def type_of(tensor: str, shape: tuple[int, ...], stored: str, layers: int, *, tied: bool) -> Type:
-    """The type of a tensor; vectors stay in float32.
+    """The type of a tensor, fp16 where no blocks fill its rows; vectors, kernels of convolutions and routers to experts
+    stay in float32.
 
     `q4_k_m` stores the head (or the embedding that is one), and the values and the last product of the feed-forward
     part of the first and the last eighth of the layers and every third between, as `Q6_K`; the rest as `Q4_K`.
@@ -41,12 +45,13 @@ def type_of(tensor: str, shape: tuple[int, ...], stored: str, layers: int, *, ti
         layers: of the model.
         tied: whether the head is the embedding.
     """
-    if len(shape) < 2:
+    if len(shape) < 2 or not tensor.endswith(".weight") or tensor.endswith(_PLAIN):
         return Type.F32
     kind = STORED[stored][0]
     if stored == "q4_k_m" and _takes_more(tensor, layers, tied=tied):
         kind = Type.Q6_K
-    return kind if shape[-1] % GGML_QUANT_SIZES[kind][0] == 0 else INSTEAD.get(kind, kind)
+    fitting = (kind, INSTEAD.get(kind, kind), Type.F16)
+    return next(one for one in fitting if shape[-1] % GGML_QUANT_SIZES[one][0] == 0)
 
 
 def block_of(stored: str) -> int:
@@ -59,7 +64,7 @@ def _takes_more(tensor: str, layers: int, *, tied: bool) -> bool:
     if tensor == "output.weight" or (tied and tensor == "token_embd.weight"):
         return True
     parts = tensor.split(".")
-    if parts[0] != "blk" or parts[2] not in _MORE:
+    if parts[0] != "blk" or not parts[2].startswith(_MORE):
         return False
     layer, eighth = int(parts[1]), layers // 8
     return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2

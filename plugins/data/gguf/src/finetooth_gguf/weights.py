@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelTensors
-from finetooth_modelfiles.gguf.architectures import config_values, parameter_name, restored_rows
+from finetooth_modelfiles.gguf.architectures import architecture_of, parameter_name, parameter_names, restored_rows
+from finetooth_modelfiles.gguf.configs import config_values
 from finetooth_modelfiles.gguf.container import Container
-from finetooth_modelfiles.gguf.dequantising import tensor_pieces
+from finetooth_modelfiles.gguf.dequantising import parameter_numbers, tensor_pieces
 from finetooth_modelfiles.gguf.stored import stored_tensors
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.utils import logging
@@ -38,19 +40,54 @@ def state_dict(container: Container, dtype: torch.dtype) -> dict[str, torch.Tens
     Raises:
         RecipeError: a tensor has no counterpart in the model, or is stored in a way that cannot be read.
     """
-    values = config_values(container)
-    names = {parameter_name(container, name): name for name in container.tensors}
+    values, names = config_values(container), torch_names(container)
     # made here: memory that another thread asks for comes from an arena of its own, which stays scattered
-    state = {target: torch.empty(container.tensors[name].shape, dtype=dtype) for target, name in names.items()}
+    state = {target: torch.empty(shape_of(container, parts, values), dtype=dtype) for target, parts in names.items()}
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="dequantise") as threads:
         for _ in threads.map(lambda target: _fill(state[target], container, names[target], values), names):
             pass
     return state
 
 
-def _fill(numbers: torch.Tensor, container: Container, name: str, values: Mapping[str, Any]) -> None:
-    for place, piece in tensor_pieces(container, name, values):
-        numbers.view(-1)[place] = torch.from_numpy(piece)
+def torch_names(container: Container) -> dict[str, tuple[str, ...]]:
+    """Names of a file's tensors by those of the model's parameters: transformers holds gates of experts and what they
+    gate as one weight (experts, rows, columns), a gate's rows first."""
+    names: dict[str, tuple[str, ...]] = {}
+    for parameter, parts in parameter_names(container).items():
+        if ".experts." in parameter and len(parts) == 1:
+            parameter = re.sub(r"\.(gate|up)_proj\.weight$", ".gate_up_proj.weight", parameter).removesuffix(".weight")
+        joined = tuple(sorted((*names.get(parameter, ()), *parts)))  # ffn_gate_exps, ffn_up_exps
+        names[parameter] = parts if len(parts) > 1 else joined
+    return names
+
+
+def shape_of(container: Container, parts: Sequence[str], values: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of a parameter that a file holds in parts: rows of the later ones follow, expert by expert; or
+    otherwise (`Change`)."""
+    architecture = architecture_of(container)
+    if stated := architecture.stated_weight(parts[0]):
+        return stated[2]
+    if change := architecture.change_of(parts[0]):
+        return change.shape_read([container.tensors[part].shape for part in parts], values)
+    first = container.tensors[parts[0]].shape
+    if len(parts) == 1:
+        return (1, *first) if parts[0].endswith(architecture.one_row) else first
+    return first[0], sum(container.tensors[part].shape[1] for part in parts), first[2]
+
+
+def _fill(numbers: torch.Tensor, container: Container, parts: Sequence[str], values: Mapping[str, Any]) -> None:
+    start, architecture = 0, architecture_of(container)
+    if architecture.change_of(parts[0]) or architecture.stated_weight(parts[0]):
+        numbers.copy_(torch.from_numpy(parameter_numbers(container, parts, values)))
+        return
+    for part in parts:
+        shape = container.tensors[part].shape
+        own = numbers if len(parts) == 1 else torch.empty(shape, dtype=numbers.dtype)
+        for place, piece in tensor_pieces(container, part, values):
+            own.view(-1)[place] = torch.from_numpy(piece)
+        if own is not numbers:
+            numbers[:, start : start + shape[1]] = own
+            start += shape[1]
 
 
 def build_model(container: Container, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -92,12 +129,12 @@ def build_quantised(
 
     model = _without_memory(config)
     values = config_values(container)
-    names = {parameter_name(container, name): name for name in container.tensors}
+    names = torch_names(container)
     in_blocks = {} if quantizer is not None else stored_tensors(container)
     paths = {parameter_name(container, name).removesuffix(".weight"): name for name in in_blocks}
 
     def read(name: str) -> torch.Tensor:
-        numbers = torch.empty(container.tensors[names[name]].shape, dtype=dtype)
+        numbers = torch.empty(shape_of(container, names[name], values), dtype=dtype)
         _fill(numbers, container, names[name], values)
         return numbers
 
@@ -134,7 +171,7 @@ def tensors(
         RecipeError: see `build_model`, and `stored_tensors`.
     """
     model, values = _without_memory(config), config_values(container)
-    names = {parameter_name(container, name): name for name in container.tensors}
+    names = torch_names(container)
     blocks = {parameter_name(container, name) for name in (stored_tensors(container) if keep_quantised else ())}
     tied = set(model.all_tied_weights_keys)
     shapes = {name: of.shape for name, of in model.state_dict().items() if name not in tied}
@@ -144,7 +181,7 @@ def tensors(
     ):
         if parameters:
             raise _misfit(container, what, parameters)
-    if odd := [name for name, shape in shapes.items() if container.tensors[names[name]].shape != tuple(shape)]:
+    if odd := [name for name, shape in shapes.items() if shape_of(container, names[name], values) != tuple(shape)]:
         raise _misfit(container, "holds, in another shape than the model's,", odd)
 
     def read(name: str) -> torch.Tensor:

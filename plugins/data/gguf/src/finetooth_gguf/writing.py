@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from finetooth_hooks.errors import UserError
 from finetooth_modelfiles.gguf import sentence_pieces
-from finetooth_modelfiles.gguf.architectures import (
-    ARCHITECTURES,
-    LABELS,
-    Architecture,
-    Gemma,
-    stored_offset,
-    tensor_name,
-)
+from finetooth_modelfiles.gguf.architectures import BY_TYPE, stored_offset
+from finetooth_modelfiles.gguf.configs import LOG_SHARE, LONG, YARN
+from finetooth_modelfiles.gguf.layouts import Architecture, Gemma, value_of
 from finetooth_modelfiles.gguf.package import (
     GGML_QUANT_SIZES,
     GGMLQuantizationType,
@@ -39,6 +34,7 @@ from finetooth_toolbox.messages.shipped import stops_of
 
 from finetooth_gguf.k_blocks import ENCODERS, encode
 from finetooth_gguf.mixes import STORED, block_of, type_of
+from finetooth_gguf.places import Place, head_width, layout_of, places_of, read_tensor, rope_of, stated_numbers
 
 
 @dataclass(frozen=True)
@@ -73,31 +69,48 @@ REFUSED: Mapping[str, str] = {
     "use_bidirectional_attention": "its attention sees what follows",
 }
 """Settings that must not be on, by what they mean."""
+SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size")
+"""Settings that say how long a matrix's rows are."""
+WINDOWLESS = ("mistral", "mixtral")
+"""Types of models that may have a window, which llama.cpp would not compute."""
 
 
 def refusal(config: Mapping[str, Any], stored: str) -> str:
     """Why a model cannot be written, from its config; empty if it can."""
-    if (kind := str(config.get("model_type"))) not in LABELS:
-        return f"models of type {kind} cannot be written as GGUF here (only {', '.join(sorted(LABELS))})"
-    architecture, rope = _architecture(config), _rope(config)
-    for part, written in ((rope, ("default", "linear")), (_local_rope(config), ("default",))):
+    if (kind := str(config.get("model_type"))) not in BY_TYPE:
+        return f"models of type {kind} cannot be written as GGUF here (only {', '.join(sorted(BY_TYPE))})"
+    architecture, rope = layout_of(config), rope_of(config)
+    known = ("default", "linear", *(["llama3"] if architecture.long else []), *(["yarn"] if architecture.yarn else []))
+    for part, written in ((rope, known), (_local_rope(config), ("default",))):
         if (kind := part.get("rope_type") or part.get("type") or "default") not in written:
             return f"its rotary embedding is of type {kind}, which cannot be written"
-    if (share := rope.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))) != 1.0:
+    if rope.get("rope_type") == "llama3" and (other := {key: rope.get(key) for key in LONG}) != LONG:
+        return f"its rotary embedding has {other}, and what can be written is {LONG}"
+    if rope.get("rope_type") == "yarn" and (why := _yarn_refusal(rope)):
+        return why
+    if (share := _turned(config)) != 1.0 and not architecture.partial:
         return f"its rotary embedding turns {share} of each head, which cannot be written"
     if meaning := next((meaning for setting, meaning in REFUSED.items() if config.get(setting)), ""):
         return f"{meaning}, which cannot be written"
-    why = _gemma_refusal(config, architecture.gemma) if architecture.gemma else _window_refusal(config, architecture)
-    block = block_of(stored)
-    odd_sizes = [name for name in ("hidden_size", "intermediate_size") if int(config[name]) % block]
+    why = _gemma_refusal(config, architecture.gemma) if architecture.gemma else _window_refusal(config)
+    why, block = why or _fixed_refusal(config, architecture), block_of(stored)
+    odd_sizes = [name for name in SIZES if name in config and int(config[name]) % block]
     if not why and odd_sizes:
         return f"{odd_sizes[0]} is {config[odd_sizes[0]]}, which blocks of {block} weights ({stored}) cannot fill"
     return why
 
 
-def _window_refusal(config: Mapping[str, Any], architecture: Architecture) -> str:
+def _yarn_refusal(rope: Mapping[str, Any]) -> str:
+    odd = {key: rope[key] for key, usual in YARN.items() if rope.get(key, usual) != usual}
+    if odd:
+        return f"its YaRN embedding has {odd}, and llama.cpp computes with {dict(YARN)}"
+    same = rope.get("mscale") and rope.get("mscale") == rope.get("mscale_all_dim")
+    return "" if same else "its YaRN embedding has no mscale that is its mscale_all_dim, too, which cannot be written"
+
+
+def _window_refusal(config: Mapping[str, Any]) -> str:
     window, context = config.get("sliding_window"), int(config["max_position_embeddings"])
-    if config["model_type"] not in architecture.written or not window or window >= context:
+    if config["model_type"] not in WINDOWLESS or not window or window >= context:
         return ""
     return (
         f"its sliding_window is {window} and its context {context}: llama.cpp has no window for models of type "
@@ -105,10 +118,35 @@ def _window_refusal(config: Mapping[str, Any], architecture: Architecture) -> st
     )
 
 
+def _fixed_refusal(config: Mapping[str, Any], architecture: Architecture) -> str:
+    """Why llama.cpp would compute something else: it has no key for a setting that differs."""
+    whole = whole_config(config) if architecture.fixed else {}
+    for setting, value in architecture.fixed.items():
+        if (own := whole.get(setting)) != (wanted := value_of(value, whole)):
+            return f"its {setting} is {own}, and llama.cpp computes with {wanted}"
+    return ""
+
+
+def whole_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with transformers' defaults for what it leaves out, and with other names of the same settings."""
+    from transformers import AutoConfig
+
+    made: Any = AutoConfig.for_model(**{name: _plain(value) for name, value in config.items()})
+    others = {name: getattr(made, own) for name, own in made.attribute_map.items() if hasattr(made, own)}
+    return {**made.to_dict(), **others}
+
+
+def _plain(value: Any) -> Any:
+    """Infinity, which config.json spells as a mapping, as a number."""
+    if isinstance(value, Mapping) and "__float__" in value:
+        return float(value["__float__"])
+    return [_plain(part) for part in value] if isinstance(value, list) else value
+
+
 def _gemma_refusal(config: Mapping[str, Any], gemma: Gemma) -> str:
     """Why llama.cpp would compute something else: it states the order of layers and the scale of queries itself."""
     layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
-    scalar = gemma.query_scalar(layers, int(config["hidden_size"]), heads, _head_width(config))
+    scalar = gemma.query_scalar(layers, int(config["hidden_size"]), heads, head_width(config))
     fixed: dict[str, Any] = {
         "layer_types": gemma.layer_types(layers),
         "query_pre_attn_scalar": scalar,
@@ -142,14 +180,16 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
         UserError: the folder lacks a tensor, or holds one that has no name in a GGUF file.
     """
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
-    writer = GGUFWriter(target, LABELS[config["model_type"]])
+    writer = GGUFWriter(target, BY_TYPE[config["model_type"]][0])
     try:
         _metadata(writer, config, stored, _model_name(name, spelling))
+        for key, by_layer in stated_numbers(weights, layout_of(config)).items():
+            writer.add_array(key, by_layer)
         _vocabulary(writer, spelling, splitting)
-        places = dict(_places(weights, config))
+        places = places_of(weights, config)
         types = types_of(places, stored, config)
-        for tensor, (_, shape) in places.items():
-            kind = types[tensor]
+        for tensor, place in places.items():
+            kind, shape = types[tensor], place.shape
             block, block_bytes = GGML_QUANT_SIZES[kind]
             size = int(np.prod(shape)) // block * block_bytes
             writer.add_tensor_info(tensor, shape, np.dtype(np.float32), size, raw_dtype=kind)
@@ -157,8 +197,8 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         with working(f"writing {target.name}") as show:
-            for done, (tensor, (file, _)) in enumerate(places.items(), 1):
-                numbers = stored_numbers(read_tensor(file, tensor, config), tensor, config, types[tensor])
+            for done, (tensor, place) in enumerate(places.items(), 1):
+                numbers = stored_numbers(read_tensor(place), tensor, config, types[tensor])
                 writer.write_tensor_data(numbers)
                 show(f"writing {target.name}", done / len(places))
     finally:
@@ -169,7 +209,7 @@ def write(weights: Path, spelling: Spelling, splitting: str, target: Path, store
 def write_vocabulary(weights: Path, spelling: Spelling, splitting: str, target: Path, stored: str, name: str) -> None:
     """Write a file with everything but tensors, to look whether its tokenizer is the model's."""
     config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
-    writer = GGUFWriter(target, LABELS[config["model_type"]])
+    writer = GGUFWriter(target, BY_TYPE[config["model_type"]][0])
     try:
         _metadata(writer, config, stored, _model_name(name, spelling))
         _vocabulary(writer, spelling, splitting)
@@ -185,6 +225,7 @@ def stored_numbers(
 ) -> npt.NDArray[Any]:
     """A tensor as the file holds it."""
     rows = np.ascontiguousarray(laid_out(values, tensor, config))
+    rows = rows.reshape(-1, rows.shape[-1]) if rows.ndim > 2 else rows
     if kind == GGMLQuantizationType.F32:
         return rows
     if kind == GGMLQuantizationType.F16:
@@ -199,7 +240,7 @@ def stored_numbers(
 def laid_out(values: npt.NDArray[np.float32], tensor: str, config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
     """A tensor's numbers as a file has them: Gemma's norms with 1 added, rows of llama's query and key projections in
     llama.cpp's order: (head, half, pair) to (head, pair, half)."""
-    architecture, module = _architecture(config), tensor.split(".")[-2]
+    architecture, module = layout_of(config), tensor.split(".")[-2]
     if offset := stored_offset(architecture, tensor):
         return values + np.float32(offset)
     if not architecture.interleaved or module not in ("attn_q", "attn_k"):
@@ -211,29 +252,10 @@ def laid_out(values: npt.NDArray[np.float32], tensor: str, config: Mapping[str, 
     return halves.swapaxes(1, 2).reshape(values.shape)
 
 
-def read_tensor(file: Path, tensor: str, config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """A tensor of the folder by its name in the GGUF file, in float32."""
-    import torch
-    from safetensors import safe_open
-
-    with safe_open(file, framework="pt") as opened:
-        names = {tensor_name(name, _architecture(config)): name for name in list(opened.keys())}
-        stored = opened.get_tensor(names[tensor])
-    numbers: npt.NDArray[np.float32] = stored.to(torch.float32).numpy()
-    return numbers
-
-
-def places(weights: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
-    """Of each tensor that a GGUF file of the folder has, its file there and its shape."""
-    return dict(_places(weights, json.loads((weights / "config.json").read_text(encoding="utf-8"))))
-
-
-def types_of(
-    places: Mapping[str, tuple[Path, tuple[int, ...]]], stored: str, config: Mapping[str, Any]
-) -> dict[str, GGMLQuantizationType]:
+def types_of(places: Mapping[str, Place], stored: str, config: Mapping[str, Any]) -> dict[str, GGMLQuantizationType]:
     """The type of each tensor of `places`."""
     layers, tied = int(config["num_hidden_layers"]), "output.weight" not in places
-    return {name: type_of(name, shape, stored, layers, tied=tied) for name, (_, shape) in places.items()}
+    return {name: type_of(name, place.shape, stored, layers, tied=tied) for name, place in places.items()}
 
 
 def spelling_of(folder: Path, embeddings: int) -> Spelling:
@@ -309,24 +331,15 @@ def _row(
     return token, USER_DEFINED
 
 
-def _architecture(config: Mapping[str, Any]) -> Architecture:
-    return ARCHITECTURES[LABELS[config["model_type"]]]
-
-
-def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The rotary embedding of layers that attend to everything."""
-    stated: Mapping[str, Any] = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    return {"rope_theta": config.get("rope_theta", 10000.0), **stated.get("full_attention", stated)}
+def _turned(config: Mapping[str, Any]) -> float:
+    """The share of each head that rotary angles turn."""
+    return float(rope_of(config).get("partial_rotary_factor", config.get("partial_rotary_factor") or 1.0))
 
 
 def _local_rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The rotary embedding of layers with a window, where they have one of their own."""
     stated: Mapping[str, Any] = (config.get("rope_parameters") or {}).get("sliding_attention", {})
     return stated
-
-
-def _head_width(config: Mapping[str, Any]) -> int:
-    return int(config.get("head_dim") or int(config["hidden_size"]) // int(config["num_attention_heads"]))
 
 
 def _model_name(name: str, spelling: Spelling) -> str:
@@ -336,26 +349,18 @@ def _model_name(name: str, spelling: Spelling) -> str:
 
 
 def _metadata(writer: GGUFWriter, config: Mapping[str, Any], stored: str, name: str) -> None:
-    architecture, width, rope = _architecture(config), _head_width(config), _rope(config)
-    context, heads = int(config["max_position_embeddings"]), int(config["num_attention_heads"])
-    window = config.get("sliding_window")
+    architecture, rope = layout_of(config), rope_of(config)
     writer.add_name(name)
     writer.add_file_type(STORED[stored][1])
-    writer.add_vocab_size(int(config["vocab_size"]))
-    writer.add_block_count(int(config["num_hidden_layers"]))
-    writer.add_context_length(min(context, window or context) if architecture.capped else context)
-    writer.add_embedding_length(int(config["hidden_size"]))
-    writer.add_feed_forward_length(int(config["intermediate_size"]))
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(int(config.get("num_key_value_heads") or heads))
-    writer.add_key_length(width)
-    writer.add_value_length(width)
-    writer.add_rope_dimension_count(width)
-    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-    writer.add_rope_freq_base(float(rope["rope_theta"]))
+    for key, value in _facts(config, architecture, rope).items():
+        _fact(writer, f"{BY_TYPE[config['model_type']][0]}.{key}", value)
     if rope.get("rope_type") == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))
+    if rope.get("rope_type") == "yarn":
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(float(rope["factor"]))
+        writer.add_rope_scaling_yarn_log_mul(LOG_SHARE * float(rope.get("mscale_all_dim") or 0.0))
     if architecture.gemma is None:
         return
     writer.add_sliding_window(int(config["sliding_window"]))
@@ -365,6 +370,48 @@ def _metadata(writer: GGUFWriter, config: Mapping[str, Any], stored: str, name: 
         writer.add_attn_logit_softcapping(float(cap))
     if cap := config.get("final_logit_softcapping"):
         writer.add_final_logit_softcapping(float(cap))
+
+
+def _facts(config: Mapping[str, Any], architecture: Architecture, rope: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes and settings by their keys, without the name of the architecture; None is not stated."""
+    whole = whole_config(config) if architecture.keys or architecture.stated else config
+    context, heads = int(config["max_position_embeddings"]), int(config["num_attention_heads"])
+    width, window = head_width(config), config.get("sliding_window")
+    kv_heads = int(config.get("num_key_value_heads") or heads)
+    if architecture.kinds:  # none in layers without attention
+        by_layer = [0 if kind == architecture.kinds[0] else kv_heads for kind in whole["layer_types"]]
+    key, setting = architecture.epsilon
+    return {
+        "vocab_size": int(config["vocab_size"]),
+        "block_count": int(config["num_hidden_layers"]),
+        "context_length": min(context, window or context) if architecture.capped else context,
+        "embedding_length": int(config["hidden_size"]),
+        "feed_forward_length": int(config["intermediate_size"]),
+        "attention.head_count": heads,
+        "attention.head_count_kv": by_layer if architecture.kinds else kv_heads,
+        "attention.key_length": width,
+        "attention.value_length": width,
+        "rope.dimension_count": int(width * _turned(config)),
+        "rope.freq_base": float(rope["rope_theta"]),
+        "rope.scaling.original_context_length": rope.get("original_max_position_embeddings"),
+        key: float(config[setting]),
+        **{key: whole[setting] for key, setting in architecture.keys.items()},
+        **{key: value_of(value, whole) for key, value in architecture.stated.items()},
+    }
+
+
+def _fact(writer: GGUFWriter, key: str, value: Any) -> None:
+    """State a number, a yes, or numbers by layers; llama.cpp takes scales in float32 alone."""
+    if value is None:
+        return
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, float) or key.endswith("scale"):
+        writer.add_float32(key, float(value))
+    else:
+        writer.add_uint32(key, int(value))
 
 
 def _vocabulary(writer: GGUFWriter, spelling: Spelling, splitting: str) -> None:
@@ -382,19 +429,3 @@ def _vocabulary(writer: GGUFWriter, spelling: Spelling, splitting: str) -> None:
     writer.add_add_bos_token(spelling.adds_bos)
     if spelling.template is not None:
         writer.add_chat_template(spelling.template)
-
-
-def _places(weights: Path, config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Path, tuple[int, ...]]]]:
-    """Name in a GGUF file, then file and shape of each tensor.
-
-    Raises:
-        UserError: one has no name in a GGUF file.
-    """
-    from safetensors import safe_open
-
-    for file in sorted(weights.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as opened:
-            for name in list(opened.keys()):
-                if name == "lm_head.weight" and config.get("tie_word_embeddings"):
-                    continue
-                yield tensor_name(name, _architecture(config)), (file, tuple(opened.get_slice(name).get_shape()))

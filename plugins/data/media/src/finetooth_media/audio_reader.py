@@ -55,6 +55,10 @@ def load(context: Context, settings: Mapping[str, Any], longest: float) -> Audio
             action="choose a model whose processor of transformers does, such as Qwen2-Audio or Gemma 3n",
         )
     processor.feature_extractor = extractor
+    if info.config.get("model_type") == "voxtral":
+        heard = classes.AutoConfig.from_pretrained(folder_of(info)).audio_config
+        joined = heard.intermediate_size // heard.hidden_size
+        return PiecesReader(processor, longest, heard.max_source_positions // joined)
     return AudioReader(processor, longest)
 
 
@@ -121,3 +125,36 @@ class AudioReader:
 
     def save(self, folder: Path) -> None:
         self._processor.to_json_file(folder / "processor_config.json")
+
+
+class PiecesReader(AudioReader):
+    """Sounds of Voxtral, whose processor takes none together with a text: pieces of 30 seconds, the last one filled up
+    with silence. The text has a token that begins the sound and as many for each piece, as mistral-common writes it.
+
+    Args:
+        tokens: for a piece.
+    """
+
+    def __init__(self, processor: Any, longest: float, tokens: int) -> None:
+        super().__init__(processor, longest)
+        self._tokens, self._settings = tokens, dict(processor.audio_kwargs)
+        self._frames = int(self._settings.pop("max_source_positions"))
+        self._begin = str(processor.tokenizer.convert_ids_to_tokens(processor.audio_token_id + 1))
+
+    def _placed(self, samples: Samples, name: str) -> Placed:
+        """
+        Raises:
+            DataError: it has no samples.
+        """
+        if not len(samples):
+            raise DataError("", f"audio {name}: it is too short for the model to hear", action="remove the row")
+        pieces = -(-len(samples) // int(self._settings["pad_to_multiple_of"]))
+        return stands(self._begin + self.placeholder * (self._tokens * pieces), self._spelled)
+
+    def _made(self, sounds: Sequence[Samples]) -> dict[str, Any]:
+        """Features (pieces of all sounds, mel bands, frames)."""
+        extractor, pieces = self._processor.feature_extractor, []
+        for sound in sounds:
+            made = np.asarray(extractor(sound, **{**self._settings, "return_tensors": "np"})["input_features"])
+            pieces.append(made.reshape(extractor.feature_size, -1, self._frames).swapaxes(0, 1))
+        return {"input_features": np.concatenate(pieces)}

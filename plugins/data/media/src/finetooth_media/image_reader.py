@@ -40,7 +40,7 @@ def load(context: Context, settings: Mapping[str, Any], largest: int) -> ImageRe
         return ImageReader(processor, Grid(context.tokenizer.decode([token]), token), largest)
     with explained(info, "image processor"):
         whole = classes.AutoProcessor.from_pretrained(folder_of(info))
-    return ImageReader(processor, ProcessorMarkup(whole), largest)
+    return ImageReader(processor, ProcessorMarkup(whole, settings), largest)
 
 
 def _any(module: Any) -> Any:
@@ -51,6 +51,7 @@ class Grid:
     """One token repeated, as often as the grid of patches has cells when `merge_size` x `merge_size` are merged."""
 
     unused: frozenset[str] = frozenset()
+    cut: Mapping[str, Any] = {"return_tensors": "np"}
 
     def __init__(self, placeholder: str, token: int) -> None:
         self.placeholder, self.token_ids = placeholder, frozenset({token})
@@ -69,14 +70,29 @@ class Grid:
 
 
 class ProcessorMarkup:
-    """What the model's own processor class writes for an image."""
+    """What the model's own processor class writes for an image.
 
-    def __init__(self, processor: Any) -> None:
+    Args:
+        settings: of the recipe, which the class does not change.
+
+    Attributes:
+        unused: of what the image processor makes, what the model does not take.
+        cut: what the class has the image processor do otherwise: Pixtral's has an image be whole squares of patches,
+            SmolVLM's has it say into how many squares it cut an image.
+    """
+
+    def __init__(self, processor: Any, settings: Mapping[str, Any]) -> None:
         self._processor = processor
         self.placeholder = str(processor.image_token)
-        self.token_ids = frozenset(int(id_) for id_ in processor.image_token_ids)
+        patch = getattr(processor, "img_patch_token", None)  # Llama 4's image token only marks the whole image
+        pieces = [processor.tokenizer.convert_tokens_to_ids(patch)] if patch else []
+        self.token_ids = frozenset(int(id_) for id_ in (*processor.image_token_ids, *pieces))
         self.unused = frozenset(processor.unused_input_names)
         self._spelled = processor.tokenizer.convert_ids_to_tokens(sorted(self.token_ids))
+        merges = getattr(processor, "spatial_merge_size", 1)
+        own = {**getattr(processor, "images_kwargs", {}), "return_tensors": "np"}
+        own |= {"patch_size": processor.patch_size * merges} if merges > 1 else {}
+        self.cut: Mapping[str, Any] = {name: value for name, value in own.items() if name not in settings}
 
     def place(self, processor: Any, made: Mapping[str, Any]) -> Placed:
         return stands(self._processor.replace_image_token(made, 0), self._spelled)
@@ -94,7 +110,7 @@ class ImageReader:
         opened = open_image(content, name, self._largest)
         if opened.size not in self._places:
             try:
-                made = self._processor(images=[opened], return_tensors="np")
+                made = self._made([opened])
             except ValueError as error:  # a shape it cannot resize, such as one of 200 to 1
                 raise DataError("", f"image {name}: {error}", action="cut it to another shape") from error
             self._places[opened.size] = self._markup.place(self._processor, made)
@@ -104,8 +120,19 @@ class ImageReader:
         opened = [
             open_image(content, f"{i + 1} of {len(contents)}", self._largest) for i, content in enumerate(contents)
         ]
-        made = self._processor(images=opened, return_tensors="np")
+        made = self._made(opened)
         return {name: np.asarray(value) for name, value in made.items() if name not in self._markup.unused}
+
+    def _made(self, opened: Sequence[Any]) -> Mapping[str, Any]:
+        if getattr(self._processor, "backend", "") != "torchvision":
+            made: Mapping[str, Any] = self._processor(images=list(opened), **self._markup.cut)
+            return made
+        tensors = self._processor(images=list(opened), **{**self._markup.cut, "return_tensors": "pt"})
+        # Llama 4's are bf16, which NumPy lacks
+        return {
+            name: (value.float() if value.is_floating_point() else value).numpy() if hasattr(value, "numpy") else value
+            for name, value in tensors.items()
+        }
 
     def save(self, folder: Path) -> None:
         self._processor.save_pretrained(folder)

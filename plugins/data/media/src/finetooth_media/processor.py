@@ -3,6 +3,7 @@ of its kind comes."""
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ KEYS: Mapping[MediumKind, Collection[str]] = {
     "video": ("video_token_id", "video_token_index"),
 }
 """Keys of a config, at least one of which every model has that takes such a kind."""
+WHOLE = "processor_config.json"
+"""Where newer models keep the settings of what reads for them, and their own."""
+PARTS = frozenset({"image_processor", "feature_extractor", "video_processor"})
+"""Keys of that file which readers save in files of their own."""
 
 
 class ProcessorOptions(Options):
@@ -156,3 +161,9 @@ class MediaProcessor:
         for kind in self.kinds:
             if kind != "video" or kind in self._readers:
                 self._reader(kind).save(folder)
+        sources = dict.fromkeys(file.parent / WHOLE for file in self._context.model.files)
+        given = [source for source in sources if source.is_file() and not (folder / WHOLE).exists()]
+        for whole in given[-1:]:  # says how many tokens an image is, and more
+            kept = json.loads(whole.read_text(encoding="utf-8"))
+            own = {name: value for name, value in kept.items() if name not in PARTS}
+            (folder / WHOLE).write_text(json.dumps(own, indent=2), encoding="utf-8")

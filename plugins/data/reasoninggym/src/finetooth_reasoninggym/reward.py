@@ -34,6 +34,7 @@ class Scored:
 
     options: ScoreOptions
     workers: Workers
+    needed_columns: tuple[str, ...] = COLUMNS
 
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]

@@ -122,8 +122,8 @@ class TransformersLoader(LoaderBase):
             if meta:
                 stored = quantizer is not None or packing is not None
                 return self._without_weights(reference, config, precision, stored=stored)
-            apart = stores_apart(quantizer) if quantizer is not None else device != "cpu" and self._by_module(config)
-            if apart or packing is not None:
+            by_parts = stores_apart(quantizer) if quantizer is not None else device != "cpu" and self._by_module(config)
+            if by_parts or packing is not None:
                 assembled = self._assembled(located, config, precision, device, quantizer, packing)
                 if assembled is not None:
                     return assembled
@@ -281,7 +281,9 @@ def _check_framework(framework: str) -> None:
     """
     if framework != "torch":
         raise RecipeError(
-            "model", f"loader transformers loads for torch, not for {framework}", action="set backend: torch"
+            "model",
+            f"loader transformers loads for torch, not for {framework}",
+            action="set backend: torch; where this is a run of torch's, ft merge RUN and name the folder it writes",
         )
 
 

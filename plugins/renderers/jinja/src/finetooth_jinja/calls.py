@@ -1,8 +1,9 @@
 """How a template writes calls of tools, learned from what it makes of two, so that completions are read the same way.
 
 Templates differ in what stands around a call (`<tool_call>`, `[TOOL_CALLS]`, nothing) and in what a call is: one JSON
-value with name and arguments or a list of them, a name before the JSON of its arguments, or tags as Qwen3-Coder or GLM
-have them. A reader is made of each and kept if it reads the template's own calls back, as they were.
+value with name and arguments or a list of them, a name before the JSON of its arguments or before Gemma 4's notation of
+them, or tags as Qwen3-Coder, GLM or Muse have them. A reader is made of each and kept if it reads the template's own
+calls back, as they were.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetooth_hooks import Message
+from finetooth_rendering.bare_values import QUOTE, end_of_arguments, read_arguments
 from finetooth_rendering.tool_calls import call_of, tagged_calls
 
 from finetooth_jinja.shapes import Shaper
@@ -57,6 +59,11 @@ _KEYED = re.compile(
 )
 _KEY = re.compile(r"<arg_key>([^<>]+)</arg_key>\n<arg_value>(.*?)</arg_value>\n", re.DOTALL)
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n(.*?)\n</parameter>", re.DOTALL)
+_ATTRIBUTE = re.compile(r"""<(?:[\w-]+:)?parameter name="([^"\n]+)">(.*?)</(?:[\w-]+:)?parameter>\s*""", re.DOTALL)
+_INVOKED = re.compile(
+    rf"""<(?:[\w-]+:)?invoke name="([^"\n]+)">\s*((?:{_ATTRIBUTE.pattern})*)</(?:[\w-]+:)?invoke>""", re.DOTALL
+)
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def learned(shaper: Shaper, said_of: Callable[[str, str], str]) -> Learned:
         return Learned()
     if double is not None and _NAMES[1] not in double:
         double = None  # it writes the first call of a message, and drops the others
-    for value in (_json_value, _named_value, _xml_value, _keyed_value):
+    for value in (_json_value, _named_value, _xml_value, _keyed_value, _braced_value, _invoked_value):
         for begin, end in _frames(single, value):
             between = None if double is None else _between(double, value, begin)
             for reader in _readers(value, begin, between, end):
@@ -144,7 +151,16 @@ def _readers(value: ValueAt, begin: str, between: str | None, end: str) -> Itera
             return tagged_calls(text, opening, closing)
 
         yield tagged
-    yield _Frame(value, opening, None if between is None else between.strip(), closing)
+    patterns = [None if text is None else _with_any_name(text.strip()) for text in (opening, between, closing)]
+    yield _Frame(value, *patterns)  # type: ignore[arg-type]
+
+
+def _with_any_name(text: str) -> re.Pattern[str]:
+    """The markup itself, but for the names of the two tools, in whose places any may stand (`to=clock`)."""
+    pattern = re.escape(text)
+    for name in _NAMES:
+        pattern = pattern.replace(re.escape(name), _NAME.pattern)
+    return re.compile(pattern)
 
 
 @dataclass(frozen=True)
@@ -152,25 +168,24 @@ class _Frame:
     """Reads calls with something before them, between them and behind them; blanks around it count for nothing."""
 
     value: ValueAt
-    begin: str
-    between: str | None
-    end: str
+    begin: re.Pattern[str]
+    between: re.Pattern[str] | None
+    end: re.Pattern[str]
 
     def __call__(self, text: str) -> tuple[str, tuple[Call, ...]]:
-        at = text.find(self.begin) if self.begin else 0
-        if at < 0:
+        opening = self.begin.search(text)
+        if opening is None:
             return text, ()
-        content, at = text[:at], at + len(self.begin)
+        content, at = text[: opening.start()], opening.end()
         calls: list[Call] = []
         while (decoded := self.value(text, _after_blanks(text, at))) is not None:
             calls += decoded[0]
             at = _after_blanks(text, decoded[1])
-            if self.between is None or not text.startswith(self.between, at):
+            between = None if self.between is None else self.between.match(text, at)
+            if between is None or self.value(text, _after_blanks(text, between.end())) is None:
                 break
-            if self.value(text, _after_blanks(text, at + len(self.between))) is None:
-                break
-            at += len(self.between)
-        if not calls or text[at:].strip() != self.end:
+            at = between.end()
+        if not calls or not self.end.fullmatch(text[at:].strip()):
             return text, ()
         return content.removesuffix("\n"), tuple(calls)
 
@@ -196,7 +211,7 @@ def _json_value(text: str, at: int) -> Value | None:
 
 def _named_value(text: str, at: int) -> Value | None:
     """A name, markup, and the arguments as JSON: `clock[ARGS]{"zone": "UTC"}`."""
-    name = re.compile(r"[A-Za-z_][\w.-]*").match(text, at)
+    name = _NAME.match(text, at)
     if name is None or (at and re.match(r"\w", text[at - 1])):
         return None
     brace = text.find("{", name.end())
@@ -221,6 +236,24 @@ def _keyed_value(text: str, at: int) -> Value | None:
     if match is None:
         return None
     return [call_of(match[1], {key: _plain(value) for key, value in _KEY.findall(match[2])})], match.end()
+
+
+def _braced_value(text: str, at: int) -> Value | None:
+    """A name and its arguments in braces, keys bare and texts between tokens: `clock{zone:<|"|>UTC<|"|>}`."""
+    name = _NAME.match(text, at)
+    if name is None or not text.startswith("{", name.end()) or (at and re.match(r"\w", text[at - 1])):
+        return None
+    end = end_of_arguments(text, name.end())
+    values = None if end is None else read_arguments(text[name.end() : end].split(QUOTE))
+    return None if values is None or end is None else ([call_of(name.group(), values)], end)
+
+
+def _invoked_value(text: str, at: int) -> Value | None:
+    """`<invoke name="clock">`, and a `<parameter name="zone">` for each argument, with any prefix of the tags."""
+    match = _INVOKED.match(text, at)
+    if match is None:
+        return None
+    return [call_of(match[1], {key: _plain(value) for key, value in _ATTRIBUTE.findall(match[2])})], match.end()
 
 
 def _plain(text: str) -> Any:

@@ -11,10 +11,12 @@ from finetooth_hooks import Message
 from finetooth_toolbox.messages.encoding import Encoded, Encoder
 
 from finetooth_jinja.extension import TOOL, TOOLS
+from finetooth_jinja.omissions import THINK
 from finetooth_jinja.shapes import Shaper
 from finetooth_jinja.template import TemplateRefused
 
 ANSWERS = ("First answer.", "Second answer.")
+REASONING = "So it is."
 MESSAGES = (
     Message("user", "First question?"),
     Message("assistant", ANSWERS[0]),
@@ -34,17 +36,23 @@ class Habits:
             conversation.
         before: what stands between the prompt and the answer, if that is blanks and special tokens, or a header that a
             special token ends (`to=user<|message|>`).
+        opening: what begins an answer in a prompt, if it begins with a special token: one template (DiffusionGemma's)
+            writes it behind results of tools only once the answer is there.
         after: blanks and special tokens between the answer and the token that ends it.
         leads_on: a conversation begins with the prompt that asks for its last answer; else a model is asked in
             another way than it is trained.
         thinks: the prompt opens a think block, so an answer begins inside it.
+        thought: what stands before and behind reasoning where it is not a think block, as in a message to itself
+            (Muse's); what follows begins as an answer without reasoning does.
     """
 
     stop_ids: tuple[int, ...] = ()
     before: str = ""
+    opening: str = ""
     after: str = ""
     leads_on: bool = True
     thinks: bool = False
+    thought: tuple[str, str] = ("", "")
 
 
 def habits(shaper: Shaper, encoder: Encoder, eos_id: int | None) -> Habits:
@@ -56,6 +64,7 @@ def habits(shaper: Shaper, encoder: Encoder, eos_id: int | None) -> Habits:
     try:
         text = shaper.render(MESSAGES).text
         prompt = shaper.render(MESSAGES[:3], prompt=True).text
+        asked = shaper.render(MESSAGES[:3]).text
     except TemplateRefused:
         return Habits()
     encoded = encoder.encode(text)
@@ -71,7 +80,23 @@ def habits(shaper: Shaper, encoder: Encoder, eos_id: int | None) -> Habits:
     stop_ids = tuple(dict.fromkeys(stop.id for stop in stops))
     stop_ids += _call_stops(shaper, encoder, (*stop_ids, *([] if eos_id is None else [eos_id])))
     header = _is_markup(before, encoder) or encoder.encode(before).special[-1]
-    return Habits(stop_ids, before if header else "", after, leads_on, thinks)
+    opening = prompt[len(asked) :] if prompt.startswith(asked) else ""
+    opening = opening if opening and encoder.encode(opening).special[0] else ""
+    before = before if header else ""
+    return Habits(stop_ids, before, opening, after, leads_on, thinks, _thought(shaper, encoder, prompt, before))
+
+
+def _thought(shaper: Shaper, encoder: Encoder, prompt: str, before: str) -> tuple[str, str]:
+    """What stands before and behind the reasoning of an answer, if both hold a special token; else nothing."""
+    try:
+        text = shaper.render((*MESSAGES[:3], replace(MESSAGES[3], reasoning=REASONING))).text
+    except TemplateRefused:
+        return "", ""
+    begin, found, rest = text.removeprefix(prompt).partition(REASONING)
+    end, answered, _ = rest.partition(ANSWERS[1])
+    end = end.removesuffix(before)
+    whole = text.startswith(prompt) and found and answered and THINK[0] not in begin
+    return (begin, end) if whole and all(any(encoder.encode(part).special) for part in (begin, end)) else ("", "")
 
 
 class _Stop(NamedTuple):

@@ -236,8 +236,8 @@ class JinjaRenderer(RendererBase):
     def parse(self, tokens: Sequence[int]) -> Parsed:
         """The assistant message that `tokens`, what came after a prompt, say: all up to the first stop token, without
         the blanks the template itself puts around an answer. A leading `<think>` block, also one that the prompt
-        opened, is its reasoning. Calls are read as the template writes them; if `reads_calls` is false, they stay text
-        in the content."""
+        opened, is its reasoning, and so is what the template marks otherwise as reasoning by special tokens. Calls are
+        read as the template writes them; if `reads_calls` is false, they stay text in the content."""
         end = next((i for i, token in enumerate(tokens) if token in self.stop_ids), None)
         reasoning, text = self._reasoning_and_text(tokens[:end], stopped=end is not None)
         content, calls = self._calls.read(text) if self._calls.read else (text, ())
@@ -250,9 +250,15 @@ class JinjaRenderer(RendererBase):
         Args:
             stopped: a stop token follows.
         """
-        text = self._tokenizer.decode(tokens).removeprefix(self._habits.before)
+        text, (begin, end) = self._tokenizer.decode(tokens).removeprefix(self._habits.opening), self._habits.thought
+        of_its_own = ""
+        if begin and text.startswith(begin) and end in text:
+            of_its_own, _, text = text.removeprefix(begin).partition(end)
+        text = text.removeprefix(self._habits.before)
         if stopped and self._habits.after:
             text = text.removesuffix(self._habits.after)
+        if of_its_own:
+            return of_its_own, text
         opened = text.lstrip().startswith(THINK[0])
         if THINK[1] not in text or not (opened or self._habits.thinks):
             return "", text

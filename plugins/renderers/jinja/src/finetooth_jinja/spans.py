@@ -277,6 +277,10 @@ def _other(i: int, whole: Whole, shaper: Shaper, stop_ids: Sequence[int]) -> Ran
     if whole.text.find(content, position + 1, end) >= 0:
         raise _unproved(i, "its content occurs more than once in its turn")
     until = position + len(content)
+    if (said := _texts(message)[0])[:1].isspace():  # blanks that the template keeps are the message's own
+        first = _changes(i, whole, shaper, reported=i)
+        if begin <= first < position and said.startswith(whole.text[first:position]):
+            position = first
     for text in more:
         until = whole.text.find(text, until, end) + len(text)
     if not position < until <= end:
