@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from finetooth_basicenvironments.arithmetic import NotArithmetic, calculate
 from finetooth_basicenvironments.calculator import Calculator, CalculatorOptions
+from finetooth_basicenvironments.conversation import Conversation
 from finetooth_basicenvironments.guess import Guess, GuessOptions
 from finetooth_basicenvironments.search import Index, Search, SearchOptions, passages
 from finetooth_hooks import DataError, Message, RecipeError, Task, Turn
@@ -24,6 +25,28 @@ def test_conforms(check: Any) -> None:
 def turn(text: str, *calls: tuple[str, Any], stop: Any = "stop") -> Turn:
     made = tuple({"id": f"c{i}", "function": {"name": name, "arguments": a}} for i, (name, a) in enumerate(calls))
     return Turn((1,), text, Message("assistant", text, tool_calls=made), stop)
+
+
+def test_a_conversation_continues_whatever_the_policy_says() -> None:
+    said = [("user", "One."), ("system", "Be brief."), ("assistant", "1"), ("user", "Two."), ("assistant", "2")]
+    task = Task("Count.", {"remaining_turns": [{"role": role, "content": text} for role, text in said]})
+    episode = Conversation().episode(task, 0)
+    assert episode.begin().messages[0].content == "Count."
+    shown = [episode.answer(turn(text)).observation for text in ("yes", "no", "2")]
+    assert [[m.content for m in of.messages] if of else None for of in shown] == [["One.", "Be brief."], ["Two."], None]
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (None, "no such list of messages"),
+        ([{"role": "tool", "content": "4"}], "more than messages of text"),
+        ([{"role": "assistant", "content": "2"}], "follow each other"),
+    ],
+)
+def test_a_conversation_that_cannot_continue_is_refused(column: Any, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        Conversation().episode(Task("Count.", {"remaining_turns": column}), 0)
 
 
 def test_a_number_is_found() -> None:

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
+import httpx2 as httpx
 import pytest
 from finetooth_gyms.cookbook import CookbookOptions
 from finetooth_gyms.cookbook import build as build_cookbook
 from finetooth_gyms.loading import load
-from finetooth_gyms.nemogym import NemoGym, NemoGymOptions
 from finetooth_gyms.openenv import OpenEnvOptions
 from finetooth_gyms.openenv import build as build_openenv
 from finetooth_gyms.verifiers import VerifiersOptions
 from finetooth_gyms.verifiers import build as build_verifiers
-from finetooth_hooks import DataError, Message, RecipeError, Task, Turn
+from finetooth_hooks import DataError, EngineError, Message, RecipeError, Task
 from finetooth_kit import parametrize_with_checks
 from finetooth_kit.fake_context import FakeContext
+from finetooth_launching.ranks import free_port
+from gym_stand_ins import ROW, ResourceServer, nemogym, turn
 
 
 @parametrize_with_checks("finetooth_gyms.plugin")
@@ -32,70 +30,12 @@ def test_conforms(check: Any) -> None:
     check()
 
 
-def turn(text: str, *calls: tuple[str, Any], stop: Any = "stop") -> Turn:
-    made = tuple({"id": "", "function": {"name": name, "arguments": given}} for name, given in calls)
-    return Turn(tuple(text.encode()), text, Message("assistant", text, tool_calls=made), stop)
-
-
 # --- NeMo Gym --------------------------------------------------------------------------------------------------------
 
 
-class ResourceServer:
-    """A counter: the tool `add` adds to the session's number, the judge compares it with the row's `target`."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, Any]] = []
-        self.sessions: dict[str, int] = {}
-        self.broken = ""
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def log_message(self, *_: Any) -> None: ...
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                server.asked.append((self.path, body))
-                session = (self.headers.get("Cookie") or "").removeprefix("session=")
-                status, content = (500, {"detail": "broken"}) if self.path == server.broken else (200, None)
-                if content is None:
-                    content = server.answer(self.path, body, session)
-                data = json.dumps(content).encode()
-                self.send_response(status)
-                if self.path == "/seed_session":
-                    self.send_header("Set-Cookie", f"session={len(server.sessions)}; Path=/")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def answer(self, path: str, body: Any, session: str) -> Any:
-        if path == "/seed_session":
-            self.sessions[str(len(self.sessions) + 1)] = 0
-            return {}
-        if path == "/add":
-            self.sessions[session] += body["number"]
-            return {"total": self.sessions[session]}
-        return {"reward": float(self.sessions[session] == body["target"]), "response": body["response"]}
-
-
-@pytest.fixture
-def resources() -> Iterator[ResourceServer]:
-    made = ResourceServer()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
-ADD = {"type": "function", "name": "add", "parameters": {"type": "object", "properties": {"number": {}}}}
-ROW = {"responses_create_params": {"input": [{"role": "user", "content": "Reach 5."}], "tools": [ADD]}, "target": 5}
-
-
-def test_a_resource_server_gives_tools_and_the_reward(resources: ResourceServer) -> None:
+def test_a_resource_server_gives_tools_and_the_reward(resources: ResourceServer, tmp_path: Path) -> None:
     """Two sessions side by side, each with a number of its own; the judge gets the whole response."""
-    environment = NemoGym(NemoGymOptions(url=resources.url))
+    environment = nemogym(tmp_path, url=resources.url)
     task = Task((Message("user", "Reach 5."),), ROW)
     one, other = environment.episode(task, 0), environment.episode(task, 0)
     begun = one.begin()
@@ -115,9 +55,9 @@ def test_a_resource_server_gives_tools_and_the_reward(resources: ResourceServer)
 
 
 @pytest.mark.parametrize("path", ["/seed_session", "/add", "/verify"])
-def test_a_resource_server_that_fails_is_no_reward(resources: ResourceServer, path: str) -> None:
+def test_a_resource_server_that_fails_is_no_reward(resources: ResourceServer, path: str, tmp_path: Path) -> None:
     resources.broken = path
-    episode = NemoGym(NemoGymOptions(url=resources.url)).episode(Task("Reach 5.", ROW), 0)
+    episode = nemogym(tmp_path, url=resources.url).episode(Task("Reach 5.", ROW), 0)
     with pytest.raises(OSError, match=f"{path} answers 500"):
         episode.begin()
         episode.answer(turn("", ("add", {"number": 1})))
@@ -125,9 +65,72 @@ def test_a_resource_server_that_fails_is_no_reward(resources: ResourceServer, pa
     episode.close()
 
 
-def test_rows_without_the_parameters_are_refused() -> None:
+def test_rows_without_the_parameters_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"responses_create_params.*data\.format"):
-        NemoGym(NemoGymOptions()).episode(Task("Hi"), 0)
+        nemogym(tmp_path).episode(Task("Hi"), 0)
+
+
+GYM = """
+import http.server, os, subprocess, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/end":
+            print("the gym gives up", flush=True)
+            os._exit(7)
+        self.send_response(200); self.end_headers(); self.wfile.write(b'{"reward": 0.25}')
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("in", os.getcwd(), flush=True)
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+"""A gym of its own process, with a worker, that can be asked to end."""
+
+
+@pytest.mark.slow
+def test_a_gym_that_the_run_starts(tmp_path: Path) -> None:
+    """In its folder, with its output kept; once it has ended, the next episode names the end of its output."""
+    url, place = f"127.0.0.1:{free_port('127.0.0.1')}", tmp_path / "gym"
+    place.mkdir()
+    start = [sys.executable, "-c", GYM, url.rpartition(":")[2]]
+    environment = nemogym(tmp_path, url=url, start=start, start_folder=str(place), ready=60)
+    task = Task((Message("user", "Reach 5."),), ROW)
+    episode = environment.episode(task, 0)
+    episode.begin()
+    assert episode.answer(turn("Done.")).reward == 0.25
+    assert f"in {place}" in (tmp_path / "nemogym.log").read_text()
+    with pytest.raises(RecipeError, match=rf"method\.environment\.start: another server has http://{url} already"):
+        nemogym(tmp_path, url=url, start=start).episode(task, 0)
+    with pytest.raises(httpx.HTTPError):
+        httpx.post(f"http://{url}/end", content=b"")
+    running = environment._server._server._running
+    assert running is not None
+    assert running.wait(60) == 7
+    with pytest.raises(EngineError, match=r"ended with 7; .*nemogym\.log ends: .*the gym gives up"):
+        environment.episode(task, 0)
+    environment._server.end()
+
+
+@pytest.mark.parametrize(
+    ("code", "ready", "said"),
+    [("raise SystemExit('no such config')", 60, "ended with 1; .* ends: loading no such config"),
+     ("import time; time.sleep(600)", 0.1, r"did not answer within 0\.1 s; .* ends: loading")],
+)  # fmt: skip
+@pytest.mark.slow
+def test_a_gym_that_does_not_come_is_named(tmp_path: Path, code: str, ready: float, said: str) -> None:
+    """And is ended: nothing of it runs afterwards. Its output follows that of an earlier process of the run."""
+    (tmp_path / "nemogym.log").write_text("loading\n")
+    start = [sys.executable, "-c", code]
+    environment = nemogym(tmp_path, url=f"127.0.0.1:{free_port('127.0.0.1')}", start=start, ready=ready)
+    with pytest.raises(EngineError, match=said):
+        environment.episode(Task("Reach 5.", ROW), 0)
+    assert not environment._server._server.runs
+
+
+def test_a_gym_that_cannot_be_started_is_refused(tmp_path: Path) -> None:
+    for options in ({"start": ["/no/such/ng_run"]}, {"start": [sys.executable], "start_folder": "/no/such/gym"}):
+        environment = nemogym(tmp_path, url=f"127.0.0.1:{free_port('127.0.0.1')}", **options)
+        with pytest.raises(RecipeError, match=r"method\.environment\.start: /no/such/\w+: No such file"):
+            environment.episode(Task("Reach 5.", ROW), 0)
 
 
 # --- the Tinker cookbook ---------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from finetooth_gyms.verifiers import VerifiersOptions
 from finetooth_gyms.verifiers import build as build_verifiers
 from finetooth_hooks import Message, Task, Turn
 from finetooth_kit.fake_context import FakeContext
+from finetooth_launching.ranks import free_port
 
 SUMS = '''
 import verifiers as vf
@@ -88,10 +89,54 @@ uvicorn.run(server.setup_webserver(), host="127.0.0.1", port=port, log_level="er
 """
 """NeMo Gym's own example with sessions, without the processes around it: tools that count, and a judge."""
 
+AGENT = """
+import asyncio, sys
+import uvicorn
+from nemo_gym.server_utils import BaseServerConfig, ServerClient
+from omegaconf import OmegaConf
+from resources_servers.example_session_state_mgmt import app as example
+from responses_api_agents.simple_agent import app as agent
+from responses_api_models.openai_model import app as model
 
-def turn(text: str, *calls: tuple[str, dict[str, Any]]) -> Turn:
+def at(port, **more):
+    return {"host": "127.0.0.1", "port": int(port), "entrypoint": "app.py", **more}
+
+gym, model_port, agent_port, policy = sys.argv[1:]
+del sys.argv[1:]  # NeMo Gym reads settings there
+settings = {
+    "counter": at(gym, domain="agent"),
+    "policy_model": at(
+        model_port, openai_base_url=f"http://{policy}/v1", openai_api_key="none", openai_model="policy"
+    ),
+    "agent": at(
+        agent_port,
+        resources_server={"type": "resources_servers", "name": "counter"},
+        model_server={"type": "responses_api_models", "name": "policy_model"},
+    ),
+}
+known = OmegaConf.create({name: {"kind": {"its": given}} for name, given in settings.items()})
+client = ServerClient(head_server_config=BaseServerConfig(host="127.0.0.1", port=1), global_config_dict=known)
+servers = []
+for name, kind, config in (
+    ("counter", example.StatefulCounterResourcesServer, example.StatefulCounterResourcesServerConfig),
+    ("policy_model", model.SimpleModelServer, model.SimpleModelServerConfig),
+    ("agent", agent.SimpleAgent, agent.SimpleAgentConfig),
+):
+    server = kind(config=config(name=name, **settings[name]), server_client=client)
+    port = settings[name]["port"]
+    servers.append(uvicorn.Server(uvicorn.Config(server.setup_webserver(), port=port, log_level="error")))
+
+async def serve():
+    await asyncio.gather(*(server.serve() for server in servers))
+
+asyncio.run(serve())
+"""
+"""NeMo Gym's `simple_agent` with that example and its model server `openai_model`, all in one process."""
+
+
+def turn(text: str, *calls: tuple[str, dict[str, Any]], stop: Any = "stop") -> Turn:
     made = tuple({"id": "", "function": {"name": name, "arguments": given}} for name, given in calls)
-    return Turn(tuple(text.encode()), text, Message("assistant", text, tool_calls=made), stop="stop")
+    return Turn(tuple(text.encode()), text, Message("assistant", text, tool_calls=made), stop=stop)
 
 
 @pytest.mark.slow
@@ -174,13 +219,13 @@ def counter() -> Iterator[str]:
 
 
 @pytest.mark.slow
-def test_a_resource_server_of_nemo_gym(counter: str) -> None:
+def test_a_resource_server_of_nemo_gym(counter: str, tmp_path: Path) -> None:
     """Two sessions at a time, each from the row's own number; a call with wrong arguments is told to the policy."""
     names = ("increment_counter", "get_counter_value")
     tools = [{"type": "function", "name": name, "parameters": {}, "strict": True} for name in names]
     params = {"input": [{"role": "user", "content": "Add 1, then 2, then say the count."}], "tools": tools}
     task = Task("Add.", {"responses_create_params": params, "initial_count": 3, "expected_count": 6})
-    environment = NemoGym(NemoGymOptions(url=counter))
+    environment = NemoGym(NemoGymOptions(url=counter), FakeContext(tmp_path))
     one, other = environment.episode(task, 0), environment.episode(task, 0)
     assert [tool["function"]["name"] for tool in one.begin().tools] == list(names)
     other.begin()
@@ -195,3 +240,38 @@ def test_a_resource_server_of_nemo_gym(counter: str) -> None:
     assert (one.answer(turn("Six.")).reward, other.answer(turn("Four.")).reward) == (1.0, 0.0)
     one.close()
     other.close()
+
+
+@pytest.mark.slow
+def test_an_agent_of_nemo_gym(tmp_path: Path) -> None:
+    """Started by the environment: two episodes at a time, their turns asked by NeMo Gym's own model server."""
+    python = os.environ.get("FT_NEMO_GYM", "")
+    if not python:
+        pytest.skip("FT_NEMO_GYM names no Python with nemo-gym")
+    ports = [str(free_port("127.0.0.1")) for _ in range(4)]
+    agent, policy = f"127.0.0.1:{ports[2]}", f"127.0.0.1:{ports[3]}"
+    start = [python, "-c", AGENT, *ports[:3], policy]
+    options = NemoGymOptions(start=start, start_folder=str(tmp_path), agent=agent, policy=policy, timeout=60)
+    environment = NemoGym(options, FakeContext(tmp_path))
+    tools = [{"type": "function", "name": name, "parameters": {}, "strict": True}
+             for name in ("increment_counter", "get_counter_value")]  # fmt: skip
+    params = {"input": [{"role": "user", "content": "Add 1, then 2, then say the count."}], "tools": tools}
+    task = Task("Add.", {"responses_create_params": params, "initial_count": 3, "expected_count": 6})
+    one, other = environment.episode(task, 0), environment.episode(task, 0)
+    begun = one.begin()
+    assert begun == other.begin() and begun.messages == (Message("user", "Add 1, then 2, then say the count."),)
+    assert [tool["function"]["name"] for tool in begun.tools] == ["increment_counter", "get_counter_value"]
+    add, count = ("increment_counter", {"count": 1}), ("get_counter_value", dict[str, Any]())
+    answer = one.answer(turn("I add.", add, ("increment_counter", {"count": 2}), ("increment_counter", {})))
+    assert answer.observation is not None and answer.metrics == {"calls": 3.0}
+    said = [json.loads(message.content) for message in answer.observation.messages]
+    assert said[:2] == [{"success": True}] * 2 and said[2]["detail"][0]["loc"] == ["body", "count"]
+    answer = one.answer(turn("", count))
+    assert answer.observation is not None and answer.observation.messages[0].content == '{"count":6}'
+    assert one.answer(turn("Six.")).reward == 1.0
+    assert other.answer(turn("cut", stop="length")).reward == 0.0
+    left = environment.episode(task, 0)
+    left.begin()
+    for episode in (one, other, left):
+        episode.close()
+    environment._server.end()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from finetooth_ebft.features import cfm_loss, cosines, feature_rewards, likeness, pooled, whitener
+from finetooth_ebft.healthy import healthy
 from finetooth_ebft.method import EbftOptions
+from finetooth_hooks import StepReport
+from finetooth_rollouts.health import STEPS, Health
 
 RANDOM = np.random.default_rng(11)
 LAYERS = [RANDOM.normal(size=(9, 5)) * 10**depth for depth in range(3)]
@@ -97,9 +101,10 @@ def test_directions_without_samples_are_dropped() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_generations": 1}, "set advantage_estimator to reinforce"),
+        ({"mode": "strided"}, "set method.name to it, without mode"),
+        ({"num_generations": 1, "advantage_estimator": "rloo"}, "set advantage_estimator to reinforce"),
         ({"dynamic_sampling": True}, "dynamic_sampling looks at rewards before"),
-        ({"environment": "single"}, "leave environment out"),
+        ({"environment": "single"}, "set it to conversation"),
         ({"alignment_coef": 0.0, "diversity_coef": 0.0}, "nothing is rewarded"),
         ({"partial_rollouts": 4, "prefetch": 1}, "adaptive_max_tokens bounds whole answers"),
         ({"ce_coef": 0.1, "top_p": 0.9}, "leave top_p"),
@@ -109,3 +114,32 @@ def test_directions_without_samples_are_dropped() -> None:
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         EbftOptions(**options)
+
+
+def test_one_answer_to_a_prompt_has_no_others() -> None:
+    assert EbftOptions(num_generations=1).advantage_estimator == "reinforce"
+    assert EbftOptions().advantage_estimator == "rloo"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("ebft/alignment", 0.05, "raise method.ce_coef"),
+        ("ebft/diversity", 2.9, "raise method.diversity_coef"),
+        ("ebft/cfm_loss", 120.0, "training is unstable"),
+        ("ebft/reward", -1.0, "lower method.diversity_coef"),
+        ("ebft/advantages_std", 0.0, "no answer is better"),
+        ("kl", 3.0, "raise method.beta"),
+        ("reward", -0.5, ""),
+    ],
+)
+def test_what_leaves_its_range_is_said(name: str, value: float, words: str) -> None:
+    """A reward below 0 is no fault of features, as it is of a reward that counts right answers."""
+    notes: list[str] = []
+    context: Any = SimpleNamespace(note=lambda text, topic: notes.append(text))
+    health = Health(context, healthy([0.25, 0.5, 0.75], "last_token", whitening=False))
+    for step in range(STEPS):
+        health.watch(StepReport(step, 0.0, 0.0, 1, 1, 1, 1e-4, 0.5, metrics={name: value}))
+    assert (len(notes), words in "".join(notes)) == (bool(words), True)
+    ranges = healthy([0.5, 0.75], "concat", whitening=True)
+    assert ranges["ebft/diversity"].high == 1.0

@@ -52,13 +52,17 @@ def test_the_kl_is_their_mean_log_ratio_and_never_negative(make_context: Context
     assert kl_estimate(engine, ROWS[:1], 100) == 0.0
 
 
-def test_every_datum_of_a_step_has_its_kl(make_context: Contexts, answers: list[Labelled]) -> None:
-    context = make_context(answers, batch_size=3, epochs=1)
+@pytest.mark.parametrize(("size", "batches"), [(3, [3, 3, 3]), (4, [4, 4, 1])])
+def test_every_datum_of_a_step_has_its_kl(
+    make_context: Contexts, answers: list[Labelled], size: int, batches: list[int]
+) -> None:
+    """Also the last one of an epoch, which may be alone in its batch."""
+    context = make_context(answers, batch_size=size, epochs=1)
     method = build(context, beta=0.5)
     method.prepare()
     engine = Two(context.tokenizer)
     reports = list(method.steps(engine))
-    assert [report.rows for report in reports] == [3, 3, 3]
+    assert [report.rows for report in reports] == batches
     assert all(report.metrics["kl"] > 0 for report in reports)
     both = [r.metrics for r in reports if {"rewards/chosen", "rewards/rejected"} <= r.metrics.keys()]
     assert both

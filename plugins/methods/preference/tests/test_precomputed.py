@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -59,11 +60,15 @@ def test_other_data_or_another_model_are_not_found(make_context: Contexts, pairs
 
     context = make_context(pairs, batch_size=4, epochs=1)
     losses(context, Drifting(context.tokenizer), "precomputed")
-    for change in ("data", "weights"):
+    for change in ("data", "weights", "bits", "tokens"):
         same_size = [replace(pairs[0], chosen=(replace(pairs[0].chosen[0], content="It is 7."),)), *pairs[1:]]
         other = make_context(same_size if change == "data" else pairs, batch_size=4, epochs=1)
         if change == "weights":
             other.model = replace(other.model, contents={"model.bin": "1" * 64})
+        if change == "bits":
+            other.plan = SimpleNamespace(picks={"quantizer": "acme:int4"}, options={"quantizer": {}}, notes=())
+        if change == "tokens":
+            other.facts = replace(other.facts, vocab_size=other.facts.vocab_size + 1, new_tokens=(9,))
         engine = Drifting(other.tokenizer)
         losses(other, engine, "precomputed")
         assert "logprobs reference" in engine.calls, change

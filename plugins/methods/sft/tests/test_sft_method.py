@@ -264,6 +264,11 @@ def test_custom_trains_what_rows_mark(context_of: Contexts) -> None:
     assert trained(context_of(marked), train_on="custom") == ["yes<|im_end|>"]
 
 
+def test_a_column_that_may_be_the_answer_is_named(context_of: Contexts) -> None:
+    with pytest.raises(DataError, match=r"prompt: prompt, completion: reply\} if reply is the answer, or set another"):
+        trained(context_of(Task("p", {"level": 3, "topic": "sums", "reply": "It is four.", "place": "x"})))
+
+
 @pytest.mark.parametrize(
     ("row", "called"),
     [

@@ -229,6 +229,23 @@ def test_what_cannot_be_called_is_refused(score: Any, tmp_path: Path) -> None:
         FunctionOptions(function="f")
 
 
+@pytest.mark.parametrize(
+    ("function", "needs"),
+    [
+        ("def f(completions, answer, kind=None, *, row_id, level, strict=True, **columns): ...", "answer row_id level"),
+        ("async def f(prompts, completions, completion_ids, trainer_state, log_extra, log_metric): ...", ""),
+        ("def f(*, answer): ...", "answer"),
+        ("import functools\n@functools.cache\ndef f(answer): ...", ""),
+        ("def f(answer): ...\ndef f(completions): ...", ""),
+        ("f = lambda answer: ...", ""),
+    ],
+)
+def test_columns_that_a_function_cannot_do_without_are_known_ahead(tmp_path: Path, function: str, needs: str) -> None:
+    (tmp_path / "f.py").write_text(function, encoding="utf-8")
+    reward = build(FunctionOptions(function="f", file=str(tmp_path / "f.py")), FakeContext(tmp_path))
+    assert reward.needed_columns == tuple(needs.split())
+
+
 def test_a_module_is_imported(tmp_path: Path) -> None:
     reward = build(FunctionOptions(function="fsum", module="math"), FakeContext(tmp_path))
     with pytest.raises(PluginError, match="math:fsum"):

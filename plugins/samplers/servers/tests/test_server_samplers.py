@@ -20,7 +20,7 @@ from finetooth_serversamplers.asking import NotThere, ServerGone
 from finetooth_serversamplers.checksums import checksum
 from finetooth_serversamplers.openai import OpenAIOptions, OpenAISampler
 from finetooth_serversamplers.vllm import VllmOptions, VllmSampler
-from finetooth_serversamplers.worker import Weights
+from finetooth_serversamplers.worker import Weights, _tensors
 from safetensors.torch import load_file, save_file
 
 PROMPTS = [Prompt("a:1", "a:1@1", (5, 6, 7)), Prompt("a:1", "a:1@2", (5, 6, 7)), Prompt("a:2", "a:2@1", (9,))]
@@ -299,10 +299,11 @@ def test_workers_of_a_server_end_with_it(stand_in: Any, tmp_path: Path, killed: 
         assert time.monotonic() < until
         time.sleep(0.02)
     worker = Path("/proc") / noted.read_text()
-    assert process._running is not None
+    running = process._server._running
+    assert running is not None
     if killed:
-        process._running.kill()
-        process._running.wait()
+        running.kill()
+        running.wait()
     process.end()
     while worker.exists() and worker.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < until
@@ -427,6 +428,16 @@ def test_weights_are_reloaded_where_vllm_can(tmp_path: Path) -> None:
     name = f"ft-x-0-{checksum(tmp_path)[:12]}"
     assert worker.finetooth_load(str(tmp_path), name) == name and worker.model_runner.read == [str(tmp_path)]
     assert worker.model_runner.model.head.cpu_linear(torch.ones(2)).tolist() == [1.0, 5.0, 9.0]
+
+
+def test_weights_in_bf16_reach_the_workers_as_they_are(tmp_path: Path) -> None:
+    """Files have the type of the weights: no bit is lost, and none becomes fp16, which has no 3e38."""
+    weights = {"a": torch.tensor([1.0, -3e38, 1e-40, float("inf")], dtype=torch.bfloat16), "b": torch.randn(7, 5)}
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, tmp_path / "model.safetensors")
+    read = dict(_tensors(tmp_path))
+    for name, weight in weights.items():
+        assert read[name].dtype == torch.bfloat16
+        assert torch.equal(read[name].view(torch.int16), weight.bfloat16().view(torch.int16))
 
 
 def test_names_and_keys(stand_in: Any, tmp_path: Path) -> None:

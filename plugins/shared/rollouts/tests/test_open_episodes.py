@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,15 @@ def test_a_text_that_ends_a_turn_may_begin_in_the_part_before(
     one = joined(context, rollout("a#", "length"), further, stop=("##",))
     assert (bytes(one.tokens), one.text, one.outcome) == (tokens, text, outcome)
     assert one.versions == (0, 0) + (1,) * (len(tokens) - 2) and len(one.logprobs) == len(tokens)
+
+
+def test_an_answer_that_others_wrote_a_part_of_is_not_continued() -> None:
+    """Which of its tokens train would be lost."""
+    context: Any = SimpleNamespace(tokenizer=ByteTokenizer(), renderer=SimpleNamespace(stop_ids=()))
+    whole, part = rollout("ab", "length"), replace(rollout("cd", "length"), own=(True, False))
+    for begun, further in ((whole, part), (part, whole)):
+        with pytest.raises(EngineError, match=r"method.partial_rollouts: .* tokens that the policy did not write"):
+            joined(context, begun, further)
 
 
 def test_what_an_episode_is_of_is_all_that_a_checkpoint_needs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from finetooth_hooks.data.examples import Task
 from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.drawn import Drawn
 from finetooth_rollouts.judging import WeightedEnvironment, judged
-from finetooth_rollouts.scoring import WeightedReward, scored, weights_by_name
+from finetooth_rollouts.scoring import WeightedReward, check_columns, scored, weights_by_name
 
 TASKS = {
     "rows:1": Task("2 + 2?", {"answer": "4"}),
@@ -55,6 +55,18 @@ def test_a_row_may_not_take_a_name_of_them() -> None:
     tasks = {"rows:1": Task("?", {"outcome": "won"})}
     with pytest.raises(DataError, match="rows:1: the row has a column 'outcome'"):
         scored([rollout("rows:1", "x")], tasks, [])
+
+
+def test_a_column_that_no_row_has_is_refused_before_anything_is_sampled() -> None:
+    class Right:
+        needed_columns = ("completion_ids", "solution")
+
+    rewards = [WeightedReward("plain", lambda prompts, answers, columns: [1.0], 1.0)]
+    check_columns(rewards, ())
+    rewards.append(WeightedReward("right", Right(), 1.0))  # type: ignore[arg-type]
+    check_columns(rewards, {"solution", "kind"})
+    with pytest.raises(DataError, match=r"reward right: it needs a column 'solution', .*; the rows have: answer, kind"):
+        check_columns(rewards, ("kind", "answer"))
 
 
 def test_labels_name_rewards() -> None:

@@ -25,6 +25,7 @@ from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.prompts import Prompts
 from finetooth_rollouts.schedule import Schedule
 from finetooth_rollouts.scoring import WeightedReward
+from hypothesis import given as drawn_for
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -150,12 +151,13 @@ class Clock(RuleBasedStateMachine):
         ahead=st.integers(0, 4), per_batch=st.integers(1, 3), staleness=st.none() | st.integers(0, 9),
         useless=st.frozensets(st.integers(0, 12), max_size=6), stretch=st.integers(0, LONGEST + 1),
         late=st.booleans(), replay=st.integers(0, 3), reroll=st.integers(0, 2), streaming=st.integers(0, 2),
+        every=st.integers(1, 5),
     )  # fmt: skip
     def begin(
         self, ahead: int, per_batch: int, staleness: int | None, useless: frozenset[int], stretch: int, late: bool,
-        replay: int, reroll: int, streaming: int,
+        replay: int, reroll: int, streaming: int, every: int,
     ) -> None:  # fmt: skip
-        schedule = Schedule(ahead, per_batch, staleness, late and stretch > 0 and ahead > 0)
+        schedule = Schedule(ahead, per_batch, staleness, late and stretch > 0 and ahead > 0, every)
         options = {
             "partial_rollouts": stretch, "partial_groups": late and stretch > 0, "replay_groups": replay,
             "replay_staleness": 7, "reroll_groups": reroll, "reroll_start": 0.0, "streaming_groups": streaming,
@@ -252,6 +254,47 @@ def test_weights_that_draw_are_those_of_the_rule(staleness: int | None, expected
     for _ in range(6):
         trainer.step()
     assert [versions[0] for _, _, versions, _ in trainer.used[:: 2 * PER_DRAW]] == expected
+
+
+@drawn_for(
+    ahead=st.integers(1, 6), per_batch=st.integers(1, 4), staleness=st.none() | st.integers(1, 9),
+    every=st.integers(1, 9), kills=st.sets(st.integers(0, TOTAL - 1), max_size=4),
+)  # fmt: skip
+@settings(max_examples=draws(60), deadline=None)
+def test_weights_reach_the_sampler_every_so_many_steps(
+    ahead: int, per_batch: int, staleness: int | None, every: int, kills: set[int]
+) -> None:
+    """Every answer is drawn by weights of a multiple of the interval, and trained within the bound on staleness; a kill
+    changes no draw, prompts keep their order, an interval of 1 is none, and what cannot keep it is refused."""
+    schedule = Schedule(ahead, per_batch, staleness, every=every)
+    given: dict[str, Any] = {"prefetch": ahead, "mini_batches": per_batch, "max_staleness": staleness}
+    given["sync_every"] = every
+    if every > schedule.bound:
+        with pytest.raises(ValueError, match=rf"sync_every is {every}, above .*\(\d+\): lower it"):
+            RolloutOptions(**given)
+        return
+    assert RolloutOptions(**given).sync_every == every
+    trainer, plain = trainer_of(schedule), trainer_of(Schedule(ahead, per_batch, staleness))
+    for step in range(TOTAL):
+        trainer = trainer.resumed() if step in kills else trainer
+        trainer.step()
+        plain.step()
+    assert {version % every for version, *_ in trainer.sampler.asked} == {0}
+    assert all(at - versions[0] <= schedule.bound for *_, versions, at in trainer.used)
+    assert [answer[:2] for answer in trainer.used] == [answer[:2] for answer in plain.used]
+    if every == 1:
+        assert trainer.used == plain.used and trainer.sampler.asked == plain.sampler.asked
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"sync_every": 2}, "sync_every is about whole answers that are written ahead: set prefetch"),
+    ({"sync_every": 2, "prefetch": 2, "partial_rollouts": 3}, "leave partial_rollouts out"),
+    ({"sync_every": 3, "prefetch": 4, "max_staleness": 2}, r"sync_every is 3, above max_staleness \(2\)"),
+    ({"sync_every": 3, "prefetch": 2}, r"above the steps that prefetch comes to \(2\)"),
+])  # fmt: skip
+def test_an_interval_that_cannot_be_kept_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RolloutOptions(**given)
 
 
 def test_an_answer_goes_on_under_the_weights_of_each_step() -> None:

@@ -1,4 +1,4 @@
-"""Environments that need nothing else: a question, number guessing, a calculator, search in texts."""
+"""Environments that need nothing else: a question, a conversation, number guessing, a calculator, search in texts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ def ft_environments() -> Iterator[Environment]:
         name="single_turn",
         build="finetooth_basicenvironments.single_turn:build",
         summary="the row's prompt, one turn; the recipe's rewards judge it",
+    )
+    yield Environment(
+        name="conversation",
+        build="finetooth_basicenvironments.conversation:build",
+        summary="the row's conversation, its next turns behind the policy's own; rewards or features judge it",
+        example_task={
+            "prompt": "Name a fruit.",
+            "remaining_turns": [{"role": "user", "content": "And one more."}, {"role": "assistant", "content": "Fig."}],
+        },
     )
     yield Environment(
         name="guess_number",

@@ -20,7 +20,7 @@ def message_of(raw: Any) -> Message:
     calls = tuple(_call(call) for call in values.get("tool_calls") or ())
     return Message(
         "system" if values["role"] == "developer" else str(values["role"]),
-        _text(values.get("content")),
+        text_of(values.get("content")),
         reasoning=str(values.get("reasoning_content") or ""),
         tool_calls=calls,
         name=str(values.get("name") or ""),
@@ -28,7 +28,12 @@ def message_of(raw: Any) -> Message:
     )
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
+    """Text that stands as it is, or in parts.
+
+    Raises:
+        ValueError: a part is not text.
+    """
     if content is None or isinstance(content, str):
         return content or ""
     if isinstance(content, Sequence) and all(isinstance(part, Mapping) and "text" in part for part in content):

@@ -12,18 +12,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from ssl import SSLContext
 from typing import Any
 
 import httpx2 as httpx
 from finetooth_hooks import Context, DataError, Options
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.data.examples import Message, Task
-from finetooth_hooks.environments import Answer, Observation, Turn
+from finetooth_hooks.environments import Answer, Episode, Observation, Turn
 from finetooth_rollouts.prompts import messages_of
 from finetooth_toolbox.text.strict_json import received
 from pydantic import Field
 
+from finetooth_gyms.gym_server import LOG, GymServer
+from finetooth_gyms.loops import Loop
 from finetooth_gyms.messages import calls_with_ids
+from finetooth_gyms.nemogym_agent import AgentEpisode
+from finetooth_gyms.policy_server import policy_at
+from finetooth_gyms.responses import call_item, response_of, reward_of, said_item, tool_of
 
 PARAMS = "responses_create_params"
 
@@ -37,6 +43,19 @@ class NemoGymOptions(Options):
     """Seconds for a request; one that takes longer is an error of the environment, not a reward."""
     seed_session: bool = True
     """Whether the server keeps a session, which is begun with the row."""
+    agent: str = ""
+    """URL of an agent server: it plays whole episodes (`/run`), and `url` and `seed_session` are not used. Left out,
+    the run calls tools and judge of the resource server itself."""
+    policy: str = "127.0.0.1:11080"
+    """HOST:PORT at which an agent's model server finds the policy: NeMo Gym's `policy_base_url` is
+    `http://HOST:PORT/v1`."""
+    start: list[str] = Field(default_factory=list)
+    """Command that starts NeMo Gym, word by word; left out, it runs already. Its output is in `nemogym.log` in the run
+    folder, and it ends with the run."""
+    start_folder: str = ""
+    """Where the command runs, NeMo Gym's own folder say; left out, where the run was started."""
+    ready: float = Field(default=300.0, gt=0)
+    """Seconds that a started NeMo Gym may take to answer."""
 
 
 class NemoGym(EnvironmentBase):
@@ -44,14 +63,20 @@ class NemoGym(EnvironmentBase):
 
     capabilities = frozenset({"concurrent"})
 
-    def __init__(self, options: NemoGymOptions) -> None:
+    def __init__(self, options: NemoGymOptions, context: Context) -> None:
         self._options = options
+        address = address_of(options.agent or options.url)
+        self._server = GymServer(options.start, address, options.start_folder, options.ready, context.folder / LOG)
+        self._policy = policy_at(options.policy)
+        self._tls = httpx.create_ssl_context()  # read once: it takes longer than a request
+        self._loop: Loop | None = None
 
-    def episode(self, task: Task, seed: int) -> NemoGymEpisode:
-        """Returns an episode that the NeMo Gym server judges.
+    def episode(self, task: Task, seed: int) -> Episode:
+        """Returns an episode that the NeMo Gym server judges; the first one starts the server.
 
         Raises:
             DataError: the row is none of NeMo Gym's.
+            EngineError, RecipeError: NeMo Gym cannot be started, or has ended; the policy's address is taken.
         """
         params = task.columns.get(PARAMS)
         if not isinstance(params, Mapping):
@@ -59,16 +84,21 @@ class NemoGym(EnvironmentBase):
                 PARAMS, "the row has none, so the server cannot judge it",
                 action=f"set data.format to {{name: task, prompt: {PARAMS}.input}} for rows of NeMo Gym",
             )  # fmt: skip
-        return NemoGymEpisode(task, params, self._options)
+        self._server.begin()
+        if not self._options.agent:
+            return NemoGymEpisode(task, params, self._options, self._tls)
+        self._policy.begin()
+        self._loop = self._loop or Loop("nemogym")
+        agent = address_of(self._options.agent).rstrip("/")
+        return AgentEpisode(task, agent, self._options.timeout, self._policy, self._loop, self._tls)
 
 
 class NemoGymEpisode(EpisodeBase):
     """One row."""
 
-    def __init__(self, task: Task, params: Mapping[str, Any], options: NemoGymOptions) -> None:
+    def __init__(self, task: Task, params: Mapping[str, Any], options: NemoGymOptions, tls: SSLContext) -> None:
         self._task, self._params, self._options = task, params, options
-        base = options.url if "://" in options.url else f"http://{options.url}"
-        self._client = httpx.Client(base_url=base, timeout=options.timeout)
+        self._client = httpx.Client(base_url=address_of(options.url), timeout=options.timeout, verify=tls)
         self._output: list[dict[str, Any]] = []
         self._turns = 0
 
@@ -80,7 +110,7 @@ class NemoGymEpisode(EpisodeBase):
         """
         if self._options.seed_session:
             self._post("seed_session", dict(self._task.columns))
-        return Observation(messages_of(self._task), tuple(_tool(tool) for tool in self._params.get("tools") or ()))
+        return Observation(messages_of(self._task), tuple(tool_of(tool) for tool in self._params.get("tools") or ()))
 
     def answer(self, turn: Turn) -> Answer:
         """Results of the calls in a turn; a turn without one is verified.
@@ -91,19 +121,15 @@ class NemoGymEpisode(EpisodeBase):
         """
         self._turns += 1
         if turn.message.content:
-            part = {"type": "output_text", "text": turn.message.content, "annotations": []}
-            self._output.append({"type": "message", "role": "assistant", "id": f"msg_{self._turns}",
-                                 "status": "completed", "content": [part]})  # fmt: skip
+            self._output.append(said_item(turn.message.content, self._turns))
         calls = calls_with_ids(turn.message, self._turns)
         if not calls or turn.stop == "length":
-            return self._verified()
+            return self._verified(cut=turn.stop == "length")
         shown = []
         for call in calls:
-            head = {"call_id": call["id"]}
-            self._output.append({"type": "function_call", **head, "id": call["id"], "status": "completed",
-                                 "name": call["name"], "arguments": call["arguments"]})  # fmt: skip
+            self._output.append(call_item(call))
             result = self._call(call["name"], call["arguments"])
-            self._output.append({"type": "function_call_output", **head, "output": result})
+            self._output.append({"type": "function_call_output", "call_id": call["id"], "output": result})
             shown.append(Message("tool", result, name=call["name"], tool_call_id=call["id"]))
         return Answer(Observation(tuple(shown)), metrics={"calls": float(len(calls))})
 
@@ -121,16 +147,9 @@ class NemoGymEpisode(EpisodeBase):
             raise OSError(f"/{name} answers {answer.status_code}: {answer.text[:200]}")
         return answer.text
 
-    def _verified(self) -> Answer:
-        response = {
-            "id": "resp_1", "created_at": 0, "model": "policy", "object": "response", "output": self._output,
-            "parallel_tool_calls": True, "tool_choice": "auto", "tools": list(self._params.get("tools") or ()),
-        }  # fmt: skip
-        verdict = self._post("verify", {**self._task.columns, "response": response})
-        reward = verdict.get("reward") if isinstance(verdict, Mapping) else None
-        if isinstance(reward, bool) or not isinstance(reward, int | float):
-            raise ValueError(f"/verify gave no reward: {str(verdict)[:200]}")
-        return Answer(None, float(reward))
+    def _verified(self, *, cut: bool) -> Answer:
+        response = response_of(self._output, self._params.get("tools") or (), cut=cut)
+        return Answer(None, reward_of(self._post("verify", {**self._task.columns, "response": response}), "/verify"))
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         try:
@@ -142,16 +161,11 @@ class NemoGymEpisode(EpisodeBase):
         return answer.json() if answer.content else None
 
 
-def _tool(declared: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool of the Responses interface in the shape of chats."""
-    function = {
-        name: declared[name]
-        for name in ("name", "description", "parameters", "strict")
-        if declared.get(name) is not None
-    }
-    return {"type": "function", "function": function}
+def address_of(url: str) -> str:
+    """A URL with its scheme; http where none is given."""
+    return url if "://" in url else f"http://{url}"
 
 
 def build(options: NemoGymOptions, context: Context) -> NemoGym:
     """Builder of the environment `nemogym`."""
-    return NemoGym(options)
+    return NemoGym(options, context)

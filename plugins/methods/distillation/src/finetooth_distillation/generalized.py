@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from finetooth_hooks import Engine, Options, Pick, Prepared, StepReport
+from finetooth_hooks.capabilities import METHOD
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.engine import RoleModel
@@ -72,6 +73,11 @@ class Gkd(BatchedMethod):
         self._options = options
         self._rows: Method = context.build("method", {"name": "sft", "train_on": "last"}, setting="method")
         self._sampler = CheckedSampler.of(context, options.sampler)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """`own_engine`, where its sampler draws there and is asked at all."""
+        return self._sampler.capabilities & frozenset(METHOD if self._options.lmbda else ())
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:

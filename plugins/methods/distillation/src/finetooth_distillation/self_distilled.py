@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 from finetooth_hooks.context import Context
@@ -34,6 +35,7 @@ class SelfDistilledOptions(DistributionOptions):
     """Options of `sdft`. The teacher is `reference`: the policy without its adapter, or with `sync_every` a copy that
     follows the policy, `mix` of the way each time."""
 
+    reference_is_for_kl: ClassVar[bool] = False
     demonstration: str = Field(default="answer", min_length=1)
     """Column of a row with an answer to show, as text."""
     shown: str = SHOWN

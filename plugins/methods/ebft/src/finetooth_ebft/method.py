@@ -5,27 +5,43 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.datum import Datum, TokenChunk
+from finetooth_hooks.data.examples import Message
 from finetooth_hooks.engine import Engine, RoleModel
+from finetooth_hooks.environments import Observation
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.reports import Prepared
 from finetooth_hooks.rollouts import Rollout
 from finetooth_methods.reference import ROLE as FEATURES
-from finetooth_rollouts.advantages import AdvantagesFn, Floats, group_relative, groups_of, leave_one_out, rewards_of
+from finetooth_rollouts.advantages import (
+    AdvantagesFn,
+    Floats,
+    group_relative,
+    groups_of,
+    last_of_episodes,
+    leave_one_out,
+    rewards_of,
+)
 from finetooth_rollouts.asking import for_sampled
+from finetooth_rollouts.health import Health
 from finetooth_rollouts.method import RolloutMethod, surrogate_loss
 from finetooth_rollouts.options import RolloutOptions
+from finetooth_rollouts.prompts import later_turns, messages_of
+from finetooth_rollouts.sequences import Sequences
 from finetooth_toolbox.combined_losses import combined
 from pydantic import Field, model_validator
 
 from finetooth_ebft.bounds import BoundedSampler
 from finetooth_ebft.features import Pooling, judged, pooled, whitener
+from finetooth_ebft.healthy import healthy
 
+CONVERSATION = "conversation"
+"""The environment whose rows have a reference answer to each turn."""
 BEFORE_REWARDS = ("dynamic_sampling", "replay_groups", "reroll_groups")
 """Options that choose groups by rewards when they are drawn, before features are known."""
 
@@ -37,14 +53,24 @@ ADVANTAGES: Mapping[str, AdvantagesFn] = {
 }
 
 
+def alone(given: Any, count: str) -> Any:
+    """Options as they are given, with the estimator `reinforce` where they name none and `count` of them is 1."""
+    single = isinstance(given, Mapping) and given.get(count) == 1
+    return {"advantage_estimator": "reinforce", **given} if single else given
+
+
 class EbftOptions(RolloutOptions):
     """Options of `ebft`. The feature network is `reference`: the policy without its adapter, a frozen copy, or another
     model."""
 
-    mode: Literal["structured"] = "structured"
-    """Whole answers to prompts. Blocks along a document are the method `ebft_strided`."""
+    mode: Literal["structured", "strided"] = "structured"
+    """Whole answers to prompts. Blocks along a document are the method `ebft_strided`, so `strided` is refused here."""
     reference_column: str = Field(default="answer", min_length=1)
-    """Column of a row with the reference answer, as text."""
+    """Column of a row with the reference answer, as text; with `environment: conversation` that of the first turn."""
+    environment: Pick | None = None
+    """`conversation`, for rows that are read with `format: {name: task, turns: sequential}`: the model says all of the
+    assistant's turns, each behind its own earlier ones, and the whole of it is compared with the whole reference.
+    Left out, an answer is one turn."""
     rewards: list[Pick] = Field(default_factory=list)
     """Rewards that are added to that of the features; usually none."""
     feature_layers: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.25, 0.5, 0.75], min_length=1)
@@ -67,14 +93,21 @@ class EbftOptions(RolloutOptions):
     """See `adaptive_max_tokens`."""
     advantage_estimator: str = Field(default="rloo", pattern="^(rloo|group_norm|reinforce)$")
     """From rewards to advantages: against the mean of the group's others, over the group's deviation, or the reward
-    itself."""
+    itself. Left out with one answer to a prompt, it is `reinforce`: one has no others."""
     rl_coef: float = Field(default=1.0, ge=0)
     """Weight of the policy gradient."""
     ce_coef: float = Field(default=0.0, ge=0)
     """Weight of cross entropy on the reference answer. 0.03 is balanced, 0.1 outweighs the features."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, given: Any) -> Any:
+        return alone(given, "num_generations")
+
     @model_validator(mode="after")
     def _of_features(self) -> EbftOptions:
+        if self.mode != "structured":
+            raise ValueError("mode is strided, which is the method ebft_strided: set method.name to it, without mode")
         if self.num_generations == 1 and self.advantage_estimator != "reinforce":
             raise ValueError(
                 f"num_generations is 1, and {self.advantage_estimator} compares the answers to a prompt: give 2 or "
@@ -83,8 +116,12 @@ class EbftOptions(RolloutOptions):
         early = [name for name in BEFORE_REWARDS if getattr(self, name)]
         if early:
             raise ValueError(f"{early[0]} looks at rewards before the features are known: leave it out")
-        if self.environment is not None:
-            raise ValueError("an episode has no reference answer: leave environment out")
+        played = self.environment if isinstance(self.environment, str | None) else str(self.environment.get("name"))
+        if played is not None and played.rpartition(":")[2] != CONVERSATION:
+            raise ValueError(
+                f"episodes of {played} have no reference answers: leave environment out, or set it to {CONVERSATION} "
+                "for rows with the turns of one"
+            )
         if self.partial_rollouts and self.adaptive_max_tokens:
             raise ValueError(
                 "adaptive_max_tokens bounds whole answers, and partial_rollouts writes them in stretches: set one of "
@@ -119,9 +156,10 @@ class Ebft(RolloutMethod):
         self._ebft = options
         self.sampler = bounded = BoundedSampler.around(self.sampler, context)
         self._bounds = bounded.most
+        self._health = Health(context, healthy(options.feature_layers, options.embed_method, options.use_whitening))
         self._drops = self._drops and not options.ce_coef  # an answer without an advantage has a reference all the same
         self._needs = tuple(f"hidden:{float(depth)}" for depth in options.feature_layers)
-        self._answers: dict[str, tuple[int, ...]] = {}
+        self._references: dict[str, Sequence[Rollout]] = {}
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
@@ -146,50 +184,55 @@ class Ebft(RolloutMethod):
                     f"the column {column!r} holds no reference answer; the row has {columns}",
                     action="give every row one as text, or name its column in method.reference_column",
                 )
-            tokens = (*self.context.tokenizer.encode(answer), *ends[:1])
-            most, prompt = self.context.facts.max_positions, len(self._prompts.by_id[id_])
-            if most and prompt + len(tokens) > most:
+            later = later_turns(task) if self._ebft.environment is not None else []
+            turns = [(messages_of(task), answer), *later[: self._ebft.max_turns - 1]]
+            whole = references(self.context, id_, turns, task.tools, ends[:1])
+            most, longest = self.context.facts.max_positions, max(len(of.prompt) + len(of.tokens) for of in whole)
+            if most and longest > most:
                 raise DataError(
                     id_,
-                    f"{prompt} tokens of the prompt and {len(tokens)} of the reference answer are more than the {most} "
-                    "that the model reads",
+                    f"{longest} tokens of the prompt and the reference answer are more than the {most} that the model "
+                    "reads",
                     action="shorten or remove the row",
                 )
-            self._answers[id_] = tokens
-        if self._ebft.adaptive_max_tokens:
-            bounds = {id_: math.ceil(self._ebft.gt_length_multiplier * len(of)) for id_, of in self._answers.items()}
-            self._bounds.update(bounds)
+            self._references[id_] = whole
+            if self._ebft.adaptive_max_tokens:
+                tokens = max(len(self.context.tokenizer.encode(said)) for _, said in turns) + len(ends[:1])
+                self._bounds[id_] = math.ceil(self._ebft.gt_length_multiplier * tokens)
         return prepared
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
         """Rewards by the features of answers and reference answers, and advantages from them."""
-        options, groups = self._ebft, groups_of(rollouts)
-        firsts = [rollouts[group.start] for group in groups]
-        sampled = self._features(engine, [(rollout.prompt, rollout.tokens) for rollout in rollouts])
-        references = self._features(engine, [(rollout.prompt, self._answers[rollout.id]) for rollout in firsts])
+        options, whole = self._ebft, last_of_episodes(rollouts)
+        groups = groups_of(whole)
+        sampled = self._features(engine, whole)
+        references = self._features(engine, [self._references[whole[group.start].id][-1] for group in groups])
         if options.use_whitening:
             white = whitener(sampled)
             sampled, references = sampled @ white, references @ white
-        scored = list(rollouts)
         rewards, watched = judged(
             [sampled[group] for group in groups], references, alignment=options.alignment_coef,
             diversity=options.diversity_coef,
         )  # fmt: skip
-        for i, reward in enumerate(np.concatenate(rewards).tolist()):
-            whole = reward + (rollouts[i].reward or 0.0)
-            scored[i] = replace(rollouts[i], reward=whole, rewards={**rollouts[i].rewards, "features": reward})
+        scored, given = [], iter(zip(whole, np.concatenate(rewards).tolist(), strict=True))
+        last, reward = next(given)
+        for rollout in rollouts:  # those of an episode have one reward
+            summed = reward + (rollout.reward or 0.0)
+            scored.append(replace(rollout, reward=summed, rewards={**rollout.rewards, "features": reward}))
+            if rollout is last:
+                last, reward = next(given, (last, reward))
         weighed, metrics = super().with_advantages(engine, scored)
         metrics |= watched
         spread = [rollout.advantages[0] for rollout in weighed if rollout.advantages]
         return weighed, {**metrics, "ebft/advantages_std": float(np.std(spread)) if spread else 0.0}
 
-    def _features(self, engine: Engine, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Floats:
+    def _features(self, engine: Engine, answers: Sequence[Rollout]) -> Floats:
         """(n, D') features of answers behind their prompts."""
-        data = [_read(f"features:{i}", (*prompt, *answer)) for i, (prompt, answer) in enumerate(pairs)]
+        data = [_read(f"features:{i}", (*of.prompt, *of.tokens)) for i, of in enumerate(answers)]
         outputs = engine.forward(data, role=FEATURES, returns=self._needs, train=False).outputs
         return np.stack([
-            pooled([of[name] for name in self._needs], self._ebft.embed_method, len(prompt))
-            for of, (prompt, _) in zip(outputs, pairs, strict=True)
+            pooled([states[name] for name in self._needs], self._ebft.embed_method, len(of.prompt))
+            for states, of in zip(outputs, answers, strict=True)
         ])  # fmt: skip
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
@@ -199,18 +242,39 @@ class Ebft(RolloutMethod):
             return data
         none = [replace(of, fields={**of.fields, "weights": np.zeros(len(of))}) for of in data]
         firsts = [rollouts[group.start] for group in groups_of(rollouts)]
-        return none + [self._reference_datum(first, data[0].fields) for first in firsts]
+        said = [of for first in firsts for of in self._references[first.id]]
+        return none + [_reference_datum(of, data[0].fields) for of in said]
 
-    def _reference_datum(self, rollout: Rollout, fields: Mapping[str, object]) -> Datum:
-        """The reference answer behind the prompt: cross entropy counts it, the policy gradient does not."""
-        answer = self._answers[rollout.id]
-        tokens = np.array([*rollout.prompt, *answer], dtype=np.int64)
-        trains = np.arange(len(tokens) - 1) >= len(rollout.prompt) - 1
-        return Datum(
-            (TokenChunk(tokens[:-1]),), tokens[1:], mask=trains,
-            fields={**{name: np.zeros(len(trains)) for name in fields}, "weights": trains.astype(np.float64)},
-            id=f"{rollout.id}:reference",
-        )  # fmt: skip
+
+def references(
+    context: Context, id_: str, turns: Sequence[tuple[tuple[Message, ...], str]], tools: Any, end: Sequence[int]
+) -> Sequence[Rollout]:
+    """The reference answers to what is asked turn by turn, written as an episode of the policy is: one sequence, or one
+    for each turn whose prompt does not begin with what was written before.
+
+    Args:
+        turns: what is shown, and the answer to it.
+        end: behind each answer.
+    """
+    sequences = Sequences(context.renderer)
+    for place, (shown, answer) in enumerate(turns):
+        sequences.see(Observation(shown, tuple(tools) if not place else ()))
+        tokens = (*context.tokenizer.encode(answer), *end)
+        zeros, versions = (0.0,) * len(tokens), (-1,) * len(tokens)
+        sequences.wrote(Rollout(id_, id_, sequences.prompt, tokens, zeros, versions, answer, "stop"))
+    return sequences.rollouts()
+
+
+def _reference_datum(reference: Rollout, fields: Mapping[str, object]) -> Datum:
+    """The reference answer behind the prompt: cross entropy counts it, the policy gradient does not."""
+    tokens = np.array([*reference.prompt, *reference.tokens], dtype=np.int64)
+    own = np.array(reference.own, dtype=np.bool_) if reference.own else np.ones(len(reference.tokens), dtype=np.bool_)
+    trains = np.concatenate([np.zeros(len(reference.prompt) - 1, dtype=np.bool_), own])
+    return Datum(
+        (TokenChunk(tokens[:-1]),), tokens[1:], mask=trains,
+        fields={**{name: np.zeros(len(trains)) for name in fields}, "weights": trains.astype(np.float64)},
+        id=f"{reference.id}:reference",
+    )  # fmt: skip
 
 
 def _read(name: str, tokens: Sequence[int]) -> Datum:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from finetooth_hooks import Engine, Options, Pick, Prepared, StepReport
+from finetooth_hooks.capabilities import METHOD
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.datum import Datum, TokenChunk
 from finetooth_hooks.engine import RoleModel
@@ -19,12 +20,15 @@ from finetooth_methods.batched import BatchedMethod, train_step
 from finetooth_methods.reference import ROLE as FEATURES
 from finetooth_methods.reference import Reference, ReferenceOptions, ReferencePolicy
 from finetooth_rollouts.checked_sampler import CheckedSampler
+from finetooth_rollouts.data import among_kept
+from finetooth_rollouts.health import Health
 from finetooth_toolbox.combined_losses import combined
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from finetooth_ebft.features import Pooling, judged, pooled, whitener
-from finetooth_ebft.method import ADVANTAGES
+from finetooth_ebft.healthy import healthy
+from finetooth_ebft.method import ADVANTAGES, alone
 
 
 class StridedOptions(Options):
@@ -43,7 +47,10 @@ class StridedOptions(Options):
     min_completion_prefix: int = Field(default=0, ge=0)
     """Tokens that train before the first block, where a row has a prompt."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of drawing, and of what trains. Cross entropy is taken at it too."""
+    """Of drawing, and of what trains. Cross entropy is taken at it too, so the default is the 1 that a model is
+    measured at; others take 0.6."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """The smallest set of tokens that reaches it is drawn from, and the policy is trained among them; 1 is all."""
     feature_layers: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.25, 0.5, 0.75], min_length=1)
     """As of `ebft`."""
     embed_method: Pooling = "last_token"
@@ -55,7 +62,7 @@ class StridedOptions(Options):
     diversity_coef: float = Field(default=1.0, ge=0)
     """What likeness to the other versions of a block costs."""
     advantage_estimator: Literal["rloo", "group_norm", "reinforce"] = "rloo"
-    """As of `ebft`."""
+    """As of `ebft`, with one version of a block too."""
     rl_coef: float = Field(default=1.0, ge=0)
     """Weight of the policy gradient: the mean of -A log p over all drawn tokens."""
     ce_coef: float = Field(default=0.0, ge=0)
@@ -65,6 +72,11 @@ class StridedOptions(Options):
     sampler: Pick = "engine"
     """Where blocks come from."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, given: Any) -> Any:
+        return alone(given, "n_samples_per_prompt")
+
     @model_validator(mode="after")
     def _compares(self) -> StridedOptions:
         if self.n_samples_per_prompt == 1 and self.advantage_estimator != "reinforce":
@@ -72,6 +84,8 @@ class StridedOptions(Options):
                 f"n_samples_per_prompt is 1, and {self.advantage_estimator} compares versions of a block: give 2 or "
                 "more, or set advantage_estimator to reinforce"
             )
+        if self.ce_coef and self.top_p < 1:
+            raise ValueError("ce_coef trains tokens that are not drawn: leave top_p out, or set ce_coef to 0")
         return self
 
 
@@ -108,6 +122,12 @@ class Strided(BatchedMethod):
         self._rows: Method = context.build("method", {"name": "sft"}, setting="method")
         self._sampler = CheckedSampler.of(context, options.sampler)
         self._needs = tuple(f"hidden:{float(depth)}" for depth in options.feature_layers)
+        self._health = Health(context, healthy(options.feature_layers, options.embed_method, options.use_whitening))
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """`own_engine`, where its sampler draws there."""
+        return self._sampler.capabilities & frozenset(METHOD)
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
@@ -145,14 +165,17 @@ class Strided(BatchedMethod):
             data = self._taught(trees, rows, blocks, advantages)
             report = train_step(engine, data, self._loss, batches.epoch)
             self._reference.follow(engine, report.step)
-            yield replace(report, metrics={**report.metrics, **metrics}, flops=report.flops + flops)
+            report = replace(report, metrics={**report.metrics, **metrics}, flops=report.flops + flops)
+            self._health.watch(report)
+            yield report
 
     def _drawn(self, engine: Engine, rows: Sequence[Datum], step: int) -> tuple[list[Block], float]:
         """Blocks along the rows, all decoded together, and the operations that it took."""
         options = self._options
         seed = int(self._context.generator("blocks", step).integers(2**31))
         n = options.n_samples_per_prompt
-        sampling = Sampling(options.generate_max_len, options.temperature, n=n, stop_ids=(), seed=seed)
+        length = options.generate_max_len
+        sampling = Sampling(length, options.temperature, top_p=options.top_p, n=n, stop_ids=(), seed=seed)
         places = [(i, anchor) for i, row in enumerate(rows) for anchor in anchors(row, options)]
         prompts = [
             Prompt(rows[i].id, f"{rows[i].id}@{step}.{i}.{a}", tuple(map(int, tokens_of(rows[i])[:a])))
@@ -196,17 +219,19 @@ class Strided(BatchedMethod):
         """The trees with what the loss reads."""
         length, given = self._options.generate_max_len, iter(advantages)
         each, data = 1.0 / (len(advantages) * length), []
+        most = max((len(ids) for block in blocks for rollout in block.rollouts for ids in rollout.kept), default=0)
         for i, (datum, row) in enumerate(zip(trees, rows, strict=True)):
-            own = [next(given) for block in blocks if block.row == i for _ in block.rollouts]
+            own = [rollout for block in blocks if block.row == i for rollout in block.rollouts]
             policy, gain = np.zeros(len(datum)), np.zeros(len(datum))
-            for place, advantage in enumerate(own):
-                first = len(row) + 1 + place * (length + 1)
-                policy[first : first + length], gain[first : first + length] = each, advantage
+            firsts = [len(row) + 1 + place * (length + 1) for place in range(len(own))]
+            for first in firsts:
+                policy[first : first + length], gain[first : first + length] = each, next(given)
+            targets, kept = among_kept(datum.targets, [*zip(firsts, own, strict=True)], most)
             counted = np.zeros(len(datum))
             if self._options.ce_coef:
                 counted[: len(row)] = row.fields.get("weights", row.mask)
-            fields = {"token_weights": policy, "advantages": gain, "weights": counted}
-            data.append(replace(datum, mask=(policy != 0) | (counted != 0), fields=fields))
+            fields = {"token_weights": policy, "advantages": gain, "weights": counted, **kept}
+            data.append(replace(datum, targets=targets, mask=(policy != 0) | (counted != 0), fields=fields))
         return data
 
 

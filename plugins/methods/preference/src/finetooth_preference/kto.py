@@ -86,7 +86,7 @@ class Kto(BatchedMethod):
         batches = self._begun()
         self.read_beginning(engine)
         for indices in batches:
-            data = self._with_kl(engine, [self._datum(i) for i in indices])
+            data = self._with_kl(engine, indices)
             report = _with_margins(train_step(engine, data, self._loss, batches.epoch))
             self._policy.follow(engine, report.step)
             self._health.watch(report)
@@ -96,8 +96,12 @@ class Kto(BatchedMethod):
         datum = self._data[place]
         return datum if self._known is None else self._known.add(place, datum)
 
-    def _with_kl(self, engine: Engine, data: Sequence[Datum]) -> list[Datum]:
-        kl = kl_estimate(engine, data, self._context.train.max_length) if self._estimates else 0.0
+    def _with_kl(self, engine: Engine, places: Sequence[int]) -> list[Datum]:
+        data, kl = [self._datum(i) for i in places], 0.0
+        if self._estimates:
+            alone = len(data) == 1  # the rest of an epoch may be one answer
+            other = [self._datum((places[0] or len(self._data)) - 1)] if alone else []
+            kl = kl_estimate(engine, [*data, *other], self._context.train.max_length)
         return [replace(datum, mask=datum.mask, scalars={**datum.scalars, "kl": kl}) for datum in data]
 
     def _balance(self, good: int, bad: int) -> str:

@@ -1,7 +1,8 @@
 """What a reference says of the training data, reckoned once before training and kept.
 
 It is kept by content: of the data (their tokens and which of them count, so the renderer too), of the model's files,
-and the precision. A later run with the same finds it.
+the precision, the tokens that the recipe adds, and what stores the base in fewer bits. A later run with the same finds
+it.
 """
 
 from __future__ import annotations
@@ -83,11 +84,16 @@ def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:
 def _key(context: Context, engine: Engine, data: Sequence[Datum]) -> str:
     model = context.model
     about = f"1 {model.reference} {model.revision} {model.digest} {engine.info.precision}"
+    if new := context.facts.new_tokens:  # each takes a share of every prediction, whether the data have it or not
+        about += f" {context.facts.vocab_size} {new}"
     digest = hashlib.sha256(about.encode())
     plan = context.plan
-    if "reference" not in engine.capabilities and plan is not None:  # the policy as it begins, which may be trained
-        begun = [note for note in plan.notes if note.startswith("adapter.resume_from:")]  # with the SHA-256 of what
-        stored = {kind: plan.options.get(kind) for kind in ("adapter", "quantizer")}
+    if plan is not None:
+        kinds, begun = ["quantizer"], list[str]()  # a base in fewer bits says something else
+        if "reference" not in engine.capabilities:  # the policy as it begins, which may be trained
+            kinds.append("adapter")
+            begun = [note for note in plan.notes if note.startswith("adapter.resume_from:")]  # with the SHA-256 of what
+        stored = {kind: [plan.picks.get(kind), plan.options.get(kind)] for kind in kinds}
         digest.update(json.dumps([begun, stored], sort_keys=True, default=str).encode())
     for datum in data:
         for array in (datum.placeholder_tokens, datum.targets, datum.mask):

@@ -13,7 +13,7 @@ from finetooth_hooks.reports import Prepared
 from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.advantages import groups_of
 from finetooth_rollouts.prompts import Prompts
-from finetooth_rollouts.scoring import build_rewards, prompt_text, scored
+from finetooth_rollouts.scoring import build_rewards, check_columns, prompt_text, scored
 from pydantic import Field
 
 from finetooth_selfrewarding.judging import RUBRIC, OwnJudge
@@ -62,6 +62,7 @@ class SelfRewarding(RoundMethod):
             DataError: a row has an answer already, comes under the id of another, or is longer than the model reads.
         """
         self._prompts = Prompts.read(self._context)
+        check_columns(self._rewards, self._prompts.columns)
         self._prompts.check_room(self._context, 1)
         return self.begin(self._prompts.tokens, self._prompts.rows)
 
@@ -75,11 +76,11 @@ class SelfRewarding(RoundMethod):
         if not pairs:
             return Preferred((), len(rollouts), {}, flops)
         scores = [rollout.reward for rollout in rollouts if rollout.reward is not None]
-        apart = [(a.reward or 0.0) - (b.reward or 0.0) for a, b in pairs]
+        margins = [(a.reward or 0.0) - (b.reward or 0.0) for a, b in pairs]
         metrics = {
             "judge/mean": float(np.mean(scores)),
             "judge/std": float(np.std(scores)),
-            "judge/margin": float(np.mean(apart)),
+            "judge/margin": float(np.mean(margins)),
             "completions/mean_length": float(np.mean([len(rollout.tokens) for rollout in rollouts])),
         }
         return Preferred(pairs, len(rollouts), metrics, flops)

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Example, Message, PromptCompletion, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.data.examples import Segments, Text, TrainOn
+from finetooth_hooks.data.examples import Segments, Task, Text, TrainOn
 from finetooth_hooks.data.preparation import Render
 from finetooth_toolbox.messages.markup import trained_messages
 from finetooth_toolbox.messages.plain_markup import PlainMarkup
@@ -69,10 +69,17 @@ def _refusal(example: Example, context: Context) -> DataError:
             action="give the `messages` that it was made of, or `segments` that say what trains; method: pretrain with "
             "data.markup: special trains all of it",
         )
+    action = "set another method, or data.format to the columns that hold prompt and completion"
+    others = example.columns if isinstance(example, Task) else {}
+    texts = {name: value for name, value in others.items() if isinstance(value, str)}
+    if texts:
+        answer = max(texts, key=lambda name: len(texts[name]))  # a level or a topic is shorter than what is said
+        named = f"data.format: {{name: prompt_completion, prompt: prompt, completion: {answer}}}"
+        action = f"set {named} if {answer} is the answer, or set another method"
     return DataError(
         "",
         f"the row is {example.called}, and method sft learns from conversations or prompts with completions",
-        action="set another method, or data.format to the columns that hold prompt and completion",
+        action=action,
     )
 
 

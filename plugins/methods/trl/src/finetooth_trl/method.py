@@ -10,18 +10,20 @@ from finetooth_hooks import Options
 from finetooth_hooks.bases import MethodBase
 from finetooth_hooks.context import Context
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.errors import PlanError
+from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.reports import DataReport, Prepared, StepReport
-from finetooth_rollouts.scoring import build_rewards
+from finetooth_methods.batched import refuse_curriculum
+from finetooth_rollouts.scoring import build_rewards, check_columns
 from pydantic import Field
 
 from finetooth_trl.rows import columns_of
 
 LOST = (
     "TRL computes here, so some things that hold elsewhere do not: rows are rendered by the tokenizer's chat template "
-    "and masked by the trainer, not by data.renderer; the loss of a step depends on how rows are cut into portions "
-    "where the trainer's does",
+    "and masked by the trainer, not by data.renderer; it cuts rows at train.max_length where it has such a length, "
+    "whatever train.excess_length says; the loss of a step depends on how rows are cut into portions where the "
+    "trainer's does, and has no losses of routers",
     "memory and speed are the trainer's own: what ft check plans for a step is a lower bound, and logits of whole "
     "portions are held",
 )
@@ -64,7 +66,7 @@ class Trl(MethodBase):
 
     def __init__(self, options: TrlOptions, context: Context) -> None:
         from finetooth_trl.resuming import Place, why_not
-        from finetooth_trl.trainers import check_arguments, trainer_class
+        from finetooth_trl.trainers import check_arguments, check_order, trainer_class
 
         self._options, self._context = options, context
         self._trainer = trainer_class(options.trainer)
@@ -76,11 +78,19 @@ class Trl(MethodBase):
                 action="name a number that does",
             )
         self._portion = portion
+        refuse_curriculum(context.train)
+        check_precision(context.train.precision)
         self._rewards = build_rewards(context, options.rewards, "method.rewards")
+        if filters := [reward.name for reward in self._rewards if reward.required]:
+            raise RecipeError(
+                "method.rewards",
+                f"{filters[0]} is required, and a trainer of TRL trains what a reward leaves out",
+                action="leave required out, or take a method of finetooth",
+            )
         check_arguments(
             self._trainer, options.arguments, judged=bool(self._rewards), taught=options.teacher is not None
         )
-
+        check_order(self._trainer, shuffle=context.train.shuffle)
         self._ends = why_not(self._trainer, options.arguments)
 
     def prepare(self) -> Prepared:
@@ -91,6 +101,7 @@ class Trl(MethodBase):
         """
         rows = self._context.examples("train").rows
         self._rows = columns_of(rows)
+        check_columns(self._rewards, (name for row in self._rows for name in row))
         train = self._context.train
         a_epoch = max(1, -(-len(self._rows) // train.batch_size))
         planned = max(1, math.ceil(train.epochs * a_epoch - 1e-9)) if train.epochs else None  # 0: max_steps decides
@@ -105,9 +116,12 @@ class Trl(MethodBase):
         """One optimizer step of the trainer for each of the engine.
 
         Raises:
+            PlanError: the plan chose fp16.
             EngineError: the trainer failed; its own error is the cause.
         """
         from finetooth_trl.training import training
+
+        check_precision(engine.info.precision)
 
         for report, place in training(
             engine,
@@ -145,3 +159,16 @@ class Trl(MethodBase):
                 action="begin a new run; model or adapter.resume_from takes the weights",
             )
         self._place = Place.of(state)
+
+
+def check_precision(precision: str | None) -> None:
+    """Checks that the engine takes gradients as a trainer gives them.
+
+    Raises:
+        PlanError: it takes those of a scaled loss, and a trainer scales none.
+    """
+    if precision == "fp16":
+        raise PlanError(
+            "train.precision: fp16 needs a loss that is scaled, and a trainer of TRL does not scale it",
+            action="set it to bf16 or fp32",
+        )

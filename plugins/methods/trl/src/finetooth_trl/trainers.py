@@ -19,6 +19,8 @@ OURS: Mapping[str, str] = {
     "warmup_steps": "schedule.warmup_steps",
     "warmup_ratio": "schedule.warmup_ratio",
     "max_grad_norm": "train.max_grad_norm",
+    "neftune_noise_alpha": "train.embedding_noise",
+    "shuffle_dataset": "train.shuffle",
     "num_train_epochs": "train.epochs",
     "max_steps": "train.max_steps",
     "per_device_train_batch_size": "train.batch_size and method.portion",
@@ -109,6 +111,21 @@ def config_class(trainer: type[Any]) -> type[Any]:
         if name in dir(module):
             return type_of(module, name)
     raise RecipeError("method.trainer", f"{trainer.__name__} has no {name}", action="name another trainer")
+
+
+IN_ORDER: Mapping[str, Any] = {"shuffle_dataset": False, "train_sampling_strategy": "sequential"}
+"""Fields by which a configuration keeps the order of the rows, and their value then."""
+
+
+def check_order(trainer: type[Any], *, shuffle: bool) -> None:
+    """Checks that a trainer takes rows in their order, where the recipe asks for that.
+
+    Raises:
+        RecipeError: it has no setting for the order.
+    """
+    fields = {field.name for field in dataclasses.fields(config_class(trainer))}
+    if not shuffle and not fields & IN_ORDER.keys():
+        raise RecipeError("train.shuffle", f"{trainer.__name__} shuffles its rows", action="set it to true")
 
 
 def takes(trainer: type[Any], name: str) -> bool:

@@ -27,7 +27,7 @@ from torch import nn
 from transformers import AutoTokenizer, TrainerCallback
 
 from finetooth_trl.resuming import Place, draw_from, go_on, put_back, random_state, trained_weights
-from finetooth_trl.trainers import config_class, takes
+from finetooth_trl.trainers import IN_ORDER, config_class, takes
 
 
 class _Stopped(Exception):
@@ -272,8 +272,11 @@ def _arguments(
         "gradient_checkpointing": train.gradient_checkpointing is True,
         "use_cpu": next(model.parameters()).device.type == "cpu",
         "max_length": train.max_length,
+        "neftune_noise_alpha": train.embedding_noise or None,
         "dataloader_pin_memory": False,
     }
+    if not train.shuffle:
+        made.update(IN_ORDER)
     if rewards:
         made["reward_weights"] = [reward.weight for reward in rewards]
     return config(**{**{name: value for name, value in made.items() if name in fields}, **arguments})

@@ -59,6 +59,11 @@ class Code:
     options: CodeOptions
     sandbox: Sandbox
 
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """See `protocols.Reward`."""
+        return (self.options.cases or self.options.tests,)
+
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:

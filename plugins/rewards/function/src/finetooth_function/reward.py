@@ -22,6 +22,8 @@ NEVER = 3
 """Batches without any answer in time, before there was one, after which the run ends instead of waiting for hours."""
 MAKING_NAMES = frozenset({"exec", "eval", "globals", "vars", "setattr", "__getattr__", "modules"})
 """With which a file may make names that do not stand in it."""
+GIVEN = frozenset({"prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric"})
+"""Parameters that are filled in whatever columns the rows have."""
 INSTEAD: Mapping[str, float | None] = {"none": None, "zero": 0.0}
 
 
@@ -86,6 +88,7 @@ class FunctionReward:
     options: FunctionOptions
     context: Context
     workers: Workers
+    needed_columns: tuple[str, ...] = ()
     _late: int = field(default=0, init=False)
     _never: int | None = field(default=0, init=False)
 
@@ -234,9 +237,12 @@ def _middle(ids: Sequence[str], low: int, high: int) -> int:
     return min(between or range(low + 1, high), key=lambda i: abs(2 * i - low - high))
 
 
-def _check_names(file: Path, function: str) -> None:
+def _read_function(file: Path, function: str) -> tuple[str, ...]:
     """Look for the function without running the file, so that a plan tells what a run would only find out once its
     model is loaded. A name that the file may make is left to the run.
+
+    Returns:
+        The columns that its parameters name and it cannot do without; none where a decorator may change them.
 
     Raises:
         RecipeError: the file is not Python, or does not have the name.
@@ -250,16 +256,25 @@ def _check_names(file: Path, function: str) -> None:
         raise RecipeError("method.rewards", f"python_function: {where}: {reason}", action="fix the file") from None
     nodes = list(ast.walk(tree))
     named = {value for node in nodes for value in vars(node).values() if isinstance(value, str)}
+    definitions = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     if function in named or any(isinstance(node, ast.alias) and node.name == "*" for node in nodes):
-        return
+        plain = [node.args for node in definitions if node.name == function and not node.decorator_list]
+        return _needed(plain[0]) if len(plain) == 1 else ()
     if named & MAKING_NAMES:
-        return
-    made = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    there = ", ".join(name for name in made if not name.startswith("_")) or "none"
+        return ()
+    there = ", ".join(node.name for node in definitions if not node.name.startswith("_")) or "none"
     raise RecipeError(
         "method.rewards", f"python_function: {file.name} has no function {function!r}; there are: {there}",
         action="check its name",
     )  # fmt: skip
+
+
+def _needed(parameters: ast.arguments) -> tuple[str, ...]:
+    """Names of parameters without a default that only a column can fill."""
+    places = parameters.args[: len(parameters.args) - len(parameters.defaults)]
+    words = zip(parameters.kwonlyargs, parameters.kw_defaults, strict=True)
+    needed = (*places, *(word for word, default in words if default is None))
+    return tuple(parameter.arg for parameter in needed if parameter.arg not in GIVEN)
 
 
 def build(options: FunctionOptions, context: Context) -> FunctionReward:
@@ -268,12 +283,12 @@ def build(options: FunctionOptions, context: Context) -> FunctionReward:
     Raises:
         RecipeError: the file is missing, is not Python, or does not have the function.
     """
-    file = None
+    file, needed = None, tuple[str, ...]()
     if options.file is not None:
         file = Path(options.file).expanduser().resolve()
         if not file.is_file():
             raise RecipeError("method.rewards", f"python_function: no file {options.file}", action="check the path")
-        _check_names(file, options.function)
+        needed = _read_function(file, options.function)
     settings = {"file": None if file is None else str(file), "module": options.module, "function": options.function}
     workers = Workers("finetooth_function.calling:serve", settings, options.workers, options.time_limit)
-    return FunctionReward(options, context, workers)
+    return FunctionReward(options, context, workers, needed)

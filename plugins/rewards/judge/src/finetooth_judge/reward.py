@@ -68,6 +68,11 @@ class Judge:
     options: JudgeOptions
     context: Context
 
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """See `protocols.Reward`."""
+        return () if self.options.against is None else (self.options.against,)
+
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:

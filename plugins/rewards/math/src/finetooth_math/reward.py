@@ -38,6 +38,11 @@ class Math:
     options: MathOptions
     workers: Workers
 
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """See `protocols.Reward`."""
+        return (self.options.column,)
+
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:

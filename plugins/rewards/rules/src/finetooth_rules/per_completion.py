@@ -41,6 +41,11 @@ class ScoreWithColumn:
     score: Callable[[str, Any], float | None]
     option: str = "column"
 
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """See `protocols.Reward`."""
+        return (self.column,)
+
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
     ) -> list[float | None]:

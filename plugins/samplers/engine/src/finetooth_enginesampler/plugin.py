@@ -1,4 +1,4 @@
-"""Rollouts from the engine that trains, and recorded ones."""
+"""Rollouts from the engine that trains, recorded ones, and those of a function."""
 
 from __future__ import annotations
 
@@ -21,4 +21,11 @@ def ft_samplers() -> Iterator[Sampler]:
         summary="what another run kept: its answers are trained again, and nothing is sampled",
         example={"run": "runs/before"},
         expected_failures={"samples_each_prompt_as_often_as_asked": "it has what was recorded, and nothing else"},
+    )
+    yield Sampler(
+        name="python_function",
+        build="finetooth_enginesampler.function:build",
+        summary="a Python function of one's own, which samples through the engine or another sampler",
+        example={"file": "{folder}/answering.py", "function": "answered"},
+        example_files={"answering.py": "def answered(prompt_ids, generate):\n    return generate(prompt_ids)\n"},
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Backend, Sampler, hookimpl
+from finetooth_hooks import Backend, Command, Sampler, hookimpl
 
 CAPABILITIES = frozenset({"generate", "continuous", "adapters", "schema", "min_p", "additions"})
 
@@ -19,6 +19,16 @@ def ft_backends() -> Iterator[Backend]:
         capabilities=CAPABILITIES,
         outputs=frozenset(),
         remote=True,
+    )
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="serve-vllm",
+        build="finetooth_serversamplers.command:command",
+        summary="start a vLLM server, ready for rollouts",
+        section="Serve",
     )
 
 

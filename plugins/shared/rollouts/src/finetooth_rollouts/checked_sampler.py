@@ -48,6 +48,11 @@ class CheckedSampler:
         """The sampler's."""
         return self.sampler.capabilities
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of numbers that it gives with each rollout, for rewards; most samplers give none."""
+        return tuple(getattr(self.sampler, "columns", ()))
+
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
         """Samples, and checks every rollout.
 
@@ -86,7 +91,7 @@ def _problem(prompt: Prompt, rollout: Rollout, sampling: Sampling, version: int)
         return f"gave {len(rollout.tokens)} tokens, 1 to {sampling.max_tokens} were asked for"
     if any(not math.isfinite(logprob) or logprob > ROUNDED for logprob in rollout.logprobs):
         return "gave a log-probability that is none"
-    wrong = [drawn_at for drawn_at in rollout.versions if not 0 <= drawn_at <= version]
+    wrong = [drawn_at for drawn_at in rollout.of_policy(rollout.versions) if not 0 <= drawn_at <= version]
     if wrong:
         return f"says that weights of {wrong[0]} steps drew a token, and those that train have {version}"
     if any(token not in ids for token, ids in zip(rollout.tokens, rollout.kept, strict=False) if ids):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from finetooth_hooks.data.datum import Datum, TokenChunk
@@ -39,16 +40,32 @@ def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
         "token_weights": np.where(mask, weight, 0.0),
         **{name: np.concatenate([np.zeros(before), np.array(of)]) for name, of in rollout.fields.items()},
     }
-    targets = tokens[1:]
-    if most:
-        targets = np.repeat(targets[:, None], most, axis=1)
-        real = np.zeros((before + count, most))
-        for row, (token, ids) in enumerate(zip(rollout.tokens, rollout.kept or [()] * count, strict=True), before):
+    targets, kept = among_kept(tokens[1:], [(before, rollout)], most)
+    return Datum(
+        (TokenChunk(tokens[:-1]),), targets, mask=mask, fields={**fields, **kept}, group=rollout.group, id=rollout.id
+    )
+
+
+def among_kept(
+    targets: NDArray[Any], drawn: Sequence[tuple[int, Rollout]], most: int
+) -> tuple[NDArray[Any], dict[str, NDArray[np.float64]]]:
+    """Targets (N, K), the given one first, and the field `kept` (N, K); where `most` is 0, (N,) and no field.
+
+    Args:
+        targets: (N,).
+        drawn: rollouts, each with the place of the target that is its first token.
+        most: K, ids that a token was drawn among at most.
+    """
+    if not most:
+        return targets, {}
+    wide, real = np.repeat(targets[:, None], most, axis=1), np.zeros((len(targets), most))
+    for first, rollout in drawn:
+        pairs = zip(rollout.tokens, rollout.kept or [()] * len(rollout.tokens), strict=True)
+        for row, (token, ids) in enumerate(pairs, first):
             others = [id_ for id_ in ids if id_ != token]
-            targets[row, 1 : 1 + len(others)] = others
+            wide[row, 1 : 1 + len(others)] = others
             real[row, : 1 + len(others)] = 1.0
-        fields["kept"] = real
-    return Datum((TokenChunk(tokens[:-1]),), targets, mask=mask, fields=fields, group=rollout.group, id=rollout.id)
+    return wide, {"kept": real}
 
 
 def learned(rollout: Rollout, weight: float = 1.0) -> Datum:

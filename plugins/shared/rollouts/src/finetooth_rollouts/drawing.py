@@ -66,7 +66,8 @@ class Drawing:
         for draw in self._begun():
             if draw.open:
                 self._go_on(engine, draw, stretch)
-        while self._schedule.begins(left=left, waiting=len(self._waiting), remaining=remaining):
+        version = engine.weights_version
+        while self._schedule.begins(left=left, waiting=len(self._waiting), remaining=remaining, version=version):
             of = next(indices, None)
             if of is None:
                 return

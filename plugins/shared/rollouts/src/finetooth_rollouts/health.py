@@ -75,20 +75,24 @@ RANGES: Mapping[str, Range] = {
 
 
 class Health:
-    """Watches the steps of a run; tells each thing once."""
+    """Watches the steps of a run; tells each thing once.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    Args:
+        ranges: of the metrics that are watched, by name.
+    """
+
+    def __init__(self, context: Context, ranges: Mapping[str, Range] = RANGES) -> None:
+        self._context, self._ranges = context, ranges
         self._seen: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=STEPS))
 
     def watch(self, report: StepReport) -> None:
         """Look at a step."""
         for name, value in {**report.metrics, "grad_norm": report.grad_norm}.items():
-            if name in RANGES:
+            if name in self._ranges:
                 self._seen[name].append(value)
         for name, seen in self._seen.items():
             if len(seen) == STEPS:
-                self._judge(report.step, name, fmean(seen), RANGES[name])
+                self._judge(report.step, name, fmean(seen), self._ranges[name])
 
     def _judge(self, step: int, name: str, mean: float, healthy: Range) -> None:
         advice = healthy.too_low if mean <= healthy.low else healthy.too_high if mean >= healthy.high else ""

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from finetooth_hooks.bases import MethodBase
+from finetooth_hooks.capabilities import METHOD
 from finetooth_hooks.compute.losses import LossSpec
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.datum import Datum
@@ -46,7 +47,7 @@ from finetooth_rollouts.policy_options import PolicyOptions
 from finetooth_rollouts.prompts import Prompts
 from finetooth_rollouts.rollouts_file import write_rollouts
 from finetooth_rollouts.schedule import Schedule
-from finetooth_rollouts.scoring import prompt_text
+from finetooth_rollouts.scoring import check_columns, prompt_text
 from finetooth_rollouts.token_weights import token_weights
 
 BEHAVIOUR = "behaviour_logprobs"
@@ -99,6 +100,11 @@ class RolloutMethod(MethodBase):
         self._steps = self._total = 0
 
     @property
+    def capabilities(self) -> frozenset[str]:
+        """`own_engine`, where its sampler draws there."""
+        return self.sampler.capabilities & frozenset(METHOD)
+
+    @property
     def roles(self) -> Mapping[str, RoleModel | None]:
         """See `protocols.Method.roles`: the reference, if there is a KL to it."""
         return self._reference.roles if self.options.beta else {}
@@ -120,6 +126,7 @@ class RolloutMethod(MethodBase):
                 action="raise train.batch_size, or lower it",
             )
         self._prompts = Prompts.read(self.context)
+        check_columns(self._rewards, {*self._prompts.columns, *self.sampler.columns})
         if options.environment is None:
             # answers in parts need all of their room
             self._prompts.check_room(self.context, options.max_completion_length if options.partial_rollouts else 1)
@@ -132,7 +139,9 @@ class RolloutMethod(MethodBase):
         self._batches = Batches(count, train.batch_size, train.epochs, most, train.seed, shuffle=train.shuffle)
         self._total = self._batches.total_steps * per
         self._total = self._total if bound is None else min(self._total, bound)
-        self._schedule = Schedule(options.prefetch, per, options.max_staleness, options.partial_groups)
+        self._schedule = Schedule(
+            options.prefetch, per, options.max_staleness, options.partial_groups, options.sync_every
+        )
         self._drawing = Drawing(
             self.context,
             options,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from finetooth_hooks.plan import Pick
 from finetooth_methods.reference import PRECOMPUTED, Reference, ReferenceOptions
@@ -26,6 +26,8 @@ ENTROPY_STEERING = frozenset({"entropy_coef_delta", "entropy_coef_min", "entropy
 class RolloutOptions(PolicyOptions):
     """What is sampled, how it is scored, and what a step makes of it."""
 
+    reference_is_for_kl: ClassVar[bool] = True
+    """Whether the reference is asked for nothing but the KL to it."""
     rewards: list[Pick] = Field(default=["exact_match"], min_length=1)
     """What judges answers: names of rewards, or mappings with `name`, its options and perhaps a `weight` (1), a
     `label` that metrics call it by, and `required`. Their weighted sum is the reward; one that says None of an answer
@@ -110,6 +112,10 @@ class RolloutOptions(PolicyOptions):
     max_staleness: int | None = Field(default=None, ge=0)
     """Optimizer steps at most between the weights that draw a token and those that first train on it; left out, what
     `prefetch` comes to. Prompts are answered ahead only as far as it allows."""
+    sync_every: int = Field(default=1, ge=1)
+    """Optimizer steps from one time that a sampler gets the weights to the next: prompts are answered ahead only at
+    multiples of it. A batch that is wanted before, since others were passed over, is answered by the weights of then.
+    At most `max_staleness`."""
     partial_rollouts: int = Field(default=0, ge=0)
     """So many tokens of an answer are written at a time where prompts are answered ahead: before each step the answers
     in waiting grow by as many, by the weights of then, and every token keeps the version and the log-probability that
@@ -169,7 +175,7 @@ class RolloutOptions(PolicyOptions):
             )
         if self.reference.policy == PRECOMPUTED:
             raise ValueError("reference precomputed is for rows that are there before the run, and answers are not")
-        if self.reference.sync_every is not None and not self.beta:
+        if self.reference.sync_every is not None and self.reference_is_for_kl and not self.beta:
             raise ValueError("reference.sync_every moves what beta holds the policy to: set beta too, or leave it out")
         if self.entropy_target is None and self.model_fields_set & ENTROPY_STEERING:
             named = ", ".join(sorted(self.model_fields_set & ENTROPY_STEERING))
@@ -185,6 +191,7 @@ class RolloutOptions(PolicyOptions):
             raise ValueError("max_staleness bounds what is answered ahead: set prefetch too, or leave it out")
         if self.partial_rollouts and not self.prefetch:
             raise ValueError("partial_rollouts is about what is answered ahead: set prefetch too, or leave it out")
+        self._check_sync()
         if self.partial_groups and not self.partial_rollouts:
             raise ValueError("partial_groups is about answers that are written in parts: set partial_rollouts too")
         if self.environment is not None and (self.stop or self.stop_ids is not None):
@@ -196,3 +203,20 @@ class RolloutOptions(PolicyOptions):
         if self.replay_groups and self.num_generations < 2:
             raise ValueError("replay_groups keeps groups whose rewards differ: set num_generations to 2 or more")
         return self
+
+    def _check_sync(self) -> None:
+        """
+        Raises:
+            ValueError: draws that begin every `sync_every` steps cannot serve the steps between.
+        """
+        if self.sync_every == 1:
+            return
+        if not self.prefetch or self.partial_rollouts:
+            raise ValueError(
+                "sync_every is about whole answers that are written ahead: set prefetch and leave partial_rollouts "
+                "out, or leave sync_every out"
+            )
+        reached = self.prefetch * self.num_iterations * self.mini_batches
+        for name, most in (("max_staleness", self.max_staleness), ("the steps that prefetch comes to", reached)):
+            if most is not None and self.sync_every > most:
+                raise ValueError(f"sync_every is {self.sync_every}, above {name} ({most}): lower it, or raise that")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -28,6 +29,11 @@ class Prompts:
     def by_id(self) -> dict[str, tuple[int, ...]]:
         """Tokens of each prompt by id."""
         return dict(self.tokens)
+
+    @property
+    def columns(self) -> set[str]:
+        """Names of columns that any row has in addition to its prompt."""
+        return {name for task in self.tasks.values() for name in task.columns}
 
     @classmethod
     def read(cls, context: Context) -> Prompts:
@@ -80,3 +86,30 @@ class Prompts:
 def messages_of(task: Task) -> tuple[Message, ...]:
     """The prompt of a task as messages."""
     return (Message("user", task.prompt),) if isinstance(task.prompt, str) else tuple(task.prompt)
+
+
+def later_turns(task: Task) -> list[tuple[tuple[Message, ...], str]]:
+    """What a row says behind its first answer, turn by turn: what the policy is shown, and the reference answer to it.
+    It is in the column `remaining_turns`, as messages, which `format: {name: task, turns: sequential}` writes.
+
+    Raises:
+        DataError: the column is missing or wrong, or an answer follows another.
+    """
+    listed = task.columns.get("remaining_turns")
+    action = "set data.format: {name: task, prompt: COLUMN, turns: sequential}"
+    if not isinstance(listed, list | tuple):
+        raise DataError("remaining_turns", "the row has no such list of messages", action=action)
+    turns: list[tuple[tuple[Message, ...], str]] = []
+    shown: list[Message] = []
+    for of in listed:
+        role, content = (of.get("role"), of.get("content")) if isinstance(of, Mapping) else (None, None)
+        if role not in ("system", "user", "assistant") or not isinstance(content, str):
+            raise DataError("remaining_turns", "it holds more than messages of text with a role", action=action)
+        if role != "assistant":
+            shown.append(Message(role, content))
+        elif not shown:
+            raise DataError("remaining_turns", "two turns of the assistant follow each other", action="join them")
+        else:
+            turns.append((tuple(shown), content))
+            shown = []
+    return turns

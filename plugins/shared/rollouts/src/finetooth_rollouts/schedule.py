@@ -7,6 +7,9 @@ A draw that begins before step t + 1 is drawn by weights of t steps. If the batc
 that one included, and `waiting` draws were begun before it that no batch has used yet, then it is trained first after
 at most left + waiting * per_batch steps: each batch takes per_batch steps at most and uses one draw or more. That
 bounds its staleness, the steps between the weights that drew a token and those that first train on it.
+
+Where weights go to the sampler every N steps, draws begin only after a multiple of N steps. The draws that wait then
+last for at least one step more than the bound, so with N no greater than it none is missing before the next multiple.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ class Schedule:
         per_batch: optimizer steps of a batch at most.
         staleness: bound on it, in optimizer steps; None: what `ahead` comes to.
         late: a part of a draw may be trained a batch later than the rest.
+        every: draws begin only where the steps done are a multiple of it.
     """
 
     ahead: int
     per_batch: int
     staleness: int | None = None
     late: bool = False
+    every: int = 1
 
     @property
     def bound(self) -> int:
@@ -36,13 +41,16 @@ class Schedule:
         reached = (self.ahead + self.late) * self.per_batch
         return reached if self.staleness is None else min(self.staleness, reached)
 
-    def begins(self, *, left: int, waiting: int, remaining: int) -> bool:
+    def begins(self, *, left: int, waiting: int, remaining: int, version: int = 0) -> bool:
         """Whether one more draw begins now, before an optimizer step.
 
         Args:
             left: steps that the batch which trains has to go, the coming one included.
             waiting: draws that were begun and not used.
             remaining: steps that the run has to go, the coming one included; nothing is drawn for after its end.
+            version: of the weights: optimizer steps done.
         """
+        if version % self.every:
+            return False
         until = left + waiting * self.per_batch
         return waiting < self.ahead and until + self.late * self.per_batch <= self.bound and until < remaining

@@ -65,6 +65,27 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
     return tuple(rewards)
 
 
+def check_columns(rewards: Iterable[WeightedReward], columns: Iterable[str]) -> None:
+    """Check that rows have what rewards need, before a model answers anything.
+
+    Args:
+        columns: of all rows together.
+
+    Raises:
+        DataError: a column that a reward needs is in no row.
+    """
+    known = set(columns)
+    for reward in rewards:
+        for name in getattr(reward.reward, "needed_columns", ()):
+            if name not in known and name not in SAMPLED_COLUMNS:
+                there = ", ".join(sorted(known)) or "none"
+                raise DataError(
+                    f"reward {reward.name}",
+                    f"it needs a column {name!r}, and no training row has one; the rows have: {there}",
+                    action="name the column in the reward's options, or in its function, as the rows do",
+                )
+
+
 def weights_by_name(picks: Sequence[Pick], setting: str = "method.rewards") -> dict[str, float]:
     """Weights of rewards by their labels, else their names, in their order; one that comes again is numbered,
     `length#2`.
@@ -120,12 +141,14 @@ def _sampled(rollouts: Sequence[Rollout], tasks: Sequence[Task]) -> dict[str, li
     Raises:
         DataError: a row has one of that name.
     """
+    told = sorted({name for rollout in rollouts if not rollout.episode for name in rollout.metrics})
     for rollout, task in zip(rollouts, tasks, strict=True):
-        taken = sorted(set(task.columns) & set(SAMPLED_COLUMNS))
+        taken = sorted(set(task.columns) & {*SAMPLED_COLUMNS, *told})
         if taken:
             problem = f"the row has a column {taken[0]!r}, which for rewards is of what was sampled"
             raise DataError(rollout.id, problem, action="give it another name")
     return {
+        **{name: [rollout.metrics.get(name) for rollout in rollouts] for name in told},
         "row_id": [rollout.id for rollout in rollouts],
         "conversation": [_conversation(task) for task in tasks],
         "completion_ids": [list(rollout.tokens) for rollout in rollouts],

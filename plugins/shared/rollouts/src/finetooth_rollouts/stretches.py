@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetooth_hooks.context import Context
+from finetooth_hooks.errors import EngineError
 from finetooth_hooks.rollouts import Prompt, Rollout
 
 
@@ -34,7 +35,16 @@ def joined(
         stop: strings that end it. One that begins in the first and ends in the second was seen by neither: it ends the
             answer here, and what was written behind it goes.
         stop_ids: token ids that end it; None: the family's.
+
+    Raises:
+        EngineError: somebody else wrote a part of it.
     """
+    if begun.own or further.own:
+        raise EngineError(
+            "method.partial_rollouts: the sampler's answers hold tokens that the policy did not write, so none can be "
+            "continued",
+            action="leave method.partial_rollouts out",
+        )
     tokens = (*begun.tokens, *further.tokens)
     ended = further.outcome == "stop" and tokens[-1] in (context.renderer.stop_ids if stop_ids is None else stop_ids)
     text, outcome = context.tokenizer.decode(list(tokens[:-1] if ended else tokens)), further.outcome

@@ -1,0 +1,233 @@
+"""Rollouts by a Python function of one's own, which samples as often as it likes and says what was written."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from operator import index
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from finetooth_hooks import Context, Engine, EngineError, FinetoothError, Options, PlanError, RecipeError, Sampling
+from finetooth_hooks.bases import SamplerBase
+from finetooth_hooks.evaluators import SAMPLED_COLUMNS
+from finetooth_hooks.plan import Pick
+from finetooth_hooks.protocols import Sampler
+from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
+from pydantic import Field, model_validator
+
+GIVEN = ("prompts", "prompt_ids", "generate", "encode", "decode", "max_tokens", "step")
+"""What a function may take, by name."""
+OWN = "env_mask"
+"""What it may return in addition to ids and log-probabilities: 1 for a token of the policy, 0 for another's."""
+
+
+class FunctionSamplerOptions(Options):
+    """Options of the sampler `python_function`."""
+
+    function: str = Field(min_length=1)
+    """Its name. Of these it gets those that it names: `prompts` (texts) and `prompt_ids`, each as often as it is to be
+    answered; `generate(prompt_ids, max_tokens=None)`, which samples an answer to each; `encode` and `decode` of the
+    tokenizer; `max_tokens` of an answer; `step`, optimizer steps done. It returns a mapping as `generate` does:
+    `completion_ids` and `logprobs`, a list for each prompt, with `env_mask` where it put tokens in that the policy did
+    not write (0, and a log-probability of 0), and what `columns` names."""
+    file: str | None = None
+    """The Python file that holds it; it can import what lies in its folder."""
+    module: str | None = None
+    """Or the installed module that does."""
+    columns: list[str] = Field(default_factory=list)
+    """Numbers that it returns for each answer too, by name: columns for rewards, and metrics `environment/NAME`."""
+    sampler: Pick = "engine"
+    """What `generate` samples from: `engine`, or a mapping with the name and the options of another sampler."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> FunctionSamplerOptions:
+        if (self.file is None) == (self.module is None):
+            raise ValueError("give file or module, one of them")
+        if taken := {"prompt_ids", "logprobs", OWN, *SAMPLED_COLUMNS} & set(self.columns):
+            raise ValueError(f"columns: {min(taken)} has a meaning of its own, give the column another name")
+        return self
+
+
+class FunctionSampler(SamplerBase):
+    """See `finetooth_hooks.protocols.Sampler`.
+
+    Args:
+        sampler: what `generate` samples from.
+    """
+
+    def __init__(
+        self, options: FunctionSamplerOptions, context: Context, function: Callable[..., Any], sampler: Sampler
+    ) -> None:
+        self._options, self._context, self._function, self._sampler = options, context, function, sampler
+        self.columns = tuple(options.columns)
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The other sampler's, but for `own_engine`: a function may say anything of what it drew."""
+        return self._sampler.capabilities - {"own_engine"}
+
+    def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
+        """Calls the function, and checks what it returns.
+
+        Raises:
+            PlanError: sampling leaves tokens out, which the function does not tell.
+            EngineError: the function fails, or returns something else.
+        """
+        if sampling.leaves_out:
+            raise PlanError(
+                "method.sampler: python_function does not say which tokens top_k, top_p and min_p left",
+                action="remove them from method",
+            )
+        each, flops = [prompt for prompt in prompts for _ in range(sampling.n)], [0.0]
+        ids, decode = [list(prompt.tokens) for prompt in each], self._context.tokenizer.decode
+        given = {
+            "prompts": [decode(tokens) for tokens in ids], "prompt_ids": ids,
+            "generate": self._generate(engine, sampling, flops), "encode": self._context.tokenizer.encode,
+            "decode": decode, "max_tokens": sampling.max_tokens, "step": engine.weights_version,
+        }  # fmt: skip
+        try:
+            returned = self._function(**{name: given[name] for name in _wanted(self._function)})
+        except FinetoothError:
+            raise
+        except Exception as error:
+            raise self._wrong(f"raised {type(error).__name__}: {error}") from error
+        lists = self._lists(returned, [prompt.tokens for prompt in each])
+        rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+        pairs = zip(each, rows, strict=True)
+        return Sampled(tuple(self._rollout(p, row, sampling, engine.weights_version) for p, row in pairs), flops[0])
+
+    def _generate(self, engine: Engine, sampling: Sampling, flops: list[float]) -> Callable[..., dict[str, list[Any]]]:
+        """The function's `generate`: prompts that are alike get different answers, and each call draws anew."""
+        calls = 0
+
+        def generate(prompt_ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> dict[str, list[Any]]:
+            nonlocal calls
+            most = min(max_tokens or sampling.max_tokens, sampling.max_tokens)
+            seed = int(np.random.default_rng([sampling.seed, calls]).integers(2**31)) if calls else sampling.seed
+            asked, calls = [tuple(map(index, tokens)) for tokens in prompt_ids], calls + 1
+            counts, answers = Counter(asked), dict[tuple[int, ...], deque[Rollout]]()
+            for n in sorted(set(counts.values())):
+                some = [Prompt(str(i), str(i), tokens) for i, (tokens, m) in enumerate(counts.items()) if m == n]
+                settings = replace(sampling, n=n, max_tokens=most, seed=seed)
+                sampled = self._sampler.sample(engine, some, settings)
+                flops[0] += sampled.flops
+                for i, prompt in enumerate(some):
+                    answers[prompt.tokens] = deque(sampled.rollouts[i * n : (i + 1) * n])
+            drawn = [answers[tokens].popleft() for tokens in asked]
+            return {
+                "prompt_ids": [list(tokens) for tokens in asked],
+                "completion_ids": [list(rollout.tokens) for rollout in drawn],
+                "logprobs": [list(rollout.logprobs) for rollout in drawn],
+            }
+
+        return generate
+
+    def _lists(self, returned: Any, prompts: Sequence[Sequence[int]]) -> dict[str, list[Any]]:
+        """What it returned, by name: a list of as many as there are prompts.
+
+        Raises:
+            EngineError: something is missing, too much, or of another length.
+        """
+        if not isinstance(returned, Mapping):
+            raise self._wrong(f"returned {type(returned).__name__}, not a mapping of lists")
+        needed = {"completion_ids", "logprobs", *self.columns}
+        if missing := sorted(needed - set(returned)):
+            raise self._wrong(f"returned no {missing[0]}")
+        if unknown := sorted(set(returned) - needed - {"prompt_ids", OWN}):
+            raise self._wrong(f"returned {unknown[0]} too", "name it in method.sampler.columns, or leave it out")
+        lists = {str(name): list(values) for name, values in returned.items()}
+        for name, values in lists.items():
+            if len(values) != len(prompts):
+                raise self._wrong(f"returned {len(values)} {name} for {len(prompts)} prompts")
+        given = lists.pop("prompt_ids", prompts)
+        if any(list(map(int, of)) != list(tokens) for of, tokens in zip(given, prompts, strict=True)):
+            raise self._wrong("answered other prompt_ids than it was given")
+        return lists
+
+    def _rollout(self, prompt: Prompt, row: Mapping[str, Any], sampling: Sampling, version: int) -> Rollout:
+        """One answer as a rollout. A token that the policy did not write has version -1.
+
+        Raises:
+            EngineError: an id, a log-probability or a number of it is none.
+        """
+        try:
+            tokens, logprobs = tuple(map(index, row["completion_ids"])), tuple(map(float, row["logprobs"]))
+            own = tuple(map(bool, row.get(OWN, ())))
+            metrics = {name: float(row[name]) for name in self.columns}
+        except (TypeError, ValueError) as error:
+            raise self._wrong(f"returned something that is not a number ({error})") from error
+        if not len(tokens) == len(logprobs) == len(own or tokens) or (own and not any(own)) or not tokens:
+            raise self._wrong(
+                f"returned {len(tokens)} completion_ids with {len(logprobs)} logprobs"
+                + (f" and {len(own)} {OWN}, {sum(own)} of them 1" if own else "")
+            )
+        ends = self._context.renderer.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+        ended = tokens[-1] in ends
+        text = self._context.tokenizer.decode(list(tokens[:-1] if ended else tokens))
+        at = min((place for end in sampling.stop if (place := text.find(end)) >= 0), default=None)
+        text, cut = text if at is None or own else text[:at], len(tokens) >= sampling.max_tokens
+        return Rollout(
+            prompt.id, prompt.group, tuple(prompt.tokens), tokens, logprobs,
+            tuple(version if mine else -1 for mine in own or [True] * len(tokens)), text,
+            "length" if cut and not ended and at is None else "stop", own=own, metrics=metrics,
+        )  # fmt: skip
+
+    def _wrong(self, problem: str, action: str = "fix it, then ft resume RUN") -> EngineError:
+        where = self._options.file or self._options.module
+        return EngineError(f"method.sampler: {self._options.function} of {where} {problem}", action=action)
+
+
+def _wanted(function: Callable[..., Any]) -> list[str]:
+    """Names of what a function takes of `GIVEN`; all where it has `**kwargs`.
+
+    Raises:
+        RecipeError: it takes something else.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return list(GIVEN)
+    for parameter in parameters:
+        if parameter.name not in GIVEN and parameter.default is parameter.empty:
+            raise RecipeError(
+                "method.sampler.function", f"it takes {parameter.name!r}", action=f"take some of {', '.join(GIVEN)}"
+            )
+    return [parameter.name for parameter in parameters if parameter.name in GIVEN]
+
+
+def build(options: FunctionSamplerOptions, context: Context) -> FunctionSampler:
+    """Builder of the sampler `python_function`.
+
+    Raises:
+        RecipeError: the file or module cannot be loaded, has no such function, or it takes something else.
+    """
+    where = options.file or str(options.module)
+    try:
+        module = import_module(where) if options.file is None else _loaded(Path(options.file).expanduser().resolve())
+        function = vars(module)[options.function]
+    except KeyError:
+        raise RecipeError(
+            "method.sampler.function", f"{where} has no {options.function!r}", action="check its name"
+        ) from None
+    except Exception as error:
+        problem = f"{where} cannot be loaded: {type(error).__name__}: {error}"
+        raise RecipeError("method.sampler", problem, action="fix it, or check the path") from error
+    _wanted(function)
+    sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler.sampler")
+    return FunctionSampler(options, context, function, sampler)
+
+
+def _loaded(file: Path) -> Any:
+    sys.path.insert(0, str(file.parent))
+    spec = spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError("not a Python file")
+    module = sys.modules[file.stem] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
