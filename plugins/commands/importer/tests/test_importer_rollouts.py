@@ -74,9 +74,12 @@ def test_what_runs_ahead_is_named_otherwise(outcomes: Outcomes) -> None:
     assert account.recipe["method"] == account.recipe["method"] | wanted
     assert not [line for line in account if line.outcome == "not taken"]
     block |= {"replay_recompute_logps": True, "vllm_sync_interval": 3, "rollout_func": "my.rollout"}
+    between = read_tool({**AXOLOTL, "rl": "grpo", "trl": block}, "axolotl").recipe["method"]
+    assert (between["sync_every"], between["prefetch"]) == (3, 3)  # what waits has to last from one to the next
     found = outcomes(read_tool({**AXOLOTL, "rl": "grpo", "trl": block}, "axolotl"))
-    for key in ("replay_recompute_logps", "vllm_sync_interval", "rollout_func"):
+    for key in ("replay_recompute_logps", "rollout_func"):
         assert found[f"trl.{key}"][0] == "not taken"
+    assert found["trl.vllm_sync_interval"][0] == "otherwise"
     default = read_tool({**AXOLOTL, "rl": "grpo", "trl": {"async_prefetch": True}}, "axolotl").recipe["method"]
     assert (default["importance_correction"], default["importance_correction_level"]) == ("mask", "sequence")
 
@@ -103,10 +106,17 @@ def test_ebft_is_ebft(outcomes: Outcomes) -> None:
     }  # fmt: skip
     assert account.recipe["method"] == account.recipe["method"] | wanted
     found = outcomes(account)
-    assert found["ebft.stride"][0] == "not taken" and found["ebft.ce_coef"][0] == "taken"
-    strided = read_tool({**AXOLOTL, "rl": "ebft", "ebft": {"mode": "strided", "n_samples_per_prompt": 4}}, "axolotl")
-    assert strided.recipe["method"]["mode"] == "strided", "its check refuses it"
+    assert found["ebft.stride"] == ("no effect", "") and found["ebft.ce_coef"][0] == "taken"
     assert read_tool({**AXOLOTL, "rl": "ebft"}, "axolotl").recipe["method"]["name"] == "ebft"
+
+
+def test_ebft_in_strides_is_a_method_of_its_own(outcomes: Outcomes) -> None:
+    block = {"mode": "strided", "stride": 4, "context_length": 6, "generate_max_len": 5, "n_samples_per_prompt": 2,
+             "min_completion_prefix": 1, "advantage_estimator": "grpo", "top_p": 0.9}  # fmt: skip
+    account = read_tool({**AXOLOTL, "rl": "ebft", "ebft": block}, "axolotl")
+    wanted = {**block, "name": "ebft_strided", "advantage_estimator": "group_norm", "temperature": 0.6}
+    assert account.recipe["method"] == {name: value for name, value in wanted.items() if name != "mode"}
+    assert {outcome for outcome, *_ in outcomes(account).values()} <= {"taken", "default", "no effect", "otherwise"}
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,19 @@ def test_torchtunes_alpaca_is_written_in_alpacas_prompt(read_as: Reader) -> None
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
         "### Instruction:\nGreet.\n\n### Response:\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("allenai/c4", {"name": "datasets", "path": "allenai/c4", "streaming": True}),
+        ([{"path": "allenai/c4", "name": "en", "skip": 9}], {"path": "allenai/c4", "slice": "[9:]", "streaming": True}),
+        ("rows.jsonl", None),
+        ([{"path": "json", "data_files": ["a/rows.jsonl"], "ds_type": "json"}], None),
+    ],
+)
+def test_a_corpus_of_the_hub_is_read_as_it_comes(given: Any, wanted: dict[str, Any] | None) -> None:
+    made = read_tool({"base_model": "m", "pretraining_dataset": given, "streaming": True, "max_steps": 5}, "axolotl")
+    source = made.recipe["data"]["train"]
+    assert made.recipe["method"] == {"name": "pretrain", "streaming": True}
+    assert source == source | wanted if wanted else "streaming" not in source

@@ -16,11 +16,15 @@ TRL = {"trainer": "sft", "model": "m", "dataset_name": "a.jsonl"}
     [
         ("axolotl", {**AXOLOTL, "wandb_project": "p", "wandb_name": "mine"},
          {"name": "wandb", "project": "p", "run_name": "mine"}),
+        ("axolotl", {**AXOLOTL, "wandb_project": "p", "wandb_run_id": "r1", "wandb_log_model": "end"},
+         {"name": "wandb", "project": "p", "run_id": "r1", "log_model": True}),
         ("axolotl", {**AXOLOTL, "trackio_run_name": "mine"}, {"name": "trackio", "run_name": "mine"}),
         ("axolotl", {**AXOLOTL, "mlflow_run_name": "mine"}, {"name": "mlflow", "run_name": "mine"}),
         ("trl", {**TRL, "report_to": "wandb", "run_name": "mine"}, {"name": "wandb", "run_name": "mine"}),
         ("trl", {**TRL, "report_to": ["tensorboard", "trackio"], "run_name": "mine", "project": "p"},
          {"name": "trackio", "run_name": "mine", "project": "p"}),
+        ("trl", {**TRL, "trainer": "grpo", "report_to": ["mlflow"], "log_completions": True, "logging_steps": 5},
+         {"name": "mlflow", "samples_every": 5}),
     ],
 )  # fmt: skip
 def test_a_runs_name_goes_to_its_tracker(tool: str, given: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -36,3 +40,9 @@ def test_a_runs_name_goes_to_its_tracker(tool: str, given: dict[str, Any], wante
     assert entry.name == name
     fields = options_model(entry).model_fields
     assert set(wanted) - {"name"} <= set(fields)
+
+
+@pytest.mark.parametrize(("given", "outcome"), [("all", "not taken"), ("false", "no effect"), (None, "no effect")])
+def test_histograms_are_not_taken_in_silence(given: str | None, outcome: str) -> None:
+    account = read_tool({**AXOLOTL, "wandb_project": "p", "wandb_watch": given}, "axolotl")
+    assert [line.outcome for line in account if line.key == "wandb_watch"] == [outcome]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from finetooth_importer.command import read_tool, uncompared
 
 
@@ -64,3 +65,11 @@ def test_what_trains_and_was_compared_with_nobody_is_said(tmp_path: Path) -> Non
         said = uncompared(read_tool(given, tool, tmp_path / "run.py"), tool)
         assert bool(said) == doubted, (tool, given, said)
         assert not doubted or said == f"The tokens that train were not compared with those of {tool} for such rows"
+
+
+@pytest.mark.parametrize(("value", "place"), [(True, "host"), ("legacy", "host"), ("disk", "disk")])
+def test_what_leaves_the_device_of_axolotl(value: object, place: str) -> None:
+    account = read_tool({"base_model": "m", "activation_offloading": value, "layer_offloading": True}, "axolotl")
+    assert account.recipe["backend"] == {"name": "torch", "activations": place, "layers": "host"}
+    off = read_tool({"base_model": "m", "activation_offloading": False, "layer_offloading": False}, "axolotl")
+    assert "backend" not in off.recipe and {line.outcome for line in off if "offloading" in line.key} == {"no effect"}

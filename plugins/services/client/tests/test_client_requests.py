@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import finetooth
 import pytest
 from finetooth_client import CallFailed, ServerError
+from finetooth_client.dialogues import Patience
 from finetooth_hooks import Datum
 
 Answer = tuple[int, Any] | None
@@ -111,6 +112,14 @@ def test_patience_ends(scripted: Callable[..., Scripted]) -> None:
         pytest.raises(ServerError, match="gave no answer"),
     ):
         client.models()
+
+
+def test_a_server_that_is_waited_for_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
+    patience = Patience("http://server:8420", 300.0)
+    pauses = [patience.pause(OSError("no such name")) for _ in range(9)]
+    assert sum(pauses) > 10 and [record.getMessage() for record in caplog.records] == [
+        "http://server:8420 does not answer (no such name); trying for up to 300 s more"
+    ]
 
 
 def test_importing_finetooth_brings_no_client() -> None:

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_hooks import ReleaseVersion, Verdict
+from finetooth_hooks import ReleaseVersion, UserError, Verdict
 from finetooth_registry import release_gates
+from finetooth_registry.policy import load_policy
 from finetooth_registry.releasing import judge
 
 
@@ -62,3 +63,9 @@ def test_a_gate_that_is_refused_is_named_by_its_place_in_the_policy() -> None:
     candidate: Any = None
     judge(commands, ["signed", {"name": "size"}], "channels.beta.gates", candidate, None)
     assert settings == ["channels.beta.gates.0", "channels.beta.gates.1"]
+
+
+def test_gates_that_stand_twice_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("channels:\n  production:\n    gates: [signed]\n    gates: []\n")
+    with pytest.raises(UserError, match=r"policy.yaml is not YAML: the key gates stands twice.* line 3"):
+        load_policy(tmp_path)

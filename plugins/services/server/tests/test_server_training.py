@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from finetooth_hooks import UserError
 from finetooth_hooks.engine import StepSettings
 from finetooth_server.faults import Unknown
 from finetooth_server.keys import Caller
@@ -220,6 +222,33 @@ def test_a_tenant_sees_nothing_of_another(start: Any, ask: SimpleNamespace) -> N
         ask.result(service, OTHER, load)
     assert [model.id for model in service.models(OTHER)] == [mine]
     assert service.checkpoints.all("other") == []
+
+
+def test_a_session_with_a_checkpoint_drops_no_section_unsaid(start: Any, ask: SimpleNamespace) -> None:
+    service = start()
+    adapter = {"name": "lora", "rank": 4, "dropout": 0.0}
+    first = new_model(service, ask, adapter=adapter, train={"seed": 7})
+    saved = ask.result(service, ME, service.submit(ME, first, "save", {"name": "kept"}, face="test"))["checkpoint"]
+
+    def begin(base: str, *, restore: bool = True, **sections: Any) -> Mapping[str, Any]:
+        session = service.open_session(ME)
+        call = service.create_model(ME, session, base, sections, checkpoint=saved, optimizer=restore, face="test")
+        ask.result(service, ME, call)
+        recipe: Mapping[str, Any] = service.model(ME, call.queue).recipe
+        return recipe
+
+    slow = {"name": "adamw", "learning_rate": 1e-6}
+    assert begin("tiny", adapter=adapter, train={"seed": 7})["train"]["seed"] == 7
+    fresh = begin("", restore=False, optimizer=slow, schedule="constant", train={"seed": 8})
+    assert (fresh["optimizer"], fresh["schedule"], fresh["train"]["seed"]) == (slow, "constant", 8)
+    for base, sections, named in (
+        ("other", {}, "base: the checkpoint was made on tiny"),
+        ("", {"adapter": {"name": "lora", "rank": 8}}, "adapter: a session with a checkpoint"),
+        ("", {"optimizer": slow}, "optimizer: a session .* or set restore_optimizer to false"),
+        ("", {"train": {"seed": 8}}, "train: a session"),
+    ):
+        with pytest.raises(UserError, match=named):
+            begin(base, **sections)
 
 
 @pytest.mark.slow

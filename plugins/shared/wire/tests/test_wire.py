@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from finetooth_hooks import (
     Completion,
     Contribution,
@@ -42,6 +44,25 @@ def test_every_bit_of_an_array_comes_back(values: np.ndarray) -> None:
     back = wire.decode_array(there_and_back(wire.encode_array(values)), "x")
     assert back.dtype == values.dtype and back.shape == values.shape
     assert back.tobytes() == np.ascontiguousarray(values).tobytes()  # NaN and -0.0 too
+
+
+def test_every_bfloat16_is_read_as_the_number_that_it_is() -> None:
+    """All 65,536 of them, against torch's own conversion: subnormals, infinities, -0.0 and the bits of NaN too."""
+    bits = torch.arange(2**16, dtype=torch.int32).to(torch.uint16).reshape(256, 256)
+    values = bits.view(torch.bfloat16)
+    content = base64.b64encode(bits.numpy().astype("<u2").tobytes()).decode()
+    sent = {"dtype": "bfloat16", "shape": [256, 256], "base64": content}
+    back = wire.decode_array(there_and_back(sent), "x")
+    assert back.dtype == np.float32 and back.shape == (256, 256)
+    number = ~torch.isnan(values).numpy()
+    assert (back.view(np.uint32) == values.float().numpy().view(np.uint32))[number].all()
+    assert np.isnan(back[~number]).all()
+    again = torch.from_numpy(back).to(torch.bfloat16)
+    assert (again.view(torch.uint16).numpy() == bits.numpy())[number].all()  # and back, as a client in torch has them
+    scalar = wire.decode_array({"dtype": "bfloat16", "shape": [], "base64": base64.b64encode(b"\x80?").decode()}, "x")
+    assert scalar.shape == () and scalar == 1.0
+    with pytest.raises(DataError, match=r"3 bytes for bfloat16 of shape \[2\].*send 4 bytes"):
+        wire.decode_array({"dtype": "bfloat16", "shape": [2], "base64": base64.b64encode(b"abc").decode()}, "x")
 
 
 def test_a_datum_comes_back_whole() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("mlflow", reason="mlflow is not installed")
 pytest.importorskip("alembic", reason="alembic is not installed")
 
+from finetooth_hooks import Sample
 from finetooth_kit.run_fixtures import NotingContext
 from finetooth_mlflow.tracker import MlflowOptions, build
 from mlflow import MlflowClient
@@ -64,6 +66,26 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_no_step_is_there_twice(databa
     again.end(run, outcome)
     assert run.state == kept
     assert [step for step, _ in points(database, run, "train/loss")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_answers_are_a_file_every_few_steps(database, run, report, outcome, monkeypatch, tmp_path):
+    """In the shape of the service's tables, next to the database and not where the run was started."""
+    monkeypatch.chdir(tmp_path)
+    told, sample = NotingContext(), Sample("row:1", "2 + 2 =", "", "4", 1.0)
+    tracker = build(MlflowOptions(uri=database, experiment="answers", samples_every=2), told)
+    tracker.start(run)
+    for step in (1, 2, 3):
+        tracker.step(run, report(step, samples=(sample,)))
+    tracker.end(run, outcome)
+    client = MlflowClient(tracking_uri=database)
+    (file,) = client.list_artifacts(run.state["run"], "train/samples")
+    assert file.path == "train/samples/step_00000002.json" and told.notes == []
+    table = json.loads(Path(client.download_artifacts(run.state["run"], file.path)).read_text())
+    assert table == {"columns": ["id", "prompt", "answer", "reward"], "data": [["row:1", "2 + 2 =", "4", 1.0]]}
+    assert not (tmp_path / "mlruns").exists()
+    experiment = client.get_experiment_by_name("answers")
+    assert experiment.artifact_location.endswith("/mlartifacts")
 
 
 @pytest.mark.slow

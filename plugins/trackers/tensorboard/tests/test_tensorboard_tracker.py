@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -9,9 +10,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from finetooth_hooks import UserError
+from finetooth_hooks import Sample, UserError
 from finetooth_tensorboard.tracker import TensorboardOptions, build
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugin_util import markdown_to_safe_html
 
 
 def scalars_of(events):
@@ -41,6 +43,23 @@ def test_tensorboard_reads_back_what_was_reported(run, report, evaluation, outco
     assert scalars["train/loss/kl"] == [(1, 0.25), (2, 0.25), (3, 0.25)]
     assert scalars["eval/exact_match"] == [(0, 0.25)]
     assert scalars["baseline/majority_answer"] == [(0, 0.125)]
+
+
+def test_answers_are_a_table_every_few_steps(run, report):
+    """As TensorBoard's own text page makes HTML of it; a resumed run has those of its history again."""
+    nasty = Sample("row:1", "2 | 2\n<b>*x*</b> [l](http://e) `w`", "", "4", -0.5)
+    tracker = build(TensorboardOptions(samples_every=2, samples=1), None)
+    reports = [report(step, samples=(nasty, nasty)) for step in (1, 2, 3, 4)]
+    tracker.resume(run, reports[:3])
+    tracker.step(run, reports[3])
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    texts = events.Tensors("train/samples")
+    assert [event.step for event in texts] == [2, 4]
+    assert events.SummaryMetadata("train/samples").plugin_data.plugin_name == "text"
+    html = markdown_to_safe_html(texts[0].tensor_proto.string_val[0])
+    cells = ["row:1", "2 | 2<br>&lt;b&gt;*x*&lt;/b&gt; [l](http://e) `w`", "4", "-0.5"]
+    assert re.findall("<td>(.*)</td>", html) == cells
 
 
 def test_a_resumed_run_replaces_what_came_after_its_step(run, report, outcome):

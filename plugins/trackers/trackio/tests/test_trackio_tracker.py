@@ -8,6 +8,7 @@ import pytest
 
 trackio = pytest.importorskip("trackio", reason="trackio is not installed; it asks for pillow below 13")
 
+from finetooth_hooks import Sample  # noqa: E402
 from finetooth_kit.run_fixtures import NotingContext  # noqa: E402
 from finetooth_trackio.tracker import TrackioOptions, build  # noqa: E402
 from trackio import sqlite_storage  # noqa: E402
@@ -34,6 +35,18 @@ def test_steps_and_evaluations_are_in_the_database(run, report, evaluation, outc
     assert [row["step"] for row in found] == [0, 1, 2]
     assert found[0]["eval/exact_match"] == 0.25 and found[2]["train/loss"] == 0.5
     assert told.notes == [] and capsys.readouterr().out == ""
+
+
+def test_answers_are_a_table_every_few_steps(run, report, outcome):
+    told, sample = NotingContext(), Sample("row:1", "2 + 2 =", "", "4", 1.0)
+    tracker = build(TrackioOptions(project="third", samples_every=2), told)
+    tracker.start(run)
+    for step in (1, 2, 3):
+        tracker.step(run, report(step, samples=(sample,)))
+    tracker.end(run, outcome)
+    tables = [(row["step"], row["train/samples"]) for row in logs("third", "mine") if "train/samples" in row]
+    assert [step for step, _ in tables] == [2] and told.notes == []
+    assert tables[0][1]["_value"] == [{"id": "row:1", "prompt": "2 + 2 =", "answer": "4", "reward": 1.0}]
 
 
 def test_a_resumed_run_goes_on_in_the_same_run(run, report, outcome):

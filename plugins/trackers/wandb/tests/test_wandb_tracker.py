@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
 
+from finetooth_hooks import Sample  # noqa: E402
 from finetooth_kit.run_fixtures import NotingContext  # noqa: E402
 from finetooth_wandb.tracker import WandbOptions, build  # noqa: E402
 from wandb.proto import wandb_internal_pb2  # noqa: E402
@@ -97,6 +99,27 @@ def test_steps_evaluations_and_the_recipe_are_in_its_file(told, run, report, eva
 
 
 @pytest.mark.slow
+def test_answers_are_a_table_every_few_steps(told, run, report, outcome):
+    """Next to the numbers of the same step; without the option there is none."""
+    samples = tuple(Sample(f"row:{i}", f"{i} + 2 =", "", "4", float(i == 2)) for i in range(3))
+    for options in ({"samples_every": 2, "samples": 2}, {}):
+        tracker = build(WandbOptions(mode="offline", **options), told)
+        tracker.start(run)
+        for step in (1, 2, 3):
+            tracker.step(run, report(step, samples=samples))
+        tracker.end(run, outcome)
+        run.state = {}
+    path = "train/samples/path"
+    written = [(step, items[path]) for step, items in history(run.folder) if path in items]
+    assert [step for step, _ in written] == [2] and told.notes == []
+    assert sum("train/loss" in items for _, items in history(run.folder)) == 6
+    (file,) = run.folder.glob(f"wandb/offline-run-*/files/{written[0][1]}")
+    table = json.loads(file.read_text())
+    assert table["columns"] == ["id", "prompt", "answer", "reward"]
+    assert table["data"] == [["row:0", "0 + 2 =", "4", 0.0], ["row:1", "1 + 2 =", "4", 0.0]]
+
+
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_in_the_same_run(told, run, report, outcome):
     tracker = build(WandbOptions(mode="offline"), told)
     tracker.start(run)
@@ -110,6 +133,21 @@ def test_a_resumed_run_goes_on_in_the_same_run(told, run, report, outcome):
     again.end(run, outcome)
     assert len(ids(run.folder)) == 2 and len(set(ids(run.folder))) == 1
     assert [step for step, _ in history(run.folder)] == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_named_run_gets_the_model(told, run, outcome):
+    """The run has the id that is given, and its file asks for every file of the artifact to be stored."""
+    artifact = run.folder / "artifact"
+    artifact.mkdir()
+    (artifact / "adapter_model.safetensors").write_bytes(b"weights")
+    tracker = build(WandbOptions(mode="offline", run_id="begun1", log_model=True), told)
+    tracker.start(run)
+    tracker.end(run, replace(outcome, artifact=artifact, artifact_step=40))
+    stored = [record.artifact for record in records(run.folder) if record.HasField("artifact")]
+    assert ids(run.folder) == ["begun1"] and told.notes == []
+    assert [(of.name, of.type, json.loads(of.metadata)) for of in stored] == [("model-begun1", "model", {"step": 40})]
+    assert [entry.path for entry in stored[0].manifest.contents] == ["adapter_model.safetensors"]
 
 
 def test_without_a_login_the_run_is_written_here_and_it_is_said_once(told, run, report, outcome, capfd):

@@ -3,8 +3,11 @@ in."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import yaml
@@ -108,10 +111,18 @@ def recipe_of(form: Mapping[str, str], picked: Mapping[str, str]) -> str:
         if not dot or not value.strip() or (section in PICKS and section not in picked):
             continue
         try:
-            recipe.setdefault(section, {})[name] = yaml.safe_load(value)
+            recipe.setdefault(section, {})[name] = _read(value)
         except yaml.YAMLError as error:
             raise UserError(f"{path}: {value!r} is not a value of YAML", action="put it in quotes") from error
     for section, settings in recipe.items():
         if isinstance(settings, dict) and set(settings) == {"name"}:
             recipe[section] = settings["name"]
     return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
+
+
+def _read(text: str) -> Any:
+    """A value as a recipe has it: `2e-4` is a number; `no`, `on` and a day are texts, unlike in YAML 1.1."""
+    with suppress(ValueError):
+        return json.loads(text)
+    value = yaml.safe_load(text)
+    return text if isinstance(value, bool | date) else value

@@ -106,7 +106,7 @@ def of_engine(
     alone = [engine.logprobs([datum])[0] for datum in data]
     together = engine.logprobs(data)
     off = max(float(np.abs(own - other).max()) for own, other in zip(alone, plain, strict=True))
-    apart = max(float(np.abs(own - other).max()) for own, other in zip(alone, together, strict=True))
+    difference = max(float(np.abs(own - other).max()) for own, other in zip(alone, together, strict=True))
     bound = math.log(context.facts.vocab_size)
     first = float(-np.concatenate(plain).mean())
     checks = [
@@ -116,9 +116,9 @@ def of_engine(
             + ("" if off < CLOSE else "; try attention and kernels one by one (kernels: {...: torch})"),
         ),
         Check(
-            "packing", apart < CLOSE,
-            f"alone and together they differ by at most {apart:.1e}"
-            + ("" if apart < CLOSE else "; rows see each other: set backend.packing: false, or another attention"),
+            "packing", difference < CLOSE,
+            f"alone and together they differ by at most {difference:.1e}"
+            + ("" if difference < CLOSE else "; rows see each other: set backend.packing: false, or another attention"),
         ),
         Check(
             "loss", first < RANDOM * bound,

@@ -57,8 +57,8 @@ def guess(rows: Sequence[Row], named: Columns = Columns()) -> Guess | None:
         named: a column that is named is taken.
     """
     texts = texts_of(rows)
-    prompt = named.prompt or _called(texts, ASKED, without=named.completion)
-    completion = named.completion or _called(texts, ANSWERED, without=prompt)
+    prompt = named.prompt or called_as(texts, ASKED, without=named.completion)
+    completion = named.completion or called_as(texts, ANSWERED, without=prompt)
     if prompt and completion:
         return Guess(prompt, completion, f"by their names, {prompt!r} asks and {completion!r} answers")
     if len(texts) == 2:
@@ -71,7 +71,7 @@ def guess(rows: Sequence[Row], named: Columns = Columns()) -> Guess | None:
     return None
 
 
-def _called(columns: Sequence[str], names: Sequence[str], *, without: str) -> str:
+def called_as(columns: Sequence[str], names: Sequence[str], *, without: str = "") -> str:
     """The column with the most telling name; one of its words counts, so that `customer_text` is found."""
     left = [column for column in columns if column != without]
     words = {column: set(re.findall(r"[^\W\d_]+", _split(column).lower())) for column in left}

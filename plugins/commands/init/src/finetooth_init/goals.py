@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks import Method, UserError
 from finetooth_hooks.context import Catalog
 from finetooth_hooks.data.examples import Conversation, Labelled, Pair, PromptCompletion, Segments, Stepwise, Task, Text
+
+from finetooth_init.columns import ANSWERED, called_as
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,7 @@ GOALS: dict[type, tuple[Goal, ...]] = {
     Labelled: (Goal("kto", learning_rate=1e-4),),
     Stepwise: (Goal("prm", learning_rate=1e-4),),
     Text: (Goal("pretrain", adapter="full", learning_rate=1e-4, batch_size=8),),
-    Task: (
-        Goal(
-            {"name": "grpo", "rewards": [{"name": "exact_match", "column": "completion"}], "num_generations": 8},
-            batch_size=8,
-            learning_rate=1e-4,
-        ),
-    ),
+    Task: (Goal({"name": "grpo", "num_generations": 8}, batch_size=8, learning_rate=1e-4),),
 }
 """What rows of a kind can teach, the most usual first."""
 
@@ -76,4 +72,25 @@ def goals_of(examples: Sequence[object], where: str) -> tuple[Goal, ...]:
     if len({tuple(goal.name for goal in GOALS.get(kind, ())) for kind in kinds}) > 1:
         names = " and ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{where} holds rows of several kinds, {names}", action="name files of one kind each")
+    if Task in kinds:
+        rewards = [{"name": "exact_match", "column": _expected([e for e in examples if isinstance(e, Task)], where)}]
+        return tuple(replace(goal, method={**goal.method, "rewards": rewards}) for goal in goals.values())
     return tuple(goals.values())
+
+
+def _expected(tasks: Sequence[Task], where: str) -> str:
+    """The column with the right answers: by its name, or the only one that all rows fill.
+
+    Raises:
+        UserError: there is none, so that nothing could judge what is sampled.
+    """
+    values = [task.columns for task in tasks]
+    filled = [name for name in values[0] if all(isinstance(row.get(name), str | int | float) for row in values)]
+    column = called_as(filled, ANSWERED) or (filled[0] if len(filled) == 1 else "")
+    if not column:
+        raise UserError(
+            f"{where}: prompts, and no column that says what a right answer is (others: {', '.join(filled) or 'none'})",
+            action="to train on an answer, name its column with --completion COLUMN; to learn from a reward of your "
+            "own, see docs/guides/rewards.md",
+        )
+    return column

@@ -153,15 +153,17 @@ def _described(
     """The recipe before memory is looked at."""
     length = _length(rows)
     longer = sum(1 for row_length in rows.lengths if row_length > length) / len(rows.lengths) if rows.lengths else 0.0
-    batch = max(1, min(goal.batch_size, rows.used // 4))
+    # of a prompt several answers are sampled, each a datum; a step takes prompts
+    used = rows.used if goal.name == "pretrain" else min(rows.used, rows.examples or rows.used)
+    batch = max(1, min(goal.batch_size, used // 4))
     recipe: dict[str, Any] = {"model": wishes.model, "data": wishes.section, "method": goal.method}
     reasons = {
         "model": ["the base model, which stays as it is" if goal.adapter == "lora" else "the base model"],
         "data": [
-            f"{rows.rows:,} document{'' if rows.rows == 1 else 's'} in {rows.used:,} "
-            f"window{'' if rows.used == 1 else 's'} of at most {length} tokens"
+            f"{rows.rows:,} document{'' if rows.rows == 1 else 's'} in {used:,} "
+            f"window{'' if used == 1 else 's'} of at most {length} tokens"
             if goal.name == "pretrain"
-            else f"{rows.rows:,} {'row' if rows.rows == 1 else 'rows'}, of which {rows.used:,} can be used",
+            else f"{rows.rows:,} {'row' if rows.rows == 1 else 'rows'}, of which {used:,} can be used",
             *_left_out(rows),
         ],
         "method": [f"{entry.summary}; learns from {entry.learns_from}; usual are {entry.rows}"],
@@ -188,7 +190,7 @@ def _described(
         recipe["train"]["max_steps"] = LOOK
         reasons["train"].append(f"{LOOK} steps, to see that it works")
     else:
-        steps = max(1, rows.used // batch)
+        steps = max(1, used // batch)
         count = min(MOST_PASSES, math.ceil(ENOUGH / steps)) if wishes.extent == AUTO else int(wishes.extent)
         recipe["train"]["epochs"] = float(count)
         passes = "one pass" if count == 1 else f"{count} passes"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import shlex
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 import click
 import optuna
-import yaml
 from finetooth_hooks import CommandContext, Evaluation, UserError
 from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
@@ -43,9 +43,9 @@ def command(
 
     Called again, it continues where it was. KEY=VALUE changes one setting of every trial.
     """
-    settings = _read(recipe)
+    settings = dict(obj.load(recipe, overrides))
     sweep = read(settings.pop("sweep", None))
-    if must_close(obj.load(settings, overrides)):  # what is wrong with it is found before anything is tried
+    if must_close(settings):  # what is wrong with it is found before anything is tried
         return run_closed([sys.executable, "-m", "finetooth", *sys.argv[1:]])
     folder = output or Path("runs") / f"{recipe.stem}-sweep"
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,18 +53,22 @@ def command(
     study = _study(sweep, folder)
     most = trials or sweep.trials
     while (number := _tried(study)) < most:
-        if not _try(obj, study, sweep, settings, overrides, folder, f"{number + 1} of {most}"):
+        if not _try(obj, study, sweep, settings, folder, f"{number + 1} of {most}"):
             click.echo(f"interrupted; ft sweep {recipe} continues")
             return 130
         _write(study, sweep, folder)
         gc.collect()  # a run's weights hang in cycles: those of the next trial would come on top of them
     _write(study, sweep, folder)
     click.echo(_table(study, sweep))
-    return _tell_best(study, sweep, recipe, folder)
+    return _tell_best(study, sweep, shlex.join(["ft", "run", str(recipe), *overrides]), folder)
 
 
-def _tell_best(study: optuna.Study, sweep: Sweep, recipe: Path, folder: Path) -> int:
-    """What failed and why, where the best is, and how to train with it; returns the exit code."""
+def _tell_best(study: optuna.Study, sweep: Sweep, again: str, folder: Path) -> int:
+    """What failed and why, where the best is, and how to train with it; returns the exit code.
+
+    Args:
+        again: the command that trains what was swept, but for the settings of a trial.
+    """
     rows = _rows(study, sweep)
     for row in rows:
         if "problem" in row:
@@ -75,36 +79,13 @@ def _tell_best(study: optuna.Study, sweep: Sweep, recipe: Path, folder: Path) ->
     settings = " ".join(f"{name}={json.dumps(value)}" for name, value in best["settings"].items())
     drawn = f", all of them drawn in {folder / 'sweep.svg'}" if (folder / "sweep.svg").is_file() else ""
     click.echo(f"\nthe best is {folder / _name(best['trial'])}{drawn}")
-    click.echo(f"the same settings again: ft run {recipe} {settings}")
+    click.echo(f"the same settings again: {again} {settings}")
     return 0
 
 
 def _name(trial: int) -> str:
     """Of the folder of a trial's run."""
     return f"trial-{trial}"
-
-
-def _read(recipe: Path) -> dict[str, Any]:
-    """
-    Raises:
-        UserError: the file cannot be read, or does not hold a mapping.
-    """
-    try:
-        content = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{recipe}: {error.strerror}", action="check the path") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{recipe}:{mark.line + 1}" if mark else str(recipe)
-        problem = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise UserError(f"{place}: not YAML: {problem}", action="correct the line, or the one before it") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{recipe} does not hold a mapping", action="write settings, one a line")
-    plugins = [
-        str((recipe.parent / entry).absolute()) if isinstance(entry, str) and entry.endswith(".py") else entry
-        for entry in content.get("plugins", [])
-    ]
-    return {**content, **({"plugins": plugins} if plugins else {})}
 
 
 def _study(sweep: Sweep, folder: Path) -> optuna.Study:
@@ -133,7 +114,6 @@ def _try(
     study: optuna.Study,
     sweep: Sweep,
     recipe: dict[str, Any],
-    overrides: tuple[str, ...],
     folder: Path,
     which: str,
 ) -> bool:
@@ -163,13 +143,15 @@ def _try(
         value = values.get(sweep.metric)
         if value is None or not math.isfinite(value):
             return
-        history.append(value)
         trial.report(value, evaluation.step)
-        if evaluation.step and trial.should_prune():
+        if not evaluation.step:
+            return  # of the model before it learnt: it says nothing of the settings
+        history.append(value)
+        if trial.should_prune():
             trial.set_user_attr("pruned", True)
             raise StopRun("sweep: worse than the median of the other trials at this evaluation")
 
-    made = (*overrides, *(f"{name}={json.dumps(value)}" for name, value in settings.items()))
+    made = tuple(f"{name}={json.dumps(value)}" for name, value in settings.items())
     plugin.watching.append(tell)
     try:
         outcome = obj.run({**obj.load(recipe, made), "output": str(output)})

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from finetooth_hooks import Options
 from finetooth_hooks.errors import RecipeError
+from finetooth_saving.retention import mode_of
 from optuna import Trial
 from pydantic import Field, ValidationError, model_validator
 
@@ -58,8 +59,7 @@ class Sweep(Options):
     @property
     def direction(self) -> Literal["minimize", "maximize"]:
         """As Optuna says it."""
-        less = self.metric.endswith(("loss", "perplexity", "error", "mse"))
-        return "minimize" if self.mode == "min" or (self.mode == "auto" and less) else "maximize"
+        return "minimize" if (mode_of(self.metric) if self.mode == "auto" else self.mode) == "min" else "maximize"
 
     def drawn(self, trial: Trial) -> dict[str, Any]:
         """Settings that a trial tries."""

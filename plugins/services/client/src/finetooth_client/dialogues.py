@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import logging
 import secrets
 import threading
 import time
@@ -56,6 +57,11 @@ class Answer:
         return self.content.decode(errors="replace")
 
 
+LONGEST = 5.0
+"""Seconds between two attempts, at most."""
+
+logger = logging.getLogger(__name__)
+
 Dialogue = Generator[Request | Pause, Answer | Exception | None, T]
 
 
@@ -78,7 +84,10 @@ class Patience:
         """
         if time.monotonic() + self._pause > self._end:
             raise error if isinstance(error, m.ServerError) else m.unreachable(self._url, self._seconds, error)
-        now, self._pause = self._pause, min(2 * self._pause, 5.0)
+        now, self._pause = self._pause, min(2 * self._pause, LONGEST)
+        if now < LONGEST == self._pause:  # it has waited for seconds
+            left = self._end - time.monotonic()
+            logger.warning("%s does not answer (%s); trying for up to %.0f s more", self._url, error, left)
         return now
 
 
@@ -113,6 +122,8 @@ class ServerDialogues:
             strategy: over several devices, such as `{"name": "ddp", "devices": 2}`; a server that trains each model on
                 one refuses it.
             checkpoint: begin with this one, and with the recipe that it was made with.
+            restore_optimizer: with a checkpoint, take its optimizer's state too; else `optimizer`, `schedule` and
+                `train` may be others.
 
         Raises:
             ServerError: the server does not take it.

@@ -74,10 +74,25 @@ class Policy(_Strict):
         return ""
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses a key that stands twice: YAML would keep the last one, and gates would be gone without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        twice = next((key for place, key in enumerate(keys) if key in keys[:place]), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"the key {twice} stands twice", problem_mark=node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 @lru_cache(8)
 def _read(text: str) -> Policy:
     """A policy from its text, which is parsed once."""
-    return Policy.model_validate(yaml.safe_load(text) or {})
+    loader = _EachKeyOnce(text)
+    try:
+        return Policy.model_validate(loader.get_single_data() or {})
+    finally:
+        loader.dispose()
 
 
 def load_policy(folder: Path) -> Policy:

@@ -16,6 +16,9 @@ from finetooth_server.faults import Unknown
 SECTIONS = frozenset({"adapter", "optimizer", "schedule", "train"})
 """Sections of a recipe that a client may write for its own model."""
 
+FRESH = ("optimizer", "schedule", "train")
+"""Those that a model which begins with the weights of a checkpoint alone may have otherwise."""
+
 TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
 """Settings of `train` that a client may write; the others are the server's."""
 
@@ -70,6 +73,40 @@ def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping
             _check_plain(section, name)
             recipe[name] = section
     return recipe
+
+
+def continued(
+    base: str, recipe: Mapping[str, Any], asked: str, sections: Mapping[str, Any], *, fresh: bool
+) -> dict[str, Any]:
+    """The recipe of a model that begins with a checkpoint: that of the checkpoint.
+
+    Args:
+        base, recipe: of the checkpoint.
+        asked: the base that the client names; may be empty.
+        sections: the client's.
+        fresh: it takes the weights alone, and so `FRESH` may be other ones.
+
+    Raises:
+        UserError: the client asks for another base, or for a section that the checkpoint would replace.
+    """
+    if asked and asked != base:
+        raise UserError(f"base: the checkpoint was made on {base}, not {asked}", action=f"name {base}, or leave it out")
+    own = {name: section for name, section in sections.items() if fresh and name in FRESH}
+    for name in sections.keys() - own.keys() - {STRATEGY}:
+        section, was = sections[name], recipe.get(name)
+        if name == "train" and isinstance(section, Mapping) and isinstance(was, Mapping):
+            was = {setting: was.get(setting) for setting in section}
+        if section is not None and _as_mapping(section) != _as_mapping(was):
+            or_fresh = ", or set restore_optimizer to false" if name in FRESH else ""
+            raise UserError(
+                f"{name}: a session with a checkpoint has that of the checkpoint, {json.dumps(was)}",
+                action=f"leave it out{or_fresh}",
+            )
+    return merged({base: recipe}, base, own)
+
+
+def _as_mapping(pick: Any) -> Any:
+    return {"name": pick} if isinstance(pick, str) else pick
 
 
 def _count(value: Any) -> int:

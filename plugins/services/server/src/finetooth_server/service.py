@@ -40,7 +40,7 @@ from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS
 from finetooth_server.refusals import Refusals
 from finetooth_server.sampling import Samplers, batch_key, open_sampler
-from finetooth_server.sections import STRATEGY, all_of, described, merged, scale_of
+from finetooth_server.sections import STRATEGY, all_of, continued, described, merged, scale_of
 from finetooth_server.settings import Settings
 from finetooth_server.tickets import Tickets
 from finetooth_server.writer import Writer
@@ -166,12 +166,13 @@ class Service(ClientSessions):
         Args:
             id_: default is the session's id.
             checkpoint: id of one whose state it begins with; `base` and `sections` are then those it was made
-                with, but for the optimizer where that starts fresh.
+                with, but for `FRESH` where the optimizer starts fresh.
             optimizer: take the whole state, not only the weights.
             echo: comes back with the result, for the face.
 
         Raises:
             Unknown: no such session, base or checkpoint.
+            UserError: the checkpoint was made with another base or section.
             TooMuch: the tenant has as many models as it may.
         """
         self._may(caller, "train")
@@ -184,8 +185,7 @@ class Service(ClientSessions):
             recipe = self.recipe(base, {name: section for name, section in sections.items() if name != STRATEGY})
         else:
             saved = self.checkpoints.readable(caller.tenant, checkpoint)
-            fresh = {} if optimizer else {name: sections[name] for name in ("optimizer",) if name in sections}
-            base, recipe = saved.base, merged({saved.base: saved.recipe}, saved.base, fresh)
+            base, recipe = saved.base, continued(saved.base, saved.recipe, base, sections, fresh=not optimizer)
         load = None if checkpoint is None else {"checkpoint": checkpoint, "optimizer": optimizer}
         row: dict[str, Any] = {
             "id": id_,

@@ -96,6 +96,10 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
         _untie(base)
     try:
         return adapted.merge_and_unload(safe_merge=True)
+    except NotImplementedError as error:
+        raise UserError(
+            f"{adapter} cannot be merged: {error}", action="use the adapter with its base, by peft"
+        ) from error
     except ValueError as error:
         raise UserError(
             f"merging {adapter} gives numbers that are not finite: {error}", action="use --precision fp32"

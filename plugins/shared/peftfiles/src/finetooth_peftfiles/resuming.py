@@ -11,6 +11,7 @@ from typing import Any
 from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError, UserError
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_modelfiles.lora_settings import special_setting
 from finetooth_modelfiles.targets import resolve
 from finetooth_toolbox.files.manifests import MANIFEST, ManifestProblem, check_folder, read_manifest
 from finetooth_toolbox.files.trained_over import check_base
@@ -40,6 +41,10 @@ def begin(reference: str, context: Context, kind: str, settings: Mapping[str, An
         raise RecipeError(RESUME, error.problem, action=error.action) from error
     if about.get("peft_type") != kind:
         raise RecipeError(RESUME, f"{reference} holds an adapter of the kind {about.get('peft_type')}", action=ANOTHER)
+    if special := special_setting(about):
+        raise RecipeError(
+            RESUME, f"{reference}: it was made with {special}, which no adapter here computes", action=ANOTHER
+        )
     for name, value in settings.items():
         if about.get(name) != value:
             raise RecipeError(

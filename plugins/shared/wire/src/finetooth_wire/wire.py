@@ -29,6 +29,7 @@ Json = Any
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 """Types of arrays that may travel."""
+READ = (*DTYPES, "bfloat16")  # NumPy has no bfloat16: a number is read as the float32 that is equal to it
 
 FORMATS: Mapping[MediumKind, tuple[str, ...]] = {"image": ("", "png", "jpeg"), "audio": ("", "wav"), "video": ("",)}
 """What an encoded picture, sound or video may be called; empty leaves it to who decodes it."""
@@ -58,7 +59,7 @@ def encode_array(values: Array) -> Json:
 
 
 def decode_array(value: Json, where: str, *, dtype: str | None = None) -> Array:
-    """What `encode_array` wrote, or nested lists of numbers.
+    """What `encode_array` wrote, an array of `READ`, or nested lists of numbers.
 
     Args:
         where: the field, for messages.
@@ -89,8 +90,8 @@ def decode_array(value: Json, where: str, *, dtype: str | None = None) -> Array:
 
 def _from_bytes(value: Mapping[str, Any], where: str) -> Array:
     name, shape, text = value.get("dtype"), value.get("shape"), value.get("base64")
-    if name not in DTYPES:
-        raise DataError(where, f"dtype is {name!r}", action=f"use one of {', '.join(DTYPES)}")
+    if name not in READ:
+        raise DataError(where, f"dtype is {name!r}", action=f"use one of {', '.join(READ)}")
     whole = isinstance(shape, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in shape)
     if not whole:
         raise DataError(where, f"shape is {shape!r}", action="give a list of whole numbers")
@@ -99,7 +100,7 @@ def _from_bytes(value: Mapping[str, Any], where: str) -> Array:
         content = base64.b64decode(text if isinstance(text, str) else "!", validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(where, "its base64 cannot be read", action="send the bytes in base64") from error
-    dtype = np.dtype(name).newbyteorder("<")
+    dtype = np.dtype("uint16" if name == "bfloat16" else name).newbyteorder("<")
     expected = dtype.itemsize
     for n in shape:
         expected *= n
@@ -109,7 +110,9 @@ def _from_bytes(value: Mapping[str, Any], where: str) -> Array:
         )
     if name == "bool" and not set(content) <= {0, 1}:
         raise DataError(where, "bytes of bools are 0 or 1", action="send such")
-    return np.frombuffer(content, dtype).reshape(shape).astype(np.dtype(name))
+    flat = np.frombuffer(content, dtype)  # of a bfloat16: the upper half of a float32
+    flat = (flat.astype(np.uint32) << 16).view(np.float32) if name == "bfloat16" else flat.astype(np.dtype(name))
+    return flat.reshape(shape)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------

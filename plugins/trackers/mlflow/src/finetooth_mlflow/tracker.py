@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import Context, Options, Outcome, Run
-from finetooth_saving.runs.service import ServiceTracker, shown_recipe
+from finetooth_hooks import Context, Outcome, Run
+from finetooth_saving.runs.service import SampleOptions, ServiceTracker, shown_recipe
+from finetooth_saving.runs.values import COLUMNS, TABLE
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -25,7 +27,7 @@ MOST_PARAMS = 100
 ENDED = {"done": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 
 
-class MlflowOptions(Options):
+class MlflowOptions(SampleOptions):
     """Options of `mlflow`."""
 
     uri: str | None = None
@@ -46,7 +48,7 @@ class MlflowTracker(ServiceTracker):
     service = "mlflow"
 
     def __init__(self, options: MlflowOptions, context: Context) -> None:
-        super().__init__(context)
+        super().__init__(context, options)
         self._options = options
         self._client: Any = None
         self._id = ""
@@ -74,7 +76,7 @@ class MlflowTracker(ServiceTracker):
         experiment = (
             known_experiment.experiment_id
             if known_experiment
-            else self._client.create_experiment(self._options.experiment)
+            else self._client.create_experiment(self._options.experiment, artifact_location=_files(uri))
         )
         self._id = str(self._client.create_run(experiment, run_name=self._options.run_name or run.id).info.run_id)
         params = [Param(key, str(value)[:LONGEST_PARAM]) for key, value in shown_recipe(run.plan.recipe).items()]
@@ -91,6 +93,10 @@ class MlflowTracker(ServiceTracker):
         if metrics:
             self._client.log_batch(self._id, metrics=metrics)
 
+    def write_samples(self, step: int, rows: list[list[Any]]) -> None:
+        """Keep answers of a step as an artifact of the run, a file in the shape that the service shows as a table."""
+        self._client.log_dict(self._id, {"columns": COLUMNS, "data": rows}, f"{TABLE}/step_{step:08}.json")
+
     def close(self, outcome: Outcome) -> None:
         """Say how the run ended."""
         self._client.set_tag(self._id, "finetooth.status", outcome.status)
@@ -102,6 +108,14 @@ class MlflowTracker(ServiceTracker):
         for name in data.metrics:
             self._there[name] = max(metric.step for metric in self._client.get_metric_history(known, name))
         self._client.update_run(known, status="RUNNING")
+
+
+def _files(uri: str) -> str | None:
+    """Where an experiment keeps files: next to a database that is a file, since the client itself would take the
+    folder that the run was started in; None leaves it to a server."""
+    if not uri.startswith("sqlite:///"):
+        return None
+    return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
 
 
 def build(options: MlflowOptions, context: Context) -> MlflowTracker:

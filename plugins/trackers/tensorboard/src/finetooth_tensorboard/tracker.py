@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import Context, Evaluation, Options, Outcome, Run, StepReport, UserError
+from finetooth_hooks import Context, Evaluation, Outcome, Run, StepReport, UserError
 from finetooth_hooks.bases import TrackerBase
+from finetooth_saving.runs.service import SampleOptions
+from finetooth_saving.runs.values import COLUMNS, TABLE, sample_rows
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
 from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
 
 FIRST = "events.out.tfevents."
 """How the name of every event file begins; what comes next is the time that readers order files by."""
 
 
-class TensorboardOptions(Options):
+class TensorboardOptions(SampleOptions):
     """Options of `tensorboard`."""
 
     folder: str | None = None
@@ -86,6 +91,8 @@ class TensorboardTracker(TrackerBase):
             **report.metrics,
         }
         self._scalars(report.step, {f"train/{name}": value for name, value in values.items()})
+        if samples := self._options.due(report):
+            self._add(Event(step=report.step, summary=text_pb(TABLE, markdown_table([COLUMNS, *sample_rows(samples)]))))
         if self._now is None:
             self._writer.flush()  # what was reported is seen at once, and survives the process
 
@@ -131,6 +138,20 @@ class TensorboardTracker(TrackerBase):
     def _add(self, event: Event) -> None:
         event.wall_time = time.time() if self._now is None else self._now
         self._writer.write(event.SerializeToString())
+
+
+def markdown_table(rows: Sequence[Sequence[object]]) -> str:
+    """Rows as a table in Markdown, which TensorBoard shows; the first row is its head. A cell is shown as it is: what
+    means something in Markdown or HTML is escaped, and its lines are broken inside the cell."""
+
+    def shown(cell: object) -> str:
+        return _MARKUP.sub(r"\\\g<0>", html.escape(str(cell), quote=False)).replace("\n", "<br>")
+
+    lines = [" | ".join(map(shown, row)) for row in rows]
+    return "\n".join([lines[0], " | ".join(["---"] * len(rows[0])), *lines[1:]])
+
+
+_MARKUP = re.compile(r"[\\`*_{}\[\]()#+!|-]")
 
 
 def next_file(folder: Path) -> Path:

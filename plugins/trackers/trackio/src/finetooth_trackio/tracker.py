@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from typing import Any
 
-from finetooth_hooks import Context, Options, Outcome, Run
-from finetooth_saving.runs.service import ServiceTracker, shown_recipe
+from finetooth_hooks import Context, Outcome, Run
+from finetooth_saving.runs.service import SampleOptions, ServiceTracker, shown_recipe
+from finetooth_saving.runs.values import COLUMNS, TABLE
 
 
-class TrackioOptions(Options):
+class TrackioOptions(SampleOptions):
     """Options of `trackio`."""
 
     project: str = "finetooth"
@@ -32,7 +33,7 @@ class TrackioTracker(ServiceTracker):
     service = "trackio"
 
     def __init__(self, options: TrackioOptions, context: Context) -> None:
-        super().__init__(context)
+        super().__init__(context, options)
         self._options = options
         self._run: Any = None
 
@@ -57,6 +58,12 @@ class TrackioTracker(ServiceTracker):
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Record numbers of a step."""
         self._run.log(dict(values), step=step)
+
+    def write_samples(self, step: int, rows: list[list[Any]]) -> None:
+        """Record answers of a step as one of the dashboard's tables."""
+        import trackio
+
+        self._run.log({TABLE: trackio.Table(columns=COLUMNS, data=rows)}, step=step)
 
     def close(self, outcome: Outcome) -> None:
         """Write what is left."""

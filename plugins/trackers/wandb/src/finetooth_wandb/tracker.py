@@ -6,16 +6,18 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from finetooth_hooks import Context, Options, Outcome, Run
-from finetooth_saving.runs.service import ServiceTracker, plain, shown_recipe
+from finetooth_hooks import Context, Outcome, Run
+from finetooth_saving.runs.service import SampleOptions, ServiceTracker, plain, shown_recipe
+from finetooth_saving.runs.values import COLUMNS, TABLE
 
 PATIENCE = 30
 """Seconds given to the service to answer when a run begins."""
 
 
-class WandbOptions(Options):
+class WandbOptions(SampleOptions):
     """Options of `wandb`."""
 
     project: str = "finetooth"
@@ -24,10 +26,15 @@ class WandbOptions(Options):
     """Whose project: a user or a team; left out, your default."""
     run_name: str | None = None
     """How the run is called there; left out, as its folder."""
+    run_id: str | None = None
+    """The run there that this one continues, by its id; left out, a run of its own. A resumed run finds its own."""
     group: str | None = None
     """Runs that belong together."""
     tags: list[str] = []  # noqa: RUF012 - pydantic copies it
     """Words to find the run by."""
+    log_model: bool = False
+    """Whether the artifact, the folder of what was trained, is stored there as a model when the run ends. Checkpoints
+    are not: they hold what a run needs to resume, and lie in the run folder and its stores."""
     mode: Literal["auto", "online", "offline"] = "auto"
     """`offline` writes into `wandb` in the run folder, and `wandb sync` sends it. `auto` is online where somebody is
     logged in (`wandb login`, or WANDB_API_KEY) and WANDB_MODE does not say otherwise."""
@@ -43,7 +50,7 @@ class WandbTracker(ServiceTracker):
     service = "wandb"
 
     def __init__(self, options: WandbOptions, context: Context) -> None:
-        super().__init__(context)
+        super().__init__(context, options)
         self._options = options
         self._run: Any = None
 
@@ -70,11 +77,27 @@ class WandbTracker(ServiceTracker):
         """Record numbers of a step."""
         self._run.log(dict(values), step=step)
 
+    def write_samples(self, step: int, rows: list[list[Any]]) -> None:
+        """Record answers of a step as one of the service's tables."""
+        import wandb
+
+        self._run.log({TABLE: wandb.Table(columns=[*COLUMNS], data=rows)}, step=step)
+
     def close(self, outcome: Outcome) -> None:
         """Say how the run ended, and send what is left."""
         self._run.summary.update({"status": outcome.status, **{f"best/{k}": v for k, v in outcome.best.items()}})
+        if self._options.log_model and outcome.artifact is not None:
+            self._store(outcome.artifact, outcome.artifact_step)
         self._run.finish(exit_code=outcome.exit_code)
         self._run = None
+
+    def _store(self, folder: Path, step: int | None) -> None:
+        """The artifact as a model of the service's run."""
+        import wandb
+
+        model = wandb.Artifact(f"model-{self._run.id}", type="model", metadata={"step": step})
+        model.add_dir(str(folder))
+        self._run.log_artifact(model)
 
     def _mode(self) -> Literal["online", "offline"]:
         if self._options.mode != "auto":
@@ -100,8 +123,8 @@ class WandbTracker(ServiceTracker):
             name=options.run_name or run.id,
             group=options.group,
             tags=options.tags or None,
-            id=known,
-            resume="allow" if known else None,
+            id=known or options.run_id,
+            resume="allow" if known or options.run_id else None,
             mode=mode,
             dir=str(run.folder),
             config=shown_recipe(run.plan.recipe),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_importer import packing, tables
+from finetooth_importer import packing
 from finetooth_importer.account import Account, name_of, number
 from finetooth_importer.tools import axolotl_datasets, rollouts, shared, targets, watched
 from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, PACKING, REFUSED, TABLES
@@ -14,7 +14,6 @@ from finetooth_importer.tools.axolotl_keys import ATTENTION, NO_EFFECT, PACKING,
 METHODS: Mapping[str, str] = TABLES["methods"]
 EBFT = TABLES["ebft"]
 """Keys of the block `ebft` that are called and mean the same here."""
-NO_EBFT: Mapping[str, str] = tables.notes(TABLES["no_ebft"])
 
 
 def looks_like(keys: Mapping[str, Any]) -> bool:
@@ -84,6 +83,15 @@ def read(account: Account) -> None:
     if all(re.search(r"liger|cut_cross_entropy|kernels|spectrum", plugin, re.IGNORECASE) for plugin in plugins):
         account.passes("plugins", "kernels are chosen for the machine")
     account.refuse("plugins", "plugins of axolotl do not run here; ft plugins new begins one of your own")
+    where = {"disk": "disk"}.get(str(account.get("activation_offloading")), "host")
+    if account.get("activation_offloading"):
+        account.take("activation_offloading", "backend.activations", value=where)
+    if account.get("layer_offloading"):
+        account.take("layer_offloading", "backend.layers", value="host")
+    if "backend" in account.recipe:
+        account.set("backend.name", "torch")
+    for key in ("activation_offloading", "layer_offloading"):
+        account.passes(key, "it is off")
     shared.without_effect(account, NO_EFFECT)
     shared.machines(account, config_alone=True)
     account.finish(REFUSED)
@@ -105,11 +113,20 @@ def _trackers(account: Account) -> None:
                 "wandb_entity": "entity",
                 "wandb_name": "run_name",
                 "wandb_run_name": "run_name",
+                "wandb_run_id": "run_id",
             },
         )
         if account.get("wandb_mode") in ("offline", "online"):
             watched.tracked(account, "wandb", {"wandb_mode": "mode"})
-    for key in ("use_wandb", "wandb_project", "wandb_entity", "wandb_name", "wandb_run_name", "wandb_mode"):
+        if account.get("wandb_log_model") in ("end", "checkpoint", True, "true"):
+            watched.follow(account, "wandb", log_model=True)
+            checkpoints = account.get("wandb_log_model") == "checkpoint"
+            account.covered("wandb_log_model", "trackers", "the artifact alone, at the end" if checkpoints else "")
+        if account.get("wandb_watch", "false") not in (False, "false"):
+            account.refuse("wandb_watch", "train/grad_norm is sent, and no histograms of weights")
+        for key in ("wandb_log_model", "wandb_watch"):
+            account.passes(key, "it is off")
+    for key in TABLES["wandb"]:
         account.passes(key, "no tracker wandb is asked for")
     names = {"trackio_project_name": "project", "trackio_run_name": "run_name", "trackio_space_id": "space"}
     watched.tracked(account, "trackio", names)
@@ -173,7 +190,8 @@ def _method(account: Account) -> None:
     elif account.has("pretraining_dataset"):
         account.set("method", "pretrain")
     elif rl in METHODS:
-        account.take("rl", "method", value=METHODS[str(rl)])
+        strided = rl == "ebft" and (account.get("ebft") or {}).get("mode") == "strided"
+        account.take("rl", "method", value="ebft_strided" if strided else METHODS[str(rl)])
         if rl == "gdpo":
             account.set("method.multi_objective_aggregation", "normalize_then_sum")
     elif rl is not None:
@@ -186,6 +204,8 @@ def _method(account: Account) -> None:
     account.take("center_rewards_coefficient", "method.center_rewards_coefficient", number)
     if name_of(account.recipe.get("method")) in ("grpo", "ebft"):
         _online(account, account.get("trl") or {}, name_of(account.recipe.get("method")))
+    elif name_of(account.recipe.get("method")) == "ebft_strided":
+        _ebft(account, None)
     elif isinstance(account.get("trl"), dict) and "beta" in account.get("trl"):
         account.take(
             "trl", "method.beta", value=number(account.get("trl")["beta"]), note="of it beta alone counts there"
@@ -229,8 +249,7 @@ def _preference(account: Account, method: str) -> None:
 
 
 def _ebft(account: Account, scaled: Any) -> None:
-    """The `ebft` block: each of its keys has a line of its own, `ebft.KEY`. What is not here, such as `mode: strided`,
-    stands in the recipe, so that its check refuses it and nothing else is trained.
+    """The `ebft` block: each of its keys has a line of its own, `ebft.KEY`.
 
     Args:
         scaled: `trl.scale_rewards`.
@@ -240,10 +259,17 @@ def _ebft(account: Account, scaled: Any) -> None:
     inside.recipe = account.recipe
     if scaled and "advantage_estimator" not in block:
         account.set("method.advantage_estimator", "group_norm")
-    for key in EBFT:
+    inside.take("ebft.advantage_estimator", "method.advantage_estimator", lambda v: "group_norm" if v == "grpo" else v)
+    strided = name_of(account.recipe["method"]) == "ebft_strided"
+    for key in (*EBFT, *TABLES["ebft_strided" if strided else "ebft_structured"]):
         inside.take(f"ebft.{key}", f"method.{key}", number)
+    if strided:
+        inside.default("ebft.temperature", "method.temperature", 0.6)
     inside.take("ebft.n_samples_per_prompt", "method.num_generations", int)
-    inside.finish({f"ebft.{key}": note for key, note in NO_EBFT.items()})
+    inside.covered("ebft.mode", "method")
+    for key in (*TABLES["ebft_structured"], *TABLES["ebft_strided"]):
+        inside.passes(f"ebft.{key}", "it is of the other mode")
+    inside.finish()
     account.continued(inside, {})
     account.covered("ebft", "method")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from finetooth_importer.account import Account, number, says_nothing
@@ -44,6 +46,8 @@ def read(account: Account, method: str) -> None:
                 sources += _sources(account, f"{key}[{place}]", dataset, how)
             else:
                 sources.append(str(dataset))
+        if key == "pretraining_dataset" and account.get("streaming"):
+            sources = [_streamed(account, source) for source in sources]
         axolotl_alpaca.prompts_of_alpaca(account, key, datasets, own_prompt)
         account.take(key, setting, value=sources if len(sources) > 1 else sources[0])
     _held_out(account)
@@ -56,6 +60,15 @@ def read(account: Account, method: str) -> None:
     if account.get("streaming") and method == "pretrain":
         account.take("streaming", "method.streaming")
     account.passes("streaming", "rows are read as they are needed")
+
+
+def _streamed(account: Account, source: Any) -> Any:
+    """A dataset of the hub is read as it comes; a file or a folder is read row by row anyway."""
+    made = source if isinstance(source, dict) else {"name": "datasets", "path": source}
+    path = str(made.get("path"))
+    there = (account.folder or Path()) / path
+    hub = made.get("name") == "datasets" and re.fullmatch(r"[\w.-]+/[\w.-]+", path) and not Path(path).suffix
+    return {**made, "streaming": True} if hub and not there.exists() else source
 
 
 def _held_out(account: Account) -> None:

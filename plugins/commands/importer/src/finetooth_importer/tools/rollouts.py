@@ -26,6 +26,8 @@ REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 SYNC_STEPS = 512
 """TRL's default of `ref_model_sync_steps`; that of `ref_model_mixup_alpha` is ours of `mix`, 0.6."""
 
+NEW_WEIGHTS = "prompts are answered ahead where the sampler gets weights, so as many batches wait"
+
 BOUNDED = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo")
 CORRECTIONS = {"token_truncate": ("truncate", "token"), "token_mask": ("mask", "token"),
                "sequence_truncate": ("truncate", "sequence"), "sequence_mask": ("mask", "sequence")}  # fmt: skip
@@ -114,9 +116,11 @@ def prompts(account: Account, block: Account, prefix: str, each: str) -> None:
 def _ahead(account: Account, prefix: str) -> None:
     """Rollouts that are drawn ahead, kept and asked for once more, as axolotl names it."""
     if account.get(f"{prefix}async_prefetch"):
-        account.set("method.prefetch", account.whole(f"{prefix}prefetch_depth", 1))
+        depth, every = account.whole(f"{prefix}prefetch_depth", 1), account.whole(f"{prefix}vllm_sync_interval", 1)
+        account.set("method.prefetch", max(depth, every))
         for key in ("async_prefetch", "prefetch_depth"):
             account.covered(prefix + key, "method.prefetch")
+        account.take(f"{prefix}vllm_sync_interval", "method.sync_every", int, note=NEW_WEIGHTS if every > depth else "")
     if account.get(f"{prefix}streaming_partial_batch"):
         account.set("method.streaming_groups", account.whole(f"{prefix}streaming_min_groups", 1))
         for key in ("streaming_partial_batch", "streaming_min_groups"):
@@ -131,8 +135,8 @@ def _ahead(account: Account, prefix: str) -> None:
         account.take(f"{prefix}reroll_start_fraction", "method.reroll_start", number)
         account.set("method.reroll_groups", account.whole(f"{prefix}reroll_max_groups", 1))
         account.covered(f"{prefix}reroll_max_groups", "method.reroll_groups")
-    for key in ("async_prefetch", "prefetch_depth", "streaming_partial_batch", "streaming_min_groups",
-                "replay_buffer_size", "replay_recompute_logps", "reroll_start_fraction",
+    for key in ("async_prefetch", "prefetch_depth", "vllm_sync_interval", "streaming_partial_batch",
+                "streaming_min_groups", "replay_buffer_size", "replay_recompute_logps", "reroll_start_fraction",
                 "reroll_max_groups"):  # fmt: skip
         account.passes(prefix + key, "it is off")
 

@@ -29,7 +29,7 @@ PAIRS = ("dpo", "orpo", "simpo", "cpo")
 """Methods that compare two answers to a prompt."""
 
 DEVICES = "this way to share a model among devices is not here; scale: {devices: N} shares the rows of a step"
-HUB = "nothing is sent to a hub; the artifact in the run folder is what you can send"
+HUB = "a run sends nothing to a hub: ft push RUN --to hf:OWNER/NAME does, when you have looked at it"
 
 
 def optimizer(account: Account, key: str, default: str = "adamw") -> None:

@@ -79,6 +79,9 @@ def records(account: Account) -> None:
         account.covered("report_to", "trackers", left)
     elif others:
         account.refuse("report_to", "no tracker of that name here; metrics are in metrics.jsonl of the run folder")
+    if known and account.get("log_completions"):
+        follow(account, *known, samples_every=max(1, account.whole("logging_steps", 1)))
+        account.covered("log_completions", "trackers", "a few answers of a step, as a table")
     account.passes("report_to", "metrics are in metrics.jsonl of the run folder")
     account.passes("logging_steps", "every step is written to metrics.jsonl")
     account.passes("logging_strategy", "every step is written to metrics.jsonl")

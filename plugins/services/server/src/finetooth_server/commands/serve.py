@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,36 @@ PART = 1024
 
 
 def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
-    return [name for name in names(ctx.obj) if name.startswith(begun)] if ctx.obj is not None else []
+    known = [] if ctx.obj is None else [*names(ctx.obj), *_others(ctx.obj)]
+    return [name for name in known if name.startswith(begun)]
 
 
-@click.command(name="serve")
+class ServeCommand(click.Command):
+    """Faces, and what other plugins serve: their command `serve-NAME` is `ft serve NAME` too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        build = _others(ctx.obj).get(args[0]) if args and ctx.obj is not None else None
+        if build is None:
+            return super().parse_args(ctx, args)
+        module, _, attribute = build.partition(":")
+        other: click.Command = getattr(import_module(module), attribute)
+        ctx.params = {"other": other.make_context(f"{ctx.info_name} {args[0]}", args[1:], parent=ctx.parent)}
+        return []
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if "other" not in ctx.params:
+            return super().invoke(ctx)
+        with ctx.params["other"] as other:
+            return other.command.invoke(other)
+
+
+def _others(obj: CommandContext) -> dict[str, str]:
+    """What builds the commands `serve-NAME` of other plugins, by NAME."""
+    entries = (registered.entry for registered in obj.catalog.all("command"))
+    return {entry.name.removeprefix("serve-"): entry.build for entry in entries if entry.name.startswith("serve-")}
+
+
+@click.command(name="serve", cls=ServeCommand)
 @click.argument("faces", nargs=-1, required=True, metavar="api|tinker|mcp|openai...|status", shell_complete=_complete)
 @click.option("--model", "models", multiple=True, metavar="NAME", help="A base model to serve; may be repeated.")
 @click.option("--adapter", "adapters", multiple=True, metavar="RUN_OR_FOLDER", help="An adapter over a served model, "
@@ -105,6 +132,7 @@ def command(
     ft serve mcp --model smollm2-135m       for assistants; with --stdio for the one that starts it
     ft serve openai --model smollm2-135m    for programs that speak OpenAI's protocol; also a run: --model runs/mine
     ft serve api tinker mcp openai ...      all of them, on the same models
+    ft serve vllm MODEL                     a vLLM server for rollouts; see ft serve vllm --help
     ft serve status --folder FOLDER         the limits of a server, and what its tenants take
     """
     if LINE in os.environ:
@@ -134,18 +162,13 @@ def command(
     # what is refused leaves no folder
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
     settings = Settings(
-        folder.absolute(),
-        served,
-        database=database_url(database),
-        replay=replay,
-        adapters=beside,
-        keyless=private,
+        folder.absolute(), served, database=database_url(database), replay=replay, adapters=beside, keyless=private,
         encryption=encryption,
         scratch=None if scratch is None else scratch.absolute(),
         audit_key=None if audit_key is None else audit_key.absolute(),
         own_command=(sys.executable, "-m", "finetooth", *sys.argv[1:]),
         limits=Limits(results=results * 3600, **limits_of(others)),
-    )
+    )  # fmt: skip
     if stdio_face is not None:
         _serve_stdio(stdio_face, faces[0].rpartition(":")[2], Service(obj, settings))
         return

@@ -44,9 +44,9 @@ class Body(BaseModel):
 
 
 class EncodedArray(Body):
-    """An array as base64 of its little-endian bytes."""
+    """An array as base64 of its little-endian bytes; bfloat16 is read as the equal float32."""
 
-    dtype: Literal["float32", "float64", "float16", "int64", "int32", "bool"]
+    dtype: Literal["float32", "float64", "float16", "bfloat16", "int64", "int32", "bool"]
     shape: list[int] = Field(max_length=8)
     base64: str
 
@@ -73,7 +73,8 @@ class NewSession(Body):
     checkpoint: str | None = None
     """Begin with this checkpoint, and with the recipe that it was made with."""
     restore_optimizer: bool = True
-    """With `checkpoint`: take the optimizer's state too, not only the weights."""
+    """With `checkpoint`: take the optimizer's state too, not only the weights. If not, `optimizer`, `schedule` and
+    `train` may be others than those of the checkpoint."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """Kept with the session; for the client's own use."""
     id: str | None = Field(default=None, pattern=PATTERN, min_length=8, max_length=LONGEST)
