@@ -78,13 +78,13 @@ class Library(Protocol):
 
 
 class _LibraryFor(Protocol):
-    def __call__(self, *tensors: Tensor, apart: bool = False) -> Any:
-        """The kernels if they can read all these tensors, else None; `apart`: in any strides."""
+    def __call__(self, *tensors: Tensor, strided: bool = False) -> Any:
+        """The kernels if they can read all these tensors, else None; `strided`: in any strides."""
         ...
 
 
 class _Readable(Protocol):
-    def __call__(self, *tensors: Tensor, apart: bool = False) -> bool: ...
+    def __call__(self, *tensors: Tensor, strided: bool = False) -> bool: ...
 
 
 class Compiled(NamedTuple):
@@ -99,11 +99,11 @@ class Compiled(NamedTuple):
     readable: _Readable
 
 
-def _none(*tensors: Tensor, apart: bool = False) -> None:
+def _none(*tensors: Tensor, strided: bool = False) -> None:
     return None
 
 
-def _never(*tensors: Tensor, apart: bool = False) -> bool:
+def _never(*tensors: Tensor, strided: bool = False) -> bool:
     return False
 
 

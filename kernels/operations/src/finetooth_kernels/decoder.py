@@ -179,6 +179,9 @@ class LayerOperations(Protocol):
     def rotary(self) -> Callable[..., Any]: ...
 
     @property
+    def norm_rotary(self) -> Callable[..., Any]: ...
+
+    @property
     def gated_mlp(self) -> Callable[..., Any]: ...
 
     @property

@@ -12,6 +12,9 @@ rounding to 8 bits does. Devices without such products compute them from the sam
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,7 +23,9 @@ from torch import Tensor
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.counted_rows import without_autocast
 
-__all__ = ["E4M3", "E5M2", "Rounded", "Rounding", "fp8_linear", "fp8_product", "multiplies_fp8", "rounded"]
+__all__ = [
+    "E4M3", "E5M2", "Rounded", "Rounding", "fp8_linear", "fp8_product", "multiplies_fp8", "rounded", "rounding_once",
+]  # fmt: skip
 
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 TILE = 16
@@ -50,6 +55,36 @@ class Rounding(Protocol):
     def __call__(
         self, t: Tensor, dtype: torch.dtype, /, *, by_columns: bool = False, scale: Tensor | None = None
     ) -> Rounded: ...
+
+
+class _OfThread(threading.local):
+    """Inputs that were rounded within `rounding_once`, by their identity, with what rounded them."""
+
+    inputs: dict[tuple[int, int], tuple[Tensor, Rounded]] | None = None
+
+
+_OF_THREAD = _OfThread()
+
+
+@contextmanager
+def rounding_once() -> Iterator[None]:
+    """Within it, layers of this thread that read the same tensor round it once, and keep one copy of it for backward.
+    Nobody writes to such a tensor meanwhile."""
+    before, _OF_THREAD.inputs = _OF_THREAD.inputs, {}
+    try:
+        yield
+    finally:
+        _OF_THREAD.inputs = before
+
+
+def _rounded_input(x_nd: Tensor, rounding: Rounding) -> Rounded:
+    inputs = _OF_THREAD.inputs
+    if inputs is None:
+        return rounding(x_nd, E4M3)
+    key = id(x_nd), id(rounding)
+    if key not in inputs:
+        inputs[key] = x_nd, rounding(x_nd, E4M3)  # the tensor too: another could get its identity
+    return inputs[key][1]
 
 
 def fp8_linear(
@@ -130,7 +165,7 @@ class _Fp8Linear(torch.autograd.Function):
     def forward(
         ctx: Any, x_nd: Tensor, weight_od: Tensor, bias_o: Tensor | None, base_no: Tensor | None, rounding: Rounding
     ) -> Tensor:
-        x, weight = rounding(x_nd, E4M3), rounding(weight_od, E4M3)
+        x, weight = _rounded_input(x_nd, rounding), rounding(weight_od, E4M3)
         y_no = fp8_product(x, Rounded(weight.values.t(), weight.scale))
         for more in (bias_o, base_no):
             y_no = y_no if more is None else y_no.add_(more)

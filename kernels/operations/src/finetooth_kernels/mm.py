@@ -100,7 +100,7 @@ def _adds_wide(left_nk: Tensor, base_no: Tensor) -> bool:
 def sums_wide(*factors: Tensor, compiled: Compiled = NOTHING) -> bool:
     """Whether the compiled products take these, the left factor first: then a result in float32 costs no rounding and
     no more time."""
-    library = compiled.library_for(*factors, apart=True)
+    library = compiled.library_for(*factors, strided=True)
     readable = all(_in_lines(factor) for factor in factors if factor.dim() == 2)
     return library is not None and readable and _is_fast(library, factors[0])
 
@@ -118,10 +118,10 @@ def _library(
     tensors = tuple(factor for pair in pairs for factor in pair)
     if bias_o is not None:
         tensors = (*tensors, bias_o)
-    library: Library | None = compiled.library_for(*tensors, apart=True)
+    library: Library | None = compiled.library_for(*tensors, strided=True)
     if library is None or not all(_is_fast(library, left_nk) for left_nk, _ in pairs):
         return None
-    fits = base_no is None or (compiled.readable(base_no, apart=True) and base_no.stride(1) == 1)
+    fits = base_no is None or (compiled.readable(base_no, strided=True) and base_no.stride(1) == 1)
     return library if fits else None
 
 

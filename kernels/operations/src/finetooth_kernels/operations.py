@@ -10,6 +10,8 @@ given tensors that it does not take (another dtype, other strides): then it comp
 | `logits_statistics` | log-probabilities of chosen or likeliest ids, and the entropy, of given logits | full |
 | `rms_norm` | rows by their root mean square, times a weight whose dtype it has; `residual`: and the rows | input |
 | `rotary` | the first heads of rows, turned by angles | input |
+| `norm_rotary` | query and key heads by their root mean square, times a weight, and turned; values pass | input |
+| `gated_norm` | rows by their root mean square, times a weight and SiLU of a gate | input |
 | `gated_mlp` | the activated gate times up | input |
 | `low_rank_linear` | linear layers of the same rows, each with a low-rank addition | input |
 | `keyed_dropout` | numbers set to 0 by words of their row and column, see `finetooth_kernels.dropout` | input |
@@ -88,6 +90,8 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "logits_statistics": Operation(references.logits_statistics, logits.logits_statistics, "full"),
         "rms_norm": Operation(references.rms_norm, rms_norm.rms_norm),
         "rotary": Operation(references.rotary, rotary.rotate),
+        "norm_rotary": Operation(references.norm_rotary, rotary.norm_rotary),
+        "gated_norm": Operation(references.gated_norm),
         "gated_mlp": Operation(references.gated_mlp, gated.gated),
         "low_rank_linear": Operation(
             references.low_rank_linear, low_rank_linear.low_rank_linear, features=frozenset({"multiply"})

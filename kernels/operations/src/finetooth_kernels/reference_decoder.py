@@ -42,7 +42,7 @@ class ReferenceDecoder:
 
 
 OPERATIONS = SimpleNamespace(
-    rms_norm=rms_norm.rms_norm, rotary=rotary.rotate, gated_mlp=gated.gated,
+    rms_norm=rms_norm.rms_norm, rotary=rotary.rotate, norm_rotary=rotary.norm_rotary, gated_mlp=gated.gated,
     low_rank_linear=low_rank_linear.low_rank_linear, segment_attention=segment_attention.segment_attention,
 )  # fmt: skip
 """Torch's way of what layers consist of."""

@@ -34,12 +34,14 @@ __all__ = [
     "cached_attention",
     "fp8_linear",
     "gated_mlp",
+    "gated_norm",
     "grouped_matmul",
     "keyed_dropout",
     "linear_logprob",
     "logits_statistics",
     "low_rank_linear",
     "matmul_rounded_once",
+    "norm_rotary",
     "packed_linear",
     "rms_norm",
     "rotary",
@@ -76,6 +78,34 @@ def rotary(x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, arena: Any
     cos, sin = cos_nr.double().unsqueeze(1), sin_nr.double().unsqueeze(1)
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin, beyond], -1)
     return torch.cat([turned, rest], 1).to(x_nhd.dtype)
+
+
+def norm_rotary(
+    x_nhd: Tensor, query_weight_d: Tensor, key_weight_d: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, eps: float,
+    arena: Any = None,
+) -> Tensor:  # fmt: skip
+    """See `finetooth_kernels.rotary.norm_rotary`."""
+    wide, turned = x_nhd.double(), (x_nhd.shape[1] + heads) // 2
+    weights = [query_weight_d.double()] * heads + [key_weight_d.double()] * (turned - heads)
+    normed = wide[:, :turned] * (wide[:, :turned].square().mean(-1, keepdim=True) + eps).rsqrt() * torch.stack(weights)
+    return rotary(torch.cat([normed, wide[:, turned:]], 1), cos_nr, sin_nr, turned).to(x_nhd.dtype)
+
+
+def gated_norm(x_nd: Tensor, gate_nd: Tensor, weight_d: Tensor, eps: float) -> Tensor:
+    """Rows normalised, times a weight and an activated gate: w silu(z) x / sqrt(mean(x^2) + eps), as in the linear
+    attention of Qwen3-Next.
+
+    Args:
+        x_nd: (N, D).
+        gate_nd: (N, D), z.
+        weight_d: (D,).
+        eps: added to the mean square.
+
+    Returns:
+        (N, D) in the dtype of `x_nd`.
+    """
+    normed: Tensor = rms_norm(x_nd.double(), weight_d.double(), eps)
+    return (normed * functional.silu(gate_nd.double())).to(x_nd.dtype)
 
 
 def gated_mlp(gate_up_nf: Tensor, activation: str = "silu") -> Tensor:

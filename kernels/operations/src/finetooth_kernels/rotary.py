@@ -3,6 +3,9 @@
 A head of size D holds pairs (i, i + R/2) for i below R/2, R <= D its rotated part, as in Llama; each pair turns by
 an angle that depends on position and i. The transposed rotation is the backward pass, so nothing but the angles is
 kept. Compiled kernels and the torch operations here do the same.
+
+Qwen3 and Gemma 3 normalise each head before: y = rotate(w x / sqrt(mean(x^2) + eps)). With u the gradient turned back,
+n = x r and r the inverse root, dx = r (w u - n mean(w u n)) and dw = sum u n.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from torch import Tensor
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.compiled import NOTHING, Compiled, Library
 from finetooth_kernels.memory import Arena, new_empty
+from finetooth_kernels.rms_norm import rms_norm
 
-__all__ = ["rotate"]
+__all__ = ["norm_rotary", "rotate"]
 
 
 def rotate(
@@ -35,6 +39,34 @@ def rotate(
         The shape and dtype of `x_nhd`.
     """
     return apply(_Rotate, x_nhd, cos_nr, sin_nr, heads, arena, compiled)  # type: ignore[no-any-return]
+
+
+def norm_rotary(
+    x_nhd: Tensor, query_weight_d: Tensor, key_weight_d: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int, eps: float,
+    arena: Arena | None = None, *, compiled: Compiled = NOTHING,
+) -> Tensor:  # fmt: skip
+    """Normalise query and key heads, and turn them.
+
+    Args:
+        x_nhd: (N, heads + 2 K, D): queries, keys and values of each position.
+        query_weight_d, key_weight_d: (D,), in the dtype of `x_nhd` or a wider one, in which the norm is computed then.
+        cos_nr, sin_nr: (N, R/2) float32, R <= D.
+        heads: of queries.
+        eps: added to the mean square.
+        arena: for what is kept, and for the result.
+        compiled: kernels that take the work.
+
+    Returns:
+        The shape and dtype of `x_nhd`.
+    """
+    kv_heads = (x_nhd.shape[1] - heads) // 2
+    queries, keys, values = x_nhd.split([heads, kv_heads, kv_heads], 1)  # type: ignore[no-untyped-call]
+    normed = [
+        rms_norm(x if x.dtype.itemsize >= weight.dtype.itemsize else x.to(weight.dtype), weight, eps, arena,
+                 compiled=compiled).to(x.dtype)
+        for x, weight in ((queries, query_weight_d), (keys, key_weight_d))
+    ]  # fmt: skip
+    return rotate(torch.cat([*normed, values], 1), cos_nr, sin_nr, heads + kv_heads, arena, compiled=compiled)
 
 
 def _kernels(compiled: Compiled, x_nhd: Tensor, cos_nr: Tensor, sin_nr: Tensor, heads: int) -> Library | None:

@@ -126,6 +126,20 @@ def _rotary(draw: _Draw, rows: int) -> Iterator[Trial]:
     yield Trial("three of five heads", {"x": draw.normal(rows, 5, draw.head)}, lambda f, t: (f(t["x"], cos, sin, 3),))
 
 
+def _norm_rotary(draw: _Draw, rows: int) -> Iterator[Trial]:
+    places = torch.arange(rows, device=draw.ids(2, 1).device)[:, None] % 1024
+    angles = places * torch.linspace(0.1, 1.0, draw.head * 3 // 8, device=places.device)[None]
+    cos, sin = angles.cos(), angles.sin()
+    inputs = {"x": draw.normal(rows, 7, draw.head), "query": draw.normal(draw.head), "key": draw.normal(draw.head)}
+    yield Trial("three queries, two keys", inputs, lambda f, t: (f(t["x"], t["query"], t["key"], cos, sin, 3, 1e-5),))
+
+
+def _gated_norm(draw: _Draw, rows: int) -> Iterator[Trial]:
+    shape = rows, draw.columns
+    inputs = {"x": draw.normal(*shape), "gate": draw.normal(*shape), "weight": draw.normal(draw.columns)}
+    yield Trial("rows", inputs, lambda compute, t: (compute(t["x"], t["gate"], t["weight"], 1e-5),))
+
+
 def _gated_mlp(draw: _Draw, rows: int) -> Iterator[Trial]:
     def call(compute: Callable[..., Any], t: Tensors, activation: str) -> tuple[Tensor, ...]:
         return (compute(t["gate_up"], activation),)
@@ -225,7 +239,8 @@ def _segment_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
 def _cached_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
     size, room = draw.head, max(7, draw.columns // 3)
     inputs, cache = {"qkv": draw.normal(rows, 8, size)}, draw.normal(2, rows, 2, room, size)
-    starts, columns = draw.ids(3, rows), torch.tensor([room - 2])
+    starts = draw.ids(3, rows)
+    columns = torch.tensor([room - 2], device=starts.device)
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
         attend = compute(t["qkv"], size)
@@ -271,6 +286,8 @@ TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType
         "logits_statistics": _logits_statistics,
         "rms_norm": _rms_norm,
         "rotary": _rotary,
+        "norm_rotary": _norm_rotary,
+        "gated_norm": _gated_norm,
         "gated_mlp": _gated_mlp,
         "keyed_dropout": _keyed_dropout,
         "low_rank_linear": _low_rank_linear,
@@ -388,6 +405,6 @@ def _difference(ours: Tensor | None, wanted: Tensor | None, allowed: float) -> t
         return "NaN elsewhere", "NaN where the reference has it, and nowhere else"
     if not ours.numel():
         return None
-    apart, largest = (float(x.nan_to_num().abs().max().detach()) for x in (ours.double() - wanted, wanted))
+    difference, largest = (float(x.nan_to_num().abs().max().detach()) for x in (ours.double() - wanted, wanted))
     limit = allowed * max(largest, 1e-6)
-    return None if apart <= limit else (f"up to {apart:.3g} apart", f"at most {limit:.3g}")
+    return None if difference <= limit else (f"up to {difference:.3g} apart", f"at most {limit:.3g}")

@@ -34,14 +34,14 @@ def divisor(loss: str, per: str, counts: Counts, total: xp.Array) -> float:
     Args:
         loss: its name, for messages.
         per: the component's normalizer.
-        counts: normalizers of the whole step.
+        counts: normalizers of the whole step; without `none`, that is 1.
         total: what the component adds up to, a scalar; read only where the normalizer is 0.
 
     Raises:
         EngineError: `counts` does not hold the normalizer, or it is 0 while the component is not.
     """
     if per == "none":
-        return 1.0
+        return float(counts.get(per, 1.0))
     if per not in counts:
         raise EngineError(
             f"loss {loss!r} normalises by {per!r}, which the normalizer given does not hold",

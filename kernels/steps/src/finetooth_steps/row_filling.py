@@ -85,6 +85,6 @@ def leak(alone: States, shared: States, exchanged: States, size: int) -> str:
 
 def share(states: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
     """Largest difference of a position, as a share of its norm; infinite if it is NaN."""
-    apart = np.linalg.norm(states - expected, axis=-1) / np.maximum(np.linalg.norm(expected, axis=-1), 1e-30)
-    worst = float(apart.max())
+    differences = np.linalg.norm(states - expected, axis=-1) / np.maximum(np.linalg.norm(expected, axis=-1), 1e-30)
+    worst = float(differences.max())
     return worst if np.isfinite(worst) else float("inf")

@@ -124,7 +124,7 @@ def test_what_lies_between_two_is_that_of_their_products(make: Any) -> None:
     one, other = weights(a), weights(b)
     assert module.first == pytest.approx(np.linalg.norm(one))
     assert module.second == pytest.approx(np.linalg.norm(other))
-    assert module.apart == pytest.approx(np.linalg.norm(one - other))
+    assert module.difference == pytest.approx(np.linalg.norm(one - other))
     cosine = (one * other).sum() / np.linalg.norm(one) / np.linalg.norm(other)
     assert module.cosine == pytest.approx(cosine)
     assert found.settings == {"r": (4, 2), "lora_alpha": (6, 3)}
@@ -137,7 +137,7 @@ def test_a_small_difference_is_not_lost(make: Any, tmp_path: Path) -> None:
     a = make("a", 1)
     done = run("diff", a, a)
     assert "settings: the same" in done.output
-    assert all(one.apart <= 1e-6 * one.first for one in compare(a, a).modules)
+    assert all(one.difference <= 1e-6 * one.first for one in compare(a, a).modules)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from finetooth_hooks import RecipeError, UserError
 from finetooth_kit.fake_context import FakeContext
-from finetooth_lora.adapter import LoraAdapter, LoraOptions
+from finetooth_lora.adapter import LoraAdapter, LoraOptions, build
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import ValidationError
@@ -271,6 +271,18 @@ def test_an_artifact_of_another_adapter_is_refused(tiny, tmp_path, options, name
     with pytest.raises(UserError, match=named):
         other.restore(fresh.model, tmp_path / "artifact")
     assert all(torch.equal(p, before[name]) for name, p in trained(fresh.model).items())
+
+
+def test_an_artifact_of_several_scales_is_refused(tiny, tmp_path):
+    adapter, made = adapt(tiny, rank=4)
+    adapter.export(made.model, tmp_path, made.info)
+    about = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**about, "alpha_pattern": {"q_proj": 64}}))
+    with pytest.raises(UserError, match="it was made with alpha_pattern"):
+        adapter.restore(made.model, tmp_path)
+    context = FakeContext(tmp_path, model=made.info, facts=made.facts)
+    with pytest.raises(RecipeError, match="it was made with alpha_pattern"):
+        build(LoraOptions(rank=4, resume_from=str(tmp_path)), context)
 
 
 def test_a_folder_without_an_adapter_is_refused(tiny, tmp_path):

@@ -13,6 +13,7 @@ import torch
 from finetooth_hooks import ModelTensors, QuantizerBase, UserError
 from finetooth_hooks.protocols import Stored
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
+from finetooth_lora.artifact import additions
 from finetooth_lora.shards import fold_tensors
 from finetooth_peftfiles.folding import merged
 from finetooth_torchshared.model_tensors import as_stored, write_model_tensors
@@ -150,6 +151,39 @@ def test_precision_is_rounded_to_once(case: Any, tmp_path: Path) -> None:
 def test_what_is_no_sum_of_matrices_is_left_to_peft(case: Any) -> None:
     base, adapter = case(targets=["lm_head", "q_proj"], tied=True)
     assert fold_tensors(base_of(base), adapter) is None
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}, {"alpha_pattern": {"q_proj": 64}},
+        {"alora_invocation_tokens": [3, 1]},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)  # fmt: skip
+def test_what_peft_adds_otherwise_is_no_plain_sum(case: Any, setting: dict[str, Any]) -> None:
+    """By peft's own pass over the base: with these settings the adapter is not W + scale B A of one scale."""
+    from peft import PeftModel
+
+    base, adapter = case()
+    plain = fold_tensors(base_of(base), adapter)
+    assert plain is not None and additions(adapter) is not None
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, **setting}))
+    tokens = torch.tensor([[5, 7, 9, 2]])
+    with torch.no_grad():
+        truth = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)(tokens).logits
+        model = AutoModelForCausalLM.from_pretrained(base)
+        model.load_state_dict({name: plain.read(name) for name in plain.files}, strict=False)
+        assert not torch.allclose(model(tokens).logits, truth, atol=1e-4)
+    assert fold_tensors(base_of(base), adapter) is None and additions(adapter) is None
+    if "alora_invocation_tokens" in setting:
+        with pytest.raises(UserError, match="cannot be merged"):
+            merged(AutoModelForCausalLM.from_pretrained(base), adapter)
+    else:
+        with torch.no_grad():
+            folded = merged(AutoModelForCausalLM.from_pretrained(base), adapter)(tokens).logits
+        torch.testing.assert_close(folded, truth, atol=1e-5, rtol=1e-5)
 
 
 def test_another_base_is_refused(case: Any) -> None:

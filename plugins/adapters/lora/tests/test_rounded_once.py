@@ -60,7 +60,7 @@ def share(module: Any, rows: torch.Tensor) -> float:
 @pytest.mark.parametrize("stored", [False, True], ids=["plain", "stored"])
 def test_a_small_addition_comes_through_in_bf16(tiny: Any, stored: bool, bias: bool) -> None:
     module = layer(tiny, torch.bfloat16, stored=stored, bias=bias)
-    rows = torch.randn(4, 100, 256, generator=torch.Generator().manual_seed(2)).bfloat16()
+    rows = torch.randn(4, 1000, 256, generator=torch.Generator().manual_seed(2)).bfloat16()  # the share is +- 0.02
     assert type(module) is RoundedOnce and share(module, rows) == pytest.approx(1, abs=0.1)
     module.__class__ = Linear  # peft's own order loses a part of it
     assert share(module, rows) < 0.8

@@ -135,6 +135,16 @@ def test_an_artifact_of_another_one_is_refused(kind: str, tiny: Any, tmp_path: A
         narrower.restore(fresh.model, tmp_path)
 
 
+def test_a_rotation_of_another_series_is_refused(tiny: Any, tmp_path: Any) -> None:
+    adapter, made = adapt("oft", tiny)
+    adapter.export(made.model, tmp_path, made.info)
+    about = json.loads((tmp_path / "adapter_config.json").read_text())
+    for setting, value in (("num_cayley_neumann_terms", 2), ("coft", True)):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({**about, setting: value}))
+        with pytest.raises(UserError, match=f"{setting} is {value} there"):
+            adapter.restore(made.model, tmp_path)
+
+
 def weight_of(layer: Any) -> Any:
     return layer.base_layer.weight.detach().double().numpy()
 

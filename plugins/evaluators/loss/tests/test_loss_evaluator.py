@@ -71,6 +71,15 @@ def test_train_on_all_counts_questions_too(make_context):
     assert evaluation.metrics["loss"] == pytest.approx(total / count, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("method", "noted"), [({"train_on": "last"}, True), ({"train_on": "assistant"}, False), ({}, False)]
+)
+def test_it_is_said_if_other_messages_train(make_context, method, noted):
+    context = make_context(("ab", "c"), options={"method": method})
+    evaluate(context)
+    assert any("set evaluate.evaluators: [{name: loss, train_on: last}]" in note for note in context.notes) is noted
+
+
 @pytest.mark.parametrize("adds_bos", [False, True])
 def test_a_completion_counts_with_its_end(make_context, adds_bos):
     context = make_context(PromptCompletion("2+2=", "4"), adds_bos=adds_bos)

@@ -267,8 +267,8 @@ class Counted:
         self.given: list[bool] = []
         real = native.readable
 
-        def readable(*tensors: Tensor, apart: bool = False) -> bool:
-            answer = real(*tensors, apart=apart)
+        def readable(*tensors: Tensor, strided: bool = False) -> bool:
+            answer = real(*tensors, strided=strided)
             self.given.append(answer)
             return answer
 

@@ -21,6 +21,7 @@ import torch
 from finetooth_kernels import gated
 from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import logits as dispatch
+from finetooth_triton.cached_attention import CachedAttention
 from finetooth_triton.eight_bits import fp8_linear_triton
 from finetooth_triton.grouped import grouped_matmul_triton
 from finetooth_triton.linear_logprob import linear_logprob_triton
@@ -69,7 +70,14 @@ class Launch:
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
     """Runs a function as if `dtype` tensors lay on a device with so much shared memory; returns the launches."""
-    from finetooth_triton import eight_bit_kernels, group_kernels, head_kernels, layer_kernels, row_kernels
+    from finetooth_triton import (
+        cache_kernels,
+        eight_bit_kernels,
+        group_kernels,
+        head_kernels,
+        layer_kernels,
+        row_kernels,
+    )
 
     launches: list[Launch] = []
 
@@ -88,7 +96,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
 
             return launch
 
-    for module in (eight_bit_kernels, group_kernels, head_kernels, layer_kernels, row_kernels):
+    for module in (cache_kernels, eight_bit_kernels, group_kernels, head_kernels, layer_kernels, row_kernels):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
@@ -173,6 +181,15 @@ def rows(dtype: torch.dtype) -> None:
     angles = torch.zeros(6, 24)
     for size in (48, 64):
         back(layers.rotary_triton(zeros(6, 5, size), angles, angles, 3))
+        for of_weight in (dtype, torch.float32):
+            weights = zeros(size, dtype=of_weight), zeros(size, dtype=of_weight)
+            back(layers.norm_rotary_triton(zeros(6, 40, size), *weights, angles, angles, 32, 1e-5))
+        for of_weight in (dtype, torch.float32):
+            back(
+                layers.gated_norm_triton(
+                    zeros(70, 2 * size), zeros(70, 2 * size), zeros(2 * size, dtype=of_weight), 1e-5
+                )
+            )
     words = torch.zeros(6, dtype=torch.int32), torch.zeros(2000, dtype=torch.int32)
     back(layers.keyed_dropout_triton(zeros(6, 2000), *words, 5, 1.5))
 
@@ -193,6 +210,16 @@ def eight_bits(dtype: torch.dtype) -> None:
     for depth in (127, 4096):
         x, weight = torch.zeros(40, depth, dtype=dtype), torch.zeros(96, depth, dtype=dtype)
         fp8_linear_triton(x.requires_grad_(), weight.requires_grad_()).sum().backward()
+
+
+def cache(dtype: torch.dtype) -> None:
+    """Attention to a cache: heads of 64, 128 and 256 numbers, and odd ones whose prompts stand apart."""
+    for size, samples in ((64, 1), (128, 1), (256, 1), (80, 3)):
+        qkv, own = torch.zeros(6, 12, size, dtype=dtype), torch.zeros(2, 6, 2, 40, size, dtype=dtype)
+        above = torch.zeros(2, 2, 2, 23, size, dtype=dtype) if samples > 1 else None
+        attention, starts = CachedAttention.ready(qkv, size), torch.zeros(6 // samples, dtype=torch.int64)
+        assert attention is not None
+        attention(qkv, own, torch.tensor([40]), 0.25, starts_p=starts, samples=samples, above_hpkwd=above)
 
 
 CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
@@ -218,10 +245,13 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
         rows,
         {
             "rms_norm_kernel", "rms_norm_backward_kernel", "rms_norm_weight_backward_kernel", "gated_kernel",
-            "gated_backward_kernel", "rotate_kernel", "dropout_kernel",
+            "gated_backward_kernel", "rotate_kernel", "norm_rotary_kernel", "norm_rotary_backward_kernel",
+            "gated_norm_kernel", "gated_norm_backward_kernel",
+            "dropout_kernel",
         },
     ),
     "8 bits": (eight_bits, {"largest_kernel", "round_kernel"}),
+    "a cache": (cache, {"cached_attention_kernel"}),
 }  # fmt: skip
 
 
@@ -283,6 +313,7 @@ SPILLING = {
     ("sm_90", "head_linear_kernel"), ("sm_90", "head_gradient_kernel"),
     *((target, "grouped_rows_kernel") for target in ("sm_80", "sm_90", "sm_100", "sm_120", "gfx1100", "gfx1151")),
     *((target, "grouped_matrices_kernel") for target in ("gfx1100", "gfx1151")),
+    *((target, "cached_attention_kernel") for target in ("sm_86", "sm_89", "gfx1100", "gfx1151")),
 }  # fmt: skip
 """Known to keep some numbers in memory; whether smaller tiles are faster takes the device."""
 PAGE = os.environ.get("FT_WRITE_DOCS")
@@ -310,7 +341,8 @@ def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., lis
     """In bf16, on every architecture that users name; the table is docs/benchmarks/kernel-resources.md."""
     found: dict[str, dict[str, tuple[int, int, int]]] = {}
     for target, (backend, architecture, warp, shared_memory) in MORE_TARGETS.items():
-        for case in ("trained head", "given logits", "rows of layers", "experts", *(["8 bits"] * (target in EIGHTS))):
+        always = ("trained head", "given logits", "rows of layers", "experts", "a cache")
+        for case in (*always, *(["8 bits"] * (target in EIGHTS))):
             for launch in record(lambda case=case: CASES[case][0](torch.bfloat16), shared_memory):
                 name = launch.kernel.__name__
                 used = resources(compiled(launch, backend, architecture, warp), backend)

@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from finetooth_kernels import references, rotary
 from finetooth_kernels.fp8 import E4M3, E5M2, rounded
+from finetooth_kernels.references import cached_attention as cached_attention_reference
 from finetooth_kernels.references import linear_logprob as linear_logprob_reference
-from finetooth_triton import eight_bits, gpu, layers, wide_linear
+from finetooth_triton import cached_attention, eight_bits, gpu, layers, wide_linear
 from finetooth_triton import launch as launching
 from finetooth_triton import linear_logprob as heads
 from finetooth_triton import logits as dispatch
 from finetooth_triton import logits as rows
+from finetooth_triton.cached_attention import CachedAttention
 from finetooth_triton.linear_logprob import linear_logprob_triton
 from finetooth_triton.operations import WideLinear, entropy_from_logits, logits_statistics, selective_log_softmax
 from hypothesis import HealthCheck, given, settings
@@ -352,3 +355,120 @@ def test_numbers_are_rounded_as_torch_rounds_them(
         assert torch.equal(found.values.float(), wanted.values.float())
     assert turned.values.t().is_contiguous() and turned.values.shape == shape
     assert float(eight_bits.rounded_triton(torch.zeros_like(t), eight).scale) == 1.0
+
+
+class Cache:
+    """Queries, and a cache of 37 columns in use within more rows and columns of NaN.
+
+    Args:
+        samples: rows of a prompt; with several, the prompt's columns stand apart.
+    """
+
+    def __init__(self, dtype: torch.dtype, *, group: int = 3, size: int = 32, samples: int = 1, scale: float = 0.25):
+        draw = torch.Generator().manual_seed(1)
+        self.starts, self.samples, self.scale, rows = torch.tensor([0, 7, 19]), samples, scale, 3 * samples
+        self.qkv = torch.randn((rows, 2 * (group + 2), size), generator=draw).to(dtype)
+        whole = torch.full((2, rows + 2, 2, 42, size), math.nan, dtype=dtype)
+        self.own = whole[:, :rows]
+        self.own[:, :, :, :36] = torch.randn((2, rows, 2, 36, size), generator=draw).to(dtype)
+        self.above = torch.randn((2, 3, 2, 23, size), generator=draw).to(dtype) if samples > 1 else None
+
+    def attended(self, compute: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The result, and the cache behind it."""
+        own = self.own.clone()
+        attend = compute(self.qkv, self.qkv.shape[2])
+        assert attend is not None
+        out = attend(
+            self.qkv, own, torch.tensor([37]), self.scale, starts_p=self.starts, samples=self.samples,
+            above_hpkwd=self.above,
+        )  # fmt: skip
+        return out, own
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize(("group", "size"), [(1, 16), (3, 48), (17, 144)])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_attention_to_a_cache_against_float64(dtype: torch.dtype, group: int, size: int, samples: int) -> None:
+    """It is rounded once, and nothing is written behind the newest column."""
+    case = Cache(dtype, group=group, size=size, samples=samples, scale=1.5 * size**-0.5)
+    (got, own), (expected, kept) = (case.attended(f) for f in (CachedAttention.ready, cached_attention_reference))
+    torch.testing.assert_close(got.double(), expected.double(), rtol=1.5 * ROUNDING[dtype], atol=5e-6)
+    torch.testing.assert_close(own, kept, rtol=0, atol=0, equal_nan=True)
+    assert not got.isnan().any()
+
+
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+def test_padding_of_a_cache_changes_no_bit_and_nan_stays_in_its_head(dtype: torch.dtype) -> None:
+    case = Cache(dtype)
+    every, _ = case.attended(CachedAttention.ready)
+    attend = CachedAttention.ready(case.qkv, 32)
+    assert attend is not None
+    for row, start in enumerate(case.starts.tolist()):
+        dense = case.own[:, row : row + 1, :, start:37].clone()
+        alone = case.qkv[row : row + 1]
+        columns, begin = torch.tensor([37 - start]), torch.tensor([0])
+        assert torch.equal(attend(alone, dense, columns, case.scale, starts_p=begin)[0], every[row])
+    case.qkv[1, 2, 5] = math.nan
+    case.scale = 200.0  # scores of hundreds overflow nothing
+    wrong = case.attended(CachedAttention.ready)[0].view(3, 6, 32).isnan()
+    assert wrong[1, 2].all() and int(wrong.sum()) == 32
+
+
+def test_sizes_and_types_that_attention_to_a_cache_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert CachedAttention.ready(torch.zeros(2), 256) is not None
+    assert CachedAttention.ready(torch.zeros(2), 257) is None
+    assert CachedAttention.ready(torch.zeros(2, dtype=torch.float64), 16) is None
+    case = Cache(torch.float32, samples=2)
+    before, _ = case.attended(CachedAttention.ready)
+    monkeypatch.setattr(cached_attention, "COLUMNS", 16)  # several blocks of each part
+    torch.testing.assert_close(case.attended(CachedAttention.ready)[0], before)
+    nothing = case.qkv[:0]
+    attend = CachedAttention.ready(nothing, 32)
+    assert attend is not None
+    none = attend(nothing, case.own[:, :0], torch.tensor([37]), 1.0, starts_p=case.starts[:0])
+    assert none.shape == (0, 6 * 32)
+
+
+@pytest.mark.parametrize("heads", [(3, 1), (17, 16), (32, 4)])
+@pytest.mark.parametrize("turned", [48, 64])
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"), [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)]
+)
+def test_heads_are_normalised_and_turned_as_by_two_operations(
+    heads: tuple[int, int], turned: int, dtype: torch.dtype, weight_dtype: torch.dtype
+) -> None:
+    """As near to float64 as a norm and a rotation one after the other, where heads turn in whole and in part."""
+    queries, keys = heads
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(5, queries + 2 * keys, 64, generator=generator).to(dtype)
+    weights = [torch.randn(64, generator=generator).to(weight_dtype) for _ in range(2)]
+    angles = torch.randn(5, turned // 2, generator=generator)
+    incoming = torch.randn(x.shape, generator=generator).to(dtype)
+
+    def tried(function: Any, of: Any) -> list[torch.Tensor]:
+        given = [t.detach().to(of or t.dtype).requires_grad_() for t in (x, *weights)]
+        out = function(*given, angles.cos(), angles.sin(), queries, 1e-5)
+        return [out, *torch.autograd.grad(out, given, incoming.to(out.dtype))]
+
+    ours, apart = tried(layers.norm_rotary_triton, None), tried(rotary.norm_rotary, None)
+    exact = tried(references.norm_rotary, torch.float64)
+    for got, other, want in zip(ours, apart, exact, strict=True):
+        assert got.dtype == other.dtype
+        assert (got.double() - want).norm() <= (other.double() - want).norm() + 2 * ROUNDING[dtype] * want.norm()
+
+
+@pytest.mark.parametrize("width", [127, 128, 129])
+@pytest.mark.parametrize(
+    ("dtype", "weight_dtype"), [(torch.float32,) * 2, (torch.bfloat16,) * 2, (torch.bfloat16, torch.float32)]
+)
+def test_gated_norms_are_those_of_the_definition(width: int, dtype: torch.dtype, weight_dtype: torch.dtype) -> None:
+    """In both directions, with a last program that has fewer rows."""
+    generator = torch.Generator().manual_seed(0)
+    x, gate, incoming = (torch.randn(33, width, generator=generator).to(dtype) for _ in range(3))
+    weight = torch.randn(width, generator=generator).to(weight_dtype)
+    ours = [t.detach().requires_grad_() for t in (x, gate, weight)]
+    exact = [t.detach().double().requires_grad_() for t in (x, gate, weight)]
+    got, want = layers.gated_norm_triton(*ours, 1e-5), references.gated_norm(*exact, 1e-5)
+    gradients = torch.autograd.grad(got, ours, incoming), torch.autograd.grad(want, exact, incoming.double())
+    for mine, true in zip((got, *gradients[0]), (want, *gradients[1]), strict=True):
+        assert (mine.double() - true).norm() <= 3 * ROUNDING[dtype] * true.norm()

@@ -220,7 +220,7 @@ def test_plateau_does_not_observe_its_warmup():
 
 
 def test_plateau_refuses_a_metric_that_steps_do_not_measure():
-    schedule = make("reduce_on_plateau", metric="los")
+    schedule = make("reduce_on_plateau", metric="los", mode="min")
     with pytest.raises(RecipeError, match=r"schedule\.metric: steps measure no los; there are: loss .*eval/loss"):
         schedule.observe({"loss": 1.0})
 
@@ -234,3 +234,16 @@ def test_plateau_says_which_evaluation_it_waits_for(tmp_path):
     schedule.observe({"loss": 1.0})  # of a step: nothing to say
     schedule.observe({"eval/score": 1.0})  # of another evaluator
     assert schedule.best is None
+
+
+def test_plateau_asks_which_way_a_score_is_better():
+    """As lower, it would lower the rate for as long as answers get better."""
+    with pytest.raises(
+        ValidationError, match=r"mode is not set, and eval/exact_match is not a loss: write mode: max if"
+    ):
+        make("reduce_on_plateau", metric="eval/exact_match")
+    for metric in ("loss", "eval/loss", "eval/perplexity"):
+        schedule = make("reduce_on_plateau", metric=metric, patience=0, threshold=0)
+        for value in (3.0, 2.0, 1.0):
+            schedule.observe({metric: value})
+        assert (schedule.best, schedule.factor(0, None)) == (1.0, 1.0)

@@ -60,13 +60,13 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
         click.echo("no module has an addition in both that can be compared")
         return
     click.echo(f"{'module':<48} {'|A|':>9} {'|B|':>9} {'|A-B|':>9} {'cosine':>7}")
-    far = sorted(compared.modules, key=lambda m: -m.apart)
+    far = sorted(compared.modules, key=lambda m: -m.difference)
     for module in far[:rows]:
         name = module.path if len(module.path) <= 48 else f"...{module.path[-45:]}"
-        click.echo(f"{name:<48} {module.first:9.4g} {module.second:9.4g} {module.apart:9.4g} {module.cosine:7.3f}")
+        click.echo(f"{name:<48} {module.first:9.4g} {module.second:9.4g} {module.difference:9.4g} {module.cosine:7.3f}")
     if len(far) > rows:
         click.echo(f"and {len(far) - rows} more modules; --rows {len(far)} shows all")
-    whole = math.sqrt(sum(module.apart**2 for module in far))
+    whole = math.sqrt(sum(module.difference**2 for module in far))
     base = math.sqrt(sum(module.first**2 for module in far))
     share = f", {whole / base:.1%} of |A|" if base else ""
     click.echo(f"all modules: |A-B| {whole:.4g}{share}")

@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from finetooth_hooks import UserError
 from finetooth_hooks.protocols import Addition, ModelInfo
+from finetooth_modelfiles.lora_settings import special_setting
 from finetooth_peftfiles import artifact
 from finetooth_peftfiles.layers import NAME
 
@@ -31,7 +33,7 @@ def take_back(model: Any, folder: Path) -> None:
     """Take the addition back from an artifact.
 
     Raises:
-        UserError: the folder holds no adapter, or one of another rank, scale or choice of modules.
+        UserError: the folder holds no adapter, or one of another rank, scale, kind or choice of modules.
     """
     saved, tensors = artifact.read(folder)
     config = model.peft_config[NAME]
@@ -46,6 +48,11 @@ def take_back(model: Any, folder: Path) -> None:
         "use_dora": ("dora", config.use_dora),
     }
     artifact.check_settings(saved, wanted, folder)
+    if special := special_setting(saved):
+        raise UserError(
+            f"{folder}: it was made with {special}, which adapter lora does not compute",
+            action="merge it into its base instead: ft merge",
+        )
     artifact.take(model, halved(model, tensors), folder, trained_of(artifact.addition_of(model)))
 
 
@@ -56,11 +63,8 @@ def additions(folder: Path) -> dict[str, Addition] | None:
         UserError: it is none that can be read.
     """
     saved, tensors = artifact.read(folder)
-    plain = saved.get("peft_type") == "LORA" and saved.get("bias", "none") == "none"
-    others = (
-        "use_dora", "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern", "lora_bias",
-        "target_parameters",
-    )  # fmt: skip
+    plain = saved.get("peft_type") == "LORA" and not special_setting(saved)
+    others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
     if not plain or any(saved.get(name) for name in others):
         return None
     rank = saved["r"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import UserError
+from finetooth_modelfiles.lora_settings import special_setting
 from finetooth_peftfiles.artifact import PREFIX, read, save
 from finetooth_peftfiles.resuming import base_names
 from finetooth_toolbox.files.trained_over import changed_files, recorded_base
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 MERGED = "merged"
-OTHERS = ("use_dora", "modules_to_save", "trainable_token_indices", "lora_bias", "target_parameters")
+OTHERS = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
 """What of an adapter peft cannot combine, or leaves out of what it combines."""
 
 
@@ -109,10 +110,9 @@ def _config(saved: dict[str, Any], folder: Path) -> LoraConfig:
     Raises:
         UserError: it is not a plain LoRA.
     """
-    other = next((name for name in OTHERS if saved.get(name)), None)
-    patterns = next((name for name in ("rank_pattern", "alpha_pattern") if saved.get(name)), None)
-    if saved.get("peft_type") != "LORA" or saved.get("bias", "none") != "none" or other or patterns:
-        what = other or patterns or f"the kind {saved.get('peft_type')}"
+    other = next((name for name in OTHERS if saved.get(name)), "") or special_setting(saved)
+    if saved.get("peft_type") != "LORA" or other:
+        what = other or f"the kind {saved.get('peft_type')}"
         raise UserError(
             f"{folder} cannot be combined: it has {what}", action="merge it into its base instead: ft merge"
         )

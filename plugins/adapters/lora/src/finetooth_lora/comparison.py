@@ -23,14 +23,14 @@ class Difference:
 
     Attributes:
         first, second: of each addition, s B A.
-        apart: of their difference.
+        difference: of the second from the first.
         cosine: of the angle between them; 0 where one adds nothing.
     """
 
     path: str
     first: float
     second: float
-    apart: float
+    difference: float
     cosine: float
 
 

@@ -249,8 +249,11 @@ def filler(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -
     Raises:
         UserError: the adapter cannot be read, or does not fit.
     """
+    from finetooth_torchshared.model_tensors import keep_processors, write_model_tensors
+
     from finetooth_lora.shards import fold_tensors
 
+    info = loader.describe(merge.base)
     base = None
     if "tensors" in loader.capabilities:
         computed = base_precision(loader, merge, precision, quantizer, plain="fp32")
@@ -260,9 +263,8 @@ def filler(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -
         click.echo(f"merging {merge.base} in {precision}, tensor by tensor")
 
         def by_tensor(folder: Path) -> Any:
-            from finetooth_torchshared.model_tensors import write_model_tensors
-
             write_model_tensors(folded, folder, precision)
+            keep_processors(info, folder)
             return folded.model
 
         return by_tensor
@@ -271,6 +273,7 @@ def filler(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -
 
     def from_memory(folder: Path) -> Any:
         export_weights(whole, folder)
+        keep_processors(info, folder)
         return whole
 
     return from_memory

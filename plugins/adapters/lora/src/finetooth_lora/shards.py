@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelTensors
+from finetooth_modelfiles.lora_settings import special_setting
 from finetooth_peftfiles import artifact
 from torch import Tensor
 
@@ -18,10 +19,7 @@ from finetooth_lora.artifact import A, B
 
 MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
 """How names of DoRA's lengths end."""
-OTHERS = (
-    "modules_to_save", "trainable_token_indices", "rank_pattern", "alpha_pattern", "lora_bias", "layer_replication",
-    "fan_in_fan_out",
-)  # fmt: skip
+OTHERS = ("modules_to_save", "trainable_token_indices", "fan_in_fan_out")
 """Settings of peft's that say of more than matrices of linear modules and experts."""
 
 
@@ -132,7 +130,7 @@ def changes_of(adapter: Path, model: Any) -> dict[str, Change | ExpertsChange] |
         UserError: it is none that can be read.
     """
     saved, tensors = artifact.read(adapter)
-    plain = saved.get("peft_type") == "LORA" and saved.get("bias", "none") == "none"
+    plain = saved.get("peft_type") == "LORA" and not special_setting(saved)
     if not plain or any(saved.get(name) for name in OTHERS) or saved.get("task_type") not in (None, "CAUSAL_LM"):
         return None
     rank = saved["r"]

@@ -49,8 +49,8 @@ class PeftAdapter(FoldableAdapter):
     @property
     def capabilities(self) -> frozenset[str]:
         """See `protocols.Adapter`."""
-        apart = set() if self.begins is None else {"begins_apart"}
-        return frozenset({"disable", "fold", *apart})
+        begins_apart = set() if self.begins is None else {"begins_apart"}
+        return frozenset({"disable", "fold", *begins_apart})
 
     @abstractmethod
     def added(self, path: str, inputs: int, outputs: int) -> int:

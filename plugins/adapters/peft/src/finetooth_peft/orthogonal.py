@@ -63,6 +63,8 @@ class OftAdapter(PeftAdapter):
             "block_share": self.options.share_blocks,
             "module_dropout": self.options.dropout,
             "use_cayley_neumann": not self.options.exact,
+            "num_cayley_neumann_terms": 5,
+            "coft": False,
         }
 
 

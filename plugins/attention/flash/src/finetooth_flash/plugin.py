@@ -12,10 +12,10 @@ HALF = frozenset({"bf16", "fp16"})
 
 @hookimpl
 def ft_attention() -> Iterator[Attention]:
-    for version, package, architectures, rank, sinks in (
-        (2, "flash-attn", ("sm_8*", "sm_9*", "sm_1??", "gfx90a", "gfx942", "gfx950"), 50, False),
-        (3, "flash-attn-3", ("sm_90",), 54, False),
-        (4, "flash-attn-4", ("sm_9*", "sm_10?", "sm_11?"), 52, False),
+    for version, package, architectures, rank, largest, sinks in (
+        (2, "flash-attn", ("sm_8*", "sm_9*", "sm_1??", "gfx90a", "gfx942", "gfx950"), 50, 256, False),
+        (3, "flash-attn-3", ("sm_90",), 54, 256, False),
+        (4, "flash-attn-4", ("sm_9*", "sm_10?", "sm_11?"), 52, 128, False),
     ):
         name = f"flash_attention_{version}"
         yield Attention(
@@ -26,7 +26,7 @@ def ft_attention() -> Iterator[Attention]:
             aliases=("flash",),
             transformers=name,
             serves=AttentionServes(
-                devices=frozenset({"cuda"}), architectures=architectures, precisions=HALF, largest_head=256,
+                devices=frozenset({"cuda"}), architectures=architectures, precisions=HALF, largest_head=largest,
                 head_multiple=8, segments="lengths", window=True, softcap=True, sinks=sinks,
                 packages=(package,),
             ),

@@ -31,6 +31,11 @@ class ExactMatch:
     options: AnswerOptions
     column: str = "answer"
 
+    @property
+    def needed_columns(self) -> tuple[str, ...]:
+        """See `protocols.Reward`."""
+        return (self.column,)
+
     def __call__(
         self,
         prompts: Sequence[str],

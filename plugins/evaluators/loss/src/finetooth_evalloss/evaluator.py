@@ -53,6 +53,7 @@ class LossEvaluator(EvaluatorBase):
             RecipeError: the recipe gives none.
             DataError: a row is broken, or none can be used.
         """
+        self._compare_with_training()
         texts = any(isinstance(example, Text) for _, example in self._context.examples("eval").rows[:1])
         options = {"train_on": self._options.train_on, "texts": texts}
         preparation = self._context.prepare(
@@ -73,6 +74,15 @@ class LossEvaluator(EvaluatorBase):
                 report, notes=(*report.notes, f"evaluator loss uses the first {preparation.report.rows} rows")
             )
         return report
+
+    def _compare_with_training(self) -> None:
+        """Say if the run trains other messages than are counted: the two losses are then not of the same thing."""
+        trained = self._context.options.get("method", {}).get("train_on", self._options.train_on)
+        if trained != self._options.train_on:
+            self._context.note(
+                f"evaluator loss counts messages by train_on: {self._options.train_on}, and the run trains "
+                f"{trained}; to count those, set evaluate.evaluators: [{{name: loss, train_on: {trained}}}]"
+            )
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
         """Returns loss and perplexity over the evaluation rows.

@@ -110,15 +110,15 @@ def library() -> Library | None:
     return (_outcome or _settled()).library
 
 
-def library_for(*tensors: Tensor, apart: bool = False) -> Library | None:
+def library_for(*tensors: Tensor, strided: bool = False) -> Library | None:
     """The compiled kernels if they can read all these tensors; None otherwise.
 
     Nothing is compiled for a process that never asks with such tensors.
 
     Args:
-        apart: the kernel in question takes numbers that lie apart, in any strides.
+        strided: the kernel in question takes numbers that lie apart, in any strides.
     """
-    if not readable(*tensors, apart=apart):
+    if not readable(*tensors, strided=strided):
         return None
     kernels = library()
     if kernels is None or not (kernels.threaded or torch.get_num_threads() <= ALONE_UP_TO):

@@ -73,11 +73,11 @@ def _kernel(name: str, function: Callable[..., Any], failing: str | None) -> Cal
     return call
 
 
-def readable(*tensors: Tensor, apart: bool = False) -> bool:
+def readable(*tensors: Tensor, strided: bool = False) -> bool:
     """Whether kernels can read these: on the CPU, all float32 or all bfloat16, no subclass, not traced; and contiguous.
 
     Args:
-        apart: numbers may also lie apart, in any strides.
+        strided: numbers may also lie apart, in any strides.
     """
     dtype = tensors[0].dtype
     if dtype not in DTYPE_NUMBERS or torch.compiler.is_compiling():
@@ -85,7 +85,7 @@ def readable(*tensors: Tensor, apart: bool = False) -> bool:
     for x in tensors:  # no generator: this is asked before every kernel
         if x.dtype is not dtype or not x.is_cpu or type(x) not in _PLAIN or x.layout is not torch.strided:
             return False
-        if not apart and not x.is_contiguous():
+        if not strided and not x.is_contiguous():
             return False
     return True
 

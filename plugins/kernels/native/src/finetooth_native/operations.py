@@ -29,6 +29,7 @@ __all__ = [
     "low_rank_linear",
     "mm",
     "most_likely",
+    "norm_rotary",
     "residual_norm",
     "rms_norm",
     "rotate",
@@ -46,6 +47,7 @@ logits_statistics = partial(_logits.logits_statistics, compiled=COMPILED)
 low_rank_linear = partial(_low_rank_linear.low_rank_linear, compiled=COMPILED)
 mm = partial(_mm.mm, compiled=COMPILED)
 most_likely = partial(_logits.most_likely, compiled=COMPILED)
+norm_rotary = partial(_rotary.norm_rotary, compiled=COMPILED)
 residual_norm = partial(_rms_norm.residual_norm, compiled=COMPILED)
 rms_norm = partial(_rms_norm.rms_norm, compiled=COMPILED)
 rotate = partial(_rotary.rotate, compiled=COMPILED)

@@ -29,6 +29,7 @@ def build(options: NoOptions, context: Context) -> Kernel:
             "logits_statistics": operations.logits_statistics,
             "rms_norm": operations.rms_norm,
             "rotary": operations.rotate,
+            "norm_rotary": operations.norm_rotary,
             "gated_mlp": operations.gated,
             "low_rank_linear": operations.low_rank_linear,
             "matmul_rounded_once": operations.mm,

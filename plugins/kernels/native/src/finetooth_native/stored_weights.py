@@ -48,21 +48,31 @@ def _place(layer: Any) -> Tensor:
     return weight
 
 
-def recomputed(weight: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[None]:
-    """Within it an operation that keeps `weight` for backward, or a view of it, keeps `make` instead, which makes it
-    once more. Everything else is kept as always.
+def recomputed(made: Tensor, make: Callable[[], Tensor]) -> AbstractContextManager[None]:
+    """Within it an operation that keeps `made` for backward, or a view of it, keeps `make` instead, which makes it
+    once more: for the first of several, and the last of them forgets it. Everything else is kept as always.
 
     Args:
-        weight: has a storage of its own.
+        made: has a storage of its own.
     """
-    address = weight.untyped_storage().data_ptr()
+    address, keepers, waiting = made.untyped_storage().data_ptr(), 0, 0
+    again: Tensor | None = None
 
     def put(tensor: Tensor) -> Any:
+        nonlocal keepers
         if tensor.untyped_storage().data_ptr() != address:
             return tensor
+        keepers += 1
         return tensor.shape, tensor.stride(), tensor.storage_offset()
 
     def take(put_away: Any) -> Tensor:
-        return put_away if isinstance(put_away, Tensor) else make().as_strided(*put_away)
+        nonlocal again, waiting
+        if isinstance(put_away, Tensor):
+            return put_away
+        if again is None:
+            again, waiting = make(), keepers
+        made, waiting = again, waiting - 1
+        again = again if waiting else None
+        return made.as_strided(*put_away)
 
     return torch.autograd.graph.saved_tensors_hooks(put, take)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from finetooth_hooks.protocols import LowRank, ModelFacts
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.decoder import ByRows, FindLowRank, GroupParts, LayerOperations, Stream
+from finetooth_kernels.fp8 import rounding_once
 from finetooth_kernels.gated import activate
 from finetooth_kernels.low_rank_linear import Again, diagonal
 from finetooth_kernels.memory import Arena
@@ -39,7 +40,8 @@ class Group:
     Their weights are moved into one buffer, of which each module's own weight becomes a view: no second copy, and what
     an optimizer or an adapter writes into a module's weight is in the buffer too. If a weight is ever replaced rather
     than written to, by one that does not lie in such a buffer, another is made. Where one is stored in fewer bits, the
-    numbers are made for each product.
+    numbers are made for each product. Where one is more than its weight and a low-rank addition (it multiplies in 8
+    bits, or drops at random), each is called.
 
     Args:
         modules: as they are in the model, with or without an adapter's wrapper.
@@ -67,7 +69,7 @@ class Group:
         """
         parts = self._known()
         if parts is None:
-            y_no = torch.cat([module(x_nd) for module in self._modules], -1)
+            y_no = self._called(x_nd, None if self._recomputed or arena is not None else again)
             return y_no if base_no is None else base_no + y_no
         layers = [part.base for part in parts]
         sizes = [layer.out_features for layer in layers]
@@ -84,6 +86,19 @@ class Group:
                 x_nd, weight, _biases(layers, weight), sizes, added, trained, again, base_no, arena, passing=passing
             )
         return y
+
+    def _called(self, x_nd: Tensor, again: Again | None) -> Tensor:
+        """By the modules themselves, as where they multiply in 8 bits.
+
+        Args:
+            again: makes what they keep of `x_nd` once more in backward; None: they keep it.
+        """
+        saving: AbstractContextManager[None] = nullcontext()
+        if again is not None and x_nd.untyped_storage().nbytes() == x_nd.nbytes:
+            make, sources = again
+            saving = recomputed(x_nd, partial(make, *(source.detach() for source in sources)))
+        with saving, rounding_once():
+            return torch.cat([module(x_nd) for module in self._modules], -1)
 
     def parts(self, low_rank: FindLowRank | None = None) -> GroupParts | None:
         """See `finetooth_kernels.decoder.PlainGroup`."""
@@ -188,7 +203,7 @@ class _Layer:
             return Group(modules, low_rank, compute, recomputed=recomputed)
 
         self._facts, self._block, self._number, self._angle = facts, block, number, angle
-        self._rms_norm, self._rotary = compute.rms_norm, compute.rotary
+        self._rms_norm, self._rotary, self._norm_rotary = compute.rms_norm, compute.rotary, compute.norm_rotary
         self._activate: Callable[..., Tensor] = partial(compute.gated_mlp, activation=block.activation)
         if not block.gate:
             self._activate = partial(activate, activation=block.activation)
@@ -200,6 +215,14 @@ class _Layer:
         if self.feed_forward is None:
             self.gate_up, self.down = group(block.gate, block.up), group(block.down)
         self._module = module
+
+    @property
+    def _turns_normed(self) -> bool:
+        """Heads are normalised each by itself, and turned half against half."""
+        norms: Any = self.query_norm, self.key_norm
+        if None in norms or self._angle is None or self._block.interleaved or self._block.norms == "own":
+            return False
+        return all(norm.weight.shape == (self._facts.head_dim,) for norm in norms)
 
     @property
     def looks(self) -> Looks:
@@ -226,13 +249,16 @@ class _Layer:
         copied = self.query_norm is None and self._angle is not None
         h_nd, rows = self._normed(self.qkv, self.attention_norm, h_nd, arena, passing=copied)
         rows = rows.view(-1, heads + 2 * kv_heads, size)
+        if self._angle is not None and cos_nr.dim() == 3:
+            cos_nr, sin_nr = cos_nr[self._angle], sin_nr[self._angle]
+        if self._turns_normed:
+            weights: Any = [self._weight(of.weight) for of in (self.query_norm, self.key_norm) if of is not None]
+            return h_nd, self._norm_rotary(rows, *weights, cos_nr, sin_nr, heads, self._block.eps, arena)
         if self.query_norm is not None and self.key_norm is not None:
             q, k, v = rows.split([heads, kv_heads, kv_heads], 1)  # type: ignore[no-untyped-call]
             rows = torch.cat([self._of_heads(self.query_norm, q, arena), self._of_heads(self.key_norm, k, arena), v], 1)
         if self._angle is None:
             return h_nd, rows
-        if cos_nr.dim() == 3:
-            cos_nr, sin_nr = cos_nr[self._angle], sin_nr[self._angle]
         if self._block.interleaved:
             rows = _halves(rows, heads + kv_heads, 2 * cos_nr.shape[-1])
         return h_nd, self._rotary(rows, cos_nr, sin_nr, heads + kv_heads, arena)

@@ -16,7 +16,7 @@ def grouped_matmul_triton(
     x_nd: Tensor, weight_gdo: Tensor, ends_g: Tensor, addition: LowRankAddition | None = None
 ) -> Tensor:
     """See `finetooth_kernels.grouped.grouped_matmul`. Sums are in float32, and every product is rounded once."""
-    if not readable(x_nd, weight_gdo, apart=True):
+    if not readable(x_nd, weight_gdo, strided=True):
         return grouped_matmul(x_nd, weight_gdo, ends_g, addition)
     return grouped_matmul(x_nd, weight_gdo, ends_g, addition, products=Products(_rows, _matrices))
 

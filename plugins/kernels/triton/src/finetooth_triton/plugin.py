@@ -1,5 +1,5 @@
-"""Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers, experts, and
-products in 8 bits."""
+"""Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers, experts,
+attention to a cache, and products in 8 bits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ GPU = frozenset({"cuda"})
 """What torch calls ROCm devices too."""
 
 
-ROWS = ("rms_norm", "rotary", "gated_mlp", "keyed_dropout")
+ROWS = ("rms_norm", "rotary", "norm_rotary", "gated_norm", "gated_mlp", "keyed_dropout")
 """What layers do to their rows."""
 
 
@@ -29,6 +29,8 @@ def ft_kernels() -> Iterator[Kernel]:
             *(Serves(operation=operation, devices=GPU, rank=30) for operation in ROWS),
             Serves(operation="packed_linear", devices=GPU, rank=30, backward=False),
             Serves(operation="fp8_linear", devices=GPU, dtypes=frozenset({"bf16", "fp32"}), rank=30),
-            Serves(operation="grouped_matmul", devices=GPU, rank=None),  # not yet timed against torch's own
+            # not yet timed against torch's own
+            Serves(operation="grouped_matmul", devices=GPU, rank=None),
+            Serves(operation="cached_attention", devices=GPU, rank=None, backward=False),
         ),
     )

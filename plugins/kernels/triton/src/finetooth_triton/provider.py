@@ -9,6 +9,7 @@ from finetooth_hooks.protocols import Kernel
 def build(options: NoOptions, context: Context) -> Kernel:
     """The kernels; Triton is imported when the first one runs."""
     from finetooth_triton import (
+        cached_attention,
         eight_bits,
         grouped,
         layers,
@@ -19,9 +20,12 @@ def build(options: NoOptions, context: Context) -> Kernel:
         {
             "linear_logprob": operations.linear_logprob_triton,
             "logits_statistics": operations.logits_statistics,
+            "cached_attention": cached_attention.CachedAttention.ready,
             "packed_linear": operations.WideLinear.pack,
             "rms_norm": layers.rms_norm_triton,
             "rotary": layers.rotary_triton,
+            "norm_rotary": layers.norm_rotary_triton,
+            "gated_norm": layers.gated_norm_triton,
             "gated_mlp": layers.gated_mlp_triton,
             "keyed_dropout": layers.keyed_dropout_triton,
             "grouped_matmul": grouped.grouped_matmul_triton,

@@ -21,7 +21,13 @@ class Prodigy(torch.optim.Optimizer):
         d <- max(d, growth * r / |s|)
 
     d and r are in the groups, and are saved with them.
+
+    Attributes:
+        keeps_weights: a state holds the weight as it began, not only moments; where that becomes another one, all of
+            the state goes.
     """
+
+    keeps_weights = True
 
     def __init__(self, params: Any, settings: Settings) -> None:
         super().__init__(params, settings)

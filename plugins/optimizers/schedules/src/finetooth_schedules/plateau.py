@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from finetooth_hooks import Context, RecipeError
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetooth_schedules.warmup import WarmupOptions, warmup_steps
 
@@ -21,8 +21,9 @@ class PlateauOptions(WarmupOptions):
     metric: str = "loss"
     """What must improve: `loss`, the training loss of every step, or an evaluation's, such as `eval/loss`. One that
     nothing measures is refused."""
-    mode: Literal["min", "max"] = "min"
-    """Whether lower or higher is better."""
+    mode: Literal["min", "max"] | None = None
+    """Whether lower or higher is better. Left out: lower, of a loss or a perplexity; of another metric it must be
+    said."""
     patience: int = Field(default=20, ge=0)
     """Observations of the metric without an improvement before the rate falls."""
     drop: float = Field(default=0.5, gt=0, lt=1)
@@ -33,6 +34,14 @@ class PlateauOptions(WarmupOptions):
     """Observations after a drop that are not counted as bad."""
     min_ratio: float = Field(default=0.0, ge=0, le=1)
     """The floor, as a share of the full rate."""
+
+    @model_validator(mode="after")
+    def _says_which_way(self) -> PlateauOptions:
+        if self.mode is None and not self.metric.endswith(("loss", "perplexity")):
+            raise ValueError(
+                f"mode is not set, and {self.metric} is not a loss: write mode: max if more of it is better"
+            )
+        return self
 
 
 class PlateauSchedule:
@@ -87,7 +96,7 @@ class PlateauSchedule:
         if self.best is None:
             return True
         margin = self.options.threshold * abs(self.best)
-        return value < self.best - margin if self.options.mode == "min" else value > self.best + margin
+        return value > self.best + margin if self.options.mode == "max" else value < self.best - margin
 
     def state(self) -> Mapping[str, Any]:
         """JSON-able."""

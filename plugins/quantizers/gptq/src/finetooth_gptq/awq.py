@@ -4,11 +4,12 @@ vLLM, mlx-lm and finetooth load.
 Lin et al., 2024, arXiv:2306.00978, section 3.2: with s = x^a, x how large each input is and a from a grid, W s is
 rounded and what gives the input is divided by s, where the error over the rows, tr(D H D^T) with D = W - Q(W s) / s and
 H = X X^T, is least. Here x is the root mean square of an input, which H holds, where the paper takes the mean of |x|.
-Then the weights of each group are clipped at the share of its greatest that leaves the least error, as the authors'
-code does."""
+Then the weights of each group are clipped at the share of its greatest that leaves the least error. Those of queries
+and keys are not, as in the authors' code: what their product changes by is not the error of each alone."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,6 +27,8 @@ GRID = 20
 """Exponents between 0 and 1 that are tried."""
 CLIPS, SHORTEST = 20, 0.5
 """How many shares of a group's greatest weight are tried, from 1 down to above the least."""
+QUERIES_KEYS = re.compile(r"(?i)(^|_)(q|k|qk|w?qkv)(_|z?$)|query|key")
+"""In the names of modules that give queries or keys, alone or with values."""
 SAME = 1e-3
 """How far a layer's output may be from what it was, as a share of its norm, where scales were moved."""
 
@@ -76,7 +79,6 @@ class AwqExporter(GptqExporter):
         self, source: ExportSource, folder: Path, rows: list[list[int]]
     ) -> tuple[dict[str, Grouped], dict[str, Tensor]]:
         from finetooth_gptq.calibration import calibrate
-        from finetooth_gptq.rounding import nearest
 
         group, rounded = self._options.group, dict[str, "Grouped"]()
         changed = dict[str, "Tensor"]()
@@ -84,7 +86,7 @@ class AwqExporter(GptqExporter):
         def store(path: str, module: Any, hessian: Tensor) -> nn.Module:
             from finetooth_torchshared.grouped_linear import GroupedLinear
 
-            rounded[path] = nearest(clipped(module.weight.detach(), hessian, group), group, 4)
+            rounded[path] = nearest_clipped(path, module.weight.detach(), hessian, group)
             return GroupedLinear(rounded[path], module.bias)
 
         def ready(path: str, layer: nn.Module, hessians: dict[str, Tensor], run: Callable[[], Tensor]) -> None:
@@ -160,6 +162,14 @@ def best_scales(weights: Sequence[Tensor], hessian: Tensor, group: int) -> Tenso
         if error < least:
             best, least = scales, error
     return best
+
+
+def nearest_clipped(path: str, weight: Tensor, hessian: Tensor, group: int) -> Grouped:
+    """The weight of the module at a path, clipped unless it gives queries or keys, and rounded to the nearest."""
+    from finetooth_gptq.rounding import nearest
+
+    clips = not QUERIES_KEYS.search(path.rpartition(".")[2])
+    return nearest(clipped(weight, hessian, group) if clips else weight, group, 4)
 
 
 def clipped(weight: Tensor, hessian: Tensor, group: int) -> Tensor:

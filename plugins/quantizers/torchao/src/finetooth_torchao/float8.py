@@ -14,6 +14,13 @@ def build(options: NoOptions, context: Context) -> Kernel:
     return Kernel({"fp8_linear": fp8_linear}, "torchao's float8 training", missing)
 
 
+def build_mxfp8(options: NoOptions, context: Context) -> Kernel:
+    """The provider `torchao_mxfp8`."""
+    from finetooth_torchao import microscaled
+
+    return Kernel({"fp8_linear": microscaled.mxfp8_linear}, "torchao's MXFP8", microscaled.missing)
+
+
 def missing(operation: str, device: str, dtype: str) -> str:
     """Why it cannot serve there; empty if it can."""
     import importlib.util

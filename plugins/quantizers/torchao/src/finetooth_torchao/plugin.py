@@ -47,11 +47,20 @@ def ft_exporters() -> Iterable[Exporter]:
 @hookimpl
 def ft_kernels() -> Iterable[Kernel]:
     """What `train.precision: fp8` multiplies with, where a recipe names it."""
-    yield Kernel(
-        name="torchao",
-        build="finetooth_torchao.float8:build",
-        summary="torchao's float8 training, on NVIDIA GPUs from compute capability 8.9 and on ROCm from gfx950",
-        serves=(
-            Serves(operation="fp8_linear", devices=frozenset({"cuda"}), dtypes=frozenset({"bf16", "fp32"}), rank=None),
+    for name, build, summary in (
+        ("torchao", "build", "float8 training, on NVIDIA GPUs from compute capability 8.9 and on ROCm from gfx950"),
+        (
+            "torchao_mxfp8", "build_mxfp8",
+            "MXFP8, a power of two for every 32 numbers, on NVIDIA GPUs from compute capability 10.0",
         ),
-    )
+    ):  # fmt: skip
+        yield Kernel(
+            name=name,
+            build=f"finetooth_torchao.float8:{build}",
+            summary=f"torchao's {summary}",
+            serves=(
+                Serves(
+                    operation="fp8_linear", devices=frozenset({"cuda"}), dtypes=frozenset({"bf16", "fp32"}), rank=None
+                ),
+            ),
+        )
