@@ -91,17 +91,17 @@ demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to
 	$(BIN)/ft run docs/recipes/quickstart.yaml
 	@command -v ft > /dev/null || echo "            ft is $(BIN)/ft here; '. $(BIN)/activate' lets you type it as it stands above"
 
-test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), about 15 minutes
+test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), about 10 minutes
 # side by side: mypy keeps one core busy for as long as the tests are collected
 	@$(MAKE) --no-print-directory -j 3 types imports tests
 # A thread each: two that share their cores wait for each other's threads. A file stays in one process, which keeps what
 # its tests share; files come in the order of testpaths, the long ones first.
 tests: $(TESTED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --durations=15 $(REPORT)
-times: $(TESTED)  ## measure the tests that are not slow, on a quiet machine, and list those that take over a second
+times: $(TESTED)  ## measure the tests that are not slow, on a quiet machine, and list those that take over half a second
 	-$(MAKE) --no-print-directory tests REPORT="--junitxml $(VENV)/times.xml"
 	$(BIN)/python tools/time_tests.py $(VENV)/times.xml
-slow: $(TESTED)  ## the tests marked slow and those over a second; SHARE=6 takes every sixth case of each, MINUTES=30 begins none later
+slow: $(TESTED)  ## the tests marked slow and those over half a second; SHARE=6 takes every sixth case of each, MINUTES=30 begins none later
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "slow and not thorough" --share $(SHARE) --minutes $(MINUTES) --whole "$(WHOLE)" -n 2 --dist worksteal --durations=25
 # Switches for torch, oneDNN, MKL and the compiled kernels: a CPU with AVX2 and nothing more.
 NARROW := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 FT_NATIVE_ISA=avx2
@@ -172,8 +172,12 @@ $(SCALE)/.installed: $(TESTED) plugins/strategies/deepspeed/pyproject.toml plugi
 # --no-deps: what else they ask for is there, torch above all
 	@DS_ACCELERATOR=cpu DS_BUILD_OPS=0 $(SCALE)/bin/python -m pip install --quiet --no-deps 'deepspeed>=0.19.8,<0.20' hjson ninja py-cpuinfo msgpack einops nvidia-ml-py setuptools wheel 'ray>=2.50,<3' jsonschema jsonschema-specifications referencing rpds-py protobuf filelock
 	@touch $@
+# SHORT=1: a run by each of them, in minutes; what .ci/run takes
+SCALE_SHORT := "tests/scale/test_deepspeed_runs.py::test_two_ranks_take_the_steps_of_one[full-stage-1]" "tests/scale/test_deepspeed_runs.py::test_two_ranks_take_the_steps_of_one[dpo-stage-2]" tests/scale/test_accelerate_launch.py "tests/scale/test_ray_runs.py::test_ranks_of_ray_take_the_steps_of_those_of_this_machine[sft]"
+SCALE_TESTS := plugins/strategies/deepspeed/tests plugins/launchers/ray/tests tests/scale/test_deepspeed_runs.py tests/scale/test_strategy_table.py tests/scale/test_whole_matrices.py::test_a_check_says_what_the_guide_says tests/scale/test_island_table.py tests/scale/test_primitives.py tests/scale/test_ranked_sessions.py tests/scale/test_accelerate_launch.py tests/scale/test_ray_runs.py
+
 scale-test: $(SCALE)/.installed  ## runs over two ranks by DeepSpeed, accelerate's launcher and Ray, held against one process
-	OMP_NUM_THREADS=1 timeout 3600 $(SCALE)/bin/python -m pytest plugins/strategies/deepspeed/tests plugins/launchers/ray/tests tests/scale/test_deepspeed_runs.py tests/scale/test_whole_matrices.py::test_a_check_says_what_the_guide_says tests/scale/test_island_table.py tests/scale/test_primitives.py tests/scale/test_accelerate_launch.py tests/scale/test_ray_runs.py -p no:cacheprovider
+	OMP_NUM_THREADS=1 timeout 3600 $(SCALE)/bin/python -m pytest $(if $(SHORT),$(SCALE_SHORT),$(SCALE_TESTS)) -p no:cacheprovider
 
 mlx-test: $(TESTED) $(MLX)/.installed-mlx  ## MLX where torch is not installed: a run to its end, its commands, and what peft reads of it
 	FT_MLX_PYTHON=$(CURDIR)/$(MLX)/bin/python OMP_NUM_THREADS=1 $(BIN)/python -m pytest plugins/backends/mlx/tests/test_mlx_without_torch.py -p no:cacheprovider

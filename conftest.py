@@ -112,16 +112,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"no time was left (--minutes): {item.nodeid}")
 
 
-OVER_A_SECOND = Path(__file__).parent / "tests/over_a_second.txt"
-"""Cases that `tools/time_tests.py` found to take longer."""
+SLOW_CASES = Path(__file__).parent / "tests/slow_cases.txt"
+"""Cases that `tools/time_tests.py` found to take over half a second."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Cases that take over a second are slow. `--share N` leaves out cases of slow tests. Those that are marked `each`
+    """Cases that are listed are slow. `--share N` leaves out cases of slow tests. Those that are marked `each`
     are all run, and those of the places in `--whole`, in their order, until that is `MOST_WHOLE` cases more than the
     share."""
-    long = frozenset(OVER_A_SECOND.read_text(encoding="utf-8").splitlines())
+    long = frozenset(SLOW_CASES.read_text(encoding="utf-8").splitlines())
     for item in items:
         if item.nodeid in long:
             item.add_marker("slow")

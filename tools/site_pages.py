@@ -21,6 +21,7 @@ MEASURED = (
     "benchmarks-gpu.md",
     "learning.md",
     "families.md",
+    "strategies.md",
     "torture.md",
     "cookbook.md",
     "tinker.md",

@@ -269,6 +269,9 @@ def contenders(sizes: Sizes, whole: bool) -> dict[str, tuple[str, dict[str, Any]
     Args:
         whole: with those that are tuned for a card.
     """
+    import torch
+    from finetooth_kernels.fp8 import multiplies_fp8
+
     found: dict[str, tuple[str, dict[str, Any]]] = {"finetooth": ("ours.py", {}), "TRL": ("trl_peer.py", {})}
     if whole:
         liger = {**TUNED, "use_liger_kernel": True, "per_device_batch_size": min(2, sizes.batch)}
@@ -282,6 +285,11 @@ def contenders(sizes: Sizes, whole: bool) -> dict[str, tuple[str, dict[str, Any]
         # as many tokens at once as two rows of TRL have
         both = "finetooth, backend.deterministic: false, train.micro_batch_tokens: 8192"
         found[both] = ("ours.py", {**fast, "micro_batch_tokens": 8192})
+        if multiplies_fp8(torch.device("cuda")):
+            found["finetooth, backend.deterministic: false, train.precision: fp8"] = (
+                "ours.py",
+                {**fast, "precision": "fp8"},
+            )
     return found
 
 

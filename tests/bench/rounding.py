@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import os
 import textwrap
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import finetooth
 import torch
-from finetooth_gptq.awq import clipped, scaled
+from finetooth_gptq.awq import nearest_clipped, scaled
 from finetooth_gptq.calibration import calibrate
 from finetooth_gptq.rounding import nearest, rounded
 from finetooth_torchshared.grouped_linear import Grouped, GroupedLinear
@@ -28,13 +27,22 @@ PAGE = ROOT / "docs/benchmarks/rounding.md"
 SHARED = Path(os.environ.get("FT_SHARED", ROOT.parent / "shared")) / "data"
 GROUP, LENGTH = 64, 128
 TEXTS = {"War and Peace": "raw/war_and_peace.txt", "Shakespeare": "raw/tinyshakespeare.txt"}
-Store = Callable[[nn.Linear, Tensor], Grouped]
+Store = Callable[[str, nn.Linear, Tensor], Grouped]
+
+
+def _clipped(path: str, module: nn.Linear, hessian: Tensor) -> Grouped:
+    return nearest_clipped(path, module.weight.detach(), hessian, GROUP)
+
+
 WAYS: Mapping[str, tuple[bool, Store]] = {
-    "rounded to the nearest": (False, lambda module, hessian: nearest(module.weight, GROUP, 4)),
-    "clipped": (False, lambda module, hessian: nearest(clipped(module.weight.detach(), hessian, GROUP), GROUP, 4)),
-    "awq without clipping": (True, lambda module, hessian: nearest(module.weight, GROUP, 4)),
-    "awq": (True, lambda module, hessian: nearest(clipped(module.weight.detach(), hessian, GROUP), GROUP, 4)),
-    "gptq": (False, lambda module, hessian: rounded(module.weight, hessian, GROUP, 4, damping=0.01, ordered=True)),
+    "rounded to the nearest": (False, lambda path, module, hessian: nearest(module.weight, GROUP, 4)),
+    "clipped": (False, _clipped),
+    "awq without clipping": (True, lambda path, module, hessian: nearest(module.weight, GROUP, 4)),
+    "awq": (True, _clipped),
+    "gptq": (
+        False,
+        lambda path, module, read: rounded(module.weight, read, GROUP, 4, damping=0.01, ordered=True),
+    ),
 }
 """Whether inputs are scaled, and how a module is rounded."""
 
@@ -53,12 +61,11 @@ def main() -> None:
     texts = {name: _rows(context.tokenizer, file, 2 * arguments.rows) for name, file in TEXTS.items()}
     calibration = texts["War and Peace"][: arguments.rows]
     judges = {name: rows[arguments.rows :] for name, rows in texts.items()}
-    measured = {"fp32": (losses(loaded(), judges), 0.0)}
+    measured = {"fp32": losses(loaded(), judges)}
     for way, (scales, store) in WAYS.items():
-        model, began = loaded(), time.monotonic()
+        model = loaded()
         stored(model, context.facts.layer_path, calibration, store, scales=scales)
-        seconds = time.monotonic() - began
-        measured[way] = losses(model, judges), seconds
+        measured[way] = losses(model, judges)
         print(way, measured[way], flush=True)
     written = page(measured, arguments.rows)
     print(written)
@@ -70,7 +77,7 @@ def stored(model: Any, layers: str, rows: Sequence[Sequence[int]], store: Store,
     """Put rounded modules in the place of the linear ones of the layers."""
 
     def put(path: str, module: nn.Linear, hessian: Tensor) -> nn.Module:
-        module.weight.data = GroupedLinear(store(module, hessian), module.bias).dequantised(torch.float32)
+        module.weight.data = GroupedLinear(store(path, module, hessian), module.bias).dequantised(torch.float32)
         return module
 
     def ready(path: str, layer: nn.Module, hessians: dict[str, Tensor], run: Callable[[], Tensor]) -> None:
@@ -102,9 +109,9 @@ def _rows(tokenizer: Any, file: str, count: int) -> list[list[int]]:
     return [list(tokenizer.encode(text[start : start + 8 * LENGTH]))[:LENGTH] for start in starts]
 
 
-def page(measured: Mapping[str, tuple[Mapping[str, float], float]], rows: int) -> str:
+def page(measured: Mapping[str, Mapping[str, float]], rows: int) -> str:
     """The page."""
-    exact = measured["fp32"][0]
+    exact = measured["fp32"]
     lines = [
         "# What rounding to 4 bits costs",
         "",
@@ -116,12 +123,12 @@ def page(measured: Mapping[str, tuple[Mapping[str, float], float]], rows: int) -
             118,
         ),
         "",
-        "| way | " + " | ".join(exact) + " | seconds |",
-        "|---" * (len(exact) + 2) + "|",
+        "| way | " + " | ".join(exact) + " |",
+        "|---" * (len(exact) + 1) + "|",
     ]
-    for way, (loss, seconds) in measured.items():
+    for way, loss in measured.items():
         cells = [f"{loss[name]:.4f}" + f" (+{loss[name] - exact[name]:.4f})" * (way != "fp32") for name in exact]
-        lines.append(f"| {way} | {' | '.join(cells)} | {f'{seconds:.0f}' if seconds else '-'} |")
+        lines.append(f"| {way} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

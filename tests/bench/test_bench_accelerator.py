@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from accelerator import LARGE, Ground, Proof, contenders, page, resumed
 from accelerator import TINY as SIZES
-from accelerator import Ground, Proof, page, resumed
 
 SCRIPT = Path(__file__).parent / "accelerator.py"
 
@@ -30,6 +30,14 @@ def test_a_part_that_failed_is_on_the_page() -> None:
     )
     assert "| who | tokens/s |\n|---|---|\n| finetooth | 1 |" in text
     assert "**Failed**: TRL, lora: no memory" in text
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_8_bits_are_timed_where_the_card_multiplies_in_them(monkeypatch: pytest.MonkeyPatch, multiplies: bool) -> None:
+    monkeypatch.setattr("finetooth_kernels.fp8.multiplies_fp8", lambda device: multiplies)
+    asked = [more.get("precision") for _, more in contenders(LARGE, whole=True).values()]
+    assert ("fp8" in asked) is multiplies
+    assert all(more.get("precision") is None for _, more in contenders(SIZES, whole=True).values())
 
 
 def test_adapters_that_differ_fail_the_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

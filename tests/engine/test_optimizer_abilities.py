@@ -34,8 +34,9 @@ def one_thread() -> Iterator[None]:
 
 
 def make(
-    optimizer: dict[str, Any], precision: str = "fp32", adapter: str = "full", *, budget: int = WHOLE, clip: float = 0.0
-) -> Any:
+    optimizer: dict[str, Any], precision: str = "fp32", adapter: str | dict[str, Any] = "full", *, budget: int = WHOLE,
+    clip: float = 0.0,
+) -> Any:  # fmt: skip
     from finetooth_torch.backend import TorchBackend, TorchOptions
 
     entries = tuple(entry for name in BRINGING for entry in entries_of(f"finetooth_{name}.plugin"))
@@ -47,7 +48,7 @@ def make(
         base=replace(made.base, facts=FACTS),
         trains=replace(
             made.trains,
-            adapter=context.build("adapter", {"name": adapter}),
+            adapter=context.build("adapter", {"name": adapter} if isinstance(adapter, str) else adapter),
             can_disable=adapter == "lora",
             base_frozen=adapter == "lora",
         ),
@@ -116,6 +117,19 @@ def test_others_are_evaluated_as_they_are() -> None:
     plain = scored(engine)
     with engine.averaged():
         np.testing.assert_array_equal(scored(engine), plain)
+
+
+def test_a_restart_forgets_where_the_weights_began() -> None:
+    """Prodigy measures how far weights have come from where they began: a new A and B have come nowhere."""
+    relora = {"name": "relora", "rank": 2, "every": 2, "warm_up": 0, "keep_state": 0.5}
+    engine = make({"name": "prodigy", "learning_rate": 1.0}, adapter=relora)
+    optimizer = engine._parts.optimizer
+    train(engine, range(2))
+    before = [master.clone() for group in optimizer.param_groups for master in group["params"]]
+    assert not optimizer.state
+    train(engine, range(2, 3))
+    for begun, state in zip(before, optimizer.state.values(), strict=True):
+        assert torch.equal(state["first"], begun)
 
 
 # --- inside backward --------------------------------------------------------------------------------------------------

@@ -71,10 +71,6 @@ def page(cells: Cells, spoken: Cells) -> str:
         lines.append("| " + " | ".join(row) + " |")
     lines += ["", "Reasons, as commands say them:", ""]
     lines += [f"{number}. {wrapped(reason)}" for number, reason in enumerate(reasons, 1)]
-    lines += [
-        "",
-        "`gemma3n_text` in int4: `_init_weights` of transformers 5.23 reads `hidden_size` of a model that has none.",
-    ]
     lines += ["", "Not on all linear modules but on attention, since peft takes `gate_proj` for that of the experts:"]
     lines += [", ".join(f"`{kind}`" for kind in TARGETS) + ".", "", "Without a row:", ""]
     lines += [f"- {wrapped(f'{kinds}: {why}.')}" for kinds, why in ABSENT.items()]

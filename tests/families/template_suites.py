@@ -87,14 +87,13 @@ MOVES = "tools and the system message stand before the last question"
 RETURNS = "`<|return|>` behind the last answer is `<|end|>` behind earlier ones"
 FRAMES = "results end otherwise before an answer than before its prompt"
 ONCE = "calls and results are opened once in a conversation"
-UNREAD = "tools: `jinja` cannot read the calls of this template back"
 ONE_WAY = "tools and reasoning: in the package's own tests, since the template takes calls as text or null content"
 GEMMA4: Mapping[str, Any] = {"eos": "<eos>", "bos": "<bos>", "special": (
     "<|channel>", "<channel|>", "<|think|>", "<|tool>", "<tool|>", "<|tool_call>", "<tool_call|>", "<|tool_response>",
     "<tool_response|>", "<|turn>", "<turn|>", '<|"|>',
 )}  # fmt: skip
 GEMMA4_CALLS: Mapping[str, Any] = {**GEMMA4, "draw": {**ALONE, "reasoning": True}, "shrinks": GONE}
-GEMMA4_TEXT: Mapping[str, Any] = {**GEMMA4, "eos": "<turn|>", "without": UNREAD}
+GEMMA4_TEXT: Mapping[str, Any] = {**GEMMA4, "eos": "<turn|>", "draw": ALONE}
 DEEPSEEK: Mapping[str, Any] = {"bos": f"<{BAR}begin▁of▁sentence{BAR}>", "eos": f"<{BAR}end▁of▁sentence{BAR}>"}
 FENCED: Mapping[str, Any] = {**DEEPSEEK, "opens": "<think>\n", "shrinks": ONCE, "without": ONE_WAY}
 PHI3: Mapping[str, Any] = {
@@ -130,7 +129,7 @@ CASES: Mapping[str, Case] = {
     "deepseek_r1_distill": Case("deepseek_r1", **FENCED),
     "deepseek-r1-distill-qwen": Case("deepseek_r1", **{**FENCED, "opens": "<think>\n</think>"}),
     "deepseekv3": Case("deepseek_v3", **FENCED),
-    "diffusion_gemma": Case("jinja", **GEMMA4_TEXT, shrinks=GONE),
+    "diffusion_gemma": Case("jinja", **{**GEMMA4_CALLS, "eos": "<turn|>"}),
     "gemma": Case("gemma", draw={"system": False}, **GEMMA),
     "gemma3": Case("gemma", {"system": True}, **GEMMA),
     "gemma4": Case("gemma4", called=True, **GEMMA4_CALLS),
@@ -150,7 +149,7 @@ CASES: Mapping[str, Case] = {
     "llama3_1": Case("llama3", {"dated": True}, **DATED),
     "llama3_2": Case("llama3", {"dated": True, "today": "15 Jan 2026"}, **DATED),
     "llava_next": Case("jinja", eos="</s>", bos="<s>", parts=True),
-    "muse_glimmer": Case("jinja", eos="<|end|>", bos="<|start|>", without=UNREAD),
+    "muse_glimmer": Case("jinja", eos="<|end|>", bos="<|start|>", draw={**ALONE, "reasoning": True}),
     "nemotron_3_5_lightning": NEMOTRON,
     "nemotron_3_nano": NEMOTRON,
     "nemotron_3_super": NEMOTRON,

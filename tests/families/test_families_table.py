@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_kit import FakeContext
+from finetooth_transformers import assembling
 from finetooth_transformers.builder import TransformersOptions
 from finetooth_transformers.loader import TransformersLoader
 
@@ -82,14 +83,24 @@ def test_a_cell_says_what_the_model_does(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_model_that_comes_module_by_module_is_the_same(kind: str, tmp_path: Path) -> None:
+def test_a_model_that_comes_module_by_module_is_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As an accelerator gets it, and as transformers loads it whole: tensors and their types, the config, and what it
-    says of sampling. Models of which nobody knows the tensors' names are loaded whole there too."""
+    says of sampling. An accelerator gets none whole."""
     Tiny(kind, tmp_path)
-    loader = TransformersLoader(TransformersOptions(), FakeContext(tmp_path))
+    loader, assemble = TransformersLoader(TransformersOptions(), FakeContext(tmp_path)), assembling.assemble
+    put_together: list[Any] = []
+
+    def noted(*given: Any, **named: Any) -> Any:
+        put_together.append(assemble(*given, **named))
+        return put_together[-1]
+
+    monkeypatch.setattr("finetooth_transformers.loader.assemble", noted)
     for precision in ("fp32", "bf16"):
         load = partial(loader.load, str(tmp_path / "model"), framework="torch", precision=precision)
         whole, apart = load(device="cpu"), load(device="cpu:0")  # the second is not `cpu` by its name
+        assert put_together[-1:] == [apart]
         tensors = [dict((*model.named_parameters(), *model.named_buffers())) for model in (whole, apart)]
         assert tensors[0].keys() == tensors[1].keys()
         for name, tensor in tensors[0].items():

@@ -169,9 +169,16 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
 """What the config of each `model_type` says that differs from `OWN`; inside `text_config` for those that also see."""
 ABSENT: Mapping[str, str] = {
     "kimi_k2": "a config of deepseek_v3 under another name: see that row",
-    "gemma3n": "its towers are built by timm, which these tests do not have; its text is the row gemma3n_text",
+    "gemma3n": "its towers are built by timm, which these tests do not have; tests/media tries its images where timm "
+    "and torchvision are installed, and its text is the row gemma3n_text",
 }
 """Types without a row, and why."""
+TORCHVISION = "its processor of transformers needs torchvision, which these tests do not have"
+UNSEEN: Mapping[str, str] = dict.fromkeys(
+    ("gemma4", "smolvlm", "mistral3", "internvl", "llama4", "phi4_multimodal"),
+    f"{TORCHVISION}; tests/media tries it where that is installed",
+)
+"""Types that see or hear whose media the table does not try, and why."""
 TARGETS: Mapping[str, str] = {"ernie4_5_moe": "attention", "hunyuan_v1_moe": "attention"}
 """Where adapters cannot be on all linear modules: peft takes their `gate_proj` for that of the experts, and says so."""
 
@@ -308,9 +315,9 @@ def _experts(tiny: Tiny) -> Cell:
 def _images(tiny: Tiny) -> Cell:
     if not any(hasattr(tiny.model.config, name) for name in ("vision_config", "audio_config")):
         return False, "reads text only"
-    if tiny.kind in ("gemma3", "qwen2_5_vl", "qwen2_audio"):
-        return True, ""  # tests/media, with its processor
-    return False, "not tried: the tests have no processor for it; its text trains, and its tower stays as it is"
+    if tiny.kind in UNSEEN:
+        return False, f"{UNSEEN[tiny.kind]}; its text trains, and its tower stays as it is"
+    return True, ""  # tests/media, with its processor
 
 
 def _quantised(tiny: Tiny) -> Cell:

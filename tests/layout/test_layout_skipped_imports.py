@@ -57,7 +57,10 @@ def imported_late(tree: ast.Module) -> dict[str, str]:
 
 
 def unknown(path: Path) -> Iterator[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    if "importorskip" not in text and "import_module" not in text:
+        return
+    tree = ast.parse(text)
     late = imported_late(tree)
     for node in ast.walk(tree):
         match node:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
+import sys
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import transformers
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-SHARED = Path(os.environ.get("FT_SHARED", Path(__file__).parents[3] / "shared"))
+sys.path.insert(0, str(Path(__file__).parent))  # the two modules below
+
+from models_with_torchvision import gemma3n, gemma4, internvl, llama4, mistral3, phi4_multimodal, smolvlm  # noqa: F401
+from tiny_models import OWN_TEMPLATE, SHARED, TEXT, saved, tokenizer_with
+
 QWEN_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 GEMMA_TOKENS = ("<bos>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<image_soft_token>", "<end_of_image>")
 
@@ -40,40 +43,60 @@ def bad_data() -> Path:
     return path
 
 
-def _tokenizer(template: str, special: tuple[str, ...], **named: str) -> Any:
-    file = SHARED / "data" / "tokenizers" / "phi-2" / "tokenizer.json"
-    if not file.is_file():
-        pytest.skip(f"{file} is not there; set FT_SHARED to the folder with the shared data")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), pad_token="<|endoftext|>", **named)
-    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
-    tokenizer.chat_template = (SHARED / "data" / "templates" / template).read_text(encoding="utf-8")
-    return tokenizer
+QWEN_TOWERS: dict[str, dict[str, Any]] = {
+    "Qwen2VL": {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2},
+    "Qwen2_5_VL": {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+        "window_size": 56, "fullatt_block_indexes": [1],
+    },
+    "Qwen3VL": {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+        "patch_size": 14, "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
+    },
+}  # fmt: skip
+"""The towers that see of three generations."""
 
 
-@pytest.fixture(scope="session")
-def qwen_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Qwen2.5-VL, two layers and two in the vision tower."""
+def _qwen(folders: pytest.TempPathFactory, name: str) -> Path:
+    """Two layers and two in the tower that sees."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    tokenizer = _tokenizer("qwen2.5-vl.jinja", QWEN_TOKENS, eos_token="<|im_end|>")
+    classes: Any = transformers
+    tokenizer = tokenizer_with("qwen2.5-vl.jinja", QWEN_TOKENS, eos_token="<|im_end|>")
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in QWEN_TOKENS}
-    config = transformers.Qwen2_5_VLConfig(
+    heads = {"head_dim": 8} if name == "Qwen3VL" else {}
+    config = getattr(classes, f"{name}Config")(
         text_config={
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 1024,
             "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
-            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": tokenizer.pad_token_id, **heads,
         },
-        vision_config={
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
-            "window_size": 56, "fullatt_block_indexes": [1],
-        },
+        vision_config=QWEN_TOWERS[name],
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
         tie_word_embeddings=False,
     )  # fmt: skip
     processor = Qwen2VLImageProcessorPil(min_pixels=28 * 28, max_pixels=112 * 112)
-    return _saved(tmp_path_factory, config, transformers.Qwen2_5_VLForConditionalGeneration, tokenizer, processor)
+    return saved(folders, config, getattr(classes, f"{name}ForConditionalGeneration"), tokenizer, processor)
+
+
+@pytest.fixture(scope="session")
+def qwen_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen2.5-VL."""
+    return _qwen(tmp_path_factory, "Qwen2_5_VL")
+
+
+@pytest.fixture(scope="session")
+def qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen2-VL."""
+    return _qwen(tmp_path_factory, "Qwen2VL")
+
+
+@pytest.fixture(scope="session")
+def qwen3_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3-VL."""
+    return _qwen(tmp_path_factory, "Qwen3VL")
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +105,7 @@ def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
     names = {"boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>"}
-    tokenizer = _tokenizer(
+    tokenizer = tokenizer_with(
         "gemma-3.jinja", GEMMA_TOKENS, eos_token="<end_of_turn>", bos_token="<bos>", extra_special_tokens=names
     )
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in GEMMA_TOKENS}
@@ -103,26 +126,44 @@ def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     images = Gemma3ImageProcessorPil(size={"height": 56, "width": 56})
     processor = transformers.Gemma3Processor(images, tokenizer, image_seq_length=4)
-    return _saved(tmp_path_factory, config, transformers.Gemma3ForConditionalGeneration, tokenizer, processor)
+    return saved(tmp_path_factory, config, transformers.Gemma3ForConditionalGeneration, tokenizer, processor)
 
 
-def _saved(folders: pytest.TempPathFactory, config: Any, model: Any, tokenizer: Any, processor: Any) -> Path:
-    folder = folders.mktemp("model")
-    with torch.random.fork_rng():
-        torch.manual_seed(11)
-        made = model(config)
-        for name, parameter in made.named_parameters():
-            if "lm_head" in name or "embed_tokens" in name:
-                parameter.data.mul_(10)  # logits that differ, so that a wrong token shows
-            elif "project" in name and not parameter.any():
-                parameter.data.normal_(std=0.1)  # else images would say nothing
-        made.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+@pytest.fixture(scope="session")
+def glm4v(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GLM-4.1V, with a template of its own."""
+    from transformers.models.glm4v.image_processing_pil_glm4v import Glm4vImageProcessorPil
+
+    spelled = ("<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|video|>")
+    tokenizer = tokenizer_with("chatml.jinja", ("<|im_start|>", "<|im_end|>", *spelled), eos_token="<|im_end|>")
+    tokenizer.chat_template = OWN_TEMPLATE.replace("MEDIUM", "".join(spelled[:3]))
+    begin, image, end, video = map(tokenizer.convert_tokens_to_ids, spelled)
+    config = transformers.Glm4vConfig(
+        text_config={
+            **TEXT, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "rope_parameters": {
+                "rope_type": "default", "mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5, "rope_theta": 10000.0,
+            },
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+            "patch_size": 14, "image_size": 112,
+        },
+        image_token_id=image, video_token_id=video, image_start_token_id=begin, image_end_token_id=end,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+    processor = Glm4vImageProcessorPil(size={"shortest_edge": 56 * 56, "longest_edge": 224 * 224})
+    return saved(tmp_path_factory, config, transformers.Glm4vForConditionalGeneration, tokenizer, processor)
 
 
-@pytest.fixture(params=["qwen_vl", "gemma3"])
+SLOWER = (
+    "qwen2_vl", "qwen3_vl", "glm4v", "mistral3", "internvl", "gemma4", "smolvlm", "gemma3n", "phi4_multimodal",
+    "llama4",
+)  # fmt: skip
+
+
+@pytest.fixture(params=["qwen_vl", "gemma3", *(pytest.param(n, marks=pytest.mark.slow) for n in SLOWER)])
 def vision_model(request: pytest.FixtureRequest) -> Path:
     """Each of them."""
     found: Path = request.getfixturevalue(request.param)
@@ -206,7 +247,7 @@ AUDIO_TOKENS = ("<|im_start|>", "<|im_end|>", "<|audio_bos|>", "<|AUDIO|>", "<|a
 @pytest.fixture(scope="session")
 def qwen_audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Qwen2-Audio, two layers and two in the audio tower, which hears two seconds."""
-    tokenizer = _tokenizer("chatml.jinja", AUDIO_TOKENS, eos_token="<|im_end|>")
+    tokenizer = tokenizer_with("chatml.jinja", AUDIO_TOKENS, eos_token="<|im_end|>")
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in AUDIO_TOKENS}
     extractor = transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=2)
     processor = transformers.Qwen2AudioProcessor(extractor, tokenizer)
@@ -225,14 +266,14 @@ def qwen_audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
         audio_token_index=ids["<|AUDIO|>"],
     )  # fmt: skip
     made = transformers.Qwen2AudioForConditionalGeneration
-    return _saved(tmp_path_factory, config, made, tokenizer, processor)
+    return saved(tmp_path_factory, config, made, tokenizer, processor)
 
 
 @pytest.fixture(scope="session")
 def glm_asr(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """GLM-ASR, two layers and two in the audio tower, with a template of its own that writes sounds."""
     sound = "<|pad|>"
-    tokenizer = _tokenizer("chatml.jinja", ("<|im_start|>", "<|im_end|>", sound), eos_token="<|im_end|>")
+    tokenizer = tokenizer_with("chatml.jinja", ("<|im_start|>", "<|im_end|>", sound), eos_token="<|im_end|>")
     tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
         "{% for p in m.content %}{% if p.type == 'audio' %}" + sound + "{% else %}{{ p.text }}{% endif %}{% endfor %}"
@@ -254,7 +295,44 @@ def glm_asr(tmp_path_factory: pytest.TempPathFactory) -> Path:
         audio_token_id=tokenizer.convert_tokens_to_ids(sound),
     )  # fmt: skip
     made = transformers.GlmAsrForConditionalGeneration
-    return _saved(tmp_path_factory, config, made, tokenizer, processor)
+    return saved(tmp_path_factory, config, made, tokenizer, processor)
+
+
+@pytest.fixture(scope="session")
+def voxtral(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Voxtral, two layers and one in the audio tower, with tokens of sounds where Mistral's tokenizers have them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    special = [
+        "<unk>",
+        "<|im_start|>",
+        "<|im_end|>",
+        *(f"[CONTROL_{n}]" for n in range(3, 24)),
+        "[AUDIO]",
+        "[BEGIN_AUDIO]",
+    ]
+    words = {token: n for n, token in enumerate([*special, *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    backend = Tokenizer(models.BPE(vocab=words, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<unk>", additional_special_tokens=special[1:]
+    )
+    tokenizer.chat_template = OWN_TEMPLATE.replace("MEDIUM", "[AUDIO]")
+    processor = transformers.VoxtralProcessor(transformers.WhisperFeatureExtractor(feature_size=16), tokenizer)
+    config = transformers.VoxtralConfig(
+        text_config={
+            **TEXT, "model_type": "llama", "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id, "tie_word_embeddings": False,
+        },
+        audio_config={
+            "hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_mel_bins": 16, "max_source_positions": 1500,
+        },
+        audio_token_id=24,
+    )  # fmt: skip
+    made = transformers.VoxtralForConditionalGeneration
+    return saved(tmp_path_factory, config, made, tokenizer, processor)
 
 
 @pytest.fixture(params=["qwen_audio", "glm_asr"])

@@ -253,7 +253,7 @@ def test_kto_and_its_kl(bench: Bench, name: str) -> None:
     method = {"name": "kto", "loss": name, "beta": BETA, "reference": str(bench.reference), **weights}
     session = bench.session(method, file="answers.jsonl")
     kto = session.job.method
-    data = kto._with_kl(session.engine, [kto._data[i] for i in range(BATCH)])
+    data = kto._with_kl(session.engine, range(BATCH))
     ours = session.engine.forward_backward(data, kto._loss)
     args = KTOConfig(
         output_dir=str(bench.folder / "trl"), per_device_train_batch_size=BATCH, report_to=[], use_cpu=True, bf16=False,

@@ -68,6 +68,7 @@ MISTAKES = [
     ("run r.yaml train.max_length=1", "must be at least 2, got 1", "leave it out for the default, 512"),
     ("run r.yaml data.eval.fraction=2", "must be less than 1, got 2", "change data.eval.fraction"),
     ("run r.yaml train.precision=int8", "expected one of auto, fp32, bf16, fp16, fp8", "leave it out"),
+    ("run r.yaml train.precision=mxfp8", "expected one of auto, fp32, bf16, fp16, fp8", "did you mean fp8?"),
     ("run open.yaml", "the [ that opens in line 1 is not closed", "write [item, item]"),
     ("run twice.yaml", "given twice, at twice.yaml:1 and twice.yaml:2", "keep one of them"),
     ("run tab.yaml", "a tab, where YAML takes spaces only", "replace it by spaces"),

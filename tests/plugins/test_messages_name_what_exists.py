@@ -19,7 +19,9 @@ from finetooth_hooks import RecipeError
 ROOT = Path(__file__).parents[2]
 ROOMS = ("core/*", "kernels/*", "hooks/*", "plugins/*/*")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-OTHERS = re.compile(r"--help|mlx_lm\.convert|hf download|start it without|start vLLM|ft init --data|ft keys create")
+OTHERS = re.compile(
+    r"--help|mlx_lm\.convert|hf download|start it without|start vLLM|ft init --data|ft keys create|torchrun"
+)
 """What every command has, or another program or command."""
 NO_FIELDS = {"kernels.low_rank_linear", "sweep.space", "data.processor.video.fps"}
 """Settings that the schema does not list: operations by name, a section of one command, a processor's own."""

@@ -11,7 +11,7 @@ import finetooth
 import numpy as np
 import pytest
 import torch
-from finetooth_gptq.awq import best_scales, clipped
+from finetooth_gptq.awq import best_scales, clipped, nearest_clipped
 from finetooth_gptq.rounding import nearest
 from finetooth_hooks import Datum
 from finetooth_torchshared.grouped_linear import GroupedLinear
@@ -73,3 +73,17 @@ def test_clipping_lowers_the_error_where_a_group_has_one_large_weight() -> None:
     cut = clipped(weight, read.T @ read, 32)
     assert error(cut) < 0.8 * error(weight)
     assert bool((cut.abs() <= weight.abs()).all()) and bool((cut.sign() == weight.sign()).all())
+
+
+@pytest.mark.parametrize("name", ["q_proj", "k_proj", "qkv_proj", "Wqkv", "query_key_value", "q_b_proj", "in_proj_qkv"])
+def test_queries_and_keys_are_not_clipped(name: str) -> None:
+    """As in the authors' code; all other modules are, which moves codes of the same weight."""
+    draw = torch.Generator().manual_seed(4)
+    weight = torch.randn(8, 64, generator=draw)
+    weight[:, ::32] *= 4
+    hessian = torch.diag(torch.where(torch.arange(64) % 32 == 0, 0.01, 1.0))
+    plain = nearest(weight, 32, 4)
+    for path, same in ((f"model.layers.0.self_attn.{name}", True), ("layers.0.mlp.gate_proj", False),
+                       ("layers.0.self_attn.v_proj", False), ("layers.0.self_attn.kv_b_proj", False)):  # fmt: skip
+        made = nearest_clipped(path, weight, hessian, 32)
+        assert torch.equal(made.codes, plain.codes) == same, path

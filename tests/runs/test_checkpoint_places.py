@@ -136,7 +136,7 @@ def test_the_best_is_chosen_by_what_was_measured_of_its_own_weights(
         assert code == 2 and f"checkpoint.{next(iter(misspelt))}: no evaluator gives eval/los; there are: " in said
         assert "(did you mean eval/loss?)" in said
     content["checkpoint"] = {}
-    content["schedule"] = {"name": "reduce_on_plateau", "metric": "eval/los"}
+    content["schedule"] = {"name": "reduce_on_plateau", "metric": "eval/los", "mode": "min"}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     code, _, said = ft("check", tmp_path / "recipe.yaml")
     assert code == 2 and "schedule.metric: no evaluator gives eval/los; there are: " in said

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import finetooth
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import FinetoothError
+from finetooth_basicenvironments import conversation
+from finetooth_hooks import Conversation, FinetoothError, Message, Observation
 from finetooth_rollouts.rollouts_file import read_rollouts
 from transformers import AutoModelForCausalLM
 
@@ -36,7 +40,7 @@ def test_a_run_is_the_papers_equations(
     given = online_recipe(METHOD, {"batch_size": 4, "max_steps": 2})()
     given["optimizer"] = {"name": "adamw", "learning_rate": 3e-2}
     session = finetooth.session(given)
-    references = session.job.method._answers  # prompts are read by now
+    references = {id_: of[-1].tokens for id_, of in session.job.method._references.items()}  # prompts are read by now
     assert finetooth.run(given).steps == 2
     folder = Path(given["output"])
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
@@ -81,7 +85,8 @@ def test_an_answer_has_the_room_of_its_reference(online_recipe: Callable[..., An
         method = {**METHOD, "adaptive_max_tokens": adaptive, "gt_length_multiplier": 0.4}
         given = online_recipe(method, {"batch_size": 4, "max_steps": 1})()
         given["output"] = str(Path(given["output"]).with_name(output))
-        references = finetooth.session(given).job.method._answers
+        known = finetooth.session(given).job.method._references
+        references = {id_: of[-1].tokens for id_, of in known.items()}
         finetooth.run(given)
         runs.append(next(of for _, of in read_rollouts(Path(given["output"]))))
     assert any(len(whole.tokens) > math.ceil(0.4 * len(references[whole.id])) for whole in runs[0])
@@ -114,3 +119,63 @@ def test_a_frozen_copy_and_whitening(online_recipe: Callable[..., Any], metrics:
     assert finetooth.run(given).steps == 2
     for seen in metrics(Path(given["output"])):
         assert np.isfinite(seen["ebft/reward"]) and abs(seen["ebft/alignment"]) <= 1 and seen["ebft/cfm_loss"] >= 0
+
+
+@pytest.mark.slow
+def test_turns_come_behind_the_policys_own(
+    online_recipe: Callable[..., Any], tiny_model: Path, tmp_path: Path, losses: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Conversations of two and three turns: the row's next question follows what the policy said, its turns alone
+    train, and the whole is compared with the whole conversation of the row."""
+    rows = [
+        [("user", "Name a fruit."), ("assistant", "A fig."), ("user", "One more."), ("assistant", "A pear.")],
+        [("user", "Hi."), ("assistant", "Hello."), ("user", "Count."), ("assistant", "One."), ("user", "On."),
+         ("assistant", "Two.")],
+    ]  # fmt: skip
+    said = [[{"role": role, "content": content} for role, content in row] for row in rows]
+    file = tmp_path / "talks.jsonl"
+    file.write_text("\n".join(json.dumps({"messages": row}) for row in said))
+    method = {**METHOD, "reference_column": "answer", "environment": "conversation", "max_completion_length": 4}
+    given = online_recipe(method, {"batch_size": 2, "max_steps": 1})()
+    form = {"name": "task", "prompt": "messages", "turns": "sequential"}
+    given["data"] = {"train": str(file), "format": form, "renderer": "chatml"}
+    context = finetooth.session(given).job.method.context
+    stops = (2, *range(5, 49152, 3))  # a random model ends a turn soon enough
+    monkeypatch.setattr(conversation, "Observation", partial(Observation, stop_ids=stops))
+    finetooth.run(given)
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    rollouts = next(of for _, of in read_rollouts(Path(given["output"])))
+    crossed, count, complete = 0.0, 0, 0
+    for start in range(0, 2 * GROUP, GROUP):
+        group = rollouts[start : start + GROUP]
+        row = rows[int(group[0].id.rpartition(":")[2]) - 1]
+        messages = tuple(Message(role, content) for role, content in row)
+        rendered = context.renderer.render(Conversation(messages), train_on="assistant")
+        trains = np.array(rendered.weights) > 0
+        reference = list(rendered.tokens[: np.flatnonzero(trains)[-1] + 1])
+        assert reference[: len(group[0].prompt)] == list(group[0].prompt)
+        samples = np.stack([feature(model, [*one.prompt, *one.tokens]) for one in group])
+        truth = feature(model, reference)
+        cosine = samples @ truth / np.linalg.norm(samples, axis=1) / np.linalg.norm(truth)
+        products = samples @ samples.T
+        rewards = 2 * cosine - 2 * (products.sum(1) - np.diag(products)) / (GROUP - 1)
+        assert [one.rewards["features"] for one in group] == pytest.approx(rewards.tolist(), abs=1e-5)
+        for one in group:
+            between = context.tokenizer.decode(
+                [t for t, own in zip(one.tokens, one.own, strict=bool(one.own)) if not own]
+            )
+            shown = [content for role, content in row[1:] if role == "user"]
+            asked = re.findall(r"<\|im_start\|>user\n(.*?)<\|im_end\|>\n<\|im_start\|>assistant\n", between)
+            assert asked == shown[: len(asked)] and (one.outcome == "length" or asked == shown)
+            complete += one.outcome == "stop"
+        with torch.no_grad():
+            logprobs = model(input_ids=torch.tensor([reference])).logits[0].log_softmax(-1)
+        own = [i for i in range(len(group[0].prompt) - 1, len(reference) - 1) if trains[i + 1]]
+        crossed -= sum(float(logprobs[i, reference[i + 1]]) for i in own)
+        count += len(own)
+    gains = np.concatenate([[r.rewards["features"] for r in rollouts[g : g + GROUP]] for g in (0, GROUP)])
+    policy = -np.mean([(GROUP * r - gains[g : g + GROUP].sum()) / (GROUP - 1) for g in (0, GROUP)
+                       for r in gains[g : g + GROUP]])  # fmt: skip
+    assert losses(Path(given["output"]))[0] == pytest.approx(policy + 0.25 * crossed / count, rel=1e-4, abs=1e-5)
+    assert complete

@@ -14,6 +14,7 @@ import torch
 from finetooth_ebft.strided import Strided, StridedOptions, anchors, tokens_of, tree
 from finetooth_hooks import DataError, Datum
 from finetooth_hooks.data.datum import TokenChunk
+from finetooth_rollouts.kept import renormalised
 from transformers import AutoModelForCausalLM
 
 N, LENGTH, STRIDE, CONTEXT = 3, 3, 2, 6
@@ -116,6 +117,52 @@ def test_a_block_sees_no_other(given: dict[str, Any]) -> None:
     assert not np.array_equal(other[last:], read[last:])
 
 
+@pytest.mark.slow
+def test_computing_again_and_activations_elsewhere_change_no_number(
+    given: dict[str, Any], losses: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Through the model's own code, whose mask is that of the tree."""
+    found = []
+    for name, again, place in (("plain", False, "device"), ("again", True, "disk")):
+        backend = {"name": "torch", "decoder": "transformers", "activations": place}
+        train = {**given["train"], "gradient_checkpointing": again}
+        finetooth.run({**given, "backend": backend, "train": train, "output": str(tmp_path / name)})
+        found.append(losses(tmp_path / name))
+    assert len(found[0]) == 2 and found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_what_trains_is_what_was_drawn_among(given: dict[str, Any], tiny_model: Path) -> None:
+    """With top_p each drawn token's log-probability in the data that train is that of transformers' distribution among
+    the smallest set of tokens that reaches it, as the sampler says too."""
+    top_p, temperature = 0.6, 0.8
+    method = {**METHOD, "ce_coef": 0.0, "top_p": top_p, "temperature": temperature}
+    session = finetooth.session({**given, "method": method, "adapter": "full"})
+    engine, method = session.engine, session.job.method
+    rows = list(method.data[:2])
+    blocks, _ = method._drawn(engine, rows, 1)
+    trees = [tree(row, [block for block in blocks if block.row == i]) for i, row in enumerate(rows)]
+    data = method._taught(trees, rows, blocks, [1.0] * sum(len(block.rollouts) for block in blocks))
+    read = [of["logprobs"] for of in engine.forward(data, method._loss, returns=("logprobs",), train=False).outputs]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    firsts = [len(row) + 1 for row in rows]
+    for block in blocks:
+        for of in block.rollouts:
+            places = slice(firsts[block.row], firsts[block.row] + LENGTH)
+            datum = data[block.row]
+            trained = renormalised(read[block.row][places], datum.fields["kept"][places])
+            said = states(model, [*tokens_of(rows[block.row])[: block.anchor], *of.tokens]).logits[0].double()
+            for i, (token, got) in enumerate(zip(of.tokens, trained, strict=True)):
+                shares = (said[block.anchor - 1 + i] / temperature).softmax(-1)
+                order = shares.sort(descending=True)
+                count = int((order.values.cumsum(0) < top_p).sum()) + 1
+                kept = order.indices[:count].tolist()
+                assert set(kept) == set(of.kept[i]) and token in kept
+                expected = float((shares[token] / shares[kept].sum()).log())
+                assert got == pytest.approx(expected, abs=2e-5) == of.logprobs[i]
+            firsts[block.row] += LENGTH + 1
+
+
 @pytest.mark.parametrize(
     ("prompt", "answer", "expected"),
     [(0, 12, [6, 8]), (0, 13, [6, 8, 10]), (10, 6, [10, 12]), (0, 9, [6]), (0, 8, []), (28, 2, [])],
@@ -137,4 +184,8 @@ def test_rows_without_room_for_a_block_are_refused(given: dict[str, Any]) -> Non
 
 def test_one_version_has_nothing_to_be_compared_with() -> None:
     with pytest.raises(ValueError, match="set advantage_estimator to reinforce"):
-        StridedOptions(n_samples_per_prompt=1)
+        StridedOptions(n_samples_per_prompt=1, advantage_estimator="rloo")
+    with pytest.raises(ValueError, match="leave top_p out"):
+        StridedOptions(ce_coef=0.1, top_p=0.9)
+    assert StridedOptions(n_samples_per_prompt=1).advantage_estimator == "reinforce"
+    assert StridedOptions().advantage_estimator == "rloo"

@@ -117,6 +117,7 @@ CALLS = {
     "runs show": "{run}",
     "score": "{model} {rows}",
     "serve": "openai --model {model} --port {port}",
+    "serve-vllm": "{model} --print",
     "simulate": "{recipe} --islands 2",
     "sweep": "{recipe}",
     "watch": "{run}",

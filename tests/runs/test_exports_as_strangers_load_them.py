@@ -37,8 +37,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {"head_dim": 16},
     "gemma2": {"head_dim": 256, "query_pre_attn_scalar": 256},  # transformers reads no other scale from a GGUF file
     "phi3": {},
+    "glm4": {},
     "gemma3_text": {"head_dim": 256, "query_pre_attn_scalar": 256, "sliding_window": 16},
 }
+UNREAD = ("glm4",)
+"""Families whose GGUF files llama.cpp reads and transformers does not."""
 PIECES = ("gemma3_text",)
 """Families whose tokenizer is SentencePiece-like and puts a beginning-of-text token before what is encoded with special
 tokens; the others' is SmolLM2's, of byte-level BPE."""
@@ -210,6 +213,8 @@ def test_readers_of_gguf_files_give_the_runs_answers(
         range(len(tokenizer))
     )
     tokenizer.chat_template = fields["tokenizer.chat_template"].contents()
+    if family in UNREAD:
+        return
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", gguf_file="model.gguf", dtype=torch.float32)
     assert plain_answers(model, tokenizer, ends) == answers_of(run)
 

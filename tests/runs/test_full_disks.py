@@ -77,7 +77,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     if mount is None or mount.returncode:
         pytest.skip("only root may make a small file system")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)  # a worker of a rank may be at its end yet
 
 
 def written(recipe: Mapping[str, Any], folder: Path, output: Path) -> Path:
@@ -91,6 +91,19 @@ def written(recipe: Mapping[str, Any], folder: Path, output: Path) -> Path:
 def leftovers(folder: Path) -> list[str]:
     """What was begun and not completed."""
     return sorted(path.name for path in folder.rglob(".*") if path.name != ".lock")
+
+
+@pytest.mark.slow
+def test_a_full_folder_of_another_rank_is_named(
+    recipe: Callable[..., Any], ft: Run, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 writes to a disk with room, rank 1 to TMPDIR, which has a megabyte left."""
+    (small / "somebody-elses").write_bytes(bytes(8 * 2**20))
+    monkeypatch.setenv("TMPDIR", str(small))
+    file = written(recipe(adapter="full"), tmp_path / "ranks", tmp_path / "run")
+    code, said = ft("run", file, "scale.devices=2")
+    assert code == 2, said
+    assert f"TMPDIR: {small}/ft-ranks-" in said and "set TMPDIR to another disk" in said
 
 
 @pytest.mark.slow

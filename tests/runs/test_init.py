@@ -63,6 +63,15 @@ def test_rows_decide_what_is_proposed(ft: Run, rows: Callable[[str], str], metho
 
 
 @pytest.mark.slow
+def test_prompts_are_judged_by_a_column_that_they_have(ft: Run, rows: Callable[[str], str]) -> None:
+    """A step takes prompts, whatever is sampled of each: 16 of them, 4 in a step, 15 passes."""
+    assert ft("init", "--yes", "--data", rows("grpo"))[0] == 0
+    made = yaml.safe_load(Path("recipe.yaml").read_text())
+    assert made["method"]["rewards"] == [{"name": "exact_match", "column": "solution"}]
+    assert made["train"]["batch_size"] == 4 and made["train"]["epochs"] == 15
+
+
+@pytest.mark.slow
 def test_what_is_given_up_for_memory_is_said(
     ft: Run, rows: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,10 +118,12 @@ def test_asked_at_a_terminal(ft: Run, rows: Callable[[str], str], monkeypatch: p
         ),
         (["--yes", "--data", "sft.jsonl", "--memory", "much"], "--memory: 'much' is not a size"),
         (["--yes", "--data", "sft.jsonl", "--output", "sft.jsonl"], "--output: sft.jsonl exists"),
+        (["--yes", "--data", "bare.jsonl"], "bare.jsonl: prompts, and no column that says what a right answer is"),
     ],
 )
 def test_bad_input_writes_nothing(ft: Run, rows: Callable[[str], str], arguments: list[str], said: str) -> None:
     rows("sft")
+    Path("bare.jsonl").write_text('{"prompt": "2+2?", "level": 1, "topic": "sums"}\n')
     code, _, err = ft("init", *arguments)
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
     assert not Path("recipe.yaml").exists()

@@ -129,6 +129,9 @@ def test_options_that_cannot_be_are_refused(recipe: Callable[..., Any]) -> None:
         _ = finetooth.session(
             recipe(optimizer={"name": "adamw", "rounding": "stochastic"}), "train.precision=fp32"
         ).plan
+    for adapter in ({"name": "relora", "rank": 2}, {"name": "lisa", "layers": 1}):
+        with pytest.raises(PlanError, match=r"averages of weights over steps, and the adapter changes the model"):
+            _ = finetooth.session(recipe(optimizer="schedule_free_sgd", schedule="constant", adapter=adapter)).plan
 
 
 def test_what_needs_cuda_is_refused_elsewhere(recipe: Callable[..., Any]) -> None:

@@ -60,6 +60,10 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             "pick one, or let the adapter begin another way", id="loftq-over-plain-numbers",
         ),
         pytest.param(
+            {"schedule": {"name": "cosine", "warmup_steps": 10}}, "10 warm-up steps, but the run has 3",
+            "lower it, or use schedule.warmup_ratio", id="warm-up-longer-than-the-run",
+        ),
+        pytest.param(
             {"optimizer": {"name": "paged_adamw_8bit"}}, "computes on cpu", "pick another optimizer",
             marks=_without("bitsandbytes"), id="paged-on-cpu",
         ),

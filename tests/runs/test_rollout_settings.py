@@ -27,8 +27,10 @@ def online(online_recipe: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def test_memory_is_planned_for_all_answers_of_a_batch(online: Callable[..., Any]) -> None:
-    """Answers to a prompt are rows of the step each, as long as a prompt and the longest answer."""
-    one, four = (finetooth.session(online(num_generations=n)).job for n in (2, 8))
+    """Answers to a prompt are rows of the step each, as long as a prompt and the longest answer; a server draws them,
+    and the plan holds what trains alone."""
+    server = {"name": "vllm", "url": "http://127.0.0.1:9"}
+    one, four = (finetooth.session(online(num_generations=n, sampler=server)).job for n in (2, 8))
     few, many = (job.prepared.report for job in (one, four))
     assert (many.used, many.tokens, many.examples) == (4 * few.used, 4 * few.tokens, few.examples)
     assert many.longest == few.longest

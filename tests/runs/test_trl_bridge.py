@@ -109,6 +109,44 @@ def test_what_the_recipe_says_is_refused(bridged: Callable[..., Any]) -> None:
         finetooth.run(given)
 
 
+def test_settings_that_a_trainer_would_drop_are_refused(bridged: Callable[..., Any]) -> None:
+    for train, method, words in (
+        ({"precision": "fp16"}, {}, "train.precision: fp16 needs a loss that is scaled"),
+        ({"shuffle": "longest_first"}, {}, "train.shuffle: longest_first"),
+        ({}, {"rewards": [{"name": "answer_length", "most": 2, "required": True}]}, "answer_length is required"),
+    ):
+        given = bridged("grpo" if method else "sft", **({"trainer": "grpo"} if method else {}), **method)
+        given["train"] |= train
+        with pytest.raises(FinetoothError, match=words):
+            finetooth.run(given)
+
+
+def test_rows_stay_in_their_order_and_embeddings_get_their_noise(bridged: Callable[..., Any], tmp_path: Path) -> None:
+    """The seed orders rows and draws noise; where neither is asked for, it changes nothing."""
+
+    def first(seed: int, **train: Any) -> float:
+        given = bridged("sft")
+        given["train"] |= {"seed": seed, "max_steps": 1, **train}
+        given["output"] = str(tmp_path / f"{seed}-{sorted(train)}")
+        return finetooth.run(given).history[0].loss
+
+    assert first(1, shuffle=False) == first(2, shuffle=False)
+    assert len({first(seed) for seed in (1, 2, 3)}) > 1
+    assert first(1, shuffle=False, embedding_noise=15.0) != first(1, shuffle=False, max_length=63)
+
+
+def test_evaluations_drop_nothing_while_a_trainer_trains(bridged: Callable[..., Any]) -> None:
+    """A trainer puts the model into training by itself; what is evaluated is what the artifact holds."""
+    given = bridged("sft")
+    given["data"]["eval"] = given["data"]["train"]
+    given |= {"adapter": {"name": "lora", "rank": 4, "alpha": 64, "dropout": 0.5}, "evaluate": {"every": 1}}
+    given["optimizer"] = {"name": "adamw", "learning_rate": 0.03}
+    measured = finetooth.run(given).evaluations[-1].metrics["loss"]
+    again = {**given, "model": given["output"], "method": "sft", "output": f"{given['output']}-again"}
+    begins = finetooth.run(again).evaluations[0]
+    assert begins.step == 0 and begins.metrics["loss"] == pytest.approx(measured, rel=1e-4)
+
+
 RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {"portion": 1}),
     "dpo": ("dpo", {}),

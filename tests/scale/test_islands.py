@@ -154,39 +154,46 @@ def test_an_island_is_killed_and_joins_again(folder: Path) -> None:  # noqa: F81
 KILLER = """
 import os, signal
 from pathlib import Path
+from finetooth_diloco import membership
 from finetooth_hooks import hookimpl
+
+membership.EXCHANGE = 5.0
 
 @hookimpl
 def ft_step(run, report):
-    if os.environ.get("RANK") == "0" and report.step == 5 and not Path("first-killed").exists():
-        Path("first-killed").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("RANK") == "0" and report.step == 5 and not Path("SIGNAL").exists():
+        Path("SIGNAL").touch()
+        os.kill(os.getpid(), signal.SIGNAL)
 """
 
 
-def test_the_first_island_is_killed_and_all_begin_with_its_newest_checkpoint(folder: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("way", ["SIGKILL", "SIGSTOP"])
+def test_the_first_island_is_lost_and_all_begin_with_its_newest_checkpoint(folder: Path, way: str) -> None:  # noqa: F811
     """Rounds of two steps, a checkpoint behind each, kill -9 of island 0 in the third, when what the second one sent
-    has arrived: the others and a new first island come to what a run does that ended cleanly at that checkpoint."""
-    (folder / "first.py").write_text(KILLER, encoding="utf-8")
+    has arrived, or a process that is stopped there: the others and a new first island come to what a run does that
+    ended cleanly at that checkpoint."""
+    (folder / "first.py").write_text(KILLER.replace("SIGNAL", way), encoding="utf-8")
     scale = {
         "devices": 2, "launcher": {"name": "local", "restarts": 1, "restart": "rank"},
-        "strategy": {"name": "diloco", "inner_steps": 2, "delay": 1, "patience": 20},
+        "strategy": {"name": "diloco", "inner_steps": 2, "delay": 1, "patience": 20 if way == "SIGKILL" else 5},
     }  # fmt: skip
     long = {**LONG, "train": {**LONG["train"], "max_steps": 6, "epochs": 4}, "checkpoint": {"every": 2}}
-    clean = run(folder, "first-left", scale, **long)
+    clean = run(folder, f"first-left-{way}", scale, **long)
     done = ft(folder, "resume", str(clean), "--at", "4")
     assert done.returncode == 0, done.stdout + done.stderr
-    recipe = {**RECIPE, **long, "output": "first-lost", "scale": scale, "plugins": ["./first.py"]}
+    recipe = {**RECIPE, **long, "output": f"lost-by-{way}", "scale": scale, "plugins": ["./first.py"]}
     (folder / "first.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     done = ft(folder, "run", "first.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     again = "restart 1 of 1: all ranks begin again from the newest checkpoint"
+    if way == "SIGSTOP":
+        assert "rank 1 ended with exit code 75: diloco: the first island has not answered for 5 s" in done.stderr
     assert f"rank 0 was ended by signal 9 (SIGKILL); {again}" in done.stderr
-    assert [(step["step"], step["loss"]) for step in steps(folder / "first-lost")] == [
+    assert [(step["step"], step["loss"]) for step in steps(folder / f"lost-by-{way}")] == [
         (step["step"], step["loss"]) for step in steps(clean)
     ]
     for key, value in weights(clean).items():
-        assert np.array_equal(weights(folder / "first-lost")[key], value), key
+        assert np.array_equal(weights(folder / f"lost-by-{way}")[key], value), key
 
 
 def test_settings_that_cannot_be_are_refused_before_a_rank_starts(folder: Path) -> None:  # noqa: F811

@@ -1,5 +1,6 @@
 """Memory a rank: of `fsdp` with eight billion parameters over eight ranks, where nothing is computed, torch counts what
-would be allocated, and `ft advise` says it before; and of `pipeline`, of what its ranks read."""
+would be allocated, and `ft advise` says it before; of `fsdp` while it loads; and of `pipeline`, of what its ranks
+read."""
 
 from __future__ import annotations
 
@@ -7,11 +8,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
+from strategy_table import COLUMNS
+from test_strategy_table import SCORE
 from test_two_ranks import RECIPE, check_alike, folder, ft, trained  # noqa: F401 - folder is a fixture
 from tiny import write_model, write_rows
 
@@ -106,20 +112,176 @@ def ft_run_end(run, outcome):
     Path(f"noted-{os.environ.get('RANK', 'alone')}.json").write_text(json.dumps({"names": NAMES, "peak": peak}))
 """
 LAYERS, WIDTH = 12, 768
+OF_LAYER = 16 * WIDTH**2
+"""Numbers of a decoder layer, without its norms."""
+
+
+def write_wide_model(path: Path, precision: str) -> None:
+    """The tiny model with more and wider layers."""
+    write_model(path)
+    file = path / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | {
+        "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 12,
+        "num_key_value_heads": 12, "head_dim": 64,
+    }  # fmt: skip
+    file.write_text(json.dumps(config), encoding="utf-8")
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**config))
+    model.to(getattr(torch, precision)).save_pretrained(path)
+
+
+ANONYMOUS = """
+import json, os, threading
+from pathlib import Path
+from finetooth_hooks import hookimpl
+from finetooth_torch import backend
+from finetooth_torch.updates import sharded_parameters
+
+load, divided = backend._load, sharded_parameters.divided
+before = peak = 0
+ended = threading.Event()
+
+
+def taken():
+    return int(Path("/proc/self/status").read_text().partition("RssAnon:")[2].split()[0]) * 1024
+
+
+def watch():
+    global peak
+    while not ended.wait(0.002):
+        peak = max(peak, taken())
+
+
+def loading(*given):
+    global before
+    before = taken()
+    threading.Thread(target=watch, daemon=True).start()
+    return load(*given)
+
+
+def dividing(*given):
+    made = divided(*given)
+    ended.set()
+    return made
+
+
+backend._load, sharded_parameters.divided = loading, dividing
+
+
+@hookimpl
+def ft_run_start(run):
+    Path("anonymous-" + os.environ["RANK"]).write_text(str(peak - before))
+"""
+WHOLE = """
+import os, threading
+from pathlib import Path
+from finetooth_fsdp.strategy import FullyShardedModel
+from finetooth_hooks import hookimpl
+
+divide, most, ended = FullyShardedModel.__init__, 0, threading.Event()
+
+
+def dividing(self, *given):
+    divide(self, *given)
+    groups = [module._get_fsdp_state()._fsdp_param_group for module in self._modules]
+
+    def watch():
+        global most
+        while not ended.wait(0.0005):
+            most = max(most, sum(group.is_unsharded for group in groups if group is not None))
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+FullyShardedModel.__init__ = dividing
+
+
+@hookimpl
+def ft_run_end(run, outcome):
+    ended.set()
+    Path("whole-" + os.environ["RANK"]).write_text(str(most))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel is asked by /proc")
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_ranks_load_their_parts_and_no_whole_model_each(tmp_path: Path, precision: str) -> None:
+    """Full training under `fsdp`. In bf16, a file of bf16 is mapped, so its pages are there once for all ranks; in fp32
+    it is read tensor by tensor into mapped files. What a rank takes for itself is its part in fp32, and a layer at a
+    time: with what it imports, less than a whole model."""
+    write_wide_model(tmp_path / "model", "bfloat16")
+    write_rows(tmp_path)
+    (tmp_path / "anonymous.py").write_text(ANONYMOUS, encoding="utf-8")
+    recipe = {
+        **RECIPE, "plugins": ["./anonymous.py"], "adapter": "full", "output": "run",
+        "train": {**RECIPE["train"], "max_steps": 1, "precision": precision},
+        "scale": {"devices": 2, "strategy": "fsdp"},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(tmp_path, "run", "recipe.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    ranks = [int((tmp_path / f"anonymous-{rank}").read_text()) for rank in (0, 1)]
+    whole = 4 * OF_LAYER * LAYERS
+    print(f"\na whole model {whole / 2**20:.0f} MiB, taken {[round(taken / 2**20) for taken in ranks]}")
+    assert all(whole / 2 <= taken < whole for taken in ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", ["full", {"name": "freeze", "layers": 2}, "lora"], ids=str)
+def test_no_rank_gathers_the_model_in_a_run(tmp_path: Path, adapter: Any) -> None:
+    """Where its engine tries how data share rows, trains, evaluates and saves: at most a layer, the next one, and what
+    lies in none. The artifact is whole."""
+    write_wide_model(tmp_path / "model", "bfloat16")
+    write_rows(tmp_path)
+    (tmp_path / "whole.py").write_text(WHOLE, encoding="utf-8")
+    recipe = {
+        **RECIPE, "plugins": ["./whole.py"], "adapter": adapter, "output": "run",
+        "train": {**RECIPE["train"], "max_steps": 2, "precision": "bf16"}, "checkpoint": {"every": 1},
+        "scale": {"devices": 2, "strategy": "fsdp"},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(tmp_path, "run", "recipe.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    files = sorted((tmp_path / "run/artifact").glob("*.safetensors"))
+    held = [name for file in files for name in load_file(file)]
+    assert len(held) == (2 * 7 * LAYERS if adapter == "lora" else 9 * LAYERS + 2)
+    assert [1 <= int((tmp_path / f"whole-{rank}").read_text()) <= 3 for rank in (0, 1)] == [True, True]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", ["layers", "whole"])
+def test_sampling_gathers_what_its_option_says(folder: Path, sampling: str) -> None:  # noqa: F811
+    """grpo over a model of six layers takes the steps of one process either way. With `layers`, a rank has at most two
+    of them at once, and what lies in none; the plan counts fewer bytes."""
+    if not (folder / "deep").exists():
+        write_model(folder / "deep")
+        config = json.loads((folder / "deep/config.json").read_text(encoding="utf-8")) | {"num_hidden_layers": 6}
+        AutoModelForCausalLM.from_config(LlamaConfig(**config)).save_pretrained(folder / "deep")
+    (folder / "whole.py").write_text(WHOLE, encoding="utf-8")
+    (folder / "rewards.py").write_text(SCORE, encoding="utf-8")
+    changes = {**COLUMNS["grpo"][1], "model": "deep"}
+    alone = trained(folder, "sampled-alone", 1, **changes)
+    recipe = {**RECIPE, **changes, "plugins": ["./whole.py"], "output": f"sampled-{sampling}"}
+    recipe["scale"] = {"devices": 2, "strategy": {"name": "fsdp", "sampling": sampling}}
+    (folder / "sampled.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "sampled.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_alike(alone, folder / f"sampled-{sampling}")
+    whole = [int((folder / f"whole-{rank}").read_text()) == 7 for rank in (0, 1)]
+    assert whole == [sampling == "whole"] * 2
+    base, adapter = load_file(folder / "deep/model.safetensors"), next((alone / "artifact").glob("*.safetensors"))
+    layers = sum(of.numel() for name, of in base.items() if "layers." in name)
+    others = sum(of.numel() for of in (*base.values(), *load_file(adapter).values())) - layers
+    plan = json.loads((folder / f"sampled-{sampling}" / "plan.json").read_text(encoding="utf-8"))
+    planned = plan["memory"]["parts"]["gathered"]
+    assert planned == pytest.approx(4 * (others + layers / (1 if sampling == "whole" else 3)), rel=0.02)
 
 
 @pytest.mark.slow
 def test_a_stage_reads_its_own_layers(tmp_path: Path) -> None:
     """Two ranks of six layers each: of the others' no tensor, and memory for half of them. LoRA, so that what a rank
     holds is what it has read."""
-    write_model(tmp_path / "model")
-    path = tmp_path / "model" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) | {
-        "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 12,
-        "num_key_value_heads": 12, "head_dim": 64,
-    }  # fmt: skip
-    path.write_text(json.dumps(config), encoding="utf-8")
-    AutoModelForCausalLM.from_config(LlamaConfig(**config)).save_pretrained(tmp_path / "model")
+    write_wide_model(tmp_path / "model", "float32")
     write_rows(tmp_path)
     (tmp_path / "noting.py").write_text(NOTING, encoding="utf-8")
     train = {**RECIPE["train"], "max_steps": 2}
@@ -134,7 +296,7 @@ def test_a_stage_reads_its_own_layers(tmp_path: Path) -> None:
         layers = {int(name.split(".")[2]) for name in noted["names"] if name.startswith("model.layers.")}
         assert layers == set(range(6 * rank, 6 * rank + 6))
         assert "model.embed_tokens.weight" in noted["names"]
-    of_layer = 4 * 16 * WIDTH**2  # bytes in fp32; one more stands for those of the other rank
+    of_layer = 4 * OF_LAYER  # bytes in fp32; one more stands for those of the other rank
     print(f"\npeak of one process {alone['peak'] / 2**20:.0f} MiB, of ranks {[r['peak'] / 2**20 for r in ranks]}")
     assert all(alone["peak"] - noted["peak"] >= (LAYERS // 2 - 2) * of_layer for noted in ranks)
 

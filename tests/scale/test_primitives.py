@@ -132,7 +132,9 @@ def test_a_program_at_every_rank(folder: Path, alone: list[float], strategy: str
 
 
 @contextmanager
-def serving(folder: Path, name: str, *flags: str) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
+def serving(
+    folder: Path, name: str, *flags: str, model: str = "model"
+) -> Iterator[tuple[Any, subprocess.Popen[bytes]]]:
     """A client of `ft serve` over a folder of its own, and the server's process; a folder is served again."""
     place = folder / f"{name}.port"
     if not place.exists():
@@ -141,7 +143,7 @@ def serving(folder: Path, name: str, *flags: str) -> Iterator[tuple[Any, subproc
             place.write_text(str(probe.getsockname()[1]), encoding="utf-8")
     port = place.read_text(encoding="utf-8")
     settings = ["--set", "train.precision=fp32", "--ranks", "2", "--folder", name, "--port", port, *flags]
-    command = [sys.executable, "-m", "finetooth", "serve", "api", "--model", "model", *settings]
+    command = [sys.executable, "-m", "finetooth", "serve", "api", "--model", model, *settings]
     kept = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FT_CACHE": str(folder / "cache")}
     log = folder / f"{name}.log"
     with log.open("w") as output:
@@ -199,10 +201,11 @@ def test_a_session_ends_with_its_rank_and_others_stay(server: tuple[Any, int]) -
     assert len(ranks) == 2 and not ranks & children(process)
 
 
-def test_a_hung_rank_ends_its_session_within_the_limit(server: tuple[Any, int]) -> None:
+@pytest.mark.parametrize("strategy", CASES)
+def test_a_hung_rank_ends_its_session_within_the_limit(server: tuple[Any, int], strategy: str) -> None:
     client, process = server
     bystander, before = client.session("model", **SECTIONS), children(process)
-    session = client.session("model", **SECTIONS, strategy="ddp")
+    session = client.session("model", **SECTIONS, strategy=strategy)
     ranks = children(process) - before
     os.kill(max(ranks), signal.SIGSTOP)
     begun = time.monotonic()
@@ -227,7 +230,7 @@ def state_of(client: Any, call: str, wait: float) -> Any:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp-hybrid"])
+@pytest.mark.parametrize("strategy", CASES)
 def test_tokens_are_streamed_as_ranks_write_them(server: tuple[Any, int], strategy: str) -> None:
     session, alone = (server[0].session("model", **SECTIONS, strategy=pick) for pick in (strategy, None))
     long = Sampling(max_tokens=1500, temperature=0, stop_ids=())

@@ -1,8 +1,8 @@
 """DiLoCo's exchange over a link that the kernel shapes: islands in network namespaces, held against `ft simulate`.
 
 The namespaces hang on one bridge, and each gives at most a rate (a token bucket, tc-tbf). Not every kernel can hold
-packets back (tc-netem), so that a round trip takes no time here. An island is a process with DiLoCo's own exchange and
-nothing else.
+packets back (tc-netem), so that a round trip takes no time here. TCP is Reno (RFC 5681), which fills the queue before
+the link, as the simulator says. An island is a process with DiLoCo's own exchange and nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetooth_diloco.traffic import traffic
 from finetooth_simulate.links import Link, sent
 
 pytestmark = pytest.mark.slow
-ISLANDS, NUMBERS, EXCHANGES = 4, 1_000_000, 3
+ISLANDS, EXCHANGES = 4, 3
 HEADERS = 66
 """Bytes of Ethernet, IPv4 and TCP with its time stamp, in each packet; the simulator does not count them."""
 LINK = Link(rate=20e6, round_trip=0.0)
@@ -33,11 +33,11 @@ from finetooth_ddp.strategy import Ddp
 from finetooth_diloco.outer import Exchange
 from finetooth_hooks.protocols import Rank
 
-rank, dtype = int(sys.argv[1]), sys.argv[2]
+rank, dtype, numbers = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 torch.set_num_threads(1)
 line = Ddp(DdpOptions(timeout=120)).open(Rank(rank, {ISLANDS}, 0, "10.77.0.1", 29500), "cpu")
-exchange = Exchange(line, dtype, {NUMBERS})
-given = [torch.full(({NUMBERS},), float(rank + 1))]
+exchange = Exchange(line, dtype, numbers)
+given = [torch.full((numbers,), float(rank + 1))]
 
 def packets():
     of = Path("/sys/class/net/eth0/statistics")
@@ -91,19 +91,22 @@ def _wire(bridge: str, islands: list[str]) -> None:
             ran("ip", "-n", name, "link", "set", interface, "up")
         ran("ip", "-n", name, "address", "add", f"10.77.0.{place + 1}/24", "dev", "eth0")
         bucket = ("tbf", "rate", f"{LINK.rate:.0f}bit", "burst", "128kb", "latency", "1s")
+        reno = "echo reno > /proc/sys/net/ipv4/tcp_congestion_control"
+        ran("ip", "netns", "exec", name, "sh", "-c", reno)
         ran("tc", "-n", name, "qdisc", "add", "dev", "eth0", "root", *bucket)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
-def test_a_shaped_link_carries_the_bytes_that_the_simulator_says(namespaces: list[str], dtype: str) -> None:
-    """Within 3 %. Seconds are printed and prove nothing here: they are those of a busy machine too."""
+@pytest.mark.parametrize(("dtype", "numbers"), [("bf16", 1_000_000), ("fp32", 1_000_000), ("fp32", 2_000_000)])
+def test_a_shaped_link_carries_what_the_simulator_says(namespaces: list[str], dtype: str, numbers: int) -> None:
+    """Exchanges of 2, 4 and 8 MB: bytes within 3 %, seconds within 15 % (0.5 % as measured, at six times as many busy
+    processes as cores)."""
     options = DilocoOptions(inner_steps=1, pseudo_gradient_dtype=dtype)  # type: ignore[arg-type]
-    simulated = sent(traffic(options, NUMBERS, ISLANDS), LINK, EXCHANGES)
+    simulated = sent(traffic(options, numbers, ISLANDS), LINK, EXCHANGES)
     given = {**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"}
     islands = [
         subprocess.Popen(
-            ["ip", "netns", "exec", name, sys.executable, "-c", ISLAND, str(rank), dtype], env=given, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            ["ip", "netns", "exec", name, sys.executable, "-c", ISLAND, str(rank), dtype, str(numbers)],
+            env=given, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )
         for rank, name in enumerate(namespaces)
     ]  # fmt: skip
@@ -112,4 +115,5 @@ def test_a_shaped_link_carries_the_bytes_that_the_simulator_says(namespaces: lis
     measured = [json.loads(out) for out, _ in said]
     for island in measured:
         assert island["payload"] == pytest.approx(simulated.wire, rel=0.03)
-        print(f"{dtype}: {island['seconds']:.2f} s, simulated {simulated.seconds:.2f} s")
+        print(f"{dtype}, {numbers:,}: {island['seconds']:.2f} s, simulated {simulated.seconds:.2f} s")
+        assert 0.85 * simulated.seconds <= island["seconds"] <= 1.15 * simulated.seconds

@@ -64,13 +64,12 @@ CASES: dict[str, dict[str, Any]] = {
     }},
 }  # fmt: skip
 QUICK = ("sft",)
+IN_TABLE = ("full", "dpo")
+"""test_strategy_table.py tries these."""
 GROUPED: dict[str, dict[str, Any]] = {
-    "pairs of context": {"name": "context", "size": 2},
     "tensor": {"name": "fsdp", "tensor": 2},
     "context of fsdp": {"name": "fsdp", "context": 2},
-    "replicas": {"name": "fsdp", "replicas": 2},
     "replicas of tensor": {"name": "fsdp", "replicas": 2, "tensor": 2},
-    "pairs of stages": {"name": "pipeline", "stages": 2, "schedule": "gpipe"},
 }
 """Ways to group ranks, by name."""
 
@@ -117,12 +116,13 @@ def steps(run: Path) -> list[dict[str, Any]]:
 
 
 def check_alike(one: Path, two: Path, *, weights_to: float = 2e-5) -> None:
-    """The first gradient to 1e-6, every loss to 1e-5, and the weights."""
+    """The first gradient to 1e-6, every loss to 1e-5, and the weights. A loss of grpo is a sum of parts that cancel, so
+    it is held to 1e-7."""
     of_one, of_two = steps(one), steps(two)
     assert len(of_one) == len(of_two) > 1
     assert of_two[0]["grad_norm"] == pytest.approx(of_one[0]["grad_norm"], rel=1e-6)
     for a, b in zip(of_one, of_two, strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5, abs=1e-7)
         assert (a["tokens"], a["targets"]) == (b["tokens"], b["targets"])
     check_weights(one, two, weights_to)
 
@@ -137,7 +137,8 @@ def check_weights(one: Path, two: Path, within: float) -> None:
 
 @pytest.mark.parametrize("strategy", ["context", "ddp", "fsdp"])
 @pytest.mark.parametrize(
-    "case", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES]
+    "case",
+    [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES if name not in IN_TABLE],
 )
 def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, strategy: str) -> None:
     one = trained(folder, f"{case}-1", 1, **CASES[case])
@@ -151,15 +152,9 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, strategy: str)
 @pytest.mark.parametrize(
     ("case", "strategy", "ranks"),
     [
-        ("sft", "tensor", 2),
         ("full", "tensor", 4),  # two that divide the rest, with two that compute together
         ("spin", "tensor", 2),
-        ("dpo", "tensor", 2),
-        ("full", "replicas", 4),
         ("sft", "replicas of tensor", 4),
-        ("dpo", "pairs of context", 4),
-        ("full", "pairs of stages", 4),
-        ("dpo", "pairs of stages", 4),
         ("aot", "pipeline", 2),
     ],
 )
@@ -177,11 +172,7 @@ TEN_STEPS: dict[str, Any] = {"train": {**RECIPE["train"], "epochs": 6, "max_step
 @pytest.mark.parametrize(
     ("case", "strategy", "ranks", "changes"),
     [
-        ("sft", "pipeline", 2, {}),
-        ("full", "pipeline", 2, {}),
-        ("dpo", "pipeline", 2, {}),
         ("sft", "pipeline", 2, {"gradient_checkpointing": True}),
-        ("sft", "context of fsdp", 2, {}),
         ("full", "context of fsdp", 4, {}),
         ("dpo", "context of fsdp", 2, {"gradient_checkpointing": True}),
     ],
@@ -205,7 +196,6 @@ def test_ranks_take_ten_steps_of_one(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (CASES["spin"], "the method samples, for which a rank needs all layers"),
         (
             {"data": PAIRS, "method": {"name": "dpo", "reference": "teacher"}},
             "the method needs another model as reference, whose layers are not divided",
@@ -219,46 +209,6 @@ def test_what_a_pipeline_cannot_do_is_refused_by_the_plan(folder: Path, changes:
     done = ft(folder, "run", "refused-pipeline.yaml")
     assert done.returncode == 2, done.stdout + done.stderr
     assert message in done.stderr
-
-
-@pytest.mark.slow
-def test_dropout_of_a_weight_that_is_divided_by_its_inputs_is_refused(folder: Path) -> None:
-    recipe = {**RECIPE, "output": "dropped", "scale": {"devices": 2, "strategy": GROUPED["tensor"]}}
-    (folder / "dropped.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-    done = ft(folder, "run", "dropped.yaml")
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "scale.strategy.tensor: adapter.dropout: self_attn.o_proj is divided by its inputs" in done.stderr
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("ddp", ""),
-        ("", "ddp"),
-        ("fsdp", ""),
-        ("", "fsdp"),
-        ("fsdp", "ddp"),
-        ("tensor", ""),
-        ("ddp", "tensor"),
-        ("context", ""),
-        ("ddp", "context"),
-        ("pipeline", ""),
-        ("ddp", "pipeline"),
-    ],
-)
-def test_a_run_goes_on_with_another_number_of_ranks(folder: Path, before: str, after: str) -> None:
-    """A strategy over two ranks, or one rank."""
-    dropout = {} if "tensor" not in (before, after) else {"adapter": {"name": "lora", "rank": 4}}
-    long = {"train": {**RECIPE["train"], "max_steps": 4, "epochs": 2}, "schedule": "constant", **dropout}
-    whole = trained(folder, "whole-without-dropout" if dropout else "whole", 1, **long)
-    short = {**long, "train": {**long["train"], "max_steps": 2}, "checkpoint": {"every": 1}}
-    run = trained(folder, f"resumed-{before}-{after}", 2 if before else 1, before, **short)
-    written = json.dumps(GROUPED.get(after, after))
-    scale = ["scale.devices=2", f"scale.strategy={written}"] if after else ["scale.devices=1"]
-    done = ft(folder, "resume", str(run), "train.max_steps=4", *scale)
-    assert done.returncode == 0, done.stdout + done.stderr
-    check_alike(whole, run)
 
 
 @pytest.mark.slow

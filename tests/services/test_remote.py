@@ -60,6 +60,23 @@ def at(url: str, **options: Any) -> Recipe:
     return {"backend": {"name": "remote", "url": url, **options}}
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"added_tokens": ["<call>"]}, "model.added_tokens: the base of a remote engine"),
+        (
+            {"loader": {"name": "transformers", "rope_scaling": {"rope_type": "linear", "factor": 2.0}}},
+            "rope_scaling: the",
+        ),
+    ],
+    ids=str,
+)
+def test_a_base_that_the_server_would_not_have_is_refused(recipe: Recipe, changes: Recipe, named: str) -> None:
+    nowhere = at("http://127.0.0.1:9", patience=0.1)
+    with pytest.raises(UserError, match=named):
+        finetooth.run({**recipe, **nowhere, "model": {"name": recipe["model"], **changes}})
+
+
 @pytest.mark.slow
 def test_a_run_at_a_server_is_the_run_here_to_the_bit(apart: str, recipe: Recipe, tmp_path: Path) -> None:
     here, there = tmp_path / "here", tmp_path / "there"

@@ -121,7 +121,8 @@ def work(model: Path, job: int, share: Iterator[Trial], take: Callable[[Result],
                 take(arena.run(trial))
             except AssertionError as error:
                 why = (str(error)[-300:],)
-                take(Result(trial.number, trial.case.name, trial.remote, trial.points, 0, why, 0.0))
+                remote = trial.remote and trial.case.ranks == 1
+                take(Result(trial.number, trial.case.name, remote, trial.points, 0, why, 0.0))
         zygote.close()
         stand_in.close()
 

@@ -1,0 +1,176 @@
+"""What runs do under each strategy: the cells that test_strategy_table.py tries, and docs/strategies.md, which
+`python tests/scale/strategy_table.py` writes from them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[2] / "docs/strategies.md"
+LORA = {"name": "lora", "rank": 4}
+PAIRS = {"train": "pairs.jsonl[:9]", "eval": "pairs.jsonl[20:]", "renderer": "chatml"}
+CHATS, UNEVEN = ({"train": f"{of}.jsonl[:9]", "renderer": "chatml"} for of in ("chats", "uneven"))
+REWARD = {"name": "python_function", "file": "rewards.py", "function": "score"}
+COLUMNS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "sft": ("LoRA", {"data": CHATS}),
+    "full": (
+        "sft of all weights, over rows of which one in four is much longer than the others",
+        {"data": UNEVEN, "adapter": "full", "optimizer": {"name": "adamw", "learning_rate": 1e-3}},
+    ),
+    "dpo": ("pairs; the reference is the model without its adapter", {"data": PAIRS, "method": "dpo"}),
+    "kto": (
+        "labelled answers; the KL of a step comes from all its rows",
+        {"data": {"train": "labels.jsonl[:9]", "renderer": "chatml"}, "method": "kto"},
+    ),
+    "grpo": (
+        "two answers to each prompt are sampled, scored, and learnt from twice",
+        {
+            "data": {"train": "answers.jsonl[:9]", "renderer": "chatml", "format": "task"},
+            "method": {
+                "name": "grpo",
+                "rewards": [REWARD],
+                "num_generations": 2,
+                "max_completion_length": 8,
+                "num_iterations": 2,
+            },
+        },
+    ),
+    "dropout": ("sft with `adapter.dropout: 0.1`", {"data": CHATS, "adapter": {**LORA, "dropout": 0.1}}),
+}
+"""What each column runs: in words, and as changes of the recipe."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One row of the table.
+
+    Attributes:
+        scale: the section of the recipe.
+        changes: of the recipe, in all columns.
+        refused: columns that it refuses, with what the run says.
+        weights_alone: the loss that is reported is not that of the whole step, so only weights are compared.
+    """
+
+    scale: Mapping[str, Any]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    weights_alone: bool = False
+
+    @property
+    def needs_deepspeed(self) -> bool:
+        strategy = self.scale["strategy"]
+        name = strategy if isinstance(strategy, str) else strategy["name"]
+        return name in ("deepspeed", "zero3")
+
+
+def _way(devices: int, name: str, refused: Mapping[str, str] | None = None, **options: Any) -> Way:
+    return Way({"devices": devices, "strategy": {"name": name, **options} if options else name}, refused=refused or {})
+
+
+UNDROPPED = {"dropout": "scale.strategy.tensor: adapter.dropout: self_attn.o_proj is divided by its inputs"}
+UNSAMPLED = {"grpo": "the method samples, for which a rank needs all layers"}
+ISLANDS = {"name": "diloco", "inner_steps": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
+WAYS: Mapping[str, Way] = {
+    "ddp": _way(2, "ddp"),
+    "fsdp": _way(2, "fsdp"),
+    "fsdp, replicas: 2": _way(4, "fsdp", replicas=2),
+    "fsdp, tensor: 2": _way(2, "fsdp", UNDROPPED, tensor=2),
+    "fsdp, context: 2": _way(2, "fsdp", context=2),
+    "context": _way(2, "context"),
+    "context, size: 2": _way(4, "context", size=2),
+    "pipeline": _way(2, "pipeline", UNSAMPLED),
+    "pipeline, stages: 2": _way(4, "pipeline", UNSAMPLED, stages=2, schedule="gpipe"),
+    "deepspeed, stage: 1": _way(2, "deepspeed", stage=1),
+    "deepspeed, stage: 2": _way(2, "deepspeed", stage=2),
+    "zero3": _way(2, "zero3"),
+    "diloco, inner_steps: 1": Way(
+        {"devices": 2, "strategy": ISLANDS},
+        changes={"optimizer": {"name": "sgd", "learning_rate": 0.05}, "train": {"max_grad_norm": 0}},
+        weights_alone=True,
+    ),
+    "diloco, inner_steps: 2": Way(
+        {"devices": 2, "strategy": {"name": "diloco", "inner_steps": 2}},
+        refused={"grpo": "diloco: islands would sample different completions between two exchanges"},
+    ),
+}
+ELSEWHERE = {"diloco, inner_steps: 2": ("sft", "full", "dpo", "kto", "dropout")}
+"""Columns of which another test says what is right: islands that train apart do not take the steps of one process."""
+RESUMED: Mapping[str, tuple[str, ...]] = {
+    "one process": ("ddp", "fsdp"),
+    "ddp": ("one process", "fsdp, tensor: 2", "context", "pipeline", "deepspeed, stage: 2"),
+    "fsdp": ("one process", "ddp"),
+    "fsdp, tensor: 2": ("one process",),
+    "context": ("one process",),
+    "pipeline": ("one process",),
+    "deepspeed, stage: 2": ("one process", "ddp", "zero3"),
+    "zero3": ("one process", "fsdp"),
+}
+"""What each wrote after two steps, and what took the next two."""
+OPENING = """\
+# What each strategy does
+
+Written by `python tests/scale/strategy_table.py` from the cases of a test, which tries every cell over processes of
+one machine, connected by gloo.
+
+**Yes** means that ten steps are those of one process: the first gradient's norm to 1e-6, every loss to 1e-5, the
+weights at the end to 2e-5, in fp32. (A loss of grpo, whose parts cancel, to 1e-7.) Nine rows come in batches of four,
+so that the last batch of an epoch has one row and some rank has none.
+
+| column | is |
+|---|---|
+"""
+
+
+def page() -> str:
+    """The page; a cell that is not a yes has the number of its reason."""
+    reasons: list[str] = []
+
+    def number(reason: str) -> str:
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"({reasons.index(reason) + 1})"
+
+    lines = [f"| {name} | {words} |" for name, (words, _) in COLUMNS.items()]
+    lines += ["", "| `scale.strategy` | ranks | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for name, way in WAYS.items():
+        cells = [
+            f"no {number(way.refused[of])}"
+            if of in way.refused
+            else "apart"
+            if of in ELSEWHERE.get(name, ())
+            else "yes"
+            for of in COLUMNS
+        ]
+        lines.append(f"| `{name}` | {way.scale['devices']} | " + " | ".join(cells) + " |")
+    lines += ["", "A no is refused before the first step. Reasons, as the run says them:", ""]
+    lines += [f"{place}. {_wrapped(reason)}" for place, reason in enumerate(reasons, 1)]
+    lines += [
+        "",
+        _wrapped(
+            "Islands that exchange after every step, with `sgd` and without an outer optimizer, take the steps of one "
+            "process. Otherwise they train apart: there a test holds them against the papers' algorithm in float64 "
+            "([how it was checked](guides/slow-links.md#how-it-was-checked)).",
+            indent="",
+        ),
+        "", "## Checkpoints", "",
+        "Two steps under one, two under the other, with dropout where both have it; held against four of one process:",
+        "", "| written by | resumed by |", "|---|---|",
+    ]  # fmt: skip
+    lines += [f"| {_code(before)} | {', '.join(map(_code, after))} |" for before, after in RESUMED.items()]
+    lines += ["", "Next: [many devices](guides/many-devices.md) or [checkpoints](guides/checkpoints.md)."]
+    return OPENING + "\n".join(lines) + "\n"
+
+
+def _code(name: str) -> str:
+    return f"`{name}`" if name in WAYS else name
+
+
+def _wrapped(text: str, indent: str = "   ") -> str:
+    return "\n".join(textwrap.wrap(text, 116, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
