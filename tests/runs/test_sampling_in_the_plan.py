@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import finetooth
 import pytest
-from finetooth_core.cli import main
 from finetooth_torch.backend import TorchBackend
 
 
@@ -37,10 +34,9 @@ def test_memory_for_sampling_is_planned_where_it_samples(
     assert asked[-1] == wanted
 
 
-def test_it_is_refused_before_a_rank_starts_where_none_has_all_layers(
-    online: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    made = online() | {"scale": {"strategy": "pipeline", "devices": 2}}
-    (tmp_path / "recipe.yaml").write_text(json.dumps(made), encoding="utf-8")
-    assert main(["check", str(tmp_path / "recipe.yaml")]) == 2
-    assert "the method samples, for which a rank needs all layers" in capsys.readouterr().err
+def test_layers_that_are_gathered_to_sample_are_planned(online: Callable[..., Any]) -> None:
+    def gathered(sampler: Any) -> int:
+        made = online(sampler=sampler) | {"scale": {"strategy": "pipeline", "devices": 2}}
+        return int(finetooth.session(made).plan.memory.parts.get("gathered", 0))
+
+    assert gathered("engine") > 0 == gathered({"name": "vllm", "url": "http://127.0.0.1:9"})

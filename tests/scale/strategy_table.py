@@ -71,7 +71,6 @@ def _way(devices: int, name: str, refused: Mapping[str, str] | None = None, **op
 
 
 UNDROPPED = {"dropout": "scale.strategy.tensor: adapter.dropout: self_attn.o_proj is divided by its inputs"}
-UNSAMPLED = {"grpo": "the method samples, for which a rank needs all layers"}
 ISLANDS = {"name": "diloco", "inner_steps": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
 WAYS: Mapping[str, Way] = {
     "ddp": _way(2, "ddp"),
@@ -81,8 +80,8 @@ WAYS: Mapping[str, Way] = {
     "fsdp, context: 2": _way(2, "fsdp", context=2),
     "context": _way(2, "context"),
     "context, size: 2": _way(4, "context", size=2),
-    "pipeline": _way(2, "pipeline", UNSAMPLED),
-    "pipeline, stages: 2": _way(4, "pipeline", UNSAMPLED, stages=2, schedule="gpipe"),
+    "pipeline": _way(2, "pipeline"),
+    "pipeline, stages: 2": _way(4, "pipeline", stages=2, schedule="gpipe"),
     "deepspeed, stage: 1": _way(2, "deepspeed", stage=1),
     "deepspeed, stage: 2": _way(2, "deepspeed", stage=2),
     "zero3": _way(2, "zero3"),

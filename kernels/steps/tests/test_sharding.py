@@ -9,8 +9,19 @@ from threading import Barrier
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Backward, Datum, EngineBase, Forward, Handle, Stepped
-from finetooth_steps.sharding import ShardedEngine, shares
+from finetooth_hooks import (
+    Backward,
+    Completion,
+    Datum,
+    EngineBase,
+    EngineError,
+    Forward,
+    Generated,
+    Handle,
+    Sampling,
+    Stepped,
+)
+from finetooth_steps.sharding import ShardedEngine, prompt_shares, shares
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -94,3 +105,86 @@ def test_a_handle_names_the_shares_of_all_ranks() -> None:
     ]
     assert one.backwards == [(1, [[0.0] * 2]), (3, None)]
     assert other.backwards == [(1, [[1.0] * 3, [2.0] * 4]), (3, None)]
+
+
+@given(st.lists(st.integers(0, 4), max_size=9), st.integers(1, 5))
+def test_equal_prompts_are_at_one_rank(prompts: list[int], world: int) -> None:
+    places = prompt_shares(prompts, world)
+    assert sorted(place for share in places for place in share) == list(range(len(prompts)))
+    of_ranks = [{prompts[place] for place in share} for share in places]
+    assert sum(map(len, of_ranks)) == len(set(prompts))
+    assert max(map(len, of_ranks)) - min(map(len, of_ranks)) <= 1
+
+
+class Sampler(EngineBase):
+    """Counts the samples of equal prompts on, as engines do; a prompt of 9 fails. A score is the sum of the tokens."""
+
+    def __init__(self, *words: str) -> None:
+        self.capabilities, self.sampled = frozenset(words), list[list[int]]()  # type: ignore[misc]
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        self.sampled += map(list, prompts)
+        if [9] in self.sampled:
+            raise EngineError("prompt 0 is a nine")
+        seen: dict[int, int] = {}
+        completions = []
+        for (token,) in prompts:
+            seen[token] = seen.get(token, 0) + 1
+            completions.append([Completion((token, seen[token]), (), "", "length", 0)])
+        return Generated(completions, 10.0 * len(prompts))
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[Any]:
+        self.sampled += [[len(datum)] for datum in data]
+        return [np.full(1, len(datum), np.float32) for datum in data]
+
+
+def driven(words: tuple[str, ...], call: Any) -> list[Any]:
+    """What `call` gives at each of two ranks, or the error; and which prompts or data each rank's engine had."""
+    barrier, given = Barrier(2), dict[int, Any]()
+
+    def run(rank: int) -> Any:
+        engine = Sampler(*words)
+        sharded = ShardedEngine(engine, Meeting(rank, 2, barrier, given), slopes=None)  # type: ignore[arg-type]
+        try:
+            return call(sharded, rank), engine.sampled
+        except EngineError as error:
+            return str(error), engine.sampled
+
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(run, range(2)))
+
+
+def test_each_rank_samples_prompts_of_its_own() -> None:
+    prompts = [[5], [7], [5], [6], [7]]
+    alone = Sampler().generate(prompts, Sampling(max_tokens=2))
+
+    def sample(engine: ShardedEngine, _: int) -> Generated:
+        return engine.generate(prompts, Sampling(max_tokens=2))
+
+    (first, of_first), (second, of_second) = driven(("own_prompts",), sample)
+    assert first == second == alone and first.flops == second.flops == alone.flops
+    assert (of_first, of_second) == ([[5], [5]], [[7], [6], [7]])
+    (first, of_first), (second, of_second) = driven((), sample)
+    assert first == second == alone and of_first == of_second == prompts
+
+
+def test_one_prompt_and_what_fails_reach_every_rank() -> None:
+    def sample(engine: ShardedEngine, _: int) -> Generated:
+        return engine.generate([[9]], Sampling(max_tokens=2))
+
+    (first, of_first), (second, of_second) = driven(("own_prompts",), sample)
+    assert "rank 1 failed: prompt 0 is a nine" in first and "prompt 0 is a nine" in second
+    assert of_first == [] and of_second == [[9]]
+
+
+def test_ranks_with_other_prompts_are_refused() -> None:
+    given = driven(("own_prompts",), lambda engine, rank: engine.generate([[rank]], Sampling(max_tokens=2)))
+    assert all("prompts of 1 tokens" in said and "give every rank the same" in said for said, _ in given)
+
+
+def test_each_rank_scores_data_of_its_own() -> None:
+    data = [Datum.from_tokens([1] * size, id=f"row-{size}") for size in (3, 4, 5)]
+    alone = [array.tolist() for array in Sampler().logprobs(data)]
+    (first, of_first), (second, of_second) = driven((), lambda engine, _: engine.logprobs(data))
+    assert [array.tolist() for array in first] == [array.tolist() for array in second] == alone
+    assert of_first + of_second == [[len(datum)] for datum in data] and len(of_first) == 1

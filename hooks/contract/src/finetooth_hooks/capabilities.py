@@ -31,6 +31,7 @@ ENGINE: Mapping[str, str] = {
     "module": "the framework's own model can be had, with gradients that `step` applies (`module`)",
     "release": "a handle can be given up (`release`)",
     "ranks": "trains with other ranks: gradients are summed over a `PlacePart.collective`, and a call may hold no data",
+    "own_prompts": "ranks may sample different prompts at the same time (`generate`), or none",
     "optimizers": "does what every capability of an optimizer asks for (`OPTIMIZER`)",
     "temperature": "log-probabilities and entropies are taken at the temperature of a loss (`LossSpec.temperature`)",
     "min_p": "samples among tokens that are likely enough compared with the likeliest (`Sampling.min_p`)",

@@ -2,16 +2,16 @@
 
 Every rank runs the same recipe and the same method, so every rank makes the same calls with the same data. Each trains
 whole groups that stand next to each other, as evenly as their number goes; normalizers, reports and losses are those of
-the whole step. A handle names the shares of all ranks. What does not train (scores, samples) is computed whole at every
-rank, so that all of them know it.
+the whole step. A handle names the shares of all ranks. What does not train (scores, evaluations, samples) is divided as
+well, and all ranks get all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,12 @@ from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.engine import Counts, Engine, Snapshot, StepSettings, Usage
 from numpy.typing import NDArray
 
+from finetooth_steps.agreement import together
 from finetooth_steps.data_checks import check_gradients
 from finetooth_steps.draws import places_of
 from finetooth_steps.groups import group_indices
 from finetooth_steps.normalizers import count_normalizers
+from finetooth_steps.outputs import is_whole
 from finetooth_steps.totals import merge_totals
 
 Scores = Mapping[str, Sequence[NDArray[Any]]]
@@ -56,6 +58,12 @@ CAPABILITIES = frozenset(
 """What the engine behind it can do, this one can; the rest has no meaning over ranks yet."""
 
 
+def even(count: int, world: int) -> list[range]:
+    """Which of `count` things each rank has: as many that stand next to each other."""
+    starts = [rank * count // world for rank in range(world + 1)]
+    return [range(first, last) for first, last in pairwise(starts)]
+
+
 def shares(data: Sequence[Datum], world: int) -> list[range]:
     """Which data each rank trains: whole groups, one behind the other.
 
@@ -63,9 +71,18 @@ def shares(data: Sequence[Datum], world: int) -> list[range]:
         DataError: the data of a group do not stand next to each other.
     """
     groups = group_indices(data)
-    count = int(groups[-1]) + 1 if len(data) else 0
-    starts = np.searchsorted(groups, [rank * count // world for rank in range(world + 1)]).tolist()
-    return [range(first, last) for first, last in pairwise(starts)]
+    of_ranks = even(int(groups[-1]) + 1 if len(data) else 0, world)
+    return [range(*np.searchsorted(groups, [of.start, of.stop]).tolist()) for of in of_ranks]
+
+
+def prompt_shares(prompts: Sequence[Hashable], world: int) -> list[list[int]]:
+    """The places of the prompts that each rank samples. Equal prompts are at one rank: an engine counts their samples
+    on, so that they differ."""
+    places: dict[Hashable, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(place)
+    alike = list(places.values())
+    return [sorted(place for at in mine for place in alike[at]) for mine in even(len(alike), world)]
 
 
 class FrontEngine(EngineBase):
@@ -158,7 +175,6 @@ class ShardedEngine(FrontEngine):
         super().__init__(engine)
         self._collective, self._slopes = collective, slopes
         self._begun = 0  # data of the step so far
-        self._calls = 0
         self._pending: dict[int, tuple[Sequence[Datum], range, Sequence[NDArray[Any]] | None]] = {}
 
     # --- trains -------------------------------------------------------------------------------------------------------
@@ -167,14 +183,17 @@ class ShardedEngine(FrontEngine):
         self, data: Sequence[Datum], loss: LossSpec | None = None, *, role: str = "policy",
         returns: Collection[str] = ("logprobs",), normalizer: Counts | None = None, train: bool = True,
     ) -> Forward:  # fmt: skip
-        """Evaluate this rank's share and return what all ranks have, with a handle; what does not train is evaluated
-        whole at every rank.
+        """Evaluate this rank's share and return what all ranks have, with a handle where it trains. What sees a whole
+        step or gives an array for each position of a row is evaluated whole at every rank, unless it trains.
 
         Raises:
             EngineError: as `forward_backward`.
         """
-        if not train or role != "policy":
+        trains, at_step = train and role == "policy", loss is not None and loss.together == "step"
+        if not trains and (at_step or any(map(is_whole, returns))):
             return super().forward(data, loss, role=role, returns=returns, normalizer=normalizer, train=train)
+        if not trains:
+            return self._evaluated(data, loss, role, returns, normalizer)
         data, mine, counts = self._shared(data, normalizer)
         own, slopes = [data[at] for at in mine], None
         if loss is not None and loss.together == "step":
@@ -236,6 +255,51 @@ class ShardedEngine(FrontEngine):
         self._begun += len(data)
         return done
 
+    def _evaluated(
+        self, data: Sequence[Datum], loss: LossSpec | None, role: str, returns: Collection[str],
+        normalizer: Counts | None,
+    ) -> Forward:  # fmt: skip
+        self._check_alike(data)
+        world, counts = self._collective.world, count_normalizers(data) if normalizer is None else normalizer
+        mine = (even(len(data), world) if loss is None else shares(data, world))[self._collective.rank]
+        own = [data[at] for at in mine]
+        with together(self._collective):
+            done = self._engine.forward(own, loss, role=role, returns=returns, normalizer=counts, train=False)
+        return self._merged(done, counts)
+
+    def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
+        """Scores this rank's share, and returns what all ranks have.
+
+        Raises:
+            EngineError: as `forward_backward`.
+        """
+        self._check_alike(data)
+        mine = even(len(data), self._collective.world)[self._collective.rank]
+        with together(self._collective):
+            scored = self._engine.logprobs([data[at] for at in mine], role=role)
+        return [array for part in self._collective.gather(scored) for array in part]
+
+    # --- samples ------------------------------------------------------------------------------------------------------
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Generated:
+        """Samples this rank's share of the prompts, and returns what all ranks have. All of them are sampled at every
+        rank where an engine has no capability `own_prompts`.
+
+        Raises:
+            EngineError: ranks were given other prompts, or the engine of one of them raises.
+        """
+        if "own_prompts" not in self._engine.capabilities:
+            return super().generate(prompts, sampling)
+        rank, world = self._collective.rank, self._collective.world
+        keys = [tuple(int(token) for token in prompt) for prompt in prompts]
+        self._agree(f"{len(keys)} prompts of {sum(map(len, keys))} tokens (hash {hash(tuple(keys)):x})")
+        places = prompt_shares(keys, world)
+        with together(self._collective):
+            own = self._engine.generate([prompts[at] for at in places[rank]], sampling)
+        parts = self._collective.gather((list(own), own.flops))
+        completions = dict(zip(chain(*places), chain(*(part for part, _ in parts)), strict=True))
+        return Generated([completions[at] for at in range(len(prompts))], sum(flops for _, flops in parts))
+
     def _shared(self, data: Sequence[Datum], normalizer: Counts | None) -> tuple[list[Datum], range, Counts]:
         """The data with their places in the step, which of them are this rank's, and the totals of the step."""
         placed = [replace(d, place=place) for d, place in zip(data, places_of(data, self._begun), strict=True)]
@@ -244,17 +308,18 @@ class ShardedEngine(FrontEngine):
         return placed, mine, count_normalizers(placed) if normalizer is None else normalizer
 
     def _check_alike(self, data: Sequence[Datum]) -> None:
+        first, last = (data[0].id, data[-1].id) if data else ("", "")
+        self._agree(f"{len(data)} data of {sum(map(len, data))} positions ({first} to {last})")
+
+    def _agree(self, given: str) -> None:
         """
         Raises:
-            EngineError: ranks were given other data.
+            EngineError: ranks were given different things.
         """
-        self._calls += 1
-        own = [len(data), sum(len(datum) for datum in data), data[0].id if data else "", data[-1].id if data else ""]
-        for rank, other in enumerate(self._collective.gather(own)):
-            if list(other) != own:
+        for rank, other in enumerate(self._collective.gather(given)):
+            if other != given:
                 raise EngineError(
-                    f"rank {rank} was given {other[0]} data of {other[1]} positions ({other[2]} to {other[3]}), rank "
-                    f"{self._collective.rank} {own[0]} of {own[1]} ({own[2]} to {own[3]})",
+                    f"rank {rank} was given {other}, rank {self._collective.rank} {given}",
                     action="give every rank the same recipe and the same rows",
                 )
 

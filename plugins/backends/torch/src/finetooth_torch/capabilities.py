@@ -29,6 +29,7 @@ CAPABILITIES = frozenset(
         "step_settings",
         "module",
         "ranks",
+        "own_prompts",
         "release",
         "shared_base",
         "temperature",
@@ -59,7 +60,7 @@ def capabilities(request: EngineRequest, *, head: bool) -> frozenset[str]:
         lacking.add("weights")
     sharding = request.place.sharding
     if sharding is not None and sharding.stages is not None:  # each rank has some of the layers
-        lacking |= {"generate", "continuous", "adapters", "depths", "weights"}
+        lacking |= {"continuous", "adapters", "depths", "weights"}
     if sharding is not None and sharding.sampled_by_layer:  # in a call of its own, which ranks make together
-        lacking |= {"continuous", "adapters"}
+        lacking |= {"continuous", "adapters", "own_prompts"}
     return CAPABILITIES - lacking - (set() if head else {"head"})

@@ -165,7 +165,7 @@ class TorchEngine(EngineBase):
             with self._ranks.together() if train else nullcontext():  # what is backpropagated is, at every rank
                 evaluated = self._runner.evaluate(work, train=train, returns=returns)
         outputs = [] if evaluated is None else evaluated.outputs
-        missing = [name for name in returns if not outputs or name not in outputs[0] or is_whole(name)]
+        missing = [name for name in returns if loss is None or name not in loss.needs or is_whole(name)]
         if missing:
             whole = any(map(is_whole, missing))
             scored = self._runner.score(self._work(data, None, role=role, whole=whole), missing, train=train)

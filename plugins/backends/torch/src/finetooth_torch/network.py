@@ -151,6 +151,18 @@ class Network:
         self.body.draws = self.draws
         return layers
 
+    @contextmanager
+    def undivided(self) -> Iterator[None]:
+        """While entered, the model computes with the layers of all ranks, whose weights it has been given."""
+        staged = self.staged
+        assert staged is not None
+        self.body, self.staged = self.transformers, None
+        try:
+            with staged.undivided():
+                yield
+        finally:
+            self.body = self.staged = staged
+
     def add_noise(self, alpha: float) -> None:
         """From now on, the embeddings of what trains get noise, unless `alpha` is 0; see `EmbeddingNoise`."""
         if not alpha:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
-from finetooth_hooks import EngineError, LossSpec, NotFinite
+from finetooth_hooks import LossSpec
 from finetooth_hooks.compute.collectives import check_whole_steps
-from finetooth_hooks.errors import FinetoothError, Interrupted
 from finetooth_hooks.protocols import Collective, ShardedOptimizer
+from finetooth_steps.agreement import together
 from finetooth_steps.passes import Counters
 
 from finetooth_torch.updates.parameters import TrainedParameters
@@ -90,30 +89,12 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What the body raises at one rank ends it at every rank, once all have come through it: a rank that went on
-        alone would wait for the others for ever.
-
-        Raises:
-            NotFinite: it was that at some rank; names the rows of all ranks where it was.
-            Interrupted: some rank was asked to stop.
-            EngineError: another rank failed otherwise.
-        """
+        """What the body raises at one rank ends it at every rank; see `finetooth_steps.agreement.together`."""
         if self._collective is None:
             yield
             return
-        own: Exception | None = None
-        try:
+        with together(self._collective, joint=self.joint):
             yield
-        except Exception as error:
-            if self.joint and not isinstance(error, (NotFinite, Interrupted)):
-                raise  # in the middle of a pass, where the others wait for this rank's parts
-            own = error
-        errors = self._collective.gather(None if own is None else _as_json(own))
-        if own is not None and not isinstance(own, NotFinite):
-            raise own
-        failed = [(rank, failure) for rank, failure in enumerate(errors) if failure is not None]
-        if failed:
-            raise _agreed(failed) from own
 
     def any(self, own: bool) -> bool:
         """Whether it is so at some rank."""
@@ -164,25 +145,3 @@ class Ranks:
         ]
         sums = dict(zip(places, collective.sum(gradients) if gradients else [], strict=True))
         return self._parameters.joined(sums)
-
-
-def _as_json(error: Exception) -> list[Any]:
-    """An exception for other ranks: its kind, problem and action, and its rows; JSON-able."""
-    if isinstance(error, NotFinite):
-        return ["not finite", error.problem, error.action, list(error.rows)]
-    if not isinstance(error, FinetoothError):
-        return ["failed", f"{type(error).__name__}: {error}", "", []]
-    return ["interrupted" if isinstance(error, Interrupted) else "failed", error.problem, error.action, []]
-
-
-def _agreed(failed: Sequence[tuple[int, list[Any]]]) -> EngineError:
-    """The error that all ranks raise for the errors of some: a fatal one comes first."""
-    rank, (kind, problem, action, _) = min(failed, key=lambda failure: _KINDS.index(failure[1][0]))
-    if kind == "failed":
-        return EngineError(f"rank {rank} failed: {problem}", action=action)
-    if kind == "interrupted":
-        return Interrupted(problem, action=action)
-    return NotFinite(problem, action=action, rows=tuple(row for _, failure in failed for row in failure[3]))
-
-
-_KINDS = ("failed", "interrupted", "not finite")

@@ -166,7 +166,9 @@ class FullyShardedModel:
                 hooks.update(added)
             for module, reshards in zip(self._modules, self._reshards, strict=True):
                 module.set_reshard_after_forward(reshards, recurse=False)
-                module.reshard()
+            # Gives the others' parts up, and forgets the passes since the last step. In backward, torch gathers layers
+            # in their order, and each rank samples for as many passes as its own prompts take.
+            self._modules[0].reset_iter_state()
 
 
 def _hold_in_fp32(module: nn.Module) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from finetooth_hooks import Completion, EngineError, PlanError, Sampling
+from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.compute.held import HeldAdapter, Stack
 from finetooth_hooks.data.examples import CALLED
 from finetooth_hooks.protocols import Tokenizer
@@ -112,11 +112,7 @@ class Generator:
 
         Raises:
             EngineError: as `generate` says.
-            PlanError: this rank has some of the layers alone.
         """
-        if self._network.staged is not None:
-            problem = "scale.strategy: it divides the model: the method samples, for which a rank needs all layers"
-            raise PlanError(problem, action="set scale.strategy: fsdp")
         if sampling.max_tokens < 1 or sampling.n < 1 or sampling.top_k < 0 or not 0 < sampling.top_p <= 1:
             raise EngineError(
                 f"sampling: {sampling} makes no sense", action="max_tokens, n >= 1; top_k >= 0; 0 < top_p <= 1"

@@ -62,8 +62,6 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     elif staged and sharding.layers > layers:
         problem = f"{layers} layers are fewer than {sharding.layers} ranks"
         action = f"set scale.strategy.stages to at most {layers}"
-    elif staged and "generate" in request.needs:
-        problem, action = "the method samples, for which a rank needs all layers", "set scale.strategy: fsdp"
     elif staged and (others := sorted(role for role, of in request.roles.items() if of.model is not None)):
         problem = f"the method needs another model as {', '.join(others)}, whose layers are not divided"
         action = "set scale.strategy: fsdp"
@@ -213,6 +211,8 @@ def _of_stage(whole: MemoryEstimate, request: PlanRequest, precision: str, stage
     of_layers = largest if request.trains.base_frozen else share  # an adapter lies in layers
     parts = dict(whole.parts)
     parts["weights"] = int(parts["weights"] * share)
+    if "generate" in request.needs:
+        parts["gathered"] = int(layers * (1 - 1 / stages))
     for name in ("gradients", "optimizer"):
         parts[name] = int(parts[name] * of_layers)
     if request.place.hardware.device == "cpu" and not reads_apart(request):  # every rank reads the whole model first

@@ -156,8 +156,17 @@ class StagedBody:
     def __init__(self, body: TransformersBody, layers: StagedLayers, line: Stages) -> None:
         self._body, self.layers, self.line = body, layers, line
         self.arrived: States | None = None
-        self._as_rank = layers.at(line.rank)
-        self._as_rank.__enter__()  # as long as the model lives
+        self._as_rank = ExitStack()
+        self._as_rank.enter_context(layers.at(line.rank))  # as long as the model lives
+
+    @contextmanager
+    def undivided(self) -> Iterator[None]:
+        """While entered, the model computes as in one process."""
+        self._as_rank.close()
+        try:
+            yield
+        finally:
+            self._as_rank.enter_context(self.layers.at(self.line.rank))
 
     def advance(self, rectangle: Rectangle, received: Tensor | None) -> States:
         """States behind this rank's layers, at the last rank those of the model.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from finetooth_hooks import PlanError
@@ -23,6 +23,8 @@ from finetooth_torch.updates.scaler import LossScaler
 
 if TYPE_CHECKING:
     from finetooth_torch.network import Network
+
+R = TypeVar("R")
 
 
 class StagedParameters(TrainedParameters):
@@ -47,6 +49,7 @@ class StagedParameters(TrainedParameters):
         self._owner: dict[str, int] = {}  # by the names of the parameters of layers, the rank that has them
         self._elsewhere: list[tuple[nn.Module, str, str]] = []  # modules, attributes and names of what others have
         self._device = next(parameter.device for parameter in model.parameters() if not parameter.is_meta)
+        self._network: Network | None = None
 
     @property
     def device(self) -> torch.device:
@@ -74,6 +77,7 @@ class StagedParameters(TrainedParameters):
                             replaced[id(parameter)] = _on_meta(parameter)
                             self._elsewhere.append((module, attribute, name))
                             module._parameters[attribute] = replaced[id(parameter)]
+        self._network = network
         split = self.masters is not self.live
         masters = [
             _on_meta(master) if id(live) in replaced else master
@@ -164,23 +168,37 @@ class StagedParameters(TrainedParameters):
             full[name] = self._stages.sum([given.contiguous()])[0]
         return full
 
+    def sampling(self, sample: Callable[..., R]) -> Callable[..., R]:
+        """With the layers of all ranks, which go behind it."""
+
+        def sampled(*arguments: Any, **options: Any) -> R:
+            assert self._network is not None
+            with self._with_layers(self._owner), self._network.undivided():
+                return sample(*arguments, **options)
+
+        return sampled
+
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
         """Inside, the model has what trains of all layers, and what is frozen where the base trains."""
-        with super().as_given(take=take):
-            present = dict(self._model.named_parameters())
-            wanted = set(self.names) if self._frozen else set(self._owner)
-            own = {name: present[name] for name, rank in self._owner.items() if rank == self._stages.rank}
-            full = self._gathered({name: of for name, of in own.items() if name in wanted})
-            placed = [place for place in self._elsewhere if place[2] in wanted]
-            before = [cast(nn.Parameter, module._parameters[attribute]) for module, attribute, _ in placed]
-            for (module, attribute, name), was in zip(placed, before, strict=True):
-                module._parameters[attribute] = nn.Parameter(full[name], requires_grad=was.requires_grad)
-            try:
-                yield
-            finally:
-                for (module, attribute, _), was in zip(placed, before, strict=True):
-                    module._parameters[attribute] = was
+        with super().as_given(take=take), self._with_layers(set(self.names) if self._frozen else self._owner):
+            yield
+
+    @contextmanager
+    def _with_layers(self, wanted: Collection[str]) -> Iterator[None]:
+        """While entered, the model has those parameters that other ranks have."""
+        present = dict(self._model.named_parameters())
+        own = {name: present[name] for name, rank in self._owner.items() if rank == self._stages.rank}
+        full = self._gathered({name: of for name, of in own.items() if name in wanted})
+        placed = [place for place in self._elsewhere if place[2] in wanted]
+        before = [cast(nn.Parameter, module._parameters[attribute]) for module, attribute, _ in placed]
+        for (module, attribute, name), was in zip(placed, before, strict=True):
+            module._parameters[attribute] = nn.Parameter(full[name], requires_grad=was.requires_grad)
+        try:
+            yield
+        finally:
+            for (module, attribute, _), was in zip(placed, before, strict=True):
+                module._parameters[attribute] = was
 
 
 def _on_meta(parameter: nn.Parameter) -> nn.Parameter:
