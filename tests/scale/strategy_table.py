@@ -70,13 +70,12 @@ def _way(devices: int, name: str, refused: Mapping[str, str] | None = None, **op
     return Way({"devices": devices, "strategy": {"name": name, **options} if options else name}, refused=refused or {})
 
 
-UNDROPPED = {"dropout": "scale.strategy.tensor: adapter.dropout: self_attn.o_proj is divided by its inputs"}
 ISLANDS = {"name": "diloco", "inner_steps": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
 WAYS: Mapping[str, Way] = {
     "ddp": _way(2, "ddp"),
     "fsdp": _way(2, "fsdp"),
     "fsdp, replicas: 2": _way(4, "fsdp", replicas=2),
-    "fsdp, tensor: 2": _way(2, "fsdp", UNDROPPED, tensor=2),
+    "fsdp, tensor: 2": _way(2, "fsdp", tensor=2),
     "fsdp, context: 2": _way(2, "fsdp", context=2),
     "context": _way(2, "context"),
     "context, size: 2": _way(4, "context", size=2),

@@ -254,7 +254,13 @@ def _keyed(kind: type[nn.Module], around: Callable[..., Any]) -> type[nn.Module]
 
 
 class KeyedDropout(Keyed, nn.Dropout):
-    """`nn.Dropout` whose numbers `Draws` gives."""
+    """`nn.Dropout` whose numbers `Draws` gives.
+
+    Attributes:
+        columns: the first of the columns that this rank has, and how many there are; None: it has all.
+    """
+
+    columns: tuple[int, int] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         """As `nn.Dropout` does."""
@@ -262,7 +268,11 @@ class KeyedDropout(Keyed, nn.Dropout):
             return input
         if self.p == 1.0:
             return super().forward(input)
-        return self.draws.drop(input, self.p, self.site, inplace=self.inplace)
+        if self.columns is None:
+            return self.draws.drop(input, self.p, self.site, inplace=self.inplace)
+        first, width = self.columns[0], input.shape[-1]
+        whole = nn.functional.pad(input, (first, self.columns[1] - first - width))
+        return self.draws.drop(whole, self.p, self.site)[..., first : first + width]
 
 
 class _Watching(TorchFunctionMode):

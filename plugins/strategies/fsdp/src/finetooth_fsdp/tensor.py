@@ -62,21 +62,24 @@ def divide_layer(layer: nn.Module, plan: Mapping[str, str], mesh: DeviceMesh) ->
             if any(parameter.requires_grad for parameter in module.parameters()):
                 raise _refused(f"{path} trains, and each rank sees some of the heads that share it")
             continue
-        for linear in _linears(path, module, how):
+        linears, dropouts = _linears(path, module, how)
+        for dropout in dropouts:  # of which each rank has some columns
+            width = linears[0].in_features
+            dropout.columns = mesh.get_local_rank() * (width // mesh.size()), width
+        for linear in linears:
             parallelize_module(linear, mesh, STYLES[how]())
 
 
-def _linears(path: str, module: Any, how: str) -> list[nn.Module]:
-    """Modules that are divided in place of one: the module, or its base and one side of its low-rank addition."""
+def _linears(path: str, module: Any, how: str) -> tuple[list[nn.Linear], list[Any]]:
+    """Modules that are divided in place of one: the module, or its base and one side of its low-rank addition; and
+    those that drop from inputs that are divided."""
     if type(module) is nn.Linear:
-        return [module]
+        return [module], []
     base, side = getattr(module, "base_layer", None), "lora_B" if how == "colwise" else "lora_A"
     if type(base) is not nn.Linear or not hasattr(module, side) or getattr(module, "lora_variant", None):
         raise _refused(f"{path} is not a linear module of plain numbers, with or without LoRA")
     dropouts = [dropout for dropout in module.lora_dropout.values() if not isinstance(dropout, nn.Identity)]
-    if how == "rowwise" and dropouts:
-        raise _refused(f"adapter.dropout: {path} is divided by its inputs, of which each rank would drop others")
-    return [base, *getattr(module, side).values()]
+    return [base, *getattr(module, side).values()], dropouts if how == "rowwise" else []
 
 
 def _refused(why: str) -> PlanError:
