@@ -122,3 +122,20 @@ def test_a_plan_before_ranks_have_met_refuses_what_theirs_will(kit: SimpleNamesp
     backend.plan(replace(request, updates=updates, train=train))
     with pytest.raises(PlanError, match="before gradients of several ranks are added up"):
         backend.plan(replace(request, updates=updates, train=train, place=among))
+
+
+def test_dropped_attention_is_refused_where_ranks_have_some_heads(kit: SimpleNamespace) -> None:
+    """What drops is keyed by a head's number, and each rank counts its own from 0."""
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    model = replace(request.base.model, config={**request.base.model.config, "attention_dropout": 0.1})
+    request = replace(request, base=replace(request.base, model=model))
+    backend = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True))
+
+    def plan(layers: int) -> None:
+        shard: Any = object()
+        sharding = Sharding(weights=2, gradients=2, optimizer=2, layers=layers, shard=shard)
+        backend.plan(replace(request, place=replace(request.place, sharding=sharding)))
+
+    plan(1)
+    with pytest.raises(PlanError, match="some attention heads each, and the model drops weights of attention"):
+        plan(2)

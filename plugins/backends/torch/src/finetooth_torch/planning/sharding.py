@@ -59,6 +59,9 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
         problem, action = f"backend.activations={offload.activations}", "leave backend.activations out"
     elif staged and offload.layers != DEVICE:
         problem, action = f"backend.layers={offload.layers}", "leave backend.layers out"
+    elif not staged and sharding.layers > 1 and _drops_attention(request):
+        problem = "ranks have some attention heads each, and the model drops weights of attention (attention_dropout)"
+        action = "set model.attention_dropout to 0, leave scale.strategy.tensor out"
     elif staged and sharding.layers > layers:
         problem = f"{layers} layers are fewer than {sharding.layers} ranks"
         action = f"set scale.strategy.stages to at most {layers}"
@@ -98,6 +101,10 @@ def _check_spread(request: PlanRequest) -> None:
         )
 
 
+def _drops_attention(request: PlanRequest) -> bool:
+    return any(demand.dropout for demand in demands_of(request.base.model.config, request.base.facts))
+
+
 def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> None:
     """Checks that the model and the settings allow ranks to divide the positions of rows.
 
@@ -109,11 +116,10 @@ def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> No
     """
     if request.place.sharding is None or request.place.sharding.positions == 1:
         return
-    config, facts = request.base.model.config, request.base.facts
     assert attention is not None
-    if problem := obstacle(config, attention, divided=True):
+    if problem := obstacle(request.base.model.config, attention, divided=True):
         action = "choose another model"
-    elif any(demand.dropout for demand in demands_of(config, facts)):
+    elif _drops_attention(request):
         problem, action = "the model drops weights of attention (attention_dropout)", "set model.attention_dropout to 0"
     elif "repetition_penalty" in request.needs:
         problem, action = "a loss with a repetition penalty reads what stands before a position", "leave it at 1"
