@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -335,3 +336,26 @@ def test_a_place_that_contradicts_the_recipe_is_refused(
     with pytest.raises(PlanError, match=message):
         CliRunner().invoke(command, ["refused.yaml"], obj=State(StartOptions()), catch_exceptions=False)
     assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize("strategy", ["ddp", {"name": "context", "size": 2}])
+def test_of_several_ranks_one_judges(folder: Path, strategy: Any) -> None:
+    """A reward may ask a judge that answers differently each time, and is paid for."""
+    (folder / "judge.py").write_text(
+        "import os, random\n\n\ndef score(completion_ids, **columns):\n"
+        "    open(os.environ['JUDGED'], 'a').write(f'{os.getpid()}\\n')\n"
+        "    return [random.SystemRandom().random() for _ in completion_ids]\n",
+        encoding="utf-8",
+    )
+    reward = {"name": "python_function", "file": "judge.py", "function": "score"}
+    method = {"name": "grpo", "rewards": [reward], "num_generations": 2, "max_completion_length": 6}
+    data = {"train": "answers.jsonl[:4]", "renderer": "chatml", "format": "task"}
+    many = {**RECIPE, "data": data, "method": method, "scale": {"devices": 2, "strategy": strategy}}
+    many["train"] = {**RECIPE["train"], "max_steps": 2, "batch_size": 2}
+    (folder / "judged.yaml").write_text(json.dumps({**many, "output": "judged"}), encoding="utf-8")
+    judged = folder / "judged.txt"
+    judged.unlink(missing_ok=True)
+    shutil.rmtree(folder / "judged", ignore_errors=True)
+    done = ft(folder, "run", "judged.yaml", JUDGED=str(judged))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(steps(folder / "judged")) == 2 and len(set(judged.read_text().split())) == 1

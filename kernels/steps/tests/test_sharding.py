@@ -51,6 +51,9 @@ class Meeting:
         self._barrier.wait(10)
         return values
 
+    def broadcast(self, value: Any) -> Any:
+        return self.gather(value)[0]
+
 
 class Told(EngineBase):
     """Keeps what it is asked for; the log-probability of a target is the number of its datum's tokens."""
@@ -188,3 +191,18 @@ def test_each_rank_scores_data_of_its_own() -> None:
     (first, of_first), (second, of_second) = driven((), lambda engine, _: engine.logprobs(data))
     assert [array.tolist() for array in first] == [array.tolist() for array in second] == alone
     assert of_first + of_second == [[len(datum)] for datum in data] and len(of_first) == 1
+
+
+def test_the_first_rank_alone_makes_a_call_whose_result_all_get() -> None:
+    called: list[int] = []
+
+    def first(engine: ShardedEngine, rank: int) -> Any:
+        return engine.leads, engine.first(lambda: called.append(rank) or f"of {rank}")
+
+    assert [given for given, _ in driven((), first)] == [(True, "of 0"), (False, "of 0")] and called == [0]
+
+    def fails() -> Any:
+        raise EngineError("the judge is not there")
+
+    said = [given for given, _ in driven((), lambda engine, _: engine.first(fails))]
+    assert said == ["the judge is not there", "rank 0 failed: the judge is not there"]

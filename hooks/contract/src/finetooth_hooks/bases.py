@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from finetooth_hooks.errors import EngineError, FinetoothError, PlanError
 
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from finetooth_hooks.run import Run
     from finetooth_hooks.sampling import Generated, Sampling
     from finetooth_hooks.trackers import Tracker
+
+R = TypeVar("R")
 
 
 class ContractBase:
@@ -115,6 +117,13 @@ class EngineBase(ContractBase):
 
     def release(self, handle: Handle) -> None:
         raise self._cannot("give up a handle", "release")
+
+    @property
+    def leads(self) -> bool:
+        return True
+
+    def first(self, call: Callable[[], R]) -> R:
+        return call()
 
     def averaged(self) -> AbstractContextManager[None]:
         """The weights are evaluated as they are trained."""

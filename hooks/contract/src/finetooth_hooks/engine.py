@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Counts = Mapping[str, float]
 """Normalizers of a whole step by name (`weights`, `tokens`, `sequences`, `groups`)."""
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -334,6 +336,20 @@ class Engine(Protocol):
     def release(self, handle: Handle) -> None:
         """Drop what `forward` kept for a backward that will not come; nothing happens if it is gone already. Capability
         `release`."""
+        ...
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the first of the ranks that a method runs at; True for an engine that trains alone."""
+        ...
+
+    def first(self, call: Callable[[], R]) -> R:
+        """What `call` gives at the first rank, at all ranks; they call this in the same order. For what ranks could not
+        do alike: ask a server, judge answers.
+
+        Args:
+            call: makes no call of an engine. It returns what is JSON-able, NumPy arrays, or dataclasses of these.
+        """
         ...
 
     def averaged(self) -> AbstractContextManager[None]:

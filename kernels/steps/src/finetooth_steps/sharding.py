@@ -13,7 +13,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import numpy as np
 from finetooth_hooks import (
@@ -43,6 +44,7 @@ from finetooth_steps.normalizers import count_normalizers
 from finetooth_steps.outputs import is_whole
 from finetooth_steps.totals import merge_totals
 
+R = TypeVar("R")
 Scores = Mapping[str, Sequence[NDArray[Any]]]
 """What a loss reads, by name: `logprobs` and `logprobs@ROLE`, each an array for each datum."""
 Slopes = Callable[[LossSpec, Sequence[Datum], Scores, Counts, int], tuple[LossTotals, Sequence[NDArray[Any]]]]
@@ -153,6 +155,13 @@ class FrontEngine(EngineBase):
     def module(self) -> Any:
         return self._engine.module()
 
+    @property
+    def leads(self) -> bool:
+        return self._engine.leads
+
+    def first(self, call: Callable[[], R]) -> R:
+        return self._engine.first(call)
+
     def averaged(self) -> AbstractContextManager[None]:
         return self._engine.averaged()
 
@@ -175,6 +184,7 @@ class ShardedEngine(FrontEngine):
         super().__init__(engine)
         self._collective, self._slopes = collective, slopes
         self._begun = 0  # data of the step so far
+        self._leads: bool | None = None
         self._pending: dict[int, tuple[Sequence[Datum], range, Sequence[NDArray[Any]] | None]] = {}
 
     # --- trains -------------------------------------------------------------------------------------------------------
@@ -278,6 +288,19 @@ class ShardedEngine(FrontEngine):
         with together(self._collective):
             scored = self._engine.logprobs([data[at] for at in mine], role=role)
         return [array for part in self._collective.gather(scored) for array in part]
+
+    @property
+    def leads(self) -> bool:
+        if self._leads is None:  # a rank's number does not say it: several may compute the same rows
+            own = uuid4().hex
+            self._leads = bool(self._collective.broadcast(own) == own)
+        return self._leads
+
+    def first(self, call: Callable[[], R]) -> R:
+        leads = self.leads
+        with together(self._collective):
+            value = call() if leads else None
+        return self._collective.broadcast(value)  # type: ignore[no-any-return]
 
     # --- samples ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_hooks import EngineError, PlanError, RecipeError, Sampling
+from finetooth_hooks import EngineBase, EngineError, PlanError, RecipeError, Sampling
 from finetooth_hooks.rollouts import Prompt
 from finetooth_kit import parametrize_with_checks
 from finetooth_kit.fake_context import FakeContext
@@ -31,7 +31,7 @@ def test_conforms(check: Any) -> None:
     check()
 
 
-class Engine:
+class Engine(EngineBase):
     """What a sampler asks of an engine: a version, and files."""
 
     def __init__(self, files: tuple[str, ...] = ("adapter_config.json", "adapter_model.safetensors")) -> None:
@@ -69,6 +69,50 @@ def test_rollouts_are_what_the_server_drew(stand_in: Any, tmp_path: Path) -> Non
     bodies = [body for path, body in stand_in.asked if path == "/v1/completions"]
     assert all(body["return_token_ids"] and body["prompt"] in ([5, 6, 7], [9]) for body in bodies)
     assert all(body["stop_token_ids"] == list(FakeContext(tmp_path).renderer.stop_ids) for body in bodies)
+
+
+class OfTwo(Engine):
+    """One of two ranks, which calls in turn: the second gets what the first was given. Its export is its part."""
+
+    def __init__(self, leads: bool, given: list[Any]) -> None:
+        super().__init__(("adapter_config.json", "adapter_model.safetensors") if leads else ())
+        self._leads, self._given, self.exports = leads, given, 0
+
+    @property
+    def leads(self) -> bool:
+        return self._leads
+
+    def first(self, call: Callable[[], Any]) -> Any:
+        if self._leads:
+            self._given.append(call())
+            return self._given[-1]
+        return self._given.pop(0)
+
+    def export(self, path: Path) -> None:
+        super().export(path)
+        self.exports += 1
+
+
+@pytest.mark.parametrize("sampler_of", [vllm, openai])
+def test_the_first_of_two_ranks_asks_and_both_export(stand_in: Any, tmp_path: Path, sampler_of: Any) -> None:
+    """A server answers two requests in two ways, and a rank may have a part of the weights alone."""
+    given: list[Any] = []
+    for rank in range(2):
+        engine, sampling = OfTwo(rank == 0, given), Sampling(max_tokens=6, n=2, seed=3)
+        sampler = sampler_of(stand_in, tmp_path / f"rank {rank}")
+        (tmp_path / f"rank {rank}").mkdir()
+        found = sampler.sample(engine, PROMPTS, sampling)
+        again = sampler.sample(engine, PROMPTS, sampling)
+        engine.weights_version = 1
+        later = sampler.sample(engine, PROMPTS, sampling)
+        if rank == 0:
+            asked, of_first = len(stand_in.asked), (found, again, later)
+            assert asked and given
+        assert (found, again, later) == of_first and len(stand_in.asked) == asked
+        assert engine.exports == (2 if sampler_of is vllm else 0)
+        kept = sampler_of is vllm and rank == 0
+        assert len(list((tmp_path / f"rank {rank}").rglob("adapter_model.safetensors"))) == kept
+    assert not given
 
 
 def test_what_top_k_left_comes_with_each_token(stand_in: Any, tmp_path: Path) -> None:

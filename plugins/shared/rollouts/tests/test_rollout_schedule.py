@@ -110,7 +110,7 @@ class Trainer:
 
     @property
     def engine(self) -> Any:
-        return SimpleNamespace(weights_version=self.steps)
+        return SimpleNamespace(weights_version=self.steps, first=lambda call: call())
 
     def step(self) -> None:
         """One optimizer step, as `RolloutMethod.steps` takes it."""
@@ -359,4 +359,24 @@ def test_rewards_that_were_not_begun_when_a_run_stopped_are_made_when_asked_for(
     assert scoring.end(draw) == [one]
     scoring.begin(draw)
     assert scoring.end(draw) == [one]
+    scoring.stop()
+
+
+def test_of_several_ranks_the_first_one_judges() -> None:
+    """A judge may be a server that answers two requests in two ways, and costs something."""
+    judged: list[int] = []
+
+    def score(episodes: Any) -> list[Any]:
+        judged.append(len(episodes))
+        return []
+
+    scoring = Scoring(score, concurrent=True)
+    scoring.idle = True
+    draw = Draw(0.0, ((),))
+    scoring.begin(draw)
+    scoring.stop()
+    assert not judged and not draw._scores
+    scoring.idle = False
+    scoring.begin(draw)
+    assert scoring.end(draw) == [] and judged == [1]
     scoring.stop()

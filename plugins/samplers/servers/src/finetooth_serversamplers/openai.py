@@ -24,7 +24,7 @@ class OpenAISampler(ServerSampler):
         super().__init__(options, context, "sampler openai")
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """Samples completions from a server that speaks OpenAI's protocol.
+        """Samples completions from a server that speaks OpenAI's protocol; of several ranks the first one asks.
 
         Raises:
             EngineError: the server is not there, does not answer in time, or gives what was not asked for.
@@ -38,7 +38,7 @@ class OpenAISampler(ServerSampler):
             await self.check(server, how, prompts, sampling)
             return Sampled(await how.rollouts(server, prompts, sampling))
 
-        return self._asking.run(work)
+        return engine.first(lambda: self._asking.run(work))
 
 
 def build(options: OpenAIOptions, context: Context) -> OpenAISampler:

@@ -72,12 +72,29 @@ class VllmSampler(ServerSampler):
         self._version = -1
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """Samples completions from vLLM with the current adapter, and restarts a server that ended.
+        """Samples completions from vLLM with the current weights, and restarts a server that ended. Of several ranks
+        the first one asks, and all get the answers.
 
         Raises:
             EngineError: the server is not there, does not answer in time, or gives what was not asked for.
             PlanError: the run does not train an adapter, or the server does not say what it draws from.
         """
+        new = self._folder(engine)
+        if not engine.first(new.exists):  # all ranks export: each may have a part of the weights
+            part = new.with_name(f"{new.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            engine.export(part)
+            if engine.leads:
+                part.rename(new)
+            else:
+                shutil.rmtree(part, ignore_errors=True)
+        return engine.first(lambda: self._asked(engine, prompts, sampling))
+
+    def _folder(self, engine: Engine) -> Path:
+        """Where the weights are written that the server reads."""
+        return self._context.folder / FOLDER / f"{self._epoch}-{engine.weights_version}"
+
+    def _asked(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
         for left in range(self._vllm.restarts, -1, -1):
             try:
                 self._process.begin()
@@ -187,7 +204,7 @@ class VllmSampler(ServerSampler):
             ) from error
 
     def _written(self, engine: Engine, wanted: str, but: str = "") -> Path:
-        """A new folder with what trains.
+        """The folder with what trains.
 
         Args:
             wanted: pattern of files that must be there.
@@ -196,9 +213,7 @@ class VllmSampler(ServerSampler):
         Raises:
             PlanError: it is the other thing.
         """
-        new = self._context.folder / FOLDER / f"{self._epoch}-{engine.weights_version}"
-        shutil.rmtree(new, ignore_errors=True)
-        engine.export(new)
+        new = self._folder(engine)
         if not any(new.glob(wanted)) or (but and any(new.glob(but))):
             what = "an adapter that vLLM loads" if self._vllm.weights == "adapter" else "a whole model"
             raise PlanError(

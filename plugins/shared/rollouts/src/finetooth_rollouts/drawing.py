@@ -59,6 +59,10 @@ class Drawing:
         self._replay = Replay(options.replay_groups, options.replay_staleness) if options.replay_groups else None
         self._unsolved = Unsolved()
 
+    def begin(self, engine: Engine) -> None:
+        """Before the first step: of several ranks, the first one judges answers."""
+        self._scoring.idle = not engine.leads
+
     def go_ahead(self, engine: Engine, indices: Iterator[list[int]], *, left: int, remaining: int) -> None:
         """Begin the draws that are due before an optimizer step; see `Schedule.begins`. Answers that are written in
         stretches are continued first."""
@@ -124,7 +128,7 @@ class Drawing:
         """
         wanted = self._context.train.batch_size
         while draws := self._next(engine, indices, drawn, remaining):
-            rollouts = [rollout for draw in draws for rollout in self._judged(draw, drawn)]
+            rollouts = [rollout for draw in draws for rollout in self._judged(engine, draw, drawn)]
             drawn.judged = float(rewards_of(rollouts).mean()) if rollouts else None
             if not self._options.dynamic_sampling:
                 drawn.rollouts = self._replayed(rollouts, drawn, engine.weights_version)
@@ -226,11 +230,11 @@ class Drawing:
         filled, drawn.replayed = self._replay.filled(rollouts, version, random)
         return filled
 
-    def _judged(self, draw: Draw, drawn: Drawn) -> list[Rollout]:
+    def _judged(self, engine: Engine, draw: Draw, drawn: Drawn) -> list[Rollout]:
         """Rollouts of a draw that have a reward."""
         drawn.sampled, drawn.flops = drawn.sampled + len(draw.episodes), drawn.flops + draw.flops
         drawn.epoch, drawn.turns = draw.epoch, drawn.turns + draw.turns
-        rollouts = self._scoring.end(draw)
+        rollouts = engine.first(lambda: self._scoring.end(draw))
         if self._environment is None:
             drawn.count_left_out(rollouts)
             return [rollout for rollout in rollouts if rollout.reward is not None]

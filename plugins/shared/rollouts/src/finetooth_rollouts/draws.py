@@ -81,7 +81,12 @@ class Scoring:
 
     Args:
         concurrent: whether they may.
+
+    Attributes:
+        idle: another rank scores.
     """
+
+    idle = False
 
     def __init__(self, score: Score, *, concurrent: bool) -> None:
         self._score, self._concurrent = score, concurrent
@@ -93,7 +98,7 @@ class Scoring:
         Args:
             episodes: those that come next of it; default: all.
         """
-        if self._concurrent:
+        if self._concurrent and not self.idle:
             self._thread = self._thread or ThreadPoolExecutor(1, thread_name_prefix="rewards")
             draw._scores.append(self._thread.submit(self._score, draw.episodes if episodes is None else episodes))
 

@@ -198,6 +198,7 @@ class RolloutMethod(MethodBase):
                     action=f"set it to {off:g}, or choose another backend",
                 )
         indices = iter(self._begun())
+        self._drawing.begin(engine)
         try:
             while self._steps < self._total:
                 flight = self._flight = self._flight or self._next(engine, indices)
