@@ -73,3 +73,87 @@ def test_what_leaves_the_device_of_axolotl(value: object, place: str) -> None:
     assert account.recipe["backend"] == {"name": "torch", "activations": place, "layers": "host"}
     off = read_tool({"base_model": "m", "activation_offloading": False, "layer_offloading": False}, "axolotl")
     assert "backend" not in off.recipe and {line.outcome for line in off if "offloading" in line.key} == {"no effect"}
+
+
+def test_dropout_is_off_where_the_trainer_turns_it_off() -> None:
+    """TRL sets `p` of every `nn.Dropout` of the policy to 0, those of peft's layers too, in all but sft and the online
+    trainers."""
+    given = {"model_name_or_path": "m", "dataset_name": "a/b", "use_peft": True, "lora_dropout": 0.1}
+    for trainer, off in (("sft", False), ("dpo", True), ("kto", True), ("orpo", True), ("reward", True),
+                         ("grpo", False)):  # fmt: skip
+        for said, expected in ((None, off), (True, True), (False, False)):
+            if said is not None and trainer == "sft":
+                continue
+            keys = {**given, "trainer": trainer, **({} if said is None else {"disable_dropout": said})}
+            assert read_tool(keys, "trl").recipe["adapter"]["dropout"] == (0.0 if expected else 0.1), (trainer, said)
+    for rl, dropout in (("dpo", 0.0), (None, 0.1)):
+        keys = {"base_model": "m", "datasets": [], "adapter": "lora", "lora_dropout": 0.1, "rl": rl}
+        assert read_tool(keys, "axolotl").recipe["adapter"]["dropout"] == dropout
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "cosine_with_restarts": {}, "polynomial": {}, "inverse_sqrt": {}, "cosine_with_min_lr": {"min_lr": 2e-5},
+    "warmup_stable_decay": {"num_decay_steps": 30}, "linear": {}, "cosine": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_is_the_one_of_transformers(name: str, tmp_path: Path) -> None:
+    """The rates of a run by the imported schedule, and those of transformers' scheduler of that name."""
+    torch, optimization = pytest.importorskip("torch"), pytest.importorskip("transformers.optimization")
+    pytest.importorskip("finetooth_schedules")
+    from finetooth_kit import FakeContext, entries_of
+
+    for more in ({}, {"num_cycles": 3} if "restarts" in name else {"power": 3.0} if name == "polynomial" else {}):
+        options = {**SCHEDULES[name], **more}
+        keys = {"trainer": "sft", "dataset_name": "a/b", "lr_scheduler_type": name, "learning_rate": 1e-4,
+                "max_steps": 100, "warmup_steps": 10, "lr_scheduler_kwargs": options}  # fmt: skip
+        account = read_tool(keys, "trl")
+        assert not [line for line in account if line.outcome == "not taken"]
+        context = FakeContext(tmp_path, entries=tuple(entries_of("finetooth_schedules.plugin")))
+        ours = context.build("schedule", account.recipe["schedule"])
+        adam = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=1e-4)
+        theirs = optimization.get_scheduler(name, adam, 10, 100, options).lr_lambdas[0]
+        # their warm-up begins at 0, so their update n + 1 has the rate of our n: only the fall has the same place
+        falls = [(ours.factor(step, 100), theirs(step)) for step in range(10, 100)]
+        assert [a for a, _ in falls] == pytest.approx([b for _, b in falls], abs=1e-9)
+
+
+def test_what_a_schedule_cannot_take_is_named() -> None:
+    keys = {"trainer": "sft", "dataset_name": "a/b", "lr_scheduler_type": "cosine_with_restarts",
+            "lr_scheduler_kwargs": {"num_cycles": 2, "bent": 1}}  # fmt: skip
+    account = read_tool(keys, "trl")
+    assert account.recipe["schedule"]["cycles"] == 2
+    assert [line.note for line in account if line.key == "lr_scheduler_kwargs"] == [
+        "give the schedule its options: schedule: {name: ..., ...}; not taken of it: bent"
+    ]
+    plateau = read_tool({**keys, "lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": '{"factor": 0.2}'},
+                        "trl").recipe["schedule"]  # fmt: skip
+    assert plateau | {"drop": 0.2, "patience": 10, "metric": "eval/loss"} == plateau
+
+
+def test_betas_of_lion_are_those_of_transformers() -> None:
+    keys = {"trainer": "sft", "dataset_name": "a/b", "optim": "lion_32bit"}
+    assert read_tool(keys, "trl").recipe["optimizer"]["betas"] == [0.9, 0.999]
+
+
+@pytest.mark.parametrize(
+    ("keys", "name"),
+    [
+        ({"use_peft": True, "bias": "all"}, "bias"),
+        ({"dataset_kwargs": {"add_special_tokens": False}}, "dataset_kwargs"),
+        ({"model_init_kwargs": {"dtype": "bfloat16", "rope_theta": 1.0}}, "model_init_kwargs"),
+        ({"train_dataset.shuffle": "seed=3", "train_dataset.select": "[:10]"}, "train_dataset.shuffle"),
+    ],
+)
+def test_what_changes_training_is_not_passed_over(keys: dict[str, Any], name: str) -> None:
+    account = read_tool({"trainer": "sft", "dataset_name": "a/b", **keys}, "trl")
+    assert [line.outcome for line in account if line.key == name] == ["not taken"]
+
+
+def test_order_and_revision_are_taken() -> None:
+    keys = {"trainer": "grpo", "dataset_name": "a/b", "shuffle_dataset": False,
+            "model_init_kwargs": {"revision": "abc", "dtype": "bfloat16"}}  # fmt: skip
+    recipe = read_tool(keys, "trl").recipe
+    assert recipe["train"]["shuffle"] is False
+    assert recipe["model"]["loader"] == {"name": "transformers", "revision": "abc"}

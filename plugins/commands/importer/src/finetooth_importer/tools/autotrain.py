@@ -86,6 +86,7 @@ def _read(account: Account) -> None:
         account.take("disable_gradient_checkpointing", "train.gradient_checkpointing", value=False)
     account.passes("disable_gradient_checkpointing", "memory decides")
     _adapter(account)
+    shared.without_dropout(account, "rm")
     if account.recipe.get("data", {}).get("eval"):
         account.take("eval_strategy", "evaluate.every", lambda word: "epoch" if word == "epoch" else 0)
         account.default("eval_strategy", "evaluate.every", "epoch")

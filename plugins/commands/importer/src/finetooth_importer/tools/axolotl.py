@@ -29,6 +29,7 @@ def read(account: Account) -> None:
     _method(account)
     axolotl_datasets.read(account, name_of(account.recipe.get("method")))
     _adapter(account)
+    shared.without_dropout(account, "rm")
     account.take("sequence_len", "train.max_length", int)
     account.default("sequence_len", "train.max_length", 512)
     account.take("excess_length_strategy", "train.excess_length")
@@ -45,7 +46,6 @@ def read(account: Account) -> None:
     if account.has("cosine_min_lr_ratio"):
         account.set("schedule.name", "cosine_with_min")
     account.refuse("cosine_constant_lr_ratio", "the schedule wsd has a plateau", unless=0)
-    shared.schedule_options(account)
     account.refuse("eta_min", "set schedule.min_ratio, a share of the full rate")
     account.take("max_grad_norm", "train.max_grad_norm", number)
     account.take("neftune_noise_alpha", "train.embedding_noise", number)

@@ -57,6 +57,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     _data(account, folder)
     _media(account)
     _adapter(account)
+    shared.without_dropout(account, "rm")
     note = shared.cut(account, "truncate_turns") if account.get("stage") != "pt" else ""
     account.take("cutoff_len", "train.max_length", int, note=note)
     account.default("cutoff_len", "train.max_length", 2048, note)
@@ -65,7 +66,6 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.passes("data_seed", "one seed decides everything random")
     _optimizer(account)
     shared.schedule(account, "lr_scheduler_type", "linear")
-    shared.schedule_options(account)
     shared.precision(account)
     if account.get("disable_gradient_checkpointing"):
         account.take("disable_gradient_checkpointing", "train.gradient_checkpointing", value=False)

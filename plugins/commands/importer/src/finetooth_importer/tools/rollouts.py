@@ -47,6 +47,7 @@ def read(account: Account, method: str, prefix: str = "") -> None:
             account.refuse(key, f"method.loss_type is one of {', '.join(BOUNDED)}", unless=None)
         elif account.has(key):
             account.take(key, f"method.{name}", number)
+    account.take(f"{prefix}shuffle_dataset", "train.shuffle")
     account.take(f"{prefix}top_k", "method.top_k", lambda value: max(0, int(value)))
     account.take(f"{prefix}entropy_coef", "method.entropy_coef", number)
     _steered(account, prefix)

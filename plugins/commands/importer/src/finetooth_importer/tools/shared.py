@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from finetooth_importer import tables
 from finetooth_importer.account import Account, name_of, number
-from finetooth_importer.tools import low_memory
+from finetooth_importer.tools import low_memory, shapes
 from finetooth_importer.tools.deepspeed import deepspeed
 from finetooth_importer.tools.fsdp import fsdp
 
@@ -25,8 +26,14 @@ WITHOUT_EPS = (*PLAIN, "lion", "lion_8bit", "flash_lion", "came")
 SCHEDULES: Mapping[str, str] = TABLES["schedules"]
 """Schedules by the names of transformers."""
 
+LIONS = ("lion", "lion_8bit")
+"""Optimizers whose own betas transformers replaces by Adam's, given or not."""
+
 PAIRS = ("dpo", "orpo", "simpo", "cpo")
 """Methods that compare two answers to a prompt."""
+
+TURNED_OFF = (*PAIRS, "kto", "rm", "gkd")
+"""Methods for which a trainer of TRL, by default, turns off the dropout of what it trains."""
 
 DEVICES = "this way to share a model among devices is not here; scale: {devices: N} shares the rows of a step"
 HUB = "a run sends nothing to a hub: ft push RUN --to hf:OWNER/NAME does, when you have looked at it"
@@ -48,7 +55,7 @@ def optimizer(account: Account, key: str, default: str = "adamw") -> None:
     if chosen in ("ademamix", "came"):
         betas.append(number(account.get("adam_beta3", 0.9999)))
     without = chosen in ("", *WITHOUT_BETAS)
-    if not without and any(account.has(f"adam_beta{place}") for place in (1, 2, 3)):
+    if not without and (chosen in LIONS or any(account.has(f"adam_beta{place}") for place in (1, 2, 3))):
         account.set("optimizer.betas", betas)
     for name in ("adam_beta1", "adam_beta2", "adam_beta3"):
         if without or (name == "adam_beta3" and len(betas) < 3):
@@ -81,6 +88,7 @@ def schedule(account: Account, key: str, default: str, warm_up: float = 0.0) -> 
     else:
         account.refuse(key, f"no schedule {theirs!r} here; ft plugins list --kind schedule shows them", unless=None)
     _warm_up(account, theirs, warm_up)
+    shapes.take(account, theirs)
     if isinstance(account.recipe.get("schedule"), dict) and "name" not in account.recipe["schedule"]:
         account.set("schedule.name", SCHEDULES[default])
 
@@ -113,13 +121,6 @@ def _warm_up(account: Account, schedule: str, default: float) -> None:
         account.default("warmup_steps", "schedule.warmup_steps", min(int(default * bound), 100))
     else:
         account.default("warmup_ratio", "schedule.warmup_ratio", default, "of at most 100 steps there")
-
-
-def schedule_options(account: Account) -> None:
-    """Options of a schedule by transformers' names."""
-    note = "give the schedule its options: schedule: {name: ..., ...}"
-    for key in ("lr_scheduler_kwargs", "lr_scheduler_args"):
-        account.refuse(key, note, unless={})
 
 
 def batch(
@@ -178,6 +179,24 @@ def without_effect(account: Account, notes: Mapping[str, str]) -> None:
     """Keys that change nothing here, with why; an empty note: they are about what is shown."""
     for key, note in notes.items():
         account.passes(key, note or "it is about what is shown, not about what is trained")
+
+
+def without_dropout(account: Account, *on: str) -> None:
+    """Trainers of TRL set every dropout of the model that they train to 0, an adapter's too, unless told otherwise.
+
+    Args:
+        on: methods whose trainers leave it on in this tool.
+    """
+    method, adapter = name_of(account.recipe.get("method")), account.recipe.get("adapter")
+    off = str(account.get("disable_dropout", method in TURNED_OFF and method not in on)).lower() == "true"
+    if off and isinstance(adapter, dict) and adapter.get("dropout"):
+        note = f"0, since the trainer of {method} turns dropout off there, an adapter's too"
+        account.lines = [
+            replace(line, outcome="otherwise", note=note) if line.setting == "adapter.dropout" else line
+            for line in account.lines
+        ]
+        account.set("adapter.dropout", 0.0)
+    account.passes("disable_dropout", "dropout of a model is off; that of an adapter is adapter.dropout")
 
 
 def precision(account: Account) -> None:

@@ -34,6 +34,10 @@ NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 
+LOADING = ("dtype", "torch_dtype", "attn_implementation", "device_map", "use_cache", "low_cpu_mem_usage",
+           "trust_remote_code", "use_safetensors")  # fmt: skip
+"""Arguments of a model's loading that change nothing here."""
+
 COMPARED = ("sft", "dpo", "kto")
 """Methods whose first loss over rows of each kind is TRL's, which a test holds; the rows have to be seen."""
 
@@ -72,6 +76,7 @@ def read(account: Account, folder: Path | None = None) -> None:
         account.take(METHOD, "method", value=method)
         account.default(METHOD, "method", method)
     account.take("model_name_or_path", "model.name")
+    _model(account)
     account.take("model", "model.name")
     account.passes(
         "trust_remote_code", "code of a repository does not run unless model.loader.trust_remote_code says so"
@@ -100,6 +105,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     watched.saving(account)
     watched.records(account)
     _adapter(account)
+    shared.without_dropout(account)
     if method in ONLINE:
         rollouts.read(account, method)
         rollouts.prompts(account, account, "", "per_device_train_batch_size")
@@ -113,11 +119,23 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.compared = bool(row) and method in COMPARED
     if method == "sft":
         _trained(account, row)
+    account.refuse("bias", "a low-rank adapter trains no biases of the model", unless="none")
     account.passes("assistant_only_loss", "it is off")
     account.covered("completion_only_loss", "method.train_on")
     shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
     account.finish(REFUSED)
+
+
+def _model(account: Account) -> None:
+    """What a script or a command passes on to the loading of its model."""
+    given = account.get("model_init_kwargs")
+    others = sorted(set(given) - {"revision", *LOADING}) if isinstance(given, Mapping) else ["all of it"]
+    if isinstance(given, Mapping) and given.get("revision") and not account.has("model_revision"):
+        account.set("model.loader", {"name": "transformers", "revision": str(given["revision"])})
+    if others:
+        account.refuse("model_init_kwargs", f"see model.loader and quantization; not taken: {', '.join(others)}")
+    account.covered("model_init_kwargs", "model.loader")
 
 
 def _taught(account: Account) -> None:
@@ -131,7 +149,6 @@ def _taught(account: Account) -> None:
     account.take(
         "seq_kd", "method.seq_kd", note="the teacher answers once, when the run begins, and rows are prompts alone"
     )
-    account.refuse("disable_dropout", "dropout of a model is off; that of an adapter is adapter.dropout", unless=True)
     account.default("top_k", "method.top_k", 0, "whole distributions are compared")
 
 
@@ -192,13 +209,13 @@ def _loss(account: Account, method: str) -> None:
     if method == "sft" and number(account.get("label_smoothing_factor", 0)):
         account.take("label_smoothing_factor", "method.loss.label_smoothing", number)
         account.set("method.loss.name", "smoothed_cross_entropy")
-    account.passes("label_smoothing_factor", "it is 0")
+    account.passes("label_smoothing_factor", "the loss of this trainer does not read it, or it is 0")
     if method == "dpo" and number(account.get("label_smoothing", 0)):
         account.take("label_smoothing", "method.loss.label_smoothing", number)
         account.set("method.loss.name", _picked(account.recipe["method"].get("loss")))
     elif method == "cpo":
         account.take("label_smoothing", "method.label_smoothing", number)
-    account.passes("label_smoothing", "it is 0")
+    account.passes("label_smoothing", "the loss of this trainer does not read it, or it is 0")
 
 
 def _picked(pick: Any) -> str:
@@ -256,6 +273,8 @@ def _on_the_way(account: Account) -> None:
         account.take("train_dataset.map", "data.format", value=_mapped(account)["format"], note=note)
     account.refuse("train_dataset.map", "code does not run: write the rows as it returns them, or name their columns "
                    "in data.format")  # fmt: skip
+    if account.has("train_dataset.shuffle") and account.has("train_dataset.select"):
+        account.refuse("train_dataset.shuffle", "other rows are first here than there: write the rows that it selects")
     for name in HARMLESS:
         account.passes(f"train_dataset.{name}", "columns that are not read change nothing; train.shuffle orders rows")
     part = str(account.get("train_dataset.select", ""))
