@@ -106,3 +106,51 @@ GKDTrainer(model="small", teacher_model="large", args=args, train_dataset=load_d
     assert account.recipe["optimizer"]["learning_rate"] == 2e-5
     (line,) = (line for line in account if line.key == "seq_kd")
     assert line.outcome == "otherwise" and "rows are prompts" in line.note
+
+
+CHANGED = """
+common = {"learning_rate": 3e-4, "max_steps": 7}
+model = AutoModelForCausalLM.from_pretrained("m", revision="abc", load_in_8bit=True, rope_theta=1.0)
+tokenizer.chat_template = TEMPLATE
+tokenizer.add_tokens(["<x>"])
+config = GenerationConfig(temperature=0.1, top_k=3)
+trainer = SFTTrainer(model=model, args=SFTConfig(**common, **read("a.json")), train_dataset=load_dataset("a/b"))
+"""
+
+
+def test_what_a_script_does_to_its_model_is_listed(outcomes: Outcomes) -> None:
+    account = read_tool(of_script(CHANGED, Path("a.py")), "trl")
+    recipe, made = account.recipe, outcomes(account)
+    assert recipe["optimizer"]["learning_rate"] == 3e-4 and recipe["train"]["max_steps"] == 7
+    assert recipe["model"] == {"name": "m", "loader": {"name": "transformers", "revision": "abc"}}
+    assert recipe["quantization"] == "int8"
+    for key in ("chat_template", "add_tokens", "model_init_kwargs", "**read('a.json')"):
+        assert made[key][0] == "not taken", key
+    assert not {"temperature", "top_k"} & made.keys()  # those of answers are no settings of a trainer
+    below = "if False:\n" + CHANGED.strip().replace("\n", "\n    ").replace("common", "    common", 1) + "\n"
+    assert "add_tokens" not in of_script(below + "SFTConfig(max_steps=2)", Path("a.py"))
+
+
+def test_two_trainers_are_not_one_run(outcomes: Outcomes) -> None:
+    text = "SFTTrainer(args=SFTConfig(max_steps=9))\nGRPOTrainer(args=GRPOConfig(beta=0.1))"
+    assert outcomes(read_tool(of_script(text, Path("a.py")), "trl"))["other trainers"][0] == "not taken"
+
+
+def test_another_adapter_is_never_a_lora_without_a_word(outcomes: Outcomes) -> None:
+    text = "SFTTrainer(args=SFTConfig(max_steps=9), peft_config=IA3Config(target_modules=['k_proj']))"
+    assert outcomes(read_tool(of_script(text, Path("a.py")), "trl"))["IA3Config"][0] == "not taken"
+
+
+UNSLOTH = """
+model, tokenizer = FastLanguageModel.from_pretrained("m", revision="abc")
+model = FastLanguageModel.get_peft_model(model)
+tokenizer = get_chat_template(tokenizer, chat_template="llama-3.1")
+trainer = train_on_responses_only(SFTTrainer(model=model, args=SFTConfig(max_steps=2)))
+"""
+
+
+def test_markup_and_revision_of_an_unsloth_script(outcomes: Outcomes) -> None:
+    account = read_tool(of_script(UNSLOTH, Path("a.py")), "unsloth")
+    assert outcomes(account)["get_chat_template"][0] == "not taken"
+    assert account.recipe["model"]["loader"]["revision"] == "abc"
+    assert account.recipe["method"]["train_on"] == "assistant" and "assistant_only_loss" not in outcomes(account)

@@ -157,3 +157,14 @@ def test_order_and_revision_are_taken() -> None:
     recipe = read_tool(keys, "trl").recipe
     assert recipe["train"]["shuffle"] is False
     assert recipe["model"]["loader"] == {"name": "transformers", "revision": "abc"}
+
+
+def test_losses_and_references_of_trls_trainers() -> None:
+    given = {"dataset_name": "a/b", "model_name_or_path": "m"}
+    simpo = {**given, "trainer": "cpo", "loss_type": "simpo", "simpo_gamma": 0.7, "cpo_alpha": 0.5}
+    expected = {"name": "simpo", "beta": 0.1, "gamma": 0.7, "sft_weight": 0.5}
+    assert read_tool(simpo, "trl").recipe["method"] == expected
+    dpo = read_tool({**given, "trainer": "dpo", "sync_ref_model": True, "ref_model_sync_steps": 7}, "trl").recipe
+    assert dpo["method"]["reference"]["sync_every"] == 7
+    reward = read_tool({**given, "trainer": "reward", "center_rewards_coefficient": 0.01}, "trl").recipe
+    assert reward["method"]["center_rewards_coefficient"] == 0.01

@@ -12,6 +12,7 @@ from finetooth_hooks import UserError
 
 from finetooth_importer.account import COMPUTED
 from finetooth_importer.expressions import UNKNOWN, Assigned, assigned, called_of, value_of
+from finetooth_importer.script_changes import ANSWERS, changes_of, loading, spread
 from finetooth_importer.script_rows import rows_of
 from finetooth_importer.tools import trl, unsloth
 
@@ -74,10 +75,12 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
         elif called in _TRAINERS:
             keys[trl.METHOD] = _TRAINERS[called]
             keys.update(_of_trainer(node, names, tree))
+        elif called in ANSWERS:
+            continue
         elif _CONFIG.search(called) and not called.startswith("BitsAndBytes"):
             if called == "LoraConfig":
                 keys[trl.PEFT] = called
-            keys.update({keyword.arg: value_of(keyword.value, names) for keyword in node.keywords if keyword.arg})
+            keys.update(spread(node, names))
             own = own or called.removesuffix("Config") + "Trainer" in _TRAINERS
             if called == trl.PLAIN:
                 keys[trl.ARGUMENTS] = called
@@ -94,6 +97,8 @@ def of_script(text: str, path: Path) -> Mapping[str, Any]:
             and re.search(r"Model|CausalLM", owner.id)
         ):
             keys["model"] = value_of(node.args[0], names)
+            keys.update(loading(node, names))
+    keys.update(changes_of(tree, idle, _TRAINERS))
     if own:  # the trainer has a configuration of its own
         keys.pop(trl.ARGUMENTS, None)
     known = {key: value for key, value in keys.items() if value is not UNKNOWN}

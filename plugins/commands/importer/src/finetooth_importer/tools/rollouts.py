@@ -83,7 +83,7 @@ def read(account: Account, method: str, prefix: str = "") -> None:
         account.passes(prefix + key, note)
     for key, note in REFUSED.items():
         account.refuse(prefix + key, note)
-    _reference(account, prefix)
+    reference(account, prefix)
 
 
 def prompts(account: Account, block: Account, prefix: str, each: str) -> None:
@@ -193,7 +193,7 @@ def _ends(account: Account, key: str) -> None:
         account.covered(key, "method.stop_ids" if ids is not None else "method.stop")
 
 
-def _reference(account: Account, prefix: str) -> None:
+def reference(account: Account, prefix: str) -> None:
     """Whether what `beta` holds the policy to follows it."""
     keys = [prefix + name for name in ("sync_ref_model", "ref_model_sync_steps", "ref_model_mixup_alpha")]
     if account.get(keys[0]):

@@ -10,6 +10,7 @@ from typing import Any
 from finetooth_importer import packing, tables
 from finetooth_importer.account import Account, number
 from finetooth_importer.first_row import first_row
+from finetooth_importer.script_changes import CHANGES
 from finetooth_importer.script_rows import HARMLESS, SPLIT
 from finetooth_importer.tools import rollouts, rows, shared, targets, watched
 
@@ -35,7 +36,8 @@ REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
 
 
 LOADING = ("dtype", "torch_dtype", "attn_implementation", "device_map", "use_cache", "low_cpu_mem_usage",
-           "trust_remote_code", "use_safetensors")  # fmt: skip
+           "trust_remote_code", "use_safetensors",
+           "token", "cache_dir", "local_files_only")  # fmt: skip
 """Arguments of a model's loading that change nothing here."""
 
 COMPARED = ("sft", "dpo", "kto")
@@ -114,6 +116,9 @@ def read(account: Account, folder: Path | None = None) -> None:
     else:
         for key in ("beta", "desirable_weight", "undesirable_weight"):
             account.take(key, f"method.{key}", number)
+        if method in ("dpo", "kto"):
+            rollouts.reference(account, "")
+            account.passes("precompute_ref_log_probs", "the reference's log-probabilities are the same, early or late")
     _loss(account, method or "")
     row = _mapped(account).get("row") or first_row(account.get("dataset_name"), folder)
     account.compared = bool(row) and method in COMPARED
@@ -124,7 +129,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.covered("completion_only_loss", "method.train_on")
     shared.without_effect(account, NO_EFFECT)
     shared.machines(account)
-    account.finish(REFUSED)
+    account.finish({**REFUSED, **CHANGES})
 
 
 def _model(account: Account) -> None:
@@ -203,6 +208,10 @@ def _loss(account: Account, method: str) -> None:
         account.take("loss_type", "method.loss.name", lambda v: v[0] if isinstance(v, list) else v)
     elif method == "sft" and loss in ("dft", "nll", "chunked_nll"):
         account.take("loss_type", "method.loss", value="dft" if loss == "dft" else "cross_entropy")
+    elif method == "cpo" and loss == "simpo":
+        account.take("loss_type", "method.name", value="simpo")
+        account.take("simpo_gamma", "method.gamma", number)
+        account.default("beta", "method.beta", 0.1)
     elif method == "kto" and loss in ("kto", "apo_zero_unpaired"):
         account.take("loss_type", "method.loss")
     account.refuse("loss_type", "see the losses of the method: ft plugins list --kind loss", unless="nll")
@@ -215,6 +224,11 @@ def _loss(account: Account, method: str) -> None:
         account.set("method.loss.name", _picked(account.recipe["method"].get("loss")))
     elif method == "cpo":
         account.take("label_smoothing", "method.label_smoothing", number)
+        account.take("cpo_alpha", "method.sft_weight", number)
+        account.default("cpo_alpha", "method.sft_weight", 1.0)
+        account.passes("simpo_gamma", "the loss simpo alone has it")
+    elif method == "rm":
+        account.take("center_rewards_coefficient", "method.center_rewards_coefficient", number)
     account.passes("label_smoothing", "the loss of this trainer does not read it, or it is 0")
 
 

@@ -16,6 +16,7 @@ MARK = "unsloth"
 NAMES: Mapping[str, str] = {
     "model_name": "model",
     "dataset": "dataset_name",
+    "revision": "model_revision",
 }
 """Its own names of what TRL has."""
 
@@ -77,6 +78,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     if keys.get("train_on_responses_only") and kind == "sft":
         inside.set("method.train_on", "assistant")
         inside.recipe["method"].pop("train_markup", None)
+        inside.lines = [line for line in inside if line.key != "assistant_only_loss" or line.outcome != "default"]
     names = {NAMES.get(key, key): key for key in account.given}
     inside.lines = [line for line in inside if line.key not in (trl.METHOD, trl.PEFT) or line.key in account.given]
     account.continued(inside, names)
