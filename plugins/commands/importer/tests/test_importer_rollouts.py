@@ -146,3 +146,17 @@ def test_what_normalizes_each_reward_leaves_scale_rewards_out(rl: str) -> None:
     assert account.recipe["method"]["multi_objective_aggregation"] == "normalize_then_sum"
     assert "scale_rewards" not in account.recipe["method"]
     assert {line.key: line.outcome for line in account}["trl.scale_rewards"] == "no effect"
+
+
+def test_the_bound_of_cispo_is_trls(outcomes: Outcomes) -> None:
+    """TRL holds a ratio at `epsilon_high` itself; the loss that is imported is asked where it holds one."""
+    SurrogateOptions = pytest.importorskip("finetooth_policygradient.surrogate").SurrogateOptions
+
+    keys = {"trainer": "grpo", "dataset_name": "a/b", "loss_type": "cispo"}
+    taken = read_tool({**keys, "epsilon_high": 5.0}, "trl").recipe["method"]
+    options = SurrogateOptions(objective="cispo", epsilon_high=taken["epsilon_high"])
+    assert 1 + options.high == 5.0
+    for more in ({}, {"epsilon_high": 0.3}):
+        account = read_tool({**keys, **more}, "trl")
+        assert outcomes(account)["epsilon_high"][0] == "not taken" and "epsilon_high" not in account.recipe["method"]
+    assert read_tool({**keys, "loss_type": "dapo", "epsilon_high": 0.3}, "trl").recipe["method"]["epsilon_high"] == 0.3

@@ -45,6 +45,8 @@ def read(account: Account, method: str, prefix: str = "") -> None:
         key = prefix + name
         if name == "loss_type" and account.get(key) not in (None, *BOUNDED):
             account.refuse(key, f"method.loss_type is one of {', '.join(BOUNDED)}", unless=None)
+        elif name == "epsilon_high" and account.get(f"{prefix}loss_type") == "cispo":
+            _bound(account, prefix)
         elif account.has(key):
             account.take(key, f"method.{name}", number)
     account.take(f"{prefix}shuffle_dataset", "train.shuffle")
@@ -84,6 +86,16 @@ def read(account: Account, method: str, prefix: str = "") -> None:
     for key, note in REFUSED.items():
         account.refuse(prefix + key, note)
     reference(account, prefix)
+
+
+def _bound(account: Account, prefix: str) -> None:
+    """CISPO's bound of ratios: there `epsilon_high` itself, or else `epsilon`; here 1 more than `epsilon_high`."""
+    key = f"{prefix}epsilon_high"
+    bound = number(account.get(key, account.get(f"{prefix}epsilon", 0.2)))
+    if isinstance(bound, int | float) and bound >= 1:
+        account.take(key, "method.epsilon_high", value=bound - 1, note=f"{bound} bounds ratios, 1 more than it")
+    elif not account.refuse(key, f"ratios are cut to {bound} there, below 1; set the bound less 1", unless=None):
+        account.inside(key, bound, "not taken", note=f"left out, ratios are cut to {bound} there, and to 5 here")
 
 
 def prompts(account: Account, block: Account, prefix: str, each: str) -> None:
