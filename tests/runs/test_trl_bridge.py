@@ -147,6 +147,21 @@ def test_evaluations_drop_nothing_while_a_trainer_trains(bridged: Callable[..., 
     assert begins.step == 0 and begins.metrics["loss"] == pytest.approx(measured, rel=1e-4)
 
 
+def test_an_adapters_dropout_is_the_recipes(bridged: Callable[..., Any], tmp_path: Path) -> None:
+    """TRL's trainers of pairs turn every dropout off by default; `adapter.dropout` asks for one."""
+
+    def losses(dropout: float, **arguments: Any) -> list[float]:
+        given = bridged("dpo", arguments=arguments)
+        given["adapter"] = {"name": "lora", "rank": 4, "alpha": 64, "dropout": dropout}
+        given["optimizer"] = {"name": "adamw", "learning_rate": 0.03}
+        given["output"] = str(tmp_path / f"{dropout}-{sorted(arguments)}")
+        return [step.loss for step in finetooth.run(given).history]
+
+    off = losses(0.0)
+    assert losses(0.9)[1] != off[1]
+    assert losses(0.9, disable_dropout=True) == off
+
+
 RESUMED: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {"portion": 1}),
     "dpo": ("dpo", {}),

@@ -277,9 +277,22 @@ def _arguments(
     }
     if not train.shuffle:
         made.update(IN_ORDER)
+    if "disable_dropout" in fields and "disable_dropout" not in arguments:
+        made["disable_dropout"] = False  # it would turn the adapter's off, of which the recipe has a setting
+        if getattr(config, "disable_dropout", False):
+            _drop_nothing(model)
     if rewards:
         made["reward_weights"] = [reward.weight for reward in rewards]
     return config(**{**{name: value for name, value in made.items() if name in fields}, **arguments})
+
+
+def _drop_nothing(model: nn.Module) -> None:
+    """Turn off the dropout of a model, as trainers of TRL do, but for that of an adapter, whose layers hold theirs by
+    name."""
+    own = {id(module) for held in model.modules() if isinstance(held, nn.ModuleDict) for module in held.modules()}
+    for module in model.modules():
+        if isinstance(module, nn.Dropout) and id(module) not in own:
+            module.p = 0.0
 
 
 def _function(reward: WeightedReward) -> Any:
