@@ -63,3 +63,17 @@ def test_how_many_there_will_be() -> None:
     assert parse("epoch").times(None, 2.5) == 2
     assert parse("10 minutes").times(100, 1.0) == 1
     assert parse(0).times(100, 1.0) == 0
+
+
+def test_clocks_of_ranks_agree_by_time_alone() -> None:
+    """One that is asked says what another measured; nobody is asked of steps."""
+    asked: list[bool] = []
+
+    def other(own: bool) -> bool:
+        asked.append(own)
+        return not own
+
+    clock = Clock(parse("1 minute"), 0.0, agreed=other)
+    assert [clock.due(1, 0.0, 1.0), clock.due(2, 0.0, 100.0)] == [True, False]
+    assert asked == [False, True]
+    assert Clock(parse("2 steps"), 0.0, agreed=other).due(2, 0.0, 100.0) and len(asked) == 2

@@ -10,6 +10,7 @@ import threading
 import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from finetooth_hooks import EngineError, StoreError, UserError
 from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.checkpoints import Candidate
 from finetooth_recipes.cadence import Cadence
+from finetooth_saving.alike import Alike
 from finetooth_saving.artifact import verify_folder, write_folder
 from finetooth_saving.found_checkpoints import newest_good
 from finetooth_saving.keeper import BestKept, Keeper, Keeping
@@ -461,3 +463,35 @@ def test_what_another_run_sent_is_not_touched(tmp_path: Path) -> None:
     save(one, 2)
     assert "another checkpoint of this name is kept" in one.close()
     assert (far.root / "step-2" / "engine" / "state.json").read_text() == "torn"
+
+
+def follower(folder: Path, told: list[Any], **changes: Any) -> Keeper:
+    """Of a rank that is told what the first one said; of its own token first."""
+    line: Any = SimpleNamespace(broadcast=lambda own: told.pop(0), gather=lambda own: [0, own])
+    keeping = replace(Keeping(folder, Cadence(steps=1), disk=Folders(folder)), **changes)
+    return Keeper(keeping, {}, lambda candidate: "never", print, alike=Alike(line))
+
+
+def test_a_rank_keeps_and_chooses_what_the_first_one_does(tmp_path: Path) -> None:
+    """Its own gate and plugins would refuse everything, it would keep one, and think another the best."""
+    refusing = {"gates": {"odd": Refusing((1, 2, 3))}, "last": 1}
+    one = follower(tmp_path / "checkpoints", ["token", ["step-1", "step-3"], (1, 4.0)], **refusing)
+    for step in (1, 2, 3):
+        save(one, step, loss=float(step))
+    one.settle()
+    assert names(tmp_path / "checkpoints") == ["step-1", "step-2", "step-3"]
+    assert one.due(4, 0.0)
+    assert names(tmp_path / "checkpoints") == ["step-1", "step-3"]
+    assert one.best_kept(Best(1, "loss", "min")) == BestKept(1, tmp_path / "checkpoints" / "step-1", 4.0)
+
+
+def test_a_gate_with_the_engine_is_asked_at_every_rank_and_the_first_ones_answer_counts(tmp_path: Path) -> None:
+    asked: list[Any] = []
+    probe: Any = SimpleNamespace(check=lambda candidate: asked.append(candidate.engine) or "not here")
+    one = follower(tmp_path / "checkpoints", ["token", "gate odd: no", "", ""], engine_gates={"probe": probe})
+    save(one, 1)  # the first rank refused it before it came to the engine
+    assert asked == []
+    save(one, 2)
+    one.settle()
+    assert len(asked) == 1 and asked[0] is not None
+    assert "step-1" not in names(tmp_path / "checkpoints") and "step-2" in names(tmp_path / "checkpoints")

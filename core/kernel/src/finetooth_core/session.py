@@ -390,6 +390,7 @@ class Session:
         self._write_beginning()  # where the model is may have been found meanwhile
 
     def _loop(self, epoch: float = 0.0) -> Loop:
+        from finetooth_saving.alike import Alike
         from finetooth_saving.keeper import Keeper
 
         from finetooth_core.planning.plan import as_json
@@ -406,7 +407,9 @@ class Session:
         events = Events(self.plugins.events, progress, self.say)
         texts = {RECIPE: self.recipe.dump_yaml(), PLAN: json.dumps(as_json(job.plan), indent=2, sort_keys=True) + "\n"}
         assert job.keeping is not None
-        keeper = Keeper(job.keeping, texts, events.objection, self.say, known=self.stands_on, epoch=epoch)
+        place = job.request.place
+        alike = Alike(place.collective, together=bool(place.sharding or place.shard_optimizer))
+        keeper = Keeper(job.keeping, texts, events.objection, self.say, known=self.stands_on, epoch=epoch, alike=alike)
         manifest = {**self.manifest, "run": self.run_id, "environment": self.environment}
         loop = Loop(job, job.method, engine, events, progress, manifest, self.say, keeper)
         self.record = loop.record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +72,11 @@ class Clock:
         cadence: how often.
         now: seconds, any origin.
         epoch: passes done already.
+        agreed: what holds of several clocks' verdicts by time: ranks act alike, and their clocks differ.
     """
 
-    def __init__(self, cadence: Cadence, now: float, epoch: float = 0.0) -> None:
-        self._cadence, self._last, self._epoch = cadence, now, epoch
+    def __init__(self, cadence: Cadence, now: float, epoch: float = 0.0, agreed: Callable[[bool], bool] = bool) -> None:
+        self._cadence, self._last, self._epoch, self._agreed = cadence, now, epoch, agreed
 
     def due(self, step: int, epoch: float, now: float) -> bool:
         """Whether it is time after `step`, and if so begin to wait for the next. A step never crosses two epochs'
@@ -84,7 +86,7 @@ class Clock:
         due = bool(cadence.steps) and step % cadence.steps == 0
         if cadence.epochs:
             due |= math.floor(epoch / cadence.epochs + 1e-9) > math.floor(before / cadence.epochs + 1e-9)
-        if cadence.seconds and now - self._last >= cadence.seconds:
+        if cadence.seconds and self._agreed(now - self._last >= cadence.seconds):
             due = True
         if due:
             self._last = now

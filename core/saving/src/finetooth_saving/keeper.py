@@ -25,6 +25,7 @@ from finetooth_toolbox.blame import error_line, named, reason_of, where, whose
 from finetooth_toolbox.files.manifests import MANIFEST, hashes_remembered
 
 from finetooth_saving import history
+from finetooth_saving.alike import Alike
 from finetooth_saving.artifact import read_manifest, settle_folder, stage_folder, write_text
 from finetooth_saving.names import name_of, step_of
 from finetooth_saving.quarantine import set_aside
@@ -103,6 +104,7 @@ class Keeper:
         say: tells the user one line.
         known: hashes of what the run stands on, asked for once, from the thread that saves.
         epoch: passes over the data done already.
+        alike: the ranks that save the same. The first of them judges for all: others keep what it keeps.
     """
 
     def __init__(
@@ -114,10 +116,12 @@ class Keeper:
         *,
         known: Callable[[], Mapping[str, Any]] = dict,
         epoch: float = 0.0,
+        alike: Alike | None = None,
     ) -> None:
         self.keeping, self.stalled, self.saved = keeping, 0.0, 0
+        self.alike = alike or Alike()
         self._texts, self._promote, self._say, self._known = texts, promote, say, known
-        self._clock = Clock(keeping.cadence, time.monotonic(), epoch)
+        self._clock = Clock(keeping.cadence, time.monotonic(), epoch, self.alike.first)
         self._local, self._sending = Worker("checkpoints"), Worker("uploads")
         self._pending: list[Pending] = []
         self._uploads: list[tuple[str, Pending]] = []
@@ -130,8 +134,20 @@ class Keeper:
         self._placing = threading.Lock()
 
     def due(self, step: int, epoch: float) -> bool:
-        """Whether it is time to save after this step."""
-        return self._clock.due(step, epoch, time.monotonic())
+        """Whether it is time to save after this step. Ranks then also keep the same of what was saved before."""
+        due = self._clock.due(step, epoch, time.monotonic())
+        if due and not self.alike.alone:
+            self._keep_alike()
+        return due
+
+    def _keep_alike(self) -> None:
+        """Remove what the first rank does not keep: a gate refused it, or it is superfluous there."""
+        self.settle()
+        disk = self.keeping.disk
+        if disk is not None:
+            kept = self.alike.first(list(disk.names()))
+            for name in () if self.alike.leads else set(disk.names()) - set(kept):
+                disk.remove(name)
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
@@ -234,13 +250,12 @@ class Keeper:
         return max(snapshots, key=lambda snapshot: snapshot.step, default=None)
 
     def best_kept(self, best: Best) -> BestKept | None:
-        """The best checkpoint on disk; None if none has the metric."""
+        """The best checkpoint on disk; None if none has the metric. Ranks choose what the first of them does."""
         self.settle()
         metrics = self._found(self.keeping.disk) if self.keeping.disk else {}
         order = ranked(metrics, best.metric, best.mode)
-        if not order:
-            return None
-        return BestKept(order[0], self.keeping.folder / name_of(order[0]), metrics[order[0]][best.metric])
+        chosen = self.alike.first((order[0], metrics[order[0]][best.metric]) if order else None)
+        return None if chosen is None else BestKept(chosen[0], self.keeping.folder / name_of(chosen[0]), chosen[1])
 
     # --- in the thread that saves -------------------------------------------------------------------------------------
 
@@ -296,17 +311,14 @@ class Keeper:
             settle_folder(staged, target)
 
     def _judge(self, candidate: Candidate, engine: Engine) -> str:
-        """Why a checkpoint must not count; empty if it may."""
-        for name, gate in {**self.keeping.gates, **self.keeping.engine_gates}.items():
-            needs = name in self.keeping.engine_gates
-            shown = Candidate(candidate.step, candidate.folder, candidate.metrics, engine if needs else None)
-            try:
-                reason = reason_of(gate.check(shown), gate.check)
-            except (Exception, SystemExit) as error:
-                reason = named(error)
-            if reason:
-                return f"gate {name}: {reason}"
-        return self._promote(candidate)
+        """Why a checkpoint must not count; empty if it may. Of several ranks the first asks, since the others may have
+        no tensors; gates that need the engine are asked at all of them, and the first rank's answer counts."""
+        leads = self.alike.leads
+        reason = _objection(self.keeping.gates, candidate) if leads else ""
+        if self.keeping.engine_gates and not (reason := self.alike.first(reason)):
+            shown = Candidate(candidate.step, candidate.folder, candidate.metrics, engine)
+            reason = self.alike.first(_objection(self.keeping.engine_gates, shown))
+        return reason or (self._promote(candidate) if leads else "")
 
     def _make_known(self) -> None:
         if self._stands_on is None:
@@ -390,7 +402,7 @@ class Keeper:
     def _tidy(self, store: Store | None, now: int) -> None:
         """Remove superfluous checkpoints from a store, except those that are being sent. A checkpoint of a later step
         than `now` is not one that this run has reached: it does not count, and stays."""
-        if store is None:
+        if store is None or not self.alike.leads:
             return
         busy = {name for name, pending in self._uploads if not pending.done.is_set()}
         mine = store is self.keeping.disk
@@ -401,6 +413,18 @@ class Keeper:
                 continue
             store.remove(name)
             self._metrics.pop((id(store), name), None)
+
+
+def _objection(gates: Mapping[str, Gate], candidate: Candidate) -> str:
+    """What the first of some gates says that does not let a checkpoint pass; empty if all do."""
+    for name, gate in gates.items():
+        try:
+            reason = reason_of(gate.check(candidate), gate.check)
+        except (Exception, SystemExit) as error:
+            reason = named(error)
+        if reason:
+            return f"gate {name}: {reason}"
+    return ""
 
 
 def _lost(name: str, store: Store) -> StoreError:

@@ -28,7 +28,7 @@ class Evaluations:
         run, now = self.run, time.monotonic()
         reports = [report for report in run.record.history.reports if isinstance(report, StepReport)]
         before = reports[-2].epoch if len(reports) > 1 else 0.0
-        clock = Clock(cadence.parse(run.job.context.recipe.evaluate.every), now, before)
+        clock = Clock(cadence.parse(run.job.context.recipe.evaluate.every), now, before, run.keeper.alike.first)
         if reports and clock.due(run.progress.step, run.epoch, now) and run.evaluated_at != run.progress.step:
             self.evaluate()
         return clock
@@ -39,7 +39,7 @@ class Evaluations:
         step = self.run.progress.step
         measured = sum(1 for evaluation in self.run.record.evaluations if evaluation.step == step)
         for evaluator in self.run.job.evaluators[measured:]:
-            if self.run.interrupt.signal:
+            if self.run.signal:
                 return
             try:
                 with self.run.engine.averaged():

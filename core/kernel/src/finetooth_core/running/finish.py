@@ -142,22 +142,17 @@ class Finish:
     def end(self, ending: Ending, artifact: Path | None) -> Ending:
         """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
         a run that was done, and keeps its state, so that it can be ended again."""
-        try:
-            self.run.trackers.end(self.run.outcome(ending, artifact))
-        except StopRun as stop:
-            ending = ending.stopped(stop)
-            if ending.status == "stopped":
-                self.keep_stopped()
-        except FinetoothError as error:
-            ending = ending if ending.error else failed(error)
-        try:
-            self.run.events.fire("ft_run_end", outcome=self.run.outcome(ending, artifact))
-        except StopRun as stop:
-            ending = ending.stopped(stop)
-            if ending.status == "stopped":
-                self.keep_stopped()
-        except FinetoothError as error:
-            return ending if ending.error else failed(error)
+        fire = self.run.events.fire
+        told: tuple[Callable[[Outcome], object], ...] = (self.run.trackers.end, lambda o: fire("ft_run_end", outcome=o))
+        for tell in told:
+            try:
+                tell(self.run.outcome(ending, artifact))
+            except StopRun as stop:
+                ending = ending.stopped(stop)
+                if ending.status == "stopped":
+                    self.keep_stopped()
+            except FinetoothError as error:
+                ending = ending if ending.error else failed(error)
         return ending
 
     def keep_stopped(self) -> None:

@@ -20,10 +20,6 @@ class Interrupt:
 
     signal: int = 0
 
-    def asked(self) -> bool:
-        """Whether the run was asked to stop."""
-        return self.signal != 0
-
 
 @contextmanager
 def interrupts(interrupt: Interrupt) -> Iterator[None]:

@@ -139,6 +139,11 @@ class LiveRun:
         self.keeper.save(self.engine, self.state(), self.record.history.lines(), about, folder=folder)
         self.saved_at = self.progress.step
 
+    @property
+    def signal(self) -> int:
+        """The signal that asked the run to end, where ranks can only save together at any of them; 0: none came."""
+        return self.keeper.alike.signal(self.interrupt.signal)
+
     def check_measured(self) -> None:
         """What a whole evaluation before the first step must have shown: the metric by which the best is chosen, and
         those that parts of the run wait for.

@@ -59,7 +59,7 @@ class Loop(LiveRun):
         artifact: Path | None = None
         with interrupts(self.interrupt), lend_terminal():
             if "interrupt" in self.engine.capabilities:
-                self.engine.interrupt_when(self.interrupt.asked)
+                self.engine.interrupt_when(lambda: self.interrupt.signal != 0)
             try:
                 ending = self.steps()
             except StopRun as stop:
@@ -109,7 +109,7 @@ class Loop(LiveRun):
         steps = self.method.steps(self.engine)
         self.recorder.before(self.progress.step + 1)
         clock = time.perf_counter()
-        while not self.interrupt.signal:
+        while not self.signal:
             drawn = random_state()
             try:
                 with self.recorder.span(STEP_SPAN):
@@ -139,9 +139,10 @@ class Loop(LiveRun):
             clock = time.perf_counter()
         if self.evaluated_at != self.progress.step:
             self.evaluations.evaluate()
-        if self.interrupt.signal:
-            name = signal.Signals(self.interrupt.signal).name
-            return Ending("interrupted", f"{name} after step {self.progress.step}", 128 + self.interrupt.signal)
+        if number := self.signal:
+            reason = f"{signal.Signals(number).name} after step {self.progress.step}"
+            told = self.interrupt.signal  # by another rank: then this one has not failed
+            return Ending("interrupted", reason, 128 + told if told else 0)
         return Ending()
 
     def begin(self) -> None:

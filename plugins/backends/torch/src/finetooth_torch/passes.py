@@ -62,12 +62,12 @@ class Runner:
         self.asked: Callable[[], bool] = _never  # whether the driver of the engine wants it to stop
 
     def check_asked(self) -> None:
-        """Between two micro-batches; where no rank goes through the model alone, all of them stop at the next call.
+        """Between two micro-batches; where no rank can save alone, all of them stop at the next call.
 
         Raises:
             Interrupted: somebody wants the engine to stop.
         """
-        if not self._ranks.joint and self.asked():
+        if not self._ranks.stops_together and self.asked():
             raise Interrupted(STOPPED)
 
     def begin(self) -> None:
@@ -76,7 +76,7 @@ class Runner:
         Raises:
             Interrupted: see `check_asked`.
         """
-        if self._ranks.joint and self._ranks.any(self.asked()):
+        if self._ranks.stops_together and self._ranks.any(self.asked()):
             raise Interrupted(STOPPED)
 
     # --- without a graph ----------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ class Ranks:
 
     Attributes:
         joint: no rank goes through the model alone: each has parts of it, or computes some positions of a row.
+        stops_together: no rank can save alone, so that all of them stop at the same call.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Ranks:
     ) -> None:  # fmt: skip
         self._parameters, self._collective, self._spread = parameters, collective, spread
         self.joint = joint or parameters.sharded
+        self.stops_together = self.joint or spread is not None
 
     def check_loss(self, loss: LossSpec) -> None:
         """Checks that the loss can be computed from one rank's part.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from torch.distributed.tensor import DTensor
 
 from finetooth_fsdp.options import FsdpOptions
 from finetooth_fsdp.tensor import divide_layer, tensor_plan
+
+# It tells the user to flatten a mesh, at every save of weights that are divided twice.
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 COMPUTED = {"bf16": torch.bfloat16}
 """What parameters are gathered in, where that is not what they are held in."""

@@ -1,0 +1,117 @@
+"""What one rank decides between two steps holds for all: a gate's verdict, a signal, a clock."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from test_two_ranks import CASES, RECIPE, folder, ft, trained  # noqa: F401 - folder is a fixture
+
+pytestmark = pytest.mark.slow
+LONG: dict[str, Any] = {
+    **CASES["full"], "train": {**RECIPE["train"], "epochs": 4, "max_steps": 4}, "schedule": "constant",
+}  # fmt: skip
+GATE = """
+import os
+from finetooth_hooks import Gate, NoOptions, hookimpl
+
+
+class Odd:
+    def check(self, candidate):
+        refused = (1,) if os.environ.get("RANK", "0") == "0" else (1, 2, 3)
+        return "it is odd" if candidate.step in refused else ""
+
+
+def build(options: NoOptions, context):
+    return Odd()
+
+
+@hookimpl
+def ft_gates():
+    yield Gate(name="odd", build=f"{__name__}:build", summary="refuses another step at each rank")
+"""
+SIGNAL = """
+import os, signal
+from finetooth_hooks import hookimpl
+
+
+@hookimpl
+def ft_step(run, report):
+    if report.step == 2 and os.environ["RANK"] == "0" and not os.path.exists("signalled-" + run.folder.name):
+        open("signalled-" + run.folder.name, "w").close()
+        os.kill(os.getpid(), signal.SIGTERM)
+"""
+CLOCK = """
+import os, time
+from finetooth_hooks import hookimpl
+
+real, passed = time.monotonic, [0.0]
+time.monotonic = lambda: real() + passed[0]
+
+
+@hookimpl
+def ft_step(run, report):
+    passed[0] += 100.0 * (os.environ.get("RANK", "0") == "0")
+"""
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "replicas of tensor"])
+def test_the_first_rank_judges_and_chooses_for_all(folder: Path, strategy: str) -> None:  # noqa: F811
+    """Weights only get worse. The first rank refuses step 1, so that step 2 is the best that is left; other ranks would
+    refuse that too, and take the last step."""
+    (folder / "odd.py").write_text(GATE, encoding="utf-8")
+    changes = {
+        **LONG, "optimizer": {"name": "adamw", "learning_rate": 0.3}, "evaluate": {"every": 1},
+        "plugins": ["./odd.py"], "checkpoint": {"every": 1, "select_on": "eval/loss", "gates": ["odd"]},
+    }  # fmt: skip
+    ranks, name = 4 if strategy.startswith("replicas") else 2, strategy.replace(" ", "-")
+    runs = [
+        trained(folder, "judged-alone", 1, **changes),
+        trained(folder, f"judged-{name}", ranks, strategy, **changes),
+    ]
+    assert [json.loads((run / "result.json").read_text())["artifact_step"] for run in runs] == [2, 2]
+    for file in (runs[0] / "artifact").glob("*.safetensors"):
+        ours = load_file(runs[1] / "artifact" / file.name)
+        for key, value in load_file(file).items():
+            assert np.linalg.norm(ours[key] - value) <= 2e-5 * np.linalg.norm(value), key
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "context", "pipeline", "tensor"])
+def test_a_signal_at_one_rank_ends_all_behind_the_same_step(folder: Path, strategy: str) -> None:  # noqa: F811
+    """Between two steps, where no engine asks the others. The state is saved, and resumes to the bits of a run that
+    nobody interrupted."""
+    (folder / "signalled.py").write_text(SIGNAL, encoding="utf-8")
+    whole = trained(folder, f"unasked-{strategy}", 2, strategy, **LONG)
+    scale = {"devices": 2, "strategy": {"name": "fsdp", "tensor": 2} if strategy == "tensor" else strategy}
+    recipe = {**RECIPE, **LONG, "plugins": ["./signalled.py"], "output": f"asked-{strategy}", "scale": scale}
+    (folder / "asked.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done, run = ft(folder, "run", "asked.yaml"), folder / f"asked-{strategy}"
+    assert done.returncode == 143, done.stdout + done.stderr
+    result = json.loads((run / "result.json").read_text())
+    assert (result["status"], result["steps"]) == ("interrupted", 2)
+    assert "SIGTERM after step 2" in done.stderr and "gloo" not in done.stderr
+    again = ft(folder, "resume", str(run))
+    assert again.returncode == 0, again.stdout + again.stderr
+    for file in (whole / "artifact").glob("*.safetensors"):
+        ours = load_file(run / "artifact" / file.name)
+        assert all(np.array_equal(ours[key], value) for key, value in load_file(file).items())
+
+
+@pytest.mark.parametrize("what", ["evaluate", "checkpoint"])
+def test_the_clock_of_the_first_rank_is_that_of_all(folder: Path, what: str) -> None:  # noqa: F811
+    """A hundred seconds a step at the first rank, and next to none at the other."""
+    (folder / "clock.py").write_text(CLOCK, encoding="utf-8")
+    changes = {**LONG, "plugins": ["./clock.py"], what: {"every": "1 minute"}}
+    run = trained(folder, f"timed-{what}", 2, "fsdp", **changes)
+    if what == "evaluate":
+        lines = map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        assert [line["step"] for line in lines if line["event"] == "evaluation"] == [0, 1, 2, 3, 4]
+    else:
+        assert json.loads((run / "result.json").read_text())["checkpoints"]["saved"] == 4
