@@ -48,6 +48,16 @@ def ft_step(run, report):
         open("signalled-" + run.folder.name, "w").close()
         os.kill(os.getpid(), signal.SIGTERM)
 """
+KILLED = """
+import os, signal
+from finetooth_hooks import hookimpl
+
+
+@hookimpl
+def ft_step(run, report):
+    if report.step == 2 and os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
 CLOCK = """
 import os, time
 from finetooth_hooks import hookimpl
@@ -115,3 +125,19 @@ def test_the_clock_of_the_first_rank_is_that_of_all(folder: Path, what: str) -> 
         assert [line["step"] for line in lines if line["event"] == "evaluation"] == [0, 1, 2, 3, 4]
     else:
         assert json.loads((run / "result.json").read_text())["checkpoints"]["saved"] == 4
+
+
+def test_a_killed_rank_is_named_and_nobody_tries_to_save_without_it(folder: Path) -> None:  # noqa: F811
+    """Each rank has a part of the weights. What was saved before stays."""
+    (folder / "killed.py").write_text(KILLED, encoding="utf-8")
+    recipe = {
+        **RECIPE, **LONG, "plugins": ["./killed.py"], "output": "killed", "checkpoint": {"every": 1},
+        "scale": {"devices": 2, "strategy": "fsdp"},
+    }  # fmt: skip
+    (folder / "killed.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "killed.yaml")
+    assert done.returncode == 1, done.stdout + done.stderr
+    ours, launchers = done.stderr.splitlines()
+    assert ours.startswith("error: rank 0 lost the others: ") and "gloo" not in ours and "GLHF" not in ours
+    assert launchers == "rank 1 was ended by signal 9 (SIGKILL); continue with ft resume"
+    assert [path.name for path in (folder / "killed/checkpoints").iterdir()] == ["step-1"]

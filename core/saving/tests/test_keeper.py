@@ -487,7 +487,12 @@ def test_a_rank_keeps_and_chooses_what_the_first_one_does(tmp_path: Path) -> Non
 
 def test_a_gate_with_the_engine_is_asked_at_every_rank_and_the_first_ones_answer_counts(tmp_path: Path) -> None:
     asked: list[Any] = []
-    probe: Any = SimpleNamespace(check=lambda candidate: asked.append(candidate.engine) or "not here")
+
+    def check(candidate: Candidate) -> str:
+        asked.append(candidate.engine)
+        return "not here"
+
+    probe: Any = SimpleNamespace(check=check)
     one = follower(tmp_path / "checkpoints", ["token", "gate odd: no", "", ""], engine_gates={"probe": probe})
     save(one, 1)  # the first rank refused it before it came to the engine
     assert asked == []

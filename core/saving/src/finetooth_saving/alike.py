@@ -6,6 +6,7 @@ import secrets
 from typing import TypeVar
 
 from finetooth_hooks.compute.collectives import Collective
+from finetooth_hooks.errors import EngineError
 
 T = TypeVar("T")
 
@@ -31,6 +32,16 @@ class Alike:
     def alone(self) -> bool:
         """No other rank trains the same model."""
         return self._line is None
+
+    def are_lost(self) -> bool:
+        """Whether ranks that can only save together do not reach each other any more."""
+        if self._line is None or not self._together:
+            return False
+        try:
+            self._line.gather(None)
+        except EngineError:
+            return True
+        return False
 
     def first(self, value: T) -> T:
         """What the first rank gave."""

@@ -234,6 +234,14 @@ class Keeper:
         problem = next((f"{pending.error}" for _, pending in self._uploads if pending.error is not None), "")
         return problem if self._unsent else ""
 
+    def cannot_save(self, error: Exception | None) -> bool:
+        """Whether a failed run has lost ranks without which nothing can be saved; then what was begun is written."""
+        without = error is not None and self.alike.are_lost()
+        if without:
+            with suppress(FinetoothError):
+                self.close()
+        return without
+
     def leave(self) -> None:
         """Do not wait for what is being written: it gets no place any more, so that nothing appears in the folder of a
         run that has ended."""

@@ -40,8 +40,9 @@ class Finish:
         self.selected: Path | None = None  # the checkpoint whose weights the engine holds by now, not the last step's
 
     def keep(self, ending: Ending) -> tuple[Path | None, Ending]:
-        """Save the last state and the artifact, however the steps ended: a failed step has not touched the weights."""
-        if not self.run.progress.step:
+        """Save the last state and the artifact, however the steps ended: a failed step has not touched the weights.
+        Where a rank is lost that has a part of them, neither can be written."""
+        if not self.run.progress.step or self.run.keeper.cannot_save(ending.error):
             return None, ending
         trained, target = ending, self.run.job.context.folder / "artifact"
         ending = self.keep_state(trained)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -119,11 +120,27 @@ class TorchCollective:
         try:
             yield
         except (RuntimeError, dist.DistBackendError) as error:
-            first = str(error).splitlines()[0]
-            raise EngineError(
-                f"rank {self.rank} lost the others: {first}",
-                action="look at what another rank said at its end, then continue with ft resume",
-            ) from error
+            raise lost(error) from error
+
+
+_OF_LIBRARIES = re.compile(r"gloo[/:]|NCCL|ProcessGroup")
+_PLACE_AND_ADVICE = re.compile(r"^\[[^\]]*/gloo/[^\]]*\]\s*|\. This (is typically|may indicate|error may).*$")
+
+
+def is_of_line(error: BaseException) -> bool:
+    """Whether an error is one of the line to the other ranks, which torch raises as a plain RuntimeError."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and dist.is_initialized() and bool(_OF_LIBRARIES.search(str(error)))
+    )
+
+
+def lost(error: BaseException) -> EngineError:
+    """What a rank says that has no line to the others any more, without the source file and the advice of gloo."""
+    first = _PLACE_AND_ADVICE.sub("", str(error).splitlines()[0])
+    return EngineError(
+        f"rank {dist.get_rank() if dist.is_initialized() else 0} lost the others: {first}",
+        action="look at what another rank said at its end, then continue with ft resume",
+    )
 
 
 class RowLine(TorchCollective):

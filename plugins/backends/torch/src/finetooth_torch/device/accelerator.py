@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import EngineError
+from finetooth_torchshared.collective import is_of_line, lost
 
 from finetooth_torch.planning.repeatable import EXPERIMENTAL, SETTING, SWITCH
 
@@ -86,7 +87,9 @@ _ANOMALY = re.compile(r"Function '(\w+)' returned nan values in its (\d+)th outp
 
 def explained(error: BaseException) -> EngineError | None:
     """What torch refused by a setting of the backend, in one line: an operation that cannot compute the same bits each
-    time, or one whose gradient is NaN; None for another error."""
+    time, or one whose gradient is NaN; or that another rank has gone; None for another error."""
+    if is_of_line(error):
+        return lost(error)
     said = str(error) if isinstance(error, RuntimeError) else ""
     if named := _UNDETERMINED.search(said):
         return EngineError(
