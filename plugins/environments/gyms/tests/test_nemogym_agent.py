@@ -20,6 +20,7 @@ import pytest
 from finetooth_gyms.loops import Loop
 from finetooth_gyms.nemogym import NemoGym
 from finetooth_gyms.nemogym_agent import AgentEpisode
+from finetooth_gyms.policy_server import EPISODE, PolicyServer
 from finetooth_hooks import Message, RecipeError, Rollout, Sampling, Task
 from finetooth_hooks.data.examples import Parsed
 from finetooth_hooks.rollouts import Prompt, Sampled
@@ -264,3 +265,25 @@ def test_an_address_that_is_taken_is_refused(agent: Agent, tmp_path: Path) -> No
     for policy in (taken, "127.0.0.1:many"):
         with pytest.raises(RecipeError, match=rf"method\.environment\.policy: nothing can listen at {policy}: \w+"):
             nemogym(tmp_path, agent=agent.url, policy=policy).episode(Task("Reach 5.", ROW), 0)
+
+
+def test_a_later_rank_answers_behind_the_first_ones_address(
+    agent: Agent, resources: ResourceServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent knows one address. Each of two ranks plays an episode of its own, at the same time."""
+    first, later = PolicyServer(agent.policy), PolicyServer(agent.policy)
+    first.begin()
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    later.begin()
+    loop = Loop("ranks")
+    episodes = [AgentEpisode(Task("Reach 5.", ROW), agent.url, 60.0, policy, loop, TLS) for policy in (first, later)]
+    for episode in episodes:
+        assert episode.begin().messages
+    answers = [episode.answer(turn("", ("add", {"number": n}))) for episode, n in zip(episodes, (5, 4), strict=True)]
+    assert [answer.observation is None for answer in answers] == [False, False]
+    assert [episode.answer(turn("Done.")).reward for episode in episodes] == [1.0, 0.0]
+    for episode in episodes:
+        episode.close()
+    gone = httpx.post(f"http://{agent.policy}/v1/responses", json={"input": "", "metadata": {EPISODE: later.key()}})
+    assert gone.status_code == 410

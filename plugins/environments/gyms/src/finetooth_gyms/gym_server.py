@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,19 +35,26 @@ class GymServer:
         self._command, self._address, self._ready = command, address, ready
         place = Path(folder).expanduser() if folder else None
         self._server = ServerProcess(command, "method.environment.start", folder=place, log=log)
+        self._waits = is_later_rank(address)
+        self._met = False
 
     def begin(self) -> None:
-        """Start it, if the recipe says how and it does not run.
+        """Start it, if the recipe says how and it does not run. Of several ranks the first one does; others wait until
+        it answers.
 
         Raises:
             RecipeError: the command cannot be run, or another server has its address.
             EngineError: it ended, or does not answer within the time.
         """
-        if not self._command or self._server.runs:
+        if not self._command or self._server.runs or self._met:
+            return
+        if self._waits:
+            self._wait(time.monotonic() + self._ready)
+            self._met = True
             return
         if ended := self._server.ended():
             raise EngineError(f"environment nemogym: {ended}", action="fix it, then ft resume RUN")
-        if _taken(self._address):
+        if is_taken(self._address):
             raise RecipeError(
                 "method.environment.start", f"another server has {self._address} already",
                 action="end it, give another address, or leave start out to use it",
@@ -75,7 +84,23 @@ class GymServer:
             time.sleep(BETWEEN)
 
 
-def _taken(address: str) -> bool:
+def is_later_rank(address: str) -> bool:
+    """Whether another rank has what lies at a URL: the first one of this machine where no other machine reaches it,
+    else the first of all."""
+    variables = ("RANK", "SLURM_PROCID")
+    if _is_of_this_machine(urlsplit(address).hostname or ""):
+        variables = ("LOCAL_RANK", "SLURM_LOCALID", *variables)
+    return next((os.environ[name] for name in variables if name in os.environ), "0") != "0"
+
+
+def _is_of_this_machine(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_taken(address: str) -> bool:
     """Whether somebody listens at a URL."""
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -8,7 +8,6 @@ Gym's answers. A request finds its episode by a key in `metadata`, which agents 
 from __future__ import annotations
 
 import queue
-import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future
 from ssl import SSLContext
@@ -49,7 +48,7 @@ class AgentEpisode(EpisodeBase):
     ) -> None:
         self._row, self._agent, self._timeout = task.columns, agent, timeout
         self._policy, self._loop, self._tls = policy, loop, tls
-        self._key = secrets.token_hex(16)
+        self._key = policy.key()
         self._events = policy.open(self._key)
         self._known: tuple[tuple[str, ...], ...] = ()
         self._question: Question | None = None
