@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_two_ranks import CASES, RECIPE, folder, ft, trained  # noqa: F401 - folder is a fixture
+from test_two_ranks import CASES, RECIPE, check_alike, folder, ft, trained  # noqa: F401 - folder is a fixture
 
 pytestmark = pytest.mark.slow
 LONG: dict[str, Any] = {
@@ -141,3 +141,10 @@ def test_a_killed_rank_is_named_and_nobody_tries_to_save_without_it(folder: Path
     assert ours.startswith("error: rank 0 lost the others: ") and "gloo" not in ours and "GLHF" not in ours
     assert launchers == "rank 1 was ended by signal 9 (SIGKILL); continue with ft resume"
     assert [path.name for path in (folder / "killed/checkpoints").iterdir()] == ["step-1"]
+
+
+@pytest.mark.parametrize("init", ["pissa", "olora"])
+def test_the_frozen_half_of_an_adapter_is_gathered_for_its_artifact(folder: Path, init: str) -> None:  # noqa: F811
+    """The artifact is of twice the rank: what trains, and what it began from, which ranks divide with the base."""
+    changes = {**LONG, "adapter": {"name": "lora", "rank": 4, "init": init}, "optimizer": RECIPE["optimizer"]}
+    check_alike(trained(folder, f"{init}-alone", 1, **changes), trained(folder, f"{init}-fsdp", 2, "fsdp", **changes))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from finetooth_hooks import RecipeError
+from finetooth_hooks import EngineError, RecipeError
 from finetooth_peftfiles.layers import NAME
 from finetooth_torchshared.quantised import DequantisingLinear, reads_as_numbers
 from torch import Tensor
@@ -130,6 +130,24 @@ def trained_of(addition: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in addition.items() if f".{START}." not in name}
 
 
+def _whole(frozen: Tensor) -> Tensor:
+    """A frozen half, gathered where ranks divide it: all of them export an adapter.
+
+    Raises:
+        EngineError: this rank has none of it.
+    """
+    from torch.distributed.tensor import DTensor  # takes long to import
+
+    if isinstance(frozen, DTensor):
+        frozen = frozen.full_tensor()
+    if not frozen.numel():  # torch would join it with anything
+        raise EngineError(
+            "adapter.init: ranks divide what the adapter began from, and the strategy does not gather it",
+            action="continue with ft resume RUN scale.devices=1, which writes the artifact",
+        )
+    return frozen
+
+
 def doubled(model: Any, addition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The addition with its frozen pairs, as one of twice the rank, and the settings of peft's config that say so."""
     tensors: dict[str, Tensor] = {}
@@ -139,9 +157,9 @@ def doubled(model: Any, addition: dict[str, Tensor]) -> tuple[dict[str, Tensor],
         if layer is None or START not in getattr(layer, "lora_A", {}):
             tensors[name] = tensor
         elif name.endswith(".lora_A.weight"):
-            tensors[name] = torch.cat([tensor, layer.lora_A[START].weight.float()])
+            tensors[name] = torch.cat([tensor, _whole(layer.lora_A[START].weight).to(tensor.device, torch.float32)])
         else:
-            tensors[name] = torch.cat([tensor, layer.lora_B[START].weight.float()], 1)
+            tensors[name] = torch.cat([tensor, _whole(layer.lora_B[START].weight).to(tensor.device, torch.float32)], 1)
     config = model.peft_config[NAME]
     # the scale stays: alpha over the rank, or over its root
     alpha = config.lora_alpha * (math.sqrt(2) if config.use_rslora else 2)

@@ -87,7 +87,7 @@ class GymServer:
 def is_later_rank(address: str) -> bool:
     """Whether another rank has what lies at a URL: the first one of this machine where no other machine reaches it,
     else the first of all."""
-    variables = ("RANK", "SLURM_PROCID")
+    variables: tuple[str, ...] = ("RANK", "SLURM_PROCID")
     if _is_of_this_machine(urlsplit(address).hostname or ""):
         variables = ("LOCAL_RANK", "SLURM_LOCALID", *variables)
     return next((os.environ[name] for name in variables if name in os.environ), "0") != "0"
