@@ -58,6 +58,16 @@ def ft_step(run, report):
     if report.step == 2 and os.environ["RANK"] == "1":
         os.kill(os.getpid(), signal.SIGKILL)
 """
+STOP = """
+import os
+from finetooth_hooks import StopRun, hookimpl
+
+
+@hookimpl
+def ft_step(run, report):
+    if report.step == 2 and os.environ["RANK"] == "1":
+        raise StopRun("enough")
+"""
 CLOCK = """
 import os, time
 from finetooth_hooks import hookimpl
@@ -148,3 +158,12 @@ def test_the_frozen_half_of_an_adapter_is_gathered_for_its_artifact(folder: Path
     """The artifact is of twice the rank: what trains, and what it began from, which ranks divide with the base."""
     changes = {**LONG, "adapter": {"name": "lora", "rank": 4, "init": init}, "optimizer": RECIPE["optimizer"]}
     check_alike(trained(folder, f"{init}-alone", 1, **changes), trained(folder, f"{init}-fsdp", 2, "fsdp", **changes))
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_stop_that_a_plugin_asks_for_at_one_rank_is_that_of_all(folder: Path, strategy: str) -> None:  # noqa: F811
+    """At a rank that does not write, and whose end would leave the first one without it."""
+    (folder / "stop.py").write_text(STOP, encoding="utf-8")
+    run = trained(folder, f"stopped-{strategy}", 2, strategy, **{**LONG, "plugins": ["./stop.py"]})
+    result = json.loads((run / "result.json").read_text())
+    assert (result["status"], result["steps"], result["reason"]) == ("stopped", 2, "enough")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from finetooth_hooks.compute.collectives import Collective
-from finetooth_hooks.errors import EngineError
+from finetooth_hooks.errors import EngineError, StopRun
 
 T = TypeVar("T")
 
@@ -49,6 +51,26 @@ class Alike:
             return value
         told: T = self._line.broadcast(value)
         return told
+
+    @contextmanager
+    def stops(self) -> Iterator[None]:
+        """While entered, plugins and trackers are told of something. A stop that one asks for at some rank is that of
+        all.
+
+        Raises:
+            StopRun: the first rank's that asked, behind the body.
+        """
+        own: StopRun | None = None
+        try:
+            yield
+        except StopRun as stop:
+            own = stop
+        asked = [] if own is None else [(own.reason, own.exit_code)]
+        if self._line is not None:
+            asked = [of_rank for of_rank in self._line.gather(asked[0] if asked else None) if of_rank is not None]
+        if asked:
+            reason, code = asked[0]
+            raise own if own is not None and own.reason == reason else StopRun(reason, exit_code=code)
 
     def signal(self, own: int) -> int:
         """The signal that asked some rank to end; 0 for none. A rank that can save alone ends alone, and what started

@@ -47,8 +47,9 @@ class Evaluations:
             except Interrupted:
                 return
             self.remember(evaluation)
-            self.run.trackers.evaluated(evaluation)
-            self.run.events.fire("ft_evaluated", evaluation=evaluation)
+            with self.run.keeper.alike.stops():
+                self.run.trackers.evaluated(evaluation)
+                self.run.events.fire("ft_evaluated", evaluation=evaluation)
         self.run.evaluated_at = self.run.progress.step
         self.stop_early()
 

@@ -126,7 +126,7 @@ class Loop(LiveRun):
             report = self.meter.measured(report, time.perf_counter() - clock)
             self.cursor = own_arrays(self.method.state())  # a step that fails has moved it already
             self.version = self.engine.weights_version
-            with self.recorder.span(OBSERVERS_SPAN):
+            with self.recorder.span(OBSERVERS_SPAN), self.keeper.alike.stops():
                 self.tell(report)
             self.recorder.after(report.step)
             last = report.step == self.progress.total_steps  # evaluated at the end anyway: before it is saved
@@ -141,8 +141,8 @@ class Loop(LiveRun):
             self.evaluations.evaluate()
         if number := self.signal:
             reason = f"{signal.Signals(number).name} after step {self.progress.step}"
-            told = self.interrupt.signal  # by another rank: then this one has not failed
-            return Ending("interrupted", reason, 128 + told if told else 0)
+            # a rank that another one took along has not failed
+            return Ending("interrupted", reason, 128 + number if self.interrupt.signal else 0)
         return Ending()
 
     def begin(self) -> None:
