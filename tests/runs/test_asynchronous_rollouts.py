@@ -185,11 +185,6 @@ def test_the_old_log_probability_of_a_token_is_that_of_its_own_version(online: C
         ({"streaming_groups": 1, "environment": "calculator"}, "streaming_groups is for single answers"),
         ({"dynamic_sampling": True, "replay_groups": 2}, "dynamic_sampling fills batches itself"),
         ({"reroll_groups": 1, "dynamic_sampling": True}, "dynamic_sampling fills batches itself"),
-        (
-            {"vllm_guided_decoding_regex": "[0-9]+"},
-            "samples without a grammar.*regex_match",
-        ),
-        ({"guided_json": "{}"}, "guided_json: a policy samples without a grammar"),
     ],
 )
 def test_what_does_not_go_together_is_refused(online: Callable[..., Any], method: dict[str, Any], why: str) -> None:

@@ -40,7 +40,7 @@ ENGINE: Mapping[str, str] = {
     "additions": "samples with additions to logits (`Sampling.presence_penalty`, `Sampling.frequency_penalty`, "
     "`Sampling.logit_bias`)",
     "embedding_noise": "embeddings of what trains get noise (`TrainSettings.embedding_noise`)",
-    "schema": "completions can be held to a JSON schema (`Sampling.schema`)",
+    "schema": "completions can be held to a form (`Sampling.schema`, `regex` and `grammar`)",
     "weights": "what trains can be read and set, in the precision that the optimizer holds (`weights`, `set_weights`)",
 }
 """Beyond forward, forward_backward, step, logprobs, save, load, export and restore. A backend's entry names what its

@@ -48,14 +48,14 @@ class Rollout:
         prompt: (P,) token ids of what was asked.
         tokens: (T,) sampled token ids, the stop token included.
         logprobs: (T,) log-probability of each token of the policy's own **under the distribution that it was drawn
-            from**: at the sampling temperature, with the repetition penalty, and among the tokens that `top_k`, `top_p`
-            and `min_p` left; 0 for others.
+            from**: at the sampling temperature, with the repetition penalty, and among the tokens that `top_k`,
+            `top_p`, `min_p` and a form left; 0 for others.
         versions: (T,) weights version (optimizer steps done) that drew each token; -1 for those that no policy drew.
         text: the tokens decoded, without the stop token; of an episode its last turn.
         outcome: how it ended: `stop` by itself, `length` where it was cut off, `turns` where an episode had as many as
             it may, `error` and `timeout` where the environment failed, which says nothing about the policy.
-        kept: (T,) for each token the ids that it was drawn among, if `top_k`, `top_p` or `min_p` left some out; else
-            empty.
+        kept: (T,) for each token the ids that it was drawn among, if `top_k`, `top_p`, `min_p` or a form left some
+            out; else empty. Negative numbers are -1 - id of the tokens that were left out, as in `Completion.kept`.
         rewards: by the name of the reward; None where that one leaves it out.
         reward: their weighted sum; None while it is not scored, and where no reward scored it.
         advantages: (T,) of each token; empty while they are not known, or where the rollout is not trained.

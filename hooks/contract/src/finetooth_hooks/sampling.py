@@ -27,7 +27,9 @@ class Sampling:
             that cannot leaves them empty.
         schema: a JSON schema, as JSON, which a completion that ends by itself fits: tokens that could not lead there
             are not chosen. Spaces are as Python's `json.dumps` writes them. None: any text. Capability `schema` of an
-            engine; not together with `drawn`.
+            engine, as for the two that follow; at most one of the three.
+        regex: the same for a regular expression that the whole text matches, without look-around and backreferences.
+        grammar: the same for a context-free grammar, in the form that llguidance reads (Lark's, with the rule `start`).
         min_p: of what `top_k` and `top_p` left, tokens are drawn from that have at least this share of the likeliest
             one's probability, at the temperature; 0 is off. Capability `min_p` of an engine.
         repetition_penalty: of every token that the prompt or the completion has already, the logit is divided by it
@@ -49,11 +51,19 @@ class Sampling:
     seed: int = 0
     drawn: bool = False
     schema: str | None = None
+    regex: str | None = None
+    grammar: str | None = None
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def form(self) -> tuple[str, str] | None:
+        """What a completion is held to: `schema`, `regex` or `grammar`, and its text; None: any text."""
+        forms = (("schema", self.schema), ("regex", self.regex), ("grammar", self.grammar))
+        return next(((kind, text) for kind, text in forms if text is not None), None)
 
     @property
     def adds(self) -> bool:
@@ -68,7 +78,8 @@ class Sampling:
     @property
     def as_it_is(self) -> bool:
         """Whether tokens are drawn from the distribution of the model as it is."""
-        return self.temperature == 1 and self.repetition_penalty == 1 and not self.leaves_out and not self.adds
+        plain = self.temperature == 1 and self.repetition_penalty == 1 and self.form is None
+        return plain and not self.leaves_out and not self.adds
 
 
 @dataclass(frozen=True)
@@ -106,10 +117,11 @@ class Completion:
         stop: why it ended.
         weights_version: optimizer steps done when it was sampled.
         drawn_logprobs: log-probabilities of the tokens under the distribution that they were drawn from, at the
-            sampling temperature, with the repetition penalty and among what `top_k`, `top_p` and `min_p` left; empty
-            unless `Sampling.drawn` asks for them.
-        kept: for each token the ids that it was drawn among, ascending; empty unless `Sampling.drawn` asks for them,
-            and where nothing is left out.
+            sampling temperature, with the repetition penalty and among what `top_k`, `top_p`, `min_p` and a form
+            left; empty unless `Sampling.drawn` asks for them.
+        kept: for each token the ids that it was drawn among; empty unless `Sampling.drawn` asks for them, and where
+            nothing is left out. Where a form allows most of the vocabulary it may be what the form forbids: -1 - id of
+            each such token.
     """
 
     tokens: tuple[int, ...]

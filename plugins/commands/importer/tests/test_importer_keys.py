@@ -115,7 +115,7 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
     assert method["rewards"] == [{"name": "python_function", "module": "rewards", "function": "length"}]
     assert outcomes(account)["trl.no_such"][0] == "not taken"
     (guided,) = (one for one in account if one.key == "trl.vllm_guided_decoding_regex")
-    assert guided.outcome == "not taken" and "give the reward regex_match" in guided.note
+    assert guided.outcome == "taken" and method["guided"] == {"regex": "[0-9]+"}
     more = {"use_adaptive_entropy": True, "entropy_coef_max": 0.5, "top_entropy_quantile": 0.2,
             "generation_kwargs": {"stop_token_ids": [7, 9], "stop": "</a>"},
             "chat_template_kwargs": {"enable_thinking": False}}  # fmt: skip

@@ -124,6 +124,37 @@ def test_what_top_k_left_comes_with_each_token(stand_in: Any, tmp_path: Path) ->
         assert set(one.kept) == {kept} and one.logprobs == pytest.approx([table[token] for token in one.tokens])
 
 
+@pytest.mark.parametrize(
+    ("form", "asked"),
+    [({"schema": '{"type": "integer"}'}, {"json": {"type": "integer"}}), ({"regex": "a+"}, {"regex": "a+"}),
+     ({"grammar": 'start: "a"'}, {"grammar": 'start: "a"'})],
+)  # fmt: skip
+def test_a_form_reaches_the_server_and_what_it_left_comes_back(
+    stand_in: Any, tmp_path: Path, form: dict[str, str], asked: dict[str, Any]
+) -> None:
+    """What the form forbids is not among the tokens that are trained, and the model's own end may end it."""
+    sampling = Sampling(6, 0.7, top_k=4, seed=3, **form)  # type: ignore[arg-type]
+    found = vllm(stand_in, tmp_path).sample(Engine(), PROMPTS, sampling).rollouts  # type: ignore[arg-type]
+    table = stand_in.table({"temperature": 0.7, "top_k": 4, "structured_outputs": asked}, processed=True)
+    kept = tuple(sorted(token for token, value in table.items() if value > -9000))
+    assert math.fsum(math.exp(table[token]) for token in kept) == pytest.approx(1)
+    assert all(token % len(str(asked)) in (0, 1) for token in kept)
+    for one in found:
+        assert set(one.kept) == {kept} and one.logprobs == pytest.approx([table[token] for token in one.tokens])
+    bodies = [body for path, body in stand_in.asked if path == "/v1/completions"]
+    assert [(body["structured_outputs"], body["ignore_eos"]) for body in bodies[-3:]] == [(asked, False)] * 3
+
+
+def test_a_server_that_holds_no_form_is_found_out(stand_in: Any, tmp_path: Path) -> None:
+    """Servers ignore what they do not know; and without `top_k` none names all tokens that a form leaves."""
+    with pytest.raises(PlanError, match=r"at most 20 tokens.*method\.guided"):
+        vllm(stand_in, tmp_path / "a").sample(Engine(), PROMPTS, Sampling(6, regex="a"))  # type: ignore[arg-type]
+    stand_in.formless = True
+    for make in (vllm, openai):
+        with pytest.raises(PlanError, match=r"does not know structured_outputs.*leave method\.guided out"):
+            make(stand_in, tmp_path / "b").sample(Engine(), PROMPTS, Sampling(6, top_k=4, regex="a"))  # type: ignore[arg-type]
+
+
 def test_a_model_that_says_how_it_is_sampled_is_sampled_as_the_recipe_says(stand_in: Any, tmp_path: Path) -> None:
     """vLLM takes from generation_config.json what a request leaves out, and ends answers where the model says."""
     sampling = Sampling(6, n=3, seed=3)

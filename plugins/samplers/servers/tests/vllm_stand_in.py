@@ -56,6 +56,7 @@ class StandIn:
         unknown: paths that it does not know, since it was started without what they need.
         without_lora: it may load adapters, and was started without --enable-lora.
         older: it has neither `/is_paused` nor pauses.
+        formless: it ignores `structured_outputs`. Else any form allows what its own length divides, and the end.
     """
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class StandIn:
         self.processed = True
         self.hangs = False
         self.lies: dict[str, Any] = {}
-        self.asleep = self.paused = self.older = self.without_lora = False
+        self.asleep = self.paused = self.older = self.without_lora = self.formless = False
         self.defaults: dict[str, Any] = {}
         self.ends: int | None = None
         self.unknown: frozenset[str] = frozenset()
@@ -165,7 +166,7 @@ class StandIn:
             top.append({f"token_id:{one}": said[one] for one in dict.fromkeys([tokens[-1], *best])})
         return {
             "index": index,
-            "text": "",
+            "text": "0000000" if self.form(body) == {"regex": "0{7}"} else "",
             "token_ids": tokens,
             "prompt_token_ids": body["prompt"],
             "finish_reason": "stop" if tokens[-1] in ends else "length",
@@ -183,11 +184,18 @@ class StandIn:
             logits[token] *= penalty if logits[token] < 0 else 1 / penalty
         if processed:
             logits = {token: value / body["temperature"] for token, value in logits.items()}
+        form = self.form(body)
+        if form:  # before all else, and so in raw log-probabilities too
+            logits = {token: value for token, value in logits.items() if token % len(str(form)) in (0, 1)}
         most = max(logits.values())
         kept = [one for one in logits if math.exp(logits[one] - most) >= asked["min_p"]]
         kept = sorted(kept, key=lambda one: -logits[one])[: asked["top_k"] or None]
         total = math.log(sum(math.exp(logits[one]) for one in kept))
-        return {token: logits[token] - total if token in kept else -9999.0 for token in logits}
+        return {token: logits[token] - total if token in kept else -9999.0 for token in range(VOCABULARY)}
+
+    def form(self, body: Any) -> Any:
+        """What answers are held to."""
+        return None if self.formless else body.get("structured_outputs")
 
     def close(self) -> None:
         self.released.set()

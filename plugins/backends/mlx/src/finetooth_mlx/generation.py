@@ -12,7 +12,7 @@ import numpy as np
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.protocols import TextPart
 from finetooth_hooks.sampling import ShownPrompt
-from finetooth_modelfiles.schemas import Schemas, SchemaState
+from finetooth_modelfiles.schemas import Schemas, SchemaState, drawn_among
 from finetooth_steps.data_checks import check_prompts
 from numpy.typing import NDArray
 
@@ -29,7 +29,7 @@ class Row:
         prompt, sample: where it belongs in the result.
         room: tokens it may get.
         seen: tokens of its prompt, and those that were written; only with a repetition penalty.
-        schema: how far it has come in its schema.
+        schema: how far it has come in its form.
         text: what was decoded, up to a stop string that ended it.
     """
 
@@ -91,14 +91,18 @@ class Writing:
             scores[ids] *= np.where(scores[ids] < 0, sampling.repetition_penalty, 1 / sampling.repetition_penalty)
         if sampling.adds:
             scores += added(row.tokens, sampling, len(scores))
+        among: tuple[int, ...] = ()
         if row.schema is not None:
-            scores[~row.schema.allowed(len(scores))] = -np.inf
+            allowed = row.schema.allowed(len(scores))
+            if sampling.drawn and sampling.temperature > 0 and not sampling.leaves_out:
+                among = drawn_among(allowed, scores, sampling.temperature)
+            scores[~allowed] = -np.inf
         token, drawn, candidates = choose(scores, sampling, row.stream)
         row.tokens.append(token)
         row.logprobs.append(float(logits[token] - total[0]))
         if sampling.drawn:
             row.drawn.append(drawn)
-            row.kept.append(candidates)
+            row.kept.append(among or candidates)
         if row.seen:
             row.seen.add(token)
         self._end(row, token)
@@ -173,9 +177,8 @@ class Generator:
         room = min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
         seen = set[int]() if sampling.repetition_penalty == 1 else {int(token) for token in prompt}
         made = [Row(number, i, sampling, stream, room, set(seen)) for i, stream in enumerate(streams)]
-        if sampling.schema is not None:
-            for row in made:
-                row.schema = self._schemas.begin(sampling.schema, self._ends(sampling))
+        for row in made:
+            row.schema = self._schemas.begin(sampling.form, self._ends(sampling))
         return made
 
     def _ends(self, sampling: Sampling) -> frozenset[int]:

@@ -43,9 +43,11 @@ class DistributionOptions(RolloutOptions):
 
     @model_validator(mode="after")
     def _possible(self) -> DistributionOptions:
-        if self.teacher_top_k and (self.top_k or self.top_p < 1 or self.min_p or self.repetition_penalty != 1):
+        narrowed = self.top_k or self.top_p < 1 or self.min_p or self.repetition_penalty != 1 or self.guided
+        if self.teacher_top_k and narrowed:
             raise ValueError(
-                "teacher_top_k compares whole distributions: leave top_k, top_p, min_p and repetition_penalty out"
+                "teacher_top_k compares whole distributions: leave top_k, top_p, min_p, repetition_penalty and guided "
+                "out"
             )
         if self.teacher_top_k and (self.beta or self.entropy_coef or self.prefetch):
             raise ValueError("teacher_top_k has a loss of its own: leave beta, entropy_coef and prefetch out")

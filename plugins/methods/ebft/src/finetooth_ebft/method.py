@@ -129,11 +129,11 @@ class EbftOptions(RolloutOptions):
             )
         if not self.alignment_coef and not self.diversity_coef and not self.rewards:
             raise ValueError("alignment_coef and diversity_coef are both 0, so nothing is rewarded: raise one")
-        narrowed = self.top_p < 1 or self.top_k or self.min_p or self.repetition_penalty != 1
+        narrowed = self.top_p < 1 or self.top_k or self.min_p or self.repetition_penalty != 1 or self.guided
         if self.ce_coef and narrowed:
             raise ValueError(
-                "ce_coef trains reference answers, which are not drawn: leave top_p, top_k, min_p and "
-                "repetition_penalty out, or set ce_coef to 0"
+                "ce_coef trains reference answers, which are not drawn: leave top_p, top_k, min_p, repetition_penalty "
+                "and guided out, or set ce_coef to 0"
             )
         return self
 

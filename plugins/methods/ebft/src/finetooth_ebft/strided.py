@@ -20,7 +20,7 @@ from finetooth_methods.batched import BatchedMethod, train_step
 from finetooth_methods.reference import ROLE as FEATURES
 from finetooth_methods.reference import Reference, ReferenceOptions, ReferencePolicy
 from finetooth_rollouts.checked_sampler import CheckedSampler
-from finetooth_rollouts.data import among_kept
+from finetooth_rollouts.data import among_kept, most_kept
 from finetooth_rollouts.health import Health
 from finetooth_toolbox.combined_losses import combined
 from numpy.typing import NDArray
@@ -219,7 +219,7 @@ class Strided(BatchedMethod):
         """The trees with what the loss reads."""
         length, given = self._options.generate_max_len, iter(advantages)
         each, data = 1.0 / (len(advantages) * length), []
-        most = max((len(ids) for block in blocks for rollout in block.rollouts for ids in rollout.kept), default=0)
+        most = most_kept(rollout for block in blocks for rollout in block.rollouts)
         for i, (datum, row) in enumerate(zip(trees, rows, strict=True)):
             own = [rollout for block in blocks if block.row == i for rollout in block.rollouts]
             policy, gain = np.zeros(len(datum)), np.zeros(len(datum))

@@ -80,9 +80,9 @@ class FunctionSampler(SamplerBase):
             PlanError: sampling leaves tokens out, which the function does not tell.
             EngineError: the function fails, or returns something else.
         """
-        if sampling.leaves_out:
+        if sampling.leaves_out or sampling.form:
             raise PlanError(
-                "method.sampler: python_function does not say which tokens top_k, top_p and min_p left",
+                "method.sampler: python_function does not say which tokens top_k, top_p, min_p and guided left",
                 action="remove them from method",
             )
         each, flops = [prompt for prompt in prompts for _ in range(sampling.n)], [0.0]

@@ -41,8 +41,8 @@ def _rollout(prompt: Prompt, completion: Completion, sampling: Sampling) -> Roll
         if not sampling.as_it_is:
             raise EngineError(
                 "the engine does not say what it drew its tokens from, so no policy can be trained on them",
-                action="sample at temperature 1 without top_k, top_p, min_p and repetition_penalty, or choose another "
-                "backend",
+                action="sample at temperature 1 without top_k, top_p, min_p, repetition_penalty and guided, or choose "
+                "another backend",
             )
         logprobs = completion.logprobs
     return Rollout(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 from finetooth_hooks import Sampling
 
-from finetooth_serversamplers.completions import seed_of
+from finetooth_serversamplers.completions import seed_of, structured
 
 
 def completion_body(
@@ -45,6 +44,6 @@ def completion_body(
     }
     if sampling.logit_bias:
         body["logit_bias"] = {str(token): added for token, added in sampling.logit_bias}
-    if sampling.schema is not None:
-        body["structured_outputs"] = {"json": json.loads(sampling.schema)}
+    if sampling.form is not None:
+        body["structured_outputs"] = structured(*sampling.form)
     return body

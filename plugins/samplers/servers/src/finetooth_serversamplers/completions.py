@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,6 +77,8 @@ class Completions:
             fields["stop"] = list(sampling.stop)
         if sampling.stop_ids is not None:
             fields["stop_token_ids"] = list(sampling.stop_ids)
+        if sampling.form is not None:  # the model's own end is the one that a server lets a form end with
+            fields |= {"structured_outputs": structured(*sampling.form), "ignore_eos": False}
         return fields
 
     def _read(self, server: Server, prompt: Prompt, sampling: Sampling, answer: Any) -> list[Rollout]:
@@ -114,7 +117,9 @@ class Completions:
         size = self.context.facts.vocab_size
         if any(not isinstance(token, int) or not 0 <= token < size for token in tokens):
             raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model")
-        ends = self.context.renderer.stop_ids if sampling.stop_ids is None else sampling.stop_ids
+        ends = set(self.context.renderer.stop_ids if sampling.stop_ids is None else sampling.stop_ids)
+        if sampling.form is not None and self.context.tokenizer.eos_id is not None:
+            ends.add(self.context.tokenizer.eos_id)
         content_tokens = tokens[:-1] if tokens[-1] in ends else tokens
         text = self.context.tokenizer.decode(list(content_tokens))
         text = text[: min((place for stop in sampling.stop if (place := text.find(stop)) >= 0), default=len(text))]
@@ -142,6 +147,11 @@ class Completions:
             ids_left = sorted({id_ for id_, value in ids.items() if value is not None and value > LEFT_OUT} | {token})
             left.append(tuple(ids_left))
         return tuple(left)
+
+
+def structured(kind: str, text: str) -> dict[str, Any]:
+    """What an answer is held to (`Sampling.form`), as vLLM's `structured_outputs` has it."""
+    return {"json": json.loads(text)} if kind == "schema" else {kind: text}
 
 
 def _id(name: str) -> int:

@@ -43,6 +43,7 @@ class ServerSampler(SamplerBase):
         self._context, self._options = context, options
         self._asking = Asking(called, options.url, key(options.key_from), options.timeout, options.requests)
         self._processed: bool | None = None
+        self._holds: bool | None = None
 
     async def base(self, server: Server) -> str:
         """Name of the model that the server offers.
@@ -57,18 +58,25 @@ class ServerSampler(SamplerBase):
 
         A server gives log-probabilities of the model as it is (`raw`), or of the distribution that tokens are drawn
         from (`processed`: temperature, top_k, top_p and the others applied). Which one is found out by asking for the
-        same place at two temperatures.
+        same place at two temperatures. What a form leaves is among the tokens that it names, whatever compiled it.
 
         Raises:
-            PlanError: it gives raw ones, and they are not those of what it draws from; or it cannot name all tokens
-                that sampling keeps.
+            PlanError: it gives raw ones, and they are not those of what it draws from; it cannot name all tokens
+                that sampling keeps; or it does not hold answers to a form.
         """
         if sampling.as_it_is:
             return
-        if sampling.leaves_out and not 0 < sampling.top_k <= TOP:
+        if (sampling.leaves_out or sampling.form) and not 0 < sampling.top_k <= TOP:
             raise PlanError(
                 f"{self._asking.called}: servers name at most {TOP} tokens that sampling keeps",
-                action=f"set method.top_k from 1 to {TOP}, also if method.top_p or method.min_p is set",
+                action=f"set method.top_k from 1 to {TOP}, also if method.top_p, method.min_p or method.guided is set",
+            )
+        if sampling.form is not None and self._holds is None:
+            self._holds = await holds(server, how.body(prompts[0].tokens, Sampling(8, regex="0{7}"), 0))
+        if sampling.form is not None and not self._holds:
+            raise PlanError(
+                f"{self._asking.called}: {self._asking.url} does not know structured_outputs, and answers as it likes",
+                action="take vLLM 0.11 or later, or leave method.guided out",
             )
         if self._processed is None:
             self._processed = await scaled(server, how.body(prompts[0].tokens, Sampling(1), 0))
@@ -115,6 +123,16 @@ async def scaled(server: Server, body: Mapping[str, Any]) -> bool:
         scores.append(answer["choices"][0]["logprobs"]["top_logprobs"][0])
     both = set(scores[0]) & set(scores[1])
     return any(abs(scores[0][token] - scores[1][token]) > 1e-3 for token in both)
+
+
+async def holds(server: Server, body: Mapping[str, Any]) -> bool:
+    """Whether answers are held to a form; servers ignore fields that they do not know.
+
+    Args:
+        body: a request for seven zeros.
+    """
+    answer = await server.post("/v1/completions", body)
+    return str(answer["choices"][0]["text"]).startswith("0" * 7)
 
 
 def key(variable: str, setting: str = "method.sampler.key_from") -> str:

@@ -120,8 +120,8 @@ def begin(
     prompt, sampling = wire.decode_prompt(arguments), wire.decode_sampling(arguments["sampling"])
     if not arguments.get("seeded"):
         sampling = replace(sampling, seed=int(call[:15], 16))
-    if sampling.schema is not None and "schema" not in engine.capabilities:
-        raise EngineError("the engine of this model holds no answer to a JSON schema", action="ask without one")
+    if sampling.form is not None and "schema" not in engine.capabilities:
+        raise EngineError("the engine of this model holds no answer to a form", action="ask without one")
     for word, names, wanted in (
         ("min_p", "min_p", sampling.min_p > 0),
         ("repetition_penalty", "repetition_penalty", sampling.repetition_penalty != 1),

@@ -94,6 +94,9 @@ def _problem(prompt: Prompt, rollout: Rollout, sampling: Sampling, version: int)
     wrong = [drawn_at for drawn_at in rollout.of_policy(rollout.versions) if not 0 <= drawn_at <= version]
     if wrong:
         return f"says that weights of {wrong[0]} steps drew a token, and those that train have {version}"
-    if any(token not in ids for token, ids in zip(rollout.tokens, rollout.kept, strict=False) if ids):
+    if sampling.form is not None and not rollout.kept:
+        return "does not say which tokens the form of method.guided left, or does not know forms"
+    sets = ((token, ids) for token, ids in zip(rollout.tokens, rollout.kept, strict=False) if ids)
+    if any(-1 - token in ids if ids[0] < 0 else token not in ids for token, ids in sets):
         return "gave a token that is not among those it was drawn from"
     return ""

@@ -20,12 +20,12 @@ def data_of(rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum
     `token_weights`, and those of the rollout, (N,).
 
     Where tokens were drawn among some that sampling kept, targets are (N, K), the drawn token first, and the field
-    `kept` (N, K) marks those that are not padding.
+    `kept` (N, K) marks those that are not padding, as `renormalised` reads it.
 
     Args:
         weights: of a token, for each rollout.
     """
-    most = max((len(ids) for rollout in rollouts for ids in rollout.kept), default=0)
+    most = most_kept(rollouts)
     return [_datum(rollout, weight, most) for rollout, weight in zip(rollouts, weights, strict=True)]
 
 
@@ -46,6 +46,12 @@ def _datum(rollout: Rollout, weight: float, most: int) -> Datum:
     )
 
 
+def most_kept(rollouts: Iterable[Rollout]) -> int:
+    """K of `among_kept`; 0 where nothing was left out."""
+    sets = (ids for rollout in rollouts for ids in rollout.kept if ids)
+    return max((len(ids) + (ids[0] < 0) for ids in sets), default=0)
+
+
 def among_kept(
     targets: NDArray[Any], drawn: Sequence[tuple[int, Rollout]], most: int
 ) -> tuple[NDArray[Any], dict[str, NDArray[np.float64]]]:
@@ -54,7 +60,7 @@ def among_kept(
     Args:
         targets: (N,).
         drawn: rollouts, each with the place of the target that is its first token.
-        most: K, ids that a token was drawn among at most.
+        most: K, of `most_kept`.
     """
     if not most:
         return targets, {}
@@ -62,9 +68,10 @@ def among_kept(
     for first, rollout in drawn:
         pairs = zip(rollout.tokens, rollout.kept or [()] * len(rollout.tokens), strict=True)
         for row, (token, ids) in enumerate(pairs, first):
-            others = [id_ for id_ in ids if id_ != token]
+            others, lacking = np.array(ids, dtype=np.int64), not ids or ids[0] < 0
+            others = -1 - others if lacking else others[others != token]
             wide[row, 1 : 1 + len(others)] = others
-            real[row, : 1 + len(others)] = 1.0
+            real[row, 0], real[row, 1 : 1 + len(others)] = (2.0, -1.0) if lacking else (1.0, 1.0)
     return wide, {"kept": real}
 
 

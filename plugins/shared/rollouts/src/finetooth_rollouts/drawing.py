@@ -258,12 +258,14 @@ class Drawing:
             written: tokens of its answers so far.
         """
         options = self._options
+        form = {} if options.guided is None else dict([options.guided.form])
         keys: tuple[str | int, ...] = ("rollouts", number, written) if written else ("rollouts", number)
         return Sampling(
             most, options.temperature, options.top_k, options.top_p, options.num_generations,
             seed=int(self._context.generator(*keys).integers(2**31)),
             min_p=options.min_p, repetition_penalty=options.repetition_penalty, stop=tuple(options.stop),
             stop_ids=None if options.stop_ids is None else tuple(options.stop_ids),
+            schema=form.get("schema"), regex=form.get("regex"), grammar=form.get("grammar"),
         )  # fmt: skip
 
     def _batch_prompts(self, indices: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:

@@ -197,6 +197,9 @@ class RolloutMethod(MethodBase):
                     f"method.{setting}={value}: the engine cannot train what is sampled at it",
                     action=f"set it to {off:g}, or choose another backend",
                 )
+        own = "own_engine" in self.sampler.capabilities
+        if self.options.guided is not None and own and "schema" not in engine.capabilities:
+            raise PlanError("method.guided: the engine holds no answer to a form", action="choose another backend")
         indices = iter(self._begun())
         self._drawing.begin(engine)
         try:

@@ -2,25 +2,63 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import Annotated, Any, ClassVar, Literal
 
+from finetooth_hooks.options import Options
 from finetooth_hooks.plan import Pick
 from finetooth_methods.reference import PRECOMPUTED, Reference, ReferenceOptions
+from finetooth_modelfiles.schemas import problem_of
 from pydantic import Field, model_validator
 
 from finetooth_rollouts.policy_options import PolicyOptions
 from finetooth_rollouts.token_weights import LossType
 
-GUIDED = (
-    "guided_decoding_regex",
-    "structured_outputs_regex",
-    "guided_regex",
-    "guided_json",
-    "guided_grammar",
-    "schema",
-)
-"""What others call an answer that is held to a form while it is written; TRL and axolotl say `vllm_` before it."""
+GUIDED = {
+    "guided_decoding_regex": "regex",
+    "structured_outputs_regex": "regex",
+    "guided_regex": "regex",
+    "guided_json": "json",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    "schema": "json",
+}
+"""What others call an answer that is held to a form while it is written, and the key of `guided`; TRL and axolotl say
+`vllm_` before it."""
 ENTROPY_STEERING = frozenset({"entropy_coef_delta", "entropy_coef_min", "entropy_coef_max"})
+
+
+class GuidedOptions(Options):
+    """A form that answers are held to while they are written: one of the four."""
+
+    regex: str | None = Field(default=None, min_length=1)
+    """A regular expression that the whole answer matches, without look-around and backreferences."""
+    json_schema: dict[str, Any] | None = Field(default=None, alias="json")
+    """A JSON schema."""
+    choice: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """The answers that there are."""
+    grammar: str | None = Field(default=None, min_length=1)
+    """A context-free grammar as llguidance reads it: Lark's, with the rule `start`."""
+
+    @property
+    def form(self) -> tuple[str, str]:
+        """As `Sampling.form` has it."""
+        if self.json_schema is not None:
+            return "schema", json.dumps(self.json_schema)
+        if self.grammar is not None:
+            return "grammar", self.grammar
+        escaped = (re.sub(r"[][\\.+*?()|{}^$]", r"\\\g<0>", text) for text in self.choice)
+        return "regex", self.regex if self.regex is not None else "|".join(escaped)
+
+    @model_validator(mode="after")
+    def _one(self) -> GuidedOptions:
+        if [self.regex, self.json_schema, self.choice or None, self.grammar].count(None) != 3:
+            raise ValueError("give one of regex, json, choice and grammar")
+        problem = problem_of(*self.form)
+        if problem:
+            raise ValueError(f"answers cannot be held to it: {problem}")
+        return self
 
 
 class RolloutOptions(PolicyOptions):
@@ -72,6 +110,12 @@ class RolloutOptions(PolicyOptions):
     repetition_penalty: float = Field(default=1.0, gt=0)
     """Of every token that stands in the prompt or the answer already, the logit is divided by it where it is positive
     and multiplied with it elsewhere, and so it is in training; 1 is off."""
+    guided: GuidedOptions | None = None
+    """A form that answers are held to while they are written, with an environment each turn: `regex`, `json`, `choice`
+    or `grammar`. Tokens that cannot lead there are not drawn, and the policy is trained among the others. An answer
+    ends where nothing more can follow; one that `max_completion_length` or `stop` ends sooner is not whole. Where a
+    form allows much, thousands of ids go with each token; `top_k` leaves few. With the samplers `engine`, `vllm` and
+    `openai`; servers (vLLM 0.11 and later) compile the form themselves, and need `top_k`."""
     num_iterations: int = Field(default=1, ge=1)
     """How often a batch of rollouts is trained (mu)."""
     mini_batches: int = Field(default=1, ge=1)
@@ -152,13 +196,11 @@ class RolloutOptions(PolicyOptions):
 
     @model_validator(mode="before")
     @classmethod
-    def _unguided(cls, given: Any) -> Any:
-        guided = [key for key in given if str(key).removeprefix("vllm_") in GUIDED] if isinstance(given, dict) else []
-        if guided:
-            raise ValueError(
-                f"{guided[0]}: a policy samples without a grammar, since training does not see the tokens that a "
-                "grammar forbids; use the reward regex_match or json_schema, and end answers with method.stop"
-            )
+    def _named_otherwise(cls, given: Any) -> Any:
+        for key in given if isinstance(given, dict) else ():
+            word = GUIDED.get(str(key).removeprefix("vllm_"))
+            if word:
+                raise ValueError(f"{key} is called guided here: write guided: {{{word}: ...}}")
         return given
 
     @model_validator(mode="after")
@@ -192,6 +234,8 @@ class RolloutOptions(PolicyOptions):
         if self.partial_rollouts and not self.prefetch:
             raise ValueError("partial_rollouts is about what is answered ahead: set prefetch too, or leave it out")
         self._check_sync()
+        if self.guided is not None and self.partial_rollouts:
+            raise ValueError("guided holds answers that are written at once to a form: leave partial_rollouts out")
         if self.partial_groups and not self.partial_rollouts:
             raise ValueError("partial_groups is about answers that are written in parts: set partial_rollouts too")
         if self.environment is not None and (self.stop or self.stop_ids is not None):

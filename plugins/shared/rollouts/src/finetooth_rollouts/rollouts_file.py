@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,10 @@ ROUNDS = "rounds"
 
 
 def as_json(rollout: Rollout) -> dict[str, Any]:
-    """JSON-able; numbers come back as they were."""
-    return asdict(rollout)
+    """JSON-able; numbers come back as they were. Sets of kept tokens, many of them alike, are written once each."""
+    sets = {ids: place for place, ids in enumerate(dict.fromkeys(rollout.kept))}
+    content = asdict(replace(rollout, kept=()))
+    return {**content, "kept": [sets[ids] for ids in rollout.kept], "kept_sets": [list(ids) for ids in sets]}
 
 
 def from_json(content: Mapping[str, Any]) -> Rollout:
@@ -31,7 +33,8 @@ def from_json(content: Mapping[str, Any]) -> Rollout:
     values = dict(content)
     for name in ("prompt", "tokens", "logprobs", "versions", "advantages", "own"):
         values[name] = tuple(values.get(name, ()))
-    values["kept"] = tuple(tuple(ids) for ids in values["kept"])
+    sets = [tuple(ids) for ids in values.pop("kept_sets", ())]
+    values["kept"] = tuple(sets[ids] if isinstance(ids, int) else tuple(ids) for ids in values["kept"])
     values["fields"] = {name: tuple(numbers) for name, numbers in values.get("fields", {}).items()}
     return Rollout(**values)
 

@@ -386,7 +386,7 @@ def encode_sampling(sampling: Sampling) -> Json:
         "stop": list(sampling.stop),
         "stop_ids": None if sampling.stop_ids is None else list(sampling.stop_ids),
         "seed": sampling.seed,
-        **({} if sampling.schema is None else {"schema": sampling.schema}),
+        **({} if sampling.form is None else dict([sampling.form])),
         **({} if sampling.repetition_penalty == 1 else {"repetition_penalty": sampling.repetition_penalty}),
         **{name: value for name in OFF_AT_ZERO if (value := getattr(sampling, name))},
     }

@@ -218,7 +218,7 @@ class Generator:
     ) -> Row:
         """A completion of `tokens` that has not begun; `prompt` and `sample` say which it is."""
         stop_ids = self._ends(sampling)
-        schema = None if sampling.schema is None else self._schemas.begin(sampling.schema, stop_ids)
+        schema = self._schemas.begin(sampling.form, stop_ids)
         seen = None if sampling.repetition_penalty == 1 else SeenIds(tokens)
         bias, once, each = sampling.logit_bias, sampling.presence_penalty, sampling.frequency_penalty
         additions = Additions(bias, once, each) if sampling.adds else None

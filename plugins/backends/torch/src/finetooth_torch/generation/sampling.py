@@ -10,6 +10,7 @@ import torch
 from finetooth_hooks import Sampling
 from finetooth_kernels.contract import ids_checked
 from finetooth_kernels.memory import placed
+from finetooth_modelfiles.schemas import drawn_among
 from torch import Tensor
 
 from finetooth_torch.compute import TORCH, Compute
@@ -56,7 +57,8 @@ class Chosen:
         tokens: (B,) int64.
         logprobs: (B,), untempered.
         drawn: (B,) float64, its log-probability under the distribution that it was drawn from; None if nobody asked.
-        kept: for each row the ids that it was drawn among, ascending; empty if nothing was left out, or nobody asked.
+        kept: for each row the ids that it was drawn among, as `Completion.kept`; empty if nothing was left out, or
+            nobody asked.
     """
 
     tokens: Tensor
@@ -88,7 +90,7 @@ def choose(
         compute: computes the log-probabilities.
         source: (B, V), what is drawn from, where a penalty or an addition changed it; None: `logits`.
         among: (B, V), that with -inf where a token must not be chosen; None: any may. Log-probabilities are
-            those of `logits` all the same. What was drawn from (`Sampling.drawn`) is not said then.
+            those of `logits` all the same.
     """
     if not has_float64(logits.device):  # cumulative distributions are summed in it
         source, among = (None if of is None else of.cpu() for of in (source, among))
@@ -105,13 +107,10 @@ def _choose(
     source: Tensor | None,
     among: Tensor | None,
 ) -> Chosen:
-    if among is not None:
-        chosen = among.argmax(-1) if sampling.temperature == 0 else _drawn(among, sampling, streams)[0]
-        statistics = compute.logits_statistics(logits, chosen)
-        return Chosen(statistics.ids, statistics.logprobs)
-    drawn_from = logits if source is None else source
+    whole = logits if source is None else source
+    drawn_from = whole if among is None else among
     if sampling.temperature == 0:
-        statistics = compute.logits_statistics(logits, None if source is None else source.argmax(-1))
+        statistics = compute.logits_statistics(logits, None if drawn_from is logits else drawn_from.argmax(-1))
         sure = torch.zeros(len(streams), dtype=torch.float64, device=logits.device) if sampling.drawn else None
         candidates = tuple((token,) for token in statistics.ids.tolist()) if sampling.drawn else ()
         return Chosen(statistics.ids, statistics.logprobs, sure, candidates)
@@ -121,11 +120,20 @@ def _choose(
         return Chosen(statistics.ids, statistics.logprobs)
     if left is None:
         tempered = torch.log_softmax(drawn_from.double() / sampling.temperature, -1)
-        return Chosen(statistics.ids, statistics.logprobs, tempered.gather(-1, tokens.unsqueeze(-1)).squeeze(-1))
+        mine = tempered.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        return Chosen(statistics.ids, statistics.logprobs, mine, _among(among, whole, sampling.temperature))
     weights, ids = left
     mine = torch.where(ids == tokens.unsqueeze(-1), weights, 0.0).sum(-1)
     candidates = tuple(tuple(sorted(row[of > 0].tolist())) for row, of in zip(ids.cpu(), weights.cpu(), strict=True))
     return Chosen(statistics.ids, statistics.logprobs, (mine / weights.sum(-1)).log(), candidates)
+
+
+def _among(among: Tensor | None, whole: Tensor, temperature: float) -> tuple[tuple[int, ...], ...]:
+    """For each row of logits (B, V) the tokens that its form allows: those that are finite in `among` (B, V)."""
+    if among is None:
+        return ()
+    allowed, logits = (among > -torch.inf).cpu().numpy(), whole.double().cpu().numpy()
+    return tuple(drawn_among(*of, temperature) for of in zip(allowed, logits, strict=True))
 
 
 def _drawn(

@@ -16,7 +16,7 @@ OPTIONS: Sequence[str] = TABLES["options"]
 NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 
 GUIDED = ("vllm_guided_decoding_regex", "vllm_structured_outputs_regex")
-UNGUIDED = "answers are not held to a form while they are written: give the reward regex_match"
+"""A regular expression that answers are held to; the second is the newer name."""
 
 JUDGES: Mapping[str, Any] = TABLES["judges"]
 """Rewards that come with TRL, by what is like them here."""
@@ -78,7 +78,7 @@ def read(account: Account, method: str, prefix: str = "") -> None:
         account.default(f"{prefix}loss_type", "method.loss_type", "dapo")
     _rewards(account, prefix)
     for key in GUIDED:
-        account.refuse(prefix + key, UNGUIDED)
+        account.take(prefix + key, "method.guided.regex")
     _ahead(account, prefix)
     _correction(account, prefix)
     for key, note in NO_EFFECT.items():
