@@ -132,6 +132,24 @@ def test_a_killed_run_resumes_bit_for_bit(online: Callable[..., Any], more: dict
     assert dict(read_rollouts(whole)) == dict(read_rollouts(folder))
 
 
+@pytest.mark.slow
+def test_each_turn_of_an_episode_has_the_form(online: Callable[..., Any]) -> None:
+    """A form may end a turn without the family's end token, which the next prompt then writes."""
+    guesses = {"name": "guess_number", "low": 1, "high": 30}
+    given = online(guided={"choice": ["7", "17", "27"]}, environment=guesses, rewards=["letters"], max_turns=3)
+    rollouts = drawn(given)
+    tokenizer: Any = AutoTokenizer.from_pretrained(given["model"])
+    written = [
+        tokenizer.decode(
+            [token for token, own in zip(one.tokens, one.own, strict=True) if own], skip_special_tokens=True
+        )
+        for one in rollouts
+        if one.own
+    ]
+    assert written and all(re.fullmatch("([12]?7){1,3}", text) for text in written)
+    assert all(one.logprobs[place] == 0.0 or own for one in rollouts for place, own in enumerate(one.own))
+
+
 @pytest.mark.parametrize(
     ("method", "why"),
     [

@@ -26,8 +26,8 @@ class Sampling:
         drawn: say also what each token was drawn from: `Completion.drawn_logprobs` and `Completion.kept`. An engine
             that cannot leaves them empty.
         schema: a JSON schema, as JSON, which a completion that ends by itself fits: tokens that could not lead there
-            are not chosen. Spaces are as Python's `json.dumps` writes them. None: any text. Capability `schema` of an
-            engine, as for the two that follow; at most one of the three.
+            are not chosen. No space stands between its parts. None: any text. Capability `schema` of an engine, as for
+            the two that follow; at most one of the three.
         regex: the same for a regular expression that the whole text matches, without look-around and backreferences.
         grammar: the same for a context-free grammar, in the form that llguidance reads (Lark's, with the rule `start`).
         min_p: of what `top_k` and `top_p` left, tokens are drawn from that have at least this share of the likeliest

@@ -104,6 +104,29 @@ def test_the_head_in_chunks_is_the_whole(
     assert all(np.allclose(one, other, rtol=1e-4, atol=1e-7) for one, other in zip(*moved, strict=True))
 
 
+@pytest.mark.parametrize(("regex", "most"), [("(ab|[0-9]){2,9}", False), ("[^q]{1,40}", True)], ids=["few", "most"])
+def test_what_a_form_left_is_what_is_drawn_from(
+    tmp_path: Path, write: Callable[..., Path], engine_of: Any, regex: str, most: bool
+) -> None:
+    """Log-probabilities are those of a float64 softmax among the tokens that come with each one."""
+    engine = engine_of(write(tmp_path))
+    prompt = list(range(20, 30))
+    sampling = Sampling(max_tokens=6, n=3, seed=1, temperature=0.7, regex=regex, drawn=True)
+    seen = set()
+    for answer in engine.generate([prompt], sampling)[0]:
+        datum = Datum.from_tokens([*prompt, *answer.tokens], [0.0] * len(prompt) + [1.0] * len(answer.tokens))
+        logits = np.array(engine.forward([datum], returns=("logits",), train=False).outputs[0]["logits"][datum.mask])
+        for row, token, ids, said in zip(logits, answer.tokens, answer.kept, answer.drawn_logprobs, strict=True):
+            lacking = ids[0] < 0
+            seen.add(lacking)
+            among = np.isin(np.arange(len(row)), [-1 - id_ for id_ in ids] if lacking else ids, invert=lacking)
+            z = np.where(among, row.astype(np.float64) / 0.7, -np.inf)
+            assert among[token] and said == pytest.approx(
+                z[token] - np.log(np.exp(z - z.max()).sum()) - z.max(), abs=1e-4
+            )
+    assert (True in seen) is most
+
+
 def test_answers_fit_a_schema(tmp_path: Path, write: Callable[..., Path], engine_of: Any) -> None:
     """Of random weights, which write no JSON by themselves."""
     folder = write(tmp_path)

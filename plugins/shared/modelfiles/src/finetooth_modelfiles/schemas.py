@@ -146,7 +146,7 @@ def _grammar(kind: str, text: str) -> str:
         content = json.loads(text)
         if not isinstance(content, dict):
             raise ValueError("it is not an object")
-        # spaces as json.dumps writes them: what may be as long as it likes is written on and on by small models
+        # no spaces: what may be as long as it likes is written on and on by small models
         return LLMatcher.grammar_from_json_schema(content, defaults={"whitespace_flexible": False})
     except (ValueError, RecursionError) as error:
         raise EngineError(f"sampling.schema: {_line(str(error))}", action="give a JSON schema") from error
