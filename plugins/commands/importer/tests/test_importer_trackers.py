@@ -25,6 +25,11 @@ TRL = {"trainer": "sft", "model": "m", "dataset_name": "a.jsonl"}
          {"name": "trackio", "run_name": "mine", "project": "p"}),
         ("trl", {**TRL, "trainer": "grpo", "report_to": ["mlflow"], "log_completions": True, "logging_steps": 5},
          {"name": "mlflow", "samples_every": 5}),
+        ("trl", {**TRL, "trainer": "grpo", "report_to": ["mlflow"], "log_completions": True,
+                 "num_completions_to_print": 7}, {"name": "mlflow", "samples_every": 1, "samples": 7}),
+        ("axolotl", {**AXOLOTL, "wandb_project": "p", "logging_steps": 2, "rl": "grpo",
+                     "trl": {"log_completions": True, "num_completions_to_print": 4}},
+         {"name": "wandb", "project": "p", "samples_every": 2, "samples": 4}),
     ],
 )  # fmt: skip
 def test_a_runs_name_goes_to_its_tracker(tool: str, given: dict[str, Any], wanted: dict[str, Any]) -> None:

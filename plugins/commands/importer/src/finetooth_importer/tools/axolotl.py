@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from finetooth_importer import packing
@@ -58,6 +59,7 @@ def read(account: Account) -> None:
     _saving(account)
     watched.records(account)
     _trackers(account)
+    _answers(account)
     if account.get("curriculum_sampling"):
         account.take("curriculum_sampling", "train.shuffle", value=False)
     account.passes("curriculum_sampling", "it is off")
@@ -136,6 +138,22 @@ def _trackers(account: Account) -> None:
 
 SCALINGS = {"linear": "linear", "dynamic": "ntk", "yarn": "yarn", "llama3": "llama3"}
 """Kinds of scaled positions, by transformers' name; angles that change with the longest row are none of ours."""
+
+
+def _answers(account: Account) -> None:
+    """Answers that trackers show, of the `trl` block, which is read before trackers are known."""
+    block = account.get("trl")
+    names = [name for name in map(name_of, account.recipe.get("trackers", ())) if name in watched.TRACKERS]
+    if not names or not isinstance(block, Mapping) or not block.get("log_completions"):
+        return
+    shown = {"samples": int(count)} if (count := number(block.get("num_completions_to_print") or 0)) > 0 else {}
+    watched.follow(account, *names, samples_every=max(1, account.whole("logging_steps", 1)), **shown)
+    account.lines = [
+        replace(line, outcome="otherwise", setting="trackers", note=watched.SHOWN)
+        if line.key in ("trl.log_completions", "trl.num_completions_to_print")
+        else line
+        for line in account.lines
+    ]
 
 
 def _positions(account: Account) -> None:

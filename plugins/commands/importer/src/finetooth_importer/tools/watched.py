@@ -11,6 +11,8 @@ from finetooth_importer.account import Account, number
 TRACKERS = ("wandb", "mlflow", "trackio", "tensorboard")
 """Trackers that have the same name here."""
 
+SHOWN = "a few answers of a step, as a table"
+
 
 NAMED = ("wandb", "mlflow", "trackio")
 """Those of them to which a run's name can be given."""
@@ -80,8 +82,10 @@ def records(account: Account) -> None:
     elif others:
         account.refuse("report_to", "no tracker of that name here; metrics are in metrics.jsonl of the run folder")
     if known and account.get("log_completions"):
-        follow(account, *known, samples_every=max(1, account.whole("logging_steps", 1)))
-        account.covered("log_completions", "trackers", "a few answers of a step, as a table")
+        shown = {"samples": count} if (count := account.whole("num_completions_to_print", 0)) > 0 else {}
+        follow(account, *known, samples_every=max(1, account.whole("logging_steps", 1)), **shown)
+        for key in ("log_completions", "num_completions_to_print"):
+            account.covered(key, "trackers", SHOWN)
     account.passes("report_to", "metrics are in metrics.jsonl of the run folder")
     account.passes("logging_steps", "every step is written to metrics.jsonl")
     account.passes("logging_strategy", "every step is written to metrics.jsonl")
