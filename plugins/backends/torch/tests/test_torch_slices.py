@@ -95,6 +95,7 @@ ATTENTION: Any = SimpleNamespace(filling="rows", names="sdpa")
         ({"vision_config": {"depth": 1}}, {}, "finds the places of images and sounds"),
         ({"attention_dropout": 0.1}, {}, "drops weights of attention"),
         ({}, {"needs": frozenset({"repetition_penalty"})}, "a repetition penalty"),
+        ({}, {"needs": frozenset({"trees"})}, "segments of the method's data continue one another"),
     ],
 )
 def test_what_needs_positions_together_is_refused(config: dict[str, Any], more: dict[str, Any], why: str) -> None:

@@ -61,6 +61,8 @@ def capabilities(request: EngineRequest, *, head: bool) -> frozenset[str]:
     sharding = request.place.sharding
     if sharding is not None and sharding.stages is not None:  # each rank has some of the layers
         lacking |= {"continuous", "adapters", "depths", "weights"}
+    if sharding is not None and sharding.positions > 1:  # attention of divided rows takes no mask of pairs
+        lacking.add("trees")
     if sharding is not None and sharding.sampled_by_layer:  # in a call of its own, which ranks make together
         lacking |= {"continuous", "adapters", "own_prompts"}
     return CAPABILITIES - lacking - (set() if head else {"head"})

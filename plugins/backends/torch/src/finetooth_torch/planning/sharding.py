@@ -121,6 +121,8 @@ def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> No
         action = "choose another model"
     elif _drops_attention(request):
         problem, action = "the model drops weights of attention (attention_dropout)", "set model.attention_dropout to 0"
+    elif "trees" in request.needs:
+        problem, action = "segments of the method's data continue one another", "choose another method"
     elif "repetition_penalty" in request.needs:
         problem, action = "a loss with a repetition penalty reads what stands before a position", "leave it at 1"
     else:
