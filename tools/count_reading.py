@@ -97,7 +97,7 @@ READINGS = (
     Reading(
         "a backend for another framework (MLX)",
         "write-a-backend",
-        3230,
+        3260,
         15,
         (
             *_of(GUIDES, "write-a-backend.md"),

@@ -54,7 +54,7 @@ class Alike:
 
     @contextmanager
     def stops(self) -> Iterator[None]:
-        """While entered, plugins and trackers are told of something. A stop that one asks for at some rank is that of
+        """While entered, plugins and trackers are called. A stop that one asks for at some rank is that of
         all.
 
         Raises:
