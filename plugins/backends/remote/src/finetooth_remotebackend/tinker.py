@@ -119,6 +119,7 @@ class TinkerTrainer:
             ("min_p", sampling.min_p > 0),
             ("repetition_penalty", repeats),
             ("additions", sampling.adds),
+            ("schema, regex or grammar", sampling.form is not None),
         ):
             if used:
                 raise EngineError(f"the Tinker protocol has no {name}", action="leave it out")
