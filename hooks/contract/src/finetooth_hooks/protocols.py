@@ -35,6 +35,7 @@ from finetooth_hooks.compute.layers import Experts, LayerFacts
 from finetooth_hooks.compute.quantizers import Quantizer, Stored
 from finetooth_hooks.compute.strategies import (
     DividedModel,
+    Foreseen,
     ForeseenStrategy,
     IslandStrategy,
     Launcher,
@@ -78,8 +79,8 @@ from finetooth_hooks.trackers import Tracker
 __all__ = [
     "Adapter", "Addition", "Attention", "AttentionNeeds", "Backend", "BackendPlan", "BasePart", "Block",
     "Collective", "ComputePart", "DataPart", "Device", "DividedModel", "Engine", "EngineRequest", "Environment",
-    "Evaluator", "Examples", "Experts", "Exporter", "Face", "Family", "ForeseenStrategy", "Format", "Gate", "Hardware",
-    "HardwareFacts", "Head", "IslandStrategy", "Kernel", "Launcher", "LayerFacts", "Loader", "LowRank",
+    "Evaluator", "Examples", "Experts", "Exporter", "Face", "Family", "Foreseen", "ForeseenStrategy", "Format", "Gate",
+    "Hardware", "HardwareFacts", "Head", "IslandStrategy", "Kernel", "Launcher", "LayerFacts", "Loader", "LowRank",
     "MachinesLauncher", "MediumPlace", "Method", "ModelFacts", "ModelInfo", "ModelTensors", "Neighbours",
     "Optimizer", "OptimizerStrategy", "Page", "PickKernels", "PickedKernel", "PlacePart", "PlanRequest", "Portion",
     "Processor", "Quantizer", "Rank", "ReleaseGate", "Renderer", "Reward", "RoleRequest", "Sampler", "Schedule",

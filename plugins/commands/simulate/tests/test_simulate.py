@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from finetooth_hooks import RecipeError, Strategy, UserError
-from finetooth_hooks.protocols import Traffic
+from finetooth_hooks.protocols import Foreseen, Traffic
 from finetooth_kit import parametrize_with_checks
-from finetooth_simulate.command import command, strategy_of
+from finetooth_simulate.command import command, foreseen, strategy_of
 from finetooth_simulate.links import Link, sent
 
 
@@ -71,9 +71,14 @@ class Commands:
     said_json = False
 
     def __init__(self, scale: dict[str, Any], words: frozenset[str] = frozenset({"traffic"})) -> None:
-        plan = SimpleNamespace(recipe={"scale": scale}, total_steps=250)
-        request = SimpleNamespace(trains=SimpleNamespace(parameters=1000))
-        self.rows = lambda recipe, overrides: SimpleNamespace(decided=SimpleNamespace(plan=plan, request=request))
+        train = SimpleNamespace(batch_size=32, micro_batch_tokens=100, precision="bf16")
+        plan = SimpleNamespace(recipe={"scale": scale}, total_steps=250, train=train)
+        facts = SimpleNamespace(layers=3, vocab_size=40, hidden_size=10, tied=True)
+        base = SimpleNamespace(model=SimpleNamespace(parameters=5000), facts=facts)
+        request = SimpleNamespace(trains=SimpleNamespace(parameters=1000), base=base)
+        prepared = SimpleNamespace(report=SimpleNamespace(tokens=900, examples=30))
+        decided = SimpleNamespace(plan=plan, request=request, prepared=prepared)
+        self.rows = lambda recipe, overrides: SimpleNamespace(decided=decided)
         entry = Strategy(name="any", build="any:build", capabilities=words)
         self.catalog = SimpleNamespace(get=lambda kind, name, setting: SimpleNamespace(entry=entry))
 
@@ -122,3 +127,15 @@ def test_a_strategy_that_says_nothing_is_refused() -> None:
             command, ["r.yaml", "--link", "1Gbit", "--islands", "2"], obj=Commands({}, frozenset()),
             catch_exceptions=False,
         )  # fmt: skip
+
+
+def test_what_a_step_puts_through_the_model() -> None:
+    """32 rows of 30 tokens among four ranks: 240 tokens, which are three micro-batches of 100."""
+    decided = Commands({}).rows("r.yaml", ()).decided
+    assert foreseen(decided, 4) == Foreseen(weights=10_000, outside=800, layers=3, passes=3)
+    assert foreseen(decided, 64).passes == 1
+
+
+def test_every_call_waits_for_the_link() -> None:
+    found = sent(Traffic(every=1, sent=0, peers=4, summed=False, calls=5), Link(1e9, 0.08), 10)
+    assert found.seconds == pytest.approx(10 * 5 * 3 * 0.04)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,3 +84,71 @@ def test_a_norm_over_each_head_is_refused_where_it_trains() -> None:
         divide_layer(layer, plan, None)  # type: ignore[arg-type]
     attention.requires_grad_(False)
     divide_layer(layer, plan, None)  # type: ignore[arg-type]
+
+
+COUNTED = """
+import sys
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+from finetooth_fsdp import strategy as fsdp
+from finetooth_fsdp.options import FsdpOptions
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+world, keeps, passes = int(sys.argv[1]), sys.argv[2] == "True", 3
+dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=world)
+line = SimpleNamespace(rank=0, world=world, wrap=None, close=None)
+line.open = lambda rank, device: line
+strategy = fsdp.Fsdp(FsdpOptions(keep_layers=keeps), line)
+strategy.open(SimpleNamespace(world=world), "cpu")
+size = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+model = LlamaForCausalLM(LlamaConfig(vocab_size=32, num_hidden_layers=3, **size))
+for name, parameter in model.named_parameters():
+    parameter.requires_grad_("mlp" in name)
+whole = sum(parameter.numel() for parameter in model.parameters())
+outside = whole - sum(parameter.numel() for parameter in model.model.layers.parameters())
+trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+sharded = strategy.sharding(world).shard(model, list(model.model.layers), "fp32")
+score = sharded.computing(lambda ids: model(input_ids=ids).logits.float().mean())
+
+
+class Counting(TorchDispatchMode):
+    given = calls = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        if "c10d" in name and ("gather" in name or "scatter" in name):
+            part = args[1] if "gather" in name else args[0]
+            self.given += part.numel() * part.element_size()
+            self.calls += 1
+        return function(*args, **(kwargs or {}))
+
+
+counting = Counting()
+with counting:
+    for _ in range(passes):
+        score(torch.zeros(1, 4, dtype=torch.long)).backward()
+run = SimpleNamespace(weights=4 * whole, outside=4 * outside, layers=3, passes=passes)
+said = strategy.traffic(trained, world, run=run)
+print(counting.given, counting.calls, said.sent, said.calls)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_it_says_of_its_traffic_is_what_torch_sends(world: int, keeps: bool) -> None:
+    """Counted at the calls of torch.distributed, over ranks that compute nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTED, str(world), str(keeps)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    given, calls, said, waits = map(int, done.stdout.split())
+    assert said == pytest.approx(given, rel=0.05) and calls <= waits

@@ -40,6 +40,7 @@ class Traffic:
         peers: how many exchange: ranks, or islands.
         summed: the others get the sum of what all gave; else each gets what every other gave.
         last: bytes of what a rank gives at the last step of a run; None: `sent`.
+        calls: collective calls of an exchange, each of which waits for the link once for every rank that it passes.
     """
 
     every: int
@@ -47,6 +48,24 @@ class Traffic:
     peers: int
     summed: bool = True
     last: int | None = None
+    calls: int = 1
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What a step puts through a model, as far as what ranks send depends on it.
+
+    Attributes:
+        weights: bytes of the whole model, in the precision that it computes in.
+        outside: of those, what lies in no decoder layer.
+        layers: of the decoder.
+        passes: micro-batches that a rank takes through the model in a step, about.
+    """
+
+    weights: int
+    outside: int
+    layers: int
+    passes: int
 
 
 class ShardedModel(Protocol):
@@ -278,11 +297,15 @@ class ForeseenStrategy(Strategy, Protocol):
     """With the capability `traffic`."""
 
     def traffic(self, parameters: int, world: int) -> Traffic:
-        """What a rank will send; nothing is opened.
+        """What a rank will send; nothing is opened. One that has the capability `shards`, too, takes a keyword argument
+        `run`, `Foreseen`.
 
         Args:
             parameters: numbers that train.
             world: ranks.
+
+        Raises:
+            PlanError: it cannot say it with its options.
         """
         ...
 

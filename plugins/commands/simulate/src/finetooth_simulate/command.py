@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -15,19 +16,26 @@ from finetooth_toolbox.text.measures import measured
 if TYPE_CHECKING:
     from finetooth_hooks.context import CommandContext
     from finetooth_hooks.plan import Pick
-    from finetooth_hooks.protocols import Traffic
+    from finetooth_hooks.protocols import Foreseen, Traffic
 
     from finetooth_simulate.links import Sent
 
 RATES = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 TIMES = {"ms": 1, "s": 1000}
+BYTES = {"fp64": 8, "fp32": 4}
+"""Of a number of the model, by `train.precision`; others have 2."""
 OVER_EVERY_STEP, RARELY = "ddp", "diloco"
 """What a strategy is compared with, and what is simulated where the recipe names none."""
 
 
 @click.command("simulate")
 @recipe_arguments
-@click.option("--link", metavar="RATE", required=True, help="What each island sends at most, such as 100Mbit.")
+@click.option(
+    "--link",
+    metavar="RATE",
+    required=True,
+    help="What each island or rank sends at most, such as 100Mbit (3600Gbit: NVLink 4; 512Gbit: PCIe 5).",
+)
 @click.option("--rtt", metavar="TIME", default="0ms", show_default=True, help="A round trip between two islands.")
 @click.option("--islands", type=click.IntRange(min=2), help="How many; default: those of the recipe.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the run; default: those of the recipe.")
@@ -59,10 +67,11 @@ def command(
     if steps is None:
         raise UserError("the recipe does not say how many steps the run takes", action="give --steps")
     pick, world = strategy_of(job.plan.recipe.get("scale") or {}, islands)
-    name, traffic = traffic_of(context, pick, trained, world)
+    run = foreseen(job, world)
+    name, traffic = traffic_of(context, pick, trained, world, run)
     if traffic.peers < 2:
         raise UserError("one island sends nothing", action="give --islands")
-    _, each = traffic_of(context, OVER_EVERY_STEP, trained, traffic.peers)
+    _, each = traffic_of(context, OVER_EVERY_STEP, trained, traffic.peers, run)
     takes, compared = sent(traffic, over, steps), sent(each, over, steps)
     if as_json:
         import json
@@ -98,7 +107,20 @@ def strategy_of(scale: Mapping[str, Any], islands: int | None) -> tuple[Pick, in
     return pick, devices * int(scale.get("nodes", 1))
 
 
-def traffic_of(context: CommandContext, pick: Pick, trained: int, world: int) -> tuple[str, Traffic]:
+def foreseen(job: Any, world: int) -> Foreseen:
+    """What a step of a decided run puts through its model; rows are as long as they are on average."""
+    from finetooth_hooks.protocols import Foreseen
+
+    train, base, report = job.plan.train, job.request.base, job.prepared.report
+    average = report.tokens / max(report.examples, 1)
+    of_rank = train.batch_size * average / world
+    passes = math.ceil(of_rank / train.micro_batch_tokens) if train.micro_batch_tokens else 1
+    size, facts = BYTES.get(train.precision, 2), base.facts
+    outside = facts.vocab_size * (1 if facts.tied else 2) * facts.hidden_size
+    return Foreseen(size * base.model.parameters, size * outside, facts.layers, max(1, passes))
+
+
+def traffic_of(context: CommandContext, pick: Pick, trained: int, world: int, run: Foreseen) -> tuple[str, Traffic]:
     """The strategy's name, and what it says of itself.
 
     Raises:
@@ -108,8 +130,9 @@ def traffic_of(context: CommandContext, pick: Pick, trained: int, world: int) ->
     entry = context.catalog.get("strategy", name, setting="scale.strategy").entry
     assert isinstance(entry, Strategy)
     if "traffic" not in entry.capabilities:
-        raise UserError(f"the strategy {name} does not say what it sends", action="choose diloco or ddp")
-    traffic: Traffic = context.build("strategy", pick, setting="scale.strategy").traffic(trained, world)
+        raise UserError(f"the strategy {name} does not say what it sends", action="choose diloco, ddp or fsdp")
+    more = {"run": run} if "shards" in entry.capabilities else {}
+    traffic: Traffic = context.build("strategy", pick, setting="scale.strategy").traffic(trained, world, **more)
     return name, traffic
 
 
@@ -139,8 +162,10 @@ def _show(title: str, rows: Mapping[str, Sent]) -> None:
         "and all islands exchange in a ring",
     ]
     if first is not last and first.wire and first.seconds:
+        less, faster = last.wire / first.wire, last.seconds / first.seconds
+        fewer = f"{less:,.1f} times fewer bytes" if less >= 1 else f"{1 / less:,.1f} times more bytes"
         notes.insert(
-            0, f"{last.wire / first.wire:,.1f} times fewer bytes, {last.seconds / first.seconds:,.1f} times less time"
+            0, f"{fewer}, {f'{faster:,.1f} times less' if faster >= 1 else f'{1 / faster:,.1f} times more'} time"
         )
     console = plain_console()
     show(console, table(console, title, headers, lines, numbers=5), "\n".join(notes))

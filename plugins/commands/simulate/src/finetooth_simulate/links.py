@@ -54,5 +54,5 @@ def sent(traffic: Traffic, link: Link, steps: int) -> Sent:
     hops = (2 if traffic.summed else 1) * (traffic.peers - 1)
     given = (exchanges - 1) * traffic.sent + (traffic.sent if traffic.last is None else traffic.last)
     wire = hops * given / (traffic.peers if traffic.summed else 1)
-    seconds = wire * (1 + HEADERS / PAYLOAD) * 8 / link.rate + exchanges * hops * link.round_trip / 2
+    seconds = wire * (1 + HEADERS / PAYLOAD) * 8 / link.rate + exchanges * traffic.calls * hops * link.round_trip / 2
     return Sent(exchanges, given, round(wire), seconds)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 from finetooth_hooks import EngineError
-from finetooth_hooks.protocols import Collective, Engine, Optimizer, Rank, Sharding, Strategy, Traffic
+from finetooth_hooks.protocols import Collective, Engine, Foreseen, Optimizer, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import TorchCollective, digest_of
 
 from finetooth_deepspeed.options import DeepspeedOptions, Zero3Options
@@ -65,8 +65,9 @@ class Deepspeed:
             sharded.close()
         self._line.close()
 
-    def traffic(self, parameters: int, world: int) -> Traffic:
+    def traffic(self, parameters: int, world: int, *, run: Foreseen | None = None) -> Traffic:
         """Every gradient in fp32, and every weight that was updated: as much as a sum of gradients."""
+        del run
         return Traffic(every=1, sent=4 * parameters, peers=world)
 
 

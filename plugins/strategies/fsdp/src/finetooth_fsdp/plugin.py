@@ -13,5 +13,5 @@ def ft_strategies() -> Iterator[Strategy]:
         name="fsdp",
         build="finetooth_fsdp.options:build",
         summary="every rank holds a part of the weights, gradients and optimizer state",
-        capabilities=frozenset({"shards", "islands"}),
+        capabilities=frozenset({"shards", "islands", "traffic"}),
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from finetooth_hooks import EngineError, PlanError
-from finetooth_hooks.protocols import Collective, Engine, Neighbours, Rank, Sharding, Strategy
+from finetooth_hooks.protocols import Collective, Engine, Foreseen, Neighbours, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import RowLine, TorchCollective, digest_of
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -90,6 +90,23 @@ class Fsdp:
             layers=tensor, positions=context, neighbours=self._opened if context > 1 else None,
             sampled_by_layer=self._options.sampling == "layers",
         )  # fmt: skip
+
+    def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
+        """In every pass each rank gives its part of the weights, once more for the backward pass where layers are not
+        kept, and parts of the sums of gradients in fp32. Each layer is a call of its own, and what lies in none is one.
+
+        Raises:
+            PlanError: groups of ranks have links of different kinds.
+        """
+        grouped = [name for name in ("replicas", "tensor", "context") if getattr(self._options, name) > 1]
+        if grouped:
+            raise PlanError(
+                f"scale.strategy.{grouped[0]}: ranks of a group and groups have links of different kinds",
+                action="leave it out to simulate one link between all ranks",
+            )
+        again = run.outside if self._options.keep_layers else run.weights
+        sent = run.passes * (run.weights + again + 4 * parameters) // world
+        return Traffic(1, sent, world, summed=False, calls=run.passes * 3 * (run.layers + 1))
 
     def _opened(self) -> Neighbours:
         if self._neighbours is None:
