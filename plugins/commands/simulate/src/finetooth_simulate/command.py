@@ -162,10 +162,9 @@ def _show(title: str, rows: Mapping[str, Sent]) -> None:
         "and all islands exchange in a ring",
     ]
     if first is not last and first.wire and first.seconds:
-        less, faster = last.wire / first.wire, last.seconds / first.seconds
-        fewer = f"{less:,.1f} times fewer bytes" if less >= 1 else f"{1 / less:,.1f} times more bytes"
-        notes.insert(
-            0, f"{fewer}, {f'{faster:,.1f} times less' if faster >= 1 else f'{1 / faster:,.1f} times more'} time"
-        )
+        sends, takes = last.wire / first.wire, last.seconds / first.seconds
+        fewer = f"{sends:,.1f} times fewer bytes" if sends >= 1 else f"{1 / sends:,.1f} times more bytes"
+        shorter = f"{takes:,.1f} times less time" if takes >= 1 else f"{1 / takes:,.1f} times more time"
+        notes.insert(0, f"{fewer}, {shorter}")
     console = plain_console()
     show(console, table(console, title, headers, lines, numbers=5), "\n".join(notes))
