@@ -48,9 +48,14 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {},
     "qwen3_moe": ROUTED,
     "qwen3_next": {**SHARED, **LINEAR},
-    "qwen3_5": {"text_config": LINEAR},
+    "qwen3_5": {
+        "architectures": ["Qwen3_5ForConditionalGeneration"], "text_config": LINEAR, "vision_config": QWEN_TOWER,
+    },
     "qwen3_5_text": LINEAR,
-    "qwen3_5_moe": {"text_config": {**SHARED, **LINEAR}},
+    "qwen3_5_moe": {
+        "architectures": ["Qwen3_5MoeForConditionalGeneration"], "text_config": {**SHARED, **LINEAR},
+        "vision_config": QWEN_TOWER,
+    },
     "qwen3_5_moe_text": {**SHARED, **LINEAR},
     "mistral": {},
     "mixtral": LOCAL,
@@ -177,6 +182,8 @@ TORCHVISION = "its processor of transformers needs torchvision, which these test
 UNSEEN: Mapping[str, str] = dict.fromkeys(
     ("gemma4", "smolvlm", "mistral3", "internvl", "llama4", "phi4_multimodal"),
     f"{TORCHVISION}; tests/media tries it where that is installed",
+) | dict.fromkeys(
+    ("qwen3_5", "qwen3_5_moe"), "its renderer writes text; images take `data.renderer: jinja`, which no test tries"
 )
 """Types that see or hear whose media the table does not try, and why."""
 TARGETS: Mapping[str, str] = {"ernie4_5_moe": "attention", "hunyuan_v1_moe": "attention"}

@@ -191,7 +191,11 @@ def test_batches_are_the_same_with_and_without_prefetch(agent: Agent, tmp_path: 
         prompts = Prompts(len(ids), tasks, [(id_, (1,)) for id_ in ids])
         weighted = WeightedEnvironment("nemogym", environment, 1.0)
         drawing = Drawing(context, options, prompts, batches, sampler, [], Schedule(ahead, 1, None, False), weighted)
-        indices, engine, trained = iter(batches), SimpleNamespace(weights_version=4), list[Rollout]()
+        indices, engine, trained = (
+            iter(batches),
+            SimpleNamespace(weights_version=4, first=lambda call: call()),
+            list[Rollout](),
+        )
         for step in range(3):
             drawn = Drawn()
             assert drawing.batch(engine, indices, drawn, remaining=3 - step)

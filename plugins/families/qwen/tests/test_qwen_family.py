@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
 from finetooth_kit import parametrize_with_checks
+from finetooth_kit.fake_context import FakeContext
 from finetooth_kit.families import SIZES, assert_facts, assert_widths, linear_names
 from finetooth_qwen.family import Qwen
 
@@ -43,14 +45,19 @@ HYBRIDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("kind", HYBRIDS)
-def test_adapters_go_onto_full_attention_and_feed_forwards(kind: str) -> None:
-    """And nothing else: not onto linear attention, routers, or the gate of a shared expert."""
+def test_adapters_go_onto_full_attention_and_feed_forwards(kind: str, tmp_path: Path) -> None:
+    """And nothing else: not onto linear attention, routers, or the gate of a shared expert. Qwen3.5 is published as a
+    model that sees, whose text lies elsewhere in it."""
     sizes = {**OWN, "num_hidden_layers": 8, "head_dim": 8, **HYBRIDS[kind]}
     nested = kind in ("qwen3_5", "qwen3_5_moe")
     config = transformers.AutoConfig.for_model(kind, **({"text_config": sizes} if nested else sizes))
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    facts = Qwen().facts(config.to_dict())
+        built: Any = transformers.AutoModelForMultimodalLM if nested else transformers.AutoModelForCausalLM
+        model = built.from_config(config)
+    facts = Qwen(FakeContext(tmp_path, installed=True)).facts(
+        {**config.to_dict(), "architectures": [type(model).__name__]}
+    )
+    assert facts.towers == (("model.visual",) if nested else ()) and bool(facts.tower_parameters) == nested
     assert (facts.hidden_size, facts.layers, facts.head_dim, facts.block) == (24, 8, 8, None)
     assert facts.renderer == {"qwen3_moe": "qwen3", "qwen3_next": "jinja"}.get(kind, "qwen3_5")
     assert facts.tied == (model.get_output_embeddings().weight is model.get_input_embeddings().weight)

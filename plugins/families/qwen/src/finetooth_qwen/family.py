@@ -38,14 +38,22 @@ UNTARGETED: Mapping[str, tuple[str, ...]] = {
 
 
 def build(options: NoOptions, context: Context) -> Qwen:
-    return Qwen()
+    return Qwen(context)
 
 
 class Qwen:
-    """The family `qwen`."""
+    """The family `qwen`.
+
+    Args:
+        context: builds the family `auto`, of models that also see.
+    """
+
+    def __init__(self, context: Context | None = None) -> None:
+        self._context = context
 
     def facts(self, config: Mapping[str, Any]) -> ModelFacts:
-        """Sizes and module names of a model, from its config; of the text in a model that also sees."""
+        """Sizes and module names of a model, from its config. One that also sees, as Qwen3.5 is published, has its
+        layers elsewhere: family `auto` finds them and the towers."""
         own = config.get("text_config")
         text = {"tie_word_embeddings": config.get("tie_word_embeddings"), **own} if isinstance(own, Mapping) else config
         kind = str(text.get("model_type") or config.get("model_type", "qwen2"))
@@ -59,6 +67,13 @@ class Qwen:
         )
         if kind in DENSE:
             return facts
+        if str((config.get("architectures") or [""])[0]).endswith("ForConditionalGeneration"):
+            assert self._context is not None
+            whole = self._context.build("family", "auto").facts(config)
+            facts = replace(
+                facts, layer_path=whole.layer_path, body=whole.body, head=whole.head, towers=whole.towers,
+                tower_parameters=whole.tower_parameters,
+            )  # fmt: skip
         layers = layers_of(facts, kind, text)
         return replace(
             facts,
