@@ -142,6 +142,13 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "text_config": {"rope_parameters": {**SECTIONS, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}},
         "vision_config": QWEN_TOWER,
     },
+    "glm4v_moe": {
+        "architectures": ["Glm4vMoeForConditionalGeneration"], "vision_config": QWEN_TOWER,
+        "text_config": {
+            **EXPERTS, "first_k_dense_replace": 1,
+            "rope_parameters": {**SECTIONS, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]},
+        },
+    },
     "llama4": {
         "architectures": ["Llama4ForConditionalGeneration"],
         "text_config": {"head_dim": 8, "num_local_experts": 4, "interleave_moe_layer_step": 1},
@@ -179,14 +186,18 @@ ABSENT: Mapping[str, str] = {
 }
 """Types without a row, and why."""
 TORCHVISION = "its processor of transformers needs torchvision, which these tests do not have"
-UNSEEN: Mapping[str, str] = dict.fromkeys(
-    ("gemma4", "smolvlm", "mistral3", "internvl", "llama4", "phi4_multimodal"),
-    f"{TORCHVISION}; tests/media tries it where that is installed",
-) | dict.fromkeys(
-    ("qwen3_5", "qwen3_5_moe"), "its renderer writes text; images take `data.renderer: jinja`, which no test tries"
+UNSEEN: Mapping[str, str] = (
+    dict.fromkeys(
+        ("gemma4", "smolvlm", "mistral3", "internvl", "llama4", "phi4_multimodal"),
+        f"{TORCHVISION}; tests/media tries it where that is installed",
+    )
+    | dict.fromkeys(
+        ("qwen3_5", "qwen3_5_moe"), "its renderer writes text; images take `data.renderer: jinja`, which no test tries"
+    )
+    | {"glm4v_moe": "its processor is that of glm4v, whose images are tried"}
 )
 """Types that see or hear whose media the table does not try, and why."""
-TARGETS: Mapping[str, str] = {"ernie4_5_moe": "attention", "hunyuan_v1_moe": "attention"}
+TARGETS: Mapping[str, str] = {"ernie4_5_moe": "attention", "hunyuan_v1_moe": "attention", "glm4v_moe": "attention"}
 """Where adapters cannot be on all linear modules: peft takes their `gate_proj` for that of the experts, and says so."""
 
 COLUMNS = ("sft", "dpo", "grpo", "packed", "experts", "images", "quantised", "export")
