@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
 
+from finetooth_torchao.installed import check_installed
+
 USE = "AutoModelForCausalLM.from_pretrained('{folder}')"
 
 
@@ -65,8 +67,10 @@ class TorchaoExporter(ExporterBase):
         """Write it, load it as transformers does, and compare the weights with those that were written.
 
         Raises:
-            UserError: transformers has no class for the model, or it loads other weights than were written.
+            UserError: torchao is not installed, transformers has no class for the model, or it loads other weights than
+                were written.
         """
+        check_installed()
         from finetooth_torchshared.packing import without_memory
 
         from finetooth_torchao.modules import quiet
