@@ -8,7 +8,8 @@ from finetooth_hooks import UserError, install_command
 
 
 def check_installed() -> None:
-    """
+    """Says what to install where torchao is absent.
+
     Raises:
         UserError: torchao is not installed.
     """
