@@ -63,6 +63,8 @@ def capabilities(request: EngineRequest, *, head: bool) -> frozenset[str]:
         lacking |= {"continuous", "adapters", "depths", "weights"}
     if sharding is not None and sharding.positions > 1:  # attention of divided rows takes no mask of pairs
         lacking.add("trees")
+    if sharding is not None and sharding.divided:  # DeepSpeed gathers layers in an order that all ranks must make
+        lacking.add("own_prompts")
     if sharding is not None and sharding.sampled_by_layer:  # in a call of its own, which ranks make together
         lacking |= {"continuous", "adapters", "own_prompts"}
     return CAPABILITIES - lacking - (set() if head else {"head"})
