@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from finetooth_hooks.compute.collectives import Collective
+from finetooth_hooks.compute.collectives import Collective, is_first
 from finetooth_hooks.errors import EngineError, StopRun
 
 T = TypeVar("T")
@@ -27,8 +26,7 @@ class Alike:
     def __init__(self, line: Collective | None = None, *, together: bool = False) -> None:
         self._line, self._together = line, together  # a line between rows may count one rank and tell neighbours too
         self._signal = 0
-        own = secrets.token_hex(8)
-        self.leads = self.first(own) == own  # a rank may count as the first in a line of its own
+        self.leads = line is None or is_first(line)
 
     @property
     def alone(self) -> bool:

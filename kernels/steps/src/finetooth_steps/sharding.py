@@ -14,7 +14,6 @@ from dataclasses import replace
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import numpy as np
 from finetooth_hooks import (
@@ -30,7 +29,7 @@ from finetooth_hooks import (
     Sampling,
     Stepped,
 )
-from finetooth_hooks.compute.collectives import Collective
+from finetooth_hooks.compute.collectives import Collective, is_first
 from finetooth_hooks.compute.loss_totals import LossTotals
 from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.engine import Counts, Engine, Snapshot, StepSettings, Usage
@@ -291,9 +290,8 @@ class ShardedEngine(FrontEngine):
 
     @property
     def leads(self) -> bool:
-        if self._leads is None:  # a rank's number does not say it: several may compute the same rows
-            own = uuid4().hex
-            self._leads = bool(self._collective.broadcast(own) == own)
+        if self._leads is None:
+            self._leads = is_first(self._collective)
         return self._leads
 
     def first(self, call: Callable[[], R]) -> R:

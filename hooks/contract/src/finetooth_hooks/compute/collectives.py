@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
@@ -56,6 +57,13 @@ class Collective(Protocol):
             arrays: of the backend's framework, one for each rank, all of one shape and type; left as they are.
         """
         ...
+
+
+def is_first(collective: Collective) -> bool:
+    """Whether what this rank says holds for all of a line, as `broadcast` has it. Every rank asks at the same time. Its
+    number does not say it: on a line between groups that compute the same rows, several count as the first."""
+    own = secrets.token_hex(16)
+    return bool(collective.broadcast(own) == own)
 
 
 def check_whole_steps(losses: Iterable[LossSpec], collective: Collective) -> None:

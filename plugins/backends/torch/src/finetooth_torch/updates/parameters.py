@@ -152,11 +152,15 @@ class TrainedParameters:
         """Inside, the model holds all its parameters, for what reads them itself."""
         return nullcontext()
 
+    def alone(self) -> AbstractContextManager[None]:
+        """Inside, the model computes without the other ranks."""
+        return self.gathered()
+
     def sampling(self, sample: Callable[..., R]) -> Callable[..., R]:
         """What samples, as a function that has the weights it reads."""
 
         def sampled(*arguments: Any, **options: Any) -> R:
-            with self.gathered():
+            with self.alone():
                 return sample(*arguments, **options)
 
         return sampled

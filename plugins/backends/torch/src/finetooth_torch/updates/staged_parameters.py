@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from finetooth_hooks import PlanError
@@ -23,8 +23,6 @@ from finetooth_torch.updates.scaler import LossScaler
 
 if TYPE_CHECKING:
     from finetooth_torch.network import Network
-
-R = TypeVar("R")
 
 
 class StagedParameters(TrainedParameters):
@@ -168,15 +166,12 @@ class StagedParameters(TrainedParameters):
             full[name] = self._stages.sum([given.contiguous()])[0]
         return full
 
-    def sampling(self, sample: Callable[..., R]) -> Callable[..., R]:
+    @contextmanager
+    def alone(self) -> Iterator[None]:
         """With the layers of all ranks, which go behind it."""
-
-        def sampled(*arguments: Any, **options: Any) -> R:
-            assert self._network is not None
-            with self._with_layers(self._owner), self._network.undivided():
-                return sample(*arguments, **options)
-
-        return sampled
+        assert self._network is not None
+        with self._with_layers(self._owner), self._network.undivided():
+            yield
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
