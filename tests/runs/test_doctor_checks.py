@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from finetooth_kit.families import SIZES
+from transformers import AutoConfig, AutoModelForCausalLM
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -27,6 +30,26 @@ def test_a_model_is_tried_before_it_trains(ft: Run, tiny_model: Path) -> None:
     assert [name for name, line in found.items() if line.startswith("!!")] == ["loss"]
     assert "the weights look random" in found["loss"]
     assert list(found) == ["family", "template", "same", "packing", "loss", "adapter", "learns"]
+
+
+def test_what_was_found_is_written_as_a_family(
+    ft: Run, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model under a type of transformers that no family of ours names, with its weights and tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_model, tmp_path / "odd")
+    vocabulary = json.loads((tmp_path / "odd/config.json").read_text())["vocab_size"]
+    sizes = {**SIZES, "vocab_size": vocabulary, "max_position_embeddings": 256}
+    known = AutoModelForCausalLM.from_config(AutoConfig.for_model("stablelm", **sizes))
+    known.save_pretrained(tmp_path / "odd")
+    code, out, err = ft("doctor", "model", "odd")
+    assert code == 1 and "ft doctor model odd --write NAME" in out, err
+    code, out, err = ft("doctor", "model", "odd", "--write", "acme-odd")
+    assert code == 1 and "wrote acme-odd" in out, err
+    family = (tmp_path / "acme-odd/src/acme_odd/family.py").read_text()
+    assert '"hidden_size"' in family and "stablelm" in (tmp_path / "acme-odd/src/acme_odd/plugin.py").read_text()
+    code, _, err = ft("doctor", "model", tiny_model, "--write", "acme-known")
+    assert code == 2 and "knows models of type" in err and not (tmp_path / "acme-known").exists()
 
 
 def test_a_model_that_is_not_there_gets_one_line(ft: Run) -> None:

@@ -9,7 +9,18 @@ from typing import Any
 
 import click
 import numpy as np
-from finetooth_hooks import CommandContext, Context, Conversation, Datum, Engine, FinetoothError, Message, RecipeError
+from finetooth_hooks import (
+    CommandContext,
+    Context,
+    Conversation,
+    Datum,
+    Engine,
+    FinetoothError,
+    Message,
+    RecipeError,
+    UserError,
+    install_command,
+)
 from finetooth_hooks.entries import Family
 from finetooth_toolbox.text.controls import escape_controls
 from numpy.typing import NDArray
@@ -49,13 +60,15 @@ class Check:
 
 @click.command("model")
 @click.argument("model", metavar="MODEL")
-@click.pass_obj
-def command(obj: CommandContext, model: str) -> int:
+@click.option("--write", metavar="NAME", help="Also write a family plugin NAME with what was found, into ./NAME.")
+@click.pass_context
+def command(ctx: click.Context, model: str, write: str | None) -> int:
     """Try MODEL, a name, a folder or a hub id, before you train it: does it load, does it compute what its own library
     computes, also packed, does the adapter apply, does the loss begin where that of a trained model does, and fall?
 
     Takes two copies of the weights in fp32, one after the other. Exit code 1 if something is wrong.
     """
+    obj: CommandContext = ctx.obj
     changes: dict[str, Any] = {"train": {"precision": "fp32", "max_length": LONGEST}}
     opened = obj.open(model, changes)
     try:
@@ -70,7 +83,23 @@ def command(obj: CommandContext, model: str) -> int:
     checks += of_engine(opened.engine, opened.context, sequences, plain)
     for check in checks:
         click.echo(f"{'ok' if check.passed else '!!':<3} {check.name:<10} {escape_controls(check.told)}")
+    if write is not None:
+        ctx.invoke(_writer(ctx), name=write, kind="family", folder=None, model=model)
     return 0 if all(check.passed for check in checks) else 1
+
+
+def _writer(ctx: click.Context) -> click.Command:
+    """The command `ft plugins new`, which another plugin brings.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    found: click.Command | None = ctx.find_root().command
+    for name in ("plugins", "new"):
+        found = found.get_command(ctx, name) if isinstance(found, click.Group) else None
+    if found is None:
+        raise UserError("--write: no ft plugins new", action=install_command("finetooth-authoring"))
+    return found
 
 
 def of_context(context: Context) -> list[Check]:
@@ -80,7 +109,7 @@ def of_context(context: Context) -> list[Check]:
     detail = f"{info.model_type} by the family {family}, {info.parameters:,} parameters, read by {info.loader}"
     entry = context.catalog.get("family", family).entry
     if isinstance(entry, Family) and not entry.model_types:
-        detail += f"; ft plugins new NAME --kind family --model {info.reference} writes a plugin with what it reads off"
+        detail += f"; ft doctor model {info.reference} --write NAME writes a plugin with what was found"
     checks = [Check("family", True, detail)]
     conversation = Conversation((Message("user", "Hello?"), Message("assistant", "Hello.")))
     try:
