@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
+
+from finetooth_workers.modules import loaded_file
 
 
 def serve(file: str | None, module: str | None, function: str) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
@@ -29,18 +29,6 @@ def serve(file: str | None, module: str | None, function: str) -> Callable[[Mapp
         names = [name for name, each in vars(where).items() if inspect.isfunction(each) and not name.startswith("_")]
         raise ValueError(f"no function {function!r}; there are: {', '.join(names) or 'none'}")
     return lambda request: call(target, request)
-
-
-def loaded_file(file: Path) -> ModuleType:
-    """A file as a module; it can import what lies in its folder."""
-    sys.path.insert(0, str(file.parent))
-    spec = spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{file} is not a Python file")
-    module = module_from_spec(spec)
-    sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def call(function: Callable[..., Any], request: Mapping[str, Any]) -> dict[str, Any]:

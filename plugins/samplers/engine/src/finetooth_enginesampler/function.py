@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from finetooth_hooks.evaluators import SAMPLED_COLUMNS
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
+from finetooth_workers.modules import loaded_file
 from pydantic import Field, model_validator
 
 GIVEN = ("prompts", "prompt_ids", "generate", "encode", "decode", "max_tokens", "step")
@@ -209,7 +208,8 @@ def build(options: FunctionSamplerOptions, context: Context) -> FunctionSampler:
     """
     where = options.file or str(options.module)
     try:
-        module = import_module(where) if options.file is None else _loaded(Path(options.file).expanduser().resolve())
+        file = Path(options.file or "").expanduser().resolve()
+        module = import_module(where) if options.file is None else loaded_file(file)
         function = vars(module)[options.function]
     except KeyError:
         raise RecipeError(
@@ -221,13 +221,3 @@ def build(options: FunctionSamplerOptions, context: Context) -> FunctionSampler:
     _wanted(function)
     sampler: Sampler = context.build("sampler", options.sampler, setting="method.sampler.sampler")
     return FunctionSampler(options, context, function, sampler)
-
-
-def _loaded(file: Path) -> Any:
-    sys.path.insert(0, str(file.parent))
-    spec = spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError("not a Python file")
-    module = sys.modules[file.stem] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
