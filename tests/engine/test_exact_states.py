@@ -22,6 +22,7 @@ pytest.importorskip("finetooth_standard")
 
 OPTIMIZERS = {
     "adamw": {"weight_decay": 0.1},
+    "optimi_adamw": {"weight_decay": 1e-5, "decouple_lr": True},
     "sgd": {},
     "momentum": {"momentum": 0.9, "nesterov": True},
     "adafactor": {},

@@ -104,6 +104,24 @@ def test_adamw_is_the_papers():
     check(built.build_adamw(options, None), lambda p, g, wd: adamw(p, g, 0.03, (0.8, 0.95), 1e-6, wd, RATES))
 
 
+@pytest.mark.parametrize(("apart", "decay"), [(False, 0.1), (True, 5e-4)])
+def test_optimi_adamw_is_that_of_optimi(apart, decay):
+    optimi = pytest.importorskip("optimi")
+    options = built.OptimiAdamWOptions(learning_rate=0.03, weight_decay=decay, decouple_lr=apart)
+    got, _ = train(built.build_optimi_adamw(options, None), RATES)
+    theirs = [torch.nn.Parameter(torch.tensor(values)) for values in start()]
+    groups = [{"params": [theirs[0]]}, {"params": [theirs[1]], "weight_decay": 0.0}]
+    made = optimi.AdamW(groups, lr=0.03, weight_decay=decay, decouple_lr=apart, triton=False, foreach=False)
+    for step in range(STEPS):
+        for group in made.param_groups:
+            group["lr"] = 0.03 * RATES[step]
+        for parameter, values in zip(theirs, gradients(), strict=True):
+            parameter.grad = torch.tensor(values[step])
+        made.step()
+    for own, other in zip(got, theirs, strict=True):
+        np.testing.assert_allclose(own, other.detach().numpy(), rtol=1e-9)
+
+
 def test_lion_is_the_papers():
     options = built.LionOptions(learning_rate=0.03, betas=(0.85, 0.98), weight_decay=0.1)
     check(built.build_lion(options, None), lambda p, g, wd: lion(p, g, 0.03, (0.85, 0.98), wd, RATES))

@@ -28,6 +28,18 @@ class AdamWOptions(OptimizerOptions):
     """Added to the root of the second moment."""
 
 
+class OptimiAdamWOptions(AdamWOptions):
+    """Options of `optimi_adamw`. In place of its Kahan sum: `rounding: corrected`, which keeps what rounding lost."""
+
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """Decay of the first and second moment."""
+    eps: float = Field(default=1e-6, gt=0)
+    """Added to the root of the second moment."""
+    decouple_lr: bool = False
+    """Each update shrinks a weight by weight_decay of itself, not by learning_rate * weight_decay; the schedule scales
+    both. 1e-5 is then what 0.05 is with a rate of 2e-4."""
+
+
 class SgdOptions(OptimizerOptions):
     """Options of `sgd`."""
 
@@ -102,6 +114,13 @@ def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
         return optimizer
 
     return _optimizer(options, make)
+
+
+def build_optimi_adamw(options: OptimiAdamWOptions, context: Context) -> TorchOptimizer:
+    """AdamW as optimi 0.3 has it (https://optimi.benjaminwarner.dev), with weight decay that can stay apart from the
+    learning rate (Loshchilov & Hutter, 2019, arXiv:1711.05101, algorithm 2)."""
+    decay = options.weight_decay / (options.learning_rate if options.decouple_lr else 1.0)
+    return build_adamw(options.model_copy(update={"weight_decay": decay}), context)
 
 
 def build_sgd(options: SgdOptions, context: Context) -> TorchOptimizer:

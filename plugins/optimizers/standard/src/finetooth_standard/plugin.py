@@ -13,8 +13,9 @@ _OPTIMIZERS = (
         8.0,
         0.0,
         0.0,
-        ("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf", "optimi_adamw"),
+        ("adam", "adamw_torch", "adamw_torch_fused", "adamw_hf"),
     ),
+    ("optimi_adamw", "AdamW with optimi's defaults and fully decoupled decay", 8.0, 0.0, 0.0, ()),
     ("sgd", "stochastic gradient descent", 4.0, 4.0, 0.0, ()),
     ("adafactor", "Adafactor: second moments by row and column", 0.5, 4.0, 4.0, ()),
     ("lion", "Lion: the sign of a momentum", 4.0, 0.0, 4.0, ()),
@@ -24,7 +25,7 @@ _OPTIMIZERS = (
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """Four optimizers; their bytes are those of float32 parameters. AdamW updates in one pass where torch has a kernel
+    """Five optimizers; their bytes are those of float32 parameters. AdamW updates in one pass where torch has a kernel
     for that, Lion one tensor after the other."""
     for name, summary, state, update, tensor, elsewhere in _OPTIMIZERS:
         yield Optimizer(
