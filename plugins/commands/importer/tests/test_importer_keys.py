@@ -155,6 +155,23 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
     assert (made["optimizer"]["name"], made["optimizer"]["switch_every"]) == ("badam", 9)
 
 
+def test_what_a_tool_does_not_read_is_named_and_not_taken() -> None:
+    """axolotl trains on pretraining_dataset alone where both are given, and only LLaMA-Factory's trainers that keep
+    transformers' loss smooth labels."""
+    given = {"base_model": "m", "sequence_len": 8, "datasets": [{"path": "a.jsonl"}], "pretraining_dataset": "b.jsonl"}
+    account = read_tool(given, "axolotl")
+    found = {line.key: (line.outcome, line.note) for line in account}
+    assert "b.jsonl" in str(account.recipe["data"]) and "a.jsonl" not in str(account.recipe["data"])
+    assert found["datasets"] == ("no effect", "there pretraining_dataset alone trains where both are given")
+    given = {"model_name_or_path": "m", "stage": "dpo", "finetuning_type": "lora", "use_dft_loss": True,
+             "label_smoothing_factor": 0.1}  # fmt: skip
+    found = {line.key: (line.outcome, line.note) for line in read_tool(given, "llamafactory")}
+    assert found["use_dft_loss"] == ("no effect", "there stage sft alone reads it")
+    assert found["label_smoothing_factor"] == ("no effect", "there stage dpo reads none")
+    smoothed = read_tool({**given, "stage": "pt"}, "llamafactory").recipe["method"]
+    assert smoothed == {"name": "pretrain", "loss": {"name": "smoothed_cross_entropy", "label_smoothing": 0.1}}
+
+
 def test_rloo_of_trl_pays_for_the_kl_in_its_reward() -> None:
     """Its trainer takes beta times the KL from the reward, and beta is 0.05 where it is left out."""
     given = {"model_name_or_path": "m", "dataset_name": "d", "trainer": "rloo"}

@@ -32,6 +32,9 @@ def read(account: Account, method: str) -> None:
         datasets = account.get(key)
         if datasets is None:
             continue
+        if key == "datasets" and account.has("pretraining_dataset"):
+            account.passes(key, "there pretraining_dataset alone trains where both are given")
+            continue
         datasets = (
             [{"path": datasets}]
             if isinstance(datasets, str)

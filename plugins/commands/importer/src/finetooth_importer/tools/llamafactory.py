@@ -117,17 +117,18 @@ def _method(account: Account) -> None:
         account.take("kto_rejected_weight", "method.undesirable_weight", number)
         if stage == "sft" and account.get("use_dft_loss"):
             account.take("use_dft_loss", "method.loss", value="dft")
-        if stage == "sft" and number(account.get("label_smoothing_factor", 0)):
+        if stage in ("sft", "pt") and number(account.get("label_smoothing_factor", 0)):
             account.take("label_smoothing_factor", "method.loss.label_smoothing", number)
             account.set("method.loss.name", "smoothed_cross_entropy")
-        account.passes("use_dft_loss", "it is off")
-        account.passes("label_smoothing_factor", "it is 0")
+        account.passes("use_dft_loss", "there stage sft alone reads it" if account.get("use_dft_loss") else "it is off")
+        smoothed = number(account.get("label_smoothing_factor", 0))
+        account.passes("label_smoothing_factor", f"there stage {stage} reads none" if smoothed else "it is 0")
         if stage == "sft" and account.get("train_on_prompt"):
             account.take("train_on_prompt", "method.train_on", value="all")
             account.set("method.train_markup", True)  # there what opens a message trains too
         if stage == "sft" and account.get("mask_history"):
             account.take("mask_history", "method.train_on", value="last")
-        account.passes("train_on_prompt", "it is off")
+        account.passes("train_on_prompt", "there stage sft reads it" if account.get("train_on_prompt") else "it is off")
         account.passes("mask_history", f"method {method} trains answers alone")
     elif stage == "ppo":
         account.take("stage", "method", value="ppo")
