@@ -186,6 +186,18 @@ def test_what_peft_adds_otherwise_is_no_plain_sum(case: Any, setting: dict[str, 
         torch.testing.assert_close(folded, truth, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("setting", [{"lora_bias": True}, {"layer_replication": [[0, 1], [0, 2]]}])
+def test_what_cannot_be_merged_names_the_adapter(case: Any, tmp_path: Path, setting: dict[str, Any]) -> None:
+    """A bias of the adapter over a base without biases, and layers that share one weight but not what is added."""
+    from peft import LoraConfig, get_peft_model
+
+    base, _ = case()
+    config = LoraConfig(r=2, target_modules=["q_proj"], **setting)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), config).save_pretrained(tmp_path / "made")
+    with pytest.raises(UserError, match=r"made cannot be merged: .*use the adapter with its base, by peft"):
+        merged(AutoModelForCausalLM.from_pretrained(base), tmp_path / "made")
+
+
 def test_another_base_is_refused(case: Any) -> None:
     base, adapter = case()
     tensors = load_file(adapter / "adapter_model.safetensors")

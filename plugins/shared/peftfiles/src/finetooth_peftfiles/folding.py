@@ -86,6 +86,12 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
         raise UserError(
             f"{adapter} does not fit its base model: {reason}", action="merge it into the model it was trained on"
         ) from error
+    if getattr(adapted.active_peft_config, "layer_replication", None):
+        raise UserError(
+            f"{adapter} cannot be merged: by layer_replication its layers share weights of the base, and each has "
+            "another sum",
+            action="use the adapter with its base, by peft",
+        )
     base: Any = adapted.get_base_model()
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     if (
@@ -96,7 +102,7 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
         _untie(base)
     try:
         return adapted.merge_and_unload(safe_merge=True)
-    except NotImplementedError as error:
+    except RuntimeError as error:  # also NotImplementedError: of a kind of adapter, or lora_bias over no bias
         raise UserError(
             f"{adapter} cannot be merged: {error}", action="use the adapter with its base, by peft"
         ) from error
