@@ -169,6 +169,7 @@ ONLINE_CASES = (
     online("self_rewarding", "self_rewarding", ("sample", "token"), batch=8, rewards=[]),
     online("iterative_dpo", "self_rewarding", ("sample", "token"), batch=8),
     online("ebft", "ebft", rewards=[], reference_column="completion"),
+    online("ebft-ahead", "ebft", rewards=[], reference_column="completion", prefetch=1),
     MethodCase(
         "ebft_strided", {
             "name": "ebft_strided", "stride": 2, "context_length": 2, "generate_max_len": 2, "n_samples_per_prompt": 2,
