@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import finetooth
 import pytest
 import yaml
 from finetooth_hooks import DataError, UserError
@@ -133,6 +134,30 @@ def test_scores_do_not_change_with_batch_size_and_order(
     assert len(first[1]) == 3 * len(rows)
     for metrics, scores in others:
         assert metrics == pytest.approx(first[0], rel=1e-6) and scores == pytest.approx(first[1], rel=1e-6)
+
+
+@pytest.mark.slow
+def test_scores_during_training_are_those_of_the_model_at_that_step(
+    ft: Callable[..., tuple[int, str, str]], recipe: Callable[..., dict[str, Any]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Before the first step those of the base, after the last one those of the finished run, by `ft eval`."""
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+    monkeypatch.setenv("FT_TRUST_CODE", "1")
+    for name in TASKS:
+        write(tmp_path / "tasks", name)
+    suite = {"name": "lm_eval", "folder": str(tmp_path / "tasks")}
+    given = recipe(evaluate={"evaluators": [suite], "every": 2})
+    finetooth.run(given)
+    lines = map(json.loads, (Path(given["output"]) / "metrics.jsonl").read_text().splitlines())
+    found = {line["step"]: line["metrics"] for line in lines if line["event"] == "evaluation"}
+    settings = ("--set", "train.precision=fp32", "--set", "data.renderer=chatml", "--json")
+    for model, step in ((given["model"], 0), (given["output"], max(found))):
+        code, out, error = ft("eval", model, "--suite", json.dumps(suite), *settings)
+        assert code == 0, error
+        ((made,),) = json.loads(out).values()
+        assert made["metrics"] == pytest.approx(found[step], rel=1e-5)
+    assert found[0] != found[max(found)] and len(found) > 2
 
 
 def prepare(folder: Path, **options: Any) -> Any:
