@@ -49,12 +49,16 @@ QWEN_TOWERS: dict[str, dict[str, Any]] = {
         "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
         "window_size": 56, "fullatt_block_indexes": [1],
     },
+    "Qwen3_5": {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+        "patch_size": 14, "num_position_embeddings": 16,
+    },
     "Qwen3VL": {
         "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
         "patch_size": 14, "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
     },
 }  # fmt: skip
-"""The towers that see of three generations."""
+"""The towers that see of four generations."""
 
 
 def _qwen(folders: pytest.TempPathFactory, name: str) -> Path:
@@ -64,13 +68,21 @@ def _qwen(folders: pytest.TempPathFactory, name: str) -> Path:
     classes: Any = transformers
     tokenizer = tokenizer_with("qwen2.5-vl.jinja", QWEN_TOKENS, eos_token="<|im_end|>")
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in QWEN_TOKENS}
-    heads = {"head_dim": 8} if name == "Qwen3VL" else {}
+    more: dict[str, Any] = {"head_dim": 8} if name in ("Qwen3VL", "Qwen3_5") else {}
+    if name == "Qwen3_5":
+        trl = pytest.importorskip("trl", reason="trl carries the template of Qwen3.5")
+        template = Path(trl.__file__).parent / "chat_templates/qwen3_5_nothink.jinja"
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
+        more |= {
+            "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"],
+        }  # fmt: skip
     config = getattr(classes, f"{name}Config")(
         text_config={
             "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
             "num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 1024,
             "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
-            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": tokenizer.pad_token_id, **heads,
+            "bos_token_id": None, "eos_token_id": ids["<|im_end|>"], "pad_token_id": tokenizer.pad_token_id, **more,
         },
         vision_config=QWEN_TOWERS[name],
         image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
@@ -97,6 +109,12 @@ def qwen2_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def qwen3_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Qwen3-VL."""
     return _qwen(tmp_path_factory, "Qwen3VL")
+
+
+@pytest.fixture(scope="session")
+def qwen3_5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Qwen3.5, with a layer of linear attention; without thoughts, as its small models are."""
+    return _qwen(tmp_path_factory, "Qwen3_5")
 
 
 @pytest.fixture(scope="session")
@@ -158,8 +176,8 @@ def glm4v(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SLOWER = (
-    "qwen2_vl", "qwen3_vl", "glm4v", "mistral3", "internvl", "gemma4", "smolvlm", "gemma3n", "phi4_multimodal",
-    "llama4",
+    "qwen2_vl", "qwen3_vl", "qwen3_5", "glm4v", "mistral3", "internvl", "gemma4", "smolvlm", "gemma3n",
+    "phi4_multimodal", "llama4",
 )  # fmt: skip
 
 
