@@ -186,16 +186,13 @@ ABSENT: Mapping[str, str] = {
 }
 """Types without a row, and why."""
 TORCHVISION = "its processor of transformers needs torchvision, which these tests do not have"
-UNSEEN: Mapping[str, str] = (
-    dict.fromkeys(
-        ("gemma4", "smolvlm", "mistral3", "internvl", "llama4", "phi4_multimodal"),
-        f"{TORCHVISION}; tests/media tries it where that is installed",
-    )
-    | dict.fromkeys(
-        ("qwen3_5", "qwen3_5_moe"), "its renderer writes text; images take `data.renderer: jinja`, which no test tries"
-    )
-    | {"glm4v_moe": "its processor is that of glm4v, whose images are tried"}
-)
+UNSEEN: Mapping[str, str] = dict.fromkeys(
+    ("gemma4", "smolvlm", "mistral3", "internvl", "llama4", "phi4_multimodal"),
+    f"{TORCHVISION}; tests/media tries it where that is installed",
+) | {
+    "glm4v_moe": "its processor is that of glm4v, whose images are tried",
+    "qwen3_5_moe": "its processor is that of qwen3_5, whose images are tried",
+}
 """Types that see or hear whose media the table does not try, and why."""
 TARGETS: Mapping[str, str] = {"ernie4_5_moe": "attention", "hunyuan_v1_moe": "attention", "glm4v_moe": "attention"}
 """Where adapters cannot be on all linear modules: peft takes their `gate_proj` for that of the experts, and says so."""

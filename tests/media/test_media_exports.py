@@ -14,7 +14,18 @@ from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from safetensors import safe_open
 
-MODELS = ("qwen_vl", "qwen2_vl", "qwen3_vl", "gemma3", "glm4v", "mistral3", "internvl", "qwen_audio", "glm_asr")
+MODELS = (
+    "qwen_vl",
+    "qwen2_vl",
+    "qwen3_vl",
+    "qwen3_5",
+    "gemma3",
+    "glm4v",
+    "mistral3",
+    "internvl",
+    "qwen_audio",
+    "glm_asr",
+)
 
 OWN = ("glm4v", "mistral3", "internvl")
 """Those with a template of their own in place of the family's."""

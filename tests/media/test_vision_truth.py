@@ -18,7 +18,7 @@ from finetooth_hooks import Datum
 from PIL import Image, ImageOps
 
 OWN_TEMPLATES = (
-    "qwen3_5", "glm4v", "mistral3", "internvl", "gemma4", "smolvlm", "gemma3n", "phi4_multimodal", "llama4",
+    "glm4v", "mistral3", "internvl", "gemma4", "smolvlm", "gemma3n", "phi4_multimodal", "llama4",
 )  # fmt: skip
 ROWS = (0, 13, 14, 15, 16, 17)
 """A photograph, one turned by EXIF, one with a palette, two images, two turns, and no image."""

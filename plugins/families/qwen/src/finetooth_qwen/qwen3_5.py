@@ -28,12 +28,14 @@ think block that a thinking model closes at once, the line feeds are one token w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
-from finetooth_hooks import Conversation, Message, Options, RecipeError
+from finetooth_hooks import Conversation, Message, Options, RecipeError, Rendered
 from finetooth_hooks.context import Context
-from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.data.examples import TrainOn
+from finetooth_hooks.protocols import Renderer, Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.parameter_calls import (
     INSTRUCTIONS,
@@ -105,9 +107,12 @@ def build(options: Qwen35Options, context: Context) -> Qwen35:
     keeps = newest if options.keep_reasoning == "auto" else options.keep_reasoning
     effort: Effort = "xhigh" if options.effort == "auto" else options.effort
     renderer = Qwen35(context.tokenizer, thinking=thinking, keep_reasoning=keeps, version=version, effort=effort)
+    told: dict[str, Any] = {"enable_thinking": thinking, "reasoning_effort": effort, "preserve_thinking": keeps}
+    if own is not None and keeps in (False, newest):
+        pick = {"name": "jinja", "arguments": told if newest else {"enable_thinking": thinking}}
+        renderer.seeing = partial(context.build, "renderer", pick, setting="data.renderer")
     if keeps and not newest:
         return renderer  # it differs on purpose
-    told: dict[str, Any] = {"enable_thinking": thinking, "reasoning_effort": effort, "preserve_thinking": keeps}
     return with_note(renderer, context, **(told if newest else {}))
 
 
@@ -143,6 +148,9 @@ class Qwen35(Qwen3):
 
     name = "qwen3_5"
     opened = True
+    seeing: Callable[[], Renderer] | None = None
+    """Makes what writes conversations with images: the model's own template, which writes the same text."""
+    _seen: Renderer | None = None
 
     def __init__(
         self, tokenizer: Tokenizer, *, thinking: bool = True, keep_reasoning: bool = False, version: Version = "3.5",
@@ -153,6 +161,21 @@ class Qwen35(Qwen3):
         self._effort = EFFORTS[effort] if self._newest and thinking else ""
         self._words = version == "3.5"
         self._value = plain_value if self._words else json_value
+
+    def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
+        if (by := self._by_template(conversation.messages)) is not None:
+            return by.render(conversation, train_on=train_on)
+        return super().render(conversation, train_on=train_on)
+
+    def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
+        by = self._by_template(messages)
+        return super().shown_prompt(messages, tools) if by is None else by.shown_prompt(messages, tools)
+
+    def _by_template(self, messages: Sequence[Message]) -> Renderer | None:
+        if self.seeing is None or not any(message.media for message in messages):
+            return None
+        self._seen = self._seen or self.seeing()
+        return self._seen
 
     def read(self, text: str) -> Message:
         if self._thinking and not text.lstrip().startswith(THINK):
