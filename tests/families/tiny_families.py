@@ -41,6 +41,9 @@ QWEN_TOWER: Mapping[str, Any] = {
     "out_hidden_size": 32,
 }  # fmt: skip
 SECTIONS: Mapping[str, Any] = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e4}
+MINISTRAL_3: Mapping[str, Any] = {"rope_parameters": {
+    "rope_type": "default", "rope_theta": 1e6, "llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 64,
+}}  # fmt: skip
 TYPES: Mapping[str, Mapping[str, Any]] = {
     "llama": {},
     "smollm3": {},
@@ -60,10 +63,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
     "mistral": {},
     "mixtral": LOCAL,
     "ministral": MIXED,
-    "ministral3": {"rope_parameters": {
-        "rope_type": "default", "rope_theta": 1e6, "llama_4_scaling_beta": 0.1,
-        "original_max_position_embeddings": 64,
-    }},
+    "ministral3": MINISTRAL_3,
     "gemma": {},
     "gemma2": {**MIXED, "final_logit_softcapping": 5.0},
     "gemma3": {"text_config": MIXED, "vision_config": TOWER},
@@ -131,6 +131,14 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "num_heads": 4, "head_dim": 8, "short_conv_kernel_size": 4, "kda_layers": [1], "full_attn_layers": [2],
     }},
     "mistral3": {"text_config": {"model_type": "mistral"}, "vision_config": {**TOWER, "model_type": "pixtral"}},
+    "mistral3/ministral3": {
+        "text_config": {"model_type": "ministral3", **MINISTRAL_3},
+        "vision_config": {**TOWER, "model_type": "pixtral"},
+    },
+    "mistral3/mistral4": {
+        "text_config": {"model_type": "mistral4", **LATENT, **EXPERTS, "head_dim": None},
+        "vision_config": {**TOWER, "model_type": "pixtral"},
+    },
     "mistral4": {**LATENT, **EXPERTS, "head_dim": None},
     "qwen2_vl": {"text_config": {"rope_parameters": SECTIONS, "head_dim": None}, "vision_config": QWEN_TOWER},
     "qwen2_5_vl": {"text_config": {"rope_parameters": SECTIONS, "head_dim": None}, "vision_config": QWEN_TOWER},
@@ -178,7 +186,8 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "max_source_positions": 32, "num_mel_bins": 8,
     }},
 }  # fmt: skip
-"""What the config of each `model_type` says that differs from `OWN`; inside `text_config` for those that also see."""
+"""What the config of each `model_type` says that differs from `OWN`; inside `text_config` for those that also see.
+Behind a slash stands the type of the text, where a type has several."""
 ABSENT: Mapping[str, str] = {
     "kimi_k2": "a config of deepseek_v3 under another name: see that row",
     "gemma3n": "its towers are built by timm, which these tests do not have; tests/media tries its images where timm "
@@ -220,10 +229,13 @@ class Tiny:
         tokenizer = template_tokenizer(CHAT_TEMPLATE, ["<|im_start|>", "<|im_end|>"], eos="<|im_end|>")
         own, sizes = TYPES[kind], {**OWN, "vocab_size": tokenizer.vocab_size}
         if "text_config" in own:
-            given: dict[str, Any] = {**own, "text_config": {**sizes, **own["text_config"]}}
+            text = {k: v for k, v in {**sizes, **own["text_config"]}.items() if v is not None}
+            given: dict[str, Any] = {**own, "text_config": text}
         else:
             given = {**sizes, **own}
-        config = transformers.AutoConfig.for_model(kind, **{k: v for k, v in given.items() if v is not None})
+        config = transformers.AutoConfig.for_model(
+            kind.partition("/")[0], **{k: v for k, v in given.items() if v is not None}
+        )
         self.model = tiny_model(config)
         self.model.save_pretrained(folder / "model")
         tokenizer.save(folder / "model")
@@ -330,8 +342,8 @@ def _experts(tiny: Tiny) -> Cell:
 def _images(tiny: Tiny) -> Cell:
     if not any(hasattr(tiny.model.config, name) for name in ("vision_config", "audio_config")):
         return False, "reads text only"
-    if tiny.kind in UNSEEN:
-        return False, f"{UNSEEN[tiny.kind]}; its text trains, and its tower stays as it is"
+    if (kind := tiny.kind.partition("/")[0]) in UNSEEN:
+        return False, f"{UNSEEN[kind]}; its text trains, and its tower stays as it is"
     return True, ""  # tests/media, with its processor
 
 
