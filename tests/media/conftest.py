@@ -18,7 +18,17 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parent))  # the two modules below
 
-from models_with_torchvision import gemma3n, gemma4, internvl, llama4, mistral3, phi4_multimodal, smolvlm  # noqa: F401
+from models_with_torchvision import (  # noqa: F401
+    gemma3n,
+    gemma4,
+    internvl,
+    llama4,
+    ministral3,
+    mistral3,
+    mistral4,
+    phi4_multimodal,
+    smolvlm,
+)
 from tiny_models import OWN_TEMPLATE, SHARED, TEXT, saved, tokenizer_with
 
 QWEN_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -176,8 +186,8 @@ def glm4v(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SLOWER = (
-    "qwen2_vl", "qwen3_vl", "qwen3_5", "glm4v", "mistral3", "internvl", "gemma4", "smolvlm", "gemma3n",
-    "phi4_multimodal", "llama4",
+    "qwen2_vl", "qwen3_vl", "qwen3_5", "glm4v", "mistral3", "ministral3", "mistral4", "internvl", "gemma4",
+    "smolvlm", "gemma3n", "phi4_multimodal", "llama4",
 )  # fmt: skip
 
 

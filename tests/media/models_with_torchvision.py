@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
 from tiny_models import OWN_TEMPLATE, TEXT, saved, tokenizer_with
 
+MISTRAL_TEXTS: dict[str, dict[str, Any]] = {
+    "mistral": {},
+    "ministral3": {
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e6, "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "mistral4": {
+        "head_dim": None, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+        "v_head_dim": 8, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16, "n_shared_experts": 1, "first_k_dense_replace": 0,
+    },
+}  # fmt: skip
+"""What the configs of three generations say of the text."""
 
-@pytest.fixture(scope="session")
-def mistral3(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Mistral Small 3.1, whose tower is Pixtral's, with a template of its own."""
+
+def _mistral3(folders: pytest.TempPathFactory, text: str) -> Path:
+    """Pixtral's tower over a text of one generation, with a template of its own."""
     pytest.importorskip("torchvision", reason="torchvision is not installed")
     from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
 
     spelled = ("[IMG]", "[IMG_BREAK]", "[IMG_END]")
     tokenizer = tokenizer_with("chatml.jinja", ("<|im_start|>", "<|im_end|>", *spelled), eos_token="<|im_end|>")
     tokenizer.chat_template = OWN_TEMPLATE.replace("MEDIUM", "[IMG]")
+    about = {
+        **TEXT, "model_type": text, "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id, **MISTRAL_TEXTS[text],
+    }  # fmt: skip
     config = transformers.Mistral3Config(
-        text_config={
-            **TEXT, "model_type": "mistral", "vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-        },
+        text_config={key: value for key, value in about.items() if value is not None or key == "bos_token_id"},
         vision_config={
             "model_type": "pixtral", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
             "intermediate_size": 48, "head_dim": 16, "image_size": 112, "patch_size": 14,
@@ -33,7 +50,25 @@ def mistral3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     processor = transformers.PixtralProcessor(
         images, tokenizer, patch_size=14, spatial_merge_size=2, chat_template=tokenizer.chat_template
     )
-    return saved(tmp_path_factory, config, transformers.Mistral3ForConditionalGeneration, tokenizer, processor)
+    return saved(folders, config, transformers.Mistral3ForConditionalGeneration, tokenizer, processor)
+
+
+@pytest.fixture(scope="session")
+def mistral3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mistral Small 3.1."""
+    return _mistral3(tmp_path_factory, "mistral")
+
+
+@pytest.fixture(scope="session")
+def ministral3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ministral 3, whose queries grow with their positions."""
+    return _mistral3(tmp_path_factory, "ministral3")
+
+
+@pytest.fixture(scope="session")
+def mistral4(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mistral Small 4, with experts and latent attention."""
+    return _mistral3(tmp_path_factory, "mistral4")
 
 
 @pytest.fixture(scope="session")
