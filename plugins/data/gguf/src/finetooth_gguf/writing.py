@@ -270,7 +270,7 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
     """
     from transformers import AutoTokenizer
 
-    fast: Any = AutoTokenizer.from_pretrained(str(folder))
+    fast: Any = AutoTokenizer.from_pretrained(str(folder), mistral_format=False)
     written = json.loads(fast.backend_tokenizer.to_str())
     model, fallback = written["model"], bool(written["model"].get("byte_fallback"))
     if model.get("type") != "BPE" or not (fallback or '"ByteLevel"' in json.dumps(written["decoder"])):

@@ -91,7 +91,7 @@ def _spoken(source: ExportSource, folder: Path) -> str:
     """
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder))
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), mistral_format=False)
 
     def prompt(messages: Sequence[Mapping[str, Any]]) -> list[int] | None:
         try:

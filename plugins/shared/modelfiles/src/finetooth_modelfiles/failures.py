@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from traceback import walk_tb
 from types import SimpleNamespace
 
-from finetooth_hooks import FinetoothError, RecipeError
+from finetooth_hooks import FinetoothError, RecipeError, install_command
 from finetooth_toolbox import blame
 from finetooth_toolbox.files.hub import why_unreachable
 from finetooth_toolbox.text.nearest import is_in_folder, nearest_path
@@ -79,6 +80,8 @@ def _explain(reference: str, part: str, error: BaseException) -> RecipeError:
     action = "check that it is whole"
     if "does not recognize this architecture" in text:
         action = "install a plugin whose family registers it, or load one with --plugins (see ft plugins new)"
+    if missing := re.search(r"requires the ([\w-]+) library", text):
+        action = f"install it: {install_command(missing[1])}"
     return RecipeError("model", f"{reference}: its {part} cannot be read: {sentence}", action=action)
 
 

@@ -105,13 +105,16 @@ class ModelFiles:
             RecipeError: there is none, or it has no fast implementation.
         """
         with self.reading(reference, part="tokenizer") as located:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(located, **self.arguments)
+            # where mistral-common is installed, as with vLLM, Mistral's would be one without offsets
+            tokenizer = transformers.AutoTokenizer.from_pretrained(located, mistral_format=False, **self.arguments)
         if not tokenizer.is_fast:
             raise RecipeError(
                 "model",
                 f"{reference} has only a slow tokenizer ({type(tokenizer).__name__}), which gives no character offsets",
                 action="convert it to a tokenizer.json with transformers",
             )
+        if str(getattr(tokenizer, "vocab_file", "")).endswith("tekken.json"):
+            _name_ends(tokenizer)
         if tokenizer.pad_token_id is None:
             self.context.note(choose_pad(tokenizer))
         if remark := without_dropout(tokenizer):
@@ -170,3 +173,10 @@ def locate(reference: str) -> str:
             action=or_moved("name the folder of a model, or a hub id org/name", reference),
         )
     return reference
+
+
+def _name_ends(tokenizer: Any) -> None:
+    """Say which tokens of mistral-common's file begin and end a text; only its own class knows."""
+    for role, token in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
+        if getattr(tokenizer, role, None) is None:
+            setattr(tokenizer, role, token)
