@@ -11,7 +11,8 @@ import pytest
 import transformers
 from finetooth_hooks import RecipeError
 from finetooth_kit import FakeContext
-from finetooth_transformers.loader import TransformersLoader, TransformersOptions
+from finetooth_transformers.builder import TransformersOptions
+from finetooth_transformers.loader import TransformersLoader
 
 SPECIAL = ("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
 WORDS = (b"th", b"he", b"the", b" the", b"in", b"ing", "\N{LATIN SMALL LETTER N WITH TILDE}".encode())
