@@ -79,6 +79,7 @@ CALLS = {
     "keys list": "",
     "keys revoke": "k1",
     "keys rotate": "k1",
+    "launch": "{recipe} --hosts a,a",
     "merge": "{run} --output {new}",
     "profile": "{run}",
     "push": "{run} --to {new} --dry-run",

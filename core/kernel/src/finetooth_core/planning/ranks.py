@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 def wanted(recipe: Recipe) -> int:
-    """How many ranks the recipe asks for; 0 where it leaves that open."""
+    """How many ranks the recipe asks for, one on each machine where it leaves that open."""
     devices = recipe.scale.devices
-    return devices * recipe.scale.nodes if isinstance(devices, int) else 0
+    return recipe.scale.nodes * (devices if isinstance(devices, int) else 1)
 
 
 def is_rank(context: RunContext) -> bool:
@@ -55,8 +55,7 @@ def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | N
     recipe, catalog = context.recipe, context.catalog
     if recipe.data.no_egress and not is_closed():
         return run_closed
-    count = wanted(recipe)
-    around = _around(context)
+    count, around = wanted(recipe), _around(context)
     if count <= 1 and not around:
         return None
     pick: Any = recipe.scale.launcher
@@ -76,7 +75,7 @@ def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | N
                 action="set scale.launcher to one that starts several (ft plugins list), or use torchrun",
             )
         return lambda command: int(launcher.start(count, command))
-    if count not in (0, rank.world):
+    if isinstance(recipe.scale.devices, int) and count != rank.world:
         raise PlanError(
             f"scale asks for {count} ranks, and {rank.world} were started",
             action="leave scale.devices out, or start as many",
@@ -134,9 +133,12 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
         PlanError: engines of the backend train alone.
     """
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
-    if context.joined is None and wanted(context.recipe) <= 1:
+    count, strategy = wanted(context.recipe), context.recipe.scale.strategy
+    if context.joined is None and count <= 1:
+        if strategy != AUTO and context.recipe.scale.devices == AUTO:
+            context.note("one process trains, and scale.strategy divides nothing: set scale.devices to several")
         return place
-    joined = context.joined or _joined(context, Rank(0, wanted(context.recipe), 0, "", 0))
+    joined = context.joined or _joined(context, Rank(0, count, 0, "", 0))
     if "ranks" not in backend.capabilities:
         raise PlanError(
             f"scale: engines of the backend {backend.name} train alone",
@@ -144,17 +146,15 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
         )
     if len(hardware.devices) > 1:
         hardware = hardware.only(joined.rank.local % len(hardware.devices))
-    strategy: Any = joined.strategy
-    line = None
+    built: Any = joined.strategy
+    line, world = None, joined.rank.world
     if context.joined is not None:
-        joined.collective = joined.collective or strategy.open(joined.rank, hardware.device)
-        line = strategy.island() if "islands" in joined.words else joined.collective
-    context.decide("scale.ranks", str(joined.rank.world), f"one engine over {joined.rank.world} ranks by {joined.name}")
-    sharding = strategy.sharding(joined.rank.world) if "shards" in joined.words else None
-    spreads = strategy.shard_optimizer if "optimizer" in joined.words else None
-    return replace(
-        place, hardware=hardware, collective=line, wrap=strategy.wrap, sharding=sharding, shard_optimizer=spreads
-    )
+        joined.collective = joined.collective or built.open(joined.rank, hardware.device)
+        line = built.island() if "islands" in joined.words else joined.collective
+    context.decide("scale.ranks", str(world), f"one engine over {world} ranks by {joined.name}")
+    cut = built.sharding(world) if "shards" in joined.words else None
+    spread = built.shard_optimizer if "optimizer" in joined.words else None
+    return replace(place, hardware=hardware, collective=line, wrap=built.wrap, sharding=cut, shard_optimizer=spread)
 
 
 def digest(value: Any) -> str:

@@ -172,7 +172,7 @@ class ScaleSection(Options):
     devices: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Ranks on each machine, each with a device of its own; `auto` is one, or as many as a launcher outside started."""
     nodes: int = Field(default=1, ge=1)
-    """Machines. More than one are started from outside, such as with torchrun."""
+    """Machines. More than one are started by a launcher such as `ssh`, or from outside, such as with torchrun."""
 
 
 class Recipe(Options):

@@ -1,10 +1,10 @@
-"""Starts ranks on several hosts by ssh."""
+"""Starts ranks on several hosts by ssh, and the command `ft launch`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import Launcher, hookimpl
+from finetooth_hooks import Command, Launcher, hookimpl
 
 
 @hookimpl
@@ -15,4 +15,14 @@ def ft_launchers() -> Iterator[Launcher]:
         summary="starts ranks on several hosts by ssh",
         here=lambda: False,  # its ranks are those of the launcher `environment`
         capabilities=frozenset({"machines"}),
+    )
+
+
+@hookimpl
+def ft_commands() -> Iterator[Command]:
+    yield Command(
+        name="launch",
+        build="finetooth_sshlauncher.command:command",
+        summary="train what a recipe describes on several hosts, by ssh",
+        section="Train",
     )

@@ -28,7 +28,7 @@ class OptimizerOptions(Options):
     `flash_sgd` and `flash_adam` add weight_decay times the weight to the gradient, which for SGD without momentum is
     the same.)"""
     decay_norms: bool = False
-    """Decay norms and biases (everything with fewer than two dimensions) too."""
+    """Decay norms and biases (fewer than two dimensions) too."""
     rounding: Literal["nearest", "stochastic", "corrected"] = "nearest"
     """How weights get into bf16. `nearest` rounds them from a copy in fp32 that is kept as well; `stochastic` keeps
     none (4 bytes less for each weight that trains) and rounds each new weight up or down by chance, so that updates too
