@@ -25,9 +25,9 @@ OPENING = """\
 # What preferences teach a small model
 
 Reward models and preference methods on real data, with SmolLM2-135M on a CPU: a LoRA adapter of rank 16, one pass
-over the training rows. Everything is measured on prompts that no training row has. It is drawn from the files in
-[results/learning](../tests/bench/results/learning), which this writes (an hour or more on two cores; a task that has
-its file is not run again):
+over the training rows. All measurements use prompts that are in no training row. The page is drawn from the files in
+[results/learning](../tests/bench/results/learning). These commands write them (an hour or more on two cores; a task
+that has its file does not run again):
 
 <!-- not run: it takes an hour -->
 ```sh
@@ -35,10 +35,10 @@ python tools/learn_rewards.py SHARED tests/bench/results/learning
 python tools/learn_rewards.py --page
 ```
 
-An accuracy is the share of held-out pairs whose chosen answer gets the higher reward. Its 95 % interval is
-Wilson's; where a prompt has several pairs, which depend on each other, it comes from resampling whole prompts. The
-length rule takes the longer or the shorter answer, whichever is chosen more often in the training rows. A model that
-is not ahead of it may have learned no more than it.
+Accuracy is the share of held-out pairs whose chosen answer gets the higher reward. Its 95 % interval is Wilson's. If a
+prompt has several pairs, which depend on each other, the interval comes from resampling whole prompts. The length rule
+is a baseline: it takes the longer or the shorter answer, whichever is chosen more often in the training rows. A model
+that is not ahead of it may have learned nothing more.
 """
 
 
@@ -108,9 +108,9 @@ def weights_section(results: Mapping[str, Result]) -> list[str]:
         return []
     lines = [
         "## KTO with few desirable answers", "",
-        f"One desirable answer to {RATIO} undesirable ones (hh_harmless unpaired, short transcripts), with",
-        f"`desirable_weight: {RATIO}`, which makes both kinds count as much, and without. Accuracy on held-out",
-        "pairs:", "",
+        f"One desirable answer to {RATIO} undesirable ones (hh_harmless unpaired, short transcripts),",
+        f"with `desirable_weight: {RATIO}`, which gives both kinds the same total weight, and without. Accuracy on",
+        "held-out pairs:", "",
         "| Seed | Weighted | Unweighted |", "|---|---:|---:|",
     ]  # fmt: skip
     values = {kind: [one["reached"]["accuracy"] for one in of] for kind, of in sides.items()}
@@ -120,7 +120,7 @@ def weights_section(results: Mapping[str, Result]) -> list[str]:
     means = [100 * statistics.fmean(values[kind]) for kind in ("weighted", "unweighted")]
     lines += [
         f"| mean | {means[0]:.1f} % | {means[1]:.1f} % |", "",
-        f"Weighted less unweighted, paired by seed: {_points(away['difference'])} points, 95 % interval",
+        f"Weighted minus unweighted, paired by seed: {_points(away['difference'])} points, 95 % interval",
         f"{_points(away['low'])} to {_points(away['high'])} (Student's t over {away['runs']} seeds). "
         + ("The interval holds 0: no difference was shown." if away["low"] <= 0 <= away["high"] else ""), "",
     ]  # fmt: skip
@@ -137,10 +137,10 @@ def steps_section(results: Mapping[str, Result]) -> list[str]:
     lines = [
         "## Steps",
         "",
-        f"A process reward model on stepwise_1k. {one['rows']['train']:,} answers train,",
-        f"{one['rows_held_out']} are held out. Balanced accuracy of their steps:",
+        f"A process reward model on stepwise_1k: {one['rows']['train']:,} answers train,",
+        f"{one['rows_held_out']} are held out. The balanced accuracy on their steps is",
         f"{_share(reached, 'balanced_accuracy')}, 95 % interval",
-        f"{_span(reached, 'balanced_accuracy', _percent)} (whole answers resampled), {known} no knowledge, which",
+        f"{_span(reached, 'balanced_accuracy', _percent)} (whole answers resampled), {known} guessing, which",
         f"gives 50 %. Right steps are called right in {_share(reached, 'accuracy_right')}, wrong ones wrong in",
         f"{_share(reached, 'accuracy_wrong')}.",
         "",
