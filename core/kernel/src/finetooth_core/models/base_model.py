@@ -143,7 +143,7 @@ def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> BuiltPart
         return builder.section("renderer", pick, setting)
     if model.run is not None:
         spoken = model.run.parent.renderer_built
-        registered, reason = spoken.registered, f"as run {recipe.model.name} has it"
+        registered, reason = spoken.registered, f"the renderer of run {recipe.model.name}"
         pick = {"name": registered.full_name, **spoken.plain_options}
     else:
         pick = model.facts.renderer
