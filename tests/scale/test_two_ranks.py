@@ -287,9 +287,10 @@ def test_one_process_is_told_that_it_is_alone(folder: Path) -> None:
         finetooth.run(recipe)
 
 
-def torchrun(folder: Path, world: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`ft` as torch's own launcher starts it, in as many processes as `world`."""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world), "-m", "finetooth"]
+def torchrun(folder: Path, world: int, *arguments: str, program: str = "") -> subprocess.CompletedProcess[str]:
+    """`ft`, or a program, as torch's own launcher starts it, in as many processes as `world`."""
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(world)]
+    launch += [program] if program else ["-m", "finetooth"]
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
     given = {**kept, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FT_CACHE": str(folder / "cache")}
     return subprocess.run(
@@ -299,14 +300,17 @@ def torchrun(folder: Path, world: int, *arguments: str) -> subprocess.CompletedP
 
 
 @pytest.mark.slow
-def test_ranks_of_torchrun_take_the_steps_of_those_of_scale(folder: Path) -> None:
-    """The same arithmetic in the same order: equal bits, and one run."""
-    ours = trained(folder, "by-scale", 2)
-    recipe = {**RECIPE, "output": "by-torchrun"}
+@pytest.mark.parametrize("way", ["command", "program"])
+def test_ranks_of_torchrun_take_the_steps_of_those_of_scale(folder: Path, way: str) -> None:
+    """The same arithmetic in the same order: equal bits, and one run. `program` calls `finetooth.run`."""
+    ours = trained(folder, f"by-scale-{way}", 2)
+    recipe = {**RECIPE, "output": f"by-torchrun-{way}"}
     (folder / "by-torchrun.yaml").write_text(json.dumps(recipe), encoding="utf-8")
-    done = torchrun(folder, 2, "run", "by-torchrun.yaml")
+    (folder / "own.py").write_text("import finetooth\nprint(finetooth.run('by-torchrun.yaml').status)\n")
+    done = torchrun(folder, 2, program="own.py") if way == "program" else torchrun(folder, 2, "run", "by-torchrun.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
-    theirs = folder / "by-torchrun"
+    assert done.stdout.count("done") == 2 or way == "command"
+    theirs = folder / f"by-torchrun-{way}"
     assert [line["loss"] for line in steps(theirs)] == [line["loss"] for line in steps(ours)]
     for file in sorted((ours / "artifact").glob("*.safetensors")):
         weights, others = load_file(file), load_file(theirs / "artifact" / file.name)

@@ -109,7 +109,7 @@ class Session:
         from finetooth_core.planning import cascade, ranks
 
         if self._job is None:
-            if self.joined is None and ranks.is_rank(self.context):  # a program of the user's at every rank
+            if self.joined is None and ranks.wanted(self.recipe) > 1 and ranks.started_by(self.context):
                 self.start((), resumes=self.folder.is_dir())
                 assert self.joined is not None
                 place = ExitStack()
@@ -213,13 +213,12 @@ class Session:
         from finetooth_core.planning.ranks import join
 
         joined = join(self.context)
-        if joined is not None and not isinstance(joined, JoinedRank):
-            return joined(command)
-        if joined is not None:
-            self.joined, self._context = joined, None
-            if not joined.writes:
-                self.folder = run_folder.scratch(self.folder, resumes=resumes or self.resuming is not None)
-                self.say = lambda line: None
+        if not isinstance(joined, JoinedRank):
+            return None if joined is None else joined(command)
+        self.joined, self._context = joined, None
+        if not joined.writes:
+            self.folder = run_folder.scratch(self.folder, resumes=resumes or self.resuming is not None)
+            self.say = lambda line: None
         return None
 
     @property
@@ -262,11 +261,14 @@ class Session:
         """
         from finetooth_core.planning import ranks
 
-        resuming = None if self.resuming is None else vars(self.resuming)
         if self.recipe.data.no_egress and not closed_network.is_closed():
-            named = [str(file) for file in self.plugins.files if file not in self.recipe.plugins]
-            return closed_network.train(self.recipe.dump_yaml(), self.folder, named, resuming)
+            own = [str(file) for file in self.plugins.files if file not in self.recipe.plugins]
+            return closed_network.train(
+                self.recipe.dump_yaml(), self.folder, own, self.resuming and vars(self.resuming)
+            )
         closed_network.check_closed(wanted=self.recipe.data.no_egress)
+        if self.joined is None and ranks.started_by(self.context):  # finetooth.run in a program at every rank
+            self.start(())
         ranks.check_started(self.recipe, self.joined)
         with ranks.among(self.joined, self.folder) if self.joined is not None else nullcontext():
             return self._run(planned)

@@ -101,12 +101,12 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
 
 def export_listed(state: State, session: Session, outcome: Outcome, say: Callable[[str], None]) -> None:
     """Write what the recipe's `export` lists, with exporters of the recipe's own plugins too. A run whose network was
-    closed in another process exported there."""
+    closed in another process exported there, and of several ranks one does."""
     from finetooth_saving.exporting import export_all
     from finetooth_saving.runs.closed_network import must_close
 
-    exported = must_close(session.recipe.as_dict())
-    if session.recipe.export and outcome.artifact is not None and outcome.status == "done" and not exported:
+    elsewhere = must_close(session.recipe.as_dict()) or not session.writes
+    if session.recipe.export and outcome.artifact is not None and outcome.status == "done" and not elsewhere:
         state.plugins = session.plugins
         export_all(state, session.folder, session.recipe.export, say)
 

@@ -36,12 +36,7 @@ def wanted(recipe: Recipe) -> int:
     return recipe.scale.nodes * (devices if isinstance(devices, int) else 1)
 
 
-def is_rank(context: RunContext) -> bool:
-    """Whether the recipe asks for several ranks and this process was started as one."""
-    return wanted(context.recipe) > 1 and bool(_around(context))
-
-
-def _around(context: RunContext) -> list[Any]:
+def started_by(context: RunContext) -> list[Any]:
     """Launchers that have started this process."""
     return [r for r in context.catalog.all("launcher") if isinstance(r.entry, Launcher) and r.entry.here()]
 
@@ -55,7 +50,7 @@ def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | N
     recipe, catalog = context.recipe, context.catalog
     if recipe.data.no_egress and not is_closed():
         return run_closed
-    count, around = wanted(recipe), _around(context)
+    count, around = wanted(recipe), started_by(context)
     if count <= 1 and not around:
         return None
     pick: Any = recipe.scale.launcher
