@@ -263,9 +263,7 @@ class Session:
 
         if self.recipe.data.no_egress and not closed_network.is_closed():
             own = [str(file) for file in self.plugins.files if file not in self.recipe.plugins]
-            return closed_network.train(
-                self.recipe.dump_yaml(), self.folder, own, self.resuming and vars(self.resuming)
-            )
+            return closed_network.train(self.recipe.dump_yaml(), self.folder, own, self.resuming)
         closed_network.check_closed(wanted=self.recipe.data.no_egress)
         if self.joined is None and ranks.started_by(self.context):  # finetooth.run in a program at every rank
             self.start(())

@@ -82,15 +82,15 @@ def run_closed(
             signal.signal(signal.SIGTERM, ending)
 
 
-def train(recipe: str, folder: Path, plugins: Sequence[str], resuming: Mapping[str, Any] | None = None) -> Outcome:
+def train(recipe: str, folder: Path, plugins: Sequence[str], resuming: object = None) -> Outcome:
     """Train a recipe, or resume its run, in a process whose network is closed, and export what it lists there.
 
     Args:
         recipe: as YAML.
         folder: of the run.
         plugins: those that the user named and the recipe does not.
-        resuming: how the run resumes, as `ft resume` takes it: `overrides`, `at`, `accept_changes`, `strict`; None: it
-            begins.
+        resuming: how the run resumes, an object with what `ft resume` takes: `overrides`, `at`, `accept_changes`,
+            `strict`; None: it begins.
 
     Returns:
         How it ended; its history is that of metrics.jsonl.
@@ -105,7 +105,7 @@ def train(recipe: str, folder: Path, plugins: Sequence[str], resuming: Mapping[s
     with tempfile.TemporaryDirectory(prefix="finetooth-") as place, tempfile.TemporaryFile("w+") as output:
         file = Path(place) / RECIPE
         file.write_text(recipe, encoding="utf-8")
-        words = ["run", str(file), "--output", str(folder)] if resuming is None else _resume(folder, resuming)
+        words = ["run", str(file), "--output", str(folder)] if resuming is None else _resume(folder, vars(resuming))
         command = [sys.executable, "-m", "finetooth", *words]
         code = run_closed(command, output=output, environment={"FT_PLUGINS": ",".join(plugins)})
         output.seek(0)
