@@ -68,6 +68,16 @@ def ft_step(run, report):
     if report.step == 2 and os.environ["RANK"] == "1":
         raise StopRun("enough")
 """
+SAVED = """
+import os
+from finetooth_hooks import StopRun, hookimpl
+
+
+@hookimpl
+def ft_checkpoint_saved(run, path):
+    if path.name == "step-1" and os.environ["RANK"] == "0":
+        raise StopRun("enough")
+"""
 CLOCK = """
 import os, time
 from finetooth_hooks import hookimpl
@@ -167,3 +177,12 @@ def test_a_stop_that_a_plugin_asks_for_at_one_rank_is_that_of_all(folder: Path, 
     run = trained(folder, f"stopped-{strategy}", 2, strategy, **{**LONG, "plugins": ["./stop.py"]})
     result = json.loads((run / "result.json").read_text())
     assert (result["status"], result["steps"], result["reason"]) == ("stopped", 2, "enough")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_stop_of_the_rank_that_is_told_of_a_checkpoint_is_that_of_all(folder: Path, strategy: str) -> None:  # noqa: F811
+    """It counts behind the next step, since ranks are told of a checkpoint at steps of their own."""
+    (folder / "saved.py").write_text(SAVED, encoding="utf-8")
+    changes = {**LONG, "plugins": ["./saved.py"], "checkpoint": {"every": 1}}
+    result = json.loads((trained(folder, f"saved-{strategy}", 2, strategy, **changes) / "result.json").read_text())
+    assert (result["status"], result["reason"]) == ("stopped", "enough") and result["steps"] in (2, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -26,6 +26,7 @@ class Alike:
     def __init__(self, line: Collective | None = None, *, together: bool = False) -> None:
         self._line, self._together = line, together  # a line between rows may count one rank and tell neighbours too
         self._signal = 0
+        self._own: StopRun | None = None
         self.leads = line is None or is_first(line)
 
     @property
@@ -58,17 +59,30 @@ class Alike:
         Raises:
             StopRun: the first rank's that asked, behind the body.
         """
-        own: StopRun | None = None
+        own, self._own = self._own, None
         try:
             yield
         except StopRun as stop:
-            own = stop
+            own = own or stop
         asked = [] if own is None else [(own.reason, own.exit_code)]
         if self._line is not None:
             asked = [of_rank for of_rank in self._line.gather(asked[0] if asked else None) if of_rank is not None]
         if asked:
             reason, code = asked[0]
             raise own if own is not None and own.reason == reason else StopRun(reason, exit_code=code)
+
+    def later(self, call: Callable[[], None]) -> None:
+        """Call what may ask for a stop at another step of each rank: such a stop counts with the next of `stops`.
+
+        Raises:
+            StopRun: of a process that trains alone.
+        """
+        try:
+            call()
+        except StopRun as stop:
+            if self._line is None:
+                raise
+            self._own = stop
 
     def signal(self, own: int) -> int:
         """The signal that asked some rank to end; 0 for none. A rank that can save alone ends alone, and what started

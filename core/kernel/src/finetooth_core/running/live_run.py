@@ -129,7 +129,7 @@ class LiveRun:
         """Begin to save engine, method and plugin state together, as they were after the last whole step."""
         about = {**self.manifest, "step": self.progress.step}
         self.keeper.settle()
-        self.tell_saved()  # of the one before, so that what plugins make of it is in this one
+        self.keeper.alike.later(self.tell_saved)  # of the one before, so that what plugins make of it is in this one
         best = self.keeper.keeping.best
         if best is not None and self.saved_at < 0 and best.metric not in self.progress.metrics:
             have = ", ".join(sorted(self.progress.metrics))

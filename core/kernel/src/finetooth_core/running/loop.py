@@ -134,7 +134,7 @@ class Loop(LiveRun):
                 self.evaluations.evaluate()
             if self.keeper.due(report.step, report.epoch):
                 self.save_checkpoint()
-            self.tell_saved()
+            self.keeper.alike.later(self.tell_saved)
             self.recorder.before(report.step + 1)
             clock = time.perf_counter()
         if self.evaluated_at != self.progress.step:
