@@ -78,6 +78,18 @@ def ft_checkpoint_saved(run, path):
     if path.name == "step-1" and os.environ["RANK"] == "0":
         raise StopRun("enough")
 """
+FULL_DISK = """
+import os, resource, signal
+from finetooth_hooks import hookimpl
+
+
+@hookimpl
+def ft_step(run, report):
+    if report.step == 3 and os.environ["RANK"] == "0" and not os.path.exists("filled-" + run.folder.name):
+        open("filled-" + run.folder.name, "w").close()
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+"""
 CLOCK = """
 import os, time
 from finetooth_hooks import hookimpl
@@ -186,3 +198,21 @@ def test_a_stop_of_the_rank_that_is_told_of_a_checkpoint_is_that_of_all(folder: 
     changes = {**LONG, "plugins": ["./saved.py"], "checkpoint": {"every": 1}}
     result = json.loads((trained(folder, f"saved-{strategy}", 2, strategy, **changes) / "result.json").read_text())
     assert (result["status"], result["reason"]) == ("stopped", "enough") and result["steps"] in (2, 3)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_disk_that_is_full_for_one_rank_ends_all(folder: Path, strategy: str) -> None:  # noqa: F811
+    """A limit on the size of the first rank's files stands in for the disk. The run names the file, and goes on from
+    what was saved before as if nothing had happened."""
+    (folder / "full.py").write_text(FULL_DISK, encoding="utf-8")
+    changes = {**LONG, "plugins": ["./full.py"], "checkpoint": {"every": 1}}
+    whole = trained(folder, f"room-{strategy}", 2, strategy, **{**changes, "plugins": []})
+    recipe = {**RECIPE, **changes, "output": f"full-{strategy}", "scale": {"devices": 2, "strategy": strategy}}
+    (folder / "full.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "full.yaml")
+    assert done.returncode == 1 and "checkpoints/step-3 cannot be written: File too large" in done.stderr, done.stderr
+    assert [path.name for path in sorted((folder / f"full-{strategy}/checkpoints").iterdir())] == ["step-1", "step-2"]
+    again = ft(folder, "resume", f"full-{strategy}")
+    assert again.returncode == 0, again.stderr
+    ours, theirs = (load_file(run / "artifact/model.safetensors") for run in (whole, folder / f"full-{strategy}"))
+    assert all(np.array_equal(theirs[name], value) for name, value in ours.items())

@@ -71,6 +71,24 @@ class Alike:
             reason, code = asked[0]
             raise own if own is not None and own.reason == reason else StopRun(reason, exit_code=code)
 
+    @contextmanager
+    def fails(self) -> Iterator[None]:
+        """While entered, something may fail at a rank; then it has failed at all.
+
+        Raises:
+            EngineError: the first rank's, behind the body.
+        """
+        own: EngineError | None = None
+        try:
+            yield
+        except EngineError as error:
+            own = error
+        if self._line is not None:
+            told = [text for text in self._line.gather(None if own is None else str(own)) if text is not None]
+            own = own or (EngineError(told[0]) if told else None)
+        if own is not None:
+            raise own
+
     def later(self, call: Callable[[], None]) -> None:
         """Call what may ask for a stop at another step of each rank: such a stop counts with the next of `stops`.
 

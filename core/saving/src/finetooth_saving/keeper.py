@@ -141,8 +141,13 @@ class Keeper:
         return due
 
     def _keep_alike(self) -> None:
-        """Remove what the first rank does not keep: a gate refused it, or it is superfluous there."""
-        self.settle()
+        """Remove what the first rank does not keep: a gate refused it, or it is superfluous there.
+
+        Raises:
+            EngineError: what was begun could not be written at some rank.
+        """
+        with self.alike.fails():
+            self.settle()
         disk = self.keeping.disk
         if disk is not None:
             kept = self.alike.first(list(disk.names()))
@@ -194,9 +199,12 @@ class Keeper:
         """Folders that are in their place since this was last asked.
 
         Raises:
-            EngineError: one could not be written.
+            EngineError: one could not be written. Where ranks save together, that is said when all settle: one that
+                stopped here would leave the others waiting.
         """
         while self._pending and self._pending[0].done.is_set():
+            if self._pending[0].error is not None and not self.alike.alone:
+                break
             error = self._pending.pop(0).error
             if error is not None:
                 raise error
