@@ -21,7 +21,7 @@ OPTIMIZERS: tuple[str, ...] = (
     "adamw", "adamw_8bit", "adamw_4bit", "adafactor", "lion", "lion_8bit", "sophia", "ademamix", "adopt", "came",
     "prodigy", "galore", "galore_8bit", "apollo", "apollo_mini", "badam", "adalomo", "lomo", "muon", "dion",
     "adam_mini", "schedule_free_adamw", "schedule_free_sgd", "sgd", "flash_adamw", "flash_adam", "flash_lion",
-    "flash_sgd", "flash_sgdw",
+    "flash_sgd", "flash_sgdw", "optimi_adamw",
 )  # fmt: skip
 """That a CPU has: the paged ones are CUDA's."""
 BLOCKS = {"switch_every": 16, "order": "ascending"}
@@ -40,6 +40,7 @@ WHOLE_RATES = {
     "adamw": 2e-5, "adamw_8bit": 2e-5, "adamw_4bit": 2e-5, "paged_adamw": 2e-5, "paged_adamw_8bit": 2e-5,
     "adopt": 2e-5, "adam_mini": 2e-5, "ademamix": 2e-5, "came": 2e-5, "sophia": 2e-5, "lion": 5e-6,
     "lion_8bit": 5e-6, "schedule_free_adamw": 1e-4, "flash_adamw": 2e-5, "flash_adam": 2e-5, "flash_lion": 5e-6,
+    "optimi_adamw": 2e-5,
 }  # fmt: skip
 """Learning rates of optimizers that train the whole model; the entry's own where none is given."""
 

@@ -100,7 +100,7 @@ def test_the_renderer_goes_with_the_run(recipe: Make, first: Any) -> None:
     del made["data"]["renderer"]
     plan = finetooth.session(made).plan
     assert plan.picks["renderer"] == "finetooth-chatml:chatml"
-    assert "as run" in {d.setting: d.reason for d in plan.decisions}["data.renderer"]
+    assert "the renderer of run" in {d.setting: d.reason for d in plan.decisions}["data.renderer"]
 
 
 def test_a_damaged_run_is_refused(recipe: Make, first: Any) -> None:

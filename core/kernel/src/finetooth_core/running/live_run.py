@@ -128,7 +128,8 @@ class LiveRun:
     def save_checkpoint(self, *, folder: bool = False) -> None:
         """Begin to save engine, method and plugin state together, as they were after the last whole step."""
         about = {**self.manifest, "step": self.progress.step}
-        self.keeper.settle()
+        with self.keeper.alike.fails():
+            self.keeper.settle()
         self.keeper.alike.later(self.tell_saved)  # of the one before, so that what plugins make of it is in this one
         best = self.keeper.keeping.best
         if best is not None and self.saved_at < 0 and best.metric not in self.progress.metrics:
