@@ -73,7 +73,8 @@ class Alike:
 
     @contextmanager
     def fails(self) -> Iterator[None]:
-        """While entered, something may fail at a rank; then it has failed at all.
+        """While entered, something may fail at a rank; then it has failed at all that can only save together. A rank
+        that saves alone may do so where the others train.
 
         Raises:
             EngineError: the first rank's, behind the body.
@@ -83,7 +84,7 @@ class Alike:
             yield
         except EngineError as error:
             own = error
-        if self._line is not None:
+        if self._line is not None and self._together:
             told = [text for text in self._line.gather(None if own is None else str(own)) if text is not None]
             own = own or (EngineError(told[0]) if told else None)
         if own is not None:
