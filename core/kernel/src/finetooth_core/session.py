@@ -109,6 +109,7 @@ class Session:
         from finetooth_core.planning import cascade, ranks
 
         if self._job is None:
+            # a program of the user's at every rank, which takes the engine's steps itself
             if self.joined is None and ranks.wanted(self.recipe) > 1 and ranks.started_by(self.context):
                 self.start((), resumes=self.folder.is_dir())
                 assert self.joined is not None

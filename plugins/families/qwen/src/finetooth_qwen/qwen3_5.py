@@ -29,7 +29,7 @@ think block that a thinking model closes at once, the line feeds are one token w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Literal
 
 from finetooth_hooks import Conversation, Message, Options, RecipeError, Rendered
@@ -110,7 +110,7 @@ def build(options: Qwen35Options, context: Context) -> Qwen35:
     told: dict[str, Any] = {"enable_thinking": thinking, "reasoning_effort": effort, "preserve_thinking": keeps}
     if own is not None and keeps in (False, newest):
         pick = {"name": "jinja", "arguments": told if newest else {"enable_thinking": thinking}}
-        renderer.seeing = partial(context.build, "renderer", pick, setting="data.renderer")
+        renderer.seeing = cache(partial(context.build, "renderer", pick, setting="data.renderer"))
     if keeps and not newest:
         return renderer  # it differs on purpose
     return with_note(renderer, context, **(told if newest else {}))
@@ -149,8 +149,7 @@ class Qwen35(Qwen3):
     name = "qwen3_5"
     opened = True
     seeing: Callable[[], Renderer] | None = None
-    """Makes what writes conversations with images: the model's own template, which writes the same text."""
-    _seen: Renderer | None = None
+    """Gives what writes conversations with images: the model's own template, which writes the same text."""
 
     def __init__(
         self, tokenizer: Tokenizer, *, thinking: bool = True, keep_reasoning: bool = False, version: Version = "3.5",
@@ -172,10 +171,7 @@ class Qwen35(Qwen3):
         return super().shown_prompt(messages, tools) if by is None else by.shown_prompt(messages, tools)
 
     def _by_template(self, messages: Sequence[Message]) -> Renderer | None:
-        if self.seeing is None or not any(message.media for message in messages):
-            return None
-        self._seen = self._seen or self.seeing()
-        return self._seen
+        return self.seeing() if self.seeing is not None and any(message.media for message in messages) else None
 
     def read(self, text: str) -> Message:
         if self._thinking and not text.lstrip().startswith(THINK):
