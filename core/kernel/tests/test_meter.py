@@ -36,7 +36,8 @@ def test_a_step_is_measured() -> None:
     assert (measured.flops_per_second, measured.mfu) == (400.0, 0.4)
     assert (measured.memory, measured.memory_now) == (7, 5)
     assert measured.metrics == {"kl": 1.0, "memory/max_reserved": 9.0}
-    assert meter.measured(report, 0.1).mfu == 1.0  # the peak was measured too low
+    assert meter.measured(report, 0.1).mfu == 0.0  # the peak was measured too low, so it is not known
+    assert meter.measured(report, 2.0).mfu == 0.0
     assert engine.asked == 1
 
 

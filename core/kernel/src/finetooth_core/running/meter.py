@@ -26,7 +26,8 @@ class Meter:
         usage = self._engine.usage() if self._metered else Usage(memory=0, peak_memory=0)
         most = self._most(report)
         rate = report.flops / seconds
-        most = max(most, rate) if most else 0.0  # a peak measured on a busy machine may be less than what a step does
+        if rate > most:  # the peak was measured too low, on a busy machine: utilisation is not known
+            most = self._peak_flops = 0.0
         return replace(
             report,
             seconds=seconds,

@@ -27,6 +27,8 @@ LOOKED_AT = 16
 class Time:
     """An estimate of what the steps take; loading, evaluation and checkpoints come on top.
 
+    Every row counts whole. An engine that computes the shared beginning of rows once takes less.
+
     Attributes:
         seconds: if steps run at `utilisation` of the device's peak.
         least: if they ran at the peak itself.
@@ -117,8 +119,8 @@ def time_line(time: Time | str, device: str) -> str:
     basis = "measured now" if time.measured else "as its maker states"
     return (
         f"time, estimated: about {duration(time.seconds)} if steps run at {100 * time.utilisation:.0f} % of what the "
-        f"device does at most ({device}: {_rate(time.peak)}, {basis}), no less than {duration(time.least)}; loading, "
-        "evaluation and checkpoints come on top"
+        f"device does at most ({device}: {_rate(time.peak)}, {basis}), {duration(time.least)} at all of it; loading, "
+        "evaluation and checkpoints come on top, and rows that begin alike may take less"
     )
 
 
