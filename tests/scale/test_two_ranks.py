@@ -348,24 +348,88 @@ def test_a_place_that_contradicts_the_recipe_is_refused(
     assert not (folder / "refused").exists()
 
 
+ASKED = """
+import os, random
+from finetooth_hooks import Answer, Environment, EnvironmentBase, EpisodeBase, Message, NoOptions, Observation, hookimpl
+
+
+def told(call):
+    open(os.environ["TOLD"], "a").write(f"{call} {os.getpid()}\\n")
+    return random.SystemRandom().random()
+
+
+def score(completion_ids, **columns):
+    return [told("score") for _ in completion_ids]
+
+
+def answered(prompt_ids, generate):
+    first = generate(prompt_ids, max_tokens=2)
+    added = [[66 + int(8 * told("sample"))] for _ in prompt_ids]
+    further = generate([p + f + a for p, f, a in zip(prompt_ids, first["completion_ids"], added)], max_tokens=2)
+    return {
+        "completion_ids": [f + a + e for f, a, e in zip(first["completion_ids"], added, further["completion_ids"])],
+        "logprobs": [f + [0.0] + e for f, e in zip(first["logprobs"], further["logprobs"])],
+        "env_mask": [[1] * len(f) + [0] + [1] * len(e) for f, e in zip(first["logprobs"], further["logprobs"])],
+    }
+
+
+@hookimpl
+def ft_environments():
+    yield Environment(name="moody", build=f"{__name__}:build", summary="says something else at each rank")
+
+
+def build(options: NoOptions, context):
+    return Moody()
+
+
+class Moody(EnvironmentBase):
+    def episode(self, task, seed):
+        told("episode")
+        return Mood(task)
+
+
+class Mood(EpisodeBase):
+    def __init__(self, task):
+        self.task, self.turns = task, 0
+
+    def begin(self):
+        return Observation((Message("user", f"{told('begin')}"),))
+
+    def answer(self, turn):
+        self.turns += 1
+        again = Observation((Message("user", f"{told('answer')}"),)) if self.turns < 2 else None
+        return Answer(again, told("answer"))
+
+    def close(self):
+        told("close")
+"""
+SCORED = {"rewards": [{"name": "python_function", "file": "asked.py", "function": "score"}]}
+ONE_RANK: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "reward": (SCORED, {"score"}),
+    "environment": ({"environment": "moody"}, {"episode", "begin", "answer", "close"}),
+    "sampler": (
+        {**SCORED, "sampler": {"name": "python_function", "file": "asked.py", "function": "answered"}},
+        {"score", "sample"},
+    ),
+}
+
+
 @pytest.mark.parametrize("strategy", ["ddp", {"name": "context", "size": 2}])
-def test_of_several_ranks_one_judges(folder: Path, strategy: Any) -> None:
-    """A reward may ask a judge that answers differently each time, and is paid for."""
-    (folder / "judge.py").write_text(
-        "import os, random\n\n\ndef score(completion_ids, **columns):\n"
-        "    open(os.environ['JUDGED'], 'a').write(f'{os.getpid()}\\n')\n"
-        "    return [random.SystemRandom().random() for _ in completion_ids]\n",
-        encoding="utf-8",
-    )
-    reward = {"name": "python_function", "file": "judge.py", "function": "score"}
-    method = {"name": "grpo", "rewards": [reward], "num_generations": 2, "max_completion_length": 6}
+@pytest.mark.parametrize("who", ONE_RANK)
+def test_of_several_ranks_one_asks(folder: Path, who: str, strategy: Any) -> None:
+    """A judge, an environment and a user's sampler may answer differently each time, and are paid for."""
+    (folder / "asked.py").write_text(ASKED, encoding="utf-8")
+    given, calls = ONE_RANK[who]
+    method = {"name": "grpo", "num_generations": 2, "max_completion_length": 6, **given}
     data = {"train": "answers.jsonl[:4]", "renderer": "chatml", "format": "task"}
     many = {**RECIPE, "data": data, "method": method, "scale": {"devices": 2, "strategy": strategy}}
-    many["train"] = {**RECIPE["train"], "max_steps": 2, "batch_size": 2}
-    (folder / "judged.yaml").write_text(json.dumps({**many, "output": "judged"}), encoding="utf-8")
-    judged = folder / "judged.txt"
-    judged.unlink(missing_ok=True)
-    shutil.rmtree(folder / "judged", ignore_errors=True)
-    done = ft(folder, "run", "judged.yaml", JUDGED=str(judged))
+    many |= {"train": {**RECIPE["train"], "max_steps": 2, "batch_size": 2}, "plugins": ["asked.py"]}
+    (folder / "asked.yaml").write_text(json.dumps({**many, "output": "asked"}), encoding="utf-8")
+    told = folder / "told.txt"
+    told.unlink(missing_ok=True)
+    shutil.rmtree(folder / "asked", ignore_errors=True)
+    done = ft(folder, "run", "asked.yaml", TOLD=str(told))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(steps(folder / "judged")) == 2 and len(set(judged.read_text().split())) == 1
+    said = {tuple(line.split()) for line in told.read_text().splitlines()}  # rewards have a process of their own
+    assert len(steps(folder / "asked")) == 2
+    assert sorted(call for call, _ in said) == sorted(calls), said

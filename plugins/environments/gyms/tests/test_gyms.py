@@ -13,7 +13,6 @@ import httpx2 as httpx
 import pytest
 from finetooth_gyms.cookbook import CookbookOptions
 from finetooth_gyms.cookbook import build as build_cookbook
-from finetooth_gyms.gym_server import is_later_rank
 from finetooth_gyms.loading import load
 from finetooth_gyms.openenv import OpenEnvOptions
 from finetooth_gyms.openenv import build as build_openenv
@@ -109,25 +108,6 @@ def test_a_gym_that_the_run_starts(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"ended with 7; .*nemogym\.log ends: .*the gym gives up"):
         environment.episode(task, 0)
     environment._server.end()
-
-
-@pytest.mark.slow
-def test_a_later_rank_uses_the_gym_that_the_first_one_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It never runs the command. Where other machines reach the address, the first rank of all starts it."""
-    url, task = f"127.0.0.1:{free_port('127.0.0.1')}", Task((Message("user", "Reach 5."),), ROW)
-    first = nemogym(tmp_path, url=url, start=[sys.executable, "-c", GYM, url.rpartition(":")[2]], ready=60)
-    monkeypatch.setenv("RANK", "5")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    later = nemogym(tmp_path, url=url, start=["/no/such/ng_run"], ready=60)
-    first.episode(task, 0)
-    episode = later.episode(task, 0)
-    episode.begin()
-    assert episode.answer(turn("Done.")).reward == 0.25
-    first._server.end()
-    monkeypatch.setenv("LOCAL_RANK", "0")
-    assert [is_later_rank(f"http://{host}:1") for host in ("localhost", "127.0.0.1", "[::1]", "gym-1", "10.0.0.1")] == [
-        False, False, False, True, True
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

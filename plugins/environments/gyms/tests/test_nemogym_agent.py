@@ -20,7 +20,6 @@ import pytest
 from finetooth_gyms.loops import Loop
 from finetooth_gyms.nemogym import NemoGym
 from finetooth_gyms.nemogym_agent import AgentEpisode
-from finetooth_gyms.policy_server import EPISODE, PolicyServer
 from finetooth_hooks import Message, RecipeError, Rollout, Sampling, Task
 from finetooth_hooks.data.examples import Parsed
 from finetooth_hooks.rollouts import Prompt, Sampled
@@ -148,7 +147,7 @@ def played(environment: NemoGym, tmp_path: Path, rows: int = 2, most_turns: int 
     sampler: Any = Scripted(context.tokenizer, *context.renderer.stop_ids)
     tasks = [EpisodeTask(f"row:{i}", f"row:{i}@0", Task((Message("user", "Reach 5."),), ROW), i) for i in range(rows)]
     playing = Playing(context, environment, sampler, name="nemogym", most_turns=most_turns, limit=60)
-    engine: Any = None
+    engine: Any = SimpleNamespace(first=lambda call: call())
     return playing.play(engine, tasks, Sampling(32, n=2), lambda turn: turn), sampler
 
 
@@ -269,25 +268,3 @@ def test_an_address_that_is_taken_is_refused(agent: Agent, tmp_path: Path) -> No
     for policy in (taken, "127.0.0.1:many"):
         with pytest.raises(RecipeError, match=rf"method\.environment\.policy: nothing can listen at {policy}: \w+"):
             nemogym(tmp_path, agent=agent.url, policy=policy).episode(Task("Reach 5.", ROW), 0)
-
-
-def test_a_later_rank_answers_behind_the_first_ones_address(
-    agent: Agent, resources: ResourceServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The agent knows one address. Each of two ranks plays an episode of its own, at the same time."""
-    first, later = PolicyServer(agent.policy), PolicyServer(agent.policy)
-    first.begin()
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    later.begin()
-    loop = Loop("ranks")
-    episodes = [AgentEpisode(Task("Reach 5.", ROW), agent.url, 60.0, policy, loop, TLS) for policy in (first, later)]
-    for episode in episodes:
-        assert episode.begin().messages
-    answers = [episode.answer(turn("", ("add", {"number": n}))) for episode, n in zip(episodes, (5, 4), strict=True)]
-    assert [answer.observation is None for answer in answers] == [False, False]
-    assert [episode.answer(turn("Done.")).reward for episode in episodes] == [1.0, 0.0]
-    for episode in episodes:
-        episode.close()
-    gone = httpx.post(f"http://{agent.policy}/v1/responses", json={"input": "", "metadata": {EPISODE: later.key()}})
-    assert gone.status_code == 410

@@ -99,6 +99,10 @@ class Writing:
         )  # fmt: skip
 
 
+def engine_of(version: int) -> Any:
+    return SimpleNamespace(weights_version=version, first=lambda call: call())
+
+
 class Table:
     """An environment, a policy, and episodes of eight rows, two of each."""
 
@@ -117,16 +121,14 @@ class Table:
 
     def whole(self) -> list[list[Rollout]]:
         """The episodes, played at once by weights of no step."""
-        engine: Any = SimpleNamespace(weights_version=0)
-        return self.playing.play(engine, self.asked, Sampling(LONGEST, n=2), lambda turn: 0).episodes
+        return self.playing.play(engine_of(0), self.asked, Sampling(LONGEST, n=2), lambda turn: 0).episodes
 
     def part(self, episodes: OpenEpisodes, version: int, stretch: int = 2) -> None:
-        engine: Any = SimpleNamespace(weights_version=version)
-        self.playing.go_on(engine, episodes, Sampling(LONGEST, n=2), stretch, lambda part, call: part)
+        self.playing.go_on(engine_of(version), episodes, Sampling(LONGEST, n=2), stretch, lambda part, call: part)
 
     def again(self, episodes: OpenEpisodes) -> OpenEpisodes:
         """From what a checkpoint has."""
-        return self.playing.again(json.loads(json.dumps(episodes.state())), TASKS)
+        return self.playing.again(engine_of(0), json.loads(json.dumps(episodes.state())), TASKS)
 
 
 def without_versions(episodes: Any) -> list[Any]:
@@ -141,7 +143,7 @@ def test_in_parts_they_are_what_they_are_at_once(stretch: int) -> None:
     whole, table = Table().whole(), Table()
     assert {one.outcome for of in whole for one in of} >= {"stop", "length", "turns"}
     assert any("##" in one.transcript for of in whole for one in of)
-    episodes, version = table.playing.open(table.asked, 2), 0
+    episodes, version = table.playing.open(engine_of(0), table.asked, 2), 0
     while episodes.going:
         table.part(episodes, version, stretch)
         version += 1
@@ -157,7 +159,7 @@ def test_in_parts_they_are_what_they_are_at_once(stretch: int) -> None:
 def test_a_kill_between_any_two_parts_changes_nothing() -> None:
     """The environment is told again what was written, no more, and only by episodes that go on."""
     table = Table()
-    episodes, states = table.playing.open(table.asked, 2), list[Any]()
+    episodes, states = table.playing.open(engine_of(0), table.asked, 2), list[Any]()
     while episodes.going:
         states.append(json.loads(json.dumps(episodes.state())))
         table.part(episodes, len(states) - 1, 1)
@@ -165,7 +167,7 @@ def test_a_kill_between_any_two_parts_changes_nothing() -> None:
     assert len(states) > 6
     for at, state in enumerate(states):
         other = Table()
-        resumed = other.playing.again(state, TASKS)
+        resumed = other.playing.again(engine_of(0), state, TASKS)
         assert other.game.calls == sum(len(one["turns"]) for one in state["episodes"] if "turns" in one)
         for version in range(at, len(states)):
             other.part(resumed, version, 1)
@@ -175,7 +177,7 @@ def test_a_kill_between_any_two_parts_changes_nothing() -> None:
 
 def test_groups_that_go_on_are_parted_from_those_that_do_not() -> None:
     table = Table()
-    episodes = table.playing.open(table.asked, 2)
+    episodes = table.playing.open(engine_of(0), table.asked, 2)
     table.part(episodes, 0)
     while len(episodes.parted()[0]) == 0:
         table.part(episodes, 5)
@@ -187,7 +189,7 @@ def test_groups_that_go_on_are_parted_from_those_that_do_not() -> None:
 
 def test_an_environment_that_says_something_else_is_named() -> None:
     table = Table()
-    episodes = table.playing.open(table.asked, 2)
+    episodes = table.playing.open(engine_of(0), table.asked, 2)
     while not any(one.turns for one in episodes.going):
         table.part(episodes, 0)
     table.game.says = "!"
@@ -232,7 +234,7 @@ def test_an_answer_that_others_wrote_a_part_of_is_not_continued() -> None:
 def test_what_an_episode_is_of_is_all_that_a_checkpoint_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one that goes on: row, group, seed, key, and what the policy wrote."""
     table = Table()
-    episodes = table.playing.open(table.asked, 2)
+    episodes = table.playing.open(engine_of(0), table.asked, 2)
     table.part(episodes, 0)
     state: Mapping[str, Any] = episodes.state()
     live = [one for one in state["episodes"] if "found" not in one]

@@ -110,7 +110,7 @@ class Trainer:
 
     @property
     def engine(self) -> Any:
-        return SimpleNamespace(weights_version=self.steps, first=lambda call: call())
+        return SimpleNamespace(weights_version=self.steps, leads=True, first=lambda call: call())
 
     def step(self) -> None:
         """One optimizer step, as `RolloutMethod.steps` takes it."""
@@ -134,6 +134,8 @@ class Trainer:
         other.batches.restore(state[0])
         other.indices = iter(other.batches)
         other.drawing.take(state[1])
+        assert other.drawing.state() == state[1]  # a run may be saved before its first step
+        other.drawing.begin(other.engine)
         return other
 
 

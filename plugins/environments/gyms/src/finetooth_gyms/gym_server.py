@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -35,22 +33,15 @@ class GymServer:
         self._command, self._address, self._ready = command, address, ready
         place = Path(folder).expanduser() if folder else None
         self._server = ServerProcess(command, "method.environment.start", folder=place, log=log)
-        self._waits = is_later_rank(address)
-        self._met = False
 
     def begin(self) -> None:
-        """Start it, if the recipe says how and it does not run. Of several ranks the first one does; others wait until
-        it answers.
+        """Start it, if the recipe says how and it does not run.
 
         Raises:
             RecipeError: the command cannot be run, or another server has its address.
             EngineError: it ended, or does not answer within the time.
         """
-        if not self._command or self._server.runs or self._met:
-            return
-        if self._waits:
-            self._wait(time.monotonic() + self._ready)
-            self._met = True
+        if not self._command or self._server.runs:
             return
         if ended := self._server.ended():
             raise EngineError(f"environment nemogym: {ended}", action="fix it, then ft resume RUN")
@@ -82,22 +73,6 @@ class GymServer:
                     action="let start serve this address, or raise ready",
                 )
             time.sleep(BETWEEN)
-
-
-def is_later_rank(address: str) -> bool:
-    """Whether another rank has what lies at a URL: the first one of this machine where no other machine reaches it,
-    else the first of all."""
-    variables: tuple[str, ...] = ("RANK", "SLURM_PROCID")
-    if _is_of_this_machine(urlsplit(address).hostname or ""):
-        variables = ("LOCAL_RANK", "SLURM_LOCALID", *variables)
-    return next((os.environ[name] for name in variables if name in os.environ), "0") != "0"
-
-
-def _is_of_this_machine(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def is_taken(address: str) -> bool:

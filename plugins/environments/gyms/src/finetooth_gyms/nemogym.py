@@ -51,8 +51,7 @@ class NemoGymOptions(Options):
     `http://HOST:PORT/v1`."""
     start: list[str] = Field(default_factory=list)
     """Command that starts NeMo Gym, word by word; left out, it runs already. Its output is in `nemogym.log` in the run
-    folder, and it ends with the run. Of several ranks the first one starts it, on each machine where `url` (or `agent`)
-    is that machine's own, as 127.0.0.1 is."""
+    folder, and it ends with the run. Of several ranks the first one starts it, and the others do not ask it."""
     start_folder: str = ""
     """Where the command runs, NeMo Gym's own folder say; left out, where the run was started."""
     ready: float = Field(default=300.0, gt=0)

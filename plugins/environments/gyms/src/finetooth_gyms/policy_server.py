@@ -6,7 +6,6 @@ import json
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -15,16 +14,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx2 as httpx
-from finetooth_hooks import EngineError, RecipeError
+from finetooth_hooks import RecipeError
 from finetooth_toolbox.text.strict_json import received
-
-from finetooth_gyms.gym_server import BETWEEN, is_later_rank, is_taken
 
 EPISODE = "finetooth_episode"
 """In the metadata of a request: the key of the episode that it belongs to."""
-RANKS = 60.0
-"""Seconds that the first rank may take to listen."""
 LARGEST = 2**26
 """Bytes of a request at most."""
 GONE = (410, {"error": {"message": "the episode has ended"}})
@@ -48,9 +42,7 @@ Events = queue.SimpleQueue[Any]
 
 
 class PolicyServer:
-    """Hands requests to the episodes that they belong to. An agent knows one address, so that of several ranks of a
-    machine the first listens there, and hands requests on to the others: these listen at ports of their own, which
-    the keys of their episodes name.
+    """Hands requests to the episodes that they belong to.
 
     Args:
         address: `HOST:PORT` to listen at.
@@ -61,23 +53,18 @@ class PolicyServer:
         self._episodes: dict[str, Events] = {}
         self._lock = threading.Lock()
         self._http: ThreadingHTTPServer | None = None
-        self._later = False
 
     def begin(self) -> None:
         """Listen, if it does not.
 
         Raises:
             RecipeError: the address is taken, or none.
-            EngineError: the first rank does not listen there.
         """
         if self._http is not None:
             return
-        url = f"http://{self._address}"
         try:
-            parts = urlsplit(url)
-            self._later = is_later_rank(url)
-            place = ("127.0.0.1", 0) if self._later else (parts.hostname or "", parts.port or 0)
-            self._http = _Http(place, _handler(self))
+            parts = urlsplit(f"http://{self._address}")
+            self._http = _Http((parts.hostname or "", parts.port or 0), _handler(self))
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise RecipeError(
@@ -85,19 +72,10 @@ class PolicyServer:
                 action="give another HOST:PORT, and NeMo Gym the same as policy_base_url",
             ) from error  # fmt: skip
         threading.Thread(target=self._http.serve_forever, name="policy", daemon=True).start()
-        until = time.monotonic() + RANKS
-        while self._later and not is_taken(url):
-            if time.monotonic() > until:
-                raise EngineError(
-                    f"environment nemogym: the first rank does not listen at {self._address}",
-                    action="look at what it said",
-                )
-            time.sleep(BETWEEN)
 
     def key(self) -> str:
         """The key of a new episode."""
-        port = f".{self._http.server_address[1]}" if self._later and self._http is not None else ""
-        return f"{secrets.token_hex(16)}{port}"
+        return secrets.token_hex(16)
 
     def open(self, key: str) -> Events:
         """Where the questions of an episode arrive."""
@@ -124,19 +102,7 @@ class PolicyServer:
                 events.put(question)
         if events is not None:
             return question.answered.result()
-        port = str(key).partition(".")[2]
-        if port.isdecimal() and not self._later:
-            return _of_rank(int(port), body)
         return GONE if key else (400, {"error": {"message": f"metadata.{EPISODE} names no episode"}})
-
-
-def _of_rank(port: int, body: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
-    """What another rank of this machine answers."""
-    try:
-        answer = httpx.post(f"http://127.0.0.1:{port}/v1/responses", json=dict(body), timeout=None)
-        return answer.status_code, answer.json()
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
-        return GONE
 
 
 @cache

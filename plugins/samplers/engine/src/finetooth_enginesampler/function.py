@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from operator import index
 from pathlib import Path
@@ -54,6 +54,14 @@ class FunctionSamplerOptions(Options):
         return self
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a function calls `generate` with."""
+
+    prompt_ids: list[tuple[int, ...]]
+    max_tokens: int | None
+
+
 class FunctionSampler(SamplerBase):
     """See `finetooth_hooks.protocols.Sampler`.
 
@@ -73,7 +81,8 @@ class FunctionSampler(SamplerBase):
         return self._sampler.capabilities - {"own_engine"}
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """Calls the function, and checks what it returns.
+        """Calls the function, at the first of several ranks, and checks what it returns. All ranks sample what it asks
+        for.
 
         Raises:
             PlanError: sampling leaves tokens out, which the function does not tell.
@@ -86,32 +95,74 @@ class FunctionSampler(SamplerBase):
             )
         each, flops = [prompt for prompt in prompts for _ in range(sampling.n)], [0.0]
         ids, decode = [list(prompt.tokens) for prompt in each], self._context.tokenizer.decode
-        given = {
-            "prompts": [decode(tokens) for tokens in ids], "prompt_ids": ids,
-            "generate": self._generate(engine, sampling, flops), "encode": self._context.tokenizer.encode,
-            "decode": decode, "max_tokens": sampling.max_tokens, "step": engine.weights_version,
-        }  # fmt: skip
-        try:
-            returned = self._function(**{name: given[name] for name in _wanted(self._function)})
-        except FinetoothError:
-            raise
-        except Exception as error:
-            raise self._wrong(f"raised {type(error).__name__}: {error}") from error
-        lists = self._lists(returned, [prompt.tokens for prompt in each])
+        answered = self._answers(engine, sampling, flops)
+        if engine.leads:
+            given = {
+                "prompts": [decode(tokens) for tokens in ids], "prompt_ids": ids, "decode": decode,
+                "encode": self._context.tokenizer.encode, "max_tokens": sampling.max_tokens,
+                "step": engine.weights_version,
+            }  # fmt: skip
+            lists = self._called(engine, given, answered)
+        else:
+            while isinstance(lists := engine.first(dict), Asked):
+                answered(lists)
         rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
         pairs = zip(each, rows, strict=True)
         return Sampled(tuple(self._rollout(p, row, sampling, engine.weights_version) for p, row in pairs), flops[0])
 
-    def _generate(self, engine: Engine, sampling: Sampling, flops: list[float]) -> Callable[..., dict[str, list[Any]]]:
-        """The function's `generate`: prompts that are alike get different answers, and each call draws anew."""
-        calls = 0
+    def _called(
+        self, engine: Engine, given: dict[str, Any], answered: Callable[[Asked], dict[str, list[Any]]]
+    ) -> dict[str, list[Any]]:
+        """What the function returned, at all ranks; before, they get what it asks for.
+
+        Args:
+            given: what it may take, but for `generate`.
+        """
+        failed: list[Exception] = []
 
         def generate(prompt_ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> dict[str, list[Any]]:
+            if failed:  # the other ranks have ended
+                raise failed[0]
+            asked = Asked([tuple(map(index, tokens)) for tokens in prompt_ids], max_tokens)
+            try:
+                return answered(engine.first(lambda: asked))
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        taken = {name: generate if name == "generate" else given[name] for name in _wanted(self._function)}
+        lists: dict[str, list[Any]] = {}
+        wrong: FinetoothError | None = None
+        try:
+            lists = self._lists(self._function(**taken), [list(tokens) for tokens in given["prompt_ids"]])
+        except FinetoothError as error:
+            wrong = error
+        except Exception as error:
+            wrong = self._wrong(f"raised {type(error).__name__}: {error}")
+            wrong.__cause__ = error
+        if failed:  # at every rank
+            raise failed[0]
+
+        def returned() -> dict[str, list[Any]]:
+            if wrong is not None:
+                raise wrong
+            return lists
+
+        return engine.first(returned)
+
+    def _answers(
+        self, engine: Engine, sampling: Sampling, flops: list[float]
+    ) -> Callable[[Asked], dict[str, list[Any]]]:
+        """What the function's `generate` gives: prompts that are alike get different answers, and each call draws
+        anew."""
+        calls = 0
+
+        def answered(asked: Asked) -> dict[str, list[Any]]:
             nonlocal calls
-            most = min(max_tokens or sampling.max_tokens, sampling.max_tokens)
+            most = min(asked.max_tokens or sampling.max_tokens, sampling.max_tokens)
             seed = int(np.random.default_rng([sampling.seed, calls]).integers(2**31)) if calls else sampling.seed
-            asked, calls = [tuple(map(index, tokens)) for tokens in prompt_ids], calls + 1
-            counts, answers = Counter(asked), dict[tuple[int, ...], deque[Rollout]]()
+            calls += 1
+            counts, answers = Counter(asked.prompt_ids), dict[tuple[int, ...], deque[Rollout]]()
             for n in sorted(set(counts.values())):
                 some = [Prompt(str(i), str(i), tokens) for i, (tokens, m) in enumerate(counts.items()) if m == n]
                 settings = replace(sampling, n=n, max_tokens=most, seed=seed)
@@ -119,14 +170,14 @@ class FunctionSampler(SamplerBase):
                 flops[0] += sampled.flops
                 for i, prompt in enumerate(some):
                     answers[prompt.tokens] = deque(sampled.rollouts[i * n : (i + 1) * n])
-            drawn = [answers[tokens].popleft() for tokens in asked]
+            drawn = [answers[tokens].popleft() for tokens in asked.prompt_ids]
             return {
-                "prompt_ids": [list(tokens) for tokens in asked],
+                "prompt_ids": [list(tokens) for tokens in asked.prompt_ids],
                 "completion_ids": [list(rollout.tokens) for rollout in drawn],
                 "logprobs": [list(rollout.logprobs) for rollout in drawn],
             }
 
-        return generate
+        return answered
 
     def _lists(self, returned: Any, prompts: Sequence[Sequence[int]]) -> dict[str, list[Any]]:
         """What it returned, by name: a list of as many as there are prompts.

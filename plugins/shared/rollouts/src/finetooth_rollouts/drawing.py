@@ -58,10 +58,18 @@ class Drawing:
         self._late: Draw | None = None
         self._replay = Replay(options.replay_groups, options.replay_staleness) if options.replay_groups else None
         self._unsolved = Unsolved()
+        self._restored: Mapping[str, Any] | None = None
 
     def begin(self, engine: Engine) -> None:
-        """Before the first step: of several ranks, the first one judges answers."""
+        """Before the first step: of several ranks, the first one judges answers and calls the environment.
+
+        Raises:
+            EngineError: an episode cannot be played again up to where the run ended.
+        """
         self._scoring.idle = not engine.leads
+        if self._restored is not None:
+            self._resume(engine, self._restored)
+            self._restored = None
 
     def go_ahead(self, engine: Engine, indices: Iterator[list[int]], *, left: int, remaining: int) -> None:
         """Begin the draws that are due before an optimizer step; see `Schedule.begins`. Answers that are written in
@@ -86,17 +94,25 @@ class Drawing:
 
     def state(self) -> dict[str, Any]:
         """The draws that wait, the groups that are late, those kept for a replay, and the prompts to ask again."""
-        return {
-            "waiting": [draw.state() for draw in self._waiting],
-            "late": None if self._late is None else self._late.state(),
-            "replay": [] if self._replay is None else self._replay.state(),
-            "unsolved": self._unsolved.state(),
-        }
+        return (
+            dict(self._restored)
+            if self._restored is not None
+            else {
+                "waiting": [draw.state() for draw in self._waiting],
+                "late": None if self._late is None else self._late.state(),
+                "replay": [] if self._replay is None else self._replay.state(),
+                "unsolved": self._unsolved.state(),
+            }
+        )
 
     def take(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave; what waits is scored again."""
-        self._waiting = deque(self._of(draw) for draw in state["waiting"])
-        self._late = None if state["late"] is None else self._of(state["late"])
+        """What `state` gave, which `begin` goes on with: unfinished episodes are played again, and what waits is
+        scored again."""
+        self._restored = state
+
+    def _resume(self, engine: Engine, state: Mapping[str, Any]) -> None:
+        self._waiting = deque(self._of(engine, draw) for draw in state["waiting"])
+        self._late = None if state["late"] is None else self._of(engine, state["late"])
         for draw in self._begun():
             if not draw.open:
                 self._scoring.begin(draw)
@@ -108,10 +124,10 @@ class Drawing:
         """The draws that no batch has used, in their order."""
         return [*([] if self._late is None else [self._late]), *self._waiting]
 
-    def _of(self, state: Mapping[str, Any]) -> Draw:
+    def _of(self, engine: Engine, state: Mapping[str, Any]) -> Draw:
         draw = Draw.of(state)
         if "playing" in state and self._playing is not None:
-            draw.playing = self._playing.again(state["playing"], self._prompts.tasks)
+            draw.playing = self._playing.again(engine, state["playing"], self._prompts.tasks)
         return draw
 
     def batch(self, engine: Engine, indices: Iterator[list[int]], drawn: Drawn, *, remaining: int) -> bool:
@@ -326,7 +342,7 @@ class Drawing:
             for id_, seed in zip(ids, seeds, strict=True)
         ]
         if stretch:
-            draw = Draw(self._batches.epoch, (), number=number, playing=playing.open(tasks, n))
+            draw = Draw(self._batches.epoch, (), number=number, playing=playing.open(engine, tasks, n))
             self._play_on(engine, draw, stretch)
             return draw
         sampling = self._sampling(number, self._options.max_completion_length)

@@ -10,6 +10,8 @@ The first where the prompt of a turn begins with the tokens of the prompt and th
 property `extension` writes every conversation so; then what stands between two turns is all that is ever tokenised
 after the first prompt. Without it the conversation is written again for each turn, as the family's markup asks (it
 drops old reasoning, say), and turns whose tokens come out otherwise begin a sequence of their own.
+
+Of several ranks, only the first one calls the environment: each of them samples, and gets what it said.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any, TypeVar
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import Task
 from finetooth_hooks.engine import Engine
-from finetooth_hooks.environments import Environment
+from finetooth_hooks.environments import Environment, Episode
 from finetooth_hooks.errors import EngineError
 from finetooth_hooks.protocols import Sampler
 from finetooth_hooks.rollouts import Prompt, Rollout
@@ -80,16 +82,16 @@ class Playing:
         Raises:
             DataError: the environment cannot use a row, or the family cannot say what it shows first.
         """
-        live = self._made(tasks, sampling.n)
+        live = self._made(engine, tasks, sampling.n)
         played = Played()
         try:
-            self._begin(live)
+            self._begin(engine, live)
             for turn in range(self._most):
                 going = self._going(live, sampling.max_tokens)
                 if not going:
                     break
                 self._say(engine, going, replace(sampling, seed=seeds(turn)), played)
-                self._answer(going)
+                self._answer(engine, going)
                 played.turns += len(going)
         finally:
             self.close(live)
@@ -97,15 +99,15 @@ class Playing:
         played.failures = [episode.failure for episode in live if episode.failure]
         return played
 
-    def open(self, tasks: Sequence[EpisodeTask], n: int) -> OpenEpisodes:
+    def open(self, engine: Engine, tasks: Sequence[EpisodeTask], n: int) -> OpenEpisodes:
         """Begin `n` episodes of each, to be played by `go_on`, and let go by `close`.
 
         Raises:
             DataError: as `play`.
         """
-        live = self._made(tasks, n)
+        live = self._made(engine, tasks, n)
         try:
-            self._begin(live)
+            self._begin(engine, live)
         except BaseException:
             self.close(live)
             raise
@@ -139,31 +141,39 @@ class Playing:
             flops += drawn.flops
             ended += [episode for episode, rollout in zip(of, drawn.rollouts, strict=True)
                       if episode.wrote_on(rollout, most, longest)]  # fmt: skip
-        self._answer(ended)
+        self._answer(engine, ended)
         episodes.parts += 1
         return flops
 
     def close(self, live: Sequence[LiveEpisode]) -> None:
         """Close episodes, which releases their resources."""
-        call_all([episode.episode.close for episode in live], self._limit, together=self._together)
+        held = [episode.episode for episode in live if episode.episode is not None]
+        call_all([episode.close for episode in held], self._limit, together=self._together)
 
-    def again(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> OpenEpisodes:
+    def again(self, engine: Engine, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> OpenEpisodes:
         """The episodes of a state; unfinished ones are played again up to where they were.
 
         Raises:
             EngineError: the environment says something else than it did.
         """
-        episodes = [self._found(record, tasks) for record in state["episodes"]]
-        pairs = [(e, of) for e, of in zip(episodes, state["episodes"], strict=True) if isinstance(e, LiveEpisode)]
-        live = [episode for episode, _ in pairs]
+        records = [record for record in state["episodes"] if "found" not in record]
+        asked = [EpisodeTask(of["id"], of["group"], tasks[of["id"]], int(of["seed"])) for of in records]
+        live = self._episodes(engine, asked, [of["key"] for of in records])
+        pairs, unfinished = list(zip(live, records, strict=True)), iter(live)
+        episodes = [
+            EndedEpisode(of["group"], tuple(map(from_json, of["found"])), int(of["count"]))
+            if "found" in of
+            else next(unfinished)
+            for of in state["episodes"]
+        ]
         try:
-            self._begin(live)
+            self._begin(engine, live)
             for turn in range(max((len(of["turns"]) for _, of in pairs), default=0)):
                 going = [(episode, from_json(of["turns"][turn])) for episode, of in pairs if len(of["turns"]) > turn]
                 for episode, rollout in going:
                     self._check(episode, rollout.prompt)
                     episode.wrote(rollout)
-                self._answer([episode for episode, _ in going])
+                self._answer(engine, [episode for episode, _ in going])
             for episode, of in pairs:
                 self._check(episode, tuple(of["prompt"]))
                 episode.begun = None if of["begun"] is None else from_json(of["begun"])
@@ -171,12 +181,6 @@ class Playing:
             self.close(live)
             raise
         return OpenEpisodes(self._name, episodes, int(state["parts"]))
-
-    def _found(self, state: Mapping[str, Any], tasks: Mapping[str, Task]) -> LiveEpisode | EndedEpisode:
-        if "found" in state:
-            return EndedEpisode(state["group"], tuple(map(from_json, state["found"])), int(state["count"]))
-        request = EpisodeTask(state["id"], state["group"], tasks[state["id"]], int(state["seed"]))
-        return LiveEpisode(self._context, request, state["key"], self._environment.episode(request.task, request.seed))
 
     def _check(self, episode: LiveEpisode, prompt: tuple[int, ...]) -> None:
         """
@@ -191,12 +195,18 @@ class Playing:
                 action="ft resume RUN once it answers as before, or leave method.partial_rollouts out",
             )
 
-    def _made(self, tasks: Sequence[EpisodeTask], n: int) -> list[LiveEpisode]:
-        return [
-            LiveEpisode(self._context, ask, f"{ask.group}#{k}", self._environment.episode(ask.task, ask.seed))
-            for ask in tasks
-            for k in range(n)
-        ]
+    def _made(self, engine: Engine, tasks: Sequence[EpisodeTask], n: int) -> list[LiveEpisode]:
+        asked = [ask for ask in tasks for _ in range(n)]
+        return self._episodes(engine, asked, [f"{ask.group}#{k}" for ask in tasks for k in range(n)])
+
+    def _episodes(self, engine: Engine, asked: Sequence[EpisodeTask], keys: Sequence[str]) -> list[LiveEpisode]:
+        made: list[Episode | None] = [None] * len(asked)
+
+        def make() -> None:
+            made[:] = [self._environment.episode(ask.task, ask.seed) for ask in asked]
+
+        engine.first(make)
+        return [LiveEpisode(self._context, *of) for of in zip(asked, keys, made, strict=True)]
 
     def _going(self, live: Sequence[LiveEpisode], turn: int) -> list[LiveEpisode]:
         """The unfinished episodes that have room.
@@ -216,8 +226,8 @@ class Playing:
         bounds = (self._context.train.max_length + 1, self._context.facts.max_positions or 0)
         return min(bound for bound in bounds if bound)
 
-    def _begin(self, live: Sequence[LiveEpisode]) -> None:
-        outcomes = self._call([episode.episode.begin for episode in live])
+    def _begin(self, engine: Engine, live: Sequence[LiveEpisode]) -> None:
+        outcomes = self._call(engine, [episode.observed for episode in live])
         for episode, outcome in zip(live, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 episode.fail(outcome)
@@ -235,17 +245,17 @@ class Playing:
             for episode, rollout in zip(of, drawn.rollouts, strict=True):
                 episode.wrote(rollout)
 
-    def _answer(self, going: Sequence[LiveEpisode]) -> None:
+    def _answer(self, engine: Engine, going: Sequence[LiveEpisode]) -> None:
         """One answer of the environment to each."""
-        outcomes = self._call([episode.answer for episode in going])
+        outcomes = self._call(engine, [episode.answer for episode in going])
         for episode, outcome in zip(going, outcomes, strict=True):
             if isinstance(outcome, Failure):
                 episode.fail(outcome)
             else:
                 episode.take(outcome.value, last=len(episode.turns) >= self._most)
 
-    def _call(self, functions: Sequence[Callable[[], _T]]) -> list[Returned[_T] | Failure]:
-        return call_all(functions, self._limit, together=self._together)
+    def _call(self, engine: Engine, functions: Sequence[Callable[[], _T]]) -> list[Returned[_T] | Failure]:
+        return engine.first(lambda: call_all(functions, self._limit, together=self._together)) if functions else []
 
 
 def _shared(prompts: Sequence[Prompt], n: int) -> tuple[list[Prompt], int]:

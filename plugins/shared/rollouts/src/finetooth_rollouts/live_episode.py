@@ -39,6 +39,7 @@ class LiveEpisode:
 
     Args:
         key: of it among the episodes of a run.
+        episode: of the environment; None where another rank has it.
 
     Attributes:
         turns: of the policy that have ended, as they were sampled.
@@ -48,7 +49,7 @@ class LiveEpisode:
         outcome: how it ended; None as long as it has not.
     """
 
-    def __init__(self, context: Context, task: EpisodeTask, key: str, episode: Episode) -> None:
+    def __init__(self, context: Context, task: EpisodeTask, key: str, episode: Episode | None) -> None:
         self.asked, self.key, self.episode, self._context = task, key, episode, context
         self.stop: tuple[str, ...] = ()
         self.stop_ids: tuple[int, ...] | None = None
@@ -136,9 +137,14 @@ class LiveEpisode:
         self.wrote(rollout)
         return True
 
+    def observed(self) -> Observation:
+        """What the environment shows first."""
+        assert self.episode is not None
+        return self.episode.begin()
+
     def answer(self) -> Answer:
         """What the environment says to the turn."""
-        assert self._turn is not None
+        assert self._turn is not None and self.episode is not None
         return self.episode.answer(self._turn)
 
     def take(self, answer: Answer, *, last: bool) -> None:
