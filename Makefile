@@ -88,8 +88,10 @@ $(TESTED): $(STAMP) requirements-test.txt
 	@touch $@
 
 demo: install  ## fine-tune SmolLM2-135M on this CPU: before, after, and what to try next
-	$(BIN)/ft run docs/recipes/quickstart.yaml
-	@command -v ft > /dev/null || echo "            ft is $(BIN)/ft here; '. $(BIN)/activate' lets you type it as it stands above"
+# the shell survives Ctrl-C, so that an interrupted run also says where the `ft` is that resumes it
+	@echo $(BIN)/ft run docs/recipes/quickstart.yaml
+	@trap : INT; $(BIN)/ft run docs/recipes/quickstart.yaml; code=$$?; command -v ft > /dev/null || \
+	  echo "            ft is $(BIN)/ft here; '. $(BIN)/activate' lets you type it as it stands above"; exit $$code
 
 test: $(TESTED) lint  ## ruff, mypy, import rules and the tests (neither slow nor thorough), about 10 minutes
 # side by side: mypy keeps one core busy for as long as the tests are collected
