@@ -154,3 +154,27 @@ def test_markup_and_revision_of_an_unsloth_script(outcomes: Outcomes) -> None:
     assert outcomes(account)["get_chat_template"][0] == "not taken"
     assert account.recipe["model"]["loader"]["revision"] == "abc"
     assert account.recipe["method"]["train_on"] == "assistant" and "assistant_only_loss" not in outcomes(account)
+
+
+def test_rewards_of_a_script_stand_where_a_worker_can_read_them() -> None:
+    """One of a module is imported from there; one of the script itself would train when it is imported."""
+    text = """
+from datasets import load_dataset
+from graders import exact as right
+from trl.rewards import think_format_reward
+def near(completions, **columns):
+    return [-abs(20.5 - len(c)) for c in completions]
+GRPOTrainer(model="m", args=GRPOConfig(), reward_funcs=[near, right, make(0.5), think_format_reward],
+            train_dataset=load_dataset("json", data_files="a.jsonl", split="train"))
+"""
+    account = read_tool(of_script(text, Path("a.py")), "trl")
+    own = {"name": "python_function", "file": "rewards.py"}
+    assert account.recipe["method"]["rewards"] == [
+        {**own, "function": "near"},
+        {"name": "python_function", "module": "graders", "function": "exact"},
+        {**own, "function": "make(0.5)"},
+        {"name": "tag_format"},
+    ]
+    assert account.recipe["data"]["format"] == "task"  # rows with an answer, too, ask their prompt alone
+    (note,) = [line.note for line in account if line.key == "reward_funcs"]
+    assert "copy near, make(0.5)" in note

@@ -138,7 +138,12 @@ def _of_trainer(node: ast.Call, names: Assigned, tree: ast.AST) -> dict[str, Any
     if "reward_funcs" in keywords:
         judges = keywords["reward_funcs"]
         listed = judges.elts if isinstance(judges, ast.List | ast.Tuple) else [judges]
-        keys["reward_funcs"] = [ast.unparse(judge) for judge in listed]
+        modules = {
+            alias.asname or alias.name: f"{place.module}.{alias.name}"
+            for place in ast.walk(tree) if isinstance(place, ast.ImportFrom) and place.module
+            for alias in place.names
+        }  # fmt: skip
+        keys["reward_funcs"] = [modules.get(text, text) for text in map(ast.unparse, listed)]
     for name in ("model", "teacher_model"):
         if name in keywords and isinstance(model := value_of(keywords[name], names), str):
             keys[name] = model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ JUDGES: Mapping[str, Any] = TABLES["judges"]
 """Rewards that come with TRL, by what is like them here."""
 
 REFUSED: Mapping[str, str] = tables.notes(TABLES["refused"])
+
+DOTTED = re.compile(r"(\w+\.)+\w+")
 
 SYNC_STEPS = 512
 """TRL's default of `ref_model_sync_steps`; that of `ref_model_mixup_alpha` is ours of `mix`, 0.6."""
@@ -223,17 +226,21 @@ def _rewards(account: Account, prefix: str) -> None:
     names = [functions] if isinstance(functions, str) else list(functions or [])
     weights = account.get(f"{prefix}reward_weights") or []
     made: list[Any] = []
-    for place, name in enumerate(names):
-        plain = str(name).rpartition(".")[2]
-        if plain in JUDGES:
-            reward = dict(JUDGES[plain])
-        else:
+    inside: list[str] = []
+    for place, name in enumerate(map(str, names)):
+        module, _, function = name.rpartition(".") if DOTTED.fullmatch(name) else ("", "", name)
+        if function in JUDGES:
+            reward = dict(JUDGES[function])
+        elif module:
             # a function of the user's own, `rewards.length`: our entry calls it as TRL does
-            module, _, function = str(name).rpartition(".")
-            reward = {"name": "python_function", "module": module or "rewards", "function": function}
+            reward = {"name": "python_function", "module": module, "function": function}
+        else:
+            reward = {"name": "python_function", "file": "rewards.py", "function": function}
+            inside.append(function)
         if place < len(weights):
             reward["weight"] = number(weights[place])
         made.append(reward)
     if made:
-        account.take(key, "method.rewards", value=made, note="see that each file is where the recipe says it is")
+        note = f"copy {', '.join(inside)} with all that it uses to rewards.py: a script that trains is not imported"
+        account.take(key, "method.rewards", value=made, note=note if inside else "see that each module can be imported")
     account.covered(f"{prefix}reward_weights", "method.rewards")

@@ -111,6 +111,8 @@ def read(account: Account, folder: Path | None = None) -> None:
     if method in ONLINE:
         rollouts.read(account, method)
         rollouts.prompts(account, account, "", "per_device_train_batch_size")
+        if "format" not in account.recipe.get("data", {}):
+            account.set("data.format", "task")  # of a row it asks the prompt alone, whatever else is there
     elif method == "gkd":
         _taught(account)
     else:
