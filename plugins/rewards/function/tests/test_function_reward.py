@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,4 +251,19 @@ def test_a_module_is_imported(tmp_path: Path) -> None:
     reward = build(FunctionOptions(function="fsum", module="math"), FakeContext(tmp_path))
     with pytest.raises(PluginError, match="math:fsum"):
         reward(["?"], ["x"], {})
+    reward.workers.end()
+
+
+def test_a_module_that_a_worker_would_not_find_is_refused_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker starts in this folder, and so finds a file that the command `ft` itself would not."""
+    monkeypatch.chdir(tmp_path)
+    for module in ("graders", "graders.exact"):
+        with pytest.raises(RecipeError, match=r"no module 'graders.*' is installed or in this folder"):
+            build(FunctionOptions(function="right", module=module), FakeContext(tmp_path))
+    (tmp_path / "graders.py").write_text("def right(completions, **columns):\n    return [1.0 for _ in completions]\n")
+    reward = build(FunctionOptions(function="right", module="graders"), FakeContext(tmp_path))
+    assert "graders" not in sys.modules
+    assert reward(["?"], ["x"], {}) == [1.0]
     reward.workers.end()

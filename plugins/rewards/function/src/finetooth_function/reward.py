@@ -7,6 +7,8 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -277,11 +279,17 @@ def _needed(parameters: ast.arguments) -> tuple[str, ...]:
     return tuple(parameter.arg for parameter in needed if parameter.arg not in GIVEN)
 
 
+def _is_importable(module: str) -> bool:
+    """Whether a worker, which starts in this folder, has the package of this name. Nothing of it runs."""
+    package = module.partition(".")[0]
+    return bool(find_spec(package) or PathFinder.find_spec(package, [str(Path.cwd())]))
+
+
 def build(options: FunctionOptions, context: Context) -> FunctionReward:
     """Builder of the reward `python_function`.
 
     Raises:
-        RecipeError: the file is missing, is not Python, or does not have the function.
+        RecipeError: the file or the module is missing; or the file is not Python, or does not have the function.
     """
     file, needed = None, tuple[str, ...]()
     if options.file is not None:
@@ -289,6 +297,11 @@ def build(options: FunctionOptions, context: Context) -> FunctionReward:
         if not file.is_file():
             raise RecipeError("method.rewards", f"python_function: no file {options.file}", action="check the path")
         needed = _read_function(file, options.function)
+    elif not _is_importable(str(options.module)):
+        raise RecipeError(
+            "method.rewards", f"python_function: no module {options.module!r} is installed or in this folder",
+            action="check its name, or name a file instead of a module",
+        )  # fmt: skip
     settings = {"file": None if file is None else str(file), "module": options.module, "function": options.function}
     workers = Workers("finetooth_function.calling:serve", settings, options.workers, options.time_limit)
     return FunctionReward(options, context, workers, needed)
