@@ -46,6 +46,16 @@ def test_a_folder_in_the_order_of_names(tmp_path: Path) -> None:
     assert claim is not None and claim.strength == 1
 
 
+def test_files_of_rows_in_a_folder_of_texts_are_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("about these rows")
+    (tmp_path / "config.json").write_text("{}")
+    notes: list[str] = []
+    assert len(rows(tmp_path, notes)) == 1 and notes == []
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a", "completion": "b"}')
+    assert len(rows(tmp_path, notes)) == 1
+    assert len(notes) == 1 and "left out: train.jsonl (name such a file" in notes[0]
+
+
 def test_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_bytes(b"\xef\xbb\xbfhello")
     notes: list[str] = []

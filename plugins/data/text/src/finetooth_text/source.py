@@ -13,6 +13,9 @@ from finetooth_toolbox.files.packed import open_bytes, without_mark
 
 from finetooth_text.plugin import DOCUMENTS, READ
 
+ROWS = (".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+"""Endings of files of rows, which nobody expects to be left out of a folder."""
+
 
 class TextOptions(Options):
     """Options of `text`."""
@@ -46,6 +49,11 @@ class TextFiles(SourceBase):
         Raises:
             DataError: nothing is there, or a file is empty or not UTF-8.
         """
+        if self._path.is_dir() and (left := sorted(p.name for p in self._path.rglob("*") if p.suffix.lower() in ROWS)):
+            self._note(
+                f"{self._path.as_posix()} is read as texts; left out: {', '.join(left[:3])}{', ...' * (len(left) > 3)} "
+                "(name such a file itself to train on its rows)"
+            )
         for path in self._files():
             yield Row(path.as_posix(), {"text": self._text(path)})
 
