@@ -148,6 +148,9 @@ STAND_IN = "address of the stand-in of a vLLM server"
 """In a recipe, replaced by it."""
 VLLM: Mapping[str, Any] = {"sampler": {"name": "vllm", "url": STAND_IN}, "max_logp_difference": 100}
 """The stand-in draws by numbers of its own, which the weights that are put in do not change."""
+SDFT: Mapping[str, Any] = {
+    "name": "sdft", "num_generations": 4, "max_completion_length": 8, "demonstration": "completion",
+}  # fmt: skip
 PARTS: Mapping[str, Any] = {"prefetch": 2, "partial_rollouts": 3, "partial_groups": True, "max_staleness": 4}
 
 ONLINE_CASES = (
@@ -179,18 +182,16 @@ ONLINE_CASES = (
     MethodCase("uld", {"name": "uld", "teacher": TEACHER}, "answers"),
     MethodCase("uld-length", {"name": "uld", "teacher": TEACHER, "align": "length"}, "answers"),
     MethodCase("spin", {"name": "spin", "max_completion_length": 8}, "answers", inside=("token",)),
-    MethodCase(
-        "sdft", {"name": "sdft", "num_generations": 4, "max_completion_length": 8, "demonstration": "completion"},
-        "tasks", {"train": ONLINE}, ("sample", "token"),
-    ),
+    MethodCase("sdft", SDFT, "tasks", {"train": ONLINE}, ("sample", "token")),
 )  # fmt: skip
 """Those that learn from rollouts."""
 
 
-def over_ranks(strategy: Any, name: str, method: str, rows: str, **sections: Any) -> MethodCase:
+def over_ranks(strategy: Any, name: str, method: Any, rows: str, **sections: Any) -> MethodCase:
     """A case of two ranks."""
     scale = {"devices": 2, "strategy": strategy, "launcher": "local"}
-    return MethodCase(f"ranks-{name}", {"name": method}, rows, {**sections, "scale": scale}, ("sum", "gather"), ranks=2)
+    given = {"name": method} if isinstance(method, str) else method
+    return MethodCase(f"ranks-{name}", given, rows, {**sections, "scale": scale}, ("sum", "gather"), ranks=2)
 
 
 RANK_CASES = (
@@ -201,6 +202,8 @@ RANK_CASES = (
     over_ranks("pipeline", "pipeline-dpo", "dpo", "pairs"),
     over_ranks("fsdp", "fsdp-full", "sft", "answers", **FULL),
     over_ranks({"name": "diloco", "inner_steps": 3}, "diloco-sft", "sft", "answers"),
+    over_ranks("fsdp", "fsdp-spin", {"name": "spin", "max_completion_length": 8}, "answers"),
+    over_ranks("ddp", "ddp-sdft", {**SDFT, "num_generations": 2}, "tasks", train=ONLINE),
 )  # fmt: skip
 """Those over two ranks, of which one is killed and the launcher ends the other."""
 

@@ -15,7 +15,7 @@ CHOICES_OF_MLX = {**CHOICES, "adapter": ("lora", "full"), "precision": ("bf16", 
 METHODS = (
     "dpo-adapter_off", "dpo-following_copy", "dpo-following_copy-full-bf16", "dpo-running_mean", "kto",
     "kto-following_copy", "rm", "prm", "grpo", "grpo-ahead-parts", "ppo", "gkd", "ebft", "sdft", "spin", "uld",
-    "uld-length", "iterative_dpo", "distill", "opd",
+    "uld-length", "self_rewarding", "iterative_dpo", "distill", "opd",
 )  # fmt: skip
 """Of the methods' cases, those whose adapters, optimizers and samplers are not torch's alone."""
 

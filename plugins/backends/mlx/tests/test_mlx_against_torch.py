@@ -174,14 +174,17 @@ ANSWERING: dict[str, dict[str, Any]] = {
     "gkd": {"teacher": "OTHER"},
     "opd": {"teacher": "OTHER", "keep_rollouts": False},
     "sdft": {"demonstration": "completion", "num_generations": 2},
-    "self_rewarding": {
-        "rewards": [{"name": "exact_match", "column": "completion"}], "keep_equal": True, "num_generations": 2,
+    "self_rewarding": {"num_generations": 2, "rubric": "{prompt} {answer}?"},
+    "iterative_dpo": {
+        "name": "self_rewarding", "rewards": [{"name": "exact_match", "column": "completion"}], "keep_equal": True,
+        "num_generations": 2,
     },
     "spin": {},
     "uld": {"teacher": "OTHER"},
 }  # fmt: skip
-"""Methods that learn from a teacher, from features or from their own answers, with their options."""
-PROMPTED = ("ebft", "opd", "sdft", "self_rewarding")
+"""Methods that learn from a teacher, from features or from their own answers, with their options; iterative DPO is
+`self_rewarding` with another judge."""
+PROMPTED = ("ebft", "opd", "sdft", "self_rewarding", "iterative_dpo")
 """Of them those that read prompts alone."""
 
 
