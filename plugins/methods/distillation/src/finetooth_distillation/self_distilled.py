@@ -3,10 +3,9 @@ without it how likely it is."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from finetooth_hooks.context import Context
@@ -20,8 +19,8 @@ from finetooth_methods.reference import ROLE
 from finetooth_rollouts.advantages import rewards_of
 from finetooth_rollouts.data import learned
 from finetooth_rollouts.method import RolloutMethod
-from finetooth_rollouts.prompts import messages_of
-from pydantic import Field, field_validator
+from finetooth_rollouts.prompts import filled, messages_of, shows
+from pydantic import Field
 
 from finetooth_distillation.loss import loss_of
 from finetooth_distillation.on_policy import DistributionOptions
@@ -38,18 +37,10 @@ class SelfDistilledOptions(DistributionOptions):
     reference_is_for_kl: ClassVar[bool] = False
     demonstration: str = Field(default="answer", min_length=1)
     """Column of a row with an answer to show, as text."""
-    shown: str = SHOWN
+    shown: Annotated[str, shows("prompt", "demonstration")] = SHOWN
     """What the teacher is asked in place of the last message, with `{prompt}` and `{demonstration}`."""
     teacher_top_k: int = Field(default=64, ge=1)
     """Of how many tokens the teacher says its probability, its likeliest ones; the others count as one."""
-
-    @field_validator("shown")
-    @classmethod
-    def _shows_both(cls, value: str) -> str:
-        for place in ("{prompt}", "{demonstration}"):
-            if place not in value:
-                raise ValueError(f"it does not say {place}: put it where it is to stand")
-        return value
 
 
 def build(options: SelfDistilledOptions, context: Context) -> SelfDistilled:
@@ -104,9 +95,7 @@ class SelfDistilled(RolloutMethod):
                 action="give every row one as text, or name its column in method.demonstration",
             )
         *before, last = messages_of(task)
-        values = {"{prompt}": last.content, "{demonstration}": answer}
-        text = re.sub(r"\{prompt\}|\{demonstration\}", lambda place: values[place[0]], self._own.shown)
-        return (*before, replace(last, content=text))
+        return (*before, replace(last, content=filled(self._own.shown, prompt=last.content, demonstration=answer)))
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
         """Every token is learned alike."""

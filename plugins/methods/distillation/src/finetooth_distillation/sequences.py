@@ -7,7 +7,6 @@ Answers are kept in the run folder, `teacher/answers.jsonl`, so that a resumed r
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from finetooth_hooks import EngineError, Sampling
@@ -15,6 +14,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.reports import DataReport
 from finetooth_rollouts.prompts import Prompts, messages_of
+from finetooth_rollouts.rollouts_file import write_lines
 
 FILE = Path("teacher") / "answers.jsonl"
 Answer = tuple[str, bool]
@@ -46,7 +46,7 @@ def learned_answers(
     if replies is None:
         replies = _teacher_answers(context, prompts, teacher, Sampling(longest, temperature, n=answers,
                       seed=int(context.generator("teacher").integers(2**31))))  # fmt: skip
-        _keep(path, replies)
+        write_lines(path, ({"answer": text, "ended": ended} for text, ended in replies))
     ids = [(id_, tokens) for id_, tokens in prompts.tokens for _ in range(answers)]
     stop, data = sorted(context.renderer.stop_ids)[:1], []
     for (id_, tokens), (text, ended) in zip(ids, replies, strict=True):
@@ -86,16 +86,3 @@ def _read_answers(path: Path, count: int) -> list[Answer] | None:
     if len(answers) != count:
         raise EngineError(f"{path} has {len(answers)} answers, {count} are needed", action="remove it")
     return answers
-
-
-def _keep(path: Path, answers: Sequence[Answer]) -> None:
-    """Write them; the file is there whole or not at all."""
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(
-            "".join(json.dumps({"answer": text, "ended": ended}) + "\n" for text, ended in answers), encoding="utf-8"
-        )
-        part.replace(path)
-    except OSError as error:
-        raise EngineError(f"{path} cannot be written: {error.strerror}", action="make room") from error

@@ -7,16 +7,18 @@ sampled, so every answer of the judge can be read, and two answers are seldom ju
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+from finetooth_hooks import Datum, Engine, Message, RecipeError
 from finetooth_hooks.context import Context
-from finetooth_hooks.data.datum import Datum, TokenChunk
-from finetooth_hooks.data.examples import Message
-from finetooth_hooks.engine import Engine
-from finetooth_hooks.errors import RecipeError
+from finetooth_hooks.data.datum import TokenChunk
+from finetooth_hooks.data.examples import Task
 from finetooth_hooks.rollouts import Rollout
+from finetooth_rollouts.prompts import filled
+from finetooth_rollouts.scoring import prompt_text
+from numpy.typing import NDArray
 
 POINTS = 5
 RUBRIC = (
@@ -35,47 +37,37 @@ class OwnJudge:
         rubric: with `{prompt}` and `{answer}`.
 
     Raises:
-        RecipeError: the tokenizer has no token for a digit alone, or the rubric does not show question and answer.
+        RecipeError: the tokenizer has no token for a digit alone.
     """
 
     def __init__(self, context: Context, rubric: str) -> None:
-        for place in ("{prompt}", "{answer}"):
-            if place not in rubric:
-                raise RecipeError("method.rubric", f"it does not say {place}", action="put it where it is to stand")
         self._context, self._rubric = context, rubric
-        tokens = [context.tokenizer.encode(str(points)) for points in range(POINTS + 1)]
-        if any(len(of) != 1 for of in tokens):
-            raise RecipeError(
-                "method.rewards",
-                "the model's tokenizer has no token for each digit, so it cannot be asked for points",
-                action="name rewards that judge",
-            )
-        self._digits = [of[0] for of in tokens]
+        self._digits = [context.tokenizer.encode(str(points)) for points in range(POINTS + 1)]
+        if any(len(digit) != 1 for digit in self._digits):
+            problem = "the model's tokenizer has no token for each digit, so it cannot be asked for points"
+            raise RecipeError("method.rewards", problem, action="name rewards that judge")
 
-    def scores(self, engine: Engine, prompts: Sequence[str], rollouts: Sequence[Rollout]) -> list[float]:
-        """Points of each answer, 0 to 5.
+    def scored(self, engine: Engine, rollouts: Sequence[Rollout], tasks: Mapping[str, Task]) -> list[Rollout]:
+        """The rollouts with points, 0 to 5, as their reward.
 
         Args:
-            prompts: what was asked, as text.
+            tasks: by the rollouts' ids.
         """
-        data = [self._datum(prompt, rollout) for prompt, rollout in zip(prompts, rollouts, strict=True)]
+        data = [self._datum(prompt_text(tasks[rollout.id]), rollout) for rollout in rollouts]
         outputs = engine.forward(data, returns=("logprobs",), train=False).outputs
-        means = []
-        for of in outputs:
-            logprobs = np.asarray(of["logprobs"][-1], dtype=np.float64)
-            share = np.exp(logprobs - logprobs.max())
-            means.append(float(share @ np.arange(POINTS + 1) / share.sum()))
-        return means
+        points = [_expected(of["logprobs"][-1].astype(np.float64)) for of in outputs]
+        return [replace(of, rewards={"self": score}, reward=score) for of, score in zip(rollouts, points, strict=True)]
 
     def _datum(self, prompt: str, rollout: Rollout) -> Datum:
         """What the judge reads, with the digits as targets of its last position."""
-        shown = {"{prompt}": prompt, "{answer}": rollout.text}
-        text = re.sub(r"\{prompt\}|\{answer\}", lambda place: shown[place[0]], self._rubric)  # marks in them are text
-        tokens = [
-            *self._context.renderer.prompt((Message("user", text),)), *self._context.tokenizer.encode(BEGINNING)
-        ]  # fmt: skip
-        targets = np.zeros((len(tokens), POINTS + 1), dtype=np.int64)
-        targets[-1] = self._digits
-        mask = np.zeros(len(tokens), dtype=np.bool_)
-        mask[-1] = True
+        asked = Message("user", filled(self._rubric, prompt=prompt, answer=rollout.text))
+        tokens = [*self._context.renderer.prompt((asked,)), *self._context.tokenizer.encode(BEGINNING)]
+        targets = np.repeat(np.transpose(self._digits), len(tokens), axis=0)
+        mask = np.arange(1, len(tokens) + 1) == len(tokens)
         return Datum((TokenChunk(np.array(tokens, dtype=np.int64)),), targets, mask=mask, id=rollout.id)
+
+
+def _expected(logprobs: NDArray[np.float64]) -> float:
+    """The mean of points from the log-probability of each, (POINTS + 1,), which need not sum to 1."""
+    share = np.exp(logprobs - logprobs.max())
+    return float(share @ np.arange(POINTS + 1) / share.sum())

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Annotated
 
-import numpy as np
+from finetooth_hooks import Engine, Pick, Prepared
 from finetooth_hooks.context import Context
-from finetooth_hooks.engine import Engine
-from finetooth_hooks.plan import Pick
-from finetooth_hooks.reports import Prepared
 from finetooth_hooks.rollouts import Rollout
-from finetooth_rollouts.advantages import groups_of
-from finetooth_rollouts.prompts import Prompts
-from finetooth_rollouts.scoring import build_rewards, check_columns, prompt_text, scored
+from finetooth_rollouts.advantages import groups_of, rewards_of
+from finetooth_rollouts.prompts import Prompts, shows
+from finetooth_rollouts.scoring import build_rewards, check_columns, scored
 from pydantic import Field
 
 from finetooth_selfrewarding.judging import RUBRIC, OwnJudge
-from finetooth_selfrewarding.preferring import Preferred, RoundMethod, RoundOptions
+from finetooth_selfrewarding.preferring import RoundMethod, RoundOptions
 
 
 class SelfRewardingOptions(RoundOptions):
@@ -26,7 +23,7 @@ class SelfRewardingOptions(RoundOptions):
     rewards: list[Pick] = Field(default_factory=list)
     """What judges answers: names of rewards, or mappings with `name`, its options and perhaps a `weight`. Left out, the
     model itself does."""
-    rubric: str = RUBRIC
+    rubric: Annotated[str, shows("prompt", "answer")] = RUBRIC
     """What the model is asked as a judge, with `{prompt}` and `{answer}`; it answers with 0 to 5 points."""
     num_generations: int = Field(default=4, ge=2)
     """Answers to each prompt, of which the best and the worst become a pair."""
@@ -51,7 +48,7 @@ class SelfRewarding(RoundMethod):
 
     def __init__(self, options: SelfRewardingOptions, context: Context) -> None:
         super().__init__(options, context)
-        self._own = options
+        self.answers, self._keep_equal = options.num_generations, options.keep_equal
         self._rewards = build_rewards(context, options.rewards, "method.rewards")
         self._judge = None if options.rewards else OwnJudge(context, options.rubric)
 
@@ -66,39 +63,25 @@ class SelfRewarding(RoundMethod):
         self._prompts.check_room(self._context, 1)
         return self.begin(self._prompts.tokens, self._prompts.rows)
 
-    def preferred(self, engine: Engine, number: int) -> Preferred:
-        """The best and the worst answer to each prompt."""
-        flops, rollouts = 0.0, list[Rollout]()
-        for sampled in self.sampled(engine, number, self._own.num_generations):
-            rollouts += [rollout for rollout in self._judged(engine, sampled.rollouts) if rollout.reward is not None]
-            flops += sampled.flops
-        pairs = [pair for group in groups_of(rollouts) if (pair := self._pair(rollouts[group])) is not None]
+    def judged(self, engine: Engine, rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
+        """The answers with a reward: the points of the model, or what the rewards say."""
+        tasks = self._prompts.tasks
+        if self._judge is not None:
+            return self._judge.scored(engine, rollouts, tasks)
+        judged = scored(rollouts, tasks, self._rewards)
+        return [rollout for rollout in judged if rollout.reward is not None]
+
+    def preferred(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Rollout, Rollout]], dict[str, float]]:
+        """The best and the worst answer to each prompt, where something tells them apart."""
+        groups = [sorted(rollouts[of], key=lambda rollout: -(rollout.reward or 0.0)) for of in groups_of(rollouts)]
+        pairs = [(group[0], group[-1]) for group in groups if self._differ(group[0], group[-1])]
         if not pairs:
-            return Preferred((), len(rollouts), {}, flops)
-        scores = [rollout.reward for rollout in rollouts if rollout.reward is not None]
-        margins = [(a.reward or 0.0) - (b.reward or 0.0) for a, b in pairs]
-        metrics = {
-            "judge/mean": float(np.mean(scores)),
-            "judge/std": float(np.std(scores)),
-            "judge/margin": float(np.mean(margins)),
-            "completions/mean_length": float(np.mean([len(rollout.tokens) for rollout in rollouts])),
-        }
-        return Preferred(pairs, len(rollouts), metrics, flops)
+            return [], {}
+        scores, (best, worst) = rewards_of(rollouts), map(rewards_of, zip(*pairs, strict=True))
+        margin = float((best - worst).mean())
+        return pairs, {"judge/mean": float(scores.mean()), "judge/std": float(scores.std()), "judge/margin": margin}
 
-    def _judged(self, engine: Engine, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        if self._judge is None:
-            return scored(rollouts, self._prompts.tasks, self._rewards)
-        texts = [prompt_text(self._prompts.tasks[rollout.id]) for rollout in rollouts]
-        scores = self._judge.scores(engine, texts, rollouts)
-        return [
-            replace(rollout, rewards={"self": score}, reward=score)
-            for rollout, score in zip(rollouts, scores, strict=True)
-        ]
-
-    def _pair(self, group: Sequence[Rollout]) -> tuple[Rollout, Rollout] | None:
-        """The best and the worst answer to a prompt; None where nothing tells them apart, or they say the same."""
-        ordered = sorted(group, key=lambda rollout: -(rollout.reward or 0.0))
-        best, worst = ordered[0], ordered[-1]
-        differ = best.reward != worst.reward or (self._own.keep_equal and len(ordered) > 1)
-        same = best.tokens == worst.tokens and not self._own.keep_equal
-        return (best, worst) if differ and not same else None
+    def _differ(self, best: Rollout, worst: Rollout) -> bool:
+        if self._keep_equal:
+            return best is not worst
+        return best.reward != worst.reward and best.tokens != worst.tokens

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from finetooth_hooks import Prepared
 from finetooth_hooks.context import Context
-from finetooth_hooks.engine import Engine
 from finetooth_hooks.protocols import Method
-from finetooth_hooks.reports import Prepared
 from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.data import prompt_and_answer
 
-from finetooth_selfrewarding.preferring import Preferred, RoundMethod, RoundOptions
+from finetooth_selfrewarding.preferring import RoundMethod, RoundOptions
 
 
 class SpinOptions(RoundOptions):
@@ -52,16 +53,10 @@ class Spin(RoundMethod):
             self._answers.append(answer)
         return self.begin(prompts, len(prompts))
 
-    def preferred(self, engine: Engine, number: int) -> Preferred:
+    def preferred(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Rollout, Rollout]], dict[str, float]]:
         """The answer of each row and that of the policy."""
-        flops, own = 0.0, list[Rollout]()
-        for sampled in self.sampled(engine, number, 1):
-            own += sampled.rollouts
-            flops += sampled.flops
-        both = [(self._row(rollout, answer), rollout) for rollout, answer in zip(own, self._answers, strict=True)]
-        pairs = [(row, rollout) for row, rollout in both if row.tokens != rollout.tokens]
-        metrics = {"completions/mean_length": sum(len(rollout.tokens) for rollout in own) / len(own)}
-        return Preferred(pairs, len(own), metrics, flops)
+        both = [(self._row(rollout, answer), rollout) for rollout, answer in zip(rollouts, self._answers, strict=True)]
+        return [(row, rollout) for row, rollout in both if row.tokens != rollout.tokens], {}
 
     def _row(self, rollout: Rollout, answer: tuple[int, ...]) -> Rollout:
         """The row's answer to the same prompt."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.errors import DataError
+from pydantic import AfterValidator
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,23 @@ class Prompts:
 def messages_of(task: Task) -> tuple[Message, ...]:
     """The prompt of a task as messages."""
     return (Message("user", task.prompt),) if isinstance(task.prompt, str) else tuple(task.prompt)
+
+
+def shows(*places: str) -> AfterValidator:
+    """A check of an option: its text has a place, as in `{prompt}`, for each of these."""
+
+    def check(text: str) -> str:
+        for place in places:
+            if f"{{{place}}}" not in text:
+                raise ValueError(f"it does not say {{{place}}}: put it where it is to stand")
+        return text
+
+    return AfterValidator(check)
+
+
+def filled(text: str, **values: str) -> str:
+    """The text with its places filled. A place within a value, or of another name, is text."""
+    return re.sub(r"\{(\w+)\}", lambda place: values.get(place[1], place[0]), text)
 
 
 def later_turns(task: Task) -> list[tuple[tuple[Message, ...], str]]:

@@ -6,7 +6,7 @@ A step that is done again after a crash writes its file again, with the same byt
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -45,16 +45,27 @@ def write_rollouts(folder: Path, step: int, rollouts: Sequence[Rollout]) -> None
     Raises:
         EngineError: it cannot be written.
     """
-    path = folder / FOLDER / f"{step:06d}.jsonl"
-    part = path.with_suffix(".part")
+    action = "make room, or set method.keep_rollouts=false"
+    write_lines(folder / FOLDER / f"{step:06d}.jsonl", map(as_json, rollouts), action=action)
+
+
+def write_lines(path: Path, lines: Iterable[Any], *, action: str = "make room") -> bytes:
+    """Write a file with a line of JSON for each of `lines`; it is there whole or not at all. Returns its content.
+
+    Args:
+        action: what to do where it cannot be written.
+
+    Raises:
+        EngineError: it cannot be written.
+    """
+    content, part = "".join(json.dumps(line) + "\n" for line in lines).encode(), path.with_suffix(".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text("".join(json.dumps(as_json(rollout)) + "\n" for rollout in rollouts), encoding="utf-8")
+        part.write_bytes(content)
         part.replace(path)
     except OSError as error:
-        raise EngineError(
-            f"{path} cannot be written: {error.strerror}", action="make room, or set method.keep_rollouts=false"
-        ) from error
+        raise EngineError(f"{path} cannot be written: {error.strerror}", action=action) from error
+    return content
 
 
 def read_rollouts(folder: Path) -> Iterator[tuple[int, list[Rollout]]]:
