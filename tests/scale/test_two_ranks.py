@@ -46,9 +46,11 @@ CASES: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "adamw", "learning_rate": 1e-3},
     },
     "spin": {"data": ANSWERS, "method": {"name": "spin", "max_completion_length": 8}},
-    "iterative_dpo": {"data": TASKS, "method": {
-        "name": "self_rewarding", "rewards": [{"name": "exact_match", "column": "completion"}], "keep_equal": True,
-        "num_generations": 2, "max_completion_length": 8,
+    "iterative_dpo": {"data": TASKS, "plugins": ["./judge.py"], "method": {
+        "name": "self_rewarding", "rewards": ["other_at_ranks"], "num_generations": 2, "max_completion_length": 8,
+    }},
+    "self_rewarding": {"data": TASKS, "method": {
+        "name": "self_rewarding", "rubric": "{prompt} {answer}?", "num_generations": 2, "max_completion_length": 8,
     }},
     "gkd": {"data": ANSWERS, "method": {"name": "gkd", "teacher": "teacher", "lmbda": 0.5, "max_completion_length": 8}},
     "uld": {"data": ANSWERS, "method": {"name": "uld", "teacher": "teacher"}},
@@ -64,6 +66,19 @@ CASES: dict[str, dict[str, Any]] = {
         "ce_coef": 0.1,
     }},
 }  # fmt: skip
+JUDGE = """
+import os
+from finetooth_hooks import NoOptions, Reward, hookimpl
+
+@hookimpl
+def ft_rewards():
+    yield Reward(name="other_at_ranks", build=f"{__name__}:build")
+
+def build(options: NoOptions, context):
+    sign = -1 if os.environ.get("RANK", "0") != "0" else 1
+    return lambda prompts, completions, columns: [float(sign * sum(map(ord, text))) for text in completions]
+"""
+"""A judge whose other ranks say the opposite of the first."""
 QUICK = ("sft",)
 IN_TABLE = ("full", "dpo")
 """test_strategy_table.py tries these."""
@@ -86,6 +101,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(made)
     pairs = map(json.loads, (made / "pairs.jsonl").read_text(encoding="utf-8").splitlines())
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in pairs]
+    (made / "judge.py").write_text(JUDGE, encoding="utf-8")
     (made / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return made
 

@@ -64,11 +64,11 @@ class SelfRewarding(RoundMethod):
         return self.begin(self._prompts.tokens, self._prompts.rows)
 
     def judged(self, engine: Engine, rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
-        """The answers with a reward: the points of the model, or what the rewards say."""
+        """The answers with a reward: the model's points, or what the rewards say at the first of the ranks."""
         tasks = self._prompts.tasks
         if self._judge is not None:
             return self._judge.scored(engine, rollouts, tasks)
-        judged = scored(rollouts, tasks, self._rewards)
+        judged = engine.first(lambda: scored(rollouts, tasks, self._rewards))
         return [rollout for rollout in judged if rollout.reward is not None]
 
     def preferred(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Rollout, Rollout]], dict[str, float]]:
