@@ -65,6 +65,25 @@ def test_what_is_no_matrix_inside_a_layer_trains_with_adamw(kind):
             np.testing.assert_allclose(got[name], wanted, rtol=1e-9)
 
 
+@pytest.mark.parametrize("kind", ["muon", "dion"])
+def test_groups_that_an_adapter_divides_have_their_rates_also_when_restored(kind):
+    """LoRA+ puts others in their place (`split_by_rate` of the engine): those with a rate of 0 rest."""
+    made = getattr(built, f"build_{kind}")(getattr(built, f"{kind.title()}Options")(learning_rate=RATE), None)
+    weights = {name: torch.nn.Parameter(torch.ones(shape)) for name, shape in SHAPES.items()}
+    optimizer = made.create(list(weights.items()))
+    optimizer.param_groups[:] = [
+        {**group, "params": [weight], "lr": RATE * (weight is weights["layers.0.up.weight"])}
+        for group in optimizer.param_groups for weight in group["params"]
+    ]  # fmt: skip
+    for moved in (1, 2):
+        for weight in weights.values():
+            weight.grad = torch.ones_like(weight)
+        before = {name: weight.detach().clone() for name, weight in weights.items()}
+        optimizer.step()
+        assert {n for n, weight in weights.items() if not weight.equal(before[n])} == {"layers.0.up.weight"}, moved
+        optimizer.load_state_dict(optimizer.state_dict())
+
+
 def newton_schulz(g, rounds=5):
     """Jordan et al. (2024), in float64."""
     a, b, c = 3.4445, -4.7750, 2.0315

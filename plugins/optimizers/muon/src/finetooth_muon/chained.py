@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from finetooth_torchshared.by_parameter import loss_of
@@ -11,34 +10,24 @@ from finetooth_torchshared.by_parameter import loss_of
 
 class Chained(torch.optim.Optimizer):
     """Steps its parts one after the other. Groups and states are shared with them, so that who sets a rate, saves or
-    restores sees one optimizer.
+    restores sees one optimizer. A part has the groups of its `kind`, also of those that take their place later, as
+    where an adapter's parameters have rates of their own.
 
     Args:
-        parts: over different parameters.
+        parts: over different parameters, each with groups of one `kind`.
     """
 
     def __init__(self, parts: Sequence[torch.optim.Optimizer]) -> None:
         super().__init__([group for part in parts for group in part.param_groups], {})
-        self._parts = tuple(parts)
-        self._share()
-
-    def _share(self) -> None:
-        rest = self.param_groups
-        for part in self._parts:
-            count = len(part.param_groups)
-            part.param_groups, rest = rest[:count], rest[count:]
-            part.state = self.state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer.load_state_dict`."""
-        super().load_state_dict(state_dict)
-        self._share()
+        self._parts = {part.param_groups[0]["kind"]: part for part in parts}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update; returns what `closure`, called first, returned."""
         loss = loss_of(closure)
-        for part in self._parts:
+        for kind, part in self._parts.items():
+            part.param_groups = [group for group in self.param_groups if group["kind"] == kind]
+            part.state = self.state
             part.step()
         return loss
 
