@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from finetooth_hooks import RecipeError, Strategy, UserError
-from finetooth_hooks.protocols import Foreseen, Traffic
+from finetooth_hooks.protocols import Foreseen, Sharding, Traffic
 from finetooth_kit import parametrize_with_checks
 from finetooth_simulate.command import command, foreseen, strategy_of
-from finetooth_simulate.links import Link, sent
+from finetooth_simulate.links import Link, Machines, sent
 
 
 @parametrize_with_checks("finetooth_simulate.plugin")
@@ -71,11 +71,14 @@ class Commands:
     said_json = False
 
     def __init__(self, scale: dict[str, Any], words: frozenset[str] = frozenset({"traffic"})) -> None:
-        train = SimpleNamespace(batch_size=32, micro_batch_tokens=100, precision="bf16")
-        plan = SimpleNamespace(recipe={"scale": scale}, total_steps=250, train=train)
-        facts = SimpleNamespace(layers=3, vocab_size=40, hidden_size=10, tied=True)
+        train = SimpleNamespace(batch_size=32, micro_batch_tokens=100, precision="bf16", gradient_checkpointing=True)
+        memory = SimpleNamespace(total=3_000_000_000)
+        plan = SimpleNamespace(recipe={"scale": scale}, total_steps=250, train=train, memory=memory)
+        facts = SimpleNamespace(
+            layers=3, vocab_size=40, hidden_size=10, tied=True, kv_heads=2, head_dim=5, linear_targets=("q", "k", "v")
+        )
         base = SimpleNamespace(model=SimpleNamespace(parameters=5000), facts=facts)
-        request = SimpleNamespace(trains=SimpleNamespace(parameters=1000), base=base)
+        request = SimpleNamespace(trains=SimpleNamespace(parameters=1000, base_frozen=True), base=base)
         prepared = SimpleNamespace(report=SimpleNamespace(tokens=900, examples=30))
         decided = SimpleNamespace(plan=plan, request=request, prepared=prepared)
         self.rows = lambda recipe, overrides: SimpleNamespace(decided=decided)
@@ -87,13 +90,27 @@ class Commands:
         return SimpleNamespace(traffic=lambda parameters, world: Traffic(every, 4 * parameters, world))
 
 
+class Grouped(Commands):
+    """With a strategy of pairs that compute the same rows, and send something inside of a pair."""
+
+    def __init__(self, scale: dict[str, Any]) -> None:
+        super().__init__(scale, frozenset({"traffic", "shards"}))
+
+    def build(self, kind: str, pick: Any, *, setting: str = "") -> Any:
+        def traffic(parameters: int, world: int, *, run: Foreseen) -> Traffic:
+            pairs = Traffic(1, run.positions, 2, False, what="states")
+            return Traffic(1, 4 * parameters, world // 2, span=world, also=(pairs, Traffic(1, 9, 1, what="nothing")))
+
+        return SimpleNamespace(traffic=traffic, sharding=lambda world: Sharding(1, 1, 1, positions=2))
+
+
 def test_a_recipe_is_compared_with_ddp() -> None:
     done = CliRunner().invoke(
         command, ["r.yaml", "--link", "100Mbit", "--rtt", "80ms", "--islands", "4", "--json"], obj=Commands({}),
         catch_exceptions=False,
     )  # fmt: skip
     found = json.loads(done.output)
-    assert (found["strategy"], found["islands"], found["sent"]["exchanges"]) == ("diloco", 4, 3)
+    assert (found["strategy"], found["ranks"], found["sent"]["exchanges"]) == ("diloco", 4, 3)
     assert found["sent"]["given"] == 3 * 4000 and found["ddp"]["given"] == 250 * 4000
     assert found["times_less"] == {"bytes": 83.33, "seconds": 83.33}
     shown = CliRunner().invoke(command, ["r.yaml", "--link", "1Gbit", "--islands", "2"], obj=Commands({}))
@@ -102,8 +119,8 @@ def test_a_recipe_is_compared_with_ddp() -> None:
 
 def test_islands_are_those_of_the_recipe_or_of_the_command() -> None:
     picked = {"name": "diloco", "num_islands": 2, "outer_lr": 0.5}
-    assert strategy_of({"strategy": picked, "devices": 4, "nodes": 2}, None) == (picked, 8)
-    assert strategy_of({"strategy": picked, "devices": 4}, 16) == ({"name": "diloco", "outer_lr": 0.5}, 16)
+    assert strategy_of({"strategy": picked, "devices": 4, "nodes": 2}, None) == (picked, 8, 4)
+    assert strategy_of({"strategy": picked, "devices": 4}, 16) == ({"name": "diloco", "outer_lr": 0.5}, 16, 1)
     with pytest.raises(RecipeError, match="give --islands"):
         strategy_of({}, None)
 
@@ -113,6 +130,7 @@ def test_islands_are_those_of_the_recipe_or_of_the_command() -> None:
     [
         (["--link", "fast", "--islands", "2"], "--link='fast' is not a number with a unit"),
         (["--link", "0Mbit", "--islands", "2"], "--link is 0"),
+        (["--link", "1Mbit", "--within", "0Mbit", "--islands", "2"], "--within is 0"),
         (["--link", "1Mbit", "--rtt", "8", "--islands", "2"], "--rtt='8' is not a number with a unit"),
     ],
 )
@@ -132,8 +150,37 @@ def test_a_strategy_that_says_nothing_is_refused() -> None:
 def test_what_a_step_puts_through_the_model() -> None:
     """32 rows of 30 tokens among four ranks: 240 tokens, which are three micro-batches of 100."""
     decided = Commands({}).rows("r.yaml", ()).decided
-    assert foreseen(decided, 4) == Foreseen(weights=10_000, outside=800, layers=3, passes=3)
+    assert foreseen(decided, 4) == Foreseen(
+        weights=12_000, outside=800, layers=3, passes=3, size=2, positions=80, hidden=10, keys=20, linears=3,
+        recomputes=True,
+    )  # fmt: skip
     assert foreseen(decided, 64).passes == 1
+
+
+def test_an_exchange_inside_a_machine_goes_over_its_link() -> None:
+    """Four ranks on each machine, of which two neighbours exchange; four that lie among eight; three neighbours, whose
+    groups do not fit into machines."""
+    slow, fast = Link(1.0, 1.0), Link(2.0, 0.0)
+    machines = Machines(4, slow, fast)
+    assert machines.link(Traffic(1, 1, 2)) is machines.link(Traffic(1, 1, 2, span=4)) is fast
+    assert machines.link(Traffic(1, 1, 4, span=8)) is machines.link(Traffic(1, 1, 3)) is slow
+
+
+def test_groups_of_ranks_are_shown_with_their_links_and_the_memory_of_a_rank() -> None:
+    """Sixteen ranks in pairs, four on a machine: eight pairs share 32 rows of 30 tokens, two micro-batches of 60."""
+    scale = {"devices": 4, "nodes": 4, "strategy": "pairs"}
+    arguments = ["r.yaml", "--link", "8Mbit", "--within", "80Mbit", "--steps", "1"]
+    done = CliRunner().invoke(command, [*arguments, "--json"], obj=Grouped(scale), catch_exceptions=False)
+    found = json.loads(done.output)
+    between, inside = found["parts"]
+    assert (between["what"], between["peers"], between["within"]) == ("gradients", 8, False)
+    assert (inside["what"], inside["peers"], inside["within"], inside["given"]) == ("states", 2, True, 60)
+    assert between["seconds"] == pytest.approx(2 * 7 / 8 * 4000 * 1514 / 1448 / 1e6)
+    assert inside["seconds"] == pytest.approx(60 * 1514 / 1448 / 1e7)
+    assert found["sent"]["seconds"] == between["seconds"] + inside["seconds"]
+    assert (found["ranks"], found["memory"]) == (16, 3_000_000_000)
+    shown = CliRunner().invoke(command, arguments, obj=Grouped(scale), catch_exceptions=False).output
+    assert "states, 2 ranks of a machine" in shown and "a rank takes 3.00 GB of memory" in shown
 
 
 def test_every_call_waits_for_the_link() -> None:

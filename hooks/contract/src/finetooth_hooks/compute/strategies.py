@@ -38,9 +38,14 @@ class Traffic:
         every: steps between two exchanges.
         sent: bytes of what a rank gives at an exchange.
         peers: how many exchange: ranks, or islands.
-        summed: the others get the sum of what all gave; else each gets what every other gave.
+        summed: the others get the sum of what all gave; else each gets what every other gave. A reduce-scatter, where
+            each gets its part of the sum, sends as much as the second of what it leaves at a rank.
         last: bytes of what a rank gives at the last step of a run; None: `sent`.
         calls: collective calls of an exchange, each of which waits for the link once for every rank that it passes.
+        what: is given, in a word or two.
+        span: the number of neighbouring ranks, by their numbers, among which those that exchange lie: a machine that
+            holds these carries the exchange by itself. None: `peers`, which are neighbours.
+        also: what a rank gives to others in the same run.
     """
 
     every: int
@@ -49,6 +54,9 @@ class Traffic:
     summed: bool = True
     last: int | None = None
     calls: int = 1
+    what: str = "gradients"
+    span: int | None = None
+    also: tuple[Traffic, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,16 +64,33 @@ class Foreseen:
     """What a step puts through a model, as far as what ranks send depends on it.
 
     Attributes:
-        weights: bytes of the whole model, in the precision that it computes in.
+        weights: bytes of the whole model with its adapter, in the precision that it computes in.
         outside: of those, what lies in no decoder layer.
         layers: of the decoder.
         passes: micro-batches that a rank takes through the model in a step, about.
+        size: bytes of a number that it computes with.
+        positions: of a micro-batch, all those that ranks divide, about.
+        hidden: numbers of a position's hidden state.
+        keys: numbers of a position's keys and values, in one layer.
+        linears: linear modules of a layer.
+        recomputes: the backward pass computes layers again.
     """
 
     weights: int
     outside: int
     layers: int
     passes: int
+    size: int = 4
+    positions: int = 0
+    hidden: int = 0
+    keys: int = 0
+    linears: int = 0
+    recomputes: bool = False
+
+    def trained_outside(self, parameters: int) -> int:
+        """Numbers that train and lie in no decoder layer, if `parameters` train: all, or those of an adapter, which
+        lie in layers."""
+        return self.outside // self.size if parameters * self.size >= self.weights else 0
 
 
 class ShardedModel(Protocol):

@@ -37,62 +37,73 @@ OVER_EVERY_STEP, RARELY = "ddp", "diloco"
     help="What each island or rank sends at most, such as 100Mbit (3600Gbit: NVLink 4; 512Gbit: PCIe 5).",
 )
 @click.option("--rtt", metavar="TIME", default="0ms", show_default=True, help="A round trip between two islands.")
-@click.option("--islands", type=click.IntRange(min=2), help="How many; default: those of the recipe.")
+@click.option("--within", metavar="RATE", help="What a rank sends at most inside its machine; default: as --link.")
+@click.option("--islands", type=click.IntRange(min=2), help="How many, a machine each; default: those of the recipe.")
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the run; default: those of the recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.pass_obj
 def command(
-    context: CommandContext,
-    recipe: Described,
-    overrides: tuple[str, ...],
-    output: str | None,
-    link: str,
-    rtt: str,
-    islands: int | None,
-    steps: int | None,
-    as_json: bool,
-) -> None:
-    """Show what a run of RECIPE over several islands would send, how long that takes, and what ddp would send.
+    context: CommandContext, recipe: Described, overrides: tuple[str, ...], output: str | None, link: str, rtt: str,
+    within: str | None, islands: int | None, steps: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Show what a run of RECIPE over several islands or ranks would send, how long that takes, and what ddp would send.
 
     KEY=VALUE changes one setting, as for ft run. Reads the recipe, the data and the model's config; loads no weights,
     opens no connection and writes nothing. A recipe without a strategy is simulated with diloco.
     """
-    from finetooth_simulate.links import Link, sent
+    from finetooth_simulate.links import Link, Machines, sent, together
 
-    over = Link(measured(link, RATES, "--link", "100Mbit"), measured(rtt, TIMES, "--rtt", "80ms") / 1000)
-    if over.rate == 0:
-        raise UserError("--link is 0, and nothing would arrive", action="write it as 100Mbit")
+    between = Link(measured(link, RATES, "--link", "100Mbit"), measured(rtt, TIMES, "--rtt", "80ms") / 1000)
+    inside = between if within is None else Link(measured(within, RATES, "--within", "3600Gbit"), 0.0)
+    for option, of in (("--link", between), ("--within", inside)):
+        if of.rate == 0:
+            raise UserError(f"{option} is 0, and nothing would arrive", action="write it as 100Mbit")
     job = context.rows(recipe, with_output(overrides, output)).decided
     trained, steps = job.request.trains.parameters, steps or job.plan.total_steps
     if steps is None:
         raise UserError("the recipe does not say how many steps the run takes", action="give --steps")
-    pick, world = strategy_of(job.plan.recipe.get("scale") or {}, islands)
-    run = foreseen(job, world)
-    name, traffic = traffic_of(context, pick, trained, world, run)
-    if traffic.peers < 2:
+    pick, world, of_machine = strategy_of(job.plan.recipe.get("scale") or {}, islands)
+    machines = Machines(of_machine, between, inside)
+    parts = traffic_of(context, pick, world, job)
+    if not parts:
         raise UserError("one island sends nothing", action="give --islands")
-    _, each = traffic_of(context, OVER_EVERY_STEP, trained, traffic.peers, run)
-    takes, compared = sent(traffic, over, steps), sent(each, over, steps)
+    name = pick if isinstance(pick, str) else str(pick["name"])
+    of_parts = [sent(part, machines.link(part), steps) for part in parts]
+    of_ddp = [sent(part, machines.link(part), steps) for part in traffic_of(context, OVER_EVERY_STEP, world, job)]
+    takes = together(of_parts)
+    compared = takes if name == OVER_EVERY_STEP else together(of_ddp)
+    memory = None if islands is not None or job.plan.memory is None else job.plan.memory.total
     if as_json:
         import json
 
         less = {"bytes": _ratio(compared.wire, takes.wire), "seconds": _ratio(compared.seconds, takes.seconds)}
+        named = [
+            {"what": part.what, "peers": part.peers, "within": machines.link(part) is inside, "summed": part.summed,
+             "every": part.every, **asdict(of)}
+            for part, of in zip(parts, of_parts, strict=True)
+        ]  # fmt: skip
         made = {
-            "strategy": name, "parameters": trained, "islands": traffic.peers, "steps": steps, "every": traffic.every,
-            "link": asdict(over), "sent": asdict(takes), OVER_EVERY_STEP: asdict(compared), "times_less": less,
+            "strategy": name, "parameters": trained, "ranks": world, "steps": steps, "every": parts[0].every,
+            "link": asdict(between), "within": asdict(inside), "sent": asdict(takes), "parts": named,
+            OVER_EVERY_STEP: asdict(compared), "times_less": less, "memory": memory,
         }  # fmt: skip
         click.echo(json.dumps(made, indent=2, sort_keys=True))
         context.said_json = True
         return
-    _show(f"{trained:,} numbers train on {traffic.peers} islands, {steps:,} steps", {name: takes, "ddp": compared})
+    rows = {name: takes}
+    for part, of in zip(parts, of_parts, strict=True) if len(parts) > 1 else ():
+        where = " of a machine" if within and machines.link(part) is inside else ""
+        rows[f"  {part.what}, {part.peers} ranks{where}"] = of
+    title = f"{trained:,} numbers train on {world:,} ranks, {steps:,} steps"
+    _show(title, {**rows, OVER_EVERY_STEP: compared}, takes, memory)
 
 
-def strategy_of(scale: Mapping[str, Any], islands: int | None) -> tuple[Pick, int]:
-    """What is simulated, and over how many ranks.
+def strategy_of(scale: Mapping[str, Any], islands: int | None) -> tuple[Pick, int, int]:
+    """What is simulated, over how many ranks, and how many of them are on a machine.
 
     Args:
         scale: the section of the recipe.
-        islands: if they are others than the recipe's; each is then one rank.
+        islands: if they are others than the recipe's; each is then one rank, on a machine of its own.
 
     Raises:
         RecipeError: nothing says how many islands there are.
@@ -100,28 +111,37 @@ def strategy_of(scale: Mapping[str, Any], islands: int | None) -> tuple[Pick, in
     strategy = scale.get("strategy", "auto")
     pick: Pick = RARELY if strategy in ("auto", {"name": "auto"}) else strategy
     if islands is not None:
-        return pick if isinstance(pick, str) else {k: v for k, v in pick.items() if k != "num_islands"}, islands
+        return pick if isinstance(pick, str) else {k: v for k, v in pick.items() if k != "num_islands"}, islands, 1
     devices = scale.get("devices", "auto")
     if not isinstance(devices, int):
         raise RecipeError("scale.devices", "it does not say how many ranks there are", action="give --islands")
-    return pick, devices * int(scale.get("nodes", 1))
+    return pick, devices * int(scale.get("nodes", 1)), devices
 
 
-def foreseen(job: Any, world: int) -> Foreseen:
-    """What a step of a decided run puts through its model; rows are as long as they are on average."""
+def foreseen(job: Any, sharers: int) -> Foreseen:
+    """What a step of a decided run puts through its model; rows are as long as they are on average.
+
+    Args:
+        sharers: ranks, or groups of ranks that compute the same rows, which share the rows of a step.
+    """
     from finetooth_hooks.protocols import Foreseen
 
-    train, base, report = job.plan.train, job.request.base, job.prepared.report
+    train, base, trains, report = job.plan.train, job.request.base, job.request.trains, job.prepared.report
     average = report.tokens / max(report.examples, 1)
-    of_rank = train.batch_size * average / world
-    passes = math.ceil(of_rank / train.micro_batch_tokens) if train.micro_batch_tokens else 1
+    of_rank = train.batch_size * average / sharers
+    passes = max(1, math.ceil(of_rank / train.micro_batch_tokens)) if train.micro_batch_tokens else 1
     size, facts = BYTES.get(train.precision, 2), base.facts
     outside = facts.vocab_size * (1 if facts.tied else 2) * facts.hidden_size
-    return Foreseen(size * base.model.parameters, size * outside, facts.layers, max(1, passes))
+    held = base.model.parameters + (trains.parameters if trains.base_frozen else 0)
+    return Foreseen(
+        size * held, size * outside, facts.layers, passes, size=size, positions=math.ceil(of_rank / passes),
+        hidden=facts.hidden_size, keys=2 * facts.kv_heads * facts.head_dim, linears=len(facts.linear_targets),
+        recomputes=train.gradient_checkpointing is True,
+    )  # fmt: skip
 
 
-def traffic_of(context: CommandContext, pick: Pick, trained: int, world: int, run: Foreseen) -> tuple[str, Traffic]:
-    """The strategy's name, and what it says of itself.
+def traffic_of(context: CommandContext, pick: Pick, world: int, job: Any) -> list[Traffic]:
+    """What a strategy says of the exchanges that a rank takes part in.
 
     Raises:
         UserError: it says nothing.
@@ -130,17 +150,23 @@ def traffic_of(context: CommandContext, pick: Pick, trained: int, world: int, ru
     entry = context.catalog.get("strategy", name, setting="scale.strategy").entry
     assert isinstance(entry, Strategy)
     if "traffic" not in entry.capabilities:
-        raise UserError(f"the strategy {name} does not say what it sends", action="choose diloco, ddp or fsdp")
-    more = {"run": run} if "shards" in entry.capabilities else {}
-    traffic: Traffic = context.build("strategy", pick, setting="scale.strategy").traffic(trained, world, **more)
-    return name, traffic
+        raise UserError(
+            f"the strategy {name} does not say what it sends",
+            action="choose context, ddp, deepspeed, diloco, fsdp or pipeline",
+        )
+    built, more = context.build("strategy", pick, setting="scale.strategy"), {}
+    if "shards" in entry.capabilities | getattr(built, "capabilities", frozenset()):
+        divided = built.sharding(world)
+        more["run"] = foreseen(job, world // divided.positions // divided.layers)
+    traffic: Traffic = built.traffic(job.request.trains.parameters, world, **more)
+    return [part for part in (traffic, *traffic.also) if part.peers > 1]
 
 
 def _ratio(more: float, less: float) -> float | None:
     return round(more / less, 2) if less else None
 
 
-def _show(title: str, rows: Mapping[str, Sent]) -> None:
+def _show(title: str, rows: Mapping[str, Sent], takes: Sent, memory: int | None) -> None:
     from finetooth_toolbox.cli.tables import duration, plain_console, show, table
     from finetooth_toolbox.text.measures import size
 
@@ -156,15 +182,17 @@ def _show(title: str, rows: Mapping[str, Sent]) -> None:
         )
         for name, of in rows.items()
     ]
-    first, *_, last = rows.values() if len(rows) > 1 else [*rows.values()] * 2
     notes = [
-        "bytes are those that one island sends; times are those of the link alone, with nothing computed meanwhile, "
-        "and all islands exchange in a ring",
+        "bytes are those that one island or rank sends; times are those of the link alone, with nothing computed "
+        "meanwhile, and all exchange in a ring",
     ]
-    if first is not last and first.wire and first.seconds:
-        sends, takes = last.wire / first.wire, last.seconds / first.seconds
+    if memory is not None:
+        notes.append(f"a rank takes {size(memory)} of memory at its peak, estimated")
+    compared = rows[OVER_EVERY_STEP]
+    if takes is not compared and takes.wire and takes.seconds:
+        sends, lasts = compared.wire / takes.wire, compared.seconds / takes.seconds
         fewer = f"{sends:,.1f} times fewer bytes" if sends >= 1 else f"{1 / sends:,.1f} times more bytes"
-        shorter = f"{takes:,.1f} times less time" if takes >= 1 else f"{1 / takes:,.1f} times more time"
+        shorter = f"{lasts:,.1f} times less time" if lasts >= 1 else f"{1 / lasts:,.1f} times more time"
         notes.insert(0, f"{fewer}, {shorter}")
     console = plain_console()
     show(console, table(console, title, headers, lines, numbers=5), "\n".join(notes))

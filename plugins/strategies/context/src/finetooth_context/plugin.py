@@ -13,5 +13,5 @@ def ft_strategies() -> Iterator[Strategy]:
         name="context",
         build="finetooth_context.options:build",
         summary="ranks compute the same rows together, each some of their positions",
-        capabilities=frozenset({"shards", "islands"}),
+        capabilities=frozenset({"shards", "islands", "traffic"}),
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch.distributed as dist
 from finetooth_hooks import EngineError
-from finetooth_hooks.protocols import Collective, Engine, Neighbours, Rank, Sharding, Strategy
+from finetooth_hooks.protocols import Collective, Engine, Foreseen, Neighbours, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import RowLine, TorchCollective
+from finetooth_torchshared.traffic import of_positions
 
 from finetooth_context.options import ContextOptions
 
@@ -53,6 +54,13 @@ class ContextParallel:
         return Sharding(
             weights=1, gradients=1, optimizer=1, positions=size, neighbours=self._opened if size > 1 else None
         )
+
+    def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
+        """Every gradient in fp32, and what attention gathers of other positions."""
+        size = self._options.neighbours(world)
+        gloo = self._options.transport == "gloo"
+        also = of_positions(run, size, span=size, gloo=gloo) if size > 1 else ()
+        return Traffic(every=1, sent=4 * parameters, peers=world, also=also)
 
     def _opened(self) -> Neighbours:
         if self._neighbours is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
 import torch.distributed as dist
 from finetooth_hooks import EngineError, PlanError
-from finetooth_hooks.protocols import Collective, Engine, Optimizer, Rank, Sharding, Strategy, Traffic
+from finetooth_hooks.protocols import Collective, Engine, Foreseen, Optimizer, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import TorchCollective, meeting_point
 from torch.distributed import HashStore, Store  # type: ignore[attr-defined]
 
@@ -140,9 +141,14 @@ class Diloco:
         made: Sharding = self._inner.sharding(world // self._count(world))
         return made
 
-    def traffic(self, parameters: int, world: int) -> Traffic:
-        """See `finetooth_hooks.protocols.ForeseenStrategy`."""
-        return traffic(self._options, parameters, world)
+    def traffic(self, parameters: int, world: int, *, run: Foreseen | None = None) -> Traffic:
+        """What islands send, and what ranks of an island do if the strategy inside says it."""
+        between, size = traffic(self._options, parameters, world), world // self._count(world)
+        if size == 1 or not hasattr(self._inner, "traffic"):
+            return between
+        more = {"run": run} if "shards" in self.capabilities else {}
+        inside: Traffic = self._inner.traffic(parameters, size, **more)
+        return replace(between, also=(replace(inside, also=()), *inside.also))
 
     def _count(self, world: int) -> int:
         return world if self._options.num_islands == "auto" else self._options.num_islands

@@ -29,4 +29,5 @@ def traffic(options: DilocoOptions, parameters: int, world: int) -> Traffic:
     return Traffic(
         every=options.inner_steps // options.fragments, sent=sent(-(-parameters // options.fragments)),
         peers=islands, summed=not integers, last=None if options.fragments == 1 else sent(parameters),
+        what="how far islands moved", span=world,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from finetooth_fsdp.options import FsdpOptions
 from finetooth_fsdp.tensor import divide_layer, tensor_plan
+from finetooth_fsdp.traffic import traffic
 
 # It tells the user to flatten a mesh, at every save of weights that are divided twice.
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -92,21 +93,8 @@ class Fsdp:
         )  # fmt: skip
 
     def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
-        """In every pass each rank gives its part of the weights, once more for the backward pass where layers are not
-        kept, and parts of the sums of gradients in fp32. Each layer is a call of its own, and what lies in none is one.
-
-        Raises:
-            PlanError: groups of ranks have links of different kinds.
-        """
-        grouped = [name for name in ("replicas", "tensor", "context") if getattr(self._options, name) > 1]
-        if grouped:
-            raise PlanError(
-                f"scale.strategy.{grouped[0]}: ranks of a group and groups have links of different kinds",
-                action="leave it out to simulate one link between all ranks",
-            )
-        again = run.outside if self._options.keep_layers else run.weights
-        sent = run.passes * (run.weights + again + 4 * parameters) // world
-        return Traffic(1, sent, world, summed=False, calls=run.passes * 3 * (run.layers + 1))
+        """See `finetooth_hooks.protocols.ForeseenStrategy`."""
+        return traffic(self._options, parameters, world, run)
 
     def _opened(self) -> Neighbours:
         if self._neighbours is None:

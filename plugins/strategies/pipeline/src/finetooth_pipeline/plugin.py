@@ -13,5 +13,5 @@ def ft_strategies() -> Iterator[Strategy]:
         name="pipeline",
         build="finetooth_pipeline.options:build",
         summary="every rank has some of the decoder's layers, and micro-batches go through all ranks",
-        capabilities=frozenset({"shards", "islands"}),
+        capabilities=frozenset({"shards", "islands", "traffic"}),
     )

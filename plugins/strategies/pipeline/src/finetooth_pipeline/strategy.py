@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch.distributed as dist
 from finetooth_hooks import EngineError
-from finetooth_hooks.protocols import Collective, Engine, Rank, Sharding, Strategy
+from finetooth_hooks.protocols import Collective, Engine, Foreseen, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import RowLine, digests_of, joined_digest
 
 from finetooth_pipeline.options import PipelineOptions
@@ -65,6 +66,22 @@ class PipelineParallel:
     def sharding(self, world: int) -> Sharding:
         """Layers, among the ranks that hold one model."""
         return Sharding(weights=1, gradients=1, optimizer=1, layers=self._options.ranks(world), stages=self._opened)
+
+    def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
+        """What a rank in the middle gives: hidden states to the next, their gradients to the one before, micro-batch by
+        micro-batch; gradients in fp32, at most, to the ranks with the same layers; and to all of a model those of what
+        lies in no layer."""
+        stages = self._options.ranks(world)
+        outside = run.trained_outside(parameters)
+        of_stage = outside + (parameters - outside) * -(-run.layers // stages) // run.layers
+        sums = Traffic(every=1, sent=4 * of_stage, peers=world // stages, span=world)
+        whole = Traffic(every=1, sent=4 * outside, peers=stages, what="gradients of no layer", span=stages)
+        passed = Traffic(
+            every=1, sent=run.passes * run.positions * run.hidden * run.size, peers=2, summed=False,
+            calls=run.passes + stages - 2, what="hidden states", span=stages,
+        )  # fmt: skip
+        back = replace(passed, what="gradients of hidden states")
+        return replace(sums, also=((whole,) if outside else ()) + ((passed, back) if stages > 1 else ()))
 
     def _opened(self) -> TorchStages:
         if self._stages is None:
