@@ -118,7 +118,7 @@ def test_a_recipe_is_compared_with_ddp() -> None:
 
 
 def test_islands_are_those_of_the_recipe_or_of_the_command() -> None:
-    picked = {"name": "diloco", "num_islands": 2, "outer_lr": 0.5}
+    picked = {"name": "diloco", "num_islands": 2, "outer_lr": 0.5, "within": {"name": "fsdp", "replicas": 2}}
     assert strategy_of({"strategy": picked, "devices": 4, "nodes": 2}, None) == (picked, 8, 4)
     assert strategy_of({"strategy": picked, "devices": 4}, 16) == ({"name": "diloco", "outer_lr": 0.5}, 16, 1)
     with pytest.raises(RecipeError, match="give --islands"):

@@ -16,7 +16,7 @@ from finetooth_diloco.options import DilocoOptions
 from finetooth_diloco.strategy import Diloco
 from finetooth_diloco.traffic import traffic
 from finetooth_hooks import PlanError
-from finetooth_hooks.protocols import Rank
+from finetooth_hooks.protocols import Rank, Traffic
 from finetooth_kit import parametrize_with_checks
 from pydantic import ValidationError
 
@@ -200,6 +200,15 @@ def test_as_many_bytes_are_sent_as_foreseen(trained: tuple[int, Path]) -> None:
         of_ranks = [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(world)]
         size = world // foreseen.peers
         assert of_ranks == [given if rank % size == 0 else None for rank in range(world)]
+
+
+def test_ranks_of_an_island_send_what_the_strategy_inside_says() -> None:
+    """Eight ranks in four islands: firsts of islands exchange among all eight, and in an island its two ranks do."""
+    pair = Traffic(every=1, sent=7, peers=1, also=(Traffic(every=1, sent=9, peers=2),))
+    inner = SimpleNamespace(wrap=None, open=lambda rank, device: None, traffic=lambda numbers, world: {2: pair}[world])
+    said = Diloco(DilocoOptions(num_islands=4), inner).traffic(10, 8)  # type: ignore[arg-type]
+    assert (said.peers, said.span, said.sent, [part.sent for part in said.also]) == (4, 8, 40, [7, 9])
+    assert Diloco(DilocoOptions(num_islands=8), inner).traffic(10, 8).also == ()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

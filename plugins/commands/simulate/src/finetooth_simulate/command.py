@@ -111,7 +111,8 @@ def strategy_of(scale: Mapping[str, Any], islands: int | None) -> tuple[Pick, in
     strategy = scale.get("strategy", "auto")
     pick: Pick = RARELY if strategy in ("auto", {"name": "auto"}) else strategy
     if islands is not None:
-        return pick if isinstance(pick, str) else {k: v for k, v in pick.items() if k != "num_islands"}, islands, 1
+        named = ("num_islands", "within")  # an island of one rank has nothing inside
+        return pick if isinstance(pick, str) else {k: v for k, v in pick.items() if k not in named}, islands, 1
     devices = scale.get("devices", "auto")
     if not isinstance(devices, int):
         raise RecipeError("scale.devices", "it does not say how many ranks there are", action="give --islands")
