@@ -145,7 +145,7 @@ class Method(Entry):
             it itself: `protocols.Method.roles`.
         head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
         evaluators: names of evaluators that measure what it learns, where a recipe names none; empty: the defaults.
-        headline: names of metrics of its steps that say how it goes (`reward`), the most telling first, for trackers.
+        headline: metrics that trackers show, the most telling first; `reward ↑` says which way it should move.
         formats: names of formats that `data.format: auto` tries before all others: of a text with a label, for one.
         learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says; empty: unsaid.
     """

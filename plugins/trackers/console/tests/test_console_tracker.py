@@ -62,6 +62,13 @@ def test_a_method_says_what_to_watch_beside_the_loss(run, report, outcome):
     assert "reward" in shown().splitlines()
 
 
+def test_arrows_say_which_way_metrics_should_move(report):
+    seen = report(3, metrics={"felt/gap": 4.0, "felt/near": 0.25, "plain": 1.0})
+    line = step_line(seen, 60, 2.0, ("absent ↑", "felt/near ↑", "plain", "felt/gap ↓"))
+    assert line.split(" · ")[2:4] == ["felt/near 0.25 ↑", "felt/gap 4 ↓"] and "plain" not in line
+    assert step_line(seen, 60, 2.0, ("plain", "felt/gap ↓")).split(" · ")[2:4] == ["plain 1", "felt/gap 4 ↓"]
+
+
 def test_without_a_headline_the_loss_stands_alone(run, report):
     made, shown, _ = tracker()
     made.start(run)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Method, hookimpl
 
+HEADLINE = ("ebft/alignment ↑", "ebft/diversity ↓", "ebft/cfm_loss ↓")
+
 
 @hookimpl
 def ft_methods() -> Iterator[Method]:
@@ -13,7 +15,7 @@ def ft_methods() -> Iterator[Method]:
         name="ebft",
         build="finetooth_ebft.method:build",
         summary="answers that a frozen network cannot tell from a reference answer",
-        headline=("ebft/alignment",),
+        headline=HEADLINE,
         evaluators=("exact_match",),
         needs=frozenset({"depths"}),
         example={
@@ -29,7 +31,7 @@ def ft_methods() -> Iterator[Method]:
         name="ebft_strided",
         build="finetooth_ebft.strided:build",
         summary="blocks along a document that a frozen network cannot tell from the document's own next tokens",
-        headline=("ebft/alignment",),
+        headline=HEADLINE,
         needs=frozenset({"depths", "trees"}),
         example={"n_samples_per_prompt": 2, "context_length": 2, "generate_max_len": 2, "stride": 4},
         learns_from="documents or answers as sft has them; no reward and no preferences",

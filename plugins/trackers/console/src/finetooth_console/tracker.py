@@ -127,8 +127,7 @@ class ConsoleTracker(TrackerBase):
         """For the curves."""
         self._steps.append(report.step)
         self._losses.append(report.loss)
-        name = telling(report, self._headline)
-        if name:
+        for name, _ in telling(report, self._headline)[:1]:
             self._telling.setdefault(name, []).append((report.step, report.metrics[name]))
 
     def _interval(self, total: int | None) -> int:
@@ -138,9 +137,11 @@ class ConsoleTracker(TrackerBase):
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def telling(report: StepReport, headline: Sequence[str]) -> str:
-    """The first metric of a step that a method names as its headline; empty if the step has none."""
-    return next((name for name in headline if name in report.metrics), "")
+def telling(report: StepReport, headline: Sequence[str]) -> list[tuple[str, str]]:
+    """Metrics of a step that a method names as its headline, each with the arrow behind its name: the first one that
+    the step has, and all that have an arrow."""
+    split = [(name, arrow) for name, _, arrow in (given.partition(" ") for given in headline) if name in report.metrics]
+    return [*split[:1], *(pair for pair in split[1:] if pair[1])]
 
 
 def step_line(report: StepReport, total: int | None, seconds: float, headline: Sequence[str] = ()) -> str:
@@ -154,7 +155,7 @@ def step_line(report: StepReport, total: int | None, seconds: float, headline: S
     parts = [
         f"step {report.step}" + (f"/{total}" if total else ""),
         f"loss {report.loss:.4f}",
-        *(f"{name} {report.metrics[name]:.4g}" for name in [telling(report, headline)] if name),
+        *(f"{name} {report.metrics[name]:.4g} {arrow}".rstrip() for name, arrow in telling(report, headline)),
         f"{report.tokens_per_second:,.0f} tok/s" + (f" ({report.mfu:.0%} MFU)" if report.mfu else ""),
     ]
     if total:
