@@ -122,6 +122,29 @@ def test_a_frozen_copy_and_whitening(online_recipe: Callable[..., Any], metrics:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("renderer", "opened"), [("qwen3", ""), ("qwen3_5", "<think>\n")])
+def test_reasoning_comes_before_a_reference_answer(
+    online_recipe: Callable[..., Any], tmp_path: Path, renderer: str, opened: str
+) -> None:
+    """As the policy is to write it: what the prompt has opened already is not in the answer."""
+    method = {**METHOD, "reference_column": "answer", "reasoning_column": "why"}
+    given = online_recipe(method, {"batch_size": 1, "max_steps": 1})()
+    file, form = tmp_path / "talks.jsonl", {"name": "task", "prompt": "messages", "turns": "last", "reasoning": "why"}
+    said = {"role": "assistant", "content": "A fig.", "reasoning": "Figs are fruit."}
+    file.write_text(json.dumps({"messages": [{"role": "user", "content": "Name a fruit."}, said]}))
+    given["data"] = {"train": str(file), "format": form, "renderer": renderer}
+    method_ = finetooth.session(given).job.method
+    ((reference,),) = method_._references.values()
+    decode = method_.context.tokenizer.decode
+    assert opened + decode(reference.tokens) == "<think>\nFigs are fruit.\n</think>\n\nA fig.<|im_end|>"
+    assert decode(reference.prompt).endswith("<|im_start|>assistant\n" + opened)
+    assert [*method_._bounds.values()] == [math.ceil(1.5 * len(reference.tokens))]
+    given["data"]["renderer"] = "chatml"
+    with pytest.raises(FinetoothError, match="reasoning"):
+        _ = finetooth.session(given).job
+
+
+@pytest.mark.slow
 def test_turns_come_behind_the_policys_own(
     online_recipe: Callable[..., Any], tiny_model: Path, tmp_path: Path, losses: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,

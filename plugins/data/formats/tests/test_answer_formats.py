@@ -157,13 +157,25 @@ def test_a_conversation_becomes_a_prompt_for_each_turn(format_of: Make, turns: s
 
 
 @pytest.mark.parametrize(
+    "said", [{"content": "b", "reasoning_content": "c"}, {"content": "<think>\nc\n</think>\n\nb"}, {"content": "b"}]
+)
+def test_reasoning_of_a_reference_answer_has_a_column_of_its_own(format_of: Make, said: dict[str, str]) -> None:
+    row = Row("1", {"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", **said}]})
+    thought = "" if said == {"content": "b"} else "c"
+    read = format_of("task", turns="last", reasoning="why").read(row)
+    assert read == [Task((user("a"),), {"answer": "b", "why": thought})]
+    with pytest.raises(DataError, match=r"a column 'why' already \(name another in data\.format\.reasoning\)"):
+        format_of("task", turns="last", reasoning="why").read(Row("1", {**row.values, "why": ""}))
+
+
+@pytest.mark.parametrize(
     ("talk", "others", "problem"),
     [
         ([{"role": "user", "content": "a"}], {}, "no turn of the assistant follows a question in prompt"),
         ([{"role": "assistant", "content": "a"}], {}, "no turn of the assistant follows a question"),
         (
             [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "c"}], {},
-            r"prompt\[1\] has reasoning, and a reference answer is text alone",
+            r"prompt\[1\] has reasoning, and a reference answer is text alone \(name a column",
         ),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], {"answer": 1}, "a column 'answer'"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from finetooth_hooks import DataError, Message, Row
@@ -37,11 +38,15 @@ class TaskOptions(MessageOptions):
     turn is then asked for behind the policy's own earlier ones. null: the column holds a prompt without an answer."""
     answer: str = Field(default="answer", min_length=1)
     """With `turns`, the column that a reference answer gets, for rewards and for `ebft`."""
+    reasoning: str = ""
+    """With `turns` other than `sequential`, the column that the reasoning of a reference answer gets, also of one that
+    stands in its content between `<think>` and `</think>`; empty: a turn with reasoning is refused."""
 
 
 def build(options: TaskOptions, context: Context) -> TaskFormat:
     options.tell(context)
-    reader = MessageReader(**options.about_messages(), note=context.note, format_="task")
+    about = {**options.about_messages(), "split_thinking": bool(options.reasoning)}
+    reader = MessageReader(**about, note=context.note, format_="task")
     return TaskFormat(options, reader)
 
 
@@ -72,10 +77,10 @@ class TaskFormat:
         tools = self._reader.tools(row.id, columns.value(row.values, options.tools))
         if not options.turns:
             return Task(messages, others, tools, isinstance(columns.value(row.values, options.prompt), str))
-        if options.answer in others:
-            raise DataError(
-                row.id, f"it has a column {options.answer!r} already", action="name another in data.format.answer"
-            )
+        for setting in ("answer", "reasoning"):
+            if (column := getattr(options, setting)) in others:
+                action = f"name another in data.format.{setting}"
+                raise DataError(row.id, f"it has a column {column!r} already", action=action)
         places = [place for place, message in enumerate(messages) if message.role == "assistant" and place]
         if not places:
             raise DataError(
@@ -85,9 +90,16 @@ class TaskFormat:
             return [self._sequential(row, messages, places, others, tools)]
         chosen = {"all": places, "first": places[:1], "last": places[-1:]}[options.turns]
         return [
-            Task(messages[:place], {**others, options.answer: self._text(row, place, messages[place])}, tools)
+            Task(messages[:place], {**others, **self._reference(row, place, messages[place])}, tools)
             for place in chosen
         ]
+
+    def _reference(self, row: Row, place: int, message: Message) -> dict[str, str]:
+        """Columns of a turn that is asked for again."""
+        if not (column := self._options.reasoning):
+            return {self._options.answer: self._text(row, place, message)}
+        answer = self._text(row, place, replace(message, reasoning="", reasoning_weights=()))
+        return {self._options.answer: answer, column: message.reasoning}
 
     def _sequential(
         self, row: Row, messages: tuple[Message, ...], places: Sequence[int], others: Mapping[str, Any], tools: Any
@@ -114,6 +126,7 @@ class TaskFormat:
             raise DataError(
                 row.id,
                 f"{self._options.prompt}[{place}] {what}, and a reference answer is text alone",
-                action="choose other turns in data.format.turns, or remove the row",
+                action=("name a column for it in data.format.reasoning, " if beyond[:1] == ["reasoning"] else "")
+                + "choose other turns in data.format.turns, or remove the row",
             )
         return message.content

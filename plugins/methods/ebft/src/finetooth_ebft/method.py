@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.datum import Datum, TokenChunk
-from finetooth_hooks.data.examples import Message
+from finetooth_hooks.data.examples import Conversation, Message, Task
 from finetooth_hooks.engine import Engine, RoleModel
 from finetooth_hooks.environments import Observation
 from finetooth_hooks.errors import DataError
@@ -34,6 +34,7 @@ from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.prompts import later_turns, messages_of
 from finetooth_rollouts.sequences import Sequences
 from finetooth_toolbox.combined_losses import combined
+from finetooth_toolbox.messages.asked import as_asked
 from pydantic import Field, model_validator
 
 from finetooth_ebft.bounds import BoundedSampler
@@ -73,6 +74,10 @@ class EbftOptions(RolloutOptions):
     Left out, an answer is one turn."""
     rewards: list[Pick] = Field(default_factory=list)
     """Rewards that are added to that of the features; usually none."""
+    reasoning_column: str = ""
+    """Column of a row with the reasoning before its reference answer, which the renderer writes as the family does:
+    `reasoning` with `format: {name: task, turns: last, reasoning: reasoning}`. It may be empty in a row; without the
+    option, references have none."""
     feature_layers: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.25, 0.5, 0.75], min_length=1)
     """Depths at which the network's states are read, as fractions: 0 is the embeddings, 1 the last layer. States of
     each are divided by their length, and stand side by side."""
@@ -185,8 +190,17 @@ class Ebft(RolloutMethod):
                     action="give every row one as text, or name its column in method.reference_column",
                 )
             later = later_turns(task) if self._ebft.environment is not None else []
-            turns = [(messages_of(task), answer), *later[: self._ebft.max_turns - 1]]
-            whole = references(self.context, id_, turns, task.tools, ends[:1])
+            thought = task.columns.get(self._ebft.reasoning_column) if self._ebft.reasoning_column else ""
+            turns = [
+                (shown, said, (*self.context.tokenizer.encode(said), *ends[:1]))
+                for shown, said in [(messages_of(task), answer), *later[: self._ebft.max_turns - 1]]
+            ]
+            if thought:
+                turns[0] = (
+                    *turns[0][:2],
+                    reasoned(self.context, id_, task, Message("assistant", answer, str(thought))),
+                )
+            whole = references(self.context, id_, turns, task.tools)
             most, longest = self.context.facts.max_positions, max(len(of.prompt) + len(of.tokens) for of in whole)
             if most and longest > most:
                 raise DataError(
@@ -197,8 +211,8 @@ class Ebft(RolloutMethod):
                 )
             self._references[id_] = whole
             if self._ebft.adaptive_max_tokens:
-                tokens = max(len(self.context.tokenizer.encode(said)) for _, said in turns) + len(ends[:1])
-                self._bounds[id_] = math.ceil(self._ebft.gt_length_multiplier * tokens)
+                longest = max(len(tokens) for *_, tokens in turns)
+                self._bounds[id_] = math.ceil(self._ebft.gt_length_multiplier * longest)
         return prepared
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
@@ -247,22 +261,40 @@ class Ebft(RolloutMethod):
 
 
 def references(
-    context: Context, id_: str, turns: Sequence[tuple[tuple[Message, ...], str]], tools: Any, end: Sequence[int]
+    context: Context, id_: str, turns: Sequence[tuple[tuple[Message, ...], str, tuple[int, ...]]], tools: Any
 ) -> Sequence[Rollout]:
     """The reference answers to what is asked turn by turn, written as an episode of the policy is: one sequence, or one
     for each turn whose prompt does not begin with what was written before.
 
     Args:
-        turns: what is shown, and the answer to it.
-        end: behind each answer.
+        turns: what is shown, the answer to it, and its tokens.
     """
     sequences = Sequences(context.renderer)
-    for place, (shown, answer) in enumerate(turns):
+    for place, (shown, answer, tokens) in enumerate(turns):
         sequences.see(Observation(shown, tuple(tools) if not place else ()))
-        tokens = (*context.tokenizer.encode(answer), *end)
         zeros, versions = (0.0,) * len(tokens), (-1,) * len(tokens)
         sequences.wrote(Rollout(id_, id_, sequences.prompt, tokens, zeros, versions, answer, "stop"))
     return sequences.rollouts()
+
+
+def reasoned(context: Context, id_: str, task: Task, answer: Message) -> tuple[int, ...]:
+    """Tokens of an answer with its reasoning, behind those of its prompt and up to the end of its turn.
+
+    Raises:
+        DataError: the renderer cannot write it behind its prompt; names the row.
+    """
+    shown, renderer = messages_of(task), context.renderer
+    try:
+        row = renderer.render(Conversation((*shown, answer), tuple(task.tools)), train_on="last")
+        asked = tuple(renderer.prompt(shown, task.tools))
+    except DataError as error:
+        raise DataError(id_, error.problem, action=error.action) from None
+    written = as_asked(row, asked, context.tokenizer)
+    if written is None:
+        action = "set data.renderer to one that does, or leave method.reasoning_column out"
+        raise DataError(id_, "the renderer writes no reasoning behind the prompt that it asks with", action=action)
+    end = max(place for place, weight in enumerate(written.weights) if weight)
+    return written.tokens[len(asked) : end + 1]
 
 
 def _reference_datum(reference: Rollout, fields: Mapping[str, object]) -> Datum:
