@@ -128,6 +128,22 @@ def test_fully_sharded_training_becomes_a_strategy(tool: str, given: dict[str, A
     assert read_tool(given, tool).recipe["scale"]["strategy"] == strategy
 
 
+@pytest.mark.parametrize(
+    ("given", "strategy"),
+    [
+        ({"context_parallel_size": 2}, {"name": "context", "size": 2}),
+        ({"tensor_parallel_size": 2, "sequence_parallel_degree": 4}, {"name": "fsdp", "tensor": 2, "context": 4}),
+        ({"fsdp_config": {"offload_params": False}, "dp_replicate_size": 2}, {"name": "fsdp", "replicas": 2}),
+        ({"dp_replicate_size": 2, "context_parallel_size": 1}, None),
+    ],
+)
+def test_ranks_that_compute_the_same_rows_become_a_strategy(given: dict[str, Any], strategy: Any) -> None:
+    account = read_tool({"base_model": "m", **given}, "axolotl")
+    assert account.recipe.get("scale", {}).get("strategy") == strategy
+    refused = {key for key, outcome in outcomes(account).items() if outcome == "not taken"}
+    assert refused == (set() if strategy else {"dp_replicate_size"})
+
+
 def test_what_sharded_training_does_not_have_is_said() -> None:
     given = {
         "fsdp_offload_params": True, "fsdp_activation_checkpointing": True, "fsdp_state_dict_type": "FULL_STATE_DICT",

@@ -155,6 +155,25 @@ def test_what_is_here_now_is_taken(outcomes: Outcomes) -> None:
     assert (made["optimizer"]["name"], made["optimizer"]["switch_every"]) == ("badam", 9)
 
 
+def test_further_keys_of_axolotl_are_taken(outcomes: Outcomes) -> None:
+    given = {
+        "base_model": "m", "datasets": [{"path": "a.jsonl", "type": "chat_template", "split_thinking": True}],
+        "rl": "reward_trainer", "chat_template": "gemma4", "save_strategy": "best", "metric_for_best_model": "eval_f1",
+        "eval_steps": 5, "adapter": "qlora", "processor_kwargs": {"max_pixels": 9}, "quantize_moe_experts": True,
+        "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}, "merge_lora_methods": "efficient",
+        "lm_eval_tasks": ["arc"],
+    }  # fmt: skip
+    account = read_tool(given, "axolotl")
+    made, found = account.recipe, outcomes(account)
+    assert made["method"] == "rm" and made["data"]["renderer"] == "gemma4"
+    assert made["checkpoint"] == {"keep_best": {"n": 1, "metric": "eval/f1"}, "every": 5}
+    assert made["quantization"] == {"name": "nf4", "double": False}
+    assert made["data"]["processor"] == {"name": "transformers", "image": {"max_pixels": 9}}
+    assert {key for key, (outcome, _) in found.items() if outcome == "not taken"} == {"lm_eval_tasks"}
+    chat = read_tool({**given, "rl": None}, "axolotl").recipe["data"]["train"]["format"]
+    assert chat == {"name": "chat", "split_thinking": True}
+
+
 def test_what_a_tool_does_not_read_is_named_and_not_taken() -> None:
     """axolotl trains on pretraining_dataset alone where both are given, and only LLaMA-Factory's trainers that keep
     transformers' loss smooth labels."""

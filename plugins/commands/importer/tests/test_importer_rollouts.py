@@ -119,6 +119,41 @@ def test_ebft_in_strides_is_a_method_of_its_own(outcomes: Outcomes) -> None:
     assert {outcome for outcome, *_ in outcomes(account).values()} <= {"taken", "default", "no effect", "otherwise"}
 
 
+TALK = [
+    {"role": "user", "content": "A fruit?"},
+    {"role": "assistant", "content": "<think>Sweet.</think>A fig."},
+    {"role": "user", "content": "Thanks."},
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "options", "columns"),
+    [
+        ("opencode.transform", {"input": "Add.", "output": "a + b"}, {"reference_column": "output"},
+         {"output": "a + b"}),
+        ("chat_multiturn.transform_last_turn", {"messages": TALK}, {}, {"answer": TALK[1]["content"]}),
+        ("reasoning.transform", {"messages": TALK}, {"reasoning_column": "reasoning"},
+         {"answer": "A fig.", "reasoning": "Sweet."}),
+        ("reasoning.transform_answer_only", {"messages": TALK}, {}, {"answer": "A fig.", "reasoning": "Sweet."}),
+    ],
+)  # fmt: skip
+def test_rows_of_ebft_become_what_its_functions_make(
+    kind: str, row: Any, options: dict[str, str], columns: dict[str, str], read_as: Callable[..., Any]
+) -> None:
+    datasets = [{"path": "a.jsonl", "type": f"ebft_{kind}"}]
+    account = read_tool({**AXOLOTL, "rl": "ebft", "datasets": datasets}, "axolotl")
+    named = {name: account.recipe["method"].get(name) for name in ("reference_column", "reasoning_column")}
+    assert {name: value for name, value in named.items() if value} == options
+    assert not [line for line in account if line.outcome == "not taken"]
+    read = read_as(account.recipe["data"]["train"]["format"], row)
+    (task,) = read if isinstance(read, list) else [read]
+    assert task.columns == columns
+    shown = task.prompt if isinstance(task.prompt, str) else task.prompt[-1].content
+    assert shown == ("Add." if "input" in row else "A fruit?")
+    strided = {**AXOLOTL, "rl": "ebft", "ebft": {"mode": "strided"}, "datasets": datasets}
+    assert any(line.key == "datasets[0].type" for line in read_tool(strided, "axolotl"))
+
+
 @pytest.mark.parametrize(
     ("tool", "given", "method"),
     [

@@ -70,6 +70,9 @@ def read(account: Account) -> None:
     arguments = account.get("chat_template_kwargs")
     if isinstance(arguments, dict) and "renderer" not in account.recipe.get("data", {}):
         account.take("chat_template_kwargs", "data.renderer", value={"name": "jinja", "arguments": arguments})
+    pixels = account.get("processor_kwargs")
+    if isinstance(pixels, Mapping) and set(pixels) <= {"min_pixels", "max_pixels"}:
+        account.take("processor_kwargs", "data.processor", value={"name": "transformers", "image": dict(pixels)})
     if account.get("eval_sequence_len") == account.get("sequence_len"):
         account.passes("eval_sequence_len", "held-out rows have the same bound")
     if name_of(account.recipe.get("optimizer")) == "dion":
@@ -207,6 +210,8 @@ def _method(account: Account) -> None:
         account.take("process_reward_model", "method", value="prm")
     elif account.has("pretraining_dataset"):
         account.set("method", "pretrain")
+    elif rl == "reward_trainer":
+        account.take("rl", "method", value="rm", note="as reward_model: true")
     elif rl in METHODS:
         strided = rl == "ebft" and (account.get("ebft") or {}).get("mode") == "strided"
         account.take("rl", "method", value="ebft_strided" if strided else METHODS[str(rl)])
@@ -362,10 +367,16 @@ def _adapter(account: Account) -> None:
     four = account.get("load_in_4bit", adapter == "qlora")
     bits = 4 if four else 8 if account.get("load_in_8bit") and adapter else None
     shared.quantised(account, bits, "load_in_4bit", "load_in_8bit")
+    inside = account.get("bnb_config_kwargs")
+    if bits == 4 and isinstance(inside, Mapping) and set(inside) <= {NESTED, "bnb_4bit_quant_type"}:
+        account.set("quantization.name", inside.get("bnb_4bit_quant_type", "nf4"))
+        account.set("quantization.double", bool(inside.get(NESTED, True)))
+        account.covered("bnb_config_kwargs", "quantization")
     if bits and not account.has("load_in_4bit") and not account.has("load_in_8bit"):
         account.inside("adapter", adapter, "otherwise", "quantization", "a base in 4 bits")
 
 
+NESTED = "bnb_4bit_use_double_quant"
 LOW_RANK = TABLES["low_rank"]
 """Keys that only an adapter asks for."""
 

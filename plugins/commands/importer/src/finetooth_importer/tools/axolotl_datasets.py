@@ -127,6 +127,8 @@ def _sources(account: Account, where: str, dataset: Mapping[str, Any], reading: 
         account.inside(f"{where}.skip", skipped, "taken", "data.train.slice")
     if reading.format:
         options["format"] = reading.format
+    for option, value in reading.method.items():
+        account.set(f"method.{option}", value)
     _read_as(account, where, dataset, reading)
     return [rows.source(path, **options) if options else path for path in paths or [path]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetooth_importer.tools import axolotl_alpaca
@@ -18,6 +18,9 @@ PAIR_PROMPTS: Mapping[str, str] = TABLES["pair_prompts"]
 """The column with the prompt of a pair, by the second word of the type; empty for the one that the row has."""
 LABELLED_PROMPTS: Mapping[str, str] = TABLES["labelled_prompts"]
 """The same of an answer with a label."""
+
+EBFT_ROWS: Mapping[str, Mapping[str, Any]] = TABLES["ebft_rows"]
+"""Functions that make rows of EBFT, by the method that reads them."""
 
 INSTRUCTIONS: Mapping[str, Mapping[str, str]] = TABLES["instructions"]
 """Columns of types whose rows are instructions by other names."""
@@ -37,12 +40,14 @@ class Reading:
         renderer: the pick of what writes them, where the type says so.
         lost: why the type is not taken; empty if it is.
         patterns: keys of the type with a pattern that texts are put into.
+        method: options of the method that reads such rows.
     """
 
     format: Any = None
     renderer: Any = ""
     lost: str = ""
     patterns: tuple[str, ...] = ()
+    method: Mapping[str, Any] = field(default_factory=dict)
 
 
 def reading(dataset: Mapping[str, Any], method: str, key: str, own_prompt: bool) -> Reading:
@@ -60,6 +65,8 @@ def reading(dataset: Mapping[str, Any], method: str, key: str, own_prompt: bool)
         return Reading({"name": "text", "column": column} if column and column != "text" else "text")
     if kind is None or kind == "":
         return Reading()
+    if made := EBFT_ROWS.get(method, {}).get(str(kind)):
+        return Reading(made["format"], method=made.get("method", {}))
     if method in PAIRS or method == "kto":
         return _judged(dataset, kind, method)
     if isinstance(kind, dict):
@@ -145,6 +152,8 @@ def chat(dataset: Mapping[str, Any]) -> Any:
         options["train_field"] = dataset["message_field_training"]
     if dataset.get("message_field_training_detail"):
         options["ranges_field"] = dataset["message_field_training_detail"]
+    if dataset.get("split_thinking"):
+        options["split_thinking"] = True
     return {"name": "chat", **options} if options else "chat"
 
 

@@ -240,11 +240,27 @@ def machines(account: Account, *, config_alone: bool = False) -> None:
     """
     deepspeed(account)
     fsdp(account, config_alone=config_alone)
+    _together(account)
     for key in TABLES["several_devices"]:
         account.refuse(key, DEVICES, unless=1)
     without_effect(account, tables.notes(TABLES["machines"]))
     for key in TABLES["hub"]:
         account.refuse(key, HUB)
+
+
+def _together(account: Account) -> None:
+    """Ranks that compute the same rows, or groups of ranks: options of `fsdp`, and of positions a strategy too."""
+    for key, option in TABLES["together"].items():
+        sharded = name_of(account.recipe.get("scale", {}).get("strategy")) == "fsdp"
+        count = account.whole(key, 1)
+        if count < 2 or (option == "replicas" and not sharded):
+            continue
+        if option == "context" and not sharded:
+            account.set("scale.strategy", {"name": "context", "size": count})
+        else:
+            account.set("scale.strategy.name", "fsdp")
+            account.set(f"scale.strategy.{option}", count)
+        account.covered(key, "scale.strategy", "say how many devices: scale.devices")
 
 
 def quantised(account: Account, bits: Any, *keys: str, form: Sequence[str] = (), double: Sequence[str] = ()) -> None:

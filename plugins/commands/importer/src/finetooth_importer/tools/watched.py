@@ -28,6 +28,8 @@ def saving(account: Account) -> None:
     elif strategy in ("no", False):
         account.passes("save_strategy", "only the end is saved, as it always is")
         account.passes("save_steps", "save_strategy says `no`")
+    elif strategy == "best":
+        account.passes("save_steps", "save_strategy is best")
     elif steps is not None:
         account.take("save_steps", "checkpoint.every", lambda value: often(account, value))
         account.covered("save_strategy", "checkpoint.every")
@@ -42,9 +44,13 @@ def saving(account: Account) -> None:
     account.passes("eval_steps", f"the evaluation strategy is {strategy}")
     for key in ("eval_strategy", "evaluation_strategy"):
         account.covered(key, "evaluate.every")
+    metric = "eval/" + str(account.get("metric_for_best_model", "loss")).removeprefix("eval_")
+    if account.get("save_strategy") == "best":
+        account.take("save_strategy", "checkpoint.keep_best", value={"n": 1, "metric": metric})
+        account.set("checkpoint.every", account.recipe.get("evaluate", {}).get("every", "epoch"))
+        account.covered("metric_for_best_model", "checkpoint.keep_best")
     if account.get("load_best_model_at_end") and account.recipe.get("checkpoint", {}).get("every"):
-        metric = str(account.get("metric_for_best_model", "loss")).removeprefix("eval_")
-        account.take("load_best_model_at_end", "checkpoint.select_on", value=f"eval/{metric}")
+        account.take("load_best_model_at_end", "checkpoint.select_on", value=metric)
         account.covered("metric_for_best_model", "checkpoint.select_on")
     early_stopping(account, "early_stopping_patience")
     account.passes("load_best_model_at_end", "no checkpoints are made between")
