@@ -99,3 +99,16 @@ def test_a_log_is_looked_through(tmp_path):
         said("--log", tmp_path / "none")
     with pytest.raises(UserError, match="nothing to look at"):
         said()
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("RuntimeError: [../gloo/transport/tcp/pair.cc:534] Gloo: Connection closed by peer [::1]:9", "lost another"),
+        ("torch.utils.checkpoint.CheckpointError: torch.utils.checkpoint: Recomputed values", "gradient_checkpointing"),
+        ("RuntimeError: 'weight' must be 2-D", "flat pieces"),
+    ],
+)
+def test_an_error_of_what_a_run_stands_on_is_explained(tmp_path, line, cause):
+    (tmp_path / "out.log").write_text(f"step 1\n{line}\n")
+    assert cause in said("--log", tmp_path / "out.log")[1]

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import StepReport
+from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.health import STEPS, Health
+from finetooth_rollouts.metrics import batch_metrics
 
 
 def told(grad_norm: float = 0.5, steps: int = STEPS, **metrics: float) -> list[str]:
@@ -42,3 +44,15 @@ def test_what_is_out_of_range_is_told_once_with_what_to_do(name: str, value: flo
     notes = told(**{name: value}, steps=STEPS + 5)
     assert len(notes) == 1 and said in notes[0] and f"{value:.3g}" in notes[0]
     assert told(**{name: value}, steps=STEPS - 1) == []  # too early to say
+
+
+def test_lengths_are_those_of_all_answers_and_of_those_that_ended() -> None:
+    def answer(length: int, outcome: Any) -> Rollout:
+        return Rollout("a", "a", (1,), (2,) * length, (0.0,) * length, (0,) * length, "", outcome, reward=1.0)
+
+    drawn = [answer(5, "length"), answer(2, "stop"), answer(4, "stop")]
+    numbers = batch_metrics(drawn)
+    assert [numbers[f"completions/{of}_length"] for of in ("min", "mean", "max")] == [2.0, 11 / 3, 5.0]
+    assert [numbers[f"completions/{of}_terminated_length"] for of in ("min", "mean", "max")] == [2.0, 3.0, 4.0]
+    cut = batch_metrics(drawn[:1])
+    assert [cut[f"completions/{of}_terminated_length"] for of in ("min", "mean", "max")] == [0.0] * 3

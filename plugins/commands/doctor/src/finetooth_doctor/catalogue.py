@@ -42,6 +42,13 @@ ERRORS = (
     (r"NCCL (error|WARN)|ncclInternalError|ncclSystemError|ProcessGroupNCCL.*(timeout|aborted)",
      "NCCL was aborted: set NCCL_DEBUG=INFO and look at the first rank that failed; often another rank died before "
      "(memory), or the network between machines"),
+    (r"[Gg]loo.*([Tt]imed out|Connection (closed|reset) by peer)",
+     "a rank lost another one: look at the rank that ended first, mostly for lack of memory"),
+    (r"CheckpointError",
+     "the backward pass computed something else again than the forward pass: set train.gradient_checkpointing: false, "
+     "or leave out what patches the model's own code; ft doctor model MODEL tries that code alone"),
+    (r"'weight' must be 2-D",
+     "weights lie in flat pieces, as in FSDP 1: take scale.strategy: fsdp here, or fsdp_version: 2 in another tool"),
     (r"device-side assert",
      "an index out of range on the GPU, mostly a token id beyond the vocabulary: run once with "
      "CUDA_LAUNCH_BLOCKING=1, or "

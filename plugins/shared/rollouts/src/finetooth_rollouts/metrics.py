@@ -30,6 +30,8 @@ def batch_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": 1 - len(ended) / len(lengths),
         "completions/mean_terminated_length": float(ended.mean()) if len(ended) else 0.0,
+        "completions/min_terminated_length": float(ended.min()) if len(ended) else 0.0,
+        "completions/max_terminated_length": float(ended.max(initial=0.0)),
     }
     if len(groups) < len(ends):  # of one answer nothing can be told
         numbers["frac_reward_zero_std"] = sum(same) / len(same)
