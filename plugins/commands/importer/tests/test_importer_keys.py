@@ -161,11 +161,13 @@ def test_further_keys_of_axolotl_are_taken(outcomes: Outcomes) -> None:
         "rl": "reward_trainer", "chat_template": "gemma4", "save_strategy": "best", "metric_for_best_model": "eval_f1",
         "eval_steps": 5, "adapter": "qlora", "processor_kwargs": {"max_pixels": 9}, "quantize_moe_experts": True,
         "bnb_config_kwargs": {"bnb_4bit_use_double_quant": False}, "merge_lora_methods": "efficient",
-        "lm_eval_tasks": ["arc"],
+        "lm_eval_tasks": ["arc"], "model_quantization_config": "FineGrainedFP8Config",
+        "model_quantization_config_kwargs": {"dequantize": True},
     }  # fmt: skip
     account = read_tool(given, "axolotl")
     made, found = account.recipe, outcomes(account)
     assert made["method"] == "rm" and made["data"]["renderer"] == "gemma4"
+    assert made["model"] == {"name": "m", "loader": {"name": "transformers", "dequantize": True}}
     assert made["checkpoint"] == {"keep_best": {"n": 1, "metric": "eval/f1"}, "every": 5}
     assert made["quantization"] == {"name": "nf4", "double": False}
     assert made["data"]["processor"] == {"name": "transformers", "image": {"max_pixels": 9}}

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from finetooth_hooks import RecipeError
 from finetooth_transformers.quantised import stored_as, turned_back
 from safetensors.torch import load_file, save_file
 
@@ -99,6 +100,29 @@ def test_an_fp8_folder(tmp_path: Path, write: Callable[..., Any], loader_of: Cal
     loaded = loader_of().load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
     for name, weight in meant.items():
         torch.testing.assert_close(loaded.get_parameter(name), weight, rtol=1e-2, atol=1e-3)
+
+
+def test_an_fp8_folder_as_plain_numbers(
+    tmp_path: Path, write: Callable[..., Any], loader_of: Callable[..., Any]
+) -> None:
+    """On every machine, so that all of it can train; what is saved then says nothing of fp8."""
+    model = write(tmp_path / "m")
+    meant = as_fp8(tmp_path / "m")
+    loader = loader_of(dequantize=True)
+    info = loader.describe(str(tmp_path / "m"))
+    assert info.stored is None and info.resident_bytes is None
+    assert info.parameters == sum(parameter.numel() for parameter in model.parameters())
+    loaded = loader.load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
+    for name, weight in meant.items():
+        torch.testing.assert_close(loaded.get_parameter(name), weight, rtol=1e-2, atol=1e-3)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    loaded.save_pretrained(tmp_path / "saved")
+    written = load_file(tmp_path / "saved/model.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {torch.float32}
+    assert "quantization_config" not in json.loads((tmp_path / "saved/config.json").read_text())
+    said(tmp_path / "m", {"quant_method": "gptq", "bits": 4, "group_size": 16})
+    with pytest.raises(RecipeError, match=r"model\.loader\.dequantize: .* is stored as gptq, .*\(leave it out, and"):
+        loader.describe(str(tmp_path / "m"))
 
 
 def test_packed_weights_are_counted_as_what_they_stand_for(

@@ -19,6 +19,9 @@ class TransformersOptions(Options):
     rope_scaling: RopeScaling | None = None
     """More positions than the model was made for, such as `{rope_type: yarn, factor: 4}`; what is trained and merged
     has them, and an adapter needs a base with the same."""
+    dequantize: bool = False
+    """Of a model stored in fp8, MXFP8 or MXFP4: its weights are made plain numbers as they are read, so that `full` can
+    train them, at twice to four times the memory."""
 
 
 def build(options: TransformersOptions, context: Context) -> Loader:

@@ -29,7 +29,7 @@ from finetooth_torchshared.quantised import quantise, stores_apart
 from finetooth_transformers.architectures import register
 from finetooth_transformers.assembling import Tensors, assemble, by_tensor
 from finetooth_transformers.builder import TransformersOptions
-from finetooth_transformers.quantised import check_readable, quantization_of, stored_as, turned_back
+from finetooth_transformers.quantised import check_readable, dequantize, quantization_of, stored_as, turned_back
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 MODELS: Any = transformers.AutoModelForCausalLM
@@ -45,7 +45,7 @@ class TransformersLoader(LoaderBase):
     def __init__(self, options: TransformersOptions, context: Context) -> None:
         self._options = options
         self._files = ModelFiles(context, options.revision, options.trust_remote_code, self._register,
-                                 options.rope_scaling)  # fmt: skip
+                                 options.rope_scaling, dequantize if options.dequantize else None)  # fmt: skip
 
     def describe(self, reference: str) -> ModelInfo:
         """Config and sizes. A local folder's parameters are counted in its files' headers, a hub id's by building the
@@ -80,7 +80,8 @@ class TransformersLoader(LoaderBase):
             check_readable(reference, quantization_of(described))
         packed = Tensors.of(folder).packed(packing) if packing is not None and folder.is_dir() else frozenset[str]()
         counted = checkpoint.read(folder) if folder.is_dir() and weights else None
-        of_files = (counted.parameters, counted.experts, 0) if counted and stored is None else None
+        plain = not quantization_of(described)  # of others the files hold scales, too
+        of_files = (counted.parameters, counted.experts, 0) if counted and plain else None
         parameters, experts, held = of_files or self._count(reference, config, packed)
         if counted:
             size, files, revision = counted.bytes, counted.files, ""
@@ -133,6 +134,8 @@ class TransformersLoader(LoaderBase):
                 located, config=config, dtype=PRECISIONS[precision], use_safetensors=True, output_loading_info=True,
                 **self._files.arguments,
             )  # fmt: skip
+        if quantization_of(config.to_dict()).get("dequantize"):
+            model._weight_conversions = None  # it would turn them back again when the model is saved
         # transformers fills what a file lacks with random numbers
         if lost := sorted(info["missing_keys"]):
             raise RecipeError(

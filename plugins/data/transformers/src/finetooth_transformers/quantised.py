@@ -84,6 +84,23 @@ def turned_back(config: Mapping[str, Any]) -> bool:
     return False
 
 
+def dequantize(config: Any, located: str) -> None:
+    """Let transformers turn the weights of a model back into plain numbers on every machine.
+
+    Raises:
+        RecipeError: it does not do so with these.
+    """
+    section = quantization_of(config.to_dict())
+    if (method := section.get("quant_method")) not in TURNED_BACK:
+        raise RecipeError(
+            "model.loader.dequantize",
+            f"{located} is stored as {method or 'plain numbers'}, and only {', '.join(sorted(TURNED_BACK))} can be "
+            "read as plain numbers",
+            action="leave it out" if method is None else "leave it out, and train a low-rank adapter",
+        )
+    config.quantization_config = {**section, "dequantize": True}
+
+
 def check_readable(reference: str, section: Mapping[str, Any]) -> None:
     """Checks that an installed library can read the stored weights.
 

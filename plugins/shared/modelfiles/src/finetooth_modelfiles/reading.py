@@ -42,6 +42,7 @@ class ModelFiles:
         trust_remote_code: Python code that comes with a model is run.
         before: called with what was located before a config is read, to make its architecture known.
         rope_scaling: more positions than the model was made for.
+        after: called with a config that was read, and with what was located, to change it.
     """
 
     context: Context
@@ -49,6 +50,7 @@ class ModelFiles:
     trust_remote_code: bool = False
     before: Callable[[str], None] | None = None
     rope_scaling: RopeScaling | None = None
+    after: Callable[[Any, str], None] | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -95,6 +97,8 @@ class ModelFiles:
             config.quantization_config = {"quant_method": "quanto", **max(of_modules, key=of_modules.count)}
         if self.rope_scaling is not None:
             scale_positions(config, self.rope_scaling, located)
+        if self.after is not None:
+            self.after(config, located)
         return config
 
     def tokenizer(self, reference: str) -> FastTokenizer:

@@ -184,6 +184,10 @@ def _model(account: Account) -> None:
             "trust_remote_code", "model.loader.trust_remote_code", note="read the code before: it runs on this machine"
         )
     account.passes("trust_remote_code", "it is off")
+    if account.get("model_quantization_config_kwargs") == {"dequantize": True}:
+        account.set("model.loader.name", "transformers")
+        account.take("model_quantization_config_kwargs", "model.loader.dequantize", value=True)
+        account.covered("model_quantization_config", "model.loader.dequantize")
     _positions(account)
     for key in ("base_model_config", "tokenizer_config"):
         same = account.get(key) == account.get("base_model")
