@@ -100,7 +100,13 @@ def silent(conversation: Conversation) -> Conversation:
     return Conversation(tuple(kept), conversation.tools)
 
 
-OFFICIAL = {"lfm2": SAID["2"].map(silent), "lfm2_v2": SAID["2"], "lfm2_2_5": SAID["2.5"], "lfm2_2_5_v2": SAID["2.5"]}
+OFFICIAL = {
+    "lfm2": SAID["2"].map(silent),
+    "lfm2_v2": conversations(tools=True, any_values=True).filter(unmarked),
+    "lfm2_2_5": SAID["2.5"],
+    "lfm2_2_5_v2": SAID["2.5"],
+    "lfm2_2_5_vl": conversations(tools=True, reasoning=True, any_values=True).filter(unmarked),
+}
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -108,6 +114,38 @@ OFFICIAL = {"lfm2": SAID["2"].map(silent), "lfm2_v2": SAID["2"], "lfm2_2_5": SAI
 @given(data=st.data(), keep=st.booleans())
 def test_tokens_are_those_of_the_official_template(officials: Tokenizers, name: str, data: Any, keep: bool) -> None:
     check_identity(officials(name), data.draw(OFFICIAL[name]), keep)
+
+
+@pytest.mark.parametrize(
+    ("version", "lists", "said"),
+    [
+        ("2", None, """[book(who=["Ann", null], open=True, more={"a": [1]})]"""),
+        ("2", "value | string", "[book(who=['Ann', None], open=True, more={\"a\": [1]})]"),
+        ("2.5", None, "[book(who=['Ann', None], open=True, more={\"a\": [1]})]"),
+        ("2.5", "value | tojson", """[book(who=["Ann", null], open=True, more={"a": [1]})]"""),
+    ],
+)
+def test_lists_are_written_as_the_models_own_template_does(
+    lfm2_tokenizer: Tokenizers, tokenizers: Tokenizers, version: str, lists: str | None, said: str
+) -> None:
+    """That of LFM2.5-VL writes them in JSON, as LFM2's; those of other models of LFM2.5 in Python."""
+    template = tokenizers(version).chat_template or ""
+    lists_by = {"2": "value is iterable -%}{{ value | tojson }}", "2.5": "value is iterable -%}{{ value | string }}"}
+    if lists is not None:
+        template = template.replace(lists_by[version], f"value is iterable -%}}{{{{ {lists} }}}}")
+    tokenizer = lfm2_tokenizer(template)
+    made = {"function": {"name": "book", "arguments": {"who": ["Ann", None], "open": True, "more": {"a": [1]}}}}
+    answer = Message("assistant", "", tool_calls=({"type": "function", **made},))
+    renderer = built(tokenizer, version=version)
+    rendered = renderer.render(Conversation((ASK, answer)))
+    assert trained(tokenizer, rendered) == f"<|tool_call_start|>{said}<|tool_call_end|><|im_end|>"
+    assert_reads_back(renderer, Conversation((ASK, answer)), lambda message: message)
+    shipped = lfm2_tokenizer(renderer.template or "")
+    assert_identical(renderer, shipped, Conversation((ASK, answer)))
+
+
+def trained(tokenizer: Any, rendered: Any) -> str:
+    return str(tokenizer.decode([t for t, w in zip(rendered.tokens, rendered.weights, strict=True) if w]))
 
 
 def test_what_is_written_and_what_trains() -> None:

@@ -45,6 +45,8 @@ PROBE: Mapping[str, Any] = {
     "type": "function", "function": {"name": "probe", "description": "A tool.", "parameters": {}},
 }  # fmt: skip
 
+ASKED: tuple[Mapping[str, Any], ...] = ({"role": "user", "content": "Hello?"},)
+
 
 class LFM2Options(Options):
     """Options of `lfm2`."""
@@ -93,6 +95,7 @@ class LFM2Renderer(TurnRenderer):
         detected: Version = "2" if template is None or LIST in template else "2.5"
         self.version: Version = detected if options.version == "auto" else options.version
         self._keeps = options.keep_reasoning
+        self._json_lists = _json_lists(template, self.version)
         self.extension = self.version == "2" or self._keeps
         old = self.version == "2"
         self.template = own_template(
@@ -101,7 +104,8 @@ class LFM2Renderer(TurnRenderer):
                 "begin": BOS, "start": START, "end": END, "call_start": CALL, "call_end": CALL_END,
                 "list_start": LIST if old else "", "list_end": LIST_END if old else "",
                 "result_start": RESPONSE if old else "", "result_end": RESPONSE_END if old else "",
-                "plain": "yes" if old else "", "keeps": "yes" if self._keeps else "",
+                "plain": "yes" if old else "", "json_lists": "yes" if self._json_lists else "",
+                "keeps": "yes" if self._keeps else "",
             },
         )  # fmt: skip
 
@@ -203,7 +207,7 @@ class LFM2Renderer(TurnRenderer):
             DataError: it is not of the OpenAI shape, or cannot be read back.
         """
         parsed = function_call(call, where)
-        text = write_call(parsed, json_lists=self.version == "2")
+        text = write_call(parsed, json_lists=self._json_lists)
         if read_calls(f"[{text}]") != (call_of(*parsed),):
             raise self.refuse(f"no way to say a call so that it can be read back: {text:.80}", where, "fix the row")
         return text
@@ -215,13 +219,20 @@ class LFM2Renderer(TurnRenderer):
         return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1) + 1
 
 
+def _json_lists(template: str | None, version: Version) -> bool:
+    """Lists among arguments are JSON, not Python: in LFM2, and in LFM2.5 where the model's own template has it so."""
+    call = {"type": "function", "function": {"name": "probe", "arguments": {"names": ["a"]}}}
+    messages = (*ASKED, {"role": "assistant", "content": "", "tool_calls": [call]})
+    text = (template and render_template(template, messages, bos_token="")) or ""
+    return 'names=["a"]' in text or (version == "2" and "names=['a']" not in text)
+
+
 def _foreign_tools(renderer: LFM2Renderer, tokenizer: Tokenizer) -> str:
     """In words if the tokenizer's chat template lists tools otherwise, as LFM2.5-8B-A1B's, which says the date."""
     if tokenizer.chat_template is None:
         return ""
-    messages = ({"role": "user", "content": "Hello?"},)
     bos = "" if tokenizer.bos_id is None else tokenizer.decode([tokenizer.bos_id])
-    expected = render_template(tokenizer.chat_template, messages, prompt=True, bos_token=bos, tools=[PROBE])
+    expected = render_template(tokenizer.chat_template, ASKED, prompt=True, bos_token=bos, tools=[PROBE])
     tokens = renderer.prompt((Message("user", "Hello?"),), (PROBE,))
     if expected is not None and tokens == tuple(tokenizer.encode(expected, special=True)):
         return ""
