@@ -66,6 +66,16 @@ def test_reasoning_of_earlier_questions_goes(tokenizer: ByteTokenizer) -> None:
     assert kept.render(asked).remarks == () and extends(kept, asked)
 
 
+@pytest.mark.parametrize("reasoning", [" ", "\n\n", " \n "])
+def test_reasoning_of_blanks_closes_the_block_that_the_prompt_opens(tokenizer: ByteTokenizer, reasoning: str) -> None:
+    """As in the model's own template, which leaves out no block of an answer that has reasoning, be it of blanks."""
+    renderer, asked = built(tokenizer, thinking=True), Conversation((ASK, Message("assistant", "Noon.", reasoning)))
+    text = "[gMASK]<sop><|user|>The time?<|assistant|><think></think>Noon.<|user|>"
+    assert text_of(tokenizer, renderer.render(asked).tokens) == text
+    assert trained(tokenizer, renderer, asked) == "</think>Noon.<|user|>"
+    assert_reads_back(renderer, asked, lambda message: Message("assistant", "Noon."))
+
+
 @pytest.mark.parametrize(("thinking", "opened"), [(True, "<think>"), (False, "</think>")])
 def test_the_prompt(tokenizer: ByteTokenizer, thinking: bool, opened: str) -> None:
     prompt = built(tokenizer, thinking=thinking).prompt((ASK,))
@@ -108,14 +118,18 @@ def test_without_thinking_the_next_prompt_begins_with_all_before(conversation: C
 
 TEMPLATE = (
     "[gMASK]<sop>{% for m in messages %}<|{{ m.role }}|>FEED{% if m.role == 'assistant' %}THINK{% endif %}"
-    "{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>PROMPT{% endif %}"
 )
 
 
-@pytest.mark.parametrize(("feed", "think", "own"), [("\n", "<think></think>\n", build), ("", "</think>", build_4_7)])
-def test_a_model_with_the_other_markup_is_told(tmp_path: Path, feed: str, think: str, own: Any) -> None:
+@pytest.mark.parametrize(
+    ("feed", "think", "asks", "own"),
+    [("\n", "<think></think>\n", "", build), ("", "</think>", "</think>", build_4_7)],
+)
+def test_a_model_with_the_other_markup_is_told(tmp_path: Path, feed: str, think: str, asks: str, own: Any) -> None:
     """A config says `glm4_moe` of both; the template does not."""
-    tokenizer = ByteTokenizer(chat_template=TEMPLATE.replace("FEED", feed).replace("THINK", think))
+    template = TEMPLATE.replace("FEED", feed).replace("THINK", think).replace("PROMPT", asks)
+    tokenizer = ByteTokenizer(chat_template=template)
     told = {}
     for builder, options in ((build, GLMOptions()), (build_4_7, GLM47Options())):
         context = FakeContext(tmp_path, tokenizer=tokenizer)

@@ -323,7 +323,7 @@ class GLM47(GLM4Moe):
         return THINK if self._options.thinking else THOUGHT
 
     def _block(self, page: Page, thought: Thought, trains: bool, thinks: bool, own: bool) -> None:
-        says = thinks and thought[2][0] < thought[2][1]
+        says = thinks and own  # blanks are reasoning of nothing, which has its block, as in the template
         if says:
             page.markup(THINK)
             self._say_thought(page, thought, trains)
