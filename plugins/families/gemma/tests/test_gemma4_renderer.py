@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -190,6 +191,64 @@ def test_reasoning_of_earlier_turns_is_counted() -> None:
         earlier.render(Conversation(turns))
     more = (*turns, Message("user", "d"), Message("assistant", "e"))
     assert renderer.render(Conversation(more)).remarks == ("reasoning left out",)
+
+
+EMPTY = "<|channel>thought\n<channel|>"
+HISTORY = (Message("user", "Hello?"), Message("assistant", "Yes."), Message("user", "Sure?"))
+SURE = Message("assistant", "Quite.")
+
+
+@pytest.mark.parametrize(
+    ("empty", "early", "late", "asked"),
+    [("none", "", "", ""), ("prompt", "", "", EMPTY), ("asked", "", EMPTY, EMPTY), ("all", EMPTY, EMPTY, EMPTY)],
+)
+def test_an_empty_channel_opens_answers_of_large_models(empty: Any, early: str, late: str, asked: str) -> None:
+    tokenizer = ByteTokenizer(special=SPECIAL)
+    renderer = Gemma4(tokenizer, empty_thought=empty)
+    prompt = renderer.prompt(HISTORY)
+    first = f"<bos><|turn>user\nHello?<turn|>\n<|turn>model\n{early}Yes.<turn|>\n"
+    before = f"{first}<|turn>user\nSure?<turn|>\n<|turn>model\n"
+    assert tokenizer.decode(prompt) == before + asked
+    conversation = Conversation((*HISTORY, SURE))
+    assert tokenizer.decode(renderer.render(conversation).tokens) == f"{before}{late}Quite.<turn|>\n"
+    assert_trains(renderer, tokenizer, conversation, ["Yes.<turn|>", "Quite.<turn|>"])  # type: ignore[arg-type]
+    if late == asked:
+        assert_reads_back(renderer, conversation, lambda message: message)
+    silent = Gemma4(tokenizer, thinking=True, empty_thought=empty)
+    assert EMPTY not in tokenizer.decode(silent.prompt(HISTORY))
+
+
+def test_an_answer_behind_an_empty_channel_has_no_reasoning_but_after_a_result() -> None:
+    renderer = Gemma4(ByteTokenizer(special=SPECIAL), empty_thought="asked")
+    with pytest.raises(DataError, match=r"no reasoning while thinking is off \(remove it, or set thinking: true\)"):
+        renderer.render(Conversation((HISTORY[0], replace(SURE, reasoning="Hm."))))
+    call = {"id": "1", "type": "function", "function": {"name": "clock", "arguments": {}}}
+    called = (HISTORY[0], Message("assistant", "", tool_calls=(call,)), Message("tool", "12:00", tool_call_id="1"))
+    text = renderer.tokenizer.decode(renderer.render(Conversation((*called, replace(SURE, reasoning="Hm.")))).tokens)
+    assert text == (
+        f"<bos><|turn>user\nHello?<turn|>\n<|turn>model\n{EMPTY}<|tool_call>call:clock{{}}<tool_call|><|tool_response>"
+        'response:clock{value:<|"|>12:00<|"|>}<tool_response|><|channel>thought\nHm.\n<channel|>Quite.<turn|>\n'
+    )
+
+
+SAYS = """{{ bos_token }}{% for m in messages %}<|turn>{{ 'model' if m.role == 'assistant' else m.role }}
+HISTORY{% if m.reasoning_content %}{{ '<|channel>thought\n' + m.reasoning_content + '\n<channel|>' }}{% endif %}
+{{- m.content }}<turn|>
+{% endfor %}{% if add_generation_prompt %}{{ '<|turn>model\n' }}PROMPT{% endif %}"""
+"""Turns as Gemma 4's template writes them."""
+
+
+@pytest.mark.parametrize(
+    ("history", "prompt", "empty"), [("", "", "none"), ("", EMPTY, "asked"), (EMPTY, EMPTY, "all"), (EMPTY, "", "")]
+)
+def test_the_models_own_template_says_where_it_stands(tmp_path: Path, history: str, prompt: str, empty: str) -> None:
+    opens = f"{{% if m.role == 'assistant' and not m.reasoning_content %}}{{{{ {history!r} }}}}{{% endif %}}"
+    template = SAYS.replace("HISTORY", opens).replace("PROMPT", f"{{{{ {prompt!r} }}}}")
+    tokenizer = template_tokenizer(template, SPECIAL, eos="<eos>", bos="<bos>")
+    context = FakeContext(tmp_path, tokenizer=tokenizer)
+    told = tokenizer.decode(build(Gemma4Options(), context).render(Conversation((*HISTORY, SURE))).tokens)
+    assert told.count(EMPTY) == {"none": 0, "asked": 1, "all": 2, "": 0}[empty]
+    assert len(context.notes) == (not empty)  # it writes one where nothing asks for it: another template
 
 
 @pytest.mark.parametrize(

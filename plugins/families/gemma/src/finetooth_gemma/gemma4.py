@@ -30,7 +30,7 @@ from finetooth_rendering.bare_values import QUOTE, read_arguments
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, trimmed
-from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
+from finetooth_toolbox.messages.chat_templates import PROBES, foreign_template, render_template
 
 from finetooth_gemma.gemma4_values import Pieces, arguments, declaration
 
@@ -43,7 +43,9 @@ RESULT, RESULT_END = "<|tool_response>", "<tool_response|>"
 SPEAKERS = {"system": "system", "user": "user", "assistant": "model"}
 ROLES = (*SPEAKERS, "tool")
 THOUGHT = "thought\n"
+EMPTY = CHANNEL + THOUGHT + CHANNEL_END
 Version = Literal["2026-07", "earlier"]
+EmptyThought = Literal["none", "prompt", "asked", "all"]
 THINKING = (
     {"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes.", "reasoning_content": "A greeting."},
 )  # fmt: skip
@@ -61,6 +63,11 @@ class Gemma4Options(Options):
     """Of the template: `2026-07`, its revision of July 2026, or `earlier`, as between the release and that: reasoning
     stands only before calls, nothing ends a turn between a result and the next question, the prompt behind a result
     opens no channel, and no value is `None`. `auto` does as the model's own template."""
+    empty_thought: Literal["auto"] | EmptyThought = "auto"
+    """Where an empty channel of thoughts opens an answer without reasoning while `thinking` is off: nowhere (`none`),
+    in the prompt alone (`prompt`), and so in answers to the last question too (`asked`), or also in earlier ones
+    (`all`). `auto` does as the model's own template: `none` for E2B and E4B; for 12B and larger `all` or, where the
+    template writes it in the prompt alone, `asked`, so that answers train behind the prompt that asks for them."""
 
 
 def build(options: Gemma4Options, context: Context) -> Gemma4:
@@ -73,10 +80,22 @@ def build(options: Gemma4Options, context: Context) -> Gemma4:
     written = None if own is None else render_template(own, THINKING, bos_token=BEGIN)
     detected: Version = "earlier" if written is not None and "A greeting." not in written else "2026-07"
     version = detected if options.version == "auto" else options.version
-    renderer = Gemma4(context.tokenizer, thinking=options.thinking, version=version)
-    if note := foreign_template(renderer, "gemma4", context.tokenizer, enable_thinking=options.thinking):
+    empty = _empty_thought(own) if options.empty_thought == "auto" else options.empty_thought
+    renderer = Gemma4(context.tokenizer, thinking=options.thinking, version=version, empty_thought=empty)
+    theirs = Gemma4(
+        context.tokenizer, thinking=options.thinking, version=version,
+        empty_thought="prompt" if empty == "asked" else empty,
+    )  # fmt: skip
+    if note := foreign_template(theirs, "gemma4", context.tokenizer, enable_thinking=options.thinking):
         context.note(note)
     return renderer
+
+
+def _empty_thought(template: str | None) -> EmptyThought:
+    """Where a template opens answers with an empty channel of thoughts."""
+    if template is None or not (render_template(template, THINKING[:1], prompt=True) or "").endswith(EMPTY):
+        return "none"
+    return "all" if EMPTY in (render_template(template, PROBES[0]) or "") else "asked"
 
 
 class Gemma4(TurnRenderer):
@@ -89,6 +108,8 @@ class Gemma4(TurnRenderer):
     Args:
         thinking: the model is asked to think.
         version: of the template.
+        empty_thought: where an empty channel of thoughts opens an answer without reasoning, if it is not asked to
+            think. The channel is the prompt's and does not train.
 
     Raises:
         RecipeError: the tokenizer has no tokens of Gemma 4.
@@ -102,8 +123,12 @@ class Gemma4(TurnRenderer):
     stops = (TURN_END, RESULT, DOCUMENT_END)
     extension = False
 
-    def __init__(self, tokenizer: Tokenizer, *, thinking: bool = False, version: Version = "2026-07") -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, *, thinking: bool = False, version: Version = "2026-07",
+        empty_thought: EmptyThought = "none",
+    ) -> None:  # fmt: skip
         super().__init__(tokenizer)
+        self._empty: EmptyThought = "none" if thinking else empty_thought
         self._thinking, self._earlier = thinking, version == "earlier"
         self._opens = thinking and version != "earlier"
         """The prompt behind the result of a tool opens the channel of thoughts."""
@@ -137,6 +162,8 @@ class Gemma4(TurnRenderer):
             follows = message.role == "assistant" and before is not None and before.role == "tool"
             if not follows:
                 page.markup(f"{TURN}{SPEAKERS[message.role]}\n")
+                empty = self._empty == "all" or (self._empty == "asked" and i > question)
+                page.markup(EMPTY * (empty and message.role == "assistant" and not message.reasoning))
             if message.reasoning and i > question:
                 page.markup(CHANNEL + THOUGHT, trains and not (follows and self._opens))
                 page.say(message.reasoning, trains, message.reasoning_weights)
@@ -243,7 +270,7 @@ class Gemma4(TurnRenderer):
         if last is not None and last.role == "tool":
             page.markup((CHANNEL + THOUGHT) * self._opens)
         elif last is None or not last.tool_calls:
-            page.markup(f"{TURN}model\n")
+            page.markup(f"{TURN}model\n" + EMPTY * (self._empty != "none"))
 
     def _check(self, conversation: Conversation) -> None:
         self.check_texts(conversation, ROLES, reasoning=True, calls=True)
@@ -260,6 +287,9 @@ class Gemma4(TurnRenderer):
                 raise self.refuse("two answers after one another", where, "join them")
             if message.tool_calls and message.content.strip():
                 raise self.refuse("no place for content next to tool calls", where, "leave one of them out")
+            follows = before is not None and before.role == "tool"
+            if message.reasoning and i > question and not follows and self._empty in ("asked", "all"):
+                raise self.refuse("no reasoning while thinking is off", where, "remove it, or set thinking: true")
             if self._earlier and message.reasoning and i > question and not message.tool_calls:
                 problem = "reasoning only before calls, as the template before July 2026 has it"
                 raise self.refuse(problem, where, "remove it, or set version: 2026-07")
