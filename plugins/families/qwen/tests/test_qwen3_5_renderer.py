@@ -294,7 +294,8 @@ TURNS = (
 
 @pytest.mark.parametrize(("prompt", "closed"), [("<think>\n", False), ("<think>\n\n</think>\n\n", True)])
 def test_a_model_thinks_as_its_own_template_does(tmp_path: Path, prompt: str, closed: bool) -> None:
-    tokenizer = ByteTokenizer(chat_template=TURNS.replace("PROMPT", f"<|im_start|>assistant\n{prompt}"))
+    asks = f"<|im_start|>assistant\n{{% if enable_thinking %}}<think>\n{{% else %}}{prompt}{{% endif %}}"
+    tokenizer = ByteTokenizer(chat_template=TURNS.replace("PROMPT", asks))
     context = FakeContext(tmp_path, tokenizer=tokenizer)
     for options, thinks in ((Qwen35Options(), not closed), (Qwen35Options(thinking=True), True)):
         asked = tokenizer.decode(list(build(options, context).prompt((ASK,))))

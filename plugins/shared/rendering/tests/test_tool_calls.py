@@ -77,6 +77,7 @@ class Plain(TurnRenderer):
             page.markup(f"<|im_start|>{message.role}\n")
             page.say(message.content)
             page.markup("<|im_end|>\n")
+        page.markup("<|im_start|>assistant\n" * ask)
 
 
 def test_a_foreign_template_is_named() -> None:
@@ -89,6 +90,9 @@ def test_a_foreign_template_is_named() -> None:
         r"renderer plain: the model's own chat template says '<\|begin\|>Hello\?!' where plain says '", text
     )
     assert "\n" not in text and text.endswith("data.renderer: jinja follows the model's own chat template")
+    opened = ByteTokenizer(chat_template=f"{own.chat_template}{{% if add_generation_prompt %}}<think>{{% endif %}}")
+    text = foreign_template(Plain(opened), "plain", opened)  # the same conversations, another prompt
+    assert r"<|im_start|>assistant\n<think>' where plain says" in text
     broken = ByteTokenizer(chat_template="{{ raise_exception('no') }}")
     assert "cannot be rendered" in foreign_template(Plain(broken), "plain", broken)
 

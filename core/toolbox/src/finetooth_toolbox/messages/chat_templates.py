@@ -156,13 +156,13 @@ def _difference(
     renderer: Renderer, name: str, tokenizer: Tokenizer, template: str, variables: Mapping[str, Any]
 ) -> str:
     seen = False
-    for probe in PROBES:
-        messages = tuple(Message(message["role"], message["content"]) for message in probe)
+    for turns, ask in [pair for probe in PROBES for pair in ((probe, False), (probe[:-1], True))]:
+        messages = tuple(Message(turn["role"], turn["content"]) for turn in turns)
         try:
-            tokens = renderer.render(Conversation(messages)).tokens
+            tokens = renderer.prompt(messages) if ask else renderer.render(Conversation(messages)).tokens
         except DataError:
             continue  # the family has no system message
-        expected = render_template(template, probe, **variables)
+        expected = render_template(template, turns, prompt=ask, **variables)
         if expected is None:
             return "the model's chat template cannot be rendered for comparison"
         seen = True

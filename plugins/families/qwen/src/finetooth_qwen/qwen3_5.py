@@ -107,13 +107,15 @@ def build(options: Qwen35Options, context: Context) -> Qwen35:
     keeps = newest if options.keep_reasoning == "auto" else options.keep_reasoning
     effort: Effort = "xhigh" if options.effort == "auto" else options.effort
     renderer = Qwen35(context.tokenizer, thinking=thinking, keep_reasoning=keeps, version=version, effort=effort)
-    told: dict[str, Any] = {"enable_thinking": thinking, "reasoning_effort": effort, "preserve_thinking": keeps}
+    told: dict[str, Any] = {"enable_thinking": thinking}
+    if newest:
+        told |= {"reasoning_effort": effort, "preserve_thinking": keeps}
     if own is not None and keeps in (False, newest):
-        pick = {"name": "jinja", "arguments": told if newest else {"enable_thinking": thinking}}
+        pick = {"name": "jinja", "arguments": told}
         renderer.seeing = cache(partial(context.build, "renderer", pick, setting="data.renderer"))
     if keeps and not newest:
         return renderer  # it differs on purpose
-    return with_note(renderer, context, **(told if newest else {}))
+    return with_note(renderer, context, **told)
 
 
 def _thinks(template: str | None) -> bool:

@@ -104,7 +104,7 @@ def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
     """
     renderer = Qwen3(context.tokenizer, thinking=options.thinking, keep_reasoning=options.keep_reasoning)
     if not options.keep_reasoning:  # else it differs on purpose
-        with_note(renderer, context)
+        with_note(renderer, context, enable_thinking=options.thinking)
     return renderer
 
 
