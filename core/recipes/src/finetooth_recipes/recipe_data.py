@@ -30,42 +30,43 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")]
 
 
 class SourceRows(Options):
-    """Which rows of a source are taken: keys in its mapping next to its own options."""
+    """Which rows of a source are used: keys in its mapping next to its own options."""
 
     slice: str | None = None
-    """The part of its rows, `[:10%]`, `[:500]`, `[100:200]`, `[-50:]`: as in Python, percentages rounded to the nearest
-    row. Behind a reference it is written without a key: `rows.jsonl[:500]`."""
+    """Part of the rows, as in Python: `[:10%]`, `[:500]`, `[100:200]`, `[-50:]`. Percentages are rounded to the nearest
+    row. After a path or id it needs no key: `rows.jsonl[:500]`."""
     max_rows: int | None = Field(default=None, ge=1)
-    """At most so many rows, the first ones of the slice."""
+    """Use at most this many rows, the first ones of the slice."""
     weight: float = Field(default=1.0, gt=0)
-    """How often an epoch takes these rows: 2 is twice, 0.5 is half of them. Only for training rows."""
+    """How often an epoch uses these rows: 2 is twice, 0.5 uses half of them. For training rows only."""
     sha256: Sha256 | dict[str, Sha256] | None = None
-    """SHA-256 that the source's file must have, of several files that of all, as `ft check` shows it; or one for each
-    file: `{a.txt: ...}`. A file that has changed is refused."""
+    """SHA-256 of the source's file, as `ft check` shows it; of several files, their common one or one for each:
+    `{a.txt: ...}`. A changed file is refused."""
     format: Annotated[str | PickMapping, Checked, picks("format")] | None = None
-    """How its rows become examples, in place of `data.format`: sources of a list may each have their own."""
+    """How these rows become examples, instead of `data.format`; each source of a list may have its own."""
 
 
 class HeldOut(Options):
-    """Held-out rows taken from the training rows, by a hash of their content: equal rows are never parted."""
+    """Held-out rows taken from the training rows, by a hash of their content: equal rows stay together."""
 
     fraction: float = Field(gt=0, lt=1)
-    """Which share of the different rows is held out, 0.05 is 5 %: rounded, at least one row and not all. Adding rows
-    moves few others."""
+    """Share of the distinct rows to hold out (0.05 is 5 %), rounded; at least one row, never all. Added rows move few
+    others."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Another seed holds out others."""
+    """Another seed holds out other rows."""
 
 
 class Mix(Options):
-    """How much an epoch takes of each of several sources."""
+    """How much an epoch takes from each of several sources."""
 
     temperature: float | Literal["even"] = 1.0
-    """T: a source of n rows has a share in proportion to weight * n^(1/T). 1 takes all rows as often; more takes small
-    sources more often, the largest `weight` times; `even` gives sources of one weight equal shares."""
+    """T: the share of a source of n rows is proportional to weight * n^(1/T). 1 takes all rows equally often; a higher
+    T takes small sources more often, and the largest one `weight` times. `even` gives sources of the same weight equal
+    shares."""
     rows: int | None = Field(default=None, ge=1)
-    """Rows of an epoch, in these shares. Left out: what weights and temperature make of the sources."""
+    """Rows in an epoch, divided into these shares. Default: what weights and temperature give."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Decides which rows are taken once more, or not at all, where a source is not taken a whole number of times."""
+    """Draws the remaining rows of a source whose share is not a whole multiple of its rows."""
 
     @model_validator(mode="after")
     def _checks_temperature(self) -> Mix:
@@ -78,12 +79,12 @@ class Mix(Options):
 
 
 class Snapshot(Options):
-    """All data files of the recipe, under one name."""
+    """Pins all data files of the recipe under one name."""
 
     name: str = Field(min_length=1)
-    """What you call these data."""
+    """Your name for this data."""
     sha256: Sha256 | None = None
-    """What they must be, as `ft check` shows it for this name; left out, it is only shown."""
+    """The SHA-256 that `ft check` shows for this name. Left out, it is shown but not checked."""
 
 
 def _checked_evaluation(pick: Any) -> Any:
@@ -130,71 +131,72 @@ def _placed(place: Callable[[Path], str], prefix: Path, path: Path) -> str:
 
 
 class Classification(Options):
-    """What the rows are, as far as that decides where a model that learnt them may go."""
+    """Facts about the rows that decide where a model trained on them may go."""
 
     customer_data: bool | None = None
-    """Whether any row came from a customer; null: it is not said, and a registry may then refuse the run."""
+    """Whether any row came from a customer; null: unknown, and a registry may then refuse the run."""
     licence: str = ""
     """The licence of the rows, such as `CC-BY-4.0`."""
     pii: Literal["none", "removed", "present"] | None = None
-    """Whether rows hold personal data; null: it is not said."""
+    """Whether rows hold personal data; null: unknown."""
     egress: Literal["never"] | None = None
-    """`never`: the run has no network. It trains in a process that has the loopback device alone, and its record says
-    so; where this machine cannot do that, it does not begin."""
+    """`never`: the run has no network. It trains in a process with only the loopback device, and records that. If this
+    machine cannot isolate the process, the run does not begin."""
 
 
 class DataSection(Options):
-    """Rows to train on and rows held out."""
+    """The rows to train on and the held-out rows."""
 
     train: SourceItem | list[SourceItem] | None = None
-    """Where training rows come from: a path, a hub id, `{name: SOURCE, ...}`, or a list of them. Behind a path or id a
-    slice may stand (`rows.jsonl[:10%]`); in a mapping also `slice`, `max_rows`, `weight`, `sha256`, `format`."""
+    """Training rows: a path, a hub id, `{name: SOURCE, ...}`, or a list of them. A path or id may end with a slice
+    (`rows.jsonl[:10%]`); a mapping may have `slice`, `max_rows`, `weight`, `sha256`, `format`."""
     eval: Evaluation | list[SourceItem] | None = None
-    """Where held-out rows come from: as `train`, or `{fraction: 0.05, seed: 0}` of the training rows; without it
-    nothing is evaluated by default."""
+    """Held-out rows: as in `train`, or `{fraction: 0.05, seed: 0}` of the training rows. Without them nothing is
+    evaluated by default."""
     max_rows: int | None = Field(default=None, ge=1)
-    """At most so many rows of each training source that says nothing of its own, the first ones."""
+    """Use at most this many rows of each training source, the first ones; a source's own `max_rows` overrides it."""
     examples: int | None = Field(default=None, ge=1)
-    """How many training rows there must be, those held out of them included; another number is refused. Data that are
-    streamed are not counted."""
+    """Expected number of training rows, held-out ones included; the run refuses any other number. Streamed data is not
+    counted."""
     deduplicate: Literal["off", "exact", "near"] = "off"
-    """Whether a training row that repeats an earlier one, of any source, is left out: `exact` if they say the same,
-    `near` if they share most of their words too. Rows left out are counted."""
+    """Whether to leave out a training row that repeats an earlier one, from any source: `exact` if both give the same
+    example, `near` also if they share most of their words. Rows left out are counted."""
     near_threshold: float = Field(default=0.8, gt=0, le=1)
-    """For `near`: the share of three-word sequences, of those that either row has, from which on two rows count as one
-    (Jaccard similarity, estimated by MinHash)."""
+    """For `near`: rows count as duplicates from this Jaccard similarity of their three-word sequences, estimated by
+    MinHash."""
     mix: Mix | None = None
-    """How much an epoch takes of each of several training sources: `{temperature: 2}`, `{temperature: even}`."""
+    """How much an epoch takes from each of several training sources: `{temperature: 2}`, `{temperature: even}`."""
     snapshot: Snapshot | None = None
-    """Pins all data files at once: `{name: NAME, sha256: ...}`; a file that has changed is refused."""
+    """Pins all data files at once: `{name: NAME, sha256: ...}`. A changed file is refused."""
     classification: Classification | None = None
-    """What the rows are: customer data, licence, personal data. It trains nothing; a registry's policy reads it."""
+    """Facts about the rows: customer data, licence, personal data. They do not change training; a registry's policy
+    reads them."""
     format: Annotated[str | PickMapping, Checked, picks("format")] = AUTO
-    """How a row becomes an example; `auto` goes by the columns of the first row of each source, so that a list may hold
+    """How a row becomes an example. `auto` decides by the columns of each source's first row, so a list may hold
     sources of several formats."""
     renderer: Annotated[str | PickMapping, Checked, picks("renderer")] = AUTO
-    """How messages become tokens; `auto` takes the renderer of the model's family."""
+    """Turns messages into tokens; `auto` takes the renderer of the model's family."""
     markup: Literal["plain", "special"] = "plain"
-    """How texts outside of messages (documents, raw prompts and completions) are read where they spell control tokens
-    (`<|im_start|>`): as `plain` characters, or as `special` tokens, as TRL and Unsloth read a column of rendered chats.
-    Messages are always plain, segments always special."""
+    """How control tokens (`<|im_start|>`) in texts outside of messages (documents, raw prompts and completions) are
+    read: as `plain` characters, or as `special` tokens, as TRL and Unsloth read a column of rendered chats. Messages
+    are always plain, segments always special."""
     opening: Incidental[Literal["auto", "off"]] = "auto"
-    """Whether the system message and the tools that nearly all training rows share (19 of 20) are kept with what is
-    trained, as what chats, services and exports begin with where nobody gives others."""
+    """Whether to save the system message and the tools that 19 of 20 training rows share with the trained model. Chats,
+    services and exports then begin with them unless others are given."""
     processor: Annotated[str | PickMapping, CheckedOrAuto, picks("processor")] = AUTO
-    """What turns images, sounds and videos into inputs of the model; asked for when the first row has one."""
+    """Turns images, sounds and videos into inputs of the model; needed only if the first row has one."""
     accept_dropped: Incidental[bool] = False
     """Whether to train although more than half of the training rows are left out, because they are too long or for
-    another reason that `ft check` names; `ft run --accept-dropped` sets it."""
+    another reason that `ft check` names. `ft run --accept-dropped` sets it."""
     cache: Incidental[Literal["auto", "off"]] = "auto"
-    """Whether tokens of large data (more than 2,000 rows) are kept for the next run with the same data and settings;
-    they lie in the folder `FT_CACHE`, by default `finetooth/data` in the cache folder of the platform."""
+    """Whether to keep the tokens of large data (more than 2,000 rows) for the next run with the same data and settings.
+    The folder is `FT_CACHE`, by default `finetooth/data` in the platform's cache folder."""
     cache_gb: Incidental[float] = Field(default=20.0, ge=0)
-    """Bound on all that is kept there, in GB (10^9 bytes): when a run has added to it, the data used longest ago are
-    removed, never those that a run is using."""
+    """Limit of the cache in GB (10^9 bytes). A run that adds to it then removes the data that was used longest ago, but
+    never data that a run is using."""
     workers: Incidental[Literal["auto"] | Annotated[int, Field(ge=0)]] = "auto"
-    """Processes that make tokens of large data; 0 is none but the run itself, `auto` takes one for each core if
-    there is enough to do. The result is the same in every way."""
+    """Processes that tokenise large data. 0 uses only the run's own process; `auto` uses one for each core if there is
+    enough to do. The result is always the same."""
 
     @property
     def no_egress(self) -> bool:

@@ -28,52 +28,52 @@ Often = Annotated[int | str, AfterValidator(_checked_cadence)]
 
 
 class EvaluateSection(Options):
-    """When and how to measure on the held-out rows."""
+    """When to evaluate on the held-out rows, and with what."""
 
     before: bool = True
     """Whether to evaluate before the first step too."""
     every: Often = Field(default=0)
-    """How often to evaluate, in words as for `checkpoint.every`: a number of steps, `50 steps`, `10 minutes`, `epoch`;
-    0 is only at the end, when it is done in any case."""
+    """How often to evaluate: a number of steps, `50 steps`, `10 minutes`, `epoch`; 0 evaluates only at the end. A run
+    always evaluates at the end."""
     evaluators: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("evaluator", auto=False)]] = "auto"
-    """What measures; `auto` takes the default evaluators if there are held-out rows."""
+    """The measurements; `auto` takes the default evaluators if there are held-out rows."""
 
 
 class BestSelection(Options):
     """The best checkpoints by a metric."""
 
     n: int = Field(default=1, ge=1)
-    """How many stay."""
+    """How many checkpoints stay."""
     metric: str = Field(default="eval/loss", min_length=1)
-    """Any metric of the run, `eval/loss`, `eval/exact_match`, `loss`."""
+    """Any metric of the run: `eval/loss`, `eval/exact_match`, `loss`."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Which way is better; `auto` goes by the name: less of what ends with loss, perplexity, error, mse, mae,
-    bits_per_byte, brier_score, wer, cer, ter or unfinished, more of the rest."""
+    """Whether lower (`min`) or higher (`max`) is better. `auto`: lower for names that end with loss, perplexity, error,
+    mse, mae, bits_per_byte, brier_score, wer, cer, ter or unfinished, higher for all others."""
 
 
 class CheckpointSection(Options):
-    """When to save the state of a run, where it is kept, and what must be true of it."""
+    """When to save the state of a run, where to keep it, and what it must pass."""
 
     every: Often = Field(default=0)
-    """How often: a number of steps, `50 steps`, `10 minutes`, `epoch`; 0 is never. The trained model is saved at the
-    end in any case, and the state when the run is interrupted or a plugin stops it."""
+    """How often to save: a number of steps, `50 steps`, `10 minutes`, `epoch`; 0 is never. A run always saves the
+    trained model at the end, and its state when it is interrupted or a plugin stops it."""
     keep_last: int = Field(default=2, ge=0)
-    """So many of the newest checkpoints stay in each store; 0 keeps all."""
+    """Number of newest checkpoints that each store keeps; 0 keeps all."""
     keep_best: BestSelection | None = None
-    """The best ones by a metric stay too."""
+    """Keep the best checkpoints by a metric as well."""
     stores: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("store", auto=False)]] = "auto"
-    """Where: stores by name (`device`, `host`, `disk`), or places that one claims (`s3://bucket/run`); `auto` takes
-    the default ones."""
+    """Where to save: stores by name (`device`, `host`, `disk`), or places that a store claims (`s3://bucket/run`);
+    `auto` takes the default ones."""
     gates: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("gate", auto=False)]] = "auto"
-    """What a checkpoint must pass before it counts; `auto` takes the default ones."""
+    """Checks that a checkpoint must pass before it counts; `auto` takes the default ones."""
     select_on: str | None = Field(default=None, min_length=1)
-    """Make the trained model from the best checkpoint by this metric, and not from the last step."""
+    """Make the trained model from the best checkpoint by this metric, not from the last step."""
     wait_for_room: float = Field(default=600.0, ge=0)
-    """So many seconds a run whose disk is full when it ends waits for room, rather than lose what it trained; Ctrl-C
-    ends the waiting."""
+    """Seconds that a run waits for room if the disk is full at its end, so that the trained model is not lost; Ctrl-C
+    ends the wait."""
     strict: bool = False
-    """Whether a run may only resume with the same versions of everything that its numbers depend on; otherwise a
-    difference is reported."""
+    """Whether a run may resume only with the same versions of everything that affects its numbers. Otherwise it resumes
+    and reports the differences."""
 
     @model_validator(mode="after")
     def _selects_what_is_kept(self) -> CheckpointSection:

@@ -32,13 +32,13 @@ class EarlyStopping(Options):
     """When a run ends before its last step."""
 
     metric: Annotated[str, AfterValidator(_measured)] = "eval/loss"
-    """The metric of an evaluation that must get better."""
+    """The evaluation metric that must improve."""
     patience: int = Field(default=3, ge=1)
-    """Evaluations in a row without an improvement over the best one after which the run ends."""
+    """The run ends after this many evaluations in a row that do not improve on the best one."""
     min_delta: float = Field(default=0.0, ge=0)
-    """By how much it must be better to count."""
+    """Smallest change that counts as an improvement."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Which way is better; `auto` goes by the name, as in `checkpoint.keep_best`."""
+    """Whether lower (`min`) or higher (`max`) is better; `auto` goes by the name, as in `checkpoint.keep_best`."""
 
     def verdict(self, evaluations: Iterable[Evaluation]) -> str | None:
         """Why the run ends, in one line; None if it continues.

@@ -39,32 +39,32 @@ from finetooth_core.plugins.local_files import is_file_reference
 
 
 class AddedToken(Options):
-    """A token that the model shall learn."""
+    """A token that is added to the model's vocabulary."""
 
     token: str = Field(min_length=1)
     """Its spelling."""
     special: bool = True
-    """Whether it is markup: text in the data that spells it stays plain text, and answers are shown without it."""
+    """Whether it is markup: text in the data with this spelling stays plain text, and answers are shown without it."""
 
 
 class ModelSection(Options):
     """The base model."""
 
     name: str = Field(min_length=1)
-    """What to train: a name a loader knows, a file, a folder, or a hub id."""
+    """The model to train: a name that a loader knows, a file, a folder, or a hub id."""
     loader: Annotated[str | PickMapping, Checked, picks("loader")] = AUTO
-    """What loads it; `auto` asks every loader whether it knows the name."""
+    """Loads the model; `auto` asks every loader whether it knows the name."""
     family: Annotated[str | PickMapping, Checked, picks("family")] = AUTO
-    """The model family; `auto` goes by the model type in its config."""
+    """The model family; `auto` reads the model type from the model's config."""
     added_tokens: list[Annotated[str, Field(min_length=1)] | AddedToken] = Field(default_factory=list)
-    """Tokens that the model shall learn: spellings of special tokens, or `{token: "<x>", special: false}` for one that
-    text may spell. Their embeddings begin as the mean of all others; `lora` and `full` train them."""
+    """Tokens to add to the vocabulary: spellings of special tokens, or `{token: "<x>", special: false}` for one that
+    text may spell. Their embeddings start as the mean of all others; `lora` and `full` train them."""
     added_tokens_overrides: dict[Annotated[str, Field(pattern=r"^\d+$")], Annotated[str, Field(min_length=1)]] = Field(
         default_factory=dict
     )
-    """New spellings of reserved tokens by their ids, `{"128002": "<|call|>"}`: new tokens, and no larger vocabulary."""
+    """New tokens in place of reserved ones, by id: `{"128002": "<|call|>"}`. The vocabulary does not grow."""
     special_tokens: dict[Literal["bos_token", "eos_token", "pad_token", "unk_token"], str] = Field(default_factory=dict)
-    """Which tokens begin, end and pad a text, where the model's tokenizer says it wrongly or not at all."""
+    """Tokens that begin, end and pad a text, if the model's tokenizer names the wrong ones or none."""
 
     def token_changes(self) -> TokenChanges:
         """What the section changes about the model's tokens."""
@@ -77,43 +77,46 @@ class ModelSection(Options):
 
 
 class TrainSection(Options):
-    """How long and in which portions to train."""
+    """How long to train, in which batches, and at which precision."""
 
     epochs: float | None = Field(default=None, gt=0)
-    """Passes over the training data; may be a fraction. Left out: 1, or as many as `max_steps` takes."""
+    """Passes over the training data; may be a fraction. Default: 1, or as many as `max_steps` takes."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Optimizer steps after which the run ends, even if `epochs` are not done; null sets no bound."""
+    """The run ends after this many optimizer steps, even if `epochs` are not done; null sets no limit."""
     batch_size: int = Field(default=8, ge=1)
-    """Data in one optimizer step, over all ranks."""
+    """Examples (rows, pairs or prompts) in one optimizer step, over all ranks."""
     max_length: int = Field(default=512, ge=2)
     """Longest sequence, in tokens."""
     excess_length: Literal["drop", "truncate", "truncate_answers", "truncate_turns", "split", "raise"] = "drop"
-    """What happens to a longer row: left out, cut, made several rows (the later ones do not see what came before), each
-    counted; or an error. Of a pair `truncate` cuts both answers or leaves it out, `truncate_answers` the longer.
-    `truncate_turns` cuts prompts too, so that answers keep training: turns stay whole as long as they fit."""
+    """What happens to a longer row. `drop` leaves it out; `truncate` cuts its end; `split` makes several rows of it,
+    and the later ones do not see the earlier ones; each is counted. `raise` is an error. Of a pair, `truncate` cuts
+    both answers or leaves the pair out; `truncate_answers` cuts only answers that are too long. `truncate_turns` cuts
+    prompts too, so that answers still train, and keeps turns whole as long as they fit."""
     seed: int = Field(default=0, ge=0, lt=2**63)
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     shuffle: bool | Literal["shortest_first", "longest_first"] = True
-    """Whether every epoch takes the rows in a new order; by their length in the first one (a curriculum)."""
+    """Whether every epoch shuffles the rows; or order those of the first epoch by length (a curriculum)."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "fp8"] = "auto"
-    """Number format of the computation; `auto` takes the best the hardware is fast in. `fp8`: linear modules of layers
-    multiply in 8-bit floating point, all else is in bf16."""
+    """Number format of the computation; `auto` takes the best one that is fast on the hardware. `fp8`: linear modules
+    of layers multiply in 8-bit floating point, everything else is computed in bf16."""
     micro_batch_tokens: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Tokens that go through the model at once, padding included; changes speed and memory, never the result."""
+    """Tokens that go through the model at once, padding included (gradient accumulation sums up the batch). Changes
+    speed and memory, never the result."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Whether to recompute activations in the backward pass: less memory, more time."""
+    """Whether the backward pass recomputes activations: less memory, more time."""
     accept_memory: Incidental[bool] = False
-    """Begin although the plan says that the memory will not suffice: for who knows that it will. `--accept-memory` sets
-    it."""
+    """Whether to train although the plan says that the memory will not suffice. `--accept-memory` sets it."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Gradients with a larger L2 norm are scaled down to it; 0 is off."""
+    """Scale gradients with a larger L2 norm down to this norm; 0 turns clipping off."""
     embedding_noise: float = Field(default=0.0, ge=0)
-    """Noise on the embeddings of what trains (NEFTune, 2310.05914): its alpha, 5 to 15 for chats; 0 is none."""
+    """Alpha of the noise on the embeddings of training rows (NEFTune, arXiv:2310.05914), 5 to 15 for chats; 0 adds
+    none."""
     on_bad_step: Literal["stop", "skip", "rollback"] = "stop"
-    """What happens when a loss or a gradient is not finite: the run stops, the step's data are passed over, or weights
-    and optimizer also go back to the newest snapshot in memory (`checkpoint.stores: [device]` or `[host]`)."""
+    """What happens if a loss or a gradient is not finite. `stop` ends the run, `skip` skips the step's rows, and
+    `rollback` also restores weights and optimizer from the newest snapshot in memory (`checkpoint.stores: [device]` or
+    `[host]`)."""
     early_stopping: EarlyStopping | None = None
-    """When evaluations have not got better for so long that the run ends; null trains to the end."""
+    """Ends the run when evaluations stop improving; null trains to the end."""
 
     def settings(self) -> TrainSettings:
         """The section as plugins see it; `None` stands for `auto`."""
@@ -135,12 +138,12 @@ class TrainSection(Options):
 
 
 class ProfileSection(Options):
-    """Steps to record: where their time and memory go. Recorded steps are slower than others."""
+    """Records where the time and memory of some steps go. Recorded steps are slower than others."""
 
     start: int = Field(default=5, ge=1)
-    """First optimizer step that is recorded; the first few of a run are slower than the rest."""
+    """First optimizer step to record; the first few steps of a run are slower than the rest."""
     steps: int = Field(default=0, ge=0)
-    """How many steps are recorded, into `profile` in the run folder; 0 is none."""
+    """Number of steps to record, into `profile` in the run folder; 0 records none."""
 
     @model_validator(mode="after")
     def _says_how_many(self) -> ProfileSection:
@@ -152,7 +155,7 @@ class ProfileSection(Options):
 
 
 class PluginUse(TypedDict):
-    """A plugin the recipe asks for, as a mapping."""
+    """A plugin that the recipe needs, as a mapping."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # type: ignore[misc]
 
@@ -163,16 +166,16 @@ class PluginUse(TypedDict):
 
 
 class ScaleSection(Options):
-    """How many devices train the run, and how they do it together."""
+    """How many devices train the run, and how they share the work."""
 
     strategy: Annotated[str | PickMapping, Checked, picks("strategy")] = AUTO
-    """How one engine is spread over ranks."""
+    """How the ranks divide the work."""
     launcher: Annotated[str | PickMapping, Checked, picks("launcher")] = AUTO
-    """What starts the ranks; `auto` takes the one that started this process, or else the default."""
+    """Starts the ranks; `auto` takes the launcher that started this process, or else the default one."""
     devices: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Ranks on each machine, each with a device of its own; `auto` is one, or as many as a launcher outside started."""
+    """Ranks on each machine, one device each; `auto` is one, or as many as an outside launcher started."""
     nodes: int = Field(default=1, ge=1)
-    """Machines. More than one are started by a launcher such as `ssh`, or from outside, such as with torchrun."""
+    """Number of machines. More than one need a launcher such as `ssh`, or an outside one such as torchrun."""
 
 
 class Recipe(Options):
@@ -181,47 +184,48 @@ class Recipe(Options):
     model: Annotated[ModelSection, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)]
     """The base model: a name, a path or hub id, or a mapping with `name`."""
     data: DataSection = DataSection()
-    """Rows to train on and rows held out."""
+    """The rows to train on and the held-out rows."""
     method: Annotated[str | PickMapping, CheckedOrAuto, picks("method")] = AUTO
-    """How it trains."""
+    """The training method."""
     adapter: Annotated[str | PickMapping, CheckedOrAuto, picks("adapter")] = AUTO
-    """Which parameters train. Left out: the default adapter. `auto`: as many as the memory has room for."""
+    """Which parameters train. Left out: the default adapter. `auto`: as many as fit into memory."""
     quantization: Annotated[str | PickMapping, Checked, picks("quantizer")] | None = None
-    """What stores the linear weights of a frozen base in fewer bits; `auto`: as few as it takes to fit into memory."""
+    """Stores the linear weights of a frozen base in fewer bits; `auto` takes as few bits as are needed to fit into
+    memory."""
     optimizer: Annotated[str | PickMapping, CheckedOrAuto, picks("optimizer")] = AUTO
-    """What applies the gradients."""
+    """Updates the weights from the gradients."""
     schedule: Annotated[str | PickMapping, CheckedOrAuto, picks("schedule")] = AUTO
     """How the learning rate changes over the run."""
     backend: Annotated[str | PickMapping, CheckedOrAuto, picks("backend")] = AUTO
-    """What computes."""
+    """The engine that computes."""
     scale: ScaleSection = ScaleSection()
-    """Several devices."""
+    """How many devices train the run, and how they share the work."""
     hardware: Annotated[str | PickMapping, Checked, picks("hardware")] = AUTO
-    """The device it computes on; `auto` takes the best one that is here."""
+    """The device to compute on; `auto` takes the best one of this machine."""
     kernels: Literal["auto"] | dict[str, Annotated[str | PickMapping, Checked, picks("kernel")]] = "auto"
-    """Which provider computes an operation, such as `{rms_norm: torch}`; `auto`, and each operation that is left out,
-    takes the best that can serve the device and the precision."""
+    """Which provider computes an operation, such as `{rms_norm: torch}`. `auto`, and every operation that is left out,
+    takes the best provider for the device and the precision."""
     train: TrainSection = TrainSection()
-    """How long and in which portions to train."""
+    """How long to train, in which batches, and at which precision."""
     evaluate: EvaluateSection = EvaluateSection()
-    """When and how to measure on the held-out rows."""
+    """When to evaluate on the held-out rows, and with what."""
     trackers: Incidental[
         Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("tracker", auto=False)]]
     ] = "auto"
-    """What shows or records steps and evaluations; `auto` takes the default trackers."""
+    """Show or record steps and evaluations; `auto` takes the default trackers."""
     export: Incidental[list[Annotated[str | PickMapping, Checked, picks("exporter", auto=False)]]] = []  # noqa: RUF012
-    """What is written for other tools once training has ended, as `ft export` writes it: into
-    `exports/NAME` in the run folder. Merged weights in 16 bits, a GGUF file."""
+    """What to write for other tools when training has ended, as `ft export` does: merged 16-bit weights, a GGUF file.
+    The files go to `exports/NAME` in the run folder."""
     checkpoint: CheckpointSection = CheckpointSection()
-    """When to save the state of a run."""
+    """When to save the state of the run."""
     profile: Incidental[ProfileSection] = ProfileSection()
-    """Steps to record: where their time and memory go."""
+    """Records where the time and memory of some steps go."""
     sweep: Incidental[dict[str, Any] | None] = None
-    """Settings that `ft sweep` tries: `metric`, `trials` and their `space`. A run passes the section over."""
+    """Settings that `ft sweep` tries: `metric`, `trials` and their `space`. `ft run` ignores this section."""
     plugins: list[Annotated[str, Field(min_length=1)] | PluginUse] = []  # noqa: RUF012 - pydantic copies it
-    """Plugins the run needs in addition to the installed ones: versions are checked, nothing is installed."""
+    """Plugins that the run needs in addition to the installed ones. Versions are checked, nothing is installed."""
     output: Incidental[Annotated[str, Field(min_length=1)] | None] = None
-    """The run folder; left out, it gets a name of its own under `runs`."""
+    """The run folder. Default: a new folder in `runs`."""
 
     @model_validator(mode="after")
     def _measures_what_ends_it(self) -> Recipe:

@@ -37,9 +37,9 @@ class SampleOptions(Options):
     """Options of trackers that can show answers which a step sampled."""
 
     samples_every: int = Field(default=0, ge=0)
-    """Steps between two whose answers are recorded: question, answer and reward as a table; 0: none are."""
+    """Steps from one recorded table of answers (question, answer, reward) to the next; 0 records none."""
     samples: int = Field(default=3, ge=1)
-    """Answers of a step that are recorded at most; a step reports a few."""
+    """At most this many answers of a step are recorded; a step reports a few."""
 
     def due(self, report: StepReport) -> tuple[Sample, ...]:
         """The answers of a step that are to be recorded."""

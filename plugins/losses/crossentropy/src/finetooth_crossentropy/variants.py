@@ -29,14 +29,14 @@ class FocalOptions(Options):
     """Options of `focal`."""
 
     gamma: float = Field(default=2.0, ge=0)
-    """How much less targets count that the model knows already; 0 is cross entropy."""
+    """How much less weight targets get that the model already predicts well; 0 is cross entropy."""
 
 
 class SmoothedOptions(Options):
     """Options of `smoothed_cross_entropy`."""
 
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    """Share of a target that is spread evenly over the whole vocabulary."""
+    """Share of each target that is spread evenly over the whole vocabulary."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the squared logarithm of the softmax's sum, which keeps logits from drifting; 1e-4 is usual."""
 

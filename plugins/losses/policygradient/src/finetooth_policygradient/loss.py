@@ -49,9 +49,9 @@ class PpoOptions(_Clipped):
     """Options of `ppo`."""
 
     clip_low_threshold: float = Field(default=0.8, ge=0)
-    """Smallest ratio that still has a gradient where the advantage is negative."""
+    """Smallest ratio with a gradient if the advantage is negative."""
     clip_high_threshold: float = Field(default=1.2, ge=0)
-    """Largest ratio that still has a gradient where the advantage is positive."""
+    """Largest ratio with a gradient if the advantage is positive."""
 
 
 class CispoOptions(_Clipped):
@@ -67,7 +67,7 @@ class DroOptions(Options):
     """Options of `dro`."""
 
     beta: float = Field(default=0.05, ge=0)
-    """How strongly the policy is held to the sampler's log-probabilities."""
+    """How strongly the policy is kept close to the sampler's log-probabilities."""
 
 
 def build_importance_sampling(options: NoOptions, context: Context) -> LossFn:

@@ -57,7 +57,7 @@ class SurrogateOptions(PolicyOptions):
     """Options of `surrogate`."""
 
     objective: Literal["clip", "cispo", "sapo", "vespo"] = "clip"
-    """What is made of ratio and advantage."""
+    """How ratio and advantage are combined."""
 
     @model_validator(mode="after")
     def _in_order(self) -> SurrogateOptions:

@@ -25,7 +25,7 @@ class ClippedValueOptions(Options):
     """Options of `clipped_value`."""
 
     clip: float | None = Field(default=0.2, gt=0)
-    """How far a value may move from the old one; null: at will."""
+    """How far a value may move from the old one; null: no limit."""
 
 
 def build(options: ClippedValueOptions, context: Context) -> LossFn:

@@ -12,15 +12,15 @@ class Beta(Options):
     """What every loss against a reference has."""
 
     beta: float = Field(default=0.1, gt=0)
-    """How strongly the policy is held to the reference: higher is closer."""
+    """How strongly the policy is kept close to the reference: higher is closer."""
 
 
 class PairOptions(Beta):
     """Options of losses on pairs."""
 
     ld_alpha: float | None = Field(default=None, ge=0, le=1)
-    """What targets count beyond the length of the pair's shorter answer, so that length itself weighs less (LD-DPO);
-    left out, they count whole."""
+    """Weight of targets beyond the length of the pair's shorter answer, so that length itself counts less (LD-DPO).
+    Left out, they have full weight."""
 
 
 class RewardOptions(PairOptions):
@@ -29,7 +29,7 @@ class RewardOptions(PairOptions):
     length_normalized: bool = False
     """Divide an answer's log-ratio by its length in tokens."""
     f_divergence: Divergence = "reverse_kl"
-    """The divergence by which the policy is held to the reference (f-DPO)."""
+    """The divergence that keeps the policy close to the reference (f-DPO)."""
     f_alpha: float = 0.5
     """Of `alpha_divergence`; at 1 it is the reverse KL."""
 
@@ -38,15 +38,15 @@ class LogitOptions(RewardOptions):
     """Options of losses on the logit of the preference."""
 
     margin_weight: float = Field(default=0.0, ge=0)
-    """How much of a row's margin the chosen answer must be ahead by, in rewards (ODPO, Amini et al., 2024,
-    arXiv:2402.10571); 0 leaves margins out."""
+    """Share of a row's margin by which the chosen answer must be ahead, in rewards (ODPO, Amini et al., 2024,
+    arXiv:2402.10571); 0 ignores margins."""
 
 
 class SigmoidOptions(LogitOptions):
     """Options of `sigmoid`."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of pairs whose labels are assumed to be swapped."""
+    """Assumed share of pairs whose labels are swapped."""
 
 
 class RobustOptions(LogitOptions):
@@ -74,21 +74,21 @@ class BcoOptions(PairOptions):
     """Options of `bco_pair`."""
 
     shift: bool = True
-    """Judge rewards against their running mean, as the paper does; without it against 0, as TRL 1.16 does."""
+    """Whether to compare rewards with their running mean, as the paper does; without it with 0, as TRL 1.16 does."""
 
 
 class AotOptions(PairOptions):
     """Options of `aot` and `aot_unpaired`."""
 
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of labels assumed to be swapped."""
+    """Assumed share of labels that are swapped."""
 
 
 class OrpoOptions(Options):
     """Options of `orpo`."""
 
     beta: float = Field(default=0.1, ge=0)
-    """Weight of the odds ratio that is added to the log-likelihood; the paper's lambda."""
+    """Weight of the odds ratio that is added to the log-likelihood (lambda in the paper)."""
 
 
 class SimpoOptions(Options):
@@ -97,13 +97,13 @@ class SimpoOptions(Options):
     beta: float = Field(default=2.0, gt=0)
     """Scale of the difference of mean log-probabilities."""
     gamma: float = Field(default=0.5, ge=0)
-    """By how much the chosen answer must be ahead, after `beta`."""
+    """Margin by which the chosen answer must be ahead, after scaling by `beta`."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of pairs whose labels are assumed to be swapped."""
+    """Assumed share of pairs whose labels are swapped."""
     alpha: float = 0.0
     """Shape of the reward (AlphaPO); 0 is SimPO's own."""
     sft_weight: float = Field(default=0.0, ge=0)
-    """Weight of the chosen answers' log-likelihood in the sum: CPO-SimPO."""
+    """Weight of the added log-likelihood of chosen answers (CPO-SimPO)."""
 
 
 class CpoOptions(Options):
@@ -112,15 +112,15 @@ class CpoOptions(Options):
     beta: float = Field(default=0.1, gt=0)
     """Scale of the difference of log-probabilities."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of pairs whose labels are assumed to be swapped."""
+    """Assumed share of pairs whose labels are swapped."""
     sft_weight: float = Field(default=1.0, ge=0)
-    """Weight of the chosen answers' log-likelihood in the sum."""
+    """Weight of the added log-likelihood of chosen answers."""
 
 
 class KtoOptions(Beta):
     """Options of `kto`."""
 
     desirable_weight: float = Field(default=1.0, gt=0)
-    """Weight of desirable answers, the paper's lambda_D."""
+    """Weight of desirable answers (lambda_D in the paper)."""
     undesirable_weight: float = Field(default=1.0, gt=0)
-    """Weight of undesirable answers, the paper's lambda_U."""
+    """Weight of undesirable answers (lambda_U in the paper)."""

@@ -22,13 +22,13 @@ class BestOfNOptions(RolloutOptions):
     """Options of `best_of_n`."""
 
     keep: int = Field(default=1, ge=1)
-    """How many answers of a group are learned at most, the best ones."""
+    """Most answers of a group to train on, the best ones."""
     threshold: float | None = None
-    """Only answers whose reward is above it; left out, any."""
+    """Train only on answers whose reward is above this. Left out, on any."""
     keep_equal: bool = False
-    """Whether a group whose rewards are all equal is learned too: with a `threshold` it is in any case."""
+    """Whether to train on a group whose rewards are all equal; with a `threshold` it trains in any case."""
     loss_type: LossType = "bnpo"
-    """How tokens are weighted: all alike, or with `grpo` by the mean of each answer."""
+    """How tokens are weighted: all equally, or with `grpo` by the mean of each answer."""
 
     @model_validator(mode="after")
     def _some(self) -> BestOfNOptions:

@@ -27,27 +27,28 @@ class GkdOptions(Options):
     """Options of `gkd`."""
 
     teacher: Teacher
-    """The model that is learned from; a mapping, or only its `policy`."""
+    """The teacher model; a mapping, or only its `policy`."""
     lmbda: float = Field(default=0.5, ge=0, le=1)
-    """Share of the steps, drawn at random, whose answers the policy writes itself: 0 is `distill`, 1 learns only from
-    what the policy would say."""
+    """Share of the steps, drawn at random, in which the policy writes the answers itself. 0 is `distill`; 1 trains only
+    on the policy's own answers."""
     beta: float = Field(default=0.5, ge=0, le=1)
-    """The teacher's share of the mixture that both are compared with. Towards 0 the divergence is the forward KL, which
-    covers all that the teacher says; towards 1 it is the reverse KL, which keeps to what the teacher says most."""
+    """The teacher's share of the mixture with which both models are compared. Towards 0 the divergence is the forward
+    KL, which covers everything that the teacher says; towards 1 the reverse KL, which keeps to what the teacher says
+    most."""
     seq_kd: bool = False
-    """Whether the teacher writes the answers that the policy does not. Rows are prompts then, and each has one answer,
-    drawn once, at the beginning of the run."""
+    """Whether the teacher writes the answers in the other steps. Rows are then prompts, and each gets one answer,
+    sampled once at the beginning of the run."""
     temperature: float = Field(default=0.9, gt=0)
-    """Of drawing answers."""
+    """Temperature at which answers are sampled."""
     divergence_temperature: float = Field(default=1.0, gt=0)
-    """That both distributions are taken at."""
+    """Temperature of both distributions in the loss."""
     top_k: int = Field(default=64, ge=0)
-    """Of how many tokens the teacher says its probability, its likeliest ones; the others count as one. 0 is the whole
-    vocabulary, whose logits of a micro-batch are then held twice."""
+    """Number of likeliest tokens for which the teacher gives probabilities; all others count as one. 0 is the whole
+    vocabulary, and then the logits of a micro-batch are held twice."""
     max_completion_length: int = Field(default=128, ge=1)
-    """Tokens of a drawn answer at most."""
+    """Most tokens of a sampled answer."""
     sampler: Pick = "engine"
-    """Where the policy's answers come from."""
+    """Samples the policy's answers."""
 
 
 def build(options: GkdOptions, context: Context) -> Gkd:

@@ -45,15 +45,15 @@ class DistillationOptions(Options):
     """Options of `distillation`."""
 
     divergence: Divergence = "forward"
-    """Which way the two are compared."""
+    """Divergence between the two distributions."""
     js_beta: float = Field(default=0.5, gt=0, lt=1)
     """The teacher's share of the mixture, for `js`."""
     cross_entropy: float = Field(default=0.0, ge=0)
-    """Weight of the cross entropy of the tokens that stand in the rows."""
+    """Weight of the cross entropy of the rows' own tokens."""
     temperature: float = Field(default=1.0, gt=0)
-    """What logits are divided by; log-probabilities come at their temperature."""
+    """Divides logits; log-probabilities already have their temperature."""
     scale: float = Field(default=1.0, gt=0)
-    """The loss is multiplied by its square: the temperature, or 1."""
+    """The loss is multiplied by the square of this: the temperature, or 1."""
 
 
 def build(options: DistillationOptions, context: Context) -> LossFn:

@@ -21,24 +21,24 @@ class DistillOptions(Options):
     """Options of `distill`."""
 
     teacher: Teacher
-    """The model that is learned from; a mapping, or only its `policy`."""
+    """The teacher model; a mapping, or only its `policy`."""
     top_k: int = Field(default=64, ge=0)
-    """Of how many tokens the teacher says its probability, its likeliest ones; the others count as one. 0 is the whole
-    vocabulary, whose logits of a micro-batch are then held twice."""
+    """Number of likeliest tokens for which the teacher gives probabilities; all others count as one. 0 is the whole
+    vocabulary, and then the logits of a micro-batch are held twice."""
     divergence: Divergence = "forward"
-    """Which way the two distributions are compared: `forward` covers all that the teacher says, `reverse` keeps to what
-    it says most, `js` lies between."""
+    """Divergence between the two distributions: `forward` covers everything that the teacher says, `reverse` keeps to
+    what it says most, `js` lies between."""
     js_beta: float = Field(default=0.5, gt=0, lt=1)
     """The teacher's share of the mixture, for `js`."""
     temperature: float = Field(default=1.0, gt=0)
-    """That both distributions are taken at."""
+    """Temperature of both distributions."""
     cross_entropy: float = Field(default=0.0, ge=0)
     """Weight of the cross entropy of the rows' own tokens, added to the distillation loss."""
     sequences: int = Field(default=0, ge=0)
-    """How many answers of the teacher to each row, a prompt, are learned in place of its distributions: what it writes
-    is learned token by token. One is its likeliest, several are drawn at `temperature`. 0 learns distributions."""
+    """Number of teacher answers for each row (a prompt) to train on as text, instead of the teacher's distributions. 1
+    is its likeliest answer; several are sampled at `temperature`. 0 learns distributions."""
     max_completion_length: int = Field(default=256, ge=1)
-    """Tokens of an answer of the teacher, with `sequences`; one that is cut off is learned without an end."""
+    """With `sequences`: most tokens of a teacher's answer. An answer that is cut off trains without its end token."""
     train_on: TrainOn = "assistant"
     """Which messages train, as for `sft`."""
 

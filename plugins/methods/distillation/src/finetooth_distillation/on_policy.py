@@ -27,19 +27,19 @@ class DistributionOptions(RolloutOptions):
     """Options of methods that compare the policy with a teacher on its own answers."""
 
     teacher_top_k: int = Field(default=0, ge=0)
-    """0: of each token that was drawn, how much likelier the teacher finds it than who drew it is its advantage. Else
-    the divergence of the two distributions at each place, over so many of the teacher's likeliest tokens, with the
-    others as one."""
+    """0: the advantage of a sampled token is how much likelier the teacher finds it than the sampler did. Otherwise the
+    loss is the divergence of the two distributions at each place, over this many of the teacher's likeliest tokens,
+    with all others as one."""
     divergence: Divergence = "reverse"
-    """Which way two distributions are compared, with `teacher_top_k`."""
+    """With `teacher_top_k`: divergence between the two distributions."""
     js_beta: float = Field(default=0.5, gt=0, lt=1)
     """The teacher's share of the mixture, for `js`."""
     rewards: list[Pick] = Field(default_factory=list)
-    """What judges answers, for the report: nothing is learned from it."""
+    """Rewards that score answers for the reports; they do not train."""
     num_generations: int = Field(default=1, ge=1)
-    """Rollouts of each prompt."""
+    """Rollouts for each prompt."""
     loss_type: LossType = "bnpo"
-    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
+    """How tokens are weighted; for `cispo`, `sapo` and `vespo` also how the ratio enters the loss."""
 
     @model_validator(mode="after")
     def _possible(self) -> DistributionOptions:
@@ -64,7 +64,7 @@ class OnPolicyOptions(DistributionOptions):
     """Options of `opd`."""
 
     teacher: Teacher
-    """The model that is learned from; a mapping, or only its `policy`."""
+    """The teacher model; a mapping, or only its `policy`."""
 
 
 def build(options: OnPolicyOptions, context: Context) -> OnPolicyDistillation:

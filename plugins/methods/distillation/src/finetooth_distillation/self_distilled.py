@@ -36,11 +36,11 @@ class SelfDistilledOptions(DistributionOptions):
 
     reference_is_for_kl: ClassVar[bool] = False
     demonstration: str = Field(default="answer", min_length=1)
-    """Column of a row with an answer to show, as text."""
+    """Column of the row that holds the demonstration, an answer as text."""
     shown: Annotated[str, shows("prompt", "demonstration")] = SHOWN
-    """What the teacher is asked in place of the last message, with `{prompt}` and `{demonstration}`."""
+    """What the teacher reads instead of the last message, with `{prompt}` and `{demonstration}`."""
     teacher_top_k: int = Field(default=64, ge=1)
-    """Of how many tokens the teacher says its probability, its likeliest ones; the others count as one."""
+    """Number of likeliest tokens for which the teacher gives probabilities; all others count as one."""
 
 
 def build(options: SelfDistilledOptions, context: Context) -> SelfDistilled:

@@ -22,8 +22,7 @@ class TeacherOptions(Options):
     """The model that is learned from."""
 
     policy: str = Field(min_length=1)
-    """A run, a model's name, folder or hub id, with the same tokenizer; also one whose weights are stored in few
-    bits."""
+    """A run, or a model's name, folder or hub id, with the same tokenizer; its weights may be quantised."""
 
 
 def _as_mapping(value: Any) -> Any:

@@ -49,14 +49,14 @@ class UniversalOptions(Options):
     """Options of `uld`."""
 
     teacher: str = Field(min_length=1)
-    """A run, a model's name, folder or hub id, with any tokenizer; it reads the rows in its own template."""
+    """A run, or a model's name, folder or hub id, with any tokenizer; it reads the rows in its own template."""
     align: Literal["text", "length"] = "text"
-    """Which tokens of an answer are compared: with `text` those before which both have read the same text, with
-    `length` the first with the first, the second with the second, as far as the shorter one goes."""
+    """Which tokens of an answer are compared. `text`: tokens before which both models have read the same text.
+    `length`: the first with the first, the second with the second, up to the end of the shorter answer."""
     top_k: int = Field(default=64, ge=1)
-    """How many of the greatest probabilities are compared; what is left of 1 counts as one."""
+    """Number of largest probabilities to compare; the rest counts as one."""
     weight: float = Field(default=1.5, gt=0)
-    """Of that comparison, added to the cross entropy of the rows' answers."""
+    """Weight of this loss, which is added to the cross entropy of the rows' answers."""
 
 
 def build(options: UniversalOptions, context: Context) -> Universal:

@@ -65,44 +65,47 @@ class EbftOptions(RolloutOptions):
     model."""
 
     mode: Literal["structured", "strided"] = "structured"
-    """Whole answers to prompts. Blocks along a document are the method `ebft_strided`, so `strided` is refused here."""
+    """`structured`: whole answers to prompts. For blocks along a document use the method `ebft_strided`; `strided` is
+    refused here."""
     reference_column: str = Field(default="answer", min_length=1)
-    """Column of a row with the reference answer, as text; with `environment: conversation` that of the first turn."""
+    """Column of the row that holds the reference answer, as text; with `environment: conversation` that of the first
+    turn."""
     environment: Pick | None = None
-    """`conversation`, for rows that are read with `format: {name: task, turns: sequential}`: the model says all of the
-    assistant's turns, each behind its own earlier ones, and the whole of it is compared with the whole reference.
-    Left out, an answer is one turn."""
+    """`conversation`, for rows read with `format: {name: task, turns: sequential}`: the model writes all of the
+    assistant's turns, each after its own earlier ones, and the whole is compared with the whole reference. Left out, an
+    answer is one turn."""
     rewards: list[Pick] = Field(default_factory=list)
-    """Rewards that are added to that of the features; usually none."""
+    """Rewards to add to the reward of the features; usually none."""
     reasoning_column: str = ""
     """Column of a row with the reasoning before its reference answer, which the renderer writes as the family does:
     `reasoning` with `format: {name: task, turns: last, reasoning: reasoning}`. It may be empty in a row; without the
     option, references have none."""
     feature_layers: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.25, 0.5, 0.75], min_length=1)
-    """Depths at which the network's states are read, as fractions: 0 is the embeddings, 1 the last layer. States of
-    each are divided by their length, and stand side by side."""
+    """Depths at which hidden states are read, as fractions: 0 is the embeddings, 1 the last layer. The states of each
+    depth are divided by their norm and concatenated."""
     embed_method: Pooling = "last_token"
-    """What of a sequence's states is its feature: those of the last token, their mean, the mean over the answer, or
-    those a quarter, half and three quarters of the way side by side."""
+    """Which states form a sequence's feature: those of the last token, their mean, the mean over the answer, or those
+    at a quarter, half and three quarters of the way, concatenated."""
     use_whitening: bool = False
-    """Whether features are whitened by those of the batch's answers, so that no direction outweighs the others. Over
-    few answers it says little: their number, `train.batch_size` times `num_generations`, should be well above 8."""
+    """Whether to whiten features with those of the batch's answers, so that no direction dominates. Few answers give a
+    poor estimate: `train.batch_size` times `num_generations` should be well above 8."""
     alignment_coef: float = Field(default=1.0, ge=0)
-    """Weight of the cosine to the reference answer's feature."""
+    """Weight of the cosine similarity to the reference answer's feature."""
     diversity_coef: float = Field(default=1.0, ge=0)
-    """What likeness to the other answers of a group costs. With 2 answers a group, 0 is advised."""
+    """Penalty for similarity to the other answers of the group. With 2 answers in a group, 0 is advised."""
     adaptive_max_tokens: bool = True
-    """Whether an answer may have `gt_length_multiplier` times as many tokens as its reference answer, rounded up, and
-    `max_completion_length` at most."""
+    """Whether an answer's limit is `gt_length_multiplier` times the tokens of its reference answer, rounded up, and at
+    most `max_completion_length`."""
     gt_length_multiplier: float = Field(default=1.5, ge=0.1)
     """See `adaptive_max_tokens`."""
     advantage_estimator: str = Field(default="rloo", pattern="^(rloo|group_norm|reinforce)$")
-    """From rewards to advantages: against the mean of the group's others, over the group's deviation, or the reward
-    itself. Left out with one answer to a prompt, it is `reinforce`: one has no others."""
+    """How rewards become advantages: minus the mean of the other answers of the group, divided by the group's
+    deviation, or the reward itself. With one answer to a prompt the default is `reinforce`, since there are no
+    others."""
     rl_coef: float = Field(default=1.0, ge=0)
     """Weight of the policy gradient."""
     ce_coef: float = Field(default=0.0, ge=0)
-    """Weight of cross entropy on the reference answer. 0.03 is balanced, 0.1 outweighs the features."""
+    """Weight of the cross entropy on the reference answer. 0.03 is balanced, 0.1 outweighs the features."""
 
     @model_validator(mode="before")
     @classmethod

@@ -36,21 +36,22 @@ class StridedOptions(Options):
     another model."""
 
     stride: int = Field(default=8, ge=1)
-    """Tokens from the beginning of one block to that of the next."""
+    """Tokens from the start of one block to the start of the next."""
     context_length: int = Field(default=8, ge=1)
-    """Tokens of the document before the first block at least. A block reads all of the document before it, so its
+    """Fewest tokens of the document before the first block. A block reads all of the document before it, so its
     log-probabilities are those of the model that is used later."""
     generate_max_len: int = Field(default=8, ge=1)
-    """Tokens of a block. It is compared with as many tokens of the document."""
+    """Tokens of a block, which is compared with as many tokens of the document."""
     n_samples_per_prompt: int = Field(default=4, ge=1)
-    """Drawn versions of each block."""
+    """Sampled versions of each block."""
     min_completion_prefix: int = Field(default=0, ge=0)
-    """Tokens that train before the first block, where a row has a prompt."""
+    """Tokens that train before the first block, if the row has a prompt."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of drawing, and of what trains. Cross entropy is taken at it too, so the default is the 1 that a model is
-    measured at; others take 0.6."""
+    """Temperature of sampling, and of the trained policy. The cross entropy uses it too, so the default is 1, at which
+    a model is measured; others take 0.6."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """The smallest set of tokens that reaches it is drawn from, and the policy is trained among them; 1 is all."""
+    """Sample from the smallest set of tokens whose probabilities add up to this, and train the policy over that set; 1
+    is all."""
     feature_layers: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.25, 0.5, 0.75], min_length=1)
     """As of `ebft`."""
     embed_method: Pooling = "last_token"
@@ -58,19 +59,19 @@ class StridedOptions(Options):
     use_whitening: bool = False
     """As of `ebft`, over the blocks of a batch."""
     alignment_coef: float = Field(default=1.0, ge=0)
-    """Weight of the cosine to the document's feature."""
+    """Weight of the cosine similarity to the document's feature."""
     diversity_coef: float = Field(default=1.0, ge=0)
-    """What likeness to the other versions of a block costs."""
+    """Penalty for similarity to the other versions of the block."""
     advantage_estimator: Literal["rloo", "group_norm", "reinforce"] = "rloo"
-    """As of `ebft`, with one version of a block too."""
+    """As of `ebft`, also with one version of a block."""
     rl_coef: float = Field(default=1.0, ge=0)
     """Weight of the policy gradient: the mean of -A log p over all drawn tokens."""
     ce_coef: float = Field(default=0.0, ge=0)
-    """Weight of cross entropy on the rows' own tokens. 0.03 is balanced."""
+    """Weight of the cross entropy on the rows' own tokens. 0.03 is balanced."""
     reference: Reference = Field(default_factory=ReferenceOptions)
     """The feature network."""
     sampler: Pick = "engine"
-    """Where blocks come from."""
+    """Samples the blocks."""
 
     @model_validator(mode="before")
     @classmethod

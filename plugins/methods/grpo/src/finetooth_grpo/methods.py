@@ -17,11 +17,10 @@ class GrpoOptions(RolloutOptions):
     """Options of `grpo`."""
 
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Whose deviation divides a reward less the mean of its group: that of the group, of the batch, or none (Dr.
-    GRPO)."""
+    """Which standard deviation divides a reward after the mean of its group is subtracted: that of the group, of the
+    batch, or none (Dr. GRPO)."""
     multi_objective_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
-    """Whether several rewards are added up and then normalised, or each is normalised in its group by itself
-    (GDPO)."""
+    """Whether several rewards are added up and then normalised, or each is first normalised within its group (GDPO)."""
 
     @model_validator(mode="after")
     def _one_way(self) -> GrpoOptions:
@@ -46,7 +45,7 @@ class ReinforcePlusPlusOptions(RolloutOptions):
     """Options of `reinforce++`."""
 
     baseline: bool = False
-    """Whether the mean of its group is taken from a reward first (REINFORCE++-baseline)."""
+    """Whether to subtract the mean of its group from a reward first (REINFORCE++-baseline)."""
 
 
 def grpo(options: GrpoOptions, context: Context) -> RolloutMethod:

@@ -30,39 +30,40 @@ class PpoOptions(RolloutOptions):
     """Options of `ppo`."""
 
     num_generations: int = Field(default=1, ge=1)
-    """Rollouts of each prompt. The critic says what was to be expected, so one is enough."""
+    """Rollouts for each prompt. The critic provides the baseline, so one is enough."""
     num_iterations: int = Field(default=4, ge=1)
-    """How often a batch of rollouts is trained."""
+    """How often each batch of rollouts trains."""
     loss_type: LossType = "bnpo"
-    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
+    """How tokens are weighted; for `cispo`, `sapo` and `vespo` also how the ratio enters the loss."""
     beta: float = Field(default=0.05, ge=0)
-    """What a nat of KL to the reference costs; with `kl_target` that is where it begins. 0 needs no reference."""
+    """Cost of one nat of KL to the reference; with `kl_target` the initial cost. 0 needs no reference."""
     kl_in: Literal["loss", "reward"] = "reward"
-    """Whether the KL is taken from the rewards of the tokens (k1), or is a part of the loss."""
+    """Whether the KL is subtracted from the rewards of the tokens (k1), or is part of the loss."""
     kl_target: float | None = Field(default=None, gt=0)
-    """KL of an answer, in nats, that `beta` is steered to; left out, `beta` stays."""
+    """Target KL of an answer, in nats, towards which `beta` is adjusted. Left out, `beta` is fixed."""
     kl_gain: float = Field(default=0.1, gt=0)
-    """How fast it is steered: `beta` changes by a fifth of this share a batch at most."""
+    """Speed of the adjustment: in a batch `beta` changes by at most a fifth of this share."""
     discount: float = Field(default=1.0, ge=0, le=1)
-    """Gamma: how much a reward counts one token earlier."""
+    """Gamma: discount of a reward for each token before it."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    """Lambda of the advantages: 0 trusts the critic, 1 what came."""
+    """Lambda of the advantages (GAE): 0 trusts the critic, 1 the rewards that came."""
     value_coef: float = Field(default=0.1, ge=0)
     """Weight of the critic's loss."""
     value_clip: float | None = Field(default=0.2, gt=0)
-    """How far a value may move from that of the weights that sampled; null: at will."""
+    """How far a value may move from that of the weights that sampled; null: no limit."""
     critic: str = ""
-    """What the critic starts from: a reward model, a run of method `rm` on the same model, or a run of `ppo`, whose
-    critic lies in its artifact. What it says of the beginning of an answer is what is expected, and the critic's head
-    learns what is missing. Left out, it learns all."""
+    """Initial critic: a reward model (a run of method `rm` on the same model) or a run of `ppo`, whose artifact holds
+    its critic. Its value for the beginning of an answer is the expected reward, and the new critic's head learns the
+    rest. Left out, the head learns everything."""
     whiten_rewards: bool = False
-    """Whether rewards of tokens are divided by their deviation over the batch."""
+    """Whether to divide the rewards of tokens by their standard deviation over the batch."""
     whiten_advantages: bool = True
-    """Whether advantages have mean 0 and deviation 1 over the batch."""
+    """Whether to normalise advantages over the batch to mean 0 and standard deviation 1."""
     missing_eos_penalty: float = Field(default=0.0, ge=0)
-    """Taken from the reward of an answer that was cut off."""
+    """Subtracted from the reward of an answer that was cut off."""
     skip_zero_advantage_batches: bool = False
-    """Whether a batch without an advantage takes no step; off, since the critic learns from it all the same."""
+    """Whether to skip the step of a batch whose advantages are all 0. Off by default, since the critic still learns
+    from it."""
 
     @model_validator(mode="after")
     def _steered(self) -> PpoOptions:

@@ -13,20 +13,21 @@ class RowOptions(Options):
     """How unusable rows are treated."""
 
     bad_rows: Literal["drop", "raise"] = "drop"
-    """Rows from which nothing can be learned: two answers that are the same, an empty answer, no
-    prompt. `drop` leaves them out and counts them, `raise` names them and stops."""
+    """What happens to rows without anything to learn: two equal answers, an empty answer, no prompt. `drop` leaves them
+    out and counts them, `raise` names them and stops."""
 
 
 class DpoOptions(RowOptions):
     """Options of `dpo`."""
 
     loss: Pick = "sigmoid"
-    """The loss, a name or a mapping with `name` and its options."""
+    """The loss: a name, or a mapping with `name` and its options."""
     losses: list[Pick] = Field(default_factory=list)
-    """Several at once, `[{name: sigmoid}, {name: sft, weight: 0.1}]`: their weighted sum. Instead of `loss`."""
+    """Several losses instead of `loss`: `[{name: sigmoid}, {name: sft, weight: 0.1}]`. Their weighted sum is
+    minimised."""
     beta: float | None = Field(default=None, gt=0)
-    """How strongly the policy is held to the reference, for every loss that does not say it itself; left out, each has
-    its own default."""
+    """How strongly the policy is kept close to the reference, in every loss that does not set its own. Left out, each
+    loss has its own default."""
     reference: Reference = Field(default_factory=ReferenceOptions)
     """The reference; a mapping, or only its `policy`."""
 
@@ -35,7 +36,7 @@ class OrpoOptions(RowOptions):
     """Options of `orpo`."""
 
     beta: float = Field(default=0.1, ge=0)
-    """Weight of the odds ratio that is added to the log-likelihood; the paper's lambda."""
+    """Weight of the odds ratio that is added to the log-likelihood (lambda in the paper)."""
 
 
 class SimpoOptions(RowOptions):
@@ -44,13 +45,13 @@ class SimpoOptions(RowOptions):
     beta: float = Field(default=2.0, gt=0)
     """Scale of the difference of mean log-probabilities."""
     gamma: float = Field(default=0.5, ge=0)
-    """By how much the chosen answer must be ahead, after `beta`."""
+    """Margin by which the chosen answer must be ahead, after scaling by `beta`."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of pairs whose labels are assumed to be swapped."""
+    """Assumed share of pairs whose labels are swapped."""
     alpha: float = 0.0
     """Shape of the reward (AlphaPO); 0 is SimPO's own."""
     sft_weight: float = Field(default=0.0, ge=0)
-    """Weight of the chosen answers' log-likelihood in the sum: CPO-SimPO."""
+    """Weight of the added log-likelihood of chosen answers (CPO-SimPO)."""
 
 
 class CpoOptions(RowOptions):
@@ -59,22 +60,22 @@ class CpoOptions(RowOptions):
     beta: float = Field(default=0.1, gt=0)
     """Scale of the difference of log-probabilities."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of pairs whose labels are assumed to be swapped."""
+    """Assumed share of pairs whose labels are swapped."""
     sft_weight: float = Field(default=1.0, ge=0)
-    """Weight of the chosen answers' log-likelihood in the sum."""
+    """Weight of the added log-likelihood of chosen answers."""
 
 
 class KtoOptions(RowOptions):
     """Options of `kto`."""
 
     loss: Literal["kto", "apo_zero_unpaired"] = "kto"
-    """`kto` judges rewards against an estimate of the KL to the reference; `apo_zero_unpaired` against 0."""
+    """`kto` compares rewards with an estimate of the KL to the reference, `apo_zero_unpaired` with 0."""
     beta: float = Field(default=0.1, gt=0)
-    """How strongly the policy is held to the reference."""
+    """How strongly the policy is kept close to the reference."""
     desirable_weight: float = Field(default=1.0, gt=0)
     """Weight of desirable answers."""
     undesirable_weight: float = Field(default=1.0, gt=0)
-    """Weight of undesirable answers. The paper recommends weights with which the desirable answers count 1 to 1.33
-    times what the undesirable ones do; the plan says which those are."""
+    """Weight of undesirable answers. The paper recommends weights with which desirable answers count 1 to 1.33 times as
+    much as undesirable ones; the plan says which weights these are."""
     reference: Reference = Field(default_factory=ReferenceOptions)
     """The reference; a mapping, or only its `policy`."""

@@ -24,11 +24,11 @@ class ScoreOptions(Options):
     """Options of the evaluators."""
 
     score: Score | Literal["auto"] = "auto"
-    """What an answer's reward is: `reward` is beta times its log-probability above the reference's, `sum` its
-    log-probability, `mean` that divided by its length. `auto` is what the run's method compares; of a method without
-    preferences, `mean`."""
+    """An answer's reward: `reward` is beta times its log-probability minus the reference's, `sum` its log-probability,
+    `mean` that divided by its length. `auto` is what the run's method compares, or `mean` for a method without
+    preferences."""
     rows: int | None = Field(default=None, ge=1)
-    """Measure only the first rows; left out, all of them."""
+    """Measure only this many rows, the first ones. Left out, all."""
 
 
 class Rewards:

@@ -17,17 +17,18 @@ class PretrainOptions(Options):
     """Options of `pretrain`."""
 
     loss: Pick = "cross_entropy"
-    """The loss, a name or a mapping with `name` and its options."""
+    """The loss: a name, or a mapping with `name` and its options."""
     separator: str = "auto"
-    """The token that closes each document. `auto` takes the one the model was pre-trained with if the vocabulary shows
-    it (`<|endoftext|>`, `<|end_of_text|>`, `</s>`), else the tokenizer's end-of-text token."""
+    """The token that ends each document. `auto` takes the one of the model's pre-training if the vocabulary shows it
+    (`<|endoftext|>`, `<|end_of_text|>`, `</s>`), else the tokenizer's end-of-text token."""
     isolate_documents: bool = True
-    """Whether attention and positions stop at the ends of documents, as if each were trained for itself; otherwise a
-    document sees those before it in its window."""
+    """Whether attention and positions stop at the ends of documents, as if each trained alone. Otherwise a document
+    sees the ones before it in its window."""
     streaming: bool = False
-    """Whether documents are tokenised while training, for data too large to be read first; needs `train.max_steps`."""
+    """Whether to tokenise documents while training, for data too large to be read first; needs `train.max_steps`."""
     shuffle_buffer: int = Field(default=1000, ge=1)
-    """Streaming: windows that are held and shuffled together; of all others the order is that of the data."""
+    """With `streaming`: number of windows that are held and shuffled together; beyond that the order of the data
+    stays."""
 
 
 def build(options: PretrainOptions, context: Context) -> BatchedMethod:

@@ -25,11 +25,11 @@ class StepsOptions(Options):
     """Options of the evaluator `steps`."""
 
     separator: str | None = Field(default=None, min_length=1)
-    """What follows each step; left out, what method `prm` has, or a line feed."""
+    """Text after each step. Default: that of method `prm`, or a line feed."""
     rows: int | None = Field(default=None, ge=1)
-    """Use only the first rows; left out, all of them."""
+    """Use only this many rows, the first ones. Left out, all."""
     unusable: Literal["raise", "drop"] = "drop"
-    """What happens to rows that cannot be used: an error that names them, or they are left out and counted."""
+    """What happens to unusable rows: `raise` names them and stops, `drop` leaves them out and counts them."""
 
 
 class StepsEvaluator(EvaluatorBase):

@@ -22,14 +22,15 @@ class PrmOptions(Options):
     """Options of `prm`."""
 
     separator: str = Field(default="\n", min_length=1)
-    """What follows each step; the step is judged at its last token. A text, or the spelling of a special token."""
+    """What follows each step: a text, or the spelling of a special token. The step is judged at its last token."""
     train_on: Literal["all", "last"] = "all"
-    """Whether every step of an answer trains, or the last one only."""
+    """Whether every step of an answer trains, or only the last one."""
     loss: Pick = "step_cross_entropy"
-    """The loss, a name or a mapping with `name` and its options."""
+    """The loss: a name, or a mapping with `name` and its options."""
     unusable: Literal["raise", "drop"] = "raise"
-    """What happens to rows without steps, with an empty step, with another number of labels than of steps, or with
-    labels that are not true, false or from 0 to 1: an error that names them, or they are left out and counted."""
+    """What happens to rows without steps, with an empty step, with a number of labels other than that of steps, or with
+    labels that are not true, false or from 0 to 1. `raise` names them and stops, `drop` leaves them out and counts
+    them."""
 
 
 def build(options: PrmOptions, context: Context) -> Prm:

@@ -26,10 +26,10 @@ class RewardOptions(Options):
     """Options of the evaluator `reward`."""
 
     rows: int | None = Field(default=None, ge=1)
-    """Use only the first rows; left out, all of them."""
+    """Use only this many rows, the first ones. Left out, all."""
     unusable: Literal["raise", "drop"] = "drop"
-    """What happens to rows with an empty answer or two answers that are the same: an error that names them, or they are
-    left out and counted."""
+    """What happens to rows with an empty answer or two equal answers: `raise` names them and stops, `drop` leaves them
+    out and counts them."""
 
 
 class RewardEvaluator(EvaluatorBase):

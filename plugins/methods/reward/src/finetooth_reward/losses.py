@@ -23,7 +23,7 @@ class BradleyTerryOptions(Options):
     """Options of `bradley_terry`."""
 
     center_rewards_coefficient: float = Field(default=0.0, ge=0)
-    """How strongly the scores of a pair are held around 0, which the pairs alone do not decide; 0.01 is common."""
+    """How strongly the mean score of a pair is pulled to 0, which pairs alone leave open; 0.01 is common."""
 
 
 def build_bradley_terry(options: BradleyTerryOptions, context: Context) -> LossFn:

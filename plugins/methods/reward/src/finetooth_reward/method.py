@@ -24,16 +24,16 @@ class RmOptions(Options):
     """Options of `rm`."""
 
     loss: Pick = "auto"
-    """The loss, a name or a mapping with `name` and its options; `auto` is `bradley_terry` for pairs and `score_mse`
+    """The loss: a name, or a mapping with `name` and its options. `auto` is `bradley_terry` for pairs and `score_mse`
     for rows with a number."""
     center_rewards_coefficient: float = Field(default=0.0, ge=0)
-    """How strongly the scores of a pair are held around 0, which pairs alone do not decide; 0.01 is common. With a loss
-    that the recipe picks, set it there."""
+    """How strongly the mean score of a pair is pulled to 0, which pairs alone leave open; 0.01 is common. If the recipe
+    picks a loss, set it in that loss."""
     margin: bool = True
-    """Whether a row's margin, where it has one, is by how much its chosen answer must score higher."""
+    """Whether the chosen answer must score higher by the row's margin, if the row has one."""
     unusable: Literal["raise", "drop"] = "raise"
-    """What happens to rows with an empty answer, with two answers that are the same, or with a margin below 0: an error
-    that names them, or they are left out and counted."""
+    """What happens to rows with an empty answer, two equal answers, or a margin below 0: `raise` names them and stops,
+    `drop` leaves them out and counts them."""
 
 
 def build(options: RmOptions, context: Context) -> Rm:

@@ -21,14 +21,14 @@ class SelfRewardingOptions(RoundOptions):
     """Options of `self_rewarding`."""
 
     rewards: list[Pick] = Field(default_factory=list)
-    """What judges answers: names of rewards, or mappings with `name`, its options and perhaps a `weight`. Left out, the
-    model itself does."""
+    """Rewards that score answers: names, or mappings with `name`, its options and perhaps a `weight`. Left out, the
+    model itself judges."""
     rubric: Annotated[str, shows("prompt", "answer")] = RUBRIC
-    """What the model is asked as a judge, with `{prompt}` and `{answer}`; it answers with 0 to 5 points."""
+    """The model's prompt as a judge, with `{prompt}` and `{answer}`; it answers with 0 to 5 points."""
     num_generations: int = Field(default=4, ge=2)
-    """Answers to each prompt, of which the best and the worst become a pair."""
+    """Answers to each prompt; the best and the worst become a pair."""
     keep_equal: bool = False
-    """Whether a prompt whose answers are all judged alike makes a pair of its first and last answer."""
+    """Whether the first and the last answer to a prompt become a pair if all its answers get the same score."""
 
 
 def build(options: SelfRewardingOptions, context: Context) -> SelfRewarding:

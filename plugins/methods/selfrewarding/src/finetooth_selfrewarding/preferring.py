@@ -30,17 +30,18 @@ class RoundOptions(Options):
     """Options of methods that prefer in rounds."""
 
     sampler: Pick = "engine"
-    """Where answers come from."""
+    """Samples the answers."""
     max_completion_length: int = Field(default=256, ge=1)
-    """Tokens of an answer at most."""
+    """Most tokens of an answer."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of sampling."""
+    """Sampling temperature."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """The smallest set of tokens that reaches it is drawn from; 1 is all."""
+    """Sample from the smallest set of tokens whose probabilities add up to this; 1 is all."""
     loss: Pick = "sigmoid"
-    """The loss on pairs, a name or a mapping with `name` and its options."""
+    """The loss on pairs: a name, or a mapping with `name` and its options."""
     beta: float = Field(default=0.1, gt=0)
-    """How strongly the policy is held to the model that began the round, for a loss that does not say it itself."""
+    """How strongly the policy is kept close to the model at the start of the round, for a loss that does not set its
+    own."""
 
 
 @dataclass

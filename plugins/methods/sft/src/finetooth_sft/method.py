@@ -20,13 +20,13 @@ class SftOptions(Options):
 
     train_on: TrainOn = "assistant"
     """Which messages train: every `assistant` message, only the `last` one of them, `all` messages, or with `custom`
-    only what the rows mark. A message's own `train` overrides it. Prompts with completions train the completion, or
-    with `all` the prompt too."""
+    only what the rows mark. A message's own `train` overrides this. In rows with prompt and completion the completion
+    trains, with `all` also the prompt."""
     train_markup: bool = False
-    """With `train_on: all`: whether every token of a conversation trains, its roles and markup too, as in trainers that
-    mask nothing. A conversation with marks of its own (`train`, weights) trains what they say."""
+    """With `train_on: all`: whether every token of a conversation trains, roles and markup included, as in trainers
+    that mask nothing. In a conversation with its own marks (`train`, weights) only these decide."""
     loss: Pick = "cross_entropy"
-    """The loss, a name or a mapping with `name` and its options."""
+    """The loss: a name, or a mapping with `name` and its options."""
 
     @model_validator(mode="after")
     def _markup_of_all(self) -> SftOptions:

@@ -37,18 +37,18 @@ class TrlOptions(Options):
     """Options of `trl`."""
 
     trainer: str
-    """Which one: `sft`, `dpo`, `kto`, `grpo`, `rloo`, `reward`, the name of a class (`DPOTrainer`), or of an
-    experimental one by its module, `experimental.gkd.GKDTrainer`."""
+    """The trainer: `sft`, `dpo`, `kto`, `grpo`, `rloo`, `reward`, the name of a class (`DPOTrainer`), or of an
+    experimental class with its module, `experimental.gkd.GKDTrainer`."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Fields of the trainer's configuration, as TRL calls them (`beta`, `num_generations`). What the recipe
-    says itself is refused: rates, steps, batches, seeds, where files go."""
+    """Fields of the trainer's configuration, by TRL's names (`beta`, `num_generations`). Fields that the recipe sets
+    itself are refused: learning rates, steps, batches, seeds, output paths."""
     rewards: list[Pick] = Field(default_factory=list)
-    """For trainers that sample: what judges answers, names of rewards, or mappings with `name` and options. A `weight`
-    is given to the trainer."""
+    """For trainers that sample: rewards that score answers, as names or mappings with `name` and options. The trainer
+    gets each `weight`."""
     teacher: str | None = None
-    """For trainers that distil: the model that is learned from, as transformers opens it: a folder or a hub id."""
+    """For trainers that distil: the teacher, as transformers opens it: a folder or a hub id."""
     portion: int | None = Field(default=None, ge=1)
-    """Rows that go through the model at once; left out, all of `train.batch_size`."""
+    """Rows that go through the model at once. Default: all of `train.batch_size`."""
 
 
 def build(options: TrlOptions, context: Context) -> Trl:

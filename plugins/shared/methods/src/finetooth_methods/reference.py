@@ -17,17 +17,17 @@ AUTO, ADAPTER_OFF, FROZEN_COPY, PRECOMPUTED = "auto", "adapter-off", "frozen-cop
 
 
 class ReferenceOptions(Options):
-    """The reference that the policy is held to."""
+    """The reference that the policy is kept close to."""
 
     policy: str = Field(default=AUTO, min_length=1)
-    """`adapter-off` is the policy without its adapter and takes no memory; `frozen-copy` a copy of what trains, as it
-    is before the first step; `precomputed` has its numbers made once before training, and kept; anything else is
-    another model, by name, folder or hub id, with the same tokenizer. `auto` is `adapter-off` where the adapter can be
-    switched off, else `frozen-copy`."""
+    """`adapter-off` is the policy without its adapter, and takes no memory. `frozen-copy` is a copy of the trained
+    weights from before the first step. `precomputed` computes the reference's log-probabilities once, before training,
+    and keeps them. Any other text is another model with the same tokenizer: a name, folder or hub id. `auto` is
+    `adapter-off` if the adapter can be switched off, else `frozen-copy`."""
     sync_every: int | None = Field(default=None, ge=1)
-    """Every how many steps the copy moves towards the policy (TR-DPO); left out, it never moves."""
+    """The copy moves towards the policy every so many steps (TR-DPO). Left out, it never moves."""
     mix: float = Field(default=0.6, gt=0, le=1)
-    """How far it moves: the share of the policy's weights; 1 replaces it."""
+    """How far the copy moves: the share of the policy's weights; 1 replaces the copy."""
 
 
 def _as_mapping(value: Any) -> Any:

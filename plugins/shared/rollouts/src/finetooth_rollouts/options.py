@@ -30,16 +30,16 @@ ENTROPY_STEERING = frozenset({"entropy_coef_delta", "entropy_coef_min", "entropy
 
 
 class GuidedOptions(Options):
-    """A form that answers are held to while they are written: one of the four."""
+    """A form that constrains answers while they are sampled: one of the four."""
 
     regex: str | None = Field(default=None, min_length=1)
-    """A regular expression that the whole answer matches, without look-around and backreferences."""
+    """A regular expression that matches the whole answer, without look-around and backreferences."""
     json_schema: dict[str, Any] | None = Field(default=None, alias="json")
     """A JSON schema."""
     choice: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
-    """The answers that there are."""
+    """The possible answers."""
     grammar: str | None = Field(default=None, min_length=1)
-    """A context-free grammar as llguidance reads it: Lark's, with the rule `start`."""
+    """A context-free grammar in Lark's syntax as llguidance reads it, with the rule `start`."""
 
     @property
     def form(self) -> tuple[str, str]:
@@ -62,126 +62,126 @@ class GuidedOptions(Options):
 
 
 class RolloutOptions(PolicyOptions):
-    """What is sampled, how it is scored, and what a step makes of it."""
+    """Options of sampling, scoring and training on rollouts."""
 
     reference_is_for_kl: ClassVar[bool] = True
     """Whether the reference is asked for nothing but the KL to it."""
     rewards: list[Pick] = Field(default=["exact_match"], min_length=1)
-    """What judges answers: names of rewards, or mappings with `name`, its options and perhaps a `weight` (1), a
-    `label` that metrics call it by, and `required`. Their weighted sum is the reward; one that says None of an answer
-    leaves it out of that sum. An answer is not trained that all leave out, or one that has `required: true`."""
+    """Rewards that score answers: names, or mappings with `name`, its options and perhaps `weight` (1), `label` (its
+    name in metrics) and `required`. The reward of an answer is their weighted sum, without those that return None. An
+    answer does not train if all return None, or one that has `required: true`."""
     environment: Pick | None = None
-    """What answers the policy and scores it, over several turns: a name, or a mapping with `name`, its options and
-    perhaps a `weight` (1). Left out, an answer is one turn. With it, `rewards` judge the last turn too if they
-    are given, and else it alone gives the reward."""
+    """Answers the policy over several turns and scores it: a name, or a mapping with `name`, its options and perhaps a
+    `weight` (1). Left out, an answer is one turn. With an environment, `rewards` also score the last turn if they are
+    set; otherwise the reward is the environment's alone."""
     max_turns: int = Field(default=8, ge=1)
-    """Turns of the policy in an episode of the environment."""
+    """Most turns of the policy in one episode of the environment."""
     environment_timeout: float = Field(default=60.0, gt=0)
-    """Seconds that a call of the environment may take."""
+    """Time limit for one call of the environment, in seconds."""
     environment_failure: Literal["leave_out", "fail"] | float = "leave_out"
-    """What an error or a time-out of the environment makes of a rollout: it is left out and counted, it ends the run,
-    or it is trained with this reward."""
+    """What happens to a rollout if its environment fails or times out: `leave_out` leaves it out and counts it, `fail`
+    ends the run, and a number is its reward."""
     sampler: Pick = "engine"
     """Where rollouts come from."""
     max_logp_difference: float | None = Field(default=None, gt=0)
-    """By how much, on average over the tokens of a step, the sampler's log-probabilities may differ from the trainer's;
-    beyond it, the sampler has other weights or another distribution, and the run ends before the step. Left out, 0.2
-    where the weights that train drew every token, and 1 where earlier ones drew some (`prefetch`, `replay_groups`, a
-    sampler whose weights stay as they are, kept rollouts). Below 0.1 is healthy."""
+    """Largest allowed difference between the sampler's and the trainer's log-probabilities, as a mean over the tokens
+    of a step. Beyond it the run ends before the step, since the sampler has other weights or another distribution.
+    Default: 0.2 if the current weights sampled every token, 1 if earlier ones sampled some (`prefetch`,
+    `replay_groups`, a sampler with fixed weights, kept rollouts). Below 0.1 is healthy."""
     num_generations: int = Field(default=8, ge=1)
-    """Rollouts of each prompt: a group. `train.batch_size` counts prompts."""
+    """Rollouts for each prompt (the group size). `train.batch_size` counts prompts."""
     max_completion_length: int = Field(default=256, ge=1)
-    """Tokens of an answer at most; with an environment, of a turn."""
+    """Most tokens of an answer; with an environment, of a turn."""
     stop: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
-    """Strings that end an answer: its text ends before, and what it was trained on includes them. With an environment
-    left out, which says itself what ends a turn."""
+    """Strings that end an answer. The answer's text ends before the string; its training tokens include it. Leave it
+    out with an environment, which says itself what ends a turn."""
     stop_ids: list[Annotated[int, Field(ge=0)]] | None = None
-    """Token ids that end an answer and are its last token; left out, those of the model's family, and with an empty
-    list only `stop` and the length end it. To have more than the family's, name these too."""
+    """Token ids that end an answer and are its last token. Default: those of the model's family. With an empty list
+    only `stop` and the length end an answer. To add ids, list the family's too."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of sampling; the policy is trained at the same one."""
+    """Sampling temperature; the policy trains at the same one."""
     top_p: float = Field(default=1.0, gt=0, le=1)
-    """The smallest set of tokens that reaches it is drawn from, and the policy is trained among them; 1 is all."""
+    """Sample from the smallest set of tokens whose probabilities add up to this, and train the policy over that set; 1
+    is all."""
     top_k: int = Field(default=0, ge=0)
-    """So many of the likeliest tokens are drawn from, and the policy is trained among them; 0 is all."""
+    """Sample from this many of the likeliest tokens, and train the policy over them; 0 is all."""
     min_p: float = Field(default=0.0, ge=0, le=1)
-    """Of these, those are drawn from that have at least this share of the likeliest one's probability, and the policy
-    is trained among them; 0 is all."""
+    """Of these, sample from tokens with at least this share of the likeliest token's probability, and train the policy
+    over them; 0 is all."""
     repetition_penalty: float = Field(default=1.0, gt=0)
-    """Of every token that stands in the prompt or the answer already, the logit is divided by it where it is positive
-    and multiplied with it elsewhere, and so it is in training; 1 is off."""
+    """For tokens that occur in the prompt or in the answer so far, divides positive logits by this and multiplies
+    others by it, in sampling and in training; 1 is off."""
     guided: GuidedOptions | None = None
-    """A form that answers are held to while they are written, with an environment each turn: `regex`, `json`, `choice`
-    or `grammar`. Tokens that cannot lead there are not drawn, and the policy is trained among the others. An answer
-    ends where nothing more can follow; one that `max_completion_length` or `stop` ends sooner is not whole. Where a
-    form allows much, thousands of ids go with each token; `top_k` leaves few. With the samplers `engine`, `vllm` and
-    `openai`; servers (vLLM 0.11 and later) compile the form themselves, and need `top_k`."""
+    """Constrains answers (with an environment, each turn) to a form while they are sampled: `regex`, `json`, `choice`
+    or `grammar`. Forbidden tokens are never sampled, and the policy trains over the allowed ones. An answer ends where
+    the form allows nothing more; if `max_completion_length` or `stop` ends it earlier, it is incomplete. If a form
+    allows many tokens, thousands of ids are stored with each token; `top_k` leaves few. Works with the samplers
+    `engine`, `vllm` and `openai`; servers (vLLM 0.11 and later) compile the form themselves, and need `top_k`."""
     num_iterations: int = Field(default=1, ge=1)
-    """How often a batch of rollouts is trained (mu)."""
+    """How often each batch of rollouts trains (mu)."""
     mini_batches: int = Field(default=1, ge=1)
-    """Optimizer steps in which it is trained each time; groups stay whole."""
+    """Optimizer steps into which each of these passes is divided; groups stay whole."""
     loss_type: LossType = "grpo"
-    """How tokens are weighted, and for `cispo`, `sapo` and `vespo` also what is made of the ratio."""
+    """How tokens are weighted; for `cispo`, `sapo` and `vespo` also how the ratio enters the loss."""
     reference: Reference = Field(default_factory=ReferenceOptions)
-    """What the policy is held to by `beta`, and whether it follows; a mapping, or only its `policy`."""
+    """The model that `beta` keeps the policy close to, and whether it moves; a mapping, or only its `policy`."""
     top_entropy_quantile: float = Field(default=1.0, ge=0, le=1)
-    """The share of a step's tokens that advantages move, those of the highest entropy (Wang et al., 2025, 2506.01939);
-    0.2 is the paper's, and 1 all. The KL holds every token, an entropy bonus those that are left. It takes one more
-    pass a step."""
+    """Share of a step's tokens that advantages train: those with the highest entropy (Wang et al., 2025,
+    arXiv:2506.01939). The paper uses 0.2; 1 is all. The KL applies to every token, an entropy bonus to the selected
+    ones. Takes one more forward pass a step."""
     entropy_target: float | None = Field(default=None, gt=0)
-    """Mean entropy of the tokens, in nats, below which a bonus holds it (He et al., 2025, 2505.22312): after a step
-    that is not above it the weight of the bonus grows by `entropy_coef_delta`, else it shrinks by as much, and it
-    counts only behind a step of the former kind. Begin a little below the `entropy` of the first steps. Left out,
-    `entropy_coef` stays."""
+    """An entropy bonus keeps the mean entropy of tokens above this, in nats (He et al., 2025, arXiv:2505.22312). After
+    a step at or below it the weight of the bonus grows by `entropy_coef_delta`, otherwise it shrinks by as much; the
+    bonus applies only right after a step of the first kind. Begin a little below the `entropy` of the first steps. Left
+    out, `entropy_coef` stays fixed."""
     entropy_coef_delta: float = Field(default=0.005, gt=0)
-    """How much the weight moves in a step, with `entropy_target`."""
+    """Change of the bonus's weight in each step, with `entropy_target`."""
     entropy_coef_min: float = Field(default=0.0, ge=0)
-    """The smallest weight, with `entropy_target`."""
+    """Smallest weight of the bonus, with `entropy_target`."""
     entropy_coef_max: float = Field(default=1.0, gt=0)
-    """The largest weight, with `entropy_target`."""
+    """Largest weight of the bonus, with `entropy_target`."""
     kl_in: Literal["loss", "reward"] = "loss"
-    """Whether the KL is a part of the loss, or its sum over a rollout (k1) is taken from its reward."""
+    """Whether the KL is part of the loss, or a rollout's summed KL (k1) is subtracted from its reward."""
     mask_truncated_completions: bool = False
-    """Whether answers that were cut off are left out of the loss; they count in their groups' advantages."""
+    """Whether the loss leaves out answers that were cut off; they still count in the advantages of their group."""
     skip_zero_advantage_batches: bool = True
-    """Whether a batch of rollouts that teaches nothing, since no advantage differs from 0, is passed over without a
-    step, and rollouts without an advantage are left out of the others; the gradients are the same. Not with `beta`,
-    `entropy_coef` or `entropy_target`, which such rollouts have a part in; with `top_entropy_quantile` only whole
-    batches are, since what the others say counts in its quantile."""
+    """Whether to skip the step of a batch whose advantages are all 0, and to leave rollouts without an advantage out of
+    other batches; the gradients are the same. Not with `beta`, `entropy_coef` or `entropy_target`, for which such
+    rollouts matter. With `top_entropy_quantile` only whole batches are skipped, since all rollouts count in the
+    quantile."""
     dynamic_sampling: bool = False
-    """Whether groups whose rewards are all equal are dropped, and more prompts sampled until a batch is full (DAPO)."""
+    """Whether to drop groups whose rewards are all equal, and to sample more prompts until the batch is full (DAPO)."""
     prefetch: int = Field(default=0, ge=0)
-    """How many batches of prompts are answered ahead of the one that trains, by the weights of that moment; rewards
-    then judge them while the engine trains. 0 is one after the other."""
+    """Number of batches to sample ahead of the one that trains, with the weights of that moment. Rewards score them
+    while the engine trains. 0 samples and trains in turn."""
     max_staleness: int | None = Field(default=None, ge=0)
-    """Optimizer steps at most between the weights that draw a token and those that first train on it; left out, what
-    `prefetch` comes to. Prompts are answered ahead only as far as it allows."""
+    """Most optimizer steps between the weights that sample a token and those that first train on it. Default: what
+    `prefetch` amounts to. Sampling runs ahead only as far as this allows."""
     sync_every: int = Field(default=1, ge=1)
-    """Optimizer steps from one time that a sampler gets the weights to the next: prompts are answered ahead only at
-    multiples of it. A batch that is wanted before, since others were passed over, is answered by the weights of then.
-    At most `max_staleness`."""
+    """The sampler gets new weights every so many optimizer steps, and samples ahead only then. A batch that is needed
+    earlier, because others were skipped, is sampled with the weights of that moment. At most `max_staleness`."""
     partial_rollouts: int = Field(default=0, ge=0)
-    """So many tokens of an answer are written at a time where prompts are answered ahead: before each step the answers
-    in waiting grow by as many, by the weights of then, and every token keeps the version and the log-probability that
-    it was drawn by. So do the turns of an environment's episodes, and a turn that is at its end is answered; the
-    environment must be one whose episodes can be played again (`seeded`). 0 writes answers whole."""
+    """When sampling ahead, write this many tokens of an answer at a time. Before each step every waiting answer grows
+    by as many, with the current weights; every token keeps the version and the log-probability that it was sampled
+    with. Turns of an environment's episodes grow the same way, and a finished turn is answered; the environment must be
+    able to replay its episodes (`seeded`). 0 writes whole answers."""
     partial_groups: bool = False
-    """With `partial_rollouts`, whether a batch is trained without its unfinished groups, if `max_staleness` allows
-    it: they are continued, and are trained with the next batch."""
+    """With `partial_rollouts`: whether a batch trains without its unfinished groups, if `max_staleness` allows it. They
+    continue, and train with the next batch."""
     streaming_groups: int = Field(default=0, ge=0)
-    """So many prompts of a batch are answered at a time, and rewards judge their answers while the next are written;
-    0 is all of them."""
+    """Sample this many prompts of a batch at a time, so that rewards score their answers while the next are sampled; 0
+    samples the whole batch at once."""
     replay_groups: int = Field(default=0, ge=0)
-    """How many groups of earlier batches are kept, of those whose rewards differ, to take the place of groups whose
-    rewards are all equal; each at most once."""
+    """Number of earlier groups with differing rewards to keep. They replace later groups whose rewards are all equal,
+    each at most once."""
     replay_staleness: int = Field(default=64, ge=1)
-    """Optimizer steps at most between the weights that drew a group and those that train it again."""
+    """Most optimizer steps between the weights that sampled a group and those that train it again."""
     reroll_groups: int = Field(default=0, ge=0)
-    """How many prompts to which no answer had a reward above 0 are asked again with the prompts of a batch."""
+    """Number of earlier prompts without any reward above 0 to ask again with each batch."""
     reroll_start: float = Field(default=0.5, ge=0, lt=1)
-    """The share of the run's batches after which they are."""
+    """Share of the run's batches after which prompts are asked again."""
     keep_rollouts: bool = True
-    """Whether they are written into the run folder, for `ft rollouts`."""
+    """Whether to write rollouts into the run folder, for `ft rollouts`."""
 
     @property
     def beta_of_loss(self) -> float:

@@ -15,47 +15,49 @@ class PolicyOptions(Options):
     tokens count that other weights drew."""
 
     importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Whether each token has a ratio to the weights that sampled it, or each sequence one (GSPO)."""
+    """Whether each token has its own ratio to the weights that sampled it, or each sequence has one (GSPO)."""
     epsilon: float = Field(default=0.2, ge=0, le=1)
-    """How far below 1 the ratio is clipped."""
+    """The ratio is clipped at 1 - `epsilon` below."""
     epsilon_high: float | None = Field(default=None, ge=0)
-    """How far above 1; left out, as `epsilon`, and 4 for `cispo`."""
+    """The ratio is clipped at 1 + `epsilon_high` above. Default: `epsilon`, and 4 for `cispo`."""
     delta: float | None = Field(default=None, gt=1)
-    """Bound of the ratio where the advantage is negative (two-sided clip); left out, there is none."""
+    """Upper limit of the ratio if the advantage is negative (two-sided clip). Left out, there is none."""
     sapo_temperature_pos: float = Field(default=1.0, gt=0)
-    """Tau of `sapo` where the advantage is positive."""
+    """Tau of `sapo` for positive advantages."""
     sapo_temperature_neg: float = Field(default=1.05, gt=0)
-    """Tau of `sapo` elsewhere."""
+    """Tau of `sapo` for other advantages."""
     vespo_k_pos: float = Field(default=2.0, ge=0)
-    """Power of `vespo` where the advantage is not negative: phi(w) = exp(lambda) w^k exp(-lambda w)."""
+    """k of `vespo` if the advantage is not negative: phi(w) = exp(lambda) w^k exp(-lambda w)."""
     vespo_lambda_pos: float = Field(default=3.0, gt=0)
-    """Its lambda there."""
+    """Lambda of `vespo` if the advantage is not negative."""
     vespo_k_neg: float = Field(default=3.0, ge=0)
-    """Power elsewhere."""
+    """k of `vespo` for negative advantages."""
     vespo_lambda_neg: float = Field(default=2.0, gt=0)
-    """Its lambda elsewhere."""
+    """Lambda of `vespo` for negative advantages."""
     beta: float = Field(default=0.0, ge=0)
-    """Weight of the KL to the reference, the policy as it was before the run; 0 needs none."""
+    """Weight of the KL to the reference, the policy before the run; 0 needs no reference."""
     kl: Kl = "k3"
-    """Estimate of the KL in the loss; in the reward it is always k1."""
+    """Estimator of the KL in the loss; in the reward it is always k1."""
     use_bias_correction_kl: bool = True
-    """Whether the estimate in the loss is multiplied by each token's own ratio, and by `importance_correction`. Then
-    the mean of its gradient is the gradient of the KL. Without it k3 holds the policy too little where the reference
-    finds a token unlikely, and k1 holds it to nothing."""
+    """Whether the estimate in the loss is multiplied by each token's own ratio, and by `importance_correction`, so that
+    its mean gradient is the gradient of the KL. Without it, k3 holds the policy too weakly where the reference finds a
+    token unlikely, and k1 does not hold it at all."""
     entropy_coef: float = 0.0
-    """Weight of an entropy bonus, the mean over tokens. A method with `entropy_target` begins with it."""
+    """Weight of an entropy bonus, the mean over tokens. With `entropy_target` it is the initial weight."""
     importance_correction: Literal["none", "truncate", "mask"] = "truncate"
-    """The weight exp(trainer's - sampler's log-probability) of what other weights drew: it multiplies
-    the loss, and beyond the cap it counts as the cap, or as 0. Rollouts of the weights that train need none."""
+    """Corrects for tokens that other weights sampled: multiplies their loss by exp(trainer's - sampler's
+    log-probability). A weight above the cap counts as the cap (`truncate`) or as 0 (`mask`). Rollouts of the current
+    weights need none."""
     importance_correction_level: Literal["token", "sequence", "geometric"] = "token"
-    """Whether a token has a weight of its own, or all of a sequence their product, or its geometric mean."""
+    """Whether each token has its own weight, or a sequence has the product of its tokens' weights, or their geometric
+    mean."""
     importance_correction_cap: float = Field(default=3.0, gt=0)
-    """The largest weight."""
+    """Largest weight."""
     importance_correction_floor: float = Field(default=0.0, ge=0)
-    """The smallest; below it a weight counts as this, or with `mask` as 0."""
+    """Smallest weight; a smaller one counts as this, or as 0 with `mask`."""
     off_policy_mask_threshold: float | None = Field(default=None, gt=0)
-    """Answers with a negative advantage that the policy finds less likely than who drew them, by more than so many
-    nats a token, are left out of the loss (OPSM); 0.5 is a beginning. Left out, none are."""
+    """Leave answers with a negative advantage out of the loss if the policy finds them less likely than their sampler
+    did by more than this, in nats a token (OPSM). Begin with 0.5. Left out, all stay."""
 
     @property
     def beta_of_loss(self) -> float:
