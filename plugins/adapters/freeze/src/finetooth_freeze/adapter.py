@@ -17,14 +17,14 @@ class FreezeOptions(Options):
     """Options of `freeze`."""
 
     layers: int = Field(default=0, ge=0)
-    """How many decoder layers train, counted from the top."""
+    """Number of decoder layers that train, counted from the top."""
     unfrozen_parameters: list[str] = Field(default_factory=list)
-    """Further parameters that train: regular expressions that match the beginning of a parameter's path in the model,
-    `^model.language_model.*`, `^lm_head.*`, or a part of it if they do not begin with `^`."""
+    """Further parameters that train: regular expressions that match the beginning of a parameter's path in the model if
+    they begin with `^` (`^model.language_model.*`, `^lm_head.*`), or else any part of it."""
     norm: bool = False
-    """The final norm trains too."""
+    """Whether the final norm trains too."""
     head: bool = False
-    """The head trains too; where it shares its weight with the embedding, so does that."""
+    """Whether the head trains too, and with it an embedding that shares its weight."""
 
     @model_validator(mode="after")
     def _trains_something(self) -> FreezeOptions:

@@ -27,9 +27,9 @@ class LisaOptions(Options):
     """Options of `lisa`."""
 
     layers: int = Field(default=2, ge=1)
-    """How many decoder layers train at a time."""
+    """Number of decoder layers that train at a time."""
     every: int = Field(default=20, ge=1)
-    """Optimizer steps until layers are drawn again."""
+    """Optimizer steps until other layers are drawn."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ class FullOptions(Options):
     """Options of `full`."""
 
     freeze_mm_modules: bool = False
-    """Freeze what reads images or sound: the towers in front of the decoder and what joins them to it. For training
-    on text alone, and where there are few images."""
+    """Whether to freeze the modules that read images or sound: the towers in front of the decoder and their projections
+    into it. For training on text alone, or on few images."""
 
 
 @dataclass(frozen=True)

@@ -27,38 +27,38 @@ class LowRankOptions(low_rank.LowRankOptions):
     """What all low-rank adapters have."""
 
     loraplus_ratio: float = Field(default=1.0, gt=0)
-    """Learning rate of B as a multiple of A's, which is the optimizer's (LoRA+, Hayou et al., 2024, arXiv:2402.12354,
-    which takes 16, with a smaller rate than otherwise)."""
+    """Learning rate of B, as a multiple of A's, which is the optimizer's (LoRA+, Hayou et al., 2024, arXiv:2402.12354).
+    The paper uses 16, with a lower learning rate than usual."""
 
 
 class LoraOptions(LowRankOptions):
     """Options of `lora`."""
 
     target_parameters: list[str] = Field(default_factory=list)
-    """Weights that hold the matrices of many experts in one (`mlp.experts.gate_up_proj`), by names that end their
-    paths: each expert gets an addition of its own. `targets: []` leaves linear modules out. Dropout does not reach
-    them."""
+    """Weights that hold the matrices of many experts in one tensor (`mlp.experts.gate_up_proj`), by names that end
+    their paths. Each expert gets its own low-rank update. `targets: []` leaves linear modules out. Dropout does not
+    apply to these weights."""
     init: Literal["pissa", "olora", "loftq", "eva"] | None = None
-    """What A and B begin with. `pissa` the largest singular vectors of the weight (arXiv:2404.02948), `olora` the
-    beginning of its QR decomposition (arXiv:2406.01775), each taken off the weight, so that the model begins as it is;
-    these take twice the rank in the artifact and in computing. `loftq`: what is nearest to what a quantised base lost
-    by its rounding (arXiv:2310.08659, one step), so that the model begins nearer to the base as it was. `eva`: A the
-    directions in which what a module reads varies most over the first `init_rows` (arXiv:2410.07170), B zero. Left
-    out: A random, B zero."""
+    """Initial values of A and B. Left out: A random, B zero. `pissa` takes the largest singular vectors of the weight
+    (arXiv:2404.02948) and `olora` the beginning of its QR decomposition (arXiv:2406.01775); both subtract them from the
+    weight, so that the model's outputs do not change, and double the rank in the artifact and in the computation.
+    `loftq` approximates the rounding error of a quantised base (arXiv:2310.08659, one step), so that the model begins
+    closer to the original base. `eva` sets A to the directions in which a module's inputs vary most over the first
+    `init_rows` (arXiv:2410.07170), and B to zero."""
     init_rows: int | None = Field(default=None, ge=1)
-    """For `eva`: how many of the first rows of data.train are read before training. Default: 64."""
+    """For `eva`: number of rows of data.train to read before training, the first ones. Default: 64."""
     svd_iterations: int | None = Field(default=None, ge=1, le=128)
-    """For `pissa` and `loftq`: find the singular vectors by so many iterations of the power method (16 are usual),
-    which takes seconds where all of them take minutes."""
+    """For `pissa` and `loftq`: find the singular vectors by this many power iterations (16 are usual). This takes
+    seconds, a full decomposition minutes."""
     train_new_tokens: bool = True
-    """Whether the embeddings of tokens that `model.added_tokens` adds train too; only their rows do."""
+    """Whether the embeddings of tokens from `model.added_tokens` train too; only their rows do."""
     train_tokens: list[str] = Field(default_factory=list)
-    """Tokens of the model whose rows in embedding and head train too, by their spelling."""
+    """Tokens, by their spelling, whose rows in embedding and head train too."""
     dora: bool = False
-    """Train the length of each output's weights apart from their direction (Liu et al., 2024, arXiv:2402.09353)."""
+    """Train the norm of each output's weights separately from their direction (Liu et al., 2024, arXiv:2402.09353)."""
     resume_from: str | None = None
-    """A run with a LoRA, or an adapter's folder: training begins with what that one learned, on the same base and with
-    the same rank and targets."""
+    """A run with a LoRA, or an adapter's folder: training begins with that adapter. Base, rank and targets must be the
+    same."""
 
     @model_validator(mode="after")
     def _go_together(self) -> LoraOptions:

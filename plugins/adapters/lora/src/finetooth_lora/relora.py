@@ -27,12 +27,12 @@ class ReLoraOptions(LowRankOptions):
     """Options of `relora`."""
 
     every: int = Field(default=1000, ge=1)
-    """Optimizer steps until the addition is merged and started again."""
+    """Optimizer steps until the low-rank update is merged and starts anew."""
     warm_up: int = Field(default=50, ge=0)
-    """Steps after each restart in which the learning rate rises from near zero to what the schedule says."""
+    """Steps after each restart in which the learning rate rises from near zero to that of the schedule."""
     keep_state: float = Field(default=0.01, ge=0, le=1)
-    """Share of the optimizer's state of A and B that a restart keeps, the numbers that are largest in magnitude; 0
-    forgets all of it, and how many steps were done."""
+    """Share of the optimizer state of A and B that a restart keeps: the numbers of largest magnitude. 0 resets all of
+    it, and its step count."""
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> ReLoraOptions:

@@ -23,12 +23,12 @@ class TargetOptions(Options):
     """What every adapter here has."""
 
     targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """Which modules carry it: `all-linear` (every linear module of the decoder layers), `attention` (those inside
-    attention), or a list of names that end a module's path (`q_proj`, `mlp.up_proj`) or regular expressions that match
-    whole paths."""
+    """Modules to adapt: `all-linear` (every linear module of the decoder layers), `attention` (those inside
+    attention), or a list of names that end a module's path (`q_proj`, `mlp.up_proj`) or regular expressions that
+    match whole paths."""
     resume_from: str | None = None
-    """A run with such an adapter, or an adapter's folder: training begins with what that one learned, on the same base
-    and with the same sizes and targets."""
+    """A run with such an adapter, or an adapter's folder: training begins with that adapter. Base, sizes and targets
+    must be the same."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ class Ia3Options(TargetOptions):
     """Options of `ia3`."""
 
     targets: list[str] = Field(default_factory=lambda: ["k_proj", "v_proj", "down_proj"], min_length=1)
-    """Which modules carry factors, by names that end their paths or regular expressions that match whole paths: on
-    their outputs, or on their inputs if `feedforward` names them."""
+    """Modules with scale factors, by names that end their paths or regular expressions that match whole paths. Factors
+    scale a module's outputs, or its inputs if `feedforward` names it."""
     feedforward: list[str] = Field(default_factory=lambda: ["down_proj"])
-    """Those of the targets whose inputs are scaled: what leads out of the feed-forward block."""
+    """Targets whose inputs are scaled: the last module of the feed-forward block."""
 
     @model_validator(mode="after")
     def _are_targets(self) -> Ia3Options:

@@ -22,23 +22,24 @@ class OftOptions(TargetOptions):
     """Options of `oft`."""
 
     block_size: int = Field(default=32, ge=2, le=1024)
-    """Inputs that are turned together; it divides the inputs of every target. Larger blocks can turn more, and have
-    more parameters: block_size * (block_size - 1) / 2 for each."""
+    """Number of inputs rotated together; it must divide the inputs of every target. Larger blocks are more expressive
+    and have more parameters: block_size * (block_size - 1) / 2 each."""
     share_blocks: bool = False
-    """All blocks of a module are one and the same: far fewer parameters."""
+    """Whether all blocks of a module are the same: far fewer parameters."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of blocks that turn nothing, while training."""
+    """Share of blocks that rotate nothing, during training."""
     exact: bool = False
-    """Orthogonal to the last bit, by solving a system for each block, in place of five terms of a series: slower."""
+    """Whether to solve a system for each block, so that it is orthogonal to the last bit, instead of five terms of a
+    series. Slower."""
 
 
 class BoftOptions(TargetOptions):
     """Options of `boft`."""
 
     block_size: int = Field(default=4, ge=2, le=1024)
-    """Inputs that are turned together; it divides the inputs of every target."""
+    """Number of inputs rotated together; it must divide the inputs of every target."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of blocks that turn nothing, while training."""
+    """Share of blocks that rotate nothing, during training."""
 
 
 @dataclass(frozen=True)

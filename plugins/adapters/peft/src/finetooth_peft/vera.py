@@ -20,17 +20,16 @@ class VeraOptions(TargetOptions):
     """Options of `vera`."""
 
     rank: int = Field(default=256, ge=1)
-    """Rows of A and columns of B. They are not trained, so it may be large: each module trains rank + outputs
-    numbers."""
+    """Rows of A and columns of B. They do not train, so it may be large: each module trains rank + outputs numbers."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the input of the addition while training."""
+    """Dropout on the input of A during training."""
     first: float = Field(default=0.1, gt=0)
-    """What the vector d begins with; b begins with zeros, so that the model computes as before."""
+    """Initial value of the vector d; b starts at zero, so that the model's outputs do not change."""
     projection_seed: int = Field(default=0, ge=0)
-    """Decides A and B."""
+    """Seed of A and B."""
     save_projection: bool = True
-    """A and B are in the artifact too. Without them it is smaller, and who loads it draws them again by the seed, which
-    gives the same numbers on the same kind of machine alone."""
+    """Whether the artifact holds A and B. Without them it is smaller, and whoever loads it draws them again from the
+    seed, which gives the same numbers only on the same kind of machine."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class QatOptions(Options):
     """Options of `qat`."""
 
     format: str | Mapping[str, Any] = "int4"
-    """What the weights will be stored as: what a recipe's `quantization` says, a name or a mapping with options."""
+    """Format in which the weights will be stored: a name or a mapping with options, as in a recipe's `quantization`."""
 
 
 @dataclass(frozen=True)

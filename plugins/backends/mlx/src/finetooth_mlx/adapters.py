@@ -37,7 +37,7 @@ class LoraOptions(LowRankOptions):
     """Options of `lora`."""
 
     dora: bool = False
-    """Train the length of each output's weights apart from their direction (Liu et al., 2024, arXiv:2402.09353)."""
+    """Train the norm of each output's weights separately from their direction (Liu et al., 2024, arXiv:2402.09353)."""
 
     @property
     def scale(self) -> float:
@@ -257,11 +257,11 @@ class FreezeOptions(Options):
     """Options of `freeze`."""
 
     layers: int = Field(ge=1)
-    """How many decoder layers train, counted from the top."""
+    """Number of decoder layers that train, counted from the top."""
     norm: bool = False
-    """The final norm trains too."""
+    """Whether the final norm trains too."""
     head: bool = False
-    """The head trains too; where it shares its weight with the embedding, so does that."""
+    """Whether the head trains too, and with it an embedding that shares its weight."""
 
 
 @dataclass(frozen=True)

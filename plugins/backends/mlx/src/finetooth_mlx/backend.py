@@ -21,20 +21,19 @@ class MlxBackendOptions(Options):
     """Options of the MLX backend."""
 
     share_base: bool = False
-    """Engines of one process, built with this and an adapter that leaves the base as it is, hold one copy of its
-    weights. For a server with many adapters on one base."""
+    """Whether engines in one process hold one copy of the base's weights, if they have this option and an adapter that
+    leaves the base unchanged. For a server with many adapters on one base."""
     packing: Literal["auto"] | bool = "auto"
-    """Whether data of a step share rows of the model's input, where that saves 5 % of the positions. `auto` packs where
-    the model keeps them apart, which is tried, `true` refuses a model that does not."""
+    """Whether examples of a step share rows of the model's input, if that saves 5 % of the positions. `auto` packs if
+    the model keeps them apart, which is tested; `true` refuses a model that does not."""
     compile: Literal["auto"] | bool = "auto"
-    """Whether MLX compiles the optimizer's update, whose shapes never change: it fuses what is done to each number.
-    `auto` does so on Apple silicon; on a CPU MLX calls a C++ compiler. Parts of a layer, such as its activation, mlx-lm
-    compiles by itself."""
+    """Whether MLX compiles the optimizer's update, whose shapes never change, and so fuses its operations. `auto` does
+    so on Apple silicon; on a CPU MLX calls a C++ compiler. mlx-lm compiles parts of a layer itself, such as its
+    activation."""
     kv_cache: Literal["plain", "int8", "int4"] = "plain"
-    """How sampling keeps keys and values: `plain` as the model computes them, `int8` and `int4` with a scale and an
-    offset for 64 numbers, which takes about half and a quarter of the memory of bf16. Answers and their
-    log-probabilities are then those of a slightly other policy than the one that trains. Layers that see a window stay
-    plain."""
+    """How sampling stores keys and values: `plain` as the model computes them; `int8` and `int4` with a scale and an
+    offset for every 64 numbers, in about half and a quarter of the memory of bf16. Answers and their log-probabilities
+    then come from a slightly different policy than the one that trains. Layers with a sliding window stay plain."""
 
 
 def build(options: MlxBackendOptions, context: Context) -> MlxBackend:

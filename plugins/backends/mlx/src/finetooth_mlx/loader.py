@@ -32,7 +32,7 @@ class MlxOptions(Options):
     """Options of `mlxlm`."""
 
     revision: str | None = None
-    """Branch, tag or commit of a hub id; null is its main branch."""
+    """Branch, tag or commit of a hub id; null is the main branch."""
 
 
 @dataclass(frozen=True)

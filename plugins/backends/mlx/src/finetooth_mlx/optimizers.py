@@ -24,19 +24,19 @@ class OptimizerOptions(Options):
     """What all of them take."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Each update shrinks a weight by learning_rate * weight_decay of itself, apart from the gradient. (`sgd` adds
-    weight_decay times the weight to the gradient, which without momentum is the same.)"""
+    """Each step shrinks a weight by the share learning_rate * weight_decay (decoupled). `sgd` instead adds weight_decay
+    times the weight to the gradient (the same without momentum)."""
     decay_norms: bool = False
-    """Decay norms and biases (everything with fewer than two dimensions) too."""
+    """Decay norms and biases (fewer than two dimensions) too."""
 
 
 class AdamWOptions(OptimizerOptions):
     """Options of `adamw`."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate. The default suits adapters of low rank; whole models want about a tenth."""
+    """Peak learning rate. The default suits low-rank adapters; full fine-tuning needs about a tenth."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 
@@ -47,9 +47,9 @@ class SgdOptions(OptimizerOptions):
     learning_rate: float = Field(default=1e-2, gt=0)
     """Peak learning rate."""
     momentum: Beta = 0.0
-    """Decay of the running gradient; 0 keeps none."""
+    """Decay rate of the momentum; 0 keeps none."""
     nesterov: bool = False
-    """Look ahead along the momentum; needs `momentum`."""
+    """Use Nesterov momentum; needs `momentum`."""
 
 
 class AdafactorOptions(OptimizerOptions):
@@ -57,38 +57,38 @@ class AdafactorOptions(OptimizerOptions):
 
     learning_rate: float = Field(default=1e-2, gt=0)
     """Peak learning rate, relative: a tensor's update is this (at step t at most 1 / sqrt(t)) times the root mean
-    square of its weights, which counts as 0.001 if it is smaller: the zero matrix of a new adapter starts slowly."""
+    square of its weights, or times 0.001 if that is smaller. So the zero matrix of a new adapter starts slowly."""
     beta2_decay: float = Field(default=-0.8, lt=0)
-    """The second moment's decay at step t is 1 - t ** beta2_decay."""
+    """The decay rate of the second moment at step t is 1 - t ** beta2_decay."""
     clip: float = Field(default=1.0, ge=1)
-    """An update with a larger root mean square is scaled down to it."""
+    """Updates with a larger root mean square are scaled down to it."""
 
 
 class MuonOptions(OptimizerOptions):
     """Options of `muon`."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate, one that suits AdamW: a step along an (outputs, inputs) matrix is
-    0.2 * sqrt(max(outputs, inputs)) times as large, as AdamW's usually are (Liu et al., 2025, arXiv:2502.16982)."""
+    """Peak learning rate, one that suits AdamW: a step along an (outputs, inputs) matrix is 0.2 * sqrt(max(outputs,
+    inputs)) times as large, the usual size of AdamW's steps (Liu et al., 2025, arXiv:2502.16982)."""
     momentum: Beta = 0.95
-    """Decay of the running gradient of a matrix."""
+    """Decay rate of the momentum of a matrix."""
     nesterov: bool = True
-    """Look ahead along the momentum."""
+    """Use Nesterov momentum."""
     iterations: int = Field(default=5, ge=1, le=20)
     """Newton-Schulz iterations that make an update nearly orthonormal."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """AdamW's, for parameters other than matrices inside a layer."""
+    """Decay rates of AdamW, which updates all parameters other than matrices inside layers."""
     eps: float = Field(default=1e-8, gt=0)
-    """AdamW's, likewise."""
+    """AdamW's eps, added to the root of its second moment."""
 
 
 class LionOptions(OptimizerOptions):
     """Options of `lion`."""
 
     learning_rate: float = Field(default=3e-5, gt=0)
-    """Peak learning rate; every weight moves by just this much, so take 3 to 10 times less than for AdamW."""
+    """Peak learning rate. Every weight moves by exactly this much, so take 3 to 10 times less than for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Weight of the momentum in the update, and its decay."""
+    """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
 @dataclass(frozen=True)

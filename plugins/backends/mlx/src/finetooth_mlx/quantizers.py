@@ -15,21 +15,21 @@ class Skipping(Options):
     """Options of `mxfp4`, and what all have."""
 
     skip: list[str] = []  # noqa: RUF012 - pydantic copies it
-    """Names that end the paths of modules which stay as they are: `[down_proj]`."""
+    """Modules that stay as they are, by names that end their paths: `[down_proj]`."""
 
 
 class GroupOptions(Skipping):
     """Options of `int4` and `int8`."""
 
     group_size: Literal[32, 64, 128] = 64
-    """Weights that share a scale and an offset."""
+    """Number of weights that share a scale and an offset."""
 
 
 class AffineOptions(GroupOptions):
     """Options of `affine`."""
 
     bits: Literal[2, 3, 4, 5, 6, 8] = 6
-    """Bits of a weight."""
+    """Bits per weight."""
 
 
 class MlxQuantizer(QuantizerBase):

@@ -24,20 +24,20 @@ class RemoteOptions(Options):
     """Options of the backend `remote`."""
 
     url: str
-    """Of the server, as `ft serve` prints it."""
+    """URL of the server, as `ft serve` prints it."""
     base: str = ""
-    """Name under which the server offers the base model. Default: the recipe's `model`. The tokenizer and the shape of
-    the model are read here, from `model`, so both must be the same model."""
+    """The server's name for the base model. Default: the recipe's `model`. The tokenizer and the model's shape are read
+    here, from `model`, so both must be the same model."""
     protocol: Literal["auto", "rest", "tinker"] = "auto"
-    """What the server speaks: `rest` is a finetooth server's own, `tinker` the Tinker protocol (needs the package
-    `tinker`); `auto` asks it."""
+    """The server's protocol: `rest` is that of a finetooth server, `tinker` the Tinker protocol (needs the package
+    `tinker`); `auto` asks the server."""
     key: str = ""
-    """The API key, as `${NAME}` of a variable of the environment. Default: `FT_API_KEY`, or `TINKER_API_KEY` for the
-    Tinker protocol, if it is set. A key itself is refused: recipes are copied into run folders."""
+    """The API key, as `${NAME}` of an environment variable. Default: `FT_API_KEY`, or `TINKER_API_KEY` for the Tinker
+    protocol, if it is set. A literal key is refused, since recipes are copied into run folders."""
     patience: float = Field(default=300.0, gt=0)
-    """Seconds for which a request is tried again while the server cannot be reached."""
+    """Seconds for which a request is retried if the server cannot be reached."""
     certificate: str = ""
-    """File with the certificate of a server that has one of its own."""
+    """Certificate file of a server that has its own."""
 
 
 def build(options: RemoteOptions, context: Context) -> RemoteBackend:

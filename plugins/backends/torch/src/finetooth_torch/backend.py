@@ -38,57 +38,58 @@ class TorchOptions(Options):
     """Options of the torch backend."""
 
     attention: str | Mapping[str, Any] = "auto"
-    """What computes attention: `auto`, the name of an entry of the kind `attention` (`sdpa`, `eager`, `flash`, ...), a
-    mapping with `name:` and its options, or one of these for layers that see everything and those that see a window:
-    `{full: flash, sliding: flex}`. `auto` takes the best that serves the model on the hardware; the plan says why."""
+    """Computes attention: `auto`, the name of an `attention` entry (`sdpa`, `eager`, `flash`, ...), a mapping with
+    `name:` and its options, or one of these each for layers with full attention and with a sliding window: `{full:
+    flash, sliding: flex}`. `auto` takes the best one for the model and the hardware; the plan says why."""
     decoder: Literal["auto", "stream", "transformers"] = "auto"
-    """How decoder layers are computed: `stream` without padding and with linear layers grouped (families that describe
-    their layers, on a CPU), `transformers` with the model's own code; `auto` takes the first that can."""
+    """How decoder layers are computed. `stream`: without padding, with grouped linear layers (on a CPU, for families
+    that describe their layers). `transformers`: by the model's own code. `auto` takes the first that works."""
     tf32: bool = False
-    """Whether products of fp32 are rounded to TF32 (10 bits behind the point in place of 23), which NVIDIA GPUs from
-    compute capability 8.0 multiply several times as fast. It holds for the whole process."""
+    """Whether fp32 products are rounded to TF32 (a mantissa of 10 bits instead of 23), which NVIDIA GPUs from compute
+    capability 8.0 multiply several times as fast. It applies to the whole process."""
     deterministic: Literal["auto"] | bool = "auto"
-    """Whether a GPU computes the same bits each time, so that a resumed run and a repeated one are the same to the last
-    bit. Attention's backward pass is slightly slower for it and takes more memory, and an operation that torch cannot
-    compute so ends the run with its name. `auto`: yes, but for models with linear attention or state-space layers. It
-    holds for the whole process, and not for sampling. A CPU computes the same bits anyway."""
+    """Whether a GPU computes the same bits each time, so that resumed and repeated runs are the same to the last bit.
+    The backward pass of attention is then slightly slower and takes more memory, and an operation without a
+    deterministic version ends the run with its name. `auto`: yes, except for models with linear attention or
+    state-space layers. It applies to the whole process, but not to sampling. A CPU always computes the same bits."""
     detect_anomaly: bool = False
-    """Whether every operation of the backward pass is looked at: the first that gives NaN ends the run with its name,
-    and torch prints the lines of the forward pass that it comes from. For a search, since a step takes about twice as
-    long. It holds for the whole process."""
+    """Whether to check every operation of the backward pass. The first that gives NaN ends the run with its name, and
+    torch prints the lines of the forward pass that it comes from. For debugging: a step takes about twice as long. It
+    applies to the whole process."""
     share_base: bool = False
-    """Engines of one process, built with this and an adapter that leaves the base as it is, hold one copy of its
-    weights. For a server with many adapters on one base."""
+    """Whether engines in one process hold one copy of the base's weights, if they have this option and an adapter that
+    leaves the base unchanged. For a server with many adapters on one base."""
     packing: Literal["auto"] | bool = "auto"
-    """Whether data of a step share rows of the model's input, each with positions of its own and seeing itself alone,
-    where that saves padding: less to compute, the same numbers. `auto` packs where the model can, `true` refuses a
-    model that cannot. The stream decoder has no padding and always packs."""
+    """Whether examples of a step share rows of the model's input if that saves padding. Each has its own positions and
+    sees only itself: less to compute, the same numbers. `auto` packs if the model can, `true` refuses a model that
+    cannot. The stream decoder has no padding and always packs."""
     activations: Literal["device", "host", "disk"] = "device"
-    """Where what the forward pass keeps for the backward pass lies between the two, as far as it is of 1 MiB or more:
-    `device`, `host` memory, or a file on `disk` in the system's temporary folder (TMPDIR). The numbers are the same; a
-    step takes longer. On a CPU, whose memory is the host's, only `disk` saves any."""
+    """Where activations of 1 MiB or more lie between the forward and the backward pass: on the `device`, in `host`
+    memory, or in a file on `disk` (TMPDIR). The numbers are the same; a step takes longer. On a CPU, whose memory is
+    the host's, only `disk` saves memory."""
     layers: Literal["device", "host", "disk"] = "device"
-    """Where decoder layers lie that do not train: on the `device`, or in `host` memory or on `disk`, from where a few
-    of them (`layer_window`) come to the device while a pass goes through them, so that a model may be larger than its
-    memory. Layers on disk stay in the files that they were loaded from where these have the run's precision; else they
-    are copied into TMPDIR. The numbers are the same; a step takes longer. For adapters that leave the base as it is."""
+    """Where frozen decoder layers lie: on the `device`, in `host` memory or on `disk`. From there a few at a time
+    (`layer_window`) come to the device during a pass, so that a model may be larger than its memory. Layers on disk
+    stay in the files they were loaded from if these have the run's precision; otherwise they are copied into TMPDIR.
+    The numbers are the same; a step takes longer. For adapters that leave the base unchanged."""
     role_layers: Literal["device", "host", "disk", "spread"] = "device"
-    """Where decoder layers of other models lie that a method asks, such as a reference, a teacher or a reward model: on
-    the `device`; in `host` memory or on `disk` (TMPDIR), from where accelerate brings them to the device while they
-    compute; or `spread` over the other accelerators of this machine and, behind them, host memory. Their own code
-    computes them then, as with `decoder: transformers`. Files that a killed process left in TMPDIR go at the next start
-    with `disk`."""
+    """Where decoder layers of a method's other models lie (a reference, a teacher, a reward model): on the `device`; in
+    `host` memory or on `disk` (TMPDIR), from where accelerate brings them to the device while they compute; or `spread`
+    over the other accelerators of this machine and then host memory. Except for `device`, the models' own code computes
+    them, as with `decoder: transformers`. Files that a killed process left in TMPDIR are removed at the next start with
+    `disk`."""
     router_aux_loss_coef: float = Field(default=0.0, ge=0)
-    """Factor of the load-balancing loss of a mixture of experts (Switch Transformer, arXiv:2101.03961), which keeps a
-    router from sending everything to a few experts; 0.001 is usual. It is computed over the whole step, which takes
-    another forward pass where a step has several micro-batches or ranks. 0: off."""
+    """Weight of the load-balancing loss of a mixture of experts (Switch Transformer, arXiv:2101.03961), which keeps a
+    router from sending everything to a few experts; 0.001 is usual, 0 is off. It is computed over the whole step, which
+    takes another forward pass if a step has several micro-batches or ranks."""
     router_z_loss_coef: float = Field(default=0.0, ge=0)
-    """Factor of the z-loss of a mixture's routers (ST-MoE, arXiv:2202.08906), which keeps their logits small; 0.001 is
-    usual. 0: off."""
+    """Weight of the z-loss of a mixture's routers (ST-MoE, arXiv:2202.08906), which keeps their logits small; 0.001 is
+    usual, 0 is off."""
     feed_forward_tokens: int = Field(default=0, ge=0)
-    """For how many tokens a layer's feed-forward block is computed at once, and once more in the backward pass, so that
-    long rows take less memory: its width is several times that of what layers hand on. 2048 is usual, for rows of more
-    than 8,192 tokens together with `train.gradient_checkpointing`. The numbers are the same. 0: a whole micro-batch."""
+    """Number of tokens for which a layer's feed-forward block is computed at once, and recomputed in the backward
+    pass, so that long rows take less memory: the block is several times as wide as its input. 2048 is usual, for
+    rows of more than 8,192 tokens, together with `train.gradient_checkpointing`. The numbers are the same. 0: a
+    whole micro-batch."""
     layer_window: int = Field(default=4, ge=1)
     """How many layers are on the device at once where `layers` are elsewhere; one of them is on its way, unless there
     is only one."""

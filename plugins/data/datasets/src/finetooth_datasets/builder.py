@@ -12,23 +12,22 @@ class DatasetsOptions(Options):
     """Options of `datasets`."""
 
     path: str
-    """A file (.csv, .tsv, .json, .parquet, .arrow), a folder with a dataset that was saved to disk or with files of
-    one, or a hub id `org/name`."""
+    """A file (.csv, .tsv, .json, .parquet, .arrow), a folder with a saved dataset or with files of one, or a hub id
+    `org/name`."""
     split: str = "train"
-    """The split, with a slice if you want: `train[:10%]`, `test[100:200]`. A file is one split, `train`, and so is a
-    saved dataset without splits."""
+    """The split, with a slice if you want: `train[:10%]`, `test[100:200]`. A file, or a saved dataset without splits,
+    has one split, `train`."""
     config: str | None = None
-    """The configuration of a hub dataset that has several."""
+    """The configuration, if a hub dataset has several."""
     data_files: str | list[str] | None = None
-    """Of a hub dataset or a folder: files of it, or patterns, that are read in place of all; they are one split,
-    `train`."""
+    """For a hub dataset or a folder: files or patterns to read instead of all files; they form one split, `train`."""
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     streaming: bool = False
-    """Of a hub dataset: rows are read as they come over the network, and nothing is downloaded whole or kept; with
-    method pretrain and its `streaming`, training begins with the first of them. A split has no slice then."""
+    """For a hub dataset: rows are read as they arrive over the network, and nothing is downloaded whole or stored. With
+    method pretrain and its `streaming`, training begins with the first rows. The split then has no slice."""
     field: str | None = None
-    """For a .json file that is an object: the key under which its rows are."""
+    """For a .json file that is an object: the key that holds the rows."""
 
 
 def build(options: DatasetsOptions, context: Context) -> Source:

@@ -33,25 +33,25 @@ class ChatOptions(MessageOptions):
     }
 
     column: str = ""
-    """The column with the list of messages, `a.b` for `b` inside `a`; empty finds `messages`, `conversations` or
+    """Column with the list of messages, `a.b` for `b` inside `a`; empty takes `messages`, `conversations` or
     `conversation`."""
     tools: str = "tools"
-    """The column with tool schemas; may be missing."""
+    """Column with tool schemas; may be missing."""
     system: str = ""
-    """A system message before every conversation that begins without one; empty for none. The row's own (see
-    `system_column`) comes first."""
+    """System message for every conversation that begins without one; empty for none. The row's own (see
+    `system_column`) takes precedence."""
     system_column: str = "system"
-    """The column with a system message; may be missing."""
+    """Column with a system message; may be missing."""
     train_roles: list[Role] | None = None
-    """Roles whose messages train, in place of `method.train_on`; a message's own flag comes first."""
+    """Roles whose messages train, instead of `method.train_on`; a message's own flag takes precedence."""
     train_field: str = "train"
-    """The key of a message that says whether it trains, true or false; OpenAI's `weight` (0 or 1) is read as well."""
+    """Key of a message that says whether it trains, true or false; OpenAI's `weight` (0 or 1) is read as well."""
     ranges_field: str = ""
-    """The key of a message that says which of its characters train, `[{begin_offset: 0, end_offset: 4, train: true}]`,
-    both ends included; the other characters of such a message do not train. Empty reads none."""
+    """Key of a message that says which of its characters train, `[{begin_offset: 0, end_offset: 4, train: true}]`, both
+    ends included. The message's other characters do not train. Empty: not read."""
     split_thinking: bool = False
-    """Take `<think>...</think>` at the beginning of an assistant's content out of it, as its reasoning, which the
-    renderer writes as the family does. Line feeds around either are not kept."""
+    """Whether to move a `<think>...</think>` at the beginning of an assistant's content into its reasoning, which the
+    renderer writes in the family's way. Line breaks around either are dropped."""
 
     @classmethod
     def _rename(cls, values: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -29,23 +29,23 @@ class InstructionOptions(AliasedOptions):
     }
 
     instruction: str = "instruction"
-    """The column with what is to be done."""
+    """Column with the instruction."""
     input: str = "input"
-    """The column with what it is to be done to; may be missing or empty. Where this is not set and rows have none of
-    that name, `context` (Dolly)."""
+    """Column with the input of the instruction; may be missing or empty. If this is not set and the rows have no such
+    column, `context` (Dolly)."""
     output: str = "output"
-    """The column with the right answer. Where this is not set and rows have none of that name, `response` (Dolly)."""
+    """Column with the answer. If this is not set and the rows have no such column, `response` (Dolly)."""
     separator: str = "\n\n"
-    """What stands between the instruction and the input; LLaMA-Factory has one line break."""
+    """Text between the instruction and the input; LLaMA-Factory has one line break."""
     alpaca: bool = False
-    """Whether the question is written as Stanford Alpaca's prompt ("Below is an instruction that describes a task."),
-    headings included, inside the model's own markup, as torchtune's `alpaca_dataset` does."""
+    """Whether to write the question as Stanford Alpaca's prompt ("Below is an instruction that describes a task."),
+    with its headings, inside the model's own markup, as torchtune's `alpaca_dataset` does."""
     system: str = ""
-    """A system message before every conversation; empty for none. The row's own (see `system_column`) comes first."""
+    """System message for every conversation; empty for none. The row's own (see `system_column`) takes precedence."""
     system_column: str = "system"
-    """The column with a system message; may be missing."""
+    """Column with a system message; may be missing."""
     history: str = "history"
-    """The column with the turns before, `[["question", "answer"], ...]`; may be missing. Their answers train as
+    """Column with earlier turns, `[["question", "answer"], ...]`; may be missing. Their answers train as
     `method.train_on` says."""
 
 

@@ -32,25 +32,24 @@ class LabelledOptions(MessageOptions):
     }
 
     prompt: str = "prompt"
-    """The column with the prompt; empty for texts that have none."""
+    """Column with the prompt; empty for texts without one."""
     input: str = ""
-    """The column with what a prompt that is text is about, which is put behind it; empty for none. It may be missing in
-    a row."""
+    """Column with the input of a text prompt, which is appended to it; empty for none. It may be missing in a row."""
     separator: str = "\n\n"
-    """What stands between a prompt and its `input`."""
+    """Text between a prompt and its `input`."""
     completion: str = "completion"
-    """The column with the answer, or with the whole text; empty where the last message of `prompt` is the answer."""
+    """Column with the answer, or with the whole text; empty if the last message of `prompt` is the answer."""
     label: str = "label"
-    """The column with the label: true or false, or a number."""
+    """Column with the label: true or false, or a number."""
     threshold: float | None = None
-    """Turns numbers into labels: true for this number and above, false below. Left out, numbers stay numbers."""
+    """Turns numbers into labels: true from this number upwards, false below. Left out, numbers stay numbers."""
     unusable: Policy = "drop"
-    """How to treat a row that teaches nothing (the answer is empty or not the assistant's, the prompt is missing):
+    """What happens to a row that teaches nothing (its answer is empty or not the assistant's, its prompt is missing):
     `drop` leaves it out and counts it by reason, `raise` is an error."""
     system_column: str = "system"
-    """The column with a system message; may be missing."""
+    """Column with a system message; may be missing."""
     tools: str = "tools"
-    """The column with tool schemas; may be missing."""
+    """Column with tool schemas; may be missing."""
 
     @model_validator(mode="after")
     def _says_something(self) -> LabelledOptions:
@@ -63,9 +62,9 @@ class LabelledTextOptions(LabelledOptions):
     """Options of `labelled_text`: those of `labelled`, for a text without a prompt."""
 
     prompt: str = ""
-    """The column with the prompt; empty for texts that have none."""
+    """Column with the prompt; empty for texts without one."""
     completion: str = "text"
-    """The column with the whole text."""
+    """Column with the whole text."""
 
 
 def build_text(options: LabelledTextOptions, context: Context) -> LabelledFormat:

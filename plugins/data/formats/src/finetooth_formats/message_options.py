@@ -25,21 +25,20 @@ class MessageOptions(AliasedOptions):
     }
 
     roles: Annotated[dict[str, Role], BeforeValidator(roles_by_name)] = Field(default_factory=dict)
-    """Further names and the roles they stand for, `{human: user, gpt: assistant}`, or the other way round,
-    `{user: [human], assistant: [gpt]}`. ShareGPT's `from` needs none."""
+    """Further role names, `{human: user, gpt: assistant}`, or the other way round, `{user: [human], assistant: [gpt]}`.
+    ShareGPT's `from` needs none."""
     fields: Annotated[dict[Property, str], BeforeValidator(reasoning_key)] = Field(default_factory=dict)
-    """Keys of a message that are called otherwise: `{role: from, content: value, reasoning: thinking}`. Without it,
-    `role` and `content`, ShareGPT's `from` and `value`, and `reasoning_content`, `reasoning` or `thinking` are read."""
+    """Other names of a message's keys: `{role: from, content: value, reasoning: thinking}`. Default: `role` and
+    `content`, ShareGPT's `from` and `value`, and `reasoning_content`, `reasoning` or `thinking`."""
 
     images: str = ""
-    """The column with images, taken in order by `<image>` in a text and by parts `{type: image}` without a source;
-    empty finds `images` or `image`. Paths are relative to the folder of the data file."""
+    """Column with images, used in order by `<image>` in a text and by parts `{type: image}` without a source; empty
+    takes `images` or `image`. Paths are relative to the folder of the data file."""
     audios: str = ""
-    """The column with sounds, taken in order by `<audio>` and by parts `{type: audio}`; empty finds `audios` or
-    `audio`."""
+    """Column with sounds, used in order by `<audio>` and by parts `{type: audio}`; empty takes `audios` or `audio`."""
     videos: str = ""
-    """The column with videos, taken in order by `<video>` and by parts `{type: video}`; empty finds `videos` or
-    `video`. A video is a file with frames, or the list of the files of its frames."""
+    """Column with videos, used in order by `<video>` and by parts `{type: video}`; empty takes `videos` or `video`. A
+    video is a file, or a list of files with its frames."""
 
     @property
     def media_columns(self) -> Mapping[MediumKind, str]:

@@ -36,50 +36,49 @@ class PreferenceOptions(MessageOptions):
     }
 
     prompt: str = ""
-    """The column with the prompt; empty finds `prompt`, `question`, `instruction`, `input` or `messages`. Where a row
-    has none, the prompt is what both answers begin with, message by message."""
+    """Column with the prompt; empty takes `prompt`, `question`, `instruction`, `input` or `messages`. If a row has
+    none, the prompt is the messages with which both answers begin."""
     input: str = ""
-    """The column with what a prompt that is text is about, which is put behind it; empty for none. It may be missing in
-    a row."""
+    """Column with the input of a text prompt, which is appended to it; empty for none. It may be missing in a row."""
     separator: str = "\n\n"
-    """What stands between a prompt and its `input`."""
+    """Text between a prompt and its `input`."""
     chosen: str = "chosen"
-    """The column with the preferred answer: text, a message, messages, or a transcript of turns that begin with
-    `Human:` and `Assistant:` after an empty line."""
+    """Column with the preferred answer: text, a message, messages, or a transcript of turns that begin with `Human:`
+    and `Assistant:` after an empty line."""
     rejected: str = "rejected"
-    """The column with the other one."""
+    """Column with the other answer."""
     margin: str = "margin"
-    """The column that says by how much the first is better; may be missing."""
+    """Column that says by how much the preferred answer is better; may be missing."""
     chosen_score: str = "score_chosen"
-    """The column that rates the preferred answer; without a margin column, it is how far the two ratings lie apart.
-    Rows whose ratings are equal, or say the opposite, cannot be used."""
+    """Column with the rating of the preferred answer. Without a margin column, the margin is the difference of the two
+    ratings. Rows whose ratings are equal, or contradict the preference, cannot be used."""
     rejected_score: str = "score_rejected"
-    """The column that rates the other one."""
+    """Column with the rating of the other answer."""
     responses: str = "responses"
-    """In a row without `chosen` and `rejected`, the column with several answers, which `pairs` makes pairs of; a margin
-    is how far the numbers of two answers lie apart."""
+    """For rows without `chosen` and `rejected`: column with several answers, which `pairs` combines into pairs. The
+    margin of a pair is the difference of its two numbers."""
     scores: str = "scores"
-    """The column with a number for each of `responses`, higher is better."""
+    """Column with a number for each of `responses`; higher is better."""
     ranks: str = "ranks"
-    """The column with a number for each of `responses`, lower is better; read if the row has no scores."""
+    """Column with a number for each of `responses`; lower is better. Read if the row has no scores."""
     ordered: bool = False
-    """`responses` stand in order, the best first; no numbers are read."""
+    """`responses` are sorted, the best first; no numbers are read."""
     pairs: ranked.Pairs = "best-worst"
-    """Which of `responses` are compared: the best with the worst, each with the next worse one (`adjacent`), or each
-    with each (`all`). Two that are equally good make no pair, and are counted."""
+    """Which of `responses` form pairs: the best with the worst, each with the next worse one (`adjacent`), or each with
+    each (`all`). Two equally good ones form no pair, and are counted."""
     unpair: bool = False
     """Make two labelled answers of each pair, the preferred one true and the other false, for methods that learn from
-    such."""
+    labels."""
     style: Literal["chat", "raw"] = "chat"
-    """`chat` reads texts as messages; `raw` keeps them as they are, without any markup. The prompt of a raw row that
-    has no column for it is what both answers begin with, up to the last blank."""
+    """`chat` reads texts as messages; `raw` keeps them without any markup. If a raw row has no column for its prompt,
+    the prompt is the text with which both answers begin, up to the last space."""
     unusable: Policy = "drop"
-    """How to treat a pair that teaches nothing (both answers are the same, one is empty or not the assistant's, the
+    """What happens to a pair that teaches nothing (both answers are the same, one is empty or not the assistant's, the
     prompt is missing, neither is better): `drop` leaves it out and counts it by reason, `raise` is an error."""
     system_column: str = "system"
-    """The column with a system message; may be missing."""
+    """Column with a system message; may be missing."""
     tools: str = "tools"
-    """The column with tool schemas; may be missing."""
+    """Column with tool schemas; may be missing."""
 
     @model_validator(mode="after")
     def _fits(self) -> PreferenceOptions:

@@ -42,23 +42,23 @@ class PromptCompletionOptions(MessageOptions):
     }
 
     prompt: str = ""
-    """The column with the prompt; empty finds a known pair (prompt/completion, prompt/response, question/answer,
+    """Column with the prompt; empty takes a known pair (prompt/completion, prompt/response, question/answer,
     problem/solution, query/response, input/output)."""
     completion: str = ""
-    """The column with the completion; given together with `prompt`."""
+    """Column with the completion; set it together with `prompt`."""
     style: Literal["chat", "raw"] = "chat"
-    """`chat` makes a user and an assistant message of them, in the model's markup; `raw` trains the completion right
+    """`chat` turns them into a user and an assistant message in the model's markup; `raw` puts the completion right
     after the prompt, without any markup."""
     system: str = ""
-    """A system message before every conversation; empty for none. Only with style `chat`. The row's own (see
-    `system_column`) comes first."""
+    """System message for every conversation; empty for none. Only with style `chat`. The row's own (see
+    `system_column`) takes precedence."""
     system_column: str = "system"
-    """The column with a system message, read with style `chat`; may be missing."""
+    """Column with a system message, read with style `chat`; may be missing."""
     history: str = "history"
-    """The column with the turns before, `[["question", "answer"], ...]`, read where the prompt is a text and with style
-    `chat`; may be missing. Their answers train as `method.train_on` says."""
+    """Column with earlier turns, `[["question", "answer"], ...]`, read if the prompt is a text and the style `chat`;
+    may be missing. Their answers train as `method.train_on` says."""
     tools: str = "tools"
-    """The column with tool schemas, read with messages; may be missing."""
+    """Column with tool schemas, read with messages; may be missing."""
 
     @model_validator(mode="after")
     def _together(self) -> PromptCompletionOptions:

@@ -24,7 +24,7 @@ class SegmentsOptions(Options):
     """Options of `segments`."""
 
     column: str = "segments"
-    """The column with the list of pieces."""
+    """Column with the list of segments."""
 
 
 def build(options: SegmentsOptions, context: Context) -> SegmentsFormat:

@@ -23,21 +23,21 @@ class StepwiseOptions(MessageOptions):
     """Options of `stepwise`."""
 
     prompt: str = "prompt"
-    """The column with the problem."""
+    """Column with the problem."""
     completions: str = "completions"
-    """The column with the steps, a list of texts. Rows of three other shapes are known by their columns: PRM800K,
+    """Column with the steps, a list of texts. Rows of three other formats are recognised by their columns: PRM800K,
     `steps` with a `mistake_index` from 0 (null: no mistake), and `model_output_steps` with
-    `model_output_solution_first_error_step` from 1. What follows a mistake is left out."""
+    `model_output_solution_first_error_step` from 1. Steps after a mistake are left out."""
     labels: str = "labels"
-    """The column with a label for each step: true or false, or numbers."""
+    """Column with a label for each step: true or false, or numbers."""
     neutral: Literal["good", "bad"] = "good"
-    """What a step of PRM800K is that was rated 0, neither right nor wrong."""
+    """Label of a PRM800K step that was rated 0, neither right nor wrong."""
     alternatives: bool = False
-    """Make an example of each completion of PRM800K that was rated but not continued, too: the steps before it,
-    which have no labels there, and itself."""
+    """Whether each PRM800K completion that was rated but not continued also becomes an example: the steps before it,
+    without labels, and itself."""
     unusable: Policy = "drop"
-    """How to treat a row that teaches nothing (it has no step, none that was rated, another number of labels than of
-    steps, or no prompt): `drop` leaves it out and counts it by reason, `raise` is an error."""
+    """What happens to a row that teaches nothing (no steps, no rated step, a number of labels other than that of steps,
+    no prompt): `drop` leaves it out and counts it by reason, `raise` is an error."""
 
 
 def build(options: StepwiseOptions, context: Context) -> StepwiseFormat:

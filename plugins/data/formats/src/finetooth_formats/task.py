@@ -28,16 +28,16 @@ class TaskOptions(MessageOptions):
     }
 
     prompt: str = "prompt"
-    """The column with the prompt, text or messages, `a.b` for `b` inside `a`; all other columns go to the rewards."""
+    """Column with the prompt, text or messages, `a.b` for `b` inside `a`; all other columns go to the rewards."""
     tools: str = "tools"
-    """The column with tool schemas; may be missing."""
+    """Column with tool schemas; may be missing."""
     turns: Literal["all", "first", "last", "sequential"] | None = None
-    """Which of the assistant's turns are asked for again, where the prompt is a whole conversation: each becomes a
-    prompt of its own, the messages before it, with what the assistant said as its reference answer. `sequential` asks
-    for the first, and what followed it stays in the column `remaining_turns`, for `environment: conversation`: each
-    turn is then asked for behind the policy's own earlier ones. null: the column holds a prompt without an answer."""
+    """If the prompt is a whole conversation: which assistant turns the policy answers again. Each becomes a prompt, the
+    messages before it, with the assistant's text as its reference answer. `sequential` makes a prompt of the first turn
+    and keeps the following turns in the column `remaining_turns`, for `environment: conversation`: each turn then
+    follows the policy's own earlier ones. null: the column holds a prompt without an answer."""
     answer: str = Field(default="answer", min_length=1)
-    """With `turns`, the column that a reference answer gets, for rewards and for `ebft`."""
+    """With `turns`: the new column for the reference answer, for rewards and for `ebft`."""
     reasoning: str = ""
     """With `turns` other than `sequential`, the column that the reasoning of a reference answer gets, also of one that
     stands in its content between `<think>` and `</think>`; empty: a turn with reasoning is refused."""

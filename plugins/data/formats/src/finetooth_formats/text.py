@@ -20,9 +20,9 @@ class TextOptions(AliasedOptions):
     aliases: ClassVar[Mapping[str, str]] = {"field": "column", "text_column": "column"}
 
     column: str = "text"
-    """The column that holds the document."""
+    """Column with the document."""
     unusable: Policy = "drop"
-    """How to treat an empty text: `drop` leaves it out and counts it, `raise` is an error."""
+    """What happens to an empty text: `drop` leaves it out and counts it, `raise` is an error."""
 
 
 def build(options: TextOptions, context: Context) -> TextFormat:

@@ -20,8 +20,8 @@ class GgufOptions(Options):
     """Options of `gguf`."""
 
     keep_quantised: bool = False
-    """Whether the linear weights stay in the blocks of the file and are turned into numbers layer by layer in each
-    pass; what trains is a low-rank adapter over them. Otherwise they are turned into numbers once, when loaded."""
+    """Whether the linear weights stay in the file's quantised blocks and are dequantised layer by layer in each pass;
+    only a low-rank adapter over them can train. Otherwise they are dequantised once, when loaded."""
 
 
 class GgufLoader(GgufReader):

@@ -23,7 +23,7 @@ class JsonLinesOptions(Options):
     """Options of `jsonl`."""
 
     path: str
-    """The file, relative to the current directory; unpacked if its name ends with `.gz` or `.zst`."""
+    """The file, relative to the current directory; decompressed if its name ends with `.gz` or `.zst`."""
 
 
 def build(options: JsonLinesOptions, context: Context) -> Source:

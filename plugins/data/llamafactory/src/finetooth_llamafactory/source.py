@@ -22,10 +22,10 @@ class LlamaFactoryOptions(Options):
     """Options of `llamafactory`."""
 
     path: str
-    """The folder with `dataset_info.json`, or that file; names of datasets may stand behind a colon,
+    """The folder with `dataset_info.json`, or that file. Names of datasets may follow a colon:
     `data:identity,alpaca_en_demo`."""
     datasets: str | list[str] = ""
-    """Which of its datasets: a list, or names with commas between. May be left out where it lists only one."""
+    """Datasets to read: a list, or names separated by commas. May be left out if the file lists only one."""
 
 
 def build(options: LlamaFactoryOptions, context: Context) -> DatasetFolder:

@@ -38,18 +38,18 @@ class ProcessorOptions(Options):
     """Options of `transformers`."""
 
     image: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the model's image processor to change, `{min_pixels: 3136, max_pixels: 200704}`: they decide how
-    large an image becomes and so how many tokens it takes."""
+    """Settings of the model's image processor to change, `{min_pixels: 3136, max_pixels: 200704}`. They set the size of
+    an image and so its number of tokens."""
     audio: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the model's feature extractor to change, `{chunk_length: 30}`. Sounds of another rate than its
-    `sampling_rate` are resampled to it."""
+    """Settings of the model's feature extractor to change, `{chunk_length: 30}`. Sounds are resampled to its
+    `sampling_rate`."""
     video: dict[str, Any] = Field(default_factory=dict)
-    """Settings for videos: `fps` or `num_frames` (which frames are kept; without either all of them), `min_frames`,
-    `max_frames`, and `min_pixels`, `max_pixels` of a frame."""
+    """Settings for videos: `fps` or `num_frames` (which frames are used; default: all), `min_frames`, `max_frames`, and
+    `min_pixels`, `max_pixels` of a frame."""
     largest: int = Field(default=50_000_000, ge=1, le=178_000_000)
-    """Pixels above which an image or a frame is refused by its header, before memory is taken for it."""
+    """Images and frames with more pixels are refused by their header, before memory is allocated for them."""
     longest: float = Field(default=600.0, gt=0, le=36_000)
-    """Seconds above which a sound is refused by its header."""
+    """Sounds of more seconds are refused by their header."""
 
 
 @dataclass(frozen=True)

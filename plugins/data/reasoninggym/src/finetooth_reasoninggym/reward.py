@@ -21,11 +21,12 @@ class ScoreOptions(Options):
     """Options of the reward `reasoning_gym`."""
 
     tag: str | None = Field(default=None, min_length=1)
-    """Only what stands in this tag is the answer, `answer`; one without it scores 0. Left out, all of it."""
+    """The tag that holds the answer, such as `answer`; a text without it scores 0. Left out, the whole text is the
+    answer."""
     time_limit: float = Field(default=10.0, gt=0)
-    """Seconds for an answer; one that takes longer scores None."""
+    """Seconds for each answer; one that takes longer scores None."""
     workers: int = Field(default=1, ge=1)
-    """Processes that score."""
+    """Number of processes that score."""
 
 
 @dataclass(frozen=True)

@@ -28,13 +28,13 @@ class ReasoningGymOptions(Options):
     """Options of `reasoning_gym`."""
 
     dataset: str
-    """Name of the task, `chain_sum`."""
+    """Name of the task, such as `chain_sum`."""
     count: PositiveInt = 1000
-    """Rows."""
+    """Number of rows."""
     seed: int = 0
-    """Other seeds give other rows."""
+    """Another seed gives other rows."""
     split: Literal["train", "eval"] = "train"
-    """Which split the rows belong to. The two never share a question, whatever their seeds."""
+    """Split of the rows. The two splits never share a question, whatever their seeds."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """The task's own settings, `{min_terms: 2, max_terms: 4}`."""
 

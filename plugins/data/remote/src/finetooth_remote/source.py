@@ -21,11 +21,11 @@ class RemoteOptions(Options):
     """Options of `remote`."""
 
     path: str
-    """The address of a file: `https://`, `http://`, `s3://` (`gs://` and `az://` are untested). `${NAME}` in it stands
-    for a variable of the environment, for what must not stand in a recipe; credentials of a store come from the
-    environment too."""
+    """Address of a file: `https://`, `http://`, `s3://` (`gs://` and `az://` are untested). `${NAME}` in it stands for
+    an environment variable, for secrets that must not be in a recipe. Credentials of a store also come from the
+    environment."""
     source: str | dict[str, Any] | None = None
-    """The source that reads the file, with its options; default: the one that claims its name."""
+    """The source that reads the file, with its options. Default: the one that claims its name."""
 
 
 def build(options: RemoteOptions, context: Context) -> RemoteRows:

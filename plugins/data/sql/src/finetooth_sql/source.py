@@ -25,15 +25,15 @@ class SqlOptions(Options):
     """Options of `sql`."""
 
     url: str
-    """The database: `sqlite:///FILE` or `postgresql://USER:${PASSWORD}@HOST/NAME`. `${NAME}` stands for a variable of
-    the environment; a password that stands in the recipe itself is refused."""
+    """The database: `sqlite:///FILE` or `postgresql://USER:${PASSWORD}@HOST/NAME`. `${NAME}` stands for an environment
+    variable; a password in the recipe itself is refused."""
     path: str = ""
-    """A file of SQLite, in place of `url`."""
+    """An SQLite file, instead of `url`."""
     query: str = ""
-    """One SELECT with ORDER BY, so that the rows come in the same order each time: sort by columns that no two rows
-    share. Of SQLite it may be left out: all rows of `table` are taken."""
+    """One SELECT with ORDER BY, so that the rows always come in the same order: sort by columns that together are
+    unique. For SQLite it may be left out: all rows of `table` are read."""
     table: str = ""
-    """The table of SQLite whose rows are taken, in the order of their row ids; left out: the only one."""
+    """The SQLite table to read, in the order of row ids. Default: the only one."""
 
     @model_validator(mode="before")
     @classmethod

@@ -22,16 +22,16 @@ class SyntheticOptions(Options):
     """Options of `synthetic`."""
 
     rows: int = Field(1000, ge=1)
-    """How many rows."""
+    """Number of rows."""
     length: int = Field(512, ge=1)
     """Tokens of the longest row, before any chat markup."""
     min_length: int | None = Field(None, ge=1)
     """Tokens of the shortest row; lengths between are equally likely. Default: all rows have `length`."""
     seed: int = Field(0, ge=0)
-    """Decides lengths and words; the training seed does not, so that a benchmark keeps its rows."""
+    """Seed of lengths and words. The training seed does not change them, so that a benchmark keeps its rows."""
     shape: Shape = "text"
-    """`text`: a document, of which every token trains. `messages`: a question of a quarter of the tokens and an answer
-    of the rest."""
+    """`text`: a document, all of whose tokens train. `messages`: a question with a quarter of the tokens, and an answer
+    with the rest."""
 
 
 def build(options: SyntheticOptions, context: Context) -> DrawnRows:

@@ -18,20 +18,20 @@ class TablesOptions(Options):
     """Options of `tables`."""
 
     path: str
-    """The file, relative to the current directory. Its name says what it is: `.csv`, `.tsv` and `.json` (also with
-    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`, `.xlsx`, `.xls`, `.ods`, `.docx`; JSON lines under
-    `.json` are read as such."""
+    """The file, relative to the current directory. Its name gives the format: `.csv`, `.tsv` and `.json` (also with
+    `.gz` or `.zst`), `.parquet`, `.arrow`, `.feather`, `.ipc`, `.xlsx`, `.xls`, `.ods`, `.docx`. JSON Lines in a
+    `.json` file are recognised."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
-    """What stands between the fields of a line; default: a comma in `.csv`, a tab in `.tsv`, or
-    another delimiter of a header that has none of these; a note says so."""
+    """Character between the fields of a line. Default: a comma in `.csv`, a tab in `.tsv`, or another delimiter if the
+    header has none of these; a note says so."""
     encoding: str | None = None
-    """What a `.csv` or `.tsv` file is written in, such as `cp1252`; default: UTF-8, or the encoding that its first
-    bytes beyond ASCII fit; a note says so."""
+    """Encoding of a `.csv` or `.tsv` file, such as `cp1252`. Default: UTF-8, or the encoding that fits its first bytes
+    beyond ASCII; a note says so."""
     sheet: str | None = None
-    """For a file with several sheets: the one that holds the rows, below a header. Tables of a `.docx` file are called
-    `1`, `2` and so on."""
+    """For a file with several sheets: the sheet with the rows, below a header. Tables of a `.docx` file are named `1`,
+    `2` and so on."""
     field: str | None = None
-    """For a `.json` file that is an object with several lists: the key under which the rows are."""
+    """For a `.json` file that is an object with several lists: the key that holds the rows."""
 
 
 def build(options: TablesOptions, context: Context) -> Source:

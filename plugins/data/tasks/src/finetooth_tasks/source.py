@@ -41,13 +41,13 @@ class TasksOptions(Options):
     """Options of the source `tasks`."""
 
     task: Literal["arithmetic", "family", "sorting", "weekdays"]
-    """Which questions: `family`, `arithmetic`, `sorting` or `weekdays`."""
+    """The kind of questions: `family`, `arithmetic`, `sorting` or `weekdays`."""
 
     count: int = Field(default=1000, ge=1)
-    """How many rows."""
+    """Number of rows."""
 
     seed: int = Field(default=0, ge=0)
-    """Another seed gives other rows; the same seed the same ones on every machine."""
+    """Another seed gives other rows; the same seed gives the same rows on every machine."""
 
     split: Split = "train"
     """`train` or `eval`; no question is in both."""

@@ -21,8 +21,8 @@ class TextOptions(Options):
     """Options of `text`."""
 
     path: str
-    """A file, or a folder whose `.txt` and `.md` files (also `.gz` and `.zst`), `.pdf`, `.docx` and `.odt` files are
-    read, those of its subfolders too, in the order of their names."""
+    """A file, or a folder. Of a folder and its subfolders, all `.txt` and `.md` files (also `.gz` and `.zst`) and all
+    `.pdf`, `.docx` and `.odt` files are read, in the order of their names."""
 
 
 def build(options: TextOptions, context: Context) -> TextFiles:

@@ -13,12 +13,12 @@ class TransformersOptions(Options):
     """Options of `transformers`."""
 
     revision: str | None = None
-    """Branch, tag or commit of a hub id; null is its main branch."""
+    """Branch, tag or commit of a hub id; null is the main branch."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the model. It can do anything you can do: read it first."""
+    """Run Python code that comes with the model. It can do anything you can do, so read it first."""
     rope_scaling: RopeScaling | None = None
-    """More positions than the model was made for, such as `{rope_type: yarn, factor: 4}`; what is trained and merged
-    has them, and an adapter needs a base with the same."""
+    """Adds positions beyond those the model was made for, such as `{rope_type: yarn, factor: 4}`. A trained or merged
+    model has them too; an adapter needs a base with the same scaling."""
     dequantize: bool = False
     """Of a model stored in fp8, MXFP8 or MXFP4: its weights are made plain numbers as they are read, so that `full` can
     train them, at twice to four times the memory."""

@@ -31,7 +31,7 @@ class WebDatasetOptions(Options):
     """Options of `webdataset`."""
 
     path: str
-    """The shard, or a pattern of several: `shard-{000..003}.tar`, `{train,extra}.tar`, `shards/*.tar`."""
+    """The shard, or a pattern for several: `shard-{000..003}.tar`, `{train,extra}.tar`, `shards/*.tar`."""
 
 
 def build(options: WebDatasetOptions, context: Context) -> ShardRows:

@@ -20,7 +20,7 @@ class CalculatorOptions(Options):
     """Options of `calculator`."""
 
     column: str = "answer"
-    """Column of the row with the right number."""
+    """Column with the right number."""
 
 
 class Calculator(EnvironmentBase):

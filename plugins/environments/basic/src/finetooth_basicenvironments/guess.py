@@ -20,16 +20,16 @@ class GuessOptions(Options):
     """Options of `guess_number`."""
 
     low: int = 1
-    """The smallest number that may be hidden."""
+    """The smallest possible hidden number."""
     high: int = 100
-    """The largest."""
+    """The largest possible hidden number."""
     column: str = "number"
-    """Column of the row with the hidden number; a row without it gets one drawn from the run's seed, the same for all
-    rollouts of a group."""
+    """Column with the hidden number. A row without it gets one drawn from the run's seed, the same for all rollouts of
+    a group."""
     guesses: int = Field(default=7, ge=1)
-    """How many the policy has. `method.max_turns` bounds them too."""
+    """Number of guesses that the policy has; `method.max_turns` limits them too."""
     near: float = Field(default=0.0, ge=0, le=1)
-    """What a last guess that is wrong is worth at most; the further off, the less."""
+    """Highest reward for a wrong last guess; it falls with the distance."""
 
     @model_validator(mode="after")
     def _some(self) -> GuessOptions:

@@ -23,13 +23,13 @@ class SearchOptions(Options):
     """Options of `search`."""
 
     folder: str
-    """Folder whose files `*.txt` and `*.md` are searched."""
+    """Folder whose `*.txt` and `*.md` files are searched."""
     column: str = "answer"
-    """Column of the row with the right answer: a text, or a list of which one is enough."""
+    """Column with the right answer: a text, or a list of accepted answers."""
     results: int = Field(default=3, ge=1, le=20)
-    """Passages that a search gives at most."""
+    """Most passages that a search returns."""
     passage: int = Field(default=400, ge=50)
-    """Characters of a passage, about: paragraphs are put together up to it, longer ones cut."""
+    """Approximate length of a passage in characters: paragraphs are joined up to it, longer ones are cut."""
 
 
 class Search(EnvironmentBase):

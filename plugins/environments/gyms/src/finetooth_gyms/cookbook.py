@@ -24,8 +24,8 @@ class CookbookOptions(Options):
     """Options of `cookbook`."""
 
     env: str
-    """Function that makes an `Env`: `package.module:name` or `./file.py:name`. It is called with the keyword arguments
-    `row` (columns of the row, `prompt` as messages in OpenAI's shape), `seed`, and `tokenizer` (with `encode` and
+    """Function that makes an `Env`: `package.module:name` or `./file.py:name`. It gets the keyword arguments `row`
+    (columns of the row, with `prompt` as messages in OpenAI's format), `seed`, and `tokenizer` (with `encode` and
     `decode`)."""
 
 

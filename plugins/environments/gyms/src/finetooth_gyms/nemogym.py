@@ -38,24 +38,26 @@ class NemoGymOptions(Options):
     """Options of `nemogym`."""
 
     url: str = "127.0.0.1:11000"
-    """Of the resource server."""
+    """URL of the resource server."""
     timeout: float = Field(default=30.0, gt=0)
-    """Seconds for a request; one that takes longer is an error of the environment, not a reward."""
+    """Time limit for a request, in seconds. A request that takes longer is an error of the environment, not a
+    reward."""
     seed_session: bool = True
-    """Whether the server keeps a session, which is begun with the row."""
+    """Whether the server keeps a session, which begins with the row."""
     agent: str = ""
-    """URL of an agent server: it plays whole episodes (`/run`), and `url` and `seed_session` are not used. Left out,
-    the run calls tools and judge of the resource server itself."""
+    """URL of an agent server, which plays whole episodes (`/run`); `url` and `seed_session` are then not used. Left
+    out, the run itself calls the resource server's tools and judge."""
     policy: str = "127.0.0.1:11080"
-    """HOST:PORT at which an agent's model server finds the policy: NeMo Gym's `policy_base_url` is
+    """HOST:PORT where an agent's model server reaches the policy: NeMo Gym's `policy_base_url` is
     `http://HOST:PORT/v1`."""
     start: list[str] = Field(default_factory=list)
-    """Command that starts NeMo Gym, word by word; left out, it runs already. Its output is in `nemogym.log` in the run
-    folder, and it ends with the run. Of several ranks the first one starts it, and the others do not ask it."""
+    """Command that starts NeMo Gym, word by word. Left out, it must already run. Its output goes to `nemogym.log` in
+    the run folder, and it ends with the run. With several ranks, the first
+    one starts it, and the others do not ask it."""
     start_folder: str = ""
-    """Where the command runs, NeMo Gym's own folder say; left out, where the run was started."""
+    """Folder in which the command runs, such as NeMo Gym's own. Default: where the run was started."""
     ready: float = Field(default=300.0, gt=0)
-    """Seconds that a started NeMo Gym may take to answer."""
+    """Seconds that NeMo Gym may take to answer after its start."""
 
 
 class NemoGym(EnvironmentBase):

@@ -19,13 +19,13 @@ class OpenEnvOptions(Options):
     """Options of `openenv`."""
 
     url: str
-    """Of the environment's server."""
+    """URL of the environment's server."""
     client: str = "openenv.core.generic_client:GenericEnvClient"
-    """Class of its client; one that takes mappings, as this one, needs `action`."""
+    """Class of its client; one that takes mappings, such as this one, needs `action`."""
     action: str = "message"
-    """Field of an action that the policy's text goes into."""
+    """Field of an action that holds the policy's text."""
     shown: str = ""
-    """Field of an observation that the policy reads; left out, all of it as JSON."""
+    """Field of an observation that the policy reads. Left out, it reads the whole observation as JSON."""
     prompt: bool = True
     """Whether the row's prompt comes before the first observation."""
 

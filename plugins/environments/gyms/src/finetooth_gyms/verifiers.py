@@ -28,11 +28,11 @@ class VerifiersOptions(Options):
     """Options of `verifiers`."""
 
     id: str
-    """Of the environment, as `verifiers.load_environment` takes it."""
+    """Id of the environment, as `verifiers.load_environment` takes it."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """For it."""
+    """Arguments of the environment."""
     package: str = "verifiers"
-    """Where `load_environment`, `clients.Client` and `types` are."""
+    """Package that holds `load_environment`, `clients.Client` and `types`."""
 
 
 class Verifiers(EnvironmentBase):

@@ -17,7 +17,7 @@ class AnswersOptions(Options):
     """Options of the evaluator `some_answers`."""
 
     rows: int = Field(default=3, ge=1)
-    """How many questions to ask: the first held-out rows."""
+    """Number of questions to ask: the first held-out rows."""
     max_tokens: int = Field(default=64, ge=1)
     """Longest answer, in tokens."""
 

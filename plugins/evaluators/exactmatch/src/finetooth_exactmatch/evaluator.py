@@ -31,17 +31,17 @@ class ExactMatchOptions(AnswerOptions):
     """Options of the evaluator `exact_match`."""
 
     reward: Pick = OWN
-    """What compares: `exact_match` with the options given here, or any other reward (its options stand in its own
-    mapping, and there a `label` names the metric); a reward gets the expected text in the column `answer`, and of
-    prompts without an answer all columns."""
+    """Compares the answers: `exact_match` with the options given here, or any other reward (its own mapping holds its
+    options; a `label` there names the metric). A reward gets the expected text in the column `answer`; for prompts
+    without an answer it gets all columns."""
     column: str = Field(default="answer", min_length=1)
-    """Of rows that are a prompt without an answer: the column that holds the expected one."""
+    """For rows that are a prompt without an answer: the column with the expected answer."""
     max_tokens: int = Field(default=128, ge=1)
     """Longest answer, in tokens."""
     samples: int = Field(default=3, ge=0)
-    """How many questions to show with their answers, the same ones each time, spread over the rows."""
+    """Number of questions to show with their answers, spread over the rows and the same each time."""
     rows: int | None = Field(default=None, ge=1)
-    """Ask only the first rows; left out, all of them."""
+    """Ask only this many rows, the first ones. Left out, all."""
 
 
 class ExactMatchEvaluator(EvaluatorBase):

@@ -17,12 +17,12 @@ class AnswerOptions(Options):
     """How an answer is read."""
 
     pattern: str | None = None
-    """Regular expression that finds the answer in what was expected and in what was said: its last match, and there
-    the first group if it has one (GSM8K: `#### (\\S+)`). Left out, the whole text is the answer."""
+    """Regular expression that finds the answer in the expected text and in the model's: its last match, and in it the
+    first group if there is one (GSM8K: `#### (\\S+)`). Left out, the whole text is the answer."""
     ignore_case: bool = True
-    """Compare without regard to upper and lower case."""
+    """Ignore upper and lower case."""
     ignore_punctuation: bool = True
-    """Leave out punctuation at the ends of words, but for `-`, `+`, `%` and currency signs."""
+    """Ignore punctuation at the ends of words, except `-`, `+`, `%` and currency signs."""
 
     @field_validator("pattern")
     @classmethod

@@ -16,7 +16,7 @@ class RewardOptions(AnswerOptions):
     """Options of the reward `exact_match`."""
 
     column: str = "answer"
-    """Column that holds the expected answer."""
+    """Column with the expected answer."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ class LossOptions(Options):
     """Options of the evaluator `loss`."""
 
     rows: int | None = Field(default=None, ge=1)
-    """Use only the first rows; left out, all of them."""
+    """Use only this many rows, the first ones. Left out, all."""
     train_on: TrainOn = "assistant"
     """Which messages of a conversation count: every `assistant` message, the `last` one, or `all`."""
 

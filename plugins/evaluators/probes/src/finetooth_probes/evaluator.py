@@ -18,13 +18,13 @@ class ProbesOptions(Options):
     """Options of the evaluator `probes`."""
 
     file: str = ""
-    """Your own probes: JSON Lines with `id`, `group`, `prompt` and checks; empty: those of finetooth."""
+    """File with your own probes: JSON Lines with `id`, `group`, `prompt` and checks. Empty: finetooth's probes."""
     groups: tuple[str, ...] = ()
     """Groups of probes to ask; empty: all."""
     max_tokens: int = Field(default=64, ge=1)
     """Longest answer, in tokens."""
     samples: int = Field(default=3, ge=0)
-    """How many probes to show with their answers, the first ones."""
+    """Number of probes to show with their answers, the first ones."""
 
 
 class Probe(BaseModel):

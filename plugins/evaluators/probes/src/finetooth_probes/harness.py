@@ -39,18 +39,18 @@ class LmEvalOptions(Options):
     """Options of the evaluator `lm_eval`."""
 
     folder: str = Field(min_length=1)
-    """The folder with tasks of lm-eval: its YAML files, with rows in local files. Templates and Python of a task run,
-    so it takes `--trust-code`."""
+    """The folder with tasks of lm-eval: its YAML files, with rows in local files. Templates and Python code of a task
+    run, so it needs `--trust-code`."""
     tasks: tuple[str, ...] = ()
-    """Names of tasks; empty: all in the folder."""
+    """Names of tasks; empty: all tasks in the folder."""
     num_fewshot: int | None = Field(default=None, ge=0)
-    """Examples before each question; null: as each task says."""
+    """Number of examples before each question; null: as the task says."""
     chat: bool = False
     """Ask through the model's chat template, as lm-eval's `--apply_chat_template` does."""
     limit: int | None = Field(default=None, ge=1)
-    """Only the first so many rows of each task; null: all."""
+    """Use only this many rows of each task, the first ones; null: all."""
     samples: int = Field(default=3, ge=0)
-    """How many rows to show with their answers, the first ones."""
+    """Number of rows to show with their answers, the first ones."""
 
 
 class LmEvalEvaluator(EvaluatorBase):

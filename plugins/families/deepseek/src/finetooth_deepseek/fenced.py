@@ -37,8 +37,9 @@ class FencedOptions(ThinkingOptions):
     """Options of `deepseek_v3` and `deepseek_r1`."""
 
     whole_calls: bool = False
-    """Open the tool calls and tool outputs of every message. The models' own templates open the first ones of a
-    conversation only, so that a later call follows the question without `<｜Assistant｜>`, where no prompt ends."""
+    """Write the opening tokens of tool calls and tool outputs in every message. The models' own templates write them
+    only for a conversation's first ones; a later call then follows the question without `<｜Assistant｜>`, where no
+    prompt ends."""
 
 
 def build_v3(options: FencedOptions, context: Context) -> DeepSeekV3:

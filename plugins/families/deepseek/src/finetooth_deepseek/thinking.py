@@ -18,10 +18,10 @@ class ThinkingOptions(Options):
     """What the renderers of DeepSeek have in common."""
 
     thinking: bool = False
-    """The model thinks: the prompt opens a think block, and the first answer to the last question is written with its
-    reasoning. Without it reasoning is left out, as the models' own templates do, and counted."""
+    """Whether the model thinks: the prompt opens a think block, and the first answer to the last question is written
+    with its reasoning. Otherwise reasoning is left out, as in the models' own templates, and counted."""
     keep_reasoning: bool = False
-    """With `thinking`: write the reasoning of the answers to earlier questions too."""
+    """With `thinking`: also write the reasoning of answers to earlier questions."""
 
 
 def last_question(messages: Sequence[Message]) -> int:

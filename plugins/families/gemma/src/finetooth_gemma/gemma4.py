@@ -57,12 +57,12 @@ class Gemma4Options(Options):
     """Options of `gemma4`."""
 
     thinking: bool = False
-    """Ask for answers that think first: the system message begins with `<|think|>`, and after the result of a tool the
-    prompt opens the channel of thoughts, as with the template's `enable_thinking`."""
+    """Whether the model thinks before it answers: the system message begins with `<|think|>`, and after a tool's result
+    the prompt opens the channel of thoughts, as with the template's `enable_thinking`."""
     version: Literal["auto"] | Version = "auto"
-    """Of the template: `2026-07`, its revision of July 2026, or `earlier`, as between the release and that: reasoning
-    stands only before calls, nothing ends a turn between a result and the next question, the prompt behind a result
-    opens no channel, and no value is `None`. `auto` does as the model's own template."""
+    """Version of the template: `2026-07`, the revision of July 2026, or `earlier`, the one from the release until then:
+    reasoning stands only before calls, nothing ends a turn between a result and the next question, the prompt after a
+    result opens no channel, and no value is `None`. `auto` follows the model's own template."""
     empty_thought: Literal["auto"] | EmptyThought = "auto"
     """Where an empty channel of thoughts opens an answer without reasoning while `thinking` is off: nowhere (`none`),
     in the prompt alone (`prompt`), and so in answers to the last question too (`asked`), or also in earlier ones

@@ -28,8 +28,8 @@ class GemmaOptions(Options):
     """Options of `gemma`."""
 
     system: bool = True
-    """Write a system message at the beginning of the first user message, as Gemma 3 does; false refuses it, as Gemma 1
-    and 2 do."""
+    """Whether to write a system message at the beginning of the first user message, as Gemma 3 does; false refuses
+    system messages, as Gemma 1 and 2 do."""
 
 
 def build(options: GemmaOptions, context: Context) -> Gemma:

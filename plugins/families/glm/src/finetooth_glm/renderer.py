@@ -95,11 +95,11 @@ class GLMOptions(Options):
     """Options of `glm4_moe`."""
 
     thinking: bool = True
-    """Off, every question ends with `/nothink` and the prompt with an empty think block."""
+    """If false, every question ends with `/nothink` and the prompt with an empty think block."""
     keep_reasoning: bool = False
-    """Write the reasoning of answers to earlier questions too, which the models' own template leaves out."""
+    """Also write the reasoning of answers to earlier questions, which the models' own template leaves out."""
     close: bool = True
-    """Write the token with which the model stops behind the last answer of a conversation."""
+    """Write the model's stop token after the last answer of a conversation."""
 
 
 class GLM47Options(GLMOptions):
@@ -107,8 +107,8 @@ class GLM47Options(GLMOptions):
 
     thinking: bool = False
     """Whether the prompt for an answer opens a think block (`<think>`) or has closed it (`</think>`), as with the
-    template's `enable_thinking`. An answer without reasoning is written as one to the second, an answer with reasoning
-    is refused there: it would never be asked for."""
+    template's `enable_thinking`. An answer without reasoning is written as one to the closed block. With false, an
+    answer with reasoning is refused, since no prompt would lead to it."""
 
 
 def build(options: GLMOptions, context: Context) -> GLM4Moe:

@@ -45,17 +45,17 @@ class HarmonyOptions(Options):
     """Options of `harmony`."""
 
     today: str = "2025-08-05"
-    """The date in the system message; fixed, so that a run gives the same tokens tomorrow. The default is the day the
-    models came out."""
+    """Date in the system message; fixed, so that a run gives the same tokens tomorrow. Default: the day of the models'
+    release."""
     reasoning_effort: Literal["low", "medium", "high"] = "medium"
-    """How much the model shall think."""
+    """How much the model should think."""
     identity: str = "You are ChatGPT, a large language model trained by OpenAI."
-    """The first sentence of the system message."""
+    """First sentence of the system message."""
     builtin_tools: tuple[Literal["browser", "python"], ...] = ()
-    """Tools of the models' own that the system message describes."""
+    """The models' built-in tools that the system message describes."""
     keep_reasoning: bool = False
     """Write all reasoning. The models' own template leaves out that of answers to earlier questions, and that before a
-    call as soon as an answer follows."""
+    call once an answer follows."""
 
 
 def build(options: HarmonyOptions, context: Context) -> Harmony:

@@ -49,9 +49,9 @@ class KimiOptions(Options):
     """Options of `kimi_k2`."""
 
     version: Literal["auto", "instruct", "thinking"] = "auto"
-    """Whether answers begin with a think block; `auto` is as the model's own chat template has it."""
+    """Whether answers begin with a think block; `auto` follows the model's own chat template."""
     keep_reasoning: bool = False
-    """With think blocks: write the reasoning of earlier answers too, which the models' own template leaves out."""
+    """With think blocks: also write the reasoning of earlier answers, which the models' own template leaves out."""
 
 
 def build(options: KimiOptions, context: Context) -> KimiK2:

@@ -52,9 +52,11 @@ class LFM2Options(Options):
     """Options of `lfm2`."""
 
     version: Literal["auto", "2", "2.5"] = "auto"
-    """LFM2's markup or LFM2.5's; `auto` is LFM2's unless the model's own template lists tools without its tokens."""
+    """The markup of LFM2 or of LFM2.5; `auto` takes LFM2's unless the model's own template lists tools without LFM2's
+    tool tokens."""
     keep_reasoning: bool = False
-    """LFM2.5: write the reasoning of answers to earlier questions too, as the template's `preserve_thinking` does."""
+    """For LFM2.5: also write the reasoning of answers to earlier questions, as the template's `preserve_thinking`
+    does."""
 
 
 def build(options: LFM2Options, context: Context) -> LFM2Renderer:

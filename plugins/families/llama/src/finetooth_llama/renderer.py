@@ -52,18 +52,17 @@ class Llama3Options(Options):
     """Options of `llama3`."""
 
     dated: bool = False
-    """Open every conversation with a system message that states two dates, as Llama 3.1 and later do; with it come
-    tools."""
+    """Begin every conversation with a system message that states two dates, as Llama 3.1 and later do; tools need
+    it."""
     knowledge_date: str = "December 2023"
-    """The date up to which the model knows, for `dated`."""
+    """With `dated`: the end of the model's knowledge."""
     today: str = "26 Jul 2024"
-    """Today's date, for `dated`; fixed, so that a run gives the same tokens tomorrow. The default is the one that the
+    """With `dated`: today's date; fixed, so that a run gives the same tokens tomorrow. Default: the date that the
     models' own template falls back to."""
     tools_in_user_message: bool = True
-    """Tools stand in the first message of the user, as the models' own template has it; if false, in the system
-    message."""
+    """Whether tools stand in the first user message, as in the models' own template, or in the system message."""
     builtin_tools: list[str] = Field(default_factory=list)
-    """Names of tools that the model knows from its training (`brave_search`, `wolfram_alpha`): their calls are written
+    """Names of tools that the model knows from its training (`brave_search`, `wolfram_alpha`). Their calls are written
     as Python, and every call ends with `<|eom_id|>`."""
 
 

@@ -60,7 +60,7 @@ class SmolLM3Options(Options):
     """Options of `smollm3`."""
 
     thinking: bool = True
-    """Ask for answers that think first; a system message that says `/think` or `/no_think` overrides it."""
+    """Whether the model thinks before it answers; `/think` or `/no_think` in a system message overrides it."""
 
 
 def build(options: SmolLM3Options, context: Context) -> SmolLM3:

@@ -35,18 +35,18 @@ class MistralOptions(Options):
     """Options of `mistral`."""
 
     version: Version = "v3"
-    """Which markup: `v1` (7B v0.1 and v0.2, Mixtral 8x7B), `v3` (7B v0.3, Mixtral 8x22B), `v3-tekken` (Nemo 2407,
-    Ministral 8B), `v7-tekken` (Small 2501), `small-3.2` (Small 2506), `v13` (Magistral since 2507, Ministral 3), which
-    writes reasoning between `[THINK]` and `[/THINK]`."""
+    """Version of the markup: `v1` (7B v0.1 and v0.2, Mixtral 8x7B), `v3` (7B v0.3, Mixtral 8x22B), `v3-tekken` (Nemo
+    2407, Ministral 8B), `v7-tekken` (Small 2501), `small-3.2` (Small 2506), `v13` (Magistral since 2507, Ministral 3),
+    which writes reasoning between `[THINK]` and `[/THINK]`."""
     system: Literal["last", "asked"] = "last"
-    """v3 and v3-tekken put the system message into the last user message. `last`: always. `asked`: only if the
-    conversation ends with that message, as the models' chat templates do, which so leave it out of everything that ends
-    with an answer."""
+    """For v3 and v3-tekken, which write the system message into the last user message. `last`: always. `asked`: only if
+    the conversation ends with that message, as in the models' chat templates, which therefore leave it out of
+    everything that ends with an answer."""
     default_system: str | None = "auto"
-    """v7-tekken, small-3.2 and v13: the system message of a conversation that has none. `auto` takes the one that the
+    """For v7-tekken, small-3.2 and v13: the system message for conversations without one. `auto` takes the one that the
     model's own chat template adds; null adds none."""
     today: datetime.date = datetime.date(2026, 1, 15)
-    """The date that a default system message states; fixed, so that a run gives the same tokens tomorrow."""
+    """Date in a default system message; fixed, so that a run gives the same tokens tomorrow."""
 
 
 def build(options: MistralOptions, context: Context) -> TurnRenderer:

@@ -70,14 +70,14 @@ class Nemotron3Options(Options):
 
     thinking: bool = False
     """Whether the prompt for an answer opens a think block (`<think>`) or holds an empty one (`<think></think>`), as
-    with the template's `enable_thinking`. An answer without reasoning is written as one to the second; an answer with
-    reasoning is refused there: it would never be asked for."""
+    with the template's `enable_thinking`. An answer without reasoning is written as one to the empty block. With false,
+    an answer with reasoning is refused, since no prompt would lead to it."""
     keep_reasoning: bool = False
-    """Write the reasoning of answers to earlier questions too, as with the template's
-    `truncate_history_thinking=False`: then it trains, and what is written never changes as the conversation grows."""
+    """Also write the reasoning of answers to earlier questions, as with the template's
+    `truncate_history_thinking=False`. It then trains, and the text so far never changes as the conversation grows."""
     version: Literal["auto", "nano", "ultra"] = "auto"
-    """What stands between reasoning and content: `</think>` with line feeds around it (`nano`: Nano and Super), or bare
-    (`ultra`: Ultra, and Nemotron 3.5). `auto` does as the model's own template."""
+    """What separates reasoning from content: `</think>` with line breaks around it (`nano`: Nano and Super), or without
+    (`ultra`: Ultra, and Nemotron 3.5). `auto` follows the model's own template."""
 
 
 def build(options: Nemotron3Options, context: Context) -> Nemotron3:

@@ -28,7 +28,7 @@ class Phi3Options(Options):
     """Options of `phi3`."""
 
     empty_system: bool = True
-    """Write a system message that is empty, as Phi-3 does; Phi-3.5 leaves it out."""
+    """Write an empty system message, as Phi-3 does; Phi-3.5 leaves it out."""
 
 
 def build(options: Phi3Options, context: Context) -> Phi3:

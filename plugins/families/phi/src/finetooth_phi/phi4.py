@@ -28,7 +28,7 @@ class Phi4Options(Options):
     """Options of `phi4`."""
 
     default_system: str | None = "auto"
-    """The system message of a conversation that has none. `auto` takes the one the model's own chat template adds, as
+    """System message for conversations without one. `auto` takes the one that the model's own chat template adds, as
     Phi-4-reasoning's does; null adds none."""
 
 

@@ -73,19 +73,19 @@ class Qwen35Options(Options):
     """Options of `qwen3_5`."""
 
     thinking: Literal["auto"] | bool = "auto"
-    """Ask for answers that think first: the prompt for an answer opens a think block, or, if false, holds an empty one,
-    as with the template's `enable_thinking`, and an answer with reasoning is refused: it would never be asked for.
-    `auto` does as the model's own template: the small models (up to 2B) do not think."""
+    """Whether the model thinks before it answers: the prompt for an answer opens a think block, or if false holds an
+    empty one, as with the template's `enable_thinking`. With false, an answer with reasoning is refused, since no
+    prompt would lead to it. `auto` follows the model's own template: the small models (up to 2B) do not think."""
     keep_reasoning: Literal["auto"] | bool = "auto"
     """Write every answer with its think block, not only those after the last question, as with `preserve_thinking` of
-    Qwen3.6 and 3.8: then reasoning of earlier turns trains too, and what is written never changes as the conversation
-    grows. `auto` does so for 3.8, whose template does."""
+    Qwen3.6 and 3.8. Reasoning of earlier turns then trains too, and the text so far never changes as the conversation
+    grows. `auto` does so for 3.8, like its template."""
     version: Literal["auto", "3.5", "3.6", "3.8"] = "auto"
-    """How arguments of calls are written that are neither text nor numbers, lists or objects: `True` and `None` (3.5)
-    or `true` and `null` (3.6, 3.8). 3.8 also tells the model how much to think. `auto` does as the model's own
+    """How to write arguments of calls that are not text, numbers, lists or objects: as `True` and `None` (3.5) or
+    `true` and `null` (3.6, 3.8). 3.8 also tells the model how much to think. `auto` follows the model's own
     template."""
     effort: Literal["auto"] | Effort = "auto"
-    """How much Qwen3.8 is told to think, as with `reasoning_effort`; `auto` is `xhigh`, as its template has it."""
+    """How much Qwen3.8 is told to think, as with `reasoning_effort`; `auto` is `xhigh`, as in its template."""
 
 
 def build(options: Qwen35Options, context: Context) -> Qwen35:

@@ -65,20 +65,21 @@ class QwenOptions(Options):
     """Options of `qwen`."""
 
     default_system: str | None = "auto"
-    """The system message of a conversation that has none. `auto` takes the one the model's own chat template adds,
-    which differs between Qwen2, Qwen2.5 and their variants; null adds none."""
+    """System message for conversations without one. `auto` takes the one that the model's own chat template adds, which
+    differs between Qwen2, Qwen2.5 and their variants; null adds none."""
 
 
 class Qwen3Options(Options):
     """Options of `qwen3`."""
 
     thinking: bool = True
-    """Ask for answers that think first. If false, the prompt for an answer holds an empty think block, as with the
-    template's `enable_thinking=False`, and an answer with reasoning is refused: it would never be asked for."""
-    keep_reasoning: bool = False
-    """Write every assistant message with its think block, not only those after the last question: then reasoning of
-    earlier turns trains too, and what is written never changes as the conversation grows. The official template drops
+    """Whether the model thinks before it answers. If false, the prompt for an answer holds an empty think block, as
+    with the template's `enable_thinking=False`, and an answer with reasoning is refused, since no prompt would lead to
     it."""
+    keep_reasoning: bool = False
+    """Write every assistant message with its think block, not only those after the last question. Reasoning of
+    earlier turns then trains too, and the text so far never changes as the conversation grows. The official template
+    drops it."""
 
 
 class Qwen3InstructOptions(Options):

@@ -11,11 +11,11 @@ class BoundOptions(Options):
     """Options of the gate `bound`."""
 
     metric: str
-    """Its name, as a run reports it: `eval/loss`."""
+    """The metric, as a run reports it: `eval/loss`."""
     min: float | None = None
-    """The least it may be; none if not given."""
+    """Smallest allowed value. Left out, there is no lower limit."""
     max: float | None = None
-    """The most it may be; none if not given."""
+    """Largest allowed value. Left out, there is no upper limit."""
 
 
 class BoundGate:

@@ -18,9 +18,9 @@ class ProbeOptions(Options):
     """Options of the gate `probe`."""
 
     sequences: int = Field(4, ge=1)
-    """How many sequences are scored."""
+    """Number of sequences to score."""
     tokens: int = Field(32, ge=1)
-    """Tokens of each, or as many as the model and a micro-batch take if that is fewer."""
+    """Tokens of each sequence, or as many as the model and a micro-batch allow if that is fewer."""
 
 
 class ProbeGate:

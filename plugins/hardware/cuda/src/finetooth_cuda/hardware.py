@@ -25,8 +25,8 @@ class CudaOptions(Options):
     """Options of the hardware `cuda`."""
 
     index: int | None = Field(default=None, ge=0)
-    """Which GPU, counted as torch counts them (after CUDA_VISIBLE_DEVICES). Left out: all like the first one, of which
-    a run without a strategy takes the first."""
+    """Number of the GPU, as torch counts (after CUDA_VISIBLE_DEVICES). Default: all GPUs like the first one; a run
+    without a strategy uses the first."""
 
 
 def build(options: CudaOptions, context: Context) -> CudaHardware:

@@ -24,8 +24,8 @@ class RocmOptions(Options):
     """Options of the hardware `rocm`."""
 
     index: int | None = Field(default=None, ge=0)
-    """Which GPU, counted as torch counts them (after HIP_VISIBLE_DEVICES). Left out: all like the first one, of which a
-    run without a strategy takes the first."""
+    """Number of the GPU, as torch counts (after HIP_VISIBLE_DEVICES). Default: all GPUs like the first one; a run
+    without a strategy uses the first."""
 
 
 def build(options: RocmOptions, context: Context) -> RocmHardware:

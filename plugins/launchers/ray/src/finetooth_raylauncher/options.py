@@ -15,19 +15,19 @@ class RayOptions(Options):
     """Ranks on the machines of a Ray cluster that runs."""
 
     address: str = "auto"
-    """Of the cluster: `host:port`, or `auto` for RAY_ADDRESS or the cluster of this machine."""
+    """Address of the cluster: `host:port`, or `auto` for RAY_ADDRESS or this machine's cluster."""
 
     cpus_per_rank: float = Field(default=1, gt=0)
-    """CPUs that Ray sets aside for a rank."""
+    """CPUs that Ray reserves for each rank."""
 
     gpus_per_rank: float | Literal["auto"] = "auto"
-    """GPUs that Ray sets aside for a rank, which sees no others; `auto` is 1 where the cluster has any, else 0."""
+    """GPUs that Ray reserves for each rank, which sees no others; `auto` is 1 if the cluster has any, else 0."""
 
     patience: float = Field(default=300.0, gt=0)
     """Seconds to wait until the cluster has room."""
 
     grace: float = Field(default=10.0, gt=0)
-    """Seconds that the other ranks have to end by themselves once one has failed."""
+    """Seconds that the other ranks have to end by themselves after one has failed."""
 
 
 def build(options: RayOptions, context: Context) -> Launcher:

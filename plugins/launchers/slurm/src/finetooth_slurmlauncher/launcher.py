@@ -23,7 +23,7 @@ class SlurmOptions(Options):
     """A job for sbatch, written by submitit."""
 
     partition: Word | None = None
-    """Partition of the job; by default the cluster's."""
+    """Partition of the job. Default: the cluster's."""
 
     account: Word | None = None
     """Account that pays for the job."""
@@ -38,7 +38,7 @@ class SlurmOptions(Options):
     """Minutes until SLURM ends the job."""
 
     stop_before: int = Field(default=120, gt=0)
-    """Seconds before that end at which the run is interrupted, so that it writes a checkpoint."""
+    """The run is interrupted this many seconds before that time, so that it writes a checkpoint."""
 
     memory: Word | None = None
     """Memory of each machine, such as `64G`."""
@@ -50,10 +50,10 @@ class SlurmOptions(Options):
     """GPUs of each rank."""
 
     folder: str = "slurm"
-    """Folder for the job's file and its output."""
+    """Folder for the job file and its output."""
 
     submit: bool = True
-    """Whether to submit the job; otherwise only its file is written."""
+    """Whether to submit the job; otherwise only the file is written."""
 
     wait: bool = False
     """Whether to wait until the job has ended."""

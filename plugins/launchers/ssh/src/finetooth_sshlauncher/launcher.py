@@ -26,16 +26,16 @@ class SshOptions(RankOptions):
     """Ranks on hosts that ssh reaches without a password."""
 
     hosts: tuple[Host, ...] = ()
-    """The hosts as ssh knows them (`~/.ssh/config` applies), the one of rank 0 first."""
+    """The hosts by their names for ssh (`~/.ssh/config` applies), that of rank 0 first."""
 
     address: str | None = None
-    """Under which the hosts reach that of rank 0; by default its name in `hosts`."""
+    """Address at which the hosts reach rank 0's host. Default: its name in `hosts`."""
 
     port: int = Field(default=29500, gt=0, lt=65536)
-    """Port at the host of rank 0 where ranks meet."""
+    """Port on rank 0's host where the ranks meet."""
 
     grace: float = Field(default=10.0, gt=0)
-    """Seconds that the other ranks have to end once one has failed; then they are killed."""
+    """Seconds that the other ranks have to end after one has failed; then they are killed."""
 
 
 class SshLauncher(RankStarter):

@@ -18,13 +18,13 @@ class AdEMAMixOptions(OptimizerOptions):
     """Options of `ademamix`."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Peak learning rate, as for AdamW or a little less."""
+    """Peak learning rate: that of AdamW or a little less."""
     betas: tuple[Beta, Beta, Beta] = (0.9, 0.999, 0.9999)
-    """Decay of the fast momentum, of the second moment and of the slow momentum."""
+    """Decay rates of the fast momentum, the second moment and the slow momentum."""
     alpha: float = Field(default=5.0, ge=0)
-    """Weight of the slow momentum in the sum with the fast one."""
+    """Weight of the slow momentum, which is added to the fast one."""
     slow_warmup: int = Field(default=0, ge=0)
-    """Steps over which `alpha` and the slow momentum's decay grow to what they are; 0: they are so at once."""
+    """Steps over which `alpha` and the decay rate of the slow momentum grow to their values; 0: no warm-up."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 
@@ -35,9 +35,9 @@ class AdoptOptions(OptimizerOptions):
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate, as for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.9999)
-    """Decay of the momentum and of the second moment."""
+    """Decay rates of the momentum and the second moment."""
     eps: float = Field(default=1e-6, gt=0)
-    """What a gradient is divided by at least."""
+    """Smallest divisor of a gradient."""
 
 
 class CameOptions(OptimizerOptions):
@@ -46,43 +46,43 @@ class CameOptions(OptimizerOptions):
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate, as for AdamW."""
     betas: tuple[Beta, Beta, Beta] = (0.9, 0.999, 0.9999)
-    """Decay of the momentum, of the second moment and of the updates' distance from the momentum."""
+    """Decay rates of the momentum, the second moment, and the distance of updates from the momentum."""
     clip: float = Field(default=1.0, gt=0)
-    """An update with a larger root mean square is scaled down to it, before it enters the momentum."""
+    """Updates with a larger root mean square are scaled down to it before they enter the momentum."""
     eps: tuple[float, float] = (1e-30, 1e-16)
-    """Added to squared gradients and to squared distances."""
+    """Added to squared gradients, and to squared distances."""
 
 
 class ProdigyOptions(OptimizerOptions):
     """Options of `prodigy`."""
 
     learning_rate: float = Field(default=1.0, gt=0)
-    """What the rate that is found is multiplied by; leave it, and let the schedule shape it."""
+    """Factor of the estimated learning rate; leave it, and let the schedule shape it."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
     first: float = Field(default=1e-6, gt=0)
-    """The rate that is begun with (d0 in the paper)."""
+    """Initial learning rate (d0 in the paper)."""
     growth: float = Field(default=1.0, gt=0)
-    """What each estimate of the rate is multiplied by; 2 or 0.5 make the whole run bolder or more careful."""
+    """Factor of each estimate of the learning rate; 2 or 0.5 make the whole run bolder or more careful."""
 
 
 class SophiaOptions(OptimizerOptions):
     """Options of `sophia`."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate: no weight moves farther in a step than this."""
+    """Peak learning rate: no weight moves farther than this in a step."""
     betas: tuple[Beta, Beta] = (0.965, 0.99)
-    """Decay of the momentum and of the curvature."""
+    """Decay rates of the momentum and the curvature."""
     gamma: float = Field(default=0.05, gt=0)
-    """What the curvature is multiplied by; smaller values let more weights move by the full rate."""
+    """Factor of the curvature; with smaller values more weights move by the full rate."""
     targets: int = Field(default=4096, ge=1)
-    """Targets of a step, of which its gradient is a mean (B in the paper's estimate B g^2)."""
+    """Number of targets in a step, over which its gradient is a mean (B in the paper's estimate B g^2)."""
     update_every: int = Field(default=10, ge=1)
     """Steps between two estimates of the curvature (k in the paper)."""
     eps: float = Field(default=1e-12, gt=0)
-    """What a momentum is divided by at least."""
+    """Smallest divisor of a momentum."""
 
 
 def build_ademamix(options: AdEMAMixOptions, context: Context) -> TorchOptimizer:

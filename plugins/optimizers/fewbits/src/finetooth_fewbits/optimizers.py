@@ -28,7 +28,7 @@ class AdamW8bitOptions(OptimizerOptions):
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate, as for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 
@@ -37,9 +37,9 @@ class Lion8bitOptions(OptimizerOptions):
     """Options of `lion_8bit`."""
 
     learning_rate: float = Field(default=3e-5, gt=0)
-    """Peak learning rate; every weight moves by just this much, so take 3 to 10 times less than for AdamW."""
+    """Peak learning rate. Every weight moves by exactly this much, so take 3 to 10 times less than for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Weight of the momentum in the update, and its decay."""
+    """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
 def build_adamw_8bit(options: AdamW8bitOptions, context: Context) -> TorchOptimizer:

@@ -22,7 +22,7 @@ class LomoOptions(OptimizerOptions):
     learning_rate: float = Field(default=1e-2, gt=0)
     """Peak learning rate."""
     clip: float = Field(default=1.0, ge=0)
-    """Entries of gradients are cut off at this size; 0 does not. A common norm is not known inside backward, so
+    """Entries of gradients are clipped to this size; 0 is off. The global norm is unknown during the backward pass, so
     `train.max_grad_norm` must be 0."""
 
 
@@ -30,12 +30,12 @@ class AdaLomoOptions(OptimizerOptions):
     """Options of `adalomo`."""
 
     learning_rate: float = Field(default=5e-4, gt=0)
-    """Peak learning rate, relative: a tensor moves by this times the root mean square of its weights, which counts as
-    0.001 if it is smaller."""
+    """Peak learning rate, relative: a tensor moves by this times the root mean square of its weights, or times 0.001 if
+    that is smaller."""
     beta2_decay: float = Field(default=-0.8, lt=0)
-    """The second moment's decay at step t is 1 - t ** beta2_decay."""
+    """The decay rate of the second moment at step t is 1 - t ** beta2_decay."""
     clip: float = Field(default=1.0, gt=0)
-    """An update with a larger root mean square is scaled down to it."""
+    """Updates with a larger root mean square are scaled down to it."""
 
 
 class BAdamOptions(OptimizerOptions):
@@ -44,15 +44,15 @@ class BAdamOptions(OptimizerOptions):
     learning_rate: float = Field(default=2e-5, gt=0)
     """Peak learning rate."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
     switch_every: int = Field(default=50, ge=1)
     """Steps after which the next block trains (K in the paper); its moments start at zero."""
     order: Literal["ascending", "descending", "random"] = "random"
-    """Of the blocks; `random` draws each round again."""
+    """Order of the blocks; `random` draws a new one for each round."""
     seed: int = Field(default=0, ge=0)
-    """Of random orders."""
+    """Seed of random orders."""
 
 
 def build_lomo(options: LomoOptions, context: Context) -> TorchOptimizer:

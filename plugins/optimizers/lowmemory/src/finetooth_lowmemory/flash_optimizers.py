@@ -21,7 +21,7 @@ class FlashAdamOptions(OptimizerOptions):
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate, as for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 
@@ -36,9 +36,9 @@ class FlashSgdOptions(OptimizerOptions):
     learning_rate: float = Field(default=1e-2, gt=0)
     """Peak learning rate."""
     momentum: Beta = 0.0
-    """Decay of the running gradient; 0 keeps none."""
+    """Decay rate of the momentum; 0 keeps none."""
     nesterov: bool = False
-    """Look ahead along the momentum; needs `momentum`."""
+    """Use Nesterov momentum; needs `momentum`."""
 
 
 class FlashSgdwOptions(FlashSgdOptions):
@@ -49,9 +49,9 @@ class FlashLionOptions(OptimizerOptions):
     """Options of `flash_lion`."""
 
     learning_rate: float = Field(default=3e-5, gt=0)
-    """Peak learning rate; every weight moves by just this much, so take 3 to 10 times less than for AdamW."""
+    """Peak learning rate. Every weight moves by exactly this much, so take 3 to 10 times less than for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Weight of the momentum in the update, and its decay."""
+    """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
 def build_flash_adamw(options: FlashAdamwOptions, context: Context) -> TorchOptimizer:

@@ -24,15 +24,15 @@ class GaloreOptions(OptimizerOptions):
     """Options of `galore`."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
-    """Peak learning rate. Only whole models profit: matrices of a low-rank adapter do not exceed `rank`."""
+    """Peak learning rate. Only full fine-tuning profits: matrices of a low-rank adapter do not exceed `rank`."""
     rank: int = Field(default=128, ge=1)
-    """Dimensions of the subspace in which a matrix inside a layer has its moments."""
+    """Rank of the subspace that holds the moments of a matrix inside a layer."""
     update_every: int = Field(default=200, ge=1)
-    """Steps after which the subspace is found again, by a singular value decomposition of that step's gradient."""
+    """Steps after which the subspace is computed anew, by a singular value decomposition of the gradient."""
     scale: float = Field(default=0.25, gt=0)
-    """What an update out of the subspace is multiplied by, alpha in the paper."""
+    """Factor of an update from the subspace (alpha in the paper)."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 
@@ -45,26 +45,26 @@ class ApolloMiniOptions(OptimizerOptions):
     """Options of `apollo_mini`."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
-    """Peak learning rate. Only whole models profit: matrices of a low-rank adapter are small."""
+    """Peak learning rate. Only full fine-tuning profits: matrices of a low-rank adapter are small."""
     update_every: int = Field(default=200, ge=1)
-    """Steps after which the random projection is drawn again."""
+    """Steps after which a new random projection is drawn."""
     scale: float = Field(default=11.3137, gt=0)
-    """What is made up for by the low rank: the root of alpha in the paper, whose 128 is alpha itself."""
+    """Factor of the update that makes up for the low rank: the root of the paper's alpha, which is 128."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
     seed: int = Field(default=0, ge=0)
-    """Of the random projections."""
+    """Seed of the random projections."""
 
 
 class ApolloOptions(ApolloMiniOptions):
     """Options of `apollo`."""
 
     rank: int = Field(default=256, ge=1)
-    """Rows of the random projection."""
+    """Rank of the random projection."""
     scale: float = Field(default=1.0, gt=0)
-    """What is made up for by the low rank: the root of alpha in the paper."""
+    """Factor of the update that makes up for the low rank: the root of the paper's alpha."""
 
 
 class AdamMiniOptions(OptimizerOptions):
@@ -73,7 +73,7 @@ class AdamMiniOptions(OptimizerOptions):
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate, as for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 
@@ -84,7 +84,7 @@ class AdamW4bitOptions(OptimizerOptions):
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate, as for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 

@@ -20,39 +20,39 @@ class MatrixOptions(OptimizerOptions):
     """Options of AdamW for parameters other than matrices inside a layer: embeddings, head, norms and biases."""
 
     betas: tuple[Beta, Beta] = (0.9, 0.95)
-    """AdamW's, for parameters other than matrices inside a layer."""
+    """Decay rates of AdamW, which updates all parameters other than matrices inside layers."""
     eps: float = Field(default=1e-8, gt=0)
-    """AdamW's, likewise."""
+    """AdamW's eps, added to the root of its second moment."""
 
 
 class MuonOptions(MatrixOptions):
     """Options of `muon`."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate. With `scale: adamw` one that suits AdamW."""
+    """Peak learning rate; with `scale: adamw` take one that suits AdamW."""
     momentum: Beta = 0.95
-    """Decay of the running gradient of a matrix."""
+    """Decay rate of the momentum of a matrix."""
     nesterov: bool = True
-    """Look ahead along the momentum."""
+    """Use Nesterov momentum."""
     iterations: int = Field(default=5, ge=1, le=20)
     """Newton-Schulz iterations that make an update nearly orthonormal."""
     scale: Literal["adamw", "spectral"] = "adamw"
-    """How large a step along an (outputs, inputs) matrix is. `adamw`: 0.2 * sqrt(max(outputs, inputs)) times the rate,
-    as large as AdamW's usually are; `spectral`: sqrt(max(1, outputs / inputs)) times the rate, where rates of 0.02 are
-    usual for matrices (AdamW's part takes the same rate)."""
+    """Size of a step along an (outputs, inputs) matrix. `adamw`: 0.2 * sqrt(max(outputs, inputs)) times the learning
+    rate, the usual size of AdamW's steps. `spectral`: sqrt(max(1, outputs / inputs)) times the learning rate; 0.02 is a
+    usual rate for matrices (AdamW's part takes the same rate)."""
 
 
 class DionOptions(MatrixOptions):
     """Options of `dion`."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate, of AdamW's part too."""
+    """Peak learning rate, also of AdamW's part."""
     momentum: Beta = 0.95
-    """How much of what an update took along its directions the momentum keeps."""
+    """Share that the momentum keeps of what an update took along its directions."""
     rank_ratio: float = Field(default=0.25, gt=0, le=1)
-    """Rank of an update, as a part of the smaller side of its matrix."""
+    """Rank of an update, as a share of the smaller side of its matrix."""
     seed: int = Field(default=0, ge=0)
-    """Of the first directions."""
+    """Seed of the first directions."""
 
 
 def kind_of(name: str, parameter: torch.Tensor) -> str:

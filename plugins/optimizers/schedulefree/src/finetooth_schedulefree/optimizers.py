@@ -16,21 +16,21 @@ class ScheduleFreeSgdOptions(OptimizerOptions):
     """Options of `schedule_free_sgd`."""
 
     learning_rate: float = Field(default=1.0, gt=0)
-    """The rate, which stays; set `schedule: constant`, with its warm-up where one is wanted."""
+    """Constant learning rate. Set `schedule: constant`, with a warm-up if you want one."""
     interpolation: float = Field(default=0.9, gt=0, lt=1)
-    """How far the weights at which gradients are taken lie towards the average (beta in the paper)."""
+    """How close to the average the weights for gradients are (beta in the paper)."""
     power: float = Field(default=2.0, ge=0)
-    """A step counts in the average by the largest rate so far to this power, so that a warm-up counts little."""
+    """A step's weight in the average is the largest learning rate so far to this power, so a warm-up counts little."""
 
 
 class ScheduleFreeAdamWOptions(ScheduleFreeSgdOptions):
     """Options of `schedule_free_adamw`."""
 
     learning_rate: float = Field(default=1e-3, gt=0)
-    """The rate, which stays: 1 to 10 times that of AdamW with a schedule. Set `schedule: constant`, with its warm-up
-    where one is wanted."""
+    """Constant learning rate: 1 to 10 times that of AdamW with a schedule. Set `schedule: constant`, with a warm-up if
+    you want one."""
     beta2: Beta = 0.999
-    """Decay of the second moment."""
+    """Decay rate of the second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 

@@ -19,21 +19,21 @@ class PlateauOptions(WarmupOptions):
     """Options of `reduce_on_plateau`."""
 
     metric: str = "loss"
-    """What must improve: `loss`, the training loss of every step, or an evaluation's, such as `eval/loss`. One that
-    nothing measures is refused."""
+    """The metric that must improve: `loss` (the training loss of every step), or one of an evaluation, such as
+    `eval/loss`. A metric that nothing measures is refused."""
     mode: Literal["min", "max"] | None = None
-    """Whether lower or higher is better. Left out: lower, of a loss or a perplexity; of another metric it must be
-    said."""
+    """Whether lower (`min`) or higher (`max`) is better. Default: `min` for a loss or a perplexity; required for other
+    metrics."""
     patience: int = Field(default=20, ge=0)
-    """Observations of the metric without an improvement before the rate falls."""
+    """Measurements without an improvement before the learning rate drops."""
     drop: float = Field(default=0.5, gt=0, lt=1)
-    """Factor on the rate."""
+    """Factor of the learning rate at a drop."""
     threshold: float = Field(default=1e-4, ge=0, lt=1)
-    """An improvement is a change by more than this share of the best value so far."""
+    """Smallest improvement that counts, as a share of the best value so far."""
     cooldown: int = Field(default=0, ge=0)
-    """Observations after a drop that are not counted as bad."""
+    """Measurements after a drop that do not count towards `patience`."""
     min_ratio: float = Field(default=0.0, ge=0, le=1)
-    """The floor, as a share of the full rate."""
+    """Lowest learning rate, as a share of the full one."""
 
     @model_validator(mode="after")
     def _says_which_way(self) -> PlateauOptions:

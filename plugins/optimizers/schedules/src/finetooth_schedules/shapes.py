@@ -57,21 +57,21 @@ class CosineOptions(WarmupOptions):
     """Options of `cosine`."""
 
     warmup_ratio: float | None = Field(default=0.03, ge=0, le=1)
-    """Share of all updates, rounded up, until the full rate is reached. Not together with `warmup_steps`."""
+    """Share of all steps, rounded up, until the full learning rate. Not together with `warmup_steps`."""
 
 
 class CosineWithRestartsOptions(WarmupOptions):
     """Options of `cosine_with_restarts`."""
 
     cycles: int = Field(default=2, ge=1)
-    """How many half cosines."""
+    """Number of half cosines."""
 
 
 class CosineWithMinOptions(WarmupOptions):
     """Options of `cosine_with_min`."""
 
     min_ratio: float = Field(default=0.1, ge=0, le=1)
-    """The floor, as a share of the full rate."""
+    """Lowest learning rate, as a share of the full one."""
 
 
 class PolynomialOptions(WarmupOptions):
@@ -80,36 +80,36 @@ class PolynomialOptions(WarmupOptions):
     power: float = Field(default=2.0, gt=0)
     """Exponent; 1 is a straight line."""
     end_ratio: float = Field(default=0.0, ge=0, le=1)
-    """The rate at the end, as a share of the full rate."""
+    """Learning rate at the end, as a share of the full one."""
 
 
 class InverseSqrtOptions(WarmupOptions):
     """Options of `inverse_sqrt`."""
 
     timescale: int | None = Field(default=None, ge=1)
-    """Updates after which the fall becomes steep; default: the length of the warm-up, or 10,000 without one."""
+    """Steps after which the decay becomes steep. Default: the length of the warm-up, or 10,000 without one."""
 
 
 class WsdOptions(WarmupOptions):
     """Options of `wsd`: warm-up, stable, decay (Hu et al., 2024, arXiv:2404.06395)."""
 
     decay_ratio: float = Field(default=0.2, gt=0, le=1)
-    """Share of all updates that decay, at the end."""
+    """Share of all steps for the decay at the end."""
     decay: Literal["linear", "cosine", "1-sqrt"] = "linear"
     """Shape of the decay."""
     min_ratio: float = Field(default=0.0, ge=0, le=1)
-    """The floor, as a share of the full rate."""
+    """Lowest learning rate, as a share of the full one."""
 
 
 class OneCycleOptions(WarmupOptions):
     """Options of `one_cycle` (Smith & Topin, 2018, arXiv:1708.07120); the way up is its warm-up."""
 
     warmup_ratio: float | None = Field(default=0.3, ge=0, le=1)
-    """Share of all updates, rounded up, until the full rate is reached. Not together with `warmup_steps`."""
+    """Share of all steps, rounded up, until the full learning rate. Not together with `warmup_steps`."""
     start_divisor: float = Field(default=25.0, ge=1)
-    """The first rate is the full one divided by this."""
+    """The first learning rate is the full one divided by this."""
     end_divisor: float = Field(default=1e4, ge=1)
-    """The last rate is the first one divided by this."""
+    """The last learning rate is the first one divided by this."""
 
 
 def _progress(step: int, warmup: int, total: int | None, name: str) -> float:

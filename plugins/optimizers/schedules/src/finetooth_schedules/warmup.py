@@ -13,9 +13,9 @@ class WarmupOptions(Options):
     """Options every schedule takes."""
 
     warmup_steps: int | None = Field(default=None, ge=0)
-    """Updates until the full rate is reached; the first of w has 1/w of it, none has 0."""
+    """Steps until the full learning rate; the first of w steps has 1/w of it, none has 0."""
     warmup_ratio: float | None = Field(default=None, ge=0, le=1)
-    """The same as a share of all updates, rounded up. Not together with `warmup_steps`."""
+    """The same as a share of all steps, rounded up. Not together with `warmup_steps`."""
 
     @model_validator(mode="before")
     @classmethod

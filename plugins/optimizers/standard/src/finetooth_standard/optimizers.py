@@ -21,9 +21,9 @@ class AdamWOptions(OptimizerOptions):
     """Options of `adamw`."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate. The default suits adapters of low rank; whole models want about a tenth."""
+    """Peak learning rate. The default suits low-rank adapters; full fine-tuning needs about a tenth."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-8, gt=0)
     """Added to the root of the second moment."""
 
@@ -32,12 +32,12 @@ class OptimiAdamWOptions(AdamWOptions):
     """Options of `optimi_adamw`. In place of its Kahan sum: `rounding: corrected`, which keeps what rounding lost."""
 
     betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Decay of the first and second moment."""
+    """Decay rates of the first and second moment."""
     eps: float = Field(default=1e-6, gt=0)
     """Added to the root of the second moment."""
     decouple_lr: bool = False
-    """Each update shrinks a weight by weight_decay of itself, not by learning_rate * weight_decay; the schedule scales
-    both. 1e-5 is then what 0.05 is with a rate of 2e-4."""
+    """Each step shrinks a weight by weight_decay of itself, not by learning_rate * weight_decay; the schedule scales
+    both. 1e-5 is then the same as 0.05 at a learning rate of 2e-4."""
 
 
 class SgdOptions(OptimizerOptions):
@@ -46,9 +46,9 @@ class SgdOptions(OptimizerOptions):
     learning_rate: float = Field(default=1e-2, gt=0)
     """Peak learning rate."""
     momentum: Beta = 0.0
-    """Decay of the running gradient; 0 keeps none."""
+    """Decay rate of the momentum; 0 keeps none."""
     nesterov: bool = False
-    """Look ahead along the momentum; needs `momentum`."""
+    """Use Nesterov momentum; needs `momentum`."""
 
 
 class AdafactorOptions(OptimizerOptions):
@@ -56,20 +56,20 @@ class AdafactorOptions(OptimizerOptions):
 
     learning_rate: float = Field(default=1e-2, gt=0)
     """Peak learning rate, relative: a tensor's update is this (at step t at most 1 / sqrt(t)) times the root mean
-    square of its weights, which counts as 0.001 if it is smaller: the zero matrix of a new adapter starts slowly."""
+    square of its weights, or times 0.001 if that is smaller. So the zero matrix of a new adapter starts slowly."""
     beta2_decay: float = Field(default=-0.8, lt=0)
-    """The second moment's decay at step t is 1 - t ** beta2_decay."""
+    """The decay rate of the second moment at step t is 1 - t ** beta2_decay."""
     clip: float = Field(default=1.0, ge=1)
-    """An update with a larger root mean square is scaled down to it."""
+    """Updates with a larger root mean square are scaled down to it."""
 
 
 class LionOptions(OptimizerOptions):
     """Options of `lion`."""
 
     learning_rate: float = Field(default=3e-5, gt=0)
-    """Peak learning rate; every weight moves by just this much, so take 3 to 10 times less than for AdamW."""
+    """Peak learning rate. Every weight moves by exactly this much, so take 3 to 10 times less than for AdamW."""
     betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Weight of the momentum in the update, and its decay."""
+    """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
 def _together(groups: list[dict[str, Any]]) -> bool:

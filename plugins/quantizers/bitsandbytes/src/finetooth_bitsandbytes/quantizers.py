@@ -18,16 +18,16 @@ class StoringOptions(Options):
     """What all have."""
 
     skip: list[str] = []  # noqa: RUF012 - pydantic copies it
-    """Names that end the paths of modules which stay as they are: `[down_proj]`."""
+    """Modules that stay as they are, by names that end their paths: `[down_proj]`."""
 
 
 class FourBitOptions(StoringOptions):
     """Options of `nf4` and `fp4`."""
 
     block: Literal[64, 128, 256, 512] = 64
-    """Weights that share a scale."""
+    """Number of weights that share a scale."""
     double: bool = True
-    """Quantise the scales as well, to 8 bits: QLoRA's double quantisation. It saves 0.37 bits a weight."""
+    """Whether to quantise the scales too, to 8 bits (QLoRA's double quantisation). It saves 0.37 bits per weight."""
 
 
 class Int8Options(StoringOptions):

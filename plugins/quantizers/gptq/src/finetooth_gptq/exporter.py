@@ -22,18 +22,19 @@ class GptqExportOptions(Options):
     """Options of the exporter `gptq`."""
 
     bits: Literal[4, 8] = 4
-    """Of a weight."""
+    """Bits per weight."""
     group: Literal[32, 64, 128] = 128
-    """Consecutive weights of an output that share a scale."""
+    """Number of consecutive weights of an output that share a scale."""
     rows: int = Field(default=128, ge=1)
     """How many rows it is calibrated with: the first ones."""
     calibrate_on: str = ""
     """A file of rows to calibrate with: texts, conversations, or prompts with completions. Left out, `data.train` of
     the run."""
     ordered: bool = True
-    """Round the inputs that matter most first."""
+    """Whether to round the inputs that matter most first."""
     damping: float = Field(default=0.01, gt=0)
-    """Share of the mean that is added to the diagonal of what is inverted; more where that fails."""
+    """Share of the Hessian's mean diagonal that is added to its diagonal before it is inverted. Raise it if that
+    fails."""
     precision: Literal["fp16", "bf16"] = "fp16"
     """Of scales, and of all that is not rounded: embeddings, norms and head."""
 

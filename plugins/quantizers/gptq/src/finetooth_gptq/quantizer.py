@@ -20,17 +20,18 @@ class GptqOptions(Options):
     """Options of `gptq`."""
 
     bits: Literal[4, 8] = 4
-    """Of a weight."""
+    """Bits per weight."""
     group: Literal[32, 64, 128] = 64
-    """Consecutive weights of an output that share a scale."""
+    """Number of consecutive weights of an output that share a scale."""
     rows: int = Field(default=64, ge=1)
-    """How many of the first rows of data.train it is calibrated with."""
+    """Number of rows of data.train for calibration, the first ones."""
     ordered: bool = True
-    """Round the inputs that matter most first."""
+    """Whether to round the inputs that matter most first."""
     damping: float = Field(default=0.01, gt=0)
-    """Share of the mean that is added to the diagonal of what is inverted; more where that fails."""
+    """Share of the Hessian's mean diagonal that is added to its diagonal before it is inverted. Raise it if that
+    fails."""
     skip: list[str] = []  # noqa: RUF012 - pydantic copies it
-    """Names that end the paths of modules which stay as they are: `[down_proj]`."""
+    """Modules that stay as they are, by names that end their paths: `[down_proj]`."""
 
 
 class Gptq(QuantizerBase):

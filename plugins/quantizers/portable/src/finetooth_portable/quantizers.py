@@ -20,31 +20,31 @@ class StoringOptions(Options):
     """What all have."""
 
     skip: list[str] = []  # noqa: RUF012 - pydantic copies it
-    """Names that end the paths of modules which stay as they are: `[down_proj]`."""
+    """Modules that stay as they are, by names that end their paths: `[down_proj]`."""
 
 
 class Int8Options(StoringOptions):
     """Options of `int8`."""
 
     group: Literal[32, 64, 128, 256] = 64
-    """Consecutive weights of an output that share a scale."""
+    """Number of consecutive weights of an output that share a scale."""
 
 
 class Int4Options(StoringOptions):
     """Options of `int4`."""
 
     group: Literal[32, 64, 128] = 32
-    """Consecutive weights of an output that share a scale."""
+    """Number of consecutive weights of an output that share a scale."""
     symmetric: bool = False
-    """Whether 0 is one of the 16 levels and a scale says them all; otherwise they spread from a group's least weight to
-    its greatest, which takes a second number and is nearer."""
+    """Whether the 16 levels are symmetric, so that 0 is one of them and a group needs only a scale. Otherwise the
+    levels reach from the group's smallest weight to its largest, which needs a second number and is more exact."""
 
 
 class HqqOptions(StoringOptions):
     """Options of `hqq`."""
 
     group: Literal[32, 64, 128] = 64
-    """Consecutive weights of an output that share a scale and a minimum."""
+    """Number of consecutive weights of an output that share a scale and a minimum."""
 
 
 class Mxfp4Options(StoringOptions):

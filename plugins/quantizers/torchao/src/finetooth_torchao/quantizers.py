@@ -18,14 +18,14 @@ class StoringOptions(Options):
     """What all have."""
 
     skip: list[str] = []  # noqa: RUF012 - pydantic copies it
-    """Names that end the paths of modules which stay as they are: `[down_proj]`."""
+    """Modules that stay as they are, by names that end their paths: `[down_proj]`."""
 
 
 class Int4Options(StoringOptions):
     """Options of `torchao_int4`."""
 
     group: Literal[32, 64, 128] = 32
-    """Consecutive weights of an output that share a scale."""
+    """Number of consecutive weights of an output that share a scale."""
 
 
 class Torchao(QuantizerBase):

@@ -38,9 +38,9 @@ class AlpacaOptions(Options):
 
     preamble: bool = False
     """Whether a conversation without a system message begins with the sentences of Stanford Alpaca's prompts ("Below is
-    an instruction that describes a task."), as axolotl's type `alpaca` does: other ones where the question has an input
-    (`data.format: {name: instruction, separator: "\\n\\n### Input:\\n"}`), and a beginning-of-text token only where
-    the tokenizer itself puts one."""
+    an instruction that describes a task."), as axolotl's type `alpaca` does. They differ if the question has an input
+    (`data.format: {name: instruction, separator: "\\n\\n### Input:\\n"}`). A beginning-of-text token is added only if
+    the tokenizer itself adds one."""
 
 
 def build_zephyr(options: ClassicOptions, context: Context) -> Zephyr:

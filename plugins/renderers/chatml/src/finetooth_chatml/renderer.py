@@ -33,8 +33,8 @@ class ChatMLOptions(Options):
     """Options of `chatml`."""
 
     default_system: str | None = "auto"
-    """The system message of a conversation that has none. `auto` takes the one the model's own chat template adds;
-    null adds none."""
+    """System message for conversations without one. `auto` takes the one that the model's own chat template adds; null
+    adds none."""
 
 
 def build(options: ChatMLOptions, context: Context) -> ChatML:

@@ -45,11 +45,11 @@ class JinjaOptions(Options):
     """Options of `jinja`."""
 
     template: str | None = None
-    """A Jinja file to use in place of the tokenizer's own template, or the template itself, told by its `{`."""
+    """A Jinja file to use instead of the tokenizer's template, or the template itself, recognised by its `{`."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    """Further variables that the template reads, `{enable_thinking: false}`."""
+    """Further variables for the template, such as `{enable_thinking: false}`."""
     today: date = date(2026, 1, 15)
-    """The date that a template gets when it asks for today's; fixed, so that a run gives the same tokens tomorrow."""
+    """Date for templates that ask for today's; fixed, so that a run gives the same tokens tomorrow."""
 
 
 def build(options: JinjaOptions, context: Context) -> JinjaRenderer | WithoutTemplate:

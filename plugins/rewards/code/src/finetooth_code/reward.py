@@ -23,33 +23,33 @@ class CodeOptions(Options):
     """Options of the reward `code_tests`."""
 
     tests: str = "test"
-    """Column with the tests: Python that calls functions of the answer, one text or a list. A text that defines `check`
-    has it called with the function that the answer is asked for (HumanEval)."""
+    """Column with the tests: Python that calls functions of the answer, one text or a list. If a text defines `check`,
+    it is called with the requested function (HumanEval)."""
     entry_point: str = "entry_point"
-    """Column with the name of that function, where rows have one."""
+    """Column with the name of that function, if rows have one."""
     cases: str | None = None
-    """Column with a list of `{input, output}` instead: the answer is a program that reads the one and writes the
-    other."""
+    """Column with a list of `{input, output}` instead: the answer is a program that reads the input and must write the
+    output."""
     continues: bool = False
-    """Whether the prompt is code that the answer continues (HumanEval as it was made). An answer with a block of
-    code, or with the whole function, stands for itself."""
+    """Whether the prompt is code that the answer continues (the original HumanEval). An answer with a block of code, or
+    with the whole function, is run alone."""
     partial: bool = False
-    """Whether the score is the share of tests that pass, not 1 for all and else 0."""
+    """Whether the score is the share of tests that pass, instead of 1 if all pass and 0 otherwise."""
     limited: Literal["zero", "none"] = "zero"
-    """What an answer scores that runs into the limit of time or memory or writes too much: 0, or None, which leaves it
+    """Score of an answer that exceeds the limit of time or memory or writes too much: 0, or None, which leaves it
     out."""
     time_limit: float = Field(default=10.0, gt=0)
     """Seconds for an answer with all its tests."""
     memory_mb: int = Field(default=512, ge=64)
-    """Memory of all processes of an answer together, and address space of each."""
+    """Memory limit in MB, for all processes of an answer together and for the address space of each."""
     processes: int = Field(default=8, ge=4)
-    """Processes and threads, two of which the sandbox needs itself."""
+    """Most processes and threads; the sandbox itself needs two."""
     disk_mb: int = Field(default=16, ge=1)
-    """Room in `/tmp`, which is memory, and for one file."""
+    """Limit in MB for `/tmp`, which lies in memory, and for a single file."""
     packages: bool = False
     """Whether answers may import packages of the environment, not only the standard library."""
     workers: int = Field(default=2, ge=1)
-    """Answers that run at the same time."""
+    """Number of answers that run at the same time."""
 
 
 @dataclass(frozen=True)

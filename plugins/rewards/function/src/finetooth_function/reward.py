@@ -33,25 +33,25 @@ class FunctionOptions(Options):
     """Options of the reward `python_function`."""
 
     function: str = Field(min_length=1)
-    """Its name. It is called with keyword arguments: `prompts`, `completions`, and a list for each other column of the
-    rows; it returns a number, or None, for each completion. Functions written for TRL are such functions."""
+    """Name of the function. It gets keyword arguments: `prompts`, `completions`, and a list for each other column of
+    the rows. It returns a number or None for each completion. Functions written for TRL work."""
     file: str | None = None
-    """The Python file that holds it; it can import what lies in its folder."""
+    """Python file with the function; it can import modules from its folder."""
     module: str | None = None
-    """Or the installed module that does."""
+    """Or the installed module with the function."""
     conversational: bool | None = None
-    """Whether completions are lists of one message, `completions[0][0]["content"]`, and prompts are messages; left out,
-    where the rows' prompts are messages, as in TRL."""
+    """Whether completions are lists of one message, `completions[0][0]["content"]`, and prompts are messages. Default:
+    as in TRL, if the rows' prompts are messages."""
     failed: Answer = "raise"
-    """The score of a row for which the function raises, or returns something other than a finite number: the run ends
-    (`raise`), or the row is left out (`none`) or gets 0 (`zero`). A call that returns more or fewer scores than it had
-    completions fails for all of its rows."""
+    """What happens to a row for which the function raises, or returns something other than a finite number: the run
+    ends (`raise`), or the row is left out (`none`) or scores 0 (`zero`). If a call returns the wrong number of scores,
+    it fails for all of its rows."""
     timed_out: Answer = "none"
-    """The same for a row that takes longer than `time_limit`, or ends the process."""
+    """The same for a row that takes longer than `time_limit` or ends the process."""
     time_limit: float = Field(default=60.0, gt=0)
-    """Seconds of a call. A process that takes longer is killed, and another one is started."""
+    """Seconds for a call. A process that takes longer is killed and replaced."""
     workers: int = Field(default=1, ge=1)
-    """Processes among which the rows of a call are divided; groups of answers to one prompt stay together."""
+    """Number of processes that share the rows of a call; answers to one prompt stay together."""
 
     @model_validator(mode="after")
     def _one_place(self) -> FunctionOptions:

@@ -24,30 +24,30 @@ class JudgeOptions(Options):
     """Options of the reward `llm_judge`."""
 
     base_url: str = Field(min_length=1)
-    """Of an OpenAI-compatible server: `https://judge.example.org/v1`, which `ft serve openai` is too."""
+    """URL of an OpenAI-compatible server, such as `https://judge.example.org/v1` or that of `ft serve openai`."""
     model: str = Field(min_length=1)
-    """What the server calls the judge."""
+    """The server's name for the judge."""
     rubric: str = Field(min_length=1)
-    """What a good answer is, in the words that the judge reads."""
+    """Description of a good answer, which the judge reads."""
     against: str | None = None
-    """Column with an answer to compare with. The judge is asked twice, each answer coming first once, so that a liking
-    for the first or the second cancels out: 1 for an answer that is better both times, 0 for one that never is."""
+    """Column with an answer to compare with. The judge is asked twice, with each answer first once, which cancels out a
+    preference for the first or the second. An answer scores 1 if it is better both times, 0 if it never is."""
     low: float = 0.0
-    """The lowest score the judge may give, which counts as 0."""
+    """The judge's lowest score, which counts as 0."""
     high: float = 10.0
-    """The highest one, which counts as 1."""
+    """The judge's highest score, which counts as 1."""
     api_key: str = Field(default="OPENAI_API_KEY", min_length=1)
-    """Name of the environment variable that holds the key; servers that take none need none."""
+    """Name of the environment variable with the key, if the server needs one."""
     temperature: float | None = Field(default=0.0, ge=0)
-    """Of the judge's sampling; null leaves it to the server."""
+    """Sampling temperature of the judge; null leaves it to the server."""
     max_tokens: int = Field(default=512, ge=1)
-    """Of its reply."""
+    """Most tokens of the judge's reply."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Further fields of the request's body."""
     concurrency: int = Field(default=8, ge=1)
-    """Requests under way at once."""
+    """Number of requests at the same time."""
     retries: int = Field(default=3, ge=0)
-    """How often a request is sent again that fails for the moment: no connection, time-out, status 429 or 5xx."""
+    """How often a request is retried after a temporary failure: no connection, time-out, status 429 or 5xx."""
     time_limit: float = Field(default=60.0, gt=0)
     """Seconds for a request."""
     failed: Literal["raise", "none"] = "raise"

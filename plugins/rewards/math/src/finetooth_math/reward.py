@@ -19,16 +19,16 @@ class MathOptions(Options):
     column: str = "answer"
     """Column with the expected answer, LaTeX or plain (`\\frac{1}{2}`, `x = 5`, `72`), or the letter of a choice."""
     after: str = ""
-    """Only what follows its last place is read, in the expected answer and in what was said (`####`); an answer without
-    it scores 0."""
+    """Read only the text after the last occurrence of this (`####`), in the expected answer and in the model's. An
+    answer without it scores 0."""
     precision: int = Field(default=6, ge=0)
-    """Digits behind the point by which decimals are compared."""
+    """Decimal places to which decimals are compared."""
     limited: Literal["zero", "none"] = "zero"
-    """What an answer scores whose comparison takes longer than `time_limit`: 0, or None, which leaves it out."""
+    """Score of an answer whose comparison takes longer than `time_limit`: 0, or None, which leaves it out."""
     time_limit: float = Field(default=5.0, ge=1)
-    """Seconds of an answer: some formulas take for ever to compute."""
+    """Seconds for an answer: some formulas would take forever."""
     workers: int = Field(default=1, ge=1)
-    """Processes that compare."""
+    """Number of processes that compare."""
 
 
 @dataclass(frozen=True)

@@ -19,19 +19,19 @@ class ModelOptions(Options):
     """Options of the reward `model`."""
 
     path: str = Field(min_length=1)
-    """The reward model: a run of method `rm` or `prm` by its folder or by its name under `runs/`, or the folder or hub
-    id of a classifier with one label."""
+    """The reward model: a run of method `rm` or `prm`, by its folder or its name under `runs/`, or the folder or hub id
+    of a classifier with one label."""
     markup: Literal["chat", "text"] = "chat"
-    """How prompt and completion stand: as messages of a user and an assistant, in the model's own markup, or as plain
-    text one behind the other."""
+    """How prompt and completion are written: as a user's and an assistant's message in the model's own markup, or as
+    plain text one after the other."""
     steps: Steps = "min"
-    """How the steps that a process reward model judges become one score: their `product`, the `min`, the `last` one, or
-    the `mean`."""
+    """How a process reward model's step scores become one score: their `product`, the `min`, the `last` one, or the
+    `mean`."""
     separator: str | None = Field(default=None, min_length=1)
-    """Where a process reward model cuts an answer into steps; left out, as it was trained."""
+    """Where a process reward model splits an answer into steps. Default: as in its training."""
     quantization: str | dict[str, Any] | None = None
-    """What its linear weights are stored as, a name or a mapping with options, as `quantization` of a recipe says it;
-    left out, as they are."""
+    """Quantisation of its linear weights: a name or a mapping with options, as in a recipe's `quantization`. Left out,
+    none."""
 
 
 @dataclass

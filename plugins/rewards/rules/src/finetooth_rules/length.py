@@ -18,11 +18,11 @@ class LengthOptions(Options):
     least: int = Field(default=0, ge=0)
     """The shortest length that scores 1."""
     most: int | None = Field(default=None, ge=1)
-    """The greatest length that scores 1; left out, no limit applies."""
+    """The longest length that scores 1. Left out, there is no limit."""
     unit: Literal["words", "characters", "tokens"] = "words"
-    """What is counted."""
+    """What to count."""
     slack: int = Field(default=0, ge=0)
-    """Beyond a bound the score falls evenly to 0 over so many; 0: at once."""
+    """Beyond a limit the score falls linearly to 0 over this many units; 0: at once."""
 
     @model_validator(mode="after")
     def _bounds(self) -> LengthOptions:

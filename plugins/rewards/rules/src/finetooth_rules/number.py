@@ -21,15 +21,15 @@ class NumberOptions(Options):
     """Options of the reward `number_match`."""
 
     column: str = "answer"
-    """Column with the expected number; of a text the last one in it counts (GSM8K: `... #### 72`)."""
+    """Column with the expected number; if it is a text, its last number (GSM8K: `... #### 72`)."""
     after: str = ""
-    """Only what follows its last place in an answer is read (`####`); an answer without it scores 0."""
+    """Read only the text after the last occurrence of this in an answer (`####`); an answer without it scores 0."""
     pick: Literal["last", "first", "only"] = "last"
-    """Which number of an answer counts; `only`: an answer with several numbers scores 0."""
+    """Which number of an answer counts; with `only`, an answer with several numbers scores 0."""
     tolerance: float = Field(default=0.0, ge=0)
-    """How far it may be off."""
+    """Largest allowed difference."""
     relative: float = Field(default=0.0, ge=0)
-    """How far as a share of the expected one; the larger of the two counts."""
+    """Largest allowed difference, as a share of the expected number; the larger of the two limits applies."""
 
 
 def numbers(text: str) -> list[Decimal]:

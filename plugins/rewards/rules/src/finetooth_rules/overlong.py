@@ -15,9 +15,9 @@ class OverlongOptions(Options):
     """Options of the reward `soft_overlong`."""
 
     max_length: int = Field(ge=1)
-    """The longest length in tokens (L_max), mostly `method.max_completion_length`."""
+    """Maximum length in tokens (L_max), usually `method.max_completion_length`."""
     cache: int = Field(ge=1)
-    """Below the longest length, the tokens over which the score falls from 0 to -1 (L_cache)."""
+    """Number of tokens before the maximum over which the score falls from 0 to -1 (L_cache)."""
 
     @model_validator(mode="after")
     def _within(self) -> OverlongOptions:

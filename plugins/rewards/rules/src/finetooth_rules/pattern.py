@@ -16,17 +16,17 @@ class RegexOptions(Options):
     """Options of the reward `regex_match`."""
 
     pattern: str = Field(min_length=1)
-    """The regular expression, as the package `regex` reads it."""
+    """The regular expression, in the syntax of the package `regex`."""
     whole: bool = False
-    """Whether it has to match the whole answer, not some of it."""
+    """Whether it must match the whole answer, not just a part."""
     ignore_case: bool = False
-    """Match without regard to upper and lower case."""
+    """Ignore upper and lower case."""
     dot_all: bool = True
-    """Whether `.` matches the end of a line too."""
+    """Whether `.` matches a line break too."""
     limited: Literal["zero", "none"] = "zero"
-    """What an answer scores whose matching takes longer than `time_limit`: 0, or None, which leaves it out."""
+    """Score of an answer whose matching takes longer than `time_limit`: 0, or None, which leaves it out."""
     time_limit: float = Field(default=1.0, gt=0)
-    """Seconds for an answer: some patterns take for ever on some answers."""
+    """Seconds for an answer: some patterns would take forever on some answers."""
 
     @field_validator("pattern")
     @classmethod

@@ -31,9 +31,9 @@ class JsonSchemaOptions(Options):
     json_schema: dict[str, Any] | bool | None = Field(default=None, alias="schema")
     """The schema; references to other documents are not fetched."""
     column: str | None = None
-    """Or the column that holds a schema for each row, as a mapping or as JSON."""
+    """Or the column with a schema for each row, as a mapping or as JSON."""
     whole: bool = False
-    """Whether the whole answer has to be JSON; else the last block between fences counts, if there is one."""
+    """Whether the whole answer must be JSON; otherwise the last fenced block counts, if there is one."""
 
     @field_validator("json_schema")
     @classmethod

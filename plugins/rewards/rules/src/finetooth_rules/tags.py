@@ -15,13 +15,13 @@ class FormatOptions(Options):
     """Options of the reward `tag_format`."""
 
     tags: list[str] = Field(default=["think", "answer"], min_length=1)
-    """Names of tags, in the order that an answer has them, each once; between and around them only white space."""
+    """Names of the tags, in their order in an answer, each once; between and around them only white space."""
     partial: bool = False
-    """Whether an answer that is not right scores half the share of its tags that open and close once, not 0."""
+    """Whether a wrong answer scores half the share of its tags that open and close once, instead of 0."""
     filled: bool = True
-    """Whether something has to stand between a tag's ends."""
+    """Whether each tag must have content."""
     opened: bool = False
-    """Whether the prompt opened the first tag already, so the answer begins inside of it."""
+    """Whether the prompt already opened the first tag, so that the answer begins inside it."""
 
     @field_validator("tags")
     @classmethod

@@ -31,19 +31,19 @@ class FunctionSamplerOptions(Options):
     """Options of the sampler `python_function`."""
 
     function: str = Field(min_length=1)
-    """Its name. Of these it gets those that it names: `prompts` (texts) and `prompt_ids`, each as often as it is to be
-    answered; `generate(prompt_ids, max_tokens=None)`, which samples an answer to each; `encode` and `decode` of the
-    tokenizer; `max_tokens` of an answer; `step`, optimizer steps done. It returns a mapping as `generate` does:
-    `completion_ids` and `logprobs`, a list for each prompt, with `env_mask` where it put tokens in that the policy did
-    not write (0, and a log-probability of 0), and what `columns` names."""
+    """Name of the function. It gets those of these arguments that it names: `prompts` (texts) and `prompt_ids`, each
+    repeated for every answer; `generate(prompt_ids, max_tokens=None)`, which samples an answer to each; `encode` and
+    `decode` of the tokenizer; `max_tokens` of an answer; `step`, the optimizer steps done. It returns a mapping as
+    `generate` does: `completion_ids` and `logprobs`, a list for each prompt; `env_mask` if it inserted tokens that the
+    policy did not write (0, with a log-probability of 0); and everything that `columns` names."""
     file: str | None = None
-    """The Python file that holds it; it can import what lies in its folder."""
+    """Python file with the function; it can import modules from its folder."""
     module: str | None = None
-    """Or the installed module that does."""
+    """Or the installed module with the function."""
     columns: list[str] = Field(default_factory=list)
-    """Numbers that it returns for each answer too, by name: columns for rewards, and metrics `environment/NAME`."""
+    """Names of further numbers that it returns for each answer: columns for rewards, and metrics `environment/NAME`."""
     sampler: Pick = "engine"
-    """What `generate` samples from: `engine`, or a mapping with the name and the options of another sampler."""
+    """The sampler of `generate`: `engine`, or a mapping with another sampler's name and options."""
 
     @model_validator(mode="after")
     def _one_place(self) -> FunctionSamplerOptions:

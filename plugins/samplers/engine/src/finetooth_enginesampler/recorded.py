@@ -19,8 +19,8 @@ class RecordedOptions(Options):
     """Options of `kept_rollouts`."""
 
     run: str = Field(min_length=1)
-    """The run whose rollouts are used: its folder, or its name under `runs/`. Data, seed and batch size are those of
-    that run, so that the same prompts are asked in the same order."""
+    """The run whose rollouts to use: its folder, or its name under `runs/`. Data, seed and batch size must be those of
+    that run, so that the same prompts come in the same order."""
 
 
 class RecordedSampler(SamplerBase):

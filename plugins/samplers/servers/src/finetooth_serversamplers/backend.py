@@ -25,9 +25,9 @@ class VllmBackendOptions(ServerOptions):
     here, and the server reads and writes token ids."""
 
     timeout: float = Field(default=120.0, gt=0)
-    """Seconds within which the next token of an answer has to come."""
+    """Seconds in which the next token of an answer must come."""
     requests: int = Field(default=256, ge=1)
-    """Requests at a time; each writes one answer. The server has a queue of its own."""
+    """Number of requests at a time; each writes one answer. The server has its own queue."""
 
 
 def build(options: VllmBackendOptions, context: Context) -> VllmBackend:

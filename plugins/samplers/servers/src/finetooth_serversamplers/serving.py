@@ -19,15 +19,15 @@ class ServerOptions(Options):
     """Options of every sampler that asks a server."""
 
     url: str = "127.0.0.1:8000"
-    """Of the server; `https://` where it speaks TLS."""
+    """URL of the server; `https://` if it uses TLS."""
     model: str = ""
-    """Name that the server has for the model; left out, the only one that it offers."""
+    """The server's name for the model. Default: the only model that it offers."""
     key_from: str = ""
     """Environment variable with the key; empty for none."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds for a batch of rollouts. A server that takes longer ends the run, which then can be resumed."""
+    """Seconds for a batch of rollouts. If the server takes longer, the run ends and can be resumed."""
     requests: int = Field(default=64, ge=1)
-    """Requests at a time; each has one prompt."""
+    """Number of requests at a time; each has one prompt."""
 
 
 class ServerSampler(SamplerBase):

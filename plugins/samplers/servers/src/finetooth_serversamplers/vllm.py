@@ -46,18 +46,18 @@ class VllmOptions(ServerOptions):
     """Options of `vllm`."""
 
     start: list[str] = Field(default_factory=list)
-    """Command that starts the server, word by word; left out, it runs already."""
+    """Command that starts the server, word by word. Left out, it must already run."""
     restarts: int = Field(default=1, ge=0)
-    """How often in a row a server that died or hangs is started again, with `start`."""
+    """With `start`: how often in a row a server that died or hangs is restarted."""
     ready: float = Field(default=300.0, gt=0)
-    """Seconds that it may take to start."""
+    """Seconds that the server may take to start."""
     wait: float = Field(default=0.0, ge=0)
-    """Seconds that a server which somebody else starts is waited for, before the first batch."""
+    """Seconds to wait, before the first batch, for a server that was started elsewhere."""
     weights: Literal["adapter", "full"] = "adapter"
-    """What is put in: the adapter that trains, or the whole model where all of it does. For the whole model the server
-    reads the run folder, and runs with `--worker-extension-cls finetooth_serversamplers.worker.Weights`."""
+    """What the server loads: the adapter, or the whole model if all of it trains. For the whole model the server reads
+    the run folder, and runs with `--worker-extension-cls finetooth_serversamplers.worker.Weights`."""
     sleep: bool = False
-    """Whether the server gives its memory back while the engine trains, where both are on one device."""
+    """Whether the server frees its memory while the engine trains, if both use one device."""
 
 
 class VllmSampler(ServerSampler):

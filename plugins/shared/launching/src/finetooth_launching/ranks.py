@@ -33,15 +33,15 @@ class RankOptions(Options):
     """What launchers do where a rank fails."""
 
     grace: float = Field(default=5.0, gt=0)
-    """Seconds that the other ranks have to end once one has failed; then they are killed."""
+    """Seconds that the other ranks have to end after one has failed; then they are killed."""
 
     restarts: int = Field(default=0, ge=0)
-    """How often ranks are started again once one has failed."""
+    """How often ranks are restarted after one has failed."""
 
     restart: Restarted = "run"
-    """What is started again: `run` is all ranks, from the newest checkpoint of the recipe's `output`; `rank` the one
-    that failed, while the others train on, which the strategy `diloco` with `patience` allows. One that fails after the
-    last restart is then left out. Where rank 0 fails, all begin again from the newest checkpoint."""
+    """What is restarted. `run`: all ranks, from the newest checkpoint of the recipe's `output`. `rank`: only the failed
+    rank, while the others continue to train, which the strategy `diloco` with `patience` allows. A rank that fails
+    after the last restart is left out. If rank 0 fails, all ranks restart from the newest checkpoint."""
 
 
 class Started(Protocol):

@@ -12,16 +12,16 @@ class LowRankOptions(Options):
     """What all low-rank adapters have (Hu et al., 2021, arXiv:2106.09685)."""
 
     rank: int = Field(default=32, ge=1, le=256)
-    """Rank r of the addition B A, 1 to 256."""
+    """Rank r of the low-rank update B A, 1 to 256."""
     alpha: float | None = Field(default=None, gt=0)
-    """The addition is scaled by alpha / rank (with `rslora` by alpha / sqrt(rank)). Default: 2 * rank, so that the
-    scale is 2 at any rank; with `rslora` 16."""
+    """The update is scaled by alpha / rank (with `rslora` by alpha / sqrt(rank)). Default: 2 * rank, so that the scale
+    is 2 at any rank; with `rslora` 16."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the input of the addition while training."""
+    """Dropout on the input of A during training."""
     targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
-    """Which modules carry it: `all-linear` (every linear module of the decoder layers), `attention` (those inside
-    attention), or a list of names that end a module's path (`q_proj`, `mlp.up_proj`) or regular expressions that match
-    whole paths."""
+    """Modules to adapt: `all-linear` (every linear module of the decoder layers), `attention` (those inside
+    attention), or a list of names that end a module's path (`q_proj`, `mlp.up_proj`) or regular expressions that
+    match whole paths."""
     rslora: bool = False
     """Scale by alpha / sqrt(rank), so that high ranks learn as fast as low ones (Kalajdzievski, 2023,
     arXiv:2312.03732)."""

@@ -16,21 +16,22 @@ class RopeScaling(Options):
     """How rotary embeddings are scaled, all in ways whose angles depend on a token's position alone."""
 
     rope_type: Literal["linear", "ntk", "yarn", "llama3"]
-    """`yarn` (arXiv:2309.00071) leaves fast frequencies and slows the others down; the usual choice. `linear`
-    (arXiv:2306.15595) slows all down alike. `ntk` raises the base; it is `dynamic` scaling with the angles of the full
-    length at every length. `llama3` is the one of Llama 3.1."""
+    """`yarn` (arXiv:2309.00071) keeps fast frequencies and slows the others down; the usual choice. `linear`
+    (arXiv:2306.15595) slows all down equally. `ntk` raises the base; it is `dynamic` scaling with the angles of the
+    full length at every length. `llama3` is that of Llama 3.1."""
     factor: float = Field(gt=1)
-    """How many times as many positions as before."""
+    """By how much the number of positions grows."""
     attention_factor: float | None = Field(default=None, gt=0)
-    """Of `yarn`: what queries and keys are multiplied by; null is the paper's 1 + 0.1 ln(factor)."""
+    """For `yarn`: factor of queries and keys; null is the paper's 1 + 0.1 ln(factor)."""
     beta_fast: float | None = Field(default=None, gt=0)
-    """Of `yarn`: rotations within the original positions from which a frequency is left as it is; null is 32."""
+    """For `yarn`: frequencies with at least this many rotations within the original positions stay as they are; null is
+    32."""
     beta_slow: float | None = Field(default=None, gt=0)
-    """Of `yarn`: rotations up to which a frequency is slowed down by the whole factor; null is 1."""
+    """For `yarn`: frequencies with at most this many rotations are slowed down by the whole factor; null is 1."""
     low_freq_factor: float | None = Field(default=None, gt=0)
-    """Of `llama3`: original positions by the longest wavelength between the two; null is 1."""
+    """For `llama3`: original positions divided by the longest wavelength between the two; null is 1."""
     high_freq_factor: float | None = Field(default=None, gt=0)
-    """Of `llama3`: original positions by the shortest wavelength between the two; null is 4."""
+    """For `llama3`: original positions divided by the shortest wavelength between the two; null is 4."""
 
     def digest(self) -> str:
         """SHA-256 of what is set: an adapter fits no base with other positions."""

@@ -21,24 +21,22 @@ Named = tuple[str, Any]
 
 
 class OptimizerOptions(Options):
-    """What all of them take."""
+    """Options that all optimizers share."""
 
     weight_decay: float = Field(default=0.0, ge=0)
-    """Each update shrinks a weight by learning_rate * weight_decay of itself, apart from the gradient. (`sgd`,
-    `flash_sgd` and `flash_adam` add weight_decay times the weight to the gradient, which for SGD without momentum is
-    the same.)"""
+    """Each step shrinks a weight by the share learning_rate * weight_decay (decoupled). `sgd`, `flash_sgd` and
+    `flash_adam` instead add weight_decay times the weight to the gradient (the same for SGD without momentum)."""
     decay_norms: bool = False
     """Decay norms and biases (fewer than two dimensions) too."""
     rounding: Literal["nearest", "stochastic", "corrected"] = "nearest"
-    """How weights get into bf16. `nearest` rounds them from a copy in fp32 that is kept as well; `stochastic` keeps
-    none (4 bytes less for each weight that trains) and rounds each new weight up or down by chance, so that updates too
-    small for bf16 still count on average; `corrected` keeps none, but in 8 bits what rounding to the nearest lost
-    (3 bytes less)."""
+    """How weights are rounded to bf16. `nearest` rounds from an fp32 copy that is kept as well. `stochastic` keeps no
+    copy (4 bytes less for each trained weight) and rounds up or down at random, so that updates too small for bf16
+    still count on average. `corrected` keeps no copy, but stores the rounding error in 8 bits (3 bytes less)."""
     rounding_seed: int = Field(default=0, ge=0)
-    """Of that chance."""
+    """Seed of the stochastic rounding."""
     offload: Literal["none", "cpu", "disk"] = "none"
-    """Where the optimizer's state is between updates. `none`: with the weights; `cpu`: in host memory; `disk`: in
-    files of the system's temporary folder (TMPDIR). The numbers are the same; an update takes longer."""
+    """Where the optimizer state lies between steps: on the device (`none`), in host memory (`cpu`), or in files of the
+    temporary folder TMPDIR (`disk`). The numbers are the same; a step takes longer."""
 
 
 @dataclass(frozen=True, kw_only=True)

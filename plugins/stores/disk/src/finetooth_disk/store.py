@@ -30,12 +30,12 @@ class DiskOptions(Options):
     """Options of the store `disk`."""
 
     path: str = ""
-    """The folder, made when the first checkpoint is kept; empty: `checkpoints` in the run folder."""
+    """The folder, created when the first checkpoint is saved. Empty: `checkpoints` in the run folder."""
     url: str = ""
-    """The same as `path`: so a path among `checkpoint.stores` arrives. `file:///folder` is understood."""
+    """The same as `path`, for a path in `checkpoint.stores`; `file:///folder` works too."""
     link: bool = True
-    """Hard-link files that lie on the same file system in place of copying them: they take no space twice, but damage
-    to one is damage to both."""
+    """Whether to hard-link files on the same file system instead of copying them. They then take no extra space, but
+    damage to one is damage to both."""
 
 
 class DiskStore:

@@ -15,7 +15,7 @@ class MemoryOptions(Options):
     """Options of the stores `device` and `host`."""
 
     count: int = Field(1, ge=1)
-    """How many states are kept, the newest ones; each takes as much memory as all that trains."""
+    """Number of states to keep, the newest ones; each takes as much memory as everything that trains."""
 
 
 class MemoryStore:

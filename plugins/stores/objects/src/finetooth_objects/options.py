@@ -19,25 +19,25 @@ class S3Options(Options):
     finds them."""
 
     url: str
-    """`s3://BUCKET/PREFIX`; each checkpoint lies under `PREFIX/step-N/`."""
+    """`s3://BUCKET/PREFIX`; each checkpoint is stored under `PREFIX/step-N/`."""
     endpoint: str = ""
-    """Address of another S3-compatible server than AWS, `https://HOST:PORT`; empty: what AWS_ENDPOINT_URL says, or
-    AWS."""
+    """Address of an S3-compatible server other than AWS, `https://HOST:PORT`. Empty: AWS_ENDPOINT_URL, or AWS."""
     region: str = ""
-    """Region of the bucket; empty: what the environment or the profile says."""
+    """Region of the bucket. Empty: that of the environment or the profile."""
     profile: str = ""
-    """A profile of the AWS configuration; empty: what AWS_PROFILE says, or the default one."""
+    """Profile of the AWS configuration. Empty: AWS_PROFILE, or the default one."""
     part_bytes: int = Field(16 * MEBIBYTE, ge=1)
-    """Files above this size are sent in parts of it, and an upload that was cut sends only the parts that are missing.
+    """Larger files are uploaded in parts of this many bytes, and an interrupted upload sends only the missing parts.
     AWS takes no part below 5 MiB except the last."""
     retries: int = Field(6, ge=0)
-    """How often a request that failed for a reason that may pass is made again."""
+    """How often a request is retried after a failure that may be temporary."""
     wait: float = Field(0.5, ge=0)
-    """Seconds before the first retry; twice as long before each further one, 30 at most."""
+    """Seconds before the first retry; doubles before each further one, up to 30."""
     timeout: float = Field(60.0, gt=0)
-    """Seconds without an answer after which a request has failed."""
+    """Seconds without an answer after which a request fails."""
     read_back: bool = False
-    """Read every file back after its upload, even from a server that proved to check checksums itself."""
+    """Whether to read every file back after its upload, even from a server that has proved to check checksums
+    itself."""
 
 
 @dataclass(frozen=True)

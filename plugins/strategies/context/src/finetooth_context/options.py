@@ -13,12 +13,12 @@ class ContextOptions(Options):
     """Context-parallel training: each rank computes some positions of every row."""
 
     transport: Literal["auto", "gloo", "nccl"] = "auto"
-    """What carries keys, values and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    """Library that sends keys, values and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
     size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """How many neighbouring ranks compute the same rows; `auto` takes all ranks. Groups of them share the rows of a
-    step."""
+    """Number of neighbouring ranks that compute the same rows; `auto` takes all ranks. Several groups share the rows of
+    a step."""
 
     def neighbours(self, world: int) -> int:
         """How many of `world` ranks compute the same rows.

@@ -13,7 +13,7 @@ class DdpOptions(Options):
     """Data-parallel training."""
 
     transport: Literal["auto", "gloo", "nccl"] = "auto"
-    """What carries gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    """Library that sends gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
     bucket_mb: float = Field(default=25.0, gt=0)

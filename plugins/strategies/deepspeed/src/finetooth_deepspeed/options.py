@@ -14,10 +14,10 @@ class Zero3Options(Options):
     """ZeRO-3 by DeepSpeed: weights are gathered layer by layer."""
 
     offload: bool = False
-    """Whether a rank's part of the weights lies in the memory of the host until a layer is gathered. What trains stays
-    on the device in fp32. `optimizer.offload` moves the optimizer's state."""
+    """Whether a rank's part of the weights lies in host memory until a layer is gathered. Trained weights stay on the
+    device in fp32. `optimizer.offload` moves the optimizer state."""
     transport: Literal["auto", "gloo", "nccl"] = "auto"
-    """What carries weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    """Library that sends weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
 
@@ -26,14 +26,14 @@ class DeepspeedOptions(Options):
     """ZeRO by DeepSpeed."""
 
     stage: Literal[1, 2, 3] = 2
-    """What each rank keeps a part of: `1` the optimizer's state, `2` the summed gradients too. `3`, the weights too, is
-    the strategy `zero3`."""
+    """What is divided among the ranks: `1` the optimizer state, `2` also the summed gradients. `3`, also the weights,
+    is the strategy `zero3`."""
     offload: bool = False
-    """Whether the optimizer's state lies in the memory of the host, which also makes the update."""
+    """Whether the optimizer state lies in host memory, where the update is then computed."""
     bucket_mb: float = Field(default=200.0, gt=0)
     """Megabytes of gradients or weights that are sent at once."""
     transport: Literal["auto", "gloo", "nccl"] = "auto"
-    """What carries gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    """Library that sends gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
 

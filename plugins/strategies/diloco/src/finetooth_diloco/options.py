@@ -32,26 +32,27 @@ class DilocoOptions(Options):
     inner_steps: int = Field(default=100, ge=1)
     """Steps that an island trains between two exchanges."""
     outer_lr: float = Field(default=0.7, gt=0)
-    """Learning rate of the outer optimizer. 1 with a momentum of 0 takes the mean of the islands' weights."""
+    """Learning rate of the outer optimizer. 1 with a momentum of 0 averages the islands' weights."""
     outer_momentum: float = Field(default=0.9, ge=0, lt=1)
     """Nesterov momentum of the outer optimizer."""
     num_islands: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """Groups of ranks that train apart; `auto` makes every rank one."""
+    """Number of groups of ranks that train separately; `auto` makes every rank an island."""
     pseudo_gradient_dtype: PseudoGradient = "fp32"
-    """What pseudo-gradients are sent in. `int8` and `int4` have a scale for every 256 numbers, and each island adds
-    what rounding took to its next pseudo-gradient."""
+    """Number format in which pseudo-gradients are sent. `int8` and `int4` have a scale for every 256 numbers, and each
+    island adds the rounding error to its next pseudo-gradient."""
     fragments: int = Field(default=1, ge=1)
-    """Parts of equal size that what trains is cut into, in its order, so of neighbouring layers: one of them is
-    exchanged every `inner_steps / fragments` steps (streaming DiLoCo, Douillard et al., 2025, arXiv:2501.18512). The
-    most that is sent at once is this much less, and what is sent in a run about the same. Divides `inner_steps`."""
+    """Number of equal parts into which the trained weights are cut, in their order, so each part has neighbouring
+    layers. One part is exchanged every `inner_steps / fragments` steps (streaming DiLoCo, Douillard et al., 2025,
+    arXiv:2501.18512). This divides the peak traffic by `fragments`; the total stays about the same. Must divide
+    `inner_steps`."""
     delay: int = Field(default=0, ge=0)
-    """Steps that islands train while a fragment is on its way; less than those between two exchanges."""
+    """Steps that islands train while a fragment is on its way; fewer than those between two exchanges."""
     mixing: float = Field(default=0.0, ge=0, lt=1)
-    """Share of an island's own weights that stays where a fragment arrives; the rest is what all islands share."""
+    """Share of an island's own weights that stays when a fragment arrives; the rest comes from the shared weights."""
     patience: Annotated[float, Field(gt=0)] | None = None
-    """Seconds that islands wait at an exchange for one that is not there. It is left out of the average and named;
-    once it is back, or its rank was started again, it takes the weights of all at the next exchange. Null waits for
-    all, and a lost island ends the run."""
+    """Seconds that islands wait at an exchange for a missing one. It is then left out of the average and named; once it
+    is back, or its rank has been restarted, it takes the shared weights at the next exchange. Null waits for all
+    islands, and a lost one ends the run."""
     within: str | dict[str, Any] = "ddp"
     """The strategy inside an island of several ranks."""
 

@@ -13,25 +13,25 @@ class FsdpOptions(Options):
     """Fully sharded training: every rank holds a part of the weights, gradients and optimizer state."""
 
     transport: Literal["auto", "gloo", "nccl"] = "auto"
-    """What carries weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    """Library that sends weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
     keep_layers: bool = False
-    """Whether a layer stays gathered from the forward to the backward pass: it is sent once less, and the whole model
-    is on every device between the two."""
+    """Whether a layer stays gathered from the forward to the backward pass. It is sent once less, but between the two
+    passes every device holds the whole model."""
     sampling: Literal["whole", "layers"] = "whole"
-    """What a rank gathers while it samples: the `whole` model, once; or `layers`, each when it computes, for every
-    token. The device then has room for two layers alone, and a token takes as long as sending the model."""
+    """What a rank gathers to sample: the `whole` model, once; or `layers`, each when it computes, for every token. The
+    device then needs room for only two layers, but a token takes as long as sending the model."""
     replicas: int = Field(default=1, ge=1)
-    """How many groups of ranks hold the whole model each, divided inside the group (hybrid sharding). Ranks of a group
-    gather weights from each other; gradients are summed over the groups."""
+    """Number of groups of ranks that each hold the whole model, divided inside the group (hybrid sharding). Ranks of a
+    group gather weights from each other; gradients are summed over the groups."""
     tensor: int = Field(default=1, ge=1)
-    """How many ranks compute the same rows together, each with a part of every attention head group and of every MLP
-    (tensor parallelism, Shoeybi et al., 2019, arXiv:1909.08053)."""
+    """Number of ranks that compute the same rows together, each with a part of every attention head group and of every
+    MLP (tensor parallelism, Shoeybi et al., 2019, arXiv:1909.08053)."""
 
     context: int = Field(default=1, ge=1)
-    """How many ranks compute the same rows together, each some of their positions, as under the strategy `context`.
-    Weights, gradients and optimizer state are divided among these ranks too."""
+    """Number of ranks that compute the same rows together, each some of their positions, as with the strategy
+    `context`. Weights, gradients and optimizer state are divided among these ranks too."""
 
     def parts(self, world: int) -> int:
         """Among how many of `world` ranks the weights of a replica are divided.

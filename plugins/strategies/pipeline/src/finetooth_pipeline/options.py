@@ -13,15 +13,16 @@ class PipelineOptions(Options):
     """Pipeline-parallel training: each rank has some of the decoder's layers."""
 
     transport: Literal["auto", "gloo", "nccl"] = "auto"
-    """What carries hidden states and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
+    """Library that sends hidden states and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
     """Seconds that a rank waits for the others before it gives up."""
     stages: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
-    """How many neighbouring ranks hold one model; `auto` takes all ranks. Groups of them share the rows of a step."""
+    """Number of neighbouring ranks that hold one model; `auto` takes all ranks. Several groups share the rows of a
+    step."""
     schedule: Literal["1f1b", "gpipe"] = "1f1b"
-    """In which order a rank takes micro-batches forward and back: `1f1b` holds the activations of at most as many
-    micro-batches as there are stages (PipeDream-Flush: Narayanan et al., 2021, arXiv:2006.09503), `gpipe` those of
-    all. A call with fewer micro-batches than stages takes `gpipe`."""
+    """Order of a rank's forward and backward passes: `1f1b` holds the activations of at most as many micro-batches as
+    there are stages (PipeDream-Flush: Narayanan et al., 2021, arXiv:2006.09503), `gpipe` those of all. With fewer
+    micro-batches than stages `gpipe` is used."""
 
     def ranks(self, world: int) -> int:
         """How many of `world` ranks hold one model.

@@ -27,9 +27,9 @@ class ConsoleOptions(Options):
     """Options of `console`."""
 
     every: int = Field(default=0, ge=0)
-    """Without a terminal: steps between two lines; 0 makes about 20 lines a run."""
+    """Without a terminal: steps from one line to the next; 0 prints about 20 lines a run."""
     curve: bool = True
-    """Show at the end how the loss went, and the metric that the method names as well."""
+    """Whether to plot the loss at the end, and the method's main metric."""
 
 
 class ConsoleTracker(TrackerBase):

@@ -31,12 +31,12 @@ class MlflowOptions(SampleOptions):
     """Options of `mlflow`."""
 
     uri: str | None = None
-    """The tracking server, `http://HOST:PORT`, or a database, `sqlite:///FILE`. Left out: MLFLOW_TRACKING_URI, and
-    without that `mlflow.db` next to the run folder. Passwords belong into MLFLOW_TRACKING_PASSWORD."""
+    """The tracking server, `http://HOST:PORT`, or a database, `sqlite:///FILE`. Default: MLFLOW_TRACKING_URI, or else
+    `mlflow.db` next to the run folder. Put passwords into MLFLOW_TRACKING_PASSWORD."""
     experiment: str = "finetooth"
-    """The experiment that the run is in; made if it is not there."""
+    """The run's experiment, created if needed."""
     run_name: str | None = None
-    """How the run is called there; left out, as its folder."""
+    """The run's name there. Default: that of its folder."""
 
 
 class MlflowTracker(ServiceTracker):

@@ -28,7 +28,7 @@ class TensorboardOptions(SampleOptions):
     """Options of `tensorboard`."""
 
     folder: str | None = None
-    """Where the event files go, one folder a run inside it; left out, `tensorboard` in the run folder."""
+    """Folder for event files, with one folder for each run. Default: `tensorboard` in the run folder."""
 
 
 class TensorboardTracker(TrackerBase):

@@ -16,11 +16,11 @@ class TrackioOptions(SampleOptions):
     """Options of `trackio`."""
 
     project: str = "finetooth"
-    """The project that the run is in; made if it is not there. `trackio show --project NAME` opens its dashboard."""
+    """The run's project, created if needed. `trackio show --project NAME` opens its dashboard."""
     run_name: str | None = None
-    """How the run is called there; left out, as its folder."""
+    """The run's name there. Default: that of its folder."""
     space: str | None = None
-    """A Space, `USER/NAME`, that keeps and shows the project; left out, this machine does (TRACKIO_DIR)."""
+    """A Space, `USER/NAME`, that stores and shows the project. Default: this machine (TRACKIO_DIR)."""
 
 
 class TrackioTracker(ServiceTracker):

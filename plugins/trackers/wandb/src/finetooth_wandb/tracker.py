@@ -21,23 +21,23 @@ class WandbOptions(SampleOptions):
     """Options of `wandb`."""
 
     project: str = "finetooth"
-    """The project that the run is in; made if it is not there."""
+    """The run's project, created if needed."""
     entity: str | None = None
-    """Whose project: a user or a team; left out, your default."""
+    """Owner of the project: a user or a team. Default: yours."""
     run_name: str | None = None
-    """How the run is called there; left out, as its folder."""
+    """The run's name there. Default: that of its folder."""
     run_id: str | None = None
-    """The run there that this one continues, by its id; left out, a run of its own. A resumed run finds its own."""
+    """Id of an existing run to continue there. Default: a new run. A resumed run finds its own."""
     group: str | None = None
-    """Runs that belong together."""
+    """Name of a group of runs."""
     tags: list[str] = []  # noqa: RUF012 - pydantic copies it
-    """Words to find the run by."""
+    """Tags to find the run by."""
     log_model: bool = False
-    """Whether the artifact, the folder of what was trained, is stored there as a model when the run ends. Checkpoints
-    are not: they hold what a run needs to resume, and lie in the run folder and its stores."""
+    """Whether to upload the artifact (the trained model's folder) as a model when the run ends. Checkpoints stay in the
+    run folder and its stores."""
     mode: Literal["auto", "online", "offline"] = "auto"
-    """`offline` writes into `wandb` in the run folder, and `wandb sync` sends it. `auto` is online where somebody is
-    logged in (`wandb login`, or WANDB_API_KEY) and WANDB_MODE does not say otherwise."""
+    """`offline` writes into `wandb` in the run folder, and `wandb sync` uploads it. `auto` is online if you are logged
+    in (`wandb login`, or WANDB_API_KEY) and WANDB_MODE does not say otherwise."""
 
 
 class WandbTracker(ServiceTracker):
