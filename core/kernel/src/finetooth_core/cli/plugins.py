@@ -23,14 +23,14 @@ class PluginsGroup(click.Group):
 
 @click.group("plugins", cls=PluginsGroup)
 def command() -> None:
-    """Look at the installed plugins, check them, begin a new one."""
+    """List the installed plugins, check them, and write new ones."""
 
 
 @command.command("list")
 @click.option("--kind", help="Only plugins with entries of this kind.")
 @click.pass_obj
 def list_(state: State, kind: str | None) -> None:
-    """List plugins: distribution, version, entries, and what is broken."""
+    """List plugins: distribution, version, entries, and faults."""
     from finetooth_core.plugins.plugin_tables import list_lines
 
     for line in list_lines(state.plugins, kind):
@@ -41,7 +41,7 @@ def list_(state: State, kind: str | None) -> None:
 @click.argument("plugin")
 @click.pass_obj
 def show(state: State, plugin: str) -> None:
-    """Show one PLUGIN: where it is, what it needs, offers and observes."""
+    """Show one PLUGIN: its location, what it needs, its entries and its hooks."""
     from finetooth_core.plugins.plugin_tables import show_lines
 
     for line in show_lines(state.plugins, plugin):

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 @click.argument("run")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @plan_detail
-@click.option("--at", type=int, metavar="STEP", help="Continue from the checkpoint after this step, not the newest.")
-@click.option("--accept-changes", is_flag=True, help="Continue although recipe, data or model changed.")
-@click.option("--strict", is_flag=True, help="Continue only with the same versions of everything.")
+@click.option("--at", type=int, metavar="STEP", help="Resume from the checkpoint after this step, not the newest.")
+@click.option("--accept-changes", is_flag=True, help="Resume although recipe, data or model changed.")
+@click.option("--strict", is_flag=True, help="Resume only with the same versions of everything.")
 @accept_memory_option
-@click.option("--output", metavar="DIR", help="The run folder, for a run that comes from a URL.")
+@click.option("--output", metavar="DIR", help="The run folder, for a run that is resumed from a URL.")
 @click.pass_obj
 def command(
     state: State,

@@ -29,8 +29,8 @@ SUGGESTIONS = 2
 @recipe_arguments
 @plan_detail
 @click.option("--resume", is_flag=True, help="Continue the run that `output` holds, if there is one.")
-@click.option("--accept-changes", is_flag=True, help="With --resume: although recipe, data or model changed.")
-@click.option("--accept-dropped", is_flag=True, help="Although more than half of the training rows are left out.")
+@click.option("--accept-changes", is_flag=True, help="With --resume: resume although recipe, data or model changed.")
+@click.option("--accept-dropped", is_flag=True, help="Train although more than half of the training rows are left out.")
 @accept_memory_option
 @click.option("--remote", metavar="URL", help="Train at this server; rows, tokens and losses stay here.")
 @click.pass_obj

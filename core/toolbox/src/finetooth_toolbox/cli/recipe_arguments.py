@@ -43,8 +43,8 @@ def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
 
     made: Callable[..., Any] = described
     made = click.option("--output", metavar="DIR", help="The run folder; the same as output=DIR.")(made)
-    made = click.option("--method", metavar="NAME", help="How to train; ft plugins list --kind method shows all.")(made)
-    made = click.option("--eval", "held_out", metavar="DATA", help="Rows held out; the same as data.eval=DATA.")(made)
+    made = click.option("--method", metavar="NAME", help="The method; ft plugins list --kind method shows all.")(made)
+    made = click.option("--eval", "held_out", metavar="DATA", help="Held-out rows; the same as data.eval=DATA.")(made)
     made = click.option("--data", metavar="DATA", help="Rows to train on; the same as data.train=DATA.")(made)
     made = click.option("--model", metavar="MODEL", help="The base model. With --data, no RECIPE is needed.")(made)
     made = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...", shell_complete=complete_override)(made)

@@ -17,7 +17,7 @@ SAMPLES = ("ties", "dare_linear", "dare_ties")
 
 @click.group(name="adapters")
 def command() -> None:
-    """Compare adapters, and make one of several."""
+    """Compare adapters, and combine several into one."""
 
 
 def adapter_folder(obj: CommandContext, reference: str) -> Path:
@@ -39,7 +39,7 @@ def adapter_folder(obj: CommandContext, reference: str) -> Path:
 @command.command()
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
-@click.option("--rows", type=click.IntRange(min=1), default=12, show_default=True, help="Modules to show.")
+@click.option("--rows", type=click.IntRange(min=1), default=12, show_default=True, help="Number of modules to show.")
 @click.pass_obj
 def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
     """Say how A and B differ: their settings, and by module what each adds and how far apart that is.
@@ -74,7 +74,7 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
 
 @command.command()
 @click.argument("adapters", nargs=-1, required=True, metavar="A B ...")
-@click.option("--weights", help="A factor for each, such as 0.7,0.3; left out, equal ones that sum to 1.")
+@click.option("--weights", help="A factor for each, such as 0.7,0.3; default: equal ones that sum to 1.")
 @click.option(
     "--method",
     type=click.Choice(["linear", "ties", "dare_linear", "dare_ties", "cat"]),
@@ -83,8 +83,8 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
     help="cat: the exact sum, of all ranks together; linear: of A and of B apart; ties, dare: part of the numbers.",
 )
 @click.option("--density", type=click.FloatRange(0, 1, min_open=True), help="Share of numbers that ties and dare keep.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Decides what dare keeps.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder to write.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of what dare keeps.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @click.pass_obj
 def merge(
     obj: CommandContext,

@@ -308,7 +308,7 @@ def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
     type=click.Choice(["fp32", "bf16", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Of the base it is merged into, and of the result.",
+    help="Precision of the base and of the result.",
 )
 @click.option(
     "--to",

@@ -25,14 +25,14 @@ WIDEST = 100
 
 @click.command("advise")
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
-@click.option("--memory", metavar="SIZE", help="Of the device, such as 24GB; default: the machine that this is.")
-@click.option("--cpu", is_flag=True, help="With --memory: a processor, not an accelerator.")
-@click.option("--mac", is_flag=True, help="With --memory: a Mac with an Apple chip, by MLX.")
-@click.option("--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="How many rows train.")
+@click.option("--memory", metavar="SIZE", help="Memory of the device, such as 24GB; default: that of this machine.")
+@click.option("--cpu", is_flag=True, help="With --memory: a CPU, not an accelerator.")
+@click.option("--mac", is_flag=True, help="With --memory: a Mac with an Apple chip, trained by MLX.")
+@click.option("--rows", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of rows that train.")
 @click.option("--length", type=click.IntRange(min=2), help="Tokens of a row; default: 512.")
 @click.option("--tflops", type=click.FloatRange(min=0, min_open=True), help="TFLOP/s that training reaches there.")
-@click.option("--devices", type=click.IntRange(min=2), help="How many there are: what of MODEL fits each of them.")
-@click.option("--goal", is_flag=True, help="Show which method goes with what one has.")
+@click.option("--devices", type=click.IntRange(min=2), help="Number of devices; shows what of MODEL fits on each.")
+@click.option("--goal", is_flag=True, help="Show which method suits which data.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.pass_obj
 def command(

@@ -41,7 +41,7 @@ def explain(context: CommandContext, entry: str, recipe: str | None) -> None:
 
 @click.command("doctor")
 @click.argument("names", metavar="[PLUGIN]...", nargs=-1)
-@click.option("--fast", is_flag=True, help="Only hooks, builders and options; build nothing.")
+@click.option("--fast", is_flag=True, help="Check only hooks, builders and options; build nothing.")
 @click.option("--verbose", is_flag=True, help="Also list the checks that do not apply.")
 @click.pass_context
 def doctor(ctx: click.Context, names: tuple[str, ...], fast: bool, verbose: bool) -> None:
@@ -66,9 +66,9 @@ def doctor(ctx: click.Context, names: tuple[str, ...], fast: bool, verbose: bool
 
 @click.command("new")
 @click.argument("name")
-@click.option("--kind", required=True, help="What it brings: loss, reward, source, ...")
-@click.option("--folder", type=click.Path(path_type=Path), help="Where to write it; default is ./NAME.")
-@click.option("--model", help="With --kind family: a model of a type that no family knows, to read the facts off.")
+@click.option("--kind", required=True, help="Kind of its entry: loss, reward, source, ...")
+@click.option("--folder", type=click.Path(path_type=Path), help="The folder to write; default: ./NAME.")
+@click.option("--model", help="With --kind family: a model of an unknown type, to read its facts.")
 @click.pass_obj
 def new(context: CommandContext, name: str, kind: str, folder: Path | None, model: str | None) -> None:
     """Write a new plugin NAME that passes its own tests as it stands."""

@@ -28,9 +28,9 @@ FOLDER = RUNS / "board"
 
 
 @click.command("board")
-@click.option("--host", default="127.0.0.1", help="Address to listen at; another than this machine's needs a key.")
-@click.option("--port", default=8780, type=click.IntRange(0, 65535), help="Default: 8780; 0 is any that is free.")
-@click.option("--open/--no-open", "opens", default=False, help="Open it in a browser.")
+@click.option("--host", default="127.0.0.1", help="Address to listen at; needs a key unless it is local.")
+@click.option("--port", default=8780, type=click.IntRange(0, 65535), help="Port; 0: any free one. Default: 8780.")
+@click.option("--open/--no-open", "opens", default=False, help="Open the page in a browser.")
 @tls_options
 @click.pass_obj
 def command(context: CommandContext, /, host: str, port: int, opens: bool, **encrypted: Any) -> int:

@@ -67,7 +67,7 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help li
     type=click.FloatRange(min=0, max=1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Sample from this share of the probability.",
+    help="Sample from the likeliest tokens, whose probabilities add up to this.",
 )
 @click.option(
     "--min-p",
@@ -81,25 +81,23 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help li
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Above 1, what was said already is less likely to be said again.",
+    help="Above 1, tokens that occurred already become less likely.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the sampling.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampling.")
 @click.option(
     "--adapter",
     "adapters",
     multiple=True,
     metavar="RUN_OR_FOLDER",
-    help="An adapter of the same base that answers in place of RUN_OR_MODEL's own; of several, /adapter picks; A+B*0.5 "
-    "is the sum of what several add.",
+    help="An adapter of the same base that answers instead of RUN_OR_MODEL's own; of several, /adapter picks; A+B*0.5 "
+    "is a weighted sum of several.",
 )
 @click.option("--compare", is_flag=True, help="With --prompt: the model itself and each adapter answer, side by side.")
-@click.option(
-    "--save", type=click.Path(path_type=Path), help="With --prompt: add it with its answer to this file, as a row."
-)
+@click.option("--save", type=click.Path(path_type=Path), help="With --prompt: append it and its answer to this file.")
 @click.option(
     "--tools", type=click.Path(path_type=Path), help="Tools the model may call, a JSON list; calls are shown."
 )
-@click.option("--text", is_flag=True, help="Continue what you type as one text, without turns, as base models do.")
+@click.option("--text", is_flag=True, help="Continue your text without turns, as base models do.")
 @click.option(
     "--image",
     "images",
@@ -107,8 +105,8 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help li
     metavar="FILE",
     help="A picture for the first message; may be repeated.",
 )
-@click.option("--audio", "sounds", multiple=True, metavar="FILE", help="Likewise a sound.")
-@click.option("--video", "videos", multiple=True, metavar="FILE", help="Likewise a video: GIF, WebP, MP4, WebM or AVI.")
+@click.option("--audio", "sounds", multiple=True, metavar="FILE", help="A sound; may be repeated.")
+@click.option("--video", "videos", multiple=True, metavar="FILE", help="A video: GIF, WebP, MP4, WebM or AVI.")
 @accept_memory_option
 @click.pass_obj
 def command(

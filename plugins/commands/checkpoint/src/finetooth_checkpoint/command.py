@@ -114,11 +114,11 @@ def diff(commands: CommandContext, first: str, second: str) -> int:
 
 @command.command("prune")
 @click.argument("place")
-@click.option("--keep-last", type=click.IntRange(min=1), required=True, help="So many of the newest stay.")
-@click.option("--keep-best", type=click.IntRange(min=1), help="So many of the best stay too.")
-@click.option("--metric", default="eval/loss", show_default=True, help="By which they are the best.")
+@click.option("--keep-last", type=click.IntRange(min=1), required=True, help="Number of newest checkpoints that stay.")
+@click.option("--keep-best", type=click.IntRange(min=1), help="Number of best checkpoints that stay too.")
+@click.option("--metric", default="eval/loss", show_default=True, help="Metric that decides which are best.")
 @click.option("--mode", type=click.Choice(["auto", "min", "max"]), default="auto", show_default=True)
-@click.option("--yes", is_flag=True, help="Remove them; without it they are only named.")
+@click.option("--yes", is_flag=True, help="Remove the checkpoints; without this they are only listed.")
 @click.pass_obj
 def prune(
     commands: CommandContext, place: str, keep_last: int, keep_best: int | None, metric: str, mode: str, yes: bool

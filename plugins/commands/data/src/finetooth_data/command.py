@@ -29,12 +29,12 @@ def command() -> None:
 
 @command.command()
 @recipe_arguments
-@click.option("--split", type=click.Choice(["train", "eval"]), default="train", help="Which rows; default: train.")
-@click.option("--rows", "count", type=click.IntRange(min=1), default=3, help="How many rows; default: 3.")
-@click.option("--row", "wanted", metavar="N|ID", help="One row: its number from 1, or its id as errors name it.")
-@click.option("--longest", "by_length", is_flag=True, help="The longest rows instead of the first.")
-@click.option("--dropped", is_flag=True, help="Rows that are left out, and why.")
-@click.option("--targets", is_flag=True, help="Also list what is predicted at each position, and what it weighs.")
+@click.option("--split", type=click.Choice(["train", "eval"]), default="train", help="Split to show; default: train.")
+@click.option("--rows", "count", type=click.IntRange(min=1), default=3, help="Number of rows; default: 3.")
+@click.option("--row", "wanted", metavar="N|ID", help="Show one row: its number from 1, or its id as in errors.")
+@click.option("--longest", "by_length", is_flag=True, help="Show the longest rows instead of the first.")
+@click.option("--dropped", is_flag=True, help="Show the rows that are left out, and why.")
+@click.option("--targets", is_flag=True, help="Also list the target at each position, and its weight.")
 @click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write a page to this file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.pass_obj
@@ -68,7 +68,7 @@ def preview(
 
 @command.command()
 @recipe_arguments
-@click.option("--json", "as_json", is_flag=True, help="Print what is found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def check(
     context: CommandContext, recipe: Described, overrides: tuple[str, ...], output: str | None, as_json: bool
@@ -163,7 +163,7 @@ def cache() -> None:
 @cache.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
 def list_entries(as_json: bool) -> None:
-    """What is kept, last used first."""
+    """List what is kept, last used first."""
     from datetime import datetime
 
     from finetooth_rows.storage.cache import CacheEntry, list_kept
@@ -203,10 +203,10 @@ def _kind(entry: CacheItem) -> str:
 
 @cache.command()
 @click.option("--keep", metavar="SIZE", help="Remove until the rest takes at most SIZE, such as 5GB.")
-@click.option("--older-than", metavar="AGE", help="Remove what was not used for AGE: 12h, 7d, 2w.")
+@click.option("--older-than", metavar="AGE", help="Remove what has not been used for AGE: 12h, 7d, 2w.")
 @click.option("--all", "everything", is_flag=True, help="Remove everything.")
 def prune(keep: str | None, older_than: str | None, everything: bool) -> None:
-    """Remove prepared data and fetched files, the longest unused first; files that a run uses stay."""
+    """Remove prepared data and fetched files, the longest unused first. Files that a run uses stay."""
     from finetooth_rows.storage.cache import prune_cache
     from finetooth_toolbox.text.measures import size
 

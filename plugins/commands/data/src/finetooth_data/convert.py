@@ -21,9 +21,9 @@ ENDINGS = (".jsonl", ".json", ".csv")
 @click.command()
 @click.argument("data", metavar="DATA")
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--to", "shape", type=click.Choice(list(SHAPES)), required=True, help="The shape of the new rows.")
+@click.option("--to", "shape", type=click.Choice(list(SHAPES)), required=True, help="The format of the new rows.")
 @click.option(
-    "--format", "format_", metavar="FORMAT", help="How DATA is read, as data.format; default: by its columns."
+    "--format", "format_", metavar="FORMAT", help="The format of DATA, as in data.format; default: by its columns."
 )
 @click.pass_obj
 def convert(context: CommandContext, data: str, output: Path, shape: str, format_: str | None) -> None:

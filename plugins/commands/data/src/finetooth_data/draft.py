@@ -51,20 +51,20 @@ class Passage:
 @click.command()
 @click.argument("data", metavar="DATA")
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--format", "format_", metavar="FORMAT", help="How DATA is read, as data.format; default: by its columns."
-)
-@click.option("--model", required=True, metavar="RUN_OR_MODEL", help="Who writes; with --server its name there.")
+@click.option("--format", "format_", metavar="FORMAT", help="Format of DATA, as data.format; default: by its columns.")
+@click.option("--model", required=True, metavar="RUN_OR_MODEL", help="Writing model; with --server its name there.")
 @click.option(
     "--server", metavar="URL", help="An OpenAI-compatible server, http://HOST:PORT/v1; its key is OPENAI_API_KEY."
 )
-@click.option("--judge", metavar="RUN_OR_MODEL", help="Who judges each row; default: the one who writes.")
+@click.option("--judge", metavar="RUN_OR_MODEL", help="Judging model; default: the writing one.")
 @click.option("--unjudged", is_flag=True, help="Judge nothing: every row is kept.")
-@click.option("--rows", "most", type=click.IntRange(min=1), default=200, show_default=True, help="Rows at most.")
-@click.option("--each", type=click.IntRange(1, 20), default=1, show_default=True, help="Questions to a passage.")
-@click.option("--words", type=click.IntRange(min=20), default=200, show_default=True, help="Words of a passage, about.")
+@click.option("--rows", "most", type=click.IntRange(min=1), default=200, show_default=True, help="Most rows.")
+@click.option("--each", type=click.IntRange(1, 20), default=1, show_default=True, help="Questions per passage.")
+@click.option(
+    "--words", type=click.IntRange(min=20), default=200, show_default=True, help="Words of a passage, roughly."
+)
 @click.option("--system", default="", metavar="TEXT", help="A system message for all rows.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the questions.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the questions.")
 @click.pass_obj
 def draft(
     context: CommandContext, data: str, output: Path, format_: str | None, model: str, server: str | None,

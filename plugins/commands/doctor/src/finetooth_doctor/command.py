@@ -43,8 +43,8 @@ command.add_command(weights_check)
 
 @command.command("run")
 @click.argument("run", required=False)
-@click.option("--exit-code", type=int, help="How the process ended: 137, or -9 as Python says it.")
-@click.option("--log", type=click.Path(path_type=Path), help="What was kept of its output; known errors are explained.")
+@click.option("--exit-code", type=int, help="Exit code of the process: 137, or -9 as in Python.")
+@click.option("--log", type=click.Path(path_type=Path), help="File with its output; known errors are explained.")
 def of_run(run: str | None, exit_code: int | None, log: Path | None) -> int:
     """Say what is wrong with RUN, a run's folder or its name under runs/, and what to do. Exit code 1 if something is.
 

@@ -20,7 +20,7 @@ BOUNDS = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 1e-2}
 @click.command("loss")
 @click.argument("recipe", metavar="RECIPE")
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="How many rows are looked at.")
+@click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="Number of rows to check.")
 @click.pass_obj
 def command(obj: CommandContext, recipe: str, overrides: tuple[str, ...], rows: int) -> int:
     """Compare the loss that RECIPE would begin with on its first rows with that of one plain forward pass of the model,

@@ -55,7 +55,7 @@ class Outlier:
 @click.option("--pattern", "patterns", multiple=True, metavar="REGEX", help="Weights whose names it finds are peers; "
               "may be repeated. Default: those that differ by their layer's number alone.")  # fmt: skip
 @click.option("--threshold", type=click.FloatRange(min=1, min_open=True), default=1.3, show_default=True,
-              help="A weight is out of line whose scale is this multiple of the median of its peers.")  # fmt: skip
+              help="A weight is out of line if its scale is this multiple of its peers' median.")  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), help="Write a copy of the model in which such weights have "
               "their peers' scale; without it nothing is changed.")  # fmt: skip
 @click.pass_obj

@@ -17,7 +17,7 @@ from finetooth_toolbox.text.measures import size
 @click.command("export")
 @click.argument("run", metavar="RUN")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--to", "exporter", required=True, metavar="EXPORTER", help="See: ft plugins list --kind exporter")
+@click.option("--to", "exporter", required=True, metavar="EXPORTER", help="One of ft plugins list --kind exporter.")
 @click.option("--output", type=click.Path(path_type=Path), help="The folder to write; default: in the run folder.")
 @click.option(
     "--bound",
@@ -26,7 +26,7 @@ from finetooth_toolbox.text.measures import size
     show_default=True,
     help="How much worse than the run its own evaluator may find what was written.",
 )
-@click.option("--unmeasured", is_flag=True, help="Leave that out: neither the run nor what was written is evaluated.")
+@click.option("--unmeasured", is_flag=True, help="Evaluate neither the run nor what was written.")
 @click.pass_obj
 def command(
     context: CommandContext,

@@ -32,9 +32,9 @@ HEADINGS = {
 
 @click.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--from", "tool", type=click.Choice(files.TOOLS), help="Whose file it is; default: what its keys show.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write the recipe there; default: recipe.yaml.")
-@click.option("--all", "all_", is_flag=True, help="List the keys that were simply taken too.")
+@click.option("--from", "tool", type=click.Choice(files.TOOLS), help="Tool of FILE; default: guessed from its keys.")
+@click.option("--output", type=click.Path(path_type=Path), help="The recipe's file; default: recipe.yaml.")
+@click.option("--all", "all_", is_flag=True, help="Also list the keys that were taken over.")
 @click.option(
     "--json", "as_json", is_flag=True, help="The recipe and the result for each key, as JSON; no file is written."
 )

@@ -30,22 +30,22 @@ EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "thre
 
 
 @click.command("init")
-@click.option("--data", metavar="DATA", help="Rows to learn from, or 'nothing' for made-up ones.")
+@click.option("--data", metavar="DATA", help="Rows to train on, or 'nothing' for made-up ones.")
 @click.option(
     "--goal", metavar="METHOD", help="What to learn, by the method that learns it, where rows leave a choice."
 )
-@click.option("--prompt", metavar="COLUMN", default="", help="The column that asks; guessed if no format knows it.")
-@click.option("--completion", metavar="COLUMN", default="", help="The column that answers.")
+@click.option("--prompt", metavar="COLUMN", default="", help="Column with the prompt; guessed if no format knows it.")
+@click.option("--completion", metavar="COLUMN", default="", help="Column with the answer.")
 @click.option("--system", metavar="TEXT", default="", help="A system message for all rows.")
 @click.option("--model", metavar="MODEL", help=f"The base model; {MODEL} if nothing is asked.")
-@click.option("--memory", metavar="SIZE", help="Memory there is to take, such as 24GB; default: this machine's.")
+@click.option("--memory", metavar="SIZE", help="Available memory, such as 24GB; default: this machine's.")
 @click.option(
     "--passes",
     type=click.Choice(tuple(EXTENTS)),
     help="How long: a look, or passes over the rows; with --yes one, and more over few rows.",
 )
-@click.option("--output", type=click.Path(path_type=Path), default=Path("recipe.yaml"), help="Write the recipe there.")
-@click.option("--yes", is_flag=True, help="Ask nothing; what no option says is proposed.")
+@click.option("--output", type=click.Path(path_type=Path), default=Path("recipe.yaml"), help="The recipe's file.")
+@click.option("--yes", is_flag=True, help="Ask nothing; take the proposal for each missing option.")
 @click.option("--run", "run_", is_flag=True, help="With --yes: train at once.")
 @click.argument("options", nargs=-1, metavar="[KEY=VALUE]...")
 @click.pass_obj

@@ -32,7 +32,7 @@ RUNS = Path("runs")
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 folder_option = click.option(
-    "--folder", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="Where the runs are."
+    "--folder", type=click.Path(path_type=Path), default=RUNS, show_default=True, help="The folder of the runs."
 )
 
 

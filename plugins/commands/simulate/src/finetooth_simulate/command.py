@@ -34,12 +34,14 @@ OVER_EVERY_STEP, RARELY = "ddp", "diloco"
     "--link",
     metavar="RATE",
     required=True,
-    help="What each island or rank sends at most, such as 100Mbit (3600Gbit: NVLink 4; 512Gbit: PCIe 5).",
+    help="Bandwidth of each island or rank, such as 100Mbit (3600Gbit: NVLink 4; 512Gbit: PCIe 5).",
 )
-@click.option("--rtt", metavar="TIME", default="0ms", show_default=True, help="A round trip between two islands.")
-@click.option("--within", metavar="RATE", help="What a rank sends at most inside its machine; default: as --link.")
-@click.option("--islands", type=click.IntRange(min=2), help="How many, a machine each; default: those of the recipe.")
-@click.option("--steps", type=click.IntRange(min=1), help="Steps of the run; default: those of the recipe.")
+@click.option("--rtt", metavar="TIME", default="0ms", show_default=True, help="Round-trip time between two islands.")
+@click.option("--within", metavar="RATE", help="Bandwidth of a rank inside its machine; default: as --link.")
+@click.option(
+    "--islands", type=click.IntRange(min=2), help="Number of islands, a machine each; default: that of the recipe."
+)
+@click.option("--steps", type=click.IntRange(min=1), help="Steps of the run; default: that of the recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.pass_obj
 def command(

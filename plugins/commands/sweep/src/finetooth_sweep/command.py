@@ -34,12 +34,12 @@ State = optuna.trial.TrialState
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.argument("overrides", nargs=-1)
 @click.option("--output", type=click.Path(path_type=Path), help="The sweep's folder; default: runs/NAME-sweep.")
-@click.option("--trials", type=click.IntRange(min=1), help="In place of sweep.trials.")
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials, instead of sweep.trials.")
 @click.pass_obj
 def command(
     obj: CommandContext, recipe: Path, overrides: tuple[str, ...], output: Path | None, trials: int | None
 ) -> int:
-    """Try settings of RECIPE, whose section `sweep` says which, and show the best ones.
+    """Try settings of RECIPE as its section `sweep` says, and show the best ones.
 
     Called again, it continues where it was. KEY=VALUE changes one setting of every trial.
     """

@@ -14,7 +14,7 @@ from finetooth_saving.runs.recorded import find_run, runs_below
 @click.command("watch")
 @click.argument("run", required=False)
 @click.option(
-    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two looks."
+    "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two updates."
 )
 def command(run: str | None, every: float) -> int:
     """Watch RUN, a run's folder or its name under runs/; left out, the one that began last.

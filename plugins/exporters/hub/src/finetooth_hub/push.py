@@ -22,9 +22,9 @@ OWN = "manifest.json"
 @click.argument("run", metavar="RUN")
 @click.argument("settings", nargs=-1, metavar="[model=NEW]")
 @click.option("--to", "place", required=True, metavar="hf:OWNER/NAME", help="The repository.")
-@click.option("--as", "exporter", metavar="EXPORTER", help="What is pushed; default: the adapter alone, or the model.")
-@click.option("--public", is_flag=True, help="A repository that is made can be seen by everybody.")
-@click.option("--dry-run", is_flag=True, help="List what would go, and send nothing.")
+@click.option("--as", "exporter", metavar="EXPORTER", help="What to push; default: the adapter alone, or the model.")
+@click.option("--public", is_flag=True, help="Make a new repository public.")
+@click.option("--dry-run", is_flag=True, help="List the files, and send nothing.")
 @click.pass_obj
 def command(
     obj: CommandContext, run: str, settings: tuple[str, ...], place: str, exporter: str | None, public: bool,

@@ -9,8 +9,8 @@ from finetooth_hooks import UserError
 
 
 @click.command("launch", context_settings={"ignore_unknown_options": True})
-@click.option("--hosts", required=True, help="The hosts as ssh knows them, by commas; the one of rank 0 first.")
-@click.option("--devices", type=click.IntRange(min=1), help="Ranks on each host; default is what the recipe says.")
+@click.option("--hosts", required=True, help="Hosts by their ssh names, by commas; that of rank 0 first.")
+@click.option("--devices", type=click.IntRange(min=1), help="Ranks on each host; default: the recipe's.")
 @click.argument("arguments", metavar="RECIPE [KEY=VALUE]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def command(ctx: click.Context, hosts: str, devices: int | None, arguments: tuple[str, ...]) -> int:

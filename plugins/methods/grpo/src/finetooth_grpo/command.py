@@ -23,8 +23,8 @@ CALLED = {"length": "cut off", "turns": "out of turns", "error": "the environmen
 @click.command("rollouts")
 @click.argument("run", metavar="RUN")
 @click.option("--step", type=click.IntRange(min=1), help="The rollouts of this step; default: the last one.")
-@click.option("--groups", type=click.IntRange(min=1), default=3, show_default=True, help="How many groups to show.")
-@click.option("--full", is_flag=True, help="Answers as they are, not cut to a line.")
+@click.option("--groups", type=click.IntRange(min=1), default=3, show_default=True, help="Number of groups to show.")
+@click.option("--full", is_flag=True, help="Show whole answers, not cut to a line.")
 @click.pass_obj
 def command(obj: CommandContext, run: str, step: int | None, groups: int, full: bool) -> None:
     """Show what RUN learned from: the reward step by step, then answers of one step with their rewards and advantages.

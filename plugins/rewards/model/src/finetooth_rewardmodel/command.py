@@ -40,10 +40,10 @@ class Summary:
 @click.option("--format", "format_", help="The format of the rows; default: what the first row shows.")
 @click.option(
     "--steps", type=click.Choice(list(JOINED)), default="min", show_default=True,
-    help="How a process reward model's steps become one score.",
+    help="How a process reward model's step scores become one score.",
 )  # fmt: skip
-@click.option("--separator", help="Where it cuts an answer into steps; default: as it was trained.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many rows.")
+@click.option("--separator", help="Where it splits an answer into steps; default: as in its training.")
+@click.option("--limit", type=click.IntRange(min=1), help="Score only this many rows, the first ones.")
 @click.option("--unusable", type=click.Choice(["raise", "drop"]), default="raise", show_default=True,
               help="What happens to rows that cannot be scored.")  # fmt: skip
 @click.pass_obj

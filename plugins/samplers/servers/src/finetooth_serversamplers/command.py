@@ -29,22 +29,22 @@ EXTENSION = "finetooth_serversamplers.worker.Weights"
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(1, 65535), help="Port to listen on.")
 @click.option("--weights", default="adapter", show_default=True, type=click.Choice(["adapter", "full"]), help="What a "
-              "run puts in: `weights` of the sampler. `full` needs finetooth-serversamplers next to vLLM.")  # fmt: skip
+              "run loads: `weights` of the sampler. `full` needs finetooth-serversamplers next to vLLM.")  # fmt: skip
 @click.option("--max-lora-rank", default=16, show_default=True, type=click.IntRange(1, RANKS[-1]), help="Largest rank "
-              "of an adapter; the next one that vLLM has room for is taken.")  # fmt: skip
-@click.option("--sleep", is_flag=True, help="For `sleep: true` of the sampler: the server gives memory back.")
-@click.option("--dtype", default="", help="Type of the weights, such as bfloat16; default is the model's.")
+              "of an adapter, rounded up to one that vLLM supports.")  # fmt: skip
+@click.option("--sleep", is_flag=True, help="For `sleep: true` of the sampler: the server frees its memory.")
+@click.option("--dtype", default="", help="Type of the weights, such as bfloat16; default: the model's.")
 @click.option("--max-model-len", type=click.IntRange(1), help="Most tokens of a prompt with its answer.")
 @click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1, min_open=True), help="Share of a device's memory "
               "that the server takes.")  # fmt: skip
 @click.option("--tensor-parallel-size", type=click.IntRange(1), help="Devices that share each layer.")
 @click.option("--data-parallel-size", type=click.IntRange(1), help="Copies of the model.")
 @click.option("--enable-prefix-caching/--no-enable-prefix-caching", default=None, help="Whether prompts that begin "
-              "alike are read once; default is vLLM's.")  # fmt: skip
-@click.option("--reasoning-parser", default="", help="Parser that takes thoughts out of chat answers, such as qwen3.")
-@click.option("--enforce-eager", is_flag=True, help="Run without graphs, for models that vLLM cannot capture.")
-@click.option("--vllm", "program", default="vllm", show_default=True, help="The program, for one that is installed in "
-              "another environment: its path.")  # fmt: skip
+              "alike share that part's computation; default: vLLM's.")  # fmt: skip
+@click.option("--reasoning-parser", default="", help="Parser that removes thoughts from chat answers, such as qwen3.")
+@click.option("--enforce-eager", is_flag=True, help="Run without CUDA graphs, for models that vLLM cannot capture.")
+@click.option("--vllm", "program", default="vllm", show_default=True, help="Path of vLLM's program, if it is "
+              "installed in another environment.")  # fmt: skip
 @click.option("--print", "only_print", is_flag=True, help="Show the command, and start nothing.")
 @click.pass_obj
 def command(

@@ -290,7 +290,7 @@ def hold(version: str, channel: str, why: str, lift: bool, key: Path | None, whe
 @registry.command("watch")
 @click.argument("model")
 @click.option("--channel", default="production", show_default=True, help="A channel of the policy that has `watch`.")
-@click.option("--cycles", type=click.IntRange(min=1), default=1, show_default=True, help="How many measurements.")
+@click.option("--cycles", type=click.IntRange(min=1), default=1, show_default=True, help="Number of measurements.")
 @_HERE
 @click.pass_obj
 def watch(commands: CommandContext, model: str, channel: str, cycles: int, where: str) -> None:

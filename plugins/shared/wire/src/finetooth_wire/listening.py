@@ -19,7 +19,7 @@ SLOWEST = 20.0
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OPTIONS = (
     click.option("--certificate", type=FILE, help="TLS certificate."),
-    click.option("--certificate-key", type=FILE, help="Its key."),
+    click.option("--certificate-key", type=FILE, help="Private key of the certificate."),
     click.option("--tls", type=click.Choice(["generated"]), help="Make a certificate for a trial, keep it in the "
                  "folder, and print its fingerprint, which clients pin."),
     click.option("--without-tls", is_flag=True, help="Let others reach the server although keys and data then travel "

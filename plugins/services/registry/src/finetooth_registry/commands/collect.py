@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @click.command("collect")
-@click.option("--delete", is_flag=True, help="Delete them; without it they are only listed.")
+@click.option("--delete", is_flag=True, help="Delete the blobs; without this they are only listed.")
 @click.option(
     "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
     help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",

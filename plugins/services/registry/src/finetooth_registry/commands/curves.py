@@ -10,10 +10,10 @@ import click
 
 @click.command("curves")
 @click.argument("model")
-@click.option("--metric", default="eval/loss", show_default=True, help="What was measured; lower is better.")
-@click.option("--json", "as_json", is_flag=True, help="Print every point, as JSON.")
+@click.option("--metric", default="eval/loss", show_default=True, help="The metric; lower is better.")
+@click.option("--json", "as_json", is_flag=True, help="Print every point as JSON.")
 @click.option(
-    "--svg", "folder", type=click.Path(path_type=Path), metavar="FOLDER", help="Draw them: by step, and by corpus."
+    "--svg", "folder", type=click.Path(path_type=Path), metavar="FOLDER", help="Write plots: by step, by corpus."
 )
 @click.option(
     "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,

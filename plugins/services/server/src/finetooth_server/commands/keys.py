@@ -38,14 +38,14 @@ def admits(tenant: str, folder: Path = FOLDER) -> Callable[[str], bool] | None:
 
 @click.group(name="keys")
 def command() -> None:
-    """Make, list and end API keys of a server. A running server knows of it at once."""
+    """Make, list and revoke API keys of a server. A running server sees the change at once."""
 
 
 @command.command()
-@click.option("--tenant", required=True, help="Whose sessions, models and checkpoints the key sees.")
+@click.option("--tenant", required=True, help="The tenant whose sessions, models and checkpoints the key sees.")
 @click.option("--scopes", default=",".join(USUAL), show_default=True, help=f"Among {', '.join(SCOPES)}.")
 @click.option("--name", default="", help="A note, for `ft keys list`.")
-@click.option("--days", type=float, default=None, help="Days until it ends; default is never.")
+@click.option("--days", type=float, default=None, help="Days until the key expires; default: never.")
 @server_options
 def create(tenant: str, scopes: str, name: str, days: float | None, folder: Path, database: str) -> None:
     """Make a key. It is shown this once."""
@@ -72,7 +72,7 @@ def list_(folder: Path, database: str) -> None:
 @click.argument("id")
 @server_options
 def revoke(id: str, folder: Path, database: str) -> None:
-    """End a key now."""
+    """Revoke a key now."""
     _keys(folder, database).revoke(id)
     click.echo(f"{id} ended")
 
@@ -80,11 +80,11 @@ def revoke(id: str, folder: Path, database: str) -> None:
 @command.command()
 @click.argument("id")
 @click.option(
-    "--grace", default=24.0, show_default=True, type=click.FloatRange(0), help="Hours until the old key ends."
+    "--grace", default=24.0, show_default=True, type=click.FloatRange(0), help="Hours until the old key expires."
 )
 @server_options
 def rotate(id: str, grace: float, folder: Path, database: str) -> None:
-    """Make a new key with the rights of another, which ends after a while."""
+    """Make a new key with the rights of another, which expires after a while."""
     click.echo(_keys(folder, database).rotate(id, grace_hours=grace))
 
 

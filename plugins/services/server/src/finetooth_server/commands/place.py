@@ -22,7 +22,7 @@ def server_options(function: Callable[..., None]) -> Callable[..., None]:
     folder = click.option(
         "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
     )
-    database = click.option("--database", default="", help="As the server has it.")
+    database = click.option("--database", default="", help="The database that `ft serve` was given.")
     return folder(database(function))
 
 

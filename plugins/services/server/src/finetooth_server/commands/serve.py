@@ -82,25 +82,25 @@ def _others(obj: CommandContext) -> dict[str, str]:
               "precision and other settings are served.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a setting of the served recipes.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
+@click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="Port; 0: a free one.")
 @click.option("--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True,
-              help="Database, checkpoints and audit record.")  # fmt: skip
+              help="Folder for the database, checkpoints and the audit record.")  # fmt: skip
 @click.option("--database", default="", help="postgresql://USER:${PASSWORD}@HOST/NAME, the "
-              "variable from the environment; default is SQLite in the folder.")  # fmt: skip
-@click.option("--replay", default=30.0, show_default=True, type=click.FloatRange(0), help="Seconds of training that a "
-              "crash may cost.")  # fmt: skip
+              "variable from the environment; default: SQLite in the folder.")  # fmt: skip
+@click.option("--replay", default=30.0, show_default=True, type=click.FloatRange(0), help="Most seconds of "
+              "training that a crash may lose.")  # fmt: skip
 @click.option("--results", default=Limits.results / 3600, show_default=True, type=click.FloatRange(0.1), help="Hours "
-              "for which a result is kept after its client had it.")  # fmt: skip
+              "for which a result is kept after its client has received it.")  # fmt: skip
 @click.option("--encryption-key", type=click.Path(path_type=Path), help="File with the key that checkpoints, snapshots "
               "and calls are encrypted with; see `ft encryption`.")  # fmt: skip
 @click.option("--audit-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the key "
-              "that signs where the audit record ends; default is one in the folder.")  # fmt: skip
-@click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Where weights lie "
-              "plain while they are read or written, with an encryption key; default is the folder.")  # fmt: skip
+              "that signs the end of the audit record; default: one in the folder.")  # fmt: skip
+@click.option("--scratch", type=click.Path(exists=True, file_okay=False, path_type=Path), help="With an encryption "
+              "key: where weights lie unencrypted while they are read or written; default: the folder.")  # fmt: skip
 @tls_options
-@click.option("--accept-memory", is_flag=True, help="Begin although a model will not fit into memory by its plan.")
-@click.option("--stdio", is_flag=True, help="Speak through standard input and output, to who started this: no port is "
-              "opened. For one face that can, such as mcp.")  # fmt: skip
+@click.option("--accept-memory", is_flag=True, help="Start although a model's plan does not fit into memory.")
+@click.option("--stdio", is_flag=True, help="Use standard input and output, and open no port. "
+              "For a single face that can, such as mcp.")  # fmt: skip
 @limit_options
 @click.pass_obj
 def command(
