@@ -28,8 +28,8 @@ class VeraOptions(TargetOptions):
     projection_seed: int = Field(default=0, ge=0)
     """Seed of A and B."""
     save_projection: bool = True
-    """Whether the artifact holds A and B. Without them it is smaller, and whoever loads it draws them again from the
-    seed, which gives the same numbers only on the same kind of machine."""
+    """Whether the artifact holds A and B. Without them it is smaller, and loading it draws them again from the seed,
+    which gives the same numbers only on the same kind of machine."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ class BoundOptions(Options):
     metric: str
     """The metric, as a run reports it: `eval/loss`."""
     min: float | None = None
-    """Smallest allowed value. Left out, there is no lower limit."""
+    """Smallest allowed value. Left out, any is allowed."""
     max: float | None = None
-    """Largest allowed value. Left out, there is no upper limit."""
+    """Largest allowed value. Left out, any is allowed."""
 
 
 class BoundGate:

@@ -99,9 +99,8 @@ class EbftOptions(RolloutOptions):
     gt_length_multiplier: float = Field(default=1.5, ge=0.1)
     """See `adaptive_max_tokens`."""
     advantage_estimator: str = Field(default="rloo", pattern="^(rloo|group_norm|reinforce)$")
-    """How rewards become advantages: minus the mean of the other answers of the group, divided by the group's
-    deviation, or the reward itself. With one answer to a prompt the default is `reinforce`, since there are no
-    others."""
+    """How rewards become advantages: minus the mean of the group's other answers, divided by the group's deviation, or
+    the reward itself. With only one answer to a prompt the default is `reinforce`."""
     rl_coef: float = Field(default=1.0, ge=0)
     """Weight of the policy gradient."""
     ce_coef: float = Field(default=0.0, ge=0)

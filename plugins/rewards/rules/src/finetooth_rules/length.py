@@ -18,7 +18,7 @@ class LengthOptions(Options):
     least: int = Field(default=0, ge=0)
     """The shortest length that scores 1."""
     most: int | None = Field(default=None, ge=1)
-    """The longest length that scores 1. Left out, there is no limit."""
+    """The longest length that scores 1. Left out, no limit applies."""
     unit: Literal["words", "characters", "tokens"] = "words"
     """What to count."""
     slack: int = Field(default=0, ge=0)
