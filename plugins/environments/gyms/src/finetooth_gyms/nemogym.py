@@ -52,7 +52,7 @@ class NemoGymOptions(Options):
     `http://HOST:PORT/v1`."""
     start: list[str] = Field(default_factory=list)
     """Command that starts NeMo Gym, word by word. Left out, it must already run. Its output goes to `nemogym.log` in
-    the run folder, and it ends with the run. With several ranks, the first one starts it, and the others do not ask it."""
+    the run folder, and it ends with the run. Of several ranks, the first one starts it and talks to it."""
     start_folder: str = ""
     """Folder in which the command runs, such as NeMo Gym's own. Default: where the run was started."""
     ready: float = Field(default=300.0, gt=0)
