@@ -172,7 +172,8 @@ class RoundMethod(MethodBase):
             )  # fmt: skip
             prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in self._asked[start : start + size]]
             sampled = self._sampler.sample(engine, prompts, sampling)
-            rollouts, flops = [*rollouts, *self.judged(engine, sampled.rollouts)], flops + sampled.flops
+            rollouts += self.judged(engine, sampled.rollouts)
+            flops += sampled.flops
         return rollouts, flops
 
     # --- state --------------------------------------------------------------------------------------------------------
