@@ -148,7 +148,7 @@ def test_settings_that_do_not_work_do_not_end_the_sweep_and_bad_ones_do(tmp_path
     ],
 )
 def test_a_metric_that_nothing_measures_ends_the_sweep_with_its_first_trial(tmp_path, metric, held_out, said):
-    """And that one no later than at its first evaluation in training."""
+    """And that one after its first step, where the evaluation before it shows what is measured."""
     steps = []
 
     class Measured(Obj):
@@ -160,6 +160,7 @@ def test_a_metric_that_nothing_measures_ends_the_sweep_with_its_first_trial(tmp_
                     if held_out:
                         plugin.ft_evaluated(None, Evaluation("loss", step, held_out))
                     steps.append(step)
+                    plugin.ft_step(None, None)
             except StopRun:
                 status = "stopped"
             last = {f"eval/{name}": value for name, value in held_out.items()}
@@ -168,7 +169,7 @@ def test_a_metric_that_nothing_measures_ends_the_sweep_with_its_first_trial(tmp_
     obj = Measured()
     with pytest.raises(UserError, match=said):
         sweep(tmp_path, obj, recipe=RECIPE.replace("trials: 6", f"trials: 6\n  metric: {metric}"))
-    assert len(obj.ran) == 1 and (steps == [0] or not held_out)
+    assert len(obj.ran) == 1 and (steps == [0] or not held_out) and plugin.stepping == []
 
 
 @pytest.mark.slow

@@ -132,13 +132,13 @@ def _try(
     click.echo(f"trial {trial.number} ({which}): " + ", ".join(f"{k} {_short(v)}" for k, v in settings.items()))
     history: list[float] = []
     measured: set[str] = set()
-    rounds: list[int] = []
+
+    def stepped() -> None:
+        if sweep.metric.startswith("eval/") and measured and sweep.metric not in measured:
+            raise StopRun(f"sweep: nothing measures {sweep.metric}")  # all evaluators have had their turn
 
     def tell(evaluation: Evaluation) -> None:
         values = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
-        rounds.append(evaluation.step)
-        if sweep.metric.startswith("eval/") and rounds[0] < evaluation.step and sweep.metric not in measured:
-            raise StopRun(f"sweep: nothing measures {sweep.metric}")  # all evaluators have had their turn
         measured.update(values)
         value = values.get(sweep.metric)
         if value is None or not math.isfinite(value):
@@ -153,6 +153,7 @@ def _try(
 
     made = tuple(f"{name}={json.dumps(value)}" for name, value in settings.items())
     plugin.watching.append(tell)
+    plugin.stepping.append(stepped)
     try:
         outcome = obj.run({**obj.load(recipe, made), "output": str(output)})
     except EngineError as error:  # these settings do not work; others may
@@ -163,6 +164,7 @@ def _try(
         raise UserError(f"trial {trial.number}: {error}", action="fix sweep.space or the recipe") from error
     finally:
         plugin.watching.remove(tell)
+        plugin.stepping.remove(stepped)
     measured.update(outcome.metrics)
     if outcome.status != "interrupted" and sweep.metric not in measured:
         study.tell(trial, state=State.FAIL)
