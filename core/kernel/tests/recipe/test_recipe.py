@@ -164,6 +164,8 @@ MISTAKES = [
     ("trackers=console", "trackers: expected auto or a list, got the text 'console' (write [console])"),
     ("plugins=[3]", "plugins.0: expected text or a mapping, got the number 3"),
     ("output=2024", "output: expected text, got the number 2024 (put quotes around it)"),
+    ("data.eval=0.1", "got the number 0.1 (name a file of rows, or write {fraction: 0.1})"),
+    ("data.eval=200", "got the number 200 (name a file of rows, or write {fraction: 0.05})"),
     ("model=7", "model: expected a name or a mapping with 'name', got the number 7"),
     ("adapter=[a]", "adapter: expected text or a mapping, got a list"),
     # choices

@@ -261,6 +261,8 @@ class _Translator:
             meant = plain(value)
             if isinstance(meant, (int, float)) and kinds & {"a whole number", "a number", "true or false"}:
                 return "write it without quotes"
+        elif isinstance(value, (int, float)) and self._setting(path) == "data.eval":
+            return f"name a file of rows, or write {{fraction: {value if 0 < value < 1 else 0.05}}}"
         elif isinstance(value, (int, float)) and kinds & {"text", "a path"}:
             return "put quotes around it"
         if kinds == {"a mapping"} and value is not None:
