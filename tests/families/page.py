@@ -45,7 +45,8 @@ RENDERERS = """
 ## What each renderer does
 
 Conversations are drawn, and the official template alone judges: those of the models of 2026 that trl carries, and
-shared ones. `jinja` speaks a template that no renderer of a family does.
+shared ones; where none is at hand, conversations written out by hand. `jinja` speaks a template that no renderer of a
+family does.
 
 | column | a yes means |
 |---|---|

@@ -1,7 +1,8 @@
 """Four suites for every renderer, on chat templates: those that trl carries, of models of 2026 too, and shared ones.
 
 Conversations are drawn, and the template alone judges: what it writes for a conversation, and for the prompt before an
-answer. An answer is what stands between the two, up to the token that ends the turn.
+answer. An answer is what stands between the two, up to the token that ends the turn. Where no template is at hand,
+conversations written out by hand judge.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import inspect
 import json
 import os
 import re
+import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +35,18 @@ from finetooth_kit.templates import (
     template_tokenizer,
 )
 from hypothesis import HealthCheck, given, settings
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from written_conversations import (
+    GLM_SILENT,
+    GLM_THINKING,
+    KIMI_INSTRUCT,
+    KIMI_SAYS,
+    KIMI_THINKING,
+    KIMI_THINKS,
+    Written,
+)
 
 SUITES = ("template", "mask", "parse", "extension")
 BAR = "\uff5c"  # what DeepSeek writes for a vertical line
@@ -63,6 +77,8 @@ class Case:
         called: reasoning stands before calls only.
         shrinks: why a prompt may not begin with all that was written before; empty: it does.
         without: what is not compared here, and why.
+        written: conversations written out by hand, in place of a template.
+        template: what the renderer reads off the model's own template, where that is not at hand.
     """
 
     renderer: str
@@ -80,6 +96,8 @@ class Case:
     called: bool = False
     shrinks: str = ""
     without: str = ""
+    written: Sequence[Written] = ()
+    template: str = ""
 
 
 GONE = "reasoning of answers to earlier questions goes"
@@ -116,6 +134,15 @@ MISTRAL: Mapping[str, Any] = {**LLAMA, "draw": ALONE, "shrinks": MOVES, "special
     "[/TOOL_RESULTS]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CONTENT]", "[CALL_ID]", "[ARGS]",
 )}  # fmt: skip
 COHERE: Mapping[str, Any] = {"eos": "<|END_OF_TURN_TOKEN|>", "bos": "<BOS_TOKEN>"}
+BY_HAND = "no template is at hand: conversations written out by hand, compared with the models' own template once"
+GLM_4_7: Mapping[str, Any] = {**GLM, "special": (*GLM["special"], "[gMASK]", "<sop>"), "without": BY_HAND}
+KIMI: Mapping[str, Any] = {
+    "plain": ("<think>", "</think>"), "without": BY_HAND,
+    "special": (
+        "<|im_system|>", "<|im_user|>", "<|im_assistant|>", "<|im_middle|>", "<|tool_calls_section_begin|>",
+        "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>",
+    ),
+}  # fmt: skip
 HARMONY: Mapping[str, Any] = {"eos": "<|return|>", "bos": "<|startoftext|>", "special": (
     "<|call|>", "<|constrain|>", "<|end|>", "<|channel|>", "<|start|>", "<|message|>",
 )}  # fmt: skip
@@ -183,6 +210,13 @@ CASES: Mapping[str, Case] = {
     "smollm3": Case("smollm3", plain=("<think>", "</think>")),
     "vicuna": Case("vicuna", joined=True, **LLAMA),
     "zephyr": Case("zephyr", joined=True, **LLAMA),
+    # written out by hand
+    "glm-4.7": Case("glm4_7", {"thinking": True}, written=GLM_THINKING, **GLM_4_7),
+    "glm-4.7, not thinking": Case("glm4_7", written=GLM_SILENT, **{**GLM_4_7, "draw": CALLS, "shrinks": ""}),
+    "kimi-k2": Case("kimi_k2", draw=CALLS, written=KIMI_INSTRUCT, template=KIMI_SAYS, **KIMI),
+    "kimi-k2-thinking": Case(
+        "kimi_k2", draw=THOUGHTS, written=KIMI_THINKING, template=KIMI_THINKS, shrinks=GONE, **KIMI
+    ),
 }  # fmt: skip
 
 
@@ -207,7 +241,7 @@ class Judged:
 
     def __init__(self, name: str) -> None:
         self.case = case = CASES[name]
-        template = carried()[name].read_text(encoding="utf-8")
+        template = case.template if case.written else carried()[name].read_text(encoding="utf-8")
         if case.joined:
             template = template.replace("    ", "").replace("\n", "")
         ends = [case.eos, *([case.bos] if case.bos else [])]
@@ -223,7 +257,11 @@ class Judged:
         self.marks = (*special, *case.plain, *MARKS)
 
     def drawn(self, check: Callable[[Conversation], None]) -> None:
-        """Check conversations whose texts spell no markup and that the template takes."""
+        """Check conversations whose texts spell no markup and that the template takes, or those written by hand."""
+        for written in self.case.written:
+            check(written.conversation)
+        if self.case.written:
+            return
 
         @settings(deadline=None, max_examples=draws(8), derandomize=True, suppress_health_check=list(HealthCheck))
         @given(conversations(turns=2, **self.case.draw))
@@ -239,6 +277,10 @@ class Judged:
 
     def answers(self, check: Callable[[Conversation, str, str], None]) -> None:
         """Check each answer of each conversation: what ends with it, the prompt before it and the whole, as texts."""
+        for written in self.case.written:
+            check(written.conversation, written.before + written.asks, written.before + written.says)
+        if self.case.written:
+            return
         checked = 0
 
         def each(conversation: Conversation) -> None:
