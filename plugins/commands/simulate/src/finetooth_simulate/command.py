@@ -57,8 +57,8 @@ def command(
 
     between = Link(measured(link, RATES, "--link", "100Mbit"), measured(rtt, TIMES, "--rtt", "80ms") / 1000)
     inside = between if within is None else Link(measured(within, RATES, "--within", "3600Gbit"), 0.0)
-    for option, of in (("--link", between), ("--within", inside)):
-        if of.rate == 0:
+    for option, given in (("--link", between), ("--within", inside)):
+        if given.rate == 0:
             raise UserError(f"{option} is 0, and nothing would arrive", action="write it as 100Mbit")
     job = context.rows(recipe, with_output(overrides, output)).decided
     trained, steps = job.request.trains.parameters, steps or job.plan.total_steps
@@ -93,9 +93,9 @@ def command(
         context.said_json = True
         return
     rows = {name: takes}
-    for part, of in zip(parts, of_parts, strict=True) if len(parts) > 1 else ():
+    for part, exchanged in zip(parts, of_parts, strict=True) if len(parts) > 1 else ():
         where = " of a machine" if within and machines.link(part) is inside else ""
-        rows[f"  {part.what}, {part.peers} ranks{where}"] = of
+        rows[f"  {part.what}, {part.peers} ranks{where}"] = exchanged
     title = f"{trained:,} numbers train on {world:,} ranks, {steps:,} steps"
     _show(title, {**rows, OVER_EVERY_STEP: compared}, takes, memory)
 

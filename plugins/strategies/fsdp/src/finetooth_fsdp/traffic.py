@@ -31,7 +31,7 @@ def traffic(options: FsdpOptions, parameters: int, world: int, run: Foreseen) ->
     )  # fmt: skip
     also = [sums] if options.replicas > 1 else []
     if tensor > 1:
-        also.append(_of_tensor(options, run))
+        also.append(_of_tensor(options, run, embeddings_train=outside > 0))
     if options.context > 1:
         span, gloo = options.context * tensor, options.transport == "gloo"
         also += of_positions(run, options.context, span=span, heads=tensor, gloo=gloo)
@@ -41,10 +41,11 @@ def traffic(options: FsdpOptions, parameters: int, world: int, run: Foreseen) ->
     )  # fmt: skip
 
 
-def _of_tensor(options: FsdpOptions, run: Foreseen) -> Traffic:
+def _of_tensor(options: FsdpOptions, run: Foreseen, *, embeddings_train: bool) -> Traffic:
     """Hidden states: summed behind each module that is divided by its inputs, and their gradients before each that is
-    divided by its outputs. A backward pass that computes a layer again sums behind the first of the two such modules
-    alone, since torch stops where nothing more is needed. The sums of low-rank additions are left out."""
-    sums = run.passes * run.layers * (run.linears + run.recomputes)
+    divided by its outputs, but for query, key and value of the first layer where no embeddings train. A backward pass
+    that computes a layer again sums behind the first of the two former alone, since torch stops where nothing more is
+    needed. The sums of low-rank additions are left out."""
+    sums = run.passes * (run.layers * (run.linears + run.recomputes) - (0 if embeddings_train else 3))
     states = run.positions // options.context * run.hidden * run.size
     return Traffic(every=1, sent=sums * states, peers=options.tensor, calls=sums, what="hidden states")
