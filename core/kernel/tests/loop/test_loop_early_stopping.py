@@ -59,7 +59,7 @@ def test_more_is_better_of_what_is_no_loss() -> None:
     )
 
 
-@pytest.mark.parametrize("cut", [1, 2])
+@pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_resumed_run_stops_where_the_whole_one_stops(kit: SimpleNamespace, tmp_path: Path, cut: int) -> None:
     """The kit scores 0, 1, 2, 0: with one evaluation of patience the run ends after step 3."""
     how = {"every": 1, "save": 1, "stopping": EarlyStopping(metric="eval/score", patience=1)}

@@ -24,13 +24,13 @@ class Evaluations:
 
     def clock(self) -> Clock:
         """A clock that tells when to evaluate. If the process before was interrupted or stopped before it measured what
-        was due at its last step, that is measured now."""
+        was due at its last step, that is measured now. If it stopped early, the run stops again."""
         run, now = self.run, time.monotonic()
         reports = [report for report in run.record.history.reports if isinstance(report, StepReport)]
         before = reports[-2].epoch if len(reports) > 1 else 0.0
         clock = Clock(cadence.parse(run.job.context.recipe.evaluate.every), now, before, run.keeper.alike.first)
-        if reports and clock.due(run.progress.step, run.epoch, now) and run.evaluated_at != run.progress.step:
-            self.evaluate()
+        due = reports and clock.due(run.progress.step, run.epoch, now) and run.evaluated_at != run.progress.step
+        (self.evaluate if due else self.stop_early)()
         return clock
 
     def evaluate(self) -> None:
