@@ -294,6 +294,10 @@ class _Translator:
                 name = "it" if known.setting == self._setting(path) else known.setting
                 return f"{name} is an option of another {section}: pick that one by name"
             return known.action
+        from finetooth_recipes.aliases import ALIASES  # here: that module imports this one
+
+        if meant := ALIASES.get(key):
+            return f"did you mean {dotted(meant)}?"
         if close:
             return f"did you mean {self._setting((*path[:-1], close))}?"
         far = nearest(key, self.elsewhere)
