@@ -287,6 +287,8 @@ def test_an_artifact_of_several_scales_is_refused(tiny, tmp_path):
 
 def test_a_folder_without_an_adapter_is_refused(tiny, tmp_path):
     adapter, made = adapt(tiny, rank=4)
+    with pytest.raises(UserError, match="not a readable adapter: there is no such folder"):
+        adapter.restore(made.model, tmp_path / "none")
     with pytest.raises(UserError, match="not a readable adapter"):
         adapter.restore(made.model, tmp_path)
     adapter.export(made.model, tmp_path, made.info)

@@ -59,6 +59,7 @@ FALLING = [3.0 * 0.97**step for step in range(100)]
         ({"losses": [None]}, "no update came before it, so the learning rate is not why: see ft doctor weights"),
         ({"losses": FALLING, "evaluations": OVERFITS}, "after step 20, 1, and is 1.5"),
         ({"losses": FALLING[:5], "status": ""}, "was killed after step 5"),
+        ({"losses": FALLING[:5], "status": "interrupted", "reason": "SIGTERM after step 5"}, "step 5; ft resume "),
         ({"losses": FALLING[:5], "status": "failed", "reason": "CUDA out of memory"}, "micro_batch_tokens"),
         (
             {"losses": [2.0, 1.9], "norms": [0.5, 60.0], "status": "failed", "reason": "loss 'y' is nan at step 3, at"},

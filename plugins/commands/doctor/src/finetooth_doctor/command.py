@@ -79,7 +79,8 @@ def findings(run: Recorded) -> list[str]:
             f"machine went down; ft resume {run.folder} continues"
         )
     elif run.status in ("failed", "interrupted"):
-        problems.append(f"{run.status}: {run.reason}")
+        resumed = f"; ft resume {run.folder} continues" if run.status == "interrupted" else ""
+        problems.append(f"{run.status}: {run.reason}{resumed}")
         problems += in_log(run.reason)
     return [*problems, *advice(run)]
 

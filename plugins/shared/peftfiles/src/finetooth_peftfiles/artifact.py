@@ -131,8 +131,9 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
+        problem = error if folder.is_dir() else "there is no such folder"
         raise UserError(
-            f"{folder} is not a readable adapter: {error}", action="name the artifact of a run with this adapter"
+            f"{folder} is not a readable adapter: {problem}", action="name the artifact of a run with this adapter"
         ) from error
     return saved, {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
 
