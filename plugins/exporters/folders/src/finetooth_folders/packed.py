@@ -76,7 +76,7 @@ class PackedExporter(ExporterBase):
             )
         packed = pack_folder(model, folder, FORMATS[self._form])
         return Exported(
-            use=USES.get(self._form, "vllm serve {folder}"),
+            use=USES.get(self._form, "ft chat {folder}, or vllm serve {folder}"),
             checks=(f"{packed} linear modules packed as {self._form}",),
             model=".",
         )
