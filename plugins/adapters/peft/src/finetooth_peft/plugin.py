@@ -34,6 +34,6 @@ def ft_adapters() -> Iterable[Adapter]:
     yield _adapter(
         name="ia3",
         build="finetooth_peft.ia3:build",
-        summary="scale keys, values and what the feed-forward block reads",
+        summary="scale keys, values and inputs of the feed-forward block's last module",
         elsewhere={"(ia)3": {}, "IA3": {}},
     )

@@ -14,7 +14,7 @@ def ft_attention() -> Iterator[Attention]:
     yield Attention(
         name="eager",
         build="finetooth_eager.attention:build",
-        summary="products and a softmax, as the model's own code writes them down",
+        summary="matrix products and a softmax, as in the model's own code",
         rank=10,
         transformers="eager",
         serves=AttentionServes(

@@ -12,7 +12,7 @@ def ft_attention() -> Iterator[Attention]:
     yield Attention(
         name="varlen",
         build="finetooth_varlen.attention:build",
-        summary="flash attention that torch brings, told where sequences begin",
+        summary="torch's own flash attention for packed sequences",
         serves=AttentionServes(
             devices=frozenset({"cuda"}), architectures=("sm_8*", "sm_9*", "sm_1??"),
             precisions=frozenset({"bf16", "fp16"}), largest_head=256, head_multiple=8, segments="lengths", window=True,

@@ -90,7 +90,7 @@ def ft_kernels() -> Iterator[Kernel]:
     yield Kernel(
         name="reference",
         build="finetooth_torch.kernels:build_reference",
-        summary="operations as their definitions read, in float64, all but whole decoders; slow, for doubt",
+        summary="operations by their definitions, in float64, except whole decoders; slow, for checks",
         serves=_serves(rank=None),
     )
     yield Kernel(

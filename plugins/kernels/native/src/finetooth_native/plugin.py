@@ -44,7 +44,7 @@ def ft_attention() -> Iterator[Attention]:
     yield Attention(
         name="native",
         build="finetooth_native.provider:build_attention",
-        summary="compiled on this machine for its CPU: told where sequences begin, nothing between them is computed",
+        summary="compiled on this machine for its CPU; computes nothing between packed sequences",
         rank=90,  # behind sdpa: runs of the model's own code keep their numbers unless a recipe names it
         serves=AttentionServes(devices=CPU, precisions=DTYPES, head_multiple=16, segments="lengths"),
     )

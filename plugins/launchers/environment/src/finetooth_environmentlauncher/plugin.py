@@ -14,6 +14,6 @@ def ft_launchers() -> Iterator[Launcher]:
     yield Launcher(
         name="environment",
         build="finetooth_environmentlauncher.launcher:build",
-        summary="takes the place that torchrun, srun or RANK and WORLD_SIZE give this process",
+        summary="this process is a rank that torchrun, srun or RANK and WORLD_SIZE started",
         here=is_rank,
     )

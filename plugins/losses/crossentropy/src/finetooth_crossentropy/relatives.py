@@ -8,13 +8,13 @@ RELATIVES = (
     Loss(
         name="focal",
         build="finetooth_crossentropy.variants:build_focal",
-        summary="cross entropy that looks away from what the model knows already",
+        summary="cross entropy with less weight on what the model already predicts well",
         together="sequence",
     ),
     Loss(
         name="dft",
         build="finetooth_crossentropy.variants:build_dft",
-        summary="dynamic fine-tuning: each target counts as much as the model believes in it",
+        summary="dynamic fine-tuning: each target is weighted by its own probability",
         together="sequence",
         expected_failures={"gradient_is_the_slope": "the probability is held constant, on purpose"},
     ),

@@ -38,7 +38,7 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="clipped_value",
         build="finetooth_policygradient.value:build",
-        summary="the error of a critic, which may move only so far from what it said before",
+        summary="the error of a critic, whose values are clipped around the old ones",
         needs=frozenset({"values"}),
         fields=frozenset({"returns", "old_values", "token_weights", "value_offsets"}),
     )

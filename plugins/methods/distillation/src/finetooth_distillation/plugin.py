@@ -12,7 +12,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="distill",
         build="finetooth_distillation.offline:build",
-        summary="the teacher's distribution over each next token of the rows",
+        summary="learn the teacher's distribution over each next token of the rows",
         needs=frozenset({"roles"}),
         example={"teacher": "runs/large"},
         elsewhere={"kd": {}},
@@ -62,7 +62,7 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="distillation",
         build="finetooth_distillation.loss:build",
-        summary="how far the policy's distribution over tokens is from a teacher's",
+        summary="divergence of the policy's distribution over tokens from a teacher's",
         needs=frozenset({"logprobs"}),
         fields=frozenset({"teacher_logprobs"}),
     )

@@ -12,7 +12,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="ppo",
         build="finetooth_ppo.method:build",
-        summary="each token against what a critic expected of it",
+        summary="advantages for each token, from a critic's predictions",
         head=ScalarHead(bias=True, exported_as="none"),
         headline=("reward",),
         evaluators=("exact_match",),

@@ -27,7 +27,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="spin",
         build="finetooth_selfrewarding.spin:build",
-        summary="the rows' answers are preferred to the policy's own, round after round",
+        summary="prefer the rows' answers to the policy's own, round after round",
         needs=frozenset({"roles", "generate"}),
         headline=("rewards/accuracies", "rewards/margins"),
         example={"max_completion_length": 4},

@@ -14,7 +14,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="trl",
         build="finetooth_trl.method:build",
-        summary="a trainer of TRL computes the loss; rows, updates, tracking and artifact are the recipe's",
+        summary="a TRL trainer computes the loss; the recipe sets rows, updates, tracking and artifact",
         needs=frozenset({"module"}),
         headline=("reward", "rewards/accuracies", "mean_token_accuracy"),
         example={"trainer": "sft"},

@@ -15,7 +15,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
     yield Optimizer(
         name="lomo",
         build=f"{_BUILDERS}:build_lomo",
-        summary="SGD inside backward: no gradients, no state",
+        summary="SGD during the backward pass: stores no gradients, no state",
         accumulation=False,
         state_bytes=0.0,
         elsewhere={"lomo_optim": {}},
@@ -23,7 +23,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
     yield Optimizer(
         name="adalomo",
         build=f"{_BUILDERS}:build_adalomo",
-        summary="inside backward, by second moments of rows and columns",
+        summary="updates during the backward pass, by second moments of rows and columns",
         accumulation=False,
         state_bytes=0.5,
     )

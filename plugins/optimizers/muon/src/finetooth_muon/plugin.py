@@ -22,7 +22,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
     yield Optimizer(
         name="dion",
         build="finetooth_muon.optimizers:build_dion",
-        summary="orthonormal steps of low rank, the rest is fed back",
+        summary="orthonormal steps of low rank, with error feedback",
         update_bytes=4.0,
         tensor_bytes=8.0,
     )

@@ -15,7 +15,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
     yield Optimizer(
         name="schedule_free_adamw",
         build=f"{_BUILDERS}:build_adamw",
-        summary="AdamW whose weights are averaged instead of its rate lowered",
+        summary="AdamW that averages weights instead of lowering the learning rate",
         state_bytes=8.0,
         update_bytes=4.0,
         tensor_bytes=8.0,
@@ -24,7 +24,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
     yield Optimizer(
         name="schedule_free_sgd",
         build=f"{_BUILDERS}:build_sgd",
-        summary="SGD whose weights are averaged instead of its rate lowered",
+        summary="SGD that averages weights instead of lowering the learning rate",
         state_bytes=4.0,
         update_bytes=4.0,
         elsewhere={"sgd_schedule_free": {}},

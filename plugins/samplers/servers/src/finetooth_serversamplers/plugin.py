@@ -43,6 +43,6 @@ def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="vllm",
         build="finetooth_serversamplers.vllm:build",
-        summary="a vLLM server, given the adapter or the model that trains before every batch",
+        summary="a vLLM server that loads the trained adapter or model before every batch",
         remote=True,
     )

@@ -12,6 +12,6 @@ def ft_strategies() -> Iterator[Strategy]:
     yield Strategy(
         name="diloco",
         build="finetooth_diloco.options:build",
-        summary="islands of ranks train apart, and exchange how far they moved once in many steps",
+        summary="islands of ranks train separately, and exchange their changes once in many steps",
         capabilities=frozenset({"islands", "traffic"}),
     )
