@@ -21,8 +21,8 @@ class TextOptions(Options):
     """Options of `text`."""
 
     path: str
-    """A file, or a folder. Of a folder and its subfolders, all `.txt` and `.md` files (also `.gz` and `.zst`) and all
-    `.pdf`, `.docx` and `.odt` files are read, in the order of their names."""
+    """A file, or a folder. A folder is read with its subfolders: all `.txt` and `.md` files (also `.gz` and `.zst`) and
+    all `.pdf`, `.docx` and `.odt` files, in the order of their names."""
 
 
 def build(options: TextOptions, context: Context) -> TextFiles:

@@ -31,7 +31,7 @@ class RewardOptions(PairOptions):
     f_divergence: Divergence = "reverse_kl"
     """The divergence that keeps the policy close to the reference (f-DPO)."""
     f_alpha: float = 0.5
-    """Of `alpha_divergence`; at 1 it is the reverse KL."""
+    """Alpha of `alpha_divergence`; 1 is the reverse KL."""
 
 
 class LogitOptions(RewardOptions):

@@ -53,17 +53,17 @@ class StridedOptions(Options):
     """Sample from the smallest set of tokens whose probabilities add up to this, and train the policy over that set; 1
     is all."""
     feature_layers: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[0.25, 0.5, 0.75], min_length=1)
-    """As of `ebft`."""
+    """As in `ebft`."""
     embed_method: Pooling = "last_token"
-    """As of `ebft`, over the tokens of a block."""
+    """As in `ebft`, over the tokens of a block."""
     use_whitening: bool = False
-    """As of `ebft`, over the blocks of a batch."""
+    """As in `ebft`, over the blocks of a batch."""
     alignment_coef: float = Field(default=1.0, ge=0)
     """Weight of the cosine similarity to the document's feature."""
     diversity_coef: float = Field(default=1.0, ge=0)
     """Penalty for similarity to the other versions of the block."""
     advantage_estimator: Literal["rloo", "group_norm", "reinforce"] = "rloo"
-    """As of `ebft`, also with one version of a block."""
+    """As in `ebft`, also with one version of a block."""
     rl_coef: float = Field(default=1.0, ge=0)
     """Weight of the policy gradient: the mean of -A log p over all drawn tokens."""
     ce_coef: float = Field(default=0.0, ge=0)

@@ -27,8 +27,8 @@ class PretrainOptions(Options):
     streaming: bool = False
     """Whether to tokenise documents while training, for data too large to be read first; needs `train.max_steps`."""
     shuffle_buffer: int = Field(default=1000, ge=1)
-    """With `streaming`: number of windows that are held and shuffled together; beyond that the order of the data
-    stays."""
+    """With `streaming`: number of windows that are held and shuffled together; beyond that, the data keeps its
+    order."""
 
 
 def build(options: PretrainOptions, context: Context) -> BatchedMethod:

@@ -12,7 +12,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="pretrain",
         build="finetooth_pretrain.method:build",
-        summary="continued pre-training on plain text, every token trains",
+        summary="continued pre-training on plain text; every token trains",
         learns_from="plain text of a field or a language",
         rows="10 million tokens and more",
         elsewhere={"pt": {}, "cpt": {}, "clm": {}, "completion": {}},

@@ -13,7 +13,7 @@ def ft_quantizers() -> Iterable[Quantizer]:
     yield Quantizer(
         name="gptq",
         build="finetooth_gptq.quantizer:build",
-        summary="4 or 8 bits a weight, rounded so that layers compute what they did on rows of the data",
+        summary="4 or 8 bits a weight, rounded to keep the layers' outputs on rows of the data",
     )
 
 

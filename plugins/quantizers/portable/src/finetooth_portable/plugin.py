@@ -26,7 +26,7 @@ def ft_quantizers() -> Iterable[Quantizer]:
     yield Quantizer(
         name="hqq",
         build=f"{_BUILDERS}:build_hqq",
-        summary="4 bits a weight as int4, whose minimum lets a few weights be far off (half-quadratic quantization)",
+        summary="4 bits a weight like int4, with a minimum chosen to tolerate outliers (half-quadratic quantization)",
     )
     yield Quantizer(
         name="mxfp4",

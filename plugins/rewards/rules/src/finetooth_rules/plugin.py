@@ -11,7 +11,7 @@ _RULES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("number_match", "number", "1 if the answer's last number is the expected one, else 0", {}),
     ("regex_match", "pattern", "1 if a regular expression matches the answer, else 0", {"pattern": r"\d+"}),
     ("tag_format", "tags", "1 if the answer consists of tags in their order, else 0", {}),
-    ("answer_length", "length", "1 if the answer is neither too short nor too long, less beyond", {"most": 50}),
+    ("answer_length", "length", "1 if the answer is neither too short nor too long, otherwise less", {"most": 50}),
     (
         "soft_overlong",
         "overlong",

@@ -25,7 +25,7 @@ def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="python_function",
         build="finetooth_enginesampler.function:build",
-        summary="a Python function of one's own, which samples through the engine or another sampler",
+        summary="your own Python function, which samples through the engine or another sampler",
         example={"file": "{folder}/answering.py", "function": "answered"},
         example_files={"answering.py": "def answered(prompt_ids, generate):\n    return generate(prompt_ids)\n"},
     )

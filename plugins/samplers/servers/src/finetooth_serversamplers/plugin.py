@@ -37,7 +37,7 @@ def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="openai",
         build="finetooth_serversamplers.openai:build",
-        summary="a server with OpenAI's completions that returns token ids; its weights stay as they are",
+        summary="a server with OpenAI's completions that returns token ids; its weights never change",
         remote=True,
     )
     yield Sampler(
