@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from finetooth_deepseek import markup as m
-from finetooth_deepseek.fenced import DeepSeekR1, DeepSeekV3, FencedOptions
-from finetooth_deepseek.hybrid import DeepSeekV31, DeepSeekV31Options
+from finetooth_deepseek.fenced import DeepSeekR1, DeepSeekV3, FencedOptions, build_r1, build_v3
+from finetooth_deepseek.hybrid import DeepSeekV31, DeepSeekV31Options, build
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.data.examples import Weighted
-from finetooth_kit import ByteTokenizer, draws, parametrize_with_checks
+from finetooth_kit import ByteTokenizer, FakeContext, draws, parametrize_with_checks
 from finetooth_kit.templates import (
     NOON,
     assert_reads_back,
@@ -39,11 +39,31 @@ TEMPLATES = {"v3": "deepseek-v3", "r1": "deepseek-r1-distill-qwen", "v31": "deep
 SAID = conversations(tools=True, reasoning=True)
 BESIDE = conversations(tools=True, reasoning=True, content_with_calls=False)
 THINKING_PROMPT = f"{m.THINK}\n"
+BUILDERS: dict[str, Any] = {
+    "v3": (build_v3, FencedOptions),
+    "r1": (build_r1, FencedOptions),
+    "v31": (build, DeepSeekV31Options),
+}
 
 
 @parametrize_with_checks("finetooth_deepseek.plugin")
 def test_conforms(check: Any) -> None:
     check()
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+@pytest.mark.parametrize("kind", TEMPLATES)
+def test_a_template_that_answers_otherwise_is_told(
+    tokenizers: Tokenizers, tmp_path: Path, kind: str, thinking: bool
+) -> None:
+    """V3, V3.1 and R1 have one config, so a recipe names the renderer, and may name the wrong one."""
+    builder, options = BUILDERS[kind]
+    for name, template in TEMPLATES.items():
+        context = FakeContext(tmp_path, tokenizer=tokenizers(template))
+        builder(options(thinking=thinking), context)
+        alike = (name == "v31") == (kind == "v31")  # V3 and R1 differ in calls alone
+        assert len(context.notes) == (not alike)
+        assert all("data.renderer: jinja" in note for note in context.notes)
 
 
 def thinks_apart(conversation: Conversation) -> bool:

@@ -15,15 +15,16 @@ answer that follows it is written with its reasoning, as the models give it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.turns import json_text, trimmed
+from finetooth_toolbox.messages.chat_templates import foreign_template
 
 from finetooth_deepseek import markup as m
 from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question
@@ -43,21 +44,28 @@ class FencedOptions(ThinkingOptions):
 
 
 def build_v3(options: FencedOptions, context: Context) -> DeepSeekV3:
-    """Builds the renderer of DeepSeek V3.
+    """Builds the renderer of DeepSeek V3, and notes where the chat template writes conversations otherwise.
 
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
+    _note(_Shown(context.tokenizer, FencedOptions()), context)
     return DeepSeekV3(context.tokenizer, options)
 
 
 def build_r1(options: FencedOptions, context: Context) -> DeepSeekR1:
-    """Builds the renderer of DeepSeek R1.
+    """Builds the renderer of DeepSeek R1, and notes where the chat template writes conversations otherwise.
 
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
+    _note(_ShownR1(context.tokenizer, FencedOptions()), context)
     return DeepSeekR1(context.tokenizer, options)
+
+
+def _note(theirs: DeepSeekV3, context: Context) -> None:
+    if note := foreign_template(theirs, theirs.name, context.tokenizer):
+        context.note(note)
 
 
 @dataclass
@@ -252,3 +260,14 @@ class DeepSeekR1(DeepSeekV3):
         for i, message in enumerate(messages):
             if message.tool_calls and message.content:
                 raise self.refuse("no text next to tool calls", f"messages[{i}]")
+
+
+class _Shown(DeepSeekV3):
+    """Compared with a template in conversations alone: its prompts differ on purpose."""
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
+        raise self.refuse("no prompt to compare", "messages")
+
+
+class _ShownR1(_Shown, DeepSeekR1):
+    pass

@@ -17,6 +17,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.turns import json_text
+from finetooth_toolbox.messages.chat_templates import foreign_template
 
 from finetooth_deepseek import markup as m
 from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question, whole_content
@@ -29,11 +30,14 @@ class DeepSeekV31Options(ThinkingOptions):
 
 
 def build(options: DeepSeekV31Options, context: Context) -> DeepSeekV31:
-    """Builds the renderer of DeepSeek V3.1.
+    """Builds the renderer of DeepSeek V3.1, and notes where the chat template differs.
 
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
+    theirs = DeepSeekV31(context.tokenizer, DeepSeekV31Options())  # the template writes no reasoning
+    if note := foreign_template(theirs, theirs.name, context.tokenizer):
+        context.note(note)
     return DeepSeekV31(context.tokenizer, options)
 
 
