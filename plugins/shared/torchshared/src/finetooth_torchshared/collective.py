@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from finetooth_hooks import EngineError
-from finetooth_hooks.protocols import Collective, Rank
+from finetooth_hooks.protocols import Collective, Foreseen, Rank, Traffic
 from torch import Tensor
 
 GRACE = 5.0
@@ -165,6 +165,27 @@ class RowLine(TorchCollective):
     def gather(self, value: Any) -> list[Any]:
         """What the first of each group of neighbours gave, so that neighbours act alike."""
         return list(self._everyone.gather(value))[:: self._neighbours]
+
+
+def traffic_of_positions(
+    run: Foreseen, ranks: int, *, span: int, heads: int = 1, gloo: bool = False
+) -> tuple[Traffic, ...]:
+    """What ranks send that divide the positions of rows: keys and values, gathered in every layer of a pass and
+    once more where the backward pass computes it again; and their gradients, of which each rank gets the sum for its
+    positions.
+
+    Args:
+        ranks: that divide the positions.
+        span: see `Traffic`.
+        heads: ranks that divide the heads.
+        gloo: it has no reduce-scatter, and sums everything at every rank.
+    """
+    layers = run.passes * run.layers
+    whole = layers * run.positions * run.keys * run.size // heads
+    gathers = (2 if run.recomputes else 1) + (0 if gloo else 1)
+    gathered = Traffic(1, gathers * whole // ranks, ranks, False, None, gathers * layers, "keys and values", span)
+    summed = Traffic(1, whole, ranks, calls=layers, what="gradients of keys and values", span=span)
+    return (gathered, summed) if gloo else (gathered,)
 
 
 def digests_of(model: torch.nn.Module) -> dict[str, str]:

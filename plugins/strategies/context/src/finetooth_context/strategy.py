@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch.distributed as dist
 from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Engine, Foreseen, Neighbours, Rank, Sharding, Strategy, Traffic
-from finetooth_torchshared.collective import RowLine, TorchCollective
-from finetooth_torchshared.traffic import of_positions
+from finetooth_torchshared.collective import RowLine, TorchCollective, traffic_of_positions
 
 from finetooth_context.options import ContextOptions
 
@@ -59,7 +58,7 @@ class ContextParallel:
         """Every gradient in fp32, and what attention gathers of other positions."""
         size = self._options.neighbours(world)
         gloo = self._options.transport == "gloo"
-        also = of_positions(run, size, span=size, gloo=gloo) if size > 1 else ()
+        also = traffic_of_positions(run, size, span=size, gloo=gloo) if size > 1 else ()
         return Traffic(every=1, sent=4 * parameters, peers=world, also=also)
 
     def _opened(self) -> Neighbours:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetooth_hooks.protocols import Foreseen, Traffic
-from finetooth_torchshared.traffic import of_positions
+from finetooth_torchshared.collective import traffic_of_positions
 
 from finetooth_fsdp.options import FsdpOptions
 
@@ -34,7 +34,7 @@ def traffic(options: FsdpOptions, parameters: int, world: int, run: Foreseen) ->
         also.append(_of_tensor(options, run, embeddings_train=outside > 0))
     if options.context > 1:
         span, gloo = options.context * tensor, options.transport == "gloo"
-        also += of_positions(run, options.context, span=span, heads=tensor, gloo=gloo)
+        also += traffic_of_positions(run, options.context, span=span, heads=tensor, gloo=gloo)
     return Traffic(
         every=1, sent=run.passes * (weights + again + gradients) // parts, peers=parts, summed=False,
         calls=run.passes * 3 * calls, what="weights and gradients", span=parts * tensor, also=tuple(also),
