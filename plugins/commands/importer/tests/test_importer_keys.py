@@ -258,6 +258,13 @@ def test_a_base_in_fewer_bits_is_one_that_a_package_brings() -> None:
         assert (found["name"] if isinstance(found, dict) else found) in index
 
 
+def test_a_switch_that_is_off_asks_for_no_base_in_fewer_bits() -> None:
+    account = read_tool({"base_model": "m", "adapter": "lora", "load_in_8bit": True, "load_in_4bit": False}, "axolotl")
+    assert account.recipe["quantization"] == "int8"
+    outcomes = {line.key: line.outcome for line in account}
+    assert outcomes["load_in_4bit"] == "no effect" and outcomes["load_in_8bit"] != "no effect"
+
+
 @pytest.mark.parametrize(
     ("path", "there", "train"),
     [

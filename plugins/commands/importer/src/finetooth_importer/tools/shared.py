@@ -277,7 +277,8 @@ def quantised(account: Account, bits: Any, *keys: str, form: Sequence[str] = (),
         name = "int8" if bits == 8 else "fp4" if form_named == "fp4" else "nf4"
         account.set("quantization", name)
         for key in keys:
-            account.covered(key, "quantization", f"needs the quantizer {name}: ft plugins list --kind quantizer")
+            if account.get(key) is not False:
+                account.covered(key, "quantization", f"needs the quantizer {name}: ft plugins list --kind quantizer")
         if bits == 4:
             for key in form:
                 account.covered(key, "quantization")
