@@ -79,6 +79,7 @@ def trust(name: str, public: Path, where: str) -> None:
     from finetooth_registry import records
 
     here(where).trust(name, records.key_from_json(public.read_text(encoding="utf-8"), str(public)))
+    click.echo(f"{where} trusts what the key {name} signs")
 
 
 @registry.command("revoke")
