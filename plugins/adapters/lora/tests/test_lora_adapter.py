@@ -287,7 +287,7 @@ def test_an_artifact_of_several_scales_is_refused(tiny, tmp_path):
 
 def test_a_folder_without_an_adapter_is_refused(tiny, tmp_path):
     adapter, made = adapt(tiny, rank=4)
-    with pytest.raises(UserError, match="not a readable adapter: there is no such folder"):
+    with pytest.raises(UserError, match="not a readable adapter: the folder does not exist"):
         adapter.restore(made.model, tmp_path / "none")
     with pytest.raises(UserError, match="not a readable adapter"):
         adapter.restore(made.model, tmp_path)

@@ -138,7 +138,7 @@ def unread(formats: Sequence[Registered], first: Row, build: Callable[[Registere
         build: makes a format of a pick.
     """
     texts = [name for name, value in first.values.items() if isinstance(value, str) and not name.startswith("__")]
-    action = "name its columns in data.format (or format in the source's mapping), as ft init proposes, or rename them"
+    action = "set data.format (or format in the source's mapping), or rename the columns"
     for registered in formats if len(texts) == 1 else ():  # one of them may read that column if it is told so
         if "column" in options_model(registered.entry, registered.distribution).model_fields:
             pick = {"name": registered.entry.name, "column": texts[0]}

@@ -131,7 +131,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS)
     except (OSError, ValueError, SafetensorError) as error:
-        problem = error if folder.is_dir() else "there is no such folder"
+        problem = error if folder.is_dir() else "the folder does not exist"
         raise UserError(
             f"{folder} is not a readable adapter: {problem}", action="name the artifact of a run with this adapter"
         ) from error

@@ -106,7 +106,7 @@ class Drawing:
         )
 
     def take(self, state: Mapping[str, Any]) -> None:
-        """What `state` gave, which `begin` goes on with: unfinished episodes are played again, and what waits is
+        """What `state` gave, for `begin` to continue with: unfinished episodes are played again, and what waits is
         scored again."""
         self._restored = state
 
