@@ -175,6 +175,28 @@ def test_a_killed_rank_is_named_and_nobody_tries_to_save_without_it(folder: Path
     assert [path.name for path in (folder / "killed/checkpoints").iterdir()] == ["step-1"]
 
 
+@pytest.mark.parametrize(("strategy", "rank"), [("ddp", "0"), ("fsdp", "1")])
+def test_a_rank_that_hangs_is_named_within_the_time_limit(folder: Path, strategy: str, rank: str) -> None:  # noqa: F811
+    """Stopped behind its second step; the run goes on from the newest checkpoint."""
+    (folder / "hangs.py").write_text(
+        KILLED.replace('"1"', f'"{rank}" and not os.path.exists("hung-" + run.folder.name)').replace(
+            "    os.kill", '    open("hung-" + run.folder.name, "w").close()\n        os.kill'
+        ).replace("SIGKILL", "SIGSTOP"), encoding="utf-8",
+    )  # fmt: skip
+    name = f"hangs-{strategy}-{rank}"
+    recipe = {
+        **RECIPE, **LONG, "plugins": ["./hangs.py"], "output": name, "checkpoint": {"every": 1},
+        "scale": {"devices": 2, "strategy": {"name": strategy, "timeout": 20}},
+    }  # fmt: skip
+    (folder / f"{name}.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", f"{name}.yaml")
+    assert done.returncode not in (0, 2), done.stdout + done.stderr
+    named = f"rank {rank} did not end within 5 s of the others and was killed: it hung; continue with ft resume"
+    assert done.stderr.splitlines()[-1] == named
+    assert ft(folder, "resume", name).returncode == 0
+    assert len(list((folder / name / "artifact").glob("*.safetensors"))) == 1
+
+
 @pytest.mark.parametrize("init", ["pissa", "olora"])
 def test_the_frozen_half_of_an_adapter_is_gathered_for_its_artifact(folder: Path, init: str) -> None:  # noqa: F811
     """The artifact is of twice the rank: what trains, and what it began from, which ranks divide with the base."""

@@ -38,7 +38,7 @@ def test_secrets_stay_here() -> None:
 class Told:
     """A rank that has ended once it was asked so often. Implements `Started`."""
 
-    def __init__(self, code: int, looks: int = 1) -> None:
+    def __init__(self, code: int | None, looks: int = 1) -> None:
         self._codes = [*[None] * looks, code]
 
     def poll(self) -> int | None:
@@ -69,6 +69,17 @@ def test_bad_input_is_told_once(capsys: pytest.CaptureFixture[str], codes: tuple
     first, second = Told(codes[0], looks=2), Told(codes[1], looks=0)
     assert wait([first, second], 1.0, pause=0.0) == codes[0]
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("codes", "hung"), [((1, None, 1), 1), ((None, 1, 1), 0), ((0, None, 0), None)])
+def test_a_rank_that_hangs_is_named(
+    capsys: pytest.CaptureFixture[str], codes: tuple[int | None, ...], hung: int | None
+) -> None:
+    """The others gave up on it. With rank 0 done, nothing was lost."""
+    wait([Told(code) for code in codes], 0.02, pause=0.001)
+    said = [line for line in capsys.readouterr().err.splitlines() if "hung" in line]
+    named = f"rank {hung} did not end within 0.02 s of the others and was killed: it hung; continue with ft resume"
+    assert said == ([] if hung is None else [named])
 
 
 @pytest.mark.parametrize(("other", "wanted"), [(2, 2), (1, 1), (3, 1)])

@@ -257,8 +257,8 @@ def wait(
 ) -> int:  # fmt: skip
     """Wait until rank 0 has ended, or another has failed and the rest had their time; then end all.
 
-    A rank that fails is named on stderr. SIGTERM, as queues and containers send it, asks rank 0 to end, which saves and
-    takes the others along.
+    A rank that fails is named on stderr, and one that hangs where others have failed. SIGTERM, as queues and containers
+    send it, asks rank 0 to end, which saves and takes the others along.
 
     Args:
         grace: seconds that ranks have to end once one has failed, or rank 0 has ended; in the middle of them rank 0 is
@@ -282,10 +282,12 @@ def wait(
             if not told:  # by rank 0, of bad input, or by the caller
                 print(f"rank {failed} {how_it_ended(code, ranks[failed].last_line())}{next_action}", file=sys.stderr)
         if not _all_end(ranks[:1], grace / 2, pause):
+            _tell_hung([0], grace)
             ranks[0].kill()
         code = ranks[0].poll() or 0
-        if code == 0:
-            _all_end(ranks, grace, pause)
+        alone = failed is None and is_failure(code)
+        if (code == 0 or alone) and not _all_end(ranks, grace, pause) and alone:
+            _tell_hung([number for number, rank in enumerate(ranks) if rank.poll() is None], grace)
         if failed and (code <= 0 or code == ASKED_TO_END):
             code = BAD_INPUT if ranks[failed].poll() == BAD_INPUT else 1
         return code if code >= 0 else 128 - code
@@ -317,6 +319,12 @@ def _first_failure(ranks: Sequence[Started], grace: float, pause: float, lost: C
         others_first = (*range(1, len(ranks)), 0)
         failed = next((at for at in others_first if at not in without and (ranks[at].poll() or 0) < 0), None)
     return failed
+
+
+def _tell_hung(numbers: Sequence[int], grace: float) -> None:
+    for number in numbers:
+        told = f"rank {number} did not end within {grace:g} s of the others and was killed: it hung"
+        print(f"{told}; continue with ft resume", file=sys.stderr)
 
 
 def _all_end(ranks: Sequence[Started], grace: float, pause: float) -> bool:
