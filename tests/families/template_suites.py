@@ -77,6 +77,7 @@ class Case:
         called: reasoning stands before calls only.
         shrinks: why a prompt may not begin with all that was written before; empty: it does.
         without: what is not compared here, and why.
+        escaped: characters that the renderer escapes or refuses in texts of arguments, and the template does not.
         written: conversations written out by hand, in place of a template.
         template: what the renderer reads off the model's own template, where that is not at hand.
     """
@@ -96,6 +97,7 @@ class Case:
     called: bool = False
     shrinks: str = ""
     without: str = ""
+    escaped: str = ""
     written: Sequence[Written] = ()
     template: str = ""
 
@@ -118,11 +120,11 @@ PHI3: Mapping[str, Any] = {
     "bos": "<s>", "eos": "<|endoftext|>", "special": ("<|end|>", "<|system|>", "<|user|>", "<|assistant|>"),
 }  # fmt: skip
 LLAMA3: Mapping[str, Any] = {"bos": "<|begin_of_text|>", "eos": "<|eot_id|>"}
-LFM2: Mapping[str, Any] = {"bos": "<|startoftext|>", "special": (
+LFM2: Mapping[str, Any] = {"bos": "<|startoftext|>", "escaped": "\0", "special": (
     "<|tool_list_start|>", "<|tool_list_end|>", "<|tool_call_start|>", "<|tool_call_end|>", "<|tool_response_start|>",
     "<|tool_response_end|>", "<think>", "</think>",
 )}  # fmt: skip
-LFM25: Mapping[str, Any] = {**LFM2, "draw": THOUGHTS, "shrinks": GONE}
+LFM25: Mapping[str, Any] = {**LFM2, "draw": THOUGHTS, "shrinks": GONE, "escaped": "\0\n\r\\'"}
 GEMMA: Mapping[str, Any] = {"bos": "<bos>", "eos": "<eos>"}
 GLM: Mapping[str, Any] = {
     "eos": "<|endoftext|>", "plain": THINKS, "ends": True, "draw": THOUGHTS, "shrinks": GONE,
@@ -236,6 +238,12 @@ def carried() -> dict[str, Path]:
     return files
 
 
+def texts_of_arguments(messages: Sequence[Message]) -> str:
+    """All values of arguments of calls, one behind the other."""
+    calls = [call for message in messages for call in message.tool_calls]
+    return "".join(str(value) for call in calls for value in call["function"]["arguments"].values())
+
+
 class Judged:
     """A template and the renderer that speaks it."""
 
@@ -270,7 +278,8 @@ class Judged:
             if self.case.called:
                 messages = tuple(m if m.tool_calls else replace(m, reasoning="") for m in messages)
             conversation = Conversation(messages, drawn.tools)
-            if not says_any(conversation, self.marks) and not spells_special(self.tokenizer, conversation):
+            said = says_any(conversation, self.marks) or set(texts_of_arguments(messages)) & set(self.case.escaped)
+            if not said and not spells_special(self.tokenizer, conversation):
                 check(conversation)
 
         each()

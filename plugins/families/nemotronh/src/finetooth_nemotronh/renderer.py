@@ -90,7 +90,8 @@ def build(options: Nemotron3Options, context: Context) -> Nemotron3:
     version = _version(tokenizer.chat_template) if options.version == "auto" else options.version
     keeps = options.keep_reasoning
     renderer = Nemotron3(tokenizer, thinking=options.thinking, keep_reasoning=keeps, version=version)
-    if difference := foreign_template(renderer, renderer.name, tokenizer, truncate_history_thinking=not keeps):
+    variables = {"truncate_history_thinking": not keeps, "enable_thinking": options.thinking}
+    if difference := foreign_template(renderer, renderer.name, tokenizer, **variables):
         context.note(difference)
     return renderer
 
