@@ -366,7 +366,9 @@ def test_a_place_that_contradicts_the_recipe_is_refused(
 
 ASKED = """
 import os, random
-from finetooth_hooks import Answer, Environment, EnvironmentBase, EpisodeBase, Message, NoOptions, Observation, hookimpl
+from finetooth_hooks import (
+    Answer, Environment, EnvironmentBase, EpisodeBase, FinetoothError, Message, NoOptions, Observation, hookimpl,
+)
 
 
 def told(call):
@@ -379,6 +381,10 @@ def score(completion_ids, **columns):
 
 
 def answered(prompt_ids, generate):
+    try:
+        generate([[66] * 100_000])
+    except FinetoothError:
+        told("refused")
     first = generate(prompt_ids, max_tokens=2)
     added = [[66 + int(8 * told("sample"))] for _ in prompt_ids]
     further = generate([p + f + a for p, f, a in zip(prompt_ids, first["completion_ids"], added)], max_tokens=2)
@@ -425,7 +431,7 @@ ONE_RANK: dict[str, tuple[dict[str, Any], set[str]]] = {
     "environment": ({"environment": "moody"}, {"episode", "begin", "answer", "close"}),
     "sampler": (
         {**SCORED, "sampler": {"name": "python_function", "file": "asked.py", "function": "answered"}},
-        {"score", "sample"},
+        {"score", "sample", "refused"},
     ),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from operator import index
@@ -105,7 +106,8 @@ class FunctionSampler(SamplerBase):
             lists = self._called(engine, given, answered)
         else:
             while isinstance(lists := engine.first(dict), Asked):
-                answered(lists)
+                with suppress(FinetoothError):  # the function has it too, and says what comes of it
+                    answered(lists)
         rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
         pairs = zip(each, rows, strict=True)
         return Sampled(tuple(self._rollout(p, row, sampling, engine.weights_version) for p, row in pairs), flops[0])
@@ -118,17 +120,10 @@ class FunctionSampler(SamplerBase):
         Args:
             given: what it may take, but for `generate`.
         """
-        failed: list[Exception] = []
 
         def generate(prompt_ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> dict[str, list[Any]]:
-            if failed:  # the other ranks have ended
-                raise failed[0]
             asked = Asked([tuple(map(index, tokens)) for tokens in prompt_ids], max_tokens)
-            try:
-                return answered(engine.first(lambda: asked))
-            except Exception as error:
-                failed.append(error)
-                raise
+            return answered(engine.first(lambda: asked))
 
         taken = {name: generate if name == "generate" else given[name] for name in _wanted(self._function)}
         lists: dict[str, list[Any]] = {}
@@ -140,8 +135,6 @@ class FunctionSampler(SamplerBase):
         except Exception as error:
             wrong = self._wrong(f"raised {type(error).__name__}: {error}")
             wrong.__cause__ = error
-        if failed:  # at every rank
-            raise failed[0]
 
         def returned() -> dict[str, list[Any]]:
             if wrong is not None:
