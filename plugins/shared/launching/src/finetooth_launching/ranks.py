@@ -273,21 +273,22 @@ def wait(
         was bad input, else 1.
     """
     before = signal.signal(signal.SIGTERM, lambda *_: ranks[0].terminate())
+    continues = "" if again else "; continue with ft resume"
     try:
         failed = _first_failure(ranks, grace, pause, lost)
         if failed is not None:
             code = ranks[failed].poll() or 0
-            next_action = "; continue with ft resume" if code < 0 and not again else ""
+            next_action = continues if code < 0 else ""
             told = code == ranks[0].poll() == BAD_INPUT or (again and failed == 0)
             if not told:  # by rank 0, of bad input, or by the caller
                 print(f"rank {failed} {how_it_ended(code, ranks[failed].last_line())}{next_action}", file=sys.stderr)
         if not _all_end(ranks[:1], grace / 2, pause):
-            _tell_hung([0], grace)
+            _tell_hung([0], grace, continues)
             ranks[0].kill()
         code = ranks[0].poll() or 0
         alone = failed is None and is_failure(code)
         if (code == 0 or alone) and not _all_end(ranks, grace, pause) and alone:
-            _tell_hung([number for number, rank in enumerate(ranks) if rank.poll() is None], grace)
+            _tell_hung([number for number, rank in enumerate(ranks) if rank.poll() is None], grace, continues)
         if failed and (code <= 0 or code == ASKED_TO_END):
             code = BAD_INPUT if ranks[failed].poll() == BAD_INPUT else 1
         return code if code >= 0 else 128 - code
@@ -321,10 +322,10 @@ def _first_failure(ranks: Sequence[Started], grace: float, pause: float, lost: C
     return failed
 
 
-def _tell_hung(numbers: Sequence[int], grace: float) -> None:
+def _tell_hung(numbers: Sequence[int], grace: float, next_action: str) -> None:
     for number in numbers:
         told = f"rank {number} did not end within {grace:g} s of the others and was killed: it hung"
-        print(f"{told}; continue with ft resume", file=sys.stderr)
+        print(f"{told}{next_action}", file=sys.stderr)
 
 
 def _all_end(ranks: Sequence[Started], grace: float, pause: float) -> bool:

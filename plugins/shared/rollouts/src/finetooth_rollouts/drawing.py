@@ -94,16 +94,14 @@ class Drawing:
 
     def state(self) -> dict[str, Any]:
         """The draws that wait, the groups that are late, those kept for a replay, and the prompts to ask again."""
-        return (
-            dict(self._restored)
-            if self._restored is not None
-            else {
-                "waiting": [draw.state() for draw in self._waiting],
-                "late": None if self._late is None else self._late.state(),
-                "replay": [] if self._replay is None else self._replay.state(),
-                "unsolved": self._unsolved.state(),
-            }
-        )
+        if self._restored is not None:
+            return dict(self._restored)
+        return {
+            "waiting": [draw.state() for draw in self._waiting],
+            "late": None if self._late is None else self._late.state(),
+            "replay": [] if self._replay is None else self._replay.state(),
+            "unsolved": self._unsolved.state(),
+        }
 
     def take(self, state: Mapping[str, Any]) -> None:
         """What `state` gave, for `begin` to continue with: unfinished episodes are played again, and what waits is
