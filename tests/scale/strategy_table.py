@@ -48,13 +48,15 @@ class Way:
     """One row of the table.
 
     Attributes:
-        scale: the section of the recipe.
+        scale: the section of the recipe, without the number of devices.
+        ranks: the numbers of devices that it is tried with.
         changes: of the recipe, in all columns.
         refused: columns that it refuses, with what the run says.
         weights_alone: the loss that is reported is not that of the whole step, so only weights are compared.
     """
 
     scale: Mapping[str, Any]
+    ranks: tuple[int, ...] = (2,)
     changes: Mapping[str, Any] = field(default_factory=dict)
     refused: Mapping[str, str] = field(default_factory=dict)
     weights_alone: bool = False
@@ -66,47 +68,48 @@ class Way:
         return name in ("deepspeed", "zero3")
 
 
-def _way(devices: int, name: str, refused: Mapping[str, str] | None = None, **options: Any) -> Way:
-    return Way({"devices": devices, "strategy": {"name": name, **options} if options else name}, refused=refused or {})
+def _way(ranks: tuple[int, ...], name: str, **options: Any) -> Way:
+    return Way({"strategy": {"name": name, **options} if options else name}, ranks)
 
 
 ISLANDS = {"name": "diloco", "inner_steps": 1, "outer_lr": 1.0, "outer_momentum": 0.0}
 WAYS: Mapping[str, Way] = {
-    "ddp": _way(2, "ddp"),
-    "fsdp": _way(2, "fsdp"),
-    "fsdp, replicas: 2": _way(4, "fsdp", replicas=2),
-    "fsdp, tensor: 2": _way(2, "fsdp", tensor=2),
-    "fsdp, context: 2": _way(2, "fsdp", context=2),
-    "context": _way(2, "context"),
-    "context, size: 2": _way(4, "context", size=2),
-    "pipeline": _way(2, "pipeline"),
-    "pipeline, stages: 2": _way(4, "pipeline", stages=2, schedule="gpipe"),
-    "deepspeed, stage: 1": _way(2, "deepspeed", stage=1),
-    "deepspeed, stage: 2": _way(2, "deepspeed", stage=2),
-    "zero3": _way(2, "zero3"),
+    "ddp": _way((2, 4), "ddp"),
+    "fsdp": _way((2, 4), "fsdp"),
+    "fsdp, replicas: 2": _way((4,), "fsdp", replicas=2),
+    "fsdp, tensor: 2": _way((2, 4), "fsdp", tensor=2),
+    "fsdp, context: 2": _way((2, 4), "fsdp", context=2),
+    "context": _way((2,), "context"),
+    "context, size: 2": _way((4,), "context", size=2),
+    "pipeline": _way((2,), "pipeline"),
+    "pipeline, stages: 2": _way((4,), "pipeline", stages=2, schedule="gpipe"),
+    "deepspeed, stage: 1": _way((2,), "deepspeed", stage=1),
+    "deepspeed, stage: 2": _way((2, 4), "deepspeed", stage=2),
+    "zero3": _way((2, 4), "zero3"),
     "diloco, inner_steps: 1": Way(
-        {"devices": 2, "strategy": ISLANDS},
+        {"strategy": ISLANDS},
         changes={"optimizer": {"name": "sgd", "learning_rate": 0.05}, "train": {"max_grad_norm": 0}},
         weights_alone=True,
     ),
     "diloco, inner_steps: 2": Way(
-        {"devices": 2, "strategy": {"name": "diloco", "inner_steps": 2}},
+        {"strategy": {"name": "diloco", "inner_steps": 2}},
         refused={"grpo": "diloco: islands would sample different completions between two exchanges"},
     ),
 }
 ELSEWHERE = {"diloco, inner_steps: 2": ("sft", "full", "dpo", "kto", "dropout")}
 """Columns of which another test says what is right: islands that train apart do not take the steps of one process."""
 RESUMED: Mapping[str, tuple[str, ...]] = {
-    "one process": ("ddp", "fsdp"),
+    "one process": ("ddp", "fsdp", "ddp over 4 ranks", "fsdp over 4 ranks"),
     "ddp": ("one process", "fsdp, tensor: 2", "context", "pipeline", "deepspeed, stage: 2"),
     "fsdp": ("one process", "ddp"),
+    "fsdp over 4 ranks": ("fsdp",),
     "fsdp, tensor: 2": ("one process",),
     "context": ("one process",),
     "pipeline": ("one process",),
     "deepspeed, stage: 2": ("one process", "ddp", "zero3"),
     "zero3": ("one process", "fsdp"),
 }
-"""What each wrote after two steps, and what took the next two."""
+"""What each wrote after two steps, and what took the next two: over as many ranks as it says, or the fewest."""
 OPENING = """\
 # What each strategy does
 
@@ -120,6 +123,14 @@ so that the last batch of an epoch has one row and some rank has none.
 | column | is |
 |---|---|
 """
+
+
+def scale_of(name: str) -> dict[str, Any]:
+    """The section of the recipe for `ddp`, `ddp over 4 ranks` or `one process`."""
+    way, _, ranks = name.partition(" over ")
+    if way not in WAYS:
+        return {"devices": 1}
+    return {"devices": int(ranks.split()[0]) if ranks else WAYS[way].ranks[0], **WAYS[way].scale}
 
 
 def page() -> str:
@@ -142,7 +153,7 @@ def page() -> str:
             else "yes"
             for of in COLUMNS
         ]
-        lines.append(f"| `{name}` | {way.scale['devices']} | " + " | ".join(cells) + " |")
+        lines.append(f"| `{name}` | {' and '.join(map(str, way.ranks))} | " + " | ".join(cells) + " |")
     lines += ["", "A no is refused before the first step. Reasons, as the run says them:", ""]
     lines += [f"{place}. {_wrapped(reason)}" for place, reason in enumerate(reasons, 1)]
     lines += [
@@ -163,7 +174,8 @@ def page() -> str:
 
 
 def _code(name: str) -> str:
-    return f"`{name}`" if name in WAYS else name
+    way, over, ranks = name.partition(" over ")
+    return f"`{way}`{over}{ranks}" if way in WAYS else name
 
 
 def _wrapped(text: str, indent: str = "   ") -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from strategy_table import COLUMNS, ELSEWHERE, LORA, PAGE, RESUMED, WAYS, Way, page
+from strategy_table import COLUMNS, ELSEWHERE, LORA, PAGE, RESUMED, WAYS, page, scale_of
 from test_two_ranks import RECIPE, TEN_STEPS, check_alike, check_weights, folder, ft, steps  # noqa: F401 - folder is a fixture
 
 TRAIN: dict[str, Any] = TEN_STEPS["train"]
@@ -24,14 +24,16 @@ def test_the_page_is_that_of_the_cases() -> None:
 
 def cells() -> list[Any]:
     return [
-        pytest.param(way, column, id=f"{way}: {column}", marks=marks_of(WAYS[way]))
+        pytest.param(way, ranks, column, id=f"{way} over {ranks}: {column}", marks=marks_of(way))
         for way in WAYS
+        for ranks in WAYS[way].ranks
         for column in COLUMNS
         if column not in ELSEWHERE.get(way, ())
     ]
 
 
-def marks_of(*ways: Way) -> list[Any]:
+def marks_of(*names: str) -> list[Any]:
+    ways = [WAYS[way] for way in (name.partition(" over ")[0] for name in names) if way in WAYS]
     lacks = any(way.needs_deepspeed for way in ways) and importlib.util.find_spec("deepspeed") is None
     return [pytest.mark.slow, pytest.mark.skipif(lacks, reason="needs deepspeed: make scale-test")]
 
@@ -46,12 +48,12 @@ def run(folder: Path, name: str, recipe: dict[str, Any]) -> tuple[Path, Any]:  #
     return folder / name, ft(folder, "run", f"{name}.yaml")
 
 
-@pytest.mark.parametrize(("way", "column"), cells())
-def test_a_cell_says_what_the_run_does(folder: Path, way: str, column: str) -> None:  # noqa: F811
+@pytest.mark.parametrize(("way", "ranks", "column"), cells())
+def test_a_cell_says_what_the_run_does(folder: Path, way: str, ranks: int, column: str) -> None:  # noqa: F811
     tried = WAYS[way]
     recipe = {**RECIPE, "adapter": LORA, **COLUMNS[column][1], **tried.changes}
     recipe["train"] = {**TRAIN, **tried.changes.get("train", {})}
-    many, done = run(folder, f"{column}-{way}", {**recipe, "scale": tried.scale})
+    many, done = run(folder, f"{column}-{way}-{ranks}", {**recipe, "scale": {"devices": ranks, **tried.scale}})
     assert tried.needs_deepspeed or "Warning" not in done.stderr, done.stderr
     if column in tried.refused:
         assert done.returncode == 2 and tried.refused[column] in done.stderr, done.stdout + done.stderr
@@ -70,7 +72,7 @@ def test_a_cell_says_what_the_run_does(folder: Path, way: str, column: str) -> N
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        pytest.param(*pair, marks=marks_of(*(WAYS[name] for name in pair if name in WAYS)))
+        pytest.param(*pair, marks=marks_of(*pair))
         for pair in ((before, after) for before, others in RESUMED.items() for after in others)
     ],
 )
@@ -80,13 +82,17 @@ def test_another_strategy_resumes_a_run(folder: Path, before: str, after: str) -
     recipe["train"] = {**RECIPE["train"], "max_steps": 4, "epochs": 2}
     whole, done = run(folder, f"unbroken-{dropped}", recipe)
     assert done is None or done.returncode == 0, done.stdout + done.stderr
-    scale = {"scale": WAYS[before].scale} if before in WAYS else {}
-    short = {**recipe, "train": {**recipe["train"], "max_steps": 2}, "checkpoint": {"every": 1}, **scale}
+    short = {
+        **recipe,
+        "train": {**recipe["train"], "max_steps": 2},
+        "checkpoint": {"every": 1},
+        "scale": scale_of(before),
+    }
     begun, done = run(folder, f"{before}-then-{after}", short)
     assert done.returncode == 0, done.stdout + done.stderr
-    section = WAYS[after].scale if after in WAYS else {"devices": 1}
     written = [
-        f"scale.{key}={value if isinstance(value, int) else json.dumps(value)}" for key, value in section.items()
+        f"scale.{key}={value if isinstance(value, int) else json.dumps(value)}"
+        for key, value in scale_of(after).items()
     ]
     done = ft(folder, "resume", str(begun), "train.max_steps=4", *written)
     assert done.returncode == 0, done.stdout + done.stderr
