@@ -7,8 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_modelfiles.targets import matching, resolve
+from finetooth_peftfiles.layers import chosen, is_linear
+from torch import nn
 
 PATHS = [f"model.layers.{n}.{block}" for n in range(3) for block in ("attn.q_proj", "attn.v_proj", "mlp.up_proj")]
 FACTS: Any = SimpleNamespace(
@@ -40,3 +43,17 @@ def test_a_name_of_what_cannot_carry_one_is_not_spelled() -> None:
 def test_a_misspelt_target_names_the_nearest_module() -> None:
     with pytest.raises(RecipeError, match="q_proj"):
         resolve(["q_porj"], FACTS, PATHS)
+
+
+def test_a_module_that_the_model_never_calls_is_refused() -> None:
+    """A kernel of Mamba takes the weight of `out_proj`: an adapter on the module would train without any effect."""
+
+    class Mamba(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.A_log = self.D = nn.Parameter(torch.ones(2))
+            self.in_proj, self.out_proj = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    assert chosen(["in_proj"], nn.Sequential(Mamba()), FACTS, is_linear).modules == ("0.in_proj",)
+    with pytest.raises(RecipeError, match=r"adapter\.targets: .* weight of 0\.out_proj .* no effect \(set"):
+        chosen(["in_proj", "out_proj"], nn.Sequential(Mamba()), FACTS, is_linear)

@@ -11,6 +11,7 @@ import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_modelfiles.targets import SETTING, Targets, resolve
+from finetooth_torchshared.plain_modules import is_only_read
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -27,11 +28,19 @@ def chosen(targets: Any, model: Any, facts: ModelFacts, adaptable: Callable[[Any
     """The modules that carry the adapter.
 
     Raises:
-        RecipeError: a target matches nothing.
+        RecipeError: a target matches nothing, or a module that the model never calls.
     """
     paths = tuple(path for path, module in model.named_modules() if adaptable(module))
     others = tuple(path for path, module in model.named_modules() if not adaptable(module))
-    return resolve(targets, facts, paths, others)
+    found = resolve(targets, facts, paths, others)
+    if unused := next((path for path in found.modules if is_only_read(model, path)), None):
+        raise RecipeError(
+            SETTING,
+            f"the model's code or a kernel reads the weight of {unused} and does not call the module, so an adapter "
+            "on it would have no effect",
+            action=other_targets(facts),
+        )
+    return found
 
 
 def is_linear(module: Any) -> bool:
