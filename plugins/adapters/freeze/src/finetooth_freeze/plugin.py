@@ -13,12 +13,12 @@ def ft_adapters() -> Iterable[Adapter]:
     yield Adapter(
         name="freeze",
         build="finetooth_freeze.adapter:build",
-        summary="train the top decoder layers only",
+        summary="train only the top decoder layers",
         example={"layers": 1},
     )
     yield Adapter(
         name="lisa",
         build="finetooth_freeze.lisa:build",
-        summary="train embedding, head, and a few decoder layers that are drawn again every so many steps",
+        summary="train the embedding, the head and a few decoder layers, drawn anew at a fixed interval",
         example={"layers": 1},
     )

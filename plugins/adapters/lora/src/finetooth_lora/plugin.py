@@ -50,7 +50,7 @@ def ft_adapters() -> Iterable[Adapter]:
     yield Adapter(
         name="relora",
         build="finetooth_lora.relora:build",
-        summary="train a low-rank addition that is merged into the base and started again every so many steps",
+        summary="train a low-rank addition; at a fixed interval, merge it into the base and start a new one",
         example={"rank": 4},
         expected_failures={
             "export_holds_what_trained": "the artifact is the whole model, with the product of A and B in its weights"
@@ -71,6 +71,6 @@ def ft_commands() -> Iterable[Command]:
     yield Command(
         name="adapters",
         build="finetooth_lora.adapters_command:command",
-        summary="compare adapters, and make one of several",
+        summary="compare adapters, and combine several into one",
         section="Use",
     )

@@ -16,24 +16,24 @@ def ft_adapters() -> Iterable[Adapter]:
     yield _adapter(
         name="oft",
         build="finetooth_peft.orthogonal:build_oft",
-        summary="turn the inputs of linear modules, block by block, by orthogonal matrices",
+        summary="rotate the inputs of linear modules with block-diagonal orthogonal matrices",
         example={"block_size": 4},
     )
     yield _adapter(
         name="boft",
         build="finetooth_peft.orthogonal:build_boft",
-        summary="turn the inputs of linear modules by orthogonal matrices, and scale their outputs",
+        summary="rotate the inputs of linear modules with products of sparse orthogonal matrices, scale their outputs",
         example={"block_size": 4},
     )
     yield _adapter(
         name="vera",
         build="finetooth_peft.vera:build",
-        summary="scale two fixed random matrices that all linear modules share",
+        summary="train the scales of two fixed random matrices that all linear modules share",
         example={"rank": 4},
     )
     yield _adapter(
         name="ia3",
         build="finetooth_peft.ia3:build",
-        summary="scale keys, values and inputs of the feed-forward block's last module",
+        summary="train scales for keys, values and the inputs of the feed-forward block's last module",
         elsewhere={"(ia)3": {}, "IA3": {}},
     )

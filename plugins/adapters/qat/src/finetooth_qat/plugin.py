@@ -13,6 +13,6 @@ def ft_adapters() -> Iterable[Adapter]:
     yield Adapter(
         name="qat",
         build="finetooth_qat.adapter:build",
-        summary="train every parameter, computing with what the weights will be stored as",
+        summary="train every parameter, computing with the weights as they will be quantised",
         elsewhere={"quantization_aware": {}},
     )

@@ -21,7 +21,7 @@ def ft_attention() -> Iterator[Attention]:
         yield Attention(
             name=name,
             build=f"finetooth_flash.attention:build_{version}",
-            summary=f"flash attention {version}: told where sequences begin, nothing between them is computed",
+            summary=f"flash attention {version}; computes nothing between packed sequences",
             rank=rank,
             aliases=("flash",),
             transformers=name,

@@ -12,7 +12,7 @@ def ft_attention() -> Iterator[Attention]:
     yield Attention(
         name="flex",
         build="finetooth_flex.attention:build",
-        summary="a kernel that torch compiles for the model's mask; hidden blocks are not computed",
+        summary="a kernel that torch compiles for the model's mask; skips the masked blocks",
         aliases=("flex_attention",),
         transformers="flex_attention",
         serves=AttentionServes(

@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="advise",
         build="finetooth_advise.command:command",
-        summary="what of a model fits which memory, and which method fits what you have",
+        summary="show how much of a model fits in memory, and which method fits your data",
         section="Train",
     )

@@ -24,12 +24,12 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="plugins-new",
         build="finetooth_authoring.command:new",
-        summary="write a new plugin that passes its own tests as it stands",
+        summary="write a new plugin that already passes its own tests",
         section="Extend",
     )
     yield Command(
         name="plugins-try",
         build="finetooth_authoring.command:try_",
-        summary="train three steps with each entry of a plugin, and say how it fails",
+        summary="train three steps with each entry of a plugin, and report failures",
         section="Extend",
     )

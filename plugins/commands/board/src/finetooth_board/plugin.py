@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="board",
         build="finetooth_board.command:command",
-        summary="open a page over runs: begin, watch, compare, chat, export",
+        summary="open a page in the browser: start, watch and compare runs, chat, export",
         section="Look at runs",
     )

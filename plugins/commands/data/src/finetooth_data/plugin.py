@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="data",
         build="finetooth_data.command:command",
-        summary="see rows as the model will, prepare them, keep the cache",
+        summary="show rows as the model sees them, prepare them, manage the cache",
         section="Train",
     )

@@ -12,12 +12,12 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="export",
         build="finetooth_export.command:command",
-        summary="write what was trained for another tool",
+        summary="write a trained model or adapter for another tool",
         section="Use",
     )
     yield Command(
         name="quantize",
         build="finetooth_export.quantize:command",
-        summary="store a run or a model in fewer bits, and measure the loss",
+        summary="store a run or a model in fewer bits, and measure the loss of quality",
         section="Use",
     )

@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="import",
         build="finetooth_importer.command:command",
-        summary="make a recipe of another tool's configuration",
+        summary="make a recipe from another tool's configuration",
         section="Train",
     )

@@ -16,7 +16,7 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="report",
         build="finetooth_report.command:command",
-        summary="write one page about a run: plan, curves, answers, data",
+        summary="write a page about a run: plan, curves, answers, data",
         section="Use",
     )
 

@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="schema",
         build="finetooth_schema.command:command",
-        summary="JSON Schema of the recipe, with all installed options",
+        summary="print the JSON Schema of a recipe, with the options of all installed plugins",
         section="Extend",
     )

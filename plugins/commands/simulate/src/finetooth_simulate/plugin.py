@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="simulate",
         build="finetooth_simulate.command:command",
-        summary="what a run would send over a slow link, and for how long, before it begins",
+        summary="estimate what a run would send over a slow link, and how long that takes",
         section="Train",
     )

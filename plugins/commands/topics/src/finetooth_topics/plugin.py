@@ -12,12 +12,12 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="agent-docs",
         build="finetooth_topics.commands:agent_docs",
-        summary="what a coding assistant has to know, by topic",
+        summary="print what a coding assistant has to know, by topic",
         section="Extend",
     )
     yield Command(
         name="fetch",
         build="finetooth_topics.commands:fetch",
-        summary="copy recipes or examples to begin with",
+        summary="copy recipes or examples to start from",
         section="Train",
     )

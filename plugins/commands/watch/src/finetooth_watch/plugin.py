@@ -12,6 +12,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="watch",
         build="finetooth_watch.command:command",
-        summary="watch a run in the terminal, under way or ended",
+        summary="watch a run in the terminal, while it trains or after it ended",
         section="Use",
     )

@@ -38,6 +38,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="datasets",
         build="finetooth_datasets.builder:build",
-        summary="datasets of the hub and those saved to disk; by name also files of tables, for their splits",
+        summary="datasets from the hub or saved to disk; if a recipe names it, also table files with splits",
         claims=claims,
     )

@@ -52,7 +52,7 @@ FORMATS = (
     Format(
         name="segments",
         build="finetooth_formats.segments:build",
-        summary="text in pieces that say whether they train, without markup (axolotl's input_output)",
+        summary="text in pieces, each marked whether it trains, without chat markup (axolotl's input_output)",
         elsewhere={"input_output": {}},
         rank=5,
         example_rows=({"segments": [{"text": "<s>2+2?", "label": False}, {"text": "4</s>", "label": True}]},),
@@ -60,7 +60,7 @@ FORMATS = (
     Format(
         name="preference",
         build="finetooth_formats.preference:build",
-        summary="a preferred and a rejected answer, with or without their prompt; several that were ranked",
+        summary="a chosen and a rejected answer, with or without their prompt; or several ranked answers",
         elsewhere={"dpo": {}, "pairs": {}, "ranking": {}},
         rank=6,
         example_rows=(
@@ -72,7 +72,7 @@ FORMATS = (
     Format(
         name="stepwise",
         build="finetooth_formats.stepwise:build",
-        summary="an answer in steps, each with a label; PRM800K and first-mistake data",
+        summary="an answer in steps, each with a label; also PRM800K, and rows that name the first wrong step",
         rank=7,
         example_rows=(
             {"prompt": "2+2*2?", "completions": ["2*2 is 4.", "2+4 is 7."], "labels": [True, False]},
@@ -86,7 +86,7 @@ FORMATS = (
     Format(
         name="labelled",
         build="finetooth_formats.labelled:build",
-        summary="an answer that is desirable or not, or has a score",
+        summary="an answer that is marked desirable or undesirable, or that has a score",
         elsewhere={"kto": {}},
         rank=8,
         example_rows=({"prompt": "2+2?", "completion": "4", "label": True},),
@@ -94,14 +94,14 @@ FORMATS = (
     Format(
         name="labelled_text",
         build="finetooth_formats.labelled:build_text",
-        summary="a text with a number or true and false in the column label, for a method that scores texts",
+        summary="a text with a number, or true or false, in the column label; for methods that score texts",
         rank=45,
         example_rows=({"text": "Thank you, it works.", "label": 0.9},),
     ),
     Format(
         name="task",
         build="finetooth_formats.task:build",
-        summary="a prompt without an answer, other columns for rewards",
+        summary="a prompt without an answer; the rewards read the other columns",
         rank=50,
         example_rows=({"prompt": "2+2?", "solution": "4"},),
     ),

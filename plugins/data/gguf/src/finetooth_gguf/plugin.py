@@ -30,10 +30,10 @@ def ft_loaders() -> Iterator[Loader]:
 def ft_exporters() -> Iterator[Exporter]:
     """Offer the exporters `gguf` and `ollama`."""
     yield Exporter(
-        name="gguf", build="finetooth_gguf.exporter:build", summary="one GGUF file, as llama.cpp and LM Studio load it"
+        name="gguf", build="finetooth_gguf.exporter:build", summary="one GGUF file, for llama.cpp and LM Studio"
     )
     yield Exporter(
         name="ollama",
         build="finetooth_gguf.ollama:build",
-        summary="a GGUF file and the Modelfile that ollama create takes",
+        summary="a GGUF file with a Modelfile for `ollama create`",
     )

@@ -20,6 +20,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="jsonl",
         build="finetooth_jsonlines.source:build",
-        summary="JSON lines (.jsonl, .ndjson, also .gz and .zst); every broken line is named",
+        summary="JSON lines (.jsonl, .ndjson, also .gz and .zst); names every broken line",
         claims=claims,
     )

@@ -12,6 +12,6 @@ def ft_processors() -> Iterator[Processor]:
     yield Processor(
         name="transformers",
         build="finetooth_media.processor:build",
-        summary="the image, audio and video processor that comes with the model; broken files are refused by row",
+        summary="the image, audio and video processor that comes with the model; names the row of a broken file",
         default=True,
     )

@@ -21,6 +21,6 @@ def ft_rewards() -> Iterator[Reward]:
     yield Reward(
         name="reasoning_gym",
         build="finetooth_reasoninggym.reward:build",
-        summary="what a task of reasoning-gym says of an answer to it",
+        summary="the score that a task of reasoning-gym gives an answer",
         expected_failures={"scores_are_numbers_or_none": "it scores only rows of its own source"},
     )

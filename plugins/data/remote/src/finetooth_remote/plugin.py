@@ -24,6 +24,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="remote",
         build="finetooth_remote.source:build",
-        summary="files at https://, http:// and s3:// (gs:// and az:// untested), fetched once",
+        summary="files at https://, http:// and s3:// (gs:// and az:// untested), downloaded once",
         claims=claims,
     )

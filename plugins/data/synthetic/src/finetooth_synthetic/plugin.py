@@ -12,6 +12,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="synthetic",
         build="finetooth_synthetic.source:build",
-        summary="random words, with a given number of tokens a row; for benchmarks and tests",
+        summary="random words, with a given number of tokens in each row; for benchmarks and tests",
         example={"rows": 8, "length": 16},
     )

@@ -33,6 +33,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="text",
         build="finetooth_text.source:build",
-        summary="text (.txt, .md, also .gz, .zst), PDF, Word, OpenDocument, or a folder of them; a document a file",
+        summary="text (.txt, .md, also .gz, .zst), PDF, Word, OpenDocument, or a folder; each file is a document",
         claims=claims,
     )

@@ -20,6 +20,6 @@ def ft_sources() -> Iterator[Source]:
     yield Source(
         name="webdataset",
         build="finetooth_webdataset.source:build",
-        summary="tar shards (.tar, .tar.gz, .tar.zst; shard-{000..003}.tar), a row for each key",
+        summary="tar shards (.tar, .tar.gz, .tar.zst; shard-{000..003}.tar), one row for each key",
         claims=claims,
     )

@@ -12,12 +12,12 @@ def ft_environments() -> Iterator[Environment]:
     yield Environment(
         name="single_turn",
         build="finetooth_basicenvironments.single_turn:build",
-        summary="the row's prompt, one turn; the recipe's rewards judge it",
+        summary="the row's prompt, answered in one turn; the recipe's rewards judge the answer",
     )
     yield Environment(
         name="conversation",
         build="finetooth_basicenvironments.conversation:build",
-        summary="the row's conversation, its next turns behind the policy's own; rewards or features judge it",
+        summary="the row's conversation, with the policy in the assistant's turns; rewards or features judge it",
         example_task={
             "prompt": "Name a fruit.",
             "remaining_turns": [{"role": "user", "content": "And one more."}, {"role": "assistant", "content": "Fig."}],
@@ -26,13 +26,13 @@ def ft_environments() -> Iterator[Environment]:
     yield Environment(
         name="guess_number",
         build="finetooth_basicenvironments.guess:build",
-        summary="a hidden number, found by guesses that are too low or too high",
+        summary="a hidden number to guess; each reply says whether the guess is too low or too high",
         example_task={"prompt": "Guess my number.", "number": 7},
     )
     yield Environment(
         name="calculator",
         build="finetooth_basicenvironments.calculator:build",
-        summary="questions with a number for an answer, and a tool that calculates",
+        summary="questions whose answer is a number, and a calculator as a tool",
         example_task={"prompt": "What is 2 plus 3?", "answer": "5"},
     )
     yield Environment(

@@ -19,7 +19,7 @@ def ft_evaluators() -> Iterable[Evaluator]:
     yield Evaluator(
         name="some_answers",
         build="finetooth_exactmatch.answers:build",
-        summary="a few held-out questions with their answers, to read; no score",
+        summary="a few held-out questions with the model's answers, to read; no score",
         needs=frozenset({"generate"}),
     )
 

@@ -13,14 +13,14 @@ def ft_evaluators() -> Iterable[Evaluator]:
     yield Evaluator(
         name="probes",
         build="finetooth_probes.evaluator:build",
-        summary="share of 54 fixed questions answered as they should be",
+        summary="share of 54 fixed questions that are answered as expected",
         needs=frozenset({"generate"}),
         brings_rows=True,
     )
     yield Evaluator(
         name="lm_eval",
         build="finetooth_probes.harness:build",
-        summary="tasks of lm-eval in a folder of yours, scored as lm-eval scores them",
+        summary="tasks of lm-eval from a folder of yours, scored as lm-eval scores them",
         needs=frozenset({"generate"}),
         brings_rows=True,
     )

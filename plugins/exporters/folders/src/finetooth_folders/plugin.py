@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Exporter, hookimpl
 
-COMPRESSED = "vLLM loads compressed-tensors"
+COMPRESSED = "vLLM (compressed-tensors)"
 PACKED = (
     ("int8", "8 bits", COMPRESSED),
     ("int4", "4 bits", COMPRESSED),
     ("mxfp4", "MXFP4", COMPRESSED),
-    ("hqq", "4 bits by half-quadratic quantization", "vLLM and hqq load it"),
-    ("quanto_int8", "8 bits, a scale for each output", "optimum-quanto loads it"),
-    ("quanto_int4", "4 bits, a scale and a shift for each group", "optimum-quanto loads it"),
+    ("hqq", "4 bits by half-quadratic quantization", "vLLM and hqq"),
+    ("quanto_int8", "8 bits (one scale for each output)", "optimum-quanto"),
+    ("quanto_int4", "4 bits (a scale and a shift for each group)", "optimum-quanto"),
 )
 """Exporters of weights in fewer bits: name, bits, and what loads them."""
 
@@ -24,17 +24,17 @@ def ft_exporters() -> Iterator[Exporter]:
     yield Exporter(
         name="safetensors",
         build="finetooth_folders.whole:build_safetensors",
-        summary="the whole model in transformers' layout, an adapter folded in",
+        summary="the whole model in transformers' layout, with the adapter merged into it",
     )
-    yield Exporter(name="mlx", build="finetooth_folders.whole:build_mlx", summary="the whole model as mlx-lm loads it")
+    yield Exporter(name="mlx", build="finetooth_folders.whole:build_mlx", summary="the whole model, for mlx-lm")
     for name, bits, loads in PACKED:
         yield Exporter(
             name=name,
             build=f"finetooth_folders.packed:build_{name}",
-            summary=f"the whole model, its linear weights rounded to {bits}, as {loads}",
+            summary=f"the whole model with its linear weights in {bits}, for {loads}",
         )
     yield Exporter(
         name="vllm_lora",
         build="finetooth_folders.vllm_lora:build",
-        summary="the adapter alone, as vLLM loads it with its base",
+        summary="the adapter alone, for vLLM, which loads the base separately",
     )

@@ -13,6 +13,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="push",
         build="finetooth_hub.push:command",
-        summary="publish what was trained on a model hub",
+        summary="publish a trained model or adapter on a model hub",
         section="Use",
     )

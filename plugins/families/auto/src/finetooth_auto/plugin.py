@@ -12,6 +12,6 @@ def ft_families() -> Iterator[Family]:
     yield Family(
         name="auto",
         build="finetooth_auto.builder:build",
-        summary="any other causal model that transformers loads; finds its modules by looking",
+        summary="any other causal model that transformers loads; finds the model's modules by inspection",
         default=True,
     )

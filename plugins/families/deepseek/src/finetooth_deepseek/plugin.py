@@ -9,7 +9,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 
 _RENDERERS = (
     ("deepseek_v3", "fenced:build_v3", "<｜User｜> ... <｜Assistant｜> ...: DeepSeek V3 and R1"),
-    ("deepseek_v3_1", "hybrid:build", "<｜Assistant｜><think></think> ...: DeepSeek V3.1, thinking or not"),
+    ("deepseek_v3_1", "hybrid:build", "<｜Assistant｜><think></think> ...: DeepSeek V3.1, with or without thinking"),
     ("deepseek_r1", "fenced:build_r1", "<｜User｜> ... <｜Assistant｜><think> ...: models distilled from DeepSeek R1"),
 )
 """Name, builder, summary."""

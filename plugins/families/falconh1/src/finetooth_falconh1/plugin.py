@@ -12,6 +12,6 @@ def ft_families() -> Iterator[Family]:
     yield Family(
         name="falconh1",
         build="finetooth_falconh1.family:build",
-        summary="Falcon-H1: attention and Mamba side by side",
+        summary="Falcon-H1, whose layers compute attention and Mamba in parallel",
         model_types=frozenset({"falcon_h1"}),
     )

@@ -12,7 +12,7 @@ def ft_families() -> Iterator[Family]:
     yield Family(
         name="gemma",
         build="finetooth_gemma.family:build",
-        summary="Gemma 1 to 4, text models and the text half of those that see",
+        summary="Gemma 1 to 4: text models, and the text part of those that read images",
         model_types=frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"}),
     )
 

@@ -9,7 +9,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 _RENDERERS = (
     ("llama3", "renderer:build", "<|start_header_id|>role ... <|eot_id|>: Llama 3.x, with the tools of 3.1"),
     ("llama2", "llama2:build", "<s>[INST] ... [/INST] ... </s>: Llama 2 chat"),
-    ("smollm3", "smollm3:build", "SmolLM3: thinks before it answers, or not"),
+    ("smollm3", "smollm3:build", "SmolLM3: with or without thinking"),
 )
 """Name, builder, summary."""
 

@@ -12,7 +12,7 @@ def ft_families() -> Iterator[Family]:
     yield Family(
         name="nemotronh",
         build="finetooth_nemotronh.family:build",
-        summary="Nemotron-H: Mamba, attention and experts in turns",
+        summary="Nemotron-H, whose layers are Mamba, attention or experts",
         model_types=frozenset({"nemotron_h"}),
     )
 
@@ -22,5 +22,5 @@ def ft_renderers() -> Iterator[Renderer]:
     yield Renderer(
         name="nemotron3",
         build="finetooth_nemotronh.renderer:build",
-        summary="Nemotron 3 Nano, Super and Ultra: the prompt opens the thought or closes it; a tag for each argument",
+        summary="Nemotron 3 Nano, Super and Ultra: the prompt opens or closes the thinking; one tag for each argument",
     )

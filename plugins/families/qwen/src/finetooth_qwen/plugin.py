@@ -8,12 +8,12 @@ from finetooth_hooks import Family, Renderer, hookimpl
 
 _RENDERERS = (
     ("qwen", "renderer:build", "Qwen2 and 2.5: ChatML with tools"),
-    ("qwen3", "renderer:build_qwen3", "Qwen3: thinks before it answers, or not; tools"),
+    ("qwen3", "renderer:build_qwen3", "Qwen3: with or without thinking; tools"),
     ("qwen3_instruct", "renderer:build_qwen3_instruct", "Qwen3-Instruct-2507: no thinking; tools"),
     (
         "qwen3_5",
         "qwen3_5:build",
-        "Qwen3.5, 3.6 and 3.8: the prompt opens the thought or closes it; calls with a tag for each argument",
+        "Qwen3.5, 3.6 and 3.8: the prompt opens or closes the thinking; calls have a tag for each argument",
     ),
 )
 

@@ -13,24 +13,24 @@ def ft_gates() -> Iterator[Gate]:
     yield Gate(
         name="finite",
         build="finetooth_integrity.finite:build",
-        summary="every number in its tensors is finite",
+        summary="every number in the checkpoint's tensors is finite",
         default=True,
     )
     yield Gate(
         name="readback",
         build="finetooth_integrity.readback:build",
-        summary="every file is what the manifest says, and can be read",
+        summary="every file can be read and matches the manifest",
         default=True,
     )
     yield Gate(
         name="probe",
         build="finetooth_integrity.probe:build",
-        summary="loaded into the engine, it scores a small batch bit for bit as before",
+        summary="the checkpoint, loaded into the engine, scores a small batch bit for bit as before",
         engine=True,
     )
     yield Gate(
         name="bound",
         build="finetooth_integrity.bound:build",
-        summary="a metric lies inside a bound",
+        summary="a metric stays within a bound",
         example={"metric": "loss", "max": 10.0},
     )

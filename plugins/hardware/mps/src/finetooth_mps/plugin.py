@@ -12,7 +12,7 @@ def ft_hardware() -> Iterator[Hardware]:
     yield Hardware(
         name="mps",
         build="finetooth_mps.hardware:build",
-        summary="the GPU of an Apple chip, for torch; by name only",
+        summary="the GPU of an Apple chip, for torch; only if a recipe names it",
         framework="torch",
         rank=-1,  # below the CPU's
     )

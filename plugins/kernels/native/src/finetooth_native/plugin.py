@@ -32,7 +32,7 @@ def ft_kernels() -> Iterator[Kernel]:
     yield Kernel(
         name="native_stream",
         build="finetooth_native.provider:build_decoder",
-        summary="decoder layers over a stream: no padding, linear layers of the same input as one product",
+        summary="decoder layers over rows without padding; linear layers with the same input are one product",
         serves=(
             _serves(operation="stream_decoder", devices=frozenset({"cpu", "cuda"}), dtypes=DTYPES | {"fp16", "fp64"}),
         ),

@@ -12,7 +12,7 @@ def ft_launchers() -> Iterator[Launcher]:
     yield Launcher(
         name="ray",
         build="finetooth_raylauncher.options:build",
-        summary="starts ranks on the machines of a Ray cluster, an actor for each",
+        summary="starts ranks on the machines of a Ray cluster, one actor for each rank",
         here=lambda: False,  # its ranks are those of the launcher `environment`
         capabilities=frozenset({"machines"}),
     )

@@ -23,6 +23,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="launch",
         build="finetooth_sshlauncher.command:command",
-        summary="train what a recipe describes on several hosts, by ssh",
+        summary="train a recipe on several hosts, by ssh",
         section="Train",
     )

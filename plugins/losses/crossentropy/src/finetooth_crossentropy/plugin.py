@@ -14,7 +14,7 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="cross_entropy",
         build="finetooth_crossentropy.loss:build",
-        summary="negative log-likelihood of the targets that count",
+        summary="negative log-likelihood of the tokens that train",
         proportional_to="weights",
         default=True,
     )

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from finetooth_hooks import Loss, hookimpl
 
 _LOSSES = {
-    "importance_sampling": "the advantage times how much likelier the policy finds the token than the sampler did",
-    "ppo": "the same, with a clipped ratio where clipping is the more careful choice",
-    "cispo": "the log-probability times the advantage and a clipped ratio that is held constant",
-    "dro": "the log-probability times the advantage, less a square that holds the policy to the sampler's",
+    "importance_sampling": "advantage times the ratio of the policy's probability of a token to the sampler's",
+    "ppo": "PPO: ratio times advantage, with or without a clipped ratio, whichever is lower",
+    "cispo": "log-probability times advantage times a clipped ratio, through which no gradient flows",
+    "dro": "log-probability times advantage, minus a squared penalty that keeps the policy near the sampler",
 }
 
 _EXPECTED = {"cispo": {"gradient_is_the_slope": "its ratio is held constant, on purpose"}}
@@ -29,7 +29,7 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="surrogate",
         build="finetooth_policygradient.surrogate:build",
-        summary="what learns from rollouts: clipped, cispo or sapo, with weights for tokens, KL and entropy",
+        summary="policy-gradient loss for rollouts: clipped, cispo or sapo, with weights for tokens, KL and entropy",
         needs=frozenset({"logprobs", "entropy"}),
         fields=frozenset(
             {"advantages", "token_weights", "old_logprobs", "behaviour_logprobs", "policy_mask", "entropy_weights"}
@@ -38,7 +38,7 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="clipped_value",
         build="finetooth_policygradient.value:build",
-        summary="the error of a critic, whose values are clipped around the old ones",
+        summary="squared error of a critic's values, which are clipped around the old values",
         needs=frozenset({"values"}),
         fields=frozenset({"returns", "old_values", "token_weights", "value_offsets"}),
     )

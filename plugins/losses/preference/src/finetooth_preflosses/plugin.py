@@ -12,31 +12,31 @@ AGAINST = frozenset({"logprobs", "logprobs@reference"})
 ALONE = frozenset({"logprobs"})
 
 PAIRS = {
-    "sigmoid": "DPO: how likely the preference is under the implicit rewards",
-    "robust": "DPO for labels of which a known share is swapped",
-    "hinge": "DPO with a hinge: pairs apart by more than 1 / beta are done",
-    "ipo": "IPO: the margin is regressed to 1 / (2 beta), never driven without end",
+    "sigmoid": "DPO: negative log-likelihood of the preference under the implicit rewards",
+    "robust": "DPO for pairs of which a known share has its answers swapped",
+    "hinge": "DPO with a hinge: a pair whose margin exceeds 1 / beta has no loss",
+    "ipo": "IPO: regresses the margin to 1 / (2 beta), so that it cannot grow without bound",
     "exo_pair": "EXO: reverse KL to the preference distribution of a pair",
-    "nca_pair": "NCA: noise contrast that also holds the chosen answer up",
-    "sppo_hard": "SPPO with hard labels: rewards regressed to plus and minus 1 / (2 beta)",
+    "nca_pair": "NCA: a noise-contrastive loss that also keeps the chosen answer likely",
+    "sppo_hard": "SPPO with hard labels: regresses the rewards to plus and minus 1 / (2 beta)",
     "discopop": "DiscoPOP: a blend of the logistic and the exponential loss",
-    "apo_zero": "APO-zero: chosen up, rejected down",
-    "apo_down": "APO-down: both down, the rejected one more",
+    "apo_zero": "APO-zero: raises the chosen answer and lowers the rejected one",
+    "apo_down": "APO-down: lowers both answers of a pair, the rejected one more",
 }
 BATCHES = {
-    "kto_pair": "KTO on pairs, its KL taken from the other side of the step",
-    "bco_pair": "BCO: tells chosen from rejected around a running mean",
-    "aot": "AOT: margins of the step, sorted, above those of the reference",
-    "aot_unpaired": "AOT without pairs: sorted rewards of chosen above those of rejected answers",
+    "kto_pair": "KTO on pairs: each side's KL is estimated from the other side's answers of the step",
+    "bco_pair": "BCO: classifies answers as chosen or rejected, around a running mean of their rewards",
+    "aot": "AOT: raises the sorted margins of a step above the sorted margins of the reference",
+    "aot_unpaired": "AOT without pairs: raises the sorted rewards of chosen answers above those of rejected ones",
 }
 FREE = {
-    "orpo": "ORPO: log-likelihood and the odds ratio of a pair",
-    "simpo": "SimPO: mean log-probabilities apart by a margin",
-    "cpo": "CPO: preference without a reference, and log-likelihood",
+    "orpo": "ORPO: the chosen answer's negative log-likelihood, plus the log odds ratio of the pair",
+    "simpo": "SimPO: separates the mean log-probabilities of a pair by a margin",
+    "cpo": "CPO: a preference loss without a reference, plus the chosen answer's negative log-likelihood",
 }
 SINGLE = {
-    "kto": "KTO: desirable answers above, undesirable ones below the reference point",
-    "apo_zero_unpaired": "APO-zero for single answers",
+    "kto": "KTO: moves rewards of desirable answers above a reference point, of undesirable ones below it",
+    "apo_zero_unpaired": "APO-zero for single answers with a label",
 }
 
 SCALARS = {
@@ -58,7 +58,7 @@ def ft_losses() -> Iterator[Loss]:
         yield _entry(name, "free", summary, ALONE, "group")
     for name, summary in SINGLE.items():
         yield _entry(name, "single", summary, AGAINST, "sequence")
-    yield _entry("sft", "likelihood", "log-likelihood of the chosen answers", ALONE, "sequence")
+    yield _entry("sft", "likelihood", "negative log-likelihood of the chosen answers", ALONE, "sequence")
 
 
 def _entry(name: str, module: str, summary: str, needs: frozenset[str], together: Together) -> Loss:

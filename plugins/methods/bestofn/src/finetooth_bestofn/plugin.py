@@ -12,7 +12,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="best_of_n",
         build="finetooth_bestofn.method:build",
-        summary="train on the best answers to a prompt, by cross entropy",
+        summary="sample answers to each prompt, and train on the best ones by cross entropy",
         headline=("reward",),
         evaluators=("exact_match",),
         example={

@@ -20,7 +20,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="opd",
         build="finetooth_distillation.on_policy:build",
-        summary="the policy answers, the teacher judges each of its tokens",
+        summary="the policy answers, and the teacher judges each token of the answer",
         needs=frozenset({"roles"}),
         headline=("reverse_kl",),
         evaluators=("exact_match",),
@@ -30,7 +30,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="gkd",
         build="finetooth_distillation.generalized:build",
-        summary="the teacher's distributions over rows and over the policy's own answers to them, mixed",
+        summary="learn the teacher's distributions over the rows' answers and over the policy's own, mixed",
         needs=frozenset({"roles"}),
         headline=("divergence", "on_policy"),
         example={"teacher": "runs/large", "temperature": 1.0, "max_completion_length": 4},
@@ -50,7 +50,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="uld",
         build="finetooth_distillation.universal:build",
-        summary="a teacher with another tokenizer, compared where both have read the same text",
+        summary="learn from a teacher with another tokenizer, compared wherever both have read the same text",
         headline=("loss", "aligned"),
         example={"teacher": "runs/large"},
         elsewhere={"gold": {}, "cross_tokenizer_distillation": {}},
@@ -62,14 +62,14 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="distillation",
         build="finetooth_distillation.loss:build",
-        summary="divergence of the policy's distribution over tokens from a teacher's",
+        summary="divergence of the policy's distribution over tokens from the teacher's",
         needs=frozenset({"logprobs"}),
         fields=frozenset({"teacher_logprobs"}),
     )
     yield Loss(
         name="sorted_probabilities",
         build="finetooth_distillation.universal:build_loss",
-        summary="how far the policy's probabilities are from a teacher's of another vocabulary, in the order of size",
+        summary="distance between the sorted probabilities of the policy and of a teacher with another vocabulary",
         needs=frozenset({"logits"}),
         fields=frozenset({"aligned", "teacher_sorted"}),
     )

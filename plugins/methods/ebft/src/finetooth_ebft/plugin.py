@@ -14,7 +14,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="ebft",
         build="finetooth_ebft.method:build",
-        summary="answers whose features in a frozen network match a reference answer's",
+        summary="learn answers whose features in a frozen network match those of a reference answer",
         headline=HEADLINE,
         evaluators=("exact_match",),
         needs=frozenset({"depths"}),
@@ -30,7 +30,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="ebft_strided",
         build="finetooth_ebft.strided:build",
-        summary="blocks along a document whose features in a frozen network match the document's own next tokens",
+        summary="learn to continue a document so that features in a frozen network match those of its own next tokens",
         headline=HEADLINE,
         needs=frozenset({"depths", "trees"}),
         example={"n_samples_per_prompt": 2, "context_length": 2, "generate_max_len": 2, "stride": 4},

@@ -29,9 +29,9 @@ _ELSEWHERE: dict[str, dict[str, dict[str, Any]]] = {
 @hookimpl
 def ft_methods() -> Iterator[Method]:
     for name, function, summary in (
-        ("grpo", "grpo", "answers to a prompt against each other; the loss type of your choice"),
-        ("rloo", "rloo", "each answer against the mean of the others to its prompt"),
-        ("reinforce_plus_plus", "reinforce_plus_plus", "each answer against all of its batch"),
+        ("grpo", "grpo", "sample several answers to each prompt, and compare their rewards"),
+        ("rloo", "rloo", "sample several answers, and compare each reward with the mean of the others"),
+        ("reinforce_plus_plus", "reinforce_plus_plus", "sample answers, and compare each reward with all of its batch"),
     ):
         yield Method(
             name=name,
@@ -55,6 +55,6 @@ def ft_commands() -> Iterator[Command]:
     yield Command(
         name="rollouts",
         build="finetooth_grpo.command:command",
-        summary="what a run learned from: answers, rewards, advantages",
+        summary="show what a run learned from: answers, rewards, advantages",
         section="Use",
     )

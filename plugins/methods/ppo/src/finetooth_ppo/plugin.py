@@ -12,7 +12,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="ppo",
         build="finetooth_ppo.method:build",
-        summary="advantages for each token, from a critic's predictions",
+        summary="learn from rewards with a critic, whose predictions give each token its advantage",
         head=ScalarHead(bias=True, exported_as="none"),
         headline=("reward",),
         evaluators=("exact_match",),

@@ -13,10 +13,10 @@ LOSSES = {name: {"loss": name} for name in ("ipo", "hinge", "robust", "discopop"
 @hookimpl
 def ft_methods() -> Iterator[Method]:
     for name, summary in (
-        ("dpo", "prefer chosen to rejected answers, held to a reference; the loss of your choice, or several"),
-        ("orpo", "prefer chosen answers by their odds, with their likelihood; no reference"),
-        ("simpo", "prefer chosen answers by their mean log-probability; no reference"),
-        ("cpo", "prefer chosen answers by their log-probability, with their likelihood; no reference"),
+        ("dpo", "prefer chosen to rejected answers, compared with a reference model; by one or several losses"),
+        ("orpo", "prefer chosen to rejected answers by odds, and keep the chosen ones likely; no reference"),
+        ("simpo", "prefer chosen to rejected answers by mean log-probability; no reference"),
+        ("cpo", "prefer chosen to rejected answers by log-probability, and keep the chosen ones likely; no reference"),
     ):
         yield Method(
             name=name,
@@ -31,7 +31,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="kto",
         build="finetooth_preference.kto:build",
-        summary="desirable answers up, undesirable ones down, without pairs; held to a reference",
+        summary="raise desirable answers, lower undesirable ones, compared with a reference model; needs no pairs",
         learns_from="answers with a thumb up or down",
         rows="1,000 rows and more; one kind may be rarer (Ethayarajh et al., 2024, 2402.01306)",
         evaluators=("labels",),

@@ -12,7 +12,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="prm",
         build="finetooth_prm.method:build",
-        summary="a process reward model from answers whose steps have labels",
+        summary="train a process reward model on answers whose steps have labels",
         learns_from="answers whose steps are marked right or wrong",
         rows="10,000 rows and more",
         head=ScalarHead(bias=True, exported_as="token"),
@@ -26,7 +26,7 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="step_cross_entropy",
         build="finetooth_prm.loss:build",
-        summary="the end of each step says whether it is right",
+        summary="cross entropy of each step's label, right or wrong, at the step's end",
         needs=frozenset({"values"}),
         fields=frozenset({"labels"}),
     )
@@ -37,6 +37,6 @@ def ft_evaluators() -> Iterator[Evaluator]:
     yield Evaluator(
         name="steps",
         build="finetooth_prm.evaluator:build",
-        summary="held-out steps judged: balanced accuracy, and accuracy of right and wrong ones",
+        summary="accuracy on held-out steps: balanced, on right steps and on wrong steps",
         needs=frozenset({"head"}),
     )

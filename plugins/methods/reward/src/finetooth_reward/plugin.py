@@ -12,7 +12,7 @@ def ft_methods() -> Iterator[Method]:
     yield Method(
         name="rm",
         build="finetooth_reward.method:build",
-        summary="a reward model from pairs of answers, or from answers with a number",
+        summary="train a reward model on pairs of answers, or on answers with a number",
         learns_from="pairs of answers, to train what scores answers later",
         rows="5,000 rows and more",
         head=ScalarHead(),
@@ -28,7 +28,7 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="bradley_terry",
         build="finetooth_reward.losses:build_bradley_terry",
-        summary="the chosen answer of a pair scores higher",
+        summary="raises the score of a pair's chosen answer above that of the rejected one",
         needs=frozenset({"scores"}),
         together="group",
         scalars=frozenset({"margin"}),
@@ -36,7 +36,7 @@ def ft_losses() -> Iterator[Loss]:
     yield Loss(
         name="score_mse",
         build="finetooth_reward.losses:build_score_mse",
-        summary="a text's score is its label",
+        summary="squared error between a text's score and its label",
         needs=frozenset({"scores"}),
         scalars=frozenset({"label"}),
     )
@@ -47,6 +47,6 @@ def ft_evaluators() -> Iterator[Evaluator]:
     yield Evaluator(
         name="reward",
         build="finetooth_reward.evaluator:build",
-        summary="held-out pairs ranked by their scores, or scores compared with their labels",
+        summary="how often held-out pairs are ranked correctly, or how far scores are from their labels",
         needs=frozenset({"head"}),
     )

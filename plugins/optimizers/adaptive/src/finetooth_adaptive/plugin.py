@@ -9,9 +9,9 @@ from finetooth_hooks import Optimizer, hookimpl
 _OPTIMIZERS = (
     ("ademamix", "AdamW with a second, slow momentum", 12, 8, ()),
     ("adopt", "Adam that converges for any beta2", 8, 8, ("adopt_adamw",)),
-    ("came", "Adafactor with a momentum and its confidence", 5, 20, ("came_pytorch",)),
-    ("prodigy", "AdamW that finds its rate by itself", 16, 8, ()),
-    ("sophia", "momentum over curvature, cut off at 1", 8, 8, ("sophia_g", "sophiag")),
+    ("came", "Adafactor with momentum, and smaller steps where it is uncertain", 5, 20, ("came_pytorch",)),
+    ("prodigy", "AdamW that finds its learning rate by itself", 16, 8, ()),
+    ("sophia", "momentum divided by the curvature, clipped at 1", 8, 8, ("sophia_g", "sophiag")),
 )
 """Name, summary, bytes of a float32 number (state, largest tensor), names elsewhere."""
 

@@ -10,8 +10,8 @@ _ANY, _PAGED = frozenset[str](), frozenset({"cuda"})
 _OPTIMIZERS = (
     ("adamw_8bit", "AdamW with moments in 8 bits", 8.0, 20.0, _ANY, ("adamw_bnb_8bit", "adam8bit", "adamw8bit")),
     ("lion_8bit", "Lion with a momentum in 8 bits", 4.0, 20.0, _ANY, ("lion8bit",)),
-    ("paged_adamw", "AdamW whose moments leave a full GPU", 8.0, 0.0, _PAGED, ("paged_adamw_32bit",)),
-    ("paged_adamw_8bit", "AdamW with moments in 8 bits that leave a full GPU", 8.0, 0.0, _PAGED, ()),
+    ("paged_adamw", "AdamW whose moments leave the GPU when it is full", 8.0, 0.0, _PAGED, ("paged_adamw_32bit",)),
+    ("paged_adamw_8bit", "AdamW with moments in 8 bits, which leave the GPU when it is full", 8.0, 0.0, _PAGED, ()),
 )
 """Name, summary, bytes of a number (state, largest tensor), devices, names elsewhere."""
 

@@ -23,14 +23,14 @@ def ft_optimizers() -> Iterable[Optimizer]:
     yield Optimizer(
         name="adalomo",
         build=f"{_BUILDERS}:build_adalomo",
-        summary="updates during the backward pass, by second moments of rows and columns",
+        summary="updates during the backward pass, scaled by second moments of rows and columns",
         accumulation=False,
         state_bytes=0.5,
     )
     yield Optimizer(
         name="badam",
         build=f"{_BUILDERS}:build_badam",
-        summary="Adam over one layer at a time",
+        summary="Adam that trains one layer at a time",
         state_bytes=8.0,
         tensor_bytes=4.0,
         elsewhere={"block_adam": {}},

@@ -8,9 +8,9 @@ from finetooth_hooks import Optimizer, hookimpl
 
 _FLASH = (
     ("flash_adamw", "AdamW with companded moments in 8 bits", 2.2, 8, 10.5, ()),
-    ("flash_adam", "the same of Adam, whose weights decay through the gradient", 2.2, 8, 14.5, ()),
-    ("flash_sgd", "SGD with an 8-bit companded momentum, whose weights decay through the gradient", 1.1, 8, 10.5, ()),
-    ("flash_sgdw", "the same with weights that decay by themselves", 1.1, 8, 6.5, ()),
+    ("flash_adam", "Adam with companded moments in 8 bits; weight decay is part of the gradient", 2.2, 8, 14.5, ()),
+    ("flash_sgd", "SGD with a companded momentum in 8 bits; weight decay is part of the gradient", 1.1, 8, 10.5, ()),
+    ("flash_sgdw", "SGD with a companded momentum in 8 bits and decoupled weight decay", 1.1, 8, 6.5, ()),
     ("flash_lion", "Lion with a companded momentum in 8 bits", 1.1, 8, 10.5, ()),
 )
 _OPTIMIZERS = (
@@ -21,7 +21,7 @@ _OPTIMIZERS = (
         *(12, 8, 16),
         ("galore_adamw_8bit", "galore_adamw_8bit_layerwise"),
     ),
-    ("apollo", "gradients scaled by what Adam does to a random projection of them", 8, 4, 8, ("apollo_adamw",)),
+    ("apollo", "APOLLO: scales gradients by what Adam does to a random projection of them", 8, 4, 8, ("apollo_adamw",)),
     ("apollo_mini", "APOLLO of rank 1: about the memory of SGD", 8, 4, 8, ()),
     ("adam_mini", "Adam with one second moment for each output of a layer", 5, 4, 4, ()),
     ("adamw_4bit", "AdamW with moments in 4 bits", 8, 8, 10, ("adamw4bit",)),

@@ -14,7 +14,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
     yield Optimizer(
         name="muon",
         build="finetooth_muon.optimizers:build_muon",
-        summary="orthonormal steps along a momentum; half of AdamW's state",
+        summary="orthonormal updates made from a momentum; half of AdamW's state",
         update_bytes=4.0,
         tensor_bytes=8.0,
         elsewhere={"muon_adamw": {}},
@@ -22,7 +22,7 @@ def ft_optimizers() -> Iterable[Optimizer]:
     yield Optimizer(
         name="dion",
         build="finetooth_muon.optimizers:build_dion",
-        summary="orthonormal steps of low rank, with error feedback",
+        summary="orthonormal updates of low rank, with error feedback",
         update_bytes=4.0,
         tensor_bytes=8.0,
     )

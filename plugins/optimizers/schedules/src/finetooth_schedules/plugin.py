@@ -8,14 +8,14 @@ from finetooth_hooks import Schedule, hookimpl
 
 _SCHEDULES = {
     "cosine": ("half a cosine down to 0", ("cosine_annealing", "cosine_with_warmup")),
-    "constant": ("the full rate throughout", ("constant_with_warmup",)),
+    "constant": ("the full learning rate throughout", ("constant_with_warmup",)),
     "linear": ("a straight line down to 0", ("linear_with_warmup",)),
-    "cosine_with_restarts": ("half cosines, each from the full rate", ()),
+    "cosine_with_restarts": ("several half cosines, each starting at the full rate", ()),
     "cosine_with_min": ("half a cosine down to a floor", ("cosine_with_min_lr",)),
-    "polynomial": ("a power of what is left", ()),
-    "inverse_sqrt": ("1/sqrt(step), needs no end", ()),
+    "polynomial": ("a power of the share of steps that is left", ()),
+    "inverse_sqrt": ("1/sqrt(step); needs no number of steps", ()),
     "wsd": ("warm-up, a plateau, then a short decay", ("warmup_stable_decay",)),
-    "one_cycle": ("up and down again, once", ()),
+    "one_cycle": ("up to the full rate and down again, once", ()),
 }
 """Summary, and names elsewhere."""
 

@@ -15,7 +15,7 @@ def ft_quantizers() -> Iterable[Quantizer]:
     yield Quantizer(
         name="nf4",
         build=f"{_BUILDERS}:build_nf4",
-        summary="4 bits by bitsandbytes, 16 levels for normally distributed weights: QLoRA's",
+        summary="4 bits by bitsandbytes, with 16 levels for normally distributed weights, as in QLoRA",
         rank=1,  # its levels follow what weights are like: of 4 bits what `quantization: auto` takes
         elsewhere={
             name: {}
@@ -31,7 +31,7 @@ def ft_quantizers() -> Iterable[Quantizer]:
     yield Quantizer(
         name="bnb_int8",
         build=f"{_BUILDERS}:build_int8",
-        summary="8 bits by bitsandbytes, a scale a row, as LLM.int8() stores weights",
+        summary="8 bits by bitsandbytes, one scale for each row, as LLM.int8() stores weights",
         rank=-1,  # one scale for a row is coarser than one for each group
         elsewhere={"llm_int8": {}, "bnb_8bit": {}},
     )

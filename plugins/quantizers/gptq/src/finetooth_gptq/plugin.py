@@ -13,7 +13,7 @@ def ft_quantizers() -> Iterable[Quantizer]:
     yield Quantizer(
         name="gptq",
         build="finetooth_gptq.quantizer:build",
-        summary="4 or 8 bits a weight, rounded to keep the layers' outputs on rows of the data",
+        summary="4 or 8 bits a weight, rounded so that the layers' outputs change least on rows of the data",
     )
 
 
@@ -23,10 +23,10 @@ def ft_exporters() -> Iterable[Exporter]:
     yield Exporter(
         name="gptq",
         build="finetooth_gptq.exporter:build",
-        summary="the whole model in 4 or 8 bits by GPTQ, as vLLM and gptqmodel load it",
+        summary="the whole model in 4 or 8 bits by GPTQ, for vLLM and gptqmodel",
     )
     yield Exporter(
         name="awq",
         build="finetooth_gptq.awq:build",
-        summary="the whole model in 4 bits by AWQ, as vLLM and mlx-lm load it",
+        summary="the whole model in 4 bits by AWQ, for vLLM and mlx-lm",
     )

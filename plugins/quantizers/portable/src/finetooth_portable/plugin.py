@@ -31,6 +31,6 @@ def ft_quantizers() -> Iterable[Quantizer]:
     yield Quantizer(
         name="mxfp4",
         build=f"{_BUILDERS}:build_mxfp4",
-        summary="4-bit floating point (E2M1), a power of two for every 32 weights",
+        summary="4-bit floating point (E2M1), one power-of-two scale for every 32 weights",
         elsewhere={"fp4_e2m1": {}, "e2m1": {}},
     )

@@ -13,10 +13,10 @@ _BUILDERS = "finetooth_torchao.quantizers"
 def ft_quantizers() -> Iterable[Quantizer]:
     """Formats that hardware and vLLM know, below what needs no library where `quantization: auto` chooses."""
     for name, summary in (
-        ("torchao_int8", "8 bits by torchao, a scale a row"),
-        ("torchao_int4", "4 bits by torchao, a scale and a zero for each group"),
-        ("torchao_fp8", "8-bit floating point (E4M3) by torchao, a scale a row"),
-        ("mxfp8", "8-bit floating point (E4M3) by torchao, a power of two for every 32 weights"),
+        ("torchao_int8", "8 bits by torchao, one scale for each row"),
+        ("torchao_int4", "4 bits by torchao, a scale and a zero point for each group"),
+        ("torchao_fp8", "8-bit floating point (E4M3) by torchao, one scale for each row"),
+        ("mxfp8", "8-bit floating point (E4M3) by torchao, one power-of-two scale for every 32 weights"),
         ("nvfp4", "4-bit floating point (E2M1) by torchao, an 8-bit floating-point scale for every 16 weights"),
     ):
         yield Quantizer(
@@ -31,16 +31,16 @@ def ft_quantizers() -> Iterable[Quantizer]:
 def ft_exporters() -> Iterable[Exporter]:
     """Folders that transformers loads with torchao."""
     for form, summary in (
-        ("int8", "8 bits, a scale a row"),
-        ("fp8", "8-bit floats (E4M3), a scale a row"),
-        ("mxfp8", "8-bit floats (E4M3), a power of two for every 32"),
-        ("mxfp4", "4-bit floats (E2M1), a power of two for every 32"),
-        ("nvfp4", "4-bit floats (E2M1), an 8-bit float for every 16"),
+        ("int8", "8 bits, one scale for each row"),
+        ("fp8", "8-bit floats (E4M3), one scale for each row"),
+        ("mxfp8", "8-bit floats (E4M3), one power-of-two scale for every 32"),
+        ("mxfp4", "4-bit floats (E2M1), one power-of-two scale for every 32"),
+        ("nvfp4", "4-bit floats (E2M1), one 8-bit scale for every 16"),
     ):
         yield Exporter(
             name=f"torchao_{form}",
             build=f"finetooth_torchao.exporter:build_{form}",
-            summary=f"the whole model, its linear weights as torchao saves them: {summary}",
+            summary=f"the whole model with its linear weights as torchao saves them: {summary}",
         )
 
 
@@ -51,7 +51,7 @@ def ft_kernels() -> Iterable[Kernel]:
         ("torchao", "build", "float8 training, on NVIDIA GPUs from compute capability 8.9 and on ROCm from gfx950"),
         (
             "torchao_mxfp8", "build_mxfp8",
-            "MXFP8, a power of two for every 32 numbers, on NVIDIA GPUs from compute capability 10.0",
+            "MXFP8 (one power-of-two scale for every 32 numbers), on NVIDIA GPUs from compute capability 10.0",
         ),
     ):  # fmt: skip
         yield Kernel(

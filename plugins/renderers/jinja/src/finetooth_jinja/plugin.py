@@ -12,6 +12,6 @@ def ft_renderers() -> Iterator[Renderer]:
     yield Renderer(
         name="jinja",
         build="finetooth_jinja.renderer:build",
-        summary="the tokenizer's own chat template; trained spans are proved for every row",
+        summary="the tokenizer's own chat template; checks for every row which tokens train",
         elsewhere={"tokenizer": {}, "tokenizer_default": {}, "default": {}},
     )

@@ -12,7 +12,7 @@ def ft_rewards() -> Iterator[Reward]:
     yield Reward(
         name="python_function",
         build="finetooth_function.reward:build",
-        summary="your own Python function, in a file or a module; also one written for TRL",
+        summary="your own Python function, in a file or a module; also a reward function written for TRL",
         example={"file": "{folder}/lengths.py", "function": "shorter"},
         example_files={
             "lengths.py": "def shorter(completions, **columns):\n    return [-float(len(c)) for c in completions]\n"

@@ -12,7 +12,7 @@ def ft_rewards() -> Iterator[Reward]:
     yield Reward(
         name="llm_judge",
         build="finetooth_judge.reward:build",
-        summary="what a language model behind an OpenAI-compatible server says of an answer",
+        summary="the score that a language model behind an OpenAI-compatible server gives an answer",
         example={
             "base_url": "http://127.0.0.1:9/v1",  # nobody answers there
             "model": "judge",

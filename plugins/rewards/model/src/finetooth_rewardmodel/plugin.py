@@ -12,7 +12,7 @@ def ft_rewards() -> Iterator[Reward]:
     yield Reward(
         name="model",
         build="finetooth_rewardmodel.reward:build",
-        summary="what a trained reward model says of an answer",
+        summary="the score that a trained reward model gives an answer",
         example={"path": "runs/rm-1"},
         concurrent=False,
     )

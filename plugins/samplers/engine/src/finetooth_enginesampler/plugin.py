@@ -12,13 +12,13 @@ def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="engine",
         build="finetooth_enginesampler.sampler:build",
-        summary="the engine that trains, with the weights as they are",
+        summary="the training engine itself, with its current weights",
         default=True,
     )
     yield Sampler(
         name="kept_rollouts",
         build="finetooth_enginesampler.recorded:build",
-        summary="what another run kept: its answers are trained again, and nothing is sampled",
+        summary="the rollouts that another run saved; trains on them again, and samples nothing",
         example={"run": "runs/before"},
         expected_failures={"samples_each_prompt_as_often_as_asked": "it has what was recorded, and nothing else"},
     )

@@ -14,7 +14,7 @@ def ft_backends() -> Iterator[Backend]:
     yield Backend(
         name="vllm",
         build="finetooth_serversamplers.backend:build",
-        summary="answers from a running vLLM server, for ft chat and ft serve openai; trains nothing",
+        summary="answers from a running vLLM server, for ft chat and ft serve openai; cannot train",
         framework="torch",
         capabilities=CAPABILITIES,
         outputs=frozenset(),
@@ -37,7 +37,7 @@ def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="openai",
         build="finetooth_serversamplers.openai:build",
-        summary="a server with OpenAI's completions that returns token ids; its weights never change",
+        summary="a server with OpenAI's completions API that returns token ids; its weights never change",
         remote=True,
     )
     yield Sampler(

@@ -23,7 +23,7 @@ def ft_stores() -> Iterator[Store]:
         name="disk",
         build="finetooth_disk.store:build",
         tier="disk",
-        summary="folders in the run folder, complete or absent",
+        summary="folders in the run folder; each is either complete or absent",
         claims=claims,
         default=True,
         example={"path": "{folder}/kept"},

@@ -14,7 +14,7 @@ def ft_stores() -> Iterator[Store]:
         name="device",
         build="finetooth_memory.store:build_device",
         tier="device",
-        summary="the newest states on the device, to undo a bad step at once",
+        summary="the newest states in device memory, to undo a bad step at once",
     )
     yield Store(
         name="host",

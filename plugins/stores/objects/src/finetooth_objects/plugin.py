@@ -19,6 +19,6 @@ def ft_stores() -> Iterator[Store]:
         name="s3",
         build="finetooth_objects.store:build",
         tier="remote",
-        summary="S3-compatible object storage, verified after the upload; uploads resume where they were cut",
+        summary="S3-compatible object storage; verifies every upload, and resumes an interrupted one",
         claims=claims,
     )

@@ -12,6 +12,6 @@ def ft_strategies() -> Iterator[Strategy]:
     yield Strategy(
         name="context",
         build="finetooth_context.options:build",
-        summary="ranks compute the same rows together, each some of the positions",
+        summary="ranks compute the same rows together; each takes some of the positions",
         capabilities=frozenset({"shards", "islands", "traffic"}),
     )

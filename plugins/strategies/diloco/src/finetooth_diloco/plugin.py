@@ -12,6 +12,6 @@ def ft_strategies() -> Iterator[Strategy]:
     yield Strategy(
         name="diloco",
         build="finetooth_diloco.options:build",
-        summary="islands of ranks train separately, and exchange their changes once in many steps",
+        summary="islands of ranks train separately, and exchange their changes once every many steps",
         capabilities=frozenset({"islands", "traffic"}),
     )

@@ -12,6 +12,6 @@ def ft_strategies() -> Iterator[Strategy]:
     yield Strategy(
         name="pipeline",
         build="finetooth_pipeline.options:build",
-        summary="every rank has some of the decoder's layers, and micro-batches go through all ranks",
+        summary="every rank holds some of the decoder's layers, and micro-batches pass through all ranks",
         capabilities=frozenset({"shards", "islands", "traffic"}),
     )

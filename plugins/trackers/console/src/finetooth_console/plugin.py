@@ -13,6 +13,6 @@ def ft_trackers() -> Iterable[Tracker]:
     yield Tracker(
         name="console",
         build="finetooth_console.tracker:build",
-        summary="a live line while training, the loss curve at the end",
+        summary="a progress line during training, and the loss curve at its end",
         default=True,
     )

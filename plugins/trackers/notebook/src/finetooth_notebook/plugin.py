@@ -13,6 +13,6 @@ def ft_trackers() -> Iterable[Tracker]:
     yield Tracker(
         name="notebook",
         build="finetooth_notebook.curves:build",
-        summary="losses drawn below a notebook's cell; from Python it is added there",
+        summary="losses drawn below a notebook's cell; a run started in a notebook adds it",
         in_notebooks=True,
     )
