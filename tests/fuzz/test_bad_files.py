@@ -69,7 +69,7 @@ REFUSED: dict[str, Sequence[str]] = {
 READ: dict[str, Sequence[str]] = {
     # file: what is said beside the counts
     "bom.jsonl": ("begins with a byte order mark",),
-    "array_instead_of_lines.jsonl": ("holds a JSON array, whatever its name says",),
+    "array_instead_of_lines.jsonl": ("holds a JSON array, not what its name says",),
     "blank_lines.jsonl": (),
     "messages_as_string.jsonl": ("jsonl:2 and maybe other rows; it was decoded",),
 }

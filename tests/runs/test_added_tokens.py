@@ -127,7 +127,7 @@ def test_the_plan_says_that_new_tokens_stay_as_they_began(asked: Callable[..., R
     ]
     said = [[note for note in plan.notes if "adapter.train_new_tokens" in note] for plan in plans]
     assert said[0] == []
-    assert len(said[1]) == 1 and "leaves the embeddings of 3 new tokens as they begin" in said[1][0]
+    assert len(said[1]) == 1 and "keeps the initial embeddings of 3 new tokens" in said[1][0]
 
 
 def test_they_do_not_change_the_renderer(asked: Callable[..., Recipe], tiny_smollm2: Path) -> None:

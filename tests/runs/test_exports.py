@@ -168,7 +168,7 @@ def test_an_adapter_for_vllm_is_what_peft_loads(made: Any, ft: Any, tmp_path: Pa
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), str(tmp_path / "out")).eval()
     torch.testing.assert_close(logits(model), logits(trained(run)))
     code, _, said = ft("export", made("full"), "--to", "vllm_lora", "--output", tmp_path / "other")
-    assert code == 2 and "it holds whole weights, no adapter" in said and not (tmp_path / "other").exists()
+    assert code == 2 and "it holds whole weights, not an adapter" in said and not (tmp_path / "other").exists()
 
 
 def test_bad_input_is_one_line_and_leaves_nothing(made: Any, ft: Any, tmp_path: Path, monkeypatch: Any) -> None:

@@ -164,7 +164,7 @@ def test_columns_that_no_format_knows_are_guessed(ft: Run, tmp_path: Path, monke
     wanted = {"name": "prompt_completion", "prompt": "Kunde", "completion": "Agent", "system": "Be kind."}
     assert made["data"]["format"] == wanted
     assert "by their names, 'Kunde' asks and 'Agent' answers" in out and "1  Kunde: Where is parcel 0?" in out
-    assert "';' stands between the fields of its header" in out
+    assert "';' separates the fields of its header" in out
 
 
 def test_what_reads_the_rows_gets_options(ft: Run, tmp_path: Path, tiny_llama: Path) -> None:

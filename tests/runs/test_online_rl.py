@@ -279,7 +279,7 @@ def test_rollouts_are_shown(online: Callable[..., Any], ft: Callable[..., tuple[
     code, out, _ = ft("rollouts", given["output"], "--groups", "1")
     assert code == 0 and "step 2" in out and out.count("advantage") == 4
     code, _, err = ft("rollouts", given["output"], "--step", "9")
-    assert code == 2 and "no rollouts were new then" in err
+    assert code == 2 and "the run sampled nothing at this step" in err
 
 
 def test_rollouts_of_one_answer_a_prompt_are_shown(

@@ -194,9 +194,9 @@ def test_a_lora_trains_over_a_folder_that_is_quantised_already(
     seen = losses(tmp_path / "run")
     assert np.mean(seen[-3:]) < seen[0] - 0.4
     code, _, err = ft("merge", tmp_path / "run")
-    assert code == 2 and "is stored as fp8, and a sum cannot be stored in its bits" in err
+    assert code == 2 and "is stored as fp8, and a merged weight cannot be stored in these bits" in err
     session = finetooth.session(recipe(model=str(tmp_path / "run"), output=str(tmp_path / "next")))
-    with pytest.raises(PlanError, match="which is stored as fp8, and a sum cannot be stored in its bits"):
+    with pytest.raises(PlanError, match="which is stored as fp8, and a merged weight cannot be stored in these bits"):
         _ = session.engine
 
 

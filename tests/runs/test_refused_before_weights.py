@@ -52,7 +52,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             "pick a low-rank adapter, or remove quantization", id="qat-over-a-frozen-base",
         ),
         pytest.param(
-            {"adapter": {"name": "qat", "format": "gptq"}}, "cannot be trained for", "choose int4, int8 or mxfp4",
+            {"adapter": {"name": "qat", "format": "gptq"}}, "qat cannot train for it", "choose int4, int8 or mxfp4",
             id="qat-calibrated",
         ),
         pytest.param(

@@ -105,7 +105,10 @@ def test_answers_end_with_the_tokens_of_the_recipe(online: Callable[..., Any]) -
         ({"stop_ids": [10**6]}, r"method\.stop_ids\.0: 1000000 is not a token of the model, which has \d+"),
         ({"stop": [""]}, r"method\.stop\.0: must not be empty"),
         ({"stop": ["a"], "environment": "guess"}, "an environment ends its turns: leave them out"),
-        ({"name": "best_of_n", "top_entropy_quantile": 0.2}, "top_entropy_quantile belong to losses with a ratio"),
+        (
+            {"name": "best_of_n", "top_entropy_quantile": 0.2},
+            "top_entropy_quantile act only in losses with an importance ratio",
+        ),
         (
             {"name": "opd", "teacher": "x", "teacher_top_k": 4, "entropy_target": 1.0},
             "leave entropy_target and top_entr",

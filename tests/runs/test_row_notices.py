@@ -378,7 +378,7 @@ def test_excess_length_that_decides_nothing_is_told(recipe: Make, tmp_path: Path
         train = {"max_length": 8, "excess_length": excess, "precision": "fp32"}
         made = finetooth.session(recipe(method="pretrain", data={"train": "rows.jsonl"}, train=train))
         report_of(made)
-        assert any(f"excess_length: {excess} decides nothing" in note for note in made.context.notes) == told
+        assert any(f"excess_length: {excess} has no effect" in note for note in made.context.notes) == told
 
 
 # --- commands --------------------------------------------------------------------------------------------------------

@@ -199,7 +199,7 @@ def test_the_first_island_is_lost_and_all_begin_with_its_newest_checkpoint(folde
 def test_settings_that_cannot_be_are_refused_before_a_rank_starts(folder: Path) -> None:  # noqa: F811
     for number, (options, message) in enumerate(
         [
-            ({"within": "full_shard"}, "scale.strategy.within: diloco does not go with full_shard"),
+            ({"within": "full_shard"}, "scale.strategy.within: diloco cannot run with full_shard"),
             ({"within": "zero-3"}, "whole pseudo-gradient"),
             ({"inner_step": 5}, "inner_steps"),
         ]

@@ -276,7 +276,7 @@ def test_it_trains_and_scores_nothing(recipe: dict[str, Any], tmp_path: Path) ->
     with pytest.raises(Exception, match="answers and does not score data"):
         engine.logprobs([Datum.from_tokens([1, 2, 3])])
     shown: Any = ShownPrompt((1, 2), ((0, object()),))  # type: ignore[arg-type]
-    with pytest.raises(Exception, match="a picture, a sound or a video, which is not sent"):
+    with pytest.raises(Exception, match="an image, a sound or a video, and the backend sends only text"):
         engine.generate([shown], Sampling(max_tokens=1))
 
 

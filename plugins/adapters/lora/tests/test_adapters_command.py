@@ -144,7 +144,7 @@ def test_a_small_difference_is_not_lost(make: Any, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["a"], "one adapter is given"),
-        (["a", "b", "--method", "ties"], "needs to know which share .*add --density"),
+        (["a", "b", "--method", "ties"], "needs the share of numbers .*add --density"),
         (["a", "b", "--density", "0.5"], "--density is for ties"),
         (["a", "b", "--weights", "1"], "1 numbers for 2 adapters"),
         (["a", "b", "--weights", "1,x"], "could not convert"),

@@ -86,7 +86,7 @@ def test_margin_and_tools(format_of: Make) -> None:
     ("values", "problem"),
     [
         ({"prompt": "a", "chosen": "b"}, "rejected"),
-        ({"prompt": "a", "chosen": 1, "rejected": "c"}, "chosen is a number, not text and no list of messages"),
+        ({"prompt": "a", "chosen": 1, "rejected": "c"}, "chosen is a number, neither text nor a list of messages"),
         ({"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": "c"}, r"chosen\[0\]\.content is missing"),
     ],
 )
@@ -175,7 +175,7 @@ def test_reasoning_of_a_reference_answer_has_a_column_of_its_own(format_of: Make
         ([{"role": "assistant", "content": "a"}], {}, "no turn of the assistant follows a question"),
         (
             [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "c"}], {},
-            r"prompt\[1\] has reasoning, and a reference answer is text alone \(name a column",
+            r"prompt\[1\] has reasoning, and a reference answer holds text only \(name a column",
         ),
         ([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], {"answer": 1}, "a column 'answer'"),
     ],

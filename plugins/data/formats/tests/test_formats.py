@@ -220,7 +220,7 @@ def test_unused_keys_are_said_once(format_of: Make, context: FakeContext) -> Non
     reader = format_of("chat")
     for number in range(3):
         reader.read(Row(f"x:{number}", {"messages": [{"role": "user", "content": "a", "mood": "fine"}]}))
-    assert context.notes == ["mood: such keys of messages are not used"]
+    assert context.notes == ["messages have the keys mood, which are not used"]
 
 
 def test_roles_can_be_mapped(format_of: Make) -> None:

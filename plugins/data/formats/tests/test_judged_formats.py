@@ -114,7 +114,7 @@ def test_a_neutral_step_is_what_the_recipe_says(format_of: Make, context: FakeCo
     values = {"question": {"problem": "q"}, "label": {"steps": [rated(0, 1, chosen=0), rated(1, chosen=0)]}}
     for neutral, label in (("good", True), ("bad", False)):
         assert format_of("stepwise", neutral=neutral).read(Row("f:3", values)).labels == (label, True)
-    assert len(context.notes) == 1 and "f:3 has completions that were not continued" in context.notes[0]
+    assert len(context.notes) == 1 and "f:3 has completions that the solution does not continue" in context.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_adjacent_pairs_of_a_ranking(format_of: Make, numbers: list[int]) -> Non
 def test_a_ranking_by_order_alone(format_of: Make) -> None:
     values = {"prompt": "q", "responses": ["a", "b", "c"]}
     format_ = format_of("preference", ordered=True, pairs="adjacent")
-    assert "'responses', the best first: each and the next worse one make a pair" in format_.detect(values)
+    assert "'responses', the best first: each answer and the next worse one make a pair" in format_.detect(values)
     assert format_.read(Row("1", values)) == [
         Pair(Q, said("a"), said("b"), 1.0),
         Pair(Q, said("b"), said("c"), 1.0),
@@ -82,7 +82,7 @@ def test_pairs_made_labelled_answers(format_of: Make) -> None:
     ranked = {"prompt": "q", "responses": ["b", "a", "c"], "scores": [2, 3, 1]}
     found = format_of("preference", unpair=True).read(Row("1", ranked))
     assert [(one.completion, one.label) for one in found] == [(said("a"), True), (said("c"), False)]
-    with pytest.raises(RecipeError, match="unpair goes with pairs: best-worst"):
+    with pytest.raises(RecipeError, match="unpair needs pairs: best-worst"):
         format_of("preference", unpair=True, pairs="all")
 
 

@@ -302,7 +302,7 @@ def test_phi_states_no_more_context_than_its_window(written: Any) -> None:
         ("glm4_moe", {"n_group": 2}, "its n_group is 2, and llama.cpp computes with 1"),
         ("mixtral", {"sliding_window": 64}, "llama.cpp has no window for models of type mixtral"),
         ("deepseek_v3", {"n_group": 1}, ""),
-        ("deepseek_v3", {"rope_parameters": {**YARN, "mscale": 1.0}}, "no mscale that is its mscale_all_dim"),
+        ("deepseek_v3", {"rope_parameters": {**YARN, "mscale": 1.0}}, "no mscale equal to its mscale_all_dim"),
         ("deepseek_v3", {"rope_parameters": {**YARN, "beta_fast": 16}}, r"has \{'beta_fast': 16\}, and llama.cpp"),
         ("deepseek_v3", {"q_lora_rank": None}, "its q_lora_rank is None, and llama.cpp computes with a number"),
         ("deepseek_v3", {"q_lora_rank": None, "num_hidden_layers": 27}, ""),

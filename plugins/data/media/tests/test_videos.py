@@ -66,7 +66,7 @@ def compressed() -> bytes:
     ("content", "problem"),
     [
         (b"", "it is empty"),
-        (b"no video", "none that can be read"),
+        (b"no video", "its format cannot be read"),
         (PACKED[:-40], "not an archive of frames"),
         (ANIMATED[: len(ANIMATED) // 2], "cut off or damaged"),
         (compressed(), "its entries are compressed"),

@@ -148,7 +148,7 @@ def test_what_was_fetched_is_used_if_nobody_answers(web: Any, context: FakeConte
     assert values(context, address) == ROWS
     web.statuses["/train.jsonl"] = [500] * 99
     assert values(context, address) == ROWS
-    assert any("the file fetched before is used" in note for note in context.notes)
+    assert any("the run uses the file fetched before" in note for note in context.notes)
     web.statuses["/train.jsonl"] = [404] * 99
     with pytest.raises(DataError, match="no such file"):  # but not if it is gone
         values(context, address)
@@ -179,7 +179,7 @@ def test_fewer_bytes_than_were_announced(web: Any, context: FakeContext, monkeyp
         return len(content), hashlib.sha256(content).hexdigest()
 
     monkeypatch.setattr(download, "_copy", copy_half)
-    with pytest.raises(DataError, match=r"1,000 bytes came of [\d,]+ \(try again later\)"):
+    with pytest.raises(DataError, match=r"1,000 of [\d,]+ bytes arrived \(try again later\)"):
         source(context, f"{web.address}/train.jsonl")
     assert kept(context) == []
 

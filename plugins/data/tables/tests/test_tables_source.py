@@ -160,7 +160,7 @@ def test_another_delimiter_is_taken_and_said(tmp_path: Path, delimiter: str, sta
     (tmp_path / "x.csv").write_text(text)
     notes: list[str] = []
     assert [dict(row.values) for row in rows(tmp_path / "x.csv", notes)] == [{"a": "1", "b": "2,5"}]
-    assert notes[0].endswith(f"{delimiter!r} stands between the fields of its header, and is taken so")
+    assert notes[0].endswith(f"{delimiter!r} separates the fields of its header, so it is taken as the delimiter")
     assert values(tmp_path / "x.csv", delimiter=delimiter) == [{"a": "1", "b": "2,5"}]
 
 
@@ -429,7 +429,7 @@ def test_columns_with_one_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "problem"),
     [
-        ("x.txt", {}, r"tables, path: .*x\.txt does not end like a table"),
+        ("x.txt", {}, r"tables, path: .*x\.txt does not have the ending of a table"),
         ("x.parquet", {"delimiter": ";"}, "tables, delimiter: a .parquet file has no delimiter"),
         ("x.csv", {"field": "data"}, "tables, field: a .csv file has no keys"),
     ],

@@ -47,7 +47,7 @@ def test_none_that_is_left_is_better_than_one_that_is_kept(groups: list[list[int
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"keep": 8}, "all would be learned"),
+        ({"keep": 8}, "so every answer would train"),
         ({"num_generations": 1}, "nothing to choose from"),
         ({"beta": 0.1}, "ratio"),
     ],

@@ -133,7 +133,7 @@ def test_equal_distributions_are_not_apart() -> None:
         (DistillOptions, {"cross_entropy": 0.1, "temperature": 2.0}, "temperature 1"),
         (OnPolicyOptions, {"teacher_top_k": 4, "top_p": 0.9}, "whole distributions"),
         (OnPolicyOptions, {"teacher_top_k": 4, "beta": 0.1}, "a loss of its own"),
-        (OnPolicyOptions, {"dynamic_sampling": True}, "nothing is learned here"),
+        (OnPolicyOptions, {"dynamic_sampling": True}, "opd learns from no reward"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: Any, given: dict[str, Any], words: str) -> None:

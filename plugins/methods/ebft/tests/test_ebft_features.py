@@ -103,7 +103,7 @@ def test_directions_without_samples_are_dropped() -> None:
     [
         ({"mode": "strided"}, "set method.name to it, without mode"),
         ({"num_generations": 1, "advantage_estimator": "rloo"}, "set advantage_estimator to reinforce"),
-        ({"dynamic_sampling": True}, "dynamic_sampling looks at rewards before"),
+        ({"dynamic_sampling": True}, "dynamic_sampling needs the rewards before"),
         ({"environment": "single"}, "set it to conversation"),
         ({"alignment_coef": 0.0, "diversity_coef": 0.0}, "nothing is rewarded"),
         ({"partial_rollouts": 4, "prefetch": 1}, "adaptive_max_tokens bounds whole answers"),

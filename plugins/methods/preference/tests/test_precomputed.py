@@ -47,7 +47,7 @@ def test_it_is_made_once_and_found_again(make_context: Contexts, pairs: list[Pai
     again = Drifting(context.tokenizer)
     assert losses(context, again, "precomputed") == first
     assert "logprobs reference" not in again.calls
-    assert [note for note in context.notes if "were found" in note]
+    assert [note for note in context.notes if "were read from the cache" in note]
     (file,) = (context.cache / "reference-logprobs").iterdir()
     file.write_bytes(b"torn")
     third = Drifting(context.tokenizer)
@@ -79,7 +79,7 @@ def test_a_policy_that_has_moved_on_is_no_reference(make_context: Contexts, pair
         capabilities = frozenset({"zero_grad"})  # type: ignore[assignment]
 
     context = make_context(pairs, batch_size=4, epochs=1)
-    with pytest.raises(EngineError, match="no longer the reference"):
+    with pytest.raises(EngineError, match="the policy has changed since"):
         losses(context, Whole(context.tokenizer, weights_version=3), "precomputed")
     engine = Whole(context.tokenizer)
     losses(context, engine, "precomputed")

@@ -86,7 +86,7 @@ def test_the_report_counts(tmp_path: Path) -> None:
     report = prepared.report  # 21 + 10 tokens, 30 predicted, in windows of 16 and 14
     assert (report.rows, report.used, report.tokens, report.trained_tokens, report.longest) == (2, 2, 30, 30, 16)
     assert report.notes == (
-        "2 documents, 31 tokens, cut in 2 windows of 16; the last has 14",
+        "2 documents, 31 tokens, cut into 2 windows of 16; the last has 14",
         "attention and positions stop at the ends of documents",
     )
     assert report.segmented

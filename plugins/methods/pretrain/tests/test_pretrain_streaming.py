@@ -128,7 +128,7 @@ def test_no_more_is_read_than_must_be() -> None:
 def test_other_data_are_not_taken_for_the_saved_ones() -> None:
     shape = Shape(length=8, block=3, batch=2, seed=0, isolate=True)
     cursor = next(stream(["abcdefgh"] * 9, shape).batches())[1]
-    with pytest.raises(DataError, match="cursor: the data from row 1 on are not those that the saved run"):
+    with pytest.raises(DataError, match="cursor: the data have changed from row 1 on since the run was saved"):
         next(stream(["abcdefgx"] * 9, shape, cursor).batches())
 
 

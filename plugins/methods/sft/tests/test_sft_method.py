@@ -74,7 +74,7 @@ def test_a_row_without_an_answer_is_named(context_of: Contexts) -> None:
 def test_what_follows_the_last_answer_is_said(context_of: Contexts) -> None:
     report = Sft(SftOptions(), context_of(chat("q", "a"), chat("q", "a", "r"), chat("q", "a", "r"))).prepare().report
     assert report.notes == (
-        "2 conversations end with a message that is not the assistant's: what follows the last answer trains nothing",
+        "2 conversations end with a message that is not the assistant's: the text after the last answer does not train",
     )
     assert Sft(SftOptions(), context_of(chat("q", "a"))).prepare().report.notes == ()
 
@@ -104,7 +104,7 @@ def parts(first: str, second: str) -> Conversation:
 def test_a_blank_where_what_trains_begins_is_counted(context_of: Contexts) -> None:
     rows = (parts("think... ", "The"), parts("think...", " The"), parts("think...\n", "The"), parts("a ", "b"))
     report = Sft(SftOptions(), context_of(*rows)).prepare().report
-    assert len(report.notes) == 1 and report.notes[0].startswith("2 conversations have parts")
+    assert len(report.notes) == 1 and report.notes[0].startswith("2 conversations have a part that ends with a blank")
     whole = Message("assistant", "a b", weights=(Weighted(0, 2, 1.0),))  # the range says what is so anyway
     assert Sft(SftOptions(), context_of(Conversation((Message("user", "q"), whole)))).prepare().report.notes == ()
 

@@ -238,9 +238,7 @@ def test_plateau_says_which_evaluation_it_waits_for(tmp_path):
 
 def test_plateau_asks_which_way_a_score_is_better():
     """As lower, it would lower the rate for as long as answers get better."""
-    with pytest.raises(
-        ValidationError, match=r"mode is not set, and eval/exact_match is not a loss: write mode: max if"
-    ):
+    with pytest.raises(ValidationError, match=r"mode is not set, and eval/exact_match is not a loss: set mode: max if"):
         make("reduce_on_plateau", metric="eval/exact_match")
     for metric in ("loss", "eval/loss", "eval/perplexity"):
         schedule = make("reduce_on_plateau", metric=metric, patience=0, threshold=0)

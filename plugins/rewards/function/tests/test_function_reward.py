@@ -145,7 +145,7 @@ def test_a_function_that_never_answers_ends_the_run(tmp_path: Path) -> None:
     never, once = build(options, FakeContext(tmp_path)), build(options, FakeContext(tmp_path))
     late, within = (["?"], ["hang"], {}), (["?"], ["fine"], {})
     assert [never(*late), never(*late)] == [[0.0], [0.0]]
-    with pytest.raises(PluginError, match=r"answered nothing within 0\.3 seconds in the first 3 batches.*time_limit"):
+    with pytest.raises(PluginError, match=r"returned nothing within 0\.3 seconds in the first 3 batches.*time_limit"):
         never(*late)
     assert once(*within) == [1.0]
     assert [once(*late) for _ in range(4)] == [[0.0]] * 4
@@ -226,7 +226,7 @@ def test_what_cannot_be_called_is_refused(score: Any, tmp_path: Path) -> None:
         score("right", ["x"])
     with pytest.raises(RecipeError, match=r"no file nowhere.py"):
         build(FunctionOptions(function="f", file="nowhere.py"), FakeContext(tmp_path))
-    with pytest.raises(ValueError, match="give file or module, one of them"):
+    with pytest.raises(ValueError, match="give either file or module"):
         FunctionOptions(function="f")
 
 

@@ -22,5 +22,5 @@ def test_conforms(check: Any) -> None:
 def test_an_engine_that_does_not_say_what_it_draws_from_is_refused(settings: dict[str, Any]) -> None:
     """Its log-probabilities would be those of another distribution."""
     engine = FakeEngine(ByteTokenizer())
-    with pytest.raises(EngineError, match=r"does not say what it drew its tokens from.*temperature 1"):
+    with pytest.raises(EngineError, match=r"does not give the probabilities that it sampled from.*temperature 1"):
         EngineSampler().sample(engine, [Prompt("a", "a", (5, 6))], Sampling(max_tokens=3, **settings))

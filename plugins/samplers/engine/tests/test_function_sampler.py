@@ -87,10 +87,10 @@ def test_what_others_wrote_is_marked(made: Callable[..., FunctionSampler]) -> No
     ("made['logprobs'].pop()", r"returned 5 logprobs for 6 prompts"),
     ("made['completion_ids'][1][0] = 320", r"gave the token 320, and the model has 320"),
     ("made['completion_ids'][1][0] = 1.5", r"returned something that is not a number"),
-    ("made['logprobs'][2][0] = float('nan')", r"gave a log-probability that is none"),
+    ("made['logprobs'][2][0] = float('nan')", r"gave a log-probability that is not a number"),
     ("made['completion_ids'][0] *= 2; made['logprobs'][0] *= 2", r"gave 16 tokens, 1 to 8 were asked for"),
     ("made['env_mask'] = [[0] * 8] * 6", r"with 8 logprobs and 8 env_mask, 0 of them 1"),
-    ("made['prompt_ids'][0] = [1]", r"answered other prompt_ids than it was given"),
+    ("made['prompt_ids'][0] = [1]", r"returned other prompt_ids than it got"),
     ("made['won'] = [1.0] * 6", r"returned won too \(name it in method\.sampler\.columns"),
     ("del made['logprobs']", r"returned no logprobs"),
     ("made = 3", r"returned int, not a mapping of lists"),
@@ -109,9 +109,9 @@ def test_a_function_that_cannot_be_called_is_refused(made: Callable[..., Functio
         made("def other(): ...")
     with pytest.raises(RecipeError, match=r"answering\.py cannot be loaded: SyntaxError"):
         made("def answered(")
-    with pytest.raises(ValidationError, match="give file or module, one of them"):
+    with pytest.raises(ValidationError, match="give either file or module"):
         FunctionSamplerOptions(function="answered")
-    with pytest.raises(ValidationError, match="outcome has a meaning of its own"):
+    with pytest.raises(ValidationError, match="outcome is a reserved name"):
         FunctionSamplerOptions(function="answered", file="a.py", columns=["outcome"])
     with pytest.raises(PlanError, match="does not say which tokens top_k"):
         sampled(made("def answered(prompt_ids, generate):\n    return generate(prompt_ids)\n"), Sampling(8, top_k=3))

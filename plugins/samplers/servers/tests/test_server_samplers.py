@@ -151,7 +151,7 @@ def test_a_server_that_holds_no_form_is_found_out(stand_in: Any, tmp_path: Path)
         vllm(stand_in, tmp_path / "a").sample(Engine(), PROMPTS, Sampling(6, regex="a"))  # type: ignore[arg-type]
     stand_in.formless = True
     for make in (vllm, openai):
-        with pytest.raises(PlanError, match=r"does not know structured_outputs.*leave method\.guided out"):
+        with pytest.raises(PlanError, match=r"ignores structured_outputs.*leave method\.guided out"):
             make(stand_in, tmp_path / "b").sample(Engine(), PROMPTS, Sampling(6, top_k=4, regex="a"))  # type: ignore[arg-type]
 
 
@@ -283,14 +283,17 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
         "gave 0 log-probabilities for 1",
     ),
     "too many": ({"choice": {"token_ids": [3] * 9, "logprobs": {"token_logprobs": [-1.0] * 9}}}, "gave 9 tokens"),
-    "none": ({"choice": {"token_ids": [3], "logprobs": {"token_logprobs": [None]}}}, "log-probability that is none"),
+    "none": (
+        {"choice": {"token_ids": [3], "logprobs": {"token_logprobs": [None]}}},
+        "log-probability that is not a number",
+    ),
     "above 0": (
         {"choice": {"token_ids": [3], "logprobs": {"token_logprobs": [0.5]}}},
-        "a log-probability that is none",
+        "a log-probability that is not a number",
     ),
     "vocabulary": ({"choice": {"token_ids": [9999], "logprobs": {"token_logprobs": [-1.0]}}}, "outside the vocabulary"),
-    "not loaded": ({"loads": True}, r"said that it loaded ft-.*does not offer it"),
-    "breaks off": ({"choice": {"finish_reason": "abort"}}, r"broke an answer off \(abort\).*a server of its own"),
+    "not loaded": ({"loads": True}, r"reported that it loaded ft-.*does not offer it"),
+    "breaks off": ({"choice": {"finish_reason": "abort"}}, r"stopped in the middle of an answer \(abort\).*a server of its own"),
     "refuses": ({"status": 400}, r"answers /v1/completions with 400.*out of memory"),
     "breaks": ({"status": 500}, r"answers /v1/completions with 500.*ft resume RUN"),
 }

@@ -135,7 +135,7 @@ def main(rank: int, port: int, options: str) -> None:
         ours.share()
     uneven = deepcopy(whole)
     uneven["state"][1]["step"] += 1
-    with pytest.raises(UserError, match="'step' of one parameter other than of the next"):
+    with pytest.raises(UserError, match="a different 'step' for some parameters"):
         ours.load_state_dict(uneven)
     strategy.close()
 

@@ -223,7 +223,7 @@ def test_ranks_of_an_island_send_what_the_strategy_inside_says() -> None:
      ("diloco", "made of islands")],
 )  # fmt: skip
 def test_what_an_island_cannot_be_is_refused_with_the_reason(within: Any, reason: str) -> None:
-    with pytest.raises(ValidationError, match=f"diloco does not go with .*{reason}"):
+    with pytest.raises(ValidationError, match=f"diloco cannot run with .*{reason}"):
         DilocoOptions(within=within)
 
 

@@ -108,7 +108,7 @@ class FreezeAdapter(WholeModelAdapter):
         if self.options.layers > layers:
             raise RecipeError(
                 "adapter.layers",
-                f"{self.options.layers} layers shall train, but the model has {layers}",
+                f"{self.options.layers} layers should train, but the model has only {layers}",
                 action=f"set it to at most {layers}, or train the whole model",
             )
 

@@ -132,7 +132,7 @@ class LisaAdapter(WholeModelAdapter):
         if self.options.layers > layers:
             raise RecipeError(
                 "adapter.layers",
-                f"{self.options.layers} layers shall train at a time, but the model has {layers}",
+                f"{self.options.layers} layers should train at a time, but the model has only {layers}",
                 action=f"set it to at most {layers}, or train the whole model",
             )
 

@@ -65,9 +65,11 @@ class LoraOptions(LowRankOptions):
         if not self.targets and not self.target_parameters:
             raise ValueError("targets and target_parameters are both empty: nothing would train")
         if self.dora and self.target_parameters:
-            raise ValueError("dora and target_parameters: the length of an expert's weights cannot train apart")
+            raise ValueError(
+                "dora cannot train the magnitudes of experts' weights: leave out dora or target_parameters"
+            )
         if self.init and self.dora:
-            raise ValueError("init and dora: only the lengths of W would train apart from both; leave one of them out")
+            raise ValueError("init and dora exclude each other: leave one of them out")
         if self.init and self.resume_from:
             raise ValueError("init begins a new adapter and resume_from continues one: leave one of them out")
         if self.svd_iterations is not None and self.init not in ("pissa", "loftq"):
@@ -235,11 +237,11 @@ def build(options: LoraOptions, context: Context) -> LoraAdapter:
     if new and not options.train_new_tokens:
         tokens = "1 new token" if new == 1 else f"{new} new tokens"
         context.note(
-            f"adapter.train_new_tokens: false leaves the embeddings of {tokens} as they begin, but for what "
-            "adapter.targets may add to all of them"
+            f"adapter.train_new_tokens: false keeps the initial embeddings of {tokens}, except for what "
+            "adapter.targets may add to all embeddings"
         )
     if options.target_parameters and options.dropout:
-        context.note("adapter.dropout does not reach target_parameters: an expert's addition has no input of its own")
+        context.note("adapter.dropout does not act on target_parameters: an expert's addition has no input of its own")
     made = LoraAdapter(
         options, _tokens(options, context), experts_of(context.model.config),
         original=_originals(context) if options.init == "loftq" else None,

@@ -57,7 +57,7 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
         if only:
             click.echo(f"only in {side}: {len(only)} modules, such as {only[0]}")
     if not compared.modules:
-        click.echo("no module has an addition in both that can be compared")
+        click.echo("no module has comparable additions in both adapters")
         return
     click.echo(f"{'module':<48} {'|A|':>9} {'|B|':>9} {'|A-B|':>9} {'cosine':>7}")
     far = sorted(compared.modules, key=lambda m: -m.difference)
@@ -80,7 +80,8 @@ def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
     type=click.Choice(["linear", "ties", "dare_linear", "dare_ties", "cat"]),
     default="cat",
     show_default=True,
-    help="cat: the exact sum, of all ranks together; linear: of A and of B apart; ties, dare: part of the numbers.",
+    help="cat: the exact sum, whose rank is the sum of the ranks; linear: A and B summed separately; ties, dare: "
+    "keep part of the numbers.",
 )
 @click.option("--density", type=click.FloatRange(0, 1, min_open=True), help="Share of numbers that ties and dare keep.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of what dare keeps.")
@@ -105,7 +106,7 @@ def merge(
         raise UserError(f"--output: {output} exists", action="name another folder; nothing was changed")
     if (density is None) == (method in SAMPLES):
         problem = (
-            f"--method {method} needs to know which share of the numbers stays"
+            f"--method {method} needs the share of numbers to keep"
             if density is None
             else (f"--density is for {', '.join(SAMPLES)}, and --method is {method}")
         )

@@ -142,7 +142,7 @@ def _whole(frozen: Tensor) -> Tensor:
         frozen = frozen.full_tensor()
     if not frozen.numel():  # torch would join it with anything
         raise EngineError(
-            "adapter.init: ranks divide what the adapter began from, and the strategy does not gather it",
+            "adapter.init: the ranks divide the adapter's initial weights, and the strategy does not gather them",
             action="continue with ft resume RUN scale.devices=1, which writes the artifact",
         )
     return frozen

@@ -198,7 +198,7 @@ def check_mergeable(merge: Merge, loader: Loader) -> None:
     info = loader.describe(merge.base)
     if info.stored is not None and not info.stored_weights:
         raise UserError(
-            f"model: {merge.base} is stored as {info.stored.name}, and a sum cannot be stored in its bits",
+            f"model: {merge.base} is stored as {info.stored.name}, and a merged weight cannot be stored in these bits",
             action="serve the adapter with its base, without a merge",
         )
     check_base(merge.adapter, info, own=True)

@@ -75,7 +75,7 @@ class ReLoraAdapter(WholeModelAdapter):
         """
         if facts.new_tokens:
             raise PlanError(
-                "model.added_tokens: adapter relora leaves their embeddings as they begin",
+                "model.added_tokens: adapter relora keeps their initial embeddings",
                 action="choose adapter lora or full, which train them",
             )
         return added_parameters(self.options.targets, facts, self.options.rank, dora=False)

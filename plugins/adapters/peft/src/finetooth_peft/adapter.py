@@ -82,7 +82,7 @@ class PeftAdapter(FoldableAdapter):
         """Exact for layers built like Llama's; a linear module of another name counts as hidden to hidden."""
         if facts.new_tokens:
             raise PlanError(
-                f"model.added_tokens: adapter {type(self).__name__} leaves their embeddings as they begin",
+                f"model.added_tokens: adapter {type(self).__name__} keeps their initial embeddings",
                 action="choose adapter lora or full, which train them",
             )
         sizes = shapes(facts, self.targets)

@@ -72,7 +72,8 @@ def build(options: QatOptions, context: Context) -> QatAdapter:
     quantizer = context.build("quantizer", options.format, setting="adapter.format")
     if "calibrate" in quantizer.capabilities:
         raise PlanError(
-            f"adapter.format: {quantizer.stored.name} is made by what modules read, once, and cannot be trained for",
+            f"adapter.format: {quantizer.stored.name} is computed once from what the modules read, so qat cannot "
+            "train for it",
             action="choose int4, int8 or mxfp4",
         )
     return QatAdapter(quantizer, context)

@@ -46,7 +46,7 @@ class AliasedOptions(Options):
         """Put the values of aliases under our names; what was read as what."""
         for name in list(values):
             if name in RENDERER_OPTIONS and name not in cls.model_fields:
-                raise ValueError(f"{name} is not of the format: set {RENDERER_OPTIONS[name]}")
+                raise ValueError(f"{name} is not an option of the format: set {RENDERER_OPTIONS[name]}")
             if name not in cls.aliases:
                 continue
             ours, _, key = cls.aliases[name].partition(".")

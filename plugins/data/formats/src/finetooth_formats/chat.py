@@ -60,7 +60,7 @@ class ChatOptions(MessageOptions):
             del values["train_on_inputs"]
             if inputs:
                 values["train_roles"] = list(ROLES)
-            yield "train_on_inputs", "train_roles: all of them" if inputs else "what is so anyway"
+            yield "train_on_inputs", "train_roles: all of them" if inputs else "the default"
         for theirs, ours in super()._rename(values):
             if theirs == "roles_to_train" and isinstance(values[ours], list):  # may be named as in the rows
                 named = {**SHAREGPT_ROLES, **_mapping(roles_by_name(values.get("roles")))}

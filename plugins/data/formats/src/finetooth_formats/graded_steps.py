@@ -137,12 +137,14 @@ def _prm800k(row: Row, neutral: bool, note: Note, others_note: Note | None) -> S
         if others and others_note is not None:
             others_note(
                 "alternatives",
-                f"{path} of {row.id} has completions that were not continued, as others may; they are not used",
+                f"{path} of {row.id} has completions that the solution does not continue, and other rows may have "
+                "them too; they are not used",
             )
         if chosen is None:
             note(
                 "no rating",
-                f"{path} of {row.id} has no completion with a rating, as others may; the solution ends before it",
+                f"{path} of {row.id} has no rated completion, and other rows may have such a step too; the "
+                "solution ends before it",
             )
             break
         texts.append(_text(row, f"{path}.text", chosen.get("text")))

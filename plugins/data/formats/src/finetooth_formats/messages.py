@@ -203,8 +203,8 @@ class MessageReader:
             return tools
         self.once(
             "bare tools",
-            f"tools of {where}, and maybe of other rows, stand there without the level 'function': they are read as "
-            '{"type": "function", "function": {...}}, as models know them',
+            f"tools of {where}, and maybe of other rows, lack the level 'function': they are read as "
+            '{"type": "function", "function": {...}}, the form that models know',
         )
         return tuple(wrapped(tool) if is_bare(tool) else tool for tool in tools)
 
@@ -300,7 +300,7 @@ class MessageReader:
             map(key_shown, set(names) - read - IDENTIFIERS - {"weight", "tool_call_id", self._ranges_field})
         )
         if unread:
-            self.once(", ".join(unread), f"{', '.join(unread)}: such keys of messages are not used")
+            self.once(", ".join(unread), f"messages have the keys {', '.join(unread)}, which are not used")
 
     def _role(self, path: str, item: Mapping[str, Any], key: str, roles: Mapping[str, str], problems: list[str]) -> str:
         value = item.get(key)

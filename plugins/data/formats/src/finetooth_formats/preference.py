@@ -83,10 +83,10 @@ class PreferenceOptions(MessageOptions):
     @model_validator(mode="after")
     def _fits(self) -> PreferenceOptions:
         if self.input and self.style == "raw":
-            raise ValueError("input goes with style: chat; raw texts stay as they are")
+            raise ValueError("input needs style: chat; style raw leaves texts as they are")
         if self.unpair and self.pairs != "best-worst":
-            raise ValueError("unpair goes with pairs: best-worst, or an answer would be true in one pair and false in "
-                             "the next")  # fmt: skip
+            raise ValueError("unpair needs pairs: best-worst; with other pairs an answer could be true in one pair "
+                "and false in the next")  # fmt: skip
         return self
 
 
@@ -118,9 +118,9 @@ class Preference:
             return None
         by = f" with {judged[0]!r}" if judged[0] else ", the best first"
         made = {
-            "best-worst": "the best and the worst of a row make a pair",
-            "adjacent": "each and the next worse one make a pair",
-            "all": "any two of a row make a pair",
+            "best-worst": "the best and the worst answer of a row make a pair",
+            "adjacent": "each answer and the next worse one make a pair",
+            "all": "any two answers of a row make a pair",
         }
         return f"has {self._options.responses!r}{by}: {made[self._options.pairs]}"
 
@@ -135,7 +135,7 @@ class Preference:
         row = Row(row.id, self._as_pair(row.values), row.folder)
         media = RowMedia(row, options.media_columns)
         if media.present and options.style == "raw":
-            raise DataError(row.id, "it has images or sounds, and style raw reads texts", action="set style: chat")
+            raise DataError(row.id, "it has images or sounds, and style raw reads text only", action="set style: chat")
         column = self._prompt(row.values)
         prompt = self._prompt_side(row, column, media) if column else None
         made = self._made(row, prompt, media)

@@ -63,7 +63,7 @@ class PromptCompletionOptions(MessageOptions):
     @model_validator(mode="after")
     def _together(self) -> PromptCompletionOptions:
         if bool(self.prompt) != bool(self.completion):
-            raise ValueError("prompt and completion are given together, or neither")
+            raise ValueError("give both prompt and completion, or neither")
         if self.system and self.style == "raw":
             raise ValueError("system needs style chat: a raw prompt has no system message")
         return self

@@ -71,7 +71,7 @@ class SideReader:
             return (self._reader.one(row.id, path, value, media),)
         if not isinstance(value, list | tuple):
             raise DataError(
-                row.id, f"{path} is {kind(value)}, not text and no list of messages", action="fix or remove the row"
+                row.id, f"{path} is {kind(value)}, neither text nor a list of messages", action="fix or remove the row"
             )
         return self._reader.read(row.id, path, value, media)
 

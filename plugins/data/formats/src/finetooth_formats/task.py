@@ -111,7 +111,7 @@ class TaskFormat:
         if shown:
             raise DataError(
                 row.id,
-                f"{self._options.prompt}[{shown[0]}] shows more than text behind the first turn of the assistant",
+                f"{self._options.prompt}[{shown[0]}] holds more than text after the assistant's first turn",
                 action="set data.format.turns to all, or remove the row",
             )
         remaining = [{"role": messages[i].role, "content": texts.get(i, messages[i].content)} for i in later]
@@ -125,7 +125,7 @@ class TaskFormat:
             what = f"has {beyond[0].replace('_', ' ')}" if beyond else "is empty"
             raise DataError(
                 row.id,
-                f"{self._options.prompt}[{place}] {what}, and a reference answer is text alone",
+                f"{self._options.prompt}[{place}] {what}, and a reference answer holds text only",
                 action=("name a column for it in data.format.reasoning, " if beyond[:1] == ["reasoning"] else "")
                 + "choose other turns in data.format.turns, or remove the row",
             )

@@ -99,6 +99,6 @@ def _check_json(path: str, value: Any) -> None:
         elif isinstance(value, list | tuple):
             rest += [(f"{path}[{i}]", inner) for i, inner in enumerate(value)]
         elif isinstance(value, float) and not math.isfinite(value):
-            raise ToolProblem(f"{path} is {value}, which JSON cannot say")
+            raise ToolProblem(f"{path} is {value}, which JSON cannot express")
         elif value is not None and not isinstance(value, str | int | float):
-            raise ToolProblem(f"{path} is {kind(value)}, which JSON cannot say")
+            raise ToolProblem(f"{path} is {kind(value)}, which JSON cannot express")

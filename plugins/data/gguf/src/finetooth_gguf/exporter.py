@@ -113,8 +113,8 @@ class GgufExporter(ExporterBase):
             SPLITTINGS, key=lambda name: (SPLITTINGS[name].whole_words != spelling.whole_words, name != usual)
         )  # fmt: skip
         refused = UserError(
-            f"{source.run}: its tokenizer cuts text in a way that has no name in a GGUF file here "
-            f"(known: {', '.join(ways)})",
+            f"{source.run}: its tokenizer splits text in a way that finetooth cannot name in a GGUF file (it "
+            f"knows {', '.join(ways)})",
             action="export it with --to safetensors",
         )
         head = source.scratch / "vocabulary.gguf"
@@ -137,7 +137,7 @@ class GgufExporter(ExporterBase):
         read, placed = container.read(target), places.places(weights)
         if read.tensors.keys() != placed.keys():
             odd = sorted(read.tensors.keys() ^ placed.keys())
-            raise UserError(f"{target}: {odd[0]} is only on one side", action="report it")
+            raise UserError(f"{target}: {odd[0]} is in only one of the file and the model", action="report it")
         for name, place in placed.items():
             wanted, shape = writing.laid_out(places.read_tensor(place), name, config), place.shape
             entry = read.tensors[name]

@@ -91,7 +91,7 @@ def markup_of(renderer: Renderer, tokenizer: Tokenizer) -> Markup:
         return tokenizer.decode(renderer.prompt(messages))
 
     refused = UserError(
-        f"the markup of {type(renderer).__name__} cannot be said as a template of Ollama's",
+        f"the markup of {type(renderer).__name__} cannot be written as a template for Ollama",
         action="export it with --to gguf: llama.cpp reads the chat template in the file",
     )
     try:
@@ -154,7 +154,7 @@ def modelfile(markup: Markup, stops: Sequence[str]) -> str:
     ]
     template = f"{markup.begin}{{{{ range .Messages }}}}{''.join(roles)}{{{{ end }}}}{{{{ end }}}}{markup.ask}"
     if '"""' in template or '"""' in (markup.system or ""):
-        raise UserError('the markup holds """, which a Modelfile cannot say', action="export it with --to gguf")
+        raise UserError('the markup holds """, which a Modelfile cannot hold', action="export it with --to gguf")
     lines = [f"FROM ./{FILE}", f'TEMPLATE """{template}"""']
     if markup.system is not None:
         lines.append(f'SYSTEM """{markup.system}"""')

@@ -66,7 +66,7 @@ class Spelling:
 REFUSED: Mapping[str, str] = {
     "mlp_bias": "its feed-forward layers have biases",
     "use_sliding_window": "its attention has a sliding window",
-    "use_bidirectional_attention": "its attention sees what follows",
+    "use_bidirectional_attention": "its attention sees later tokens",
 }
 """Settings that must not be on, by what they mean."""
 SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size")
@@ -85,18 +85,21 @@ def refusal(config: Mapping[str, Any], stored: str) -> str:
         if (kind := part.get("rope_type") or part.get("type") or "default") not in written:
             return f"its rotary embedding is of type {kind}, which cannot be written"
     if rope.get("rope_type") == "llama3" and (other := {key: rope.get(key) for key in LONG}) != LONG:
-        return f"its rotary embedding has {other}, and what can be written is {LONG}"
+        return f"its rotary embedding has {other}, and only {LONG} can be written"
     if rope.get("rope_type") == "yarn" and (why := _yarn_refusal(rope)):
         return why
     if (share := _turned(config)) != 1.0 and not architecture.partial:
-        return f"its rotary embedding turns {share} of each head, which cannot be written"
+        return f"its rotary embedding rotates {share} of each head, which cannot be written"
     if meaning := next((meaning for setting, meaning in REFUSED.items() if config.get(setting)), ""):
         return f"{meaning}, which cannot be written"
     why = _gemma_refusal(config, architecture.gemma) if architecture.gemma else _window_refusal(config)
     why, block = why or _fixed_refusal(config, architecture), block_of(stored)
     odd_sizes = [name for name in SIZES if name in config and int(config[name]) % block]
     if not why and odd_sizes:
-        return f"{odd_sizes[0]} is {config[odd_sizes[0]]}, which blocks of {block} weights ({stored}) cannot fill"
+        return (
+            f"{odd_sizes[0]} is {config[odd_sizes[0]]}, which is not a multiple of the {block} weights of a block "
+            f"({stored})"
+        )
     return why
 
 
@@ -105,7 +108,7 @@ def _yarn_refusal(rope: Mapping[str, Any]) -> str:
     if odd:
         return f"its YaRN embedding has {odd}, and llama.cpp computes with {dict(YARN)}"
     same = rope.get("mscale") and rope.get("mscale") == rope.get("mscale_all_dim")
-    return "" if same else "its YaRN embedding has no mscale that is its mscale_all_dim, too, which cannot be written"
+    return "" if same else "its YaRN embedding has no mscale equal to its mscale_all_dim, which cannot be written"
 
 
 def _window_refusal(config: Mapping[str, Any]) -> str:
@@ -275,7 +278,7 @@ def spelling_of(folder: Path, embeddings: int) -> Spelling:
     model, fallback = written["model"], bool(written["model"].get("byte_fallback"))
     if model.get("type") != "BPE" or not (fallback or '"ByteLevel"' in json.dumps(written["decoder"])):
         raise UserError(
-            f"the tokenizer is {model.get('type')}, and what can be written is BPE, byte-level or with byte fallback",
+            f"the tokenizer is {model.get('type')}, and only BPE can be written, byte-level or with byte fallback",
             action="export it with --to safetensors",
         )
     by_id = {int(index): token for token, index in fast.get_vocab().items()}

@@ -29,7 +29,7 @@ class JsonLinesOptions(Options):
 def build(options: JsonLinesOptions, context: Context) -> Source:
     path = Path(options.path)
     if path.suffix != ".json" and is_array(path):
-        context.note(f"{path.as_posix()} holds a JSON array, whatever its name says, and is read so")
+        context.note(f"{path.as_posix()} holds a JSON array, not what its name says, and is read as an array")
         array: Source = context.build("source", {"name": "tables", "path": options.path})
         return array
     return JsonLines(path, context.note)

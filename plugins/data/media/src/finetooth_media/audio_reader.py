@@ -51,7 +51,7 @@ def load(context: Context, settings: Mapping[str, Any], longest: float) -> Audio
     if getattr(processor, "audio_token", None) is None or not hasattr(processor, "feature_extractor"):
         raise RecipeError(
             "model",
-            f"{type(processor).__name__} of {info.reference} does not say what stands for a sound",
+            f"{type(processor).__name__} of {info.reference} does not say which token stands for a sound",
             action="choose a model whose processor of transformers does, such as Qwen2-Audio or Gemma 3n",
         )
     processor.feature_extractor = extractor

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded; Pillow knows more kinds, some of which start other programs."""
-ACTION = "take another image, or leave out what holds it"
+ACTION = "use another image, or remove the row"
 
 
 def open_image(content: bytes, name: str, largest: int) -> Image.Image:

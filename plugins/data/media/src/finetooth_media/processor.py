@@ -130,9 +130,7 @@ class MediaProcessor:
         if kind not in kinds:
             takes = " and ".join(kinds)
             model = self._context.model.reference
-            raise DataError(
-                "", f"it has {CALLED[kind]}, and {model} takes {takes} alone", action="choose another model"
-            )
+            raise DataError("", f"it has {CALLED[kind]}, and {model} takes only {takes}", action="choose another model")
         with self._loading:
             if kind not in self._readers:
                 self._readers[kind] = self._ways[kind].load()

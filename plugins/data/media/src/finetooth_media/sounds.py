@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]
 """(N,) between -1 and 1."""
 
-ACTION = "take another sound, or leave out what holds it"
+ACTION = "use another sound, or remove the row"
 EXTRA = "finetooth[media]"
 
 
@@ -103,7 +103,7 @@ def _of_soundfile(content: bytes, name: str, longest: float, reason: str) -> tup
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: its own library is missing
-        problem = f"audio {name}: {reason}, and what reads others (soundfile) is not installed"
+        problem = f"audio {name}: {reason}, and the package that reads other sounds (soundfile) is not installed"
         raise DataError("", problem, action=f"{install_command(EXTRA)}, or convert it to WAV") from error
     library: Any = soundfile
     try:

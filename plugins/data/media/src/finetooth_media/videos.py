@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from finetooth_media.pictures import open_image, upright
 
 ANIMATED = ("GIF", "WEBP", "PNG")
-ACTION = "take another video, or leave out what holds it"
+ACTION = "use another video, or remove the row"
 SHOWN_ALIKE = 10
 """Milliseconds for which viewers show a frame of an animation that states less."""
 
@@ -112,7 +112,10 @@ def _animated(content: bytes, name: str, largest: int, choose: Choose) -> Frames
     except DataError:
         raise
     except UnidentifiedImageError as error:
-        problem = f"video {name}: it is none that can be read (frames as images, {', '.join(ANIMATED)}, MP4, WebM, AVI)"
+        problem = (
+            f"video {name}: its format cannot be read (readable are frames as images, {', '.join(ANIMATED)}, "
+            "MP4, WebM, AVI)"
+        )
         raise DataError("", problem, action="save its frames as images and name them in a list") from error
     except Exception as error:  # decoders raise whatever broken bytes lead them to
         raise DataError("", f"video {name}: it is cut off or damaged: {error}", action=ACTION) from error
@@ -133,14 +136,14 @@ def _contained(content: bytes, container: str, name: str, largest: int, choose: 
     try:
         import av
     except ImportError as error:
-        problem = f"video {name}: what reads {container} files (PyAV) is not installed"
+        problem = f"video {name}: the package that reads {container} files (PyAV) is not installed"
         action = f"{install_command('finetooth[media]')}, or save its frames as images and name them in a list"
         raise DataError("", problem, action=action) from error
     library: Any = av
     try:
         with library.open(io.BytesIO(content), format=container) as file:
             if not file.streams.video:
-                raise DataError("", f"video {name}: it has no picture", action=ACTION)
+                raise DataError("", f"video {name}: it has no pictures", action=ACTION)
             stream = file.streams.video[0]
             if stream.codec_context is None:
                 raise DataError("", f"video {name}: it is cut off, or of a kind that PyAV does not know", action=ACTION)

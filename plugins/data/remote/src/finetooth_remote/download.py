@@ -115,7 +115,7 @@ class Downloads:
             with path.open("xb") as file, open_stream(system, address) as stream:
                 size, digest = _copy(stream, file)
             if expected.size is not None and size != expected.size:
-                raise Failure(f"{size:,} bytes came of {expected.size:,}")
+                raise Failure(f"{size:,} of {expected.size:,} bytes arrived")
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -126,7 +126,7 @@ class Downloads:
         known = self._cached(address)
         reason = address.hide(str(failure))
         if known is not None and not failure.final:
-            self._note(f"{address.shown} cannot be asked ({reason}); the file fetched before is used")
+            self._note(f"{address.shown} cannot be asked ({reason}); the run uses the file fetched before")
             return known[0]
         raise DataError(address.shown, reason, action=failure.action) from None
 

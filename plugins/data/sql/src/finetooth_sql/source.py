@@ -46,7 +46,7 @@ class SqlOptions(Options):
         if not (url.startswith("sqlite:") or options.get("query") or names_variable(url)):
             url = "postgresql://USER:${PASSWORD}@HOST/NAME" if "@" in url else url  # it may hold a password
             raise ValueError(
-                "a database is not rows yet, a query gives them: write "
+                "a database needs a query that gives the rows: write "
                 f"{{name: sql, url: '{url}', query: 'SELECT ... FROM ... ORDER BY ...'}}"
             )
         return {**options, "url": url}
@@ -109,7 +109,9 @@ class QueryRows(SourceBase):
             raise DataError(self.name, "the query gives no rows", action="check its conditions")
         if self._seen not in ("", digest.hexdigest()):
             raise DataError(
-                self.name, "the rows changed while they were read", action="run it again when nobody writes to them"
+                self.name,
+                "the rows changed while they were read",
+                action="run it again when nobody writes to the tables",
             )
 
     def _records(self) -> Iterator[tuple[Any, ...]]:

@@ -90,4 +90,7 @@ class DrawnRows(SourceBase):
     def _check(self, drawn: list[str]) -> None:
         count = len(self._tokenizer.encode("".join(drawn)))
         if count != len(drawn):
-            self._note(f"synthetic rows are about as long as asked for: one of {len(drawn)} words has {count} tokens")
+            self._note(
+                f"synthetic rows are only about as long as the options say: a row of {len(drawn)} words has "
+                f"{count} tokens"
+            )

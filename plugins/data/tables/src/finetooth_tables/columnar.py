@@ -175,7 +175,7 @@ class ArrowTable(ColumnarTable):
         with self._path.open("rb") as end:
             end.seek(-min(len(END_OF_STREAM), self._path.stat().st_size), 2)
             if end.read() != END_OF_STREAM:
-                self._note(f"{self.name} has no mark at its end, so nobody can tell whether rows are missing there")
+                self._note(f"{self.name} has no mark at its end, so rows may be missing there unnoticed")
 
 
 def _file_batches(file: Any) -> Iterator[pa.RecordBatch]:

@@ -57,7 +57,7 @@ class JsonTable(SourceBase):
                 items = self._under_key(text)
             else:
                 raise DataError(
-                    self.name, f"{type_name(text.value())}, no list of rows", action="write an array of objects"
+                    self.name, f"{type_name(text.value())}, not a list of rows", action="write an array of objects"
                 )
             yield from self._objects(items)
             self._check_end(text)

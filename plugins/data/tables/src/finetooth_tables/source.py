@@ -44,7 +44,7 @@ def build(options: TablesOptions, context: Context) -> Source:
         known = ", ".join(e for e in ENDINGS if e.count(".") == 1)
         raise RecipeError(
             "source tables, path",
-            f"{path.as_posix()} does not end like a table ({known})",
+            f"{path.as_posix()} does not have the ending of a table ({known})",
             action="rename it, or pick another source",
         )
     delimited = ending in (".csv", ".tsv")
@@ -63,7 +63,7 @@ def build(options: TablesOptions, context: Context) -> Source:
 
         return (DocumentTable if ending in DOCUMENTS else SheetTable)(path, options.sheet)
     if ending == ".json" and options.field is None and is_lines(path):
-        context.note(f"{path.as_posix()} holds JSON lines, whatever its name says, and is read so")
+        context.note(f"{path.as_posix()} holds JSON lines, not what its name says, and is read as lines")
         lines: Source = context.build("source", {"name": "jsonl", "path": options.path})
         return lines
     if ending == ".json":
@@ -91,5 +91,7 @@ def _delimited(path: Path, ending: str, options: TablesOptions, context: Context
     usual = {".csv": ",", ".tsv": "\t"}[ending]
     delimiter = options.delimiter or delimiter_of(path, usual, encoding)
     if options.delimiter is None and delimiter != usual:
-        context.note(f"{path.as_posix()}: {delimiter!r} stands between the fields of its header, and is taken so")
+        context.note(
+            f"{path.as_posix()}: {delimiter!r} separates the fields of its header, so it is taken as the delimiter"
+        )
     return DelimitedTable(path, delimiter, context.note, encoding)

@@ -226,7 +226,7 @@ class TransformersLoader(LoaderBase):
         except CannotAssemble as error:
             if packing is not None and quantizer is None:
                 raise RecipeError(
-                    "model", f"{located} is packed, and not as its model is built: {error}", action="fetch it again"
+                    "model", f"the packed weights of {located} do not fit its model: {error}", action="fetch it again"
                 ) from error
             return None
 
@@ -286,7 +286,8 @@ def _check_framework(framework: str) -> None:
         raise RecipeError(
             "model",
             f"loader transformers loads for torch, not for {framework}",
-            action="set backend: torch; where this is a run of torch's, ft merge RUN and name the folder it writes",
+            action="set backend: torch; for a run that torch trained, call ft merge RUN and name the folder that it "
+            "writes",
         )
 
 

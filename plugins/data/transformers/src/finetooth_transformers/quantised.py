@@ -116,7 +116,7 @@ def check_readable(reference: str, section: Mapping[str, Any]) -> None:
     if method in UNREAD and missing_packages((method,)):
         raise RecipeError(
             "model",
-            f"{reference} is stored by {method}, whose files are read by its own package alone",
+            f"{reference} is stored by {method}, whose files only its own package reads",
             action=f"{install_command(method)}, or take the model as gptq, awq, compressed-tensors or GGUF, or itself "
             "with quantization: int4",
         )

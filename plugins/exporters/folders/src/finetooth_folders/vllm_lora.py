@@ -37,7 +37,7 @@ class VllmLoraExporter(ExporterBase):
         """
         if not source.adapter:
             raise UserError(
-                f"{source.run}: it holds whole weights, no adapter", action="export it with --to safetensors"
+                f"{source.run}: it holds whole weights, not an adapter", action="export it with --to safetensors"
             )
         config = _config(source.artifact)
         merge = "merge it: ft export --to safetensors"

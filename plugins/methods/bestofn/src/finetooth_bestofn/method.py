@@ -34,14 +34,17 @@ class BestOfNOptions(RolloutOptions):
     def _some(self) -> BestOfNOptions:
         if self.keep >= self.num_generations and self.threshold is None and self.num_generations > 1:
             raise ValueError(
-                f"keep is {self.keep} of {self.num_generations}: all would be learned, so lower it or give a threshold"
+                f"keep is {self.keep} and num_generations is {self.num_generations}, so every answer would train: "
+                "lower keep, or set threshold"
             )
         if self.num_generations == 1 and self.threshold is None:
-            raise ValueError("num_generations is 1: nothing to choose from, so give 2 or more, or a threshold")
+            raise ValueError(
+                "num_generations is 1, so there is nothing to choose from: set it to 2 or more, or set threshold"
+            )
         if self.beta or self.entropy_coef or self.entropy_target is not None or self.top_entropy_quantile < 1:
             raise ValueError(
-                "beta, entropy_coef, entropy_target and top_entropy_quantile belong to losses with a ratio: leave them "
-                "out"
+                "beta, entropy_coef, entropy_target and top_entropy_quantile act only in losses with an "
+                "importance ratio, and best_of_n has none: leave them out"
             )
         return self
 

@@ -45,9 +45,11 @@ class DistillOptions(Options):
     @model_validator(mode="after")
     def _one_temperature(self) -> DistillOptions:
         if self.cross_entropy and self.temperature != 1.0:
-            raise ValueError("cross_entropy is that of temperature 1: leave temperature out, or cross_entropy")
+            raise ValueError(
+                "cross_entropy is computed at temperature 1: leave out either temperature or cross_entropy"
+            )
         if self.sequences and self.cross_entropy:
-            raise ValueError("cross_entropy is all that is learned of sequences: leave it out")
+            raise ValueError("with sequences, cross entropy is the whole loss: leave cross_entropy out")
         return self
 
 

@@ -54,9 +54,11 @@ class DistributionOptions(RolloutOptions):
         if self.teacher_top_k and (self.entropy_target is not None or self.top_entropy_quantile < 1):
             raise ValueError("teacher_top_k has a loss of its own: leave entropy_target and top_entropy_quantile out")
         if self.replay_groups or self.reroll_groups:
-            raise ValueError("replay_groups and reroll_groups are about rewards, from which nothing is learned here")
+            raise ValueError(
+                "replay_groups and reroll_groups select by reward, and opd learns from no reward: leave them out"
+            )
         if self.dynamic_sampling:
-            raise ValueError("dynamic_sampling is about rewards, from which nothing is learned here: leave it out")
+            raise ValueError("dynamic_sampling selects by reward, and opd learns from no reward: leave it out")
         return self
 
 

@@ -77,8 +77,8 @@ class SelfDistilled(RolloutMethod):
             if most and len(tokens) + answer > most:
                 raise DataError(
                     id_,
-                    f"{len(tokens)} tokens of prompt and demonstration and {answer} of an answer are more than the "
-                    f"{most} that the model reads",
+                    f"the prompt with its demonstration has {len(tokens)} tokens and the answer may have "
+                    f"{answer}: more than the {most} that the model reads",
                     action="shorten or remove the row, or lower method.max_completion_length",
                 )
         return prepared

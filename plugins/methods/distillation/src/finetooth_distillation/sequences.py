@@ -53,7 +53,9 @@ def learned_answers(
         answer = [*context.tokenizer.encode(text), *(stop if ended else [])]
         data.append(Datum.from_tokens([*tokens, *answer], [0.0] * len(tokens) + [1.0] * len(answer), id=id_))
     if cut := sum(not ended for _, ended in replies):
-        context.note(f"the teacher did not end {cut} of {len(data)} answers: they are learned without an end")
+        context.note(
+            f"the teacher did not finish {cut} of {len(data)} answers: they train without an end-of-text token"
+        )
     lengths = [len(datum) + 1 for datum in data]
     return data, DataReport("train", len(data), len(data), tokens=sum(lengths), longest=max(lengths))
 
@@ -82,7 +84,9 @@ def _read_answers(path: Path, count: int) -> list[Answer] | None:
         lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
         answers = [(str(line["answer"]), bool(line["ended"])) for line in lines]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EngineError(f"{path} is damaged: {error}", action="remove it: the teacher is asked again") from error
+        raise EngineError(
+            f"{path} is damaged: {error}", action="remove it; the run then asks the teacher again"
+        ) from error
     if len(answers) != count:
-        raise EngineError(f"{path} has {len(answers)} answers, {count} are needed", action="remove it")
+        raise EngineError(f"{path} has {len(answers)} answers, and the rows need {count}", action="remove it")
     return answers

@@ -158,7 +158,7 @@ class Universal(BatchedMethod):
         else:
             raise DataError(
                 id_, f"the row is {example.called}, and uld learns from conversations or prompts with completions",
-                action="set data.format to what holds prompt and answer",
+                action="set data.format to one that reads a prompt and its answer",
             )  # fmt: skip
         return Datum.from_tokens(rendered.tokens, rendered.weights, id=id_)
 

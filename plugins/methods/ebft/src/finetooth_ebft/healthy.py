@@ -28,20 +28,20 @@ def healthy(layers: Sequence[float], pooling: Pooling, whitening: bool) -> Mappi
     own = {
         "ebft/alignment": Range(
             low=0.1,
-            too_low="0.3 to 0.9 and rising is healthy: answers have little of their references; see that they are "
-            "right, raise method.ce_coef to 0.03, or lower optimizer.learning_rate",
+            too_low="0.3 to 0.9 and rising is healthy: answers share little with their references: check these, "
+            "raise method.ce_coef to 0.03, or lower optimizer.learning_rate",
         ),
         "ebft/diversity": Range(
             high=1.0 if whitening else 0.95 * length,
-            too_high="answers of a group have become one: raise method.diversity_coef or method.temperature, or lower "
-            "optimizer.learning_rate",
+            too_high="the answers to a prompt are nearly the same: raise method.diversity_coef or temperature, or "
+            "lower optimizer.learning_rate",
         ),
         "ebft/cfm_loss": Range(
             high=100.0, too_high="below 10 and falling is healthy: training is unstable; lower optimizer.learning_rate"
         ),
         "ebft/reward": Range(
             low=-1.0,
-            too_low="rising is healthy: likeness of the answers outweighs alignment; lower method.diversity_coef",
+            too_low="rising is healthy: the penalty for similarity outweighs alignment; lower method.diversity_coef",
         ),
         "ebft/advantages_std": Range(
             low=0.0,

@@ -122,25 +122,25 @@ class EbftOptions(RolloutOptions):
             )
         early = [name for name in BEFORE_REWARDS if getattr(self, name)]
         if early:
-            raise ValueError(f"{early[0]} looks at rewards before the features are known: leave it out")
+            raise ValueError(f"{early[0]} needs the rewards before the features that give them are known: leave it out")
         played = self.environment if isinstance(self.environment, str | None) else str(self.environment.get("name"))
         if played is not None and played.rpartition(":")[2] != CONVERSATION:
             raise ValueError(
-                f"episodes of {played} have no reference answers: leave environment out, or set it to {CONVERSATION} "
-                "for rows with the turns of one"
+                f"episodes of {played} have no reference answers: leave environment out, or set it to "
+                f"{CONVERSATION} if the rows are conversations"
             )
         if self.partial_rollouts and self.adaptive_max_tokens:
             raise ValueError(
-                "adaptive_max_tokens bounds whole answers, and partial_rollouts writes them in stretches: set one of "
-                "them to false or 0"
+                "adaptive_max_tokens bounds whole answers, and partial_rollouts writes an answer in parts: leave "
+                "one of them out"
             )
         if not self.alignment_coef and not self.diversity_coef and not self.rewards:
             raise ValueError("alignment_coef and diversity_coef are both 0, so nothing is rewarded: raise one")
         narrowed = self.top_p < 1 or self.top_k or self.min_p or self.repetition_penalty != 1 or self.guided
         if self.ce_coef and narrowed:
             raise ValueError(
-                "ce_coef trains reference answers, which are not drawn: leave top_p, top_k, min_p, repetition_penalty "
-                "and guided out, or set ce_coef to 0"
+                "ce_coef trains on reference answers, which nothing samples: leave top_p, top_k, min_p, "
+                "repetition_penalty and guided out, or set ce_coef to 0"
             )
         return self
 
@@ -294,7 +294,7 @@ def reasoned(context: Context, id_: str, task: Task, answer: Message) -> tuple[i
     written = as_asked(row, asked, context.tokenizer)
     if written is None:
         action = "set data.renderer to one that does, or leave method.reasoning_column out"
-        raise DataError(id_, "the renderer writes no reasoning behind the prompt that it asks with", action=action)
+        raise DataError(id_, "the renderer cannot write reasoning after its prompt", action=action)
     end = max(place for place, weight in enumerate(written.weights) if weight)
     return written.tokens[len(asked) : end + 1]
 

@@ -86,7 +86,7 @@ class StridedOptions(Options):
                 "more, or set advantage_estimator to reinforce"
             )
         if self.ce_coef and self.top_p < 1:
-            raise ValueError("ce_coef trains tokens that are not drawn: leave top_p out, or set ce_coef to 0")
+            raise ValueError("ce_coef trains on tokens that nothing samples: leave top_p out, or set ce_coef to 0")
         return self
 
 
@@ -147,11 +147,13 @@ class Strided(BatchedMethod):
         if not data:
             raise DataError(
                 self._rows.data[0].id,
-                f"no row has {options.context_length} tokens and {options.generate_max_len} behind them that train",
+                f"no row has {options.context_length} tokens followed by {options.generate_max_len} tokens that train",
                 action="give longer rows, or lower method.generate_max_len or method.context_length",
             )
         if short:
-            self._context.note(f"{short} rows are too short for a block of {options.generate_max_len} tokens: left out")
+            self._context.note(
+                f"{short} rows are too short for a block of {options.generate_max_len} tokens; the run leaves them out"
+            )
         batches = self.begin(data)
         return Prepared(batches.total_steps, batches.steps_per_epoch, prepared.report)
 

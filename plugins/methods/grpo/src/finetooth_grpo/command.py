@@ -38,8 +38,8 @@ def command(obj: CommandContext, run: str, step: int | None, groups: int, full: 
     if not steps:
         if rounds := sorted((folder / ROUNDS).glob("*.jsonl")):
             raise UserError(
-                f"RUN: {folder} learned from pairs of its own answers, and keeps those",
-                action=f"read {rounds[-1]}, and the rounds before it: a pair a line, with what the model gave each",
+                f"RUN: {folder} has no rollouts: it learned from pairs of its own answers",
+                action=f"read {rounds[-1]} and the files of earlier rounds: each line is a pair with its scores",
             )
         raise UserError(
             f"RUN: {folder} has no rollouts",
@@ -47,7 +47,7 @@ def command(obj: CommandContext, run: str, step: int | None, groups: int, full: 
         )
     if step is not None and step not in steps:
         near = ", ".join(map(str, sorted(steps, key=lambda number: abs(number - step))[:5]))
-        raise UserError(f"--step {step}: no rollouts were new then", action=f"give one of {near}, ...")
+        raise UserError(f"--step {step}: the run sampled nothing at this step", action=f"give one of {near}, ...")
     _overview(steps)
     chosen = max(steps) if step is None else step
     click.echo(f"\nstep {chosen}")

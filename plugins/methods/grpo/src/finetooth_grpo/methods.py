@@ -27,7 +27,9 @@ class GrpoOptions(RolloutOptions):
         if self.multi_objective_aggregation == "normalize_then_sum" and "scale_rewards" in self.model_fields_set:
             raise ValueError("normalize_then_sum scales rewards in its own way: leave scale_rewards out")
         if self.num_generations < 2:
-            raise ValueError("num_generations is 1: an answer is judged by the others to its prompt, so give 2 or more")
+            raise ValueError(
+                "num_generations is 1, and the method compares the answers to a prompt: set it to 2 or more"
+            )
         return self
 
 
@@ -37,7 +39,9 @@ class RlooOptions(RolloutOptions):
     @model_validator(mode="after")
     def _several(self) -> RlooOptions:
         if self.num_generations < 2:
-            raise ValueError("num_generations is 1: an answer is judged by the others to its prompt, so give 2 or more")
+            raise ValueError(
+                "num_generations is 1, and the method compares the answers to a prompt: set it to 2 or more"
+            )
         return self
 
 

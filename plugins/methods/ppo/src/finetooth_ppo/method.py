@@ -68,7 +68,9 @@ class PpoOptions(RolloutOptions):
     @model_validator(mode="after")
     def _steered(self) -> PpoOptions:
         if self.kl_target is not None and (self.kl_in != "reward" or not self.beta):
-            raise ValueError("kl_target steers the KL in the rewards: leave kl_in out, and give beta to begin with")
+            raise ValueError(
+                "kl_target controls the KL penalty in the rewards: leave kl_in out, and set beta to its first weight"
+            )
         return self
 
 

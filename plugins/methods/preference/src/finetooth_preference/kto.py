@@ -113,7 +113,9 @@ class Kto(BatchedMethod):
         if not good or not bad:
             kind, other = ("desirable", "undesirable") if good else ("undesirable", "desirable")
             raise DataError(
-                "data.train", f"all {good + bad:,} answers are {kind}, and kto compares", action=f"add {other} answers"
+                "data.train",
+                f"all {good + bad:,} answers are {kind}, and kto needs both kinds",
+                action=f"add {other} answers",
             )
         options = self._options
         counts = f"{good:,} desirable and {bad:,} undesirable answers"

@@ -55,9 +55,9 @@ def reference_numbers(context: Context, engine: Engine, data: Sequence[Datum]) -
     if values is None:
         values = _make(engine, data)
         _write(file, values)
-        context.note(f"the reference's log-probabilities of {len(data):,} answers were made and kept")
+        context.note(f"the reference's log-probabilities of {len(data):,} answers were computed and saved")
     else:
-        context.note(f"the reference's log-probabilities of {len(data):,} answers were found")
+        context.note(f"the reference's log-probabilities of {len(data):,} answers were read from the cache")
     return ReferenceLogprobs(values, counts)
 
 
@@ -65,7 +65,8 @@ def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:
     role = "reference" if "reference" in engine.capabilities else "policy"
     if role == "policy" and engine.weights_version:
         raise EngineError(
-            "the reference's log-probabilities are not kept any more, and the policy is no longer the reference",
+            "the reference's log-probabilities are no longer saved, and the policy has changed since they were "
+            "computed",
             action="start the run again, or set method.reference to frozen-copy",
         )
     parts = []

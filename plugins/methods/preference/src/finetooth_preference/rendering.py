@@ -150,8 +150,8 @@ class Answers:
         text = self.context.tokenizer.decode(prompt_tokens[at:])
         raise DataError(
             "",
-            f"the row with {name} does not begin with the prompt as the model is asked it: from token {at} on, the "
-            f"prompt is {_shortened(text)!r}",
+            f"the row with {name} does not begin with the prompt as the renderer writes it: they differ from "
+            f"token {at} on, where the prompt is {_shortened(text)!r}",
             action="give the answer as the renderer writes it (with its reasoning), or set data.renderer",
         )
 

@@ -68,7 +68,7 @@ class Pretrain(BatchedMethod):
         excess = self._context.train.excess_length
         if excess != "drop":
             self._context.note(
-                f"train.excess_length: {excess} decides nothing here: method pretrain cuts documents in windows of "
+                f"train.excess_length: {excess} has no effect: method pretrain cuts documents into windows of "
                 "train.max_length, so none is too long",
                 topic="pretrain: excess_length",
             )
@@ -87,8 +87,8 @@ class Pretrain(BatchedMethod):
         windows = len(self._data)
         last = tokens - 1 - (windows - 1) * length
         note = (
-            f"{documents.used:,} {'document' if documents.used == 1 else 'documents'}, {tokens:,} tokens, cut in "
-            f"{windows:,} window{'' if windows == 1 else 's'} of {length}"
+            f"{documents.used:,} {'document' if documents.used == 1 else 'documents'}, {tokens:,} tokens, cut "
+            f"into {windows:,} window{'' if windows == 1 else 's'} of {length}"
         )
         segmented = self._options.isolate_documents and documents.rows > 1
         return DataReport(

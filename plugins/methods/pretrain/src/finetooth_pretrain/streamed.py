@@ -45,7 +45,7 @@ class StreamedPretrain(BatchedMethod):
         if train.max_steps is None:
             raise RecipeError(
                 "train.max_steps",
-                "method.streaming reads the data while training, so how many steps they make is not known",
+                "method.streaming reads the data while training, so the number of steps is not known before",
                 action="set train.max_steps, or method.streaming: false",
             )
         if train.epochs != int(train.epochs):

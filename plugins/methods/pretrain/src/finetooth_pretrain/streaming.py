@@ -173,7 +173,7 @@ class DocumentStream:
             if cursor.digest not in ("", digest):
                 raise DataError(
                     "cursor",
-                    f"the data from row {cursor.row + 1} on are not those that the saved run was training on",
+                    f"the data have changed from row {cursor.row + 1} on since the run was saved",
                     action="resume with the data, tokenizer and settings of the saved run",
                 )
             cursor = replace(cursor, digest=digest)

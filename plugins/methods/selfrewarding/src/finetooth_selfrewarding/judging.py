@@ -44,8 +44,8 @@ class OwnJudge:
         self._context, self._rubric = context, rubric
         self._digits = [context.tokenizer.encode(str(points)) for points in range(POINTS + 1)]
         if any(len(digit) != 1 for digit in self._digits):
-            problem = "the model's tokenizer has no token for each digit, so it cannot be asked for points"
-            raise RecipeError("method.rewards", problem, action="name rewards that judge")
+            problem = "the model's tokenizer has no token for each digit, so the model cannot give points"
+            raise RecipeError("method.rewards", problem, action="set method.rewards to rewards that judge the answers")
 
     def scored(self, engine: Engine, rollouts: Sequence[Rollout], tasks: Mapping[str, Task]) -> list[Rollout]:
         """The rollouts with points, 0 to 5, as their reward.

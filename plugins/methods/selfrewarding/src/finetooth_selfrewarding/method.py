@@ -42,8 +42,8 @@ class SelfRewarding(RoundMethod):
 
     nothing = (
         "method.rewards",
-        "no prompt has answers that are judged differently",
-        "look at the answers and the judge, or give more num_generations",
+        "no prompt has two answers with different scores",
+        "look at the answers and the judge, or raise method.num_generations",
     )
 
     def __init__(self, options: SelfRewardingOptions, context: Context) -> None:

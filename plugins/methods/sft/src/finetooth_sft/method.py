@@ -31,7 +31,9 @@ class SftOptions(Options):
     @model_validator(mode="after")
     def _markup_of_all(self) -> SftOptions:
         if self.train_markup and self.train_on != "all":
-            raise ValueError("train_markup needs train_on: all, since no markup trains around messages that do not")
+            raise ValueError(
+                "train_markup needs train_on: all, because a message's markup can train only if the message does"
+            )
         return self
 
 
@@ -82,13 +84,15 @@ def _notes(remarks: Mapping[str, int]) -> tuple[str, ...]:
     if trailing := remarks.get(TRAILING, 0):
         verb = "conversation ends" if trailing == 1 else "conversations end"
         notes.append(
-            f"{trailing} {verb} with a message that is not the assistant's: what follows the last answer trains nothing"
+            f"{trailing} {verb} with a message that is not the assistant's: the text after the last answer does "
+            "not train"
         )
     if blank := remarks.get(BLANK, 0):
         verb = "conversation has" if blank == 1 else "conversations have"
         notes.append(
-            f"{blank} {verb} parts of which one trains and the other does not, and that meet behind a blank: it often "
-            "belongs to the token of the next word, which then does not train; put it at the beginning of the next part"
+            f"{blank} {verb} a part that ends with a blank, where training begins or ends: the blank often "
+            "belongs to the token of the next word, which then does not train; move the blank to the beginning "
+            "of the next part"
         )
     if texts := remarks.get(DOCUMENT, 0):
         rows = "row is a plain text, which trains" if texts == 1 else "rows are plain texts, which train"

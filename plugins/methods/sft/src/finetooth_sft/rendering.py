@@ -16,7 +16,7 @@ from finetooth_toolbox.messages.prompts import render_completion, render_segment
 
 TRAILING = "ends with a message that is not the assistant's"
 DOCUMENT = "is a plain text"
-BLANK = "what trains and what does not meet behind a blank"
+BLANK = "training begins or ends after a blank"
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:

@@ -20,12 +20,12 @@ from pydantic import Field
 from finetooth_trl.rows import columns_of
 
 LOST = (
-    "TRL computes here, so some things that hold elsewhere do not: rows are rendered by the tokenizer's chat template "
-    "and masked by the trainer, not by data.renderer; it cuts rows at train.max_length where it has such a length, "
-    "whatever train.excess_length says; the loss of a step depends on how rows are cut into portions where the "
-    "trainer's does, and has no losses of routers",
-    "memory and speed are the trainer's own: what ft check plans for a step is a lower bound, and logits of whole "
-    "portions are held",
+    "the trainer of TRL computes the loss, so some things differ: the tokenizer's chat template renders the rows "
+    "and the trainer masks them, not data.renderer; a trainer with a maximum length cuts rows at "
+    "train.max_length, whatever train.excess_length says; with some trainers the loss of a step depends on how "
+    "rows are cut into portions; losses of routers are left out",
+    "memory and speed depend on the trainer: the memory that ft check plans for a step is a lower bound, because "
+    "the trainer keeps the logits of a whole portion",
 )
 """What does not hold, as the plan says it."""
 
@@ -75,7 +75,7 @@ class Trl(MethodBase):
         if context.train.batch_size % portion:
             raise PlanError(
                 f"method.portion: {portion} does not divide train.batch_size, {context.train.batch_size}",
-                action="name a number that does",
+                action="set it to a number that does",
             )
         self._portion = portion
         refuse_curriculum(context.train)
@@ -84,7 +84,8 @@ class Trl(MethodBase):
         if filters := [reward.name for reward in self._rewards if reward.required]:
             raise RecipeError(
                 "method.rewards",
-                f"{filters[0]} is required, and a trainer of TRL trains what a reward leaves out",
+                f"{filters[0]} is required, and a trainer of TRL also trains on the answers that a required "
+                "reward would leave out",
                 action="leave required out, or take a method of finetooth",
             )
         check_arguments(

@@ -26,9 +26,9 @@ not, in a test."""
 
 HOLDS_MORE: Mapping[str, str] = {
     "sync_ref_model": "the reference moves with the policy",
-    "ignore_data_skip": "rows that were read are not passed over",
-    "group_by_length": "the order of rows is drawn again",
-    "train_sampling_strategy": "the order of rows is another one",
+    "ignore_data_skip": "the rows that were read before are not skipped",
+    "group_by_length": "the order of rows is drawn anew",
+    "train_sampling_strategy": "the rows come in another order",
 }
 """Arguments with which more would have to be kept."""
 
@@ -36,7 +36,7 @@ HOLDS_MORE: Mapping[str, str] = {
 def why_not(trainer: type[Any], arguments: Mapping[str, Any]) -> str:
     """Why a run of this trainer cannot be resumed; empty if it can."""
     if trainer.__module__ not in GOES_ON:
-        return f"{trainer.__name__} holds a state of its own, which is in no checkpoint"
+        return f"{trainer.__name__} holds a state of its own, which no checkpoint saves"
     reasons = [f"with {name} {why}" for name, why in HOLDS_MORE.items() if arguments.get(name)]
     return reasons[0] if reasons else ""
 

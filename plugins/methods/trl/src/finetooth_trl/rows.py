@@ -79,7 +79,7 @@ def _messages(id_: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
         if message.media or message.weights or message.train is not None:
             raise DataError(
                 id_,
-                "images, sounds, and marks of what trains, do not reach a trainer of TRL",
+                "a trainer of TRL gets no images, no sounds and no marks of what trains",
                 action="take a method of finetooth, or rows without them",
             )
         row: dict[str, Any] = {"role": message.role, "content": message.content}

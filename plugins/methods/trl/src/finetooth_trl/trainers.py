@@ -46,7 +46,7 @@ OURS: Mapping[str, str] = {
 
 
 REFUSED: Mapping[str, str] = {
-    "RewardTrainer": "it trains a head that this engine's model has not; take the method reward",
+    "RewardTrainer": "it trains a head that this engine's model does not have; take the method reward",
     "TPOTrainer": "it needs a third answer, `reference`, which no shape of rows has; take the method dpo",
     "AsyncGRPOTrainer": "it drives a vLLM server of its own; take the method grpo with the sampler vllm",
     "AsyncDistillationTrainer": "it drives a vLLM server of its own; take the method distill",

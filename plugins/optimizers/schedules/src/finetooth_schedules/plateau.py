@@ -38,9 +38,7 @@ class PlateauOptions(WarmupOptions):
     @model_validator(mode="after")
     def _says_which_way(self) -> PlateauOptions:
         if self.mode is None and not self.metric.endswith(("loss", "perplexity")):
-            raise ValueError(
-                f"mode is not set, and {self.metric} is not a loss: write mode: max if more of it is better"
-            )
+            raise ValueError(f"mode is not set, and {self.metric} is not a loss: set mode: max if higher is better")
         return self
 
 

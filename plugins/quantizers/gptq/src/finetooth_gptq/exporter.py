@@ -208,4 +208,4 @@ def _check(folder: Path, rounded: Mapping[str, Grouped]) -> None:
     for path, read in modules_of(folder, rounded):
         wanted = GroupedLinear(rounded[path]).dequantised(torch.float32)
         if not torch.allclose(read.dequantised(torch.float32), wanted, rtol=2.0**-9, atol=1e-7):
-            raise UserError(f"{folder}: {path} is read as other numbers than were written", action="report it")
+            raise UserError(f"{folder}: {path} reads back as other numbers than were written", action="report it")

@@ -77,8 +77,8 @@ def store_layers(
     def store_experts(path: str, weight: Tensor, hessians: Mapping[int, Tensor]) -> nn.Module:
         if not hessians:
             note(
-                "quantization: experts of this model are rounded to the nearest, since its code does not multiply as "
-                "linear modules do"
+                "quantization: experts of this model are rounded to the nearest value, because its code does not "
+                "run them as linear modules"
             )
             return rounding.nearest(as_linear(weight), device)
         nothing = torch.zeros(weight.shape[2], weight.shape[2])  # of an expert that no row reached

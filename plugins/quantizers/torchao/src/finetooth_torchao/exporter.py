@@ -122,7 +122,7 @@ def _written(plain: Path, folder: Path, config: Any) -> int:
     del model
     for path, module in load(folder, dtype="auto").named_modules():
         if path in kept and not torch.equal(module.weight.dequantize(), kept[path].dequantize()):
-            raise UserError(f"{folder}: {path} is loaded as other numbers than were written", action="report it")
+            raise UserError(f"{folder}: {path} loads as other numbers than were written", action="report it")
     return len(kept)
 
 

@@ -30,7 +30,7 @@ def missing(operation: str, device: str, dtype: str) -> str:
 
     if importlib.util.find_spec("torchao") is None:
         return f"torchao is not installed; {install_command('finetooth[torchao]')}"
-    return "" if multiplies_fp8(torch.device(device)) else f"{device} has no products in 8-bit floating point"
+    return "" if multiplies_fp8(torch.device(device)) else f"{device} cannot multiply in 8-bit floating point"
 
 
 def fp8_linear(x_nd: Any, weight_od: Any, bias_o: Any = None, base_no: Any = None) -> Any:

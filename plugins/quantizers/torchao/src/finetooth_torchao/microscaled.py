@@ -27,7 +27,7 @@ def missing(operation: str, device: str, dtype: str) -> str:
         return f"torchao is not installed; {install_command('finetooth[torchao]')}"
     if _multiplies_mxfp8(torch.device(device)):
         return ""
-    return f"{device} has no products in MXFP8, which take compute capability 10.0 (Blackwell); leave fp8_linear out"
+    return f"{device} cannot multiply in MXFP8, which needs compute capability 10.0 (Blackwell); leave fp8_linear out"
 
 
 def mxfp8_linear(

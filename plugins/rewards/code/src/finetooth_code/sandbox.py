@@ -192,7 +192,7 @@ class Sandbox:
         except (ValueError, KeyError, TypeError):
             if err.strip():  # the interpreter or bubblewrap itself
                 return err.decode(errors="replace").strip().splitlines()[-1][:300]
-            return Ran(why="the sandbox ended before it said anything")
+            return Ran(why="the sandbox ended before it reported a result")
 
     def _group(self, process: int) -> Group | None:
         """The control group of an answer, which begins when it is told what to run; None where none can be made."""

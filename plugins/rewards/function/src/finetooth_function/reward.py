@@ -56,7 +56,7 @@ class FunctionOptions(Options):
     @model_validator(mode="after")
     def _one_place(self) -> FunctionOptions:
         if (self.file is None) == (self.module is None):
-            raise ValueError("give file or module, one of them")
+            raise ValueError("give either file or module")
         return self
 
 
@@ -131,7 +131,7 @@ class FunctionReward:
         if self._never == NEVER:
             raise PluginError(
                 self.name,
-                f"the function answered nothing within {self.options.time_limit:g} seconds in the first {NEVER} "
+                f"the function returned nothing within {self.options.time_limit:g} seconds in the first {NEVER} "
                 "batches",
                 action="fix it, or raise the reward's time_limit",
             )

@@ -54,7 +54,7 @@ class ScoreWithColumn:
         Raises:
             DataError: no column has this name.
         """
-        sampled = "it is there only where a model samples: use it in method.rewards"
+        sampled = "this column exists only where a model samples: use the reward in method.rewards"
         action = f"set the reward's option {self.option}" if self.option else sampled
         values = column_of(columns, self.column, self.reward, action)
         ids = columns.get("row_id") or [f"completion {i + 1}" for i in range(len(completions))]

@@ -48,7 +48,7 @@ class JsonSchemaOptions(Options):
     @model_validator(mode="after")
     def _one(self) -> JsonSchemaOptions:
         if (self.json_schema is None) == (self.column is None):
-            raise ValueError("give schema or column, one of them")
+            raise ValueError("give either schema or column")
         return self
 
 

@@ -49,9 +49,9 @@ class FunctionSamplerOptions(Options):
     @model_validator(mode="after")
     def _one_place(self) -> FunctionSamplerOptions:
         if (self.file is None) == (self.module is None):
-            raise ValueError("give file or module, one of them")
+            raise ValueError("give either file or module")
         if taken := {"prompt_ids", "logprobs", OWN, *SAMPLED_COLUMNS} & set(self.columns):
-            raise ValueError(f"columns: {min(taken)} has a meaning of its own, give the column another name")
+            raise ValueError(f"columns: {min(taken)} is a reserved name, so give the column another one")
         return self
 
 
@@ -91,7 +91,7 @@ class FunctionSampler(SamplerBase):
         """
         if sampling.leaves_out or sampling.form:
             raise PlanError(
-                "method.sampler: python_function does not say which tokens top_k, top_p, min_p and guided left",
+                "method.sampler: python_function does not say which tokens top_k, top_p, min_p and guided allowed",
                 action="remove them from method",
             )
         each, flops = [prompt for prompt in prompts for _ in range(sampling.n)], [0.0]
@@ -191,7 +191,7 @@ class FunctionSampler(SamplerBase):
                 raise self._wrong(f"returned {len(values)} {name} for {len(prompts)} prompts")
         given = lists.pop("prompt_ids", prompts)
         if any(list(map(int, of)) != list(tokens) for of, tokens in zip(given, prompts, strict=True)):
-            raise self._wrong("answered other prompt_ids than it was given")
+            raise self._wrong("returned other prompt_ids than it got")
         return lists
 
     def _rollout(self, prompt: Prompt, row: Mapping[str, Any], sampling: Sampling, version: int) -> Rollout:

@@ -73,10 +73,12 @@ class RecordedSampler(SamplerBase):
         if any(rollout.episode for rollout in rollouts):
             raise self._wrong("has episodes of an environment, whose turns cannot be asked again", "give another run")
         if any(rollout.prompt != prompt.tokens for rollout in rollouts):
-            raise self._wrong(f"was asked other tokens as {prompt.group}", "replay with its data and its model")
+            raise self._wrong(f"has other prompt tokens for {prompt.group}", "replay with its data and its model")
         if len(rollouts) != sampling.n:
             action = f"set method.num_generations to {len(rollouts)}"
-            raise self._wrong(f"has {len(rollouts)} rollouts of {prompt.group}, {sampling.n} are asked for", action)
+            raise self._wrong(
+                f"has {len(rollouts)} rollouts of {prompt.group}, and the method needs {sampling.n}", action
+            )
         if any(len(rollout.tokens) > sampling.max_tokens for rollout in rollouts):
             longest = max(len(rollout.tokens) for rollout in rollouts)
             raise self._wrong(f"has an answer of {longest} tokens", "raise method.max_completion_length")

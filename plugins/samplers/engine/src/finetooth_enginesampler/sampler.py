@@ -40,7 +40,8 @@ def _rollout(prompt: Prompt, completion: Completion, sampling: Sampling) -> Roll
     if len(logprobs) != len(completion.tokens):
         if not sampling.as_it_is:
             raise EngineError(
-                "the engine does not say what it drew its tokens from, so no policy can be trained on them",
+                "the engine does not give the probabilities that it sampled from, so no policy can train on its "
+                "answers",
                 action="sample at temperature 1 without top_k, top_p, min_p, repetition_penalty and guided, or choose "
                 "another backend",
             )

@@ -61,7 +61,7 @@ class VllmBackend:
         if request.base.quantizer is not None:
             raise PlanError(
                 "quantization: the model is loaded at the vLLM server",
-                action="remove quantization, and tell the server",
+                action="remove quantization here, and set it at the server",
             )
         base = self._base()
         settings = request.train
@@ -107,8 +107,8 @@ class VllmBackend:
             raise PlanError(error.problem, action=error.action) from error
         if scales:
             raise PlanError(
-                f"{self._asking.called}: {self._asking.url} gives log-probabilities that follow the temperature, and "
-                "clients are told the model's own",
+                f"{self._asking.called}: {self._asking.url} gives log-probabilities after the temperature, and "
+                "clients expect the model's own",
                 action="start it without --logprobs-mode processed_logprobs",
             )
         return base

@@ -94,7 +94,8 @@ class Completions:
         wrong, tokens = server.asking.wrong, choice.get("token_ids")
         if choice["finish_reason"] not in ("stop", "length"):
             raise wrong(
-                f"broke an answer off ({choice['finish_reason']}): it was put to sleep, paused, or another one uses it",
+                f"stopped in the middle of an answer ({choice['finish_reason']}): it was put to sleep or paused, "
+                "or another run uses it",
                 "give each run a server of its own, then ft resume RUN",
             )
         if tokens is None:
@@ -113,7 +114,7 @@ class Completions:
         if any(
             not isinstance(logprob, int | float) or not math.isfinite(logprob) or logprob > 1e-3 for logprob in logprobs
         ):
-            raise wrong("gave a log-probability that is none")
+            raise wrong("gave a log-probability that is not a number")
         size = self.context.facts.vocab_size
         if any(not isinstance(token, int) or not 0 <= token < size for token in tokens):
             raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model")

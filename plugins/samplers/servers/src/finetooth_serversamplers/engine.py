@@ -105,8 +105,8 @@ class VllmEngine(EngineBase):
         stack = [(path, 1.0)] if isinstance(path, Path) else list(path)
         if len(stack) != 1 or stack[0][1] != 1.0:
             raise EngineError(
-                "backend vllm: the server computes with one adapter at a time, as it is, and with no sum of several",
-                action="ask for one adapter, or make one of them with ft adapters merge",
+                "backend vllm: the server computes with one adapter at a time, not with a sum of several",
+                action="ask for one adapter, or merge them with ft adapters merge",
             )
         return LoadedAdapter(self._load(stack[0][0]))
 
@@ -121,7 +121,7 @@ class VllmEngine(EngineBase):
                 return
             await server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(folder.resolve())})
             if not await self._offers(server, name):
-                raise self._asking.wrong(f"said that it loaded {name}, and does not offer it")
+                raise self._asking.wrong(f"reported that it loaded {name}, but does not offer it")
 
         self._asking.run(work)
         return name
@@ -176,6 +176,6 @@ class VllmEngine(EngineBase):
 
     def _only_answers(self, do: str) -> EngineError:
         return EngineError(
-            f"backend vllm: the model is at {self._asking.url}, which answers and does not {do}",
+            f"backend vllm: the model is at {self._asking.url}, which only answers and does not {do}",
             action="leave backend out of the recipe for that",
         )

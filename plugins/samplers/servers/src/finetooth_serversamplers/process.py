@@ -47,9 +47,7 @@ class Process:
     async def _healthy(self, server: Server) -> None:
         while True:
             if ended := self._server.ended():
-                raise ServerGone(
-                    f"{self._asking.called}: {ended} before it answered", action="look at what it said above"
-                )
+                raise ServerGone(f"{self._asking.called}: {ended} before it answered", action="read its output above")
             if await server.up("/health"):
                 return
             await asyncio.sleep(BETWEEN)

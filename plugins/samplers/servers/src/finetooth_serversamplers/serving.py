@@ -75,16 +75,17 @@ class ServerSampler(SamplerBase):
             self._holds = await holds(server, how.body(prompts[0].tokens, Sampling(8, regex="0{7}"), 0))
         if sampling.form is not None and not self._holds:
             raise PlanError(
-                f"{self._asking.called}: {self._asking.url} does not know structured_outputs, and answers as it likes",
+                f"{self._asking.called}: {self._asking.url} ignores structured_outputs, so its answers would not "
+                "keep to method.guided",
                 action="take vLLM 0.11 or later, or leave method.guided out",
             )
         if self._processed is None:
             self._processed = await scaled(server, how.body(prompts[0].tokens, Sampling(1), 0))
         if not self._processed:
             raise PlanError(
-                f"{self._asking.called}: {self._asking.url} gives log-probabilities of the model as it is, not of the "
-                f"distribution that it draws from at temperature {sampling.temperature:g}, top_k {sampling.top_k}, "
-                f"top_p {sampling.top_p:g}, min_p {sampling.min_p:g} and repetition_penalty "
+                f"{self._asking.called}: {self._asking.url} gives log-probabilities of the unchanged model, not "
+                f"of the distribution that it samples from at temperature {sampling.temperature:g}, top_k "
+                f"{sampling.top_k}, top_p {sampling.top_p:g}, min_p {sampling.min_p:g} and repetition_penalty "
                 f"{sampling.repetition_penalty:g}",
                 action="start vLLM with --logprobs-mode processed_logprobs, or set method.temperature to 1 without "
                 "top_k, top_p, min_p and repetition_penalty",

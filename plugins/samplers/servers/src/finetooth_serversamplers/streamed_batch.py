@@ -79,7 +79,8 @@ class StreamedBatch:
     ) -> int:
         if isinstance(prompt, ShownPrompt) and prompt.media:
             raise EngineError(
-                "backend vllm: a prompt holds a picture, a sound or a video, which is not sent", action="ask in text"
+                "backend vllm: a prompt holds an image, a sound or a video, and the backend sends only text",
+                action="ask in text",
             )
         if adapter is not None and not isinstance(adapter, LoadedAdapter):
             raise EngineError("backend vllm: another engine holds this adapter", action="let this engine hold it")
@@ -181,11 +182,11 @@ class _Writer:
         if any(not isinstance(token, int) or not 0 <= token < size for token in answer.tokens):
             raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model", "set backend.model")
         if not all(map(math.isfinite, answer.logprobs)):
-            raise wrong("gave a log-probability that is none", AGAIN)
+            raise wrong("gave a log-probability that is not a number", AGAIN)
 
     def _whole(self, answer: _Answer) -> Completion:
         if answer.ended not in ("stop", "length") or not answer.tokens:
-            why = answer.ended or "without a word"
+            why = answer.ended or "without a reason"
             raise self._wire.asking.wrong(f"ended an answer of {len(answer.tokens)} tokens: {why}", AGAIN)
         by_id = answer.ended == "stop" and answer.tokens[-1] in answer.stop_ids
         text = self._text.tokenizer.decode(answer.tokens[:-1] if by_id else answer.tokens)

@@ -103,7 +103,7 @@ class VllmSampler(ServerSampler):
                 self._loaded, self._version = "", -1
                 if not self._vllm.start or not left:
                     raise
-                self._context.note(f"{error.problem}: it is started again", topic="sampler vllm started again")
+                self._context.note(f"{error.problem}; the run starts it again", topic="sampler vllm started again")
                 self._process.end()
         raise AssertionError("the loop returns or raises")
 
@@ -128,8 +128,8 @@ class VllmSampler(ServerSampler):
         rollouts = await how.rollouts(server, prompts, sampling)
         if self._vllm.weights == "full" and not await self._has(server):
             raise ServerGone(
-                f"{self._asking.called}: {self._asking.url} was restarted while it answered, so what drew its "
-                "answers is not known",
+                f"{self._asking.called}: {self._asking.url} was restarted while it answered, so it is not known "
+                "which weights gave the answers",
                 action=RESUME,
             )
         if self._vllm.sleep:
@@ -149,7 +149,7 @@ class VllmSampler(ServerSampler):
         await server.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(new.resolve())})
         offered = {str(model["id"]): model for model in (await server.get("/v1/models"))["data"]}
         if name not in offered:
-            raise self._asking.wrong(f"said that it loaded {name}, and does not offer it")
+            raise self._asking.wrong(f"reported that it loaded {name}, but does not offer it")
         parent = offered[name].get("parent")
         if parent not in (None, base):
             raise self._asking.wrong(f"loaded {name} on {parent!r}, not on {base!r}", "set model of the sampler")
@@ -188,7 +188,8 @@ class VllmSampler(ServerSampler):
             return names == {self._loaded}
         others = ", ".join(sorted(names - {self._loaded}))
         raise self._asking.wrong(
-            f"has the weights {others}, and not {self._loaded or 'those that it began with'}: another run puts its in",
+            f"has the weights {others}, and not {self._loaded or 'those that it began with'}: another run loads "
+            "its own",
             "give each run a server of its own",
         )
 
@@ -218,7 +219,8 @@ class VllmSampler(ServerSampler):
             what = "an adapter that vLLM loads" if self._vllm.weights == "adapter" else "a whole model"
             raise PlanError(
                 f"sampler vllm: the run does not train {what}",
-                action="set adapter: lora, weights: full of the sampler where all trains, or another sampler",
+                action="set adapter: lora; or, if all weights train, weights: full of the sampler; or choose another "
+                "sampler",
             )
         return new
 

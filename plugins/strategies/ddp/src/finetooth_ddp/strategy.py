@@ -44,7 +44,7 @@ class Ddp:
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
                 f"rank {rank.rank} cannot meet the others at {rank.address}:{rank.port}: {str(error).splitlines()[0]}",
-                action="look at what another rank said at its end",
+                action="look at the last messages of the other ranks",
             ) from error
         return TorchCollective(int(self._options.bucket_mb * 1e6))
 

@@ -138,8 +138,8 @@ class ZeroOptimizer(torch.optim.Optimizer):
                     continue
                 if any(other is None or float(other) != float(value) for other in values):
                     raise UserError(
-                        f"the saved optimizer has {key!r} of one parameter other than of the next, which DeepSpeed "
-                        "cannot continue from",
+                        f"the saved optimizer has a different {key!r} for some parameters, which DeepSpeed cannot "
+                        "continue from",
                         action="resume with scale.strategy: ddp",
                     )
                 self._base.state[part][key] = value.clone() if isinstance(value, Tensor) else value

@@ -65,6 +65,6 @@ class Watch:
                 silent += PULSE
             if self._ended.is_set():
                 return
-        again = "unless all begin again now, continue from the newest checkpoint with ft resume"
+        again = "if the run does not begin again by itself, continue from the newest checkpoint with ft resume"
         print(f"diloco: the first island has not answered for {self._limit:g} s; {again}", file=sys.stderr, flush=True)
         os._exit(FirstIslandLost.exit_code)

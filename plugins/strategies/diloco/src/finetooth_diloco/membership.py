@@ -266,8 +266,9 @@ class Membership:
                 if silent > limit:
                     raise FirstIslandLost(
                         f"diloco: the first island (rank 0) answers, but has stood still for {silent:.0f} s",
-                        action="see what it waits for; raise scale.strategy.patience if its steps take so long. Unless "
-                        "all begin again now, continue from the newest checkpoint with ft resume",
+                        action="look at what it waits for; raise scale.strategy.patience if its steps take so long. "
+                        "If the run does not begin again by itself, continue from the newest checkpoint with ft "
+                        "resume",
                     )
             return bytes(self._store.get(key))
 
@@ -298,5 +299,5 @@ def _named(whose: str) -> Iterator[None]:
     except RuntimeError as error:
         raise (FirstIslandLost if whose == FIRST else EngineError)(
             f"diloco: {whose} does not answer: {str(error).splitlines()[0]}",
-            action="look at what rank 0 said at its end, then continue with ft resume",
+            action="look at the last messages of rank 0, then continue with ft resume",
         ) from error

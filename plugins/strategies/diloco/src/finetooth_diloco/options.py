@@ -86,14 +86,14 @@ class DilocoOptions(Options):
         plain = name.rpartition(":")[2].lower().replace("_", "-")
         if plain == "fsdp" and given.get("tensor", 1) != 1:
             raise ValueError(
-                f"diloco does not go with {name} of tensor parallelism, which computes rows twice; leave tensor out"
+                f"diloco cannot run with {name} and tensor parallelism, which computes rows twice; leave tensor out"
             )
         whole = plain == "fsdp" and given.get("replicas", 1) == 1
         plain = "zero-3" if plain == "deepspeed" and given.get("stage") == 3 else plain
         reason = _SHARDED if whole else REFUSED.get(plain)
         if reason is not None:
             action = "within: {name: fsdp, replicas: 2} (hybrid shard), or within: ddp" if whole else "within: ddp"
-            raise ValueError(f"diloco does not go with {name}: {reason}; write {action}")
+            raise ValueError(f"diloco cannot run with {name}: {reason}; write {action}")
         return within
 
 

@@ -86,7 +86,7 @@ class Diloco:
         except (RuntimeError, OSError) as error:
             raise EngineError(
                 f"rank {rank.rank} cannot meet the others at {rank.address}:{rank.port}: {str(error).splitlines()[0]}",
-                action="look at what another rank said at its end",
+                action="look at the last messages of the other ranks",
             ) from error
         self._elastic = store, Membership(store, rank.rank, rank.world, patience)
         everyone = StoreLine(store, rank.rank, rank.world)

@@ -56,7 +56,7 @@ class Fsdp:
         """
         replicas, tensor, context = self._options.replicas, self._options.tensor, self._options.context
         if islands > 1 and context > 1:
-            raise PlanError("scale.strategy: islands do not go with context of fsdp", action="leave context out")
+            raise PlanError("scale.strategy: islands cannot run with context of fsdp", action="leave context out")
         parts = self._options.parts(rank.world // islands)
         placed = torch.device(device)
         if placed.type != "cpu":
