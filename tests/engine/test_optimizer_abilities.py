@@ -132,6 +132,41 @@ def test_a_restart_forgets_where_the_weights_began() -> None:
         assert torch.equal(state["first"], begun)
 
 
+def test_a_restart_keeps_moments_that_belong_together() -> None:
+    """By Cauchy and Schwarz no update of Adam is longer than (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) rates, if both
+    moments of a number are sums over the same steps: 7.3. A first moment whose second one is 0 is under no limit."""
+    relora = {"name": "relora", "rank": 2, "every": 4, "warm_up": 0, "keep_state": 0.1}
+    engine = make({"name": "adamw", "learning_rate": 1e-3}, adapter=relora)
+    parameters, optimizer = engine._parts.parameters, engine._parts.optimizer
+    for step in range(12):
+        before = [master.clone() for master in parameters.masters]
+        rebuilt = step % 4 == 3  # a restart draws A again
+        train(engine, range(step, step + 1))
+        if not rebuilt:
+            steps = zip(parameters.masters, before, strict=True)
+            assert max(float((master - at).abs().max()) for master, at in steps) < 7.3e-3
+            continue
+        for state in optimizer.state.values():
+            kept = state["exp_avg"] != 0
+            assert torch.equal(kept, state["exp_avg_sq"] != 0)
+            assert int(kept.sum()) <= round(0.1 * kept.numel())
+    assert optimizer.state
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lion", "muon", "dion", "apollo_mini", "adamw_4bit"])
+def test_lora_plus_multiplies_the_update_of_b_whatever_the_optimizer_draws(name: str) -> None:
+    """A rate of its own is all that is different: projections that an optimizer draws are those without it."""
+    moved = {}
+    for ratio in (1, 8):
+        engine = make({"name": name}, adapter={"name": "lora", "rank": 4, "loraplus_ratio": ratio})
+        parameters = engine._parts.parameters
+        before = {of: master.clone() for of, master in parameters.named()}
+        train(engine, range(1))
+        moved[ratio] = {of: master - before[of] for of, master in parameters.named() if "lora_B" in of}
+    for of, update in moved[1].items():
+        torch.testing.assert_close(moved[8][of], 8 * update, rtol=1e-4, atol=1e-6)
+
+
 # --- inside backward --------------------------------------------------------------------------------------------------
 
 

@@ -74,6 +74,24 @@ def test_an_adapter_of_another_shape_is_refused_before_weights_are_read(
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.slow  # a run
+@pytest.mark.parametrize("method", ["rm", "sft"])
+def test_a_reward_models_adapter_is_refused_by_the_plan_and_is_a_base(
+    recipe: Make, tmp_path: Path, method: str
+) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    row = {"prompt": "What colour is it?", "completion": "red", "chosen": "red", "rejected": "blue"}
+    pairs.write_text(4 * (json.dumps(row) + "\n"))
+    data = {"train": str(pairs), "renderer": "chatml"}
+    first = run(recipe, tmp_path / "first", 1, method="rm", data=data, adapter=LORA)
+    made = recipe(method=method, data=data, adapter={**LORA, "resume_from": str(first)})
+    with pytest.raises(RecipeError, match=r"^adapter\.resume_from: .* whole weights of score") as told:
+        finetooth.session(made, data=False).plan  # noqa: B018
+    assert f"set model: {first}" in str(told.value.action)
+    if method == "rm":
+        run(recipe, tmp_path / "second", 1, method="rm", data=data, adapter=LORA, model=str(first))
+
+
 def test_an_adapter_of_another_base_is_refused(recipe: Make, first_lora: Path, tiny_smollm2: Path) -> None:
     made = recipe(model=str(tiny_smollm2), adapter={**LORA, "resume_from": str(first_lora)})
     with pytest.raises(

@@ -31,8 +31,8 @@ class ReLoraOptions(LowRankOptions):
     warm_up: int = Field(default=50, ge=0)
     """Steps after each restart in which the learning rate rises from near zero to that of the schedule."""
     keep_state: float = Field(default=0.01, ge=0, le=1)
-    """Share of the optimizer state of A and B that a restart keeps: the numbers of largest magnitude. 0 resets all of
-    it, and its step count."""
+    """Share of the optimizer state of A and B that a restart keeps: the numbers of largest magnitude, the same places
+    in all moments. 0 resets all of it, and its step count."""
 
     @model_validator(mode="after")
     def _warms_up_in_time(self) -> ReLoraOptions:

@@ -45,6 +45,13 @@ def begin(reference: str, context: Context, kind: str, settings: Mapping[str, An
         raise RecipeError(
             RESUME, f"{reference}: it was made with {special}, which no adapter here computes", action=ANOTHER
         )
+    if whole := about.get("modules_to_save"):  # the head of a reward model, for one
+        raise RecipeError(
+            RESUME,
+            f"{reference} also holds whole weights of {', '.join(map(str, whole))}, which no adapter continues",
+            action=f"set model: {reference} and leave {RESUME} out, so that its sum is the base, if the method is the "
+            "same; else name another adapter",
+        )
     for name, value in settings.items():
         if about.get(name) != value:
             raise RecipeError(

@@ -23,7 +23,7 @@ def loss_of(closure: Callable[[], float] | None) -> float | None:
 
 class ByParameter(torch.optim.Optimizer, ABC):
     """An optimizer that updates one parameter after the other, each from its own gradient and state alone, and knows
-    each by its place among all.
+    each by its place among all as it was made: what is drawn by places stays the same if groups are split later.
 
     Args:
         params: parameters or groups.
@@ -32,17 +32,16 @@ class ByParameter(torch.optim.Optimizer, ABC):
 
     def __init__(self, params: Iterable[Any], settings: Settings) -> None:
         super().__init__(params, settings)
+        self._places = places_in(self.param_groups)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update; returns what `closure`, called first, returned."""
         loss = loss_of(closure)
-        place = 0
         for group in self.param_groups:
             for weight in group["params"]:
-                place += 1
                 if weight.grad is not None:
-                    self.update(weight, weight.grad, self.state[weight], group, place)
+                    self.update(weight, weight.grad, self.state[weight], group, self._places.get(weight, 1))
         return loss
 
     def load_state_dict(self, state_dict: Settings) -> None:
@@ -65,6 +64,11 @@ class ByParameter(torch.optim.Optimizer, ABC):
         """
 
 
+def places_in(groups: Iterable[Settings]) -> dict[Tensor, int]:
+    """The place of each parameter of some groups, counted from 1."""
+    return {weight: place for place, weight in enumerate((w for group in groups for w in group["params"]), start=1)}
+
+
 def counted(state: Settings) -> int:
     """The number of this update, counted from 1 and kept in the state."""
     state["step"] = state.get("step", 0) + 1
@@ -76,4 +80,4 @@ def decay(weight: Tensor, group: Settings) -> None:
     weight.mul_(1 - group["lr"] * group["weight_decay"])
 
 
-__all__ = ["ByParameter", "Settings", "counted", "decay", "loss_of"]
+__all__ = ["ByParameter", "Settings", "counted", "decay", "loss_of", "places_in"]

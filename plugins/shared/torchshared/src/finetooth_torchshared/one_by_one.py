@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetooth_torchshared.by_parameter import Settings, loss_of
+from finetooth_torchshared.by_parameter import Settings, loss_of, places_in
 
 Around = Callable[[Tensor, Settings, int], AbstractContextManager[None]]
 """What surrounds the update of one parameter: the weight, its state, and its place among all, counted from 1."""
@@ -41,6 +41,7 @@ class OneByOne(torch.optim.Optimizer):
     ) -> None:
         super().__init__(inner.param_groups, {})
         self._inner, self._around, self._keep = inner, tuple(around), keep
+        self._places = places_in(inner.param_groups)
         self._share()
 
     def _share(self) -> None:
@@ -68,12 +69,12 @@ class OneByOne(torch.optim.Optimizer):
         for weight in weights:
             weight.grad = None
         try:
-            for place, (weight, gradient) in enumerate(zip(weights, gradients, strict=True), start=1):
+            for weight, gradient in zip(weights, gradients, strict=True):
                 if gradient is None:
                     continue
                 with ExitStack() as entered:
                     for around in self._around:
-                        entered.enter_context(around(weight, self.state[weight], place))
+                        entered.enter_context(around(weight, self.state[weight], self._places.get(weight, 1)))
                     weight.grad = gradient.to(weight.dtype)
                     try:
                         self._inner.step()

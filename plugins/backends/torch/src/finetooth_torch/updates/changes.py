@@ -58,21 +58,25 @@ class Changes:
 
 @torch.no_grad()
 def forget(optimizer: torch.optim.Optimizer, master: nn.Parameter, share: float) -> None:
-    """Let the optimizer keep a share of what it knows of a parameter: in each tensor like it, the numbers that are
-    largest in magnitude; the rest become 0. Of a state in another shape (factors of a matrix, numbers in 8 bits)
+    """Let the optimizer keep a share of what it knows of a parameter: in all tensors like it the same places, those
+    with the largest numbers, each tensor measured by its largest one; the rest become 0. A first moment without its
+    second one would make an update of any length. Of a state in another shape (factors of a matrix, numbers in 8 bits)
     nothing stays, since zero may mean something else there, nor of one that holds the weights as they were
     (`keeps_weights` of the optimizer)."""
     if master not in optimizer.state:
         return
-    tensors = [value for value in optimizer.state[master].values() if isinstance(value, Tensor) and value.dim() > 0]
+    state = optimizer.state[master]
+    tensors = [state[key] for key in sorted(state) if isinstance(state[key], Tensor) and state[key].dim() > 0]
     plain = all(value.shape == master.shape and value.is_floating_point() for value in tensors)
     count = round(share * master.numel())
     if not count or not plain or getattr(optimizer, "keeps_weights", False):
         del optimizer.state[master]
         return
+    sizes = torch.zeros(master.numel(), device=master.device)
     for value in tensors:
-        flat = value.reshape(-1)
-        largest = flat.abs().topk(count).indices
-        mask = torch.zeros_like(flat, dtype=torch.bool)
-        mask[largest] = True
-        value.copy_(torch.where(mask, flat, 0.0).view_as(value))
+        size = value.to(sizes).reshape(-1).abs()
+        sizes += size / size.max().clamp_min(torch.finfo(size.dtype).tiny)
+    mask = torch.zeros_like(sizes, dtype=torch.bool)
+    mask[sizes.topk(count).indices] = True
+    for value in tensors:
+        value.masked_fill_(~mask.view_as(value).to(value.device), 0.0)
