@@ -89,15 +89,15 @@ def main() -> None:
         out.write_text(json.dumps(numbers), encoding="utf-8")
 
 
-def ranks(folder: Path, name: str, scale: Mapping[str, Any]) -> list[float]:
-    """What the program gives at each of so many ranks, started as torchrun starts them."""
+def ranks(folder: Path, name: str, scale: Mapping[str, Any], program: str = __file__) -> list[Any]:
+    """What a program writes at the first of so many ranks, started as torchrun starts them."""
     world = scale.get("devices", 1)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     precise = {"train": {**SECTIONS["train"], "precision": "fp32"}}
     recipe = {**SECTIONS, **precise, "model": "model", "scale": dict(scale), "output": name}
-    command = [sys.executable, __file__, json.dumps(recipe), f"{name}.json"]
+    command = [sys.executable, program, json.dumps(recipe), f"{name}.json"]
     kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
     kept |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "FT_CACHE": str(folder / "cache")}
     place = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if world > 1 else {}
@@ -108,7 +108,7 @@ def ranks(folder: Path, name: str, scale: Mapping[str, Any]) -> list[float]:
     for process in started:
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
-    numbers: list[float] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    numbers: list[Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     return numbers
 
 

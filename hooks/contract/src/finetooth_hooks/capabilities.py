@@ -32,6 +32,7 @@ ENGINE: Mapping[str, str] = {
     "release": "a handle can be given up (`release`)",
     "ranks": "trains with other ranks: gradients are summed over a `PlacePart.collective`, and a call may hold no data",
     "own_prompts": "ranks may sample different prompts at the same time (`generate`), or none",
+    "own_requests": "ranks may have different requests in their running batches (`running_batch`), or none",
     "optimizers": "does what every capability of an optimizer asks for (`OPTIMIZER`)",
     "temperature": "log-probabilities and entropies are taken at the temperature of a loss (`LossSpec.temperature`)",
     "min_p": "samples among tokens that are likely enough compared with the likeliest (`Sampling.min_p`)",

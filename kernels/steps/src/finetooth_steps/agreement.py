@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from finetooth_hooks import EngineError, NotFinite
 from finetooth_hooks.compute.collectives import Collective
 from finetooth_hooks.errors import FinetoothError, Interrupted
 
+R = TypeVar("R")
 _KINDS = ("failed", "interrupted", "not finite")
 
 
@@ -33,7 +34,23 @@ def together(collective: Collective, *, joint: bool = False) -> Iterator[None]:
         if joint and not isinstance(error, (NotFinite, Interrupted)):
             raise  # in the middle of a pass, where the others wait for this rank's parts
         own = error
-    errors = collective.gather(None if own is None else _as_json(own))
+    _raise(own, collective.gather(_as_json(own)))
+
+
+def of_ranks(collective: Collective, call: Callable[[], R]) -> list[R]:
+    """What a call gives at every rank, in the order of ranks, by one exchange. Raises as `together`."""
+    own, value = None, None
+    try:
+        value = call()
+    except Exception as error:
+        own = error
+    parts = collective.gather((_as_json(own), value))
+    _raise(own, [error for error, _ in parts])
+    return [value for _, value in parts]
+
+
+def _raise(own: Exception | None, errors: Sequence[list[Any] | None]) -> None:
+    """Raise what the errors of all ranks, this one's among them, come to, if there is any."""
     if own is not None and not isinstance(own, NotFinite):
         raise own
     failed = [(rank, failure) for rank, failure in enumerate(errors) if failure is not None]
@@ -41,8 +58,10 @@ def together(collective: Collective, *, joint: bool = False) -> Iterator[None]:
         raise _agreed(failed) from own
 
 
-def _as_json(error: Exception) -> list[Any]:
+def _as_json(error: Exception | None) -> list[Any] | None:
     """An exception for other ranks: its kind, problem and action, and its rows; JSON-able."""
+    if error is None:
+        return None
     if isinstance(error, NotFinite):
         return ["not finite", error.problem, error.action, list(error.rows)]
     if not isinstance(error, FinetoothError):

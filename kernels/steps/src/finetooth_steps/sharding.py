@@ -35,8 +35,9 @@ from finetooth_hooks.continuous import RunningBatch
 from finetooth_hooks.engine import Counts, Engine, Snapshot, StepSettings, Usage
 from numpy.typing import NDArray
 
-from finetooth_steps.agreement import together
+from finetooth_steps.agreement import of_ranks, together
 from finetooth_steps.data_checks import check_gradients
+from finetooth_steps.divided_batch import DividedBatch
 from finetooth_steps.draws import places_of
 from finetooth_steps.groups import group_indices
 from finetooth_steps.normalizers import count_normalizers
@@ -284,9 +285,8 @@ class ShardedEngine(FrontEngine):
         """
         self._check_alike(data)
         mine = even(len(data), self._collective.world)[self._collective.rank]
-        with together(self._collective):
-            scored = self._engine.logprobs([data[at] for at in mine], role=role)
-        return [array for part in self._collective.gather(scored) for array in part]
+        parts = of_ranks(self._collective, lambda: self._engine.logprobs([data[at] for at in mine], role=role))
+        return [array for part in parts for array in part]
 
     @property
     def leads(self) -> bool:
@@ -315,11 +315,20 @@ class ShardedEngine(FrontEngine):
         keys = [tuple(int(token) for token in prompt) for prompt in prompts]
         self._agree(f"{len(keys)} prompts of {sum(map(len, keys))} tokens (hash {hash(tuple(keys)):x})")
         places = prompt_shares(keys, world)
-        with together(self._collective):
+
+        def sampled() -> tuple[list[Any], float]:
             own = self._engine.generate([prompts[at] for at in places[rank]], sampling)
-        parts = self._collective.gather((list(own), own.flops))
+            return list(own), own.flops
+
+        parts = of_ranks(self._collective, sampled)
         completions = dict(zip(chain(*places), chain(*(part for part, _ in parts)), strict=True))
         return Generated([completions[at] for at in range(len(prompts))], sum(flops for _, flops in parts))
+
+    def running_batch(self) -> RunningBatch:
+        """A batch of which each rank writes a share of the rows. Every rank writes all of them where an engine has no
+        capability `own_requests`."""
+        own = super().running_batch()
+        return DividedBatch(own, self._collective) if "own_requests" in self._engine.capabilities else own
 
     def _shared(self, data: Sequence[Datum], normalizer: Counts | None) -> tuple[list[Datum], range, Counts]:
         """The data with their places in the step, which of them are this rank's, and the totals of the step."""

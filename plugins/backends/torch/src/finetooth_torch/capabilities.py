@@ -30,6 +30,7 @@ CAPABILITIES = frozenset(
         "module",
         "ranks",
         "own_prompts",
+        "own_requests",
         "release",
         "shared_base",
         "temperature",
@@ -63,6 +64,8 @@ def capabilities(request: EngineRequest, *, head: bool) -> frozenset[str]:
         lacking |= {"continuous", "adapters", "depths", "weights"}
     if sharding is not None and sharding.positions > 1:  # attention of divided rows takes no mask of pairs
         lacking.add("trees")
+    if sharding is not None and sharding.weights > 1:  # ranks gather the weights together as a batch begins
+        lacking.add("own_requests")
     if sharding is not None and sharding.divided:  # DeepSpeed gathers layers in an order that all ranks must make
         lacking.add("own_prompts")
     if sharding is not None and sharding.sampled_by_layer:  # in a call of its own, which ranks make together
