@@ -47,6 +47,15 @@ from written_conversations import (
     KIMI_THINKS,
     Written,
 )
+from written_newer import (
+    GLM_5_SILENT,
+    GLM_5_THINKING,
+    QWEN_CODER,
+    V3_2_SILENT,
+    V3_2_THINKING,
+    V4_SILENT,
+    V4_THINKING,
+)
 
 SUITES = ("template", "mask", "parse", "extension")
 BAR = "\uff5c"  # what DeepSeek writes for a vertical line
@@ -138,6 +147,12 @@ MISTRAL: Mapping[str, Any] = {**LLAMA, "draw": ALONE, "shrinks": MOVES, "special
 COHERE: Mapping[str, Any] = {"eos": "<|END_OF_TURN_TOKEN|>", "bos": "<BOS_TOKEN>"}
 BY_HAND = "no template is at hand: conversations written out by hand, compared with the models' own template once"
 GLM_4_7: Mapping[str, Any] = {**GLM, "special": (*GLM["special"], "[gMASK]", "<sop>"), "without": BY_HAND}
+DSML: Mapping[str, Any] = {
+    **DEEPSEEK, "plain": ("<think>", "</think>"), "without": BY_HAND,
+    "special": (f"<{BAR}User{BAR}>", f"<{BAR}Assistant{BAR}>", f"{BAR}DSML{BAR}"),
+}  # fmt: skip
+DSML_SILENT: Mapping[str, Any] = {**DSML, "draw": CALLS}
+DSML_THINKING: Mapping[str, Any] = {**DSML, "draw": THOUGHTS, "shrinks": GONE}
 KIMI: Mapping[str, Any] = {
     "plain": ("<think>", "</think>"), "without": BY_HAND,
     "special": (
@@ -149,6 +164,7 @@ HARMONY: Mapping[str, Any] = {"eos": "<|return|>", "bos": "<|startoftext|>", "sp
     "<|call|>", "<|constrain|>", "<|end|>", "<|channel|>", "<|start|>", "<|message|>",
 )}  # fmt: skip
 QWEN: Mapping[str, Any] = {"plain": THINKS}
+CODER: Mapping[str, Any] = {**QWEN, "special": ("<|im_start|>",), "without": BY_HAND}
 THINKING: Mapping[str, Any] = {"plain": THINKS, "draw": THOUGHTS, "shrinks": GONE}
 NEMOTRON = Case("nemotron3", {"thinking": True}, **THINKING)
 DATED: Mapping[str, Any] = {**LLAMA3, "draw": {**ALONE, "calls": 1}}
@@ -215,6 +231,15 @@ CASES: Mapping[str, Case] = {
     # written out by hand
     "glm-4.7": Case("glm4_7", {"thinking": True}, written=GLM_THINKING, **GLM_4_7),
     "glm-4.7, not thinking": Case("glm4_7", written=GLM_SILENT, **{**GLM_4_7, "draw": CALLS, "shrinks": ""}),
+    "glm-5.2": Case("glm5", {"effort": "max"}, written=GLM_5_THINKING, **GLM_4_7),
+    "glm-5.2, not thinking": Case(
+        "glm5", {"thinking": False}, written=GLM_5_SILENT, **{**GLM_4_7, "draw": CALLS, "shrinks": ""}
+    ),
+    "deepseek-v3.2": Case("deepseek_v3_2", written=V3_2_SILENT, **DSML_SILENT),
+    "deepseek-v3.2, thinking": Case("deepseek_v3_2", {"thinking": True}, written=V3_2_THINKING, **DSML_THINKING),
+    "deepseek-v4": Case("deepseek_v4", written=V4_SILENT, **DSML_SILENT),
+    "deepseek-v4, thinking": Case("deepseek_v4", {"thinking": True}, written=V4_THINKING, **DSML_THINKING),
+    "qwen3-coder": Case("qwen3_coder", draw=CALLS, written=QWEN_CODER, **CODER),
     "kimi-k2": Case("kimi_k2", draw=CALLS, written=KIMI_INSTRUCT, template=KIMI_SAYS, **KIMI),
     "kimi-k2-thinking": Case(
         "kimi_k2", draw=THOUGHTS, written=KIMI_THINKING, template=KIMI_THINKS, shrinks=GONE, **KIMI

@@ -10,6 +10,8 @@ from finetooth_hooks import Family, Renderer, hookimpl
 _RENDERERS = (
     ("deepseek_v3", "fenced:build_v3", "<｜User｜> ... <｜Assistant｜> ...: DeepSeek V3 and R1"),
     ("deepseek_v3_1", "hybrid:build", "<｜Assistant｜><think></think> ...: DeepSeek V3.1, with or without thinking"),
+    ("deepseek_v3_2", "dsml:build_v3_2", "<｜Assistant｜></think> ...: DeepSeek V3.2; calls in tags of DSML"),
+    ("deepseek_v4", "dsml:build_v4", "<｜Assistant｜></think> ...: DeepSeek V4; results in turns of the user"),
     ("deepseek_r1", "fenced:build_r1", "<｜User｜> ... <｜Assistant｜><think> ...: models distilled from DeepSeek R1"),
 )
 """Name, builder, summary."""

@@ -1,4 +1,4 @@
-"""The GLM family and the markups of GLM-4.5 to 4.7."""
+"""The GLM family and the markups of GLM-4.5 to 4.7 and GLM-5."""
 
 from __future__ import annotations
 
@@ -28,4 +28,9 @@ def ft_renderers() -> Iterator[Renderer]:
         name="glm4_7",
         build="finetooth_glm.renderer:build_4_7",
         summary="[gMASK]<sop><|user|>...<|assistant|><think>...: GLM-4.7 and 4.7-Flash",
+    )
+    yield Renderer(
+        name="glm5",
+        build="finetooth_glm.glm5:build",
+        summary="[gMASK]<sop><|system|>Reasoning Effort: Max<|user|>...: GLM-5.2 and 5.3",
     )

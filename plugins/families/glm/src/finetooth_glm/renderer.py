@@ -19,7 +19,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
@@ -117,7 +117,7 @@ def build(options: GLMOptions, context: Context) -> GLM4Moe:
     Raises:
         RecipeError: the tokenizer has no GLM tokens.
     """
-    return _noted(GLM4Moe(context.tokenizer, options), options, context)
+    return noted(GLM4Moe(context.tokenizer, options), options, context)
 
 
 def build_4_7(options: GLM47Options, context: Context) -> GLM47:
@@ -126,17 +126,28 @@ def build_4_7(options: GLM47Options, context: Context) -> GLM47:
     Raises:
         RecipeError: the tokenizer has no GLM tokens.
     """
-    return _noted(GLM47(context.tokenizer, options), options, context)
+    return noted(GLM47(context.tokenizer, options), options, context)
 
 
-def _noted(renderer: R, options: GLMOptions, context: Context) -> R:
+def noted(
+    renderer: R,
+    options: GLMOptions,
+    context: Context,
+    others: str = "GLM-4.5 and 4.6 speak as glm4_moe, GLM-4.7 as glm4_7",
+    **variables: Any,
+) -> R:
     """The renderer; a note if the model's own template says something else, since a config does not tell GLM-4.6 from
-    4.7. The template writes no token behind the last answer."""
+    4.7. The template writes no token behind the last answer.
+
+    Args:
+        others: which models speak how.
+        variables: what else the template reads, as the options have it.
+    """
     tokenizer = context.tokenizer
     as_theirs = type(renderer)(tokenizer, options.model_copy(update={"close": False}))
-    variables = {} if options.thinking else {"enable_thinking": False}
+    variables |= {} if options.thinking else {"enable_thinking": False}
     if difference := foreign_template(as_theirs, renderer.name, tokenizer, **variables):
-        context.note(f"{difference}; GLM-4.5 and 4.6 speak as glm4_moe, GLM-4.7 as glm4_7")
+        context.note(f"{difference}; {others}")
     return renderer
 
 
@@ -167,6 +178,10 @@ class GLM4Moe(TurnRenderer):
     calls = Calls("\n")
     silence = NO_THINKING
     """Behind a question, where the model is not to think."""
+    preface = ""
+    """Before all messages."""
+    trims: ClassVar[bool] = True
+    """Blanks around reasoning are left out."""
 
     def __init__(self, tokenizer: Tokenizer, options: GLMOptions) -> None:
         super().__init__(tokenizer)
@@ -190,12 +205,12 @@ class GLM4Moe(TurnRenderer):
             DataError: a call or a role it cannot say, reasoning though thinking is off.
         """
         messages = conversation.messages
-        page.markup(MASK + OPENING)
+        page.markup(MASK + OPENING + self.preface)
         feed = self.calls.feed
         if conversation.tools:
             page.markup(SYSTEM + TOOLS_BEFORE)
             for tool in conversation.tools:
-                page.say(json_text(tool))
+                page.say(json_text(self.described(tool)))
                 page.markup("\n")
             page.markup(TOOLS_AFTER + self.calls.example)
         last = _last_question(messages)
@@ -234,7 +249,12 @@ class GLM4Moe(TurnRenderer):
         while before := self.calls.before(text, at):
             at, call = before
             calls.insert(0, call)
-        return Message("assistant", text[:at].strip(), reasoning=reasoning.strip(), tool_calls=tuple(calls))
+        reasoning = reasoning.strip() if self.trims else reasoning
+        return Message("assistant", text[:at].strip(), reasoning=reasoning, tool_calls=tuple(calls))
+
+    def described(self, tool: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A tool as the model sees it."""
+        return tool
 
     def _asks(self) -> str:
         """What the prompt says behind the token that opens an answer."""
@@ -250,7 +270,7 @@ class GLM4Moe(TurnRenderer):
                 where,
                 "fix the row",
             )
-        (start, stop), own, (begin, end) = _split_answer(message)
+        (start, stop), own, (begin, end) = _split_answer(message, trim=self.trims)
         text = message.reasoning or message.content
         weights = message.reasoning_weights if message.reasoning else message.weights
         if thinks and own and not self._options.thinking:
@@ -338,18 +358,23 @@ def _last_question(messages: Sequence[Message]) -> int:
     return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
-def _split_answer(message: Message) -> tuple[tuple[int, int], bool, tuple[int, int]]:
+def _split_answer(message: Message, *, trim: bool = True) -> tuple[tuple[int, int], bool, tuple[int, int]]:
     """Of an answer: the range of its reasoning (in `reasoning`, or in `content` if it has none), whether there is any,
-    and the range of what it says in `content`."""
+    and the range of what it says in `content`.
+
+    Args:
+        trim: blanks around the reasoning are no part of it.
+    """
     content = message.content
     if message.role != "assistant":
         return (0, 0), False, (0, len(content))
     if message.reasoning or THOUGHT not in content:
-        return trimmed(message.reasoning), bool(message.reasoning), trimmed(content)
+        whole = (0, len(message.reasoning))
+        return trimmed(message.reasoning) if trim else whole, bool(message.reasoning), trimmed(content)
     stop = content.index(THOUGHT)
     start = content.rfind(THINK, 0, stop)
     start = 0 if start < 0 else start + len(THINK)
-    inside, behind = trimmed(content[start:stop]), content.rindex(THOUGHT) + len(THOUGHT)
+    inside, behind = trimmed(content[start:stop]) if trim else (0, stop - start), content.rindex(THOUGHT) + len(THOUGHT)
     begin, end = trimmed(content[behind:])
     own = bool(content[start:stop].strip("\n"))
     return (start + inside[0], start + inside[1]), own, (behind + begin, behind + end)

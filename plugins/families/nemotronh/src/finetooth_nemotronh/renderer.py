@@ -30,9 +30,9 @@ without reasoning has the empty block that the second prompt holds, so none of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
@@ -43,13 +43,14 @@ from finetooth_rendering.parameter_calls import (
     CALL,
     CALL_END,
     INSTRUCTIONS,
+    described,
     plain_value,
     reads_back,
     split_calls,
     write_call,
 )
 from finetooth_rendering.tool_calls import function_call
-from finetooth_rendering.turns import TurnRenderer, json_text, split_thought, trimmed
+from finetooth_rendering.turns import TurnRenderer, split_thought, trimmed
 from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -211,7 +212,7 @@ class Nemotron3(TurnRenderer):
             page.markup("\n\n" if own is not None and own.content else "")
             page.markup("# Tools\n\nYou have access to the following functions:\n\n<tools>")
             for tool in tools:
-                page.say(described(tool))
+                page.say(described(tool, reordered=True))
             page.markup("\n</tools>" + INSTRUCTIONS)
         page.markup(END, trains)
         page.markup("\n")
@@ -264,41 +265,6 @@ class Nemotron3(TurnRenderer):
         page.say(content, False, cut=(opened, feed))
         page.say(content, block, message.weights if block else (), cut=(feed, begin - len(THINK_END)))
         page.markup(THINK_END, block)
-
-
-def described(tool: Mapping[str, Any]) -> str:
-    """A tool as the model sees it: a tag for each thing that its schema says."""
-    function = tool.get("function", tool)
-    text = f"\n<function>\n<name>{function['name']}</name>"
-    if "description" in function:
-        text += _tag("description", str(function["description"]).strip())
-    text += "\n<parameters>"
-    parameters = function.get("parameters")
-    known: Mapping[str, Any] = parameters if isinstance(parameters, Mapping) else {}
-    properties = known.get("properties")
-    for name, fields in (properties if isinstance(properties, Mapping) else {}).items():
-        text += f"\n<parameter>\n<name>{name}</name>"
-        schema: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
-        if "type" in schema:
-            text += _tag("type", str(schema["type"]))
-        if "description" in schema:
-            text += _tag("description", str(schema["description"]).strip())
-        if "enum" in schema:
-            text += _tag("enum", json_text(schema["enum"]))
-        text += _others(schema, ("name", "type", "description", "enum")) + "\n</parameter>"
-    text += _others(known, ("type", "properties", "required"))
-    if "required" in known:
-        text += _tag("required", json_text(known["required"]))
-    text += "\n</parameters>" + _others(function, ("type", "name", "description", "parameters"))
-    return text + "\n</function>"
-
-
-def _tag(name: str, text: str) -> str:
-    return f"\n<{name}>{text}</{name}>"
-
-
-def _others(fields: Mapping[str, Any], handled: Sequence[str]) -> str:
-    return "".join(_tag(key, plain_value(value)) for key, value in fields.items() if key not in handled)
 
 
 def _last_question(messages: Sequence[Message]) -> int:

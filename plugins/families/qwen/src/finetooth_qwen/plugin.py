@@ -10,6 +10,7 @@ _RENDERERS = (
     ("qwen", "renderer:build", "Qwen2 and 2.5: ChatML with tools"),
     ("qwen3", "renderer:build_qwen3", "Qwen3: with or without thinking; tools"),
     ("qwen3_instruct", "renderer:build_qwen3_instruct", "Qwen3-Instruct-2507: no thinking; tools"),
+    ("qwen3_coder", "coder:build", "Qwen3-Coder: no thinking; calls with a tag for each argument"),
     (
         "qwen3_5",
         "qwen3_5:build",

@@ -39,6 +39,7 @@ from finetooth_hooks.protocols import Renderer, Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.parameter_calls import (
     INSTRUCTIONS,
+    Value,
     json_value,
     plain_value,
     reads_back,
@@ -49,9 +50,10 @@ from finetooth_rendering.tool_calls import function_call
 from finetooth_rendering.turns import json_text, split_thought, trimmed
 from finetooth_toolbox.messages.chat_templates import render_template
 
-from finetooth_qwen.renderer import END, START, THINK, THINK_END, Qwen3, with_note
+from finetooth_qwen.renderer import END, START, THINK, THINK_END, Qwen, Qwen3, with_note
 from finetooth_qwen.thinking import Thought, last_query, trimmed_thought
 
+TOOLS_BEFORE = "# Tools\n\nYou have access to the following functions:\n\n<tools>"
 Version = Literal["3.5", "3.6", "3.8"]
 Effort = Literal["xhigh", "medium", "low"]
 EFFORTS: Mapping[Effort, str] = {
@@ -116,6 +118,28 @@ def build(options: Qwen35Options, context: Context) -> Qwen35:
     if keeps and not newest:
         return renderer  # it differs on purpose
     return with_note(renderer, context, **told)
+
+
+def write_calls(
+    renderer: Qwen, page: Page, message: Message, trains: bool, where: str, value: Value, before: str
+) -> None:
+    """The calls of a message.
+
+    Args:
+        value: how arguments are written.
+        before: stands before the first.
+
+    Raises:
+        DataError: a call that could not be read back as it is.
+    """
+    for raw_call in message.tool_calls:
+        call = function_call(raw_call, where)
+        if not reads_back(call, value):
+            spelled = f"{call.name} with {dict(call.arguments)!r:.80}"
+            raise renderer.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
+        page.markup(before, trains)
+        write_call(page, call, value, trains)
+        before = "\n"
 
 
 def _thinks(template: str | None) -> bool:
@@ -195,7 +219,7 @@ class Qwen35(Qwen3):
             page.message()
         page.markup(f"{START}system\n" + self._effort + "\n\n" * bool(self._effort and (tools or says)))
         if tools:
-            page.markup("# Tools\n\nYou have access to the following functions:\n\n<tools>")
+            page.markup(TOOLS_BEFORE)
             for tool in tools:
                 page.say("\n" + json_text(tool))
             page.markup("\n</tools>" + INSTRUCTIONS)
@@ -216,15 +240,7 @@ class Qwen35(Qwen3):
         return [self._keeps or i > query for i in range(len(messages))]
 
     def _calls(self, page: Page, message: Message, trains: bool, where: str, *, content: bool | None = None) -> None:
-        between = "\n\n" if content else ""
-        for raw_call in message.tool_calls:
-            call = function_call(raw_call, where)
-            if not reads_back(call, self._value):
-                spelled = f"{call.name} with {dict(call.arguments)!r:.80}"
-                raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
-            page.markup(between, trains)
-            write_call(page, call, self._value, trains)
-            between = "\n"
+        write_calls(self, page, message, trains, where, self._value, "\n\n" if content else "")
 
     def _ask(self, page: Page) -> None:
         page.markup(f"{START}assistant\n{THINK}\n" + ("" if self._thinking else f"\n{THINK_END}\n\n"))

@@ -27,7 +27,7 @@ template.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
@@ -146,6 +146,10 @@ class Qwen(TurnRenderer):
     optional = (DOCUMENT_END, THINK, THINK_END, CALL, CALL_END, RESULT, RESULT_END)
     stops = (END, DOCUMENT_END)
     extension = True
+    joins_tools: ClassVar[bool] = True
+    """An empty line stands before the tools, even where no system message does."""
+    system_for_tools: ClassVar[str] = ""
+    """The system message of a conversation with tools that has none."""
 
     def __init__(self, tokenizer: Tokenizer, default_system: str = "") -> None:
         super().__init__(tokenizer)
@@ -190,7 +194,8 @@ class Qwen(TurnRenderer):
         """The system message with the tools, as far as there are any."""
         messages, tools = conversation.messages, conversation.tools
         own = messages[0] if messages and messages[0].role == "system" else None
-        if own is None and not tools and not self._default_system:
+        default = self._default_system or self.system_for_tools * bool(tools)
+        if own is None and not tools and not default:
             return
         trains = own is not None and trained[0]
         if own is not None:
@@ -199,18 +204,17 @@ class Qwen(TurnRenderer):
         if own is not None:
             page.say(own.content, trains, own.weights)
         else:
-            page.say(self._default_system)
+            page.say(default)
         if tools:
-            self._join_tools(page, system=own is not None)
-            page.markup(TOOLS_BEFORE)
-            for tool in tools:
-                page.say("\n" + json_text(tool))
-            page.markup(TOOLS_AFTER)
+            self._list_tools(page, tools, system=own is not None)
         page.markup(END, trains)
         page.markup("\n")
 
-    def _join_tools(self, page: Page, *, system: bool) -> None:
-        page.markup("\n\n")
+    def _list_tools(self, page: Page, tools: Sequence[Mapping[str, Any]], *, system: bool) -> None:
+        page.markup("\n\n" * (system or self.joins_tools) + TOOLS_BEFORE)
+        for tool in tools:
+            page.say("\n" + json_text(tool))
+        page.markup(TOOLS_AFTER)
 
     def _blocks(self, messages: Sequence[Message]) -> Sequence[bool]:
         """Which messages have a think block."""
@@ -264,9 +268,7 @@ class Qwen3Instruct(Qwen):
     """
 
     name = "qwen3_instruct"
-
-    def _join_tools(self, page: Page, *, system: bool) -> None:
-        page.markup("\n\n" if system else "")
+    joins_tools = False
 
 
 class Qwen3(Qwen3Instruct):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetooth_rendering.page import Page
@@ -70,6 +70,38 @@ def write_call(page: Page, call: FunctionCall, value: Value, trains: bool) -> No
     page.markup(f"</function>\n{CALL_END}", trains)
 
 
+def described(tool: Mapping[str, Any], *, reordered: bool) -> str:
+    """A tool as such models see it: a tag for each thing that its schema says.
+
+    Args:
+        reordered: as Nemotron 3 has it: `enum` stands before what else is said of an argument, and `required` last.
+    """
+    function = tool.get("function", tool)
+    text = f"\n<function>\n<name>{function['name']}</name>"
+    if "description" in function:
+        text += _tag("description", str(function["description"]).strip())
+    text += "\n<parameters>"
+    parameters = function.get("parameters")
+    known: Mapping[str, Any] = parameters if isinstance(parameters, Mapping) else {}
+    properties = known.get("properties")
+    for name, fields in (properties if isinstance(properties, Mapping) else {}).items():
+        text += f"\n<parameter>\n<name>{name}</name>"
+        schema: Mapping[str, Any] = fields if isinstance(fields, Mapping) else {}
+        if "type" in schema:
+            text += _tag("type", str(schema["type"]))
+        if "description" in schema:
+            text += _tag("description", str(schema["description"]).strip())
+        if reordered and "enum" in schema:
+            text += _tag("enum", json_text(schema["enum"]))
+        handled = ("name", "type", "description", *["enum"] * reordered)
+        text += _others(schema, handled) + "\n</parameter>"
+    text += _others(known, ("type", "properties", *["required"] * reordered))
+    if reordered and "required" in known:
+        text += _tag("required", json_text(known["required"]))
+    text += "\n</parameters>" + _others(function, ("type", "name", "description", "parameters"))
+    return text + "\n</function>"
+
+
 def reads_back(call: FunctionCall, value: Value) -> bool:
     """Name, keys and texts of a call are read as they are: none of them spells the markup and ends it early."""
     pairs = [(str(key), value(argument)) for key, argument in call.arguments.items()]
@@ -97,6 +129,14 @@ def split_calls(text: str, *, words: bool = False) -> tuple[str, tuple[Mapping[s
         calls.insert(0, call_of(match[1], arguments))
         rest = rest[:begin].rstrip()
     return (rest if calls else text), tuple(calls)
+
+
+def _tag(name: str, text: str) -> str:
+    return f"\n<{name}>{text}</{name}>"
+
+
+def _others(fields: Mapping[str, Any], handled: Sequence[str]) -> str:
+    return "".join(_tag(key, plain_value(value)) for key, value in fields.items() if key not in handled)
 
 
 def _read(text: str, words: bool) -> Any:
