@@ -13,21 +13,13 @@ from finetooth_hooks.errors import UserError, install_command
 from finetooth_registry.commands.collect import collect_blobs
 from finetooth_registry.commands.curves import curves
 from finetooth_registry.commands.lock import lock
+from finetooth_registry.commands.options import HERE, KEY, here
 from finetooth_registry.commands.verify import verify
 
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext, Verdict
 
     from finetooth_registry.anywhere import AnyRegistry
-    from finetooth_registry.registry import Registry
-
-_HERE = click.option(
-    "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
-    help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",
-)  # fmt: skip
-_KEY = click.option(
-    "--key", type=click.Path(path_type=Path), envvar="FT_REGISTRY_KEY", help="Private key to sign with."
-)
 
 
 @click.group("registry")
@@ -73,7 +65,7 @@ def key(file: Path) -> None:
 @registry.command("trust")
 @click.argument("name")
 @click.argument("public", type=click.Path(path_type=Path, exists=True))
-@_HERE
+@HERE
 def trust(name: str, public: Path, where: str) -> None:
     """Trust the public key in the file PUBLIC under NAME."""
     from finetooth_registry import records
@@ -84,7 +76,7 @@ def trust(name: str, public: Path, where: str) -> None:
 
 @registry.command("revoke")
 @click.argument("name")
-@_HERE
+@HERE
 def revoke(name: str, where: str) -> None:
     """Trust the key NAME no longer."""
     here(where).revoke(name)
@@ -93,11 +85,11 @@ def revoke(name: str, where: str) -> None:
 @registry.command("add")
 @click.argument("run")
 @click.option("--name", required=True, help="Name of the model.")
-@_KEY
+@KEY
 @click.option(
     "--lock", type=click.Path(path_type=Path), help="Lock file of where it trained; default: this environment."
 )
-@_HERE
+@HERE
 @click.pass_obj
 def add(commands: CommandContext, run: str, name: str, key: Path | None, lock: Path | None, where: str) -> None:
     """Register what RUN trained as the next version of a model. A failed run is registered with its reason."""
@@ -117,7 +109,7 @@ def add(commands: CommandContext, run: str, name: str, key: Path | None, lock: P
 @registry.command("list")
 @click.argument("model", default="")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@_HERE
+@HERE
 def list_versions(model: str, as_json: bool, where: str) -> None:
     """List versions, of one MODEL or of all."""
     from finetooth_registry import records
@@ -141,7 +133,7 @@ def list_versions(model: str, as_json: bool, where: str) -> None:
 
 @registry.command("show")
 @click.argument("version")
-@_HERE
+@HERE
 def show(version: str, where: str) -> None:
     """Print the record and the measurements of VERSION (NAME, NAME@v3 or NAME@CHANNEL) as JSON."""
     from finetooth_registry import records
@@ -157,7 +149,7 @@ def show(version: str, where: str) -> None:
 
 @registry.command("card")
 @click.argument("version")
-@_HERE
+@HERE
 def card(version: str, where: str) -> None:
     """Print the model card of VERSION, in Markdown; it says what the signed record says."""
     from finetooth_registry import documents
@@ -168,7 +160,7 @@ def card(version: str, where: str) -> None:
 
 @registry.command("bom")
 @click.argument("version")
-@_HERE
+@HERE
 def bom(version: str, where: str) -> None:
     """Print the bill of materials of VERSION (CycloneDX 1.6, JSON): base, data, files, plugins, libraries."""
     from finetooth_registry import documents
@@ -187,7 +179,7 @@ def bom(version: str, where: str) -> None:
     metavar="KEY",
     help="Sign the folder for the command model_signing too, with a key on P-256, P-384 or P-521.",
 )
-@_HERE
+@HERE
 def get(version: str, output: Path, ec_key: Path | None, where: str) -> None:
     """Write VERSION to the folder OUTPUT as the run that it was, with its record; every file is checked."""
     from finetooth_registry import modelsigning
@@ -208,7 +200,7 @@ def get(version: str, output: Path, ec_key: Path | None, where: str) -> None:
 @click.option("--evaluator", "evaluators", multiple=True, required=True, metavar="NAME", help="May be repeated.")
 @click.option("--data", default="", metavar="DATA", help="Rows to measure on; probes bring their own.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="A setting of the recipe.")
-@_HERE
+@HERE
 @click.pass_obj
 def measure(
     commands: CommandContext, version: str, evaluators: tuple[str, ...], data: str, overrides: tuple[str, ...],
@@ -232,7 +224,7 @@ def measure(
 @registry.command("sign")
 @click.argument("version")
 @click.option("--key", type=click.Path(path_type=Path), envvar="FT_REGISTRY_KEY", required=True, help="Private key.")
-@_HERE
+@HERE
 def sign(version: str, key: Path, where: str) -> None:
     """Add a signature to the record of VERSION: an approval."""
     from finetooth_registry import records
@@ -248,8 +240,8 @@ def sign(version: str, key: Path, where: str) -> None:
 @click.argument("version")
 @click.option("--to", "channel", required=True, metavar="CHANNEL", help="A channel of the policy.")
 @click.option("--dry-run", is_flag=True, help="Ask the gates, and change and record nothing.")
-@_KEY
-@_HERE
+@KEY
+@HERE
 @click.pass_obj
 def promote(commands: CommandContext, version: str, channel: str, dry_run: bool, key: Path | None, where: str) -> None:
     """Ask the channel's gates about VERSION, record the decision, and move the channel if all pass.
@@ -274,8 +266,8 @@ def promote(commands: CommandContext, version: str, channel: str, dry_run: bool,
 @click.option("--from", "channel", required=True, metavar="CHANNEL", help="A channel of the policy.")
 @click.option("--why", default="", help="The reason, for the log.")
 @click.option("--lift", is_flag=True, help="End the hold.")
-@_KEY
-@_HERE
+@KEY
+@HERE
 def hold(version: str, channel: str, why: str, lift: bool, key: Path | None, where: str) -> None:
     """Keep VERSION out of a channel, whatever the gates say, until the hold is lifted."""
     from finetooth_registry import records, releasing
@@ -292,7 +284,7 @@ def hold(version: str, channel: str, why: str, lift: bool, key: Path | None, whe
 @click.argument("model")
 @click.option("--channel", default="production", show_default=True, help="A channel of the policy that has `watch`.")
 @click.option("--cycles", type=click.IntRange(min=1), default=1, show_default=True, help="Number of measurements.")
-@_HERE
+@HERE
 @click.pass_obj
 def watch(commands: CommandContext, model: str, channel: str, cycles: int, where: str) -> None:
     """Measure the version of MODEL in a channel again and again, and log each result.
@@ -338,8 +330,8 @@ def watch(commands: CommandContext, model: str, channel: str, cycles: int, where
 @click.argument("model")
 @click.option("--channel", required=True, help="The channel.")
 @click.option("--why", required=True, help="The reason, for the log.")
-@_KEY
-@_HERE
+@KEY
+@HERE
 def rollback(model: str, channel: str, why: str, key: Path | None, where: str) -> None:
     """Give a channel the version of MODEL that it held before."""
     from finetooth_registry import records, releasing
@@ -351,8 +343,8 @@ def rollback(model: str, channel: str, why: str, key: Path | None, where: str) -
 @registry.command("revert")
 @click.argument("version")
 @click.option("--why", required=True, help="The reason, for the log.")
-@_KEY
-@_HERE
+@KEY
+@HERE
 def revert(version: str, why: str, key: Path | None, where: str) -> None:
     """Reject VERSION by hand: it is kept as reverted, and no channel may hold it."""
     from finetooth_registry import records, releasing
@@ -363,7 +355,7 @@ def revert(version: str, why: str, key: Path | None, where: str) -> None:
 
 @registry.command("log")
 @click.option("--json", "as_json", is_flag=True, help="Print every event whole, one JSON object a line.")
-@_HERE
+@HERE
 def log(as_json: bool, where: str) -> None:
     """Show what happened, oldest first; the chain is checked."""
     opened = _open(where)
@@ -380,7 +372,7 @@ def log(as_json: bool, where: str) -> None:
 
 @registry.command("serve", context_settings={"ignore_unknown_options": True})
 @click.argument("options", nargs=-1, type=click.UNPROCESSED)
-@_HERE
+@HERE
 @click.pass_context
 def serve(context: click.Context, options: tuple[str, ...], where: str) -> None:
     """Serve a registry in a folder to other machines, until Ctrl-C. OPTIONS are those of ft serve.
@@ -402,7 +394,7 @@ def serve(context: click.Context, options: tuple[str, ...], where: str) -> None:
 @registry.command("decision")
 @click.argument("version")
 @click.option("--of", "channel", required=True, metavar="CHANNEL", help="A channel of the policy.")
-@_HERE
+@HERE
 def decision(version: str, channel: str, where: str) -> None:
     """Print the latest decision about VERSION and a channel: a signed statement with what every gate said."""
     from finetooth_registry import decisions
@@ -419,19 +411,6 @@ def _open(where: str) -> AnyRegistry:
     from finetooth_registry.remote import open_registry
 
     return open_registry(where)
-
-
-def here(where: str) -> Registry:
-    """The registry in a folder.
-
-    Raises:
-        UserError: the registry lies elsewhere.
-    """
-    from finetooth_registry.registry import Registry
-
-    if not isinstance(opened := _open(where), Registry):
-        raise UserError(f"{where}: this is done where the registry lies", action="run the command on that machine")
-    return opened
 
 
 def _measured(

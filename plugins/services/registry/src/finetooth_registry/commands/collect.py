@@ -6,20 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from finetooth_registry.commands.options import HERE, here
+
 if TYPE_CHECKING:
     from finetooth_registry.registry import Registry
 
 
 @click.command("collect")
 @click.option("--delete", is_flag=True, help="Delete the blobs; without this they are only listed.")
-@click.option(
-    "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
-    help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",
-)  # fmt: skip
+@HERE
 def collect_blobs(delete: bool, where: str) -> None:
     """List the blobs that no version names."""
-    from finetooth_registry.command import here
-
     sizes = collect(here(where), dry_run=not delete)
     done = "deleted" if delete else "would be deleted"
     click.echo(f"{len(sizes)} blobs of {sum(size for _, size in sizes) / 1e6:.1f} MB {done}")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from finetooth_registry.commands.options import HERE
+
 
 @click.command("curves")
 @click.argument("model")
@@ -15,10 +17,7 @@ import click
 @click.option(
     "--svg", "folder", type=click.Path(path_type=Path), metavar="FOLDER", help="Write plots: by step, by corpus."
 )
-@click.option(
-    "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
-    help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",
-)  # fmt: skip
+@HERE
 def curves(model: str, metric: str, as_json: bool, folder: Path | None, where: str) -> None:
     """List the lowest value of each version of MODEL with its step, the step that was kept, and the training rows."""
     from finetooth_hooks.errors import UserError

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from finetooth_registry.commands.options import HERE
+
 
 @click.command("lock")
 @click.argument("version", default="")
@@ -13,10 +15,7 @@ import click
 @click.option(
     "--into", type=click.Path(path_type=Path), metavar="FOLDER", help="Make a virtual environment of it in FOLDER."
 )
-@click.option(
-    "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
-    help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",
-)  # fmt: skip
+@HERE
 def lock(version: str, ask: bool, into: Path | None, where: str) -> None:
     """Print the lock file that was registered with VERSION; without VERSION, that of this environment.
 

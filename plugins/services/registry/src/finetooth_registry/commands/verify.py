@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from finetooth_registry.commands.options import HERE
+
 if TYPE_CHECKING:
     from rich.tree import Tree
 
@@ -18,10 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--trust", "keys", multiple=True, type=click.Path(path_type=Path, exists=True), help="Public key; for a folder."
 )
-@click.option(
-    "--registry", "where", default="registry", envvar="FT_REGISTRY", show_default=True,
-    help="The registry: a folder, or the URL of a server; FT_REGISTRY sets it too.",
-)  # fmt: skip
+@HERE
 def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
     """Check a version (NAME, NAME@v3, NAME@CHANNEL), or a folder that `ft registry get`, `ft merge` or `ft export`
     wrote, link by link.
