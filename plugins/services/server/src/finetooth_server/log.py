@@ -18,6 +18,7 @@ from finetooth_wire import json_parts
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from finetooth_server.batches.due_calls import due_in, executable, waiting_besides
+from finetooth_server.bells import Bells
 from finetooth_server.calls import CANCELLED, CRASHES, REFUSED, Call, Category, Due, Waiting
 from finetooth_server.encryption.values import Values
 from finetooth_server.faults import Busy, Conflict, TooMuch, Unknown
@@ -45,7 +46,7 @@ class Log:
         self._records, self._values, self._most, self._kept = records, values, most, kept
         self._most_of_all = most_of_all
         self._delivered: set[str] = set()
-        self._waiting: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+        self._bells = Bells()
         self._lock = threading.Lock()
         self._counted = 0.0, 0
         self.ended = threading.Event()  # the server ends: nothing waits for room on the disk any more
@@ -234,7 +235,7 @@ class Log:
                 connection.execute(update(calls).where(calls.c.id == call.id).values(begun=0))
             if _finish(connection, call, ending) and marks:
                 connection.execute(update(models).where(models.c.id == call.queue).values(**marks))
-        self._announce(call.id)
+        self._bells.ring(call.id)
 
     @until_room
     def finish_all(self, ended: Sequence[tuple[Due, Any]]) -> None:
@@ -244,7 +245,7 @@ class Log:
             for call, ending in endings:
                 _finish(connection, call, ending)
         for call, _ in ended:
-            self._announce(call.id)
+            self._bells.ring(call.id)
 
     def _ending(self, call: Due, result: Any, error: str, category: Category) -> dict[str, Any]:
         """What is written down of a call's end; made before the database is held, which everybody waits for."""
@@ -324,7 +325,7 @@ class Log:
                 connection.execute(update(models).where(models.c.id == row.queue).values(applied=row.last))
                 ids += waiting
         for id_ in ids:
-            self._announce(id_)
+            self._bells.ring(id_)
         return ids
 
     def drop(self, id_: str) -> None:
@@ -389,32 +390,15 @@ class Log:
         Raises:
             Unknown: there is none, or it is another tenant's.
         """
-        event = asyncio.Event()
-        entry = (asyncio.get_running_loop(), event)
-        with self._lock:
-            self._waiting.setdefault(id_, []).append(entry)
-        try:
+        with self._bells.bell(id_) as finished:
             call = await asyncio.to_thread(self.fetch, caller, id_)
             if call.state == QUEUED and seconds > 0:
                 try:
-                    await asyncio.wait_for(event.wait(), seconds)
+                    await asyncio.wait_for(finished.wait(), seconds)
                 except TimeoutError:
                     return call
                 call = await asyncio.to_thread(self.fetch, caller, id_)
             return call
-        finally:
-            with self._lock:
-                left = [waiter for waiter in self._waiting.get(id_, []) if waiter is not entry]
-                if left:
-                    self._waiting[id_] = left
-                else:
-                    self._waiting.pop(id_, None)
-
-    def _announce(self, id_: str) -> None:
-        with self._lock:
-            for loop, event in self._waiting.get(id_, []):
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(event.set)
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 

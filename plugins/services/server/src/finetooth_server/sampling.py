@@ -19,7 +19,7 @@ from finetooth_wire import wire
 from sqlalchemy import insert, select, update
 
 from finetooth_server.batches import scores
-from finetooth_server.batches.hosts import Hosts
+from finetooth_server.batches.hosts import Hosts, shape_of
 from finetooth_server.collector import collect
 from finetooth_server.encryption.vault import Vault
 from finetooth_server.faults import Unknown
@@ -56,7 +56,7 @@ class Samplers:
 
     def engine(self, recipe: Mapping[str, Any], weights: Path | None) -> Engine:
         """The engine for a recipe's model, with these weights; None is the base as it was."""
-        key = _shape(recipe)
+        key = shape_of(recipe)
         if key not in self._engines:
             self._make_room(self._limits.samplers - 1, self._limits.sampler_bytes)
             engine = self._context.engine(recipe)
@@ -211,10 +211,3 @@ def _weights(recipe: Mapping[str, Any], engine: Engine) -> int:
     backend = recipe.get("backend")
     shares = isinstance(backend, Mapping) and bool(backend.get("share_base"))
     return 4 * (engine.info.trained if shares else engine.info.parameters)
-
-
-def _shape(recipe: Mapping[str, Any]) -> str:
-    """Recipes with the same text here can use one another's engine."""
-    chosen = {name: recipe.get(name) for name in ("model", "adapter", "backend", "plugins")}
-    chosen["precision"] = (recipe.get("train") or {}).get("precision")
-    return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:32]

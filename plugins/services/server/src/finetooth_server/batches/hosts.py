@@ -39,7 +39,7 @@ class Hosts:
 
     def together(self, recipe: Mapping[str, Any]) -> str:
         """Equal for recipes whose adapters may be sampled in one batch; empty if that one's may not."""
-        return "" if self._most <= 0 or _shape(recipe) in self._alone else _base(recipe)
+        return "" if self._most <= 0 or shape_of(recipe) in self._alone else _base(recipe)
 
     def hold(self, recipe: Mapping[str, Any], weights: Stack) -> tuple[Engine, HeldAdapter] | None:
         """The engine of a recipe's base, and the weights as it holds them; None where they have to be sampled alone.
@@ -56,7 +56,7 @@ class Hosts:
         if base not in self._engines:
             engine = self._context.engine(recipe)
             if not engine.capabilities >= NEEDED:
-                self._alone.add(_shape(recipe))
+                self._alone.add(shape_of(recipe))
                 return None
             self._engines[base] = engine
         host, key = self._engines[base], (base, json.dumps([[str(path), weight] for path, weight in weights]))
@@ -85,15 +85,11 @@ class Hosts:
 def _base(recipe: Mapping[str, Any]) -> str:
     """Recipes with the same text here have one base, and one kind of adapter."""
     adapter = recipe.get("adapter")
-    return _text({**recipe, "adapter": adapter.get("name") if isinstance(adapter, Mapping) else adapter})
+    return shape_of({**recipe, "adapter": adapter.get("name") if isinstance(adapter, Mapping) else adapter})
 
 
-def _shape(recipe: Mapping[str, Any]) -> str:
-    """Recipes with the same text here have adapters of one shape."""
-    return _text(recipe)
-
-
-def _text(recipe: Mapping[str, Any]) -> str:
+def shape_of(recipe: Mapping[str, Any]) -> str:
+    """Recipes with the same text here can use one another's engine: their adapters have one shape."""
     chosen = {name: recipe.get(name) for name in ("model", "adapter", "backend", "plugins")}
     chosen["precision"] = (recipe.get("train") or {}).get("precision")
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:32]

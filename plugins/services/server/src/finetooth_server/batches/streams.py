@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetooth_server.bells import Bells
 from finetooth_server.faults import TooMuch
 from finetooth_server.keeping.records import DONE, QUEUED
 from finetooth_server.keys import Caller
@@ -58,7 +59,7 @@ class Streams:
     def __init__(self, log: Log, *, most: int) -> None:
         self._log, self._most = log, most
         self._feeds: dict[str, _Feed] = {}
-        self._bells: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+        self._bells = Bells()
         self._following: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -78,10 +79,7 @@ class Streams:
 
     def ring(self, call: str) -> None:
         """Wake the clients that follow a call."""
-        with self._lock:
-            for loop, event in self._bells.get(call, ()):
-                if not loop.is_closed():
-                    loop.call_soon_threadsafe(event.set)
+        self._bells.ring(call)
 
     def end(self, call: str) -> None:
         """The call is finished, or starts over; its tokens are in the log, or nowhere."""
@@ -117,12 +115,8 @@ class Streams:
             Unknown: the call does not exist, or is another tenant's.
         """
         call = await asyncio.to_thread(self._log.fetch, caller, id_)
-        event = asyncio.Event()
-        entry = (asyncio.get_running_loop(), event)
-        with self._lock:
-            self._bells.setdefault(id_, []).append(entry)
         seen: dict[int, int] = {}
-        try:
+        with self._bells.bell(id_) as event:
             while True:
                 event.clear()  # whatever is written from here on rings again
                 for piece in list(self._live(id_, seen)):
@@ -137,17 +131,10 @@ class Streams:
                     await asyncio.wait_for(event.wait(), HEARTBEAT)
                 except TimeoutError:
                     yield None
-            await asyncio.to_thread(lambda: call.result)  # read once, and not while others wait
-            for piece in _whole(call, seen):
-                yield piece
-            yield call
-        finally:
-            with self._lock:
-                left = [bell for bell in self._bells.get(id_, []) if bell is not entry]
-                if left:
-                    self._bells[id_] = left
-                else:
-                    self._bells.pop(id_, None)
+        await asyncio.to_thread(lambda: call.result)  # read once, and not while others wait
+        for piece in _whole(call, seen):
+            yield piece
+        yield call
 
     def _live(self, id_: str, seen: dict[int, int]) -> Iterator[Piece]:
         feed = self._feeds.get(id_)

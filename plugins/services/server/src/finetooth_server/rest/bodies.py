@@ -380,8 +380,10 @@ class SessionBody(BaseModel):
 class CheckpointBody(BaseModel):
     """A checkpoint."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     id: str
-    session: str
+    session: str = Field(validation_alias="model")
     kind: str
     name: str
     base: str

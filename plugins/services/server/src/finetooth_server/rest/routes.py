@@ -261,32 +261,19 @@ async def limits(caller: CallerOf, service: ServiceOf) -> b.LimitsBody:
 async def list_checkpoints(caller: CallerOf, service: ServiceOf, session: str | None = None) -> list[b.CheckpointBody]:
     """The tenant's checkpoints; of one session if asked."""
     checkpoints = await asyncio.to_thread(service.all_checkpoints, caller, session)
-    return [_checkpoint(checkpoint) for checkpoint in checkpoints]
+    return [b.CheckpointBody.model_validate(checkpoint) for checkpoint in checkpoints]
 
 
 @router.get("/checkpoints/{id}", responses=ANSWERS)
 async def one_checkpoint(id: str, caller: CallerOf, service: ServiceOf) -> b.CheckpointBody:
     """A checkpoint."""
-    return _checkpoint(await asyncio.to_thread(service.checkpoint, caller, id))
+    return b.CheckpointBody.model_validate(await asyncio.to_thread(service.checkpoint, caller, id))
 
 
 @router.delete("/checkpoints/{id}", status_code=204, responses=ANSWERS)
 async def delete_checkpoint(id: str, caller: CallerOf, service: ServiceOf) -> None:
     """Remove a checkpoint."""
     await asyncio.to_thread(service.delete_checkpoint, caller, id)
-
-
-def _checkpoint(checkpoint: Any) -> b.CheckpointBody:
-    return b.CheckpointBody(
-        id=checkpoint.id,
-        session=checkpoint.model,
-        kind=checkpoint.kind,
-        name=checkpoint.name,
-        base=checkpoint.base,
-        created=checkpoint.created,
-        expires=checkpoint.expires,
-        size=checkpoint.size,
-    )
 
 
 open_router = APIRouter()

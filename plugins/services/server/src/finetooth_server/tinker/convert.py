@@ -15,6 +15,8 @@ from finetooth_wire import wire
 from numpy.typing import NDArray
 from tinker.proto import tinker_public_pb2 as proto
 
+from finetooth_server.tinker.requests import rows_of_cells
+
 FIELDS = {"logprobs": "old_logprobs", "advantages": "advantages", "weights": "weights"}
 """Names of loss inputs here and there; others keep theirs."""
 
@@ -206,19 +208,10 @@ def _tensor(message: Any, where: str, room: _Room) -> NDArray[Any]:
 
 def _densified(message: Any, dtype: str, shape: Sequence[int], where: str) -> NDArray[Any]:
     values = _whole(message.values, dtype, where)
-    rows, columns = (_whole(part, "<i8", where) for part in (message.crow_indices, message.col_indices))
-    fits = (
-        len(rows) == shape[0] + 1
-        and len(columns) == len(values)
-        and rows[0] == 0
-        and rows[-1] == len(values)
-        and bool((np.diff(rows) >= 0).all())
-        and (not len(columns) or (columns.min() >= 0 and columns.max() < shape[1]))
-    )
-    if not fits:
-        raise DataError(where, "its indices do not fit its shape", action="send compressed rows")
+    starts, columns = (_whole(part, "<i8", where) for part in (message.crow_indices, message.col_indices))
+    rows = rows_of_cells(starts, columns, len(values), shape, where)
     dense = np.zeros(shape, values.dtype)
-    dense[np.repeat(np.arange(shape[0]), np.diff(rows)), columns] = values
+    dense[rows, columns] = values
     return dense
 
 

@@ -11,6 +11,7 @@ from finetooth_hooks import DataError, Sampling, UserError
 from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_wire import wire
+from numpy.typing import NDArray
 
 from finetooth_server.batches.scores import ScoreRequest
 
@@ -206,17 +207,32 @@ def _targets(tensor: Any, length: int) -> tuple[Any, Any]:
             raise DataError(where, f"{len(ids)} values for shape {shape}", action="send as many as the shape holds")
         return np.repeat(np.arange(shape[0]), shape[1]), ids
     starts, columns = (_ids(tensor.get(f"sparse_{name}_indices"), where) for name in ("crow", "col"))
+    return rows_of_cells(starts, columns, len(ids), shape, where), ids
+
+
+def rows_of_cells(
+    starts: NDArray[Any], columns: NDArray[Any], count: int, shape: Sequence[int], where: str
+) -> NDArray[Any]:
+    """The row of each of `count` cells of a sparse matrix in compressed rows.
+
+    Args:
+        starts: for each row, and for the end, the number of cells before it.
+        columns: of each cell.
+
+    Raises:
+        DataError: they do not describe a matrix of this shape.
+    """
     fits = (
         len(starts) == shape[0] + 1
-        and len(columns) == len(ids)
+        and len(columns) == count
         and starts[0] == 0
-        and starts[-1] == len(ids)
+        and starts[-1] == count
         and bool((np.diff(starts) >= 0).all())
         and (not len(columns) or (columns.min() >= 0 and columns.max() < shape[1]))
     )
     if not fits:
         raise DataError(where, "its indices do not fit its shape", action="send compressed rows")
-    return np.repeat(np.arange(shape[0]), np.diff(starts)), ids
+    return np.repeat(np.arange(shape[0]), np.diff(starts))
 
 
 def _ids(values: Any, where: str) -> Any:
