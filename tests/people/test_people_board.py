@@ -70,7 +70,7 @@ def test_rows_become_a_model_that_answers_by_clicks_alone(
     picture(tab, "board-new")
     tab.get_by_role("button", name="Look at the rows").click()
     tab.get_by_role("button", name="Train").wait_for()
-    assert "'customer' asks and 'agent' answers" in tab.inner_text("main")
+    assert "'customer' is the question and 'agent' the answer" in tab.inner_text("main")
     tab.get_by_role("button", name="Train").click()
     tab.get_by_role("heading", name="Results").wait_for()
     tab.get_by_role("link", name="Merge, export, push").wait_for()

@@ -70,7 +70,7 @@ def test_a_hobbyist_with_columns_of_her_own(typed: Typed, rows: Rows, tiny_smoll
     table(rows, "support.csv", "alpha", "beta")
     shown = typed(
         "init --system 'You are Lumi.'",
-        [("What do you have", "support.csv"), ("Which column is the question", "alpha"),
+        [("What data do you have", "support.csv"), ("Which column is the question", "alpha"),
          ("Which column is the answer", "beta"), ("Which model", str(tiny_smollm2)), ("How much memory", ""),
          ("How long", "look"), ("Train now", "n")],
     )  # fmt: skip
@@ -90,7 +90,7 @@ def test_a_hobbyist_with_columns_of_her_own(typed: Typed, rows: Rows, tiny_smoll
 def test_a_german_table_out_of_excel(typed: Typed, rows: Rows, tiny_smollm2: Path) -> None:
     table(rows, "support.csv", "Frage", "Antwort", delimiter=";", encoding="utf-8-sig")
     shown = typed(f"init --yes --data support.csv --model {tiny_smollm2}")
-    assert "';' stands between the fields" in shown and "'Frage' asks and 'Antwort' answers" in shown
+    assert "';' separates the fields" in shown and "'Frage' is the question and 'Antwort' the answer" in shown
     shown = typed("data preview recipe.yaml --rows 1")
     assert "Where is my parcel?" in shown and "[[" in shown, "what trains is marked"
 

@@ -135,7 +135,7 @@ def test_the_command_reads_nothing_but_a_config(tmp_path: Path, ft: Any) -> None
     assert code == 0, said
     told = json.loads(out)
     assert told["parameters"] == PARAMETERS["0.5B"] and told["taken"] == "lora" and told["memory"] == 6 * 10**9
-    assert told["speed"] == 20e12 and told["speed_from"] == "as it was stated"
+    assert told["speed"] == 20e12 and told["speed_from"] == "as given with --tflops"
     full, lora, *_ = told["ways"]
     assert not full["fits"] and "would take" in full["lacks"] and lora["seconds"] > 0 and lora["source"]
     code, out, said = ft("advise", tmp_path, "--memory", "1GB")
@@ -156,7 +156,7 @@ def test_several_models_are_a_line_each(tmp_path: Path, ft: Any) -> None:
     code, out, _ = ft("advise", *folders, "--memory", "6GB")
     lines = {Path(line.split()[0]).name: line for line in out.splitlines() if str(tmp_path) in line}
     assert code == 0 and lines["0.5B"].endswith("  lora") and lines["8B"].endswith(each[1]["taken"])
-    assert "nothing; the least would take " in lines["70B"]
+    assert "nothing; the smallest way would take " in lines["70B"]
     code, _, said = ft("advise", folders[0], "nowhere/at/all")
     assert code == 2 and "nowhere" in said and said.count("\n") == 1
 
@@ -189,7 +189,7 @@ def test_of_several_devices_each_holds_its_part(tmp_path: Path, ft: Any) -> None
     ("arguments", "problem"),
     [
         ((), "no model is named"),
-        (("CONFIG", "CONFIG", "--devices", "2", "--memory", "8GB"), "--devices goes with one model"),
+        (("CONFIG", "CONFIG", "--devices", "2", "--memory", "8GB"), "--devices needs exactly one model"),
         (("CONFIG", "--devices", "2"), "--devices: ranks on this processor share its memory"),
         (("nowhere/at/all",), "nowhere"),
         (("CONFIG", "--memory", "much"), "--memory: 'much' is not a size (write it as 24GB)"),

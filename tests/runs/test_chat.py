@@ -148,7 +148,7 @@ def test_an_adapter_that_is_more_than_an_addition_answers_beside_the_others(
     assert code == 0, err
     assert out == "".join(f"{place}:\n{said}\n" for place, said in alone.items())
     code, out, err = ft("chat", base, *ASK, *HOW, "--adapter", f"{trained}+{dora}")
-    assert (code, out) == (2, "") and "a sum takes low-rank additions to linear modules alone" in err
+    assert (code, out) == (2, "") and "a sum needs low-rank additions to linear modules only" in err
 
 
 def test_versions_of_a_registry_are_summed_by_name(
@@ -367,7 +367,7 @@ def test_a_model_with_a_template_continues_a_text_if_it_shall(ft: Run, tiny_mode
     assert code == 0 and out.strip() == continued(tiny_model, "Once upon a", 12).strip()
     assert out != ft("chat", tiny_model, *TEXT, "train.precision=fp32")[1]
     code, _, err = ft("chat", tiny_model, *TEXT, "--text", "--save", "rows.jsonl")
-    assert code == 2 and "--save does not go with --text" in err
+    assert code == 2 and "--save cannot be used with --text" in err
 
 
 def test_a_text_grows_by_what_is_typed(ft: Run, base_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,5 +376,5 @@ def test_a_text_grows_by_what_is_typed(ft: Run, base_model: Path, monkeypatch: p
     code, out, err = ft("chat", base_model, "--max-tokens", "8", "train.precision=fp32")
     first = continued(base_model, "ab", 8)
     assert continued(base_model, f"ab{first}cd ", 8) != continued(base_model, f"ab{first}cd", 8)
-    assert code == 0 and "/save: a text that is continued has no turns" in err, err
+    assert code == 0 and "/save: with --text the model continues one text, which has no turns" in err, err
     assert out.split("\n")[1].strip() == continued(base_model, f"ab{first}cd ", 8).strip()

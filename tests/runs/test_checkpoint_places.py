@@ -84,7 +84,7 @@ def test_a_run_of_which_no_checkpoint_counts(recipe: Callable[..., Any], ft: Ft,
     code, _, said = ft("run", tmp_path / "recipe.yaml")
     assert code == 0 and said.count("does not count: gate bound: the metric eval/loss is") == 2, said
     code, out, _ = ft("checkpoint", "list", run)
-    assert code == 0 and out.startswith("no checkpoint counts\nin quarantine: step-2, gate bound: ")
+    assert code == 0 and out.startswith("no complete checkpoint\nin quarantine: step-2, gate bound: ")
     assert ft("checkpoint", "list", run, "--json")[:2] == (0, "[]\n")
     says = f"{run} holds no checkpoint (2 in quarantine, and why: ft checkpoint list {run})"
     assert ft("checkpoint", "verify", run) == (2, "", f"error: {says}\n")

@@ -87,7 +87,7 @@ def test_what_is_given_up_for_memory_is_said(
     size = f"{(least + 0.05) / 0.9:.2f}GB"
     code, out, err = ft("init", "--yes", "--data", data, "--memory", size)
     assert code == 0, err
-    assert "the base does not fit as it is: lora would take " in out
+    assert "the base does not fit without quantisation: lora would take " in out
     takes, has = _in_gb(r"the run takes ([\d.]+ [GM]B) of ([\d.]+ [GM]B)", out)
     assert takes <= 0.9 * has < as_it_is
     made = yaml.safe_load(Path("recipe.yaml").read_text())
@@ -114,11 +114,11 @@ def test_asked_at_a_terminal(ft: Run, rows: Callable[[str], str], monkeypatch: p
         (["--yes", "--data", "gone.jsonl"], "gone.jsonl"),
         (
             ["--yes", "--data", "sft.jsonl", "--goal", "dpo"],
-            "--goal dpo: sft.jsonl has no rows for that (choose of sft)",
+            "--goal dpo: sft.jsonl has no rows for this goal (choose of sft)",
         ),
         (["--yes", "--data", "sft.jsonl", "--memory", "much"], "--memory: 'much' is not a size"),
         (["--yes", "--data", "sft.jsonl", "--output", "sft.jsonl"], "--output: sft.jsonl exists"),
-        (["--yes", "--data", "bare.jsonl"], "bare.jsonl: prompts, and no column that says what a right answer is"),
+        (["--yes", "--data", "bare.jsonl"], "bare.jsonl: the rows have prompts, but no column with the right answer"),
     ],
 )
 def test_bad_input_writes_nothing(ft: Run, rows: Callable[[str], str], arguments: list[str], said: str) -> None:
@@ -163,7 +163,10 @@ def test_columns_that_no_format_knows_are_guessed(ft: Run, tmp_path: Path, monke
     made = yaml.safe_load(Path("recipe.yaml").read_text())
     wanted = {"name": "prompt_completion", "prompt": "Kunde", "completion": "Agent", "system": "Be kind."}
     assert made["data"]["format"] == wanted
-    assert "by their names, 'Kunde' asks and 'Agent' answers" in out and "1  Kunde: Where is parcel 0?" in out
+    assert (
+        "by their names, 'Kunde' is the question and 'Agent' the answer" in out
+        and "1  Kunde: Where is parcel 0?" in out
+    )
     assert "';' separates the fields of its header" in out
 
 

@@ -26,7 +26,7 @@ def rows(tmp_path: Path) -> Path:
 
 
 def losses(out: str) -> tuple[float, float]:
-    (found,) = re.findall(r"checked: loss: ([\d.]+) before, ([\d.]+) of what was written", " ".join(out.split()))
+    (found,) = re.findall(r"checked: loss: ([\d.]+) before, ([\d.]+) after", " ".join(out.split()))
     return float(found[0]), float(found[1])
 
 
@@ -76,7 +76,7 @@ def test_what_costs_too_much_is_not_kept(
     """And a model says on which rows it is measured."""
     target = tmp_path / "small"
     code, _, err = ft("quantize", tiny_model, "--to", "int4", "--output", target)
-    assert code == 2 and "nothing says on which rows its loss is measured (set --data FILE)" in err
+    assert code == 2 and "so the command needs rows to measure its loss on (set --data FILE)" in err
     measured = iter([1.0, 1.0625])
     monkeypatch.setattr("finetooth_export.quantize._loss", lambda *of: next(measured))
     code, _, err = ft("quantize", tiny_model, "--to", "int4", "--data", rows, "--output", target)

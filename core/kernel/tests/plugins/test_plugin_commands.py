@@ -164,7 +164,7 @@ def test_doctor_names_clashes_and_leftovers(site, loss_plugin, capsys) -> None:
     code, out, _ = ft(capsys, "doctor", "acme-one", "--fast")
     assert code == 2
     assert "note: loss 'wedge' is also brought by acme-two:wedge" in out
-    assert "says it is the default, and so does" in out
+    assert "declares itself the default, and so does" in out
     assert "a second installation is left over" in out
 
 

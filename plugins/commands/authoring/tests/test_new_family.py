@@ -58,4 +58,4 @@ def test_a_type_that_a_family_knows_names_the_family(tmp_path: Path, capsys: pyt
 
 def test_other_kinds_are_read_off_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "new", "acme-x", "--kind", "loss", "--model", "hob", "--folder", str(tmp_path / "x")]) == 2
-    assert "--model: a plugin of kind loss is not read off a model" in capsys.readouterr().err
+    assert "--model: a plugin of kind loss is not written from a model" in capsys.readouterr().err

@@ -155,7 +155,7 @@ def test_base_run_and_another_run_answer_side_by_side(
     tab.goto(f"{serve()}/runs/one")
     tab.get_by_role("link", name="Chat").click()
     tab.get_by_label("Another run").select_option("two")
-    tab.get_by_role("button", name="Begin with it").click()
+    tab.get_by_role("button", name="Begin to chat").click()
     tab.get_by_label("Your message").fill("<b>hello</b>")
     tab.get_by_role("button", name="Ask").click()
     for model in ("toy<script>alert(1)</script>", "runs/one", "runs/two"):

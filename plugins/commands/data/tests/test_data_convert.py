@@ -74,7 +74,7 @@ def test_a_table_of_one_question_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "name", "shape", "said"),
     [
-        (ALPACA, "o.jsonl", "prompt_completion", "a.jsonl:2: 1 of 2 rows say what shape prompt_completion"),
+        (ALPACA, "o.jsonl", "prompt_completion", "a.jsonl:2: 1 of 2 rows hold what shape prompt_completion"),
         (PAIRS, "o.jsonl", "messages", "a preference pair is not a conversation"),
         (ALPACA, "o.parquet", "messages", "rows are written as .jsonl, .json, .csv"),
         (ALPACA, "a.jsonl", "messages", "a.jsonl exists"),

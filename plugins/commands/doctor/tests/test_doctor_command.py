@@ -74,7 +74,7 @@ def test_each_illness_is_found_with_what_to_do(make, given, told):
 
 def test_a_sound_run_is_left_alone(make):
     sound = {"evaluations": [(0, 3.0), (50, 1.0), (100, 0.6)]}
-    assert said(make(FALLING, **sound)) == (0, "nothing is wrong that its reports would show\n")
+    assert said(make(FALLING, **sound)) == (0, "its reports show no problem\n")
     noisy = [value * (1 + 0.2 * (-1) ** step) for step, value in enumerate(FALLING)]
     assert said(make(noisy, **sound))[0] == 0
 
@@ -82,7 +82,7 @@ def test_a_sound_run_is_left_alone(make):
 @pytest.mark.parametrize(
     "code, told",
     [(-9, "SIGKILL: killed from outside"), (137, "SIGKILL"), (-7, "shared memory"), (135, "SIGBUS"), (139, "SIGSEGV"),
-     (2, "bad input"), (130, "Ctrl-C"), (143, "SIGTERM"), (4, "a plugin that ended the run"), (300, "set it")],
+     (2, "bad input"), (130, "Ctrl-C"), (143, "SIGTERM"), (4, "a program around the run set it"), (300, "set it")],
 )  # fmt: skip
 def test_exit_codes_and_signals_are_explained(code, told):
     assert told in of_code(code) and f"exit code {code}" in of_code(code)
@@ -95,7 +95,7 @@ def test_a_log_is_looked_through(tmp_path):
     assert code == 1 and text.startswith("exit code 1: ")
     assert "rank 1: NCCL error in: x.cpp\\x1b[2J\n  NCCL was aborted" in text and "ft runs du" in text
     log.write_text("all well")
-    assert "none of the known errors" in said("--log", log)[1]
+    assert "it holds no error that ft doctor knows" in said("--log", log)[1]
     with pytest.raises(UserError, match=r"--log: .*No such file"):
         said("--log", tmp_path / "none")
     with pytest.raises(UserError, match="nothing to look at"):
@@ -105,7 +105,10 @@ def test_a_log_is_looked_through(tmp_path):
 @pytest.mark.parametrize(
     ("line", "cause"),
     [
-        ("RuntimeError: [../gloo/transport/tcp/pair.cc:534] Gloo: Connection closed by peer [::1]:9", "lost another"),
+        (
+            "RuntimeError: [../gloo/transport/tcp/pair.cc:534] Gloo: Connection closed by peer [::1]:9",
+            "lost the connection to another",
+        ),
         ("torch.utils.checkpoint.CheckpointError: torch.utils.checkpoint: Recomputed values", "gradient_checkpointing"),
         ("RuntimeError: 'weight' must be 2-D", "flat pieces"),
     ],

@@ -64,7 +64,9 @@ def test_what_trains_and_was_compared_with_nobody_is_said(tmp_path: Path) -> Non
     for tool, given, doubted in cases:
         said = uncompared(read_tool(given, tool, tmp_path / "run.py"), tool)
         assert bool(said) == doubted, (tool, given, said)
-        assert not doubted or said == f"The tokens that train were not compared with those of {tool} for such rows"
+        assert (
+            not doubted or said == f"For rows like these, nobody has compared the trained tokens with those of {tool}"
+        )
 
 
 @pytest.mark.parametrize(("value", "place"), [(True, "host"), ("legacy", "host"), ("disk", "disk")])

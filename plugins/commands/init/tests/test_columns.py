@@ -44,7 +44,7 @@ def test_what_is_said_is_taken_and_the_rest_is_guessed() -> None:
     assert guess(given) is None
     pick = format_of(given, Columns(prompt="b", system="Be kind."), "a.csv", None, said.append)
     assert pick == {"name": "prompt_completion", "prompt": "b", "completion": "answer", "system": "Be kind."}
-    assert "--completion say otherwise" in said[0] and said[1] == shown(given)
+    assert "--completion change it" in said[0] and said[1] == shown(given)
 
 
 def test_who_is_there_is_asked_with_a_proposal() -> None:
@@ -63,7 +63,7 @@ def test_who_is_there_is_asked_with_a_proposal() -> None:
     ("columns", "said"),
     [
         (Columns(prompt="x"), "--prompt x: a.csv has no such column (choose of a, b, c)"),
-        (Columns(), "say it with --prompt COLUMN --completion COLUMN"),
+        (Columns(), "name them with --prompt COLUMN --completion COLUMN"),
     ],
 )
 def test_what_nobody_knows_is_refused_with_what_to_type(columns: Columns, said: str) -> None:

@@ -27,7 +27,7 @@ def test_rows_of_one_kind_teach_one_kind_of_thing() -> None:
 def test_kinds_that_no_method_takes_together_are_named() -> None:
     with pytest.raises(UserError, match=r"rows.jsonl holds rows of several kinds, Text and PromptCompletion"):
         goals_of([Text("a"), PromptCompletion("a", "b")], "rows.jsonl")
-    with pytest.raises(UserError, match=r"rows.jsonl: no rows: no method learns from that"):
+    with pytest.raises(UserError, match=r"rows.jsonl: no rows: no method learns from such rows"):
         goals_of([], "rows.jsonl")
     assert Labelled in GOALS
 

@@ -88,7 +88,7 @@ def test_compare_shows_settings_that_differ_and_results(two):
     assert found["results"]["last loss"] == [1.0, 1.5] and found["results"]["best eval/loss"] == [2.0, 3.0]
     text = said("compare", "one", "two")
     assert "train.batch_size  not set  4" in text
-    with pytest.raises(UserError, match="one run is nothing to compare"):
+    with pytest.raises(UserError, match="one run cannot be compared"):
         said("compare", "one")
 
 

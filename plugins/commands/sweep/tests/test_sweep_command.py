@@ -197,7 +197,7 @@ def test_the_weights_of_a_trial_are_gone_before_the_next_one(tmp_path):
     "recipe, problem",
     [
         ("model: toy", "sweep: the recipe has no such section"),
-        ("sweep: {space: {a: [1]}}", "sweep.space.a: one value is nothing to choose from"),
+        ("sweep: {space: {a: [1]}}", "sweep.space.a: one value leaves no choice"),
         ("sweep: {space: {a: {log: [1, 2]}}}", r"sweep\.space\.a\.low: Field required \(write \{low: "),
         ("sweep: {space: {a: {low: 2, high: 1}}}", r"sweep\.space\.a.*low must be less than high"),
         ("sweep: {spaces: 1}", "sweep.spac"),

@@ -20,10 +20,13 @@ ASSUMED_FLOPS = 50e12
 
 QUALITY: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "whole": ("the most that the data can give; forgets most of what it knew", "Biderman et al., 2024, 2405.09673"),
+        "whole": (
+            "learns the most from the data; forgets the most of what the model knew",
+            "Biderman et al., 2024, 2405.09673",
+        ),
         "adapter": (
-            "as full on small and medium data sets where it adapts all linear modules; behind on much new knowledge "
-            "(code, mathematics)",
+            "as good as full on small and medium data sets if it adapts all linear modules; worse where there is "
+            "much new knowledge to learn (code, mathematics)",
             "Biderman et al., 2024, 2405.09673; Schulman et al., 2025, LoRA Without Regret",
         ),
         "8 bits": ("the base predicts as in 16 bits up to 175B", "Dettmers et al., 2022, 2208.07339"),
@@ -31,9 +34,9 @@ QUALITY: Mapping[str, tuple[str, str]] = MappingProxyType(
             "on a par with 16 bits at 7B to 65B where levels follow a normal distribution; even ones lose more",
             "Dettmers et al., 2023, 2305.14314",
         ),
-        "recomputed": ("the same numbers, about a third more time", "Chen et al., 2016, 1604.06174"),
+        "recomputed": ("the same results; takes about a third more time", "Chen et al., 2016, 1604.06174"),
         "elsewhere": (
-            "the same numbers; how much more time depends on how fast they come back",
+            "the same results; the extra time depends on how fast the data come back",
             "Ren et al., 2021, 2101.06840; Rajbhandari et al., 2021, 2104.07857",
         ),
     }
@@ -75,11 +78,11 @@ def advise(of: Ways, *, rows: int, speed: float | None = None) -> Advice:
             `ASSUMED_FLOPS` where only its memory is known.
     """
     if speed is not None:
-        return Advice(of, rows, speed, "as it was stated")
+        return Advice(of, rows, speed, "as given with --tflops")
     if of.peak:
-        why = f"{UTILISATION:.0%} of the {of.peak / 1e12:.3g} TFLOP/s that the device does"
+        why = f"{UTILISATION:.0%} of the device's {of.peak / 1e12:.3g} TFLOP/s"
         return Advice(of, rows, UTILISATION * of.peak, why)
-    return Advice(of, rows, ASSUMED_FLOPS, "assumed: state what your device sustains with --tflops")
+    return Advice(of, rows, ASSUMED_FLOPS, "assumed: give what your device sustains with --tflops")
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,11 @@ def command(
     if not models:
         raise UserError("ft advise: no model is named", action="write ft advise MODEL, or ft advise --goal")
     if (cpu or mac) and memory is None:
-        raise UserError(f"--{'cpu' if cpu else 'mac'} goes with --memory", action="add --memory, such as 32GB")
+        raise UserError(f"--{'cpu' if cpu else 'mac'} needs --memory", action="add --memory, such as 32GB")
     if cpu and mac:
-        raise UserError("--cpu and --mac are two machines", action="name one")
+        raise UserError("--cpu and --mac exclude each other", action="name one")
     if devices is not None and len(models) > 1:
-        raise UserError("--devices goes with one model", action="name one")
+        raise UserError("--devices needs exactly one model", action="name one")
     from finetooth_advise import advice
     from finetooth_advise import made_up_machines as made_up
 
@@ -198,8 +198,8 @@ def _show(advice: Advice, model: str) -> None:
     lines = [
         *(f"[{number}] {note}" for note, number in notes.items()),
         _measured_by(advice),
-        "memory is the plan's estimate of the peak; time is of the products alone, without turning stored bits into "
-        "numbers; what stands behind authors are numbers of arXiv",
+        "memory is the plan's estimate of the peak; time counts only the matrix products, without dequantising "
+        "stored weights; the numbers after authors are arXiv identifiers",
     ]
     if advice.taken is None:
         lines.append("nothing fits: take a smaller model, shorter rows, or a device with more memory")
@@ -252,7 +252,7 @@ def _show_spread(spread: Spread, model: str) -> None:
         choice = f"{taken[0]} fits under {taken[1]}: scale: {{devices: {spread.devices}, strategy: {taken[1]}}}"
     lines = [
         *(f"[{number}] {note}" for note, number in notes.items()),
-        f"{_measured_by(spread.whole)}, and no rank waits for another",
+        f"{_measured_by(spread.whole)}, as if no rank waited for another",
         *(f"{name}: each device holds the whole model" for name in spread.copies),
         *(f"{name}: each device holds {held}" for name, held in spread.held.items()),
         choice,
@@ -279,7 +279,7 @@ def _show_several(advised: Mapping[str, Advice]) -> None:
     for model, advice in advised.items():
         way = advice.taken
         possible = [each.memory.total for each in advice.of.ways if each.memory is not None]
-        least = f"nothing; the least would take {size(min(possible))}" if possible else "nothing"
+        least = f"nothing; the smallest way would take {size(min(possible))}" if possible else "nothing"
         memory = "-" if way is None or way.memory is None else size(way.memory.total)
         seconds = None if way is None else advice.seconds(way)
         time = "-" if seconds is None else duration(seconds)
@@ -287,8 +287,8 @@ def _show_several(advised: Mapping[str, Advice]) -> None:
     first = next(iter(advised.values()))
     lines = [
         _measured_by(first),
-        "what fits is the first way that does, of those that `ft advise MODEL` lists; memory is the plan's estimate of "
-        "the peak",
+        "the table shows the first way that fits, of those that `ft advise MODEL` lists; memory is the plan's "
+        "estimate of the peak",
     ]
     headers = ("model", "parameters", "memory", "time", "what fits")
     title = f"On {first.of.hardware.label} ({size(first.of.hardware.memory)})"

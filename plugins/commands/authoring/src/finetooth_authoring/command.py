@@ -76,7 +76,7 @@ def new(context: CommandContext, name: str, kind: str, folder: Path | None, mode
     from finetooth_authoring.scaffold import create
 
     if model is not None and kind != "family":
-        raise UserError(f"--model: a plugin of kind {kind} is not read off a model", action="leave it out")
+        raise UserError(f"--model: a plugin of kind {kind} is not written from a model", action="leave it out")
     written = create(name, kind, context.catalog, folder, family_values(context, model) if model else None)
     click.echo(f"wrote {written}")
     click.echo(

@@ -61,7 +61,7 @@ class Examination:
 
 
 def examine(context: CommandContext, names: Sequence[str] = (), *, thorough: bool = True) -> Iterator[Examination]:
-    """Examine plugins one after the other, what changed last first: declared requirements, leftovers of other versions,
+    """Examine plugins one after the other, the newest change first: declared requirements, leftovers of other versions,
     faults met at the start, names that clash, and the conformance kit.
 
     Args:
@@ -88,7 +88,7 @@ def examine(context: CommandContext, names: Sequence[str] = (), *, thorough: boo
 
 def announcement(count: int, *, thorough: bool) -> str:
     """How long it will take, for a line before the first answer."""
-    plugins = f"{count} plugin{'s' if count > 1 else ''}, what changed last first"
+    plugins = f"{count} plugin{'s' if count > 1 else ''}, the newest change first"
     seconds = STARTING + count * SECONDS if thorough else count * SECONDS_FAST
     long = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
     return f"{plugins}: about {long}" + ("; --fast builds nothing and takes a tenth" if thorough else "")
@@ -114,7 +114,7 @@ def _clashes(plugin: PluginFacts, catalog: Catalog) -> Iterator[Finding]:
             yield Finding(problem, plugin.file, f"pick it as {plugin.name}:{entry.name}", fault=False)
         defaults = ", ".join(r.full_name for r in rivals if r.entry.default)
         if entry.default and defaults and entry.kind in _ONE_DEFAULT:
-            problem = f"{entry.kind} {entry.name!r} says it is the default, and so does {defaults}"
+            problem = f"{entry.kind} {entry.name!r} declares itself the default, and so does {defaults}"
             yield Finding(problem, plugin.file, "only one may be the default; uninstall or block the other")
 
 
@@ -144,7 +144,10 @@ def _failures(results: Sequence[CheckResult]) -> Iterator[Finding]:
     hopeless: set[str] = set()
     for result in results:
         if result.status == "expected_failure":
-            yield Finding(f"{result.subject} fails the check {result.check}, as it says: {result.message}", fault=False)
+            yield Finding(
+                f"{result.subject} fails the check {result.check}, as the plugin declares: {result.message}",
+                fault=False,
+            )
         if result.status == "failed" and result.subject not in hopeless:
             yield _failed(result)
             if result.check in _NEEDED_BY_ALL:

@@ -197,5 +197,7 @@ def _files(
 def _installed(catalog: Catalog, kind: str) -> str:
     installed = catalog.all(kind)
     if not installed:
-        raise UserError(f"the new plugin would begin with a {kind}, and none is installed", action=f"install a {kind}")
+        raise UserError(
+            f"the new plugin needs a {kind} to start from, and none is installed", action=f"install a {kind}"
+        )
     return next((registered for registered in installed if registered.entry.default), installed[0]).entry.name

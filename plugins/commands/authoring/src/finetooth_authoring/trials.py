@@ -42,10 +42,10 @@ ONLINE = {"name": "grpo", "num_generations": 2, "max_completion_length": 8, "rew
 """A method that learns from its own answers, of few and short ones."""
 ELSEWHERE = {
     "face": "a server answers through it: ft serve {entry}",
-    "processor": "it takes pictures or sounds: ft check RECIPE with rows that have some",
+    "processor": "it reads images or sounds: ft check RECIPE with rows that have some",
     "page": "a browser asks for it: ft board",
     "release_gate": "a registry asks it: ft registry promote",
-    "loader": "it does not claim a folder of transformers' files: ft check RECIPE with a model that it claims",
+    "loader": "it does not read a folder of transformers' files: ft check RECIPE with a model that it reads",
     "family": "transformers makes no tiny model of its model_types: ft check RECIPE with a model of the family",
     "store": "it needs a place: ft run RECIPE checkpoint.stores=[URL]",
     "sampler": "it needs a server: ft run RECIPE method.sampler={entry}",
@@ -98,7 +98,7 @@ def trials(
     """
     (plugin,) = context.plugin_facts([name])
     if plugin.faults and not plugin.entries:
-        raise PluginError(plugin.name, plugin.faults[0].problem, action=f"mend it, then: ft plugins doctor {name}")
+        raise PluginError(plugin.name, plugin.faults[0].problem, action=f"fix it, then: ft plugins doctor {name}")
     model = _model(folder / "model", "llama")
     assert model is not None
     local = [plugin.file] if plugin.file and not plugin.module else []

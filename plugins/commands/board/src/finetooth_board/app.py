@@ -167,7 +167,7 @@ class Board:
         form = await self.form(request)
         name = plain_name(form.get("name", ""), "name")
         if not form.get("data", "").strip():
-            raise UserError("rows: nothing is named", action="upload a file, or name one")
+            raise UserError("rows: no file is named", action="upload a file, or name one")
         if self._taken(name):
             return HTMLResponse(pages.new_page(self.tokens.token, form, f"name: there is a run {name!r}"), 400)
         written = self.scratch / f"{name}.yaml"
@@ -184,7 +184,7 @@ class Board:
         form = await self.form(request)
         name, recipe = plain_name(form.get("name", ""), "name"), form.get("recipe", "")
         if self._taken(name):
-            raise UserError(f"name: there is a run {name!r}", action="choose another one")
+            raise UserError(f"name: there is a run {name!r}", action="choose another name")
         self.runs.mkdir(parents=True, exist_ok=True)
         file = Path(f"{name}.yaml")
         text = recipe.replace("\r\n", "\n")
@@ -238,7 +238,7 @@ class Board:
         fields = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=FORM_FIELDS)
         form = {name: values[0] for name, values in fields.items()}
         if not self.tokens.fits(form.pop("token", "")):
-            raise UserError("the form is not of this board, or of one that has ended", action="load the page again")
+            raise UserError("the form belongs to another board, or to one that has ended", action="load the page again")
         return form
 
     async def ft(self, *arguments: str) -> tuple[int, str]:
@@ -329,4 +329,4 @@ def _file(content: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return HTMLResponse(pages.error_page("That does not work", str(error)), 400)
+    return HTMLResponse(pages.error_page("This request failed", str(error)), 400)

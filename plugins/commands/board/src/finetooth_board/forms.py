@@ -107,8 +107,9 @@ def settings_page(
         for name, inside in fields.items()
     )
     body = (
-        f'{problem(wrong)}<form class="tall" action="/settings">{choose}<button>Show their options</button></form>'
-        f"<h2>Settings</h2><p>What is left empty is decided by the plan, which says why.</p>"
+        f'{problem(wrong)}<form class="tall" action="/settings">{choose}<button>Show their '
+        "options</button></form><h2>Settings</h2><p>The plan decides every field that is left empty, and says "
+        "why.</p>"
         + form("/settings", token, keep + "".join((*needed, *sections)), "Write and check the recipe", "Checking ...")
     )
     return page("Recipe by settings", body)
@@ -153,14 +154,14 @@ def use_forms(name: str, token: str, exporters: Mapping[str, str]) -> str:
         action, token,
         hidden_field("what", "push") + field("Repository", "to", "", "required placeholder='hf:OWNER/NAME'")
         + choice("As", "as", [("", "the adapter alone, or the model"), *named])
-        + tick("everybody can see it", "public"),
+        + tick("make it public", "public"),
         "List what would be sent", "Listing ...",
     )  # fmt: skip
     return "".join(
         (
             section("Merge", f"<p>One model for transformers and other tools, without an adapter.</p>{merge}"),
             section("Export", export),
-            section("Push to a hub", f"<p>Nothing is sent before you have seen what it is.</p>{push}"),
+            section("Push to a hub", f"<p>Nothing is sent before you have seen the list of files.</p>{push}"),
         )
     )
 
@@ -204,7 +205,7 @@ def chat_page(
         rows.append(f'<tr><th scope="row" class="text">{text(question)}</th>{cells}</tr>')
     address = url_of(name, "/chat")
     choose = choice("Another run that answers too", "with", [("", "none"), *((run, run) for run in others)], other)
-    picker = f'<form class="tall" action="{text(address)}">{choose}<button>Begin with it</button></form>'
+    picker = f'<form class="tall" action="{text(address)}">{choose}<button>Begin to chat</button></form>'
     keep = hidden_field("with", other) + hidden_field("said", json.dumps(history))
     fields = '<label>Your message<textarea class="short" name="text" required autofocus></textarea></label>'
     fields += field("Tokens of an answer, at most", "tokens", "256", "type=number min=1 max=4096")

@@ -67,7 +67,7 @@ class Guard:
     def _problem(self, scope: Scope, headers: Mapping[str, str]) -> PlainTextResponse | None:
         host = headers.get("host", "")
         if self._admits is None and (FORWARDED & headers.keys() or not is_loopback_url(f"//{host}")):
-            return PlainTextResponse("this board is for this machine alone: open it by its address\n", 403)
+            return PlainTextResponse("this board serves only this machine: open it by its address\n", 403)
         if self._admits is not None and not self._admits(_password(headers.get("authorization", ""))):
             hint = "the password is the board's key; the name does not matter\n"
             return PlainTextResponse(hint, 401, {"www-authenticate": 'Basic realm="finetooth", charset="UTF-8"'})

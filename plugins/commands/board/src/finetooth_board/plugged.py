@@ -65,7 +65,7 @@ class Plugged:
             except FinetoothError as error:
                 if sent:
                     raise
-                await HTMLResponse(pages.error_page("That does not work", str(error)), 400)(scope, receive, send)
+                await HTMLResponse(pages.error_page("This request failed", str(error)), 400)(scope, receive, send)
 
         return answer
 

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 WORDS = {
     "/help": "show these words",
-    "/reset": "start again, without what was said so far",
-    "/adapter": "list the adapters of --adapter; /adapter NAME lets that one answer, /adapter A+B*0.5 a sum, /adapter "
-    "none the model itself",
+    "/reset": "start a new conversation",
+    "/adapter": "list the adapters of --adapter; /adapter NAME: that adapter answers, /adapter A+B*0.5: a weighted "
+    "sum, /adapter none: the model itself",
     "/compare": "/compare TEXT asks the model itself and each adapter, side by side; the conversation stays as it was",
     "/save": "/save FILE adds the conversation to FILE as a training row",
-    "/image": "/image FILE shows the model a picture with what you say next",
+    "/image": "/image FILE shows the model an image with your next message",
     "/audio": "/audio FILE plays it a sound",
     "/video": "/video FILE shows it a video",
     "/quit": "end; so do /exit and Ctrl-D",
@@ -51,7 +51,9 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help li
 @click.argument("model", metavar="RUN_OR_MODEL", type=click.Path())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--prompt", help="Say this, print the answer and end; - reads it from standard input.")
-@click.option("--system", help="A system message to begin with; default: what nearly all training rows begin with.")
+@click.option(
+    "--system", help="A system message to begin with; default: the one that nearly all training rows begin with."
+)
 @click.option(
     "--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Longest answer, in tokens."
 )
@@ -74,7 +76,7 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help li
     type=click.FloatRange(min=0, max=1),
     default=0.0,
     show_default=True,
-    help="Leave out tokens with less than this share of the likeliest one's probability.",
+    help="Leave out tokens whose probability is below this share of the likeliest token's.",
 )
 @click.option(
     "--repetition-penalty",
@@ -89,8 +91,8 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help li
     "adapters",
     multiple=True,
     metavar="RUN_OR_FOLDER",
-    help="An adapter of the same base that answers instead of RUN_OR_MODEL's own; of several, /adapter picks; A+B*0.5 "
-    "is a weighted sum of several.",
+    help="An adapter of the same base, used instead of RUN_OR_MODEL's own; may be repeated, and /adapter chooses; "
+    "A+B*0.5 is a weighted sum.",
 )
 @click.option("--compare", is_flag=True, help="With --prompt: the model itself and each adapter answer, side by side.")
 @click.option("--save", type=click.Path(path_type=Path), help="With --prompt: append it and its answer to this file.")
@@ -103,7 +105,7 @@ WELCOME = "Type a message. Ctrl-C stops an answer, /reset starts again, /help li
     "images",
     multiple=True,
     metavar="FILE",
-    help="A picture for the first message; may be repeated.",
+    help="An image for the first message; may be repeated.",
 )
 @click.option("--audio", "sounds", multiple=True, metavar="FILE", help="A sound; may be repeated.")
 @click.option("--video", "videos", multiple=True, metavar="FILE", help="A video: GIF, WebP, MP4, WebM or AVI.")
@@ -138,7 +140,7 @@ def command(
     """
     if prompt is None and (compare or save is not None):
         word = "compare TEXT" if compare else "save FILE"
-        raise UserError(f"--{word.split()[0]} goes with --prompt", action=f"type /{word} in the conversation")
+        raise UserError(f"--{word.split()[0]} needs --prompt", action=f"type /{word} in the conversation")
     _check_typed({"--prompt": prompt, "--system": system}, model, overrides)
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
@@ -199,7 +201,7 @@ def _check_typed(typed: Mapping[str, str | None], model: str, overrides: Sequenc
             raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
     if words := [word for word in overrides if "=" not in word]:
         action = f"ft chat {model} --prompt {shlex.quote(' '.join(words))}"
-        raise UserError(f"{words[0]!r} is not a setting; a question is given with --prompt", action=action)
+        raise UserError(f"{words[0]!r} is not a setting; give a question with --prompt", action=action)
 
 
 def begun(references: Sequence[str], system: str | None, tools: Sequence[Mapping[str, Any]]) -> Opening:
@@ -228,7 +230,7 @@ def show(chat: Conversation, text: str) -> bool:
     answer = chat.answer(text, _say)
     click.echo()
     if answer.stop == "interrupted":
-        note = "what was said is kept" if answer.text else "nothing was said"
+        note = "the conversation is kept" if answer.text else "there is no message"
         click.echo(f"(stopped; {note})", err=True)
     elif answer.stop == "length":
         click.echo(f"(cut at --max-tokens {chat.sampling.max_tokens})", err=True)
@@ -269,7 +271,7 @@ def converse(chat: Conversation, base: ModelInfo | None = None) -> None:
                 show(chat, _readable(text if chat.takes_turns else typed))
             except (EngineError, UserError) as error:
                 problem = escape_controls(str(error))
-                click.echo(f"error: {problem}; /reset starts again without what was said so far", err=True)
+                click.echo(f"error: {problem}; /reset starts a new conversation", err=True)
 
 
 def _apart(text: str, chat: Conversation) -> None:
@@ -286,7 +288,7 @@ def _apart(text: str, chat: Conversation) -> None:
             raise UserError(f"{word}: {ONLY_TURNS}", action="type a text; /reset begins another")
         elif word in SHOWING:
             chat.show(Path(rest.strip()).expanduser(), SHOWING[word])
-            click.echo(f"({rest.strip()} is shown with what you say next)", err=True)
+            click.echo(f"({rest.strip()} is shown with your next message)", err=True)
         else:
             added = append_row(Path(rest.strip()).expanduser(), chat.messages, chat.tools)
             click.echo(added.told(rest.strip()), err=True)
@@ -307,7 +309,7 @@ def _obey(word: str, chat: Conversation) -> None:
         click.echo(f"error: unknown word {word}" + (f" (did you mean {near}?)" if near else ""), err=True)
     for known, meaning in WORDS.items():
         click.echo(f"  {known:<8} {meaning}", err=True)
-    click.echo("  Ctrl-C   stop an answer; what was said until then is kept", err=True)
+    click.echo("  Ctrl-C   stop an answer; the words until then are kept", err=True)
 
 
 def _say(piece: str) -> None:

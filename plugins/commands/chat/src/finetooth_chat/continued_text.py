@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import Context
     from finetooth_hooks.protocols import Renderer, Tokenizer
 
-ONLY_TURNS = "a text that is continued has no turns"
+ONLY_TURNS = "with --text the model continues one text, which has no turns"
 
 
 class TextRenderer(RendererBase):
@@ -62,5 +62,5 @@ def renderer_for(context: Context, as_text: bool, only_turns: Mapping[str, objec
         else:
             return context.renderer
     elif given:
-        raise UserError(f"{given[0]} does not go with --text: {ONLY_TURNS}", action="leave one of them out")
+        raise UserError(f"{given[0]} cannot be used with --text: {ONLY_TURNS}", action="leave one of them out")
     return TextRenderer(context.tokenizer)

@@ -131,7 +131,7 @@ class Conversation:
             return self.renderer.prompt(messages, self.tools)
         if self.adapter:
             raise UserError(
-                f"adapter {self.adapter}: images, sounds and videos are shown to the model's own weights alone",
+                f"adapter {self.adapter}: only the model's own weights can read images, sounds and videos",
                 action="name the adapter, or its run, in place of the model",
             )
         read = self.renderer.shown_prompt(messages, self.tools)

@@ -106,7 +106,7 @@ def hold(chat: Conversation, reference: str, base: ModelInfo, *, setting: str) -
     if adapter is None:
         if len(stack) > 1 or stack[0][1] != 1.0 or chat.open_run is None:
             raise UserError(
-                f"{setting} {reference}: a sum takes low-rank additions to linear modules alone",
+                f"{setting} {reference}: a sum needs low-rank additions to linear modules only",
                 action="name each adapter by itself",
             )
         chat.engines[reference] = chat.open_run(reference)

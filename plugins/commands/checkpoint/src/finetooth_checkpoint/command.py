@@ -54,7 +54,7 @@ def list_(commands: CommandContext, place: str, as_json: bool) -> int:
     if cells:
         print_parts(console, table(console, "Checkpoints", ["name", "size", "metrics"], cells, numbers=1))
     else:
-        click.echo("no checkpoint counts")
+        click.echo("no complete checkpoint")
     for name, reason in aside.items():
         click.echo(f"in quarantine: {name}, {reason}")
     return 2 * bool(problems)

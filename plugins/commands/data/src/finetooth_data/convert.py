@@ -50,7 +50,7 @@ def convert(context: CommandContext, data: str, output: Path, shape: str, format
             lost[str(reason)] += 1
     if lost:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in lost.most_common(3))
-        problem = f"{lost.total()} of {report.rows} rows say what shape {shape} has no place for: {reasons}"
+        problem = f"{lost.total()} of {report.rows} rows hold what shape {shape} cannot express: {reasons}"
         raise DataError(first, problem, action="choose another --to; nothing was written")
     if not rows:
         raise UserError(f"{data} gives no rows", action="name other data; nothing was written")
@@ -93,7 +93,7 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
                 names = list(dict.fromkeys(name for row in rows for name in row))
                 for name in names:
                     if any(isinstance(row.get(name), list | dict) for row in rows):
-                        problem = f"{path}: column {name} holds lists, which a table has no cell for"
+                        problem = f"{path}: column {name} holds lists, and a table cannot hold them"
                         raise UserError(problem, action="write .jsonl")
                 table = csv.DictWriter(file, names)
                 table.writeheader()

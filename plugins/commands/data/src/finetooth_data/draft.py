@@ -57,7 +57,7 @@ class Passage:
     "--server", metavar="URL", help="An OpenAI-compatible server, http://HOST:PORT/v1; its key is OPENAI_API_KEY."
 )
 @click.option("--judge", metavar="RUN_OR_MODEL", help="Judging model; default: the writing one.")
-@click.option("--unjudged", is_flag=True, help="Judge nothing: every row is kept.")
+@click.option("--unjudged", is_flag=True, help="Judge no row: keep every row.")
 @click.option("--rows", "most", type=click.IntRange(min=1), default=200, show_default=True, help="Most rows.")
 @click.option("--each", type=click.IntRange(1, 20), default=1, show_default=True, help="Questions per passage.")
 @click.option(

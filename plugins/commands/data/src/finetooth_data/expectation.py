@@ -49,6 +49,6 @@ def _time(job: Decided, survey: Survey | None) -> Time | str:
     if survey is None or job.method is None:
         return "the data are read while the run trains"
     if survey.media:
-        return "what images and sounds take is not known ahead"
+        return "the tokens of images and sounds are not known before"
     data = job.method.data
     return time_ahead(job, training_steps(positions_of(data), job.plan.train, data_of_row(data)))

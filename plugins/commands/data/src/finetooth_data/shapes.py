@@ -35,7 +35,7 @@ def messages(example: Example) -> list[dict[str, Any]]:
 
 def _message(message: Message) -> dict[str, Any]:
     if message.media or message.weights or message.reasoning_weights:
-        raise Unwritable("images or sounds, or parts of a message that train otherwise than the rest")
+        raise Unwritable("images or sounds, or parts of a message that train differently from the rest")
     made: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning:
         made["reasoning_content"] = message.reasoning
@@ -75,7 +75,7 @@ def _turns(example: Example) -> tuple[str, list[tuple[str, str]]]:
     system = turns.pop(0).content if turns and turns[0].role == "system" else ""
     roles = [message.role for message in turns]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-        raise Unwritable("turns that are not questions each with an answer")
+        raise Unwritable("turns that are not pairs of a question and an answer")
     return system, [(turns[i].content, turns[i + 1].content) for i in range(0, len(turns), 2)]
 
 
@@ -142,7 +142,7 @@ def kto(example: Example) -> list[dict[str, Any]]:
 
 def text(example: Example) -> list[dict[str, Any]]:
     if not isinstance(example, Text):
-        raise Unwritable(f"{example.called} is not a plain text: its parts would train alike")
+        raise Unwritable(f"{example.called} is not a plain text: all its parts would train alike")
     return [{"text": example.text}]
 
 

@@ -6,7 +6,7 @@ import re
 import signal
 
 CODES = {
-    0: "it ended as it should",
+    0: "the command ended without an error",
     1: "the run failed; result.json in the run folder says why, --debug shows the traceback",
     2: "bad input: the line before says which setting, plugin or row, and what to do; nothing was trained",
     124: "a time limit ended it (timeout, or the queue's): ft resume RUN continues from the last checkpoint",
@@ -17,18 +17,16 @@ CODES = {
 """Exit codes other than signals."""
 
 SIGNALS = {
-    signal.SIGKILL: "killed from outside, nearly always by the system for lack of host memory (see dmesg): "
-    "fewer rows in "
-    "memory (data.train[0].max_rows, method.streaming), fewer workers, a smaller base or a quantised one; or by "
-    "the queue",
+    signal.SIGKILL: "killed from outside, nearly always by the system for lack of host memory (see dmesg) or by the "
+    "queue: keep fewer rows in memory (data.train[0].max_rows, method.streaming), fewer workers, or take a "
+    "smaller base or a quantised one",
     signal.SIGBUS: "a bus error: mostly /dev/shm or the disk is full, in a container with too little shared memory "
     "(docker run --ipc=host, or --shm-size=8g)",
-    signal.SIGSEGV: "a crash in compiled code: try without compiled kernels (FT_NATIVE=0, kernels: {...: "
-    "torch}), and see "
-    "that torch and the driver belong together",
+    signal.SIGSEGV: "a crash in compiled code: try without compiled kernels (FT_NATIVE=0, kernels: {...: torch}), "
+    "and check that torch and the driver fit together",
     signal.SIGABRT: "compiled code gave up: the lines before say why; often NCCL or an assertion of a GPU kernel",
-    signal.SIGTERM: "asked to end, by a queue or a container that was stopped: the last whole step was saved; "
-    "ft resume RUN continues",
+    signal.SIGTERM: "a queue, or a container that was stopped, asked it to end: the last whole step was saved; ft "
+    "resume RUN continues",
     signal.SIGFPE: "an arithmetic fault in compiled code: try without compiled kernels",
     signal.SIGILL: "the processor lacks an instruction: a wheel or a compiled kernel was built for another one",
 }
@@ -36,31 +34,32 @@ SIGNALS = {
 
 ERRORS = (
     (r"CUDA out of memory|HIP out of memory|OutOfMemoryError",
-     "device memory: ft check shows what takes it; in this order: train.micro_batch_tokens down, "
-     "train.gradient_checkpointing: true, a quantised base, train.max_length down, an adapter in place of full "
-     "training"),
+     "the device's memory was full: ft check shows what takes it; try in this order: lower "
+         "train.micro_batch_tokens, train.gradient_checkpointing: true, a quantised base, lower train.max_length, an "
+         "adapter instead of full training"),
     (r"NCCL (error|WARN)|ncclInternalError|ncclSystemError|ProcessGroupNCCL.*(timeout|aborted)",
      "NCCL was aborted: set NCCL_DEBUG=INFO and look at the first rank that failed; often another rank died before "
      "(memory), or the network between machines"),
     (r"[Gg]loo.*([Tt]imed out|Connection (closed|reset) by peer)",
-     "a rank lost another one: look at the rank that ended first, mostly for lack of memory"),
+     "a rank lost the connection to another: look at the rank that ended first, mostly for lack of memory"),
     (r"CheckpointError",
-     "the backward pass computed something else again than the forward pass: set train.gradient_checkpointing: false, "
-     "or leave out what patches the model's own code; ft doctor model MODEL tries that code alone"),
+     "the backward pass recomputed other values than the forward pass:  set train.gradient_checkpointing: false, "
+         "or remove the code that patches the model; ft doctor model MODEL tries that code alone"),
     (r"'weight' must be 2-D",
-     "weights lie in flat pieces, as in FSDP 1: take scale.strategy: fsdp here, or fsdp_version: 2 in another tool"),
+     "FSDP 1 stores weights in flat pieces: set scale.strategy: fsdp here, or fsdp_version: 2 in another tool"),
     (r"device-side assert",
      "an index out of range on the GPU, mostly a token id beyond the vocabulary: run once with "
      "CUDA_LAUNCH_BLOCKING=1, or "
      "on hardware: cpu, where the error names it"),
     (r"CUDA driver version is insufficient|no kernel image is available",
-     "torch and the driver do not belong together: install the torch build for the driver that nvidia-smi shows"),
+     "torch and the driver do not fit together: install the torch build for the driver that nvidia-smi shows"),
     (r"No space left on device",
-     "the disk is full: ft runs du shows the largest runs, ft data cache what is cached; then ft resume RUN"),
+     "the disk is full: ft runs du shows the largest runs, ft data cache the cached data; make room, then ft "
+         "resume RUN"),
     (r"CAS service error", "a download from the hub broke off: set HF_HUB_DISABLE_XET=1 and try again"),
     (r"401 Client Error|403 Client Error|gated repo|Invalid (user )?token",
      "the hub refuses: log in (hf auth login) with an account that has accepted the model's terms"),
-    (r"Address already in use", "another program listens at that port: choose another one with --port"),
+    (r"Address already in use", "another program uses that port: choose another name with --port"),
     (r"(does not|doesn't) have a (pad|padding) token|pad_token",
      "the tokenizer has no padding token: set model.special_tokens.pad_token"),
     (r"GLIBC(XX)?_[\d.]+' not found", "a wheel was built for a newer system: install one for this system, or a "
@@ -78,7 +77,7 @@ def of_code(code: int) -> str:
     try:
         name = signal.Signals(number)
     except ValueError:
-        return f"exit code {code}: a plugin that ended the run, or a program around it, set it; its last line says why"
+        return f"exit code {code}: a plugin or a program around the run set it; the last line of the output says why"
     return f"exit code {code}, {name.name}: {SIGNALS.get(name, 'a signal from outside ended it')}"
 
 

@@ -56,14 +56,14 @@ def of_run(run: str | None, exit_code: int | None, log: Path | None) -> int:
     if exit_code is not None:
         lines.append(of_code(exit_code))
     if log is not None:
-        lines += in_log(_tail(log)) or [f"{log}: none of the known errors is in it"]
+        lines += in_log(_tail(log)) or [f"{log}: it holds no error that ft doctor knows"]
     if run is not None:
         folder = find_run(run)
         if folder is None:
             raise no_such_run(run)
         problems = findings(read_run(folder))
         if not problems and not lines:
-            click.echo("nothing is wrong that its reports would show")
+            click.echo("its reports show no problem")
             return 0
         lines += problems
     click.echo("\n".join(escape_controls(line) for line in lines))

@@ -35,7 +35,7 @@ def command(obj: CommandContext, recipe: str, overrides: tuple[str, ...], rows: 
     most = context.train.max_length + 1
     usable = [(list(row.tokens)[:most], list(row.weights)[:most]) for row in rendered if any(row.weights[1:most])]
     if not usable:
-        raise UserError(f"none of the first {rows} rows trains a token", action="see ft data preview " + recipe)
+        raise UserError(f"no token of the first {rows} rows trains", action="see ft data preview " + recipe)
     plain = plain_logprobs(context, [tokens for tokens, _ in usable])
     weights = [np.asarray(weights[1:]) for _, weights in usable]
     total = float(sum(of.sum() for of in weights))
@@ -48,14 +48,16 @@ def command(obj: CommandContext, recipe: str, overrides: tuple[str, ...], rows: 
     click.echo(f"{len(usable)} rows, {total:g} of {sum(len(tokens) - 1 for tokens, _ in usable)} targets count")
     click.echo(f"engine, {precision:<12} {ours:.5f}\nplain forward, fp32 {expected:.5f}")
     if off <= bound:
-        click.echo(f"they agree: {off:.2%} apart, {bound:.1%} are within rounding")
+        click.echo(f"they agree: {off:.2%} apart, and rounding explains up to {bound:.1%}")
         return 0
     if loaded.get("quantization"):
-        click.echo(f"{off:.1%} apart: what the quantised base lost; the plain pass has the weights before that")
+        click.echo(
+            f"{off:.1%} apart: the error of the quantised base; the plain pass uses the weights before quantisation"
+        )
         return 0
     click.echo(
-        f"{off:.1%} apart, {bound:.1%} would be rounding: try train.precision=fp32, then attention and kernels one by "
-        "one (kernels: {...: torch}), then ft doctor model"
+        f"{off:.1%} apart, and rounding explains only {bound:.1%}: try train.precision=fp32, then attention and "
+        "kernels one by one (kernels: {...: torch}), then ft doctor model"
     )
     return 1
 

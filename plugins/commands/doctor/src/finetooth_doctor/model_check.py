@@ -77,7 +77,10 @@ def command(ctx: click.Context, model: str, write: str | None) -> int:
         if error.setting != "data.renderer":
             raise
         opened = obj.open(model, {**changes, "data": {"renderer": ANY}})
-        checks = [*of_context(opened.context), Check("template", True, f"none of its own, {ANY} for now: {error}")]
+        checks = [
+            *of_context(opened.context),
+            Check("template", True, f"no family knows it, so {ANY} is used: {error}"),
+        ]
     sequences = _sequences(opened.context)
     plain = plain_logprobs(opened.context, sequences)
     checks += of_engine(opened.engine, opened.context, sequences, plain)
@@ -151,7 +154,7 @@ def of_engine(
         ),
         Check(
             "loss", first < RANDOM * bound,
-            f"{first:.2f} on plain sentences, {bound:.2f} is chance"
+            f"{first:.2f} on plain sentences; guessing gives {bound:.2f}"
             + ("" if first < RANDOM * bound else ": the weights look random; is it the right file, and complete?"),
         ),
     ]  # fmt: skip

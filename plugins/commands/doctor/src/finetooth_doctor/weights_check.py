@@ -53,11 +53,11 @@ class Outlier:
 @click.command("weights")
 @click.argument("model", metavar="MODEL")
 @click.option("--pattern", "patterns", multiple=True, metavar="REGEX", help="Weights whose names it finds are peers; "
-              "may be repeated. Default: those that differ by their layer's number alone.")  # fmt: skip
+    "may be repeated. Default: those whose names differ only in the layer's number.")  # fmt: skip
 @click.option("--threshold", type=click.FloatRange(min=1, min_open=True), default=1.3, show_default=True,
-              help="A weight is out of line if its scale is this multiple of its peers' median.")  # fmt: skip
-@click.option("--output", type=click.Path(path_type=Path), help="Write a copy of the model in which such weights have "
-              "their peers' scale; without it nothing is changed.")  # fmt: skip
+              help="Report a weight whose scale is this multiple of its peers' median.")  # fmt: skip
+@click.option("--output", type=click.Path(path_type=Path), help="Write a copy of the model in which such weights get "
+    "their peers' scale; without this option nothing changes.")  # fmt: skip
 @click.pass_obj
 def command(obj: CommandContext, model: str, patterns: tuple[str, ...], threshold: float, output: Path | None) -> int:
     """Look for weights of MODEL whose scale is far above that of their peers, which makes training over them unstable.

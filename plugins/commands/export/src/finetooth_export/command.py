@@ -24,9 +24,9 @@ from finetooth_toolbox.text.measures import size
     type=click.FloatRange(min=0),
     default=0.05,
     show_default=True,
-    help="How much worse than the run its own evaluator may find what was written.",
+    help="How much worse than the run the written model may be, by the run's own evaluator.",
 )
-@click.option("--unmeasured", is_flag=True, help="Evaluate neither the run nor what was written.")
+@click.option("--unmeasured", is_flag=True, help="Evaluate neither the run nor the written model.")
 @click.pass_obj
 def command(
     context: CommandContext,

@@ -20,7 +20,7 @@ from finetooth_export.command import show
 @click.option("--output", type=click.Path(path_type=Path), help="The folder to write.")
 @click.option(
     "--bound", type=click.FloatRange(min=0), default=0.05, show_default=True,
-    help="How much worse than before its loss, or what the run measured, may be.",
+    help="How much worse than before the loss, or the run's own measurement, may become.",
 )  # fmt: skip
 @click.pass_obj
 def command(
@@ -43,7 +43,7 @@ def command(
         return
     if data is None:
         raise UserError(
-            f"{reference} is not a run, and nothing says on which rows its loss is measured", action="set --data FILE"
+            f"{reference} is not a run, so the command needs rows to measure its loss on", action="set --data FILE"
         )
     target = output or Path(f"{Path(reference).name}-{exporter}")
     if target.exists():
@@ -52,11 +52,11 @@ def command(
 
     def measure(written: Path) -> str:
         after = _loss(context, str(written), data)
-        comparison = f"loss: {before:.4f} before, {after:.4f} of what was written"
+        comparison = f"loss: {before:.4f} before, {after:.4f} after"
         if not after - before <= bound:
             raise UserError(
                 f"{comparison}: worse by {after - before:.4f}, and --bound is {bound:g}; nothing was kept",
-                action="choose a format or options that keep more, or raise --bound",
+                action="choose a format or options with more bits, or raise --bound",
             )
         return comparison
 

@@ -198,7 +198,14 @@ class Account:
             if self._first(key):
                 near = nearest(str(key), names)
                 hint = f"; did you mean {near}?" if near else ""
-                self._write(Line(key, self.given[key], "not taken", note=f"no key of the tool that is known{hint}"))
+                self._write(
+                    Line(
+                        key,
+                        self.given[key],
+                        "not taken",
+                        note=f"the tool has no key of this name that finetooth knows{hint}",
+                    )
+                )
 
     def shares(self) -> tuple[int, int]:
         """How many keys were taken, and how many the file has, keys inside others included. A key that was taken in
@@ -219,7 +226,11 @@ class Account:
             self._write(Line(key, self.given[key], "no effect", note="it is empty"))
             return False
         if self.given[key] == COMPUTED:
-            self._write(Line(key, COMPUTED, "not taken", note="the script computes it, or is told it: set it by hand"))
+            self._write(
+                Line(
+                    key, COMPUTED, "not taken", note="the script computes it or takes it as an argument: set it by hand"
+                )
+            )
             return False
         return True
 

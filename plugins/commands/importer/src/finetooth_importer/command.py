@@ -78,7 +78,7 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
     click.echo(f"\n{took} of {there} keys of {chosen} were taken; the recipe is {place}")
     if doubt := uncompared(account, chosen):
         click.echo(f"{doubt}: look at them with ft data preview {place}")
-    click.echo(f"It cannot run yet: {problem}" if problem else f"Next: ft check {place}")
+    click.echo(f"The recipe cannot run yet: {problem}" if problem else f"Next: ft check {place}")
 
 
 def uncompared(account: Account, tool: str) -> str:
@@ -88,7 +88,7 @@ def uncompared(account: Account, tool: str) -> str:
     name = method.get("name") if isinstance(method, dict) else method
     if account.compared or name in ALL_OR_OWN:
         return ""
-    return f"The tokens that train were not compared with those of {tool} for such rows"
+    return f"For rows like these, nobody has compared the trained tokens with those of {tool}"
 
 
 def read_tool(keys: Any, tool: str, file: Path | None = None) -> Account:

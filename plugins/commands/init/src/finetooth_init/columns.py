@@ -60,11 +60,11 @@ def guess(rows: Sequence[Row], named: Columns = Columns()) -> Guess | None:
     prompt = named.prompt or called_as(texts, ASKED, without=named.completion)
     completion = named.completion or called_as(texts, ANSWERED, without=prompt)
     if prompt and completion:
-        return Guess(prompt, completion, f"by their names, {prompt!r} asks and {completion!r} answers")
+        return Guess(prompt, completion, f"by their names, {prompt!r} is the question and {completion!r} the answer")
     if len(texts) == 2:
         prompt = prompt or next(name for name in texts if name != completion)
         completion = next(name for name in texts if name != prompt)
-        reason = f"of two columns of text, {prompt!r} is taken to ask, {completion!r} to answer"
+        reason = f"of the two text columns, {prompt!r} is taken as the question and {completion!r} as the answer"
         if any(len(name.split()) > 2 or name.endswith((".", "?", "!")) for name in texts):
             reason += "; the first line names the columns: if it is a row, write prompt,completion above it"
         return Guess(prompt, completion, reason)
@@ -112,18 +112,19 @@ def format_of(
     best = guess(rows, named)
     system = named.system
     if ask is not None and not (named.prompt and named.completion):
-        say(f"{where}: nobody knows its columns by their names. Its first rows:\n{shown(rows)}")
+        say(f"{where}: no format knows its columns by their names. Its first rows:\n{shown(rows)}")
         prompt = named.prompt or ask("Which column is the question?", best.prompt if best else names[0])
         completion = named.completion or ask("Which column is the answer?", best.completion if best else names[-1])
         system = system or ask("A system message for all rows? Empty: none", "")
         return format_of(rows, Columns(prompt, completion, system), where, None, say)
     if best is None:
         raise UserError(
-            f"{where}: nothing tells which of its columns asks and which one answers. Its first rows:\n{shown(rows)}\n",
-            action="say it with --prompt COLUMN --completion COLUMN",
+            f"{where}: it is not clear which column holds the question and which one the answer. Its first "
+            f"rows:\n{shown(rows)}\n",
+            action="name them with --prompt COLUMN --completion COLUMN",
         )
     if not (named.prompt and named.completion):
-        say(f"{where}: {best.reason}; --prompt and --completion say otherwise")
+        say(f"{where}: {best.reason}; --prompt and --completion change it")
         say(shown(rows))
     pick = {"name": "prompt_completion", "prompt": best.prompt, "completion": best.completion}
     return {**pick, "system": system} if system else pick

@@ -31,9 +31,7 @@ EXTENTS = {"look": "a look, 20 steps", "1": "one pass over the rows", "3": "thre
 
 @click.command("init")
 @click.option("--data", metavar="DATA", help="Rows to train on, or 'nothing' for made-up ones.")
-@click.option(
-    "--goal", metavar="METHOD", help="What to learn, by the method that learns it, where rows leave a choice."
-)
+@click.option("--goal", metavar="METHOD", help="What to learn, as the name of a method, if the rows fit several.")
 @click.option("--prompt", metavar="COLUMN", default="", help="Column with the prompt; guessed if no format knows it.")
 @click.option("--completion", metavar="COLUMN", default="", help="Column with the answer.")
 @click.option("--system", metavar="TEXT", default="", help="A system message for all rows.")
@@ -71,7 +69,7 @@ def command(
     """
     for option in options:
         if "=" not in option:
-            problem = f"{option!r} is not an option of what reads the rows"
+            problem = f"{option!r} is not an option of the source that reads the rows"
             raise UserError(problem, action=f"write KEY=VALUE, or name rows by --data {option}")
         if "." in option.partition("=")[0] and not option.startswith("data."):
             problem = f"{option!r} sets what ft init writes by itself"
@@ -83,7 +81,7 @@ def command(
     if yes and data is None:
         raise UserError("--yes needs to know the rows", action=f"add --data FILE, or --data {NOTHING}")
     ask = _Defaults() if yes else _Asker()
-    source = data or ask.text("1. What do you have? A file or folder of rows, or 'nothing'", NOTHING)
+    source = data or ask.text("1. What data do you have? A file or folder of rows, or 'nothing'", NOTHING)
     own = [option.removeprefix("data.") for option in options if option.startswith("data.")]
     picked = obj.pick("data", own)
     settings = {} if isinstance(picked, str) else {key: value for key, value in picked.items() if key != "name"}
@@ -99,8 +97,8 @@ def command(
         raise DataError("", error.problem, action=here) from error
     if not yes:
         model = ask.text("3. Which model?", model)
-    size = _bytes(memory or ask.text("4. How much memory may it take? Empty: what this machine has", ""))
-    extent = passes or ask.choice("5. How long may it take?", EXTENTS)
+    size = _bytes(memory or ask.text("4. How much memory may the run take? Empty: all of this machine", ""))
+    extent = passes or ask.choice("5. How long may the run take?", EXTENTS)
     with working("looking at all rows, the model and this machine"):
         proposal = propose(obj, chosen, Wishes(rows, model, size, extent, format=format_, settings=settings))
         job = obj.rows({**proposal.recipe, "trackers": []}).decided
@@ -177,7 +175,7 @@ def _goal(
             if goal.name == wanted:
                 return goal, format_
         names = ", ".join(goal.name for goal in goals)
-        raise UserError(f"--goal {wanted}: {where} has no rows for that", action=f"choose of {names}")
+        raise UserError(f"--goal {wanted}: {where} has no rows for this goal", action=f"choose of {names}")
     if len(goals) == 1:
         number = "" if isinstance(ask, _Defaults) else "2. "  # of a question, where any are asked
         summary = entry_of(obj.catalog, goals[0]).summary

@@ -68,7 +68,7 @@ def goals_of(examples: Sequence[object], where: str) -> tuple[Goal, ...]:
     goals = {goal.name: goal for kind in kinds for goal in GOALS.get(kind, ())}
     if not goals:
         names = ", ".join(kind.__name__ for kind in kinds) or "no rows"
-        raise UserError(f"{where}: {names}: no method learns from that", action="see docs/guides/your-data.md")
+        raise UserError(f"{where}: {names}: no method learns from such rows", action="see docs/guides/your-data.md")
     if len({tuple(goal.name for goal in GOALS.get(kind, ())) for kind in kinds}) > 1:
         names = " and ".join(kind.__name__ for kind in kinds)
         raise UserError(f"{where} holds rows of several kinds, {names}", action="name files of one kind each")
@@ -89,7 +89,8 @@ def _expected(tasks: Sequence[Task], where: str) -> str:
     column = called_as(filled, ANSWERED) or (filled[0] if len(filled) == 1 else "")
     if not column:
         raise UserError(
-            f"{where}: prompts, and no column that says what a right answer is (others: {', '.join(filled) or 'none'})",
+            f"{where}: the rows have prompts, but no column with the right answer (other columns: "
+            f"{', '.join(filled) or 'none'})",
             action="to train on an answer, name its column with --completion COLUMN; to learn from a reward of your "
             "own, see docs/guides/rewards.md",
         )

@@ -113,7 +113,7 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
     stored, again = decided.get("quantization"), plan.train.gradient_checkpointing
     if goal.adapter == "lora" and stored is not None and stored.value is not None:
         recipe["quantization"] = stored.value
-        reasons["quantization"] = [f"the base does not fit as it is: {tried}"]
+        reasons["quantization"] = [f"the base does not fit without quantisation: {tried}"]
     template = decided.get("data.renderer")
     if template is not None and goal.name != "pretrain":
         name = str(template.value).rpartition(":")[2]
@@ -170,16 +170,16 @@ def _described(
         "adapter": [
             "a LoRA: small matrices added to the frozen weights; a hundredth of the memory for optimizer and gradients"
             if goal.adapter == "lora"
-            else "all weights train, since what text is like is learned by all of them"
+            else "all weights train, because all of them learn the language of the texts"
         ],
-        "optimizer": [f"a rate that {goal.name} usually begins with; lower it if the loss jumps"],
-        "schedule": ["up over the first steps, then down to 0"],
+        "optimizer": [f"a usual learning rate for {goal.name}; lower it if the loss jumps"],
+        "schedule": ["the rate rises over the first steps, then falls to 0"],
         "train": [f"{length} tokens hold {'all rows' if not longer else f'{1 - longer:.0%} of the rows'}"],
     }
     if rows.rows >= FEW:
         share = min(MOST_HELD_OUT, max(LEAST_HELD_OUT, round(HELD_OUT / rows.rows, 2)))
         recipe["data"]["eval"] = {"fraction": share}
-        reasons["data"].append(f"{share:.0%} of the rows are held out, to measure on rows that are not trained")
+        reasons["data"].append(f"{share:.0%} of the rows are held out, to measure on rows that do not train")
     else:
         reasons["data"].append(f"none is held out of fewer than {FEW}")
     recipe["adapter"] = {"name": "lora", "rank": 16} if goal.adapter == "lora" else "full"

@@ -116,7 +116,7 @@ def show(run: str, as_json: bool) -> int:
 def compare(runs: tuple[str, ...], as_json: bool) -> int:
     """Compare RUNS: the settings in which they differ, and their results side by side."""
     if len(runs) < 2:
-        raise UserError("ft runs compare: one run is nothing to compare", action="name two or more")
+        raise UserError("ft runs compare: one run cannot be compared", action="name two or more")
     recorded = [read_run(_folder(run)) for run in runs]
     settings, outcomes = differences(recorded), results(recorded)
     if as_json:
@@ -169,7 +169,7 @@ def rm(runs: tuple[str, ...], yes: bool) -> int:
     folders = list(dict.fromkeys(_folder(run) for run in runs))
     for folder in folders:
         if folder.is_symlink():
-            raise UserError(f"{folder} is a link", action="name the folder it leads to; nothing was removed")
+            raise UserError(f"{folder} is a link", action="name the folder that the link leads to; nothing was removed")
         if is_running(folder):
             raise UserError(f"{folder}: the run is under way", action="stop it first; nothing was removed")
     total = sum(sum(size_of(folder).values()) for folder in folders)
@@ -222,7 +222,9 @@ def _remove(folder: Path) -> None:
             f"{folder}: the run is under way in process {error.who}", action="stop it first; nothing was removed"
         ) from None
     except OSError as error:
-        raise UserError(f"{folder}: could not be removed whole: {error.strerror}", action="remove the rest") from error
+        raise UserError(
+            f"{folder}: some of it could not be removed: {error.strerror}", action="remove the rest"
+        ) from error
 
 
 def _folders(folder: Path) -> list[Path]:

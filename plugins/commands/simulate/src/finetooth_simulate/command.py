@@ -59,7 +59,7 @@ def command(
     inside = between if within is None else Link(measured(within, RATES, "--within", "3600Gbit"), 0.0)
     for option, given in (("--link", between), ("--within", inside)):
         if given.rate == 0:
-            raise UserError(f"{option} is 0, and nothing would arrive", action="write it as 100Mbit")
+            raise UserError(f"{option} is 0, so no data would arrive", action="write it as 100Mbit")
     job = context.rows(recipe, with_output(overrides, output)).decided
     trained, steps = job.request.trains.parameters, steps or job.plan.total_steps
     if steps is None:
@@ -68,7 +68,7 @@ def command(
     machines = Machines(of_machine, between, inside)
     parts = traffic_of(context, pick, world, job)
     if not parts:
-        raise UserError("one island sends nothing", action="give --islands")
+        raise UserError("one island has nobody to send to", action="give --islands")
     name = pick if isinstance(pick, str) else str(pick["name"])
     of_parts = [sent(part, machines.link(part), steps) for part in parts]
     of_ddp = [sent(part, machines.link(part), steps) for part in traffic_of(context, OVER_EVERY_STEP, world, job)]
@@ -186,8 +186,8 @@ def _show(title: str, rows: Mapping[str, Sent], takes: Sent, memory: int | None)
         for name, of in rows.items()
     ]
     notes = [
-        "bytes are those that one island or rank sends; times are those of the link alone, with nothing computed "
-        "meanwhile, and all exchange in a ring",
+        "bytes: what one island or rank sends; time: of the link alone, as if nothing were computed meanwhile; "
+        "all exchange in a ring",
     ]
     if memory is not None:
         notes.append(f"a rank takes {size(memory)} of memory at its peak, estimated")

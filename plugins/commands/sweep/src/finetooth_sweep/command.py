@@ -135,7 +135,9 @@ def _try(
 
     def stepped() -> None:
         if sweep.metric.startswith("eval/") and measured and sweep.metric not in measured:
-            raise StopRun(f"sweep: nothing measures {sweep.metric}")  # all evaluators have had their turn
+            raise StopRun(
+                f"sweep: no evaluator and no step measures {sweep.metric}"
+            )  # all evaluators have had their turn
 
     def tell(evaluation: Evaluation) -> None:
         values = {f"eval/{name}": value for name, value in evaluation.metrics.items()}
@@ -182,7 +184,7 @@ def _unmeasured(metric: str, measured: Collection[str]) -> UserError:
         action = f"it measures {', '.join(held_out)}"
     else:
         action = "name held-out rows in data.eval"
-    return UserError(f"sweep.metric: nothing measures {metric}", action=action)
+    return UserError(f"sweep.metric: no evaluator and no step measures {metric}", action=action)
 
 
 def _end(study: optuna.Study, trial: optuna.Trial, sweep: Sweep, outcome: Outcome, history: list[float]) -> bool:

@@ -98,5 +98,5 @@ def read(section: Any) -> Sweep:
         raise RecipeError(f"sweep.{place}".rstrip("."), first["msg"], action=action) from None
     for name, values in made.space.items():
         if isinstance(values, list) and len(values) < 2:
-            raise RecipeError(f"sweep.space.{name}", "one value is nothing to choose from", action="give two or more")
+            raise RecipeError(f"sweep.space.{name}", "one value leaves no choice", action="give two or more")
     return made

@@ -84,7 +84,7 @@ def _read(account: Account) -> None:
     account.passes("mixed_precision", "it is off")
     if account.get("disable_gradient_checkpointing"):
         account.take("disable_gradient_checkpointing", "train.gradient_checkpointing", value=False)
-    account.passes("disable_gradient_checkpointing", "memory decides")
+    account.passes("disable_gradient_checkpointing", "finetooth decides it by memory")
     _adapter(account)
     shared.without_dropout(account, "rm")
     if account.recipe.get("data", {}).get("eval"):
@@ -146,7 +146,7 @@ def _data(account: Account, method: str) -> None:
     if template in TEMPLATES or template in ("chatml", "zephyr"):
         account.take("chat_template", "data.renderer", value=TEMPLATES.get(str(template), str(template)))
     elif template in ("tokenizer", "none"):
-        account.passes("chat_template", "the model's own markup is what is taken anyway")
+        account.passes("chat_template", "finetooth uses the model's own markup anyway")
     account.refuse("chat_template", "the renderer of the model's family is taken; data.renderer names another")
 
 
@@ -165,4 +165,4 @@ def _adapter(account: Account) -> None:
     else:
         account.set("adapter", "full")
     for key in (*names, "quantization"):
-        account.passes(key, "no adapter is asked for")
+        account.passes(key, "the configuration asks for no adapter")

@@ -47,7 +47,7 @@ def read(account: Account) -> None:
     if account.has("cosine_min_lr_ratio"):
         account.set("schedule.name", "cosine_with_min")
     account.refuse("cosine_constant_lr_ratio", "the schedule wsd has a plateau", unless=0)
-    account.refuse("eta_min", "set schedule.min_ratio, a share of the full rate")
+    account.refuse("eta_min", "set schedule.min_ratio, a share of the full learning rate")
     account.take("max_grad_norm", "train.max_grad_norm", number)
     account.take("neftune_noise_alpha", "train.embedding_noise", number)
     account.take("noisy_embedding_alpha", "train.embedding_noise", number)
@@ -74,7 +74,7 @@ def read(account: Account) -> None:
     if isinstance(pixels, Mapping) and set(pixels) <= {"min_pixels", "max_pixels"}:
         account.take("processor_kwargs", "data.processor", value={"name": "transformers", "image": dict(pixels)})
     if account.get("eval_sequence_len") == account.get("sequence_len"):
-        account.passes("eval_sequence_len", "held-out rows have the same bound")
+        account.passes("eval_sequence_len", "the same maximum length applies to held-out rows")
     if name_of(account.recipe.get("optimizer")) == "dion":
         for key, option in (("dion_lr", "learning_rate"), ("dion_momentum", "momentum"),
                             ("dion_rank_fraction", "rank_ratio")):  # fmt: skip
@@ -132,7 +132,7 @@ def _trackers(account: Account) -> None:
         for key in ("wandb_log_model", "wandb_watch"):
             account.passes(key, "it is off")
     for key in TABLES["wandb"]:
-        account.passes(key, "no tracker wandb is asked for")
+        account.passes(key, "the configuration asks for no tracker wandb")
     names = {"trackio_project_name": "project", "trackio_run_name": "run_name", "trackio_space_id": "space"}
     watched.tracked(account, "trackio", names)
     names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "run_name"}
@@ -235,7 +235,10 @@ def _method(account: Account) -> None:
         _ebft(account, None)
     elif isinstance(account.get("trl"), dict) and "beta" in account.get("trl"):
         account.take(
-            "trl", "method.beta", value=number(account.get("trl")["beta"]), note="of it beta alone counts there"
+            "trl",
+            "method.beta",
+            value=number(account.get("trl")["beta"]),
+            note="of this block the tool reads only beta",
         )
     account.passes("trl", "the method has no such block")
     if account.get("train_on_inputs") and name_of(account.recipe.get("method")) == "sft":
@@ -262,7 +265,7 @@ def _preference(account: Account, method: str) -> None:
     for key in ("dpo_loss_type", "dpo_loss_weights", "dpo_label_smoothing"):
         if method == "dpo":
             account.covered(key, "method.losses" if len(losses) > 1 else "method.loss")
-        account.passes(key, "it is of rl: dpo")
+        account.passes(key, "it belongs to rl: dpo")
     if account.get("precompute_ref_log_probs") and method in ("dpo", "kto"):
         account.take("precompute_ref_log_probs", "method.reference.policy", value="precomputed")
     account.passes("precompute_ref_log_probs", "it is off, or the method has no reference")
@@ -272,7 +275,7 @@ def _preference(account: Account, method: str) -> None:
         account.take("cpo_alpha", "method.sft_weight", number)
         account.default("cpo_alpha", "method.sft_weight", 1.0)
     for key in ("simpo_gamma", "cpo_alpha"):
-        account.passes(key, "it is of rl: simpo")
+        account.passes(key, "it belongs to rl: simpo")
 
 
 def _ebft(account: Account, scaled: Any) -> None:
@@ -295,7 +298,7 @@ def _ebft(account: Account, scaled: Any) -> None:
     inside.take("ebft.n_samples_per_prompt", "method.num_generations", int)
     inside.covered("ebft.mode", "method")
     for key in (*TABLES["ebft_structured"], *TABLES["ebft_strided"]):
-        inside.passes(f"ebft.{key}", "it is of the other mode")
+        inside.passes(f"ebft.{key}", "it belongs to the other mode")
     inside.finish()
     account.continued(inside, {})
     account.covered("ebft", "method")
@@ -353,7 +356,7 @@ def _adapter(account: Account) -> None:
         else:
             account.set("adapter", "full")
         for key in LOW_RANK:
-            account.passes(key, "no adapter is asked for")
+            account.passes(key, "the configuration asks for no adapter")
     qat = account.get("qat")
     if isinstance(qat, dict) and name_of(account.recipe.get("adapter")) == "qat":
         words = {"int4": "int4", "int8": "int8", "mxfp4": "mxfp4", "torch.int4": "int4", "torch.int8": "int8"}
@@ -366,7 +369,7 @@ def _adapter(account: Account) -> None:
     if account.get("freeze_mm_modules"):
         if name_of(account.recipe.get("adapter")) == "full":
             account.take("freeze_mm_modules", "adapter.freeze_mm_modules")
-        account.passes("freeze_mm_modules", "an adapter leaves what reads images as it is")
+        account.passes("freeze_mm_modules", "an adapter does not train the image encoder")
     account.passes("unfrozen_parameters", "the adapter says what trains")
     four = account.get("load_in_4bit", adapter == "qlora")
     bits = 4 if four else 8 if account.get("load_in_8bit") and adapter else None

@@ -33,7 +33,7 @@ def read(account: Account, method: str) -> None:
         if datasets is None:
             continue
         if key == "datasets" and account.has("pretraining_dataset"):
-            account.passes(key, "there pretraining_dataset alone trains where both are given")
+            account.passes(key, "where both are given, the tool trains only on pretraining_dataset")
             continue
         datasets = (
             [{"path": datasets}]
@@ -94,7 +94,7 @@ def _template(account: Account) -> None:
         account.take("chat_template", "data.renderer", value=TEMPLATES[str(template)])
         account.compared = template in COMPARED and all(map(plain_chat, account.get("datasets") or ()))
     elif template in ("tokenizer_default", "tokenizer_default_fallback_chatml"):
-        account.passes("chat_template", "the model's own markup is what is taken anyway")
+        account.passes("chat_template", "finetooth uses the model's own markup anyway")
     elif template not in (None, "jinja"):
         account.refuse("chat_template", "the renderer of the model's family is taken; data.renderer names another")
     if account.has("chat_template_jinja"):

@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_importer import tables
 from finetooth_importer.account import Account, flattened, number
 
-SCALE = "the loss scale of fp16 is found by itself"
+SCALE = "finetooth finds the loss scale of fp16 by itself"
 NO_EFFECT: Mapping[str, str] = tables.notes(tables.of("deepspeed")["no_effect"])
 """Keys that change nothing here, and why."""
 OF_STAGE_3 = "zero_optimization.stage3_"
@@ -25,7 +25,7 @@ def deepspeed(account: Account, key: str = "deepspeed") -> None:
     if config is None:
         account.refuse(key, "no such JSON file here: put it in this folder, or write scale.strategy yourself")
         return
-    account.covered(key, "scale.strategy", "say how many devices: scale.devices")
+    account.covered(key, "scale.strategy", "set scale.devices to the number of devices")
     read_configuration(account, flattened(config), key)
 
 
@@ -44,7 +44,7 @@ def read_configuration(account: Account, config: Mapping[str, Any], where: str) 
         if value == "auto":
             account.inside(key, value, "no effect", note="it follows the other keys")
         elif name in NO_EFFECT or name.startswith(OF_STAGE_3):
-            account.inside(key, value, "no effect", note=NO_EFFECT.get(name, "it is about stage 3"))
+            account.inside(key, value, "no effect", note=NO_EFFECT.get(name, "it acts only in stage 3"))
         elif name.startswith(("zero_optimization.offload_optimizer.", "zero_optimization.offload_param.")):
             _offload(account, key, name, value)
         elif name == "gradient_clipping":
@@ -58,7 +58,7 @@ def read_configuration(account: Account, config: Mapping[str, Any], where: str) 
         elif name.startswith("fp16."):
             account.inside(key, value, "no effect", note=SCALE)
         else:
-            account.inside(key, value, "not taken", note="the strategy deepspeed has nothing like it")
+            account.inside(key, value, "not taken", note="the strategy deepspeed has no such setting")
 
 
 def _stage(account: Account, key: str, stage: Any) -> None:

@@ -74,4 +74,4 @@ def unsloth(account: Account) -> None:
     account.passes("save_gguf", "it is off, or save_model is")
     account.passes("save_path", "what is written lies in exports of the run folder")
     for key in ("quantization", "quantization_method"):
-        account.passes(key, "no GGUF file is asked for")
+        account.passes(key, "the configuration asks for no GGUF file")

@@ -15,7 +15,7 @@ SHARDING: Mapping[str, str] = TABLES["sharding"]
 """Ways to divide a model, by transformers' and torch's names, as they are called here: fsdp, keep_layers or ddp."""
 SHARDS = "each rank keeps its part on its own device"
 HYBRID = "the parts are spread over all devices, on several machines too"
-OTHER = "the strategy fsdp has nothing like it"
+OTHER = "the strategy fsdp has no such setting"
 
 
 def fsdp(account: Account, *, config_alone: bool) -> None:
@@ -33,7 +33,7 @@ def fsdp(account: Account, *, config_alone: bool) -> None:
     words = ways.replace(",", " ").split() if isinstance(ways, str) else ways if isinstance(ways, list) else []
     read_configuration(account, [(f"fsdp[{n}]", str(word)) for n, word in enumerate(words)], config)
     for key in ("fsdp", "fsdp_config"):
-        account.covered(key, "scale.strategy", "say how many devices: scale.devices")
+        account.covered(key, "scale.strategy", "set scale.devices to the number of devices")
     account.passes("fsdp_version", "the strategy is the same for both")
 
 

@@ -69,7 +69,9 @@ def read(account: Account, folder: Path | None = None) -> None:
     shared.precision(account)
     if account.get("disable_gradient_checkpointing"):
         account.take("disable_gradient_checkpointing", "train.gradient_checkpointing", value=False)
-    account.passes("disable_gradient_checkpointing", "memory decides; train.gradient_checkpointing says otherwise")
+    account.passes(
+        "disable_gradient_checkpointing", "finetooth decides it by memory; train.gradient_checkpointing says otherwise"
+    )
     shared.checkpointing(account)
     watched.saving(account)
     watched.records(account)
@@ -110,7 +112,7 @@ def _method(account: Account) -> None:
             chosen = named.pop("loss", "sigmoid") if isinstance(named, dict) else "sigmoid"
             account.set("method.losses", [chosen, {"name": "sft", "weight": weight}])
             account.covered("pref_ftx", "method.losses")
-        account.refuse("pref_ftx", "an added supervised loss is of method dpo: method.losses", unless=0)
+        account.refuse("pref_ftx", "only method dpo adds a supervised loss: method.losses", unless=0)
         account.take("ref_model", "method.reference.policy", str)
         account.take("simpo_gamma", "method.gamma", number)
         account.take("kto_chosen_weight", "method.desirable_weight", number)
@@ -120,15 +122,19 @@ def _method(account: Account) -> None:
         if stage in ("sft", "pt") and number(account.get("label_smoothing_factor", 0)):
             account.take("label_smoothing_factor", "method.loss.label_smoothing", number)
             account.set("method.loss.name", "smoothed_cross_entropy")
-        account.passes("use_dft_loss", "there stage sft alone reads it" if account.get("use_dft_loss") else "it is off")
+        account.passes(
+            "use_dft_loss", "the tool reads it only in stage sft" if account.get("use_dft_loss") else "it is off"
+        )
         smoothed = number(account.get("label_smoothing_factor", 0))
-        account.passes("label_smoothing_factor", f"there stage {stage} reads none" if smoothed else "it is 0")
+        account.passes("label_smoothing_factor", f"the tool reads none in stage {stage}" if smoothed else "it is 0")
         if stage == "sft" and account.get("train_on_prompt"):
             account.take("train_on_prompt", "method.train_on", value="all")
             account.set("method.train_markup", True)  # there what opens a message trains too
         if stage == "sft" and account.get("mask_history"):
             account.take("mask_history", "method.train_on", value="last")
-        account.passes("train_on_prompt", "there stage sft reads it" if account.get("train_on_prompt") else "it is off")
+        account.passes(
+            "train_on_prompt", "the tool reads it in stage sft" if account.get("train_on_prompt") else "it is off"
+        )
         account.passes("mask_history", f"method {method} trains answers alone")
     elif stage == "ppo":
         account.take("stage", "method", value="ppo")
@@ -278,7 +284,7 @@ def _adapter(account: Account) -> None:
     if kind == "full" and account.get("freeze_vision_tower", True) and account.has("freeze_vision_tower"):
         account.take("freeze_vision_tower", "adapter.freeze_mm_modules", value=True)
     for key in ("freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model"):
-        account.passes(key, "what reads images is frozen" if kind == "full" else "an adapter trains decoder layers")
+        account.passes(key, "the image encoder is frozen" if kind == "full" else "an adapter trains decoder layers")
     if kind in ("lora", "oft"):
         account.take("adapter_name_or_path", "adapter.resume_from", _one)
     else:
@@ -286,9 +292,9 @@ def _adapter(account: Account) -> None:
     account.passes("create_new_adapter", "training continues with the adapter that is named")
     account.passes("pissa_convert", "with adapter.init: pissa the artifact is a plain LoRA always")
     for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora", "use_dora"):
-        account.passes(key, "no adapter of low rank is asked for")
+        account.passes(key, "the configuration asks for no low-rank adapter")
     for key in ("loraplus_lr_ratio", "pissa_init", "pissa_iter", "oft_block_size", "oft_target", "oft_rank"):
-        account.passes(key, "it is of another adapter")
+        account.passes(key, "it belongs to another adapter")
     bits = account.get("quantization_bit")
     method = account.get("quantization_method", "bnb")
     bnb_bits = bits if method in ("bnb", "bitsandbytes") else None

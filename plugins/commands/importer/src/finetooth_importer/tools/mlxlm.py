@@ -131,7 +131,7 @@ def _adapter(account: Account) -> None:
             account.covered("lora_layers", "adapter.layers")
         account.passes("num_layers", "all layers train")
         for key in ("rank", "scale", "dropout", "keys", "alpha"):
-            account.passes(f"lora_parameters.{key}", "no adapter is asked for")
+            account.passes(f"lora_parameters.{key}", "the configuration asks for no adapter")
         return
     account.take("fine_tune_type", "adapter", value="lora")
     account.set("adapter.name", "lora")
@@ -173,7 +173,7 @@ def _updates(account: Account) -> None:
         account.default("optimizer_config.adamw.weight_decay", "optimizer.weight_decay", 0.01)
     for key in [key for key in account.given if str(key).startswith("optimizer_config.")]:
         if not str(key).startswith(f"optimizer_config.{theirs}"):
-            account.passes(str(key), "it is of another optimizer")
+            account.passes(str(key), "it belongs to another optimizer")
     kind = account.get("lr_schedule.name")
     arguments = list(account.get("lr_schedule.arguments") or [])
     peak = number(arguments[0]) if arguments else 0

@@ -260,7 +260,7 @@ def _together(account: Account) -> None:
         else:
             account.set("scale.strategy.name", "fsdp")
             account.set(f"scale.strategy.{option}", count)
-        account.covered(key, "scale.strategy", "say how many devices: scale.devices")
+        account.covered(key, "scale.strategy", "set scale.devices to the number of devices")
 
 
 def quantised(account: Account, bits: Any, *keys: str, form: Sequence[str] = (), double: Sequence[str] = ()) -> None:
@@ -287,7 +287,7 @@ def quantised(account: Account, bits: Any, *keys: str, form: Sequence[str] = (),
     for key in keys:
         account.passes(key, "it is off")
     for key in (*form, *double):
-        account.passes(key, "no base in 4 bits is asked for")
+        account.passes(key, "the configuration asks for no base in 4 bits")
 
 
 def low_rank_defaults(account: Account, rank: int, alpha: float, dropout: float) -> None:

@@ -133,7 +133,7 @@ def _method(account: Account) -> None:
         account.refuse("loss._component_", "ft plugins list --kind method shows the methods, --kind loss their losses")
     else:
         account.set("method", "sft")
-        account.passes("loss.ignore_index", "what is masked never counts")
+        account.passes("loss.ignore_index", "masked tokens never count")
         account.covered("loss._component_", "method")
     account.covered("loss", "method")
 

@@ -68,7 +68,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     _parts(inside)
     for key in ("finetune_vision_layers",):
         if inside.get(key) is False:
-            inside.passes(key, "an adapter leaves what reads images as it is")
+            inside.passes(key, "an adapter does not train the image encoder")
     if inside.get("train_on_responses_only"):
         inside.take("train_on_responses_only", "method.train_on", value="assistant")
     exports.unsloth(inside)

@@ -106,13 +106,13 @@ def records(account: Account) -> None:
     if "trackio" in known:
         tracked(account, "trackio", {"project": "project", "trackio_space_id": "space"})
     for key in ("project", "trackio_space_id"):
-        account.passes(key, "no tracker trackio is asked for")
+        account.passes(key, "the configuration asks for no tracker trackio")
     account.refuse("resume_from_checkpoint", "ft resume RUN continues a run")
     account.refuse("auto_resume_from_checkpoints", "ft resume RUN continues a run")
     account.passes("save_only_model", "a checkpoint holds what a run needs to resume")
     account.passes("save_safetensors", "weights are always safetensors")
     for key in ("logging_dir", "include_num_input_tokens_seen", "disable_tqdm", "remove_unused_columns", "log_level"):
-        account.passes(key, "there is nothing like it to be set")
+        account.passes(key, "finetooth has no such setting")
 
 
 def follow(account: Account, *names: str, **options: Any) -> None:
