@@ -335,5 +335,5 @@ def test_pictures_and_sound_that_nobody_reads_are_said(
     (tmp_path / "rows.jsonl").write_text(json.dumps(row), encoding="utf-8")
     said = ft(tmp_path / "rows.jsonl", command=("check",))
     assert said.code == 0
-    note = f"rows.jsonl:1 has {column} does not read: the text alone trains"
+    note = f"rows.jsonl:1 has {column} does not read: only the text trains"
     assert (note in said.out + said.error) if column else ("does not read" not in said.out + said.error)

@@ -74,7 +74,7 @@ def test_a_model_that_gives_scores_is_not_talked_to(
     for place in (tmp_path / "run", tmp_path / "run" / "artifact"):
         code, out, err = ft("chat", place, *ASK)
         assert (code, out) == (2, "")
-        assert "is a reward model: it gives scores and no answers" in err
+        assert "is a reward model: it gives scores, not answers" in err
 
 
 def test_scores_of_a_run_whose_recipe_left_the_method_open(

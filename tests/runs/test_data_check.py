@@ -196,4 +196,4 @@ def test_the_time_follows_from_operations_and_the_peak(
     assert time["seconds"] == pytest.approx(time["least"] / time["utilisation"])
     once = check([SHORT, LONG], train={"batch_size": 2, "max_length": 256, "epochs": 1})["ahead"]["time"]
     assert time["flops"] == pytest.approx(3 * once["flops"])
-    assert "if steps run at 40 % of what the device does at most" in found["text"] and "estimated" in found["text"]
+    assert "if steps run at 40 % of the device's peak speed" in found["text"] and "estimated" in found["text"]

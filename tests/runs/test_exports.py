@@ -107,7 +107,7 @@ def test_gguf_is_read_by_another_reader(made: Any, ft: Any, tmp_path: Path) -> N
 def test_a_modelfile_writes_what_the_renderer_writes(made: Any, ft: Any, tmp_path: Path) -> None:
     given = ("export", made("full"), "--to", "ollama", "compare=false", "--unmeasured", "--output", tmp_path / "out")
     code, out, said = ft(*given)
-    assert code == 0 and "of what was written" not in out, said
+    assert code == 0 and "of the written model" not in out, said
     text = (tmp_path / "out" / "Modelfile").read_text()
     assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|im_end|>"\n' in text
     assert '{{ range .Messages }}{{ if eq .Role "system" }}<|im_start|>system\n{{ .Content }}<|im_end|>\n' in text
@@ -125,7 +125,7 @@ def test_a_whole_folder_is_the_run_folded(made: Any, ft: Any, tmp_path: Path, ex
     run = made("lora")
     code, out, said = ft("export", run, "--to", exporter, "precision=fp32", "--output", tmp_path / "out")
     assert code == 0, said
-    scores = re.search(r"checked: loss: loss ([\d.]+) of the run, ([\d.]+) of what was written", out)
+    scores = re.search(r"checked: loss: loss ([\d.]+) of the run, ([\d.]+) of the written model", out)
     assert scores and float(scores[1]) == pytest.approx(float(scores[2]), abs=2e-4)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     torch.testing.assert_close(logits(model), logits(trained(run)), atol=1e-4, rtol=1e-4)
@@ -150,7 +150,7 @@ def test_what_lost_its_score_is_not_kept(made: Any, ft: Any, tmp_path: Path, mon
     monkeypatch.setattr(WholeExporter, "export", zeros)
     run = made("full")
     code, _, said = ft("export", run, "--to", "safetensors", "--output", tmp_path / "out")
-    assert code == 2 and f"{np.log(4096):.4f} of what was written: worse by" in said and "raise --bound" in said, said
+    assert code == 2 and f"{np.log(4096):.4f} of the written model: worse by" in said and "raise --bound" in said, said
     assert said.strip().count("\n") == 0 and not list(tmp_path.glob("*out*"))
     assert ft("export", run, "--to", "safetensors", "--bound", "20", "--output", tmp_path / "out")[0] == 0
 

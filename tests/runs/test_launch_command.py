@@ -54,7 +54,7 @@ def test_a_strategy_that_divides_nothing_is_named(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(scale={"strategy": "fsdp"})))
     code, out, err = ft("check", tmp_path / "recipe.yaml")
     assert code == 0, err
-    assert "one process trains, and scale.strategy divides nothing: set scale.devices" in out + err
+    assert "one process trains, so scale.strategy has nothing to divide: set scale.devices" in out + err
 
 
 @pytest.mark.parametrize("hosts", ["a,a", "a,", "-oProxyCommand=x,b"])

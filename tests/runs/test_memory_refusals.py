@@ -91,4 +91,4 @@ def test_a_whole_8b_on_one_gpu_is_refused_and_an_adapter_named(tmp_path: Path) -
 def test_an_adapter_of_a_70b_on_a_small_host_is_refused(tmp_path: Path) -> None:
     said = refused(job(LLAMA_70B, 70_553_706_496, SMALL_HOST, tmp_path, rank=32))
     assert "weights 14" in said and "2 CPU cores has 25.23 GB" in said
-    assert "quantization=" in said or "nothing that is installed makes it fit" in said
+    assert "quantization=" in said or "no installed plugin makes it fit" in said

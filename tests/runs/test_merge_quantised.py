@@ -51,7 +51,7 @@ def test_plain_numbers_compute_what_the_run_computed(
     wanted = session.engine.logprobs([datum])[0]
     code, out, err = ft("merge", tmp_path / "run")
     assert code == 0, out + err
-    assert "loss: loss" in out and "of what was written" in out
+    assert "loss: loss" in out and "of the written model" in out
     merged = of(tmp_path / "run/merged", recipe, tmp_path / "next").logprobs([datum])[0]
     np.testing.assert_allclose(merged, wanted, atol=2e-4)
 
@@ -102,7 +102,7 @@ def test_what_was_trained_for_mxfp4_is_packed_without_loss(
 ) -> None:
     session = trained(None, adapter={"name": "qat", "format": "mxfp4"})
     code, out, err = ft("merge", tmp_path / "run", "--to", "mxfp4", "--bound", "0.001")
-    assert code == 0 and "of what was written" in out, out + err
+    assert code == 0 and "of the written model" in out, out + err
     datum = Datum.from_tokens(list(range(20, 60)))
     packed = of(tmp_path / "run/merged", recipe, tmp_path / "next").logprobs([datum])[0]
     np.testing.assert_allclose(packed, session.engine.logprobs([datum])[0], atol=1e-4)

@@ -119,5 +119,5 @@ def test_a_stream_needs_a_number_of_steps_and_names_a_broken_line(recipe: Make, 
 def test_a_stream_that_would_have_to_be_read_first_is_refused(recipe: Make, corpus: Path, tmp_path: Path) -> None:
     sections = pretraining(recipe, corpus, tmp_path / "run", {"streaming": True}, max_steps=3)
     sections["data"]["eval"] = {"fraction": 0.2}
-    with pytest.raises(RecipeError, match=r"data\.train: rows that are streamed"):
+    with pytest.raises(RecipeError, match=r"data\.train: streamed rows"):
         _ = finetooth.session(sections).job

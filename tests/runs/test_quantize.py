@@ -108,5 +108,5 @@ def test_a_run_is_measured_as_it_measured_itself(
     assert code == 2 and "a run is measured on its own held-out rows (leave --data out)" in err
     code, out, err = ft("quantize", given["output"], "--to", "int8")
     assert code == 0, out + err
-    assert "of the run" in out and "of what was written" in out and "linear modules packed as int8" in out
+    assert "of the run" in out and "of the written model" in out and "linear modules packed as int8" in out
     assert (Path(given["output"]) / "exports/int8/config.json").is_file()

@@ -446,7 +446,7 @@ def test_a_run_says_that_it_did_not_look_for_them(
     elif why == "kept nowhere":
         monkeypatch.setattr("finetooth_rows.lazy_examples.SMALL_ROWS", 1)
         data["cache"] = "off"
-        said = "their tokens are kept nowhere; ft data check compares them"
+        said = "their tokens are not saved; ft data check compares them"
     else:
         for name in ("rows.jsonl", "held.jsonl"):
             (tmp_path / name).write_text(
@@ -458,4 +458,4 @@ def test_a_run_says_that_it_did_not_look_for_them(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(data=data, method=method, train=train)))
     code, out, err = ft("run", tmp_path / "recipe.yaml")
     assert code == 0, err
-    assert f"note: whether rows of eval are in train too was not looked for: {said}" in " ".join(out.split())
+    assert f"note: nobody checked whether rows of eval are in train too: {said}" in " ".join(out.split())

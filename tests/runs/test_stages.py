@@ -76,7 +76,7 @@ def test_a_chain_of_three_is_named_and_recorded(
     three = first("three", model="runs/two")
     plan = finetooth.session(recipe(model="three")).plan
     said = {decision.setting: decision for decision in plan.decisions}
-    assert "folded into" in said["model"].reason and "sft run" in said["model"].reason
+    assert "merged into" in said["model"].reason and "sft run" in said["model"].reason
     for setting, folder in (("model.parent", three), ("model.parent.parent", two), ("model.parent.parent.parent", one)):
         digest = hashlib.sha256((folder / "artifact" / "manifest.json").read_bytes()).hexdigest()
         assert said[setting].value == digest

@@ -99,7 +99,7 @@ def walk(given: dict[str, Any], ft: Any, folder: Path, zygote: Zygote) -> None:
     assert differences(left(whole / "run"), left(killed / "run")) == []
     code, out, said = ft("export", killed / "run", "--to", "safetensors", "precision=fp32", "--output", folder / "out")
     assert code == 0, said
-    scores = re.search(r"loss ([\d.]+) of the run, ([\d.]+) of what was written", out)
+    scores = re.search(r"loss ([\d.]+) of the run, ([\d.]+) of the written model", out)
     assert scores is not None and float(scores[2]) == pytest.approx(float(scores[1]), abs=1e-3), out
     if find_spec("transformers") is not None:
         from transformers import AutoModelForCausalLM

@@ -270,7 +270,7 @@ def test_a_client_that_leaves_ends_its_request(clients: tuple[Any, Any]) -> None
 def test_it_trains_and_scores_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
-    with pytest.raises(PlanError, match=r"backend vllm, which answers and trains nothing \(leave backend out"):
+    with pytest.raises(PlanError, match=r"backend vllm, which only answers and cannot train \(leave backend out"):
         _ = State(StartOptions()).session({**recipe, "data": {**recipe["data"], "train": str(rows)}}).plan
     engine = State(StartOptions()).engine(recipe)
     with pytest.raises(Exception, match="answers and does not score data"):

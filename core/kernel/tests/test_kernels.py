@@ -132,7 +132,7 @@ def test_nobody_for_an_operation_is_an_error_unless_the_backend_has_its_own_way(
     wanted = {**NORM, "cached": KernelRequest(("fp32",), optional=True)}
     context = Context(entry("plain", serves()))
     assert picked(context, wanted) == {"norm": "plain"}
-    assert "cached as the backend does it itself" in context.decisions["kernels"].reason
+    assert "cached by the backend itself" in context.decisions["kernels"].reason
     with pytest.raises(PlanError, match=r"kernels\.cached: no provider can serve it on cpu in fp32"):
         picked(context, {**NORM, "cached": KernelRequest(("fp32",))})
 

@@ -131,14 +131,14 @@ def test_changes_that_suffice_only_together_are_named_together() -> None:
 
 def test_where_nothing_helps_it_says_so() -> None:
     said = refusal(memory=0.1)
-    assert "nothing that is installed makes it fit (with " in said and "a smaller model, or a device with more" in said
+    assert "no installed plugin makes it fit (with " in said and "a smaller model, or a device with more" in said
     said = refusal(memory=2, entries=())
-    assert "adapter" not in said.split("(with ")[1] and "nothing that is installed" in said
+    assert "adapter" not in said.split("(with ")[1] and "no installed plugin makes it fit" in said
 
 
 def test_what_is_free_counts_only_against_the_start() -> None:
     said = refusal(memory=16, available=9)
-    assert "a GPU has 9.00 GB of 16.00 GB free now (end what else takes memory; what would fit: " in said
+    assert "a GPU has 9.00 GB of 16.00 GB free now (end other programs that take memory; what would fit: " in said
 
 
 def test_the_hosts_memory_counts_too() -> None:

@@ -48,7 +48,7 @@ SLIPS = [
         "train: {\u201cseed\u201d: 3}",
         "the key \u201cseed\u201d has typographic quotes (write it without quotes)",
     ),
-    ("train:\u00a0{seed: 3}", "holds a space that is none of YAML's (write an ordinary space)"),
+    ("train:\u00a0{seed: 3}", "holds a space character that YAML does not know (write an ordinary space)"),
     ("train: {seed: 1}\ntrain: {seed: 2}", "train: given twice, at r.yaml:2 and r.yaml:3 (keep one of them)"),
     (
         "train: {shuffle: no}",

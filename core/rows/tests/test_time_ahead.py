@@ -30,7 +30,7 @@ def test_operations_of_a_step_times_steps_by_the_speed() -> None:
     time = time_ahead(decided([10, 20, 30, 40]))
     assert isinstance(time, Time)
     assert (time.flops, time.least, time.seconds, time.measured) == (1500.0, 15.0, 37.5, True)
-    assert "about 37.5 s if steps run at 40 % of what the device does at most (cpu, bf16: 1e-07 GFLOP/s" in time_line(
+    assert "about 37.5 s if steps run at 40 % of the device's peak speed (cpu, bf16: 1e-07 GFLOP/s" in time_line(
         time, "cpu, bf16"
     )
 

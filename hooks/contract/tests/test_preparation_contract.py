@@ -124,9 +124,9 @@ def test_rows_that_cannot_be_used_are_named() -> None:
 
 
 SAID = (Message("user", "q"), Message("assistant", "a"))
-OUT = "nothing to train on: its flags take every answer out"
+OUT = "nothing to train on: its flags exclude every answer"
 NO_ANSWER = r"f:1: nothing to train on: no assistant message or completion with text"
-UNMARKED = "nothing to train on: neither method.train_on nor a flag takes any answer"
+UNMARKED = "nothing to train on: neither method.train_on nor a flag selects an answer"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_why_nothing_trains(example: Any, reason: str) -> None:
     report = prepare(Examples("train", rows), render, train).report
     assert report.dropped == {reason: 1} and report.dropped_ids == {reason: ("f:1",)} and report.used == 1
     with pytest.raises(
-        DataError, match=rf"no row can be used: 1 {reason} \(f:1\) \(change the data, or what trains of them\)"
+        DataError, match=rf"no row can be used: 1 {reason} \(f:1\) \(change the data or the trained parts\)"
     ):
         prepare(Examples("train", rows[1:]), render, train)
 

@@ -90,7 +90,7 @@ def resume_session(
     place = started_in(folder) if recipe is None else None
     if place is not None:
         folder, plugins = folder.absolute(), _absolute(plugins)
-        say(f"relative paths are of {place}, where the run was started")
+        say(f"relative paths begin at {place}, where the run was started")
     with in_folder(place):
         own = load(folder / RECIPE if recipe is None else recipe, _texts(overrides))
         if recipe is None:

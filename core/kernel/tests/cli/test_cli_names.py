@@ -28,7 +28,7 @@ def test_a_run_goes_on_from_any_folder(ft: Any, begun: Path, tmp_path_factory: p
     monkeypatch.chdir(elsewhere)
     answer = ft("resume", str(begun))
     assert answer.code == 0, answer.err
-    assert f"relative paths are of {begun.parents[1]}, where the run was started" in answer.err
+    assert f"relative paths begin at {begun.parents[1]}, where the run was started" in answer.err
     assert json.loads((begun / "result.json").read_text())["status"] == "done"
     assert Path.cwd() == elsewhere and list(elsewhere.iterdir()) == []
     assert json.loads((begun / "run.json").read_text())["started_in"] == str(begun.parents[1])

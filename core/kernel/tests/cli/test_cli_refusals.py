@@ -41,7 +41,7 @@ BAD = [
     (["recipe.yaml", "data.train=bad.toy"], "bad.toy:2: no tab between question and answer"),
     (
         ["recipe.yaml", "data.train=untrainable.toy"],
-        "nothing to train on: its flags take every answer out (untrainable.toy:1)",
+        "nothing to train on: its flags exclude every answer (untrainable.toy:1)",
     ),
     (
         ["recipe.yaml", "model=folder"],

@@ -105,7 +105,7 @@ def test_two_runs_without_an_output_get_folders_of_their_own(ft: Any, folder: Pa
 def test_ctrl_c_keeps_what_was_trained(ft: Any, folder: Path) -> None:
     answer = ft("run", "recipe.yaml", "plugins.0.options.interrupt_at=2")
     assert answer.code == 130
-    assert "what was trained is in runs/mine/artifact" in answer.err
+    assert "the trained weights are in runs/mine/artifact" in answer.err
     assert "interrupted after 2 steps in" in answer.out
     assert "Traceback" not in answer.err
     assert ft("chat", "runs/mine", "--prompt", "x", "--max-tokens", "2").code == 0
@@ -138,7 +138,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(ft: Any, folder
         assert answer.code == 2 and len(answer.err.splitlines()) == 1
         assert answer.err.startswith(
             "error: memory: the run would take 1.50 GB at the peak (overhead 1.50 GB, weights 4 MB), and a toy "
-            "computer has 1.00 GB (nothing that is installed makes it fit"
+            "computer has 1.00 GB (no installed plugin makes it fit"
         )
         assert "--accept-memory" in answer.err and "1.50 GB of 1.00 GB" in answer.out
         assert not (folder / "runs").exists()

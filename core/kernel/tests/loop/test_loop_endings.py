@@ -67,7 +67,7 @@ def test_an_interrupt_lets_the_step_finish_and_says_what_is_kept(
     assert (outcome.status, outcome.exit_code, outcome.steps) == ("interrupted", code, 2)
     assert (tmp_path / "artifact" / "weights.txt").exists()
     assert verify_folder(tmp_path / "checkpoints" / "step-2")["step"] == 2
-    assert f"what was trained is in {tmp_path / 'artifact'}; resume with: ft resume" in loop.said[-1]
+    assert f"the trained weights are in {tmp_path / 'artifact'}; resume with: ft resume" in loop.said[-1]
 
 
 def test_a_second_interrupt_leaves_at_once(kit: SimpleNamespace, tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_the_best_weights_are_never_kept_as_those_of_the_last_step(
     assert (tmp_path / "checkpoints" / "quarantine" / "step-4" / "engine" / "state.txt").read_text() == "trained here"
     said = loop.said[-1]
     assert said == (
-        f"what was selected is not lost: it is in {tmp_path / 'checkpoints' / 'step-2'}; resume with: ft resume "
+        f"the selected checkpoint is not lost: it is in {tmp_path / 'checkpoints' / 'step-2'}; resume with: ft resume "
         f"{tmp_path}"
     )
 

@@ -89,7 +89,7 @@ def check_key(key: str, *, plain: bool, lone: bool) -> tuple[str, str] | None:
     if not plain:
         return None
     if _TURNED_SPACES.search(key):
-        return f"the key {key!a} holds a space that is none of YAML's", "write an ordinary space"
+        return f"the key {key!a} holds a space character that YAML does not know", "write an ordinary space"
     if _TURNED_QUOTES.match(key):
         return f"the key {key} has typographic quotes", "write it without quotes"
     joined = _JOINED.fullmatch(key)

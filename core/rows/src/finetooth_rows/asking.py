@@ -10,13 +10,13 @@ from finetooth_hooks.errors import DataError
 from finetooth_toolbox.messages.asked import as_asked
 
 ASKED_OTHERWISE = (
-    "the answer trains behind other tokens than its prompt ends with, because the tokenizer splits the markup "
-    "differently before a text: set data.renderer to one whose markup the tokenizer keeps in one piece"
+    "the answer trains after other tokens than those that end its prompt, because the tokenizer splits the "
+    "markup differently before a text: set data.renderer to one whose markup the tokenizer keeps in one piece"
 )
 ASKED_OTHERWISE_EARLIER = (
-    "an answer before the last trains behind other tokens than its prompt ends with, because the tokenizer splits the "
-    "markup differently before a text: set method.train_on: last, or data.renderer to one whose markup the tokenizer "
-    "keeps in one piece"
+    "an answer before the last trains after other tokens than those that end its prompt, because the tokenizer "
+    "splits the markup differently before a text: set method.train_on: last, or data.renderer to one whose "
+    "markup the tokenizer keeps in one piece"
 )
 
 

@@ -156,7 +156,11 @@ class _Entry:
         options = dict(source)
         if entry.get("num_samples"):
             options["max_rows"] = int(entry["num_samples"])
-            self._remark("num_samples", "the first rows are taken; there they are drawn, and repeated if too few")
+            self._remark(
+                "num_samples",
+                "finetooth takes the first rows; LLaMA-Factory draws them at random, and "
+                "repeats them if there are too few",
+            )
         made = self._format()
         return ListedSource(None if made is None else {**options, "format": made}, tuple(self._remarks))
 
@@ -165,13 +169,13 @@ class _Entry:
         entry = self._entry
         place = next((key for key in PLACES if entry.get(key)), "")
         if place in ("ms_hub_url", "om_hub_url") and not entry.get("hf_hub_url"):
-            self._lost(place, "that hub is not asked: download it, and write its folder as file_name")
+            self._lost(place, "finetooth does not load from this hub: download it, and write its folder as file_name")
             return None
         if place == "script_url":
             self._lost(place, "code of a dataset does not run: write its rows to a file, and name that as file_name")
             return None
         if not place:
-            self._remarks.append(Remark("file_name", None, "neither file_name nor hf_hub_url says where its rows lie"))
+            self._remarks.append(Remark("file_name", None, "neither file_name nor hf_hub_url says where its rows are"))
             return None
         if place != "hf_hub_url":
             path = str(entry[place]) if place == "cloud_file_name" else str(self._folder / str(entry[place]))
@@ -182,7 +186,8 @@ class _Entry:
             ):
                 self._remark(
                     "file_name",
-                    "files named in rows are looked for in the data file's folder, there next to dataset_info.json",
+                    "finetooth looks for files named in rows in the data file's folder, LLaMA-Factory next to "
+                    "dataset_info.json",
                 )
             return source_of(path)
         if entry.get("folder"):
@@ -200,7 +205,7 @@ class _Entry:
         first = columns["messages"] if spoken else columns["prompt"]
         if self._formatting == "openai":
             self._remark(
-                "formatting", "there 'detailed thinking off' is added to what the system says, here nothing is"
+                "formatting", "LLaMA-Factory adds 'detailed thinking off' to the system message, finetooth adds nothing"
             )
         if columns["kto_tag"]:
             answer = "" if spoken else columns["response"] or ""
@@ -257,7 +262,7 @@ class _Entry:
 
     def _unknown(self, prefix: str, key: Any, known: tuple[str, ...]) -> None:
         near = nearest(str(key), list(known))
-        self._lost(f"{prefix}{key}", f"no key that is known{f'; did you mean {near}?' if near else ''}")
+        self._lost(f"{prefix}{key}", f"unknown key{f'; did you mean {near}?' if near else ''}")
 
     def _lost(self, key: str, why: str) -> None:
         self._remarks.append(Remark(key, self._value(key), why))

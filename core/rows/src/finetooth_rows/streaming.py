@@ -30,9 +30,9 @@ def stream(
     if rows.selection is not None:
         raise RecipeError(
             f"data.{rows.split}",
-            "rows that are streamed cannot be chosen among (shares, weights, held-out or repeated rows): that would "
-            "take reading all of them first",
-            action="leave the choice out, or do not stream",
+            "streamed rows cannot be selected (shares, weights, held-out or repeated rows): that would mean to "
+            "read all of them first",
+            action="remove the selection, or turn streaming off",
         )
     return _rendered(context, rows, load_rendering(rendering, context), skip)
 

@@ -223,7 +223,7 @@ class Tally:
         return DataError(
             f"data.{split}",
             f"no row can be used: {reasons or 'it has no rows'}",
-            action="raise train.max_length or change the data" if longer else "change the data, or what trains of them",
+            action="raise train.max_length or change the data" if longer else "change the data or the trained parts",
         )
 
     def as_json(self) -> dict[str, Any]:

@@ -318,7 +318,7 @@ class Keeper:
     def _place(self, name: str, staged: Path) -> None:
         target = self.keeping.folder / name
         if target.exists():
-            set_aside(target, name, "a run that was resumed from an earlier checkpoint came here again")
+            set_aside(target, name, "a run that resumed from an earlier checkpoint saved this step again")
         if self.keeping.disk is not None:
             self.keeping.disk.put(name, staged)
             if not target.is_dir():

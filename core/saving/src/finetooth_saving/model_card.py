@@ -112,7 +112,7 @@ def _scores(result: Mapping[str, Any]) -> Iterator[str]:
     """The last value of each metric of held-out rows."""
     metrics = {name: value for name, value in result.get("metrics", {}).items() if name.startswith("eval/")}
     if not metrics:
-        yield "Nothing was held out: how good it is on rows that it has not seen is not known."
+        yield "No rows were held out, so its quality on new rows is not known."
         return
     yield "| held-out metric | value |"
     yield "|---|---|"
@@ -128,21 +128,21 @@ def _steps(result: Mapping[str, Any]) -> str:
 
 def _licence(base: str, licence: str) -> str:
     if licence:
-        return f"The base, {base}, is published under `{licence}`, whose terms hold for what is made from it."
-    return f"The terms of the base, {base}, hold for what is made from it; no file in its folder says which those are."
+        return f"The base, {base}, is published under `{licence}`, whose terms apply to models made from it."
+    return f"The terms of the base, {base}, apply to models made from it; no file in its folder states these terms."
 
 
 def _limits(plan: Mapping[str, Any], result: Mapping[str, Any], base: str) -> Iterator[str]:
     """What the run itself shows of where not to trust the model."""
     longest = plan.get("train", {}).get("max_length")
-    yield f"- It has what {base} has of errors and bias; nothing beyond the scores above was measured."
+    yield f"- It may have the errors and biases of {base}; nothing beyond the scores above was measured."
     if longest:
         yield f"- It was trained on sequences of at most {longest:,} tokens."
     small = [report for report in result.get("rows") or [] if report["split"] == "train" and report["used"] < 100]
     if small:
         yield f"- It was trained on {small[0]['used']:,} rows only."
     if result.get("status") not in (None, "done"):
-        yield f"- The run did not come to its end: {result.get('reason') or result.get('status')}."
+        yield f"- The run did not finish: {result.get('reason') or result.get('status')}."
 
 
 def _without_paths(value: Any) -> Any:

@@ -107,7 +107,7 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
             f"layers see {demand.window} positions, and it has no window",
         ),
         (demand.chunks and not serves.chunks, "layers see chunks of positions, which it has no mask for"),
-        (demand.softcap is not None and not serves.softcap, "the model caps its scores, and it does not"),
+        (demand.softcap is not None and not serves.softcap, "the model caps its scores, and it cannot"),
         (demand.sinks and not serves.sinks, "the model's heads have sinks, and it has none"),
         (demand.grouped and not serves.grouped, "heads share keys and values, and it takes one of each a head"),
         (demand.dropout and not serves.dropout, "the model drops weights of attention, which it cannot key by datum"),

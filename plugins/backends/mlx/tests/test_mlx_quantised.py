@@ -191,7 +191,7 @@ def test_a_merge_keeps_the_tuning(
     token): it is plain numbers, since rounding them to the base's bits moves predictions. A GGUF file is made of it."""
     run = trained(base)
     assert main(["merge", str(run)]) == 0
-    assert "of what was written" in capsys.readouterr().out
+    assert "of the written model" in capsys.readouterr().out
     kept = json.loads((run / "result.json").read_text(encoding="utf-8"))["metrics"]["eval/loss"]
     assert np.exp(-held_out(folder, run / "merged", capsys)) >= 0.99 * np.exp(-kept)
     (folder / f"naive-{base}").mkdir()

@@ -208,7 +208,7 @@ def test_attention_that_the_model_cannot_take(kit: SimpleNamespace, request_for:
     found = plan(capped)[1]["backend.attention"]
     assert found.value == "finetooth-eager:eager"
     native = "not native: heads have 6 elements, and it takes multiples of 16"
-    assert found.reason == f"not sdpa: the model caps its scores, and it does not; {native}"
+    assert found.reason == f"not sdpa: the model caps its scores, and it cannot; {native}"
     with pytest.raises(PlanError, match=r"backend\.attention='sdpa': the model caps its scores") as caught:
         plan(capped, attention="sdpa")
     assert "set backend.attention to auto or eager" in str(caught.value)

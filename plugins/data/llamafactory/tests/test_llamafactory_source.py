@@ -77,8 +77,8 @@ def test_what_is_not_taken_is_named(folder: Path) -> None:
     assert pick["max_rows"] == 1
     notes = "\n".join(context.notes)
     assert "columns.videos is not taken: rows of instructions have none" in notes
-    assert "columns.promt is not taken: no key that is known; did you mean prompt?" in notes
-    assert "num_samples: the first rows are taken" in notes
+    assert "columns.promt is not taken: unknown key; did you mean prompt?" in notes
+    assert "num_samples: finetooth takes the first rows" in notes
 
 
 @pytest.mark.parametrize(

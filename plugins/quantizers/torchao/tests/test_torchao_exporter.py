@@ -37,7 +37,7 @@ def test_a_stranger_loads_the_numbers_that_finetooth_reads(
     assert main([*given, "--bound", "1"]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "14 linear modules stored by torchao" in said
-    ((before, after),) = re.findall(r"loss: ([\d.]+) before, ([\d.]+) of what was written", said)
+    ((before, after),) = re.findall(r"loss: ([\d.]+) before, ([\d.]+) after", said)
     assert 0 < abs(float(before) - float(after)) < 0.2
     load: Any = AutoModelForCausalLM.from_pretrained
     theirs = load(target)

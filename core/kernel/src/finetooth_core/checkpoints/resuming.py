@@ -238,7 +238,7 @@ def check(
     for change in grave:
         present.say(f"changed and accepted: {change}")
     if others:
-        present.say(f"not as before: {'; '.join(others)}; the run is the same only as far as these compute alike")
+        present.say(f"versions changed: {'; '.join(others)}; results may differ from those of the earlier steps")
     total, planned = present.plan.total_steps, checkpoint.plan.get("total_steps")
     if total is not None and total < checkpoint.state.step:
         raise UserError(

@@ -109,7 +109,7 @@ def make_group() -> click.Group:
                 is_eager=True,
                 expose_value=False,
                 callback=_version,
-                help="Print the versions of ft, of what it stands on, and of the plugins.",
+                help="Print the versions of ft, of the libraries it uses, and of the plugins.",
             ),
             *start_options(),
         ],

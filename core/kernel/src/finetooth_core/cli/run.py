@@ -61,7 +61,7 @@ def command(
     if resume:
         session = _resumed(state, session, recipe, overrides, accept_changes)
     elif accept_changes:
-        raise UserError("--accept-changes goes with --resume", action="add --resume")
+        raise UserError("--accept-changes needs --resume", action="add --resume")
     if (code := session.start(own_command())) is not None:
         return code
     session.check_output()

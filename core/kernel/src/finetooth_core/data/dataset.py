@@ -117,7 +117,7 @@ class Dataset:
     def _held_out(self, formats: Sequence[str]) -> SplitRows:
         """Held-out rows that are a part of the training rows."""
         if self._parts.section.train is None:
-            raise RecipeError("data.eval", "the recipe has no training rows to hold some out", action="set data.train")
+            raise RecipeError("data.eval", "the recipe has no training rows to take from", action="set data.train")
         whole = self.rows("train", formats=formats)
         return SplitRows("eval", whole.sources, whole.formats, whole.selection, held_out=True)
 

@@ -92,14 +92,14 @@ def _detected(
     first, name, reason = next(guess for guess in known if guess[1] == best)
     registered = built[name].registered
     if first is not rows[0]:
-        like = f"looks like {known[0][1].partition(':')[2]}" if known[0][0] is rows[0] else "is like none that is known"
+        like = f"looks like {known[0][1].partition(':')[2]}" if known[0][0] is rows[0] else "fits no known format"
         builder.log.note(
             f"row {rows[0].id} {like}, and {count} of the first {len(rows)} like {registered.entry.name}: "
             f"all are read as {registered.entry.name}"
         )
     if column := unread_media(first, built[name].format):
         short = registered.entry.name
-        builder.log.note(f"row {first.id} has {column!r}, which format {short} does not read: the text alone trains")
+        builder.log.note(f"row {first.id} has {column!r}, which format {short} does not read: only the text trains")
     return first, built[name], reason
 
 

@@ -41,8 +41,8 @@ def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, Sour
     if part is not None and part.is_empty:
         raise RecipeError(
             f"{setting}.slice",
-            f"{part.text} takes no rows of any source: its end is not behind its beginning",
-            action="write the first row and the one behind the last, such as [100:200]",
+            f"{part.text} takes no rows of any source: its end is not after its beginning",
+            action="write the first row and the row after the last, such as [100:200]",
         )
     most = rows.max_rows if held_out or rows.max_rows is not None else data.max_rows
     return item, SourceChoice(setting, part, most, rows.weight), rows

@@ -35,7 +35,7 @@ class FromAdapter(Trained):
         """Say in the plan what the model is."""
         registered, options = self.loading
         log.pick("loader", registered.full_name, options)
-        log.decide("model", named, f"an adapter; it is folded into {self.base}, in fp32, and is the base now")
+        log.decide("model", named, f"an adapter; it is merged into {self.base} in fp32, and the result is the base")
 
     def describe(self, reference: str) -> ModelInfo:
         """The base, with the adapter's files."""

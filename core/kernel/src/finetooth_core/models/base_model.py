@@ -129,14 +129,14 @@ def _family(recipe: Recipe, builder: Builder, kind: str) -> BuiltPart:
         names = ", ".join(r.full_name for r in matching)
         raise RecipeError("model.family", f"several families know model type {kind!r}: {names}", action="pick one")
     registered = matching[0] if matching else builder.catalog.default("family", setting="model.family")
-    unknown = f"no family names model type {kind!r}; this one reads its facts off the model"
+    unknown = f"no family names model type {kind!r}; this one reads what it needs from the model"
     builder.log.decide("model.family", registered.full_name, f"model type {kind!r}" if matching else unknown)
     return builder.recorded(registered, registered.full_name, "model.family")
 
 
 def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> BuiltPart:
     """The renderer that the recipe picks; else that of the run that trained the model, since another markup would be
-    another language; else what the model's family speaks."""
+    another language; else the renderer of the model's family."""
     pick: Pick = recipe.data.renderer
     setting = "data.renderer"
     if pick != AUTO:
@@ -147,6 +147,6 @@ def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> BuiltPart
         pick = {"name": registered.full_name, **spoken.plain_options}
     else:
         pick = model.facts.renderer
-        registered, reason = builder.entry("renderer", pick, setting=setting), "what the model's family speaks"
+        registered, reason = builder.entry("renderer", pick, setting=setting), "the renderer of the model's family"
     builder.log.decide(setting, registered.full_name, reason)
     return builder.recorded(registered, pick, setting)

@@ -43,7 +43,7 @@ def evaluate(
     catalog = opened.context.catalog
     named = [catalog.get("evaluator", pick_name(pick, "evaluate"), setting="evaluate").entry for pick in evaluators]
     if not section.get("eval") and not (named and all(getattr(entry, "brings_rows", False) for entry in named)):
-        raise RecipeError("data.eval", f"nothing says on which rows {reference} is measured", action="give --data FILE")
+        raise RecipeError("data.eval", f"{reference} needs rows to be measured on", action="give --data FILE")
     picks = list(evaluators) or ([] if run is None else evaluators_of(run, {**recipe, "data": section}))
     picks = picks or [registered.full_name for registered in catalog.all("evaluator") if registered.entry.default]
     built = []

@@ -291,8 +291,8 @@ class Trained(LoaderBase):
         info = loader.describe(base)
         if info.stored is not None and not info.stored_weights:
             raise PlanError(
-                f"model: {self.folder} was trained over {base}, which is stored as {info.stored.name}, and a sum "
-                "cannot be stored in its bits",
+                f"model: {self.folder} was trained over {base}, which is stored as {info.stored.name}, and a "
+                "merged weight cannot be stored in these bits",
                 action=f"continue its adapter over the base: model={base} adapter.resume_from={self.folder}",
             )
 
@@ -331,10 +331,10 @@ class FromRun(Trained):
         how = (
             "its whole weights"
             if self._whole is not None
-            else f"its adapter is folded into {self.parent.recipe.model.name}, in fp32, and is the base now"
+            else f"its adapter is merged into {self.parent.recipe.model.name} in fp32, and the result is the base"
         )
         if self._whole is None and self._in_fewer_bits:
-            how += "; the run's base is in fewer bits, and the sum has the numbers that it computed with"
+            how += "; the run's base is quantised, and the merge uses the dequantised weights"
         log.decide("model", named, f"{kind} run: {how}; every file was checked")
         parent: Mapping[str, Any] | None = ancestor(self.folder, named).as_json
         setting = "model.parent"

@@ -31,8 +31,8 @@ class TalkedTo(OpenedModel):
         head = session.job.request.trains.head
         if head is not None and head.exported_as != "none":
             raise PlanError(
-                f"model: {self.reference} is a reward model: it gives scores and no answers",
-                action="name a run or a model that writes text; ft --help lists what scores with it",
+                f"model: {self.reference} is a reward model: it gives scores, not answers",
+                action="name a run or a model that writes text; ft --help lists the commands that score with it",
             )
         session.check_memory(OF_TRAINING)
         if "generate" not in session.engine.capabilities:

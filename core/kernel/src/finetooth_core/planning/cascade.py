@@ -257,7 +257,7 @@ def _settings(recipe: Recipe) -> str:
 def _reason(taken: StepTrial, outcomes: list[StepTrial]) -> str:
     """Why the settings that were open are what they are."""
     if taken.obstacle:
-        return f"auto: no step fits, and this takes least, {taken.figure}"
+        return f"auto: nothing fits, and this takes the least memory, {taken.figure}"
     before = next((tried for tried in reversed(outcomes) if tried.obstacle), None)
     if before is None:
         return f"auto: it fits, with {taken.figure}"
@@ -272,9 +272,9 @@ def _lines(recipe: Recipe, taken: StepTrial, outcomes: list[StepTrial]) -> Itera
         if trial.job is None:
             yield f"{settings}: {trial.step.label} cannot work: {trial.obstacle}"
         elif trial.obstacle and trial is not taken:
-            yield f"{settings}: {trial.step.label} {trial.obstacle}: passed over{_in_vain(trial, outcomes[:place])}"
+            yield f"{settings}: {trial.step.label} {trial.obstacle}: not taken{_in_vain(trial, outcomes[:place])}"
         elif trial is taken:
-            fits = "does not fit either, and takes least" if trial.obstacle else "is taken"
+            fits = "does not fit either, but takes the least memory" if trial.obstacle else "is taken"
             lost = f"; given up: {', '.join(trial.step.gives_up)}" if trial.step.gives_up else ""
             yield f"{settings}: {trial.step.label} {fits}: {trial.figure} at the peak{lost}"
 

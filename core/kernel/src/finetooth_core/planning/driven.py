@@ -110,7 +110,7 @@ def _evaluators(context: RunContext, method: Method) -> tuple[list[BuiltPart], l
             context.decide("evaluate.evaluators", [], "data.eval is not set")
             return [], []
         picks = list(method.evaluators) or [r.full_name for r in context.catalog.all("evaluator") if r.entry.default]
-        reason = f"what measures {method.name}" if method.evaluators else "the defaults"
+        reason = f"the evaluator of method {method.name}" if method.evaluators else "the defaults"
         context.decide("evaluate.evaluators", picks, f"{reason}, since data.eval is set")
     built, entries = [], []
     for index, pick in enumerate(picks):
@@ -219,8 +219,8 @@ def _check_loss(
     lacking = sorted({name.kind for name in names} - backend.outputs)
     if lacking and not backend.outputs:
         raise PlanError(
-            f"{setting}: loss {spec.name} cannot be computed by backend {backend.name}, which answers and trains "
-            "nothing",
+            f"{setting}: loss {spec.name} cannot be computed by backend {backend.name}, which only answers and "
+            "cannot train",
             action="leave backend out, or pick another one",
         )
     if lacking:

@@ -96,7 +96,7 @@ class KernelPicker:
     def _reason(self, picked: Mapping[str, PickedKernel]) -> str:
         reasons = list(dict.fromkeys([*self._refused, *(kernel.reason for kernel in picked.values())]))
         if self._own:
-            reasons.append(f"{', '.join(self._own)} as the backend does it itself")
+            reasons.append(f"{', '.join(self._own)} by the backend itself")
         return "; ".join(reasons)
 
     def _best(self, operation: str, wanted: KernelRequest) -> PickedKernel | None:

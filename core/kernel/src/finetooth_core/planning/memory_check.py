@@ -99,7 +99,7 @@ def check_memory(job: Job, without: Collection[str] = ()) -> None:
     if not short:
         return
     would_fit = shortages(memory, hardware.lasting) == []
-    wait = "end what else takes memory; " if would_fit else ""
+    wait = "end other programs that take memory; " if would_fit else ""
     raise PlanError(
         f"memory: {'the model' if without else 'the run'} {'; it '.join(short)}{_passed(job)}",
         action=f"{wait}{_advice(job, without)}; or run it all the same with --accept-memory (train.accept_memory=true)",
@@ -142,7 +142,7 @@ def _advice(job: Job, without: Collection[str]) -> str:
         if enough is not None:
             return f"what would fit: {' with '.join(chosen)} ({size(takes)})"
     with_all = f" (with {', '.join(chosen)} it would still take {size(takes)})" if chosen else ""
-    return f"nothing that is installed makes it fit{with_all}: take a smaller model, or a device with more memory"
+    return f"no installed plugin makes it fit{with_all}: take a smaller model, or a device with more memory"
 
 
 class _Trial:

@@ -220,8 +220,8 @@ def updates_of(context: RunContext, optimizer: BuiltPart, entry: Optimizer, data
     assert isinstance(chosen, Schedule)
     if averages and chosen.needs_total:
         context.note(
-            f"schedule: {scheduled.registered.full_name} lowers the rate of {optimizer.registered.full_name}, which "
-            "averages weights instead; schedule=constant leaves it"
+            f"schedule: {scheduled.registered.full_name} lowers the rate of {optimizer.registered.full_name}, "
+            "which averages weights instead; schedule=constant keeps the rate"
         )
     name = optimizer.registered.full_name
     computed = optimizer.part.state_bytes(context.facts) if whole else None

@@ -131,7 +131,7 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
     count, strategy = wanted(context.recipe), context.recipe.scale.strategy
     if context.joined is None and count <= 1:
         if strategy != AUTO and context.recipe.scale.devices == AUTO:
-            context.note("one process trains, and scale.strategy divides nothing: set scale.devices to several")
+            context.note("one process trains, so scale.strategy has nothing to divide: set scale.devices to several")
         return place
     joined = context.joined or _joined(context, Rank(0, count, 0, "", 0))
     if "ranks" not in backend.capabilities:

@@ -25,8 +25,8 @@ def no_reference(backend: Backend, entry: Adapter, adapter: BuiltAdapter) -> str
         return f"adapter {entry.name} cannot be switched off"
     if "begins_apart" in adapter.capabilities:
         return (
-            f"adapter {entry.name} as it is set does not begin as its base, so that the policy "
-            "without it is not what the run began with"
+            f"adapter {entry.name} with these options does not begin as its base, so the policy without it is not "
+            "the model that the run began with"
         )
     return ""
 
@@ -55,9 +55,9 @@ def held_roles(
     """
     for role in sorted({role for spec in losses for role in spec.roles}):
         if role not in brought:
-            context.decide(f"method.{role}.policy", "adapter-off", "the policy without its adapter, no second model")
+            context.decide(f"method.{role}.policy", "adapter-off", "the policy without its adapter; no second model")
         elif brought[role] is None:
-            context.decide(f"method.{role}.policy", "precomputed", "made once before training, and kept")
+            context.decide(f"method.{role}.policy", "precomputed", "computed once before training, and saved")
     models = {role: model for role, model in brought.items() if model is not None}
     if models and "roles" not in backend.capabilities:
         raise PlanError(
@@ -70,7 +70,7 @@ def held_roles(
 def _request(context: RunContext, role: str, reference: str) -> RoleRequest:
     setting = f"method.{role}.policy"
     if not reference:
-        context.decide(setting, "frozen-copy", "a copy of what trains, as it is before the first step")
+        context.decide(setting, "frozen-copy", "a copy of the weights that train, made before the first step")
         return RoleRequest()
     recipe = context.recipe.model_copy(update={"model": context.recipe.model.model_copy(update={"name": reference})})
     theirs = context.beside(recipe)

@@ -56,7 +56,7 @@ class Finish:
             return target, ending.stopped(stop)
         except Exception as error:
             if ending.error is not None:
-                self.run.say(f"what was trained could not be saved: {failed(error).reason}")
+                self.run.say(f"the trained weights could not be saved: {failed(error).reason}")
             self.keep_unwritten()
             artifact = target if target.exists() else None
             return artifact, ending if ending.error else failed(error)
@@ -117,7 +117,7 @@ class Finish:
         step was selected, that is a checkpoint already, and the engine has the last one's weights no longer."""
         if self.selected is not None:
             self.run.say(
-                f"what was selected is not lost: it is in {self.selected}; resume with: ft resume "
+                f"the selected checkpoint is not lost: it is in {self.selected}; resume with: ft resume "
                 f"{self.run.job.context.folder}"
             )
             return
@@ -269,10 +269,10 @@ class Finish:
     def what_is_kept(self, artifact: Path | None) -> str:
         """One clause for a run that was interrupted."""
         if not self.run.progress.step:
-            return "no step was done, nothing is kept"
+            return "the run did no step, so nothing is saved"
         if artifact is None:
             return f"what was saved before is in {self.run.job.context.folder}"
-        return f"what was trained is in {artifact}; resume with: ft resume {self.run.job.context.folder}"
+        return f"the trained weights are in {artifact}; resume with: ft resume {self.run.job.context.folder}"
 
 
 def _counts(report: DataReport) -> dict[str, Any]:

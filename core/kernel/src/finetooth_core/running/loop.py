@@ -79,7 +79,7 @@ class Loop(LiveRun):
                 if not left:
                     artifact, ending = self.finish.keep(ending)
             except KeyboardInterrupt:
-                left, ending = True, replace(LEFT, reason="interrupted twice; what was being saved was dropped")
+                left, ending = True, replace(LEFT, reason="interrupted twice; the unfinished save was dropped")
             if left:
                 self.keeper.leave()
             ending = self.finish.end(ending, artifact)

@@ -64,7 +64,7 @@ def time_ahead(job: Decided, steps: Sequence[Sequence[int]] | None = None) -> Ti
     if total is None:
         return "the number of steps is open"
     if any(not isinstance(chunk, TokenChunk) for datum in islice(data, LOOKED_AT) for chunk in datum.input):
-        return "what images and sounds take is not known ahead"
+        return "the tokens of images and sounds are not known before"
     if isinstance(job.cost, str):
         return job.cost
     steps = _steps(data, job.plan.train.batch_size) if steps is None else steps
@@ -74,7 +74,7 @@ def time_ahead(job: Decided, steps: Sequence[Sequence[int]] | None = None) -> Ti
     flops = job.cost.flops(steps, report.trained_tokens / max(1, report.tokens)) * total / len(steps)
     peak = (job.cost.peak_flops() or 0.0) * devices_of(job)
     if not peak or not flops:
-        return "what the device does at most is not known"
+        return "the peak speed of the device is not known"
     measured = str(job.plan.train.precision) not in job.request.place.hardware.peak_flops
     return Time(flops / peak / UTILISATION, flops / peak, flops, peak, measured)
 
@@ -118,9 +118,9 @@ def time_line(time: Time | str, device: str) -> str:
         return f"time: not estimated, since {time}"
     basis = "measured now" if time.measured else "as its maker states"
     return (
-        f"time, estimated: about {duration(time.seconds)} if steps run at {100 * time.utilisation:.0f} % of what the "
-        f"device does at most ({device}: {_rate(time.peak)}, {basis}), {duration(time.least)} at all of it; loading, "
-        "evaluation and checkpoints come on top, and rows that begin alike may take less"
+        f"time, estimated: about {duration(time.seconds)} if steps run at {100 * time.utilisation:.0f} % of the "
+        f"device's peak speed ({device}: {_rate(time.peak)}, {basis}), {duration(time.least)} at the peak itself; "
+        "loading, evaluation and checkpoints come on top, and rows that begin alike may take less"
     )
 
 

@@ -142,7 +142,7 @@ def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[Pi
     times = mixed(choice, trained)
     decisions = [_decision_of(*facts) for facts in zip(choice.sources, taken, trained, times, strict=True)]
     if choice.fraction:
-        share = f"{100 * choice.fraction:g} % of the different training rows, by a hash of what they say"
+        share = f"{100 * choice.fraction:g} % of the different training rows, by a hash of their content"
         count = sum(int(mask.sum()) for mask in held_out)
         decisions.append(("data.eval.rows", count, f"{share} (seed {choice.fraction_seed}); equal rows stay together"))
     sizes = tuple(np.asarray(source.sizes, np.int64) for source in taken)

@@ -46,7 +46,7 @@ def overlap(job: Decided) -> Repeats | NotCompared:
     if rows > COMPARED:
         return NotCompared(f"there are {rows:,} rows, more than {COMPARED:,}")
     if kept_nowhere:
-        return NotCompared("their tokens are kept nowhere")
+        return NotCompared("their tokens are not saved")
     how = known["train"]
     report = next((report for report in job.reports if report.split == "train"), None)
     train = job.prepare("train", how.rendering, how.limit, first=how.first, quiet=True).data
@@ -76,7 +76,7 @@ def overlap_line(both: Repeats | NotCompared) -> str:
     """That held-out rows are in training too, or were not looked for there; empty if there is nothing to say."""
     if isinstance(both, NotCompared):
         look = "; ft data check compares them" if both.later else ""
-        return f"note: whether rows of eval are in train too was not looked for: {both.reason}{look}"
+        return f"note: nobody checked whether rows of eval are in train too: {both.reason}{look}"
     if not both.count:
         return ""
     return f"note: {rows_of(both.count, 'eval', 'is', 'are')} in train too{named(both)}; its score says little"

@@ -45,7 +45,7 @@ def compare(
     name = next(iter(before.metrics))
     was, now = before.metrics[name], after.metrics[name]
     worse = was - now if before.higher_is_better else now - was
-    line = f"{before.name}: {name} {was:.4f} of the run, {now:.4f} of what was written"
+    line = f"{before.name}: {name} {was:.4f} of the run, {now:.4f} of the written model"
     if not worse <= bound:
         raise UserError(f"{line}: worse by {worse:.4f}, and --bound is {bound:g}; nothing was kept", action=action)
     return line

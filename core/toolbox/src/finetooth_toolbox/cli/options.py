@@ -27,7 +27,7 @@ def accepting(overrides: Sequence[str], accepted: bool) -> tuple[str, ...]:
 def start_options() -> list[click.Parameter]:
     """The options that are read before parsing, for the help text: they may stand anywhere on the line."""
     said = "Also load this plugin; may be repeated. The variable FT_PLUGINS does the same."
-    trust = "Let the Python that a run folder names run, though no run of this machine has named it."
+    trust = "Run the Python files that a run folder names, even if no run of this machine has used them."
     logs = "Show on stderr what libraries log, from this level on. The variable FT_LOG_LEVEL does the same."
     return [
         click.Option(["--plugins"], multiple=True, expose_value=False, metavar="FILE_OR_MODULE", help=said),

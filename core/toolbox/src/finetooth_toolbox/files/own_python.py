@@ -75,7 +75,7 @@ def check_own(recipe: Mapping[str, Any], base: Path, where: str) -> None:
     """
     if foreign := foreign_python(recipe, base):
         raise UserError(
-            f"{where} names Python that no run of this machine has used, and which would run: {', '.join(foreign)}",
+            f"{where} names Python that no run of this machine has used, and that would run: {', '.join(foreign)}",
             action=CONSENT,
         )
 

@@ -134,4 +134,4 @@ def why_untrained(example: Example) -> str:
     if not answers:
         return ""
     flagged = any(message.train is False or is_taken_out(message) for message in answers)
-    return "its flags take every answer out" if flagged else "neither method.train_on nor a flag takes any answer"
+    return "its flags exclude every answer" if flagged else "neither method.train_on nor a flag selects an answer"

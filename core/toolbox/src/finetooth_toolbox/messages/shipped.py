@@ -48,8 +48,8 @@ def ship(
     if template is not None:
         return ""
     return (
-        "no chat template can say what the run's renderer writes, so none is kept with what was trained: other tools "
-        "do not know how to ask it; ft chat and ft serve do"
+        "no chat template can express what the run's renderer writes, so the model is saved without one: other "
+        "tools do not know its prompts; ft chat and ft serve do"
     )
 
 
@@ -87,7 +87,7 @@ def check(
     if missing and stops_of(artifact):
         raise UserError(f"token {missing[0]} ends answers of the run, but not of the written model", action="report it")
     if not (artifact / TEMPLATE).is_file():
-        return "it has no chat template: none can say what the run's renderer writes"
+        return "it has no chat template: none can express what the run's renderer writes"
     opening, compared = openings.read_opening(artifact), 0
     for probe in PROBES:
         try:
