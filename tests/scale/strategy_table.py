@@ -77,6 +77,8 @@ WAYS: Mapping[str, Way] = {
     "ddp": _way((2, 4), "ddp"),
     "fsdp": _way((2, 4), "fsdp"),
     "fsdp, replicas: 2": _way((4,), "fsdp", replicas=2),
+    "fsdp, offload: true": _way((2,), "fsdp", offload=True),
+    "fsdp, replicas: 2, offload: true": _way((4,), "fsdp", replicas=2, offload=True),
     "fsdp, tensor: 2": _way((2, 4), "fsdp", tensor=2),
     "fsdp, context: 2": _way((2, 4), "fsdp", context=2),
     "context": _way((2,), "context"),
@@ -99,10 +101,11 @@ WAYS: Mapping[str, Way] = {
 ELSEWHERE = {"diloco, inner_steps: 2": ("sft", "full", "dpo", "kto", "dropout")}
 """Columns of which another test says what is right: islands that train apart do not take the steps of one process."""
 RESUMED: Mapping[str, tuple[str, ...]] = {
-    "one process": ("ddp", "fsdp", "ddp over 4 ranks", "fsdp over 4 ranks"),
+    "one process": ("ddp", "fsdp", "ddp over 4 ranks", "fsdp over 4 ranks", "fsdp, offload: true"),
     "ddp": ("one process", "fsdp, tensor: 2", "context", "pipeline", "deepspeed, stage: 2"),
     "fsdp": ("one process", "ddp"),
     "fsdp over 4 ranks": ("fsdp",),
+    "fsdp, offload: true": ("one process", "fsdp, replicas: 2, offload: true"),
     "fsdp, tensor: 2": ("one process",),
     "context": ("one process",),
     "pipeline": ("one process",),

@@ -112,6 +112,31 @@ def test_weights_that_wait_on_the_host_are_counted_there(kit: SimpleNamespace, p
     assert parts[0] == parts[1]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_parts_that_wait_on_the_host_are_all_counted_there(kit: SimpleNamespace, precision: str) -> None:
+    """Over four ranks, of a model whose parts are what trains: none of weights, optimizer state and summed gradients
+    is left on the device, which needs room for the part that is gathered next."""
+    shard: Any = lambda *_: None  # noqa: E731
+    here = Sharding(weights=4, gradients=4, optimizer=4, shard=shard)
+    on_device, on_host = (
+        planned(kit, of, hardware=GPU, precision=precision).memory for of in (here, replace(here, on_host=True))
+    )
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    trained = request.trains.parameters
+    weights = ({"bf16": 2, "fp32": 4}[precision] * request.base.model.parameters + 4 * trained) // 4
+    assert on_device.parts["weights"] == pytest.approx(weights, rel=0.01)
+    moved = {name: on_device.parts[name] - on_host.parts[name] for name in ("weights", "gradients", "optimizer")}
+    assert moved == {
+        "weights": on_device.parts["weights"], "gradients": 4 * trained // 4, "optimizer": 8 * trained // 4,
+    }  # fmt: skip
+    assert {name: on_host.host[name] for name in moved} == moved
+    brought = on_host.parts["gathered"] - on_device.parts["gathered"]
+    assert 0 < brought < on_device.parts["weights"]
+    on_cpu = [planned(kit, of).memory for of in (here, replace(here, on_host=True))]
+    measured = {"overhead": 0}
+    assert {**on_cpu[0].parts, **measured} == {**on_cpu[1].parts, **measured} and on_cpu[1].host == {}
+
+
 def test_a_plan_before_ranks_have_met_refuses_what_theirs_will(kit: SimpleNamespace) -> None:
     """`ft check` of a run over several ranks has no line to them."""
     request: PlanRequest = kit.plan_request(kit.facts(kit.config()))

@@ -111,6 +111,12 @@ def test_another_way_to_share_is_refused() -> None:
             {"name": "fsdp", "keep_layers": True},
         ),
         ("trl", {"model_name_or_path": "m", "dataset_name": "d", "fsdp": "no_shard auto_wrap"}, "ddp"),
+        ("trl", {"model_name_or_path": "m", "dataset_name": "d", "fsdp": "no_shard offload"}, "ddp"),
+        (
+            "trl",
+            {"model_name_or_path": "m", "dataset_name": "d", "fsdp": "offload shard_grad_op"},
+            {"name": "fsdp", "keep_layers": True, "offload": True},
+        ),
         ("trl", {"model_name_or_path": "m", "dataset_name": "d", "fsdp": True}, "fsdp"),
         (
             "accelerate",
@@ -150,10 +156,10 @@ def test_what_sharded_training_does_not_have_is_said() -> None:
         "fsdp_sharding_strategy": "HYBRID_SHARD", "fsdp_use_orig_params": False, "fsdp_odd": 3,
     }  # fmt: skip
     account = read_tool({"base_model": "m", "fsdp_config": given}, "axolotl")
-    assert account.recipe["scale"] == {"strategy": "fsdp"}
+    assert account.recipe["scale"] == {"strategy": {"name": "fsdp", "offload": True}}
     assert account.recipe["train"]["gradient_checkpointing"] is True
     of_key = {key.removeprefix("fsdp_config."): outcome for key, outcome in outcomes(account).items()}
-    assert of_key["offload_params"] == of_key["odd"] == "not taken"
+    assert of_key["offload_params"] == "taken" and of_key["odd"] == "not taken"
     assert of_key["sharding_strategy"] == "otherwise"
     assert of_key["state_dict_type"] == of_key["use_orig_params"] == "no effect"
 

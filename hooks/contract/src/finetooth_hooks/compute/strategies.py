@@ -187,7 +187,8 @@ class Sharding:
             rank has something of every layer.
         divided: what `shard` gives is a `DividedModel`, which holds what trains in addition to the weights that are
             gathered.
-        on_host: a rank's part of the weights that are gathered lies in the memory of the host.
+        on_host: a rank's part of the weights that are gathered lies in the memory of the host; if the model is not
+            `divided`, its parts of gradients and optimizer state, too.
         whole: of a divided model, gives all numbers of a parameter that does not train, in host memory and for the
             caller alone; all ranks ask. None: the model is made whole for it.
         sampled_by_layer: sampling gathers a layer when it computes, for each token; else the whole model, once.

@@ -19,6 +19,9 @@ class FsdpOptions(Options):
     keep_layers: bool = False
     """Whether a layer stays gathered from the forward to the backward pass. It is sent once less, but between the two
     passes every device holds the whole model."""
+    offload: bool = False
+    """Whether a rank's part of the weights, gradients and optimizer state lies in host memory, where the update is
+    computed. A layer's part comes to the device when the layer is gathered."""
     sampling: Literal["whole", "layers"] = "whole"
     """What a rank gathers to sample: the `whole` model, once; or `layers`, each when it computes, for every token. The
     device then needs room for only two layers, but a token takes as long as sending the model."""

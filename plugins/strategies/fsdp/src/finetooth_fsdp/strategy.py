@@ -16,7 +16,14 @@ from finetooth_hooks.protocols import Collective, Engine, Foreseen, Neighbours, 
 from finetooth_torchshared.collective import RowLine, TorchCollective, digest_of
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor
 
 from finetooth_fsdp.options import FsdpOptions
@@ -89,7 +96,7 @@ class Fsdp:
         return Sharding(
             weights=shards, gradients=parts, optimizer=parts, shard=self._shard if world > 1 else None,
             layers=tensor, positions=context, neighbours=self._opened if context > 1 else None,
-            sampled_by_layer=self._options.sampling == "layers",
+            sampled_by_layer=self._options.sampling == "layers", on_host=self._options.offload,
         )  # fmt: skip
 
     def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
@@ -114,14 +121,16 @@ class Fsdp:
             param_dtype=computed, reduce_dtype=None if computed is None else torch.float32, cast_forward_inputs=False
         )
         mesh = self._mesh["parts"] if self._options.replicas == 1 else self._mesh["replicas", "parts"]
-        keeps = self._options.keep_layers
+        keeps, offloads = self._options.keep_layers, self._options.offload
+        # pinned, so that copies need not wait for each other; a CPU copies nothing
+        place = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offloads else OffloadPolicy()
         plan = tensor_plan(model, self._options.tensor) if self._options.tensor > 1 else {}
         for layer in layers:
             _hold_in_fp32(layer)  # in turn: the whole layer goes again where it is divided
             divide_layer(layer, plan, self._mesh["tensor"])
-            fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=not keeps)
+            fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=not keeps)
         _hold_in_fp32(model)
-        fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        fully_shard(model, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=True)
         # What the engine computes may be a view, and no engine changes it in place.
         view = rf"FSDP2-wrapped module \({type(model).__name__}\) returned a view"
         warnings.filterwarnings("ignore", view, category=UserWarning)

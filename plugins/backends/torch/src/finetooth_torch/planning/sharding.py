@@ -172,23 +172,36 @@ def of_one_rank(
     if sharding.divided:
         masters = 4 * trained // sharding.weights
         of_base = (parts["weights"] - (4 * trained if size < BYTES["fp32"] else 0)) // sharding.weights
-        away = of_base if sharding.on_host and request.place.hardware.device != "cpu" else 0
-        parts["weights"] = masters + of_base - away
-        host |= {"weights": away} if away else {}
+        waiting = of_base if sharding.on_host and request.place.hardware.device != "cpu" else 0
+        parts["weights"] = masters + of_base - waiting
+        host |= {"weights": waiting} if waiting else {}
     else:
         # what trains is held in fp32 alone, and made what the model computes in where it is gathered
         weights = parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
         parts["weights"] = (weights * (elsewhere + in_layers) // max(gathered, 1)) // sharding.weights
     parts["optimizer"] //= sharding.optimizer
+    host |= {"optimizer": host["optimizer"] // sharding.optimizer} if "optimizer" in host else {}
     made = max(of_head, (size + 4) * trained // layers)
+    away = not sharding.divided and sharding.on_host and request.place.hardware.device != "cpu"
     if sharding.weights * sharding.layers > 1:
         sampled_whole = "generate" in request.needs and not sharding.sampled_by_layer
         at_once = in_layers if sampled_whole else min(in_layers, GATHERED_LAYERS * in_layers // layers)
+        if away:  # the rank's part of what is gathered next comes to the device first
+            coming = [parts["weights"] * of // max(gathered, 1) for of in (elsewhere, in_layers // layers)]
+            at_once = max(coming[0], at_once + coming[1])
         parts["gathered"] = parts.get("gathered", 0) + elsewhere + at_once
         # Those of all that lies in no layer are made whole, and summed in fp32 once nothing is gathered any more.
         last = 0 if request.trains.base_frozen else (size + 4) * elsewhere // size
         made = max(made, last - parts["gathered"])
     parts["gradients"] = 4 * trained // sharding.gradients + made
+    if away:
+        later = {
+            "gradients": parts["gradients"] - made,
+            "optimizer": host.get("optimizer", 0) + parts["optimizer"],
+            "update": int(request.updates.update_bytes * trained) // sharding.optimizer,
+        }
+        host |= {"weights": parts["weights"], **later, "loading": max(0, host["loading"] - sum(later.values()))}
+        parts |= {"weights": 0, "gradients": made, "optimizer": 0, "update": 0}
     if "gathered" in parts and request.place.hardware.device == "cpu":  # every rank reads the whole model first
         later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
         parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)

@@ -2,9 +2,10 @@
 
 The model's parameters are gathered in the precision that it computes in while a layer needs them. Masters are this
 rank's parts of them in fp32, as plain tensors in the memory of DTensors, so that an optimizer that treats every number
-by itself needs to know nothing of ranks. A backward pass leaves sums over all ranks with the strategy; they go to the
-masters after each call. What is saved is whole, and in the host memory of one rank: a device has room for one tensor of
-it, and a host may have several ranks.
+by itself needs to know nothing of ranks. They may lie in host memory, where the optimizer then updates them; ranks
+exchange on their devices. A backward pass leaves sums over all ranks with the strategy; they go to the masters after
+each call. What is saved is whole, and in the host memory of one rank: a device has room for one tensor of it, and a
+host may have several ranks.
 """
 
 from __future__ import annotations
@@ -151,11 +152,7 @@ class ShardedParameters(TrainedParameters):
     def whole(self, tensors: Mapping[str, Tensor], *, everywhere: bool = False) -> Mapping[str, Tensor]:
         full, keeps = {}, everywhere or self.keeps
         for name, tensor in tensors.items():
-            of = self._parts[name]
-            part = DTensor.from_local(
-                tensor.detach().to(of.device), of.device_mesh, of.placements, shape=of.shape, stride=of.stride()
-            )
-            full[name] = _kept(part.full_tensor().cpu().view(self._shapes[name]), keeps)
+            full[name] = _kept(_whole(self._parts[name], tensor.detach()).view(self._shapes[name]), keeps)
         return full
 
     @torch.no_grad()
@@ -172,9 +169,10 @@ class ShardedParameters(TrainedParameters):
     @staticmethod
     def _own(of: DTensor, whole: Tensor) -> Tensor:
         """From the rank that keeps it; what the others give has its shape alone."""
-        whole = torch.empty_like(whole, device=of.device) if whole.is_meta else whole.to(of.device)
+        device = of.device_mesh.device_type
+        whole = torch.empty_like(whole, device=device) if whole.is_meta else whole.to(device)
         placed = distribute_tensor(whole.reshape(of.shape), of.device_mesh, of.placements, src_data_rank=0)
-        return placed.to_local().clone()
+        return placed.to_local().to(of.device, copy=True)
 
     def built(self, build: Callable[[], Network]) -> Network:
         made: Network = self._sharded.computing(build)()  # layer by layer: no rank has room for all
@@ -197,7 +195,10 @@ class ShardedParameters(TrainedParameters):
             square = squares.setdefault((part.device_mesh, divided_by), torch.zeros((), device=master.device))
             if master.grad is not None:
                 square += torch.linalg.vector_norm(master.grad, dtype=torch.float32) ** 2
-        totals = [DTensor.from_local(square, *key).full_tensor() for key, square in squares.items()]
+        totals = [
+            DTensor.from_local(square.to(mesh.device_type), mesh, by).full_tensor()
+            for (mesh, by), square in squares.items()
+        ]
         return math.sqrt(sum(map(float, totals)))
 
     @contextmanager
@@ -209,7 +210,7 @@ class ShardedParameters(TrainedParameters):
         in_turn = None if take else self._whole
         with self._sharded.gathered() if in_turn is None else nullcontext():
             masters = self.whole(dict(self.named()), everywhere=take or self.exports)
-            device = next(iter(self._parts.values())).device
+            device = next(iter(self._parts.values())).device_mesh.device_type
             trained = {
                 name: nn.Parameter(masters[name].to(device if take else None, dtype))
                 for name, dtype in zip(self.names, self._given_dtypes, strict=True)
@@ -234,9 +235,16 @@ class ShardedParameters(TrainedParameters):
                     module._parameters[at] = own
 
 
-def _whole(parameter: Any) -> Tensor:
-    full: Tensor = parameter.full_tensor()
-    return full.cpu()
+@torch.no_grad()
+def _whole(of: Any, own: Tensor | None = None) -> Tensor:
+    """All numbers of a tensor that is divided as `of`, in host memory.
+
+    Args:
+        own: this rank's part; None: that of `of` itself.
+    """
+    mesh, part = of.device_mesh, of.to_local() if own is None else own
+    part = DTensor.from_local(part.to(mesh.device_type), mesh, of.placements, shape=of.shape, stride=of.stride())
+    return part.full_tensor().cpu()
 
 
 def _kept(whole: Tensor, keeps: bool) -> Tensor:

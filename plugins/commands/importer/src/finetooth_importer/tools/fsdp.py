@@ -13,7 +13,7 @@ NO_EFFECT: Mapping[str, str] = tables.notes(TABLES["no_effect"])
 """Keys that change nothing here, and why."""
 SHARDING: Mapping[str, str] = TABLES["sharding"]
 """Ways to divide a model, by transformers' and torch's names, as they are called here: fsdp, keep_layers or ddp."""
-SHARDS = "each rank keeps its part on its own device"
+UNDIVIDED = "every rank has the whole model on its device"
 HYBRID = "the parts are spread over all devices, on several machines too"
 OTHER = "the strategy fsdp has no such setting"
 
@@ -41,10 +41,11 @@ def read_configuration(account: Account, words: list[tuple[str, str]], config: A
     """Translates each key of `fsdp_config`, and each word of `fsdp`."""
     account.set("scale.strategy", "fsdp")
     inside = list(_options(config)) if isinstance(config, Mapping) else []
+    offloads = [(key, word) for key, word in words if word.lower() == "offload"]
     for key, word in words:
         if word.lower() == "offload":
-            account.inside(key, word, "not taken", note=SHARDS)
-        elif word.lower() != "auto_wrap":
+            continue
+        if word.lower() != "auto_wrap":
             _divided(account, key, word)
     for name, value in inside:
         key = f"fsdp_config.{name}"
@@ -54,11 +55,21 @@ def read_configuration(account: Account, words: list[tuple[str, str]], config: A
             account.set("train.gradient_checkpointing", bool(value))
             account.inside(key, value, "taken", "train.gradient_checkpointing")
         elif name in ("offload_params", "cpu_offload"):
-            account.inside(key, value, "not taken" if value else "no effect", note=SHARDS if value else "it is off")
+            if value:
+                offloads.append((key, value))
+            else:
+                account.inside(key, value, "no effect", note="it is off")
         elif name in NO_EFFECT or says_nothing(value) or value is False:
             account.inside(key, value, "no effect", note=NO_EFFECT.get(name, "it is off"))
         else:
             account.inside(key, value, "not taken", note=OTHER)
+    strategy = account.recipe["scale"]["strategy"]
+    for key, value in offloads:
+        if strategy == "ddp":
+            account.inside(key, value, "not taken", note=UNDIVIDED)
+        else:
+            account.set("scale.strategy.offload", True)
+            account.inside(key, value, "taken", "scale.strategy.offload")
 
 
 def _options(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
