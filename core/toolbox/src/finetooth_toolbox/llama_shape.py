@@ -39,7 +39,7 @@ def llama_facts(
         head_dim=int(config.get("head_dim") or hidden // heads),
         ffn_size=int(config["intermediate_size"]),
         vocab_size=int(config["vocab_size"]),
-        max_positions=int(config.get("max_position_embeddings") or max_positions),
+        max_positions=longest_row(config, max_positions),
         layer_path="model.layers",
         body="model",
         head=Head("lm_head"),
@@ -49,6 +49,17 @@ def llama_facts(
         tied=bool(config.get("tie_word_embeddings", False)),
         block=llama_block(config, **(block or {})),
     )
+
+
+def longest_row(config: Mapping[str, Any], otherwise: int) -> int:
+    """Positions of the longest sequence; where `dynamic` scaling adds some, the config states the original ones.
+
+    Args:
+        otherwise: where the config does not say.
+    """
+    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    factor = scaling.get("factor", 1) if scaling.get("rope_type", scaling.get("type")) == "dynamic" else 1
+    return int((config.get("max_position_embeddings") or otherwise) * factor)
 
 
 def linear_shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
@@ -76,20 +87,16 @@ def layer_matrices(facts: ModelFacts) -> list[tuple[int, int]]:
         modules = [module for layer in facts.per_layer for module in linears(layer).items()]
         return [shape for path, shape in modules if targeted(path, facts.linear_targets)]
     shapes = linear_shapes(facts)
-    names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
-    return [shapes[name] for name in names if name in shapes] * facts.layers
+    return [shapes[name] for of in facts.linear_targets if (name := of.rsplit(".", 1)[-1]) in shapes] * facts.layers
 
 
 def layer_weights(facts: ModelFacts) -> int:
     """Numbers in the matrices of all decoder layers, experts included, as far as the facts tell."""
     if not facts.per_layer:
         return sum(inputs * outputs for inputs, outputs in layer_matrices(facts))
-    total = 0
-    for layer in facts.per_layer:
-        total += sum(inputs * outputs for inputs, outputs in linears(layer).values())
-        if experts := layer.experts:
-            total += facts.hidden_size * experts.count * (1 + (2 + experts.gated) * experts.width)
-    return total
+    total = sum(inputs * outputs for layer in facts.per_layer for inputs, outputs in linears(layer).values())
+    experts = [layer.experts for layer in facts.per_layer if layer.experts]
+    return total + facts.hidden_size * sum(of.count * (1 + (2 + of.gated) * of.width) for of in experts)
 
 
 def linears(layer: LayerFacts) -> dict[str, tuple[int, int]]:

@@ -62,6 +62,9 @@ def test_what_a_class_would_pass_over_is_refused() -> None:
     assert "config without hidden_size" in refused({**llama, **dict.fromkeys(("layer_types",))})
     assert "computes other numbers than transformers" in refused({"model_type": "falcon_h1"})
     assert "(gemma3) reads more than text" in refused({"model_type": "gemma3", "text_config": {"hidden_size": 16}})
+    assert "by the length of each row (dynamic)" in refused({**llama, "rope_parameters": {"rope_type": "dynamic"}})
+    long = {"model_type": "phi3", "rope_scaling": {"type": "longrope"}}
+    assert "by the length of each row (longrope)" in refused(long)
     irregular = ["full_attention", "sliding_attention", "sliding_attention"]
     assert "no regular order" in refused({"model_type": "gemma3_text", "layer_types": irregular})
     assert "sliding window" in refused({"model_type": "starcoder2", "sliding_window": 4096})

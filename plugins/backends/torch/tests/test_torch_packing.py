@@ -322,8 +322,6 @@ def test_the_plan_says_what_resetting_states_costs(kit: SimpleNamespace) -> None
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        ({"rope_scaling": {"rope_type": "longrope"}}, "longest sequence in the batch"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "dynamic"}}}, "longest sequence in the batch"),
         ({"text_config": {"block_types": ["recurrent", "attention"]}}, "recurrent layers"),
     ],
 )

@@ -91,7 +91,6 @@ ATTENTION: Any = SimpleNamespace(filling="rows", names="sdpa")
     ("config", "more", "why"),
     [
         ({"layer_types": ["linear_attention"]}, {}, "linear_attention layers hand a state on"),
-        ({"rope_scaling": {"rope_type": "dynamic"}}, {}, "the angles of its positions"),
         ({"vision_config": {"depth": 1}}, {}, "finds the places of images and sounds"),
         ({"attention_dropout": 0.1}, {}, "drops weights of attention"),
         ({}, {"needs": frozenset({"repetition_penalty"})}, "a repetition penalty"),

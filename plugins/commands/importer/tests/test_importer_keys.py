@@ -314,7 +314,7 @@ def test_a_recipe_with_a_corpus_and_a_channel_keeps_its_meaning() -> None:
     [
         ({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192},
          {"rope_type": "yarn", "factor": 4.0}, "otherwise"),
-        ({"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "ntk", "factor": 2.0}, "otherwise"),
+        ({"rope_type": "dynamic", "factor": 2.0}, {"rope_type": "dynamic", "factor": 2.0}, "otherwise"),
         ({"type": "longrope", "factor": 2.0}, None, "not taken"),
         (None, None, "not taken"),
     ],

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import finetooth
+import numpy as np
 import pytest
 import torch
 import transformers
 from finetooth_core.cli import main
-from finetooth_hooks import RecipeError
+from finetooth_hooks import Datum, RecipeError
 from finetooth_kit.tiny_runs import TinyRuns
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 ORIGINAL = 64
 YARN = {"rope_type": "yarn", "factor": 4.0}
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0}
 IDS = torch.arange(200).remainder(97)[None]
 
@@ -28,6 +31,7 @@ IDS = torch.arange(200).remainder(97)[None]
         (YARN, {}),
         ({**YARN, "beta_fast": 16.0, "attention_factor": 1.5}, {}),
         ({"rope_type": "linear", "factor": 4.0}, {}),
+        (DYNAMIC, {}),
         (LLAMA3, {"low_freq_factor": 1.0, "high_freq_factor": 4.0}),
         ({**LLAMA3, "low_freq_factor": 2.0}, {"high_freq_factor": 4.0}),
     ],
@@ -36,16 +40,18 @@ def test_logits_are_those_of_transformers(
     tmp_path: Path, write: Callable[..., Any], loader_of: Callable[..., Any], ours: Any, theirs: Any
 ) -> None:
     write(tmp_path / "m")
-    original = {} if ours["rope_type"] == "linear" else {"original_max_position_embeddings": ORIGINAL}
+    of_row = ours["rope_type"] == "dynamic"
+    original = {} if of_row or ours["rope_type"] == "linear" else {"original_max_position_embeddings": ORIGINAL}
+    longest = ORIGINAL if of_row else ORIGINAL * int(ours["factor"])
     wanted = transformers.AutoModelForCausalLM.from_pretrained(
-        tmp_path / "m", max_position_embeddings=ORIGINAL * int(ours["factor"]),
+        tmp_path / "m", max_position_embeddings=longest,
         rope_parameters={"rope_theta": 10000.0, **ours, **theirs, **original},
     ).eval()  # fmt: skip
     loader = loader_of(rope_scaling=ours)
     got = loader.load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
     with torch.no_grad():
         torch.testing.assert_close(got(IDS).logits, wanted(IDS).logits, rtol=0, atol=0)
-    assert loader.describe(str(tmp_path / "m")).config["max_position_embeddings"] == ORIGINAL * ours["factor"]
+    assert loader.describe(str(tmp_path / "m")).config["max_position_embeddings"] == longest
 
 
 def test_ntk_is_dynamic_scaling_at_the_full_length(
@@ -57,6 +63,44 @@ def test_ntk_is_dynamic_scaling_at_the_full_length(
     loader = loader_of(rope_scaling={"rope_type": "ntk", "factor": 4.0})
     model = loader.load(str(tmp_path / "m"), framework="torch", precision="fp32", device="cpu")
     torch.testing.assert_close(model.model.rotary_emb.inv_freq, wanted, rtol=1e-6, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["sft", "pretrain", "dpo"])
+def test_dynamic_rows_train_alike_however_they_are_laid_out(
+    tiny_run: TinyRuns, tiny_model_folder: Path, tmp_path: Path, method: str
+) -> None:
+    """Rows within and beyond 256 positions, packed, padded and one at a time; and what was trained, as transformers
+    computes a row of it."""
+    rows = []
+    for i, times in enumerate((5, 40, 120, 170)):
+        said = {"sft": {"completion": f"{i} " * times}, "pretrain": {"text": f"Say {i}. " + f"{i} " * times},
+                "dpo": {"chosen": f"{i} " * times, "rejected": f"{i + 1} " * (times // 2 + 3)}}  # fmt: skip
+        rows.append({**({} if method == "pretrain" else {"prompt": f"Say {i}."}), **said[method]})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = {"name": str(tiny_model_folder), "loader": {"name": "transformers", "rope_scaling": DYNAMIC}}
+    made = []
+    for packing, tokens in (("auto", 2048), (False, 2048), ("auto", 512)):
+        made.append(tiny_run({
+            "model": model, "method": method, "data": {"train": str(tmp_path / "rows.jsonl")},
+            "backend": {"name": "torch", "packing": packing},
+            "train": {"max_length": 480, "batch_size": 4, "micro_batch_tokens": tokens, "precision": "fp32"},
+        }))  # fmt: skip
+    for run in made[1:]:
+        assert run.losses == pytest.approx(made[0].losses, rel=2e-6)
+    assert main(["merge", str(made[0].folder), "--output", str(tmp_path / "merged")]) == 0
+    merged = str(tmp_path / "merged")
+    config = transformers.AutoConfig.from_pretrained(merged)
+    assert config.rope_parameters["rope_type"] == "dynamic" and config.max_position_embeddings == 256
+    data = [Datum.from_tokens([i % 97 for i in range(length)]) for length in (30, 301, 401)]
+    train = {"max_length": 480, "precision": "fp32", "batch_size": 4, "micro_batch_tokens": 2048}
+    found = finetooth.engine({"model": merged, "train": train}).logprobs(data)
+    for datum, ours in zip(data, found, strict=True):
+        model = transformers.AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+        with torch.no_grad():
+            logprobs = model(torch.from_numpy(datum.tokens)[None]).logits[0].log_softmax(-1)
+        wanted = logprobs.gather(1, torch.from_numpy(datum.targets)[:, None])[:, 0].numpy()
+        np.testing.assert_allclose(ours, wanted, rtol=0, atol=2e-5)
 
 
 def test_a_model_of_other_positions_is_another_base(

@@ -429,7 +429,7 @@ class TorchEngine(EngineBase):
                 data,
                 budget=self._budget,
                 together="sequence" if loss is None else loss.together,
-                whole=whole,
+                whole=whole or network.reads_whole_rows,
                 packed=network.body.packed,
                 shares=network.body.shares,
                 least_saved=network.body.least_saved,

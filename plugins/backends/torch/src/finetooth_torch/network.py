@@ -186,6 +186,12 @@ class Network:
         """Whether ranks compute each row together: each some of its positions, or some of the layers."""
         return self.slices is not None or self.staged is not None
 
+    @property
+    def reads_whole_rows(self) -> bool:
+        """Whether positions after the last that counts are computed too: the length of a row decides its angles."""
+        networks = [self, *(other for other in self.holders.values() if isinstance(other, Network))]
+        return any(network.transformers.by_length for network in networks)
+
     def took(self, flops: float) -> None:
         """What has been counted since `executed` was asked is this; another rank has counted it."""
         self._flops = flops

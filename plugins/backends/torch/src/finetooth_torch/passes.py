@@ -145,7 +145,7 @@ class Runner:
         evaluated = Evaluated([{} for _ in work.data], totals, dict(work.state))
         batches = work.batches
         if spec.together == "step" and len(batches) > 1:
-            batches = (replace(one_batch(work.data), pieces=batches),)
+            batches = (replace(one_batch(work.data, whole=self._network.reads_whole_rows), pieces=batches),)
         self._wrong = None
         if (self._ranks.sharded or self._network.staged) and any(batch.pieces for batch in batches):
             raise EngineError(

@@ -13,6 +13,7 @@ import torch
 import transformers
 from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import Head, ModelFacts
+from finetooth_toolbox.llama_shape import longest_row
 from transformers.pytorch_utils import Conv1D
 
 ATTENTION_NAMES = ("attn", "attention")
@@ -58,7 +59,7 @@ class Auto:
             head_dim=int(getattr(settings, "head_dim", None) or settings.hidden_size // heads),
             ffn_size=_ffn_size(layers, settings),
             vocab_size=int(settings.vocab_size),
-            max_positions=int(getattr(settings, "max_position_embeddings", None) or 2048),
+            max_positions=_longest_row(settings),
             layer_path=layer_path,
             body=body,
             head=_head(model, settings),
@@ -70,6 +71,12 @@ class Auto:
             towers=towers,
             tower_parameters=sum(p.numel() for path in towers for p in model.get_submodule(path).parameters()),
         )
+
+
+def _longest_row(settings: Any) -> int:
+    """Some types call the number of their positions otherwise in a config's file."""
+    stated = getattr(settings, "max_position_embeddings", None)
+    return longest_row({**settings.to_dict(), "max_position_embeddings": stated}, 2048)
 
 
 def _built(config: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -13,12 +13,13 @@ SETTING = "model.loader.rope_scaling"
 
 
 class RopeScaling(Options):
-    """How rotary embeddings are scaled, all in ways whose angles depend on a token's position alone."""
+    """How rotary embeddings are scaled."""
 
-    rope_type: Literal["linear", "ntk", "yarn", "llama3"]
+    rope_type: Literal["linear", "ntk", "dynamic", "yarn", "llama3"]
     """`yarn` (arXiv:2309.00071) keeps fast frequencies and slows the others down; the usual choice. `linear`
-    (arXiv:2306.15595) slows all down equally. `ntk` raises the base; it is `dynamic` scaling with the angles of the
-    full length at every length. `llama3` is that of Llama 3.1."""
+    (arXiv:2306.15595) slows all down equally. `ntk` raises the base. `dynamic` raises it with the length of each row,
+    and leaves rows within the original positions as they are; it trains longer rows, and samples none. `llama3` is that
+    of Llama 3.1."""
     factor: float = Field(gt=1)
     """By how much the number of positions grows."""
     attention_factor: float | None = Field(default=None, gt=0)
@@ -49,8 +50,9 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
 def scale_positions(config: Any, scaling: RopeScaling, reference: str) -> None:
     """Write the scaling into transformers' config of a model, so that whatever is built or written by it has it.
 
-    The base of `ntk` is theta x factor^(d / (d - 2)) for d rotated dimensions of a head; `dynamic` reaches it when a
-    sequence is `factor` times as long as the original.
+    The base of `ntk` is theta x factor^(d / (d - 2)) for d rotated dimensions of a head. That of `dynamic` is theta x
+    (factor x length / original - factor + 1)^(d / (d - 2)) for a row of more than the original positions, of which
+    transformers' config keeps the number.
 
     Raises:
         RecipeError: an option of another type, or a model that has no rotary embeddings of one plain kind.
@@ -73,7 +75,8 @@ def scale_positions(config: Any, scaling: RopeScaling, reference: str) -> None:
         )  # fmt: skip
     original = int(text.max_position_embeddings)
     text.rope_parameters = {**present, **_parameters(text, scaling, original, float(present["rope_theta"]))}
-    text.max_position_embeddings = int(original * scaling.factor)
+    if scaling.rope_type != "dynamic":
+        text.max_position_embeddings = int(original * scaling.factor)
 
 
 def _parameters(text: Any, scaling: RopeScaling, original: int, theta: float) -> dict[str, Any]:
@@ -85,5 +88,5 @@ def _parameters(text: Any, scaling: RopeScaling, original: int, theta: float) ->
     chosen = {name: value for name, value in named.items() if value is not None}
     if scaling.rope_type == "llama3":
         chosen = {**LLAMA3, **chosen}
-    length = {} if scaling.rope_type == "linear" else {"original_max_position_embeddings": original}
+    length = {} if scaling.rope_type in ("linear", "dynamic") else {"original_max_position_embeddings": original}
     return {"rope_type": scaling.rope_type, "factor": scaling.factor, **chosen, **length}

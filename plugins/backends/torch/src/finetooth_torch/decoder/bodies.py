@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -19,10 +19,11 @@ from finetooth_steps.layout import least_saved
 from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor, nn
 
-from finetooth_torch.attention.handing import handing
+from finetooth_torch.attention.handing import handed, handing
 from finetooth_torch.attention.slices import Slices
 from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise, no_noise
+from finetooth_torch.layout.angles import turn_by_length
 from finetooth_torch.layout.rectangles import Rectangle, on_host
 from finetooth_torch.layout.shared_rows import Masks, kinds_argument, pack, packed_states, sliced_states
 from finetooth_torch.layout.stream import laid_out
@@ -86,6 +87,7 @@ class TransformersBody:
 
     Attributes:
         slices: this rank's share of the positions of each row; None: all.
+        by_length: the length of a sequence decides its rotary angles.
     """
 
     slices: Slices | None = None
@@ -116,6 +118,7 @@ class TransformersBody:
         self._body, self._masks, self._skips, self._layers = body, masks, skips, layers
         self._towers, self._processor = tuple(towers), processor
         self._types = kinds_argument(body) if towers else ""
+        self.by_length = turn_by_length(body)
         self._keeps_states = "cache_params" in inspect.signature(body.forward).parameters  # Mamba: it has no keys
 
     def states(self, rectangle: Rectangle, *, everywhere: bool, layers: Collection[int] = ()) -> States:
@@ -165,19 +168,25 @@ class TransformersBody:
         extra = self.media(rectangle.tokens, rectangle.media) if rectangle.media else {}
         cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device).view(rectangle.tokens.shape)
         _lay_out(self.draws, rectangle, cells, cells.shape)
-        with _noisy(self.noise, rectangle, cells, cells.numel()):
+        with _noisy(self.noise, rectangle, cells, cells.numel()), self._lengths(rectangle):
             hidden = self.hidden(rectangle.tokens, positions=rectangle.positions, **extra).last_hidden_state
         if rectangle.media:
             self.take_shift()  # of these rows; generation would take them for those of its own
         rows, width = rectangle.tokens.shape
         return States(hidden.flatten(0, 1), cells, Computed((width,) * rows, 0))
 
+    def _lengths(self, rectangle: Rectangle) -> AbstractContextManager[None]:
+        """While entered, angles that depend on lengths are those of the rows without their padding."""
+        width = rectangle.tokens.shape[1]
+        rows = tuple((length, width - length) if length < width else (width,) for length in rectangle.batch.lengths)
+        return handing(rows) if self.by_length else nullcontext()
+
     def hidden(self, tokens: Tensor, *, positions: Tensor | None = None, **extra: Any) -> Any:
         """The body's output for (S, T) ids; `last_hidden_state` is (S, T, D)."""
         if positions is not None and "attention_mask" not in extra:
             # without a mask transformers takes a jump in the positions for a packed second sequence
             extra["attention_mask"] = torch.ones_like(tokens)
-            with handing(((tokens.shape[1],),) * tokens.shape[0]):
+            with handing(handed() or ((tokens.shape[1],),) * tokens.shape[0]):
                 return self.hidden(tokens, positions=positions, **extra)
         if positions is not None:
             extra["position_ids"] = positions

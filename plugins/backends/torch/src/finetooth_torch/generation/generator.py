@@ -33,6 +33,7 @@ from finetooth_torch.generation.rows_in_progress import Row, Writing
 from finetooth_torch.generation.sampling import row_streams
 from finetooth_torch.heads.repetition import Additions, SeenIds
 from finetooth_torch.network import Network
+from finetooth_torch.planning.row_sharing import scaled_by_length
 from finetooth_torch.precision import result_dtype
 
 WORTH_PACKING = 8
@@ -73,6 +74,7 @@ class Generator:
         self._network, self._tokenizer = network, tokenizer
         self._stop_ids, self._device, self._tokens = frozenset(stop_ids), device, tokens
         self._schemas = Schemas(tokenizer)
+        self._scaling, self._unchanged = scaled_by_length(network.config.to_dict())
         self.check_asked: Callable[[], None] = lambda: None  # raises if the driver of the engine wants it to stop
 
     def generate(
@@ -131,6 +133,21 @@ class Generator:
         check_prompts(
             prompts, vocab_size=facts.vocab_size, max_positions=facts.max_positions, check_shown=self._check_shown
         )
+        self._check_angles(prompts)
+
+    def _check_angles(self, prompts: Sequence[Sequence[int]]) -> None:
+        """
+        Raises:
+            EngineError: with each token that a prompt gets, the keys before it would have to be turned anew.
+        """
+        same = self._unchanged
+        for index, prompt in enumerate(prompts):
+            if len(prompt) == same or (self._scaling == "dynamic" and len(prompt) > same):
+                raise EngineError(
+                    f"prompt {index} has {len(prompt)} tokens, and from {same} positions on the rotary angles of this "
+                    f"model ({self._scaling}) change with the length of a row, which sampling does not follow",
+                    action=f"shorten it to less than {same} tokens",
+                )
 
     def _check_shown(self, index: int, prompt: ShownPrompt) -> None:
         """
@@ -146,7 +163,8 @@ class Generator:
 
     def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """Tokens that a completion may get."""
-        longest = self._network.facts.max_positions
+        longest, same = self._network.facts.max_positions, self._unchanged
+        longest = same if len(prompt) < same else longest  # there the angles of the tokens before would change
         return min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
 
     def _waves(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[list[int], range]]:

@@ -30,10 +30,11 @@ from finetooth_torch.attention.handing import handing
 from finetooth_torch.attention.interface import checked
 from finetooth_torch.attention.slices import Slices
 from finetooth_torch.decoder.trial_layers import narrow
+from finetooth_torch.layout.angles import turn_by_length
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.state_reset import Segments, replace_scans, states_reset
 from finetooth_torch.planning.attention import AttentionChoice
-from finetooth_torch.planning.row_sharing import WITH_TOWERS, obstacle
+from finetooth_torch.planning.row_sharing import WITH_TOWERS, obstacle, scaled_by_length
 
 Masks = Literal["own", "given", "told"]
 """Who keeps segments of a row apart: the model by a mask that it makes of their positions, a mask that we make, or
@@ -192,7 +193,10 @@ def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
     config: Any = getattr(body, "config", None)
     if config is None:
         return Rows(obstacle="the model has no config of transformers that says how its layers attend")
+    by_length, (scaling, _) = turn_by_length(body), scaled_by_length(config.to_dict())
     reason = obstacle(config.to_dict(), attention)
+    if scaling and not by_length:
+        reason = f"the model's own code turns positions by the longest sequence in the batch ({scaling})"
     if reason:
         return Rows(obstacle=reason)
     replace_scans(body)
@@ -204,7 +208,8 @@ def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
             except Exception as error:  # of the model's own code
                 leak = f"the model failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             if not leak:
-                return Rows(filling, masks, trees=_tree_obstacle(body, masks, attention))
+                several = f"its rotary angles ({scaling}) depend on the length of a sequence, and paths have several"
+                return Rows(filling, masks, trees=several if scaling else _tree_obstacle(body, masks, attention))
             reason = reason or leak
     return Rows(obstacle=reason)
 

@@ -29,7 +29,7 @@ from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import has_fused_sdpa, with_amd_kernels
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
-from finetooth_torch.planning.row_sharing import likely_steps, obstacle, padding, rescanned
+from finetooth_torch.planning.row_sharing import check_sampled, likely_steps, obstacle, padding, rescanned
 from finetooth_torch.planning.sharding import check_sharding, check_slicing, divided, of_one_rank
 from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
@@ -64,6 +64,7 @@ def decide(
     precision = with_cost(precision, request) if fp8 else precision
     request = replace(request, base=without_skipped(request.base))
     check_updates(request, held_in)
+    check_sampled(request)
     check_offload(request, offload)
     check_sharding(request, held_in, offload, share_base=share_base)
     base = request.base

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import PlanRequest
 from finetooth_steps.layout import filled
 from finetooth_steps.row_filling import Filling
 
@@ -21,7 +23,7 @@ LAYER_LISTS = ("layer_types", "layers_block_type", "block_types", "layers_type")
 CARRYING_SETTINGS = ("mamba_", "ssm_", "linear_conv_kernel_dim", "conv_L_cache", "conv_kernel", "time_step_rank")
 """Beginnings of settings that only such layers have."""
 ANGLES = ("dynamic", "longrope")
-"""Kinds of rotary scaling whose angles depend on the longest sequence in the batch."""
+"""Kinds of rotary scaling whose angles depend on the length of the sequence."""
 
 SHORTEST = 64
 """Positions of a chunk of linear attention: no sequence is computed by fewer."""
@@ -50,10 +52,21 @@ def obstacle(config: Mapping[str, Any], attention: AttentionChoice, *, divided: 
         carrying = _carrying(part)
         if carrying and (divided or any(word in carrying for word in WHOLE)):
             return f"{carrying} layers hand a state on from one sequence of a row to the next"
-        scaling = _scaling(part)
-        if scaling:
-            return f"the angles of its positions ({scaling}) depend on the longest sequence in the batch"
     return ""
+
+
+def scaled_by_length(config: Mapping[str, Any]) -> tuple[str, int]:
+    """The kind of a rotary scaling whose angles depend on the length of the sequence, and up to which length they do
+    not; ("", 0) if there is none."""
+    original = "original_max_position_embeddings"
+    for part in _parts(config):
+        scalings = [part.get("rope_scaling"), part.get("rope_parameters")]
+        scalings += [inner for of in scalings if isinstance(of, Mapping) for inner in of.values()]
+        for of in (of for of in scalings if isinstance(of, Mapping)):
+            if (kind := of.get("rope_type", of.get("type"))) in ANGLES:
+                length = of.get(original) or part.get(original) if kind == "longrope" else None
+                return str(kind), int(length or part.get("max_position_embeddings") or 0)
+    return "", 0
 
 
 def _parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -76,11 +89,18 @@ def _carrying(config: Mapping[str, Any]) -> str:
     return next(settings, "").split("_")[0]
 
 
-def _scaling(config: Mapping[str, Any]) -> str:
-    scalings = [config.get("rope_scaling"), config.get("rope_parameters")]
-    scalings += [inner for of in scalings if isinstance(of, Mapping) for inner in of.values()]
-    kinds = [of.get("rope_type", of.get("type")) for of in scalings if isinstance(of, Mapping)]
-    return next((str(kind) for kind in kinds if kind in ANGLES), "")
+def check_sampled(request: PlanRequest) -> None:
+    """
+    Raises:
+        PlanError: the run samples rows whose rotary angles change with each token that they get.
+    """
+    kind, same = scaled_by_length(request.base.model.config)
+    if kind == "dynamic" and "generate" in request.needs and request.train.max_length > same:
+        raise PlanError(
+            f"train.max_length={request.train.max_length}: the run samples, and from {same} positions on the rotary "
+            f"angles of the model ({kind}) change with each token of a row",
+            action=f"set it to at most {same}, or rope_scaling.rope_type to ntk or yarn",
+        )
 
 
 def scanned(lengths: Sequence[int] | np.ndarray) -> np.ndarray:

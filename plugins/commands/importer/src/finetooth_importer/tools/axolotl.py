@@ -139,8 +139,8 @@ def _trackers(account: Account) -> None:
     watched.tracked(account, "mlflow", names)
 
 
-SCALINGS = {"linear": "linear", "dynamic": "ntk", "yarn": "yarn", "llama3": "llama3"}
-"""Kinds of scaled positions, by transformers' name; angles that change with the longest row are none of ours."""
+SCALINGS = ("linear", "dynamic", "yarn", "llama3")
+"""Kinds of scaled positions that are a setting here too."""
 
 
 def _answers(account: Account) -> None:
@@ -168,8 +168,8 @@ def _positions(account: Account) -> None:
     own = {name: value for name, value in scaling.items() if name not in ("type", "original_max_position_embeddings")}
     account.set("model.loader.name", "transformers")
     account.take(
-        "overrides_of_model_config", "model.loader.rope_scaling", value={**own, "rope_type": SCALINGS[kind]},
-        note="of the model's own positions, with the angles of the full length",
+        "overrides_of_model_config", "model.loader.rope_scaling", value={**own, "rope_type": kind},
+        note="of the model's own positions; dynamic by the length of each row, not of the longest in a batch",
     )  # fmt: skip
 
 

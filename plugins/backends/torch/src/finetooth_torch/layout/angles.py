@@ -1,0 +1,99 @@
+"""Rotary angles that depend on the length of a sequence: each sequence gets those that it has alone.
+
+`dynamic` scaling raises the base with the length of what exceeds the model's positions, and `longrope` has other
+frequencies for it. transformers takes the longest row of a call for all of its rows, and remembers it for later calls.
+Here the length is that of each sequence, so that neither its row, its micro-batch nor an earlier call changes it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finetooth_torch.attention.handing import handed, handed_slices
+from finetooth_torch.planning.row_sharing import ANGLES
+
+
+class ByLength:
+    """What `turn_by_length` makes of a rotary module; of the same class otherwise."""
+
+
+def turn_by_length(body: nn.Module) -> bool:
+    """Have the rotary modules of a body turn each sequence by its own length, where that matters.
+
+    Returns:
+        Whether there are such modules. Code that comes with a model may have others, which stay as they are.
+    """
+    for module in body.modules():
+        if _kinds(module) and hasattr(type(module).forward, "__wrapped__") and not isinstance(module, ByLength):
+            module.__class__ = _by_length(type(module))
+    return any(isinstance(module, ByLength) for module in body.modules())
+
+
+def _kinds(module: nn.Module) -> list[str]:
+    """The scalings of a module that depend on the length."""
+    kinds = getattr(module, "rope_type", None)
+    named = kinds.values() if isinstance(kinds, dict) else [kinds]
+    return [kind for kind in named if kind in ANGLES]
+
+
+@cache
+def _by_length(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class like `kind` that turns by the length of each sequence."""
+    remembering: Callable[..., Any] = kind.forward
+    turning = inspect.unwrap(remembering)  # by the frequencies that the module has, whatever the positions are
+
+    @torch.no_grad()
+    def forward(self: Any, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> Any:
+        named = {} if layer_type is None else {"layer_type": layer_type}
+        scaling = self.rope_type if layer_type is None else self.rope_type[layer_type]
+
+        def of(length: int, positions: Tensor) -> Any:
+            for last in (0, length):  # a sequence of one position brings back what a new model has
+                remembering(self, x, torch.full((1, 1), last, device=positions.device), **named)
+            return turning(self, x, positions, **named)
+
+        if scaling not in ANGLES or position_ids.dim() != 2:
+            return remembering(self, x, position_ids, **named)
+        lengths, same = _lengths(position_ids), _unchanged(self, layer_type)
+        last = np.where(lengths > same, same if scaling == "longrope" else lengths - 1, 0)
+        different = np.unique(last)
+        if len(different) == 1:
+            return of(int(different[0]), position_ids)
+        flat = position_ids.expand(lengths.shape).flatten()
+        cells = [torch.from_numpy(np.flatnonzero(last == length)).to(flat.device) for length in different]
+        parts = [of(int(length), flat[own][None]) for length, own in zip(different, cells, strict=True)]
+        back = torch.cat(cells).argsort()
+
+        def together(of_parts: Any) -> Tensor:
+            return torch.cat(of_parts, 1)[0, back].unflatten(0, lengths.shape)
+
+        one = isinstance(parts[0], Tensor)  # complex numbers, not cosines and sines
+        return together(parts) if one else tuple(map(together, zip(*parts, strict=True)))
+
+    return type(kind.__name__, (ByLength, kind), {"forward": forward, "__module__": kind.__module__})
+
+
+def _unchanged(module: Any, layer_type: str | None) -> int:
+    """Up to how many positions a sequence has the angles of a new model."""
+    of = module.config.rope_parameters if layer_type is None else module.config.rope_parameters[layer_type]
+    kind = module.rope_type if layer_type is None else module.rope_type[layer_type]
+    return int(of["original_max_position_embeddings"] if kind == "longrope" else module.original_max_seq_len)
+
+
+def _lengths(position_ids: Tensor) -> NDArray[np.int64]:
+    """(R, W) of the sequence to which each position belongs."""
+    rows, slices = handed(), handed_slices()
+    if rows is None:
+        return np.asarray((position_ids.amax(1, keepdim=True) + 1).expand(position_ids.shape).cpu())
+    whole = np.stack([np.repeat(row, row) for row in rows]).astype(np.int64)
+    if slices is not None:
+        return whole[:, slices.columns(whole.shape[1], torch.device("cpu")).numpy()]
+    return whole[:, -position_ids.shape[1] :]  # behind what stands in a cache
