@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_hooks import Device, HardwareFacts, OptimizerBase, PlanError
-from finetooth_hooks.protocols import PlanRequest, Sharding
+from finetooth_hooks.protocols import PlanRequest, Sharding, Stored
 from finetooth_kit.fake_context import FakeContext
 from finetooth_torch.backend import TorchBackend, TorchOptions
 
@@ -135,6 +135,38 @@ def test_parts_that_wait_on_the_host_are_all_counted_there(kit: SimpleNamespace,
     on_cpu = [planned(kit, of).memory for of in (here, replace(here, on_host=True))]
     measured = {"overhead": 0}
     assert {**on_cpu[0].parts, **measured} == {**on_cpu[1].parts, **measured} and on_cpu[1].host == {}
+
+
+class InHalfBytes:
+    """Stores every linear weight in 4 bits."""
+
+    stored, skip, capabilities = Stored("halves of bytes", 0.5), (), frozenset[str]()
+
+    def takes(self, path: str, shape: tuple[int, int]) -> bool:
+        return True
+
+
+def test_a_base_in_fewer_bits_is_divided_where_the_strategy_can(kit: SimpleNamespace) -> None:
+    """Among four ranks, as it is stored; ranks that read weights as numbers refuse it."""
+    plain: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    quantizer: Any = InHalfBytes()
+    request = replace(plain, base=replace(plain.base, quantizer=quantizer))
+    backend = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True))
+    shard: Any = lambda *_: None  # noqa: E731
+
+    def weights(sharding: Sharding, of: PlanRequest = request) -> int:
+        place = replace(of.place, sharding=sharding, hardware=GPU)
+        made = backend.plan(replace(of, place=place, train=replace(of.train, precision="bf16")))
+        return int(made.memory.parts["weights"])
+
+    here = Sharding(weights=4, gradients=4, optimizer=4, shard=shard, stored=True)
+    facts = plain.base.facts
+    of_layer = 2 * (facts.heads + facts.kv_heads) * facts.head_dim + 3 * facts.ffn_size
+    saved = weights(here, plain) - weights(here)
+    assert saved == pytest.approx(1.5 * facts.layers * of_layer * facts.hidden_size / 4, rel=0.01)
+    with pytest.raises(PlanError, match=r"stored in fewer bits \(halves of bytes\).*") as refused:
+        weights(replace(here, stored=False))
+    assert "scale.strategy: fsdp" in str(refused.value)
 
 
 def test_a_plan_before_ranks_have_met_refuses_what_theirs_will(kit: SimpleNamespace) -> None:

@@ -189,6 +189,7 @@ class Sharding:
             gathered.
         on_host: a rank's part of the weights that are gathered lies in the memory of the host; if the model is not
             `divided`, its parts of gradients and optimizer state, too.
+        stored: `shard` divides a frozen base that is stored in fewer bits, too.
         whole: of a divided model, gives all numbers of a parameter that does not train, in host memory and for the
             caller alone; all ranks ask. None: the model is made whole for it.
         sampled_by_layer: sampling gathers a layer when it computes, for each token; else the whole model, once.
@@ -204,6 +205,7 @@ class Sharding:
     stages: Callable[[], Stages] | None = None
     divided: bool = False
     on_host: bool = False
+    stored: bool = False
     whole: Callable[[Any], Any] | None = None
     sampled_by_layer: bool = False
 

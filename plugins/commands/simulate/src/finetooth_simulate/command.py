@@ -135,9 +135,11 @@ def foreseen(job: Any, sharers: int) -> Foreseen:
     passes = max(1, math.ceil(of_rank / train.micro_batch_tokens)) if train.micro_batch_tokens else 1
     size, facts = BYTES.get(train.precision, 2), base.facts
     outside = facts.vocab_size * (1 if facts.tied else 2) * facts.hidden_size
-    held = base.model.parameters + (trains.parameters if trains.base_frozen else 0)
+    in_layers = base.model.parameters - outside
+    held = in_layers * (size if base.stored is None else base.stored.bytes_per_weight)
+    held += size * (outside + (trains.parameters if trains.base_frozen else 0))
     return Foreseen(
-        size * held, size * outside, facts.layers, passes, size=size, positions=math.ceil(of_rank / passes),
+        int(held), size * outside, facts.layers, passes, size=size, positions=math.ceil(of_rank / passes),
         hidden=facts.hidden_size, keys=2 * facts.kv_heads * facts.head_dim, linears=len(facts.linear_targets),
         recomputes=train.gradient_checkpointing is True,
     )  # fmt: skip

@@ -49,6 +49,8 @@ class GroupedLinear(RowsApart):
 
     codes: Tensor
     scales: Tensor
+    zeros: Tensor | None
+    groups: Tensor | None
 
     def __init__(self, weight: Grouped, bias: Tensor | None = None) -> None:
         outputs, inputs = weight.codes.shape
@@ -68,7 +70,7 @@ class GroupedLinear(RowsApart):
 
     def dequantised_rows(self, first: int, last: int, dtype: torch.dtype) -> Tensor:
         """See `RowsApart`."""
-        codes, zeros, groups = self.codes[first:last], self._buffers["zeros"], self._buffers["groups"]
+        codes, zeros, groups = self.codes[first:last], self.zeros, self.groups
         if self._bits < 8:
             each = [codes >> shift & (1 << self._bits) - 1 for shift in range(0, 8, self._bits)]
             codes = torch.stack(each, -1).flatten(1)[:, : self.in_features]

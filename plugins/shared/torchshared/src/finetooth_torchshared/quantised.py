@@ -336,9 +336,11 @@ def dequantise(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def stored_weights(model: nn.Module) -> int:
-    """How many weights of the model are stored by a quantizer, and so do not count as parameters."""
+    """How many weights of the model are stored by a quantizer, less what of them counts as parameters: bytes that ranks
+    divide."""
     stored = [module for module in model.modules() if isinstance(module, QuantisedLinear)]
-    return sum(module.in_features * module.out_features for module in stored)
+    weights = sum(module.in_features * module.out_features for module in stored)
+    return weights - sum(row.numel() for module in stored for row in module.parameters(recurse=False))
 
 
 def is_quantised(model: nn.Module) -> bool:

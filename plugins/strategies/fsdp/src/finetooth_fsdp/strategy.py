@@ -14,6 +14,7 @@ import torch.distributed as dist
 from finetooth_hooks import EngineError, PlanError
 from finetooth_hooks.protocols import Collective, Engine, Foreseen, Neighbours, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import RowLine, TorchCollective, digest_of
+from finetooth_torchshared.one_row import put_in_rows
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -97,6 +98,7 @@ class Fsdp:
             weights=shards, gradients=parts, optimizer=parts, shard=self._shard if world > 1 else None,
             layers=tensor, positions=context, neighbours=self._opened if context > 1 else None,
             sampled_by_layer=self._options.sampling == "layers", on_host=self._options.offload,
+            stored=tensor == 1,
         )  # fmt: skip
 
     def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
@@ -126,9 +128,11 @@ class Fsdp:
         place = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offloads else OffloadPolicy()
         plan = tensor_plan(model, self._options.tensor) if self._options.tensor > 1 else {}
         for layer in layers:
+            put_in_rows(layer)
             _hold_in_fp32(layer)  # in turn: the whole layer goes again where it is divided
             divide_layer(layer, plan, self._mesh["tensor"])
             fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=not keeps)
+        put_in_rows(model)
         _hold_in_fp32(model)
         fully_shard(model, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=True)
         # What the engine computes may be a view, and no engine changes it in place.

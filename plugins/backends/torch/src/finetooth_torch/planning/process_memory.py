@@ -74,9 +74,15 @@ def loading_bytes(request: PlanRequest, precision: str, *, away: bool = False) -
     whole = sharding is not None and (
         sharding.shard is not None or (sharding.stages is not None and not reads_apart(request))
     )
-    if model.by_module and uncalibrated and not away and not whole:
+    if model.by_module and uncalibrated and not away:
         words = facts.vocab_size * facts.hidden_size
-        return (size + 4) * max(words, (model.parameters - words) // facts.layers)
+        of_module = (size + 4) * max(words, (model.parameters - words) // facts.layers)
+        if not whole:
+            return of_module
+        if quantizer is not None:
+            from finetooth_torch.planning.memory import resident_bytes
+
+            return resident_bytes(request.base, precision) + of_module
     return model.parameters * size
 
 

@@ -46,8 +46,9 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     on_one = "or a strategy that leaves the model whole (scale.strategy: ddp)"
     if request.train.precision == "fp8" or precision not in PRECISIONS:
         problem, action = f"train.precision={precision}", "set train.precision to bf16 or fp32"
-    elif request.base.stored is not None:
-        problem, action = "the base's weights are stored in fewer bits", "load it as plain numbers"
+    elif request.base.stored is not None and not sharding.stored:
+        problem = f"the base's weights are stored in fewer bits ({request.base.stored.name})"
+        action = "set scale.strategy: fsdp without tensor, load it as plain numbers"
     elif {"changes", "rounds"} & adapter:
         problem, action = "the adapter changes the model between steps", "pick another adapter"
     elif {*OWN_ORDER, *((*STEPS, *STATE_ELSEWHERE) if staged else ())} & words:

@@ -1,0 +1,72 @@
+"""What a quantised module stores as one row of bytes, of which ranks can hold a part each.
+
+A strategy divides parameters, and a quantised module has buffers, of several types and shapes. As a row of bytes they
+are one parameter that is divided evenly, and that no precision of the run changes."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import prod
+from typing import Any, cast
+
+import torch
+from finetooth_hooks import PlanError
+from torch import Tensor, nn
+
+from finetooth_torchshared.quantised import QuantisedLinear
+
+ROW = "stored_row"
+ALIGNED = 16
+"""Bytes that a tensor begins at multiples of."""
+
+
+def put_in_rows(module: nn.Module) -> None:
+    """Turn the buffers of every quantised module inside into views of one parameter, `ROW`; biases stay as they are.
+
+    The numbers that the modules compute with are the same. What it has done before, it leaves.
+
+    Raises:
+        PlanError: a module stores what has no plain bytes.
+    """
+    for path, inner in module.named_modules():
+        if isinstance(inner, QuantisedLinear) and ROW not in inner._parameters:
+            _put_in_row(path, inner)
+
+
+def _put_in_row(path: str, module: QuantisedLinear) -> None:
+    stored = {name: of for name, of in module._buffers.items() if of is not None and name != "bias"}
+    odd = [name for name, of in stored.items() if type(of) is not Tensor or of.layout != torch.strided]
+    if odd or not stored or any(module.parameters(recurse=False)):
+        raise PlanError(
+            f"scale.strategy: it divides the model among ranks, and {path} ({type(module).__name__}) does not store "
+            "its weight in plain buffers",
+            action="choose another quantization, or scale.strategy: ddp",
+        )
+    pieces, places, end = list[Tensor](), dict[str, tuple[int, torch.dtype, torch.Size]](), 0
+    for name, of in stored.items():
+        places[name] = end, of.dtype, of.shape
+        bytes_ = of.contiguous().reshape(-1).view(torch.uint8)
+        padded = nn.functional.pad(bytes_, (0, -len(bytes_) % ALIGNED))
+        pieces.append(padded)
+        end += len(padded)
+        del module._buffers[name]
+    module.register_parameter(ROW, nn.Parameter(torch.cat(pieces), requires_grad=False))
+    vars(module)["_places"] = places
+    module.__class__ = _class_of(type(module), tuple(stored))
+
+
+@cache
+def _class_of(made: type[nn.Module], names: tuple[str, ...]) -> type[QuantisedLinear]:
+    """The class of a module whose buffers of these names are in a row."""
+
+    def reads(name: str) -> property:
+        def read(self: Any) -> Tensor:
+            first, dtype, shape = self._places[name]
+            row: Tensor = self._parameters[ROW]
+            return row[first : first + prod(shape) * dtype.itemsize].view(dtype).view(shape)
+
+        return property(read)
+
+    content: dict[str, Any] = {name: reads(name) for name in names}
+    content.update(qweight=property(lambda self: self._parameters[ROW]), __module__=made.__module__)
+    return cast("type[QuantisedLinear]", type(made.__name__, (made,), content))
