@@ -13,6 +13,7 @@ from finetooth_hooks.protocols import Foreseen, Sharding, Traffic
 from finetooth_kit import parametrize_with_checks
 from finetooth_simulate.command import command, foreseen, strategy_of
 from finetooth_simulate.links import Link, Machines, sent
+from finetooth_simulate.overlap import Overlap, Pass, pass_of
 
 
 @parametrize_with_checks("finetooth_simulate.plugin")
@@ -186,3 +187,86 @@ def test_groups_of_ranks_are_shown_with_their_links_and_the_memory_of_a_rank() -
 def test_every_call_waits_for_the_link() -> None:
     found = sent(Traffic(every=1, sent=0, peers=4, summed=False, calls=5), Link(1e9, 0.08), 10)
     assert found.seconds == pytest.approx(10 * 5 * 3 * 0.04)
+
+
+THREE = Pass(3, layer=(2, 5), head=(1, 2), gathered=(3, 3), outside=(4, 4), summed=6, outside_summed=7)
+
+
+@pytest.mark.parametrize(
+    ("one", "seconds"),
+    [
+        # forward: outside 4, layer one 3, two layers of max(2, 3), the last 2, the head 1. Back: outside 4, layer three
+        # behind the head max(2, 3), max(5, 3), max(5, 3 + 6), max(5, 6), and the gradients of the first 6 and outside 7
+        (THREE, (4 + 3 + 6 + 2 + 1) + (4 + 3 + 5 + 9 + 6 + 6 + 7)),
+        # a fast link: all but the ends hides
+        (Pass(3, (20, 50), (1, 2), (3, 3), (4, 4), 6, 7), (4 + 3 + 60 + 1) + (4 + 3 + 150 + 6 + 7)),
+        # layers that are kept
+        (Pass(3, (2, 5), (1, 2), (3, 0), (4, 4), 6, 7), (4 + 3 + 6 + 2 + 1) + (4 + 2 + 5 + 6 + 6 + 6 + 7)),
+        (Pass(1, (2, 5), (1, 2), (3, 3), (4, 4), 6, 7), (4 + 3 + 2 + 1) + (4 + 3 + 5 + 6 + 7)),
+    ],
+)  # fmt: skip
+def test_a_layer_takes_what_lasts_longer_its_computing_or_what_comes_meanwhile(one: Pass, seconds: float) -> None:
+    assert one.lasts() == seconds
+
+
+def test_what_does_not_hide_is_what_a_step_takes_beyond_its_computing() -> None:
+    """24 s computed and 9 + 9 + 8 + 18 + 7 = 51 s given in 56 s: 19 s hide, in each of two passes."""
+    assert (THREE.computing, THREE.given) == (24, 51)
+    assert Overlap.of(THREE, 2, 10) == Overlap(step=2 * 56 + 10, computing=48, link=112, hidden=38)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_pass_is_made_of_what_the_strategy_says(kept: bool, frozen: bool) -> None:
+    """Two ranks of 4 layers of 1,000 numbers in 2 bytes, and 500 outside: a rank gives 1,000 bytes of a layer and 500
+    outside, a byte a second and the headers. Ten positions at 20 operations a second: a second a number of a layer."""
+    trained = 40 if frozen else 4500
+    gradients = 4 * trained // 2
+    again = 500 if kept else 4500
+    run = Foreseen(weights=9000, outside=1000, layers=4, passes=3, size=2, positions=10, recomputes=frozen)
+    traffic = Traffic(1, 3 * (4500 + again + gradients), 2, False)
+    one = pass_of(traffic, run, trained, head=500, divided=1, rate=20.0, link=Link(8.0 * 1514 / 1448, 0.0))
+    assert (one.layers, one.layer, one.head) == (4, (1000, 2000), (500, 500 if frozen else 1000))
+    assert one.gathered == pytest.approx((1000, 0 if kept else 1000)) and one.outside == pytest.approx((500, 500))
+    assert one.summed == pytest.approx(20 if frozen else 2000)
+    assert one.outside_summed == pytest.approx(0 if frozen else 1000)
+    assert one.given == pytest.approx(traffic.sent / 3)
+
+
+def test_a_strategy_that_gathers_fewer_bytes_gathers_them_in_both_directions() -> None:
+    run = Foreseen(weights=9000, outside=1000, layers=4, passes=1, size=2, positions=10)
+    one = pass_of(Traffic(1, 4000 + 80, 2, False), run, 40, head=0, divided=1, rate=1.0, link=Link(8.0, 0.0))
+    assert one.gathered[0] == one.gathered[1] > 0 and one.outside[0] == one.outside[1]
+    assert one.given == pytest.approx(4080 * 1514 / 1448)
+
+
+class Gathering(Commands):
+    """With a strategy that divides everything, and another exchange of 100 bytes."""
+
+    def __init__(self, scale: dict[str, Any]) -> None:
+        super().__init__(scale, frozenset({"traffic", "shards"}))
+
+    def build(self, kind: str, pick: Any, *, setting: str = "") -> Any:
+        def traffic(parameters: int, world: int, *, run: Foreseen) -> Traffic:
+            sent = run.passes * (2 * run.weights + 4 * parameters) // world
+            return Traffic(1, sent, world, False, also=(Traffic(1, 100, 2, what="others"),))
+
+        return SimpleNamespace(traffic=traffic, sharding=lambda world: Sharding(world, world, world))
+
+
+def test_what_hides_is_said_with_what_is_assumed() -> None:
+    scale = {"devices": 4, "strategy": "gathering"}
+    arguments = ["r.yaml", "--link", "8Mbit", "--steps", "1", "--compute"]
+    done = CliRunner().invoke(command, [*arguments, "1Gflop", "--json"], obj=Gathering(scale), catch_exceptions=False)
+    found = json.loads(done.output)
+    given = 3 * (2 * 12_000 + 4_000) // 4 * 3 + 100
+    overlap = found["overlap"]
+    assert overlap["link"] == pytest.approx(given * 1514 / 1448 / 1e6, rel=1e-3)
+    assert overlap["step"] == pytest.approx(overlap["computing"] + overlap["link"] - overlap["hidden"])
+    assert 0 < overlap["hidden"] < overlap["computing"]
+    shown = CliRunner().invoke(command, [*arguments, "1Gflop"], obj=Gathering(scale), catch_exceptions=False).output
+    assert "of computing, behind which" in shown and "one ahead" in " ".join(shown.split())
+    for rate, scaled, said in (("0Gflop", Gathering(scale), "is 0"), ("1Tflop", Grouped(scale), "leave it out")):
+        with pytest.raises(UserError, match="--compute") as refusal:
+            CliRunner().invoke(command, [*arguments, rate], obj=scaled, catch_exceptions=False)
+        assert said in str(refusal.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from finetooth_hooks.plan import Pick
     from finetooth_hooks.protocols import Foreseen, Traffic
 
-    from finetooth_simulate.links import Sent
+    from finetooth_simulate.links import Machines, Sent
+    from finetooth_simulate.overlap import Overlap
 
 RATES = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 TIMES = {"ms": 1, "s": 1000}
+OPERATIONS = {"gflop": 10**9, "tflop": 10**12, "pflop": 10**15}
 BYTES = {"fp64": 8, "fp32": 4}
 """Of a number of the model, by `train.precision`; others have 2."""
 OVER_EVERY_STEP, RARELY = "ddp", "diloco"
@@ -42,11 +44,16 @@ OVER_EVERY_STEP, RARELY = "ddp", "diloco"
     "--islands", type=click.IntRange(min=2), help="Number of islands, a machine each; default: that of the recipe."
 )
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of the run; default: that of the recipe.")
+@click.option(
+    "--compute",
+    metavar="RATE",
+    help="Operations per second of a rank, such as 400Tflop: how much of the link hides behind them (fsdp).",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @click.pass_obj
 def command(
     context: CommandContext, recipe: Described, overrides: tuple[str, ...], output: str | None, link: str, rtt: str,
-    within: str | None, islands: int | None, steps: int | None, as_json: bool,
+    within: str | None, islands: int | None, steps: int | None, compute: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Show what a run of RECIPE over several islands or ranks would send, how long that takes, and what ddp would send.
 
@@ -74,6 +81,10 @@ def command(
     of_ddp = [sent(part, machines.link(part), steps) for part in traffic_of(context, OVER_EVERY_STEP, world, job)]
     takes = together(of_parts)
     compared = takes if name == OVER_EVERY_STEP else together(of_ddp)
+    overlap = None
+    if compute is not None:
+        rate = measured(compute, OPERATIONS, "--compute", "400Tflop")
+        overlap = overlap_of(context, pick, world, job, parts, machines, rate)
     memory = None if islands is not None or job.plan.memory is None else job.plan.memory.total
     if as_json:
         import json
@@ -88,6 +99,7 @@ def command(
             "strategy": name, "parameters": trained, "ranks": world, "steps": steps, "every": parts[0].every,
             "link": asdict(between), "within": asdict(inside), "sent": asdict(takes), "parts": named,
             OVER_EVERY_STEP: asdict(compared), "times_less": less, "memory": memory,
+            "overlap": None if overlap is None else asdict(overlap),
         }  # fmt: skip
         click.echo(json.dumps(made, indent=2, sort_keys=True))
         context.said_json = True
@@ -97,7 +109,7 @@ def command(
         where = " of a machine" if within and machines.link(part) is inside else ""
         rows[f"  {part.what}, {part.peers} ranks{where}"] = exchanged
     title = f"{trained:,} numbers train on {world:,} ranks, {steps:,} steps"
-    _show(title, {**rows, OVER_EVERY_STEP: compared}, takes, memory)
+    _show(title, {**rows, OVER_EVERY_STEP: compared}, takes, memory, overlap)
 
 
 def strategy_of(scale: Mapping[str, Any], islands: int | None) -> tuple[Pick, int, int]:
@@ -145,6 +157,38 @@ def foreseen(job: Any, sharers: int) -> Foreseen:
     )  # fmt: skip
 
 
+def overlap_of(
+    context: CommandContext, pick: Pick, world: int, job: Any, parts: Sequence[Traffic], machines: Machines, rate: float
+) -> Overlap:
+    """What a step takes whose layers are gathered while others compute.
+
+    Args:
+        parts: what the strategy says of its exchanges.
+        rate: operations per second of a rank.
+
+    Raises:
+        UserError: the strategy gathers no layers.
+    """
+    from finetooth_simulate.links import sent
+    from finetooth_simulate.overlap import Overlap, pass_of
+
+    built = context.build("strategy", pick, setting="scale.strategy")
+    divided = built.sharding(world) if hasattr(built, "sharding") else None
+    if divided is None or divided.weights == 1 or divided.divided or not rate:
+        raise UserError(
+            "--compute: nothing computes meanwhile" if rate else "--compute is 0, and nothing would be computed",
+            action="leave it out; layers are gathered ahead by fsdp alone" if rate else "write it as 400Tflop",
+        )
+    facts, run = job.request.base.facts, foreseen(job, world // divided.positions // divided.layers)
+    weights, *others = parts
+    of_pass = pass_of(
+        weights, run, job.request.trains.parameters, head=facts.vocab_size * facts.hidden_size, divided=divided.layers,
+        rate=rate, link=machines.link(weights),
+    )  # fmt: skip
+    apart = sum(sent(part, machines.link(part), 1).seconds for part in others)
+    return Overlap.of(of_pass, run.passes, apart)
+
+
 def traffic_of(context: CommandContext, pick: Pick, world: int, job: Any) -> list[Traffic]:
     """What a strategy says of the exchanges that a rank takes part in.
 
@@ -171,7 +215,9 @@ def _ratio(more: float, less: float) -> float | None:
     return round(more / less, 2) if less else None
 
 
-def _show(title: str, rows: Mapping[str, Sent], takes: Sent, memory: int | None) -> None:
+def _show(
+    title: str, rows: Mapping[str, Sent], takes: Sent, memory: int | None, overlap: Overlap | None = None
+) -> None:
     from finetooth_toolbox.cli.tables import duration, plain_console, show, table
     from finetooth_toolbox.text.measures import size
 
@@ -193,6 +239,12 @@ def _show(title: str, rows: Mapping[str, Sent], takes: Sent, memory: int | None)
     ]
     if memory is not None:
         notes.append(f"a rank takes {size(memory)} of memory at its peak, estimated")
+    if overlap is not None:
+        notes.append(
+            f"a step takes {overlap.step:.3g} s: {overlap.computing:.3g} s of computing, behind which "
+            f"{overlap.hidden:.3g} s of {overlap.link:.3g} s on the link hide. Assumed: layers come one ahead, a "
+            "layer's gradients leave while the layer before computes; no products between positions, no optimizer"
+        )
     compared = rows[OVER_EVERY_STEP]
     if takes is not compared and takes.wire and takes.seconds:
         sends, lasts = compared.wire / takes.wire, compared.seconds / takes.seconds
