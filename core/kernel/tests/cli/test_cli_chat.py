@@ -81,3 +81,5 @@ def test_chat_with_a_damaged_or_missing_artifact(ft: Any, folder: Path) -> None:
     shutil.rmtree(folder / "runs/mine/artifact")
     answer = ft("chat", "runs/mine", "--prompt", "x")
     assert (answer.code, "the run kept no artifact" in answer.err) == (2, True)
+    (folder / "runs/mine/result.json").unlink()  # as a run that was killed
+    assert "if it was killed, ft resume " in ft("chat", "runs/mine", "--prompt", "x").err

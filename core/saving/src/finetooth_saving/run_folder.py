@@ -352,7 +352,10 @@ def artifact_of(folder: Path) -> Path:
 
     artifact = folder / ARTIFACT
     if not artifact.is_dir():
-        raise UserError(f"{folder}: the run kept no artifact", action=f"see {folder / 'result.json'} for how it ended")
+        action = f"see {folder / RESULT} for how it ended"
+        if not (folder / RESULT).exists():
+            action = f"it has not ended: wait for it, or, if it was killed, ft resume {folder}"
+        raise UserError(f"{folder}: the run kept no artifact", action=action)
     verify_folder(artifact)
     return artifact
 
