@@ -159,6 +159,11 @@ def test_a_refusal_is_one_line_and_the_sequence_goes_on(client: Any, served: Any
         assert httpx.post(path, content=content, headers=headers).status_code == 422
         seq += 1
     assert client.attach(session.id).forward_backward(ask.data(0)).targets > 0
+    posted = httpx.post(f"{served.url}/v1/sessions/{session.id}/generate", json={"prompts": [{"text": "x"}]})
+    assert posted.json()["error"].startswith("prompts.0: the value has none of the forms that it may have")
+    for content in ({}, {"content": b"{}"}):  # none; and curl's, without a type
+        assert "{} without arguments" in httpx.post(path, **content).json()["error"]
+    assert httpx.get(f"{served.url}/v1/nowhere").json()["error"].startswith("Not Found (/docs lists")
     with pytest.raises(Exception, match="no base model 'huge' is served here"):
         client.session("huge")
     with pytest.raises(Exception, match=r"train\.precision: the server's to choose"):

@@ -158,7 +158,7 @@ def decode_datum(value: Json, where: str) -> Datum:
         entries = sequence(value["input"], f"{where}.input")
         chunks = tuple(_decode_chunk(chunk, f"{where}.input[{n}]") for n, chunk in enumerate(entries))
     if "targets" not in value:
-        raise DataError(where, "it has no 'targets'", action="send targets, a token id for each input position")
+        raise DataError(where, "it has no 'targets'", action="send targets, for each token the one after it")
     optional: dict[str, Any] = {
         name: decode_array(value[name], f"{where}.{name}", dtype=dtype)
         for name, dtype in (("mask", "bool"), ("positions", "int64"), ("parents", "int64"))

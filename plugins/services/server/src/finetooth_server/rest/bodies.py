@@ -85,8 +85,8 @@ class Data(Body):
     """Data of a call."""
 
     data: Annotated[list[dict[str, Any]], FailFast(), Field(max_length=ROWS)]
-    """Each with `tokens` (or `input`, a list of chunks), `targets`, and optionally `mask`, `fields`, `scalars`,
-    `group`, `positions`, `parents`, `id`."""
+    """Each with `tokens` (or `input`, a list of chunks), `targets` (for each token the one after it: the server shifts
+    nothing), and optionally `mask`, `fields`, `scalars`, `group`, `positions`, `parents`, `id`."""
 
 
 class Forward(Data):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from itertools import takewhile
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
@@ -25,7 +26,12 @@ class WrongBody(HTTPException):
 
 def body_fault(fault: Mapping[str, Any]) -> str:
     """A fault of a body, as pydantic tells it, in one line."""
-    where = ".".join(str(part) for part in fault["loc"] if part != "body")
+    parts = [str(part) for part in fault["loc"] if part != "body"]
+    where = ".".join(takewhile(lambda part: "(" not in part, parts))  # then comes the name of a validator
+    if len(where) < len(".".join(parts)):
+        return brief(f"{where}: the value has none of the forms that it may have (see /docs for them)")
+    if not where and fault["type"] in ("missing", "model_attributes_type"):
+        return "the body is not a JSON object (send one, {} without arguments, with Content-Type: application/json)"
     return brief(f"{where}: {fault['msg']}" if where else str(fault["msg"]))
 
 

@@ -181,7 +181,9 @@ async def refused_body(request: Request, error: Exception) -> Response:
     after it is not held up."""
     if isinstance(error, HTTPException):
         if error.status_code != 400 and not isinstance(error, WrongBody):
-            return JSONResponse({"error": str(error.detail)}, error.status_code, headers=error.headers)
+            unknown = error.detail in ("Not Found", "Method Not Allowed")
+            told = f"{error.detail}{' (/docs lists the addresses and their methods)' if unknown else ''}"
+            return JSONResponse({"error": told}, error.status_code, headers=error.headers)
         message = str(error.detail)
     else:
         assert isinstance(error, RequestValidationError)
