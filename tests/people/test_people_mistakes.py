@@ -113,6 +113,7 @@ MISTAKES = [
     ("push . --to hf:me/mine", "the folder holds no run", "ft run RECIPE makes one"),
     ("serve openai runs/nosuch", "no such folder; in runs: none", "ft serve openai --model runs/nosuch"),
     ("run r.yaml rows.jsonl", "'rows.jsonl' is not an override", "data.train=rows.jsonl"),
+    ("run r.yaml model.loader=transformers", "the model hub cannot be reached", "picks: model.loader=auto"),
     ("run r.yaml --model meta-llama/Llama-3.1-8B", "the model hub cannot be reached", "hf download meta-llama"),
     ("chat rows.jsonl", "rows.jsonl is a file, not a model", "its id at the hub: OWNER/NAME"),
     ("chat smollm2-135m hello there", "'hello' is not a setting", "ft chat smollm2-135m --prompt 'hello there'"),

@@ -10,14 +10,17 @@ import zlib
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import finetooth
 import numpy as np
 import pytest
 from finetooth_core.cli import main
-from finetooth_hooks import Datum, FinetoothError
-from finetooth_selfrewarding.judging import BEGINNING, RUBRIC
+from finetooth_hooks import DataError, Datum, FinetoothError
+from finetooth_hooks.data.examples import Task
+from finetooth_hooks.rollouts import Rollout
+from finetooth_selfrewarding.judging import BEGINNING, RUBRIC, OwnJudge
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "torture"))
 
@@ -143,3 +146,35 @@ def test_a_judge_behind_a_server_says_what_is_preferred(rounds: Callable[..., An
 def test_a_rubric_that_does_not_show_the_answer_is_refused(rounds: Callable[..., Any]) -> None:
     with pytest.raises(FinetoothError, match=r"method\.rubric: it does not say \{answer\}"):
         finetooth.run(rounds(rubric="Is {prompt} a good question?"))
+
+
+def test_a_judges_prompt_that_the_model_cannot_read_is_refused_before_anything_is_sampled(
+    rounds: Callable[..., Any],
+) -> None:
+    made = rounds(rubric="{prompt} {answer} " + 2048 * "x")
+    with pytest.raises(DataError, match=r"tokens of the judge's prompt and .* more than the 512") as told:
+        finetooth.run(made)
+    assert "shorten method.rubric" in told.value.action
+    assert not (Path(made["output"]) / "rounds").exists()
+
+
+def test_an_answer_that_becomes_longer_as_text_is_left_out() -> None:
+    """Half a character is written as one of three bytes."""
+    notes: list[str] = []
+    context = SimpleNamespace(
+        tokenizer=SimpleNamespace(encode=lambda text: list(text.encode())), note=notes.append,
+        renderer=SimpleNamespace(prompt=lambda messages: list(messages[0].content.encode())),
+        facts=SimpleNamespace(max_positions=32),
+    )  # fmt: skip
+    judge = OwnJudge(context, "{prompt} {answer}")
+    rollouts = [Rollout("a", "a", (1,), (2,), (0.0,), (0,), text, "stop") for text in ("short", 30 * "?")]
+    read: list[int] = []
+
+    class Reader:
+        def forward(self, data: Any, **given: Any) -> Any:
+            read.extend(map(len, data))
+            return SimpleNamespace(outputs=[{"logprobs": np.zeros((len(datum), 6))} for datum in data])
+
+    (kept,) = judge.scored(Reader(), rollouts, {"a": Task("ask")})
+    assert kept.text == "short" and kept.reward == 2.5 and read == [len(b"ask shortScore: ")]
+    assert "1 answers" in notes[0]

@@ -31,6 +31,7 @@ def test_it_begins_anew_and_ends_as_if_nothing_had_happened(ft: Any, folder: Pat
     assert is_begun(folder / "runs/mine")
     refused = ft("run", "recipe.yaml")
     assert refused.code == 2 and "already holds a run that is unfinished (resume it: ft resume" in refused.err
+    assert "or remove it: ft runs rm " in refused.err
     answer = ft("resume", "runs/mine")
     assert answer.code == 0, answer.err
     assert "the run saved no checkpoint; it starts over" in answer.err

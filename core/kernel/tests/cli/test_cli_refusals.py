@@ -74,6 +74,10 @@ BAD = [
     (["tagged.yaml"], "tagged.yaml:1: the tag '!!python/object/apply:os.system' is not allowed"),
     ([], "Missing argument 'RECIPE' (name one, or give --model and --data; see ft run --help)"),
     (["recipe.yaml", "--bogus"], "No such option"),
+    (
+        ["recipe.yaml", "--train.batch_size", "3"],
+        "No such option '--train.batch_size' (settings are written train.batch_size=VALUE)",
+    ),
 ]
 
 

@@ -6,7 +6,7 @@ a name to (setting that is meant, advice), and `ABSENT`, by kind, from a name to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,6 +44,18 @@ def almost(key: str) -> Meaning | None:
     """What a key stands for that is a known name with a slip of the pen."""
     close = nearest_slip(form(key), _by_form(), SLIP)
     return None if close is None else _by_form()[close]
+
+
+def option_meant(option: str, parameters: Iterable[str | None]) -> str:
+    """The setting that somebody gave as an option of a command; empty if it is none.
+
+    Args:
+        parameters: the command's; `overrides` are settings.
+    """
+    if "overrides" not in parameters:
+        return ""
+    name = option.lstrip("-").replace("-", "_")
+    return known.setting if (known := meaning_of(name)) else name if "." in name else ""
 
 
 def absent(kind: str, name: str) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
+from finetooth_hooks.errors import UserError
 from pydantic import AfterValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
@@ -11,6 +14,18 @@ from finetooth_recipes.problems import INVALID
 
 AUTO = "auto"
 """The value that leaves a choice to the plan."""
+
+
+@contextmanager
+def pinned(setting: str, pick: Any) -> Iterator[None]:
+    """Inside, an error of a user also says that the recipe picks an entry, which what failed may not be for."""
+    try:
+        yield
+    except UserError as error:
+        name = pick.get("name") if isinstance(pick, dict) else pick
+        if name != AUTO:
+            error.action += f"; or, if it is not for {setting} {name}, which the recipe picks: {setting}={AUTO}"
+        raise
 
 
 def checked_pick(pick: Any) -> Any:

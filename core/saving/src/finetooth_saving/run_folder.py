@@ -303,14 +303,10 @@ def check_unused(folder: Path) -> None:
                 action="choose another output; nothing was changed",
             )
         status = status_of(folder)
-        if status in ("done", "stopped"):
-            raise UserError(
-                f"output: {folder} already holds a run that is {status}",
-                action="choose another output; nothing was changed",
-            )
+        resume = "" if status in ("done", "stopped") else f"resume it: ft resume {folder}; or "
         raise UserError(
             f"output: {folder} already holds a run that is {status}",
-            action=f"resume it: ft resume {folder}; or choose another output; nothing was changed",
+            action=f"{resume}choose another output, or remove it: ft runs rm {folder}; nothing was changed",
         )
     existing = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     probe = existing / f".finetooth-{secrets.token_hex(4)}"

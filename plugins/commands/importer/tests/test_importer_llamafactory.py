@@ -14,6 +14,20 @@ from finetooth_importer.command import read_tool
 Outcomes = Callable[[Account], dict[str, tuple[str, str]]]
 
 
+@pytest.mark.parametrize(("here", "written"), [(".", "data/faq.json"), ("data", "faq.json"), ("else", "")])
+def test_rows_are_named_from_the_current_folder_if_they_lie_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, written: str
+) -> None:
+    """So that a recipe may be moved with its rows, and shared."""
+    for folder in ("data", "else"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / here)
+    (tmp_path / "data/dataset_info.json").write_text('{"faq": {"file_name": "faq.json"}}', encoding="utf-8")
+    given = {"model_name_or_path": "m", "stage": "sft", "dataset": "faq"}
+    account = read_tool(given, "llamafactory", tmp_path / "run.yaml")
+    assert account.recipe["data"]["train"]["path"] == (written or str(tmp_path / "data/faq.json"))
+
+
 def test_llamafactory_reads_its_list_of_datasets(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     listed = {

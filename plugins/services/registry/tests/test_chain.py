@@ -56,6 +56,7 @@ def test_the_chain_goes_from_the_raw_data_to_what_is_served(place: Place, tmp_pa
     assert shown[3][0] == "version bot@v0" and shown[4] == ("data data.train", "0" * 12, classes)
     assert shown[6][:2] == ("base tiny", "b" * 12)
     assert "parent bot@v0" in said.output
+    assert f"data.train {'1' * 12}" in said.output and "{'" not in said.output
     write_version(place.registry, place.registry.version("bot@v1"), tmp_path / "out")
     from_folder = place.verify(str(tmp_path / "out"), "--trust", str(key_file(tmp_path, place)))
     assert from_folder.exit_code == 0, from_folder.output

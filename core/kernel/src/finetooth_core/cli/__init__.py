@@ -24,8 +24,6 @@ from finetooth_hooks.errors import FinetoothError
 from finetooth_toolbox.text.controls import escape_controls
 
 if TYPE_CHECKING:
-    import click
-
     from finetooth_core.cli.start_options import StartOptions
 
 INTERRUPTED = 130
@@ -97,8 +95,11 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path if context is not None else ' '.join(['ft', *arguments[:1]])} --help)"
         text = " ".join(error.format_message().split()).rstrip(".")  # click puts choices in lines of their own
-        if isinstance(error, click.NoSuchOption) and (setting := _setting_of(error)):
-            text, hint = f"No such option '{error.option_name}'", f" (settings are written {setting}=VALUE)"
+        if isinstance(error, click.NoSuchOption) and context is not None:
+            from finetooth_recipes.names_elsewhere import option_meant
+
+            if setting := option_meant(error.option_name, (param.name for param in context.command.params)):
+                text, hint = f"No such option '{error.option_name}'", f" (settings are written {setting}=VALUE)"
         return _report(error, options.debug, text + hint, 2, as_json=as_json)
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json and not state.said_json)
@@ -109,15 +110,6 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
             raise
         return _report(error, options.debug, blame.line(error), 2 if blame.is_of_the_disk(error) else 1)
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
-
-
-def _setting_of(error: click.NoSuchOption) -> str:
-    """The setting that somebody gave as an option, where the command takes settings; empty if it is none."""
-    from finetooth_recipes.names_elsewhere import meaning_of
-
-    takes = error.ctx is not None and any(param.name == "overrides" for param in error.ctx.command.params)
-    known = meaning_of(error.option_name.lstrip("-").replace("-", "_")) if takes else None
-    return "" if known is None else known.setting
 
 
 def _report(error: BaseException | None, debug: bool, text: str, exit_code: int, *, as_json: bool = False) -> int:

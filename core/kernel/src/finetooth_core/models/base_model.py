@@ -11,7 +11,7 @@ from finetooth_hooks.entries import Family as FamilyEntry
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import Family, Loader, ModelFacts, ModelInfo, Tokenizer
-from finetooth_recipes.recipe_picks import AUTO
+from finetooth_recipes.recipe_picks import AUTO, pinned
 from finetooth_toolbox.files.contents import FileContents
 
 from finetooth_core.models.adapter_folder import from_adapter
@@ -72,7 +72,8 @@ def base_model(
         own, loading = built.part, (built.registered, built.plain_options)
     changes = recipe.model.token_changes()
     loader = ChangedTokens(own, changes) if changes else own
-    described = loader.sketch(name) if sketched else loader.describe(name)
+    with pinned("model.loader", recipe.model.loader):
+        described = loader.sketch(name) if sketched else loader.describe(name)
     info = replace(described, loader=loading[0].full_name)
     if not info.contents and info.files:
         info = replace(info, contents=FileContents({path.name: path.absolute() for path in info.files}))

@@ -41,6 +41,7 @@ def command(
         target, exported = export(context, reference, pick, output, bound=bound)
         show(target, exported, f"quantized {reference} to {exporter}")
         return
+    context.build("exporter", pick, setting="--to")  # before anything is measured
     if data is None:
         raise UserError(
             f"{reference} is not a run, so the command needs rows to measure its loss on", action="set --data FILE"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 
 import numpy as np
-from finetooth_hooks import Datum, Engine, Message, RecipeError
+from finetooth_hooks import DataError, Datum, Engine, Message, RecipeError
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.datum import TokenChunk
 from finetooth_hooks.data.examples import Task
@@ -47,24 +48,57 @@ class OwnJudge:
             problem = "the model's tokenizer has no token for each digit, so the model cannot give points"
             raise RecipeError("method.rewards", problem, action="set method.rewards to rewards that judge the answers")
 
+    def check_room(self, tasks: Mapping[str, Task], answer: int) -> None:
+        """Checks that the model can read the judge's prompt for each task.
+
+        Args:
+            answer: most tokens of an answer.
+
+        Raises:
+            DataError: the model has no room for it; names the row.
+        """
+        most = self._context.facts.max_positions
+        for id_, task in tasks.items() if most else ():
+            count = len(self._tokens(prompt_text(task), ""))
+            if count + answer > most:
+                raise DataError(
+                    id_,
+                    f"{count} tokens of the judge's prompt and {answer} of the answer in it are more than the {most} "
+                    "that the model reads",
+                    action="shorten method.rubric, lower method.max_completion_length, or remove the row",
+                )
+
     def scored(self, engine: Engine, rollouts: Sequence[Rollout], tasks: Mapping[str, Task]) -> list[Rollout]:
-        """The rollouts with points, 0 to 5, as their reward.
+        """The rollouts with points, 0 to 5, as their reward. One whose text has so many more tokens than were sampled
+        that the model cannot read it is left out.
 
         Args:
             tasks: by the rollouts' ids.
         """
-        data = [self._datum(prompt_text(tasks[rollout.id]), rollout) for rollout in rollouts]
+        most = self._context.facts.max_positions
+        every = [self._datum(prompt_text(tasks[rollout.id]), rollout) for rollout in rollouts]
+        fits = [not most or len(datum) <= most for datum in every]
+        if not all(fits):
+            self._context.note(
+                f"the judge left out {fits.count(False)} answers whose prompt is longer than {most} tokens"
+            )
+        rollouts, data = list(compress(rollouts, fits)), list(compress(every, fits))
+        if not data:
+            return []
         outputs = engine.forward(data, returns=("logprobs",), train=False).outputs
         points = [_expected(of["logprobs"][-1].astype(np.float64)) for of in outputs]
         return [replace(of, rewards={"self": score}, reward=score) for of, score in zip(rollouts, points, strict=True)]
 
     def _datum(self, prompt: str, rollout: Rollout) -> Datum:
         """What the judge reads, with the digits as targets of its last position."""
-        asked = Message("user", filled(self._rubric, prompt=prompt, answer=rollout.text))
-        tokens = [*self._context.renderer.prompt((asked,)), *self._context.tokenizer.encode(BEGINNING)]
+        tokens = self._tokens(prompt, rollout.text)
         targets = np.repeat(np.transpose(self._digits), len(tokens), axis=0)
         mask = np.arange(1, len(tokens) + 1) == len(tokens)
         return Datum((TokenChunk(np.array(tokens, dtype=np.int64)),), targets, mask=mask, id=rollout.id)
+
+    def _tokens(self, prompt: str, answer: str) -> list[int]:
+        asked = Message("user", filled(self._rubric, prompt=prompt, answer=answer))
+        return [*self._context.renderer.prompt((asked,)), *self._context.tokenizer.encode(BEGINNING)]
 
 
 def _expected(logprobs: NDArray[np.float64]) -> float:

@@ -56,11 +56,14 @@ class SelfRewarding(RoundMethod):
         """Read and tokenise the prompts.
 
         Raises:
-            DataError: a row has an answer already, comes under the id of another, or is longer than the model reads.
+            DataError: a row has an answer already, or comes under the id of another; or it, or the judge's prompt for
+                it, is longer than the model reads.
         """
         self._prompts = Prompts.read(self._context)
         check_columns(self._rewards, self._prompts.columns)
         self._prompts.check_room(self._context, 1)
+        if self._judge is not None:
+            self._judge.check_room(self._prompts.tasks, self._options.max_completion_length)
         return self.begin(self._prompts.tokens, self._prompts.rows)
 
     def judged(self, engine: Engine, rollouts: Sequence[Rollout]) -> Sequence[Rollout]:

@@ -297,7 +297,14 @@ def _provenance(about: Mapping[str, object]) -> Iterator[Link]:
     """What it was made of; every record must say it."""
     for name in records.MADE_OF:
         recorded = about.get(name)
-        yield Link(name, bool(recorded), str(recorded)[:80] if recorded else "the record does not say it")
+        yield Link(name, bool(recorded), _said(recorded) if recorded else "the record does not say it")
+
+
+def _said(recorded: object) -> str:
+    """A digest, or digests by name, as they are shown."""
+    if not isinstance(recorded, Mapping):
+        return str(recorded)
+    return ", ".join(f"{name.removesuffix('.sha256')} {str(digest)[:12]}" for name, digest in recorded.items())
 
 
 def _blob(registry: AnyRegistry, sha256: str) -> str:

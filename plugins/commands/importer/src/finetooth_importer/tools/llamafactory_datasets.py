@@ -12,7 +12,8 @@ from finetooth_importer.account import Account, Outcome
 
 
 def listed(account: Account, folder: Path | None) -> tuple[Mapping[str, Any], Path] | None:
-    """What `dataset_info.json` says, and the folder it lies in, if it is there.
+    """What `dataset_info.json` says, and the folder it lies in, if it is there: seen from the current folder, as data
+    of a recipe is, if it lies in that.
 
     Raises:
         DataError: it is there and broken.
@@ -24,7 +25,8 @@ def listed(account: Account, folder: Path | None) -> tuple[Mapping[str, Any], Pa
     for place in (folder / inside, Path(inside), *beside, *(parent / inside for parent in folder.parents)):
         file = place / dataset_info.FILE
         if file.is_file():
-            return dataset_info.read_listing(file), place
+            here, there = Path.cwd().resolve(), place.resolve()
+            return dataset_info.read_listing(file), there.relative_to(here) if there.is_relative_to(here) else place
     return None
 
 
