@@ -1,12 +1,12 @@
-"""Base classes of plugins' objects: all that is optional in a contract, with a harmless answer or a refusal.
+"""Base classes of plugins' objects: every optional method of a contract, with a harmless answer or a refusal.
 
     class AcmeSource(SourceBase):
         def rows(self): ...
 
 A method with a word in `finetooth_hooks.capabilities` refuses until a class overrides it and says the word in its own
-`capabilities`. What has an answer for everybody has it here: no files, no roles, a tracker that is started again. The
-whole contract of a kind, the optional part included, is the protocol of its name in `finetooth_hooks.protocols`; an
-object that stands in front of another derives from the base too and hands on all of it
+`capabilities`. A method with an answer that suits everybody has it here: no files, no roles, a tracker that is started
+again. The whole contract of a kind, the optional part included, is the protocol of its name in
+`finetooth_hooks.protocols`; an object that wraps another derives from the base too and passes on every call
 (`finetooth_kit.delegating`).
 """
 
@@ -154,7 +154,7 @@ class SourceBase(ContractBase):
         return None
 
     def identity(self) -> str | None:
-        """None: nobody says which rows they are."""
+        """None: nothing identifies the rows."""
         return None
 
     def stands_for(self) -> tuple[Mapping[str, Any], ...] | None:
@@ -228,7 +228,7 @@ class AdapterBase(ContractBase):
         raise self._cannot("be folded into its base tensor by tensor", "fold_tensors")
 
     def folded_config(self, folder: Path) -> Mapping[str, Any]:
-        """Nothing is otherwise than in the base's config."""
+        """Nothing differs from the base's config."""
         return {}
 
 
@@ -290,7 +290,7 @@ class TrackerBase(ContractBase):
     _contract = "tracker"
 
     def resume(self: Tracker, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
-        """Begins again: what was written stays, and what comes next follows it."""
+        """Starts again: what was written stays, and new entries follow it."""
         self.start(run)
 
 
@@ -381,7 +381,7 @@ class ExporterBase(ContractBase):
     _contract = "exporter"
 
     def check(self, source: ExportSource) -> None:
-        """Whatever was trained can be written."""
+        """Every trained model can be written."""
 
 
 class FaceBase(ContractBase):
@@ -417,7 +417,7 @@ class QuantizerBase(ContractBase):
     """Base of quantizers (`finetooth_hooks.protocols.Quantizer`).
 
     Attributes:
-        skip: nothing is left as it is but by `takes`.
+        skip: the recipe excludes nothing; only `takes` decides.
     """
 
     _contract = "quantizer"

@@ -1,4 +1,4 @@
-"""What keeps checkpoints, and what decides whether one counts.
+"""Stores keep checkpoints; gates decide whether a checkpoint counts.
 
 A checkpoint is a folder with a manifest, named `step-N`:
 
@@ -9,9 +9,9 @@ A checkpoint is a folder with a manifest, named `step-N`:
     plan.json        what was decided
     manifest.json    the size and SHA-256 of each file, versions, hashes of data and base model, and its own SHA-256
 
-It is written next to its final place, checked by gates, and only then moved: what has its name and its manifest is
-whole and passed. Stores keep checkpoints in one of four tiers: `device` and `host` hold snapshots in memory
-(`SnapshotStore`), `disk` and `remote` hold folders (`Store`).
+It is written next to its final place, checked by gates, and only then moved to its name. A folder with its final name
+and its manifest is therefore complete and has passed its gates. Stores keep checkpoints in one of four tiers: `device`
+and `host` hold snapshots in memory (`SnapshotStore`), `disk` and `remote` hold folders (`Store`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Gate(Protocol):
     """A check that a checkpoint must pass before it counts."""
 
     def check(self, candidate: Candidate) -> str:
-        """Why it must not count, in one line; empty if it passes. What is raised counts as a reason too.
+        """Why it must not count, in one line; empty if it passes. An exception counts as a reason too.
 
         Called from the thread that saves, while training continues; a gate that needs the engine is called between two
         steps.
@@ -57,7 +57,7 @@ class Gate(Protocol):
 class Store(Protocol):
     """A tier that keeps folders: `disk` and `remote`. Names are single path parts (`step-40`).
 
-    Calls come from one thread at a time. What a store does not manage raises `StoreError`.
+    Calls come from one thread at a time. An operation that a store cannot complete raises `StoreError`.
     """
 
     @property
@@ -79,11 +79,12 @@ class Store(Protocol):
 
     def put(self, name: str, folder: Path) -> None:
         """Keep a copy of a complete folder, the manifest last; when it returns, every file has been compared with its
-        SHA-256 in the manifest where it lies now. What is there already of the same content is not sent again.
+        SHA-256 in the manifest where it lies now. Files that are there already with the same content are not sent
+        again.
 
         Raises:
             StoreError: it could not be kept, after the store's own retries; it is not as its manifest says; or another
-                checkpoint is kept under this name (remove that one first). Nothing whole was touched.
+                checkpoint is kept under this name (remove that one first). No complete checkpoint was changed.
         """
         ...
 
@@ -96,8 +97,8 @@ class Store(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Take one out, the manifest first, so that half of one is never taken for whole. Nothing happens if it is not
-        there.
+        """Remove a checkpoint, its manifest first, so that a half-removed one never counts as complete. Nothing happens
+        if it is not there.
 
         Raises:
             StoreError: it could not be removed.
@@ -125,7 +126,7 @@ class SnapshotStore(Protocol):
 
     @property
     def most(self) -> int:
-        """So many it keeps at most; plans count memory for all of them."""
+        """The most snapshots that it keeps; plans count the memory of all of them."""
         ...
 
     def put(self, kept: StepSnapshot) -> None:

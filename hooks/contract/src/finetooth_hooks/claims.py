@@ -1,4 +1,4 @@
-"""What a loader or a source says of a reference."""
+"""The answer of a loader or a source to a reference."""
 
 from __future__ import annotations
 

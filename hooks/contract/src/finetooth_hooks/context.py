@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # pydantic
 
 
 class Registered(Protocol):
-    """An entry with where it came from."""
+    """An entry, with the plugin and file that it came from."""
 
     @property
     def entry(self) -> Entry: ...
@@ -144,7 +144,7 @@ class Opened(Protocol):
 
 
 class Context(Protocol):
-    """What a builder gets in addition to its options.
+    """The second argument of a builder: what it may use in addition to its options.
 
     Attributes:
         folder: the run folder; exists while a run trains, a scratch folder otherwise.
@@ -289,7 +289,7 @@ class Context(Protocol):
         """
 
     def note(self, text: str, *, topic: str = "") -> None:
-        """Tell the user something that belongs to the plan.
+        """Add a note to the plan for the user.
 
         Args:
             topic: only the first note on a topic is shown; default: the text itself.

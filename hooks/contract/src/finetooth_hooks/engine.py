@@ -1,4 +1,4 @@
-"""The engine: trains one set of parameters on a frozen base and offers the eight primitives.
+"""The engine trains one set of parameters on a frozen base, and offers the eight primitives.
 
 A local run, a REST service and a remote wire are callers of the same object. Data go in as `Datum`, results come back
 as NumPy arrays and plain numbers, so no caller needs the framework.
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Handle:
-    """Names a forward whose backward may still come: its data, random state and weights version."""
+    """Names a forward pass whose backward pass may still follow: its data, random state and weights version."""
 
     id: int
     weights_version: int
@@ -217,7 +217,7 @@ class Engine(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do beyond the least: words of `finetooth_hooks.capabilities.ENGINE`."""
+        """Its optional abilities: words of `finetooth_hooks.capabilities.ENGINE`."""
         ...
 
     @property

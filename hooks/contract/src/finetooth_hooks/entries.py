@@ -39,7 +39,7 @@ class Entry:
         example: options of a small instance for the conformance kit; `{folder}` in a string is a scratch folder.
         example_files: text by file name, written into that scratch folder first.
         expected_failures: checks of the conformance kit that it fails on purpose, each with the reason:
-            `{"gradient_is_the_slope": "its ratio is held constant"}`. One that passes all the same is a fault.
+            `{"gradient_is_the_slope": "its ratio is held constant"}`. A listed check that passes counts as a failure.
         elsewhere: names that the field and other tools give it, each with the options that it implies there:
             `{"dora": {"dora": True}, "peft": {}}`. No recipe may use them: the error says what to write.
     """
@@ -108,21 +108,22 @@ class Format(Entry):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Renderer(Entry):
-    """Messages to tokens and loss weights, and tokens back to a message."""
+    """Turns messages into tokens and loss weights, and tokens back into a message."""
 
     kind = "renderer"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Processor(Entry):
-    """Turns pictures, sounds and videos into what a model reads: how many tokens they take, and their numbers."""
+    """Turns images, sounds and videos into what a model reads: the number of their placeholder tokens, and their
+    numbers."""
 
     kind = "processor"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Family(Entry):
-    """What is particular to a model family: module names, head, renderer, stop tokens.
+    """Describes a model family: module names, head, renderer, stop tokens.
 
     Attributes:
         model_types: values of `model_type` that belong to the family; the `default=True` family takes the rest.
@@ -163,7 +164,7 @@ class Method(Entry):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Loss(Entry):
-    """From outputs to contributions; see `finetooth_hooks.compute.losses`.
+    """Computes contributions from outputs; see `finetooth_hooks.compute.losses`.
 
     Attributes:
         needs: outputs it reads (`OutputName`): `logprobs@reference`, `entropy`, `values`, `hidden:0.5`, `logits`.
@@ -305,8 +306,8 @@ class Backend(Entry):
         capabilities: see `finetooth_hooks.engine.CAPABILITIES`.
         outputs: what a loss may need of it, without roles; none: its engines answer, and train nothing.
         remote: its engines are at a server, which its option `url` names; `ft run --remote URL` picks it if it trains.
-        savings: what `adapter: auto` and `quantization: auto` try where nothing else fits, what costs least first. One
-            that can do nothing on a device is refused by the backend's plan.
+        savings: what `adapter: auto` and `quantization: auto` try where nothing else fits, the cheapest first. The
+            backend's plan refuses one that has no effect on a device.
     """
 
     kind = "backend"
@@ -325,8 +326,8 @@ class Hardware(Entry):
         framework: the backend framework it serves.
         rank: the available one with the highest rank is taken by `auto`.
         in_machine: light function (no heavy import) that says which devices of the kind the machine has, whether or not
-            they can be used, `an AMD GPU (gfx942)`; empty if none. Where `auto` passes them over, the plan says so in
-            a line of its own. None: it cannot be known without the framework.
+            they can be used, `an AMD GPU (gfx942)`; empty if none. If `auto` does not take them, the plan says so in a
+            line of its own. None: it cannot be known without the framework.
         built_for: light function that says whether the installed framework was built for such devices. With
             `in_machine` it decides what is suggested for a name that means several entries, such as `gpu`.
     """
@@ -370,8 +371,8 @@ class Launcher(Entry):
 class Attention(Entry):
     """Computes attention for layers of a model.
 
-    What only this machine can tell (no compiler, an old library) the builder says, by a `PlanError`: plans build a
-    function before they pick it, and `auto` then tries the next.
+    The builder raises `PlanError` for what only this machine can tell (no compiler, an old library): a plan builds a
+    function before it picks it, and `auto` then tries the next.
 
     Attributes:
         serves: devices, types and shapes that it is for; the plan refuses it for anything else.

@@ -1,8 +1,8 @@
-"""Environments: what answers a policy's turns and scores them.
+"""Environments, which answer a policy's turns and score them.
 
 A method asks an environment for an episode of a task, shows the policy what the episode says, and hands back what the
-policy wrote, turn by turn. Turns go to and fro as tokens and as the messages they say: an environment that reads
-messages never tokenises, and what the policy wrote is never tokenised again.
+policy wrote, turn by turn. A turn is passed both as tokens and as a message: an environment that reads messages need
+not tokenise, and the policy's own tokens are never made from text again.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Turn:
 
 @dataclass(frozen=True)
 class Answer:
-    """What an environment makes of a turn.
+    """The environment's answer to a turn.
 
     Attributes:
         observation: what the policy sees next; None ends the episode.
@@ -72,8 +72,8 @@ class Answer:
 class Episode(Protocol):
     """One conversation about one task; used once, its methods called one after the other.
 
-    Whatever `begin` and `answer` raise is an outcome of its own (`error`), as is a call that takes longer than the
-    method allows (`timeout`): never a reward of 0.
+    If `begin` or `answer` raises, the outcome of the rollout is `error`; if a call takes longer than the method allows,
+    it is `timeout`. Neither counts as a reward of 0.
     """
 
     def begin(self) -> Observation:
@@ -81,7 +81,7 @@ class Episode(Protocol):
         ...
 
     def answer(self, turn: Turn) -> Answer:
-        """What comes of a turn."""
+        """The answer to a turn."""
         ...
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class Environment(Protocol):
         ...
 
     def episode(self, task: Task, seed: int) -> Episode:
-        """A new episode; quick, what takes time belongs in `begin`.
+        """A new episode. It must be quick: slow work belongs in `begin`.
 
         Args:
             task: the row: its prompt, and `columns` for all else it has.

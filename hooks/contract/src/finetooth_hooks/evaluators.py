@@ -1,4 +1,4 @@
-"""What measures: evaluators of an engine, and rewards of answers."""
+"""Evaluators, which measure an engine, and rewards, which score answers."""
 
 from __future__ import annotations
 

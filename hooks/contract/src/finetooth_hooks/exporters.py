@@ -1,4 +1,4 @@
-"""Exporters: what writes a trained model for another tool."""
+"""Exporters, which write a trained model for another tool."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ class Exporter(Protocol):
         ...
 
     def check(self, source: ExportSource) -> None:
-        """Look whether it can be written, before any weight is read.
+        """Check whether it can be written, before any weight is read.
 
         Raises:
-            UserError: the model cannot be said in this layout; names what.
+            UserError: this layout cannot hold the model; names why.
         """
         ...
 

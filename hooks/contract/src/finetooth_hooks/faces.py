@@ -236,7 +236,7 @@ class Face(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do beyond the least: words of `finetooth_hooks.capabilities.FACE`."""
+        """Its optional abilities: words of `finetooth_hooks.capabilities.FACE`."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""Methods: what turns examples into data and drives the engine."""
+"""Methods, which turn examples into data and drive the engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetooth_hooks.reports import Prepared, StepReport
 class Method(Protocol):
     """Turns examples into data and drives the engine: a generator of steps.
 
-    What outlives a `yield` (cursor, replay buffer, controllers) is in `state()`. A method derives from
+    Everything that must survive a `yield` (cursor, replay buffer, controllers) is in `state()`. A method derives from
     `finetooth_hooks.MethodBase`, where `noun`, `data`, `roles` and `read_beginning` have the answers of one that needs
     none of them.
     """
@@ -53,18 +53,20 @@ class Method(Protocol):
         `restore` gets them back with dtype, shape and content. Asked for after every step, so that the state before a
         failed one is known: keep it cheap. Arrays are copied, but for those that are read-only.
 
-        After a step that failed it is behind the data of that step: a run that passes them over restores it, and a new
-        `steps` continues with the next ones. So advance the cursor before the engine is called.
+        After a failed step, the state already stands after the data of that step: a run that skips these data restores
+        the state, and a new call of `steps` continues with the next data. So advance the cursor before the engine is
+        called.
         """
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
     def read_beginning(self, engine: Engine) -> None:
-        """Take what is needed from the weights as they are before the first step of a run, which is in no checkpoint.
+        """Read what the method needs from the weights before the first step of a run; no checkpoint holds these
+        weights.
 
-        Called when a run resumes, after `prepare` and before the saved state is loaded; not in a run that begins,
-        whose first step or evaluation finds the weights as they are.
+        Called when a run resumes, after `prepare` and before the saved state is loaded; not in a new run, whose first
+        step or evaluation sees these weights anyway.
 
         Raises:
             FinetoothError: it could not be had.

@@ -21,7 +21,7 @@ class Tokenizer(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do beyond the least: words of `finetooth_hooks.capabilities.TOKENIZER`."""
+        """Its optional abilities: words of `finetooth_hooks.capabilities.TOKENIZER`."""
         ...
 
     @property
@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write it so that transformers' AutoTokenizer reads back the same ids."""
+        """Write the tokenizer so that transformers' AutoTokenizer gives the same ids."""
         ...
 
     def encode_from(self, stretches: Sequence[tuple[str, int | None]]) -> list[tuple[list[int], int]]:
@@ -347,7 +347,7 @@ class Loader(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do beyond the least: words of `finetooth_hooks.capabilities.LOADER`."""
+        """Its optional abilities: words of `finetooth_hooks.capabilities.LOADER`."""
         ...
 
     def describe(self, reference: str) -> ModelInfo:

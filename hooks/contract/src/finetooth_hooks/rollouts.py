@@ -124,7 +124,7 @@ class Sampled:
 
 
 class Sampler(Protocol):
-    """Where rollouts come from. A sampler derives from `finetooth_hooks.SamplerBase`."""
+    """Produces rollouts. A sampler derives from `finetooth_hooks.SamplerBase`."""
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
 @hookspec
 def ft_loaders() -> Iterable[Loader]:  # type: ignore[empty-body]
-    """Yield loaders: what finds a base model by reference and loads it.
+    """Yield loaders, which find a base model by its reference and load it.
 
     Example:
         @hookimpl
@@ -68,7 +68,7 @@ def ft_loaders() -> Iterable[Loader]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_sources() -> Iterable[Source]:  # type: ignore[empty-body]
-    """Yield sources: where rows of data come from.
+    """Yield sources, from which rows of data come.
 
     Example:
         @hookimpl
@@ -79,7 +79,7 @@ def ft_sources() -> Iterable[Source]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_formats() -> Iterable[Format]:  # type: ignore[empty-body]
-    """Yield formats: how a row becomes an example (messages, a text, a prompt with its completion).
+    """Yield formats, which turn a row into an example (messages, a text, a prompt with its completion).
 
     Example:
         @hookimpl
@@ -90,7 +90,7 @@ def ft_formats() -> Iterable[Format]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_renderers() -> Iterable[Renderer]:  # type: ignore[empty-body]
-    """Yield renderers: messages to tokens with loss weights, and back.
+    """Yield renderers, which turn messages into tokens with loss weights, and tokens back into messages.
 
     Example:
         @hookimpl
@@ -101,7 +101,8 @@ def ft_renderers() -> Iterable[Renderer]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_processors() -> Iterable[Processor]:  # type: ignore[empty-body]
-    """Yield processors: what turns images, sounds and videos into tokens' places and numbers, as the model was trained.
+    """Yield processors, which turn images, sounds and videos into placeholder tokens and the numbers that the model
+    reads.
 
     Example:
         @hookimpl
@@ -123,7 +124,7 @@ def ft_families() -> Iterable[Family]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_methods() -> Iterable[Method]:  # type: ignore[empty-body]
-    """Yield methods: what turns examples into data and drives the engine.
+    """Yield methods, which turn examples into data and drive the engine.
 
     Example:
         @hookimpl
@@ -134,7 +135,7 @@ def ft_methods() -> Iterable[Method]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_losses() -> Iterable[Loss]:  # type: ignore[empty-body]
-    """Yield losses: plain functions from outputs to contributions.
+    """Yield losses, plain functions that compute contributions from outputs.
 
     Example:
         @hookimpl
@@ -145,7 +146,7 @@ def ft_losses() -> Iterable[Loss]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_rewards() -> Iterable[Reward]:  # type: ignore[empty-body]
-    """Yield rewards: what scores a completion.
+    """Yield rewards, which score completions.
 
     Example:
         @hookimpl
@@ -156,7 +157,7 @@ def ft_rewards() -> Iterable[Reward]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
-    """Yield samplers: where the rollouts come from that a policy learns from.
+    """Yield samplers, which produce the rollouts that a policy learns from.
 
     Example:
         @hookimpl
@@ -167,7 +168,7 @@ def ft_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_environments() -> Iterable[Environment]:  # type: ignore[empty-body]
-    """Yield environments: what answers a policy's turns and scores them.
+    """Yield environments, which answer a policy's turns and score them.
 
     Example:
         @hookimpl
@@ -178,7 +179,7 @@ def ft_environments() -> Iterable[Environment]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
-    """Yield adapters: what decides which parameters train.
+    """Yield adapters, which decide which parameters train.
 
     Example:
         @hookimpl
@@ -189,7 +190,7 @@ def ft_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_quantizers() -> Iterable[Quantizer]:  # type: ignore[empty-body]
-    """Yield quantizers: what stores the weights of a frozen base in fewer bits.
+    """Yield quantizers, which store the weights of a frozen base in fewer bits.
 
     Example:
         @hookimpl
@@ -222,7 +223,7 @@ def ft_schedules() -> Iterable[Schedule]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
-    """Yield backends: what builds an engine from a plan.
+    """Yield backends, which build an engine from a plan.
 
     Example:
         @hookimpl
@@ -234,7 +235,7 @@ def ft_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_hardware() -> Iterable[Hardware]:  # type: ignore[empty-body]
-    """Yield hardware: a kind of device, whether it is there, and what it can do.
+    """Yield hardware: kinds of devices, with a check whether they are there and with what they can do.
 
     Example:
         @hookimpl
@@ -245,7 +246,7 @@ def ft_hardware() -> Iterable[Hardware]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_strategies() -> Iterable[Strategy]:  # type: ignore[empty-body]
-    """Yield strategies: how one engine is spread over ranks.
+    """Yield strategies, which spread one engine over ranks.
 
     Example:
         @hookimpl
@@ -256,7 +257,7 @@ def ft_strategies() -> Iterable[Strategy]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_launchers() -> Iterable[Launcher]:  # type: ignore[empty-body]
-    """Yield launchers: how ranks are started, and how a process that was started as one finds its place.
+    """Yield launchers, which start ranks, and tell a process that was started as a rank which one it is.
 
     Example:
         @hookimpl
@@ -267,7 +268,7 @@ def ft_launchers() -> Iterable[Launcher]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_attention() -> Iterable[Attention]:  # type: ignore[empty-body]
-    """Yield attention: what computes it, and for which devices, types and shapes.
+    """Yield implementations of attention, each with the devices, types and shapes that it serves.
 
     Example:
         @hookimpl
@@ -290,7 +291,7 @@ def ft_kernels() -> Iterable[Kernel]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
-    """Yield trackers: where steps and evaluations are written.
+    """Yield trackers, which write down steps and evaluations.
 
     Example:
         @hookimpl
@@ -301,7 +302,7 @@ def ft_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_evaluators() -> Iterable[Evaluator]:  # type: ignore[empty-body]
-    """Yield evaluators: what measures the engine on held-out examples.
+    """Yield evaluators, which measure the engine on held-out examples.
 
     Example:
         @hookimpl
@@ -312,7 +313,7 @@ def ft_evaluators() -> Iterable[Evaluator]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
-    """Yield exporters: what writes a trained model for another tool.
+    """Yield exporters, which write a trained model for another tool.
 
     Example:
         @hookimpl
@@ -323,7 +324,7 @@ def ft_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_stores() -> Iterable[Store]:  # type: ignore[empty-body]
-    """Yield stores: what keeps checkpoints, in memory, on disk or on another machine.
+    """Yield stores, which keep checkpoints in memory, on disk or on another machine.
 
     Example:
         @hookimpl
@@ -412,8 +413,9 @@ def ft_step(run: Run, report: StepReport) -> None:
 
 @hookspec
 def ft_rollouts_scored(run: Run, rollouts: Sequence[Rollout]) -> None:
-    """A step has learned from rollouts that were new: each with its rewards, its advantages and the log-probabilities
-    that it was drawn by. Called before `ft_step` of that step; not for a step that learns from them once more.
+    """A step has learned from new rollouts, each with its rewards, its advantages and the log-probabilities at which
+    its tokens were sampled. Called before `ft_step` of that step, and not for a step that learns from the same rollouts
+    again.
 
     Example:
         @hookimpl
@@ -436,8 +438,8 @@ def ft_evaluated(run: Run, evaluation: Evaluation) -> None:
 
 @hookspec
 def ft_promote(run: Run, candidate: Candidate) -> str | None:
-    """Decide whether a checkpoint counts, after every gate has let it pass: None for yes, or the reason why not. One
-    that does not is put into quarantine with the reason, and is neither the latest nor the best.
+    """Decide whether a checkpoint counts, after every gate has let it pass: None for yes, or the reason why not. A
+    checkpoint that does not count is put into quarantine with the reason, and is neither the latest nor the best.
 
     Called from the thread that saves, while training continues: look at the files and metrics of the candidate, not at
     the engine.
@@ -463,8 +465,8 @@ def ft_checkpoint_saved(run: Run, path: Path) -> None:
 
 @hookspec
 def ft_run_end(run: Run, outcome: Outcome) -> None:
-    """A run has ended, in whatever way: done, stopped, interrupted or failed. What is raised here can no longer change
-    what was trained, but `StopRun` still sets the exit code.
+    """A run has ended: done, stopped, interrupted or failed. An exception that is raised here can no longer change the
+    trained weights, but `StopRun` still sets the exit code.
 
     Example:
         @hookimpl

@@ -17,7 +17,7 @@ class Tracker(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do beyond the least: words of `finetooth_hooks.capabilities.TRACKER`."""
+        """Its optional abilities: words of `finetooth_hooks.capabilities.TRACKER`."""
         ...
 
     def start(self, run: Run) -> None: ...

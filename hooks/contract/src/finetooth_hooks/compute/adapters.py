@@ -1,4 +1,4 @@
-"""Adapters: what decides which parameters of a model train."""
+"""Adapters, which decide which parameters of a model train."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Adapter(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do beyond the least: words of `finetooth_hooks.capabilities.ADAPTER`."""
+        """Its optional abilities: words of `finetooth_hooks.capabilities.ADAPTER`."""
         ...
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:

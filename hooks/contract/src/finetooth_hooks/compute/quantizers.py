@@ -30,7 +30,7 @@ class Quantizer(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do beyond the least: words of `finetooth_hooks.capabilities.QUANTIZER`."""
+        """Its optional abilities: words of `finetooth_hooks.capabilities.QUANTIZER`."""
         ...
 
     @property

@@ -310,7 +310,7 @@ Example = Conversation | Text | PromptCompletion | Segments | Pair | Labelled | 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """In place of an example: what the row would have given is left out, and counted by the reason.
+    """Returned instead of an example: the row is left out, and counted by the reason.
 
     Attributes:
         reason: a few words that are the same for every such row, `both answers are the same`.

@@ -1,4 +1,4 @@
-"""What a method says of how its examples become data, and what it gets back."""
+"""How a method declares the way from examples to data, and what it gets back."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from finetooth_hooks.plan import TrainSettings
 from finetooth_hooks.reports import DataReport
 
 Render = Callable[[Example], Rendered]
-"""Tokens and weights of one example, or of several sequences that belong together (`Rendered.others`); raises
-DataError for one it cannot say."""
+"""Tokens and weights of one example, or of several sequences that belong together (`Rendered.others`); raises DataError
+for an example that it cannot render."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How examples become tokens, said so that another process can do it and a cache can tell it from any other way.
+    """How examples become tokens, declared so that another process can do it and a cache can distinguish it from every
+    other way.
 
     Attributes:
         build: `"package.module:function"`; `function(options, context)` returns a `Render`. What it does must follow
@@ -36,7 +37,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Limit:
-    """How rows are treated that are too long or train nothing; see `TrainSettings`."""
+    """How to treat rows that are too long or have no token that trains; see `TrainSettings`."""
 
     max_length: int
     excess_length: str

@@ -34,7 +34,7 @@ class Source(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it can do beyond `rows`: words of `finetooth_hooks.capabilities.SOURCE`."""
+        """Its abilities in addition to `rows`: words of `finetooth_hooks.capabilities.SOURCE`."""
         ...
 
     def rows(self) -> Iterator[Row]:
