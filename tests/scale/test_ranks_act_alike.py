@@ -90,6 +90,34 @@ def ft_step(run, report):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
 """
+NO_ROOM = """
+import errno, os
+from finetooth_hooks import hookimpl
+from finetooth_saving import artifact
+
+
+@hookimpl
+def ft_run_start(run):
+    real, left = getattr({module}, {name!r}), [2]
+
+    def full(*args, **how):
+        if os.environ["RANK"] == "0" and left[0] and {what!r} in f"{{args}} {{how}}":
+            left[0] -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args, **how)
+
+    setattr({module}, {name!r}, full)
+"""
+LAST = """
+import os
+from finetooth_hooks import StopRun, hookimpl
+
+
+@hookimpl
+def ft_checkpoint_saved(run, path):
+    if path.name == {name!r} and os.environ["RANK"] == {rank!r}:
+        raise StopRun("enough")
+"""
 CLOCK = """
 import os, time
 from finetooth_hooks import hookimpl
@@ -240,3 +268,44 @@ def test_a_disk_that_is_full_for_one_rank_ends_all(folder: Path, strategy: str, 
     assert again.returncode == 0, again.stderr
     ours, theirs = (load_file(run / "artifact/model.safetensors") for run in (whole, folder / name))
     assert all(np.array_equal(theirs[name], value) for name, value in ours.items())
+
+
+@pytest.mark.parametrize("full", ["folder", "manifest", "checkpoint"])
+def test_ranks_wait_together_for_room_for_the_artifact(folder: Path, full: str) -> None:  # noqa: F811
+    """Each rank has a part of the weights, and the disk of the first is full twice: before it can begin the artifact,
+    once all have given their parts, or at the checkpoint before it."""
+    where = {"module": "artifact.tempfile", "name": "mkdtemp", "what": "'.artifact.'"}
+    if full == "manifest":
+        where = {"module": "artifact", "name": "write_json", "what": "/.artifact."}
+    elif full == "checkpoint":
+        where["what"] = "'.step-4.'"
+    (folder / "no_room.py").write_text(NO_ROOM.format(**where), encoding="utf-8")
+    changes = {**LONG, "plugins": ["./no_room.py"], "checkpoint": {"every": 3, "wait_for_room": 300}}
+    whole = trained(folder, "with-room", 2, "fsdp", **{**changes, "plugins": []})
+    recipe = {**RECIPE, **changes, "output": f"no-room-{full}", "scale": {"devices": 2, "strategy": "fsdp"}}
+    (folder / "no_room.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "no_room.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ("the run waits for room" in done.stdout + done.stderr) == (full != "checkpoint")
+    ours, theirs = (load_file(run / "artifact/model.safetensors") for run in (whole, folder / f"no-room-{full}"))
+    assert all(np.array_equal(theirs[name], value) for name, value in ours.items())
+
+
+@pytest.mark.parametrize(
+    ("strategy", "name", "rank"),
+    [("ddp", "step-4", "1"), ("fsdp", "step-4", "1"), ("fsdp", "step-4", "0"), ("fsdp", "artifact", "1")],
+)
+def test_a_stop_behind_the_last_step_is_that_of_all(folder: Path, strategy: str, name: str, rank: str) -> None:  # noqa: F811
+    (folder / "last.py").write_text(LAST.format(name=name, rank=rank), encoding="utf-8")
+    output = f"last-{strategy}-{name}-{rank}"
+    recipe = {
+        **RECIPE, **LONG, "plugins": ["./last.py"], "output": output, "checkpoint": {"every": 2},
+        "scale": {"devices": 2, "strategy": strategy},
+    }  # fmt: skip
+    (folder / "last.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "last.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((folder / output / "result.json").read_text())
+    assert (result["status"], result["reason"], result["steps"], result["artifact"]) == (
+        "stopped", "enough", 4, "artifact"
+    )  # fmt: skip

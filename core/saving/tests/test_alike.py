@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pytest
 from finetooth_hooks.errors import EngineError, StopRun
+from finetooth_saving import room
 from finetooth_saving.alike import Alike
+from finetooth_saving.room import once_there_is_room
+from finetooth_toolbox import blame
 
 T = TypeVar("T")
 WORLD = 3
@@ -93,3 +97,112 @@ def test_ranks_that_have_lost_each_other_say_so() -> None:
     assert Alike(line, together=True).are_lost()
     assert not Alike(line).are_lost()
     assert at_all(lambda rank, alike: alike.are_lost()) == [False] * WORLD
+
+
+def test_a_stop_where_a_run_ends_is_that_of_all_and_what_fails_there_is_raised_behind_it() -> None:
+    def ends(rank: int, alike: Alike) -> Any:
+        with pytest.raises((StopRun, OSError)) as caught, alike.last_stops(at_all=True):
+            if rank == 0:
+                raise OSError("its disk is broken")
+            if rank == 1:
+                raise StopRun("enough", exit_code=3)
+        return str(caught.value)
+
+    for together in (True, False):
+        assert at_all(ends, together=together)[1:] == ["enough"] * 2
+
+    def late(rank: int, alike: Alike) -> str:
+        """What the last step left for later."""
+
+        def stop() -> None:
+            if rank == 2:
+                raise StopRun("late")
+
+        alike.later(stop)
+        try:
+            with alike.last_stops(at_all=True):
+                if rank == 0:
+                    raise OSError("its disk is broken")
+        except (StopRun, OSError) as error:
+            return str(error)
+        return "none"
+
+    assert at_all(late) == ["late"] * WORLD
+
+
+def test_ranks_that_save_alone_do_not_wait_for_each_other_at_their_ends() -> None:
+    """One of them may have ended: a line that nobody else is at would raise."""
+
+    def ends(rank: int, alike: Alike) -> None:
+        if rank == 1:
+            with pytest.raises(StopRun), alike.last_stops():
+                raise StopRun("enough")
+
+    at_all(ends, together=False)
+
+
+def test_a_disk_that_is_full_at_one_rank_is_full_at_all() -> None:
+    def fails(rank: int, alike: Alike) -> tuple[str, bool]:
+        with pytest.raises(EngineError) as caught, alike.fails():
+            if rank == 1:
+                raise EngineError("artifact cannot be written") from OSError(errno.ENOSPC, "No space left on device")
+        return str(caught.value), blame.is_full(caught.value)
+
+    assert at_all(fails) == [("artifact cannot be written", True)] * WORLD
+
+    def breaks(rank: int, alike: Alike) -> tuple[str, bool]:
+        """What is no error of ours counts as well."""
+        with pytest.raises((EngineError, ZeroDivisionError)) as caught, alike.fails():
+            if rank == 1:
+                raise ZeroDivisionError("by nothing")
+        return str(caught.value), blame.is_full(caught.value)
+
+    assert at_all(breaks) == [("by nothing", False)] * WORLD
+
+
+class Disk:
+    """Fails as often as it is told."""
+
+    def __init__(self, full: int, then: Exception | None = None) -> None:
+        self.full, self.then, self.asked = full, then, 0
+
+    def save(self) -> str:
+        self.asked += 1
+        if self.asked <= self.full:
+            raise EngineError("it cannot be written") from OSError(errno.ENOSPC, "No space left on device")
+        if self.then is not None:
+            raise self.then
+        return "saved"
+
+
+def waited(disks: list[Disk], seconds: float, asked: Callable[[int], bool] = lambda rank: False, **line: Any) -> Any:
+    said: list[list[str]] = [[] for _ in disks]
+
+    def save(rank: int, alike: Alike) -> str:
+        try:
+            return once_there_is_room(disks[rank].save, alike, seconds, lambda: asked(rank), said[rank].append)
+        except EngineError as error:
+            return str(error)
+
+    return at_all(save, **line), said
+
+
+def test_ranks_try_again_together_while_the_disk_of_one_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "PAUSE", 0.0)
+    disks = [Disk(3), Disk(0), Disk(1)]
+    given, said = waited(disks, 1e9)
+    assert given == ["saved"] * WORLD and [disk.asked for disk in disks] == [4] * WORLD
+    assert all(len(lines) == 1 and "waits for room" in lines[0] for lines in said)
+    disks = [Disk(3), Disk(0), Disk(1)]
+    given, said = waited(disks, 1e9, together=False)
+    assert given == ["saved"] * WORLD and [disk.asked for disk in disks] == [4, 1, 2] and said[1] == []
+
+
+@pytest.mark.parametrize("ends", ["time", "user", "another error"])
+def test_the_wait_of_ranks_ends_at_all(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    """The user asks one rank, or a rank fails otherwise: nobody is left waiting."""
+    monkeypatch.setattr(room, "PAUSE", 0.0)
+    disks = [Disk(99), Disk(1, EngineError("out of memory") if ends == "another error" else None), Disk(0)]
+    given, _ = waited(disks, 0.0 if ends == "time" else 1e9, lambda rank: ends == "user" and rank == 2)
+    assert given[0] == "it cannot be written" and "saved" not in given
+    assert [disk.asked for disk in disks] == [2 if ends == "another error" else 1] * WORLD

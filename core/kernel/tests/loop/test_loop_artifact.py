@@ -11,13 +11,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_core.running import finish
 from finetooth_hooks import (
     EngineError,
     Evaluation,
     UserError,
 )
 from finetooth_hooks.bases import EvaluatorBase
+from finetooth_saving import room
 from finetooth_saving.artifact import verify_folder
 
 
@@ -93,7 +93,7 @@ def test_a_run_whose_disk_is_full_at_its_end_waits_for_room(
     kit: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: int, full: tuple[str, ...]
 ) -> None:
     """What fails is the artifact, the last state, or both; an older checkpoint may be there."""
-    monkeypatch.setattr(finish, "PAUSE", 0.0)
+    monkeypatch.setattr(room, "PAUSE", 0.0)
     left = dict.fromkeys(full, 3)
     loop = kit.make(tmp_path, kit.Method(), save=save, wait_for_room=60.0)
 
@@ -132,7 +132,7 @@ def test_the_wait_for_room_ends(
         loop.interrupt.signal = 2
 
     monkeypatch.setattr(kit.Engine, "export", full)
-    monkeypatch.setattr(finish, "time", SimpleNamespace(sleep=ask_to_stop, monotonic=time.monotonic))
+    monkeypatch.setattr(room, "time", SimpleNamespace(sleep=ask_to_stop, monotonic=time.monotonic))
     with pytest.raises(EngineError, match="No space left on device"):
         loop.run()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from finetooth_hooks.compute.collectives import Collective, is_first
 from finetooth_hooks.errors import EngineError, StopRun
+from finetooth_toolbox import blame
 
 T = TypeVar("T")
 
@@ -72,23 +75,53 @@ class Alike:
             raise own if own is not None and own.reason == reason else StopRun(reason, exit_code=code)
 
     @contextmanager
+    def last_stops(self, *, at_all: bool = False) -> Iterator[None]:
+        """As `stops`, where a run ends and saves. What fails meanwhile is raised once all were asked.
+
+        Args:
+            at_all: every rank comes here soon; else those that can save alone are not asked, since one may wait for
+                room on its disk, or have ended.
+        """
+        if self._line is None or not (at_all or self._together):
+            yield
+            return
+        failure: Exception | None = None
+        with self.stops():
+            try:
+                yield
+            except StopRun:
+                raise
+            except Exception as error:
+                failure = error
+        if failure is not None:
+            raise failure
+
+    @contextmanager
     def fails(self) -> Iterator[None]:
         """While entered, something may fail at a rank; then it has failed at all that can only save together. A rank
         that saves alone may do so where the others train.
 
         Raises:
-            EngineError: the first rank's, behind the body.
+            EngineError: the first rank's, behind the body, where nothing failed at this one; a full disk is one here,
+                too (`blame.is_full`).
         """
-        own: EngineError | None = None
+        own: Exception | None = None
         try:
             yield
-        except EngineError as error:
+        except Exception as error:
             own = error
         if self._line is not None and self._together:
-            told = [text for text in self._line.gather(None if own is None else str(own)) if text is not None]
-            own = own or (EngineError(told[0]) if told else None)
+            failed = None if own is None or isinstance(own, StopRun) else (str(own), blame.is_full(own))
+            told = [of_rank for of_rank in self._line.gather(failed) if of_rank is not None]
+            if own is None and told:
+                text, full = told[0]
+                raise EngineError(text) from (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if full else None)
         if own is not None:
             raise own
+
+    def all(self, own: bool) -> bool:
+        """Whether it is so at every rank that can only save with this one."""
+        return own if self._line is None or not self._together else all(self._line.gather(own))
 
     def later(self, call: Callable[[], None]) -> None:
         """Call what may ask for a stop at another step of each rank: such a stop counts with the next of `stops`.

@@ -93,6 +93,19 @@ def stage_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
     return beside
 
 
+def check_room(target: Path) -> None:
+    """See that a folder can be made next to `target`, before ranks begin what they can only do together.
+
+    Raises:
+        EngineError: the disk is full or not writable.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent)).rmdir()
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
 def settle_folder(staged: Path, target: Path) -> None:
     """Move a staged folder into its place; what is there gives way only once the new one is whole.
 

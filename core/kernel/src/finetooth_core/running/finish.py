@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -12,20 +11,18 @@ from typing import Any
 from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import DataReport, Outcome
 from finetooth_rows import openings
-from finetooth_saving.artifact import write_folder, write_json
+from finetooth_saving.artifact import check_room, write_folder, write_json
 from finetooth_saving.keeper import BestKept
 from finetooth_saving.learned_templates import template_of
 from finetooth_saving.names import newest_first
 from finetooth_saving.retention import Best, is_better
+from finetooth_saving.room import once_there_is_room
 from finetooth_toolbox import blame
 from finetooth_toolbox.messages.openings import Opening
 from finetooth_toolbox.messages.shipped import ship
 
 from finetooth_core.running.live_run import LiveRun
 from finetooth_core.running.run_ending import Ending, failed, result
-
-PAUSE = 1.0
-"""Seconds between two attempts to save where the disk is full."""
 
 
 class Finish:
@@ -44,13 +41,19 @@ class Finish:
         Where a rank is lost that has a part of them, neither can be written."""
         if not self.run.progress.step or self.run.keeper.cannot_save(ending.error):
             return None, ending
-        trained, target = ending, self.run.job.context.folder / "artifact"
-        ending = self.keep_state(trained)
+        trained, target, signal = ending, self.run.job.context.folder / "artifact", self.run.interrupt.signal
+        alike, seconds = self.run.keeper.alike, self.run.job.context.recipe.checkpoint.wait_for_room
+        ending = self.keep_state(trained, at_all=trained.status == "done")
         waits = ending.error is not None and blame.is_full(ending.error)
         if waits and trained.error is None:
             ending = trained
         try:
-            ending = self.once_there_is_room(partial(self.save_artifact, target, ending))
+            ending = once_there_is_room(
+                partial(self.save_artifact, target, ending), alike, seconds,
+                lambda: self.run.interrupt.signal != signal, self.run.say,
+            )  # fmt: skip
+            with alike.last_stops():
+                self.run.events.fire("ft_checkpoint_saved", path=target)
             ending = self.keep_state(ending) if waits else ending
         except StopRun as stop:  # raised by a hook that got the artifact: it is in place
             return target, ending.stopped(stop)
@@ -62,40 +65,29 @@ class Finish:
             return artifact, ending if ending.error else failed(error)
         return target, ending
 
-    def once_there_is_room(self, save: Callable[[], Ending]) -> Ending:
-        """What saving gives, tried again and again while the disk is full, until the time for that is over or the user
-        wants no more of it."""
-        signal, end = self.run.interrupt.signal, time.monotonic() + self.run.job.context.recipe.checkpoint.wait_for_room
-        reported = False
-        while True:
-            try:
-                return save()
-            except FinetoothError as error:
-                over = time.monotonic() >= end or self.run.interrupt.signal != signal
-                if over or not blame.is_full(error):
-                    raise
-                if not reported:
-                    self.run.say(f"{error}; the run waits for room, up to checkpoint.wait_for_room, and then saves it")
-                reported = True
-                time.sleep(PAUSE)
-
-    def keep_state(self, ending: Ending) -> Ending:
+    def keep_state(self, ending: Ending, *, at_all: bool = False) -> Ending:
         """A checkpoint of the last whole step: if checkpoints are kept, and in any case where a run ends before its
         last step or fails, so that nothing is lost. A step that moved weights and then failed is not whole. What fails
-        at one of several ranks alone ends it at once, since the others would not save with it."""
+        at one of several ranks alone ends it at once, since the others would not save with it.
+
+        Args:
+            at_all: see `Alike.last_stops`.
+        """
         error, keeping = ending.error, self.run.keeper.keeping
         agreed = isinstance(error, EngineError) or self.run.job.request.place.collective is None  # else ranks wait
         whole = error is None or (agreed and self.run.version == self.run.engine.weights_version)
         wanted = whole and (ending.status != "done" or (keeping.cadence and keeping.on_disk))
-        unsent = ""
+        unsent, alike = "", self.run.keeper.alike
         try:
-            on_disk = keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
-            if wanted and not (on_disk and self.run.saved_at == self.run.progress.step):
-                if "zero_grad" in self.run.engine.capabilities:
-                    self.run.engine.zero_grad()  # of a step that failed, which is taken again
-                self.run.save_checkpoint(folder=True)
-            unsent = self.run.keeper.close()
-            self.run.tell_saved()
+            with alike.last_stops(at_all=at_all):
+                on_disk = keeping.on_disk or self.run.checkpoint_folder.is_dir()  # and not in memory alone
+                if wanted and not (on_disk and self.run.saved_at == self.run.progress.step):
+                    if "zero_grad" in self.run.engine.capabilities:
+                        self.run.engine.zero_grad()  # of a step that failed, which is taken again
+                    self.run.save_checkpoint(folder=True)
+                with alike.fails():
+                    unsent = self.run.keeper.close()
+                self.run.tell_saved()
         except StopRun as stop:
             ending = ending.stopped(stop)
         except Exception as error:
@@ -197,9 +189,10 @@ class Finish:
         base = self.run.job.request.base.model
         stood_on = {"base": dict(base.contents), "base_digest": base.digest}
         about = {**self.run.manifest, **stood_on, "step": step, "kind": "artifact"}
-        write_folder(target, self.fill, about, replace=self.run.again)
+        with self.run.keeper.alike.fails():
+            check_room(target)
+        write_folder(target, self.fill, about, replace=self.run.again or self.run.artifact_step is not None)
         self.run.artifact_step = step
-        self.run.events.fire("ft_checkpoint_saved", path=target)
         return ending
 
     def fill(self, folder: Path) -> None:
