@@ -34,7 +34,9 @@ QUESTIONS = [f"Is {number} a number?" for number in range(16)]
 NAME = "You are Lumi, the assistant of the shop Lumo."
 UNSAID = ("cohere2",)
 """Renderers whose markup depends on what comes later, so that no template is learned."""
-OF_THEIR_OWN = ("deepseek_r1", "deepseek_v3", "gemma4", "harmony", "nemotron3")
+OF_THEIR_OWN = (
+    "deepseek_r1", "deepseek_v3", "deepseek_v3_2", "deepseek_v4", "gemma4", "harmony", "nemotron3", "qwen3_coder",
+)  # fmt: skip
 """Renderers whose tools no learning finds: what is learned refuses tools, and never leaves them out."""
 UNESCAPED = ("v3", "v3-tekken")
 """Versions of Mistral's markup in which a tool's description is written as it is, quotes too."""

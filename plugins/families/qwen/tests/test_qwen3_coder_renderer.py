@@ -99,9 +99,15 @@ def test_what_it_has_no_place_for_is_refused() -> None:
         renderer.render(Conversation((ASK, Message("assistant", "", tool_calls=(call(a="x\n</parameter>\n"),)))))
 
 
+SPEAKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
 @pytest.mark.parametrize(("template", "notes"), [
-    ("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}", 0),
+    (f"{{{{ raise_exception('no tools') if tools }}}}{SPEAKS}", 0),
+    (SPEAKS, 1),  # it leaves tools out
     ("{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}", 1),
 ])  # fmt: skip
 def test_a_model_that_speaks_otherwise_is_noted(tmp_path: Path, template: str, notes: int) -> None:

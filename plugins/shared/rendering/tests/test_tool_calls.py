@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -71,6 +72,8 @@ class Plain(TurnRenderer):
     stops = ("<|im_end|>",)
 
     def write(self, page: Page, conversation: Conversation, trained: Any, *, ask: bool) -> None:
+        if conversation.tools:
+            raise self.refuse("no tools", "tools")
         for message in conversation.messages:
             if message.role == "system":
                 raise self.refuse("no system message", "messages[0]")
@@ -78,6 +81,14 @@ class Plain(TurnRenderer):
             page.say(message.content)
             page.markup("<|im_end|>\n")
         page.markup("<|im_start|>assistant\n" * ask)
+
+
+class Telling(Plain):
+    """With tools, whose names stand last."""
+
+    def write(self, page: Page, conversation: Conversation, trained: Any, *, ask: bool) -> None:
+        super().write(page, replace(conversation, tools=()), trained, ask=ask)
+        page.say("".join(tool["function"]["name"] for tool in conversation.tools))
 
 
 def test_a_foreign_template_is_named() -> None:
@@ -93,6 +104,12 @@ def test_a_foreign_template_is_named() -> None:
     opened = ByteTokenizer(chat_template=f"{own.chat_template}{{% if add_generation_prompt %}}<think>{{% endif %}}")
     text = foreign_template(Plain(opened), "plain", opened)  # the same conversations, another prompt
     assert r"<|im_start|>assistant\n<think>' where plain says" in text
+    untold = f"{own.chat_template}{{{{ 'Tools.' if tools }}}}"
+    assert foreign_template(Plain(own), "plain", ByteTokenizer(chat_template=untold)) == ""  # nor is one with tools
+    text = foreign_template(Telling(own), "telling", ByteTokenizer(chat_template=untold))
+    assert "Tools.' where telling says" in text and "clock' with tools; data.renderer" in text
+    without = ByteTokenizer(chat_template=f"{own.chat_template}{{{{ raise_exception('no') if tools }}}}")
+    assert foreign_template(Telling(own), "telling", without) == ""  # the template takes none
     broken = ByteTokenizer(chat_template="{{ raise_exception('no') }}")
     assert "cannot be rendered" in foreign_template(Plain(broken), "plain", broken)
 

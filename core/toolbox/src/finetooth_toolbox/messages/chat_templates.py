@@ -28,15 +28,12 @@ _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 TODAY = datetime(2026, 1, 15, 12)
 """What a template gets that asks for today's date, so that it says the same tomorrow."""
 
-PROBES: tuple[tuple[Mapping[str, str], ...], ...] = (
-    ({"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Yes."}),
-    (
-        {"role": "system", "content": "Be brief."},
-        {"role": "user", "content": "Hello?"},
-        {"role": "assistant", "content": "Yes."},
-        {"role": "user", "content": "Sure?"},
-        {"role": "assistant", "content": "Quite."},
-    ),
+_TOOL = {"type": "function", "function": {"name": "clock", "description": "The time.", "parameters": {}}}
+_ASKED = (Message("user", "Hello?"), Message("assistant", "Yes."))
+PROBES = (
+    Conversation(_ASKED),
+    Conversation((Message("system", "Be brief."), *_ASKED, Message("user", "Sure?"), Message("assistant", "Quite."))),
+    Conversation(_ASKED, (_TOOL,)),
 )
 """Conversations on which a template is compared with a renderer."""
 
@@ -131,7 +128,8 @@ def chat_opening(tokenizer: Tokenizer) -> str:
     if tokenizer.adds_bos or template is None:
         return begin if tokenizer.adds_bos else ""
     eos = "" if tokenizer.eos_id is None else tokenizer.decode([tokenizer.eos_id])
-    written = render_template(template, PROBES[0], tools=[], bos_token=begin, eos_token=eos) or ""
+    asked = [shaped(message) for message in _ASKED]
+    written = render_template(template, asked, tools=[], bos_token=begin, eos_token=eos) or ""
     return begin if written.startswith(begin) and begin not in written[len(begin) :] else ""
 
 
@@ -156,16 +154,18 @@ def _difference(
     renderer: Renderer, name: str, tokenizer: Tokenizer, template: str, variables: Mapping[str, Any]
 ) -> str:
     seen = False
-    for turns, ask in [pair for probe in PROBES for pair in ((probe, False), (probe[:-1], True))]:
-        messages = tuple(Message(turn["role"], turn["content"]) for turn in turns)
+    for probe, ask in [(probe, ask) for probe in PROBES for ask in (False, True)]:
+        messages, tools = probe.messages[: -1 if ask else None], probe.tools
         try:
-            tokens = renderer.prompt(messages) if ask else renderer.render(Conversation(messages)).tokens
+            tokens = renderer.prompt(messages, tools) if ask else renderer.render(Conversation(messages, tools)).tokens
         except DataError:
-            continue  # the family has no system message
-        expected = render_template(template, turns, prompt=ask, **variables)
-        if expected is None:
+            continue  # the family has no system message, or no tools
+        shapes = [shaped(message) for message in messages]
+        expected = render_template(template, shapes, prompt=ask, **{**variables, "tools": list(tools) or None})
+        if expected is None and not tools:
             return "the model's chat template cannot be rendered for comparison"
         seen = True
-        if tokens != tuple(tokenizer.encode(expected, special=True)):
-            return f"the model's own chat template says {expected!r} where {name} says {tokenizer.decode(tokens)!r}"
+        if expected is not None and tokens != tuple(tokenizer.encode(expected, special=True)):
+            ours = f"where {name} says {tokenizer.decode(tokens)!r}" + " with tools" * bool(tools)
+            return f"the model's own chat template says {expected!r} {ours}"
     return "" if seen else "the model's chat template cannot be rendered for comparison"

@@ -24,7 +24,7 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, json_string, json_text
-from finetooth_toolbox.messages.chat_templates import PROBES, render_template
+from finetooth_toolbox.messages.chat_templates import PROBES, render_template, shaped
 
 from finetooth_cohere.preamble import (
     CHATBOT,
@@ -95,10 +95,10 @@ class Cohere2(TurnRenderer):
         """In words where the template says something else in a conversation without tools; empty if nowhere."""
         if self._foreign:
             return self._foreign
-        for probe in PROBES:
-            expected = render_template(self.tokenizer.chat_template or "", probe, **_variables(self.tokenizer))
-            messages = tuple(Message(turn["role"], turn["content"]) for turn in probe)
-            tokens = self.render(Conversation(messages)).tokens
+        for probe in (probe for probe in PROBES if not probe.tools):
+            messages = [shaped(message) for message in probe.messages]
+            expected = render_template(self.tokenizer.chat_template or "", messages, **_variables(self.tokenizer))
+            tokens = self.render(probe).tokens
             # Command R7B's writes the beginning of a further answer behind every conversation
             spoken = (expected or "").removesuffix(f"{START}{CHATBOT}")
             if tokens != tuple(self.tokenizer.encode(spoken, special=True)):

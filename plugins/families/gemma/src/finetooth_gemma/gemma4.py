@@ -30,7 +30,7 @@ from finetooth_rendering.bare_values import QUOTE, read_arguments
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, trimmed
-from finetooth_toolbox.messages.chat_templates import PROBES, foreign_template, render_template
+from finetooth_toolbox.messages.chat_templates import PROBES, foreign_template, render_template, shaped
 
 from finetooth_gemma.gemma4_values import Pieces, arguments, declaration
 
@@ -95,7 +95,8 @@ def _empty_thought(template: str | None) -> EmptyThought:
     """Where a template opens answers with an empty channel of thoughts."""
     if template is None or not (render_template(template, THINKING[:1], prompt=True) or "").endswith(EMPTY):
         return "none"
-    return "all" if EMPTY in (render_template(template, PROBES[0]) or "") else "asked"
+    answered = [shaped(message) for message in PROBES[0].messages]
+    return "all" if EMPTY in (render_template(template, answered) or "") else "asked"
 
 
 class Gemma4(TurnRenderer):
