@@ -54,6 +54,15 @@ def test_an_optimizer_of_single_weights_may_be_spread(kit: SimpleNamespace, made
     assert {of.setting: of.value for of in plan.decisions}["scale.optimizer"] == "1/2"
 
 
+def test_a_method_that_drives_the_model_itself_knows_of_no_ranks(kit: SimpleNamespace) -> None:
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()), needs=frozenset({"module"}))
+    backend = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True))
+    backend.plan(request)
+    place = replace(request.place, collective=SimpleNamespace(rank=0, world=2))
+    with pytest.raises(PlanError, match="would do so at each rank by itself"):
+        backend.plan(replace(request, place=place))
+
+
 def test_an_optimizer_of_whole_matrices_is_refused(kit: SimpleNamespace) -> None:
     """Adafactor (Shazeer and Stern, 2018) keeps a mean for each row and column of a matrix."""
     spread = Sharding(weights=1, gradients=1, optimizer=2)

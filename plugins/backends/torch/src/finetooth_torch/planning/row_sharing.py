@@ -90,7 +90,8 @@ def _carrying(config: Mapping[str, Any]) -> str:
 
 
 def check_sampled(request: PlanRequest) -> None:
-    """
+    """Checks that a run that samples stays within the positions where rotary angles stay what they are.
+
     Raises:
         PlanError: the run samples rows whose rotary angles change with each token that they get.
     """

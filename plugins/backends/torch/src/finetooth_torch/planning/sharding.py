@@ -29,9 +29,14 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     """Checks that the recipe's settings work with a sharded or staged model.
 
     Raises:
-        PlanError: a setting that goes with whole models only.
+        PlanError: a setting that goes with whole models only, or a method that knows of no ranks.
     """
     sharding = request.place.sharding
+    if "module" in request.needs and request.place.collective is not None:
+        raise PlanError(
+            "method: a library of its own drives the model, and would do so at each rank by itself",
+            action="set scale.devices: 1, or choose another method",
+        )
     if sharding is None:
         return
     if sharding.shard is None and sharding.stages is None:
