@@ -63,10 +63,12 @@ $(VENV)/.torch: $(BIN)/uv
 	@$(BIN)/python -m pip install --quiet $(TORCH)
 	@grep -v '^torch==' constraints.txt > $(VENV)/.constraints
 	@touch $@
-$(STAMP): $(VENV)/.torch constraints.txt $(addsuffix /pyproject.toml,$(PACKAGES))
+$(STAMP): $(VENV)/.torch constraints.txt pyproject.toml $(addsuffix /pyproject.toml,$(PACKAGES))
 	@echo "Installing finetooth and its plugins ..."
 	@$(UV) hatchling editables
 	@$(UV) --no-build-isolation $(addprefix -e ,$(INSTALLED))
+# the meta-distribution: with it pip finds here what the guides install, such as 'finetooth[serve,sweep]'
+	@$(UV) --no-build-isolation --no-deps -e .
 # what finetooth-media was called: an environment made before has both
 	@-$(BIN)/uv pip uninstall --quiet --python $(BIN)/python finetooth-images
 # --no-deps: its dependency compiles for minutes, and only the weights inside the package are read
