@@ -52,6 +52,20 @@ def test_the_first_script_of_the_guide_to_serving(serve: Any) -> None:
     assert losses[4] < losses[0] and len(served.service.checkpoints.all("local")) == 1
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_first_requests_without_a_client(serve: Any) -> None:
+    served = serve("api")
+    served.service.settings.models["smollm2-135m"] = served.service.settings.models["tiny"]
+    text = (GUIDES / "serve.md").read_text(encoding="utf-8").partition("### Without the client")[2]
+    script = text.partition("```sh\n")[2].partition("```")[0].replace("curl ", "echo; curl -sS ")
+    done = subprocess.run(["bash", "-c", script.replace(ADDRESS, served.url)], capture_output=True, check=True)
+    calls = [json.loads(line) for line in done.stdout.splitlines() if line]
+    assert [(call["operation"], call["state"], call["session"]) for call in calls] == [
+        (operation, "done", "my-session") for operation in ("create", "forward_backward", "step")
+    ]
+    assert calls[1]["result"]["targets"] == 3 and calls[2]["result"]["step"] == 1
+
+
 @pytest.mark.slow
 def test_the_official_client_in_a_script(serve: Any) -> None:
     pytest.importorskip("mcp")
