@@ -24,10 +24,12 @@ SMOOTHED = 10
 OPENING = """\
 # What preferences teach a small model
 
-Reward models and preference methods on real data, with SmolLM2-135M on a CPU: a LoRA adapter of rank 16, one pass
-over the training rows. All measurements use prompts that are in no training row. The page is drawn from the files in
-[results/learning](../tests/bench/results/learning). These commands write them (an hour or more on two cores; a task
-that has its file does not run again):
+This page measures what SmolLM2-135M learns from preference data on a CPU. Each run trains a LoRA adapter of rank 16 for
+one pass over its training rows: `rm` trains a reward model, `dpo` the language model itself. All measurements use
+prompts that are in no training row.
+
+The numbers come from the files in [results/learning](../tests/bench/results/learning). These commands write the files
+and this page. They take an hour or more on two cores, and skip every task that has its file:
 
 <!-- not run: it takes an hour -->
 ```sh
@@ -35,10 +37,11 @@ python tools/learn_rewards.py SHARED tests/bench/results/learning
 python tools/learn_rewards.py --page
 ```
 
-Accuracy is the share of held-out pairs whose chosen answer gets the higher reward. Its 95 % interval is Wilson's. If a
-prompt has several pairs, which depend on each other, the interval comes from resampling whole prompts. The length rule
-is a baseline: it takes the longer or the shorter answer, whichever is chosen more often in the training rows. A model
-that is not ahead of it may have learned nothing more.
+Accuracy is the share of held-out pairs whose chosen answer gets the higher reward. Its 95 % interval is Wilson's. Pairs
+of the same prompt depend on each other: where a prompt has several pairs, the interval comes from resampling whole
+prompts. The length rule is a baseline that looks only at length: it always takes the longer answer or always the
+shorter one, whichever is chosen more often in the training rows. A model that does not beat this rule may have learned
+nothing but length.
 """
 
 
@@ -76,7 +79,7 @@ def pairs_section(results: Mapping[str, Result]) -> list[str]:
         return []
     lines = [
         "## Pairs", "",
-        "| Rows | Method | Pairs that train | Held out (prompts) | Accuracy, 95 % | Length rule | Ahead of it, 95 % |",
+        "| Rows | Method | Training pairs | Held out (prompts) | Accuracy (95 %) | Length rule | Points ahead (95 %) |",
         "|---|---|---:|---:|---|---|---|",
     ]  # fmt: skip
     for one in found:
@@ -92,7 +95,7 @@ def pairs_section(results: Mapping[str, Result]) -> list[str]:
     if beyond:
         lines += [
             "",
-            f"The reward model is better than chance, outside the interval, on {chance} of {len(beyond)}.",
+            f"`rm` beats chance on {chance} of {len(beyond)} row sets with preferences other than length.",
             "",
         ]
     return [*lines, ""]
@@ -108,8 +111,8 @@ def weights_section(results: Mapping[str, Result]) -> list[str]:
         return []
     lines = [
         "## KTO with few desirable answers", "",
-        f"One desirable answer to {RATIO} undesirable ones (hh_harmless unpaired, short transcripts),",
-        f"with `desirable_weight: {RATIO}`, which gives both kinds the same total weight, and without. Accuracy on",
+        f"These rows (hh_harmless unpaired, short transcripts) have {RATIO} undesirable answers for each desirable one.",
+        f"The weighted runs set `desirable_weight: {RATIO}`, so both kinds have the same total weight. Accuracy on",
         "held-out pairs:", "",
         "| Seed | Weighted | Unweighted |", "|---|---:|---:|",
     ]  # fmt: skip
@@ -122,7 +125,7 @@ def weights_section(results: Mapping[str, Result]) -> list[str]:
         f"| mean | {means[0]:.1f} % | {means[1]:.1f} % |", "",
         f"Weighted minus unweighted, paired by seed: {_points(away['difference'])} points, 95 % interval",
         f"{_points(away['low'])} to {_points(away['high'])} (Student's t over {away['runs']} seeds). "
-        + ("The interval holds 0: no difference was shown." if away["low"] <= 0 <= away["high"] else ""), "",
+        + ("The interval contains 0, so the runs show no difference." if away["low"] <= 0 <= away["high"] else ""), "",
     ]  # fmt: skip
     return [line.rstrip() for line in lines]
 
@@ -137,12 +140,12 @@ def steps_section(results: Mapping[str, Result]) -> list[str]:
     lines = [
         "## Steps",
         "",
-        f"A process reward model on stepwise_1k: {one['rows']['train']:,} answers train,",
-        f"{one['rows_held_out']} are held out. The balanced accuracy on their steps is",
+        f"A process reward model (method `prm`) on stepwise_1k: {one['rows']['train']:,} answers train,",
+        f"{one['rows_held_out']} are held out. Balanced accuracy, the mean over right and wrong steps, is",
         f"{_share(reached, 'balanced_accuracy')}, 95 % interval",
-        f"{_span(reached, 'balanced_accuracy', _percent)} (whole answers resampled), {known} guessing, which",
-        f"gives 50 %. Right steps are called right in {_share(reached, 'accuracy_right')}, wrong ones wrong in",
-        f"{_share(reached, 'accuracy_wrong')}.",
+        f"{_span(reached, 'balanced_accuracy', _percent)} (from resampling whole answers), {known} guessing, which",
+        f"gives 50 %. The model marks {_share(reached, 'accuracy_right')} of the right steps as right, and",
+        f"{_share(reached, 'accuracy_wrong')} of the wrong steps as wrong.",
         "",
     ]
     return lines

@@ -188,7 +188,7 @@ def test_what_a_tool_does_not_read_is_named_and_not_taken() -> None:
              "label_smoothing_factor": 0.1}  # fmt: skip
     found = {line.key: (line.outcome, line.note) for line in read_tool(given, "llamafactory")}
     assert found["use_dft_loss"] == ("no effect", "the tool reads it only in stage sft")
-    assert found["label_smoothing_factor"] == ("no effect", "there stage dpo reads none")
+    assert found["label_smoothing_factor"] == ("no effect", "the tool reads none in stage dpo")
     smoothed = read_tool({**given, "stage": "pt"}, "llamafactory").recipe["method"]
     assert smoothed == {"name": "pretrain", "loss": {"name": "smoothed_cross_entropy", "label_smoothing": 0.1}}
 

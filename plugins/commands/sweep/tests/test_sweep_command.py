@@ -142,9 +142,9 @@ def test_settings_that_do_not_work_do_not_end_the_sweep_and_bad_ones_do(tmp_path
 @pytest.mark.parametrize(
     "metric, held_out, said",
     [
-        ("eval/losss", {"loss": 1.0}, r"nothing measures eval/losss \(did you mean eval/loss\?\)"),
-        ("eval/accuracy", {"loss": 1.0}, r"nothing measures eval/accuracy \(it measures eval/loss\)"),
-        ("eval/loss", {}, r"nothing measures eval/loss \(name held-out rows in data.eval\)"),
+        ("eval/losss", {"loss": 1.0}, r"no evaluator and no step measures eval/losss \(did you mean eval/loss\?\)"),
+        ("eval/accuracy", {"loss": 1.0}, r"no evaluator and no step measures eval/accuracy \(it measures eval/loss\)"),
+        ("eval/loss", {}, r"no evaluator and no step measures eval/loss \(name held-out rows in data.eval\)"),
     ],
 )
 def test_a_metric_that_nothing_measures_ends_the_sweep_with_its_first_trial(tmp_path, metric, held_out, said):
