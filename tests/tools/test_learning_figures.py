@@ -114,5 +114,5 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     assert "| ranked | rm | 437 | 160 (40) | 70.0 % (61.0 % to 78.0 %) | longer: 69.0 % | +1.0 (-4.0 to +6.0) |" in page
     assert "`rm` beats chance on 1 of 1 row sets" in page
     # differences 0.10 and 0.12: mean 0.11, deviation 0.01414, t(1) = 12.706
-    assert "+11.0 points, 95 % interval\n-1.7 to +23.7" in page and "The interval holds 0" in page
+    assert "+11.0 points, 95 % interval\n-1.7 to +23.7" in page and "The interval contains 0" in page
     assert (folder / "accuracy-rm.svg").exists() and "learning/accuracy-rm.svg" in page

@@ -111,7 +111,7 @@ def weights_section(results: Mapping[str, Result]) -> list[str]:
         return []
     lines = [
         "## KTO with few desirable answers", "",
-        f"These rows (hh_harmless unpaired, short transcripts) have {RATIO} undesirable answers for each desirable one.",
+        f"The rows (hh_harmless unpaired, short transcripts) have {RATIO} undesirable answers for each desirable one.",
         f"The weighted runs set `desirable_weight: {RATIO}`, so both kinds have the same total weight. Accuracy on",
         "held-out pairs:", "",
         "| Seed | Weighted | Unweighted |", "|---|---:|---:|",
