@@ -80,6 +80,8 @@ def test_what_costs_too_much_is_not_kept(
     for data in ((), ("--data", rows)):
         code, _, err = ft("quantize", tiny_model, "--to", "int3", "--output", target, *data)
         assert code == 2 and re.match(r"error: --to: .*int3", err.splitlines()[-1]), err
+    code, _, err = ft("quantize", tiny_model, "--to", "int4", "--data", rows, "--output", rows / "small")
+    assert code == 2 and f"--output: {rows / 'small'} cannot be written: " in err, err
     measured = iter([1.0, 1.0625])
     monkeypatch.setattr("finetooth_export.quantize._loss", lambda *of: next(measured))
     code, _, err = ft("quantize", tiny_model, "--to", "int4", "--data", rows, "--output", target)

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -130,6 +131,24 @@ def _weights(context: Context, reference: str, precision: str, target: Path) -> 
     return target
 
 
+@contextmanager
+def scratch_of(output: Path) -> Iterator[Path]:
+    """A folder on the disk of an output, gone afterwards.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        made = tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent)
+    except OSError as error:
+        raise UserError(
+            f"--output: {output} cannot be written: {error.strerror}", action="name another folder with --output"
+        ) from error
+    with made as scratch:
+        yield Path(scratch)
+
+
 def export_model(
     commands: CommandContext, reference: str, pick: Pick, rows: Pick, output: Path, measure: Callable[[Path], str]
 ) -> Exported:
@@ -147,12 +166,8 @@ def export_model(
     name = pick if isinstance(pick, str) else str(pick["name"])
     exporter: Exporter = commands.build("exporter", pick, setting="--to")
     exported: list[Exported] = []
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        working(f"writing {output}"),
-        tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as scratch,
-    ):
-        source = BareModel(reference, rows, commands, Path(scratch))
+    with working(f"writing {output}"), scratch_of(output) as scratch:
+        source = BareModel(reference, rows, commands, scratch)
         exporter.check(source)
 
         def fill(folder: Path) -> None:
@@ -194,9 +209,8 @@ def export(
     if target.exists() and not replace:
         raise UserError(f"--output: {target} exists", action="name another folder with --output; nothing was changed")
     exported: list[Exported] = []
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        source = TrainedRun(run, commands, Path(scratch))
+    with scratch_of(target) as scratch:
+        source = TrainedRun(run, commands, scratch)
         exporter.check(source)
 
         def fill(folder: Path) -> None:

@@ -14,6 +14,7 @@ from finetooth_hooks import Sample, UserError
 from finetooth_tensorboard.tracker import TensorboardOptions, build
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 
 def scalars_of(events):
@@ -43,6 +44,14 @@ def test_tensorboard_reads_back_what_was_reported(run, report, evaluation, outco
     assert scalars["train/loss/kl"] == [(1, 0.25), (2, 0.25), (3, 0.25)]
     assert scalars["eval/exact_match"] == [(0, 0.25)]
     assert scalars["baseline/majority_answer"] == [(0, 0.125)]
+
+
+def test_a_full_disk_is_one_line_with_the_setting(run, report):
+    tracker = build(TensorboardOptions(), None)
+    tracker.start(run)
+    tracker._writer = RecordWriter(open("/dev/full", "wb"))  # noqa: PTH123, SIM115 - the writer closes it
+    with pytest.raises(UserError, match=r"^trackers\.tensorboard\.folder: .*tensorboard cannot be written: No space"):
+        tracker.step(run, report(1))
 
 
 def test_answers_are_a_table_every_few_steps(run, report):

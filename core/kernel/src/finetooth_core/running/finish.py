@@ -45,6 +45,7 @@ class Finish:
         alike, seconds = self.run.keeper.alike, self.run.job.context.recipe.checkpoint.wait_for_room
         ending = self.keep_state(trained, at_all=trained.status == "done")
         waits = ending.error is not None and blame.is_full(ending.error)
+        waits = waits and not alike.all(self.run.checkpoint_folder.is_dir())
         if waits and trained.error is None:
             ending = trained
         try:

@@ -7,7 +7,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class TensorboardTracker(TrackerBase):
             else:
                 self._evaluation(report)
         self._now = None
-        self._writer.flush()
+        self._flush()
 
     def step(self, run: Run, report: StepReport) -> None:
         """The step's figures and every metric of its method."""
@@ -94,33 +95,48 @@ class TensorboardTracker(TrackerBase):
         if samples := self._options.due(report):
             self._add(Event(step=report.step, summary=text_pb(TABLE, markdown_table([COLUMNS, *sample_rows(samples)]))))
         if self._now is None:
-            self._writer.flush()  # what was reported is seen at once, and survives the process
+            self._flush()  # what was reported is seen at once, and survives the process
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """The evaluation's metrics, and its baselines under `baseline/`."""
         self._evaluation(evaluation)
-        self._writer.flush()
+        self._flush()
 
     def end(self, run: Run, outcome: Outcome) -> None:
         """Close the file."""
         self._close()
 
     def _open(self, run: Run) -> None:
-        folder = Path(self._options.folder) / run.id if self._options.folder else run.folder / "tensorboard"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer = RecordWriter(next_file(folder).open("xb"))
+        self._folder = Path(self._options.folder) / run.id if self._options.folder else run.folder / "tensorboard"
+        with self._writing():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._writer = RecordWriter(next_file(self._folder).open("xb"))
             self._add(Event(file_version="brain.Event:2"))
+        self._flush()
+
+    def _flush(self) -> None:
+        with self._writing():
+            self._writer.flush()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """
+        Raises:
+            UserError: the disk is full, or does not let the folder be written.
+        """
+        try:
+            yield
         except OSError as error:
             raise UserError(
-                f"trackers.tensorboard.folder: {folder} cannot be written: {error.strerror}",
-                action="choose another folder",
+                f"trackers.tensorboard.folder: {self._folder} cannot be written: {error.strerror}",
+                action="make room, choose another folder, or leave the tracker out",
             ) from error
 
     def _close(self) -> None:
         if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+            writer, self._writer = self._writer, None
+            with self._writing():
+                writer.close()
 
     def _hide_from(self, step: int) -> None:
         """Tell readers that what they have read of this step and later ones does not count."""
@@ -137,7 +153,8 @@ class TensorboardTracker(TrackerBase):
 
     def _add(self, event: Event) -> None:
         event.wall_time = time.time() if self._now is None else self._now
-        self._writer.write(event.SerializeToString())
+        with self._writing():
+            self._writer.write(event.SerializeToString())
 
 
 def markdown_table(rows: Sequence[Sequence[object]]) -> str:
