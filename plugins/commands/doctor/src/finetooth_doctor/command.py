@@ -51,7 +51,10 @@ def of_run(run: str | None, exit_code: int | None, log: Path | None) -> int:
     Also for a run that is under way.
     """
     if run is None and exit_code is None and log is None:
-        raise UserError("ft doctor: nothing to look at", action="name a run, --exit-code N, or --log FILE; ft doctor model MODEL tries a model")
+        raise UserError(
+            "ft doctor: nothing to look at",
+            action="name a run, --exit-code N, or --log FILE; ft doctor model MODEL tries a model",
+        )
     lines: list[str] = []
     if exit_code is not None:
         lines.append(of_code(exit_code))
