@@ -18,9 +18,10 @@ HELD = """
 import json, os
 from pathlib import Path
 from finetooth_fsdp.strategy import FullyShardedModel
+from finetooth_hooks import hookimpl
 from finetooth_torchshared.quantised import QuantisedLinear
 
-divide = FullyShardedModel.__init__
+divide, held = FullyShardedModel.__init__, {}
 
 
 def dividing(self, model, *given):
@@ -28,14 +29,18 @@ def dividing(self, model, *given):
     modules = [of for of in model.modules() if isinstance(of, QuantisedLinear)]
     rows = [of for module in modules for of in module.parameters(recurse=False)]
     buffers = [name for module in modules for name, of in module.named_buffers() if name != "bias"]
-    held = {
-        "whole": sum(of.numel() for of in rows), "part": sum(of.to_local().nbytes for of in rows),
-        "modules": len(modules), "buffers": len(buffers),
-    }
-    Path("held-" + os.environ["RANK"]).write_text(json.dumps(held))
+    held.update(
+        whole=sum(of.numel() for of in rows), part=sum(of.to_local().nbytes for of in rows),
+        modules=len(modules), buffers=len(buffers),
+    )
 
 
 FullyShardedModel.__init__ = dividing
+
+
+@hookimpl
+def ft_run_start(run):
+    Path("held-" + os.environ["RANK"]).write_text(json.dumps(held))
 """
 """Writes what each rank has of a base."""
 TRAIN = {**RECIPE["train"], "max_steps": 4, "epochs": 2}

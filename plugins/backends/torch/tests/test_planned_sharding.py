@@ -139,6 +139,10 @@ def test_parts_that_wait_on_the_host_are_all_counted_there(kit: SimpleNamespace,
         "weights": on_device.parts["weights"], "gradients": 4 * trained // 4, "optimizer": 8 * trained // 4,
     }  # fmt: skip
     assert {name: on_host.host[name] for name in moved} == moved
+    said = replace(here, on_host=True).held()
+    assert {what for _, what in said.values()} == {
+        f"1/4 of the {of}, in host memory" for of in ("weights", "gradients", "optimizer's state")
+    }
     brought = on_host.parts["gathered"] - on_device.parts["gathered"]
     assert 0 < brought < on_device.parts["weights"]
     on_cpu = [planned(kit, of).memory for of in (here, replace(here, on_host=True))]

@@ -213,10 +213,12 @@ class Sharding:
         """Of all that is divided, by its name: into how many parts, and what a rank holds as the end of a sentence."""
         if self.stages is not None:
             return {"layers": (self.layers, f"1/{self.layers} of the decoder's layers, and all that lies in none")}
+        where = ", in host memory" if self.on_host else ""
+        rest = "" if self.divided else where
         parts = {
-            "weights": (self.weights * self.layers, "of the weights"),
-            "gradients": (self.gradients, "of the gradients"),
-            "optimizer": (self.optimizer, "of the optimizer's state"),
+            "weights": (self.weights * self.layers, f"of the weights{where}"),
+            "gradients": (self.gradients, f"of the gradients{rest}"),
+            "optimizer": (self.optimizer, f"of the optimizer's state{rest}"),
             "positions": (self.positions, "of the positions of a row, and the keys and values of all"),
         }
         return {name: (ranks, f"1/{ranks} {what}") for name, (ranks, what) in parts.items() if ranks > 1}

@@ -14,7 +14,6 @@ import torch.distributed as dist
 from finetooth_hooks import EngineError, PlanError
 from finetooth_hooks.protocols import Collective, Engine, Foreseen, Neighbours, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import RowLine, TorchCollective, digest_of
-from finetooth_torchshared.one_row import put_in_rows
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -27,6 +26,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
+from finetooth_fsdp.one_row import put_in_rows
 from finetooth_fsdp.options import FsdpOptions
 from finetooth_fsdp.tensor import divide_layer, tensor_plan
 from finetooth_fsdp.traffic import traffic

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from finetooth_fsdp.one_row import ROW, put_in_rows
 from finetooth_hooks import PlanError
 from finetooth_torchshared.codebook_linear import CodebookLinear
 from finetooth_torchshared.grouped_linear import Bits, Grouped, GroupedLinear
 from finetooth_torchshared.mxfp4 import FloatsLinear, PackedMxfp4Linear
-from finetooth_torchshared.one_row import ROW, put_in_rows
 from finetooth_torchshared.quantised import DequantisingLinear, QuantisedLinear, is_quantised, stored_weights
 from finetooth_torchshared.stored_experts import put_stored
 from torch import Tensor, nn

@@ -11,9 +11,8 @@ from typing import Any, cast
 
 import torch
 from finetooth_hooks import PlanError
-from torch import Tensor, nn
-
 from finetooth_torchshared.quantised import QuantisedLinear
+from torch import Tensor, nn
 
 ROW = "stored_row"
 ALIGNED = 16
