@@ -51,7 +51,8 @@ def _put_in_row(path: str, module: QuantisedLinear) -> None:
         del module._buffers[name]
     module.register_parameter(ROW, nn.Parameter(torch.cat(pieces), requires_grad=False))
     vars(module)["_places"] = places
-    module.__class__ = _class_of(type(module), tuple(stored))
+    made: Any = type(module)
+    module.__class__ = _class_of(made, tuple(stored))
 
 
 @cache
