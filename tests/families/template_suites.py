@@ -50,6 +50,9 @@ from written_conversations import (
 from written_newer import (
     GLM_5_SILENT,
     GLM_5_THINKING,
+    K2_5_SAYS,
+    K2_5_SILENT,
+    K2_5_THINKING,
     QWEN_CODER,
     V3_2_SILENT,
     V3_2_THINKING,
@@ -243,6 +246,10 @@ CASES: Mapping[str, Case] = {
     "kimi-k2": Case("kimi_k2", draw=CALLS, written=KIMI_INSTRUCT, template=KIMI_SAYS, **KIMI),
     "kimi-k2-thinking": Case(
         "kimi_k2", draw=THOUGHTS, written=KIMI_THINKING, template=KIMI_THINKS, shrinks=GONE, **KIMI
+    ),
+    "kimi-k2.5": Case("kimi_k2", draw=THOUGHTS, written=K2_5_THINKING, template=K2_5_SAYS, shrinks=GONE, **KIMI),
+    "kimi-k2.5, not thinking": Case(
+        "kimi_k2", {"version": "k2.5", "thinking": False}, CALLS, written=K2_5_SILENT, **KIMI
     ),
 }  # fmt: skip
 

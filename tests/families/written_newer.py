@@ -1,12 +1,31 @@
 """Conversations written out by hand for models of 2025 and 2026 whose template or encoder nobody at hand carries.
 
 What stands here was compared, letter by letter, with the models' own: the template of Qwen3-Coder, the encoders of
-DeepSeek V3.2 and V4, and the template of GLM-5.2.
+DeepSeek V3.2 and V4, and the templates of GLM-5.2 and Kimi K2.5.
 """
 
 from __future__ import annotations
 
-from written_conversations import NOON, ROME, TOLD, answer, result, spoken, system, user
+from written_conversations import (
+    BRIEF,
+    CALLS,
+    CALLS_END,
+    FIRST,
+    KIMI,
+    KIMI_NOON,
+    KIMI_ROME,
+    NOON,
+    ROME,
+    SECOND,
+    TOLD,
+    answer,
+    result,
+    spoken,
+    system,
+    told,
+    turn,
+    user,
+)
 
 ASKED = (system("Be brief.\n"), user(" The time? "))
 BOTH = (*ASKED, answer("", "Look.", NOON, ROME), result("12:00", NOON), result("\n", ROME))
@@ -174,4 +193,28 @@ GLM_5_SILENT = (
     spoken([*ASKED, answer("I look.", "", NOON, ROME)],
            f"[gMASK]<sop>{FIVE_TOOLS}<|system|>Be brief.\n<|user|> The time? <|assistant|>", "<think></think>",
            f"<think></think>I look.{FIVE_CALLS}<|observation|>", tools=True),
+)  # fmt: skip
+
+# Kimi K2.5; the last answer's reasoning is left out by the template of a whole conversation, as by K2 Thinking's
+K2_5_SAYS = "<|im_user|>{{ '<think>' if add_generation_prompt }}"
+"""As much of the template as the renderer reads off it: that the prompt opens a think block."""
+K2_5_TOOLS = (
+    "<|im_system|>tool_declare<|im_middle|># Tools\n\n## functions\nnamespace functions {\n// L'heure, à midi.\n"
+    "type clock = (_: {}) => any;\n}\n<|im_end|>"
+)
+K2_5_THINKING = (
+    spoken([user("Hello?"), answer(" Yes.\n", "A greeting.")], f"{turn('user', 'Hello?')}{KIMI}", "<think>",
+           "<think>A greeting.</think> Yes.\n<|im_end|>"),
+    spoken([system("Be brief."), user("Hello?"), answer("Yes.", "A greeting."), user("Sure?"), answer("Quite.")],
+           f"{BRIEF}{turn('user', 'Hello?')}{KIMI}<think></think>Yes.<|im_end|>{turn('user', 'Sure?')}{KIMI}",
+           "<think>", "<think></think>Quite.<|im_end|>"),
+    spoken([user("Time?"), answer("", "Look.", FIRST), result("12:00", FIRST), answer("So:", "Again.", SECOND)],
+           f"{K2_5_TOOLS}{turn('user', 'Time?')}{KIMI}<think>Look.</think>{CALLS}{KIMI_NOON}{CALLS_END}<|im_end|>"
+           f"{told('clock:0', '12:00')}{KIMI}", "<think>",
+           f"<think>Again.</think>So:{CALLS}{KIMI_ROME}{CALLS_END}<|im_end|>", tools=True),
+)  # fmt: skip
+K2_5_SILENT = (
+    spoken([user("Hello?"), answer("Yes."), user("Time?"), answer("", "", FIRST)],
+           f"{K2_5_TOOLS}{turn('user', 'Hello?')}{KIMI}<think></think>Yes.<|im_end|>{turn('user', 'Time?')}{KIMI}",
+           "<think></think>", f"<think></think>{CALLS}{KIMI_NOON}{CALLS_END}<|im_end|>", tools=True),
 )  # fmt: skip

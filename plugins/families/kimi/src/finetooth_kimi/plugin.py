@@ -22,5 +22,5 @@ def ft_renderers() -> Iterator[Renderer]:
     yield Renderer(
         name="kimi_k2",
         build="finetooth_kimi.renderer:build",
-        summary="<|im_user|>user<|im_middle|> ... <|im_end|>: Kimi K2, K2 Thinking and Moonlight",
+        summary="<|im_user|>user<|im_middle|> ... <|im_end|>: Kimi K2, K2 Thinking, K2.5 and Moonlight",
     )

@@ -10,7 +10,8 @@
     12:00<|im_end|>
 
 all without line feeds, but for the one behind `## Return of`. A trained message trains from behind the prompt up to and
-with `<|im_end|>`. Answers of K2 Thinking begin with a think block, `<think>Look.</think>`.
+with `<|im_end|>`. Answers of K2 Thinking begin with a think block, `<think>Look.</think>`. The prompt for one of K2.5
+opens the block, or holds an empty one; that does not train. K2.5 is told of tools in TypeScript.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from finetooth_hooks import Conversation, Message, Options
+from finetooth_hooks import Conversation, Message, Options, RecipeError
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
@@ -30,7 +31,9 @@ from finetooth_rendering.own_templates import own_template
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, json_text
-from finetooth_toolbox.messages.chat_templates import default_system, foreign_template, render_template
+from finetooth_toolbox.messages.chat_templates import PROBES, default_system, foreign_template, render_template
+
+from finetooth_kimi.declarations import declared
 
 SYSTEM, USER, ASSISTANT = "<|im_system|>", "<|im_user|>", "<|im_assistant|>"
 MIDDLE, END = "<|im_middle|>", "<|im_end|>"
@@ -42,14 +45,19 @@ NUMBERED = re.compile(r"functions\.(.+):(\d+)")
 """How the model names a call: its tool, and how many calls the conversation had before."""
 UNASKED = re.compile("(" + re.escape(f"{SYSTEM}system{MIDDLE}") + ".*?)" + re.escape(USER), re.DOTALL)
 """The system turn that a template writes unasked; that of Kimi K2 has a line feed behind it, others none."""
-Version = Literal["instruct", "thinking"]
+Version = Literal["instruct", "thinking", "k2.5"]
 
 
 class KimiOptions(Options):
     """Options of `kimi_k2`."""
 
-    version: Literal["auto", "instruct", "thinking"] = "auto"
-    """Whether answers begin with a think block; `auto` follows the model's own chat template."""
+    version: Literal["auto", "instruct", "thinking", "k2.5"] = "auto"
+    """Whether answers begin with a think block, and whether the prompt opens it (`k2.5`, for Kimi K2.5); `auto` follows
+    the model's own chat template."""
+    thinking: bool = True
+    """Whether Kimi K2.5 thinks before it answers: the prompt for an answer opens a think block, or holds an empty one,
+    as with the template's `thinking`. With false, an answer with reasoning is refused, since no prompt would lead to
+    it."""
     keep_reasoning: bool = False
     """With think blocks: also write the reasoning of earlier answers, which the models' own template leaves out."""
 
@@ -58,16 +66,21 @@ def build(options: KimiOptions, context: Context) -> KimiK2:
     """Builds the renderer, and notes where the tokenizer's chat template differs.
 
     Raises:
-        RecipeError: the tokenizer has no tokens of Kimi's.
+        RecipeError: the tokenizer has no tokens of Kimi's, or the model cannot leave thinking out.
     """
     renderer = KimiK2(context.tokenizer, options)
-    if difference := foreign_template(renderer, "kimi_k2", context.tokenizer):
+    if not options.thinking and renderer.version != "k2.5":
+        raise RecipeError("data.renderer.thinking", "only Kimi K2.5 thinks or not as it is asked", action="remove it")
+    told: dict[str, Any] = {"thinking": options.thinking}
+    if renderer.version == "k2.5":
+        told["tools_ts_str"] = declared(PROBES[-1].tools)  # which its tokenizer gives the template
+    if difference := foreign_template(renderer, "kimi_k2", context.tokenizer, **told):
         context.note(difference)
     return renderer
 
 
 class KimiK2(TurnRenderer):
-    """Kimi K2, K2 Thinking, and others with their markup.
+    """Kimi K2, K2 Thinking, K2.5, and others with their markup.
 
     Normalisation: calls are numbered through the conversation, as the model does, whatever ids they came with; results
     take the numbers of their calls. With think blocks, the reasoning of an answer before the last is left out unless it
@@ -88,12 +101,14 @@ class KimiK2(TurnRenderer):
     def __init__(self, tokenizer: Tokenizer, options: KimiOptions) -> None:
         super().__init__(tokenizer)
         template = tokenizer.chat_template
-        detected: Version = "thinking" if template is not None and THINK in template else "instruct"
-        self.version: Version = detected if options.version == "auto" else options.version
-        self._keeps = options.keep_reasoning
+        self.version: Version = _version(template) if options.version == "auto" else options.version
+        self._keeps, self._thinking = options.keep_reasoning, options.thinking
+        self._opened = self.version == "k2.5"
         self._unasked = default_system(template, UNASKED)
         self._separators = _separators(template)
-        self.extension = self.version == "instruct" or self._keeps
+        self.extension = self.version == "instruct" or self._keeps or not self._thinking
+        if self._opened:
+            return
         self.template = own_template(
             Path(__file__).parent / "kimi_k2.jinja",
             {
@@ -119,14 +134,19 @@ class KimiK2(TurnRenderer):
             DataError: a role or call that it cannot say, reasoning without think blocks, a result of no call.
         """
         messages = conversation.messages
-        self.check_texts(conversation, tuple(OPENERS), reasoning=self.version == "thinking", calls=True)
+        self.check_texts(conversation, tuple(OPENERS), reasoning=self.version != "instruct", calls=True)
         if conversation.tools:
             page.markup(f"{SYSTEM}tool_declare{MIDDLE}")
-            page.say(json.dumps(conversation.tools, ensure_ascii=False, separators=self._separators))
+            page.say(self._described(conversation.tools))
             page.markup(END)
         if self._unasked and messages and messages[0].role != "system":
             page.markup(self._unasked)
         thinks_from, numbers = self._thinks_from(messages, ask=ask), self._numbers(messages)
+        for i, message in enumerate(messages):
+            if i >= thinks_from and message.reasoning and not self._thinking:
+                raise self.refuse(
+                    "no reasoning while thinking is off", f"messages[{i}]", "remove it, or set thinking: true"
+                )
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             page.message()
             page.markup(OPENERS[message.role])
@@ -142,22 +162,38 @@ class KimiK2(TurnRenderer):
                 page.say(message.content, trains, message.weights)
             page.markup(END, trains)
         if ask:
-            page.markup(f"{ASSISTANT}assistant{MIDDLE}")
+            page.markup(f"{ASSISTANT}assistant{MIDDLE}" + THINK * self._opened + THOUGHT * (not self._thinking))
 
     def read(self, text: str) -> Message:
         """The message that a completion says; calls with the numbers that the model gave them."""
+        if self._opened and self._thinking and not text.startswith(THINK):
+            text = THINK + text
         reasoning, rest = "", text
-        if self.version == "thinking" and text.startswith(THINK):  # a block that was not closed is reasoning to its end
+        if self.version != "instruct" and text.startswith(THINK):  # a block that was not closed is reasoning to its end
             reasoning, _, rest = text.removeprefix(THINK).partition(THOUGHT)
         content, opened, inside = rest.partition(CALLS)
         calls = _calls_of(inside.removesuffix(CALLS_END)) if opened and inside.endswith(CALLS_END) else None
         return Message("assistant", rest if calls is None else content, reasoning=reasoning, tool_calls=calls or ())
 
+    def _described(self, tools: Sequence[Mapping[str, Any]]) -> str:
+        """
+        Raises:
+            DataError: K2.5 cannot be told of a schema.
+        """
+        if not self._opened:
+            return json.dumps(tools, ensure_ascii=False, separators=self._separators)
+        try:
+            return declared(tools)
+        except ValueError as error:
+            raise self.refuse(
+                f"no way to declare {error!s:.80}", "tools", "give the schema a type, without $ref"
+            ) from None
+
     def _answer(self, page: Page, message: Message, trains: bool, thinks: bool, numbers: Sequence[str]) -> None:
-        if self.version == "thinking":
+        if self.version != "instruct":
             # the block of an answer whose reasoning is left out is not what a model should say
-            block = trains and (thinks or not message.reasoning)
-            page.markup(THINK, block)
+            block = trains and self._thinking and (thinks or not message.reasoning)
+            page.markup(THINK, block and not self._opened)
             if thinks:
                 page.say(message.reasoning, trains, message.reasoning_weights)
             page.markup(THOUGHT, block)
@@ -209,6 +245,13 @@ class KimiK2(TurnRenderer):
         stop = len(messages) - (not ask)
         plain = (i for i, m in enumerate(messages[:stop]) if m.role == "assistant" and not m.tool_calls)
         return max(plain, default=-1) + 1
+
+
+def _version(template: str | None) -> Version:
+    if template is None or THINK not in template:
+        return "instruct"
+    prompt = render_template(template, ({"role": "user", "content": "Hello?"},), prompt=True) or ""
+    return "k2.5" if prompt.endswith(THINK) else "thinking"
 
 
 def _separators(template: str | None) -> tuple[str, str]:
