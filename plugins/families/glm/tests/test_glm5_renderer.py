@@ -17,7 +17,6 @@ MARKS = ("think>", "<tool", "</tool", "<arg_", "</arg_", "<|")
 ASK, SAY = Message("user", "The time?"), Message("assistant", "Noon.", " Hm.\n")
 AGAIN, SURE = Message("user", "Sure?"), Message("assistant", "Quite.")
 TEMPLATE = (
-    "{{ raise_exception('no tools') if tools }}"
     "[gMASK]<sop>{% if enable_thinking is not defined or enable_thinking %}<|system|>Reasoning Effort: "
     "{{ 'High' if reasoning_effort == 'high' else 'Max' }}{% endif %}{% for m in messages %}<|{{ m.role }}|>"
     "{{ '<think></think>' if m.role == 'assistant' }}{{ m.content }}{% endfor %}{% if add_generation_prompt %}"

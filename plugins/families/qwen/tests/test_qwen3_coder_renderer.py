@@ -107,7 +107,8 @@ SPEAKS = (
 
 @pytest.mark.parametrize(("template", "notes"), [
     (f"{{{{ raise_exception('no tools') if tools }}}}{SPEAKS}", 0),
-    (SPEAKS, 1),  # it leaves tools out
+    (SPEAKS, 0),  # it leaves tools out
+    (f"{{{{ '<|im_start|>system\\nTools.<|im_end|>\\n' if tools }}}}{SPEAKS}", 1),
     ("{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}", 1),
 ])  # fmt: skip
 def test_a_model_that_speaks_otherwise_is_noted(tmp_path: Path, template: str, notes: int) -> None:

@@ -108,8 +108,9 @@ def test_a_foreign_template_is_named() -> None:
     assert foreign_template(Plain(own), "plain", ByteTokenizer(chat_template=untold)) == ""  # nor is one with tools
     text = foreign_template(Telling(own), "telling", ByteTokenizer(chat_template=untold))
     assert "Tools.' where telling says" in text and "clock' with tools; data.renderer" in text
-    without = ByteTokenizer(chat_template=f"{own.chat_template}{{{{ raise_exception('no') if tools }}}}")
-    assert foreign_template(Telling(own), "telling", without) == ""  # the template takes none
+    refuses = ByteTokenizer(chat_template=f"{own.chat_template}{{{{ raise_exception('no') if tools }}}}")
+    assert foreign_template(Telling(own), "telling", refuses) == ""
+    assert foreign_template(Telling(own), "telling", own) == ""  # which leaves them out
     broken = ByteTokenizer(chat_template="{{ raise_exception('no') }}")
     assert "cannot be rendered" in foreign_template(Plain(broken), "plain", broken)
 
