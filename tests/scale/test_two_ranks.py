@@ -53,7 +53,11 @@ CASES: dict[str, dict[str, Any]] = {
         "name": "self_rewarding", "rubric": "{prompt} {answer}?", "num_generations": 2, "max_completion_length": 8,
     }},
     "gkd": {"data": ANSWERS, "method": {"name": "gkd", "teacher": "teacher", "lmbda": 0.5, "max_completion_length": 8}},
+    "gkd_seq_kd": {"data": TASKS, "method": {
+        "name": "gkd", "teacher": "teacher", "seq_kd": True, "lmbda": 0.5, "max_completion_length": 8,
+    }},
     "uld": {"data": ANSWERS, "method": {"name": "uld", "teacher": "teacher"}},
+    "uld_length": {"data": ANSWERS, "method": {"name": "uld", "teacher": "teacher", "align": "length"}},
     "sdft": {"data": TASKS, "method": {
         "name": "sdft", "demonstration": "completion", "num_generations": 2, "max_completion_length": 8,
     }},
@@ -66,6 +70,24 @@ CASES: dict[str, dict[str, Any]] = {
         "ce_coef": 0.1,
     }},
 }  # fmt: skip
+DRAWN: dict[str, Any] = {"max_completion_length": 8, "num_generations": 2}
+SCORED_AT_FIRST: dict[str, Any] = {**DRAWN, "rewards": [{"name": "other_at_ranks", "weight": 0.001}]}
+MORE: dict[str, dict[str, Any]] = {
+    "pretrain": {
+        "data": {"train": "texts.jsonl", "renderer": "chatml"},
+        "method": "pretrain",
+        "train": {**RECIPE["train"], "max_length": 48},
+    },
+    **{name: {"data": PAIRS, "method": name} for name in ("orpo", "simpo", "cpo", "rm")},
+    "prm": {"data": {**PAIRS, "train": "steps.jsonl[:9]", "eval": "steps.jsonl[20:]"}, "method": "prm"},
+    "distill": {"data": ANSWERS, "method": {"name": "distill", "teacher": "teacher"}},
+    "opd": {"data": TASKS, "method": {"name": "opd", "teacher": "teacher", **DRAWN}},
+    **{
+        name: {"data": TASKS, "plugins": ["./judge.py"], "method": {"name": name, **SCORED_AT_FIRST}}
+        for name in ("ppo", "best_of_n", "rloo", "reinforce_plus_plus")
+    },
+}
+"""Methods that one strategy is enough for: the others share their code with those above."""
 JUDGE = """
 import os
 from finetooth_hooks import NoOptions, Reward, hookimpl
@@ -169,6 +191,23 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, strategy: str)
     check_alike(one, two)
     decided = json.loads((two / "plan.json").read_text(encoding="utf-8"))["decisions"]
     assert any(f"over 2 ranks by finetooth-{strategy}:{strategy}" in one["reason"] for one in decided)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MORE)
+def test_other_methods_take_the_steps_of_one(folder: Path, case: str) -> None:
+    check_alike(trained(folder, f"{case}-1", 1, **MORE[case]), trained(folder, f"{case}-fsdp", 2, "fsdp", **MORE[case]))
+
+
+def test_every_method_has_a_case() -> None:
+    from finetooth_core.plugins import manager
+    from strategy_table import COLUMNS  # type: ignore[import-not-found]
+
+    methods = {one.entry.name for one in manager.start().catalog.all("method")}
+    picks = [
+        changes.get("method", "sft") for changes in (*CASES.values(), *MORE.values(), *dict(COLUMNS.values()).values())
+    ]
+    assert methods - {pick if isinstance(pick, str) else pick["name"] for pick in picks} == {"trl"}
 
 
 @pytest.mark.slow

@@ -204,6 +204,14 @@ RANK_CASES = (
     over_ranks({"name": "diloco", "inner_steps": 3}, "diloco-sft", "sft", "answers"),
     over_ranks("fsdp", "fsdp-spin", {"name": "spin", "max_completion_length": 8}, "answers"),
     over_ranks("ddp", "ddp-sdft", {**SDFT, "num_generations": 2}, "tasks", train=ONLINE),
+    over_ranks("ddp", "ddp-gkd", {"name": "gkd", "teacher": TEACHER, "max_completion_length": 8}, "answers"),
+    over_ranks("fsdp", "fsdp-uld", {"name": "uld", "teacher": TEACHER}, "answers"),
+    over_ranks("ddp", "ddp-ebft", {
+        "name": "ebft", "reference_column": "completion", "num_generations": 2, "max_completion_length": 8,
+    }, "tasks", train=ONLINE),
+    over_ranks("fsdp", "fsdp-self_rewarding", {
+        "name": "self_rewarding", "num_generations": 2, "max_completion_length": 8,
+    }, "tasks", train={**ONLINE, "batch_size": 8}),
 )  # fmt: skip
 """Those over two ranks, of which one is killed and the launcher ends the other."""
 

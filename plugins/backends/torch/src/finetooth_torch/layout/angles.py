@@ -33,7 +33,7 @@ def turn_by_length(body: nn.Module) -> bool:
     """
     for module in body.modules():
         if _kinds(module) and hasattr(type(module).forward, "__wrapped__") and not isinstance(module, ByLength):
-            module.__class__ = _by_length(type(module))
+            module.__class__ = _by_length(type(module))  # type: ignore[arg-type]
     return any(isinstance(module, ByLength) for module in body.modules())
 
 
@@ -73,7 +73,8 @@ def _by_length(kind: type[nn.Module]) -> type[nn.Module]:
         back = torch.cat(cells).argsort()
 
         def together(of_parts: Any) -> Tensor:
-            return torch.cat(of_parts, 1)[0, back].unflatten(0, lengths.shape)
+            whole: Tensor = torch.cat(of_parts, 1)[0, back]
+            return whole.view(*lengths.shape, -1)
 
         one = isinstance(parts[0], Tensor)  # complex numbers, not cosines and sines
         return together(parts) if one else tuple(map(together, zip(*parts, strict=True)))
