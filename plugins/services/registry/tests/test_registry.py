@@ -99,8 +99,11 @@ def test_a_threshold_of_signers(place: Place, tmp_path: Path) -> None:
     place("key", str(tmp_path / "boss.pem"), bare=True)
     assert "trusts what the key boss signs" in place("trust", "boss", str(tmp_path / "boss.pem.pub")).output
     assert place("promote", "bot", "--to", "production").exit_code == 1
-    assert "boss, ci" in place("sign", "bot", "--key", str(tmp_path / "boss.pem")).output
+    assert place("sign", "bot", "--key", str(tmp_path / "boss.pem")).output == "bot@v0 is signed by boss, ci\n"
     assert place("promote", "bot", "--to", "production").exit_code == 0
+    place("key", str(tmp_path / "else.pem"), bare=True)
+    said = place("sign", "bot", "--key", str(tmp_path / "else.pem")).output
+    assert said.startswith("bot@v0 is signed by boss, ci\n") and f"trust NAME {tmp_path / 'else.pem'}.pub" in said
 
 
 def test_what_is_stored_once_is_stored_once(place: Place) -> None:

@@ -230,10 +230,12 @@ def sign(version: str, key: Path, where: str) -> None:
     from finetooth_registry import records
 
     opened = _open(where)
-    made = opened.version(version)
-    click.echo(
-        f"{made.called} is signed by {', '.join(opened.countersign(made, records.load_signer(key))) or 'nobody'}"
-    )
+    made, signer = opened.version(version), records.load_signer(key)
+    click.echo(f"{made.called} is signed by {', '.join(opened.countersign(made, signer)) or 'nobody'}")
+    if signer.public_key.keyid not in {trusted.keyid for trusted in opened.trusted().values()}:
+        click.echo(
+            f"note: {key} is not trusted here, so its signature counts once it is: ft registry trust NAME {key}.pub"
+        )
 
 
 @registry.command("promote")
