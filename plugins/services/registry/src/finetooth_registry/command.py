@@ -80,6 +80,7 @@ def trust(name: str, public: Path, where: str) -> None:
 def revoke(name: str, where: str) -> None:
     """Trust the key NAME no longer."""
     here(where).revoke(name)
+    click.echo(f"{where} no longer trusts what the key {name} signs")
 
 
 @registry.command("add")
