@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Conversation, DataError, FinetoothError, Message, RecipeError, Text
+from finetooth_hooks.data.examples import Image, Labelled, Placed, PromptCompletion
 from finetooth_rows.choices import content, selection
 from finetooth_rows.storage.cache import DataCache
 
@@ -216,6 +217,28 @@ def test_words_are_compared_without_case_and_without_spaces_where_there_are_none
     assert content.shingles(Text("你好世界")) == {"你 好 世", "好 世 界"}
     said = Conversation((Message("user", "a b"), Message("assistant", "c")))
     assert content.shingles(said) == {"a b c"}
+
+
+def test_rows_that_differ_in_what_no_word_says_are_not_nearly_the_same() -> None:
+    """A question about another picture, the other verdict on an answer, a call with other numbers, signs alone."""
+    pytest.importorskip("datasketch")
+
+    def asked(picture: bytes) -> Conversation:
+        shown = Message("user", "Describe the picture.", media=(Placed(0, Image("image", content=picture)),))
+        return Conversation((shown, Message("assistant", "A red ball.")))
+
+    def called(x: int) -> Conversation:
+        call = {"name": "add", "arguments": {"x": x, "y": x + 1}}
+        return Conversation((Message("user", "Do it."), Message("assistant", "", tool_calls=(call,))))
+
+    for make, one, other in (
+        (asked, b"1", b"2"),
+        (lambda label: Labelled("Why?", "Because it is so.", label), True, False),
+        (called, 1, 2),
+        (lambda sign: PromptCompletion(sign, "!"), "\U0001f642", "\U0001f600"),
+    ):
+        near = content.NearRows(0.8)
+        assert [near.seen(make(of)) for of in (one, other, one)] == [False, False, True], make(one)
 
 
 def weighted(first: float, second: float, **mix: Any) -> dict[str, Any]:

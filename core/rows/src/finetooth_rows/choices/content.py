@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks.data.examples import Example
+from finetooth_hooks.data.examples import Example, Medium
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,25 +51,46 @@ def lot(content: bytes, seed: int) -> int:
 
 
 def shingles(*examples: Example) -> set[str]:
-    """All runs of `SHINGLE` words, in lower case; of fewer words, all of them as one."""
-    words = [word for text in _texts(examples) for word in _WORDS.findall(text.lower())]
-    return {" ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
+    """All runs of `SHINGLE` words, in lower case; of fewer words, all of them as one. Without words every sign is one.
+
+    What no word says stands before each run, so that rows have none in common which differ in a picture, or in whether
+    an answer is a good one.
+    """
+    texts = list(_texts(examples))
+    words = [word for text in texts for word in _WORDS.findall(text.lower())] or "".join("".join(texts).split())
+    apart = [json.dumps(part, default=_plain) for part in _apart(examples)]
+    before = f"{hashlib.blake2b(' '.join(apart).encode(), digest_size=16).hexdigest()} " if apart else ""
+    return {before + " ".join(words[i : i + SHINGLE]) for i in range(max(1, len(words) - SHINGLE + 1))}
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in an example, but for those that name a role."""
+    """All texts in an example, but for those that name a role; numbers in a mapping, such as a call's arguments, are
+    texts too."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _texts(item)
+            yield from (str(item),) if isinstance(item, int | float) else _texts(item)
     elif isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray)):
         for item in value:
             yield from _texts(item)
     else:
         for name in getattr(type(value), "__dataclass_fields__", ()):
-            if name not in ("role", "train"):
-                yield from _texts(getattr(value, name))
+            if isinstance(part := getattr(value, name), str | Mapping | Sequence) and name not in ("role", "train"):
+                yield from _texts(part)
+
+
+def _apart(value: Any) -> Iterator[Any]:
+    """Pictures, sounds and films of an example, and its labels that say yes or no."""
+    if isinstance(value, Medium | bool):
+        yield value
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            yield from _apart(item)
+    else:
+        for name in getattr(type(value), "__dataclass_fields__", ()):
+            if name not in ("train", "from_text"):
+                yield from _apart(getattr(value, name))
 
 
 class NearRows:
