@@ -63,6 +63,23 @@ def test_it_trains_as_peft_does_over_a_base_without_what_was_taken_out(
     torch.testing.assert_close(logits(made.model, tokens), logits(theirs, tokens), atol=2e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("target", ["q_proj", "lm_head", "embed_tokens"])
+def test_dora_refuses_weights_without_a_direction(tiny: Any, tokens: Any, target: str) -> None:
+    """The row of a pad token is 0 in many models: DoRA divides by its length, and the first loss would be nan."""
+    made = tiny()
+    module = next(of for path, of in made.model.named_modules() if path.endswith(target))
+    with torch.no_grad():
+        if target == "embed_tokens":
+            module.weight[:, 5] = 0
+        else:
+            module.weight[5] = 0
+    adapter = LoraAdapter(LoraOptions(rank=2, dora=True, targets=[target]))
+    with pytest.raises(
+        RecipeError, match=rf"^adapter\.dora: all weights of output 5 of .*{target} are 0, so"
+    ):
+        adapter.apply(made.model, made.facts, np.random.default_rng(0))
+
+
 @BOTH
 def test_it_begins_as_the_base_and_is_the_base_when_switched_off(tiny: Any, tokens: Any, init: str) -> None:
     adapter, made = adapt(tiny, init=init)

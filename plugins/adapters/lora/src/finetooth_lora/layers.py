@@ -24,7 +24,7 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import ParamWrapper
 
 from finetooth_lora.beginnings import START, begin_from
-from finetooth_lora.dora import DoraLinear
+from finetooth_lora.dora import DoraLinear, check_directions
 from finetooth_lora.expert_additions import ExpertAddition
 from finetooth_lora.rounded_once import RoundedOnce
 
@@ -46,7 +46,7 @@ def put_in(
         rows: token ids whose rows of embedding and head train too.
 
     Raises:
-        RecipeError: a target matches nothing, or peft refuses it.
+        RecipeError: a target matches nothing, or peft refuses it; or, with DoRA, weights have no direction.
     """
     targets = chosen(options.targets, model, facts, _adaptable) if options.targets else Targets((), ())
     config = LoraConfig(
@@ -71,8 +71,10 @@ def put_in(
         if type(layer) is Linear:
             layer.__class__ = RoundedOnce  # it has all that peft made, and computes in another order
         initialise(layer, generator)
-    for lengths in [module for module in model.modules() if type(module) is DoraLinearLayer]:
-        lengths.__class__ = DoraLinear
+    for path, lengths in [(path, of) for path, of in model.named_modules() if isinstance(of, DoraLinearLayer)]:
+        check_directions(path.partition(".lora_magnitude_vector")[0], lengths.weight)
+        if type(lengths) is DoraLinearLayer:
+            lengths.__class__ = DoraLinear
     for layer in [module for module in model.modules() if isinstance(module, ParamWrapper)]:
         layer.__class__ = ExpertAddition
         compute_in_groups(layer.get_base_layer())
