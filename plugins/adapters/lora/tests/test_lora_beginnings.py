@@ -74,9 +74,7 @@ def test_dora_refuses_weights_without_a_direction(tiny: Any, tokens: Any, target
         else:
             module.weight[5] = 0
     adapter = LoraAdapter(LoraOptions(rank=2, dora=True, targets=[target]))
-    with pytest.raises(
-        RecipeError, match=rf"^adapter\.dora: all weights of output 5 of .*{target} are 0, so"
-    ):
+    with pytest.raises(RecipeError, match=rf"^adapter\.dora: all weights of output 5 of .*{target} are 0, so"):
         adapter.apply(made.model, made.facts, np.random.default_rng(0))
 
 
