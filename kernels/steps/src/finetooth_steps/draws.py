@@ -36,9 +36,18 @@ def places_of(data: Sequence[Datum], before: int = 0) -> tuple[int, ...]:
 
 def words_of(*keys: object) -> tuple[int, int]:
     """Two words from any keys; the same on every machine."""
+    whole = _hash(keys)
+    return whole & 0xFFFFFFFF, whole >> 32
+
+
+def stream_key(*keys: object) -> int:
+    """A 63-bit seed from any keys; the same keys give the same seed on every machine."""
+    return _hash(keys) >> 1
+
+
+def _hash(keys: Sequence[object]) -> int:
     text = "\x1f".join(str(key) for key in keys)
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def position_keys(seed: int, step: int, place: int, length: int) -> Words:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import Datum, EngineError, Sampling
-from finetooth_torch.generation.sampling import choose, row_streams
+from finetooth_steps.sampling import row_streams
+from finetooth_torch.generation.sampling import choose
 
 PROMPTS = [[5, 9, 14], [7], [30, 31, 32, 33, 34, 35, 36], [8, 8, 50, 2, 21]]
 FREE = Sampling(max_tokens=12, temperature=0, stop_ids=())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ from finetooth_hooks.protocols import TextPart
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_modelfiles.schemas import Schemas, SchemaState, drawn_among
 from finetooth_steps.data_checks import check_prompts
+from finetooth_steps.sampling import check_sampling, row_streams
 from numpy.typing import NDArray
 
 from finetooth_mlx.cache import make_cache
@@ -222,50 +222,6 @@ def _check_shown(index: int, prompt: ShownPrompt) -> None:
     """
     if prompt.media:
         raise EngineError(f"prompt {index} holds more than text", action="ask in text, or set backend: torch")
-
-
-def check_sampling(sampling: Sampling, vocabulary: int) -> None:
-    """Checks sampling settings.
-
-    Raises:
-        EngineError: settings that mean nothing, or that this engine has not.
-    """
-    s = sampling
-    if s.max_tokens < 1 or s.n < 1 or s.top_k < 0 or not 0 < s.top_p <= 1 or not 0 <= s.min_p <= 1:
-        raise EngineError(
-            f"sampling: {s} makes no sense", action="max_tokens, n >= 1; top_k >= 0; 0 < top_p <= 1; 0 <= min_p <= 1"
-        )
-    if not 0 <= s.temperature < float("inf"):
-        raise EngineError(f"sampling.temperature is {s.temperature}", action="give a finite number >= 0")
-    if not 0 < s.repetition_penalty < float("inf"):
-        raise EngineError(f"sampling.repetition_penalty is {s.repetition_penalty}", action="give a finite number > 0")
-    wrong = [token for token, more in s.logit_bias if not (0 <= token < vocabulary and np.isfinite(more))]
-    if wrong or len(dict(s.logit_bias)) < len(s.logit_bias):
-        raise EngineError("sampling.logit_bias", action=f"give ids below {vocabulary}, each once, and finite numbers")
-    for name in ("presence_penalty", "frequency_penalty"):
-        if not np.isfinite(getattr(s, name)):
-            raise EngineError(f"sampling.{name} is {getattr(s, name)}", action="give a finite number")
-
-
-def row_streams(
-    prompts: Sequence[Sequence[int]], sampling: Sampling, *, first: int = 0
-) -> list[list[np.random.Generator]]:
-    """A stream per prompt and sample, keyed by the seed, the prompt's own tokens and the number of the sample: what
-    else is in the batch does not matter. Equal prompts count their samples on, so they differ."""
-    seen: dict[tuple[int, ...], int] = {}
-    streams = []
-    for prompt in prompts:
-        key = tuple(int(token) for token in prompt)
-        begin = seen.get(key, first)
-        seen[key] = begin + sampling.n
-        streams.append([_stream(sampling.seed, key, number) for number in range(begin, begin + sampling.n)])
-    return streams
-
-
-def _stream(*keys: Any) -> np.random.Generator:
-    text = "\x1f".join(map(str, ("sample", *keys)))
-    seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-    return np.random.Generator(np.random.Philox(seed))
 
 
 def added(written: Sequence[int], sampling: Sampling, width: int) -> NDArray[np.float64]:

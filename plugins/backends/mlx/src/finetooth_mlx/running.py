@@ -16,9 +16,10 @@ from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import Written
 from finetooth_hooks.sampling import ShownPrompt
+from finetooth_steps.sampling import row_streams
 
 from finetooth_mlx.arrays import NamedArrays
-from finetooth_mlx.generation import Generator, Row, Writing, row_streams
+from finetooth_mlx.generation import Generator, Row, Writing
 from finetooth_mlx.network import Network
 
 

@@ -13,10 +13,6 @@ Dropout and sampling are keyed by seed, step and datum: counters are all their r
 from __future__ import annotations
 
 import json
-import math
-import os
-import shutil
-import threading
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -28,7 +24,16 @@ import numpy as np
 from finetooth_hooks import UserError
 from finetooth_hooks.protocols import EngineRequest
 from finetooth_steps.passes import Counters
-from finetooth_steps.saved_states import check_identity, identity, restore_schedule
+from finetooth_steps.saved_states import (
+    OTHER,
+    STATE,
+    check_counters,
+    check_identity,
+    identity,
+    read_content,
+    restore_schedule,
+    taking_its_place,
+)
 from finetooth_toolbox.files.manifests import sha256_of
 from mlx.utils import tree_flatten, tree_unflatten
 from numpy.typing import NDArray
@@ -39,7 +44,6 @@ from finetooth_mlx.arrays import NamedArrays
 
 FORMAT = "mlx-1"
 FILES = ("trained", "optimizer", "gradients", "losses", "roles")
-OTHER = "use another checkpoint"
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -111,27 +115,13 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write it next to `path` and move it there; an existing folder keeps its other files."""
-        staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        try:
+        with taking_its_place(path, lambda name: name.removesuffix(".safetensors") in FILES) as folder:
             hashes = {}
             for name, arrays in self.files.items():
-                save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, _file(staging, name))
-                hashes[name] = sha256_of(_file(staging, name))
+                save_file({key: np.asarray(array, order="C") for key, array in arrays.items()}, _file(folder, name))
+                hashes[name] = sha256_of(_file(folder, name))
             text = json.dumps({**self.content, "files": hashes}, indent=1)
-            (staging / "state.json").write_text(text, encoding="utf-8")
-            if not path.exists():
-                staging.rename(path)
-                return
-            for name in FILES:
-                if name not in self.files:
-                    _file(path, name).unlink(missing_ok=True)
-            for name in self.files:
-                _file(staging, name).replace(_file(path, name))
-            (staging / "state.json").replace(path / "state.json")
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            (folder / STATE).write_text(text, encoding="utf-8")
 
 
 def read_state(path: Path) -> State:
@@ -140,14 +130,7 @@ def read_state(path: Path) -> State:
     Raises:
         UserError: it is not a state, a torn one, or one of another engine.
     """
-    try:
-        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("state.json holds no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not a saved engine state: {error}", action="give the folder that was saved"
-        ) from error
+    content = read_content(path)
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path} has state format {content.get('format')!r}, and the MLX engine reads {FORMAT}: another engine "
@@ -190,7 +173,8 @@ def checked_parts(
     grads = state.files.get("gradients", {})
     if grads:
         _check_same(where, "gradients", grads, masters, "the adapter and its options")
-    counters = _counters(where, content)
+    check_counters(where, content)
+    counters = Counters(**deepcopy(content["counters"]))
     losses = {name: dict(values) for name, values in content.get("losses", {}).items()}
     for key, array in state.files.get("losses", {}).items():
         loss, _, name = key.rpartition("/")
@@ -206,22 +190,6 @@ def checked_parts(
 
 def _by_role(roles: Mapping[str, NamedArrays]) -> NamedArrays:
     return {f"{role}/{name}": array for role, weights in roles.items() for name, array in weights.items()}
-
-
-def _counters(where: str, content: Mapping[str, Any]) -> Counters:
-    counters = content.get("counters")
-    fine = (
-        isinstance(counters, dict)
-        and counters.keys() == {"step", "accumulated", "loss", "rows"}
-        and all(type(counters[name]) is int and counters[name] >= 0 for name in ("step", "accumulated"))
-        and type(counters["loss"]) in (int, float)
-        and math.isfinite(counters["loss"])
-        and isinstance(counters["rows"], list)
-    )
-    if not fine or not isinstance(content.get("schedule"), dict):
-        raise UserError(f"{where}/state.json: counters are {counters!r:.200}", action=OTHER)
-    assert isinstance(counters, dict)
-    return Counters(**deepcopy(counters))
 
 
 def _check_same(where: str, file: str, theirs: Arrays, mine: Mapping[str, mx.array], what: str) -> None:

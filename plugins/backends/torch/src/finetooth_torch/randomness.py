@@ -6,23 +6,17 @@ engine is built, and their states are part of its state.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from finetooth_hooks import UserError
+from finetooth_steps.draws import stream_key
 from torch import Tensor
 
 HOST = "cpu"
 SEEDED = ("cuda", "mps")
 """Kinds of accelerators that have generators of their own."""
-
-
-def stream_key(*keys: object) -> int:
-    """A 63-bit seed from any keys; the same keys give the same seed on every machine."""
-    text = "\x1f".join(str(key) for key in keys)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
 @contextmanager

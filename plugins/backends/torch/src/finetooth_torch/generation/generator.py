@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.memory import BLOCKS, Arena, Blocks, lasting
 from finetooth_modelfiles.schemas import Schemas
 from finetooth_steps.data_checks import check_prompts
+from finetooth_steps.sampling import check_sampling, row_streams
 from torch import Tensor, nn
 
 from finetooth_torch.decoder.bodies import StreamBody, TransformersBody
@@ -30,7 +30,6 @@ from finetooth_torch.generation.cached_step import (
 from finetooth_torch.generation.packed_layers import PackedLinear, can_pack
 from finetooth_torch.generation.row_adapters import Given, RowAdapters, TorchHeldAdapter, adapted_body, hold
 from finetooth_torch.generation.rows_in_progress import Row, Writing
-from finetooth_torch.generation.sampling import row_streams
 from finetooth_torch.heads.repetition import Additions, SeenIds
 from finetooth_torch.network import Network
 from finetooth_torch.planning.row_sharing import scaled_by_length
@@ -115,19 +114,7 @@ class Generator:
         Raises:
             EngineError: as `generate` says.
         """
-        if sampling.max_tokens < 1 or sampling.n < 1 or sampling.top_k < 0 or not 0 < sampling.top_p <= 1:
-            raise EngineError(
-                f"sampling: {sampling} makes no sense", action="max_tokens, n >= 1; top_k >= 0; 0 < top_p <= 1"
-            )
-        if not 0 <= sampling.temperature < float("inf"):
-            raise EngineError(f"sampling.temperature is {sampling.temperature}", action="give a finite number >= 0")
-        if not 0 <= sampling.min_p <= 1:
-            raise EngineError(f"sampling.min_p is {sampling.min_p}", action="give a number from 0 to 1")
-        if not 0 < sampling.repetition_penalty < float("inf"):
-            raise EngineError(
-                f"sampling.repetition_penalty is {sampling.repetition_penalty}", action="give a finite number > 0"
-            )
-        self._check_additions(sampling)
+        check_sampling(sampling, self._network.facts.vocab_size)
         self._schemas.check(sampling, self._ends(sampling))
         facts = self._network.facts
         check_prompts(
@@ -203,22 +190,6 @@ class Generator:
             if fits:
                 return batches
             count += 1
-
-    def _check_additions(self, sampling: Sampling) -> None:
-        """
-        Raises:
-            EngineError: one is not finite, or to a token that there is not, or twice to one.
-        """
-        for name in ("presence_penalty", "frequency_penalty"):
-            if not math.isfinite(getattr(sampling, name)):
-                raise EngineError(f"sampling.{name} is {getattr(sampling, name)}", action="give a finite number")
-        ids, vocabulary = dict(sampling.logit_bias), self._network.facts.vocab_size
-        wrong = [
-            token for token, added in sampling.logit_bias if not (0 <= token < vocabulary and math.isfinite(added))
-        ]
-        if wrong or len(ids) < len(sampling.logit_bias):
-            what = f"of {wrong[0]}" if wrong else "has an id twice"
-            raise EngineError(f"sampling.logit_bias {what}", action=f"give ids below {vocabulary} and finite numbers")
 
     def cells(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """Positions that the prompt and its completions may take."""

@@ -23,11 +23,11 @@ from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import Written
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
+from finetooth_steps.sampling import row_streams
 
 from finetooth_torch.generation.generator import WORTH_PACKING, Generator, Weights
 from finetooth_torch.generation.row_adapters import Given
 from finetooth_torch.generation.rows_in_progress import Row, Writing
-from finetooth_torch.generation.sampling import row_streams
 
 
 @dataclass

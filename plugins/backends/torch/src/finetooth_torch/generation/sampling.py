@@ -15,7 +15,6 @@ from torch import Tensor
 
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.precision import has_float64
-from finetooth_torch.randomness import stream_key
 
 BLOCK = 256
 """Tokens whose probabilities are summed before a draw looks for its place: two short searches instead of one running
@@ -23,30 +22,6 @@ sum over the vocabulary."""
 
 LIKELIEST = 512
 """Tokens among which `top_p` looks first; where they do not reach it, it looks among all."""
-
-
-def row_streams(
-    prompts: Sequence[Sequence[int]], sampling: Sampling, *, first: int = 0
-) -> list[list[np.random.Generator]]:
-    """A stream per prompt and sample, keyed by the seed, the prompt's own tokens and the number of the sample: what
-    else is in the batch does not matter. Equal prompts count their samples on, so they differ.
-
-    Args:
-        first: number of each prompt's first sample.
-    """
-    seen: dict[tuple[int, ...], int] = {}
-    streams = []
-    for prompt in prompts:
-        key = tuple(int(token) for token in prompt)
-        begin = seen.get(key, first)
-        seen[key] = begin + sampling.n
-        streams.append(
-            [
-                np.random.Generator(np.random.Philox(stream_key("sample", sampling.seed, key, number)))
-                for number in range(begin, begin + sampling.n)
-            ]
-        )
-    return streams
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from finetooth_hooks import UserError
 from finetooth_hooks.protocols import EngineRequest
-from finetooth_steps.saved_states import check_identity
+from finetooth_steps.saved_states import OTHER, check_counters, check_identity, is_finite
 from torch import Tensor
 
 from finetooth_torch.randomness import check_states
 from finetooth_torch.roles.role_models import copies
-from finetooth_torch.state.files import OTHER
 from finetooth_torch.state.optimizer import Options, check_optimizer, each_like
 from finetooth_torch.state.values import keys_of, unflatten
 
@@ -69,7 +67,8 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
         raise UserError(f"{where}: optimizer_options are not those of its groups", action=OTHER)
     if not isinstance(losses, dict) or not all(isinstance(of_loss, dict) for of_loss in losses.values()):
         raise UserError(f"{where}: states of losses are missing", action=OTHER)
-    _check_numbers(where, content)
+    check_counters(where, content)
+    _check_scaler(where, content.get("scaler"))
     return Checked(
         optimizer, options, {name: _arrays(of_loss) for name, of_loss in losses.items()}, content["counters"]
     )
@@ -139,33 +138,15 @@ def _check_all_used(where: str, file: str, nested: Sequence[Any], files: Mapping
         raise UserError(f"{where}/{file}.safetensors holds {extra[0]!r}, which no state has", action=OTHER)
 
 
-def _check_numbers(where: str, content: Mapping[str, Any]) -> None:
-    """Counters and loss scale are numbers that an engine can have come to."""
-    counters, scaler, schedule = content.get("counters"), content.get("scaler"), content.get("schedule")
-    wrong = (
-        not isinstance(counters, dict)
-        or counters.keys() != {"step", "accumulated", "loss", "rows"}
-        or not all(type(counters[name]) is int and counters[name] >= 0 for name in ("step", "accumulated"))
-        or not _finite(counters["loss"])
-        or not isinstance(counters["rows"], list)
-        or not all(isinstance(row, str) for row in counters["rows"])
-    )
-    if wrong:
-        raise UserError(f"{where}/state.json: counters are {counters!r:.200}", action=OTHER)
+def _check_scaler(where: str, scaler: Any) -> None:
     wrong = (
         not isinstance(scaler, dict)
         or scaler.keys() != {"scale", "good_steps"}
-        or not (_finite(scaler["scale"]) and scaler["scale"] > 0)
+        or not (is_finite(scaler["scale"]) and scaler["scale"] > 0)
         or not (type(scaler["good_steps"]) is int and scaler["good_steps"] >= 0)
     )
     if wrong:
         raise UserError(f"{where}/state.json: the loss scale is {scaler!r:.200}", action=OTHER)
-    if not isinstance(schedule, dict):
-        raise UserError(f"{where}/state.json: the schedule's state is {schedule!r:.200}", action=OTHER)
-
-
-def _finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _arrays(of_loss: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,17 +8,14 @@ unpickled. What another rank keeps has its type and shape in state.json (`elsewh
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import stat
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from finetooth_hooks import UserError
+from finetooth_steps.saved_states import OTHER, STATE, plain_file, read_content, taking_its_place
 from finetooth_toolbox.files.manifests import sha256_of
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -29,33 +26,13 @@ REQUIRED = ("trained", "optimizer", "random")
 OPTIONAL = ("adapter", "gradients", "losses")
 ROLE = re.compile(r"role-[A-Za-z0-9_-]{1,64}")
 """Files of copies of the policy, by their role."""
-LARGEST_JSON = 2**28
-"""Bytes of a state.json; one of a model with a hundred thousand trained tensors has a tenth of it."""
-
-OTHER = "use another checkpoint"
-
 Files = Mapping[str, Mapping[str, Tensor]]
 
 
 def write_state(path: Path, files: Files, content: Mapping[str, Any]) -> None:
     """Write a state to a temporary folder and move it to `path`; an existing folder keeps its other files."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with taking_its_place(path, _may_be_left_out) as staging:
         _write(staging, files, content)
-        if not path.exists():
-            staging.rename(path)
-            return
-        stale = [f"{name}.safetensors" for name in OPTIONAL] + [file.name for file in path.glob("role-*.safetensors")]
-        for name in stale:
-            if not (staging / name).exists():
-                (path / name).unlink(missing_ok=True)
-        for name in sorted(file.name for file in staging.iterdir() if file.name != "state.json"):
-            (staging / name).replace(path / name)
-        (staging / "state.json").replace(path / "state.json")
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def read_files(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -64,17 +41,7 @@ def read_files(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]
     Raises:
         UserError: the folder holds no state, one of another format, a torn one, or one that names forbidden files.
     """
-    try:
-        file = _plain_file(path / "state.json")
-        if file.stat().st_size > LARGEST_JSON:
-            raise ValueError(f"state.json has {file.stat().st_size:,} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("state.json holds no object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} does not hold a saved engine state: {error}", action="give the folder that was saved"
-        ) from error
+    content = read_content(path)
     if content.get("format") != FORMAT:
         raise UserError(
             f"{path} has state format {content.get('format')!r}, this version reads {FORMAT}",
@@ -106,7 +73,7 @@ def _write(folder: Path, files: Files, content: Mapping[str, Any]) -> None:
                 key: [str(of.dtype).removeprefix("torch."), list(of.shape)] for key, of in absent.items()
             }
     about = {**content, "files": hashes, **({"elsewhere": elsewhere} if elsewhere else {})}
-    (folder / "state.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
 def _tensors(path: Path, name: str, expected: Any) -> dict[str, Tensor]:
@@ -114,7 +81,7 @@ def _tensors(path: Path, name: str, expected: Any) -> dict[str, Tensor]:
     if stem == name or not (stem in (*REQUIRED, *OPTIONAL) or ROLE.fullmatch(stem)):
         raise UserError(f"{path}/state.json names the file {name!r}, which no state has", action=OTHER)
     try:
-        file = _plain_file(path / name)
+        file = plain_file(path / name)
         if sha256_of(file) != expected:
             raise OSError("its SHA-256 is another")
     except OSError as error:
@@ -130,14 +97,9 @@ def _tensors(path: Path, name: str, expected: Any) -> dict[str, Tensor]:
         ) from error
 
 
-def _plain_file(file: Path) -> Path:
-    """
-    Raises:
-        OSError: it is not there, or a link, a pipe, a folder: nothing that a state consists of.
-    """
-    if not stat.S_ISREG(file.lstat().st_mode):
-        raise OSError(f"{file.name} is not a plain file")
-    return file
+def _may_be_left_out(file: str) -> bool:
+    stem = file.removesuffix(".safetensors")
+    return stem != file and (stem in OPTIONAL or stem.startswith("role-"))
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
