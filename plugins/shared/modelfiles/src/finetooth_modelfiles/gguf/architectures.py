@@ -18,7 +18,17 @@ from finetooth_hooks.errors import RecipeError, UserError
 
 from finetooth_modelfiles.gguf.changed_layouts import CHANGED
 from finetooth_modelfiles.gguf.container import Container
-from finetooth_modelfiles.gguf.layouts import RENAMED_EXPERTS, Architecture, Change, Gemma
+from finetooth_modelfiles.gguf.layouts import (
+    COUNTS,
+    GRANITE,
+    RENAMED_EXPERTS,
+    WIDTH,
+    Architecture,
+    Change,
+    Gemma,
+    experts,
+    shared_experts,
+)
 
 _GEMMA = {
     "post_attention_norm": "post_attention_layernorm",
@@ -33,16 +43,9 @@ _GLM = {
 _FUSED = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 _BIAS = {"attention_bias": "attn_q.bias"}
 _AFTER = {"ffn_norm": "", "post_attention_norm": "post_attention_layernorm"}
-_EXPERTS = {
-    "ffn_gate_inp": "mlp.gate",
-    "ffn_gate_exps": "mlp.experts.gate_proj",
-    "ffn_up_exps": "mlp.experts.up_proj",
-    "ffn_down_exps": "mlp.experts.down_proj",
-}
-_SHARED = {f"ffn_{part}_shexp": f"mlp.shared_experts.{part}_proj" for part in ("gate", "up", "down")}
+_EXPERTS = {"ffn_gate_inp": "mlp.gate"} | experts("mlp")
+_SHARED = shared_experts("mlp.shared_experts")
 _HUNYUAN = {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
-_COUNTS = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
-_WIDTH = {"expert_feed_forward_length": "moe_intermediate_size"}
 
 
 def _every_fourth(usual: Any, fourth: Any) -> Callable[[Mapping[str, Any]], list[Any]]:
@@ -71,7 +74,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             "qwen3_moe",
             "Qwen3MoeForCausalLM",
             modules=_EXPERTS,
-            keys=_COUNTS | _WIDTH,
+            keys=COUNTS | WIDTH,
             fixed={"norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": lambda _: []},
         ),
         "gemma": Architecture(
@@ -89,7 +92,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             "Glm4MoeForCausalLM",
             modules=_AFTER | _EXPERTS | _SHARED | {"exp_probs_b.bias": "mlp.gate.e_score_correction_bias"},
             optional=_BIAS | {"use_qk_norm": "attn_q_norm.weight"},
-            keys=_WIDTH
+            keys=WIDTH
             | {
                 "expert_count": "n_routed_experts",
                 "expert_used_count": "num_experts_per_tok",
@@ -132,12 +135,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             "GraniteForCausalLM",
             interleaved=True,
             optional=_BIAS,
-            keys={
-                "attention.scale": "attention_multiplier",
-                "embedding_scale": "embedding_multiplier",
-                "residual_scale": "residual_multiplier",
-                "logit_scale": "logits_scaling",
-            },
+            keys=GRANITE,
         ),
         "olmo2": Architecture(
             "olmo2",
@@ -149,7 +147,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             "olmoe",
             "OlmoeForCausalLM",
             modules=_EXPERTS,
-            keys=_COUNTS,
+            keys=COUNTS,
             fixed={
                 "norm_topk_prob": False,
                 "clip_qkv": None,
@@ -163,7 +161,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
             "Ernie4_5_MoeForCausalLM",
             modules=_EXPERTS | _SHARED | {"exp_probs_b.bias": "mlp.gate.moe_statics.e_score_correction_bias"},
             renamed={r"mlp\.moe_statics": "mlp.gate.moe_statics"},
-            keys=_WIDTH
+            keys=WIDTH
             | {
                 "expert_count": "moe_num_experts",
                 "expert_used_count": "moe_k",
@@ -185,10 +183,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "hunyuan-moe": Architecture(
             "hunyuan_v1_moe",
             "HunYuanMoEV1ForCausalLM",
-            modules=_HUNYUAN
-            | _EXPERTS
-            | {f"ffn_{part}_shexp": f"mlp.shared_mlp.{part}_proj" for part in ("gate", "up", "down")}
-            | {"ffn_gate_inp": "mlp.gate.wg"},
+            modules=_HUNYUAN | _EXPERTS | shared_experts("mlp.shared_mlp") | {"ffn_gate_inp": "mlp.gate.wg"},
             keys={
                 "expert_count": "num_experts",
                 "expert_used_count": "moe_topk",

@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from finetooth_modelfiles.gguf.layouts import RENAMED_EXPERTS, Architecture, Change, Floats, Value
+from finetooth_modelfiles.gguf.layouts import (
+    COUNTS,
+    GRANITE,
+    PARTS,
+    RENAMED_EXPERTS,
+    WIDTH,
+    Architecture,
+    Change,
+    Floats,
+    Value,
+    experts,
+    shared_experts,
+)
 
 Config = Mapping[str, Any]
 NARROW_LAYERS = (26, 27)
@@ -46,19 +58,19 @@ def _halves(parameter: str, tensors: tuple[str, str], *, read: bool = True) -> C
     return Change(parameter, tensors, written, joined if read else None)
 
 
-def _mamba(path: str, groups: str = "") -> tuple[Change, ...]:
+def _mamba(groups: str = "") -> tuple[Change, ...]:
     """Mamba 2's mixer.
 
     Args:
         groups: the setting with the number of groups of its norm; empty: it has none.
     """
     changes = (
-        _unsqueezed(f"{path}.conv1d.weight", "ssm_conv1d.weight"),
-        _decay(f"{path}.A_log"),
-        _columned(f"{path}.D", "ssm_d"),
+        _unsqueezed("mamba.conv1d.weight", "ssm_conv1d.weight"),
+        _decay("mamba.A_log"),
+        _columned("mamba.D", "ssm_d"),
     )
     norm = Change(
-        f"{path}.norm.weight",
+        "mamba.norm.weight",
         ("ssm_norm.weight",),
         lambda own, config: (own.reshape(int(config[groups]), -1),),
         lambda parts, _: parts[0].reshape(-1),
@@ -66,13 +78,12 @@ def _mamba(path: str, groups: str = "") -> tuple[Change, ...]:
     return (*changes, norm) if groups else changes
 
 
-def _mamba_modules(path: str) -> dict[str, str]:
-    return {
-        "ssm_in": f"{path}.in_proj",
-        "ssm_out": f"{path}.out_proj",
-        "ssm_conv1d.bias": f"{path}.conv1d.bias",
-        "ssm_dt.bias": f"{path}.dt_bias",
-    }
+_MAMBA = {
+    "ssm_in": "mamba.in_proj",
+    "ssm_out": "mamba.out_proj",
+    "ssm_conv1d.bias": "mamba.conv1d.bias",
+    "ssm_dt.bias": "mamba.dt_bias",
+}
 
 
 def _narrow_keys(own: Floats, config: Config) -> tuple[Floats, ...]:
@@ -107,10 +118,6 @@ _SHORT_TOP = {"output_norm": "", "token_embd_norm": "model.embedding_norm"}
 _CONVOLUTION = (_unsqueezed("conv.conv.weight", "shortconv.conv.weight"),)
 
 
-def _experts(path: str) -> dict[str, str]:
-    return {f"ffn_{part}_exps": f"{path}.experts.{part}_proj" for part in ("gate", "up", "down")}
-
-
 def _short_width(config: Config) -> int:
     """LFM2's feed-forward layers are narrower than its config says, and rounded up."""
     width = int(config["intermediate_size"])
@@ -121,11 +128,7 @@ def _short_width(config: Config) -> int:
     return -(-width // multiple) * multiple
 
 
-_GRANITE_KEYS = {
-    "attention.scale": "attention_multiplier",
-    "embedding_scale": "embedding_multiplier",
-    "residual_scale": "residual_multiplier",
-    "logit_scale": "logits_scaling",
+_GRANITE_KEYS = GRANITE | {
     "ssm.conv_kernel": "mamba_d_conv",
     "ssm.state_size": "mamba_d_state",
     "ssm.group_count": "mamba_n_groups",
@@ -159,8 +162,8 @@ def _granite(**others: Any) -> Architecture:
             "time_step_limit": lambda _: [0.0, np.inf],
         },
     }
-    modules = _mamba_modules("mamba") | others.pop("modules")
-    changes = (*_mamba("mamba", "mamba_n_groups"), *others.pop("changes"))
+    modules = _MAMBA | others.pop("modules")
+    changes = (*_mamba("mamba_n_groups"), *others.pop("changes"))
     return Architecture(
         "granitemoehybrid", "GraniteMoeHybridForCausalLM", modules=modules, changes=changes, **given, **others
     )
@@ -221,8 +224,8 @@ _DEEPSEEK = Architecture(
         "ffn_gate_inp": "mlp.gate",
         "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
     }
-    | _experts("mlp")
-    | {f"ffn_{part}_shexp": f"mlp.shared_experts.{part}_proj" for part in ("gate", "up", "down")},
+    | experts("mlp")
+    | shared_experts("mlp.shared_experts"),
     changes=(
         Change("self_attn.kv_b_proj.weight", ("attn_k_b.weight", "attn_v_b.weight"), _narrow_keys, _narrow_joined),
     ),
@@ -310,19 +313,13 @@ CHANGED: Mapping[str, Architecture] = {
         top=_SHORT_TOP,
         modules=_SHORT
         | {"ffn_gate_inp": "feed_forward.gate", "exp_probs_b.bias": "feed_forward.expert_bias"}
-        | _experts("feed_forward"),
+        | experts("feed_forward"),
         changes=_CONVOLUTION,
         kinds=("conv", "full_attention"),
         epsilon=("attention.layer_norm_rms_epsilon", "norm_eps"),
         splitting="lfm2",
         renamed=RENAMED_EXPERTS,
-        keys={
-            "shortconv.l_cache": "conv_L_cache",
-            "expert_count": "num_experts",
-            "expert_used_count": "num_experts_per_tok",
-            "expert_feed_forward_length": "moe_intermediate_size",
-            "leading_dense_block_count": "num_dense_layers",
-        },
+        keys={"shortconv.l_cache": "conv_L_cache"} | COUNTS | WIDTH | {"leading_dense_block_count": "num_dense_layers"},
         stated={"expert_gating_func": 2},  # a sigmoid
         fixed={"conv_bias": False, "norm_topk_prob": True, "use_expert_bias": True, "routed_scaling_factor": 1.0},
     ),
@@ -342,7 +339,7 @@ CHANGED: Mapping[str, Architecture] = {
     "granitehybrid": _granite(
         modules={
             "ffn_gate_inp": "block_sparse_moe.router",
-            **_experts("block_sparse_moe"),
+            **experts("block_sparse_moe"),
             "ffn_down_shexp": "shared_mlp.output_linear",
         },
         changes=(
@@ -370,11 +367,9 @@ CHANGED: Mapping[str, Architecture] = {
         "FalconH1ForCausalLM",
         top={"output_norm": "model.final_layernorm"},
         splitting="falcon-h1",
-        modules={"ffn_norm": ""}
-        | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in ("gate", "up", "down")}
-        | _mamba_modules("mamba"),
+        modules={"ffn_norm": ""} | {f"ffn_{part}": f"feed_forward.{part}_proj" for part in PARTS} | _MAMBA,
         changes=(
-            *_mamba("mamba"),
+            *_mamba(),
             *_FALCON,
             # llama.cpp's name of it has no `.weight`
             Change("pre_ff_layernorm.weight", ("ffn_norm",), lambda own, _: (own,), lambda parts, _: parts[0]),
@@ -423,17 +418,16 @@ CHANGED: Mapping[str, Architecture] = {
             "ssm_out": "linear_attn.out_proj",
             "ssm_dt.bias": "linear_attn.dt_bias",
         }
-        | _experts("mlp")
-        | {f"ffn_{part}_shexp": f"mlp.shared_expert.{part}_proj" for part in ("gate", "up", "down")},
+        | experts("mlp")
+        | shared_experts("mlp.shared_expert"),
         changes=(
             Change("linear_attn.in_proj_qkvz.weight", ("attn_qkv.weight", "attn_gate.weight"), _unmixed, _mixed),
             _unsqueezed("linear_attn.conv1d.weight", "ssm_conv1d.weight"),
             Change("linear_attn.A_log", ("ssm_a",), lambda own, _: (-np.exp(own),), lambda parts, _: np.log(-parts[0])),
         ),
-        keys={
-            "expert_count": "num_experts",
-            "expert_used_count": "num_experts_per_tok",
-            "expert_feed_forward_length": "moe_intermediate_size",
+        keys=COUNTS
+        | WIDTH
+        | {
             "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
             "ssm.conv_kernel": "linear_conv_kernel_dim",
             "ssm.state_size": "linear_key_head_dim",

@@ -24,11 +24,31 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+PARTS = ("gate", "up", "down")
 RENAMED_EXPERTS = {
     rf"(experts\.\d+)\.w{number}\.": rf"\1.{part}_proj." for number, part in ((1, "gate"), (3, "up"), (2, "down"))
 }
+COUNTS = {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"}
+WIDTH = {"expert_feed_forward_length": "moe_intermediate_size"}
+GRANITE = {
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+"""Keys of a file and the settings that they become, in more than one architecture."""
 Value = int | float | bool | str | None | Callable[[Mapping[str, Any]], Any]
 """A value, or what gives it for a config."""
+
+
+def experts(path: str) -> dict[str, str]:
+    """Modules of experts in a layer."""
+    return {f"ffn_{part}_exps": f"{path}.experts.{part}_proj" for part in PARTS}
+
+
+def shared_experts(path: str) -> dict[str, str]:
+    """Modules of what all tokens go through, next to experts."""
+    return {f"ffn_{part}_shexp": f"{path}.{part}_proj" for part in PARTS}
 
 
 def value_of(value: Value, config: Mapping[str, Any]) -> Any:
