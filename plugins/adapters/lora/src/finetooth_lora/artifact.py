@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import UserError
 from finetooth_hooks.protocols import Addition, ModelInfo
-from finetooth_modelfiles.lora_settings import special_setting
+from finetooth_modelfiles.lora_settings import check_settings, scale_of, special_setting
 from finetooth_peftfiles import artifact
 from finetooth_peftfiles.layers import NAME
 
@@ -47,7 +46,7 @@ def take_back(model: Any, folder: Path) -> None:
         "use_rslora": ("rslora", config.use_rslora),
         "use_dora": ("dora", config.use_dora),
     }
-    artifact.check_settings(saved, wanted, folder)
+    check_settings(saved, wanted, folder)
     if special := special_setting(saved):
         raise UserError(
             f"{folder}: it was made with {special}, which adapter lora does not compute",
@@ -67,8 +66,7 @@ def additions(folder: Path) -> dict[str, Addition] | None:
     others = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
     if not plain or any(saved.get(name) for name in others):
         return None
-    rank = saved["r"]
-    scale = saved["lora_alpha"] / (math.sqrt(rank) if saved.get("use_rslora") else rank)
+    scale = scale_of(saved)
     paths = {name.removesuffix(A) for name in tensors if name.endswith(A)}
     if {path + side for path in paths for side in (A, B)} != tensors.keys():
         return None

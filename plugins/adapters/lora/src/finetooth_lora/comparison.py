@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from finetooth_modelfiles.lora_settings import scale_of
 from finetooth_peftfiles.artifact import read
 from torch import Tensor
 
@@ -91,10 +92,8 @@ def _apart(path: str, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) 
 
 def _factors(tensors: Mapping[str, Tensor], path: str, config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
     """A and s B in float64, windows of convolutions laid flat."""
-    rank = config["r"]
-    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     a, b = tensors[path + A].to(torch.float64), tensors[path + B].to(torch.float64)
-    return a.flatten(1), scale * b.flatten(1)
+    return a.flatten(1), scale_of(config) * b.flatten(1)
 
 
 def _paths(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelTensors
-from finetooth_modelfiles.lora_settings import special_setting
+from finetooth_modelfiles.lora_settings import scale_of, special_setting
 from finetooth_peftfiles import artifact
 from torch import Tensor
 
@@ -133,8 +132,7 @@ def changes_of(adapter: Path, model: Any) -> dict[str, Change | ExpertsChange] |
     plain = saved.get("peft_type") == "LORA" and not special_setting(saved)
     if not plain or any(saved.get(name) for name in OTHERS) or saved.get("task_type") not in (None, "CAUSAL_LM"):
         return None
-    rank = saved["r"]
-    scale = saved["lora_alpha"] / (math.sqrt(rank) if saved.get("use_rslora") else rank)
+    scale = scale_of(saved)
     changes: dict[str, Change | ExpertsChange] = {}
     for path, weight, experts, outputs_first in _experts(saved, model):
         if path + A not in tensors or path + B not in tensors or not experts:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from finetooth_hooks import UserError
 from finetooth_hooks.protocols import ModelFacts
+from finetooth_modelfiles.lora_settings import check_settings
 from finetooth_modelfiles.targets import peft_spelling
-from finetooth_peftfiles.artifact import TUNER, addition_of, check_settings, read, take
+from finetooth_peftfiles.artifact import TUNER, addition_of, read, take
 from finetooth_peftfiles.layers import NAME, chosen, inject, is_linear
 from peft import PeftConfig, PeftType, VeraConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING

@@ -17,7 +17,7 @@ from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.compute.held import Addition, Stack
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
 from finetooth_modelfiles.classifiers import folded_config
-from finetooth_modelfiles.lora_settings import special_setting
+from finetooth_modelfiles.lora_settings import check_settings, check_shapes, scale_of, special_setting
 from finetooth_modelfiles.low_rank import LowRankOptions
 from pydantic import Field
 
@@ -132,7 +132,7 @@ class LoraAdapter(AdapterBase):
         sides = {f"{path}.{side}.weight" for path in paths for side in SIDES.values()}
         if any(saved.get(name) for name in more) or special_setting(saved) or sides != tensors.keys():
             return None
-        scale = saved["lora_alpha"] / (math.sqrt(saved["r"]) if saved.get("use_rslora") else saved["r"])
+        scale = scale_of(saved)
         return {p: Addition(tensors[f"{p}.lora_A.weight"], tensors[f"{p}.lora_B.weight"], scale) for p in paths}
 
     @contextmanager
@@ -194,15 +194,10 @@ class LoraAdapter(AdapterBase):
         options = self.options
         wanted = {"r": ("rank", options.rank), "lora_alpha": ("alpha", options.resolved_alpha)}
         wanted |= {"use_rslora": ("rslora", options.rslora), "use_dora": ("dora", options.dora)}
-        for setting, (option, value) in wanted.items():
-            there = saved.get(setting, False if isinstance(value, bool) else None)
-            if there != value:
-                raise UserError(
-                    f"{folder}: {option} is {there} there and {value} here", action=f"set adapter.{option} as it was"
-                )
+        check_settings(saved, wanted, folder)
         heads.take_head(model, tensors, folder)
         mine = _added(model)
-        _check_same(folder, {n: t.shape for n, t in tensors.items()}, {n: t.shape for n, t in mine.items()})
+        check_shapes(folder, tensors, mine)
         own = {_peft_name(name): name for name in named(model.trainable_parameters()) if not heads.is_head(name)}
         model.update(nested({own[name]: tensor.astype(mx.float32) for name, tensor in tensors.items()}))
 
@@ -249,7 +244,7 @@ class FullAdapter(AdapterBase):
         mine = {name: array for name, array in named(model.parameters()).items() if not heads.is_head(name)}
         if heads.classifier_tensors(model):
             mine = {name: array for name, array in mine.items() if not name.startswith("lm_head.")}
-        _check_same(folder, {n: t.shape for n, t in tensors.items()}, {n: t.shape for n, t in mine.items()})
+        check_shapes(folder, tensors, mine)
         model.update(nested({name: tensors[name].astype(array.dtype) for name, array in mine.items()}))
 
 
@@ -394,22 +389,6 @@ def _check_paths(model: Any, tensors: Mapping[str, Any]) -> None:
             f"adapter: mlx-lm calls a module {odd[0]}; the model's files, by whose names peft looks, have none like it",
             action="leave it out of adapter.targets, or set backend: torch",
         )
-
-
-def _check_same(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
-    """
-    Raises:
-        UserError: names or shapes differ.
-    """
-    for name in sorted(theirs.keys() ^ mine.keys()):
-        where = "only in the artifact" if name in theirs else "missing in the artifact"
-        raise UserError(f"{folder}: {name} is {where}", action="use the adapter.targets of the run it comes from")
-    for name, shape in mine.items():
-        if theirs[name] != shape:
-            raise UserError(
-                f"{folder}: {name} has shape {tuple(theirs[name])}, the model's {tuple(shape)}",
-                action="use the model and adapter of the run it comes from",
-            )
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ What is written is plain numbers: rounded to a base's few bits again, a sum woul
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 from finetooth_hooks import PlanError, ScalarHead, UserError
 from finetooth_hooks.protocols import Quantizer
+from finetooth_modelfiles.lora_settings import scale_of
 from mlx.utils import tree_map, tree_unflatten
 
 from finetooth_mlx import heads
@@ -49,8 +49,7 @@ def fold(model: Any, folder: Path, precision: str) -> Any:
     """
     saved, tensors = read_adapter(folder)
     check_plain(saved, folder)
-    rank = saved["r"]
-    scale = saved["lora_alpha"] / (math.sqrt(rank) if saved.get("use_rslora") else rank)
+    scale = scale_of(saved)
     model.brought_head = {name: tensors.pop(name) for name in [name for name in tensors if heads.is_head(name)]}
     modules = dict(plain(model).named_modules())
     if f"{HEAD}.lora_A.weight" in tensors and HEAD not in modules:  # from here on a weight of its own

@@ -1,9 +1,13 @@
-"""What peft's config of a LoRA may say that changes what the adapter computes, or what it is added to."""
+"""Whether an artifact in peft's layout is of the adapter at hand: its config, and the shapes of its tensors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from finetooth_hooks import UserError
 
 SETTINGS = (
     "rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "alora_invocation_tokens", "use_qalora",
@@ -26,3 +30,49 @@ def special_setting(config: Mapping[str, Any]) -> str:
     if config.get("bias", "none") != "none":
         return f"bias {config['bias']}"
     return next((name for name in SETTINGS if config.get(name)), "")
+
+
+def scale_of(config: Mapping[str, Any]) -> float:
+    """The factor on B A: alpha over the rank, or with rank-stabilised scaling over its root."""
+    rank: float = config["r"]
+    scale: float = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return scale
+
+
+def check_settings(saved: Mapping[str, Any], wanted: Mapping[str, tuple[str, Any]], folder: Path) -> None:
+    """Whether an artifact's config is that of the adapter at hand. A choice that it does not name was not made: files
+    of earlier releases of peft lack the later ones.
+
+    Args:
+        wanted: option and value by the name of peft's setting.
+
+    Raises:
+        UserError: a setting differs; names the option.
+    """
+    for setting, (option, value) in wanted.items():
+        recorded = saved.get(setting, False if isinstance(value, bool) else None)
+        if recorded != value:
+            raise UserError(
+                f"{folder}: {option} is {recorded} there and {value} here",
+                action=f"set adapter.{option} as it was",
+            )
+
+
+def check_shapes(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Check that an artifact holds the tensors of the adapter at hand, by name and shape.
+
+    Args:
+        theirs: tensors of the artifact, of any framework, by name.
+
+    Raises:
+        UserError: it holds others.
+    """
+    for name in sorted(theirs.keys() ^ mine.keys()):
+        where = "only in the artifact" if name in theirs else "missing in the artifact"
+        raise UserError(f"{folder}: {name} is {where}", action="use the adapter.targets of the run it comes from")
+    for name, tensor in mine.items():
+        if theirs[name].shape != tensor.shape:
+            raise UserError(
+                f"{folder}: {name} has shape {tuple(theirs[name].shape)}, the model's {tuple(tensor.shape)}",
+                action="use the model and adapter of the run it comes from",
+            )

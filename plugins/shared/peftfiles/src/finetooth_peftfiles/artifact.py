@@ -11,6 +11,7 @@ import torch
 from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import ModelInfo
 from finetooth_modelfiles.classifiers import HEAD, PEFT_TASKS
+from finetooth_modelfiles.lora_settings import check_shapes
 from finetooth_toolbox.saved_heads import kind_of
 from peft import get_peft_model_state_dict
 from safetensors import SafetensorError
@@ -88,37 +89,10 @@ def take(
     if kind_of(type(model).__name__):
         _restore_head(model, tensors, folder)
     state = addition_of(model) if into is None else into
-    for name in sorted(tensors.keys() ^ state.keys()):
-        where = "only in the artifact" if name in tensors else "missing in the artifact"
-        raise UserError(f"{folder}: {name} is {where}", action="use the adapter.targets of the run it comes from")
-    for name, tensor in state.items():
-        if tensor.shape != tensors[name].shape:
-            raise UserError(
-                f"{folder}: {name} has shape {tuple(tensors[name].shape)}, the model's {tuple(tensor.shape)}",
-                action="use the model and adapter of the run it comes from",
-            )
+    check_shapes(folder, tensors, state)
     with torch.no_grad():
         for name, tensor in state.items():
             tensor.copy_(tensors[name])  # shares its memory with the model's parameter
-
-
-def check_settings(saved: Mapping[str, Any], wanted: Mapping[str, tuple[str, Any]], folder: Path) -> None:
-    """Whether an artifact's config is that of the adapter at hand. A choice that it does not name was not made: files
-    of earlier releases of peft lack the later ones.
-
-    Args:
-        wanted: option and value by the name of peft's setting.
-
-    Raises:
-        UserError: a setting differs; names the option.
-    """
-    for setting, (option, value) in wanted.items():
-        recorded = saved.get(setting, False if isinstance(value, bool) else None)
-        if recorded != value:
-            raise UserError(
-                f"{folder}: {option} is {recorded} there and {value} here",
-                action=f"set adapter.{option} as it was",
-            )
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
