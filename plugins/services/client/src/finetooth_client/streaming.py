@@ -65,7 +65,7 @@ class _Reader:
         return Piece(number, index + new, tuple(content["tokens"][new:]), tuple(content["logprobs"][new:]), text)
 
     def completions(self) -> list[Completion]:
-        """Of the finished call.
+        """The completions of the finished call.
 
         Raises:
             CallFailed: it failed.

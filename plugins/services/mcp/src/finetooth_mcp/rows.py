@@ -126,7 +126,7 @@ class Reader:
         return ids
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Of token ids, special ones spelled."""
+        """The text of token ids, special ones spelled."""
         return self.context.tokenizer.decode(list(tokens), skip_special=False)
 
 

@@ -110,7 +110,7 @@ def text_logprobs(
     *,
     begin: int = 0,
 ) -> dict[str, Any]:
-    """The same in the older shape.
+    """Log-probabilities in the older shape.
 
     Args:
         begin: characters of the text before the first of these tokens.

@@ -250,7 +250,7 @@ class ChatRequest(Request):
 
     @property
     def schema_text(self) -> str | None:
-        """Of the format, or of the call that has to be made."""
+        """The JSON schema of the format, or of the call that has to be made."""
         if self.must_call:
             return json.dumps({"anyOf": [call_schema(tool["function"]) for tool in self.must_call]})
         return None if self.response_format is None else self.response_format.schema_text

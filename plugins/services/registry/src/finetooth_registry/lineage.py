@@ -57,7 +57,7 @@ def lineage(registry: AnyRegistry, version: Version) -> Node:
 
 
 def lineage_of_folder(folder: Path) -> Node:
-    """The same of a folder that a registry wrote.
+    """The lineage of a folder that a registry wrote.
 
     Raises:
         UserError: it has no record, or one that cannot be read.

@@ -94,7 +94,7 @@ def read(text: str, where: str) -> tuple[Locked, ...]:
 
 
 def with_index_hashes(locked: Sequence[Locked]) -> tuple[Locked, ...]:
-    """The same, with the hashes that pip's index gives for those that have none. What the index lacks stays without.
+    """The distributions, with the hashes that pip's index gives for those that have none; it may lack some.
 
     Raises:
         UserError: pip cannot ask.

@@ -56,7 +56,7 @@ def unsigned(content: Mapping[str, Any]) -> bytes:
 
 
 def add_signature(record: bytes, signer: CryptoSigner) -> bytes:
-    """The same envelope with one more signature."""
+    """The envelope with one more signature."""
     envelope = _envelope(record)
     envelope.sign(signer)
     return _canonical(envelope.to_dict())

@@ -14,7 +14,7 @@ from finetooth_registry.records import MADE_OF
 
 Row = Mapping[str, Any]
 RESAMPLES = 10_000
-"""Of the paired bootstrap."""
+"""Draws of the paired bootstrap."""
 
 
 class AtLeastOptions(Options):

@@ -25,7 +25,7 @@ class Bases:
         self._describing = threading.Lock()
 
     def tokenizer(self, base: str) -> Tokenizer:
-        """Of a base model that is served."""
+        """The tokenizer of a base model that is served."""
         with self._tokenizing:
             if base not in self._tokenizers:
                 self._tokenizers[base] = self.context.context(self.settings.models[base]).tokenizer

@@ -66,7 +66,7 @@ class Call:
 
     @property
     def blame(self) -> str:
-        """Of a failed call: `user` or `server`, as clients are told."""
+        """Whose fault a failed call is, as clients are told: `user` or `server`."""
         return "user" if self.category == "user" else "server"
 
     @property

@@ -24,7 +24,7 @@ NOTED = 60.0
 """Seconds for which a session's use need not be written down again."""
 
 BEATS = 15.0
-"""The same for its heartbeats, where sessions may be silent for a minute or more."""
+"""Seconds for which a session's heartbeat need not be written down again, where sessions may be silent for a minute."""
 
 
 class ClientSessions(Bases):

@@ -35,7 +35,7 @@ from finetooth_server.keys import Caller, Keys
 from finetooth_server.limits.costs import Cost, cost_of, cost_of_sampling
 from finetooth_server.limits.usage import Usage, usage, write_limits
 from finetooth_server.log import REFUSED, Call, Log
-from finetooth_server.model_info import LAST, ModelInfo, model_info
+from finetooth_server.model_info import ModelInfo, model_info, select_models
 from finetooth_server.models import CREATE, LOAD, SAVE, Models
 from finetooth_server.operations import OPERATIONS
 from finetooth_server.refusals import Refusals
@@ -226,7 +226,7 @@ class Service(ClientSessions):
         self._may(caller, "read", "train")
         queue = self._queue(caller, id_).id
         with self.records.read() as connection:
-            return model_info(connection.execute(select(models, LAST).where(models.c.id == queue)).one())
+            return model_info(connection.execute(select_models().where(models.c.id == queue)).one())
 
     def _queue(self, caller: Caller, id_: str) -> Any:
         """The row of a model of the caller's; its `id` is the one that the log knows.
@@ -245,7 +245,7 @@ class Service(ClientSessions):
         self._may(caller, "read", "train")
         with self.records.read() as connection:
             rows = connection.execute(
-                select(models, LAST)
+                select_models()
                 .where(models.c.tenant == caller.tenant, models.c.closed.is_(False))
                 .order_by(models.c.created)
             ).all()
@@ -332,7 +332,7 @@ class Service(ClientSessions):
         return self.log.fetch(caller, id_)
 
     async def wait(self, caller: Caller, id_: str, seconds: float = math.inf) -> Call:
-        """The same once it is finished, or after so many seconds, or as long as a request may be held."""
+        """A call of the caller's, when it is finished, the seconds are over, or a request may be held no longer."""
         self._may(caller, "read", "train", "sample")
         return await self.log.wait(caller, id_, min(seconds, self.settings.limits.wait))
 
@@ -469,7 +469,7 @@ class Service(ClientSessions):
         return self.checkpoints.all(caller.tenant, model)
 
     def downloadable(self, caller: Caller, id_: str) -> Checkpoint:
-        """The same for who takes its weights away."""
+        """A checkpoint of the caller's whose weights the caller may take away."""
         self._may(caller, "download")
         return self.checkpoints.get(caller.tenant, id_)
 

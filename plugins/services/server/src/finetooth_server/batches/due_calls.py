@@ -16,7 +16,7 @@ def executable() -> Select[Any]:
 
 
 def due_in(chosen: Select[Any], queue: str) -> Select[Any]:
-    """Of the calls in a model's queue the one that is to be executed."""
+    """The call of a model's queue that is to be executed next."""
     turn = (calls.c.seq == models.c.applied + 1) | models.c.closed
     waits = (calls.c.queue == queue) & (calls.c.state == QUEUED)
     return chosen.join(models, models.c.id == calls.c.queue).where(waits, turn).order_by(calls.c.seq).limit(1)

@@ -185,7 +185,7 @@ class Checkpoints:
 
     @contextmanager
     def reading(self, checkpoint: Checkpoint, part: str, *, links: bool = False) -> Iterator[Path]:
-        """The same, as an engine reads it. Refusals carry the checkpoint's name and never the path, which clients must
+        """A part of a checkpoint, as an engine reads it. Errors name the checkpoint, never the path, which clients must
         not learn.
 
         Args:

@@ -61,7 +61,7 @@ class Counted:
 
 
 class CountedLines(logging.Filter):
-    """The same for what libraries log of their own accord, such as a line for each request that is not HTTP.
+    """Counts lines that libraries log of their own accord, such as a line for each request that is not HTTP.
 
     Args:
         clock: seconds.

@@ -12,8 +12,9 @@ from finetooth_hooks import UserError
 from sqlalchemy import ColumnElement, Table, and_, func, or_, select
 
 from finetooth_server.faults import Unknown
-from finetooth_server.keeping.records import Records, calls, models, samplers, sessions
+from finetooth_server.keeping.records import Records, models, samplers, sessions
 from finetooth_server.keys import Caller
+from finetooth_server.model_info import ModelInfo, model_info, select_models
 
 MOST = 1000
 """Entries of a page, at most."""
@@ -43,24 +44,6 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A model that was or is trained, or that holds a copy.
-
-    Attributes:
-        last: when it was called last, in seconds since 1970.
-    """
-
-    id: str
-    session: str
-    base: str
-    recipe: Mapping[str, Any]
-    about: Mapping[str, Any]
-    created: float
-    last: float
-    closed: bool
-
-
-@dataclass(frozen=True)
 class SessionRecord:
     """A client's session.
 
@@ -83,7 +66,7 @@ class History:
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    def runs(self, caller: Caller, page: Page) -> tuple[list[Run], int]:
+    def runs(self, caller: Caller, page: Page) -> tuple[list[ModelInfo], int]:
         """Models, newest first, and how many there are in all.
 
         Raises:
@@ -91,14 +74,14 @@ class History:
         """
         caller.must(*READERS)
         mine = models.c.tenant == caller.tenant
-        chosen = _run_columns().where(mine).order_by(models.c.created.desc(), models.c.id)
+        chosen = select_models().where(mine).order_by(models.c.created.desc(), models.c.id)
         with self._records.read() as connection:
             count = connection.scalar(select(func.count()).select_from(models).where(mine)) or 0
             rows = connection.execute(chosen.offset(page.offset).limit(page.limit)).all()
-        return [_run(row) for row in rows], count
+        return [model_info(row) for row in rows], count
 
-    def run(self, caller: Caller, id_: str) -> Run:
-        """One of them.
+    def run(self, caller: Caller, id_: str) -> ModelInfo:
+        """A model, also one that has ended.
 
         Raises:
             Forbidden: the key may not look.
@@ -107,10 +90,10 @@ class History:
         caller.must(*READERS)
         with self._records.read() as connection:
             mine = (models.c.tenant == caller.tenant) & (_known(models) == id_)
-            row = connection.execute(_run_columns().where(mine)).first()
+            row = connection.execute(select_models().where(mine)).first()
         if row is None:
             raise Unknown(f"no model {id_!r}", action="list the models that there are")
-        return _run(row)
+        return model_info(row)
 
     def sessions(self, caller: Caller, page: Page) -> list[SessionRecord]:
         """Sessions, newest first.
@@ -207,17 +190,6 @@ def _known(table: Table) -> Any:
 
 def _newest_sessions(which: ColumnElement[bool]) -> Any:
     return select(sessions).where(which).order_by(sessions.c.created.desc(), sessions.c.id)
-
-
-def _run_columns() -> Any:
-    last = select(func.max(calls.c.created)).where(calls.c.queue == models.c.id).scalar_subquery().label("last")
-    return select(models, last)
-
-
-def _run(row: Any) -> Run:
-    last = max(row.created, row.last or 0.0)
-    recipe, about = json.loads(row.recipe), json.loads(row.about)
-    return Run(row.name or row.id, row.session, row.base, recipe, about, row.created, last, bool(row.closed))
 
 
 def _session(row: Any) -> SessionRecord:

@@ -70,7 +70,7 @@ class Cost:
 
 
 def cost_of(operation: str, arguments: Mapping[str, Any], facts: ModelFacts) -> Cost:
-    """Of a call on a model that is trained.
+    """The cost of a call on a model that is trained.
 
     Raises:
         DataError: arguments that cannot be read.
@@ -110,7 +110,7 @@ def cost_of_sampling(
     top_samples: int = 0,
     embedding: bool = False,
 ) -> Cost:
-    """Of sampling prompts.
+    """The cost of sampling prompts.
 
     Args:
         top: likeliest tokens asked for at each place of a prompt, in addition to its own token.

@@ -19,7 +19,7 @@ CLIENT: ContextVar[str] = ContextVar("client", default="")
 
 THREADS = 8
 EACH = 2
-"""Of them, at most for one client at a time."""
+"""Threads that work for one client at a time, at most."""
 
 
 class FairThreads(ThreadPoolExecutor):

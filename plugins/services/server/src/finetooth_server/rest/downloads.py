@@ -41,7 +41,7 @@ async def artifact_files(id: str, caller: CallerOf, service: ServiceOf) -> list[
 
 @download_router.get("/checkpoints/{id}/files/{name:path}", response_class=StreamingResponse, responses=ANSWERS)
 async def artifact_file(id: str, name: str, caller: CallerOf, service: ServiceOf) -> StreamingResponse:
-    """One of them."""
+    """A file of a checkpoint's artifact."""
     file = await asyncio.to_thread(_open_file, service, caller, id, name)
     size = os.fstat(file.fileno()).st_size
     return StreamingResponse(_pieces(file), headers={"Content-Length": str(size)}, media_type=PLAIN_BYTES)

@@ -25,7 +25,7 @@ def model_id(session: str, number: int) -> str:
 
 
 def sampler_id(session: str, number: int) -> str:
-    """Of a sampling session."""
+    """The id of a sampling session."""
     return f"{session}:sample:{number}"
 
 

@@ -39,7 +39,7 @@ class Refusal:
         return str(self.error())
 
     def error(self) -> NotOffered:
-        """The same to be raised."""
+        """The refusal as an error to raise."""
         return NotOffered(f"{self.what}: not offered, {self.reason}", action=self.action)
 
 

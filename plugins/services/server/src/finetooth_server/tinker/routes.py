@@ -52,7 +52,7 @@ CONFIG = {
 """What the client may use of this server."""
 
 LIVE_CONFIG = {"sample_cancel_enabled": True}
-"""The same for what it asks again from time to time."""
+"""What the client may use of this server, asked again from time to time."""
 
 
 def tinker_router() -> APIRouter:

@@ -9,8 +9,9 @@ from finetooth_hooks import UserError
 from finetooth_wire import wire
 
 from finetooth_server.keeping.checkpoints import EXTERNAL, STATE, WEIGHTS
-from finetooth_server.keeping.history import Run, SessionRecord
+from finetooth_server.keeping.history import SessionRecord
 from finetooth_server.keys import Caller
+from finetooth_server.model_info import ModelInfo
 from finetooth_server.service import Service
 from finetooth_server.tinker import names, pages
 from finetooth_server.tinker.facts import adapter_facts
@@ -59,7 +60,7 @@ def checkpoint_facts(checkpoint: Any) -> dict[str, Any]:
     }
 
 
-def _run(service: Service, caller: Caller, run: Run) -> dict[str, Any]:
+def _run(service: Service, caller: Caller, run: ModelInfo) -> dict[str, Any]:
     saved = service.all_checkpoints(caller, run.id)
     last: dict[str, Any] = {checkpoint.kind: checkpoint_facts(checkpoint) for checkpoint in saved}
     return {
@@ -67,7 +68,7 @@ def _run(service: Service, caller: Caller, run: Run) -> dict[str, Any]:
         "base_model": run.base,
         "model_owner": caller.tenant,
         "corrupted": False,
-        "last_request_time": pages.instant(run.last),
+        "last_request_time": pages.instant(run.used),
         "last_checkpoint": last.get(STATE),
         "last_sampler_checkpoint": last.get(WEIGHTS),
         "user_metadata": pages.texts(run.about),
