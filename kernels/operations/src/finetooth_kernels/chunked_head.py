@@ -84,8 +84,8 @@ class Sizes:
 
 
 def linear_dtype(hidden: Tensor, weight: Tensor, bias: Tensor | None, compiled: Compiled = NOTHING) -> torch.dtype:
-    """Of the linear layer's output: of float32 where that is as fast, since rounded to bfloat16 a logit of 20 is off by
-    up to 0.06; else that of the inputs."""
+    """The type of the linear layer's output: float32 where that is as fast, since a logit of 20 that is rounded to
+    bfloat16 is off by up to 0.06; else that of the inputs."""
     wide = sums_wide(hidden, weight, *(() if bias is None else (bias,)), compiled=compiled)
     return result_dtype(hidden.dtype) if wide else hidden.dtype
 

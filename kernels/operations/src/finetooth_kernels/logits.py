@@ -31,7 +31,7 @@ __all__ = [
 _LOWEST_LOG_PROBABILITY = -1000.0
 """Stands in for -inf (an id switched off), where 0 * inf is NaN."""
 _BLOCK_BYTES = 8 * 2**20
-"""Of logits in full precision at a time, in `selective_log_softmax`."""
+"""Bytes of logits in full precision at a time, in `selective_log_softmax`."""
 
 
 class RowKernels(NamedTuple):

@@ -58,7 +58,7 @@ FACTS = ModelFacts(
         query="query", key="key", value="value", output="output", gate="gate", up="up", down="down",
     ),
 )  # fmt: skip
-"""Of a `TrialBody`."""
+"""Facts of a `TrialBody`."""
 
 
 class TrialBody(nn.Module):

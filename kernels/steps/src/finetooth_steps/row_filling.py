@@ -25,7 +25,7 @@ ALLOWED = {8: 1e-6, 4: 1e-3, 2: 0.2}
 """Largest difference of a position's state in a shared row from that alone, as a share of its norm, by bytes of a
 number: only rounding."""
 INDEPENDENT = {8: 1e-9, 4: 1e-5, 2: 2e-2}
-"""The same for what another content of its neighbours changes: nothing, but for the order in which experts are fed."""
+"""Largest difference that another content of its neighbours makes to it: only the order in which experts are fed."""
 LEAST_SAVED = 0.05
 """Share of a step's positions that must be saved for rows to be shared: a mask costs something, too."""
 

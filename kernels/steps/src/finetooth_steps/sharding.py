@@ -173,7 +173,7 @@ class FrontEngine(EngineBase):
 
 
 class ShardedEngine(FrontEngine):
-    """See the module.
+    """The engine of one rank, called with the data of a whole step.
 
     Args:
         engine: of this rank; it has the collective too.

@@ -229,7 +229,7 @@ class RemoteEngine(EngineBase):
         self._pending.clear()
 
     def _name(self, kind: str) -> str:
-        """Of a checkpoint at the server: never one that was there."""
+        """A name for a checkpoint at the server that no other has."""
         return f"{kind}-{self._version}-{secrets.token_hex(4)}"
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:

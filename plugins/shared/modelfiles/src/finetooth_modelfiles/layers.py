@@ -11,7 +11,7 @@ from finetooth_hooks.protocols import Experts, LayerFacts, ModelFacts
 from finetooth_toolbox.llama_shape import MLP, layer_of, linear_shapes, llama_facts
 
 KEY_RANK = 512
-"""Of latent keys and values, where a config does not say."""
+"""Rank of latent keys and values, where a config does not say."""
 
 Modules = dict[str, tuple[int, int]]
 

@@ -20,16 +20,14 @@ from finetooth_toolbox.text.tokenizers import FastTokenizer
 from finetooth_modelfiles import checkpoint
 from finetooth_modelfiles.config_bounds import check_config
 from finetooth_modelfiles.failures import explained
-from finetooth_modelfiles.merge_dropout import without_dropout
-from finetooth_modelfiles.padding import choose_pad
 from finetooth_modelfiles.rope_scaling import RopeScaling, scale_positions
 
 WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json")
 """Files of a hub id that hold a model."""
-
-
 QUANTO = "quanto_qmap.json"
 """The file by which optimum-quanto knows its folders: how each module is stored; their config says nothing of it."""
+PADS = ("<|finetune_right_pad_id|>", "<pad>", "<|pad|>", "[PAD]", "<|endoftext|>", "<unk>", "[UNK]")
+"""Special tokens made for padding, and then some that text does not produce."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class ModelFiles:
         return config
 
     def config_at(self, located: str) -> Any:
-        """The same of a folder or hub id that was located; failures are the library's own."""
+        """transformers' config of a folder or hub id that was located; failures are the library's own."""
         if self.before is not None:
             self.before(located)
         config = transformers.AutoConfig.from_pretrained(located, **self.arguments)
@@ -184,3 +182,47 @@ def _name_ends(tokenizer: Any) -> None:
     for role, token in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
         if getattr(tokenizer, role, None) is None:
             setattr(tokenizer, role, token)
+
+
+def choose_pad(tokenizer: Any) -> str:
+    """Set the pad token of a transformers tokenizer to a special token that is not the end-of-text token.
+
+    Padding with that one would hide real ends from tools that mask by pad id. No token is added: the embedding stays.
+
+    Returns:
+        What was chosen, for the plan.
+    """
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    special |= {str(token) for token in tokenizer.all_special_tokens}
+    taken = {tokenizer.eos_token, tokenizer.bos_token}
+    chosen = next((name for name in PADS if name in special and name not in taken), None)
+    if chosen is not None:
+        tokenizer.pad_token = chosen
+        return f"the tokenizer has no pad token; {chosen} serves as one"
+    tokenizer.pad_token = tokenizer.eos_token
+    return (
+        f"the tokenizer has no pad token and no other to spare, so its end-of-text token {tokenizer.eos_token} pads; "
+        "training masks by position and is not affected"
+    )
+
+
+def without_dropout(tokenizer: Any) -> str:
+    """Switch off the BPE-dropout of a transformers tokenizer, which leaves out merges at random (Provilkov et al.,
+    2020, arXiv:1910.13267).
+
+    The library draws from a state of its own that nobody can seed: the same text would be other tokens each time, in
+    other data than those a cache keeps, and in prompts too. Unigram tokenizers do not keep such a setting in their
+    files.
+
+    Returns:
+        What was done, for the plan; empty if it has none.
+    """
+    model = tokenizer.backend_tokenizer.model
+    share = getattr(model, "dropout", None)
+    if not share:
+        return ""
+    model.dropout = None
+    return (
+        f"the tokenizer leaves out {100 * share:g} % of its merges at random (BPE-dropout), which nobody can seed; "
+        "this is switched off, so that a text is always the same tokens"
+    )

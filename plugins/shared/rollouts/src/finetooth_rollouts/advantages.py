@@ -93,7 +93,7 @@ def _checked(algorithm: AdvantagesFn, answer: Any, rollouts: Sequence[Rollout]) 
 
 
 def deviation(values: Floats) -> float:
-    """Of a sample (with N - 1); 0 for a single value."""
+    """The standard deviation of a sample (with N - 1); 0 for a single value."""
     return float(values.std(ddof=1)) if len(values) > 1 else 0.0
 
 

@@ -83,7 +83,7 @@ def learned(rollout: Rollout, weight: float = 1.0) -> Datum:
 
 
 def prompt_and_answer(datum: Datum) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Of a row that `sft` reads, the last stretch of tokens that trains, and what stands before it.
+    """What stands before the last stretch of tokens that trains in a row of `sft`, and that stretch.
 
     Raises:
         DataError: nothing stands before it, or the row holds more than tokens.
@@ -111,7 +111,7 @@ def with_old(data: Sequence[Datum], old: Sequence[NDArray[np.float32]]) -> list[
 
 
 def sampled_logprobs(datum: Datum, logprobs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of the tokens that the policy wrote, among those that sampling kept.
+    """Log-probabilities of the tokens that the policy wrote, among those that sampling kept.
 
     Args:
         logprobs: (N,) or (N, K), as an engine gives them for the datum.

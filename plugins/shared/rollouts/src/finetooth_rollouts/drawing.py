@@ -31,7 +31,8 @@ MOST_PASSED_OVER = 100
 """Batches in a row without anything to learn from, after which a run ends."""
 
 MOST_LEFT_OUT = 10
-"""The same for batches of which no answer has a reward: each may take as long as a reward may take to fail."""
+"""Batches in a row without a reward for any answer, after which a run ends: each may take as long as a reward may take
+to fail."""
 
 
 class Drawing:
@@ -265,7 +266,7 @@ class Drawing:
         return judged(played, self._prompts.tasks, self._rewards, self._environment, failure)
 
     def _sampling(self, number: int, most: int, written: int = 0) -> Sampling:
-        """Of a batch of prompts.
+        """How a batch of prompts is sampled.
 
         Args:
             most: tokens.

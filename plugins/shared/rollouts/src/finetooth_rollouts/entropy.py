@@ -19,7 +19,7 @@ the bonus."""
 
 
 def highest(entropies: Sequence[NDArray[np.floating]], share: float) -> list[NDArray[np.bool_]]:
-    """Of each sequence the tokens whose entropy is at or above the quantile 1 - `share` of all of them (Wang et al.,
+    """The tokens of each sequence whose entropy is at or above the quantile 1 - `share` of all of them (Wang et al.,
     2025, arXiv:2506.01939, eq. 6), the quantile by linear interpolation.
 
     Args:

@@ -75,7 +75,7 @@ class LiveEpisode:
 
     @property
     def versions(self) -> tuple[int, ...]:
-        """Of the weights that wrote what there is."""
+        """Versions of the weights that wrote the turns so far."""
         written = self.turns if self.begun is None else [*self.turns, self.begun]
         return tuple(version for rollout in written for version in rollout.versions)
 

@@ -363,7 +363,7 @@ class RolloutMethod(MethodBase):
         return trained, self.training_data(engine, [part[i] for i in trained], [weights[i] for i in trained])
 
     def _weights(self, flight: Flight, place: int) -> list[float]:
-        """Of a token, for each rollout of a part; 0 for those that the loss leaves out."""
+        """The weight of a token, for each rollout of a part; 0 for those that the loss leaves out."""
         options = self.options
 
         def lengths(part: Sequence[Rollout]) -> list[int]:

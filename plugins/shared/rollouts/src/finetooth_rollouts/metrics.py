@@ -54,7 +54,7 @@ def gap_metrics(drawn: Sequence[float], own: Sequence[float]) -> dict[str, float
 
 
 SMALL_IS_WORSE = frozenset({"sampling/effective_sample_size", "sampling/importance_sampling_ratio/min"})
-"""Of the numbers below; of the others a large one is."""
+"""Numbers below of which a small one is a bad sign; of the others a large one is."""
 
 
 def ratio_metrics(drawn: Sequence[float], own: Sequence[float]) -> dict[str, float]:

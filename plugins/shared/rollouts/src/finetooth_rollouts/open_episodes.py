@@ -41,7 +41,7 @@ class OpenEpisodes:
 
     @property
     def turns(self) -> int:
-        """Of the policy."""
+        """How many turns the policy has had."""
         return sum(len(e.turns) if isinstance(e, LiveEpisode) else e.count for e in self._played)
 
     @property

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Settings = dict[str, Any]
-"""Of a parameter group; and the state of a parameter."""
+"""Options of a parameter group, or the state of a parameter."""
 
 
 def loss_of(closure: Callable[[], float] | None) -> float | None:

@@ -12,7 +12,7 @@ SIDE = 512
 """Rows and columns of the matrix that is tried: more than the rank that an optimizer of low rank projects onto."""
 STEPS = 8
 SIZE = 1e-3
-"""Of weights, small enough that the first steps of an optimizer that finds its step size are not lost by rounding."""
+"""Size of the weights: rounding must not lose the first steps of an optimizer that finds its step size."""
 
 
 def obstacle_to_parts(optimizer: Optimizer) -> str:

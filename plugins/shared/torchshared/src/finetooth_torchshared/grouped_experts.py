@@ -19,7 +19,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 __all__ = ["LowRankAddition", "added_to", "compute_in_groups", "computes_in_groups"]
 
 NAME = "finetooth"
-"""Of the way to compute, in transformers' registry and configs. Saved configs do not have it."""
+"""Name of this way to compute in transformers' registry and configs. Saved configs do not have it."""
 MULTIPLY, ADDITIONS = "_grouped_matmul", "_grouped_additions"
 WEIGHTS = ("gate_up_proj", "up_proj", "down_proj")
 

@@ -34,7 +34,7 @@ from finetooth_torchshared.packed_modules import Packing, Read, unread
 TORCHAO_FLOATS = ("Float8WeightOnlyConfig", "MXDynamicActivationMXWeightConfig", "NVFP4WeightOnlyConfig")
 """Kinds that are read here; the others are torchao's to read."""
 TORCHAO_TILE = (128, 4)
-"""Of its scales."""
+"""Rows and columns of a tile of its scales."""
 EETQ_INPUTS = (0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15)
 """The input of sixteen that each place holds."""
 

@@ -13,7 +13,7 @@ BLOCK = 32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of a 4-bit float with two bits of exponent and one of mantissa, by their codes; bit 3 is the sign."""
 _BIAS, _LARGEST_EXPONENT, _MOST = 127, 2, 254
-"""Of E8M0, the exponent of E2M1's largest power of two, and E8M0's largest code that is a number."""
+"""The bias of E8M0, the exponent of E2M1's largest power of two, and E8M0's largest code that is a number."""
 
 
 def pairs(codes: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from finetooth_torchshared.by_parameter import Settings, loss_of, places_in
 Around = Callable[[Tensor, Settings, int], AbstractContextManager[None]]
 """What surrounds the update of one parameter: the weight, its state, and its place among all, counted from 1."""
 KEPT_BITS = -(1 << 16)
-"""Of a number in fp32, the bits that bf16 has: 0xFFFF0000 as a signed number."""
+"""The bits of a number in fp32 that bf16 has: 0xFFFF0000 as a signed number."""
 PIECE = 1 << 20
 """Numbers that are corrected at once."""
 

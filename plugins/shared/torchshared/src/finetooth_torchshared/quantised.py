@@ -23,7 +23,7 @@ from finetooth_torchshared.stored_experts import (
 )  # fmt: skip
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Of numbers that weights are turned back into, by their names in a recipe."""
+"""Types of the numbers that weights are turned back into, by their names in a recipe."""
 
 PIECE = 1 << 16
 """Weights that are turned into numbers at once on a processor: what a format makes in between is several times as much.
@@ -246,7 +246,7 @@ def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: st
 
 
 _tried: set[tuple[type, int]] = set()
-"""Of each quantizer the classes whose product was looked at: one module of a class shows what all compute."""
+"""Classes whose product was looked at, by quantizer: one module of a class shows what all compute."""
 
 
 def _wrong_product(made: QuantisedLinear, module: nn.Linear, device: str) -> str:

@@ -49,7 +49,7 @@ _HUNYUAN = {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_att
 
 
 def _every_fourth(usual: Any, fourth: Any) -> Callable[[Mapping[str, Any]], list[Any]]:
-    """Of each layer, where one in four differs."""
+    """A setting of each layer, where one in four differs."""
     return lambda config: [fourth if (n + 1) % 4 == 0 else usual for n in range(int(config["num_hidden_layers"]))]
 
 

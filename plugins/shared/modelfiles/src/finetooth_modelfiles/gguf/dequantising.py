@@ -70,7 +70,7 @@ def tensor_pieces(container: Container, name: str, config: Mapping[str, Any]) ->
 
 
 def tensor_numbers(container: Container, name: str, config: Mapping[str, Any]) -> npt.NDArray[np.float32]:
-    """The same as one array of the tensor's shape."""
+    """The numbers of a tensor as one array of its shape."""
     numbers = np.empty(container.tensors[name].shape, np.float32)
     for place, values in tensor_pieces(container, name, config):
         numbers.reshape(-1)[place] = values

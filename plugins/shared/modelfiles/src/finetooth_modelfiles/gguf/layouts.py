@@ -76,7 +76,7 @@ class Gemma:
     local_base: float = 0.0
 
     def layer_types(self, layers: int) -> list[str]:
-        """Of each layer, as transformers calls it."""
+        """The kind of each layer, as transformers calls it."""
         return ["sliding_attention" if (n + 1) % self.period else "full_attention" for n in range(layers)]
 
     def query_scalar(self, layers: int, hidden: int, heads: int, head_width: int) -> int:
@@ -183,7 +183,7 @@ class Architecture:
 
     @property
     def outside(self) -> Mapping[str, str]:
-        """The same of modules outside of layers."""
+        """llama.cpp's names of modules outside of layers, with those of transformers."""
         return {stem: module for stem, module in {**_TOP, **self.top}.items() if module}
 
     def stated_weight(self, part: str) -> tuple[str, int, tuple[int, ...]] | None:
