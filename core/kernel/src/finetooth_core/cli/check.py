@@ -33,7 +33,7 @@ def command(
     """Show what a run of RECIPE would do: its decisions with their reasons, the data, the memory.
 
     KEY=VALUE changes one setting, as for ft run. Reads the recipe, the data and the model's config; loads no weights
-    and writes nothing. A plan that needs more memory than there is ends with exit code 2 and says what would fit.
+    and writes nothing. A plan that needs too much memory ends with exit code 2 and says what would fit.
     """
     detail = detail_of(verbose, quiet)
     session = state.session(recipe, accepting(with_output(overrides, output), accept_memory))

@@ -38,8 +38,8 @@ def command(
     """Continue RUN exactly as if it had never stopped.
 
     RUN is a run by its folder or its name under runs/, one of its checkpoints, or the URL that its checkpoints were
-    sent to (s3://bucket/run). KEY=VALUE changes what cannot alter what was done: train.epochs=3, trackers, checkpoint,
-    evaluate. Relative paths, also those in KEY=VALUE, are of the folder that the run was started in.
+    sent to (s3://bucket/run). KEY=VALUE changes settings that cannot affect earlier steps: train.epochs=3, trackers,
+    checkpoint, evaluate. Relative paths, also in KEY=VALUE, begin at the folder where the run was started.
     """
     from finetooth_core.cli.run import carry_out, own_command
 

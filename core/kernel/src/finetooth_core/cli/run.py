@@ -47,7 +47,7 @@ def command(
     accept_memory: bool,
     remote: str | None,
 ) -> int:
-    """Train what RECIPE describes.
+    """Train a model as RECIPE describes.
 
     KEY=VALUE changes one setting: train.batch_size=4, adapter.rank=8, data.train=mine.jsonl.
     """

@@ -42,7 +42,7 @@ def adapter_folder(obj: CommandContext, reference: str) -> Path:
 @click.option("--rows", type=click.IntRange(min=1), default=12, show_default=True, help="Number of modules to show.")
 @click.pass_obj
 def diff(obj: CommandContext, first: str, second: str, rows: int) -> None:
-    """Say how A and B differ: their settings, and by module what each adds and how far apart that is.
+    """Show how A and B differ: their settings, and for each module the size of both additions and their difference.
 
     A and B are runs or adapters' folders. The base is not loaded.
     """
@@ -96,7 +96,7 @@ def merge(
     seed: int,
     output: Path,
 ) -> None:
-    """Make one adapter of several on the same base, by peft's add_weighted_adapter.
+    """Combine several adapters on the same base into one, by peft's add_weighted_adapter.
 
     A, B, ... are runs or adapters' folders; the result is an adapter's folder like theirs. The base is not loaded.
     """

@@ -333,10 +333,10 @@ def command(
     """Merge an adapter into its base model.
 
     RUN_OR_ADAPTER is a run by its folder or by its name under runs/, or the folder of an adapter; with --to also a run
-    that trained whole weights, such as by `adapter: qat`. Writes a folder that
-    transformers and others load like any model, tokenizer included. Where the base is quantised, or the result is to
-    be, the run's own evaluators measure what was written, and what is worse by more than --bound is not kept.
-    model=NEW says where the base of a run is now.
+    that trained whole weights, for example with `adapter: qat`. Writes a folder that transformers and others load like
+    any model, tokenizer included. If the base is quantised, or the result will be, the run's own evaluators measure the
+    written model, and a model that is worse by more than --bound is not kept. model=NEW says where the base of a run is
+    now.
     """
     folder = obj.run_folder(source) or Path(source)
     if not folder.is_dir():

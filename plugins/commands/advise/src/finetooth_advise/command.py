@@ -48,10 +48,11 @@ def command(
     goal: bool,
     as_json: bool,
 ) -> None:
-    """Show what of MODEL can be trained in a memory, how long it takes and what is known of the quality.
+    """Show in which ways MODEL can be trained in a given memory, how long that takes and what is known about the
+    quality.
 
-    MODEL is what a recipe's `model` takes, or a folder with nothing but its config.json; no weights are read. Several
-    are compared: what of each fits, a line for each. With --devices, the memory is that of each of them, by the
+    MODEL is what a recipe's `model` takes, or a folder with nothing but its config.json; no weights are read. For
+    several models, one line each shows which way fits. With --devices, it shows the memory of each device, for every
     strategy that spreads a run over them.
     """
     if goal:

@@ -17,8 +17,8 @@ from finetooth_saving.run_folder import RECIPE, plan_of, run_of
 def explain(context: CommandContext, entry: str, recipe: str | None) -> None:
     """Explain an ENTRY (lora, adapter:lora or finetooth-lora:lora): source, options, and when it is chosen.
 
-    With a recipe, or a run by its folder or by its name under runs/, also why that one chose it, or what it chose in
-    its place.
+    With a recipe, or a run by its folder or by its name under runs/, also why this recipe or run chose the entry, or
+    which one it chose instead.
     """
     from finetooth_authoring.explanation import choice_lines, explain_lines
 
@@ -71,7 +71,7 @@ def doctor(ctx: click.Context, names: tuple[str, ...], fast: bool, verbose: bool
 @click.option("--model", help="With --kind family: a model of an unknown type, to read its facts.")
 @click.pass_obj
 def new(context: CommandContext, name: str, kind: str, folder: Path | None, model: str | None) -> None:
-    """Write a new plugin NAME that passes its own tests as it stands."""
+    """Write a new plugin NAME that already passes its own tests."""
     from finetooth_authoring.family_values import family_values
     from finetooth_authoring.scaffold import create
 

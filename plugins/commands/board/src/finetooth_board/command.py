@@ -34,7 +34,7 @@ FOLDER = RUNS / "board"
 @tls_options
 @click.pass_obj
 def command(context: CommandContext, /, host: str, port: int, opens: bool, **encrypted: Any) -> int:
-    """Serve a page over the runs of this folder to a browser on this machine. Ctrl-C ends the page, and no run."""
+    """Serve a page over the runs of this folder to a browser on this machine. Ctrl-C ends the page; runs continue."""
     tls, key = Tls(**encrypted), os.environ.get(VARIABLE, "")
     admits: Callable[[str], bool] | None = partial(_same, key) if key else None
     if not is_loopback(host):

@@ -125,7 +125,7 @@ def prune(
 ) -> int:
     """Remove all but the newest and the best checkpoints of PLACE.
 
-    One that is damaged stays: it may be all there is.
+    A damaged checkpoint stays, since it may be the only one.
     """
     from finetooth_saving.names import name_of, step_of
     from finetooth_saving.retention import Best, mode_of, superfluous

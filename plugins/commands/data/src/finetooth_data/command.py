@@ -24,7 +24,7 @@ _ROWS = re.compile(r"data\.(train|eval)(\.\d+)*\.rows")
 
 @click.group("data")
 def command() -> None:
-    """See rows as the model will see them, make data ready, and manage what is kept of them."""
+    """Show rows as the model sees them, prepare data ahead of a run, and manage the cache."""
 
 
 @command.command()
@@ -73,8 +73,8 @@ def preview(
 def check(
     context: CommandContext, recipe: Described, overrides: tuple[str, ...], output: str | None, as_json: bool
 ) -> None:
-    """Read all data of RECIPE and say what they are like: what is left out and why, lengths, repeated rows, rows that
-    are in both splits, padding, whose words train.
+    """Read all data of RECIPE and describe them: rows that are left out and why, lengths, repeated rows, rows that are
+    in both splits, padding, and which roles' words train.
 
     A broken row is an error that names its file and line (exit code 2). Loads no weights and writes nothing.
     """
@@ -134,7 +134,7 @@ def check(
 @recipe_arguments
 @click.pass_obj
 def prepare(context: CommandContext, recipe: Described, overrides: tuple[str, ...], output: str | None) -> None:
-    """Make the tokens of RECIPE's data ahead, on all cores, and keep them: a run after this starts at once.
+    """Tokenise RECIPE's data ahead of a run, on all cores, and keep the tokens: the next run starts at once.
 
     Loads no weights and makes no run folder.
     """
@@ -163,7 +163,7 @@ def cache() -> None:
 @cache.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print the entries as JSON.")
 def list_entries(as_json: bool) -> None:
-    """List what is kept, last used first."""
+    """List the cache, last used first."""
     from datetime import datetime
 
     from finetooth_rows.storage.cache import CacheEntry, list_kept

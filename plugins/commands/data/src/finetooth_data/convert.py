@@ -29,9 +29,9 @@ ENDINGS = (".jsonl", ".json", ".csv")
 def convert(context: CommandContext, data: str, output: Path, shape: str, format_: str | None) -> None:
     """Write the rows of DATA in another shape into OUTPUT (.jsonl, .json or .csv).
 
-    DATA is what data.train may be: a file, a hub id, or a source as JSON. Rows are read as a run reads them. Where a
-    row says something that the shape has no place for, nothing is written (exit code 2); rows that a run would leave
-    out are counted, with the reason.
+    DATA is what data.train may be: a file, a hub id, or a source as JSON. Rows are read as a run reads them. If a row
+    holds something that the shape cannot express, nothing is written (exit code 2); rows that a run would leave out are
+    counted, with the reason.
     """
     if output.suffix not in ENDINGS:
         raise UserError(f"{output}: rows are written as {', '.join(ENDINGS)}", action="name OUTPUT with such an ending")

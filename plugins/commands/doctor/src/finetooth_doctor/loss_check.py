@@ -23,9 +23,9 @@ BOUNDS = {"fp32": 1e-3, "bf16": 3e-2, "fp16": 1e-2}
 @click.option("--rows", type=click.IntRange(min=1), default=8, show_default=True, help="Number of rows to check.")
 @click.pass_obj
 def command(obj: CommandContext, recipe: str, overrides: tuple[str, ...], rows: int) -> int:
-    """Compare the loss that RECIPE would begin with on its first rows with that of one plain forward pass of the model,
-    made by the model's own library. Three or four times as much means that tokens count which should not, or that the
-    layers are not computed as the model was made. Exit code 1 if they differ.
+    """Compare the first loss of RECIPE on its first rows with the loss of a plain forward pass by the model's own
+    library. A loss that is three or four times as high means that wrong tokens train, or that the layers are computed
+    differently from the original model. Exit code 1 if they differ.
 
     Takes two copies of the weights, one after the other.
     """

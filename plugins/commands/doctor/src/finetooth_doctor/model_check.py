@@ -63,8 +63,9 @@ class Check:
 @click.option("--write", metavar="NAME", help="Also write a family plugin NAME with what was found, into ./NAME.")
 @click.pass_context
 def command(ctx: click.Context, model: str, write: str | None) -> int:
-    """Try MODEL, a name, a folder or a hub id, before you train it: does it load, does it compute what its own library
-    computes, also packed, does the adapter apply, does the loss begin where that of a trained model does, and fall?
+    """Check MODEL, a name, a folder or a hub id, before you train it: does it load, does it compute the same as its own
+    library (also with packed rows), does the adapter apply, is its first loss that of a trained model, and does the
+    loss fall?
 
     Takes two copies of the weights in fp32, one after the other. Exit code 1 if something is wrong.
     """

@@ -39,10 +39,9 @@ def command(
 ) -> None:
     """Write what RUN trained for another tool, read it back and compare.
 
-    RUN is the folder of a run or its name under runs/. KEY=VALUE sets an option of the exporter,
-    model=NEW says where the run's base is now. The folder holds a
-    model card and what the tool reads. The run's own evaluator measures the run and what was written, and what is
-    worse by more than --bound is not kept.
+    RUN is the folder of a run or its name under runs/. KEY=VALUE sets an option of the exporter, model=NEW says where
+    the run's base is now. The folder holds a model card and what the tool reads. The run's own evaluator measures the
+    run and the written model; a model that is worse by more than --bound is not kept.
     """
     moved = [option for option in options if option.startswith("model=")]
     folder = context.run_folder(run) if moved else None

@@ -27,12 +27,12 @@ def command(
     context: CommandContext, reference: str, options: tuple[str, ...], exporter: str, data: str | None,
     output: Path | None, bound: float,
 ) -> None:  # fmt: skip
-    """Store RUN_OR_MODEL in fewer bits, and say what it costs.
+    """Store RUN_OR_MODEL in fewer bits, and measure the loss of quality.
 
     RUN_OR_MODEL is a run by its folder or its name under runs/, or a model as a recipe names it. FORMAT is an exporter
-    (ft plugins list --kind exporter), KEY=VALUE an option of it. A run is measured as it measured itself, a model by
-    its loss on the rows of --data, before and after; what is worse by more than --bound is not kept. The folder is
-    FORMAT behind the name of the model, or exports/FORMAT in the run's.
+    (ft plugins list --kind exporter), KEY=VALUE an option of it. Before and after, a run is measured with its own
+    evaluators, a model by its loss on the rows of --data. A result that is worse by more than --bound is not kept. It
+    is written to the folder MODEL-FORMAT, or to exports/FORMAT in the run's folder.
     """
     pick = context.pick(exporter, options)
     if context.run_folder(reference) is not None:

@@ -62,10 +62,11 @@ def command(
     run_: bool,
     options: tuple[str, ...],
 ) -> int:
-    """Ask what you have and what it should learn, look at the rows, and write a recipe that says why it is as it is.
+    """Ask which data you have and what the model should learn, look at the rows, and write a recipe with a reason for
+    each setting.
 
-    KEY=VALUE sets an option of what reads the rows, such as encoding=cp1252, and data.KEY=VALUE a setting of the
-    recipe's data, such as data.renderer=chatml.
+    KEY=VALUE sets an option of the source that reads the rows, such as encoding=cp1252, and data.KEY=VALUE a setting of
+    the recipe's data, such as data.renderer=chatml.
     """
     for option in options:
         if "=" not in option:

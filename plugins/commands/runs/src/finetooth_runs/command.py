@@ -38,7 +38,7 @@ folder_option = click.option(
 
 @click.group("runs")
 def command() -> None:
-    """List, show, compare and remove runs, and say what they take on disk.
+    """List, show, compare and remove runs, and show how much disk they take.
 
     RUN is a run's folder, or its name under runs/.
     """
@@ -49,7 +49,7 @@ def command() -> None:
 @click.option("--status", help="Only runs of this status: done, stopped, interrupted, failed, running, unfinished.")
 @as_json_option
 def list_(folder: Path, status: str | None, as_json: bool) -> int:
-    """List runs, the one that began last at the end."""
+    """List runs, the newest last."""
     runs = [read_run(path) for path in _folders(folder)]
     if status is not None:
         runs = [run for run in runs if run.status == status]
@@ -82,7 +82,7 @@ def list_(folder: Path, status: str | None, as_json: bool) -> int:
 @click.argument("run")
 @as_json_option
 def show(run: str, as_json: bool) -> int:
-    """Show one run: how it ended, what was decided, what it measured, what it takes on disk."""
+    """Show one run: how it ended, its decisions, its measurements, and how much disk it takes."""
     recorded = read_run(_folder(run))
     if as_json:
         click.echo(json.dumps({**summary(recorded), "plan": recorded.plan, "recipe": recorded.recipe}, indent=2))
@@ -143,7 +143,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> int:
 @folder_option
 @as_json_option
 def du(runs: tuple[str, ...], folder: Path, as_json: bool) -> int:
-    """Say what RUNS take on disk, by default all of them, the largest first; a sweep's trials are one line."""
+    """Show how much disk RUNS take, the largest first; default: all runs. The trials of a sweep are one line."""
     folders = [_folder(run) for run in runs] if runs else [*_folders(folder), *groups_below(folder)]
     sizes = sorted(((path, size_of(path)) for path in folders), key=lambda entry: -sum(entry[1].values()))
     if as_json:
@@ -165,7 +165,7 @@ def du(runs: tuple[str, ...], folder: Path, as_json: bool) -> int:
 @click.argument("runs", nargs=-1, required=True)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm(runs: tuple[str, ...], yes: bool) -> int:
-    """Remove RUNS with all that is in their folders. One that is under way is refused."""
+    """Remove RUNS with all that is in their folders. A run that is under way is refused."""
     folders = list(dict.fromkeys(_folder(run) for run in runs))
     for folder in folders:
         if folder.is_symlink():

@@ -24,7 +24,7 @@ PLACES = {"recipes": "docs/recipes", "examples": "examples"}
 @click.option("--list", "list_", is_flag=True, help="List the topics.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def agent_docs(topic: str, list_: bool, as_json: bool) -> int:
-    """Print what a coding assistant has to know of TOPIC; without one, the overview."""
+    """Print what a coding assistant has to know about TOPIC; without TOPIC, the overview."""
     if list_:
         topics = list_topics()
         listed = "\n".join(f"{name:<20}{title}" for name, title in topics.items())
@@ -40,8 +40,8 @@ def agent_docs(topic: str, list_: bool, as_json: bool) -> int:
 @click.argument("name", required=False)
 @click.option("--to", type=click.Path(path_type=Path), help="The folder to copy into; default: one of that name, here.")
 def fetch(what: str, name: str | None, to: Path | None) -> int:
-    """Copy recipes or examples into a folder, all of them or the one of NAME. No network is asked; a file that is there
-    already is never overwritten."""
+    """Copy recipes or examples into a folder, all of them or the one of NAME. It needs no network, and never overwrites
+    an existing file."""
     source = place_of(what)
     files = sorted(path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source)))
     chosen = [path for path in files if name in (None, path.name, path.stem)]

@@ -17,9 +17,8 @@ from finetooth_saving.runs.recorded import find_run, runs_below
     "--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds between two updates."
 )
 def command(run: str | None, every: float) -> int:
-    """Watch RUN, a run's folder or its name under runs/; left out, the one that began last.
-
-    `q` leaves, space freezes the picture. The run continues either way.
+    """Watch RUN, a run's folder or its name under runs/; default: the newest run. `q` leaves, space pauses the view.
+    The run continues either way.
     """
     newest = runs_below(Path("runs"))
     folder = find_run(run) if run is not None else next(iter(newest[-1:]), None)

@@ -30,9 +30,8 @@ def command(
     obj: CommandContext, run: str, settings: tuple[str, ...], place: str, exporter: str | None, public: bool,
     dry_run: bool,
 ) -> None:  # fmt: skip
-    """Publish what RUN trained on a model hub, with its model card. model=NEW says where its base is now.
-
-    The token is that of HF_TOKEN, or of `hf auth login`; it is never printed.
+    """Publish the model or adapter of RUN on a model hub, with its model card. model=NEW says where its base is now.
+    The token comes from HF_TOKEN or from `hf auth login`; it is never printed.
     """
     repository = place.removeprefix(SCHEME)
     if not place.startswith(SCHEME) or not REPOSITORY.fullmatch(repository):

@@ -14,7 +14,7 @@ from finetooth_hooks import UserError
 @click.argument("arguments", metavar="RECIPE [KEY=VALUE]...", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 def command(ctx: click.Context, hosts: str, devices: int | None, arguments: tuple[str, ...]) -> int:
-    """Train what RECIPE describes on several hosts, by ssh without a password.
+    """Train RECIPE on several hosts, by ssh without a password.
 
     The same as `ft run` with scale: {nodes: 2, launcher: {name: ssh, hosts: [a, b]}}; its options may follow RECIPE.
     """

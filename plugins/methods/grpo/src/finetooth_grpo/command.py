@@ -29,7 +29,8 @@ CALLED = {"length": "cut off", "turns": "out of turns", "error": "the environmen
 def command(obj: CommandContext, run: str, step: int | None, groups: int, full: bool) -> None:
     """Show what RUN learned from: the reward step by step, then answers of one step with their rewards and advantages.
 
-    RUN is a run's folder, or its name under `runs/`. A step that learned from rollouts once more has none of its own.
+    RUN is a run's folder, or its name under `runs/`. A step that learned from the same rollouts again has none of its
+    own.
     """
     folder = obj.run_folder(run)
     if folder is None:

@@ -52,7 +52,7 @@ def command(
 ) -> None:
     """Start a vLLM server for MODEL, ready for the rollouts of `method.sampler: vllm`.
 
-    Words behind `--` are vLLM's own options, handed on as they are:
+    Words after `--` are vLLM's own options, passed on unchanged:
 
     \b
     ft serve vllm Qwen/Qwen3-0.6B --max-lora-rank 32 --gpu-memory-utilization 0.9
