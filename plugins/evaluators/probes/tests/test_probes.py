@@ -90,7 +90,7 @@ def test_shares_are_of_all_and_of_each_group(tmp_path: Path) -> None:
     "text, said",
     [
         ('{"id": "a"}', "mine.jsonl:1"), ('{"id": "a", "group": "x", "prompt": "p", "pattern": "("}', "not a probe"),
-        ('{"id": "a", "group": "x", "prompt": "p"}\n' * 2, "stands twice"), ("[" * 9999, "not a probe"),
+        ('{"id": "a", "group": "x", "prompt": "p"}\n' * 2, "occurs twice"), ("[" * 9999, "not a probe"),
     ],
 )  # fmt: skip
 def test_a_line_that_is_no_probe_is_named(tmp_path: Path, text: str, said: str) -> None:

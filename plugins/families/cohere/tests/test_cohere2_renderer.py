@@ -203,7 +203,7 @@ def test_broken_calls_stay_in_the_content(tokenizers: Tokenizers) -> None:
         ("tools", Message("assistant", "a", "b"), r"messages\[1\].*reasoning only before calls"),
         ("tools", Message("assistant", "a", tool_calls=(CALL,)), r"messages\[1\].*no place for content next to calls"),
         ("tools", Message("assistant", "", tool_calls=({"name": "f"},)), r"messages\[1\].*a tool call is not"),
-        ("tools", RESULT, r"messages\[1\].*a result of no call"),
+        ("tools", RESULT, r"messages\[1\].*a result without a call"),
         ("plain", CALLS, r"messages\[1\].*no tools in the model's own chat template"),
     ],
 )

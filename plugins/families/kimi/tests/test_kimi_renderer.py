@@ -241,8 +241,8 @@ def test_calls_with_blanks_are_read_and_a_thought_without_an_end_is_one(tokenize
         (Message("judge", "a"), r"messages\[1\].*no role 'judge'"),
         (SURE, r"messages\[1\].*no markup for reasoning"),
         (Message("assistant", "", tool_calls=({"name": "f"},)), r"messages\[1\].*a tool call is not"),
-        (RESULT, r"messages\[1\].*a result of no call"),
-        (replace(RESULT, tool_call_id="x"), r"messages\[1\].*a result of no call"),
+        (RESULT, r"messages\[1\].*a result without a call"),
+        (replace(RESULT, tool_call_id="x"), r"messages\[1\].*a result without a call"),
     ],
 )
 def test_what_it_cannot_say_is_an_error(message: Message, problem: str) -> None:

@@ -243,8 +243,8 @@ def test_broken_and_early_calls() -> None:
         (Message("judge", "a"), r"messages\[1\].*no role 'judge'"),
         (SURE, r"messages\[1\].*no markup for reasoning"),
         (Message("assistant", "", tool_calls=({"name": "f"},)), r"messages\[1\].*a tool call is not"),
-        (Message("assistant", "", tool_calls=(call_of("f(", {}),)), r"messages\[1\].*can be read back"),
-        (Message("assistant", "", tool_calls=(call_of("f", {"a": "\0"}),)), r"messages\[1\].*can be read back"),
+        (Message("assistant", "", tool_calls=(call_of("f(", {}),)), r"messages\[1\].*could be read back"),
+        (Message("assistant", "", tool_calls=(call_of("f", {"a": "\0"}),)), r"messages\[1\].*could be read back"),
     ],
 )
 def test_what_it_cannot_say_is_an_error(message: Message, problem: str) -> None:

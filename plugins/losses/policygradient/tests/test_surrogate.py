@@ -175,5 +175,5 @@ def test_vespo_counts_what_drew_the_tokens_within_the_weight_of_the_sequence() -
 
 
 def test_a_bound_inside_the_clip_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"delta is 1\.2, and no more than the clip at 1\.3"):
+    with pytest.raises(ValueError, match=r"delta is 1\.2, not above the clip at 1\.3"):
         SurrogateOptions(epsilon_high=0.3, delta=1.2)

@@ -127,7 +127,7 @@ def official_renderer(shared: Path, folder: Path, name: str) -> tuple[FastTokeni
 def test_calls_in_a_way_of_its_own_stay_text_and_a_note_says_so(of: Any) -> None:
     renderer, _, context = of(OWN)
     assert not renderer.reads_calls
-    assert ["stay text in their content" in note for note in context.notes] == [True]
+    assert ["and stay text" in note for note in context.notes] == [True]
     answer = Message("assistant", "", tool_calls=(call("clock", {"zone": "UTC"}),))
     assert read_back(renderer, answer) == Message("assistant", "clock(zone=UTC)")
 

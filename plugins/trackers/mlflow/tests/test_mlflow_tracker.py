@@ -96,7 +96,7 @@ def test_a_run_that_is_gone_there_begins_anew(options, run, report):
     tracker.resume(run, [])
     tracker.step(run, report(1))
     assert run.state["run"] != "0" * 32
-    assert "is gone there" in told.notes[0] and len(told.notes) == 1
+    assert "is gone; it begins" in told.notes[0] and len(told.notes) == 1
 
 
 def test_a_server_that_is_away_is_told_of_once(run, report, outcome, monkeypatch):

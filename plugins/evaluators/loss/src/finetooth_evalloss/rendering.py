@@ -34,8 +34,8 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
             return render_completion(example, context.tokenizer, train_prompt=train_on == "all", markup=context.markup)
         raise DataError(
             "",
-            f"the row is {example.called}, of which evaluator loss measures nothing",
-            action="set evaluate.evaluators to what measures such rows, or data.format",
+            f"the row is {example.called}, which evaluator loss cannot measure",
+            action="set evaluate.evaluators to one that measures such rows, or set data.format",
         )
 
     return _documents(context) if options["texts"] else render

@@ -79,7 +79,7 @@ class ProbesEvaluator(EvaluatorBase):
         self._probes = [p for p in read_probes(options.file) if not options.groups or p.group in options.groups]
         if not self._probes:
             raise DataError(
-                "evaluate.evaluators.probes.groups", "no probe is of these groups", action="leave groups out"
+                "evaluate.evaluators.probes.groups", "no probe belongs to these groups", action="leave groups out"
             )
 
     @property
@@ -141,7 +141,7 @@ def read_probes(file: str = "") -> list[Probe]:
             first = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
             raise DataError(f"{name}:{number}", f"not a probe: {first}", action="fix the line") from error
         if any(probe.id == before.id for before in probes):
-            raise DataError(f"{name}:{number}", f"the id {probe.id!r} stands twice", action="give it another one")
+            raise DataError(f"{name}:{number}", f"the id {probe.id!r} occurs twice", action="give it another one")
         probes.append(probe)
     return probes
 

@@ -176,7 +176,7 @@ class Cohere2(TurnRenderer):
     def _tool(self, page: Page, tool: Mapping[str, Any], where: str) -> None:
         function = tool.get("function")
         if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
-            raise self.refuse("no way to say a tool without function and name", where, "fix the row")
+            raise self.refuse("no markup for a tool without function and name", where, "fix the row")
         # the templates put name and description between quotes as they are
         page.markup(TOOL_BEGIN)
         page.say(function["name"])
@@ -209,7 +209,7 @@ class Cohere2(TurnRenderer):
         for i, call in enumerate(message.tool_calls):
             name, arguments = function_call(call, where)
             if json_text(name) != f'"{name}"':
-                raise self.refuse(f"no way to say a call of {name!r}", where, "give the tool another name")
+                raise self.refuse(f"no markup for a call of {name!r}", where, "give the tool another name")
             page.markup(f'{TOOL_JOIN if i else ""}    {{"tool_call_id": "{number + i}", "tool_name": "', trains)
             page.say(name, trains)
             page.markup('", "parameters": ', trains)
@@ -256,7 +256,7 @@ def _call_place(renderer: Cohere2, messages: Sequence[Message], i: int) -> int:
     calls = messages[before].tool_calls if before >= 0 else ()
     place = i - before - 1
     if place >= len(calls) or (own and calls[place].get("id")):
-        raise renderer.refuse("no way to say a result of no call", f"messages[{i}]", "fix the row")
+        raise renderer.refuse("no markup for a result without a call", f"messages[{i}]", "fix the row")
     return len(ids) - len(calls) + place
 
 

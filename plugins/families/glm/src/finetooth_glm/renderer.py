@@ -309,7 +309,7 @@ class GLM4Moe(TurnRenderer):
         pairs = [(str(key), value if isinstance(value, str) else json_text(value)) for key, value in arguments.items()]
         if not self.calls.reads_back(name, pairs):
             spelled = f"{name} with {dict(arguments)!r:.80}"
-            raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
+            raise self.refuse(f"no markup for a call that spells its markup and ends early: {spelled}", where)
         feed = self.calls.feed
         page.markup(f"{feed}{CALL}", trains)
         page.say(name, trains)

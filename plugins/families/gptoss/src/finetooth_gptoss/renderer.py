@@ -207,7 +207,7 @@ class Harmony(TurnRenderer):
             try:
                 described = schemas.namespace(tools)
             except schemas.Unspeakable as problem:
-                raise self.refuse(f"no words for {problem}", "tools", "complete the schemas of the tools") from problem
+                raise self.refuse(f"no markup for {problem}", "tools", "complete the schemas of the tools") from problem
             page.markup("# Tools\n\n")
             page.say(described)
         page.markup(END, trains)

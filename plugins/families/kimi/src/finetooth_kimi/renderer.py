@@ -232,7 +232,7 @@ class KimiK2(TurnRenderer):
                 named = [number for id_, number in made if id_ and id_ == message.tool_call_id]
                 placed = last[place] if place < len(last) else None
                 if not named and (placed is None or (message.tool_call_id and placed[0])):
-                    raise self.refuse("no way to say a result of no call", where, "fix the row")
+                    raise self.refuse("no markup for a result without a call", where, "fix the row")
                 numbers[i] = [named[-1] if named or placed is None else placed[1]]
                 place += 1
         return numbers

@@ -211,7 +211,7 @@ class LFM2Renderer(TurnRenderer):
         parsed = function_call(call, where)
         text = write_call(parsed, json_lists=self._json_lists)
         if read_calls(f"[{text}]") != (call_of(*parsed),):
-            raise self.refuse(f"no way to say a call so that it can be read back: {text:.80}", where, "fix the row")
+            raise self.refuse(f"no markup for a call that could be read back: {text:.80}", where, "fix the row")
         return text
 
     def _thinks_from(self, messages: Sequence[Message]) -> int:

@@ -251,7 +251,7 @@ class Nemotron3(TurnRenderer):
             call = function_call(raw_call, where)
             if not reads_back(call, plain_value):
                 spelled = f"{call.name} with {dict(call.arguments)!r:.80}"
-                raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
+                raise self.refuse(f"no markup for a call that spells its markup and ends early: {spelled}", where)
             write_call(page, call, plain_value, trains)
             page.markup("\n", trains)
 

@@ -136,7 +136,7 @@ def write_calls(
         call = function_call(raw_call, where)
         if not reads_back(call, value):
             spelled = f"{call.name} with {dict(call.arguments)!r:.80}"
-            raise renderer.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
+            raise renderer.refuse(f"no markup for a call that spells its markup and ends early: {spelled}", where)
         page.markup(before, trains)
         write_call(page, call, value, trains)
         before = "\n"

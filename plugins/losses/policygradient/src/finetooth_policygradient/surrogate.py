@@ -62,7 +62,7 @@ class SurrogateOptions(PolicyOptions):
     @model_validator(mode="after")
     def _in_order(self) -> SurrogateOptions:
         if self.delta is not None and self.delta <= 1 + self.high:
-            raise ValueError(f"delta is {self.delta}, and no more than the clip at {1 + self.high}: raise it")
+            raise ValueError(f"delta is {self.delta}, not above the clip at {1 + self.high}: raise it")
         correction = self.importance_correction, self.importance_correction_level
         if self.objective == "vespo" and correction[0] != "none" and correction[1] != "token":
             raise ValueError("vespo weighs whole sequences itself: leave importance_correction_level out")

@@ -75,13 +75,13 @@ def build(options: JinjaOptions, context: Context) -> JinjaRenderer | WithoutTem
     renderer.template = _with_arguments(source, options.arguments)
     if not renderer.leads_on:
         context.note(
-            "renderer jinja: the chat template's prompt for an answer is not how the same conversation reads with the "
-            "answer in it, so the model is asked in a slightly other way than it is trained"
+            "renderer jinja: the chat template writes a prompt for an answer differently from the conversation "
+            "with that answer, so the model is asked in a slightly different way than it is trained"
         )
     if renderer.loses_calls:
         context.note(
-            "renderer jinja: the chat template writes calls of tools in a way of its own, so those that the model "
-            "makes are not read from its answers and stay text in their content"
+            "renderer jinja: the chat template writes tool calls in a form of its own, so the model's calls "
+            "cannot be read from its answers and stay text"
         )
     return renderer
 

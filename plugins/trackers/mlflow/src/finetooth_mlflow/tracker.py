@@ -71,7 +71,7 @@ class MlflowTracker(ServiceTracker):
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-                self._context.note("tracker mlflow: the run that it went on with is gone there; it begins another one")
+                self._context.note("tracker mlflow: the MLflow run that it continued is gone; it begins a new one")
         known_experiment = self._client.get_experiment_by_name(self._options.experiment)
         experiment = (
             known_experiment.experiment_id

@@ -61,14 +61,14 @@ class WandbTracker(ServiceTracker):
         folder = run.folder / "wandb"
         mode = self._mode()
         if mode == "online" and not _key(wandb):  # asked here: the client would ask on the terminal, and wait
-            self._say(f"nobody is logged in; what is recorded lies in {folder}, and wandb sync sends it")
+            self._say(f"nobody is logged in; the records are in {folder}, and wandb sync sends them")
             mode = "offline"
         try:
             self._run = self._begin(run, known, mode)
         except Exception as error:
             if mode == "offline":
                 raise
-            self._say(f"{plain(error)}; what is recorded lies in {folder}, and wandb sync sends it")
+            self._say(f"{plain(error)}; the records are in {folder}, and wandb sync sends them")
             wandb.teardown()
             self._run = self._begin(run, known, "offline")
         return str(self._run.id)
