@@ -115,8 +115,7 @@ class Renderer(Entry):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Processor(Entry):
-    """Turns images, sounds and videos into what a model reads: the number of their placeholder tokens, and their
-    numbers."""
+    """Turns images, sounds and videos into placeholder tokens and the numbers that a model reads."""
 
     kind = "processor"
 

@@ -230,7 +230,7 @@ def show(chat: Conversation, text: str) -> bool:
     answer = chat.answer(text, _say)
     click.echo()
     if answer.stop == "interrupted":
-        note = "the conversation is kept" if answer.text else "there is no message"
+        note = "the conversation is kept" if answer.text else "nothing was said"
         click.echo(f"(stopped; {note})", err=True)
     elif answer.stop == "length":
         click.echo(f"(cut at --max-tokens {chat.sampling.max_tokens})", err=True)
