@@ -140,7 +140,7 @@ def test_what_a_policy_learns_from(served: Any, opened: Any) -> None:
     ending = Sampling(max_tokens=5, n=2, seed=4, stop_ids=(found[0].tokens[2],))
     ended = sampler.sample(engine, prompts, ending).rollouts[0]
     assert (ended.tokens, ended.outcome) == (found[0].tokens[:3], "stop")
-    with pytest.raises(PlanError, match="gives log-probabilities of the model as it is"):
+    with pytest.raises(PlanError, match="gives log-probabilities of the unchanged model"):
         sampler.sample(engine, prompts, Sampling(max_tokens=5, temperature=0.5))
 
 

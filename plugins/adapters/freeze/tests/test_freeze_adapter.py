@@ -106,7 +106,7 @@ def test_more_layers_than_the_model_has_is_refused(tiny):
         lambda: adapter.trained_parameters(made.facts, made.info.parameters),
         lambda: adapter.apply(made.model, made.facts, np.random.default_rng(0)),
     ):
-        with pytest.raises(RecipeError, match=r"adapter\.layers: 3 layers .* has 2") as raised:
+        with pytest.raises(RecipeError, match=r"adapter\.layers: 3 layers .* has only 2") as raised:
             refused()
         assert raised.value.exit_code == 2
 

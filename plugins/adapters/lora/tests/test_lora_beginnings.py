@@ -147,7 +147,7 @@ def test_only_linear_modules_begin_so(tiny: Any, init: str) -> None:
         ({"svd_iterations": 4}, "svd_iterations is for init: pissa"),
         ({"init": "olora", "svd_iterations": 4}, "svd_iterations is for init: pissa"),
         ({"targets": []}, "nothing would train"),
-        ({"dora": True, "target_parameters": ["experts.down_proj"]}, "dora and target_parameters"),
+        ({"dora": True, "target_parameters": ["experts.down_proj"]}, "leave out dora or target_parameters"),
         ({"loraplus_ratio": 0}, "loraplus_ratio"),
     ],
 )

@@ -312,9 +312,9 @@ def test_tools_as_string(format_of: Make, rows_of: Rows) -> None:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (b"b", r"\.x\[1\] is bytes, which JSON cannot say"),
-        (datetime.date(2026, 11, 21), r"\.x\[1\] is date, which JSON cannot say"),
-        (math.nan, r"\.x\[1\] is nan, which JSON cannot say"),
+        (b"b", r"\.x\[1\] is bytes, which JSON cannot express"),
+        (datetime.date(2026, 11, 21), r"\.x\[1\] is date, which JSON cannot express"),
+        (math.nan, r"\.x\[1\] is nan, which JSON cannot express"),
         ({3: 1}, r"\.x\[1\] has the key 3, which is a number, not text"),
     ],
 )

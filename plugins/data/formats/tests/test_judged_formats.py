@@ -59,7 +59,7 @@ def test_the_best_and_the_worst_make_a_pair(
         ({"responses": ["a", "b"], "scores": [1, "2"]}, r"scores\[1\] is text, not a number"),
         ({"responses": ["a", "b"], "ranks": [1, float("nan")]}, r"ranks\[1\] is nan"),
         ({"responses": ["a", "b"], "ranks": [1, 10**400]}, r"ranks\[1\] is a number of more than 300 digits"),
-        ({"responses": ["a", 3], "scores": [1, 2]}, r"responses\[1\] is a number, not text"),
+        ({"responses": ["a", 3], "scores": [1, 2]}, r"responses\[1\] is a number, neither text nor a list"),
         ({"responses": ["a", "b"], "labels": [1, 2]}, "no column 'chosen'"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_neutral_step_is_what_the_recipe_says(format_of: Make, context: FakeCo
             {"question": "q", "model_output_steps": ["a"], "model_output_solution_first_error_step": 0},
             r"first_error_step is 0, not a step \(1 to 1\)",
         ),
-        ({"input": 3, "steps": ["a"], "mistake_index": None}, "input is a number, not text"),
+        ({"input": 3, "steps": ["a"], "mistake_index": None}, "input is a number, neither text nor a list"),
         ({"steps": ["a"], "mistake_index": None}, "no column 'prompt'"),
     ],
 )  # fmt: skip

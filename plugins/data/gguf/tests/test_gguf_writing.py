@@ -290,7 +290,7 @@ def test_phi_states_no_more_context_than_its_window(written: Any) -> None:
         ("qwen2", {"rope_parameters": LLAMA31}, "rotary embedding is of type llama3, which cannot be written"),
         ("phi3", {"rope_parameters": {"rope_type": "longrope"}}, "rotary embedding is of type longrope"),
         ("phi3", {"rope_parameters": None, "rope_scaling": {"type": "su"}}, "rotary embedding is of type su"),
-        ("phi3", {"rope_parameters": {"partial_rotary_factor": 0.75}}, "turns 0.75 of each head"),
+        ("phi3", {"rope_parameters": {"partial_rotary_factor": 0.75}}, "rotates 0.75 of each head"),
         (
             "llama",
             {"model_type": "mamba"},

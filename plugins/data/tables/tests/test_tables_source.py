@@ -396,7 +396,7 @@ def test_a_large_array_is_never_all_in_memory(tmp_path: Path) -> None:
         ("x.json", b'[{"a": 1}, [2], "c"]', "row 2 is an array, not an object; row 3 is a string"),
         ("x.json", b'{"a": 1}', r"an object without a list of rows \(its keys: a\)"),
         ("x.json", b"[]", "its list is empty"),
-        ("x.json", b'"text"', "a string, no list of rows"),
+        ("x.json", b'"text"', "a string, not a list of rows"),
         ("x.json", b'[{"a": "\n\xff"}]', r"x\.json:2: not UTF-8: byte 0xff at offset 9"),
         ("x.json", b'[{"a": 1}] x', "text after the end of the JSON"),
     ],

@@ -87,7 +87,7 @@ def test_what_others_wrote_is_marked(made: Callable[..., FunctionSampler]) -> No
     ("made['logprobs'].pop()", r"returned 5 logprobs for 6 prompts"),
     ("made['completion_ids'][1][0] = 320", r"gave the token 320, and the model has 320"),
     ("made['completion_ids'][1][0] = 1.5", r"returned something that is not a number"),
-    ("made['logprobs'][2][0] = float('nan')", r"gave a log-probability that is not a number"),
+    ("made['logprobs'][2][0] = float('nan')", r"gave a log-probability that is none"),
     ("made['completion_ids'][0] *= 2; made['logprobs'][0] *= 2", r"gave 16 tokens, 1 to 8 were asked for"),
     ("made['env_mask'] = [[0] * 8] * 6", r"with 8 logprobs and 8 env_mask, 0 of them 1"),
     ("made['prompt_ids'][0] = [1]", r"returned other prompt_ids than it got"),

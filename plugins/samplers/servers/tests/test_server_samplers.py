@@ -177,7 +177,7 @@ def test_penalties_reach_the_server(stand_in: Any, tmp_path: Path) -> None:
             assert logprob == pytest.approx(table[token])
             assert kept == tuple(sorted(name for name, value in table.items() if value > -9000)) and len(kept) < 20
     stand_in.processed = False
-    with pytest.raises(PlanError, match=r"of the model as it is.*repetition_penalty 2"):
+    with pytest.raises(PlanError, match=r"of the unchanged model.*repetition_penalty 2"):
         openai(stand_in, tmp_path).sample(Engine(), PROMPTS, Sampling(6, repetition_penalty=2.0))  # type: ignore[arg-type]
 
 
@@ -197,7 +197,9 @@ def test_log_probabilities_of_another_distribution_are_refused(stand_in: Any, tm
     """A server that leaves temperature and top_k out of what it says is found out by asking."""
     stand_in.processed = False
     sampler = vllm(stand_in, tmp_path)
-    with pytest.raises(PlanError, match=r"of the model as it is.*temperature 0\.7.*--logprobs-mode processed_logprobs"):
+    with pytest.raises(
+        PlanError, match=r"of the unchanged model.*temperature 0\.7.*--logprobs-mode processed_logprobs"
+    ):
         sampler.sample(Engine(), PROMPTS, Sampling(6, 0.7, seed=3))  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=r"at most 20 tokens.*set method\.top_k"):
         sampler.sample(Engine(), PROMPTS, Sampling(6, top_p=0.9, seed=3))  # type: ignore[arg-type]
@@ -285,11 +287,11 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
     "too many": ({"choice": {"token_ids": [3] * 9, "logprobs": {"token_logprobs": [-1.0] * 9}}}, "gave 9 tokens"),
     "none": (
         {"choice": {"token_ids": [3], "logprobs": {"token_logprobs": [None]}}},
-        "log-probability that is not a number",
+        "gave an invalid log-probability",
     ),
     "above 0": (
         {"choice": {"token_ids": [3], "logprobs": {"token_logprobs": [0.5]}}},
-        "a log-probability that is not a number",
+        "gave an invalid log-probability",
     ),
     "vocabulary": ({"choice": {"token_ids": [9999], "logprobs": {"token_logprobs": [-1.0]}}}, "outside the vocabulary"),
     "not loaded": ({"loads": True}, r"reported that it loaded ft-.*does not offer it"),

@@ -114,7 +114,7 @@ class Completions:
         if any(
             not isinstance(logprob, int | float) or not math.isfinite(logprob) or logprob > 1e-3 for logprob in logprobs
         ):
-            raise wrong("gave a log-probability that is not a number")
+            raise wrong("gave an invalid log-probability")
         size = self.context.facts.vocab_size
         if any(not isinstance(token, int) or not 0 <= token < size for token in tokens):
             raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model")

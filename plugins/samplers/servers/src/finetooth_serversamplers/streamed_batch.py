@@ -182,7 +182,7 @@ class _Writer:
         if any(not isinstance(token, int) or not 0 <= token < size for token in answer.tokens):
             raise wrong(f"gave a token id outside the vocabulary of {size}: it has another model", "set backend.model")
         if not all(map(math.isfinite, answer.logprobs)):
-            raise wrong("gave a log-probability that is not a number", AGAIN)
+            raise wrong("gave an invalid log-probability", AGAIN)
 
     def _whole(self, answer: _Answer) -> Completion:
         if answer.ended not in ("stop", "length") or not answer.tokens:
