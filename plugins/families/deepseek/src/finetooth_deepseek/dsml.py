@@ -203,7 +203,7 @@ class DSMLTurns(ThinkingTurns):
         )
         if _calls_of(f'<{DSML}invoke name="{name}">\n{written}</{DSML}invoke>\n') != (call_of(name, arguments),):
             spelled = f"{name} with {dict(arguments)!r:.80}"
-            raise self.refuse(f"no way to say a call that spells its markup and ends early: {spelled}", where)
+            raise self.refuse(f"no markup for a call that spells its markup and ends early: {spelled}", where)
         page.markup(f'<{DSML}invoke name="', trains)
         page.say(name, trains)
         page.markup('">\n', trains)
@@ -241,7 +241,7 @@ class DeepSeekV32(DSMLTurns):
             return
         calls, place = len(messages[called].tool_calls) if called >= 0 else 0, i - called
         if place > calls:
-            raise self.refuse("no way to say a result of no call", f"messages[{i}]", "fix the row")
+            raise self.refuse("no markup for a result of no call", f"messages[{i}]", "fix the row")
         page.markup("\n\n<function_results>" * (place == 1) + "\n<result>")
         page.say(message.content, trained, message.weights)
         page.markup("</result>", trained)
