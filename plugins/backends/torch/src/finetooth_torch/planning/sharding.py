@@ -201,12 +201,12 @@ def of_one_rank(
         made = max(made, last - parts["gathered"])
     parts["gradients"] = 4 * trained // sharding.gradients + made
     if away:
-        later = {
+        moved = {
             "gradients": parts["gradients"] - made,
             "optimizer": host.get("optimizer", 0) + parts["optimizer"],
             "update": int(request.updates.update_bytes * trained) // sharding.optimizer,
         }
-        host |= {"weights": parts["weights"], **later, "loading": max(0, host["loading"] - sum(later.values()))}
+        host |= {"weights": parts["weights"], **moved, "loading": max(0, host["loading"] - sum(moved.values()))}
         parts |= {"weights": 0, "gradients": made, "optimizer": 0, "update": 0}
     if "gathered" in parts and request.place.hardware.device == "cpu":  # every rank reads the whole model first
         later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
