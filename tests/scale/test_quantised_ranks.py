@@ -40,7 +40,7 @@ FullyShardedModel.__init__ = dividing
 
 @hookimpl
 def ft_run_start(run):
-    Path("held-" + os.environ["RANK"]).write_text(json.dumps(held))
+    Path("held-" + os.environ.get("RANK", "alone")).write_text(json.dumps(held))
 """
 """Writes what each rank has of a base."""
 TRAIN = {**RECIPE["train"], "max_steps": 4, "epochs": 2}
