@@ -45,14 +45,14 @@ def test_answers_train_with_calls_and_end() -> None:
 
 
 def test_tools_are_told_with_a_tag_for_each_thing_that_their_schema_says() -> None:
-    zone = {"type": ["string", "null"], "enum": ["UTC"], "description": " Where. ", "default": None}
+    zone = {"type": ["string", "null"], "default": None, "description": " Where. ", "enum": ["UTC"]}
     tool = {"name": "clock", "parameters": {"type": "object", "required": ["zone"], "properties": {"zone": zone}}}
     text = text_of(Conversation((ASK, Message("assistant", "Noon.")), ({"type": "function", "function": tool},)))
     assert text.startswith("<|im_start|>system\nYou are Qwen, a helpful AI assistant that can interact with a computer")
     assert (
         "<tools>\n<function>\n<name>clock</name>\n<parameters>\n<parameter>\n<name>zone</name>\n"
         "<type>['string', 'null']</type>\n<description>Where.</description>\n"
-        '<enum>["UTC"]</enum>\n<default>None</default>\n</parameter>\n<required>["zone"]</required>\n</parameters>\n'
+        '<default>None</default>\n<enum>["UTC"]</enum>\n</parameter>\n<required>["zone"]</required>\n</parameters>\n'
         "</function>\n</tools>"
     ) in text
 

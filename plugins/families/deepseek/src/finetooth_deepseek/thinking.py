@@ -82,7 +82,7 @@ class ThinkingTurns(TurnRenderer):
     """
 
     controls = CONTROLS
-    optional = OPTIONAL
+    optional: ClassVar[tuple[str, ...]] = OPTIONAL
     stops = (END,)
     splits_last: ClassVar[bool]
 

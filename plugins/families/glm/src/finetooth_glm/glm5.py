@@ -21,7 +21,7 @@ from finetooth_glm.renderer import GLM47, MASK, OPENING, SYSTEM, THINK, THOUGHT,
 
 EFFORT = re.compile(re.escape(f"{MASK}{OPENING}{SYSTEM}Reasoning Effort: ") + r"(\w+)")
 UNSEEN = ("defer_loading", "strict")
-"""What the model is not told of a tool."""
+"""What the description of a tool leaves out."""
 
 
 class GLM5Options(GLMOptions):

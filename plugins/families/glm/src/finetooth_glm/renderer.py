@@ -363,7 +363,7 @@ def _split_answer(message: Message, *, trim: bool = True) -> tuple[tuple[int, in
     and the range of what it says in `content`.
 
     Args:
-        trim: blanks around the reasoning are no part of it.
+        trim: without the blanks around the reasoning.
     """
     content = message.content
     if message.role != "assistant":

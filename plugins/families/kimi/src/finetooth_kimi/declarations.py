@@ -1,4 +1,4 @@
-"""Tools as Kimi K2.5 is told of them: types of TypeScript, with comments.
+"""Tools as Kimi K2.5 sees them: types of TypeScript, with comments.
 
 # Tools
 

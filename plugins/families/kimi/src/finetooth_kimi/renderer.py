@@ -11,7 +11,7 @@
 
 all without line feeds, but for the one behind `## Return of`. A trained message trains from behind the prompt up to and
 with `<|im_end|>`. Answers of K2 Thinking begin with a think block, `<think>Look.</think>`. The prompt for one of K2.5
-opens the block, or holds an empty one; that does not train. K2.5 is told of tools in TypeScript.
+opens the block, or holds an empty one; that does not train. K2.5 sees tools in TypeScript.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class KimiK2(TurnRenderer):
     def _described(self, tools: Sequence[Mapping[str, Any]]) -> str:
         """
         Raises:
-            DataError: K2.5 cannot be told of a schema.
+            DataError: K2.5 has no words for a schema.
         """
         if not self._opened:
             return json.dumps(tools, ensure_ascii=False, separators=self._separators)
