@@ -206,8 +206,9 @@ def answering(folder: Path, name: str, backend: str, write: Callable[..., Path])
         (folder / "other").mkdir()
         write(folder / "other", seed=6)
     method = json.loads(json.dumps(ANSWERING.get(name, {})).replace("OTHER", str(folder / "other")))
-    if name == "gkd_seq_kd":  # opened by itself, for as many positions as a recipe has if it does not say so
+    if name == "gkd_seq_kd":  # opened by itself, in its own template, for the positions that recipes have by default
         (folder / "wide").mkdir(exist_ok=True)
+        (folder / "wide/chat_template.jinja").write_text("{{ messages[0].content }}: ", encoding="utf-8")
         method["teacher"] = str(write(folder / "wide", seed=6, max_position_embeddings=1024))
     if name == "uld":  # opened by itself, which knows how its rows are written
         method["teacher"] = str(run(folder, "sft", "torch"))
