@@ -54,7 +54,7 @@ def read_content(path: Path) -> dict[str, Any]:
     """What `STATE` of a state's folder says.
 
     Raises:
-        UserError: the folder has none, or one that is no JSON object.
+        UserError: the file is missing, or not a JSON object.
     """
     try:
         file = plain_file(path / STATE)
