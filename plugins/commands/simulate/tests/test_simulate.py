@@ -78,7 +78,7 @@ class Commands:
         facts = SimpleNamespace(
             layers=3, vocab_size=40, hidden_size=10, tied=True, kv_heads=2, head_dim=5, linear_targets=("q", "k", "v")
         )
-        base = SimpleNamespace(model=SimpleNamespace(parameters=5000), facts=facts)
+        base = SimpleNamespace(model=SimpleNamespace(parameters=5000), facts=facts, stored=None)
         request = SimpleNamespace(trains=SimpleNamespace(parameters=1000, base_frozen=True), base=base)
         prepared = SimpleNamespace(report=SimpleNamespace(tokens=900, examples=30))
         decided = SimpleNamespace(plan=plan, request=request, prepared=prepared)
@@ -155,6 +155,8 @@ def test_what_a_step_puts_through_the_model() -> None:
         weights=12_000, outside=800, layers=3, passes=3, size=2, positions=80, hidden=10, keys=20, linears=3,
         recomputes=True,
     )  # fmt: skip
+    decided.request.base.stored = SimpleNamespace(bytes_per_weight=0.5)
+    assert foreseen(decided, 4).weights == 4_600 // 2 + 2 * (400 + 1_000)  # of layers; of the others and the adapter
     assert foreseen(decided, 64).passes == 1
 
 
