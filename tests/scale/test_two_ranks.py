@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "bits"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "bits")]
+from strategy_table import COLUMNS
 from tiny import write_model, write_rows
 
 RECIPE: dict[str, Any] = {
@@ -201,7 +202,6 @@ def test_other_methods_take_the_steps_of_one(folder: Path, case: str) -> None:
 
 def test_every_method_has_a_case() -> None:
     from finetooth_core.plugins import manager
-    from strategy_table import COLUMNS  # type: ignore[import-not-found]
 
     methods = {one.entry.name for one in manager.start().catalog.all("method")}
     picks = [
