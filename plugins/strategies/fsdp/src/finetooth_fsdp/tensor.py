@@ -2,7 +2,8 @@
 
 A weight that is divided by its outputs (`colwise`) gives a rank the outputs of its own attention heads and MLP units.
 The weight behind it is divided by its inputs (`rowwise`), and its products are summed over the ranks (Shoeybi et al.,
-2019, arXiv:1909.08053). A low-rank addition follows the weight that it is added to.
+2019, arXiv:1909.08053). Gradients of what several weights read (query, key and value; gate and up) are summed once. A
+low-rank addition follows the weight that it is added to.
 """
 
 from __future__ import annotations
@@ -10,12 +11,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from finetooth_hooks import PlanError
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Partial
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+
+class _Summed(torch.autograd.Function):
+    """Its input; the gradient is summed over the ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor, group: dist.ProcessGroup) -> Tensor:
+        ctx.group = group
+        return given.view_as(given)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
+
+
+class _Colwise(ColwiseParallel):
+    """Torch sums the gradient of its input behind each module. Here all that read one tensor share one sum, which
+    hangs on that tensor and goes with it."""
+
+    @staticmethod
+    def _prepare_input_fn(layouts: Any, wanted: Any, module: nn.Module, inputs: Any, mesh: DeviceMesh) -> DTensor:
+        (given,) = inputs
+        if torch.is_grad_enabled() and given.requires_grad:
+            if not hasattr(given, SHARED):
+                setattr(given, SHARED, _Summed.apply(given, mesh.get_group()))  # type: ignore[no-untyped-call]
+            given = getattr(given, SHARED)
+        return DTensor.from_local(given, mesh, layouts, run_check=False, grad_placements=[Partial()])
+
+
+SHARED = "_finetooth_summed"
+STYLES = {"colwise": _Colwise, "rowwise": RowwiseParallel}
 NORM = "replicated_with_grad_allreduce"
 """A norm over each head: its weight is whole at every rank, and sees only the heads of the rank."""
 LAYERS = "layers.*."

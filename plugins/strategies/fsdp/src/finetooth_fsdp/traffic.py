@@ -42,10 +42,10 @@ def traffic(options: FsdpOptions, parameters: int, world: int, run: Foreseen) ->
 
 
 def _of_tensor(options: FsdpOptions, run: Foreseen, *, embeddings_train: bool) -> Traffic:
-    """Hidden states: summed behind each module that is divided by its inputs, and their gradients before each that is
-    divided by its outputs, but for query, key and value of the first layer where no embeddings train. A backward pass
-    that computes a layer again sums behind the first of the two former alone, since torch stops where nothing more is
-    needed. The sums of low-rank additions are left out."""
-    sums = run.passes * (run.layers * (run.linears + run.recomputes) - (0 if embeddings_train else 3))
+    """Hidden states: summed behind attention and behind the feed-forward block, and their gradients before either, but
+    before attention of the first layer where no embeddings train. A backward pass that computes a layer again sums
+    behind attention alone, since torch stops where nothing more is needed. The sums of low-rank additions are left
+    out."""
+    sums = run.passes * (run.layers * (4 + run.recomputes) - (0 if embeddings_train else 1))
     states = run.positions // options.context * run.hidden * run.size
     return Traffic(every=1, sent=sums * states, peers=options.tensor, calls=sums, what="hidden states")
