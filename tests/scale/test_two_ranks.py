@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "bits")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "bits"))
 from strategy_table import COLUMNS
 from tiny import write_model, write_rows
 
