@@ -95,8 +95,7 @@ def default_system(template: str | None, pattern: re.Pattern[str], **variables: 
         pattern: of the beginning of a conversation with a system message, whose first group is what it says.
         variables: what else the template reads, `bos_token=""`.
     """
-    probe = [{"role": "user", "content": "Hello?"}]
-    written = None if template is None else render_template(template, probe, **variables)
+    written = None if template is None else render_template(template, [shaped(_ASKED[0])], **variables)
     match = pattern.match(written or "")
     return match.group(1) if match else ""
 
@@ -166,6 +165,9 @@ def _difference(
             return "the model's chat template cannot be rendered for comparison"
         seen = True
         if tokens != tuple(tokenizer.encode(expected, special=True)):
-            ours = f"where {name} says {tokenizer.decode(tokens)!r}" + " with tools" * bool(tools)
-            return f"the model's own chat template says {expected!r} {ours}"
+            texts = expected, tokenizer.decode(tokens)
+            apart = (at for at, (own, other) in enumerate(zip(*texts, strict=False)) if own != other)
+            begin = max(0, next(apart, min(map(len, texts))) - 40)
+            theirs, ours = (repr(text[begin:][:120]) for text in texts)
+            return f"the model's own chat template says {theirs} where {name} says {ours}" + " with tools" * bool(tools)
     return "" if seen else "the model's chat template cannot be rendered for comparison"

@@ -155,7 +155,5 @@ def _pattern(cut: Mapping[str, Any]) -> str | None:
     first = parts[0] if len(parts) == 2 else {}
     if whole and first.get("type") == "Digits" and first.get("individual_digits") is True:
         return _GPT2_DIGITS
-    plain = first.get("behavior") == "Isolated" and first.get("invert") is False
-    if not whole and first.get("type") == "Split" and plain:
-        return _SPLITS.get(str(first.get("pattern", {}).get("Regex")))
-    return None
+    plain = first.get("type") == "Split" and first.get("behavior") == "Isolated" and first.get("invert") is False
+    return _SPLITS.get(str(first.get("pattern", {}).get("Regex"))) if plain and not whole else None
