@@ -116,7 +116,7 @@ from finetooth_hooks import StopRun, hookimpl
 @hookimpl
 def ft_checkpoint_saved(run, path):
     if path.name == {name!r} and os.environ["RANK"] == {rank!r}:
-        raise StopRun("enough")
+        raise StopRun("enough", exit_code=3)
 """
 CLOCK = """
 import os, time
@@ -304,7 +304,7 @@ def test_a_stop_behind_the_last_step_is_that_of_all(folder: Path, strategy: str,
     }  # fmt: skip
     (folder / "last.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     done = ft(folder, "run", "last.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 3, done.stdout + done.stderr
     result = json.loads((folder / output / "result.json").read_text())
     assert (result["status"], result["reason"], result["steps"], result["artifact"]) == (
         "stopped", "enough", 4, "artifact"

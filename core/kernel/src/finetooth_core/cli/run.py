@@ -74,8 +74,9 @@ def command(
 
 def carry_out(state: State, session: Session, detail: Detail = "choices") -> int:
     """Show the plan, train, show what came of it, export what the recipe lists; returns the exit code."""
-    if not session.writes:
-        return session.run().exit_code
+    if not session.writes:  # a launcher ends the first rank, which may still save, where another one fails
+        outcome = session.run()
+        return 0 if outcome.status in ("done", "stopped") else outcome.exit_code
 
     from finetooth_rows.choices.ahead import lines_ahead
     from finetooth_saving.runs.summary import summary_parts

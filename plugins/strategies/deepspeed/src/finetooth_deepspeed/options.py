@@ -19,7 +19,7 @@ class Zero3Options(Options):
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """Library that sends weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up."""
+    """Seconds that a rank waits for the others before it gives up, also while the first rank saves."""
 
 
 class DeepspeedOptions(Options):
@@ -35,7 +35,7 @@ class DeepspeedOptions(Options):
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """Library that sends gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up."""
+    """Seconds that a rank waits for the others before it gives up, also while the first rank saves."""
 
     @field_validator("stage")
     @classmethod

@@ -15,7 +15,7 @@ class PipelineOptions(Options):
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """Library that sends hidden states and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up."""
+    """Seconds that a rank waits for the others before it gives up, also while the first rank saves."""
     stages: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Number of neighbouring ranks that hold one model; `auto` takes all ranks. Several groups share the rows of a
     step."""
