@@ -63,8 +63,9 @@ def mlx_config(config: Mapping[str, Any], reference: str) -> dict[str, Any]:
         )  # fmt: skip
     made = {name: value for name, value in config.items() if value is not None}
     for rope in (made.get("rope_parameters"), made.get("rope_scaling")):
-        if isinstance(rope, Mapping) and (kind := rope.get("rope_type", rope.get("type"))) in ("dynamic", "longrope"):
-            raise _refused(reference, f"rotary angles by the length of each row ({kind})")
+        scaling = rope.get("rope_type", rope.get("type")) if isinstance(rope, Mapping) else None
+        if scaling in ("dynamic", "longrope"):
+            raise _refused(reference, f"rotary angles by the length of each row ({scaling})")
     rope = made.get("rope_parameters")
     if isinstance(rope, Mapping) and "rope_parameters" not in takes:
         local = rope.get("sliding_attention")
