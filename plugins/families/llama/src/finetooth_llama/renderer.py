@@ -73,8 +73,9 @@ def build(options: Llama3Options, context: Context) -> Llama3:
         RecipeError: the tokenizer has no Llama 3 tokens.
     """
     renderer = Llama3(context.tokenizer, options)
-    variables = {"builtin_tools": options.builtin_tools} if options.builtin_tools else {}
-    if difference := foreign_template(renderer, "llama3", context.tokenizer, date_string=options.today, **variables):
+    variables = {"date_string": options.today, "tools_in_user_message": options.tools_in_user_message}
+    variables |= {"builtin_tools": options.builtin_tools} if options.builtin_tools else {}
+    if difference := foreign_template(renderer, "llama3", context.tokenizer, **variables):
         context.note(difference)
     return renderer
 
