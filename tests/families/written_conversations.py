@@ -119,7 +119,10 @@ UNASKED = "<|im_system|>system<|im_middle|>You are Kimi, an AI assistant created
 BRIEF = "<|im_system|>system<|im_middle|>Be brief.<|im_end|>"
 KIMI_SAYS = UNASKED + "\n<|im_user|>{{ (tools or []) | tojson }}"
 """As much of Kimi K2's template as the renderer reads off it: the system turn of its own, and how it lists tools."""
-KIMI_THINKS = UNASKED + "<|im_user|>{{ (tools or []) | tojson(separators=(',', ':')) }}<think>"
+KIMI_THINKS = (
+    UNASKED
+    + "<|im_user|>{{ (tools or []) | tojson(separators=(',', ':')) }}{{ '<think>' if not add_generation_prompt }}"
+)
 
 
 def turn(role: str, text: str) -> str:

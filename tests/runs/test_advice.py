@@ -194,7 +194,7 @@ def test_of_several_devices_each_holds_its_part(tmp_path: Path, ft: Any) -> None
         (("nowhere/at/all",), "nowhere"),
         (("CONFIG", "--memory", "much"), "--memory: 'much' is not a size (write it as 24GB)"),
         (("CONFIG", "--memory", "12"), "--memory: '12' is 12 bytes, too small for a model (name the unit: 12GB)"),
-        (("CONFIG", "--cpu"), "--cpu goes with --memory"),
+        (("CONFIG", "--cpu"), "--cpu needs --memory"),
         (("CONFIG", "--memory", "8GB", "--length", "99999"), "--length: 99999 is more than the 8192 positions"),
     ],
 )

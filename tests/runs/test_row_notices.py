@@ -242,7 +242,7 @@ def test_union_types_and_bare_schemas_are_read(session: Callable[..., Any], rend
     for tool in (bare, wrapped):
         made = session([tooled(calls("a"), result("a"), tools=[tool])], renderer=renderer)
         tokens.append(report_of(made).tokens)
-        assert any("without the level 'function'" in note for note in made.context.notes) == (tool is bare)
+        assert any("lack the level 'function'" in note for note in made.context.notes) == (tool is bare)
     assert tokens[0] == tokens[1]
 
 

@@ -145,11 +145,11 @@ def test_every_step_is_said_with_its_figure_and_what_it_gives_up() -> None:
     job = chosen(4)
     assert job.plan.notes == (
         "adapter: auto, quantization: auto: whole would take 16.00 GB at the peak (weights 16.00 GB), and a GPU has "
-        "4.00 GB: passed over",
+        "4.00 GB: not taken",
         "adapter: auto, quantization: auto: low would take 8.00 GB at the peak (weights 8.00 GB), and a GPU has "
-        "4.00 GB: passed over",
+        "4.00 GB: not taken",
         "adapter: auto, quantization: auto: low over eight would take 4.50 GB at the peak (weights 4.50 GB), and a GPU "
-        "has 4.00 GB: passed over",
+        "has 4.00 GB: not taken",
         "adapter: auto, quantization: auto: low over other_four is taken: 3.00 GB at the peak; given up: the weights "
         "of the base stay as they are, the linear weights of the base are rounded to 4 bits",
         "what was said before",
@@ -165,7 +165,7 @@ def test_bits_that_save_nothing_are_not_given_up(monkeypatch: pytest.MonkeyPatch
     job = chosen(5)
     assert made(job) == {"adapter": "low", "quantization": None, "gradient_checkpointing": True}
     assert "low over eight would take 9.00 GB" in job.plan.notes[2]
-    assert job.plan.notes[2].endswith("passed over (no less than low)")
+    assert job.plan.notes[2].endswith("not taken (no less than low)")
     assert "low, activations recomputed is taken: 4.00 GB" in job.plan.notes[4]
     assert "rounded" not in job.plan.notes[4]
 

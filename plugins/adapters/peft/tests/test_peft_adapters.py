@@ -256,7 +256,7 @@ def test_what_makes_no_sense_is_refused(tiny: Any) -> None:
         Ia3Options(feedforward=["up_proj"])
     with pytest.raises(RecipeError, match=r"adapter\.targets: .*'q_prj'"):
         VeraAdapter(VeraOptions(targets=["q_prj"])).trained_parameters(tiny().facts, 0)
-    with pytest.raises(PlanError, match=r"model\.added_tokens: adapter VeraAdapter leaves"):
+    with pytest.raises(PlanError, match=r"model\.added_tokens: adapter VeraAdapter keeps"):
         VeraAdapter(VeraOptions()).trained_parameters(replace(tiny().facts, new_tokens=(60,)), 0)
 
 

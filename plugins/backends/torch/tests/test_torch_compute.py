@@ -100,7 +100,7 @@ def test_sampling_on_accelerators_multiplies_as_who_scores() -> None:
     def sampled(provider: str) -> Any:
         kernels = {"linear_logprob": PickedKernel("acme:head", pack), "packed_linear": PickedKernel(provider, pack)}
         tokenizer: Any = None
-        network: Any = SimpleNamespace(compute=Compute.of(kernels))
+        network: Any = SimpleNamespace(compute=Compute.of(kernels), config=None)
         generator = Generator(network, tokenizer, (), device=torch.device("meta"), tokens=8)
         return generator._packed_head(head, False)
 

@@ -73,7 +73,7 @@ class Generator:
         self._network, self._tokenizer = network, tokenizer
         self._stop_ids, self._device, self._tokens = frozenset(stop_ids), device, tokens
         self._schemas = Schemas(tokenizer)
-        self._scaling, self._unchanged = scaled_by_length(network.config.to_dict())
+        self._scaling, self._unchanged = scaled_by_length(getattr(network.config, "to_dict", dict)())
         self.check_asked: Callable[[], None] = lambda: None  # raises if the driver of the engine wants it to stop
 
     def generate(
