@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from finetooth_hooks.compute.collectives import Collective
@@ -176,15 +176,15 @@ class Sharding:
     Attributes:
         weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
         shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
-            (`fp32`, `bf16`). What trains comes as it was read, and is held in fp32 from then on: made so layer by
+            (`fp32`, `bf16`). With `stages`, these layers are this rank's, and the other ones have no memory. What trains comes as it was read, and is held in fp32 from then on: made so layer by
             layer, since the ranks of a machine would have no room for as many whole models. With torch, its parameters
             are of the class `DTensor` then. None: every rank holds the whole model.
         layers: among how many times as many ranks the weights of decoder layers are divided.
         positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
             same outputs at each of these ranks; a rank's gradients are those of its own positions.
         neighbours: gives the line to these ranks once the strategy is open; None: positions are not divided.
-        stages: gives the line to the ranks that each have some whole decoder layers, as many as `layers`; None: every
-            rank has something of every layer.
+        stages: gives the line to the ranks that each have some of the decoder layers, as many as `layers`; None: every
+            rank has something of every layer. With `shard`, ranks that have the same layers divide these.
         divided: what `shard` gives is a `DividedModel`, which holds what trains in addition to the weights that are
             gathered.
         on_host: a rank's part of the weights that are gathered lies in the memory of the host; if the model is not
@@ -212,7 +212,8 @@ class Sharding:
     def held(self) -> Mapping[str, tuple[int, str]]:
         """Of all that is divided, by its name: into how many parts, and what a rank holds as the end of a sentence."""
         if self.stages is not None:
-            return {"layers": (self.layers, f"1/{self.layers} of the decoder's layers, and all that lies in none")}
+            held = {"layers": (self.layers, f"1/{self.layers} of the decoder's layers, and all that lies in none")}
+            return held | ({} if self.shard is None else replace(self, layers=1, stages=None).held())
         where = ", in host memory" if self.on_host else ""
         rest = "" if self.divided else where
         parts = {

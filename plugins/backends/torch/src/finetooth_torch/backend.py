@@ -336,7 +336,7 @@ def _trained(
     rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
     sharding = request.place.sharding
     whole = sharding is None or sharding.shard is None
-    if sharding is not None and sharding.stages is not None:
+    if sharding is not None and sharding.stages is not None and whole:
         from finetooth_torch.updates.staged_parameters import StagedParameters
 
         parameters: TrainedParameters = StagedParameters(
@@ -357,8 +357,10 @@ def _trained(
                 action="set train.precision to fp32, or scale.strategy: ddp",
             )
         from finetooth_torch.updates.sharded_parameters import divided
+        from finetooth_torch.updates.staged_parts import StagedParts
 
-        parameters = divided(model, base, request, dtype, original, scaler, compute)
+        of = (model, base, request, dtype, original, scaler, compute)
+        parameters = divided(*of) if _stages(request) is None else StagedParts(*of, stand_ins)
     return parameters
 
 

@@ -138,6 +138,8 @@ class Network:
     def compute_by(self, sharded: ShardedModel) -> None:
         """From now on, the model gathers what it needs while it computes."""
         self._run = sharded.computing(self._outputs)
+        if self.staged is not None:
+            self.staged.compute = sharded.computing(self.staged.compute)
 
     def divide_layers(self, line: Stages) -> StagedLayers:
         """From now on, the model computes with this rank's layers alone.

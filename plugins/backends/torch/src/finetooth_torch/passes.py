@@ -89,18 +89,16 @@ class Runner:
             train: with dropout, as the pass's backward will see it.
         """
         self.begin()
-        idle_passes = self._idle(work, len(work.computed))
+        passes = self._passes(work, work.computed)
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
         readings = Readings(self._device)
 
-        def compute(batch: MicroBatch, rectangle: Rectangle) -> None:
+        def compute(of: Pass, batch: MicroBatch, rectangle: Rectangle) -> None:
             computed = self._network.outputs(rectangle, returns, everywhere=True)
-            self._keep(outputs, work, batch, computed, readings)
+            if of is work:
+                self._keep(outputs, work, batch, computed, readings)
 
-        self._each(work, work.computed, compute, train=train, backward=False)
-        for idle, batch in idle_passes:
-            with self._as(idle, batch, work.role, train=train):
-                self._network.outputs(self._rectangle(idle, batch), returns, everywhere=True)
+        self._each(passes, compute, train=train, backward=False)
         readings.finish()
         scored: list[dict[str, NDArray[Any]]] = self._shared(outputs)
         return scored
@@ -153,11 +151,13 @@ class Runner:
                 "model cannot cut it",
                 action="raise train.micro_batch_tokens",
             )
-        idle_passes = self._idle(work, len(batches))
-        of_roles = self._staged_roles(work, batches, spec)
+        passes = self._passes(work, batches)
+        of_roles = self._staged_roles(passes, spec)
         readings = Readings(self._device)
 
-        def compute(batch: MicroBatch, rectangle: Rectangle) -> Tensor:
+        def compute(of: Pass, batch: MicroBatch, rectangle: Rectangle) -> Tensor:
+            if of is not work:
+                return _nothing(self._outputs(spec, rectangle, train=train, given=of_roles.get(id(batch))))
             data = loss_data(work.data, rectangle, self._dtype)
             expected = _expected(spec, data) if backward else None
             outputs = self._outputs(spec, rectangle, train=train, expected=expected, given=of_roles.get(id(batch)))
@@ -166,18 +166,13 @@ class Runner:
             self._keep(evaluated.outputs, work, batch, returned, readings)
             return torch.stack([objective, *self._of_routers(totals, objective)]).sum() if backward else objective
 
-        for several in (batches,) if self._network.staged is not None else ((batch,) for batch in batches):
-            if several and several[0].pieces:
+        for several in (passes,) if self._network.staged is not None else ((one,) for one in passes):
+            if several and several[0][1].pieces:
                 self._evaluate_pieces(
-                    work, several[0], evaluated, readings, train=train, backward=backward, returns=returns
+                    work, several[0][1], evaluated, readings, train=train, backward=backward, returns=returns
                 )
             else:
-                self._each(work, several, compute, train=train, backward=backward)
-        for idle, batch in idle_passes:
-            with self._as(idle, batch, work.role, train=train), torch.set_grad_enabled(backward):
-                outputs = self._outputs(spec, self._rectangle(idle, batch), train=train)
-                if backward:
-                    self._backward(_nothing(outputs))
+                self._each(several, compute, train=train, backward=backward)
         readings.finish()
         if self._network.staged is not None:
             wrong = None if self._wrong is None else (self._wrong.problem, self._wrong.action, self._wrong.rows)
@@ -196,17 +191,16 @@ class Runner:
     def backward_from(self, work: Pass, grads: Sequence[NDArray[np.floating[Any]]]) -> None:
         """Accumulate gradients from dL/dlogprob per datum, shaped as its targets."""
         self.begin()
-        idle_passes = self._idle(work, len(work.computed))
+        passes = self._passes(work, work.computed)
 
-        def compute(batch: MicroBatch, rectangle: Rectangle) -> Tensor:
+        def compute(of: Pass, batch: MicroBatch, rectangle: Rectangle) -> Tensor:
+            if of is not work:
+                return _nothing(self._network.outputs(rectangle, ("logprobs",)))
             gradients = torch.from_numpy(side_by_side(batch, grads)).to(device=self._device, dtype=self._dtype)
             logprobs = self._network.outputs(rectangle, ("logprobs",), expected=gradients)["logprobs"]
             return torch.stack([(logprobs * gradients).sum(), *self._of_routers(None, gradients)]).sum()
 
-        self._each(work, work.computed, compute, train=True, backward=True)
-        for idle, batch in idle_passes:
-            with self._as(idle, batch, "policy", train=True), torch.enable_grad():
-                self._backward(_nothing(self._network.outputs(self._rectangle(idle, batch), ("logprobs",))))
+        self._each(passes, compute, train=True, backward=True)
 
     @torch.no_grad()
     def routed(self, work: Pass) -> list[int]:
@@ -278,52 +272,53 @@ class Runner:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _each(
-        self, work: Pass, batches: Sequence[MicroBatch], compute: Callable[[MicroBatch, Rectangle], Tensor | None], *,
-        train: bool, backward: bool, role: str | None = None,
+        self, passes: Sequence[tuple[Pass, MicroBatch]],
+        compute: Callable[[Pass, MicroBatch, Rectangle], Tensor | None], *, train: bool, backward: bool,
+        role: str | None = None,
     ) -> None:  # fmt: skip
         """Go through the model with each micro-batch, and back with what `compute` gives.
 
         Args:
+            passes: micro-batches, each with the pass that it is of.
             compute: what a micro-batch adds to the loss; called with the model as the role. Where ranks have some of
                 the layers, at the last of them alone.
             role: that of the pass, by default.
         """
-        role = role or work.role
         staged = self._network.staged
         if staged is None:
-            for batch in batches:
+            for work, batch in passes:
                 rectangle = self._rectangle(work, batch)
-                with self._as(work, batch, role, train=train), torch.set_grad_enabled(backward):
-                    objective = compute(batch, rectangle)
+                with self._as(work, batch, role or work.role, train=train), torch.set_grad_enabled(backward):
+                    objective = compute(work, batch, rectangle)
                     if backward and objective is not None:
                         self._backward(objective)
             return
-        if not batches:
+        if not passes:
             return
 
+        def entered(number: int) -> Any:
+            work, batch = passes[number]
+            return self._as(work, batch, role or work.role, train=train)
+
         def scaled(number: int) -> Tensor | None:
-            objective = compute(batches[number], rectangles[number])
+            objective = compute(*passes[number], rectangles[number])
             return None if objective is None else objective * self._scale()
 
-        rectangles = [self._rectangle(work, batch) for batch in batches]
-        passes = StagedPasses(
-            staged, self._network.draws, rectangles, lambda at: self._as(work, batches[at], role, train=train), scaled,
-            backward=backward,
-        )  # fmt: skip
-        passes.through()
+        rectangles = [self._rectangle(work, batch) for work, batch in passes]
+        StagedPasses(staged, self._network.draws, rectangles, entered, scaled, backward=backward).through()
 
     def _staged_roles(
-        self, work: Pass, batches: Sequence[MicroBatch], spec: LossSpec
+        self, passes: Sequence[tuple[Pass, MicroBatch]], spec: LossSpec
     ) -> Mapping[int, Mapping[str, Tensor]]:
         """Outputs of other roles that the loss needs, by the identity of the micro-batch, where ranks have some of the
         layers: a micro-batch comes through them as one role at a time."""
-        of_batch: dict[int, dict[str, Tensor]] = {id(batch): {} for batch in batches}
+        of_batch: dict[int, dict[str, Tensor]] = {id(batch): {} for _, batch in passes}
         for role in sorted(spec.roles) if self._network.staged is not None else ():
 
-            def compute(batch: MicroBatch, rectangle: Rectangle, role: str = role) -> None:
+            def compute(_: Pass, batch: MicroBatch, rectangle: Rectangle, role: str = role) -> None:
                 of_batch[id(batch)].update(self._of_role(spec, rectangle, role))
 
-            self._each(work, batches, compute, train=False, backward=False, role=role)
+            self._each(passes, compute, train=False, backward=False, role=role)
         return of_batch
 
     def _of_role(self, spec: LossSpec, rectangle: Rectangle, role: str) -> dict[str, Tensor]:
@@ -403,16 +398,14 @@ class Runner:
             rows=error.rows,
         )
 
-    def _idle(self, work: Pass, rounds: int) -> list[tuple[Pass, MicroBatch]]:
-        """Passes over a made-up row that count for nothing: where ranks hold parts of a model, each of them goes
-        through it as often as the one with the most to do. Asked before the first pass of a call.
-
-        Args:
-            rounds: how often this rank will go through it for `work`.
-        """
+    def _passes(self, work: Pass, batches: Sequence[MicroBatch]) -> list[tuple[Pass, MicroBatch]]:
+        """Micro-batches of `work`, and behind them passes over a made-up row that count for nothing: where ranks hold
+        parts of a model, each of them goes through it as often as the one with the most to do. Asked before the first
+        pass of a call."""
         row = Datum.from_tokens([self._pad_id, self._pad_id])
         idle = replace(work, data=(row,), batches=(one_batch([row]),), places=(0,))
-        return [(idle, idle.batches[0])] * self._ranks.missing(rounds)
+        made_up = [(idle, idle.batches[0])] * self._ranks.missing(len(batches))
+        return [*((work, batch) for batch in batches), *made_up]
 
     def _backward(self, objective: Tensor) -> None:
         if objective.requires_grad:

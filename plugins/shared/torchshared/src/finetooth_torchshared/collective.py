@@ -149,22 +149,26 @@ class RowLine(TorchCollective):
     Args:
         everyone: the line between all ranks.
         neighbours: how many compute the same rows.
+        apart: these lie apart, each as far from the next as there are rows; it is the ranks of this line that are next
+            to each other.
         adds: sums are those of all ranks, since each neighbour has gradients of its own; else every neighbour has
             those of its rows, and they are added between the rows.
     """
 
-    def __init__(self, everyone: Collective, neighbours: int, *, adds: bool = False) -> None:
-        firsts = range(neighbours)
-        groups = [dist.new_group(list(range(first, everyone.world, neighbours))) for first in firsts]
-        super().__init__(group=groups[everyone.rank % neighbours])
-        self._everyone, self._neighbours = everyone, neighbours
+    def __init__(self, everyone: Collective, neighbours: int, *, adds: bool = False, apart: bool = False) -> None:
+        rows, ranks = everyone.world // neighbours, range(everyone.world)
+        lines = [ranks[at * rows :][:rows] if apart else ranks[at::neighbours] for at in range(neighbours)]
+        groups = [dist.new_group(list(line)) for line in lines]
+        super().__init__(group=groups[everyone.rank // rows if apart else everyone.rank % neighbours])
+        self._everyone, self._firsts = everyone, lines[0]
         self.barrier, self.broadcast = everyone.barrier, everyone.broadcast  # type: ignore[method-assign]
         if adds:
             self.sum = everyone.sum  # type: ignore[method-assign]
 
     def gather(self, value: Any) -> list[Any]:
         """What the first of each group of neighbours gave, so that neighbours act alike."""
-        return list(self._everyone.gather(value))[:: self._neighbours]
+        values = self._everyone.gather(value)
+        return [values[first] for first in self._firsts]
 
 
 def traffic_of_positions(

@@ -134,7 +134,11 @@ class Fsdp:
             fully_shard(layer, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=not keeps)
         put_in_rows(model)
         _hold_in_fp32(model)
-        fully_shard(model, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=True)
+        elsewhere = {parameter for parameter in model.parameters() if parameter.is_meta}  # at ranks with other layers
+        fully_shard(
+            model, mesh=mesh, mp_policy=policy, offload_policy=place, reshard_after_forward=True,
+            ignored_params=elsewhere,
+        )  # fmt: skip
         # What the engine computes may be a view, and no engine changes it in place.
         view = rf"FSDP2-wrapped module \({type(model).__name__}\) returned a view"
         warnings.filterwarnings("ignore", view, category=UserWarning)

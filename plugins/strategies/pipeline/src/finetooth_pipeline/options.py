@@ -24,6 +24,10 @@ class PipelineOptions(Options):
     there are stages (PipeDream-Flush: Narayanan et al., 2021, arXiv:2006.09503), `gpipe` those of all. With fewer
     micro-batches than stages `gpipe` is used."""
 
+    shard: bool = False
+    """Whether ranks with the same layers divide their weights, gradients and optimizer state as `fsdp` does. These
+    ranks are neighbours then, and the stages of a model lie apart."""
+
     def ranks(self, world: int) -> int:
         """How many of `world` ranks hold one model.
 
@@ -41,7 +45,7 @@ class PipelineOptions(Options):
 
 def build(options: PipelineOptions, context: Context) -> Strategy:
     """Pipeline-parallel training."""
-    line = {"name": "ddp", "transport": options.transport, "timeout": options.timeout}
+    line = {"name": "fsdp" if options.shard else "ddp", "transport": options.transport, "timeout": options.timeout}
     inner = context.build("strategy", line, setting="scale.strategy")
     from finetooth_pipeline.strategy import PipelineParallel
 

@@ -35,10 +35,14 @@ class PipelineParallel:
             PlanError: the ranks do not make groups of as many.
         """
         size = self._options.ranks(rank.world)
-        everyone = self._line.open(rank, device)
-        groups = [dist.new_group(list(range(first, first + size))) for first in range(0, rank.world, size)]
-        self._stages = TorchStages(groups[rank.rank // size], self._options.schedule)
-        self._rows = RowLine(everyone, size)
+        models, apart = rank.world // size, self._options.shard
+        line: Any = self._line
+        everyone: Collective = line.open(rank, device, islands=size) if apart else line.open(rank, device)
+        lines = [range(first, rank.world, models) for first in range(models)] if apart else []
+        lines = lines or [range(first, first + size) for first in range(0, rank.world, size)]
+        groups = [dist.new_group(list(ranks)) for ranks in lines]
+        self._stages = TorchStages(groups[rank.rank % models if apart else rank.rank // size], self._options.schedule)
+        self._rows = RowLine(everyone, size, apart=apart)
         return everyone
 
     def island(self) -> Collective:
@@ -64,8 +68,12 @@ class PipelineParallel:
         return joined_digest(of_all | self._digests)
 
     def sharding(self, world: int) -> Sharding:
-        """Layers, among the ranks that hold one model."""
-        return Sharding(weights=1, gradients=1, optimizer=1, layers=self._options.ranks(world), stages=self._opened)
+        """Layers, among the ranks that hold one model; with `shard`, these among the ranks that have the same."""
+        stages, divided = self._options.ranks(world), Sharding(weights=1, gradients=1, optimizer=1)
+        if self._options.shard:
+            line: Any = self._line
+            divided = line.sharding(world // stages)
+        return replace(divided, layers=stages, stages=self._opened, stored=False)
 
     def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
         """What a rank in the middle gives: hidden states to the next, their gradients to the one before, micro-batch by

@@ -47,10 +47,11 @@ class FrozenCopy:
     @contextmanager
     def _exchanged(self) -> Iterator[None]:
         """As `entered`, where the weights are gathered from parts that must stay where they are."""
-        masters = [master.detach() for master in self._parameters.masters]
+        here = [place for place, master in enumerate(self._parameters.masters) if not master.is_meta]
+        masters = [self._parameters.masters[place].detach() for place in here]
         policy = [master.clone() for master in masters]
         try:
-            torch._foreach_copy_(masters, self._live)
+            torch._foreach_copy_(masters, [self._live[place] for place in here])
             self._parameters.publish()
             yield
         finally:

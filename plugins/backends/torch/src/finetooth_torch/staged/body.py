@@ -141,6 +141,7 @@ class StagedBody:
 
     Attributes:
         arrived: states of the micro-batch whose outputs are computed.
+        compute: gives states behind this rank's layers, and as a tensor of their own their rows.
 
     Args:
         body: the model's own code.
@@ -156,6 +157,7 @@ class StagedBody:
     def __init__(self, body: TransformersBody, layers: StagedLayers, line: Stages) -> None:
         self._body, self.layers, self.line = body, layers, line
         self.arrived: States | None = None
+        self.compute: Callable[[Rectangle], tuple[Tensor, States]] = self._computed
         self._as_rank = ExitStack()
         self._as_rank.enter_context(layers.at(line.rank))  # as long as the model lives
 
@@ -183,9 +185,13 @@ class StagedBody:
                 action="set scale.strategy: fsdp",
             )
         self.layers.received = received
+        return self.compute(rectangle)[1]
+
+    def _computed(self, rectangle: Rectangle) -> tuple[Tensor, States]:
         states = self._body.states(rectangle, everywhere=True)
-        last = self.line.rank == self.line.world - 1
-        return states if last else replace(states, rows=self.layers.sent.flatten(0, 1))
+        if self.line.rank < self.line.world - 1:
+            states = replace(states, rows=self.layers.sent.flatten(0, 1))
+        return states.rows, states
 
     def states(self, rectangle: Rectangle, *, everywhere: bool, layers: Collection[int] = ()) -> States:
         """See `Body`.

@@ -274,4 +274,4 @@ def round_frozen(
         rounds = parameter.is_floating_point() and parameter.dtype != dtype and id(parameter) not in kept
         if rounds and not parameter.requires_grad:
             rounded = parameter.data.to(dtype)
-            parameter.data = rounded if place is None else place(rounded)
+            parameter.data = rounded if place is None or rounded.is_meta else place(rounded)

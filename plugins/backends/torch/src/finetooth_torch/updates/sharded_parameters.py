@@ -54,7 +54,7 @@ def divided(
         sharded = DividedByTensor(model, sharded)
     return ShardedParameters(
         model, shapes, dtypes, scaler, compute, sharded=cast(DividedModel, sharded), frozen=request.trains.base_frozen,
-        whole=sharding.whole if sharding.divided else _whole, sampled_by_layer=sharding.sampled_by_layer,
+        whole=sharding.whole if sharding.divided else whole_of, sampled_by_layer=sharding.sampled_by_layer,
     )  # fmt: skip
 
 
@@ -114,8 +114,11 @@ class ShardedParameters(TrainedParameters):
         self._shapes = shapes
         parameters: dict[str, Any] = dict(model.named_parameters())
         self.live = [parameters[name] for name in self.names]
-        self._parts: Mapping[str, DTensor] = sharded.parts(self.names)
-        self.masters = [nn.Parameter(part.to_local().detach()) for part in self._parts.values()]
+        self._parts: Mapping[str, DTensor] = sharded.parts([name for name in self.names if not parameters[name].is_meta])
+        self.masters = [
+            nn.Parameter(self._parts[name].to_local().detach()) if name in self._parts else parameters[name]
+            for name in self.names
+        ]
         name_of = {id(parameter): name for name, parameter in zip(self.names, self.live, strict=True)}
         places = [  # where the model holds them; a tied one in several places
             (module, attribute, parameter)
@@ -131,14 +134,18 @@ class ShardedParameters(TrainedParameters):
         self.exports = self.keeps or frozen
 
     def numel(self) -> int:
-        return sum(part.numel() for part in self._parts.values())
+        return sum(shape.numel() for shape in self._shapes.values())
 
     def collect(self) -> None:
-        gradients = self._sharded.gradients()
+        gradients = self._summed()
         for name, master in self.named():
             part = gradients.get(name)
             if part is not None:
                 master.grad = self._accumulate(master.grad, part, torch.promote_types(part.dtype, torch.float32))
+
+    def _summed(self) -> Mapping[str, Tensor]:
+        """This rank's parts of what backward passes have left."""
+        return self._sharded.gradients()
 
     def zero_grad(self) -> None:
         super().zero_grad()
@@ -152,7 +159,7 @@ class ShardedParameters(TrainedParameters):
     def whole(self, tensors: Mapping[str, Tensor], *, everywhere: bool = False) -> Mapping[str, Tensor]:
         full, keeps = {}, everywhere or self.keeps
         for name, tensor in tensors.items():
-            full[name] = _kept(_whole(self._parts[name], tensor.detach()).view(self._shapes[name]), keeps)
+            full[name] = _kept(whole_of(self._parts[name], tensor.detach()).view(self._shapes[name]), keeps)
         return full
 
     @torch.no_grad()
@@ -189,8 +196,15 @@ class ShardedParameters(TrainedParameters):
 
     def norm(self) -> float:
         """Global L2 norm over the parts of all ranks; what several ranks hold counts once."""
+        return math.sqrt(self._squares(self._parts))
+
+    def _squares(self, names: Collection[str]) -> float:
+        """Sum of the squares of the gradients of some parameters, over the ranks that divide them."""
         squares: dict[Any, Tensor] = {}  # by how it is divided; of everything, since all ranks add the same sums
-        for part, master in zip(self._parts.values(), self.masters, strict=True):
+        for name, master in self.named():
+            if name not in names:
+                continue
+            part = self._parts[name]
             divided_by = tuple(Replicate() if place.is_replicate() else Partial() for place in part.placements)
             square = squares.setdefault((part.device_mesh, divided_by), torch.zeros((), device=master.device))
             if master.grad is not None:
@@ -199,7 +213,7 @@ class ShardedParameters(TrainedParameters):
             DTensor.from_local(square.to(mesh.device_type), mesh, by).full_tensor()
             for (mesh, by), square in squares.items()
         ]
-        return math.sqrt(sum(map(float, totals)))
+        return sum(map(float, totals))
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
@@ -236,7 +250,7 @@ class ShardedParameters(TrainedParameters):
 
 
 @torch.no_grad()
-def _whole(of: Any, own: Tensor | None = None) -> Tensor:
+def whole_of(of: Any, own: Tensor | None = None) -> Tensor:
     """All numbers of a tensor that is divided as `of`, in host memory.
 
     Args:

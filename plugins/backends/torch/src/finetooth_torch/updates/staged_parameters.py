@@ -8,7 +8,7 @@ norms) is at every rank, with the sum of the gradients of all. What is saved is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ from finetooth_hooks.protocols import Stages
 from torch import Tensor, nn
 
 from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.staged.body import numbers_of
 from finetooth_torch.updates.parameters import TrainedParameters
 from finetooth_torch.updates.scaler import LossScaler
 
@@ -61,11 +62,24 @@ class StagedParameters(TrainedParameters):
         with self.gathered():
             layers = network.divide_layers(self._stages)
         self._check_rows(network)
+        replaced = self._give_up(layers.layers)
+        self._network = network
+        split = self.masters is not self.live
+        masters = [
+            _on_meta(master) if id(live) in replaced else master
+            for live, master in zip(self.live, self.masters, strict=True)
+        ]
+        self.live = [replaced.get(id(live), live) for live in self.live]
+        self.masters = masters if split else self.live
+
+    def _give_up(self, layers: Sequence[nn.Module]) -> Mapping[int, nn.Parameter]:
+        """Layers of other ranks take no memory from now on; returns what is in place of their parameters, by the
+        identity of these."""
         name_of = {id(parameter): name for name, parameter in self._model.named_parameters()}
         replaced: dict[int, nn.Parameter] = {}
         for rank in range(self._stages.world):
-            for number in layers.of(rank):
-                for module in layers.layers[number].modules():
+            for number in numbers_of(rank, self._stages.world, len(layers)):
+                for module in layers[number].modules():
                     for attribute, parameter in module._parameters.items():
                         if parameter is None:
                             continue
@@ -75,14 +89,7 @@ class StagedParameters(TrainedParameters):
                             replaced[id(parameter)] = _on_meta(parameter)
                             self._elsewhere.append((module, attribute, name))
                             module._parameters[attribute] = replaced[id(parameter)]
-        self._network = network
-        split = self.masters is not self.live
-        masters = [
-            _on_meta(master) if id(live) in replaced else master
-            for live, master in zip(self.live, self.masters, strict=True)
-        ]
-        self.live = [replaced.get(id(live), live) for live in self.live]
-        self.masters = masters if split else self.live
+        return replaced
 
     def _check_rows(self, network: Network) -> None:
         """
@@ -149,8 +156,8 @@ class StagedParameters(TrainedParameters):
         return {**saved, "state": state}
 
     @torch.no_grad()
-    def _gathered(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What any rank has; what several have, as the first has it."""
+    def _gathered(self, own: Mapping[str, Tensor], *, keeps: bool = True) -> dict[str, Tensor]:
+        """What any rank has; what several have, as the first has it. Without `keeps`, its shape alone."""
         kinds: dict[str, tuple[int, list[int], str]] = {}
         of_rank = {name: (list(of.shape), str(of.dtype).removeprefix("torch.")) for name, of in own.items()}
         for rank, names in enumerate(self._stages.gather(of_rank)):
@@ -158,12 +165,13 @@ class StagedParameters(TrainedParameters):
                 kinds.setdefault(name, (rank, shape, dtype))
         full = {}
         for name, (rank, shape, dtype) in kinds.items():
+            device, of_type = self._device if keeps else "meta", getattr(torch, dtype)
             given = (
-                own[name].detach().to(self._device)
+                own[name].detach().to(device)
                 if rank == self._stages.rank
-                else torch.zeros(shape, dtype=getattr(torch, dtype), device=self._device)
+                else torch.zeros(shape, dtype=of_type, device=device)
             )
-            full[name] = self._stages.sum([given.contiguous()])[0]
+            full[name] = self._stages.sum([given.contiguous()])[0] if keeps else given
         return full
 
     @contextmanager
