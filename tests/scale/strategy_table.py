@@ -102,7 +102,14 @@ WAYS: Mapping[str, Way] = {
 ELSEWHERE = {"diloco, inner_steps: 2": ("sft", "full", "dpo", "kto", "dropout")}
 """Columns of which another test says what is right: islands that train apart do not take the steps of one process."""
 RESUMED: Mapping[str, tuple[str, ...]] = {
-    "one process": ("ddp", "fsdp", "ddp over 4 ranks", "fsdp over 4 ranks", "fsdp, offload: true"),
+    "one process": (
+        "ddp",
+        "fsdp",
+        "ddp over 4 ranks",
+        "fsdp over 4 ranks",
+        "fsdp, offload: true",
+        "pipeline, stages: 2, shard: true",
+    ),
     "ddp": ("one process", "fsdp, tensor: 2", "context", "pipeline", "deepspeed, stage: 2"),
     "fsdp": ("one process", "ddp"),
     "fsdp over 4 ranks": ("fsdp",),
@@ -110,6 +117,7 @@ RESUMED: Mapping[str, tuple[str, ...]] = {
     "fsdp, tensor: 2": ("one process",),
     "context": ("one process",),
     "pipeline": ("one process",),
+    "pipeline, stages: 2, shard: true": ("one process", "fsdp"),
     "deepspeed, stage: 2": ("one process", "ddp", "zero3"),
     "zero3": ("one process", "fsdp"),
 }

@@ -89,6 +89,7 @@ CASES: dict[str, dict[str, Any]] = {
     "tensor and context": {"name": "fsdp", "tensor": 2, "context": 2, "transport": "gloo"},
     "context": {"name": "context", "size": 2, "transport": "gloo"},
     "pairs of stages": {"name": "pipeline", "stages": 2},
+    "shared stages": {"name": "pipeline", "stages": 2, "shard": True, "transport": "gloo"},
     "four stages": {"name": "pipeline"},
 }
 

@@ -45,6 +45,7 @@ DIVIDED: dict[str, Any] = {
     "fsdp": "fsdp",
     "fsdp with tensor": {"name": "fsdp", "tensor": 2},
     "fsdp with context": {"name": "fsdp", "context": 2},
+    "pipeline with shard": {"name": "pipeline", "stages": 1, "shard": True},
     "zero3": "zero3",
     "deepspeed": {"name": "deepspeed", "stage": 2},
 }

@@ -92,6 +92,10 @@ def test_a_rank_keeps_its_part_of_the_optimizer(kit: SimpleNamespace) -> None:
             {"weights": "1/8", "gradients": "1/8", "optimizer": "1/8"},
         ),
         (Sharding(weights=1, gradients=1, optimizer=1, layers=2, stages=lambda: None), {"layers": "1/2"}),  # type: ignore[arg-type,return-value]
+        (
+            Sharding(weights=2, gradients=2, optimizer=2, layers=2, shard=lambda *_: None, stages=lambda: None),  # type: ignore[arg-type,return-value]
+            {"layers": "1/2", "weights": "1/2", "gradients": "1/2", "optimizer": "1/2"},
+        ),
         (Sharding(weights=1, gradients=1, optimizer=1, positions=2), {"positions": "1/2"}),
     ],
 )
@@ -100,6 +104,27 @@ def test_the_plan_says_what_each_rank_holds(
 ) -> None:
     decisions = {of.setting: of.value for of in planned(kit, sharding).decisions if of.setting.startswith("scale.")}
     assert decisions == {f"scale.{name}": share for name, share in said.items()}
+
+
+@pytest.mark.parametrize(("precision", "size"), [("bf16", 2), ("fp32", 4)])
+def test_a_rank_holds_its_part_of_its_layers(kit: SimpleNamespace, precision: str, size: int) -> None:
+    """Half of the layers and what lies in none, of which two ranks each hold a half; of an adapter, which trains in
+    fp32, a quarter. It gathers less than ranks that divide all layers, and an optimizer gets parts of matrices."""
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    facts, trained = request.base.facts, request.trains.parameters
+    shard: Any = lambda *_: None  # noqa: E731
+    stages: Any = lambda: None  # noqa: E731
+    both = Sharding(weights=2, gradients=2, optimizer=2, layers=2, shard=shard, stages=stages)
+    parts = planned(kit, both, hardware=GPU, precision=precision).memory.parts
+    in_layers = request.base.model.parameters - 2 * facts.vocab_size * facts.hidden_size
+    held = size * (request.base.model.parameters - in_layers // 2) + 4 * trained // 2
+    assert parts["weights"] == pytest.approx(held / 2, rel=0.03)
+    assert parts["optimizer"] == pytest.approx(8 * trained / 4, rel=0.01)
+    alone = planned(kit, Sharding(weights=2, gradients=2, optimizer=2, shard=shard), hardware=GPU, precision=precision)
+    assert parts["gathered"] <= alone.memory.parts["gathered"] and parts["gradients"] < alone.memory.parts["gradients"]
+    with pytest.raises(PlanError, match="made cannot update"):
+        planned(kit, both, Made(torch.optim.Muon))
+    planned(kit, replace(both, shard=None), Made(torch.optim.Muon))
 
 
 @pytest.mark.parametrize(("precision", "size"), [("bf16", 2), ("fp32", 4)])

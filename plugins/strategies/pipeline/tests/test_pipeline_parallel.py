@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Sharding
 from finetooth_kit import parametrize_with_checks
 from finetooth_pipeline.options import PipelineOptions
 from finetooth_pipeline.strategy import PipelineParallel
@@ -22,6 +23,20 @@ def test_layers_are_divided_and_nothing_else(stages: Any, world: int, layers: in
     line: Any = SimpleNamespace(close=None)
     divided = PipelineParallel(PipelineOptions(stages=stages), line).sharding(world)
     assert (divided.layers, divided.weights, divided.shard, divided.neighbours) == (layers, 1, None, None)
+
+
+def test_ranks_with_the_same_layers_divide_them() -> None:
+    """Among as many ranks as there are models, which `fsdp` is asked for."""
+    asked = list[int]()
+
+    def sharding(world: int) -> Sharding:
+        asked.append(world)
+        return Sharding(weights=world, gradients=world, optimizer=world, shard=lambda *_: None, stored=True)  # type: ignore[arg-type,return-value]
+
+    line: Any = SimpleNamespace(close=None, sharding=sharding)
+    divided = PipelineParallel(PipelineOptions(stages=2, shard=True), line).sharding(6)
+    assert (asked, divided.layers, divided.weights, divided.stored) == ([3], 2, 3, False)
+    assert divided.shard and divided.stages
 
 
 def test_ranks_that_make_no_groups_are_refused() -> None:

@@ -176,9 +176,10 @@ class Sharding:
     Attributes:
         weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
         shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
-            (`fp32`, `bf16`). With `stages`, these layers are this rank's, and the other ones have no memory. What trains comes as it was read, and is held in fp32 from then on: made so layer by
-            layer, since the ranks of a machine would have no room for as many whole models. With torch, its parameters
-            are of the class `DTensor` then. None: every rank holds the whole model.
+            (`fp32`, `bf16`). With `stages`, these are this rank's layers, and parameters of others have no memory. What
+            trains comes as it was read, and is held in fp32 from then on: made so layer by layer, since the ranks of a
+            machine would have no room for as many whole models. With torch, its parameters are of the class `DTensor`
+            then. None: every rank holds the whole model.
         layers: among how many times as many ranks the weights of decoder layers are divided.
         positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
             same outputs at each of these ranks; a rank's gradients are those of its own positions.
@@ -213,7 +214,7 @@ class Sharding:
         """Of all that is divided, by its name: into how many parts, and what a rank holds as the end of a sentence."""
         if self.stages is not None:
             held = {"layers": (self.layers, f"1/{self.layers} of the decoder's layers, and all that lies in none")}
-            return held | ({} if self.shard is None else replace(self, layers=1, stages=None).held())
+            return held if self.shard is None else {**held, **replace(self, layers=1, stages=None).held()}
         where = ", in host memory" if self.on_host else ""
         rest = "" if self.divided else where
         parts = {

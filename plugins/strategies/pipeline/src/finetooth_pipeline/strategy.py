@@ -77,16 +77,22 @@ class PipelineParallel:
 
     def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
         """What a rank in the middle gives: hidden states to the next, their gradients to the one before, micro-batch by
-        micro-batch; gradients in fp32, at most, to the ranks with the same layers; and to all of a model those of what
-        lies in no layer."""
+        micro-batch; gradients in fp32, at most, to the ranks with the same layers, with `shard` weights too; and to all
+        of a model those of what lies in no layer."""
         stages = self._options.ranks(world)
+        models, span, layers = world // stages, stages, -(-run.layers // stages)
         outside = run.trained_outside(parameters)
-        of_stage = outside + (parameters - outside) * -(-run.layers // stages) // run.layers
-        sums = Traffic(every=1, sent=4 * of_stage, peers=world // stages, span=world)
-        whole = Traffic(every=1, sent=4 * outside, peers=stages, what="gradients of no layer", span=stages)
+        of_stage = outside + (parameters - outside) * layers // run.layers
+        sums = Traffic(every=1, sent=4 * of_stage, peers=models, span=world)
+        if self._options.shard:
+            line: Any = self._line
+            weights = run.outside + (run.weights - run.outside) * layers // run.layers
+            sums, span = line.traffic(of_stage, models, run=replace(run, weights=weights, layers=layers)), world
+            outside //= models
+        whole = Traffic(every=1, sent=4 * outside, peers=stages, what="gradients of no layer", span=span)
         passed = Traffic(
             every=1, sent=run.passes * run.positions * run.hidden * run.size, peers=2, summed=False,
-            calls=run.passes + stages - 2, what="hidden states", span=stages,
+            calls=run.passes + stages - 2, what="hidden states", span=span,
         )  # fmt: skip
         back = replace(passed, what="gradients of hidden states")
         return replace(sums, also=((whole,) if outside else ()) + ((passed, back) if stages > 1 else ()))

@@ -77,7 +77,7 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
     elif staged and (obstacle := obstacle_to_layers(updates.optimizer)):
         problem = f"optimizer: {updates.name} cannot update some layers without the others: {obstacle}"
         action = "pick an optimizer that treats every weight by itself, such as adamw or muon"
-    elif not staged and (obstacle := obstacle_to_parts(updates.optimizer)):
+    elif sharding.shard is not None and (obstacle := obstacle_to_parts(updates.optimizer)):
         problem = f"optimizer: {updates.name} cannot update a part of a matrix, and no rank has a whole one: {obstacle}"
         action = "pick an optimizer that treats every number by itself, such as adamw"
     else:
@@ -163,8 +163,9 @@ def of_one_rank(
         return whole
     if _spreads(sharding):
         return _of_spread_optimizer(whole, request, sharding.optimizer)
-    if sharding.stages is not None:
-        return _of_stage(whole, request, precision, sharding.layers)
+    staged = sharding.stages is not None
+    if staged:
+        whole = _of_stage(whole, request, precision, sharding.layers)
     if sharding.positions > 1:
         whole = _of_positions(whole, request, precision, tokens, checkpointing=checkpointing)
     if sharding.shard is None:
@@ -172,7 +173,15 @@ def of_one_rank(
     size, trained, layers = BYTES[precision], request.trains.parameters, request.base.facts.layers
     gathered = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     in_layers = min(gathered, layers_bytes(request, precision))
-    elsewhere, in_layers = gathered - in_layers, in_layers // sharding.layers
+    elsewhere, read = gathered - in_layers, gathered
+    if staged:
+        layers = -(-layers // sharding.layers)
+        in_layers = in_layers * layers // request.base.facts.layers
+        trained = int(trained * _shares(request, precision, sharding.layers)[1])
+        read = elsewhere + in_layers if reads_apart(request) else gathered
+        gathered = elsewhere + in_layers
+    else:
+        in_layers //= sharding.layers
     parts, host = dict(whole.parts), dict(whole.host)
     of_head = parts["gradients"] - 4 * trained  # while they are made
     if sharding.divided:
@@ -210,7 +219,7 @@ def of_one_rank(
         parts |= {"weights": 0, "gradients": made, "optimizer": 0, "update": 0}
     if "gathered" in parts and request.place.hardware.device == "cpu":  # every rank reads the whole model first
         later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
-        parts["loading"] = max(parts.get("loading", 0), gathered - later, 0)
+        parts["loading"] = max(parts.get("loading", 0), read - later, 0)
     return replace(whole, parts=parts, host=host)
 
 
@@ -231,13 +240,10 @@ def _of_positions(
 def _of_stage(whole: MemoryEstimate, request: PlanRequest, precision: str, stages: int) -> MemoryEstimate:
     """With a share of the layers, and all that lies in none. Of activations as much as without: a stage holds those of
     as many micro-batches as there are stages (`1f1b`)."""
-    size = resident_bytes(request.base, precision)
-    layers = layers_bytes(request, precision)
-    largest = -(-request.base.facts.layers // stages) / request.base.facts.layers
-    share = 1 - (1 - largest) * layers / max(size, 1)
-    of_layers = largest if request.trains.base_frozen else share  # an adapter lies in layers
+    base, layers = resident_bytes(request.base, precision), layers_bytes(request, precision)
+    share, of_layers = _shares(request, precision, stages)
     parts = dict(whole.parts)
-    parts["weights"] = int(parts["weights"] * share)
+    parts["weights"] = int(base * share + (parts["weights"] - base) * of_layers)
     if "generate" in request.needs:
         parts["gathered"] = int(layers * (1 - 1 / stages))
     for name in ("gradients", "optimizer"):
@@ -246,6 +252,14 @@ def _of_stage(whole: MemoryEstimate, request: PlanRequest, precision: str, stage
         later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
         parts["loading"] = max(parts.get("loading", 0), whole.parts["weights"] - later, 0)
     return replace(whole, parts=parts)
+
+
+def _shares(request: PlanRequest, precision: str, stages: int) -> tuple[float, float]:
+    """Of the weights, and of what trains, what the stage with the most layers has."""
+    largest = -(-request.base.facts.layers // stages) / request.base.facts.layers
+    size = resident_bytes(request.base, precision)
+    share = 1 - (1 - largest) * layers_bytes(request, precision) / max(size, 1)
+    return share, largest if request.trains.base_frozen else share  # an adapter lies in layers
 
 
 def _of_spread_optimizer(whole: MemoryEstimate, request: PlanRequest, ranks: int) -> MemoryEstimate:

@@ -114,7 +114,9 @@ class ShardedParameters(TrainedParameters):
         self._shapes = shapes
         parameters: dict[str, Any] = dict(model.named_parameters())
         self.live = [parameters[name] for name in self.names]
-        self._parts: Mapping[str, DTensor] = sharded.parts([name for name in self.names if not parameters[name].is_meta])
+        self._parts: Mapping[str, DTensor] = sharded.parts(
+            [name for name in self.names if not parameters[name].is_meta]
+        )
         self.masters = [
             nn.Parameter(self._parts[name].to_local().detach()) if name in self._parts else parameters[name]
             for name in self.names
