@@ -198,9 +198,9 @@ class FullyShardedModel:
 
 
 def _hold_in_fp32(module: nn.Module) -> None:
-    """Make what trains of a module fp32."""
+    """Make what trains of a module fp32, and has memory."""
     for parameter in module.parameters():
-        if parameter.requires_grad and not isinstance(parameter, DTensor):
+        if parameter.requires_grad and not isinstance(parameter, DTensor) and not parameter.is_meta:
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 

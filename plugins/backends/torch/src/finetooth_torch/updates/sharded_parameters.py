@@ -118,7 +118,7 @@ class ShardedParameters(TrainedParameters):
             [name for name in self.names if not parameters[name].is_meta]
         )
         self.masters = [
-            nn.Parameter(self._parts[name].to_local().detach()) if name in self._parts else parameters[name]
+            nn.Parameter(self._parts[name].to_local().detach() if name in self._parts else _absent(parameters[name]))
             for name in self.names
         ]
         name_of = {id(parameter): name for name, parameter in zip(self.names, self.live, strict=True)}
@@ -249,6 +249,11 @@ class ShardedParameters(TrainedParameters):
             finally:
                 for (module, at), own in before.items():
                     module._parameters[at] = own
+
+
+def _absent(of: Tensor) -> Tensor:
+    """A master of what other ranks have."""
+    return of.detach().to(torch.promote_types(of.dtype, torch.float32))
 
 
 @torch.no_grad()

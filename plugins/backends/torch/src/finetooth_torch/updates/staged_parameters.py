@@ -72,9 +72,11 @@ class StagedParameters(TrainedParameters):
         self.live = [replaced.get(id(live), live) for live in self.live]
         self.masters = masters if split else self.live
 
-    def _give_up(self, layers: Sequence[nn.Module]) -> Mapping[int, nn.Parameter]:
+    def _give_up(
+        self, layers: Sequence[nn.Module], dtype: torch.dtype | None = None
+    ) -> Mapping[int, nn.Parameter]:  # fmt: skip
         """Layers of other ranks take no memory from now on; returns what is in place of their parameters, by the
-        identity of these."""
+        identity of these. What stands in for it is in `dtype`, by default as they are."""
         name_of = {id(parameter): name for name, parameter in self._model.named_parameters()}
         replaced: dict[int, nn.Parameter] = {}
         for rank in range(self._stages.world):
@@ -86,7 +88,7 @@ class StagedParameters(TrainedParameters):
                         name = name_of[id(parameter)]
                         self._owner[name] = rank
                         if rank != self._stages.rank:
-                            replaced[id(parameter)] = _on_meta(parameter)
+                            replaced[id(parameter)] = _on_meta(parameter, dtype)
                             self._elsewhere.append((module, attribute, name))
                             module._parameters[attribute] = replaced[id(parameter)]
         return replaced
@@ -204,5 +206,6 @@ class StagedParameters(TrainedParameters):
                 module._parameters[attribute] = was
 
 
-def _on_meta(parameter: nn.Parameter) -> nn.Parameter:
-    return nn.Parameter(torch.empty_like(parameter, device="meta"), requires_grad=parameter.requires_grad)
+def _on_meta(parameter: nn.Parameter, dtype: torch.dtype | None = None) -> nn.Parameter:
+    absent = torch.empty_like(parameter, device="meta", dtype=dtype)
+    return nn.Parameter(absent, requires_grad=parameter.requires_grad)

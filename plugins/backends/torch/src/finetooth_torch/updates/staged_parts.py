@@ -18,6 +18,7 @@ from finetooth_hooks.protocols import EngineRequest
 from torch import Tensor, nn
 
 from finetooth_torch.compute import Compute
+from finetooth_torch.precision import result_dtype
 from finetooth_torch.staged.body import numbers_of
 from finetooth_torch.updates.parameters import trained
 from finetooth_torch.updates.scaler import LossScaler
@@ -54,7 +55,7 @@ class StagedParts(StagedParameters, ShardedParameters):
         shapes = {name: parameter.shape for name, parameter in live}
         del live  # a layer's whole parameters go as soon as it is divided
         layers = list(base.get_submodule(request.base.facts.layer_path).children())
-        self._give_up(layers)
+        self._give_up(layers, None if result_dtype(dtype) == dtype else dtype)  # what layers are gathered in
         if all(parameter.is_meta for parameter in model.parameters() if parameter.requires_grad):
             raise PlanError(
                 "scale.strategy.shard: nothing trains in the layers of some ranks",
