@@ -146,6 +146,8 @@ def test_steps_of_a_run_give_what_was_simulated(folder: Path, case: str, recompu
         counted[False, 2] += second_step(folder, 0)[False, 2]
     simulated = Counter[tuple[bool, int]]()
     for part in json.loads(said.stdout)["parts"]:
+        if case == "shared stages" and part["what"] == "gradients of hidden states":  # rank 1 is of the first stage
+            continue
         simulated[part["summed"], part["peers"]] += part["given"]
     print(f"\n{name}: counted {dict(counted)}, simulated {dict(simulated)}")
     assert simulated == {key: pytest.approx(counted[key], rel=0.05) for key in simulated}
