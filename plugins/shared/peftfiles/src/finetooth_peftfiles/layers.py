@@ -11,7 +11,7 @@ import torch
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_modelfiles.targets import SETTING, Targets, resolve
-from finetooth_torchshared.plain_modules import is_only_read
+from finetooth_torchshared.plain_modules import goes_to_kernel
 from peft import PeftConfig, PeftType
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -33,11 +33,11 @@ def chosen(targets: Any, model: Any, facts: ModelFacts, adaptable: Callable[[Any
     paths = tuple(path for path, module in model.named_modules() if adaptable(module))
     others = tuple(path for path, module in model.named_modules() if not adaptable(module))
     found = resolve(targets, facts, paths, others)
-    if unused := next((path for path in found.modules if is_only_read(model, path)), None):
+    if unused := next((path for path in found.modules if goes_to_kernel(model, path)), None):
         raise RecipeError(
             SETTING,
-            f"the model's code or a kernel reads the weight of {unused} and does not call the module, so an adapter "
-            "on it would have no effect",
+            f"a kernel reads the weight of {unused}, and the model never calls the module, so an adapter on it would "
+            "have no effect",
             action=other_targets(facts),
         )
     return found

@@ -44,13 +44,17 @@ def is_only_read(model: nn.Module, path: str) -> bool:
     """Whether the model's own code reads the weight of this linear module: a Mamba layer of transformers hands it to a
     kernel, Hunyuan's router asks for its type, Gemma 3n clamps its coefficients, Llama 4's router gives two values.
     Such a weight stays as it is."""
-    parent, _, name = path.rpartition(".")
+    name = path.rpartition(".")[2]
     if name in ROUTERS and type(model.get_submodule(path)).forward is not nn.Linear.forward:
         return True
+    return name in ("wg", "prediction_coefs", "correction_coefs") or goes_to_kernel(model, path)
+
+
+def goes_to_kernel(model: nn.Module, path: str) -> bool:
+    """Whether a Mamba layer of transformers hands the weight at this path to a kernel, and never calls the module."""
+    parent, _, name = path.rpartition(".")
     owner = model.get_submodule(parent)
-    return name in ("wg", "prediction_coefs", "correction_coefs") or (
-        name in ("out_proj", "dt_proj") and hasattr(owner, "A_log") and hasattr(owner, "D")
-    )
+    return name in ("out_proj", "dt_proj") and hasattr(owner, "A_log") and hasattr(owner, "D")
 
 
 def called_linear(model: nn.Module, path: str) -> nn.Linear | None:
