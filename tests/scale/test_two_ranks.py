@@ -195,11 +195,15 @@ def test_two_ranks_take_the_steps_of_one(folder: Path, case: str, strategy: str)
     assert any(f"over 2 ranks by finetooth-{strategy}:{strategy}" in one["reason"] for one in decided)
 
 
+ROUNDED = {"simpo": {"weights_to": 5e-5}, "rloo": {"cancelled_to": 1e-6}}
+"""Bounds of methods that rounding takes further apart: behind AdamW, and where parts of a loss cancel."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("case", MORE)
 def test_other_methods_take_the_steps_of_one(folder: Path, case: str) -> None:
     one, two = trained(folder, f"{case}-1", 1, **MORE[case]), trained(folder, f"{case}-fsdp", 2, "fsdp", **MORE[case])
-    check_alike(one, two, weights_to=5e-5, cancelled_to=1e-6)
+    check_alike(one, two, **ROUNDED.get(case, {}))
 
 
 def test_every_method_has_a_case() -> None:

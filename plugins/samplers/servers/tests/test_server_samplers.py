@@ -295,7 +295,10 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "vocabulary": ({"choice": {"token_ids": [9999], "logprobs": {"token_logprobs": [-1.0]}}}, "outside the vocabulary"),
     "not loaded": ({"loads": True}, r"reported that it loaded ft-.*does not offer it"),
-    "breaks off": ({"choice": {"finish_reason": "abort"}}, r"middle of an answer \(abort\).*a server of its own"),
+    "breaks off": (
+        {"choice": {"finish_reason": "abort"}},
+        r"stopped in the middle of an answer \(abort\).*a server of its own",
+    ),
     "refuses": ({"status": 400}, r"answers /v1/completions with 400.*out of memory"),
     "breaks": ({"status": 500}, r"answers /v1/completions with 500.*ft resume RUN"),
 }
