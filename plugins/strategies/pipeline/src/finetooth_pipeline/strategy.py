@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 from finetooth_hooks import EngineError
-from finetooth_hooks.protocols import Collective, Engine, Foreseen, Rank, Sharding, Strategy, Traffic
+from finetooth_hooks.protocols import Collective, Engine, Foreseen, Rank, Sharding, Traffic
 from finetooth_torchshared.collective import RowLine, digests_of, joined_digest
 
 from finetooth_pipeline.options import PipelineOptions
@@ -18,10 +18,10 @@ class PipelineParallel:
     """Implements `finetooth_hooks.protocols.ShardingStrategy`, with islands.
 
     Args:
-        line: opens the line to all ranks and spreads the engine over them.
+        line: the strategy `ddp`, or `fsdp` with `shard`: opens the line to all ranks and spreads the engine over them.
     """
 
-    def __init__(self, options: PipelineOptions, line: Strategy) -> None:
+    def __init__(self, options: PipelineOptions, line: Any) -> None:
         self._options, self._line = options, line
         self.close = line.close
         self._rows: Collective | None = None
@@ -35,14 +35,17 @@ class PipelineParallel:
             PlanError: the ranks do not make groups of as many.
         """
         size = self._options.ranks(rank.world)
-        models, apart = rank.world // size, self._options.shard
-        line: Any = self._line
-        everyone: Collective = line.open(rank, device, islands=size) if apart else line.open(rank, device)
-        lines = [range(first, rank.world, models) for first in range(models)] if apart else []
-        lines = lines or [range(first, first + size) for first in range(0, rank.world, size)]
-        groups = [dist.new_group(list(ranks)) for ranks in lines]
-        self._stages = TorchStages(groups[rank.rank % models if apart else rank.rank // size], self._options.schedule)
-        self._rows = RowLine(everyone, size, apart=apart)
+        models, line = rank.world // size, self._line
+        if self._options.shard:  # ranks with the same layers are neighbours
+            everyone: Collective = line.open(rank, device, islands=size)
+            of_models, own = [range(first, rank.world, models) for first in range(models)], rank.rank % models
+        else:
+            everyone = line.open(rank, device)
+            of_models = [range(first, first + size) for first in range(0, rank.world, size)]
+            own = rank.rank // size
+        groups = [dist.new_group(list(ranks)) for ranks in of_models]
+        self._stages = TorchStages(groups[own], self._options.schedule)
+        self._rows = RowLine(everyone, size, apart=self._options.shard)
         return everyone
 
     def island(self) -> Collective:
@@ -54,7 +57,8 @@ class PipelineParallel:
     def spread(self, engine: Engine, collective: Collective) -> Engine:
         """See `finetooth_hooks.protocols.Strategy`."""
         del collective
-        return self._line.spread(engine, self.island())
+        spread: Engine = self._line.spread(engine, self.island())
+        return spread
 
     def wrap(self, model: Any) -> Any:
         """The model itself, which the engine divides."""
@@ -71,8 +75,7 @@ class PipelineParallel:
         """Layers, among the ranks that hold one model; with `shard`, these among the ranks that have the same."""
         stages, divided = self._options.ranks(world), Sharding(weights=1, gradients=1, optimizer=1)
         if self._options.shard:
-            line: Any = self._line
-            divided = line.sharding(world // stages)
+            divided = self._line.sharding(world // stages)
         return replace(divided, layers=stages, stages=self._opened, stored=False)
 
     def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
@@ -85,9 +88,8 @@ class PipelineParallel:
         of_stage = outside + (parameters - outside) * layers // run.layers
         sums = Traffic(every=1, sent=4 * of_stage, peers=models, span=world)
         if self._options.shard:
-            line: Any = self._line
             weights = run.outside + (run.weights - run.outside) * layers // run.layers
-            sums, span = line.traffic(of_stage, models, run=replace(run, weights=weights, layers=layers)), world
+            sums, span = self._line.traffic(of_stage, models, run=replace(run, weights=weights, layers=layers)), world
             outside //= models
         whole = Traffic(every=1, sent=4 * outside, peers=stages, what="gradients of no layer", span=span)
         passed = Traffic(

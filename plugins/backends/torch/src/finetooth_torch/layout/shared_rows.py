@@ -193,8 +193,9 @@ def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
     config: Any = getattr(body, "config", None)
     if config is None:
         return Rows(obstacle="the model has no config of transformers that says how its layers attend")
-    by_length, (scaling, _) = turn_by_length(body), scaled_by_length(config.to_dict())
-    reason = obstacle(config.to_dict(), attention)
+    settings = config.to_dict()
+    by_length, (scaling, _) = turn_by_length(body), scaled_by_length(settings)
+    reason = obstacle(settings, attention)
     if scaling and not by_length:
         reason = f"the model's own code turns positions by the longest sequence in the batch ({scaling})"
     if reason:

@@ -44,10 +44,7 @@ def divided(
     """
     sharding, precision = request.place.sharding, request.plan.train.precision
     assert sharding is not None and sharding.shard is not None and precision is not None
-    live = trained(model)
-    dtypes = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
-    shapes = {name: parameter.shape for name, parameter in live}
-    del live  # a layer's whole parameters go as soon as it is divided
+    shapes, dtypes = described(model, dtype, original)
     layers = list(base.get_submodule(request.base.facts.layer_path).children())
     sharded = sharding.shard(model, layers, precision)
     if not sharding.divided:
@@ -56,6 +53,20 @@ def divided(
         model, shapes, dtypes, scaler, compute, sharded=cast(DividedModel, sharded), frozen=request.trains.base_frozen,
         whole=sharding.whole if sharding.divided else whole_of, sampled_by_layer=sharding.sampled_by_layer,
     )  # fmt: skip
+
+
+def described(
+    model: nn.Module, dtype: torch.dtype, original: Collection[int]
+) -> tuple[dict[str, torch.Size], list[torch.dtype]]:
+    """Shapes of the parameters that train, by their names, and the precisions in which they are exported; none of the
+    parameters itself, since a layer's whole ones go as soon as it is divided. Arguments as for `divided`.
+
+    Raises:
+        PlanError: nothing trains.
+    """
+    live = trained(model)
+    dtypes = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
+    return {name: parameter.shape for name, parameter in live}, dtypes
 
 
 class DividedByTensor:

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from finetooth_torch.compute import Compute
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.staged.body import numbers_of
-from finetooth_torch.updates.parameters import trained
 from finetooth_torch.updates.scaler import LossScaler
-from finetooth_torch.updates.sharded_parameters import DividedByTensor, ShardedParameters, whole_of
+from finetooth_torch.updates.sharded_parameters import DividedByTensor, ShardedParameters, described, whole_of
 from finetooth_torch.updates.staged_parameters import StagedParameters
 
 if TYPE_CHECKING:
@@ -50,10 +49,7 @@ class StagedParts(StagedParameters, ShardedParameters):
         assert sharding is not None and sharding.shard is not None and sharding.stages is not None and precision
         self._model, self._stages, self._stand_ins = model, sharding.stages(), stand_ins
         self._owner, self._elsewhere = {}, []
-        live = trained(model)
-        dtypes = [dtype if id(parameter) in original else parameter.dtype for _, parameter in live]
-        shapes = {name: parameter.shape for name, parameter in live}
-        del live  # a layer's whole parameters go as soon as it is divided
+        shapes, dtypes = described(model, dtype, original)
         layers = list(base.get_submodule(request.base.facts.layer_path).children())
         self._give_up(layers, None if result_dtype(dtype) == dtype else dtype)  # what layers are gathered in
         if all(parameter.is_meta for parameter in model.parameters() if parameter.requires_grad):
