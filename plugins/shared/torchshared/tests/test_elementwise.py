@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from finetooth_core.api import build_entry
 from finetooth_hooks import OptimizerBase
-from finetooth_torchshared.elementwise import obstacle_to_parts
+from finetooth_torchshared.elementwise import obstacle_to_layers, obstacle_to_parts
 
 
 class Made(OptimizerBase):
@@ -29,3 +30,13 @@ def test_those_that_update_number_by_number(kind: Any) -> None:
 def test_those_that_need_the_whole_matrix(kind: Any) -> None:
     """Muon orthogonalises it; Adafactor keeps means of its rows and columns, and scales by the norm of all of it."""
     assert obstacle_to_parts(Made(kind))
+
+
+@pytest.mark.parametrize("rate", [1e-6, 1e-4, 2e-4, 1e-3, 0.1])
+def test_rounding_of_another_kernel_is_no_dependence(rate: float) -> None:
+    """Torch has a fused AdamW for a CPU and none for weights on the device `meta`: the two round apart."""
+    optimizer = build_entry(
+        "optimizer", {"name": "finetooth-standard:adamw", "learning_rate": rate}, "optimizer", "torch"
+    )[0]
+    assert not obstacle_to_layers(optimizer)
+    assert not obstacle_to_parts(optimizer)

@@ -35,7 +35,7 @@ def obstacle_to_parts(optimizer: Optimizer) -> str:
         part, state = _updated(optimizer, values, gradients, half)
     except (RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
         return f"on a part it fails with {type(error).__name__}: {error}"
-    if not torch.allclose(whole[half], part, rtol=1e-6, atol=1e-10):
+    if not _same_steps(whole[half], part, values.flatten()[half]):
         return "a weight's update depends on the other weights of its matrix"
     for key, value in state.items():
         shaped = isinstance(value, Tensor) and value.shape == part.shape and value.is_floating_point()
@@ -61,10 +61,17 @@ def obstacle_to_layers(optimizer: Optimizer) -> str:
         return weights[0].detach()
 
     try:
-        alike = torch.allclose(updated(values.clone()), updated(values.to("meta")), rtol=1e-6, atol=1e-10)
+        alike = _same_steps(updated(values.clone()), updated(values.to("meta")), values)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         return f"without them it fails with {type(error).__name__}: {error}"
     return "" if alike else "a weight's update depends on those of other layers"
+
+
+def _same_steps(left: Tensor, right: Tensor, before: Tensor) -> bool:
+    """Whether two ways moved the weights alike but for rounding: kernels that update all weights at once, and those
+    that update one, round apart."""
+    rounding = 1e-4 * float((left - before).abs().max()) + 1e-6 * float(before.abs().max())
+    return bool((left - right).abs().max() <= rounding)
 
 
 def _updated(
