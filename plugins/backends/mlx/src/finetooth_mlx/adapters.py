@@ -1,4 +1,5 @@
-"""The adapters `lora`, `full` and `freeze` for MLX: what trains, and artifacts as peft and transformers have them."""
+"""The adapters `lora`, `full` and `freeze` for MLX: the trainable parameters, and artifacts in the layouts of peft and
+transformers."""
 
 from __future__ import annotations
 
@@ -23,12 +24,12 @@ from pydantic import Field
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What peft puts before the paths of a model's modules."""
+"""The prefix that peft puts before the paths of a model's modules."""
 SIDES = {"lora_a": "lora_A", "lora_b": "lora_B"}
 DROPOUT = ".lora_dropout.default"
-"""Where peft's dropout stands in a module: torch keys its masks by this path, and equal paths drop equal numbers."""
+"""The path of peft's dropout inside a module. torch keys its masks by this path; equal paths drop equal numbers."""
 HEAD = "lm_head"
-"""The head for words, where it has a name of its own and where it computes with the embedding's weight."""
+"""Path of the language-model head, with its own weight or tied to the embedding."""
 OTHER = "name the artifact of a run with this model and adapter"
 BY_TORCH = "merge it into its base with the torch backend first: ft merge"
 
@@ -41,13 +42,13 @@ class LoraOptions(LowRankOptions):
 
     @property
     def scale(self) -> float:
-        """Factor on the addition."""
+        """Factor on the low-rank product."""
         return self.resolved_alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
 
 
 @dataclass(frozen=True)
 class LoraAdapter(AdapterBase):
-    """`protocols.Adapter` over modules of MLX; the chosen ones are replaced by `LowRankLinear`, paths stay."""
+    """`protocols.Adapter` for MLX. It replaces the target modules by `LowRankLinear`; their paths stay."""
 
     options: LoraOptions
 
@@ -58,7 +59,7 @@ class LoraAdapter(AdapterBase):
         return frozenset({"disable", "fold", *(word for word, has in more.items() if has)})
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """`rank * (inputs + outputs)` a module, with `dora` `outputs` more; exact for layers built like Llama's."""
+        """`rank * (inputs + outputs)` per module, plus `outputs` with `dora`; exact for layers built like Llama's."""
         from finetooth_modelfiles.sizes import shapes
         from finetooth_modelfiles.targets import resolve
 
@@ -67,7 +68,7 @@ class LoraAdapter(AdapterBase):
         return sum(self.options.rank * sum(sizes[path]) + self.options.dora * sizes[path][1] for path in chosen)
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
-        """Put the layers in place: A drawn uniformly from +-1/sqrt(inputs), B zero.
+        """Insert the layers: A is uniform in +-1/sqrt(inputs), B is zero.
 
         Raises:
             RecipeError: a target matches nothing.
@@ -108,7 +109,7 @@ class LoraAdapter(AdapterBase):
         self, model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
         quantizer: Quantizer | None = None,
     ) -> Any:  # fmt: skip
-        """See `protocols.Adapter`: plain numbers, whatever the base is stored in.
+        """See `protocols.Adapter`. The weights are plain numbers even if the base is quantised.
 
         Raises:
             UserError: the artifact was made for another model, or its file is damaged.
@@ -137,7 +138,7 @@ class LoraAdapter(AdapterBase):
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
-        """While entered, the model computes as its base."""
+        """A `with` block in which the model computes as its base."""
         layers = [module for module in model.modules() if hasattr(module, "lora_a")]
         for layer in layers:
             layer.enabled = False
@@ -151,7 +152,7 @@ class LoraAdapter(AdapterBase):
         """Write `adapter_model.safetensors` and `adapter_config.json` as peft does.
 
         Raises:
-            PlanError: a module of mlx-lm's model has another path in the model's own files, where peft would look.
+            PlanError: a module of mlx-lm's model has another path in the model's files, so peft would not find it.
         """
         from finetooth_mlx import heads
 
@@ -179,10 +180,10 @@ class LoraAdapter(AdapterBase):
         (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def restore(self, model: Any, folder: Path) -> None:
-        """Take the addition back from an artifact of peft's layout, wherever it was made.
+        """Load the adapter from an artifact in peft's layout, from any tool.
 
         Raises:
-            UserError: it is not an adapter, or one of another rank, scale or choice of modules.
+            UserError: it is not an adapter, or its rank, scale or modules differ.
         """
         import mlx.core as mx
 
@@ -215,8 +216,8 @@ class FullAdapter(AdapterBase):
         """The model itself.
 
         Raises:
-            PlanError: mlx-lm's class joins or renames what the model's files hold, so that no artifact in their layout
-                could be written.
+            PlanError: mlx-lm's class joins or renames the tensors of the model's files, so no artifact in their layout
+                can be written.
         """
         from finetooth_mlx.folding import check_names
 
@@ -231,7 +232,7 @@ class FullAdapter(AdapterBase):
         write_model(model, folder)
 
     def restore(self, model: Any, folder: Path) -> None:
-        """Take the weights back.
+        """Load the weights.
 
         Raises:
             UserError: the artifact is of another model.
@@ -256,17 +257,17 @@ class FreezeOptions(Options):
     norm: bool = False
     """Whether the final norm trains too."""
     head: bool = False
-    """Whether the head trains too, and with it an embedding that shares its weight."""
+    """Whether the head trains too, and an embedding tied to it."""
 
 
 @dataclass(frozen=True)
 class FreezeAdapter(FullAdapter):
-    """`protocols.Adapter` that trains the top of a model; an artifact is the whole model."""
+    """`protocols.Adapter` that trains the top layers of a model; the artifact is the whole model."""
 
     options: FreezeOptions = field(kw_only=True)
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """Exact for models of equal layers with a final norm of one weight per hidden unit and a head without bias.
+        """Exact if all layers are equal, the final norm has one weight per hidden unit and the head has no bias.
 
         Raises:
             RecipeError: the model has fewer layers.
@@ -311,11 +312,11 @@ def build_full(options: NoOptions, context: Context) -> FullAdapter:
 
 
 def held(adapter: Any, own: Mapping[str, Any], stack: Stack) -> dict[str, Any] | None:
-    """The weights of an engine with the weighted sum of artifacts, of any rank, in the place of what it trains; None
-    where that is more than the engine's layers compute.
+    """An engine's weights with a weighted sum of artifacts, of any rank, instead of its own adapter; None if the
+    engine's layers cannot compute that.
 
     Args:
-        own: the weights that it trains.
+        own: the weights that the engine trains.
 
     Raises:
         UserError: an artifact is of another model.
@@ -342,7 +343,7 @@ def held(adapter: Any, own: Mapping[str, Any], stack: Stack) -> dict[str, Any] |
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The config of an artifact, and its arrays by the names they have in the model.
+    """An artifact's config, and its arrays by their names in the model.
 
     Raises:
         UserError: the folder has none.
@@ -355,17 +356,17 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def check_plain(saved: Mapping[str, Any], folder: Path) -> None:
-    """Checks that an adapter adds matrices of one rank and scale.
+    """Check that all matrices of an adapter have one rank and scale.
 
     Raises:
-        UserError: its config says of more.
+        UserError: its config names several.
     """
     if special := special_setting(saved):
         raise UserError(f"{folder}: it was made with {special}, which MLX does not compute", action=BY_TORCH)
 
 
 def _added(model: Any) -> dict[str, Any]:
-    """What an adapted model adds, by the names it has in an artifact but for `PREFIX`."""
+    """The adapter's weights, by their names in an artifact without `PREFIX`."""
     from finetooth_mlx.arrays import named
     from finetooth_mlx.heads import is_head
 
@@ -414,8 +415,8 @@ def _load(file: Path) -> dict[str, Any]:
 
 
 def _in_order(names: Sequence[str], path: str) -> tuple[bool, list[int], int, str]:
-    """Sorts paths by layer and, inside, as the family names its modules, with the head behind all layers: one seed then
-    draws what it draws for torch.
+    """Sort paths by layer, then in the family's order of modules, the head last. So a seed draws the same numbers as
+    with torch.
 
     Args:
         names: `ModelFacts.linear_targets`.

@@ -1,4 +1,4 @@
-"""Between NumPy and MLX, and names of parameters."""
+"""Converts arrays between NumPy and MLX, and names parameters."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 DTYPES = {"fp32": mx.float32, "bf16": mx.bfloat16, "fp16": mx.float16}
 KINDS = {"f": np.float32, "i": np.int32, "u": np.uint32, "b": np.bool_}
-"""What NumPy's kinds become: MLX computes with 32 bits."""
+"""MLX's dtype for each kind of NumPy's dtypes: MLX computes with 32 bits."""
 
 NamedArrays = dict[str, mx.array]
-"""Arrays by the names of their parameters."""
+"""Arrays by parameter name."""
 
 
 def to_mx(values: NDArray[Any]) -> mx.array:
-    """An array of MLX, of 32 bits a number."""
+    """An array of MLX with 32 bits per number."""
     array = np.asarray(values)
     return mx.array(array.astype(KINDS[array.dtype.kind]))
 
@@ -30,5 +30,5 @@ def named(tree: Any) -> NamedArrays:
 
 
 def nested(arrays: Mapping[str, mx.array]) -> Any:
-    """The tree whose `named` this is."""
+    """The nested tree of these arrays; the inverse of `named`."""
     return tree_unflatten(list(arrays.items())) if arrays else {}

@@ -21,17 +21,17 @@ class MlxBackendOptions(Options):
     """Options of the MLX backend."""
 
     share_base: bool = False
-    """Whether engines in one process hold one copy of the base's weights, if they have this option and an adapter that
+    """Whether the engines of a process share one copy of the base's weights. Each needs this option and an adapter that
     leaves the base unchanged. For a server with many adapters on one base."""
     packing: Literal["auto"] | bool = "auto"
-    """Whether examples of a step share rows of the model's input, if that saves 5 % of the positions. `auto` packs if
-    the model keeps them apart, which is tested; `true` refuses a model that does not."""
+    """Whether examples of a step share rows of the model's input, if that saves 5 % of the positions. `auto` packs if a
+    test shows that the model keeps them apart; `true` refuses a model that does not."""
     compile: Literal["auto"] | bool = "auto"
     """Whether MLX compiles the optimizer's update, whose shapes never change, and so fuses its operations. `auto` does
     so on Apple silicon; on a CPU MLX calls a C++ compiler. mlx-lm compiles parts of a layer itself, such as its
     activation."""
     kv_cache: Literal["plain", "int8", "int4"] = "plain"
-    """How sampling stores keys and values: `plain` as the model computes them; `int8` and `int4` with a scale and an
+    """How sampling stores keys and values. `plain`: in the model's precision. `int8`, `int4`: with a scale and an
     offset for every 64 numbers, in about half and a quarter of the memory of bf16. Answers and their log-probabilities
     then come from a slightly different policy than the one that trains. Layers with a sliding window stay plain."""
 
@@ -74,7 +74,7 @@ class MlxBackend:
         hardware, train = request.place.hardware, request.plan.train
         mx.set_default_device(mx.cpu if hardware.device == "cpu" else mx.gpu)
         assert train.precision is not None
-        # where weights of the base may train, their masters begin as the checkpoint has them
+        # if weights of the base train, their master weights begin with the checkpoint's numbers
         precision = train.precision if request.trains.base_frozen else "fp32"
         models: Models = OF_THE_PROCESS if self._options.share_base and request.trains.base_frozen else {}
         load = partial(request.base.load, framework="mlx", precision=precision, device=hardware.device)
@@ -89,7 +89,7 @@ class MlxBackend:
             checkpointing=bool(train.gradient_checkpointing), noise=train.embedding_noise,
         )  # fmt: skip
         for role, wanted in request.roles.items():
-            if wanted.model is None:  # arrays of MLX never change: a copy takes memory once the policy has moved
+            if wanted.model is None:  # arrays never change: a copy takes memory only after a step
                 network.holders[role] = dict(network.initial)
                 continue
             assert wanted.loader is not None and wanted.facts is not None
@@ -110,7 +110,7 @@ class MlxBackend:
 
 
 def _with_base(request: EngineRequest, wanted: RoleRequest) -> EngineRequest:
-    """The request with a role's model as the base, as it is loaded."""
+    """The request to load a role's model."""
     assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
     base = BasePart(wanted.model, wanted.facts, wanted.loader)
     if role_quantizer(request.base, wanted) is not None:

@@ -1,4 +1,4 @@
-"""The KV cache of sampling: mlx-lm's, with room for 256 more positions at a time, in plain numbers or in fewer bits."""
+"""The KV cache for sampling: mlx-lm's, which grows by 256 positions, in full precision or quantised."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from finetooth_mlx.planning import CACHE_GROUPS, KV_CACHE
 
 
 def make_cache(model: Any, head_dim: int, bits: int) -> list[Any]:
-    """A cache for each layer. Those that see a window alone, which hold little, stay plain.
+    """A cache for each layer. Caches of layers with a sliding window are small and stay plain.
 
     Args:
-        bits: of a number; 0 is plain.
+        bits: per number; 0 is plain.
     """
     made = make_prompt_cache(model)
     if not bits:
@@ -25,10 +25,10 @@ def make_cache(model: Any, head_dim: int, bits: int) -> list[Any]:
 
 
 def check_cache(network: Any, bits: int) -> None:
-    """Try it with a token: classes of mlx-lm differ in what their attention reads.
+    """Try the cache with one token: not all classes of mlx-lm read a quantised cache.
 
     Raises:
-        PlanError: the model's class cannot compute with a cache in fewer bits.
+        PlanError: the model's class cannot compute with a quantised cache.
     """
     if not bits:
         return

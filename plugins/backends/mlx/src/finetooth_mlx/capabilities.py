@@ -1,8 +1,8 @@
-"""What an engine of the MLX backend can do at most; `reference` and `head` depend on what it was built with.
+"""What an engine of the MLX backend can do at most; `reference` and `head` depend on the run.
 
-Three of torch's words have no meaning here. `module`: MLX keeps no gradients on modules. `optimizers`: it concerns
-copies and hooks of torch's tensors, and only optimizers of torch have them. `ranks`: strategies divide and send torch's
-tensors, and a Mac has one GPU. `trees` is not built: segments that continue others are refused by the plan.
+Three of torch's capabilities have no meaning here. `module`: MLX keeps no gradients on modules. `optimizers`: only
+torch's optimizers have copies and hooks of tensors. `ranks`: strategies divide and send torch's tensors, and a Mac has
+one GPU. `trees` is not built: segments that continue others are refused by the plan.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a config says and mlx-lm's class of the model does not compute, added to the model."""
+"""Adds to a model what its config asks for and mlx-lm's class does not compute."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetooth_mlx.packing import Segments
 
 
 def completed(model: Any, config: Mapping[str, Any]) -> Any:
-    """The model, computing what transformers computes of its config."""
+    """The model, so that it computes the same as transformers does for this config."""
     kind = config["model_type"]
     if kind == "gemma":
         for layer in model.layers:
@@ -27,7 +27,7 @@ def completed(model: Any, config: Mapping[str, Any]) -> Any:
         turned = int(config["head_dim"] * rope.get("partial_rotary_factor", 1.0))
         for layer in model.layers:
             layer.self_attn.rope = nn.RoPE(turned, traditional=True, base=rope["rope_theta"])
-    if kind == "gemma3_text":  # it scales embeddings by a factor in bf16, whatever the model is held in
+    if kind == "gemma3_text":  # it scales embeddings by a factor in bf16, in any precision of the model
         root = config["hidden_size"] ** 0.5
         around(model.model, _embedding_by(root / float(mx.array(root, mx.bfloat16))))
     scaling = config.get("rope_parameters") or {}
@@ -41,7 +41,7 @@ def completed(model: Any, config: Mapping[str, Any]) -> Any:
 
 
 def added_windows(config: Mapping[str, Any]) -> list[int]:
-    """For each layer how many positions it attends to, 0 for all, where mlx-lm's class attends to all."""
+    """How many positions each layer attends to, 0 for all, for classes of mlx-lm that attend to all."""
     window = config.get("sliding_window")
     if not window or config["model_type"] not in WINDOWED:
         return []
@@ -50,8 +50,8 @@ def added_windows(config: Mapping[str, Any]) -> list[int]:
 
 
 def untruncated(width: int, yarn: Mapping[str, Any]) -> mx.array:
-    """(width / 2,) wavelengths, as radians a position take, between those of the model and those times the factor by
-    YaRN's ramp (Peng et al., 2023, arXiv:2309.00071, section 3.2), whose ends are not rounded to whole dimensions."""
+    """(width / 2,) positions per radian, blended by YaRN's ramp between the model's and those times the factor (Peng et
+    al., 2023, arXiv:2309.00071, section 3.2). The ramp's ends are not rounded to whole dimensions."""
     base, length = yarn["rope_theta"], yarn["original_max_position_embeddings"]
     ends = [
         width * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(base))
@@ -88,7 +88,8 @@ def _seeing(window: int) -> Callable[..., mx.array]:
 
 
 def with_stacked_experts(weights: dict[str, mx.array]) -> dict[str, mx.array]:
-    """gpt-oss's experts of plain numbers, (E, inputs, outputs), as its class takes those of few bits."""
+    """gpt-oss's experts (E, inputs, outputs) as plain numbers, in the layout that its class expects of quantised
+    ones."""
     ends = ("experts.gate_up_proj", "experts.down_proj")
     return {
         f"{n}.weight" if n.endswith(ends) else n: a.swapaxes(1, 2) if n.endswith(ends) else a

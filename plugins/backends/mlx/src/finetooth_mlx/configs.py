@@ -1,7 +1,7 @@
-"""A config of transformers in the words of mlx-lm's model classes.
+"""Translates a config of transformers for mlx-lm's model classes.
 
-Those classes leave out what they do not know and fill in defaults of their own: what a config says and a class would
-not compute is refused here, before any weight is read.
+Those classes ignore unknown keys and fill in their own defaults. This module refuses a config that a class would not
+compute, before any weight is read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from finetooth_hooks import RecipeError
 
 ACTIVATIONS = ("silu", "swish", None)
-"""What classes of the Llama kind compute, whatever the config says."""
+"""What classes of the Llama kind always compute, even if the config differs."""
 WINDOWED = ("gemma2", "mistral", "phi3")
 """Types of models whose windows `completing` adds to mlx-lm's classes."""
 OTHERWISE = ("falcon_h1", "ernie4_5_moe")
@@ -43,10 +43,10 @@ def classes_of(config: Mapping[str, Any], reference: str) -> tuple[Any, Any]:
 
 
 def mlx_config(config: Mapping[str, Any], reference: str) -> dict[str, Any]:
-    """The whole config, defaults of transformers included, as mlx-lm's class reads it.
+    """The config with transformers' defaults, as mlx-lm's class reads it.
 
     Raises:
-        RecipeError: it asks for what the class does not compute.
+        RecipeError: the class does not compute something in the config.
     """
     _, arguments = classes_of(config, reference)
     parameters = inspect.signature(arguments).parameters
@@ -98,7 +98,7 @@ def mlx_config(config: Mapping[str, Any], reference: str) -> dict[str, Any]:
 
 
 def _rope(rope: Mapping[str, Any], reference: str) -> dict[str, Any]:
-    """`rope_theta` and `rope_scaling` of the newer `rope_parameters`."""
+    """`rope_theta` and `rope_scaling` from the newer `rope_parameters`."""
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise _refused(reference, "rotary embeddings that differ by kind of layer")
     kind = rope.get("rope_type", "default")

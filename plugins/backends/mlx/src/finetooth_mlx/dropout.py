@@ -1,4 +1,4 @@
-"""Dropout keyed by datum: the masks of `finetooth_steps.draws`, the same bits in every micro-batch and every repeat."""
+"""Dropout keyed by example: the masks of `finetooth_steps.draws`, the same in every micro-batch and every repeat."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOISE = "embedding noise"
 
 
 class Draws:
-    """What is dropped while a micro-batch is computed."""
+    """The dropout masks of the current micro-batch."""
 
     def __init__(self) -> None:
         self._keys: Words | None = None
@@ -22,8 +22,8 @@ class Draws:
 
     @contextmanager
     def keyed(self, keys: Words, lengths: Sequence[int] | NDArray[np.int64] = ()) -> Iterator[None]:
-        """While entered, positions of the micro-batch have these keys, (S, T, 2), and its rows, or its positions where
-        data share rows, these lengths."""
+        """A `with` block in which positions of the micro-batch have these keys, (S, T, 2), and its rows these lengths
+        (its positions, if examples share rows)."""
         before, self._keys = self._keys, keys
         self._lengths = np.array(lengths, dtype=np.float32).reshape(len(keys), -1, 1)
         try:
@@ -32,10 +32,10 @@ class Draws:
             self._keys = before
 
     def dropped(self, x: mx.array, share: float, site: str) -> mx.array:
-        """x (S, T, D), of which each number is 0 with probability `share` and else divided by 1 - share.
+        """x (S, T, D) with each number set to 0 with probability `share` and else divided by 1 - share.
 
         Args:
-            site: path of the module that drops.
+            site: path of the dropout module.
 
         Raises:
             RuntimeError: no micro-batch is being computed.
@@ -43,7 +43,7 @@ class Draws:
         return mx.where(self._drawn(x, site) >= threshold(share), x / (1 - share), 0.0)
 
     def noisy(self, embedded: mx.array, alpha: float) -> mx.array:
-        """(S, T, D) embeddings with uniform noise over +-alpha / sqrt(L D), L the length of the row (NEFTune, Jain et
+        """(S, T, D) embeddings plus uniform noise in +-alpha / sqrt(L D), L the length of the row (NEFTune, Jain et
         al., 2023, arXiv:2310.05914, algorithm 1)."""
         assert self._lengths is not None
         bound = alpha / mx.sqrt(mx.array(self._lengths) * embedded.shape[-1])
@@ -51,7 +51,7 @@ class Draws:
         return (embedded.astype(mx.float32) + noise * bound).astype(embedded.dtype)
 
     def _drawn(self, x: mx.array, site: str) -> mx.array:
-        """Uniform words shaped as `x`, int32."""
+        """Uniform random int32 in the shape of `x`."""
         if self._keys is None:
             raise RuntimeError("dropout outside of a micro-batch")
         rows, columns = (mx.array(words) for words in halves(self._keys, site, x.shape[-1]))

@@ -57,18 +57,18 @@ from finetooth_mlx.updating import Update
 
 
 class MlxEngine(EngineBase):
-    """Trains what the adapter left trainable; see `finetooth_hooks.engine.Engine` for the words of each primitive.
+    """Trains the parameters that the adapter left trainable; `finetooth_hooks.engine.Engine` defines the primitives.
 
-    What trains is held in fp32 by name and put into the model for every pass: MLX's arrays never change, so a step, a
-    snapshot and a call that fails share them without copies.
+    Master weights are in fp32 by name; each pass puts them into the model. MLX's arrays never change, so a step, a
+    snapshot and a failed call share them without copies.
 
     Args:
-        cache_bits: of a number in the cache of sampling; 0 is plain.
-        packing: whether data may share rows; None: where the models can.
+        cache_bits: per number in the KV cache; 0 is plain.
+        packing: whether examples may share rows; None: if the models can.
         compiled: whether MLX compiles the update.
 
     Raises:
-        PlanError: data are to share rows, and a model does not keep them apart.
+        PlanError: examples shall share rows, and a model does not keep them apart.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class MlxEngine(EngineBase):
             max_length=request.base.facts.max_positions,
             environment={"mlx": version("mlx"), "hardware": request.place.hardware.label},
         )
-        # a stream of MLX belongs to a thread: what is left to be computed could be computed in no other
+        # a stream of MLX belongs to a thread: no other thread could compute what is still lazy
         mx.eval(everything, self._masters, self._optimizer.state)
 
     @property
@@ -141,7 +141,7 @@ class MlxEngine(EngineBase):
         train: bool = True,
     ) -> Forward:
         work = self._work(data, loss, role=role, normalizer=normalizer)
-        train = train and role == "policy"  # what its backward will differentiate
+        train = train and role == "policy"  # its backward differentiates this
         evaluated = None
         if loss is not None:
             evaluated = self._runner.evaluate(work, self._masters, train=train, returns=returns)
@@ -178,7 +178,7 @@ class MlxEngine(EngineBase):
                 action="give forward a loss, or backward the gradients",
             )
         else:
-            # as if forward_backward were called now: another backward may have moved the loss's state meanwhile
+            # as forward_backward would: another backward may have changed the loss's state meanwhile
             work = replace(work, state=self._loss_state(work.spec))
             self._differentiate(work if normalizer is None else replace(work, counts=normalizer), ())
         del self._pending[handle.id]
@@ -393,7 +393,7 @@ class MlxEngine(EngineBase):
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """A function that is differentiated leaves the model with what it was traced with: put the weights back."""
+        """Put the weights back into the model: differentiating a function leaves tracers in it."""
         try:
             yield
         finally:
@@ -401,7 +401,7 @@ class MlxEngine(EngineBase):
             mx.eval(self._network.computing)
 
     def _differentiate(self, work: Pass, returns: Collection[str]) -> Differentiated:
-        """Evaluate the loss of `work` and accumulate its gradients: all of them, or, if it fails, none."""
+        """Evaluate the loss of `work` and accumulate all of its gradients, or none if it fails."""
         assert work.spec is not None
         with self._whole():
             evaluated = self._runner.evaluate(work, self._masters, train=True, backward=True, returns=returns)
@@ -414,7 +414,7 @@ class MlxEngine(EngineBase):
 
     def _accumulate(self, work: Pass, added: NamedArrays) -> None:
         before = self._grads
-        # laid out in memory as one that is read from a file: sums over it then go in the same order
+        # the memory layout of an array read from a file, so that sums have the same order
         plain = {name: mx.contiguous(grad) for name, grad in added.items()}
         self._grads = {name: grad if not before else before[name] + grad for name, grad in plain.items()}
         mx.eval(self._grads)

@@ -1,7 +1,6 @@
-"""Running out of memory, as an error that says what to change (`finetooth_modelfiles.exhaustion`).
-
-MLX raises what its allocator and Metal's commands report; the engine's own guarantees hold: gradients of a failed call
-are dropped, the weights are those of the last whole step.
+"""Turns running out of memory into an error that says what to change (`finetooth_modelfiles.exhaustion`). MLX raises
+what its allocator and Metal's commands report. The engine drops the gradients of the failed call and keeps the weights
+of the last whole step.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ R = TypeVar("R")
 
 
 def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
-    """Put around a method of the engine: what runs out of memory becomes an EngineError."""
+    """Decorator of the engine's methods that turns running out of memory into an EngineError."""
 
     def around(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
         @wraps(method)
@@ -36,10 +35,10 @@ def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[
 
 
 def attempted(work: Callable[[], R], call: str, request: EngineRequest, *, given: Any = (), step: int = 0) -> R:
-    """What `work` returns.
+    """Run `work` and return its result.
 
     Args:
-        given: data or prompts of the call.
+        given: examples or prompts of the call.
         step: optimizer steps done.
 
     Raises:

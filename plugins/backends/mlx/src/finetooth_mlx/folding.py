@@ -1,6 +1,5 @@
-"""A model of MLX as a folder in transformers' layout, and an adapter folded into it.
-
-What is written is plain numbers: rounded to a base's few bits again, a sum would lose what was tuned.
+"""Writes a model of MLX as a folder in transformers' layout, and merges an adapter into it. The folder holds plain
+numbers: quantised again, the sum would lose what was tuned.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from finetooth_mlx.low_rank import head_of, in_few_bits, lengthened, plain_weigh
 
 
 def plain(model: Any) -> Any:
-    """The model with each module in fewer bits replaced by one of the numbers that it computed with, in fp32."""
+    """The model with each quantised module replaced by a plain one with the dequantised numbers, in fp32."""
     made = []
     for path, module in model.named_modules():
         if in_few_bits(module):
@@ -41,18 +40,18 @@ def plain(model: Any) -> Any:
 
 
 def fold(model: Any, folder: Path, precision: str) -> Any:
-    """A base with the adapter of an artifact in it, as plain numbers.
+    """A base merged with the adapter of an artifact, as plain numbers.
 
     Raises:
-        UserError: the artifact was made for another model or trains more than matrices at linear modules, or the sum
-            is not finite.
+        UserError: the artifact was made for another model or has weights other than matrices of linear modules, or the
+            sum is not finite.
     """
     saved, tensors = read_adapter(folder)
     check_plain(saved, folder)
     scale = scale_of(saved)
     model.brought_head = {name: tensors.pop(name) for name in [name for name in tensors if heads.is_head(name)]}
     modules = dict(plain(model).named_modules())
-    if f"{HEAD}.lora_A.weight" in tensors and HEAD not in modules:  # from here on a weight of its own
+    if f"{HEAD}.lora_A.weight" in tensors and HEAD not in modules:  # untied from here on
         embedding = next(module for path, module in modules.items() if path.endswith("embed_tokens"))
         model[HEAD] = modules[HEAD] = head_of(embedding)
     for a in [name for name in tensors if name.endswith(".lora_A.weight")]:
@@ -75,7 +74,7 @@ def fold(model: Any, folder: Path, precision: str) -> Any:
 
 
 def stored(model: Any, quantizer: Quantizer | None) -> Any:
-    """The model with the linear modules of its layers in a quantizer's bits, if there is one."""
+    """The model with the linear modules of its layers quantised, if there is a quantizer."""
     if quantizer is not None:
         linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
         taken = [(path, module) for path, module in linear if quantizer.takes(path, module.weight.shape)]
@@ -106,7 +105,7 @@ def write_model(model: Any, folder: Path) -> None:
         two = len(weight) == 2
         head = ScalarHead(bias=two, exported_as="token" if two else "sequence")
         heads.add_head(model, head, weight.shape[1], np.random.default_rng(0))
-    if of_head := heads.classifier_tensors(model):  # a classifier has no head for words
+    if of_head := heads.classifier_tensors(model):  # a classifier has no language-model head
         arrays = {name: array for name, array in arrays.items() if not name.startswith("lm_head.")} | of_head
     kinds = {array.dtype for array in arrays.values()}
     word = {DTYPES["fp32"]: "float32", DTYPES["bf16"]: "bfloat16", DTYPES["fp16"]: "float16"}[min(kinds, key=str)]
@@ -126,13 +125,13 @@ def check_names(model: Any) -> None:
     """Checks that the trained model has the tensor names of transformers' layout.
 
     Raises:
-        PlanError: mlx-lm's class joins or renames what the model's files hold: no folder of their layout could be
+        PlanError: mlx-lm's class joins or renames the tensors of the model's files, so no folder in their layout can be
             written.
     """
     mine = {name for name in named(model.parameters()) if not heads.is_head(name)}
     theirs = {name for name in model.source.names if not name.endswith(("rotary_emb.inv_freq", ".scales", ".biases"))}
     theirs = {name for name in theirs if not heads.is_head(name)}
-    odd = sorted((mine ^ theirs) - {f"{HEAD}.weight"})  # which a model may have in its files or not
+    odd = sorted((mine ^ theirs) - {f"{HEAD}.weight"})  # optional in a model's files
     if "quantization" in model.source.config and model.source.config["model_type"] not in LLAMA_KIND:
         odd = [*odd, "a folder of mlx-lm's own names"]
     if odd:

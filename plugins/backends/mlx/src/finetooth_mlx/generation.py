@@ -1,4 +1,4 @@
-"""Sampling with mlx-lm's cache: prompts of one length together, every row with a random stream of its own."""
+"""Sampling with mlx-lm's cache: prompts of one length form a batch, and every row has its own random stream."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from finetooth_mlx.planning import GENERATION_BATCHES
 
 @dataclass
 class Row:
-    """A completion that is being written.
+    """A completion in progress.
 
     Attributes:
-        prompt, sample: where it belongs in the result.
-        room: tokens it may get.
-        seen: tokens of its prompt, and those that were written; only with a repetition penalty.
-        schema: how far it has come in its form.
-        text: what was decoded, up to a stop string that ended it.
+        prompt, sample: its place in the result.
+        room: the most tokens that it may get.
+        seen: tokens of its prompt and completion; only with a repetition penalty.
+        schema: its place in the JSON schema.
+        text: decoded text, up to the stop string that ended it.
     """
 
     prompt: int
@@ -50,15 +50,15 @@ class Row:
 
     @property
     def done(self) -> bool:
-        """Nothing more is written."""
+        """Whether the completion has ended."""
         return self.stopped or len(self.tokens) >= self.room
 
 
 class Writing:
-    """Rows with prompts of one length that are written together. A row that has ended is computed along until all have.
+    """A batch of rows with prompts of one length. A row that has ended stays in the batch until all have ended.
 
     Attributes:
-        rows: with those that have ended.
+        rows: including those that have ended.
     """
 
     def __init__(self, generator: Generator, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> None:
@@ -67,11 +67,11 @@ class Writing:
 
     @property
     def done(self) -> bool:
-        """All rows have ended."""
+        """Whether all rows have ended."""
         return all(row.done for row in self.rows)
 
     def step(self) -> list[Row]:
-        """Write the next token; the rows that got one."""
+        """Sample the next token of each row; return the rows that got one."""
         hidden = self._network.body(mx.array(self._next), cache=self._cache)[:, -1]
         logits = self._network.logits(hidden)
         total = mx.logsumexp(logits, axis=-1, keepdims=True)
@@ -125,9 +125,9 @@ class Generator:
     """Samples from a network.
 
     Args:
-        budget: tokens of a micro-batch; a batch of rows takes about four times as many.
+        budget: tokens per micro-batch; a sampling batch has about four times as many.
         check_asked: raises if the driver of the engine wants it to stop.
-        cache_bits: of a number in the cache; 0 is plain.
+        cache_bits: per number in the cache; 0 is plain.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class Generator:
         """`sampling.n` completions for each prompt, in their order.
 
         Raises:
-            EngineError: a prompt that cannot be answered, or sampling settings that mean nothing.
+            EngineError: a prompt that cannot be completed, or invalid sampling settings.
         """
         self.check(prompts, sampling)
         self.network.train(False)
@@ -166,13 +166,13 @@ class Generator:
         return completions
 
     def cache(self) -> list[Any]:
-        """An empty one, for each layer."""
+        """An empty cache for each layer."""
         return make_cache(self.network.model, self.network.facts.head_dim, self._cache_bits)
 
     def rows(
         self, number: int, prompt: Sequence[int], sampling: Sampling, streams: Sequence[np.random.Generator]
     ) -> list[Row]:
-        """A row for each sample of a prompt, none of them begun."""
+        """A new row for each sample of a prompt."""
         longest = self.network.facts.max_positions
         room = min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
         seen = set[int]() if sampling.repetition_penalty == 1 else {int(token) for token in prompt}
@@ -185,7 +185,7 @@ class Generator:
         return frozenset(self.text.stop_ids if sampling.stop_ids is None else sampling.stop_ids)
 
     def _batches(self, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> Iterator[list[Row]]:
-        """Rows whose prompts are of one length, as many as fit."""
+        """As many rows with prompts of one length as fit."""
         by_length: dict[int, list[Row]] = {}
         for row in rows:
             by_length.setdefault(len(prompts[row.prompt]), []).append(row)
@@ -225,7 +225,7 @@ def _check_shown(index: int, prompt: ShownPrompt) -> None:
 
 
 def added(written: Sequence[int], sampling: Sampling, width: int) -> NDArray[np.float64]:
-    """What is added to logits (V,) behind what was written."""
+    """The bias (V,) on the logits after the tokens so far."""
     counts = np.bincount(np.array(written, dtype=np.int64), minlength=width)
     bias = -sampling.frequency_penalty * counts - sampling.presence_penalty * (counts > 0)
     for token, more in sampling.logit_bias:
@@ -236,16 +236,13 @@ def added(written: Sequence[int], sampling: Sampling, width: int) -> NDArray[np.
 def choose(
     scores: NDArray[np.float64], sampling: Sampling, stream: np.random.Generator
 ) -> tuple[int, float, tuple[int, ...]]:
-    """The next token of a row, its log-probability under what it was drawn from, and what it was drawn among (empty if
-    nothing was left out).
-
-    Temperature first, then the `top_k` most likely, then the smallest set of the most likely whose probability reaches
-    `top_p` (Holtzman et al., 2020, arXiv:1904.09751), and of these the ones that have at least the share `min_p` of the
-    likeliest one's probability; of equally likely tokens the one with the lower id counts as more likely. One uniform
-    number picks by the inverse of the cumulative distribution.
+    """The next token of a row, its log-probability under the sampling distribution, and the candidates (empty if all
+    tokens were). Temperature applies first, then `top_k`, then `top_p` (Holtzman et al., 2020, arXiv:1904.09751), then
+    `min_p`, a share of the likeliest token's probability. Of equally likely tokens the lower id counts as more likely.
+    One uniform number picks the token by the inverse of the cumulative distribution.
 
     Args:
-        scores: (V,) logits, but for a constant.
+        scores: (V,) logits, up to a constant.
     """
     if sampling.temperature == 0:
         token = int(np.argmax(scores))
@@ -261,6 +258,6 @@ def choose(
         p = np.where(p >= sampling.min_p * p[0], p, 0.0)
     total = p.sum()
     place = int(np.searchsorted(np.cumsum(p), stream.random() * total, side="right"))
-    place = min(place, int(np.flatnonzero(p)[-1]))  # rounding must not pass the last token that has weight
+    place = min(place, int(np.flatnonzero(p)[-1]))  # rounding must not pass the last token with a probability above 0
     candidates = tuple(sorted(int(token) for token in order[p > 0])) if sampling.leaves_out else ()
     return int(order[place]), float(np.log(p[place] / total)), candidates

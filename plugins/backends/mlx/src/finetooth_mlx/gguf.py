@@ -30,8 +30,8 @@ class GgufLoader(GgufReader):
         """See `GgufReader.describe`.
 
         Raises:
-            RecipeError: besides, mlx-lm has no class that computes this model, or the file holds weights otherwise than
-                transformers does: mlx-lm's classes take those of a folder apart by themselves.
+            RecipeError: also if mlx-lm has no class for this model, or the file's weight layout is not transformers':
+                mlx-lm's classes split only the weights of a folder.
         """
         from finetooth_modelfiles.gguf.architectures import architecture_of
 
@@ -54,7 +54,7 @@ class GgufLoader(GgufReader):
     def load(
         self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None
     ) -> Any:
-        """mlx-lm's model with the file's numbers, rounded to the precision, in evaluation mode.
+        """mlx-lm's model with the file's weights, rounded to the precision, in evaluation mode.
 
         Raises:
             RecipeError: another framework than mlx, or a file that does not fit the model.
@@ -73,9 +73,9 @@ class GgufLoader(GgufReader):
         kind, arguments = classes_of(made, reference)
         model, weights = kind(arguments.from_dict(made)), {}
         for parameter, parts in parameter_names(file).items():
-            own = parameter.replace(".experts.", ".switch_mlp.")  # as mlx-lm calls a stack of experts
+            own = parameter.replace(".experts.", ".switch_mlp.")  # mlx-lm's name of a stack of experts
             weights[own] = mx.array(parameter_numbers(file, parts, values)).astype(DTYPES[precision])
-            mx.eval(weights[own])  # no more than one tensor is held in fp32
+            mx.eval(weights[own])  # only one tensor at a time is in fp32
         source = Source(path, described, frozenset(weights))
         try:
             model.load_weights(list((model.sanitize(weights) if hasattr(model, "sanitize") else weights).items()))

@@ -1,8 +1,6 @@
-"""A scalar head: one number for a position, from its last hidden state.
-
-It hangs on the model as the module `score`, so that it trains, is saved and is clipped like every other parameter. An
-artifact holds it as transformers' classifiers do: of one label the head itself, of two labels as their difference; a
-critic's in a file of its own.
+"""A scalar head: one number per position, from its last hidden state. It is the module `score` of the model, so it
+trains, is clipped and is saved like every other parameter. An artifact holds it as transformers' classifiers do: with
+one label as it is, with two labels as their difference. A critic's head is in a separate file.
 """
 
 from __future__ import annotations
@@ -23,20 +21,20 @@ DEVIATION = 0.02
 
 
 def add_head(model: Any, head: ScalarHead, hidden_size: int, generator: np.random.Generator) -> None:
-    """Put the head on a model; one that the model's files brought stays as it is."""
+    """Add the head to a model; a head from the model's files stays as it is."""
     drawn = mx.array(generator.normal(scale=DEVIATION, size=(1, hidden_size)).astype(np.float32))
     model.score, model.asked_head = nn.Linear(hidden_size, 1, bias=head.bias), head
     _set(model, *(_one_number(model.brought_head) if model.brought_head else (drawn, mx.zeros((1,)))))
 
 
 def values(model: Any, hidden: mx.array) -> mx.array:
-    """(S, T) numbers of (S, T, D) states, in fp32."""
+    """(S, T) values of (S, T, D) states, in fp32."""
     made: mx.array = hidden.astype(mx.float32) @ model.score.weight.astype(mx.float32).T
     return (made + model.score.bias.astype(mx.float32) if model.asked_head.bias else made)[..., 0]
 
 
 def scores(values_st: mx.array, mask: np.ndarray[Any, Any]) -> mx.array:
-    """(S,) the values at the last position of each row where the mask is true; at the first where none is."""
+    """(S,) values at each row's last position where the mask is true; at the first position if it is true nowhere."""
     last = (np.arange(mask.shape[1]) * mask).max(axis=1)[:, None].astype(np.int32)
     return mx.take_along_axis(values_st, mx.array(last), axis=1)[:, 0]
 
@@ -47,7 +45,7 @@ def is_head(name: str) -> bool:
 
 
 def classifier_tensors(model: Any) -> dict[str, mx.array]:
-    """The head by the names and in the shapes of transformers' classifier; empty where an artifact has no place."""
+    """The head with the names and shapes of transformers' classifier; empty if an artifact has no place for it."""
     head: ScalarHead | None = getattr(model, "asked_head", None)
     if head is None or head.exported_as == "none":
         return {}
@@ -59,14 +57,14 @@ def classifier_tensors(model: Any) -> dict[str, mx.array]:
 
 
 def peft_settings(model: Any) -> dict[str, Any]:
-    """What peft's config says of the head."""
+    """The head's part of peft's config."""
     if not classifier_tensors(model):
         return {}
     return {"task_type": PEFT_TASKS[model.asked_head.exported_as], "modules_to_save": [HEAD]}
 
 
 def classifier_settings(model: Any, config: Mapping[str, Any], pad_id: int | None) -> dict[str, Any]:
-    """What transformers' config says of a model with the head."""
+    """The head's part of transformers' config."""
     if not classifier_tensors(model):
         return {}
     kind = model.asked_head.exported_as
@@ -81,7 +79,7 @@ def classifier_settings(model: Any, config: Mapping[str, Any], pad_id: int | Non
 
 
 def write_critic(model: Any, folder: Path) -> None:
-    """Write a head that an artifact's model has no place for to a file of its own."""
+    """Write a head that has no place in the artifact's model to a separate file."""
     head: ScalarHead | None = getattr(model, "asked_head", None)
     if head is not None and head.exported_as == "none":
         (folder / CRITIC_FILE).parent.mkdir(parents=True, exist_ok=True)
@@ -90,10 +88,11 @@ def write_critic(model: Any, folder: Path) -> None:
 
 
 def take_head(model: Any, tensors: dict[str, mx.array], folder: Path) -> None:
-    """Take the head out of the tensors of an artifact, which are used up; a critic's out of its file, if it has one.
+    """Load the head from an artifact's tensors, and remove it from them; load a critic's from its file, if there is
+    one.
 
     Raises:
-        UserError: there is none, or one of another size.
+        UserError: it is missing or has another size.
     """
     head: ScalarHead | None = getattr(model, "asked_head", None)
     own = {name: tensors.pop(name) for name in [name for name in tensors if is_head(name)]}
@@ -115,8 +114,7 @@ def _set(model: Any, weight: mx.array, bias: mx.array) -> None:
 
 
 def _one_number(tensors: Mapping[str, mx.array]) -> tuple[mx.array, mx.array]:
-    """Weight (1, D) and bias (1,) of a head with one label; of one with two, how far the second lies above the
-    first."""
+    """Weight (1, D) and bias (1,) of a head with one label; with two labels, the second minus the first."""
     weight = tensors[f"{HEAD}.weight"].astype(mx.float32)
     bias = tensors.get(f"{HEAD}.bias", mx.zeros((len(weight),))).astype(mx.float32)
     return (weight[1:] - weight[:1], bias[1:] - bias[:1]) if len(weight) == 2 else (weight, bias)

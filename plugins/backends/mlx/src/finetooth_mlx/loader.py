@@ -16,16 +16,16 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer, Stored, Tokenizer
 
 QUANTISED = (".scales", ".biases", "_scales")
-"""Endings of the names that go with a weight in fewer bits."""
+"""Suffixes of the tensors that belong to a quantised weight."""
 PUBLISHED = {"bits": 4, "group_size": 32, "mode": "mxfp4"}
-"""How the experts of gpt-oss are published."""
+"""The format in which gpt-oss's experts are published."""
 MODES = {
     "affine": ((2, 3, 4, 5, 6, 8), (32, 64, 128)),
     "mxfp4": ((4,), (32,)),
     "mxfp8": ((8,), (32,)),
     "nvfp4": ((4,), (16,)),
 }
-"""Bits and sizes of a group that MLX computes with, by mode."""
+"""Bits and group sizes that MLX supports, by mode."""
 
 
 class MlxOptions(Options):
@@ -37,12 +37,12 @@ class MlxOptions(Options):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a loaded model comes from; the attribute `source` of the module.
+    """The source of a loaded model; the attribute `source` of the module.
 
     Attributes:
-        folder: with its files, or the one file that holds all.
+        folder: its folder, or its single file.
         config: in transformers' shape.
-        names: of the tensors in its files.
+        names: tensors in its files.
     """
 
     folder: Path
@@ -70,7 +70,7 @@ class MlxLoader(LoaderBase):
         self._files = files
 
     def describe(self, reference: str) -> ModelInfo:
-        """Config and sizes; of a folder from the headers of its files, of a hub id from its model without memory."""
+        """Config and sizes, from the headers of a folder's files, or from a hub id's model built without memory."""
         return self._described(reference, weights=True)
 
     def sketch(self, reference: str) -> ModelInfo:
@@ -110,7 +110,7 @@ class MlxLoader(LoaderBase):
         return frozenset({"write"})
 
     def write(self, reference: str, folder: Path, *, precision: str, of: Loader | None = None) -> None:
-        """See `protocols.Loader`; of weights in fewer bits the numbers that they stand for."""
+        """See `protocols.Loader`; quantised weights are dequantised."""
         write_plain(self, reference, folder, precision=precision, of=of)
 
     def tokenizer(self, reference: str) -> Tokenizer:
@@ -164,10 +164,10 @@ def check_framework(name: str, framework: str) -> None:
 def loaded(
     model: Any, source: Source, precision: str, quantizer: Quantizer | None, brought: Mapping[str, Any] | None = None
 ) -> Any:
-    """A model that has its weights, as it computes.
+    """A model with its weights, ready to compute.
 
     Args:
-        brought: tensors of a scalar head that its files hold.
+        brought: tensors of a scalar head from its files.
     """
     import mlx.core as mx
 
@@ -181,7 +181,7 @@ def loaded(
 
 
 def write_plain(loader: Any, reference: str, folder: Path, *, precision: str, of: Loader | None) -> None:
-    """Write what `of`, or the loader itself, loads as plain numbers with its tokenizer."""
+    """Write the model that `of`, or this loader, loads as plain numbers, with its tokenizer."""
     from finetooth_mlx.folding import cast, plain, write_model
 
     model = (of or loader).load(reference, framework="mlx", precision=precision, device="")
@@ -190,7 +190,8 @@ def write_plain(loader: Any, reference: str, folder: Path, *, precision: str, of
 
 
 def _parting(model: Any, brought: dict[str, Any]) -> Any:
-    """mlx-lm's class of a model, which sets a scalar head in its files apart and does without a head for words."""
+    """mlx-lm's class of a model with a scalar head in its files: it keeps that head apart and needs no language-model
+    head."""
 
     def sanitize(self: Any, weights: dict[str, Any]) -> dict[str, Any]:
         import mlx.core as mx
@@ -201,14 +202,15 @@ def _parting(model: Any, brought: dict[str, Any]) -> Any:
         weights = with_stacked_experts(weights) if model.__module__.endswith(".gpt_oss") else weights
         made: dict[str, Any] = model.sanitize(self, weights) if hasattr(model, "sanitize") else weights
         if brought and "lm_head" in self and "lm_head.weight" not in made:
-            made["lm_head.weight"] = mx.zeros(self.lm_head.weight.shape)  # nobody has trained one
+            made["lm_head.weight"] = mx.zeros(self.lm_head.weight.shape)  # it has not been trained
         return made
 
     return type(model.__name__, (model,), {"sanitize": sanitize})
 
 
 def _bits_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How weights are stored that MLX computes with as they are; empty: as plain numbers, or in a way of others."""
+    """The storage of quantised weights that MLX computes with directly; empty for plain numbers and formats of other
+    libraries."""
     own, published = config.get("quantization"), config.get("quantization_config")
     if isinstance(own, Mapping):
         return own
@@ -218,7 +220,7 @@ def _bits_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def stored_as(config: Mapping[str, Any]) -> Stored | None:
-    """How linear weights of an mlx-lm folder are stored; None: as plain numbers."""
+    """The quantisation of an mlx-lm folder; None: plain numbers."""
     settings = _bits_of(config)
     if not settings:
         return None
@@ -230,7 +232,7 @@ def stored_as(config: Mapping[str, Any]) -> Stored | None:
 def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
     """
     Raises:
-        RecipeError: the weights are in a format of another library, or in bits that MLX has not.
+        RecipeError: the weights are in a format of another library, or MLX does not support their number of bits.
     """
     foreign, own = config.get("quantization_config"), _bits_of(config)
     if own:
@@ -254,7 +256,7 @@ def _check_bits(reference: str, config: Mapping[str, Any]) -> None:
 
 
 def _counted(reference: str, places: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[int, int]:
-    """Parameters, and how many of them are stored in fewer bits.
+    """The number of parameters, and how many are quantised.
 
     Raises:
         RecipeError: a weight is stored in other bits than the config says.
@@ -264,7 +266,7 @@ def _counted(reference: str, places: Mapping[str, Any], config: Mapping[str, Any
     for name, place in places.items():
         if name.endswith(QUANTISED):
             continue
-        if name.endswith("_blocks"):  # of gpt-oss's experts as they are published: two numbers a byte
+        if name.endswith("_blocks"):  # gpt-oss's experts as published: two numbers per byte
             few += 2 * prod(place.shape)
             whole += 2 * prod(place.shape)
             continue
@@ -285,7 +287,7 @@ def _counted(reference: str, places: Mapping[str, Any], config: Mapping[str, Any
 
 
 def _count(config: Mapping[str, Any], reference: str) -> int:
-    """Parameters of a model that is built without memory: MLX makes no array before it is read."""
+    """The parameters of a model built without memory: MLX makes an array only when it is read."""
     from finetooth_mlx.arrays import named
     from finetooth_mlx.configs import classes_of
 

@@ -1,4 +1,4 @@
-"""The layer of a LoRA or DoRA over a linear module of MLX, plain or quantised."""
+"""The LoRA or DoRA layer over a linear module of MLX, plain or quantised."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from finetooth_mlx.dropout import Draws
 
 
 class LowRankLinear(nn.Module):  # type: ignore[misc]  # MLX's modules bring no types
-    """y = base(x) + scale (x A^T) B^T, A (rank, inputs) and B (outputs, rank) in fp32 whatever the base is held in.
+    """y = base(x) + scale (x A^T) B^T, A (rank, inputs) and B (outputs, rank) in fp32 for every precision of the base.
 
-    With DoRA (Liu et al., 2024, arXiv:2402.09353, equation 5) the rows of W + scale B A have lengths that train apart
-    from their direction; the gradient takes their lengths before that as constants (section 4.3).
+    With DoRA (Liu et al., 2024, arXiv:2402.09353, equation 5) the norms of the rows of W + scale B A train separately
+    from their direction; the gradient treats the computed norms as constants (section 4.3).
 
     Attributes:
-        enabled: the addition is computed.
+        enabled: whether the low-rank product is added.
         site: keys its dropout.
-        draws: what is dropped at the moment.
+        draws: the current dropout masks.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class LowRankLinear(nn.Module):  # type: ignore[misc]  # MLX's modules bring no 
 
 
 def lengthened(lengths: mx.array, weight: mx.array, b: mx.array, a: mx.array) -> mx.array:
-    """(outputs,) factors that give the rows of W + B A these lengths."""
+    """(outputs,) factors that give the rows of W + B A these norms."""
     return lengths / mx.stop_gradient(mx.linalg.norm(weight + b @ a, axis=1))
 
 
 def head_of(embedding: Any) -> Any:
-    """A head for words that computes with an embedding's weight, plain or in fewer bits: the same arrays."""
+    """A language-model head tied to an embedding, plain or quantised: it uses the same arrays."""
     kind: Any = nn.QuantizedLinear if in_few_bits(embedding) else nn.Linear
     head = kind.__new__(kind)
     nn.Module.__init__(head)
@@ -76,17 +76,17 @@ def head_of(embedding: Any) -> Any:
 
 
 def is_linear(module: Any) -> bool:
-    """A module that can carry an addition."""
+    """A module that can have a low-rank layer."""
     return isinstance(module, nn.Linear | nn.QuantizedLinear)
 
 
 def in_few_bits(module: Any) -> bool:
-    """A module whose weight is stored in codes."""
+    """A module whose weight is quantised."""
     return isinstance(module, nn.QuantizedLinear | nn.QuantizedEmbedding)
 
 
 def plain_weight(module: Any) -> mx.array:
-    """(outputs, inputs) numbers that a module computes with, in fp32."""
+    """(outputs, inputs) the module's weight, dequantised, in fp32."""
     if not in_few_bits(module):
         weight: mx.array = module.weight
         return weight.astype(mx.float32)

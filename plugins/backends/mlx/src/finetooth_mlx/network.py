@@ -1,6 +1,5 @@
-"""The model that trains: its roles, and the way from hidden states to log-probabilities.
-
-The logits of one chunk of positions are held at a time, forward and backward, and only where the mask is true.
+"""The model that trains: its roles, and log-probabilities from hidden states. Forward and backward hold the logits of
+one chunk of positions at a time, and only where the mask is true.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ OUTPUTS = ("logprobs", "entropy", "hidden", "logits")
 HEAD_OUTPUTS = ("values", "scores")
 Pieces = Sequence[Sequence[Piece]]
 Rows = Rectangle[NDArray[Any]]
-"""A rectangle before it becomes arrays of MLX: which positions count is asked of NumPy."""
+"""A rectangle in NumPy, which decides the positions that count, before it becomes arrays of MLX."""
 
 
 class Network:
-    """Computes outputs of a role.
+    """Computes the outputs of a role.
 
     Args:
-        model: what the adapter made; its trainable parameters train.
+        model: with the adapter; its trainable parameters train.
         checkpointing: decoder layers are computed again in backward.
-        noise: alpha of the noise on embeddings of what trains; 0 is none.
+        noise: alpha of the noise on the policy's embeddings; 0 is none.
     """
 
     def __init__(
@@ -52,12 +51,12 @@ class Network:
         self._embedding = None if _has(model, facts.head.module) else _module(model, f"{facts.body}.embed_tokens")
         self._head = self._embedding if self._embedding is not None else _module(model, facts.head.module)
         trained = named(model.trainable_parameters())
-        # what is added to a frozen base computes in fp32; of whole weights, masters in fp32 are kept in addition
+        # an adapter on a frozen base computes in fp32; weights of the base have additional masters in fp32
         self._types = {n: a.dtype if can_disable else DTYPES[precision] for n, a in trained.items()}
         self.initial: NamedArrays = {name: array.astype(mx.float32) for name, array in trained.items()}
         self.has_head = getattr(model, "asked_head", None) is not None
         self.holders: dict[str, NamedArrays | Network] = {}
-        """What computes roles that are not the policy: weights it once had, or another model."""
+        """Computes the roles other than the policy: earlier weights of the policy, or another model."""
         self._acting: Network | None = None
         self._read: list[mx.array] | None = None
         self._draws: Draws = getattr(model, "draws", None) or Draws()
@@ -81,7 +80,7 @@ class Network:
 
     @property
     def computing(self) -> NamedArrays:
-        """What trains, as it computes: of whole weights in the run's precision."""
+        """The trainable parameters in the precision in which they compute: weights of the base in the run's."""
         return named(self.model.trainable_parameters())
 
     def train(self, mode: bool) -> None:
@@ -89,14 +88,14 @@ class Network:
         self.model.train(mode)
 
     def keyed(self, keys: Words, batch: MicroBatch, pieces: Pieces | None) -> AbstractContextManager[None]:
-        """While entered, positions of the micro-batch have these keys for dropout, (S, T, 2)."""
+        """A `with` block in which positions of the micro-batch have these dropout keys, (S, T, 2)."""
         placed, lengths = placed_rows(batch, pieces), np.array(batch.lengths)
         if placed is not None:
             keys, lengths = keys.reshape(-1, 2)[placed.source], lengths[placed.source // batch.width]
         return self._draws.keyed(keys, lengths)
 
     def role(self, role: str) -> AbstractContextManager[None]:
-        """While entered, outputs are those of a role.
+        """A `with` block in which outputs are those of a role.
 
         Raises:
             PlanError: no role has this name.
@@ -118,7 +117,7 @@ class Network:
 
     @property
     def rows_obstacle(self) -> str:
-        """Why segments of a row cannot be kept apart by this model or that of a role; empty if they can."""
+        """Why this model or a role's model cannot keep segments of a row apart; empty if it can."""
         others = [holder.obstacle for holder in self.holders.values() if isinstance(holder, Network)]
         return next(filter(None, [self.obstacle, *others]), "")
 
@@ -129,7 +128,7 @@ class Network:
 
     @contextmanager
     def holding(self, holder: NamedArrays | Network) -> Iterator[None]:
-        """While entered, another model computes, or this one with other weights."""
+        """A `with` block in which another model computes, or this one with other weights."""
         placed, before = self._placed, self.computing
         if isinstance(holder, Network):
             holder.train(False)
@@ -162,15 +161,15 @@ class Network:
         temperature: float = 1.0,
         repetition_penalty: float = 1.0,
     ) -> dict[str, mx.array]:
-        """What `needs` names: `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), also of a layer
+        """The outputs in `needs`: `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), or of a layer
         (`hidden:0.5`), `logits` (S, T, V); with a scalar head `values` (S, T) and `scores` (S,).
 
         Args:
             everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
-            temperature, repetition_penalty: of `logprobs` and `entropy`; `logits` are as they are.
+            temperature, repetition_penalty: of `logprobs` and `entropy`; `logits` are unchanged.
 
         Raises:
-            PlanError: something else is named.
+            PlanError: an unknown output.
         """
         if self._acting is not None:
             return self._acting.outputs(
@@ -198,7 +197,7 @@ class Network:
         return computed | {n: a if everywhere else mx.where(mask[..., None], a, 0.0) for n, a in whole.items()}
 
     def _states(self, rectangle: Rows, *, read: bool) -> list[mx.array]:
-        """(S, T, D) states behind the last layer, and before them with `read` those that each layer reads."""
+        """(S, T, D) states after the last layer; with `read`, the inputs of each layer come before them."""
         placed = placed_rows(rectangle.batch, rectangle.pieces)
         tokens = rectangle.tokens if placed is None else rectangle.tokens.reshape(-1)[placed.source]
         cache = None if placed is None else [Segments(placed.segments)] * self.facts.layers
@@ -214,7 +213,7 @@ class Network:
         """The numbers of the layers whose hidden states `needs` names.
 
         Raises:
-            PlanError: a name of something that there is not.
+            PlanError: no layer has this name.
         """
         depths: dict[str, int] = {}
         known = OUTPUTS + HEAD_OUTPUTS * self.has_head
@@ -275,7 +274,7 @@ class Network:
                 logits = mx.where(of, mx.where(logits < 0, logits * penalty, logits / penalty), logits)
             logits = logits if temperature == 1.0 else logits / temperature
             total = mx.logsumexp(logits, axis=-1, keepdims=True)
-            wide = mx.stop_gradient(targets.reshape(targets.shape[0], -1))  # an argument of what is computed twice
+            wide = mx.stop_gradient(targets.reshape(targets.shape[0], -1))  # an argument: it is computed twice
             logprobs = (mx.take_along_axis(logits, wide, axis=-1) - total).reshape(targets.shape)
             if not entropy:
                 return [logprobs]
@@ -286,12 +285,12 @@ class Network:
 
 
 def placed_rows(batch: MicroBatch, pieces: Pieces | None) -> Placed | None:
-    """Where data stand that share rows or have segments; None: each has a row to itself."""
+    """The places of examples that share rows or have segments; None: each has its own row."""
     return place_rows(batch, pieces) if batch.filled or pieces is not None else None
 
 
 def first_places(tokens: NDArray[Any], vocabulary: int) -> NDArray[Any]:
-    """(S, V) where each token comes first in a row (S, T); T where it does not."""
+    """(S, V) the first position of each token in a row (S, T); T if it does not occur."""
     first = np.full((len(tokens), vocabulary), tokens.shape[1])
     for column in reversed(range(tokens.shape[1])):
         first[np.arange(len(tokens)), tokens[:, column]] = column
@@ -322,7 +321,7 @@ def _module(model: Any, path: str) -> Any:
 
 
 def around(module: Any, run: Callable[..., mx.array]) -> None:
-    """From now on, calling a module is `run(module, its own call, ...)`."""
+    """Make calls of a module run `run(module, its original call, ...)`."""
     plain = type(module)
 
     def call(self: Any, *given: Any, **more: Any) -> mx.array:
@@ -332,7 +331,7 @@ def around(module: Any, run: Callable[..., mx.array]) -> None:
 
 
 def _recompute(layer: Any) -> None:
-    """Make a layer compute itself again in backward, and keep only what it reads."""
+    """Make a layer keep only its input and recompute itself in the backward pass."""
     plain = type(layer)
     call: Any = plain.__call__
 
@@ -342,7 +341,7 @@ def _recompute(layer: Any) -> None:
 
         def run(parameters: Any, *arrays: mx.array) -> Any:
             self.update(parameters)
-            left = iter(arrays)  # only arrays can be arguments of what is computed twice
+            left = iter(arrays)  # a function that is computed twice takes only arrays
             whole = [next(left) if isinstance(value, mx.array) else value for value in (*given, *named_.values())]
             return call(self, *whole[: len(given)], **dict(zip(named_, whole[len(given) :], strict=True)))
 

@@ -1,5 +1,5 @@
-"""MLX's own optimizers over the arrays that train: `create` takes them by name, and the state of what it makes is the
-tree of those names."""
+"""MLX's own optimizers. `create` takes the trainable arrays by name; the optimizer's state is a tree with the same
+names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetooth_hooks.protocols import ModelFacts
 from pydantic import Field
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-"""How much a running mean keeps of itself in a step."""
+"""The decay rate of a running mean."""
 
 
 SETTABLE = ("betas", "eps", "momentum", "weight_decay")
@@ -21,7 +21,7 @@ SETTABLE = ("betas", "eps", "momentum", "weight_decay")
 
 
 class OptimizerOptions(Options):
-    """What all of them take."""
+    """Options of all optimizers."""
 
     weight_decay: float = Field(default=0.0, ge=0)
     """Each step shrinks a weight by the share learning_rate * weight_decay (decoupled). `sgd` instead adds weight_decay
@@ -56,8 +56,8 @@ class AdafactorOptions(OptimizerOptions):
     """Options of `adafactor`."""
 
     learning_rate: float = Field(default=1e-2, gt=0)
-    """Peak learning rate, relative: a tensor's update is this (at step t at most 1 / sqrt(t)) times the root mean
-    square of its weights, or times 0.001 if that is smaller. So the zero matrix of a new adapter starts slowly."""
+    """Peak learning rate, relative: a tensor's update is this rate (at step t at most 1 / sqrt(t)) times the root mean
+    square of its weights, at least 0.001. So the zero matrix of a new adapter starts slowly."""
     beta2_decay: float = Field(default=-0.8, lt=0)
     """The decay rate of the second moment at step t is 1 - t ** beta2_decay."""
     clip: float = Field(default=1.0, ge=1)
@@ -97,7 +97,7 @@ class MlxOptimizer(OptimizerBase):
 
     Attributes:
         make: from a weight decay to one of them.
-        of_matrices: one for matrices inside layers alone.
+        of_matrices: makes the optimizer of matrices inside layers.
         keeps: bytes of state per parameter.
     """
 
@@ -111,7 +111,8 @@ class MlxOptimizer(OptimizerBase):
         return self.keeps
 
     def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Any:
-        """One for matrices that decay and one for norms and biases, or, where all are alike, one.
+        """One optimizer for matrices, which decay, and one for norms and biases; a single one if all have the same
+        options.
 
         Raises:
             ValueError: nothing trains.
@@ -137,7 +138,7 @@ class MlxOptimizer(OptimizerBase):
 
 
 def decoupled(kind: Any) -> Any:
-    """An optimizer of MLX that shrinks a weight by learning_rate * weight_decay of itself, apart from its update."""
+    """An optimizer of MLX with decoupled weight decay: a weight shrinks by learning_rate * weight_decay of itself."""
 
     class Decoupled(kind):  # type: ignore[misc]  # MLX's optimizers bring no types
         weight_decay: float
@@ -153,12 +154,12 @@ def decoupled(kind: Any) -> Any:
 
 
 def is_hidden_matrix(name: str, array: Any) -> bool:
-    """A matrix inside a layer: neither a norm or a bias, nor an embedding or a head, whose rows belong to tokens."""
+    """Whether a weight is a matrix inside a layer, and not a norm, a bias, an embedding or a head."""
     return array.ndim == 2 and not any(word in name for word in ("embed", "head", "score"))
 
 
 def options_of(optimizer: Any) -> dict[str, float | tuple[float, ...]]:
-    """What a step may set of one that `create` made, by names of a recipe."""
+    """The options that a step may set, by their names in a recipe."""
     first = getattr(optimizer, "optimizers", [optimizer])[0]
     values = {name: getattr(first, name) for name in SETTABLE if hasattr(first, name)}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
@@ -166,7 +167,7 @@ def options_of(optimizer: Any) -> dict[str, float | tuple[float, ...]]:
 
 @contextmanager
 def applied(optimizer: Any, options: Mapping[str, float | tuple[float, ...]]) -> Iterator[None]:
-    """While entered, it has these options; what does not decay keeps its weight decay of 0."""
+    """A `with` block in which the optimizer has these options; weights without decay keep a weight decay of 0."""
     parts = getattr(optimizer, "optimizers", [optimizer])
     before = [{name: getattr(part, name) for name in options} for part in parts]
     for part in parts:
@@ -223,7 +224,7 @@ def build_lion(options: LionOptions, context: Context) -> MlxOptimizer:
 
 
 def build_adafactor(options: AdafactorOptions, context: Context) -> MlxOptimizer:
-    """mlx.optimizers.Adafactor (Shazeer & Stern, 2018, arXiv:1804.04235) with a rate that is given and decoupled
+    """mlx.optimizers.Adafactor (Shazeer & Stern, 2018, arXiv:1804.04235) with a given learning rate and decoupled
     decay."""
 
     import mlx.core as mx

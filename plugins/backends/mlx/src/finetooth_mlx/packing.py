@@ -1,8 +1,7 @@
-"""Data that share a row of the model's input, and data with segments: each sees itself alone.
-
-mlx-lm's models take the mask of their attention from the cache of a layer. `Segments` stands in for it: it keeps
-nothing and gives a mask that is true within a segment. Positions count through a row: rotary embeddings turn by
-differences alone. Which models keep segments apart so is not listed but tried.
+"""Keeps examples that share a row, and segments of an example, apart. mlx-lm's models take the attention mask from a
+layer's cache. `Segments` replaces the cache: it stores nothing and gives a mask that is true within a segment.
+Positions count through a row, since rotary embeddings depend on differences only. A trial decides whether a model keeps
+segments apart.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ from mlx_lm.models.base import create_causal_mask
 
 
 class Segments:
-    """A cache of one layer, or of all, that holds nothing.
+    """A cache, for one layer or all, that stores nothing.
 
     Args:
-        lengths: of the segments of each row, padding included; all rows are as wide.
+        lengths: of the segments of each row, padding included; all rows are equally wide.
     """
 
     offset = 0
@@ -31,13 +30,13 @@ class Segments:
         self._masks: dict[int | None, mx.array] = {}
 
     def make_mask(self, width: int, return_array: bool = True, window_size: int | None = None) -> mx.array:
-        """(R, 1, W, W), true where a position is read; made once for all layers that see as far."""
+        """(R, 1, W, W), true where a position is read; made once for all layers with the same window."""
         if window_size not in self._masks:
             self._masks[window_size] = self._same & create_causal_mask(width, window_size=window_size)
         return self._masks[window_size]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """What was given: nothing stands before it."""
+        """The given keys and values: no cached ones precede them."""
         return keys, values
 
 
@@ -64,7 +63,7 @@ def obstacle(body: Any, layers: int, vocabulary: int) -> str:
         alone = [numbers(body(mx.array(part[None]), cache=None))[0] for part in parts]
         computed = body.embed_tokens(mx.array([[0]])).dtype.size
         return leak(alone, together(parts), together(others), computed)
-    except (AttributeError, IndexError, TypeError, ValueError) as error:  # of mlx-lm's own code
+    except (AttributeError, IndexError, TypeError, ValueError) as error:  # an error of mlx-lm's code
         return f"mlx-lm's class of this model takes no mask that keeps them apart ({type(error).__name__})"
 
 

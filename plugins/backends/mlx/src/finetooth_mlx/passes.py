@@ -1,4 +1,4 @@
-"""Running a step's data through the model: forward, and backward, micro-batch by micro-batch."""
+"""Runs a step's examples through the model, forward and backward, micro-batch by micro-batch."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Differentiated(Evaluated):
     """The results of a pass, with its gradients.
 
     Attributes:
-        grads: of what trains, by name; empty without a backward.
+        grads: by parameter name; empty without a backward.
     """
 
     grads: NamedArrays = field(default_factory=dict)
@@ -49,22 +49,22 @@ class Runner:
 
     def __init__(self, network: Network, *, pad_id: int, seed: int) -> None:
         self._network, self._pad_id, self._seed = network, pad_id, seed
-        self.asked: Callable[[], bool] = lambda: False  # whether the driver of the engine wants it to stop
+        self.asked: Callable[[], bool] = lambda: False  # whether the engine's caller asks it to stop
 
     def check_asked(self) -> None:
-        """Between two micro-batches.
+        """Called between two micro-batches.
 
         Raises:
-            Interrupted: somebody wants the engine to stop.
+            Interrupted: the caller asks the engine to stop.
         """
         if self.asked():
             raise Interrupted("the engine was asked to stop; what the call had accumulated was dropped")
 
     def score(self, work: Pass, returns: Collection[str], *, train: bool = False) -> list[dict[str, NDArray[Any]]]:
-        """Outputs per datum, by name, as arrays; `hidden` and `logits` at every position.
+        """Outputs per example, by name, as arrays; `hidden` and `logits` at every position.
 
         Args:
-            train: with dropout, as the pass's backward will see it.
+            train: with the dropout of the pass's backward.
         """
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
         for batch in work.computed:
@@ -79,15 +79,15 @@ class Runner:
     def evaluate(
         self, work: Pass, masters: NamedArrays, *, train: bool, backward: bool = False, returns: Collection[str] = ()
     ) -> Differentiated:
-        """Evaluate the loss of `work`, and its gradients with `backward`.
+        """Evaluate the loss of `work`; with `backward`, its gradients too.
 
         Args:
             masters: the weights that train.
             train: with dropout.
-            returns: outputs to hand back per datum, of those that the loss needs.
+            returns: outputs to return per example, of those that the loss needs.
 
         Raises:
-            NotFinite: the loss is not finite; names the data.
+            NotFinite: the loss is not finite; names the examples.
         """
         spec = work.spec
         assert spec is not None
@@ -115,7 +115,7 @@ class Runner:
     def backward_from(
         self, work: Pass, masters: NamedArrays, grads: Sequence[NDArray[np.floating[Any]]]
     ) -> NamedArrays:
-        """Gradients from dL/dlogprob per datum, shaped as its targets."""
+        """Gradients from dL/dlogprob per example, in the shape of its targets."""
         evaluated = Differentiated([])
         for batch in work.computed:
             slopes = to_mx(side_by_side(batch, grads))
@@ -129,13 +129,15 @@ class Runner:
                 self._differentiate(objective, masters, evaluated, backward=True)
         return evaluated.grads
 
-    # --- a loss that must see more than fits into a micro-batch -------------------------------------------------------
+    # --- a loss that reads more than one micro-batch
+    # -------------------------------------------------------------------
 
     def _evaluate_pieces(
         self, work: Pass, whole: MicroBatch, evaluated: Differentiated, masters: NamedArrays, *, train: bool,
         backward: bool, returns: Collection[str],
     ) -> None:  # fmt: skip
-        """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back piece by piece."""
+        """Compute outputs without a graph, evaluate the loss once on them, then backpropagate its gradient piece by
+        piece."""
         assert work.spec is not None and evaluated.totals is not None
         spec = work.spec
         scored: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
@@ -184,7 +186,7 @@ class Runner:
         *,
         backward: bool,
     ) -> mx.array:
-        """The value of a function of what trains; its gradients are added to `evaluated`."""
+        """The value of a function of the trainable parameters; its gradients are added to `evaluated`."""
         if not backward:
             with span(GRAPH):
                 value = objective(masters)
@@ -200,7 +202,8 @@ class Runner:
         return value
 
     def _outputs(self, spec: LossSpec, rectangle: Rows, *, train: bool) -> Outputs:
-        """What the loss needs, `NAME` of the pass's role with the graph, `NAME@ROLE` of others without."""
+        """The outputs that the loss needs: `NAME` of the pass's role with a graph, `NAME@ROLE` of other roles
+        without."""
         outputs: Outputs = {}
         for role in sorted(spec.roles):
             needs = [need.split("@", 1)[0] for need in spec.needs if need.endswith(f"@{role}")]
@@ -239,7 +242,7 @@ class Runner:
 
     @contextmanager
     def _as(self, work: Pass, batch: MicroBatch, *, train: bool) -> Iterator[None]:
-        """The model as the pass's role, in training or evaluation mode, each row with its own keys for dropout."""
+        """The model as the pass's role, in training or evaluation mode, with dropout keys for each row."""
         self.check_asked()
         pieces = tuple(pieces_of(work.data[row], n) for row, n in zip(batch.rows, batch.lengths, strict=True))
         segmented = any(len(of) > 1 for of in pieces)
@@ -257,5 +260,5 @@ class Runner:
 
 
 def _asked(spec: LossSpec) -> dict[str, Any]:
-    """How the policy that a loss looks at was sampled."""
+    """The sampling settings of the policy that a loss evaluates."""
     return {"temperature": spec.temperature, "repetition_penalty": spec.repetition_penalty}

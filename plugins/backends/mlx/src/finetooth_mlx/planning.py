@@ -1,4 +1,4 @@
-"""What the MLX backend decides before any weight is loaded, each with its reason, and the memory that a run takes."""
+"""The MLX backend's decisions before any weight is loaded, with reasons, and the memory that a run takes."""
 
 from __future__ import annotations
 
@@ -14,27 +14,26 @@ from finetooth_toolbox.precision_choice import choose_precision
 RECIPE = "the recipe says so"
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 MOST, FEWEST = 8192, 256
-"""Tokens of a micro-batch: more make products no faster; fewer leave the device idle."""
+"""Tokens per micro-batch: more make products no faster; fewer leave the device idle."""
 CHUNK = 1 << 26
 """Bytes of the logits, in fp32, that are held at once."""
 MOST_POSITIONS = 512
-"""Positions whose logits are held at once, where a small vocabulary would leave room for more: a product with the head
-gains nothing from more rows."""
+"""The most positions whose logits are held at once: a product with the head gains nothing from more rows."""
 KV_CACHE = {"plain": 0, "int8": 8, "int4": 4}
-"""Bits of a number in the cache of sampling, by name; 0 is as the model computes."""
+"""Bits per number in the KV cache, by name; 0 is the model's precision."""
 CACHE_GROUPS = (64, 32)
-"""Numbers of a head that share a scale and an offset in a cache of fewer bits; the first that fits."""
+"""Numbers of a head that share a scale and an offset in a quantised cache; the first that fits."""
 GENERATION_BATCHES = 4
-"""Micro-batches whose tokens a batch of sampling holds at once."""
+"""Size of a sampling batch, in micro-batches."""
 MLX_OVERHEAD = 256 << 20
-"""Bytes of the library, its kernels and of freed memory that its allocator keeps."""
+"""Bytes of the library, of its kernels and of freed memory that its allocator keeps."""
 
 
 def decide(request: PlanRequest, kv_cache: str = "plain") -> BackendPlan:
     """Decide precision, micro-batch and checkpointing.
 
     Raises:
-        PlanError: a setting asks for what the hardware, the optimizer or the model cannot do.
+        PlanError: the hardware, the optimizer or the model does not support a setting.
     """
     if KV_CACHE[kv_cache] and request.base.facts.head_dim % CACHE_GROUPS[-1]:
         raise PlanError(
@@ -43,7 +42,7 @@ def decide(request: PlanRequest, kv_cache: str = "plain") -> BackendPlan:
             action="leave backend.kv_cache out",
         )
     if request.trains.head is not None and request.trains.head.exported_as != "none":
-        class_name(request.base.model.model_type, request.trains.head.exported_as)  # refuses what cannot be exported
+        class_name(request.base.model.model_type, request.trains.head.exported_as)  # refuses if it has none
     precision = choose_precision(request.train.precision, request.place.hardware)
     tokens, checkpointing = _portions(request, str(precision.value), kv_cache)
     train = replace(
@@ -58,7 +57,7 @@ def decide(request: PlanRequest, kv_cache: str = "plain") -> BackendPlan:
 
 
 def _portions(request: PlanRequest, precision: str, kv_cache: str) -> tuple[Decision, Decision]:
-    """The largest micro-batch that fits, with activations kept if they do."""
+    """The largest micro-batch that fits, without recomputation if activations fit."""
     names = "train.micro_batch_tokens", "train.gradient_checkpointing"
     tokens, recomputes, longest = request.train.micro_batch_tokens, request.train.gradient_checkpointing, request.data
     if tokens is not None and tokens < max(1, longest.longest if longest.mean_length else 1):
@@ -86,10 +85,10 @@ def _portions(request: PlanRequest, precision: str, kv_cache: str) -> tuple[Deci
 def estimate(
     request: PlanRequest, precision: str, tokens: int, *, checkpointing: bool, kv_cache: str = "plain"
 ) -> MemoryEstimate:
-    """Peak memory in bytes, by part, of one pool: a Mac's memory is the host's and the device's.
+    """Peak memory in bytes, by part. A Mac's host and device share one memory.
 
     Args:
-        tokens: of a micro-batch.
+        tokens: per micro-batch.
         kv_cache: see `KV_CACHE`.
     """
     facts, model, trained = request.base.facts, request.base.model, request.trains.parameters
@@ -98,13 +97,13 @@ def estimate(
     if (quantizer := request.base.quantizer) is not None:
         weights -= _saved(quantizer, facts, each)
     if not request.trains.base_frozen:
-        weights += trained * (4 if each == 2 else 0)  # masters in fp32, in addition to what computes
+        weights += trained * (4 if each == 2 else 0)  # master weights in fp32, in addition to the model's
     else:
         weights += 4 * trained
     queries, keys = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
     width = 6 * facts.hidden_size + 3 * queries + 4 * keys + 5 * facts.ffn_size
     rows = min(tokens, max(request.data.longest, 1))
-    scores = 2 * facts.heads * rows * 4  # the backward pass of attention makes them again, for all heads of a layer
+    scores = 2 * facts.heads * rows * 4  # the backward pass recomputes attention weights, for all heads of a layer
     in_layer = tokens * (width * each + scores)
     saved = facts.layers * tokens * (facts.hidden_size * each if checkpointing else width * each)
     activations = saved + in_layer
@@ -115,7 +114,7 @@ def estimate(
         activations = max(activations, int(GENERATION_BATCHES * tokens * of_token))
     parts = {
         "weights": weights,
-        "gradients": 2 * 4 * trained,  # those accumulated, and those of a micro-batch
+        "gradients": 2 * 4 * trained,  # accumulated ones, and those of a micro-batch
         "optimizer": int(request.updates.state_bytes * trained),
         "activations": activations,
         "logits": min(3 * CHUNK, 3 * 4 * min(tokens, MOST_POSITIONS) * facts.vocab_size),
@@ -137,13 +136,13 @@ def _saved(quantizer: Quantizer, facts: ModelFacts, each: int) -> int:
 
 
 def _role_bytes(request: PlanRequest, each: int) -> int:
-    """Of models and copies that are held for roles: a model once, whichever roles it has, and the base not again.
+    """Bytes of models and copies for roles: each model counts once, and the base does not count again.
 
     Args:
-        each: bytes of a number.
+        each: bytes per number.
     """
     base, frozen = request.base.model.reference, request.trains.base_frozen
-    held = {base} if frozen or each == 4 else set()  # where it trains, its masters are read in fp32
+    held = {base} if frozen or each == 4 else set()  # if it trains, its master weights are loaded in fp32
     taken = sum(model.parameters * each for model in request.opened)
     for role in request.roles.values():
         if role.model is None:

@@ -1,4 +1,4 @@
-"""The MLX backend, and what it needs of its own framework."""
+"""The MLX backend, and its loaders, adapters, optimizers and hardware."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MLX = frozenset({"mlx"})
 
 
 def claims(reference: str) -> Claim | None:
-    """Folders with a config, and names of the form `org/name` that are nothing on this machine."""
+    """Whether the name is a folder with a config, or has the form `org/name` and is no path on this machine."""
     folder = Path(reference)
     if folder.is_dir():
         mark = next((mark for mark in ("config.json", "artifact/config.json") if (folder / mark).is_file()), None)
@@ -25,7 +25,7 @@ def claims(reference: str) -> Claim | None:
 
 
 def claims_gguf(reference: str) -> Claim | None:
-    """Short names, files inside packages, and paths that end in `.gguf`."""
+    """Whether it is a short name, a file inside a package, or a path that ends in `.gguf`."""
     reason = why_ours(reference)
     return Claim(2, reason) if reason else None
 

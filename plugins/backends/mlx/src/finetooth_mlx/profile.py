@@ -1,7 +1,7 @@
 """Records where the time and the memory of steps go.
 
-MLX computes a whole graph at once, so Python cannot time operators. Recorded are the parts of a step,
-each with what it ends with on the device.
+MLX computes a whole graph at once, so Python cannot time operators. The record has the parts of a step, each up to the
+end of its work on the device.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Recording:
 
     Attributes:
         spans: name, begin and length of each, in microseconds.
-        memory: microseconds, bytes in use, and with those that the allocator keeps.
+        memory: time in microseconds, bytes in use, and bytes in use or kept by the allocator.
     """
 
     begun: float = field(default_factory=time.perf_counter)
@@ -43,7 +43,7 @@ class Recording:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """While entered, what happens is recorded as part of `name`."""
+        """A `with` block that is recorded as part of `name`."""
         begin = self._now()
         try:
             yield
@@ -61,13 +61,14 @@ _under_way: list[Recording] = []
 
 
 def span(name: str) -> AbstractContextManager[None]:
-    """For the engine's own work: a span while something is recorded."""
+    """A span of the engine's own work, if a record is being made."""
     return _under_way[-1].span(name) if _under_way else nullcontext()
 
 
 @contextmanager
 def record(folder: Path) -> Iterator[Recording]:
-    """While entered, record; then write `trace.json`, `memory.json` and `table.md`, whatever ended it."""
+    """A `with` block that is recorded. At its end, also after an error, write `trace.json`, `memory.json` and
+    `table.md`."""
     recording = Recording()
     _under_way.append(recording)
     try:
@@ -84,7 +85,7 @@ def record(folder: Path) -> Iterator[Recording]:
 
 
 def _trace(recording: Recording) -> dict[str, Any]:
-    """As Chrome and Perfetto read it."""
+    """The trace in the format of Chrome and Perfetto."""
     spans = sorted(recording.spans, key=lambda of: (of[1], -of[2]))
     events = [{"ph": "X", "name": n, "ts": begin, "dur": length, "pid": 0, "tid": 0} for n, begin, length in spans]
     return {"displayTimeUnit": "ms", "traceEvents": events}
@@ -97,7 +98,7 @@ def _memory(recording: Recording) -> dict[str, Any]:
 
 
 def table(recording: Recording) -> str:
-    """Markdown: the parts of a step, as shares of it."""
+    """A Markdown table of the parts of a step, with their shares of its time."""
     steps = [length for name, _, length in recording.spans if name == STEP_SPAN]
     if not steps:
         return "# Profile\n\nNo whole step was recorded.\n"

@@ -1,4 +1,4 @@
-"""Quantizers of MLX: linear weights of the decoder's layers in its own formats, stored while a model is loaded."""
+"""Quantizers of MLX: they store the linear weights of decoder layers in MLX's own formats while a model is loaded."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from finetooth_hooks import Context, Options, QuantizerBase
 from finetooth_hooks.protocols import Stored
 
 HEADS = ("lm_head", "embed_out", "output")
-"""Ends of paths of heads for words, which stay as they are."""
+"""Path suffixes of language-model heads, which are not quantised."""
 
 
 class Skipping(Options):
-    """Options of `mxfp4`, and what all have."""
+    """Options of `mxfp4`, and of all quantizers."""
 
     skip: list[str] = []  # noqa: RUF012 - pydantic copies it
-    """Modules that stay as they are, by names that end their paths: `[down_proj]`."""
+    """Modules that are not quantised, by the ends of their paths: `[down_proj]`."""
 
 
 class GroupOptions(Skipping):
@@ -33,7 +33,7 @@ class AffineOptions(GroupOptions):
 
 
 class MlxQuantizer(QuantizerBase):
-    """`protocols.Quantizer` that makes MLX's own modules in fewer bits."""
+    """`protocols.Quantizer` that makes MLX's quantised modules."""
 
     def __init__(self, options: Skipping, bits: int, group_size: int, mode: str = "affine") -> None:
         self._bits, self._group_size, self._mode, self.skip = bits, group_size, mode, tuple(options.skip)

@@ -1,7 +1,5 @@
-"""A batch that requests join and leave while it is written, of the engine's weights and of adapters that it holds.
-
-Requests that begin together, with prompts of one length and one adapter, are written together; the others in turns, a
-token each.
+"""A sampling batch that requests join and leave, with the engine's weights and adapters that it holds. Requests that
+begin together, with one prompt length and one adapter, form a batch; the batches take turns, a token each.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from finetooth_mlx.network import Network
 
 
 class MlxHeldAdapter(HeldAdapter):
-    """Weights in the place of those that train; None is the base alone."""
+    """Weights that replace the trained ones; None is the base alone."""
 
     def __init__(self, network: Network, weights: NamedArrays | None) -> None:
         self.network, self.weights = network, weights
@@ -34,7 +32,7 @@ class MlxHeldAdapter(HeldAdapter):
         return sum(array.nbytes for array in (self.weights or {}).values())
 
     def computing(self) -> AbstractContextManager[None]:
-        """While entered, the network computes with it."""
+        """A `with` block in which the network computes with it."""
         if self.weights is None:
             return self.network.adapter.disabled(self.network.model)
         return self.network.holding(self.weights)
@@ -42,7 +40,7 @@ class MlxHeldAdapter(HeldAdapter):
 
 @dataclass
 class _Request:
-    """Rows that begin together."""
+    """Rows that began together."""
 
     prompt: Sequence[int]
     rows: list[Row]
@@ -53,7 +51,7 @@ class MlxRunningBatch:
     """See `finetooth_hooks.continuous.RunningBatch`.
 
     Args:
-        weights: that the engine has; others end the batch.
+        weights: the engine's; new ones end the batch.
     """
 
     def __init__(self, generator: Generator, weights: Callable[[], NamedArrays], weights_version: int) -> None:
@@ -108,7 +106,7 @@ class MlxRunningBatch:
             for adapter, _, writing in self._writing:
                 with adapter.computing():
                     rows += writing.step()
-        except BaseException:  # some rows have a token more by now, others have not
+        except BaseException:  # some rows already have the next token, others do not
             self._waiting.clear()
             self._writing, self._left = [], {}
             raise
@@ -116,7 +114,7 @@ class MlxRunningBatch:
         return [self._written(row) for row in rows]
 
     def _begin(self) -> None:
-        """Let requests that there is room for begin."""
+        """Begin the requests that fit."""
         taken = sum(cells for _, cells, _ in self._writing)
         groups: dict[tuple[int, int], list[_Request]] = {}
         while self._waiting:

@@ -1,6 +1,5 @@
-"""One copy of a model's weights for all that compute with it: engines of a process, and roles of an engine.
-
-MLX's arrays never change, so models of modules of their own can hold the same ones.
+"""Engines of a process, and roles of an engine, share one copy of a model's weights. MLX's arrays never change, so
+models with separate modules can hold the same arrays.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ _LOADING = threading.Lock()
 
 
 def shared(models: Models, key: Key, load: Callable[[], Any]) -> Any:
-    """A model of modules of its own over weights that others use too; loaded if nobody does. The weights go when the
-    last such model goes.
+    """A model with its own modules over shared weights, which are loaded at the first use. The last such model frees
+    the weights.
 
     Args:
-        models: that were loaded, by what tells them apart.
+        models: loaded models, by their identity.
     """
     with _LOADING:
         owner = models.get(key)
         if owner is None:
             owner = models[key] = load()
     model = twin(owner, {})
-    model.__dict__["_owner"] = owner  # no module of this one: an entry of the dictionary would be
+    model.__dict__["_owner"] = owner  # not an attribute of the module: MLX would take it for a part of the model
     return model
 
 
@@ -38,7 +37,7 @@ def twin(value: Any, made: dict[int, Any]) -> Any:
     """New modules and containers, with the same arrays in them.
 
     Args:
-        made: what was made so far, by the identity of what it is a twin of.
+        made: copies so far, by the identity of their originals.
     """
     if id(value) in made:
         return made[id(value)]

@@ -1,4 +1,4 @@
-"""Everything that trains, in memory and on disk: safetensors for arrays, JSON for the rest, no pickle.
+"""Training state in memory and on disk: safetensors for arrays, JSON for the rest, no pickle.
 
     trained.safetensors     weights by name, fp32
     optimizer.safetensors   arrays of the optimizer's state
@@ -7,7 +7,7 @@
     roles.safetensors       weights of roles that are copies of the policy (absent without any)
     state.json              the rest, with the SHA-256 of each file; written last, so a torn state is never read
 
-Dropout and sampling are keyed by seed, step and datum: counters are all their random state.
+Dropout and sampling are keyed by seed, step and example: counters are all their random state.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class ResumeState:
-    """What an engine resumes from."""
+    """The state that an engine resumes from."""
 
     masters: NamedArrays
     grads: NamedArrays
@@ -61,10 +61,10 @@ class ResumeState:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that trains at one moment; implements `finetooth_hooks.engine.Snapshot`.
+    """The training state at one moment; implements `finetooth_hooks.engine.Snapshot`.
 
     Attributes:
-        files: arrays by file and key, in memory that no engine writes to.
+        files: arrays by file and key; no engine writes to their memory.
         content: the rest, JSON-able.
     """
 
@@ -110,11 +110,11 @@ class State:
         return sum(array.nbytes for arrays in self.files.values() for array in arrays.values())
 
     def to_host(self) -> State:
-        """Itself: a Mac's memory is the host's and the device's."""
+        """The snapshot itself: a Mac's host and device share one memory."""
         return self
 
     def save(self, path: Path) -> None:
-        """Write it next to `path` and move it there; an existing folder keeps its other files."""
+        """Write the state next to `path` and move it there; an existing folder keeps its other files."""
         with taking_its_place(path, lambda name: name.removesuffix(".safetensors") in FILES) as folder:
             hashes = {}
             for name, arrays in self.files.items():
@@ -125,10 +125,10 @@ class State:
 
 
 def read_state(path: Path) -> State:
-    """What `State.save` wrote.
+    """Load what `State.save` wrote.
 
     Raises:
-        UserError: it is not a state, a torn one, or one of another engine.
+        UserError: it is not a state, it is incomplete, or it is of another engine.
     """
     content = read_content(path)
     if content.get("format") != FORMAT:
@@ -156,14 +156,14 @@ def checked_parts(
     state: State, request: EngineRequest, masters: NamedArrays, optimizer: Any, roles: Mapping[str, NamedArrays],
     where: str,
 ) -> ResumeState:  # fmt: skip
-    """The parts of a state, checked before anything is changed; the schedule takes its own.
+    """Check the parts of a state before the engine changes; the schedule checks its own.
 
     Args:
         masters, optimizer, roles: of the engine as it is.
-        where: it comes from, for messages.
+        where: its source, for messages.
 
     Raises:
-        UserError: one of another model, adapter, optimizer or precision.
+        UserError: the state is of another model, adapter, optimizer or precision.
     """
     content = state.content
     check_identity(where, content, request)
@@ -205,7 +205,7 @@ def _check_same(where: str, file: str, theirs: Arrays, mine: Mapping[str, mx.arr
 
 
 def _plain(arrays: Mapping[str, mx.array]) -> Arrays:
-    """In memory of their own: NumPy's view of an array of MLX keeps it alive, and nothing writes to it."""
+    """NumPy's views of MLX's arrays, which keep the arrays alive; nothing writes to them."""
     mx.eval(list(arrays.values()))
     return {name: np.asarray(array) for name, array in arrays.items()}
 

@@ -1,4 +1,4 @@
-"""One step of an optimizer, as one function that MLX may compile."""
+"""An optimizer step as one function that MLX may compile."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ Options = Mapping[str, float | tuple[float, ...]]
 
 
 class Update:
-    """Moves what trains by its gradients.
-
-    Shapes are the same in every step, so that a compiled update is traced once for each set of options. MLX fuses what
-    it does to a number, which is then read and written once; roundings may differ from those without.
+    """Updates the trainable parameters from their gradients. Shapes are the same in every step, so MLX traces a
+    compiled update once for each set of options. A compiled update reads and writes each number once; its rounding may
+    differ.
 
     Attributes:
-        optimizer: whose state it changes.
+        optimizer: the update changes its state.
 
     Args:
         compiled: whether MLX compiles it.
@@ -39,7 +38,7 @@ class Update:
             _try()
 
     def __call__(self, grads: NamedArrays, masters: NamedArrays, options: Options) -> NamedArrays:
-        """The weights after the step, still to be computed.
+        """The weights after the step, lazy.
 
         Args:
             options: of the optimizer, for this step.
@@ -54,7 +53,7 @@ class Update:
             try:
                 moved, after = self._traced[key](grads, masters, before)
             except Exception:
-                self.optimizer.state = before  # what is left of a trace holds no numbers
+                self.optimizer.state = before  # tracers hold no numbers
                 raise
         self.optimizer.state = after
         return moved
