@@ -484,7 +484,7 @@ def opener(plugins: Plugins) -> OpenModel:
 
 
 def in_folder(place: Path | None) -> AbstractContextManager[None]:
-    """While entered, relative paths are of this folder; None changes nothing."""
+    """Inside the `with` block, relative paths are of this folder; None changes nothing."""
     return nullcontext() if place is None else chdir(place)
 
 

@@ -18,7 +18,8 @@ AUTO = "auto"
 
 @contextmanager
 def pinned(setting: str, pick: Any) -> Iterator[None]:
-    """Inside, an error of a user also says that the recipe picks an entry, which what failed may not be for."""
+    """Inside the `with` block, an error of a user also says that the recipe picks an entry, which what failed may not
+    be for."""
     try:
         yield
     except UserError as error:

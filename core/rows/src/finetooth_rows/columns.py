@@ -74,7 +74,7 @@ class ColumnWatch:
 
     @contextmanager
     def over(self, columns: Columns) -> Iterator[_Watching]:
-        """While entered, rows may be watched; in the end `columns` says what is known of those that were."""
+        """Inside the `with` block, rows may be watched; in the end `columns` says what is known of those that were."""
         watching = _Watching(self._shapes)
         try:
             yield watching

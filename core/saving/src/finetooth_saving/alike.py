@@ -56,7 +56,7 @@ class Alike:
 
     @contextmanager
     def stops(self) -> Iterator[None]:
-        """While entered, plugins and trackers are called. A stop that one asks for at some rank is that of
+        """Inside the `with` block, plugins and trackers are called. A stop that one asks for at some rank is that of
         all.
 
         Raises:
@@ -98,8 +98,8 @@ class Alike:
 
     @contextmanager
     def fails(self) -> Iterator[None]:
-        """While entered, something may fail at a rank; then it has failed at all that can only save together. A rank
-        that saves alone may do so where the others train.
+        """Inside the `with` block, something may fail at a rank; then it has failed at all that can only save together.
+        A rank that saves alone may do so where the others train.
 
         Raises:
             EngineError: the first rank's, behind the body, where nothing failed at this one; a full disk is one here,

@@ -201,7 +201,7 @@ class Spans(Protocol):
     """A recording under way."""
 
     def span(self, name: str) -> AbstractContextManager[Any]:
-        """While entered, what happens is recorded as part of `name`."""
+        """Inside the `with` block, what happens is recorded as part of `name`."""
         ...
 
 
@@ -353,9 +353,9 @@ class Engine(Protocol):
         ...
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside, the policy has the weights to evaluate and to keep, where they are others than those at which
-        gradients are taken (an optimizer with the capability `averages`); nothing is trained or saved meanwhile.
-        `export` enters it by itself."""
+        """Inside the `with` block, the policy has the weights to evaluate and to keep, where they are others than those
+        at which gradients are taken (an optimizer with the capability `averages`); nothing is trained or saved
+        meanwhile. `export` enters it by itself."""
         ...
 
     def running_batch(self) -> RunningBatch:
@@ -428,7 +428,7 @@ class Engine(Protocol):
         ...
 
     def profile(self, folder: Path) -> AbstractContextManager[Spans]:
-        """While entered, record. On leaving, write into `folder` (made if missing): `trace.json`, a Chrome trace,
-        `memory.json`, a timeline of allocated memory, and `table.md`, in words where the time went. Capability
+        """Inside the `with` block, record. On leaving, write into `folder` (made if missing): `trace.json`, a Chrome
+        trace, `memory.json`, a timeline of allocated memory, and `table.md`, in words where the time went. Capability
         `profile`."""
         ...

@@ -154,8 +154,8 @@ _IDS_CHECKED: ContextVar[bool] = ContextVar("ids_checked", default=False)
 
 @contextmanager
 def ids_checked() -> Iterator[None]:
-    """While entered, operations take ids as they are: the caller has seen that all are in the vocabulary. To look at
-    them an accelerator must wait."""
+    """Inside the `with` block, operations take ids as they are: the caller has seen that all are in the vocabulary. To
+    look at them an accelerator must wait."""
     token = _IDS_CHECKED.set(True)
     try:
         yield

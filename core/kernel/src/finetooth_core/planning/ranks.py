@@ -106,7 +106,7 @@ def check_started(recipe: Recipe, joined: JoinedRank | None) -> None:
 
 @contextmanager
 def among(joined: JoinedRank, folder: Path) -> Iterator[None]:
-    """While entered, this process trains with the others.
+    """Inside the `with` block, this process trains with the others.
 
     Args:
         folder: that it works in; removed behind a rank that does not write the run's.

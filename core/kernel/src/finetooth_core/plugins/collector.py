@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """While entered, reference cycles are not looked for; also a decorator.
+    """Inside the `with` block, reference cycles are not looked for; also a decorator.
 
     For what makes many objects that stay and no garbage to speak of, not for work that grows with the data. What was
     made meanwhile counts as old afterwards: only the rare full collections look at it. A collector that is off stays

@@ -23,8 +23,8 @@ class Interrupt:
 
 @contextmanager
 def interrupts(interrupt: Interrupt) -> Iterator[None]:
-    """While entered, the first Ctrl-C or SIGTERM is noted; a Ctrl-C after it raises KeyboardInterrupt at once. A
-    SIGTERM after it changes nothing: queues send it to a launcher and to its ranks."""
+    """Inside the `with` block, the first Ctrl-C or SIGTERM is noted; a Ctrl-C after it raises KeyboardInterrupt at
+    once. A SIGTERM after it changes nothing: queues send it to a launcher and to its ranks."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals belong to the main thread
         return

@@ -42,7 +42,7 @@ class Recorder:
         self._spans = self._open.enter_context(self._engine.profile(self._folder))
 
     def span(self, name: str) -> AbstractContextManager[Any]:
-        """While entered, what happens is recorded under `name`; nothing while nothing is recorded."""
+        """Inside the `with` block, what happens is recorded under `name`; nothing while nothing is recorded."""
         return nullcontext() if self._spans is None else self._spans.span(name)
 
     def after(self, step: int) -> None:

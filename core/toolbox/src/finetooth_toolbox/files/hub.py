@@ -41,8 +41,9 @@ def why_unreachable() -> str:
 
 @contextmanager
 def without_retries() -> Iterator[str]:
-    """Inside, libraries that ask the hub go by what is on this machine if the hub cannot be reached; they alone would
-    try every file again and again. Yields why, empty if it can be reached or the user wants to stay offline."""
+    """Inside the `with` block, libraries that ask the hub go by what is on this machine if the hub cannot be reached;
+    they alone would try every file again and again. Yields why, empty if it can be reached or the user wants to stay
+    offline."""
     offline = _constants().HF_HUB_OFFLINE
     why = "" if offline else why_unreachable()
     # what HF_HUB_OFFLINE=1 sets as they are imported

@@ -42,7 +42,8 @@ class _ListedFinder:
 
 @contextmanager
 def listed_path() -> Iterator[None]:
-    """While entered, an import of a top-level module goes to its folder at once. It finds what Python would find."""
+    """Inside the `with` block, an import of a top-level module goes to its folder at once. It finds what Python would
+    find."""
     finder = _ListedFinder()
     sys.meta_path.insert(sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0, finder)
     try:

@@ -194,8 +194,8 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def hashes_remembered() -> Iterator[None]:
-    """While entered, `remembered_sha256` knows what this thread has read. For code that writes a checkpoint: no file
-    is read again for each list that names it."""
+    """Inside the `with` block, `remembered_sha256` knows what this thread has read. For code that writes a checkpoint:
+    no file is read again for each list that names it."""
     token = _hashes.set({})
     try:
         yield

@@ -93,8 +93,8 @@ class Adapter(Protocol):
         ...
 
     def disabled(self, model: Any) -> AbstractContextManager[None]:
-        """While entered, the model computes as the base does. Capability `disable`, which the
-        entry states as `can_disable`."""
+        """Inside the `with` block, the model computes as the base does. Capability `disable`, which the entry states as
+        `can_disable`."""
         ...
 
     def low_rank(self, module: Any) -> LowRank | None:

@@ -102,7 +102,8 @@ class ShardedModel(Protocol):
         ...
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Inside, every rank holds the whole model in the precision that it computes in; not for gradients."""
+        """Inside the `with` block, every rank holds the whole model in the precision that it computes in; not for
+        gradients."""
         ...
 
 

@@ -37,8 +37,8 @@ class Optimizer(Protocol):
         ...
 
     def averaged(self, optimizer: Any) -> AbstractContextManager[None]:
-        """Inside, the parameters of an optimizer that `create` made hold the weights to evaluate and to keep;
-        afterwards those at which gradients are taken again, bit for bit. Capability `averages`."""
+        """Inside the `with` block, the parameters of an optimizer that `create` made hold the weights to evaluate and
+        to keep; afterwards those at which gradients are taken again, bit for bit. Capability `averages`."""
         ...
 
     def active(self, optimizer: Any) -> Sequence[Any]:

@@ -182,7 +182,7 @@ class LoraAdapter(FoldableAdapter):
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:
-        """While entered, the model computes as its base."""
+        """Inside the `with` block, the model computes as its base."""
         from finetooth_peftfiles.layers import switched_off
 
         with switched_off(model):

@@ -64,7 +64,7 @@ def round_weights(model: nn.Module, quantizer: Quantizer) -> None:
 
 @contextmanager
 def converted(model: nn.Module) -> Iterator[float]:
-    """While entered, the model holds its weights rounded, as ordinary linear modules.
+    """Inside the `with` block, the model holds its weights rounded, as ordinary linear modules.
 
     Yields:
         How far they are from those that trained: root mean square over that of the weights.

@@ -1,6 +1,7 @@
-"""Turns running out of memory into an error that says what to change (`finetooth_modelfiles.exhaustion`). MLX raises
-what its allocator and Metal's commands report. The engine drops the gradients of the failed call and keeps the weights
-of the last whole step.
+"""Turns running out of memory into an error that says what to change (`finetooth_modelfiles.exhaustion`).
+
+MLX raises what its allocator and Metal's commands report. The engine drops the gradients of the failed call and keeps
+the weights of the last whole step.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Writes a model of MLX as a folder in transformers' layout, and merges an adapter into it. The folder holds plain
-numbers: quantised again, the sum would lose what was tuned.
+"""Writes a model of MLX as a folder in transformers' layout, and merges an adapter into it.
+
+The folder holds plain numbers: quantised again, the sum would lose what was tuned.
 """
 
 from __future__ import annotations

@@ -237,9 +237,11 @@ def choose(
     scores: NDArray[np.float64], sampling: Sampling, stream: np.random.Generator
 ) -> tuple[int, float, tuple[int, ...]]:
     """The next token of a row, its log-probability under the sampling distribution, and the candidates (empty if all
-    tokens were). Temperature applies first, then `top_k`, then `top_p` (Holtzman et al., 2020, arXiv:1904.09751), then
-    `min_p`, a share of the likeliest token's probability. Of equally likely tokens the lower id counts as more likely.
-    One uniform number picks the token by the inverse of the cumulative distribution.
+    tokens were).
+
+    Temperature applies first, then `top_k`, then `top_p` (Holtzman et al., 2020, arXiv:1904.09751), then `min_p`, a
+    share of the likeliest token's probability. Of equally likely tokens the lower id counts as more likely. One uniform
+    number picks the token by the inverse of the cumulative distribution.
 
     Args:
         scores: (V,) logits, up to a constant.

@@ -1,6 +1,8 @@
-"""A scalar head: one number per position, from its last hidden state. It is the module `score` of the model, so it
-trains, is clipped and is saved like every other parameter. An artifact holds it as transformers' classifiers do: with
-one label as it is, with two labels as their difference. A critic's head is in a separate file.
+"""A scalar head: one number per position, from its last hidden state.
+
+It is the module `score` of the model, so it trains, is clipped and is saved like every other parameter. An artifact
+holds it as transformers' classifiers do: with one label as it is, with two labels as their difference. A critic's head
+is in a separate file.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The model that trains: its roles, and log-probabilities from hidden states. Forward and backward hold the logits of
-one chunk of positions at a time, and only where the mask is true.
+"""The model that trains: its roles, and log-probabilities from hidden states.
+
+Forward and backward hold the logits of one chunk of positions at a time, and only where the mask is true.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Keeps examples that share a row, and segments of an example, apart. mlx-lm's models take the attention mask from a
-layer's cache. `Segments` replaces the cache: it stores nothing and gives a mask that is true within a segment.
-Positions count through a row, since rotary embeddings depend on differences only. A trial decides whether a model keeps
-segments apart.
+"""Keeps examples that share a row, and segments of an example, apart.
+
+mlx-lm's models take the attention mask from a layer's cache. `Segments` replaces the cache: it stores nothing and gives
+a mask that is true within a segment. Positions count through a row, since rotary embeddings depend on differences only.
+A trial decides whether a model keeps segments apart.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""A sampling batch that requests join and leave, with the engine's weights and adapters that it holds. Requests that
-begin together, with one prompt length and one adapter, form a batch; the batches take turns, a token each.
+"""A sampling batch that requests join and leave, with the engine's weights and adapters that it holds.
+
+Requests that begin together, with one prompt length and one adapter, form a batch; the batches take turns, a token
+each.
 """
 
 from __future__ import annotations

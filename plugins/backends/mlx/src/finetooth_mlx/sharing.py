@@ -1,5 +1,6 @@
-"""Engines of a process, and roles of an engine, share one copy of a model's weights. MLX's arrays never change, so
-models with separate modules can hold the same arrays.
+"""Engines of a process, and roles of an engine, share one copy of a model's weights.
+
+MLX's arrays never change, so models with separate modules can hold the same arrays.
 """
 
 from __future__ import annotations

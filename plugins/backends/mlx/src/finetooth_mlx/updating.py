@@ -17,9 +17,10 @@ Options = Mapping[str, float | tuple[float, ...]]
 
 
 class Update:
-    """Updates the trainable parameters from their gradients. Shapes are the same in every step, so MLX traces a
-    compiled update once for each set of options. A compiled update reads and writes each number once; its rounding may
-    differ.
+    """Updates the trainable parameters from their gradients.
+
+    Shapes are the same in every step, so MLX traces a compiled update once for each set of options. A compiled update
+    reads and writes each number once; its rounding may differ.
 
     Attributes:
         optimizer: the update changes its state.

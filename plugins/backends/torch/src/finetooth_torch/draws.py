@@ -67,7 +67,7 @@ class Draws:
 
     @contextmanager
     def entered(self, seed: int, step: int, places: Sequence[int]) -> Iterator[None]:
-        """While entered, rows of a rectangle are those of the data at these places of the step."""
+        """Inside the `with` block, rows of a rectangle are those of the data at these places of the step."""
         before = self._seed, self._step, self._places
         self._seed, self._step, self._places = seed, step, tuple(places)
         try:
@@ -93,7 +93,7 @@ class Draws:
 
     @contextmanager
     def piece(self, start: int, whole: int) -> Iterator[None]:
-        """While entered, rows are some of `whole` rows, from `start`."""
+        """Inside the `with` block, rows are some of `whole` rows, from `start`."""
         before, self._piece = self._piece, (start, whole)
         try:
             yield
@@ -276,7 +276,7 @@ class KeyedDropout(Keyed, nn.Dropout):
 
 
 class _Watching(TorchFunctionMode):
-    """While entered, `torch.nn.functional.dropout` draws from `Draws`."""
+    """Inside the `with` block, `torch.nn.functional.dropout` draws from `Draws`."""
 
     def __init__(self, draws: Draws, path: str) -> None:
         super().__init__()

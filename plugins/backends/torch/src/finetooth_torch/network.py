@@ -155,7 +155,7 @@ class Network:
 
     @contextmanager
     def undivided(self) -> Iterator[None]:
-        """While entered, the model computes with the layers of all ranks, whose weights it has been given."""
+        """Inside the `with` block, the model computes with the layers of all ranks, whose weights it has been given."""
         staged = self.staged
         assert staged is not None
         self.body, self.staged = self.transformers, None
@@ -222,7 +222,7 @@ class Network:
             self._training = mode
 
     def role(self, role: str) -> AbstractContextManager[Any]:
-        """While entered, the model computes as `role`.
+        """Inside the `with` block, the model computes as `role`.
 
         Raises:
             PlanError: no such role, or the adapter cannot be switched off.
@@ -246,7 +246,7 @@ class Network:
 
     @contextmanager
     def _handed_to(self, other: Network) -> Iterator[None]:
-        """While entered, another model computes."""
+        """Inside the `with` block, another model computes."""
         self._acting = other
         other.train(False)
         try:

@@ -58,8 +58,8 @@ class RouterLosses:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """While entered, keep what each layer's router gives; behind it, hold (N, E) logits of the real positions. A
-        backward pass that computes layers again is outside."""
+        """Inside the `with` block, keep what each layer's router gives; behind it, hold (N, E) logits of the real
+        positions. A backward pass that computes layers again is outside."""
         self._read, self._reads = [], True
         try:
             yield

@@ -179,7 +179,7 @@ class MessageReader:
 
     @contextmanager
     def _reading(self, where: str, media: RowMedia | None) -> Iterator[None]:
-        """While entered, messages may have these images, sounds and videos."""
+        """Inside the `with` block, messages may have these images, sounds and videos."""
         self._media = media
         try:
             yield

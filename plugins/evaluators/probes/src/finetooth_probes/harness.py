@@ -177,7 +177,7 @@ def _sample(task: str, row: Mapping[str, Any]) -> Sample:
 
 @contextmanager
 def _offline() -> Iterator[None]:
-    """While entered, the library that tasks read rows with asks no hub, and lm-eval says errors alone."""
+    """Inside the `with` block, the library that tasks read rows with asks no hub, and lm-eval says errors alone."""
     import datasets.config  # type: ignore[import-untyped]
 
     logger = logging.getLogger("lm_eval")

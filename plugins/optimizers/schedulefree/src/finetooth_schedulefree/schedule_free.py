@@ -47,8 +47,8 @@ class ScheduleFree(ByParameter):
 
 @contextmanager
 def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside, the parameters are the averages x; afterwards they are again what they were, bit for bit: y is put
-    aside, since it would come back from x with rounding."""
+    """Inside the `with` block, the parameters are the averages x; afterwards they are again what they were, bit for
+    bit: y is put aside, since it would come back from x with rounding."""
     aside: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for group in optimizer.param_groups:

@@ -126,7 +126,8 @@ def _inputs_of_first(model: Any, first: nn.Module, row: Sequence[int]) -> tuple[
 
 @contextmanager
 def _one_by_one(model: Any) -> Iterator[None]:
-    """While entered, experts compute one after the other, each with linear products, where the model's code can."""
+    """Inside the `with` block, experts compute one after the other, each with linear products, where the model's code
+    can."""
     settable = getattr(model, "_can_set_experts_implementation", None)
     if settable is None or not settable():
         yield

@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 
 class ExpertInputs(TorchFunctionMode):
-    """While entered, collects X X^T of what is multiplied by each expert's part of a weight: its code takes the part by
-    its number, `weight[expert]`, and gives it to `torch.nn.functional.linear`.
+    """Inside the `with` block, collects X X^T of what is multiplied by each expert's part of a weight: its code takes
+    the part by its number, `weight[expert]`, and gives it to `torch.nn.functional.linear`.
 
     Args:
         weights: of three axes, (experts, outputs, inputs), by path.

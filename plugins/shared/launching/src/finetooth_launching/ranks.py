@@ -347,7 +347,7 @@ def how_it_ended(code: int, last_line: str) -> str:
 
 @contextmanager
 def interrupts(act: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """While entered, the interrupt key calls `act` and ends nothing here: rank 0 ends, and `wait` with it."""
+    """Inside the `with` block, the interrupt key calls `act` and ends nothing here: rank 0 ends, and `wait` with it."""
     # a handler, not SIG_IGN, which processes that start now would inherit
     before = signal.signal(signal.SIGINT, lambda *_: act())
     try:

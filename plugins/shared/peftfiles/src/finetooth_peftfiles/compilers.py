@@ -11,7 +11,7 @@ NAMES = ("CC", "CXX")
 
 @contextmanager
 def compilers_restored() -> Iterator[None]:
-    """While entered peft may name compilers; afterwards `CC` and `CXX` are what they were.
+    """Inside the `with` block, peft may name compilers; afterwards `CC` and `CXX` are what they were.
 
     peft's BOFT names gcc for both while it tries to compile for CUDA, and where that fails leaves them so, for whatever
     this process compiles later. gcc links no C++ library: kernels made with it would not load.

@@ -83,7 +83,7 @@ def inject(config: PeftConfig, model: Any, targets: Targets, facts: ModelFacts) 
 
 @contextmanager
 def switched_off(model: Any) -> Iterator[None]:
-    """While entered, the model computes as its base."""
+    """Inside the `with` block, the model computes as its base."""
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper)]
     try:
         for layer in layers:

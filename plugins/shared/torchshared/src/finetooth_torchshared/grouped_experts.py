@@ -52,7 +52,7 @@ def computes_in_groups(module: nn.Module, name: str) -> bool:
 
 @contextmanager
 def added_to(module: nn.Module, name: str, addition: LowRankAddition) -> Iterator[None]:
-    """While entered, a low-rank addition belongs to a weight of the module.
+    """Inside the `with` block, a low-rank addition belongs to a weight of the module.
 
     Args:
         name: of the weight, (experts, a, b).

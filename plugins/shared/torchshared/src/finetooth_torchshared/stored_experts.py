@@ -218,8 +218,8 @@ def restored(module: nn.Module, dtype: torch.dtype) -> None:
 
 @contextmanager
 def with_shapes(model: nn.Module) -> Iterator[None]:
-    """While entered, a model's stored weights of experts look like parameters of their shapes, which take no memory:
-    for code that looks for weights by their names and shapes."""
+    """Inside the `with` block, a model's stored weights of experts look like parameters of their shapes, which take no
+    memory: for code that looks for weights by their names and shapes."""
     stored = [module for module in model.modules() if is_stored(module)]
     kinds = [type(module) for module in stored]
     for module in stored:

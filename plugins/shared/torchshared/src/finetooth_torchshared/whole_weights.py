@@ -96,8 +96,8 @@ def _promise_what_is_there(config: Path, names: Collection[str]) -> None:
 
 @contextmanager
 def _at_every_rank(model: Any) -> Iterator[None]:
-    """While entered, transformers writes where it is asked to; by itself it writes at rank 0 alone, and each rank has a
-    folder of its own."""
+    """Inside the `with` block, transformers writes where it is asked to; by itself it writes at rank 0 alone, and each
+    rank has a folder of its own."""
     vars(model)["should_save_on_this_rank"] = lambda is_main_process: is_main_process
     try:
         yield

@@ -243,7 +243,7 @@ class IslandEngine(FrontEngine):
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the engine has the anchor."""
+        """Inside the `with` block, the engine has the anchor."""
         if self._shared:
             yield
             return

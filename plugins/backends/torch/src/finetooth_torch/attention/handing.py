@@ -19,7 +19,7 @@ _SLICES: ContextVar[Slices | None] = ContextVar("slices", default=None)
 
 @contextmanager
 def handing(lengths: Lengths, slices: Slices | None = None) -> Iterator[None]:
-    """While entered, these are the rows that the model reads.
+    """Inside the `with` block, these are the rows that the model reads.
 
     Args:
         lengths: row by row those of its sequences, as `finetooth_hooks.compute.attention.Attention` takes them. Keys

@@ -108,7 +108,7 @@ def registered(computes: Mapping[str, Computes]) -> str:
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """While entered, what the model's code would mask must be what lengths and window say."""
+    """Inside the `with` block, what the model's code would mask must be what lengths and window say."""
     token = _CHECKED.set(True)
     try:
         yield

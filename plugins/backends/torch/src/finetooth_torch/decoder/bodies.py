@@ -176,7 +176,7 @@ class TransformersBody:
         return States(hidden.flatten(0, 1), cells, Computed((width,) * rows, 0))
 
     def _lengths(self, rectangle: Rectangle) -> AbstractContextManager[None]:
-        """While entered, angles that depend on lengths are those of the rows without their padding."""
+        """Inside the `with` block, angles that depend on lengths are those of the rows without their padding."""
         width = rectangle.tokens.shape[1]
         rows = tuple((length, width - length) if length < width else (width,) for length in rectangle.batch.lengths)
         return handing(rows) if self.by_length else nullcontext()

@@ -20,7 +20,7 @@ CHOSEN = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CO
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:
-    """While entered, `device` is torch's current one in this thread: code that names no device (pinned
+    """Inside the `with` block, `device` is torch's current one in this thread: code that names no device (pinned
     memory, workspaces, kernels of others) else makes a context on the first GPU."""
     return torch.cuda.device(device) if device.type == "cuda" and device.index is not None else nullcontext()
 
@@ -68,7 +68,7 @@ def suit_repeats(*, deterministic: bool, environment: MutableMapping[str, str] =
 
 @contextmanager
 def lenient() -> Iterator[None]:
-    """While entered, operations without a deterministic way may run: sampling sums probabilities with one."""
+    """Inside the `with` block, operations without a deterministic way may run: sampling sums probabilities with one."""
     strict = torch.get_deterministic_debug_mode() == 2
     if strict:
         torch.set_deterministic_debug_mode("warn")

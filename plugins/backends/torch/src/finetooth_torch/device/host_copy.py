@@ -10,8 +10,8 @@ from torch import nn
 
 @contextmanager
 def on_host(model: nn.Module) -> Iterator[None]:
-    """While entered, parameters and buffers are copies in host memory, made one after the other. What the device holds
-    stays there, and is put back."""
+    """Inside the `with` block, parameters and buffers are copies in host memory, made one after the other. What the
+    device holds stays there, and is put back."""
     on_device = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
     try:
         for tensor, data in on_device:

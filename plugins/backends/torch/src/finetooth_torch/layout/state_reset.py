@@ -69,7 +69,7 @@ _SEGMENTS: ContextVar[Segments | None] = ContextVar("segments", default=None)
 
 @contextmanager
 def states_reset(segments: Segments | None) -> Iterator[None]:
-    """While entered, these are the segments of the rows that the model reads; None: each row is one."""
+    """Inside the `with` block, these are the segments of the rows that the model reads; None: each row is one."""
     token = _SEGMENTS.set(segments)
     try:
         yield

@@ -43,7 +43,7 @@ class SavedTensors:
         self._weights: frozenset[int] = frozenset()
 
     def entered(self) -> AbstractContextManager[Any]:
-        """While entered, what is kept for backward is kept so."""
+        """Inside the `with` block, what is kept for backward is kept so."""
         if self._put is None and (self._window is None or not self._window.moves):
             return nullcontext()
         tensors = (*self._model.parameters(), *self._model.buffers())

@@ -32,7 +32,7 @@ class Recording:
     under_way = 0
 
     def span(self, name: str) -> AbstractContextManager[Any]:
-        """While entered, what happens is recorded as part of `name`."""
+        """Inside the `with` block, what happens is recorded as part of `name`."""
         return record_function(name)
 
 
@@ -58,8 +58,8 @@ def spanned(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 @contextmanager
 def record(folder: Path, device: torch.device) -> Iterator[Recording]:
-    """While entered, record; then write `trace.json`, `memory.json` and `table.md`, whatever ended it, and on an
-    accelerator what allocated each block, as pytorch.org/memory_viz shows it."""
+    """Inside the `with` block, record; then write `trace.json`, `memory.json` and `table.md`, whatever ended it, and on
+    an accelerator what allocated each block, as pytorch.org/memory_viz shows it."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)

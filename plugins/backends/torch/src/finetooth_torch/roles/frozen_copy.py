@@ -29,7 +29,7 @@ class FrozenCopy:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """While entered, the model computes with these weights; not for computing gradients."""
+        """Inside the `with` block, the model computes with these weights; not for computing gradients."""
         if self._parameters.sharded:
             with self._exchanged():
                 yield

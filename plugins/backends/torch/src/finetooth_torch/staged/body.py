@@ -56,7 +56,7 @@ class StagedLayers:
 
     @contextmanager
     def at(self, rank: int) -> Iterator[None]:
-        """While entered, the model computes as that rank."""
+        """Inside the `with` block, the model computes as that rank."""
         own = self.of(rank)
         with ExitStack() as stack:
             for number, layer in enumerate(self.layers):
@@ -105,7 +105,7 @@ class StagedLayers:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """While entered, how layers return what they give is remembered."""
+        """Inside the `with` block, how layers return what they give is remembered."""
 
         def watch(number: int) -> Callable[..., None]:
             def keep(_: nn.Module, __: Any, output: Any) -> None:
@@ -163,7 +163,7 @@ class StagedBody:
 
     @contextmanager
     def undivided(self) -> Iterator[None]:
-        """While entered, the model computes as in one process."""
+        """Inside the `with` block, the model computes as in one process."""
         self._as_rank.close()
         try:
             yield

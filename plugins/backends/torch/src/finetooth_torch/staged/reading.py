@@ -76,8 +76,8 @@ def _filled(
 
 @contextmanager
 def standing_in(base: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
-    """While entered, parameters without memory have numbers such as the model's own code begins with. Layers that are
-    alike have the same ones, which take the memory of one layer.
+    """Inside the `with` block, parameters without memory have numbers such as the model's own code begins with. Layers
+    that are alike have the same ones, which take the memory of one layer.
 
     Args:
         base: a model of transformers.

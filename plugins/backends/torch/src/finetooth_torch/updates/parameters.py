@@ -149,11 +149,11 @@ class TrainedParameters:
         return tensors
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Inside, the model holds all its parameters, for what reads them itself."""
+        """Inside the `with` block, the model holds all its parameters, for what reads them itself."""
         return nullcontext()
 
     def alone(self) -> AbstractContextManager[None]:
-        """Inside, the model computes without the other ranks."""
+        """Inside the `with` block, the model computes without the other ranks."""
         return self.gathered()
 
     def sampling(self, sample: Callable[..., R]) -> Callable[..., R]:
@@ -234,7 +234,7 @@ class TrainedParameters:
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """Inside, the model holds the trained parameters in the precision in which they are exported.
+        """Inside the `with` block, the model holds the trained parameters in the precision in which they are exported.
 
         It takes no memory: what the model computes with are the masters in its precision already, and where another is
         wanted it is the masters' own.

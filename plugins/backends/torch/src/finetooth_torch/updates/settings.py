@@ -67,7 +67,7 @@ def set_rates(optimizer: torch.optim.Optimizer, rate: float, shares: Sequence[fl
 
 @contextmanager
 def applied(settings: StepSettings, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside, the optimizer has the options of `settings`; afterwards its own again."""
+    """Inside the `with` block, the optimizer has the options of `settings`; afterwards its own again."""
     before = [{name: group[name] for name in settings.optimizer} for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         decays = any(parameter.ndim >= 2 for parameter in group["params"])

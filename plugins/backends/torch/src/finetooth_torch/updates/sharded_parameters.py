@@ -230,9 +230,9 @@ class ShardedParameters(TrainedParameters):
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """Inside, the model is whole, what trains as its masters are and the rest as it is computed with. Without
-        `take` it is so where it is exported, in host memory, tensor by tensor; a frozen base stays in parts, which no
-        adapter exports."""
+        """Inside the `with` block, the model is whole, what trains as its masters are and the rest as it is computed
+        with. Without `take` it is so where it is exported, in host memory, tensor by tensor; a frozen base stays in
+        parts, which no adapter exports."""
         held = {(module, at): cast(Tensor, module._parameters[at]) for module, at in self._places}
         in_turn = None if take else self._whole
         with self._sharded.gathered() if in_turn is None else nullcontext():

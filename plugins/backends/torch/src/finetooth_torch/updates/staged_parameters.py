@@ -55,7 +55,7 @@ class StagedParameters(TrainedParameters):
         return self._device
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Inside, layers of other ranks have numbers, if not those of the model."""
+        """Inside the `with` block, layers of other ranks have numbers, if not those of the model."""
         return self._stand_ins()
 
     def serve(self, network: Network) -> None:
@@ -185,13 +185,14 @@ class StagedParameters(TrainedParameters):
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """Inside, the model has what trains of all layers, and what is frozen where the base trains."""
+        """Inside the `with` block, the model has what trains of all layers, and what is frozen where the base
+        trains."""
         with super().as_given(take=take), self._with_layers(set(self.names) if self._frozen else self._owner):
             yield
 
     @contextmanager
     def _with_layers(self, wanted: Collection[str]) -> Iterator[None]:
-        """While entered, the model has those parameters that other ranks have."""
+        """Inside the `with` block, the model has those parameters that other ranks have."""
         present = dict(self._model.named_parameters())
         own = {name: present[name] for name, rank in self._owner.items() if rank == self._stages.rank}
         full = self._gathered({name: of for name, of in own.items() if name in wanted})

@@ -148,7 +148,7 @@ class Updater:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside, the model computes with the weights to evaluate and to keep."""
+        """Inside the `with` block, the model computes with the weights to evaluate and to keep."""
         if not self._averages:
             yield
             return
