@@ -37,7 +37,7 @@ class RemoteOptions(Options):
     patience: float = Field(default=300.0, gt=0)
     """Seconds for which a request is retried if the server cannot be reached."""
     certificate: str = ""
-    """Certificate file of a server that has its own."""
+    """Certificate file of the server, if the system does not trust it."""
 
 
 def build(options: RemoteOptions, context: Context) -> RemoteBackend:
@@ -68,7 +68,7 @@ class RemoteBackend:
         self._url = options.url.rstrip("/")
 
     def plan(self, request: PlanRequest) -> BackendPlan:
-        """Nothing is loaded here: precision, micro-batches and memory are the server's.
+        """Load nothing: the server decides precision, micro-batches and memory.
 
         Raises:
             PlanError: the recipe changes the base, which the server loads, or data have segments.
@@ -134,7 +134,7 @@ class RemoteBackend:
         return RemoteEngine(request, trainer, self._url)
 
     def _speaks_rest(self, connection: Any) -> bool:
-        """A server that has no route for its models in our words speaks the other protocol."""
+        """The protocol of a server: `tinker` if it has no finetooth route for models."""
         if self._options.protocol != "auto":
             return self._options.protocol == "rest"
         return bool(connection.offers("/v1/models"))
@@ -146,5 +146,5 @@ class RemoteBackend:
 
     @staticmethod
     def _pick(picks: Mapping[str, str], options: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, Any]:
-        """A section as the server reads it: every option, so that its own defaults decide nothing."""
+        """A section for the server, with every option, so that the server's defaults decide nothing."""
         return {"name": picks[kind], **options.get(kind, {})}

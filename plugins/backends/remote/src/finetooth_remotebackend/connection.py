@@ -1,4 +1,4 @@
-"""Requests to a finetooth server: sent again until they are answered, and done once."""
+"""Requests to a finetooth server: repeated until it answers, executed once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import httpx2 as httpx
 from finetooth_hooks import EngineError, UserError
 
 WAIT = 30.0
-"""Seconds that one request waits for a result before it asks again."""
+"""Seconds for which one request waits for a result."""
 
 RETRIED = (429, 502, 503, 504)
-"""Statuses after which a request is sent again."""
+"""HTTP statuses after which a request is repeated."""
 
 
 class Connection:
     """A server.
 
     Args:
-        key: an API key; None where the server runs without keys.
-        patience: seconds for which a request is tried again while the server cannot be reached.
-        certificate: of a server with one of its own; empty: those that the system trusts.
+        key: an API key; None if the server needs none.
+        patience: seconds for which a request is repeated if the server cannot be reached.
+        certificate: file of the server's certificate; empty: those that the system trusts.
     """
 
     def __init__(self, url: str, key: str | None, patience: float, certificate: str = "") -> None:
@@ -34,17 +34,17 @@ class Connection:
         self._next = 1
 
     def request(self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None) -> Any:
-        """The answer, as JSON.
+        """The response, as JSON.
 
         Raises:
-            UserError: it is refused.
+            UserError: the server refuses the request.
             EngineError: no answer for longer than the patience.
         """
         answer = self._answered(method, path, body, query)
         return answer.json() if answer.content else None
 
     def forget(self, path: str) -> None:
-        """Delete something, if the server can be reached at once: what is left is the server's to clear up."""
+        """Delete something, if the server can be reached at once; otherwise the server cleans up later."""
         with suppress(httpx.HTTPError):
             self._http.delete(path, timeout=5.0)
 
@@ -57,7 +57,7 @@ class Connection:
         return bool(self._request("GET", path).status_code != 404)
 
     def call(self, session: str, operation: str, body: Mapping[str, Any]) -> Any:
-        """The result of the next call on a model. It has a number, so that one that is sent twice is done once.
+        """The result of the next call on a model. Calls are numbered, so the server executes a repeated one once.
 
         Raises:
             EngineError: it failed.
@@ -68,7 +68,7 @@ class Connection:
         return self.result(call)
 
     def result(self, call: Any) -> Any:
-        """The result of a call that was taken."""
+        """The result of a call that the server accepted."""
         while call["state"] == "queued":
             call = self.request("GET", f"/v1/calls/{call['id']}", query={"wait": WAIT})
         if call["state"] == "failed":
@@ -76,7 +76,7 @@ class Connection:
         return call["result"]
 
     def download(self, path: str, target: Path) -> None:
-        """Write what the server answers into a file."""
+        """Write the server's response into a file."""
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(self._answered("GET", path).content)
 

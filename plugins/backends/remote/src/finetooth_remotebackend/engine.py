@@ -37,16 +37,16 @@ from finetooth_remotebackend.local_loss import Evaluated, evaluate
 from finetooth_remotebackend.trainer import Trainer
 
 REMOTE = "remote.json"
-"""In a checkpoint and in an artifact: what the server keeps of it."""
+"""File of a checkpoint or an artifact that names its copy at the server."""
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A forward whose backward may come.
+    """A forward that may get a backward.
 
     Attributes:
-        number: the server's.
-        outputs: what the loss read.
+        number: of the forward at the server.
+        outputs: that the loss read.
     """
 
     data: tuple[Datum, ...]
@@ -59,12 +59,12 @@ class Pending:
 
 class RemoteEngine(EngineBase):
     """See `finetooth_hooks.engine.Engine`. `logprobs` is the only output; a loss that reads others is refused by the
-    plan. The weights and the optimizer's state stay at the server: `save` keeps them there and writes down where."""
+    plan. The weights and the optimizer's state stay at the server: `save` keeps them there and writes their place."""
 
     def __init__(self, request: EngineRequest, trainer: Trainer, url: str) -> None:
         self._request, self._trainer, self._url = request, trainer, url
         made = trainer.create()
-        weakref.finalize(self, trainer.close)  # also when Python ends: a tenant may have so many models at once
+        weakref.finalize(self, trainer.close)  # also when Python ends: a tenant may have only so many models
         self._version = 0
         self._total: int | None = request.plan.total_steps
         self._loss_states: dict[str, Mapping[str, Any]] = {}
@@ -229,7 +229,7 @@ class RemoteEngine(EngineBase):
         self._pending.clear()
 
     def _name(self, kind: str) -> str:
-        """A name for a checkpoint at the server that no other has."""
+        """A unique name for a checkpoint at the server."""
         return f"{kind}-{self._version}-{secrets.token_hex(4)}"
 
     def _write(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -240,7 +240,7 @@ class RemoteEngine(EngineBase):
     def _read(self, path: Path) -> Mapping[str, Any]:
         """
         Raises:
-            UserError: it is not of a remote engine, or of one that speaks another protocol.
+            UserError: no remote engine wrote it, or one with another protocol.
         """
         try:
             record = json.loads((path / REMOTE).read_text(encoding="utf-8"))

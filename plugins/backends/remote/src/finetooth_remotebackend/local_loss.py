@@ -1,7 +1,7 @@
 """A loss computed here, from log-probabilities that a server gave, and its gradient for them.
 
-The whole step is one rectangle, as an engine lays it out that has room for it; each contribution is divided by the
-normalizer of the step. So a loss sees what it would see of a local engine.
+The whole step is one rectangle, as in an engine with enough memory; each contribution is divided by the normalizer of
+the step. So a loss reads the same numbers as with a local engine.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What a loss gave.
+    """Result of a loss.
 
     Attributes:
         totals: of the loss.
-        grads: dL/dlogprob per datum, float32, shaped as its targets.
-        state: of the loss, afterwards.
+        grads: dL/dlogprob per example, float32, in the shape of its targets.
+        state: of the loss, after the call.
     """
 
     totals: Totals
@@ -53,15 +53,15 @@ def evaluate(
     """Evaluate a loss and differentiate it.
 
     Args:
-        outputs: `logprobs` and `logprobs@ROLE`, each an array for each datum.
+        outputs: `logprobs` and `logprobs@ROLE`, each an array per example.
         counts: normalizers of the whole step; default: counted over `data`.
-        state: of the loss, before.
+        state: of the loss, before the call.
         step: number of the step, for messages.
 
     Raises:
-        DataError: data that a loss cannot read side by side.
-        NotFinite: the loss is not finite; names the data.
-        EngineError: it gives nothing, or divides by a normalizer that is 0 or not given.
+        DataError: the loss cannot read these examples in one rectangle.
+        NotFinite: the loss is not finite; names the examples.
+        EngineError: it returns nothing, or divides by a normalizer that is 0 or missing.
     """
     check_fields(data)
     batch = one_batch(data, whole=True)
@@ -82,5 +82,5 @@ def evaluate(
 
 
 def _tensor(values: Array) -> torch.Tensor:
-    """Losses are computed in float32, whatever the server computes in."""
+    """float32: losses do not depend on the server's precision."""
     return torch.from_numpy(values.astype(np.float32) if values.dtype.kind == "f" else values)

@@ -1,6 +1,6 @@
 """A model at a server that speaks the Tinker protocol, by the protocol's public client.
 
-Its losses are sums, so a gradient is accumulated as that of `cross_entropy` with weights of minus dL/dlogprob.
+The protocol's losses are sums, so a gradient is that of `cross_entropy` with the weights -dL/dlogprob.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from finetooth_remotebackend.trainer import Json, ModelSizes
 
 ALPHA = 32.0
-"""LoRA's alpha is not on the wire; servers take this one."""
+"""LoRA's alpha. The protocol does not send it; servers use this one."""
 
 TELEMETRY = "TINKER_TELEMETRY"
 
@@ -43,11 +43,11 @@ class TinkerTrainer:
     """See `trainer.Trainer`.
 
     Args:
-        key: an API key; None for a server that asks for none.
-        note: tells the user something.
+        key: an API key; None if the server needs none.
+        note: prints a line for the user.
 
     Raises:
-        PlanError: the recipe asks for what the protocol cannot say.
+        PlanError: the protocol has no field for a setting of the recipe.
         UserError: the package `tinker` is not installed.
     """
 
@@ -57,7 +57,7 @@ class TinkerTrainer:
         self, url: str, key: str | None, base: str, request: EngineRequest, note: Callable[[str], None]
     ) -> None:
         self._lora, self._adam = lora_of(request), adam_of(request)
-        os.environ.setdefault(TELEMETRY, "0")  # the client would tell the server what it does in addition to training
+        os.environ.setdefault(TELEMETRY, "0")  # no telemetry to the server
         try:
             import tinker
         except ImportError as error:
@@ -94,7 +94,7 @@ class TinkerTrainer:
     def backward(self, number: int, data: Sequence[Datum], grads: Sequence[NDArray[np.float32]]) -> Backward:
         weights = [np.where(datum.mask, -grad, 0.0) for datum, grad in zip(data, grads, strict=True)]
         self._result(lambda: self._training.forward_backward(self._wire_data(data, weights), "cross_entropy"))
-        return Backward(grad_norm=0.0, overflow=False)  # the protocol does not say it
+        return Backward(grad_norm=0.0, overflow=False)  # the protocol does not send it
 
     def step(self, number: int, settings: StepSettings) -> Stepped:
         rate = settings.learning_rate
@@ -185,7 +185,7 @@ class TinkerTrainer:
         return {**self.save(name), "sampler": sampler}
 
     def close(self) -> None:
-        """The server ends what is not heard of any more."""
+        """Nothing to do: the server ends idle models."""
 
     # --- the wire -----------------------------------------------------------------------------------------------------
 
@@ -194,7 +194,7 @@ class TinkerTrainer:
             self._types.Datum(
                 self._types.ModelInput.from_ints([int(token) for token in _tokens(datum)]),
                 cast(
-                    Any,  # the client turns arrays into its own type
+                    Any,  # the client converts arrays to its own type
                     {"target_tokens": np.asarray(datum.targets), "weights": np.asarray(weight, np.float32)},
                 ),
             )
@@ -202,7 +202,7 @@ class TinkerTrainer:
         ]
 
     def _result(self, make: Callable[[], Any]) -> Any:
-        """What a call of the client gives.
+        """The result of a call of the client.
 
         Raises:
             EngineError: it failed, in one line.
@@ -215,10 +215,10 @@ class TinkerTrainer:
 
 
 def lora_of(request: EngineRequest) -> dict[str, Any]:
-    """What the protocol says of an adapter.
+    """The adapter's settings for the protocol.
 
     Raises:
-        PlanError: the recipe's is none that it can say.
+        PlanError: the protocol cannot describe the recipe's adapter.
     """
     options, name = request.plan.options.get("adapter", {}), request.plan.picks.get("adapter", "")
     if "rank" not in options:
@@ -239,7 +239,7 @@ def lora_of(request: EngineRequest) -> dict[str, Any]:
 
 
 def adam_of(request: EngineRequest) -> dict[str, float]:
-    """Betas, eps and decay, which go with every step.
+    """Betas, eps and decay, which every step sends.
 
     Raises:
         PlanError: the recipe's optimizer is not AdamW.

@@ -1,4 +1,4 @@
-"""What a server must be able to do for a remote engine, whatever it speaks."""
+"""What a server must do for a remote engine, in any protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Facts of a model at a server; 0 where it does not say."""
+    """Facts of a model at a server; 0 if the server does not say."""
 
     parameters: int = 0
     trained: int = 0
@@ -27,18 +27,18 @@ class Trainer(Protocol):
     """A model at a server."""
 
     protocol: str
-    """What it speaks: `rest`, `tinker`."""
+    """The protocol: `rest` or `tinker`."""
 
     def create(self) -> ModelSizes:
         """Make the model; called once, before anything else.
 
         Raises:
-            UserError: the server does not take it.
+            UserError: the server refuses it.
         """
         ...
 
     def score(self, data: Sequence[Datum]) -> tuple[list[NDArray[Any]], int]:
-        """Log-probabilities of targets while training, and a number for `backward`."""
+        """Log-probabilities of targets in training mode, and a number for `backward`."""
         ...
 
     def backward(self, number: int, data: Sequence[Datum], grads: Sequence[NDArray[np.float32]]) -> Backward:
@@ -46,29 +46,29 @@ class Trainer(Protocol):
         ...
 
     def step(self, number: int, settings: StepSettings) -> Stepped:
-        """Update number `number`, with these numbers."""
+        """Do update number `number` with these settings."""
         ...
 
     def zero_grad(self) -> None: ...
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, version: int) -> Generated:
-        """Sample from the weights as they are; `version` is another number whenever they are others."""
+        """Sample from the current weights; `version` changes whenever they change."""
         ...
 
     def logprobs(self, data: Sequence[Datum], role: str) -> list[NDArray[np.float32]]: ...
 
     def save(self, name: str) -> Json:
-        """Keep everything that trains, at the server; what `load` takes, JSON."""
+        """Save the training state at the server; return JSON for `load`."""
         ...
 
     def load(self, kept: Json, *, optimizer: bool) -> None:
-        """Take what `save` kept, or of it, or of `export`, the weights alone."""
+        """Load what `save` saved, or only its weights, or those of `export`."""
         ...
 
     def export(self, name: str, path: Path) -> Json:
-        """Write the artifact into the folder; what `load` takes for its weights."""
+        """Write the artifact into the folder; return JSON with which `load` loads its weights."""
         ...
 
     def close(self) -> None:
-        """The model is not needed any more; what was kept stays."""
+        """Release the model; what was saved stays."""
         ...

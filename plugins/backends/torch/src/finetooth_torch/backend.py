@@ -1,4 +1,4 @@
-"""Builds engines: decides what the recipe left open, loads the weights, applies the adapter."""
+"""Builds engines: decides the settings that the recipe leaves open, loads the weights, applies the adapter."""
 
 from __future__ import annotations
 
@@ -57,27 +57,27 @@ class TorchOptions(Options):
     torch prints the lines of the forward pass that it comes from. For debugging: a step takes about twice as long. It
     applies to the whole process."""
     share_base: bool = False
-    """Whether engines in one process hold one copy of the base's weights, if they have this option and an adapter that
+    """Whether the engines of a process share one copy of the base's weights. Each needs this option and an adapter that
     leaves the base unchanged. For a server with many adapters on one base."""
     packing: Literal["auto"] | bool = "auto"
     """Whether examples of a step share rows of the model's input if that saves padding. Each has its own positions and
     sees only itself: less to compute, the same numbers. `auto` packs if the model can, `true` refuses a model that
     cannot. The stream decoder has no padding and always packs."""
     activations: Literal["device", "host", "disk"] = "device"
-    """Where activations of 1 MiB or more lie between the forward and the backward pass: on the `device`, in `host`
+    """Where activations of 1 MiB or more are kept between the forward and the backward pass: on the `device`, in `host`
     memory, or in a file on `disk` (TMPDIR). The numbers are the same; a step takes longer. On a CPU, whose memory is
     the host's, only `disk` saves memory."""
     layers: Literal["device", "host", "disk"] = "device"
-    """Where frozen decoder layers lie: on the `device`, in `host` memory or on `disk`. From there a few at a time
-    (`layer_window`) come to the device during a pass, so that a model may be larger than its memory. Layers on disk
+    """Where frozen decoder layers are kept: on the `device`, in `host` memory or on `disk`. During a pass a few at a
+    time (`layer_window`) are copied to the device, so a model may be larger than the device's memory. Layers on disk
     stay in the files they were loaded from if these have the run's precision; otherwise they are copied into TMPDIR.
     The numbers are the same; a step takes longer. For adapters that leave the base unchanged."""
     role_layers: Literal["device", "host", "disk", "spread"] = "device"
-    """Where decoder layers of a method's other models lie (a reference, a teacher, a reward model): on the `device`; in
-    `host` memory or on `disk` (TMPDIR), from where accelerate brings them to the device while they compute; or `spread`
-    over the other accelerators of this machine and then host memory. Except for `device`, the models' own code computes
-    them, as with `decoder: transformers`. Files that a killed process left in TMPDIR are removed at the next start with
-    `disk`."""
+    """Where decoder layers of a method's other models are kept (a reference, a teacher, a reward model): on the
+    `device`; in `host` memory or on `disk` (TMPDIR), from where accelerate copies them to the device while they
+    compute; or `spread` over the other accelerators of this machine and then host memory. Except for `device`, the
+    models' own code computes them, as with `decoder: transformers`. Files that a killed process left in TMPDIR are
+    removed at the next start with `disk`."""
     router_aux_loss_coef: float = Field(default=0.0, ge=0)
     """Weight of the load-balancing loss of a mixture of experts (Switch Transformer, arXiv:2101.03961), which keeps a
     router from sending everything to a few experts; 0.001 is usual, 0 is off. It is computed over the whole step, which
@@ -91,8 +91,8 @@ class TorchOptions(Options):
     rows of more than 8,192 tokens, together with `train.gradient_checkpointing`. The numbers are the same. 0: a
     whole micro-batch."""
     layer_window: int = Field(default=4, ge=1)
-    """How many layers are on the device at once where `layers` are elsewhere; one of them is on its way, unless there
-    is only one."""
+    """How many layers are on the device at once if `layers` are elsewhere. Unless it is 1, one of them is being
+    copied."""
 
 
 def build(options: TorchOptions, context: Context) -> TorchBackend:
@@ -160,7 +160,7 @@ class TorchBackend:
             _try_kernels(request, device)
             return self._engine(request)
 
-        return built(build, request, device)  # with the device as torch's current one, which kernels may take
+        return built(build, request, device)  # makes it torch's current device, which kernels may use
 
     def _engine(self, request: EngineRequest) -> TorchEngine:
         import torch
@@ -183,13 +183,13 @@ class TorchBackend:
         train, hardware = request.plan.train, request.place.hardware
         assert train.precision is not None
         device, dtype = torch.device(hardware.device), DTYPES[train.precision]
-        # Where weights of the base may train, their masters begin as the checkpoint has them: from rounded ones, the
-        # next steps would round to the same again.
+        # If weights of the base train, their masters begin with the checkpoint's numbers: from rounded ones, the first
+        # steps would round to the same weights again.
         rounds = result_dtype(dtype) != dtype and not request.trains.base_frozen
         lends, fp8 = self._offload.layers != DEVICE, FP8 in request.compute.kernels
         shards, slices = _divided(request)
         precision = "fp32" if rounds and not (shards and _stored_in_bf16(request)) else train.precision
-        on_host = lends or shards  # from where layers come to the device one by one
+        on_host = lends or shards  # layers are copied to the device one by one
         load = partial(_load, request, precision, "cpu" if on_host else hardware.device)
         shares = self._options.share_base and request.trains.base_frozen
         base: Any = shared_base(request, f"{precision} {FP8}" if fp8 else precision, load) if shares else load()
@@ -213,7 +213,7 @@ class TorchBackend:
             eight = _in_fp8(base, request) if fp8 else []
             _by_operations(base, request)
             model = request.trains.adapter.apply(base, request.base.facts, request.trains.generator)
-        if fp8:  # of the base alone: what the adapter brought is small, and trains
+        if fp8:  # only of the base: the adapter's weights are small, and train
             multiply_in_fp8(eight, request.compute.kernels[FP8].function)
         model = model if request.place.wrap is None else request.place.wrap(model)
         scalar = _added_head(base, request)
@@ -227,7 +227,7 @@ class TorchBackend:
             strict=request.place.collective is not None, slices=slices, pieces=self._offload.pieces,
         ))  # fmt: skip
         network.draws.note = self._context.note if self._context else None
-        parameters.serve(network)  # where ranks have some of the layers, this one has no others from here
+        parameters.serve(network)  # from here on a rank of a pipeline has only its own layers
         network.add_noise(train.embedding_noise)
         network.add_router_losses(self._routers)
         hold_roles(network, request, parameters, self._options, self._context)
@@ -235,7 +235,7 @@ class TorchBackend:
         known = obstacle(request.base.model.config, attention)
         if reason and self._packing is None and self._context and not known:
             self._context.note(f"backend.packing: rows are padded, not packed: {reason}")  # the plan could not know
-        if device.type == "cpu":  # only now: memory that loading released is back with the system
+        if device.type == "cpu":  # only now: loading has returned its memory to the system
             give_back_freed() if self._offload.any else keep_freed()
         optimizer = _optimizer(request, parameters)
         changes = Changes(request.trains.adapter, model, parameters, request.place.seed)
@@ -245,8 +245,8 @@ class TorchBackend:
 
 
 def _by_operations(base: torch.nn.Module, request: EngineRequest) -> None:
-    """Have experts and gated norms computed by the operations picked for them; by the model's own code where ranks
-    divide it."""
+    """Make experts and gated norms use the operations picked for them; if ranks divide the model, its own code computes
+    them."""
     from finetooth_torchshared.grouped_experts import compute_in_groups
 
     from finetooth_torch.compute import EXPERTS, GATED_NORM
@@ -258,7 +258,7 @@ def _by_operations(base: torch.nn.Module, request: EngineRequest) -> None:
 
 
 def _divided(request: EngineRequest) -> tuple[bool, Slices | None]:
-    """Whether ranks hold parts of the model; and this rank's share of positions, if these are divided."""
+    """Whether ranks hold parts of the model; and this rank's share of positions, if ranks divide them."""
     from finetooth_torch.attention.slices import Slices
 
     sharding = request.place.sharding
@@ -268,19 +268,19 @@ def _divided(request: EngineRequest) -> tuple[bool, Slices | None]:
 
 
 def _stored_in_bf16(request: EngineRequest) -> bool:
-    """Whether the precision is that of the files, so that nothing is rounded and a mapped file is shared by ranks."""
+    """Whether the files have this precision, so that nothing is rounded and ranks share mapped files."""
     model = request.base.model
     written = str(model.config.get("dtype") or model.config.get("torch_dtype")).removeprefix("torch.")
     return (request.plan.train.precision, written) == ("bf16", "bfloat16") and model.weight_bytes < 3 * model.parameters
 
 
 def _stages(request: EngineRequest) -> Callable[[], Stages] | None:
-    """What gives the line to ranks that have the other layers, where there are such."""
+    """Gives the line to the ranks with the other layers, if there are any."""
     return None if request.place.sharding is None else request.place.sharding.stages
 
 
 def _stand_ins(base: Any, request: EngineRequest) -> Callable[[], AbstractContextManager[None]]:
-    """What makes numbers for layers that this rank has not read; see `standing_in`."""
+    """Makes numbers for layers that this rank has not read; see `standing_in`."""
     if _stages(request) is None:
         return nullcontext
     from finetooth_torch.staged.reading import standing_in
@@ -306,7 +306,7 @@ def _try_kernels(request: EngineRequest, device: torch.device) -> None:
 
 
 def _optimizer(request: EngineRequest, parameters: TrainedParameters) -> torch.optim.Optimizer:
-    """The recipe's; a `ShardedOptimizer` where a strategy has spread it over ranks."""
+    """The recipe's optimizer; a `ShardedOptimizer` if a strategy shards it over ranks."""
     from finetooth_torch.updates.settings import split_by_rate
 
     named, factory = parameters.named(), request.updates.optimizer
@@ -321,7 +321,7 @@ def _trained(
     base: Any, model: Any, request: EngineRequest, original: Collection[int], in_fp32: Collection[int],
     scaler: LossScaler, compute: Compute, stand_ins: Callable[[], AbstractContextManager[None]],
 ) -> TrainedParameters:  # fmt: skip
-    """What trains of a model, in its two precisions, and the rest in one; divided among ranks where these hold parts.
+    """The trained parameters of a model, in two precisions, and the others in one; divided if ranks hold parts.
 
     Args:
         original: identities of the base's parameters.
@@ -365,8 +365,8 @@ def _trained(
 
 
 def _load(request: EngineRequest, precision: str, place: str) -> torch.nn.Module:
-    """The base, or where ranks have some of its layers, as much of it as this rank needs. Where they divide all of it
-    and its files have another precision, a rank has room for its part, and not for the whole in the other one."""
+    """The base, or the part of it that this rank needs. If ranks divide it and its files have another precision, a rank
+    has no room for the whole model in that precision."""
     from finetooth_torch.device.host_memory import give_back_freed
 
     base, stages = request.base, _stages(request)
@@ -383,13 +383,13 @@ def _load(request: EngineRequest, precision: str, place: str) -> torch.nn.Module
         if whole is not None:
             return whole
     if place == "cpu" and base.stored is not None:
-        give_back_freed()  # what a weight is stored from would leave a hole between what is kept
+        give_back_freed()  # a weight before quantisation would leave a hole in memory
     model: torch.nn.Module = loaded(base, lambda: base.load(framework="torch", precision=precision, device=place))
     return model
 
 
 def _in_fp8(base: torch.nn.Module, request: EngineRequest) -> list[torch.nn.Linear]:
-    """Modules of the base that will multiply in 8 bits.
+    """The base's modules that will multiply in 8 bits.
 
     Raises:
         PlanError: there are none.
@@ -409,7 +409,7 @@ def _in_fp8(base: torch.nn.Module, request: EngineRequest) -> list[torch.nn.Line
 def _window(
     base: Any, model: Any, request: EngineRequest, offload: Offload, device: torch.device
 ) -> LayerWindow:  # fmt: skip
-    """What lends the frozen layers of the base."""
+    """Lends the frozen layers of the base."""
     from finetooth_torch.offload.layer_window import window_of
 
     layers = list(base.get_submodule(request.base.facts.layer_path))
@@ -422,17 +422,17 @@ def _added_head(base: Any, request: EngineRequest) -> AddedHead | None:
 
     if request.trains.head is None:
         return None
-    pad = request.text.tokenizer.pad_id  # without a row of its own it could not be saved
+    pad = request.text.tokenizer.pad_id  # an id outside the vocabulary could not be saved
     pad = pad if pad is not None and pad < request.base.facts.vocab_size else None
     size, generator = request.base.facts.hidden_size, request.trains.head_generator
     return AddedHead(base, request.trains.head, size, generator, pad)
 
 
 def _check_quantised(base: Any, request: EngineRequest) -> None:
-    """What a plan refuses where a loader says how its weights are stored, of a loader that did not.
+    """Check what the plan could not check, since the loader did not say how it stores weights.
 
     Raises:
-        PlanError: the base is in fewer bits, and the adapter needs plain numbers.
+        PlanError: the base is quantised, and the adapter needs plain numbers.
     """
     from finetooth_torchshared.quantised import is_quantised
 

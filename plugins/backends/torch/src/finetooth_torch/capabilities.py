@@ -1,5 +1,5 @@
-"""What an engine of the torch backend can do at most; `reference`, `head` and `adapters` depend on what it was built
-with, and `weights` on the optimizer and the adapter keeping no other weights than those that train."""
+"""What an engine of the torch backend can do at most; `reference`, `head` and `adapters` depend on the run. It has
+`weights` if the optimizer and the adapter keep no weights besides the trained ones."""
 
 from __future__ import annotations
 
@@ -46,28 +46,28 @@ CAPABILITIES = frozenset(
 
 
 def capabilities(request: EngineRequest, *, head: bool) -> frozenset[str]:
-    """What an engine of a request can do.
+    """The capabilities of a request's engine.
 
     Args:
         head: it has a scalar head.
     """
     trains = request.trains
     lacking = set[str]() if trains.can_disable or "reference" in request.roles else {"reference"}
-    alone = not trains.base_frozen or request.base.facts.new_tokens  # all rows of a batch have one embedding
+    alone = not trains.base_frozen or request.base.facts.new_tokens  # all rows of a batch have the same embedding
     if alone or "additions" not in trains.adapter.capabilities:
         lacking.add("adapters")
     kept_twice = {"averages", "masterless"} & set(request.updates.optimizer.capabilities)
     if kept_twice or "changes" in trains.adapter.capabilities:
         lacking.add("weights")
     sharding = request.place.sharding
-    if sharding is not None and sharding.stages is not None:  # each rank has some of the layers
+    if sharding is not None and sharding.stages is not None:  # each rank has only some layers
         lacking |= {"continuous", "adapters", "depths", "weights"}
     if sharding is not None and sharding.positions > 1:  # attention of divided rows takes no mask of pairs
         lacking.add("trees")
-    if sharding is not None and sharding.weights > 1:  # ranks gather the weights together as a batch begins
+    if sharding is not None and sharding.weights > 1:  # ranks gather the weights together when a batch begins
         lacking.add("own_requests")
-    if sharding is not None and sharding.divided:  # DeepSpeed gathers layers in an order that all ranks must make
+    if sharding is not None and sharding.divided:  # DeepSpeed gathers layers in an order that is the same at all ranks
         lacking.add("own_prompts")
-    if sharding is not None and sharding.sampled_by_layer:  # in a call of its own, which ranks make together
+    if sharding is not None and sharding.sampled_by_layer:  # in a separate call, which ranks make together
         lacking |= {"continuous", "adapters", "own_prompts"}
     return CAPABILITIES - lacking - (set() if head else {"head"})

@@ -1,4 +1,4 @@
-"""What the engine computes with: the operations that the plan picked, each in a place of its own."""
+"""The operations that the plan picked for the engine."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ def _features(kernels: Mapping[str, PickedKernel], operation: str) -> frozenset[
 
 @dataclass(frozen=True)
 class Compute:
-    """The operations of `finetooth_kernels.operations` that this backend uses, looked up once.
+    """The operations of `finetooth_kernels.operations` that this backend uses.
 
     Attributes:
-        expects: whether `linear_logprob` makes use of `expected`.
-        cached_attention, packed_linear: None where the backend's own ways serve.
-        packed_head: `packed_linear` where it is of the provider that computes `linear_logprob`, so that sampling takes
-            its logits as training and scoring do.
-        low_rank_linear: with the products of `matmul_rounded_once` where that was picked.
-        runs: `packed_linear` takes runs of rows with products of their own.
-        stream_decoder: makes one; None where the model's own code computes its layers.
+        expects: whether `linear_logprob` uses `expected`. cached_attention, packed_linear: None for the backend's own.
+        packed_head: `packed_linear` if its provider also computes `linear_logprob`, so that sampling, training and
+            scoring have the same logits.
+        low_rank_linear: with the products of `matmul_rounded_once` if that was picked.
+        runs: whether `packed_linear` takes runs of rows with different adapters.
+        stream_decoder: makes one; None if the model's own code computes its layers.
         providers: full names of the entries that the plan picked, by operation.
     """
 
@@ -55,7 +54,7 @@ class Compute:
 
     @staticmethod
     def of(kernels: Mapping[str, PickedKernel]) -> Compute:
-        """Those that were picked, and torch's way of what nobody picked."""
+        """The picked operations, and torch's own of all others."""
 
         def function(name: str) -> Operation | None:
             return kernels[name].function if name in kernels else OPERATIONS[name].torch
@@ -78,36 +77,36 @@ class Compute:
 DECODER = "stream_decoder"
 ALWAYS = ("linear_logprob", "logits_statistics", "accumulate", "keyed_dropout")
 STREAM = ("rms_norm", "rotary", "norm_rotary", "gated_mlp", "low_rank_linear", "segment_attention")
-"""What the stream decoder's layers consist of."""
+"""Operations of the stream decoder's layers."""
 PRODUCTS = "matmul_rounded_once"
-"""What the linear layers of those consist of, which they make themselves unless a recipe says who does."""
+"""Operations inside those linear layers, which have their own unless a recipe picks a provider."""
 FP8 = "fp8_linear"
-"""What linear modules of the layers compute with where `train.precision` is `fp8`."""
+"""The operation of the layers' linear modules if `train.precision` is `fp8`."""
 EXPERTS = "grouped_matmul"
-"""What experts of a mixture compute with where the model holds them as one weight."""
+"""The operation of a mixture's experts if the model holds them as one weight."""
 GATED_NORM = "gated_norm"
-"""What gates a norm in layers of linear attention, where the model's own module has the same formula."""
+"""The gated norm of linear attention layers, if the model's own module has the same formula."""
 OWN = ("cached_attention", "packed_linear")
-"""What this backend can do without; the stream decoder samples with the first."""
+"""Optional operations; the stream decoder samples with the first."""
 
 TORCH = Compute.of({})
-"""Torch's way of all."""
+"""Torch's own of all operations."""
 
 
 def decoder_request(precision: str) -> dict[str, KernelRequest]:
-    """What the plan asks for where a stream decoder could compute the layers."""
+    """The operations that the plan needs if a stream decoder could compute the layers."""
     return {DECODER: KernelRequest((precision,), optional=True)}
 
 
 def compute_request(
     precision: str, *, stream: bool, fp8: bool = False, experts: bool = False, gated_norm: bool = False
 ) -> dict[str, KernelRequest]:
-    """What an engine will ask for. Logits are in full precision, and so are sums of gradients and the residual stream.
+    """The operations that an engine will need. Logits, sums of gradients and the residual stream are in full precision.
 
     Args:
-        precision: that the model computes in.
+        precision: in which the model computes.
         stream: the stream decoder computes the layers.
-        fp8: their linear modules multiply in 8 bits.
+        fp8: the layers' linear modules multiply in 8 bits.
         experts: some layer has them.
         gated_norm: some layer may have one.
     """
@@ -130,10 +129,10 @@ def compute_request(
 
 
 def check_products(kernels: Mapping[str, PickedKernel]) -> None:
-    """Checks that the kernel of linear layers uses the products that the recipe names.
+    """Check that the kernel of linear layers uses the matrix product that the recipe picks.
 
     Raises:
-        PlanError: the recipe says who makes products, and the linear layers would not ask them.
+        PlanError: the recipe picks a provider of matrix products, and the linear layers do not use it.
     """
     if PRODUCTS in kernels and "multiply" not in _features(kernels, "low_rank_linear"):
         raise PlanError(

@@ -1,11 +1,10 @@
-"""Dropout and noise that are keyed by the datum: the same in every layout, order and rank (decision 0007).
+"""Dropout and noise keyed by example: the same in every layout, order and rank (decision 0007).
 
-`Draws` takes the place of torch's generators in what drops at random: modules `nn.Dropout`, and `dropout` as a
-function in the code of a module that has a share of its own (attention weights of transformers' eager code). The
-numbers are those of `finetooth_steps.draws`. What is drawn for weights and not for rows (a rotation's blocks) is keyed
-by seed, step and module. Rows other than positions of the micro-batch (patches of a tower, tokens sorted by experts,
-chunks of an adapted head) have no key; they draw from the stream of their micro-batch, and are refused where several
-ranks train.
+`Draws` replaces torch's generators in `nn.Dropout` modules, and in the function `dropout` in the code of modules with a
+dropout share (attention weights of transformers' eager code). The numbers are those of `finetooth_steps.draws`. Draws
+for weights and not for rows (a rotation's blocks) are keyed by seed, step and module. Rows other than positions of the
+micro-batch (patches of a tower, tokens sorted by experts, chunks of an adapted head) have no key: they draw from the
+stream of their micro-batch, and several ranks refuse them.
 """
 
 from __future__ import annotations
@@ -29,25 +28,25 @@ from torch.overrides import TorchFunctionMode
 from finetooth_torch.randomness import seeded
 
 ATTENTION_DIMENSIONS = 4
-"""Of attention weights: rows, heads, queries, keys."""
+"""Dimensions of attention weights: rows, heads, queries, keys."""
 BLOCKS = "MultiplicativeDropoutLayer"
 """peft's class that replaces blocks of a rotation at random."""
 
 
 Laid = tuple[Tensor, tuple[int, ...], tuple[int, ...]]
-"""What `Draws.lay_out` was given."""
+"""Arguments of `Draws.lay_out`."""
 
 
 class Draws:
-    """What a model's modules draw from.
+    """The random numbers of a model's modules.
 
     Attributes:
-        laid: see `lay_out`; None: nothing is computed.
-        note: tells the user, once, that something drops without a key.
+        laid: see `lay_out`; None: no micro-batch is computed.
+        note: tells the user once that a module drops without a key.
 
     Args:
         device: of the model.
-        strict: what has no key is refused.
+        strict: refuse modules without keys.
         dropout: the operation `keyed_dropout`.
     """
 
@@ -58,16 +57,16 @@ class Draws:
         self.note: Callable[..., None] | None = None
         self._seed, self._step, self._places = 0, 0, tuple[int, ...]()
         self.laid: Laid | None = None
-        self._made: Tensor | None = None  # its keys, (P, 2), once something has drawn
-        self._wanted: Tensor | None = None  # of these, those behind the last layer's attention
+        self._made: Tensor | None = None  # its keys, (P, 2), after the first draw
+        self._wanted: Tensor | None = None  # of these, those after the last layer's attention
         self._piece: tuple[int, int] | None = None  # see `piece`
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Draws:
-        return self  # a copy of a model draws from what the model draws from
+        return self  # a copy of a model shares its draws
 
     @contextmanager
     def entered(self, seed: int, step: int, places: Sequence[int]) -> Iterator[None]:
-        """Inside the `with` block, rows of a rectangle are those of the data at these places of the step."""
+        """Inside the `with` block, rows of a rectangle are the examples at these places of the step."""
         before = self._seed, self._step, self._places
         self._seed, self._step, self._places = seed, step, tuple(places)
         try:
@@ -77,18 +76,18 @@ class Draws:
             self.laid = self._made = self._wanted = None
 
     def lay_out(self, cells_st: Tensor, lengths: Sequence[int], shape: Sequence[int]) -> None:
-        """From now on the model computes these positions; until the micro-batch is left, since its backward pass may
-        compute layers again.
+        """Set the positions that the model computes, until the micro-batch ends: its backward pass may recompute
+        layers.
 
         Args:
             cells_st: (S, T) which of the computed positions each cell of the rectangle is.
             lengths: (S,) of the sequences.
-            shape: of what the model computes: rows and positions of each, or positions alone.
+            shape: of the model's states: rows and positions, or positions only.
         """
         self.laid, self._made, self._wanted = (cells_st, tuple(lengths), tuple(shape)), None, None
 
     def narrow(self, wanted: Tensor) -> None:
-        """Behind the last layer's attention only these positions are computed, (M,) indices."""
+        """Set the positions computed after the last layer's attention, (M,) indices."""
         self._wanted = wanted
 
     @contextmanager
@@ -101,13 +100,13 @@ class Draws:
             self._piece = before
 
     def real(self) -> Tensor:
-        """(N,) which of the computed positions are of the data, row by row; the others are padding."""
+        """(N,) the computed positions of examples, row by row, without padding."""
         assert self.laid is not None
         cells_st, lengths, _ = self.laid
         return torch.cat([cells_st[row, :length] for row, length in enumerate(lengths)])
 
     def attach(self, model: nn.Module) -> None:
-        """Let all that drops in `model` draw from here; again where modules may have been added."""
+        """Make all dropout in `model` draw from here; called again after modules were added."""
         for path, module in model.named_modules():
             if isinstance(module, Keyed):
                 continue
@@ -124,8 +123,7 @@ class Draws:
     def drop(self, tensor: Tensor, share: float, site: str, *, inplace: bool = False) -> Tensor:
         """`tensor` with a share of its numbers set to 0 and the others scaled to the same mean.
 
-        Raises:
-            EngineError: its rows have no key, and they need one.
+        Raises: EngineError: its rows have no key, and they need one.
         """
         scale = 1.0 / (1.0 - share)
         halves = self._halves(tensor, site)
@@ -151,7 +149,7 @@ class Draws:
         return tensor * (words >= threshold(share)).to(tensor.dtype).mul_(scale)
 
     def uniform(self, tensor: Tensor, site: str) -> Tensor:
-        """fp32, shaped as `tensor`, from the uniform distribution over -1 to 1; its rows are the positions."""
+        """fp32, shaped as `tensor`, uniform in -1 to 1; its rows are the positions."""
         halves = self._halves(tensor, site)
         if halves is None:
             return torch.empty_like(tensor, dtype=torch.float32).uniform_(-1.0, 1.0)
@@ -159,7 +157,7 @@ class Draws:
         return mixed(rows[:, None] ^ columns).to(torch.float32).mul_(2.0**-31).view(tensor.shape)
 
     def _words_of_attention(self, tensor: Tensor, site: str) -> Tensor | None:
-        """Uniform words shaped as attention weights, int32; None where `tensor` is something else."""
+        """Uniform random int32 in the shape of attention weights; None if `tensor` is something else."""
         keys = self._keys()
         if keys is None or not self._is_attention(tensor.shape):
             return None
@@ -168,13 +166,12 @@ class Draws:
         heads = tensor.numel() // (rows * queries * seen)
         of = keys.view(rows, queries, 2)
         words = torch.stack([_drawn(of, words_of("site", f"{site}#{head}")) for head in range(heads)], 1)
-        # a column is the key's own position, so that what stands in front of a datum changes nothing
+        # a column is the key's position in its example, so that preceding examples change nothing
         columns = _drawn(of, words_of("site", f"{site}#columns"))[:, None, None, :seen]
         return mixed(words[..., None] ^ columns).view(tensor.shape)
 
     def _halves(self, tensor: Tensor, site: str) -> tuple[Tensor, Tensor] | None:
-        """Words of rows and of columns, int32, of which each pair is mixed; None where the rows of `tensor` have no
-        keys."""
+        """Random int32 of rows and of columns, to be mixed in pairs; None if the rows of `tensor` have no keys."""
         keys = self._keys()
         if keys is None or tensor.dim() == 0 or self._is_attention(tensor.shape):
             return None
@@ -192,7 +189,7 @@ class Draws:
         return first, mixed(at * _signed(GOLDEN) + _signed(site_words[1]))
 
     def _keys(self) -> Tensor | None:
-        """(P, 2) int32, those of padding 0; None where no micro-batch is computed."""
+        """(P, 2) int32 keys, 0 for padding; None if no micro-batch is computed."""
         if self._made is None and self.laid is not None:
             cells_st, lengths, shape = self.laid
             keys = torch.zeros((math.prod(shape), 2), dtype=torch.int32, device=cells_st.device)
@@ -215,12 +212,12 @@ class Draws:
         return len(shape) == ATTENTION_DIMENSIONS and shape[0] == rows
 
     def stream(self, site: str) -> AbstractContextManager[None]:
-        """torch's generators as they are for what a module draws once a step."""
+        """torch's generators for what a module draws once a step."""
         return seeded(self._device, self._seed, self._step, site)
 
 
 class Keyed:
-    """What `Draws.attach` makes of a module: of the same class otherwise.
+    """Mixin that `Draws.attach` adds to a module's class.
 
     Attributes:
         draws: what it draws from.
@@ -257,7 +254,7 @@ class KeyedDropout(Keyed, nn.Dropout):
     """`nn.Dropout` whose numbers `Draws` gives.
 
     Attributes:
-        columns: the first of the columns that this rank has, and how many there are; None: it has all.
+        columns: this rank's first column, and how many columns there are in all; None: it has all.
     """
 
     columns: tuple[int, int] | None = None
@@ -301,7 +298,7 @@ def _of_dropout(
 
 
 def _lends(module: nn.Module) -> bool:
-    """Whether it is an attention that hands the share of its own `nn.Dropout` to a function (GPT-2)."""
+    """Whether it is an attention that passes the share of its `nn.Dropout` to a function (GPT-2)."""
     drops = (child for child in module.children() if isinstance(child, nn.Dropout))
     return "attention" in type(module).__name__.lower() and any(_is_share(child.p) for child in drops)
 
@@ -311,7 +308,7 @@ def _is_share(value: object) -> bool:
 
 
 def _drawn(keys: Tensor, site: tuple[int, int]) -> Tensor:
-    """A word for each key, (..., 2) to (...): the rows of `finetooth_steps.draws.uniform_words`."""
+    """A random int32 per key, (..., 2) to (...): the rows of `finetooth_steps.draws.uniform_words`."""
     first, second = _signed(site[0]), _signed(site[1])
     return mixed((mixed(keys[..., 0] ^ first) + keys[..., 1]) ^ second)
 

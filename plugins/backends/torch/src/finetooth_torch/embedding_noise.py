@@ -1,8 +1,8 @@
-"""NEFTune: uniform noise on the embeddings of what trains (Jain et al., 2023, arXiv:2310.05914, algorithm 1).
+"""NEFTune: uniform noise on the embeddings of the policy (Jain et al., 2023, arXiv:2310.05914, algorithm 1).
 
-Every number of a sequence's embeddings gets noise from the uniform distribution over +-alpha / sqrt(L D), with L the
-length of the sequence and D the width of the model. It is keyed by the datum, as dropout is (decision 0007), so a pass
-that is repeated sees the same noise, and so does one whose data are cut in another way.
+Every number of a sequence's embeddings gets uniform noise in +-alpha / sqrt(L D), with L the length of the sequence and
+D the width of the model. It is keyed by example, as dropout is (decision 0007), so a repeated pass, or one with other
+micro-batches, has the same noise.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class EmbeddingNoise:
     """Adds the noise while `over` is entered and the embedding is in training mode; nothing otherwise.
 
     Args:
-        embedding: from ids to vectors; the noise is added to what it gives.
+        embedding: from ids to vectors; the noise is added to its output.
         alpha: how strong it is; the paper takes 5 to 15.
-        draws: what it is drawn from; knows which position is which.
+        draws: the random numbers; knows the layout of positions.
     """
 
     def __init__(self, embedding: nn.Module, alpha: float, draws: Draws) -> None:
@@ -66,5 +66,5 @@ class EmbeddingNoise:
 
 @contextmanager
 def no_noise() -> Iterator[None]:
-    """What is entered where there is none."""
+    """The context without noise."""
     yield

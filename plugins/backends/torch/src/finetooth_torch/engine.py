@@ -70,10 +70,10 @@ class Parts:
     """What the backend built.
 
     Attributes:
-        optimizer: over the masters of `parameters`; a `ShardedOptimizer` where a strategy spreads it over ranks.
+        optimizer: over the masters of `parameters`; a `ShardedOptimizer` if a strategy shards it over ranks.
         group_options: of its parameter groups, as they were made.
-        changes: of the model between steps, by the adapter.
-        saved: where what backward needs lies meanwhile.
+        changes: the adapter's changes of the model between steps.
+        saved: keeps tensors for the backward pass.
     """
 
     network: Network
@@ -88,12 +88,12 @@ class Parts:
 
 
 class TorchEngine(EngineBase):
-    """Trains what the adapter left trainable; see `finetooth_hooks.engine.Engine` for the words of each primitive.
+    """Trains the parameters that the adapter left trainable; `finetooth_hooks.engine.Engine` defines the primitives.
 
     Dropout is on in `forward` of the policy, `backward` and `forward_backward`; off in `logprobs`, `generate`, roles.
 
-    Operations are counted where a result can report them: `forward`, `backward` (with the forward pass that it makes
-    again), `forward_backward` and `generate`. What `logprobs` executes is not reported, since it returns bare arrays.
+    The engine reports operations of `forward`, `backward` (with the forward pass that it repeats), `forward_backward`
+    and `generate`, but not of `logprobs`, which returns bare arrays.
     """
 
     def __init__(self, request: EngineRequest, parts: Parts) -> None:
@@ -159,10 +159,10 @@ class TorchEngine(EngineBase):
     ) -> Forward:
         self._parts.network.executed()  # count from here
         work = self._work(data, loss, role=role, normalizer=normalizer)
-        train = train and role == "policy"  # what its backward will differentiate
+        train = train and role == "policy"  # its backward differentiates this
         evaluated = None
         if loss is not None:
-            with self._ranks.together() if train else nullcontext():  # what is backpropagated is, at every rank
+            with self._ranks.together() if train else nullcontext():  # the backpropagated loss is, at every rank
                 evaluated = self._runner.evaluate(work, train=train, returns=returns)
         outputs = [] if evaluated is None else evaluated.outputs
         missing = [name for name in returns if loss is None or name not in loss.needs or is_whole(name)]
@@ -199,7 +199,7 @@ class TorchEngine(EngineBase):
                 action="give forward a loss, or backward the gradients",
             )
         else:
-            # as if forward_backward were called now: another backward may have moved the loss's state meanwhile
+            # as forward_backward would: another backward may have changed the loss's state meanwhile
             work = replace(work, state=self._loss_state(work.spec))
             self._differentiate(work if normalizer is None else replace(work, counts=normalizer), ())
         del self._pending[handle.id]
@@ -352,11 +352,12 @@ class TorchEngine(EngineBase):
             self._write_weights(path)
         self._request.text.tokenizer.save(path)
         if network.reads_media and self._request.text.processor is not None:
-            with suppress(UserError):  # nothing was seen or heard, and nothing can be
+            with suppress(UserError):  # no image or sound occurred, and none can
                 self._request.text.processor().save(path)
 
     def _write_weights(self, path: Path) -> None:
-        """By the adapter, at ranks that have them; through host memory where the device has no room for it."""
+        """The adapter writes the artifact, at ranks that have the weights; via host memory if the device has no
+        room."""
 
         def write() -> None:
             network = self._parts.network
@@ -390,7 +391,7 @@ class TorchEngine(EngineBase):
         return usage(self._parts.device)
 
     def peak_flops(self) -> float:
-        place = self._request.place  # ranks that divide a row count the operations of all of it
+        place = self._request.place  # ranks that divide a row count the operations of the whole row
         together = place.sharding.positions * place.sharding.layers if place.sharding else 1
         return peak_flops(place.hardware, self._info.precision) * together
 
@@ -448,10 +449,10 @@ class TorchEngine(EngineBase):
 
     @contextmanager
     def _accumulating(self, work: Pass) -> Iterator[None]:
-        """The one place where a call's gradients come in: all of them and a count, or, if it fails, none of them.
+        """Add a call's gradients, all of them, or none if the call fails.
 
-        What earlier calls accumulated, their losses and the states of losses stay as they were then, and so do torch's
-        global generators, from which a loss of the user may have drawn.
+        After a failure, the earlier calls' gradients, losses and states of losses are unchanged, and so are torch's
+        global generators, from which a user's loss may draw.
         """
         random = global_states(self._parts.device)
         around = self._updater.around_backward(work.batches, self._counters.accumulated, self._rate)
@@ -465,10 +466,10 @@ class TorchEngine(EngineBase):
         self._counters.accumulated += 1
 
     def _count_routed(self, work: Pass) -> None:
-        """Where routers have losses: what they choose over the whole step, before any of it is differentiated.
+        """If routers have losses: count their choices over the whole step, before the backward pass.
 
         Raises:
-            EngineError: the step comes in several calls.
+            EngineError: the step has several calls.
         """
         routers = self._parts.network.routers
         if routers is None:
@@ -490,7 +491,7 @@ class TorchEngine(EngineBase):
         assert work.spec is not None
         with self._accumulating(work):
             self._count_routed(work)
-            at_once = self._updater.in_backward  # an update cannot be taken back
+            at_once = self._updater.in_backward  # an update cannot be undone
             evaluated = self._runner.evaluate(work, train=True, backward=True, returns=returns, at_once=at_once)
         self._counters.add_rows(work.data)
         assert evaluated.totals is not None

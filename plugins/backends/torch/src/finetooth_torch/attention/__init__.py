@@ -1,1 +1,1 @@
-"""Attention that entries bring, in models of transformers."""
+"""Attention entries in models of transformers."""

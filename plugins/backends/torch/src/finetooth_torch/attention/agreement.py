@@ -1,4 +1,4 @@
-"""Puts attention of entries into a model, and makes sure that the model still computes what it computed."""
+"""Puts attention entries into a model, and checks that the model still computes the same."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from finetooth_torch.layout.shared_rows import narrowed
 from finetooth_torch.planning.attention import AUTO, SETTING, AttentionChoice, choose_attention
 
 TRIAL = 23
-"""Positions that are tried. Windows are narrowed so that they are longer."""
+"""Positions of the trial. Windows are narrowed to less than that."""
 
 
 def apply_attention(
     base: nn.Module, pick: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
     precision: str, context: Context | None, *, stream: bool, sliced: bool = False,
 ) -> AttentionChoice:  # fmt: skip
-    """Have a model's attention computed as `choose_attention` says, and return what that was.
+    """Make a model use the attention that `choose_attention` chose, and return the choice.
 
-    Where `auto` picks a function and the model's code turns out to ask more of attention than its config shows, the
-    best implementation of transformers takes its place; where the model's code does not take that one, its own does. A
-    note says so.
+    If `auto` picks a function and the model's code needs more than its config shows, the best implementation of
+    transformers replaces it; if the model's code does not accept that one, the model's own does. A note says so.
 
     Args:
         base: a model of transformers, in evaluation mode.
-        stream: the stream decoder computes the layers, and is compared with the model's own attention.
-        sliced: ranks divide positions: functions compute, also where transformers has the implementation.
+        stream: the stream decoder computes the layers; it is compared with the model's own attention.
+        sliced: ranks divide positions, so functions compute even if transformers has the implementation.
 
     Raises:
         PlanError: as `choose_attention` and `attend_with` do.
@@ -66,7 +65,7 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
         context: builds entries.
 
     Raises:
-        PlanError: with them the model does not compute what it computes with its own attention.
+        PlanError: the model computes something else than with its own attention.
     """
     model: Any = base
     computes = _built(choice, context)
@@ -76,7 +75,7 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
     model.set_attn_implementation("eager")  # every model has that
     with narrowed(body.config):
         own = _states(body)
-    install(base, computes)  # which is written in the config, so not while that is changed
+    install(base, computes)  # this changes the config, so not while windows are narrowed
     with narrowed(body.config), checked():
         states = _states(body)
     difference = share(*(of.cpu().double().numpy() for of in (states, own)))
@@ -90,8 +89,8 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
 
 
 def _built(choice: AttentionChoice, context: Context | None) -> Mapping[str, Computes]:
-    """Returns the attention functions by kind of layer. Where the model's attentions differ, entries that take lengths
-    are given them: their implementation in transformers would look for lengths in the positions of all layers."""
+    """Returns the attention functions by kind of layer. If the layers' attentions differ, entries that accept lengths
+    get them: their implementation in transformers would derive lengths from the positions of all layers."""
     computes: dict[str, Computes] = {}
     built: dict[str, Computes] = {}
     for kind, entry in choice.entries.items():
@@ -109,10 +108,10 @@ def _built(choice: AttentionChoice, context: Context | None) -> Mapping[str, Com
 
 @torch.no_grad()
 def _states(body: nn.Module) -> Tensor:
-    """(1, TRIAL, D) of some tokens."""
+    """(1, TRIAL, D) states of some tokens."""
     embedding: Any = body
     rows = int(embedding.get_input_embeddings().weight.shape[0])
     device = next(body.parameters()).device
-    tokens = (torch.arange(TRIAL, device=device) * 5) % (rows - 1) + 1  # id 0 often is padding
+    tokens = (torch.arange(TRIAL, device=device) * 5) % (rows - 1) + 1  # id 0 is often padding
     states: Tensor = body(input_ids=tokens[None], use_cache=False).last_hidden_state
     return states

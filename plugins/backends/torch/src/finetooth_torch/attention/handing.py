@@ -1,5 +1,5 @@
-"""Lengths of the sequences in a row, handed from the layout to attention: plain integers, never found again on the
-device."""
+"""Passes the lengths of a row's sequences from the layout to attention, as plain integers, so that the device need not
+find them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SLICES: ContextVar[Slices | None] = ContextVar("slices", default=None)
 
 @contextmanager
 def handing(lengths: Lengths, slices: Slices | None = None) -> Iterator[None]:
-    """Inside the `with` block, these are the rows that the model reads.
+    """Inside the `with` block, the model reads these rows.
 
     Args:
-        lengths: row by row those of its sequences, as `finetooth_hooks.compute.attention.Attention` takes them. Keys
-            that stand in a cache belong to them.
+        lengths: of each row's sequences, as `finetooth_hooks.compute.attention.Attention` takes them. They include
+            cached keys.
         slices: of whole rows with these lengths, the model reads this rank's positions.
     """
     token, of_slices = _LENGTHS.set(lengths), _SLICES.set(slices)
@@ -35,17 +35,17 @@ def handing(lengths: Lengths, slices: Slices | None = None) -> Iterator[None]:
 
 
 def handed() -> Lengths | None:
-    """Those of the rows that are read; None if nobody said."""
+    """Lengths of the rows that the model reads; None if unknown."""
     return _LENGTHS.get()
 
 
 def handed_slices() -> Slices | None:
-    """This rank's share of the rows that are read; None: all of them."""
+    """This rank's share of the rows that the model reads; None: all of them."""
     return _SLICES.get()
 
 
 def newest(lengths: Lengths, keys: int) -> Lengths:
-    """Lengths of what is left of the rows where only the last so many keys are kept."""
+    """Lengths within the last so many keys of the rows."""
     return tuple(_newest(row, keys) for row in lengths)
 
 

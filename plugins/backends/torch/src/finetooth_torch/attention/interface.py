@@ -1,10 +1,9 @@
-"""Attention of entries under names of their own in transformers' registers of attention and masks.
+"""Registers attention entries in transformers' registries of attention and masks.
 
 A model's code makes a mask once for each kind of layer and hands it to every layer with its queries, keys and values.
-Where an entry's function computes, what stands in the mask's place is a `Rows`: the lengths of the sequences in each
-row as the layout knows them, and the window. It goes with the other arguments of a layer, so that a layer that is
-computed again in the backward pass gets it again. Where layers of two kinds have different entries, it says whose
-layers they are, and holds the mask that the implementation of transformers takes.
+If an entry's function computes, a `Rows` replaces the mask: the lengths of the sequences in each row, from the layout,
+and the window. It is an argument of a layer, so a layer that is recomputed in the backward pass gets it again. If two
+kinds of layers have different entries, it names the kind and holds the mask for the implementation of transformers.
 """
 
 from __future__ import annotations
@@ -29,19 +28,19 @@ from finetooth_torch.attention.slices import Slices
 from finetooth_torch.planning.attention import SETTING
 
 Computes = str | Callable[..., Tensor]
-"""The name of an implementation of transformers, or an entry's function."""
+"""An implementation of transformers by name, or an entry's function."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What layers get for a mask.
+    """What layers get instead of a mask.
 
     Attributes:
         kind: of the layers, `full` or `sliding`.
-        lengths: of the sequences in each row, those of the keys; empty where `mask` says it.
-        window: positions that are seen; None: all.
+        lengths: of the sequences in each row, counted in keys; empty if `mask` replaces them.
+        window: positions that each position sees; None: all.
         mask: for an implementation of transformers.
-        slices: this rank computes its positions of the rows; None: all.
+        slices: this rank's share of the positions; None: all.
     """
 
     kind: str
@@ -57,17 +56,17 @@ _CHECKED: ContextVar[bool] = ContextVar("checked", default=False)
 
 
 def install(base: nn.Module, computes: Mapping[str, Computes]) -> bool:
-    """Have a model's attention computed so.
+    """Make a model use this attention.
 
     Args:
         base: a model of transformers.
         computes: by kind of layer, `full` or `sliding`.
 
     Returns:
-        Whether something else than one implementation of transformers computes it.
+        False if a single implementation of transformers computes it.
 
     Raises:
-        PlanError: the model's code does not take the implementation of transformers.
+        PlanError: the model's code does not accept the implementation of transformers.
     """
     model: Any = base
     only = set(computes.values())
@@ -108,7 +107,7 @@ def registered(computes: Mapping[str, Computes]) -> str:
 
 @contextmanager
 def checked() -> Iterator[None]:
-    """Inside the `with` block, what the model's code would mask must be what lengths and window say."""
+    """Inside the `with` block, the model's own mask must equal the one of lengths and window."""
     token = _CHECKED.set(True)
     try:
         yield
@@ -147,12 +146,12 @@ def _mask_of(computes: Mapping[str, Computes]) -> Callable[..., Rows]:
 def _check(asked: Mapping[str, Any], rows: Rows) -> None:
     """
     Raises:
-        PlanError: the model's code masks otherwise.
+        PlanError: the model's code makes another mask.
     """
     from transformers.masking_utils import sdpa_mask
 
     own = sdpa_mask(**{**asked, "allow_is_causal_skip": False})
-    whole = tuple((sum(row),) for row in rows.lengths)  # for code that does not hand its positions on
+    whole = tuple((sum(row),) for row in rows.lengths)  # for code that does not pass its positions on
     device, positions = asked.get("device", "cpu"), int(asked["q_length"])
     masks = [
         visible(lengths, positions, causal=True, window=rows.window, device=device) for lengths in (rows.lengths, whole)
@@ -198,7 +197,7 @@ def _of(computes: Mapping[str, Computes], kind: str) -> Computes:
 
 
 def _as(module: nn.Module, name: str) -> Any:
-    """The module, as one whose config names an implementation of transformers: some ask for it."""
+    """The module with a config that names an implementation of transformers: some implementations read it."""
     return _Named(module, name)
 
 

@@ -1,9 +1,9 @@
-"""Rows whose positions several ranks compute together (context parallelism).
+"""Divides the positions of rows among ranks (context parallelism).
 
-The positions of a row are cut into two pieces for each rank. Rank r of N computes piece r and piece 2N - 1 - r, so that
-all of them have an equal share of causal attention (Llama 3, arXiv:2407.21783, section 3.3.2). Only attention looks at
-other positions: for it a rank gathers the keys and values of all, and its gradients of them go back to the rank of
-the positions.
+The positions of a row are cut into two pieces for each rank. Rank r of N computes piece r and piece 2N - 1 - r, so all
+have an equal share of causal attention (Llama 3, arXiv:2407.21783, section 3.3.2). Only attention reads other
+positions: a rank gathers the keys and values of all ranks, and their gradients go back to the rank that owns the
+positions.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Slices:
     """One rank's share of the positions of every row.
 
     Attributes:
-        pieces: that a row is cut into; its width must be a multiple of it.
+        pieces: number of pieces of a row, whose width must be a multiple of it.
 
     Args:
-        line: to the ranks that compute the others.
+        line: to the other ranks.
     """
 
     def __init__(self, line: Neighbours) -> None:
@@ -38,7 +38,7 @@ class Slices:
     def attend(
         self, computing: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor, lengths: Lengths, **how: Any
     ) -> Tensor:
-        """See `finetooth_hooks.compute.attention.Attention`; query, key and value are those of this rank's positions.
+        """See `finetooth_hooks.compute.attention.Attention`; query, key and value are of this rank's positions.
 
         Args:
             computing: an entry's function.
@@ -56,12 +56,12 @@ class Slices:
         return torch.cat(outputs, dim=2)
 
     def whole(self, values: Tensor, own: Tensor) -> Tensor:
-        """`values` where `own` is true, and elsewhere those of the rank that has them; the same at every rank. The
-        gradient is that of this rank's own.
+        """`values` where `own` is true, and elsewhere those of the rank that owns them; equal at every rank. Only this
+        rank's own values get a gradient.
 
         Args:
             values: (S, T, ...).
-            own: (S, T) which of them are this rank's.
+            own: (S, T) true for this rank's values.
         """
         mine = own.view(*own.shape, *[1] * (values.dim() - own.dim()))
         given = torch.where(mine, values.detach(), 0.0)
@@ -69,7 +69,7 @@ class Slices:
 
 
 class _Gathered(torch.autograd.Function):
-    """(R, H, n, E) of this rank's positions to (R, H, T, E) of all, in order."""
+    """Gather (R, H, n, E) of this rank's positions into (R, H, T, E) of all, in order."""
 
     @staticmethod
     def forward(ctx: Any, line: Neighbours, own: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class _Gathered(torch.autograd.Function):
 
 
 def _first(row: tuple[int, ...], keys: int) -> tuple[int, ...]:
-    """Lengths of what lies in the first so many keys of a row."""
+    """Lengths of sequences within the first so many keys of a row."""
     lengths: list[int] = []
     for length in row:
         if keys <= 0:

@@ -1,22 +1,22 @@
-"""Whether the stream decoder and the head compute what the transformers model computes: tried when an engine is built.
+"""Checks, when an engine is built, that the stream decoder and the head compute the same as the transformers model.
 
-What is compared is the computation, not the weights. Of every kind of layer one is copied with new random parameters,
-in float32 whatever the model computes in, and the model's own forward and ours run over the same states, twice through
-the layer, every other layer doing nothing. So rounding leaves about 1e-6 and a difference of 1e-4 means another
-computation, whatever the model's weights are: biases and low-rank matrices that begin at zero count, and sharp
-attention of trained weights does not magnify rounding. Gradients are compared too: those of the states, and of what
-trains in the layer. It costs one layer in float32, forward and backward, and reads no weight.
+The trial compares the computation, not the weights. It copies one layer of every kind with new random parameters in
+float32, and runs the model's own forward and ours over the same states, twice through that layer; the other layers do
+nothing. So rounding gives differences of about 1e-6, and 1e-4 means another computation. Random parameters test biases
+and low-rank matrices that begin at zero, and the sharp attention of trained weights does not magnify rounding.
+The trial compares gradients too: of the states, and of the layer's trained parameters. It costs one layer in float32,
+forward and backward, and reads no weight.
 
-Where they differ, each kernel that the plan picked is exchanged for torch's way in turn, then wrapped modules are
-called as they are instead of by the adapter's low-rank matrices: the part without which all agrees is refused by its
-name, and the model is blamed only where there is none.
+If they differ, the trial replaces each picked kernel by torch's own in turn, then calls wrapped modules directly
+instead of by the adapter's low-rank matrices. The error names the part without which all agrees, and the model only if
+there is no such part.
 
-The states are chosen to show what ordinary ones hide. Some are so small that a norm's eps matters, and the layer is
-tried again with small attention, whose norms then see small numbers too; positions lie far apart, so that slow
-rotations turn; windows are narrowed to a few positions, and caps of scores lowered; rows share a beginning.
+The states show what ordinary ones hide. Some are so small that a norm's eps matters, and a second trial has small
+attention outputs, for norms after attention. Positions are far apart, so that slow rotations turn. Windows are narrowed
+to a few positions, and caps of scores lowered. Rows share a beginning.
 
-Not seen: angles that depend on the longest sequence at hand (families name the kinds of scaling that do not), and
-windows and caps under other names than `WINDOWS` and `CAPS`.
+The trial does not see angles that depend on the longest sequence of a batch (families name the kinds of scaling that do
+not), nor windows and caps under other names than `WINDOWS` and `CAPS`.
 """
 
 from __future__ import annotations
@@ -57,28 +57,28 @@ from finetooth_torch.layout.stream import make_stream
 ALLOWED = 1e-4
 """Largest difference of a position's state, as a share of its norm."""
 ALLOWED_GRADIENT = 5e-3
-"""Of a gradient. What is left of sums that nearly cancel, as those through a softmax do, holds their rounding; what a
-wrong formula leaves out is more."""
+"""Largest difference of a gradient. Sums that nearly cancel, as those through a softmax, have larger rounding errors; a
+wrong formula gives more."""
 
 SEED = 20_251
 STEM = [*range(17)]
 ROWS = ([*STEM, 20, 21, 22], [*STEM, 23], [24, 25, 26, 27, 28])
-"""Ids of an embedding made for the trial: two rows with a common beginning, long enough to be shared, and a third."""
+"""Token ids of the trial: two rows with a common beginning, long enough to be shared, and a third."""
 TOKENS = 29
 
 SPREAD = (-3.0, 0.5)
-"""Powers of ten between which the magnitudes of states lie."""
+"""Range of the magnitudes of states, as powers of ten."""
 SMALL = 1e-3
-"""Factor on the weights before and after attention where it is tried with small numbers."""
+"""Factor on the weights before and after attention in the trial with small numbers."""
 LARGE = 100.0
 """Factor on the states before the head, so that a cap on logits shows."""
 STRIDE = 40
-"""Positions between two tokens, at most."""
+"""Most positions between two tokens."""
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """The worst of what was compared.
+    """The worst difference.
 
     Attributes:
         where: `layer 3`, `the final norm`, `the head`.
@@ -92,7 +92,7 @@ class Disagreement:
 
     @property
     def right(self) -> bool:
-        """Whether it is rounding."""
+        """Whether the difference is rounding."""
         return self.share <= self.allowed
 
 
@@ -105,10 +105,9 @@ def check_decoder(
         body: with its adapter.
         model: what switches `body` to evaluation.
         facts: with a block.
-        low_rank: what the adapter says of a wrapped module.
-        compute: the operations, and the decoder.
+        low_rank: what the adapter says of a wrapped module. compute: the operations, and the decoder.
 
-    Raises:
+        Raises:
         PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
     """
     setting, action = "backend.decoder", "set backend.decoder: transformers, and report the model"
@@ -158,7 +157,7 @@ def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts, compute: Co
 
     try:
         worst = compare(compute)
-    except Exception as error:  # no model's code knows that its parts are exchanged, and not all of it bears it
+    except Exception as error:  # not every model's code works with replaced parts
         if kernel := wrong(f"it cannot be compared with the model's head: {blame.error_line(error)}"):
             raise kernel from error
         return
@@ -177,7 +176,7 @@ def check_head(base: nn.Module, model: nn.Module, facts: ModelFacts, compute: Co
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """In evaluation mode, and on one thread: for so few numbers others take longer to wake than to compute."""
+    """Evaluation mode and one thread: for so few numbers, waking other threads takes longer than computing."""
     training, threads = model.training, torch.get_num_threads()
     model.eval()
     torch.set_num_threads(1)
@@ -190,7 +189,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def compare_decoder(body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, compute: Compute) -> Disagreement:
-    """What is worst when the stream decoder stands in for the model's own forward.
+    """The worst difference between the stream decoder and the model's own forward.
 
     Args:
         body: in evaluation mode; it is not changed.
@@ -210,20 +209,20 @@ def compare_decoder(body: nn.Module, facts: ModelFacts, low_rank: FindLowRank, c
 
 @torch.no_grad()
 def compare_head(base: nn.Module, facts: ModelFacts, compute: Compute = TORCH) -> Disagreement:
-    """What is worst when `Projection` stands in for what the model does with its final states.
+    """The worst difference between `Projection` and the model's own logits of its final states.
 
     Args:
         base: the transformers model, in evaluation mode; it is not changed.
     """
-    device = torch.device("cpu")  # wherever the model is: what is called holds none of its weights
+    device = torch.device("cpu")  # on any device: the trial uses none of the model's weights
     generator = torch.Generator(device).manual_seed(SEED)
     original = base.get_submodule(facts.head.module)
     bias = getattr(original, "bias", None) is not None
-    empty = nn.Linear(facts.hidden_size, TOKENS, bias=bias, device="meta")  # draws nothing from torch's own stream
+    empty = nn.Linear(facts.hidden_size, TOKENS, bias=bias, device="meta")  # does not change torch's global generator
     head = redrawn_copy(empty.to_empty(device=device), generator)
     states = (LARGE * _states(TOKENS, facts.hidden_size, generator)).requires_grad_()
     ids = torch.arange(TOKENS, device=device)
-    here = next(base.parameters()).device == device  # else it was picked for another device than the trial's
+    here = next(base.parameters()).device == device  # otherwise it was picked for another device than the trial's
     ours = Projection(lambda: head, facts.head, TOKENS, compute if here else TORCH)
     with torch.enable_grad():
         output = BaseModelOutputWithPast(last_hidden_state=states.unsqueeze(0))
@@ -269,14 +268,14 @@ class _Trial:
         self._stream = _stream(self._rectangle, stride)
 
     def final_norm(self, layers: Sequence[nn.Module]) -> Disagreement:
-        """Without any layer: embedding and final norm."""
+        """States without any layer: embedding and final norm."""
         decoder = self._decoder(layers[0], 0)
         ours = decoder.normed(decoder.embedded(self._stream.tokens))
         theirs = self._with([Place(layer, hand_on) for layer in layers])
         return Disagreement("the final norm", self._share(ours, theirs))
 
     def layer(self, layers: Sequence[nn.Module], place: int) -> list[Disagreement]:
-        """Twice through the layer, so that a factor on its output shows."""
+        """States after passing the layer twice, so that a factor on its output shows."""
         layer = redrawn_copy(layers[place], self._generator, self._config)
 
         def twice(hidden_states: Tensor, *more: Any, **named: Any) -> Any:
@@ -295,7 +294,8 @@ class _Trial:
     def _gradients(
         self, layer: nn.Module, place: int, decode: Callable[[], Tensor], body: nn.Module
     ) -> Iterator[Disagreement]:
-        """Of the states, of the gradients that the embedding gets, and of those of what trains in the layer."""
+        """Differences of the states, of the embedding's gradients, and of the gradients of the layer's trained
+        parameters."""
         with torch.enable_grad():
             ours, theirs = self._cells(decode()), self._theirs(body)
         yield Disagreement(f"layer {place}", _share(ours.detach(), theirs.detach()))

@@ -30,7 +30,7 @@ from finetooth_torch.layout.stream import laid_out
 from finetooth_torch.planning.flops import Computed
 
 TYPES: Mapping[MediumKind, int] = {"image": 1, "video": 2, "audio": 3}
-"""How transformers numbers what a token stands for (`ProcessorMixin.create_mm_token_type_ids`)."""
+"""transformers' number of each kind of token (`ProcessorMixin.create_mm_token_type_ids`)."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class States:
 
     Attributes:
         rows: (M, D).
-        cells_st: (S, T) the row of each cell of the rectangle; where only the mask's cells were asked for, the others
-            hold any row.
-        computed: what that took; the head comes later.
-        read_by: (M, D) what layers read that were asked for, by their numbers from 0.
-        own: (S, T) cells that this rank has computed; the others hold any row. None: all.
+        cells_st: (S, T) the row of each cell of the rectangle; if the caller asked only for the mask's cells, the
+            others hold any row.
+        computed: the cost, without the head.
+        read_by: (M, D) inputs of the requested layers, by their numbers from 0.
+        own: (S, T) cells that this rank computed; the others hold any row. None: all.
     """
 
     rows: Tensor
@@ -57,10 +57,10 @@ class Body(Protocol):
     """Computes states.
 
     Attributes:
-        packed: padding is left out.
-        shares: computes once what rows begin with in common, where that saves `least_saved` (`worth_sharing`).
-        noise: on the embeddings of what trains; None: there is none.
-        draws: told which position is which; None: nothing trains.
+        packed: without padding.
+        shares: computes a common beginning of rows once, if that saves `least_saved` (`worth_sharing`).
+        noise: on the policy's embeddings; None: without.
+        draws: gets the layout of the positions; None: nothing trains.
     """
 
     packed: bool
@@ -70,20 +70,20 @@ class Body(Protocol):
     draws: Draws | None
 
     def states(self, rectangle: Rectangle, *, everywhere: bool, layers: Collection[int] = ()) -> States:
-        """Of every cell, or at least of those where the mask is true.
+        """States of every cell, or at least of those where the mask is true.
 
         Args:
-            layers: numbers of layers, from 0, whose input is given too.
+            layers: numbers of layers, from 0, whose input is returned too.
         """
         ...
 
 
 class TransformersBody:
-    """The model's own code, on the padded rectangle, or on rows that data share.
+    """The model's own code, on the padded rectangle or on shared rows.
 
     Args:
-        masks: who keeps apart what shares a row; see `packing`.
-        skips: attention computes nothing between data that share a row.
+        masks: what keeps the segments of a row apart; see `packing`.
+        skips: attention computes nothing between segments of a row.
 
     Attributes:
         slices: this rank's share of the positions of each row; None: all.
@@ -108,12 +108,11 @@ class TransformersBody:
     ) -> None:
         """
         Args:
-            body: of a model that sees or hears, the one that puts that among the tokens.
-            masks: how sequences that share a row are kept apart.
-            skips: what is masked is not computed.
+            body: of a model with towers, the one that puts their features among the tokens.
+            masks: how segments of a row are kept apart. skips: masked pairs are not computed.
             layers: of the decoder, in order.
-            towers: its modules that see or hear.
-            processor: asked for with the first image, sound or video.
+            towers: its modules for images and sound.
+            processor: called at the first image, sound or video.
         """
         self._body, self._masks, self._skips, self._layers = body, masks, skips, layers
         self._towers, self._processor = tuple(towers), processor
@@ -130,7 +129,7 @@ class TransformersBody:
     def _sliced(self, rectangle: Rectangle, slices: Slices) -> States:
         """
         Raises:
-            EngineError: the data hold more than plain sequences.
+            EngineError: the examples hold more than plain sequences.
         """
         if rectangle.media or rectangle.positions is not None:
             what = "images or sounds" if rectangle.media else "positions of their own"
@@ -163,7 +162,7 @@ class TransformersBody:
                 hidden = packed_states(self._body, packed, self._masks)
             rows, width = packed.tokens.shape
             segments = tuple(n for row in packed.segments for n in row) if self._skips else (width,) * rows
-            across = 0.0 if self._skips else rows * width * (width - 1) / 2  # a mask's other half is computed too
+            across = 0.0 if self._skips else rows * width * (width - 1) / 2  # masked pairs are computed too
             return States(hidden.flatten(0, 1), packed.cells_st, Computed(segments, 0, across))
         extra = self.media(rectangle.tokens, rectangle.media) if rectangle.media else {}
         cells = torch.arange(rectangle.tokens.numel(), device=rectangle.tokens.device).view(rectangle.tokens.shape)
@@ -176,7 +175,7 @@ class TransformersBody:
         return States(hidden.flatten(0, 1), cells, Computed((width,) * rows, 0))
 
     def _lengths(self, rectangle: Rectangle) -> AbstractContextManager[None]:
-        """Inside the `with` block, angles that depend on lengths are those of the rows without their padding."""
+        """Inside the `with` block, angles that depend on lengths use the rows' lengths without padding."""
         width = rectangle.tokens.shape[1]
         rows = tuple((length, width - length) if length < width else (width,) for length in rectangle.batch.lengths)
         return handing(rows) if self.by_length else nullcontext()
@@ -184,7 +183,7 @@ class TransformersBody:
     def hidden(self, tokens: Tensor, *, positions: Tensor | None = None, **extra: Any) -> Any:
         """The body's output for (S, T) ids; `last_hidden_state` is (S, T, D)."""
         if positions is not None and "attention_mask" not in extra:
-            # without a mask transformers takes a jump in the positions for a packed second sequence
+            # without a mask, transformers reads a jump in the positions as a second packed sequence
             extra["attention_mask"] = torch.ones_like(tokens)
             with handing(handed() or ((tokens.shape[1],),) * tokens.shape[0]):
                 return self.hidden(tokens, positions=positions, **extra)
@@ -201,28 +200,28 @@ class TransformersBody:
 
     @property
     def counts_media(self) -> bool:
-        """Positions behind an image or video depend on its size: the model finds them by itself, and keeps how far they
-        lie from the count of tokens."""
+        """Positions after an image or video depend on its size: the model computes them, and stores their offset from
+        the token count."""
         return hasattr(self._body, "rope_deltas")
 
     def take_shift(self) -> Tensor | None:
-        """(S, 1) how far the positions of the rows that were read last lie from the count of their tokens; forgotten
-        here. None: not at all."""
+        """(S, 1) offset of the positions of the last rows from their token counts, which is then cleared. None: no
+        offset."""
         shift: Tensor | None = getattr(self._body, "rope_deltas", None)
         if shift is not None:
             setattr(self._body, "rope_deltas", None)  # noqa: B010 - to mypy a module holds only tensors
         return shift
 
     def media(self, tokens: Tensor, media: Sequence[PlacedMedium]) -> dict[str, Any]:
-        """What the model takes in addition to (S, T) tokens.
+        """The model's inputs in addition to (S, T) tokens.
 
         Args:
             media: row by row, in order.
 
         Raises:
-            DataError: one cannot be opened, or is of a kind that the model does not take.
+            DataError: one cannot be opened, or the model does not accept its kind.
         """
-        assert self._processor is not None  # the engine has refused the data otherwise
+        assert self._processor is not None  # otherwise the engine has refused the examples
         processor = self._processor()
         made = processor.inputs([medium.chunk for medium in media])
         dtype = next(parameter.dtype for tower in self._towers for parameter in tower.parameters())
@@ -234,7 +233,7 @@ class TransformersBody:
 
 
 def _types(tokens: Tensor, media: Sequence[PlacedMedium], processor: Processor) -> Tensor:
-    """(S, T) 0 for text, and for what a feature takes the place of the number that transformers gives to its kind."""
+    """(S, T) 0 for text, and transformers' number of the kind for placeholders of features."""
     types = torch.zeros_like(tokens)
     for medium in media:
         place = (medium.row, slice(medium.start, medium.start + len(medium.chunk)))
@@ -244,12 +243,11 @@ def _types(tokens: Tensor, media: Sequence[PlacedMedium], processor: Processor) 
 
 
 class StreamBody:
-    """The stream decoder: no padding, common beginnings once.
+    """The stream decoder: no padding, and common beginnings are computed once.
 
     Args:
-        model: what the decoder computes; where it drops at random, in training mode, rows must not share what they
-            begin with.
-        pieces: computes what comes behind attention; None: at once.
+        model: with the decoder's layers; if it has dropout, rows do not share beginnings in training mode.
+        pieces: computes the layer after attention; None: at once.
     """
 
     packed = True
@@ -283,7 +281,7 @@ class StreamBody:
         places = np.zeros_like(cells_st)
         places[mask] = inverse
         cells = placed(torch.from_numpy(places), stream.tokens.device)
-        if len(needed) == 0:  # a row that trains nothing still has a graph
+        if len(needed) == 0:  # a row without trained positions still has a graph
             needed = np.zeros(1, dtype=np.int64)
         wanted = placed(torch.from_numpy(needed), stream.tokens.device)
         if self.draws is not None:
@@ -296,7 +294,7 @@ class StreamBody:
 
 @contextmanager
 def _inputs_of(layers: Sequence[nn.Module], wanted: Collection[int]) -> Iterator[dict[int, Tensor]]:
-    """What layers read while entered, by their numbers."""
+    """Inputs of layers inside the `with` block, by their numbers."""
     read: dict[int, Tensor] = {}
 
     def hook(number: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
@@ -325,10 +323,10 @@ def _noisy(
 
 
 def computed_of(stream: Stream, *, last_rows: int | None = None) -> Computed:
-    """What a pass over a stream takes, the head aside.
+    """The cost of a pass over a stream, without the head.
 
     Args:
-        last_rows: positions that continue behind the last layer's attention; None is all.
+        last_rows: positions that continue after the last layer's attention; None: all.
     """
     return Computed(
         tuple(segment.stop - segment.start for segment in stream.segments),

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class EmbeddedImages(nn.Module):
-    """The decoder, of which features of images replace the embeddings of their tokens.
+    """The decoder, with features of images instead of the embeddings of their tokens.
 
-    Its parameters are those of the decoder: the towers stay where the model has them.
+    It has only the decoder's parameters: the towers stay in the model.
 
     Args:
         model: with the functions that transformers gives such a class: `get_image_features`, a
@@ -21,16 +21,16 @@ class EmbeddedImages(nn.Module):
 
     def __init__(self, model: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        self._model = (model,)  # in a tuple, so that it is not a part of this module
+        self._model = (model,)  # in a tuple, so that it is not a submodule
         self._decoder = decoder
         self.config = decoder.config
 
     def forward(self, input_ids: Tensor, pixel_values: Tensor | None = None, **others: Any) -> Any:
-        """What the decoder gives.
+        """The decoder's output.
 
         Args:
             input_ids: (S, T).
-            pixel_values: squares of all images, row by row.
+            pixel_values: tiles of all images, row by row.
         """
         if pixel_values is None:
             return self._decoder(input_ids=input_ids, **others)
@@ -43,10 +43,10 @@ class EmbeddedImages(nn.Module):
 
 
 def seeing(model: nn.Module, body: nn.Module, towers: tuple[nn.Module, ...]) -> nn.Module:
-    """The body, or where towers stand outside of it, the body with what they see.
+    """The body, or the body with its towers if they are outside of it.
 
-    Patches attend to each other in both directions. Transformers' Phi-4 has them attend to earlier ones alone where no
-    image of a call has a border, and in both directions where one has: what an image gave would hang on the others.
+    Patches attend to each other in both directions. In transformers' Phi-4 they attend only to earlier ones if no image
+    of a call has a border, and in both directions if one has: the features of an image would depend on the others.
     """
     for module in (module for tower in towers for module in tower.modules()):
         if getattr(module, "is_causal", False):

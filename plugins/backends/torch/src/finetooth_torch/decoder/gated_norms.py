@@ -1,4 +1,4 @@
-"""Gated norms of linear attention, computed by the operation `gated_norm` where a model's module has its formula."""
+"""Gated norms of linear attention, computed by the operation `gated_norm` if a model's module has the same formula."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 __all__ = ["compute_gated_norms"]
 
 NAMES = ("RMSNormGated", "GatedRMSNorm")
-"""Endings of the classes' names in transformers. Some gate before they normalise, or normalise in groups: what a module
-computes decides."""
+"""Suffixes of class names in transformers. Some classes gate before they normalise, or normalise in groups; a trial
+decides."""
 CLOSE = 1e-4
 
 
 def compute_gated_norms(model: nn.Module, compute: Callable[..., Tensor]) -> int:
-    """Have a model's gated norms computed by an operation.
+    """Make a model's gated norms use an operation.
 
     Args:
         compute: `gated_norm`.
 
     Returns:
-        How many modules these are; others compute as before.
+        The number of changed modules.
     """
     known: dict[type[nn.Module], bool] = {}
     found = 0
@@ -49,7 +49,7 @@ def _forward(module: Any, compute: Callable[..., Tensor], hidden_states: Tensor,
 
 @torch.no_grad()
 def _has_formula(module: Any) -> bool:
-    """Whether it computes what the operation is defined as, on a few numbers."""
+    """Whether the module computes the operation's definition, tried on a few numbers."""
     weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
     if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(eps, float) or weight.is_meta:
         return False

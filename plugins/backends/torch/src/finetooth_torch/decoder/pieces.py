@@ -1,8 +1,8 @@
 """Feed-forward blocks computed in pieces of a row, each computed again in the backward pass.
 
-A feed-forward block is several times as wide as the residual stream, and computes each position by itself: a piece at a
-time, it holds what one piece takes, however long the row (Arctic Long Sequence Training, 2025, arXiv:2506.13996,
-section 3.1, TiledMLP). The numbers are the same; a step computes the blocks' forward pass once more.
+A feed-forward block is several times as wide as the residual stream, and computes each position independently: in
+pieces, its memory does not grow with the row (Arctic Long Sequence Training, 2025, arXiv:2506.13996, section 3.1,
+TiledMLP). The numbers are the same; a step repeats the blocks' forward pass.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from finetooth_torch.planning.offload import PIECES, feed_forward_path
 
 
 class Pieces:
-    """Computes what treats each row of a matrix by itself, piece by piece.
+    """Applies a function of independent rows piece by piece.
 
     Args:
-        tokens: rows of a piece.
-        draws: told which rows a piece has, so that dropout is what it is at once.
+        tokens: rows per piece.
+        draws: gets the rows of a piece, so that dropout does not depend on pieces.
     """
 
     def __init__(self, tokens: int, draws: Draws) -> None:
@@ -52,7 +52,7 @@ class Pieces:
         return torch.cat(made)
 
     def attach(self, layers: Iterable[nn.Module], facts: ModelFacts) -> None:
-        """Let the feed-forward modules of a model's own layers be computed so."""
+        """Make the feed-forward modules of a model's own layers compute in pieces."""
         path = feed_forward_path(facts)
         for layer in layers:
             module = layer.get_submodule(path)

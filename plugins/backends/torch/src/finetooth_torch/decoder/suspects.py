@@ -1,4 +1,4 @@
-"""Which part to name where the decoder or the head does not agree with the model: looked for once that is known."""
+"""Finds the part to name if the decoder or the head does not agree with the model."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from finetooth_toolbox import blame
 from finetooth_torch.compute import TORCH, Compute
 
 HEAD = ("linear_logprob",)
-"""What the head is computed with; the decoder's operations are `compute.STREAM`."""
+"""The head's operations; the decoder's are `compute.STREAM`."""
 
 Agrees = Callable[[Compute], bool]
 
 
 def wrong_kernel(agrees: Agrees, compute: Compute, operations: Sequence[str], problem: str) -> PlanError | None:
-    """The refusal of the one operation without which everything agrees, else of all that the plan picked.
+    """The error that names the one operation without which everything agrees, else all picked ones.
 
-    None if torch's way of them does no better.
+    None if torch's own do not agree either.
 
     Args:
-        agrees: whether the model and what stands in for it agree with some operations; it may raise.
+        agrees: whether the model and our computation agree with the given operations; it may raise.
         operations: that were used.
-        problem: what does not agree, or what was raised.
+        problem: the difference, or the error.
     """
     picked = [name for name in operations if name in compute.providers]
     for suspects in (*([name] for name in picked), picked):
@@ -47,7 +47,7 @@ def wrong_kernel(agrees: Agrees, compute: Compute, operations: Sequence[str], pr
 
 
 def wrong_low_rank(low_rank: FindLowRank, problem: str) -> PlanError:
-    """The refusal of an adapter without whose low-rank matrices everything agrees."""
+    """The error for an adapter, if everything agrees without its low-rank matrices."""
     return PlanError(
         f"{blame.whose(low_rank)}adapter: low_rank() does not give what its modules compute: {problem}; where they are "
         f"called as they are, everything agrees{blame.where(low_rank)}",
@@ -56,7 +56,7 @@ def wrong_low_rank(low_rank: FindLowRank, problem: str) -> PlanError:
 
 
 def broken_part(error: BaseException, compute: Compute) -> PlanError | None:
-    """The refusal of the plugin that an error came out of; None if that is this backend, or what brings the decoder."""
+    """The error that names the plugin that raised; None if that is this backend or the decoder's plugin."""
     culprit = blame.blamed(error)
     ours = {blame.owner_of(broken_part), blame.owner_of(compute.stream_decoder)}
     if culprit is None or culprit.plugin in ours:

@@ -1,4 +1,4 @@
-"""Parts of a model exchanged, or copied with other parameters, without touching the model: what `agreement` tries."""
+"""Replaces parts of a model, or copies them with other parameters, without changing the model, for `agreement`."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from finetooth_torchshared.float8 import Float8Linear
 from torch import Tensor, nn
 
 WINDOWS = ("sliding_window", "attention_chunk_size")
-"""What configs and attention modules call the number of positions that attention looks back."""
+"""Names of the attention window in configs and attention modules."""
 WINDOW = 8
 CAPS = ("attn_logit_softcapping",)
-"""What they call the largest score."""
+"""Names of the cap of attention scores."""
 CAP = 2.0
 NO_KIND = frozenset({"layer_idx", *vars(nn.Module())})
-"""Attributes in which layers of one kind may differ."""
+"""Attributes that may differ between layers of one kind."""
 
 
 class Place(nn.Module):
-    """Stands where `original` was, and computes `call`."""
+    """Replaces `original`, and computes `call`."""
 
     def __init__(self, original: nn.Module, call: Callable[..., Any]) -> None:
         super().__init__()
         self.call = call
         self.__dict__["original"] = original  # not as a submodule
 
-    def __getattr__(self, name: str) -> Any:  # models ask their layers for more than to be called
+    def __getattr__(self, name: str) -> Any:  # models read attributes of their layers
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -50,7 +50,7 @@ def one_of_each_kind(layers: Sequence[nn.Module], path: str, config: Any) -> lis
     lists layer by layer.
 
     Args:
-        path: of the layers in the model; some modules know their name.
+        path: of the layers in the model; some modules know their own name.
     """
     lists = [v for v in vars(config).values() if isinstance(v, list | tuple) and len(v) == len(layers)]
     first: dict[str, int] = {}
@@ -76,7 +76,7 @@ def _kind(layer: nn.Module) -> str:
 
 
 def _setting(value: Any) -> str:
-    """A setting as text; empty for what is none."""
+    """A setting as text; empty for anything else."""
     if isinstance(value, Mapping):
         return repr([_setting(inner) for inner in value.values()])
     if isinstance(value, list | tuple):
@@ -87,7 +87,7 @@ def _setting(value: Any) -> str:
 
 
 def exchanged(module: nn.Module, others: Mapping[str, nn.Module]) -> Any:
-    """The module with other submodules at some paths; everything else it shares with the original.
+    """The module with other submodules at some paths; it shares everything else with the original.
 
     Raises:
         TypeError: a `forward` was put on the module itself, which would keep using the original's parts.
@@ -112,7 +112,7 @@ def redrawn_copy(module: nn.Module, generator: torch.Generator, config: Any = No
     """A copy with new random parameters in float32, in evaluation mode, windows narrowed.
 
     Args:
-        config: what its modules get in place of the config they hold.
+        config: replaces the config of its modules.
     """
     twin = _copied(module, config, {})
     _draw(twin, generator)
@@ -121,7 +121,7 @@ def redrawn_copy(module: nn.Module, generator: torch.Generator, config: Any = No
 
 def _draw(module: nn.Module, generator: torch.Generator) -> None:
     """Matrices that keep magnitudes, and vectors (norms, biases) near one."""
-    for parameter in filter(is_plain_tensor, module.parameters()):  # others are the original's own
+    for parameter in filter(is_plain_tensor, module.parameters()):  # others stay the original's
         if parameter.dim() > 1:
             parameter.normal_(std=parameter.shape[-1] ** -0.5, generator=generator)
         else:
@@ -129,13 +129,13 @@ def _draw(module: nn.Module, generator: torch.Generator) -> None:
 
 
 def is_plain_tensor(parameter: Tensor | None) -> bool:
-    """Whether it holds numbers and nothing more: no packed or quantised weight."""
+    """Whether it holds plain numbers only: no packed or quantised weight."""
     return parameter is not None and parameter.is_floating_point() and type(parameter.data) is Tensor
 
 
 def narrow(settings: dict[str, Any]) -> None:
-    """Make windows among the attributes of a config or module so short that a few positions show them, and caps of
-    scores so low that ordinary scores do."""
+    """Shorten windows in a config or module so that a few positions show them, and lower caps so that ordinary scores
+    show them."""
     for name in CAPS:
         if isinstance(settings.get(name), float) and settings[name] > CAP:
             settings[name] = CAP
@@ -145,7 +145,7 @@ def narrow(settings: dict[str, Any]) -> None:
 
 
 def narrowed_facts(facts: ModelFacts, place: int) -> ModelFacts:
-    """What a family says of one layer, as if it were the only one, with window and cap as `narrow` leaves them."""
+    """A family's facts of one layer, as if it were the only one, with window and cap from `narrow`."""
     layers, needs, block = facts.per_layer[place : place + 1], facts.attention, facts.block
     assert block is not None
     return replace(
@@ -157,11 +157,11 @@ def narrowed_facts(facts: ModelFacts, place: int) -> ModelFacts:
 
 
 def _copied(module: nn.Module, config: Any, known: dict[int, nn.Module]) -> nn.Module:
-    """The module and those in it with plain parameters of their own, which hold nothing yet, and buffers in float32."""
+    """The module with new, empty plain parameters, also in its submodules, and buffers in float32."""
     if id(module) in known:
         return known[id(module)]
     twin = known[id(module)] = copy.copy(module)
-    if isinstance(twin, Float8Linear):  # its scales depend on what else it multiplies, which is laid out in two ways
+    if isinstance(twin, Float8Linear):  # its scales depend on the batch, which the two layouts fill differently
         setattr(twin, "__class__", nn.Linear)  # noqa: B010 - to mypy a class stays what it is
     own = twin.__dict__
     own["training"] = False

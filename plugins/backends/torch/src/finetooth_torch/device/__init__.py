@@ -1,1 +1,1 @@
-"""The device that an engine computes on: its memory, and what happens where that ends."""
+"""The device that an engine computes on, and its memory."""

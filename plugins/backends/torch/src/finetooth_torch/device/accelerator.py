@@ -1,4 +1,4 @@
-"""The accelerator that an engine computes on: torch's current device while it works, and an allocator that suits it."""
+"""Makes an engine's accelerator torch's current device, and configures torch's allocator and kernels."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from finetooth_torchshared.collective import is_of_line, lost
 from finetooth_torch.planning.repeatable import EXPERIMENTAL, SETTING, SWITCH
 
 CHOSEN = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
-"""Variables by which a user tells torch's allocator what to do."""
+"""Environment variables that configure torch's allocator."""
 
 
 def current(device: torch.device) -> AbstractContextManager[Any]:
-    """Inside the `with` block, `device` is torch's current one in this thread: code that names no device (pinned
-    memory, workspaces, kernels of others) else makes a context on the first GPU."""
+    """Inside the `with` block, `device` is torch's current one in this thread: otherwise code that names no device
+    (pinned memory, workspaces, other libraries' kernels) makes a context on the first GPU."""
     return torch.cuda.device(device) if device.type == "cuda" and device.index is not None else nullcontext()
 
 
 def suit_allocator(device: torch.device, settings: str, environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell torch's allocator; whether that was done. Not where the user has told it something, nor once it holds
-    memory, whose segments would be of two kinds."""
+    """Configure torch's allocator; return whether that was done. Nothing changes if the user has configured it, or once
+    it holds memory, which would have two kinds of segments."""
     if device.type != "cuda" or not settings or any(name in environment for name in CHOSEN):
         return False
     if torch.cuda.memory_reserved(device):
@@ -39,8 +39,8 @@ def suit_allocator(device: torch.device, settings: str, environment: Mapping[str
 
 
 def suit_products(device: torch.device, *, tf32: bool) -> None:
-    """Fix how a GPU sums products, whatever torch's defaults are or another library set: those of half precision in
-    float32 to the end, and those of float32 in float32, unless TF32 was asked for. It holds for the whole process."""
+    """Fix how a GPU sums products, against torch's defaults and settings of other libraries: half precision in float32,
+    and float32 in float32 unless the recipe asks for TF32. It applies to the whole process."""
     if device.type != "cuda":
         return
     products: Any = torch.backends.cuda.matmul
@@ -50,25 +50,26 @@ def suit_products(device: torch.device, *, tf32: bool) -> None:
 
 
 def suit_attention(architecture: str, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Let torch use its fused attention on AMD GPUs where it calls that experimental, unless the user has said
-    otherwise. torch reads it when it first attends."""
+    """Allow torch's fused attention on AMD GPUs for which torch calls it experimental, unless the user has set the
+    variable. torch reads it at its first attention."""
     if architecture in EXPERIMENTAL:
         environment.setdefault(SWITCH, "1")
 
 
 def suit_repeats(*, deterministic: bool, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Have a GPU compute the same bits each time, or leave it free to. It holds for the whole process."""
+    """Make a GPU compute the same bits each time, or not. It applies to the whole process."""
     if deterministic:
         environment.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at its first product
         warnings.filterwarnings("ignore", _UNDETERMINED.pattern)  # where `lenient`
     settings: Any = torch.utils.deterministic
-    settings.fill_uninitialized_memory = False  # a search for faults, and slow
+    settings.fill_uninitialized_memory = False  # for debugging, and slow
     torch.use_deterministic_algorithms(deterministic)
 
 
 @contextmanager
 def lenient() -> Iterator[None]:
-    """Inside the `with` block, operations without a deterministic way may run: sampling sums probabilities with one."""
+    """Inside the `with` block, operations without a deterministic version may run: sampling needs one to sum
+    probabilities."""
     strict = torch.get_deterministic_debug_mode() == 2
     if strict:
         torch.set_deterministic_debug_mode("warn")
@@ -86,8 +87,8 @@ _ANOMALY = re.compile(r"Function '(\w+)' returned nan values in its (\d+)th outp
 
 
 def explained(error: BaseException) -> EngineError | None:
-    """What torch refused by a setting of the backend, in one line: an operation that cannot compute the same bits each
-    time, or one whose gradient is NaN; or that another rank has gone; None for another error."""
+    """One line for torch's error: an operation without a deterministic version, a gradient that is NaN, or a lost rank;
+    None for another error."""
     if is_of_line(error):
         return lost(error)
     said = str(error) if isinstance(error, RuntimeError) else ""
@@ -110,10 +111,10 @@ def explained(error: BaseException) -> EngineError | None:
 
 
 def _tell(settings: str) -> None:
-    """torch keeps the function to itself, and has moved it."""
+    """The function is private in torch, and has moved."""
     inner: Any = torch._C
     try:
         inner._accelerator_setAllocatorSettings(settings)
-    except AttributeError:  # a torch before that
+    except AttributeError:  # an older torch
         memory: Any = torch.cuda.memory
         memory._set_allocator_settings(settings)

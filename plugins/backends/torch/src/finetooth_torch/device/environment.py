@@ -1,4 +1,4 @@
-"""What the numbers of an engine depend on in addition to the plan."""
+"""The environment that an engine's numbers depend on, in addition to the plan."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch
 
 
 def environment(device: torch.device, label: str) -> dict[str, str]:
-    """Versions and surroundings by name; where one differs, results agree only within float tolerance.
+    """Versions and devices by name; if one differs, results agree only within float tolerance.
 
     Args:
-        label: of the device, as its hardware calls it.
+        label: the hardware's name of the device.
     """
     facts = {
         "torch": torch.__version__,

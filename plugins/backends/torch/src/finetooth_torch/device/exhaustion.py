@@ -1,7 +1,7 @@
-"""Running out of memory, as an error that says what to change (`finetooth_modelfiles.exhaustion`).
+"""Turns running out of memory into an error that says what to change (`finetooth_modelfiles.exhaustion`).
 
-`guarded` is put around whatever of the engine takes memory, `attempted` around what a running batch of it does,
-`built` around building it.
+`guarded` wraps methods of the engine that take memory, `attempted` the work of a running batch, `built` the building of
+an engine.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ R = TypeVar("R")
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether the error says that the host or the device has no more memory."""
+    """Whether the error says that the host or the device ran out of memory."""
     return isinstance(error, torch.OutOfMemoryError) or exhaustion.is_exhaustion(error)
 
 
 def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
-    """Put around a method of the engine: what runs out of memory becomes an EngineError. The engine's device is torch's
-    current one meanwhile.
+    """Decorator of the engine's methods that turns running out of memory into an EngineError. The engine's device is
+    torch's current one meanwhile.
 
-    The engine's own guarantees hold: gradients of a failed call are dropped, the weights are those of the last whole
-    step. What the failed call held is given back, so that the state can be saved.
+    The engine drops the gradients of a failed call and keeps the weights of the last whole step. The call's memory is
+    released, so that the state can be saved.
     """
 
     def around(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
@@ -48,7 +48,7 @@ def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[
 
 
 def attempted(engine: Any, call: str, given: Any, work: Callable[[], R]) -> R:
-    """What `work` returns, as `guarded` does it: for functions that take an engine's memory and are not its methods.
+    """Run `work` like a `guarded` method: for functions that take an engine's memory and are not its methods.
 
     Args:
         given: data or prompts of the call.
@@ -58,7 +58,7 @@ def attempted(engine: Any, call: str, given: Any, work: Callable[[], R]) -> R:
 
 
 def built(build: Callable[[], R], request: EngineRequest, device: torch.device) -> R:
-    """What `build` returns, with `device` as torch's current one; memory that runs out is an EngineError."""
+    """Run `build` with `device` as torch's current one; running out of memory is an EngineError."""
     with current(device):
         return _attempt(build, lambda: _situation_of_building(request, device))
 
@@ -79,7 +79,8 @@ def _attempt(work: Callable[[], R], now: Callable[[], Situation]) -> R:
 
 
 def has_room(work: Callable[[], None], device: torch.device) -> bool:
-    """Do it; False if an accelerator had no memory for it, so that the host may be tried. On a host that raises."""
+    """Do it; False if an accelerator had no memory for it, so that the caller may try the host. On a host this
+    raises."""
     try:
         work()
         return True
@@ -115,7 +116,7 @@ def _situation_of_building(request: EngineRequest, device: torch.device) -> Situ
 
 
 def situation(engine: Any, call: str, given: Any) -> Situation:
-    """Read off the engine.
+    """The state of the engine at the error.
 
     Args:
         given: the first argument of the call: data, prompts or something else.

@@ -1,4 +1,4 @@
-"""A model whose weights are in host memory for a while, for who writes them and finds no room on the device."""
+"""Moves a model's weights to host memory for a while, to write them without room on the device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import nn
 
 @contextmanager
 def on_host(model: nn.Module) -> Iterator[None]:
-    """Inside the `with` block, parameters and buffers are copies in host memory, made one after the other. What the
-    device holds stays there, and is put back."""
+    """Inside the `with` block, parameters and buffers are copies in host memory, made one after the other. The device
+    keeps the originals, which return afterwards."""
     on_device = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
     try:
         for tensor, data in on_device:

@@ -1,8 +1,7 @@
-"""Keeps the memory that tensors on the host release, for the tensors of the next step; or gives it back.
+"""Makes malloc keep the memory that host tensors release, for the next step, or give it back.
 
-glibc's malloc asks the system for pages of its own for every large tensor, and gives a step's memory back at its end.
-Each new page is zeroed when it is first written to, which costs a tenth of a step of a small model. What is kept was in
-use at once before, so the peak stays as it is.
+glibc's malloc maps new pages for every large tensor, and returns a step's memory at its end. The system zeroes each new
+page at its first write, which costs a tenth of a step of a small model. Keeping the memory does not raise the peak.
 """
 
 from __future__ import annotations
@@ -14,29 +13,30 @@ from collections.abc import Mapping
 from finetooth_kernels.memory import LARGE
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
-"""What `mallopt` calls them."""
+"""Parameters of `mallopt`."""
 
 _GROWTH = 64 * 2**20
-"""Asked of the system at a time."""
+"""Bytes that malloc asks of the system at a time."""
 
 
 APART = 2**20
-"""Bytes of a tensor that gets pages of its own where memory counts more than time."""
+"""Bytes from which a tensor gets separate pages if memory counts more than time."""
 
 
 def keep_freed(environment: Mapping[str, str] = os.environ) -> bool:
-    """Tell malloc, for the whole process, after it has given back what is free by now; whether that was done.
+    """Make malloc keep freed memory, for the whole process, after it has returned what is free now; return whether that
+    was done.
 
-    Not where malloc is another than glibc's, nor where the user has told it something (`MALLOC_...`, `GLIBC_TUNABLES`)
-    or put another in front (`LD_PRELOAD`).
+    Nothing changes if malloc is not glibc's, or if the user has configured it (`MALLOC_...`, `GLIBC_TUNABLES`) or
+    preloads another (`LD_PRELOAD`).
     """
-    # larger ones still get pages of their own, and are given back: kept, they would leave large holes
+    # larger ones still get separate pages, which are returned: kept, they would leave large holes
     return _set_options(environment, {_MMAP_THRESHOLD: LARGE, _TRIM_THRESHOLD: -1, _TOP_PAD: _GROWTH})
 
 
 def give_back_freed(environment: Mapping[str, str] = os.environ) -> bool:
-    """The other way round, for runs that keep activations or layers elsewhere: tensors that come and go would leave
-    holes that take as much as what was put away. Whether it was done; see `keep_freed`."""
+    """Make malloc return freed memory, for runs that keep activations or layers elsewhere: holes between tensors would
+    take as much as offloading saves. Return whether that was done; see `keep_freed`."""
     return _set_options(environment, {_MMAP_THRESHOLD: APART, _TRIM_THRESHOLD: APART, _TOP_PAD: 0})
 
 

@@ -1,5 +1,5 @@
-"""Kernels of plugins, tried on the run's device before the engine uses them: on a GPU, one that is not made for it may
-write nothing, and a gradient of zeros trains without a word anywhere."""
+"""Tries kernels of plugins on the run's device before the engine uses them: on a GPU for which it was not compiled, a
+kernel may write nothing, and zero gradients raise no error."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from finetooth_torch.device.exhaustion import is_exhaustion
 from finetooth_torch.precision import DTYPES
 
 ROWS, COLUMNS = 33, 65
-"""One row and one column more than a block has."""
+"""One row and one column more than a block."""
 _RIGHT: set[tuple[str, str, torch.dtype, torch.device]] = set()
-"""What this process has tried: provider and operation, in which dtype and where."""
+"""Trials of this process: provider, operation, dtype and device."""
 
 
 def check_kernels(
     kernels: Mapping[str, PickedKernel], wanted: Mapping[str, KernelRequest], device: torch.device, label: str
 ) -> None:
-    """Compare values and gradients of a few rows with the float64 reference; torch's own way is not tried.
+    """Compare values and gradients of a few rows with the float64 reference; torch's own operations are not tried.
 
     Args:
-        wanted: the dtypes that each operation is given, and whether it has gradients.
+        wanted: the dtypes of each operation, and whether it needs gradients.
         label: names the device.
 
     Raises:
-        PlanError: a kernel computes something else, or fails otherwise than for want of memory.
+        PlanError: a kernel's result differs, or it fails for another reason than memory.
     """
     for name, kernel in kernels.items():
         if name not in OPERATIONS or name not in wanted or kernel.function is OPERATIONS[name].torch:
@@ -58,7 +58,7 @@ def _check(
             if is_exhaustion(error):
                 raise
             problem, frame = blame.describe(error), blame.blamed(error)
-            if frame is not None and frame.plugin != blame.owner_of(_check):  # autograd raises with ours only
+            if frame is not None and frame.plugin != blame.owner_of(_check):  # autograd raises only with our message
                 where = frame.where
         else:
             if different is None:

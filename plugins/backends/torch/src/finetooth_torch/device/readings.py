@@ -1,4 +1,4 @@
-"""Numbers of a device that the host wants to read once a call has asked for all of them."""
+"""Reads numbers from a device at the end of a call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class Readings:
-    """Reads tensors at the end of a call: the host waits once, and not after each micro-batch, so that it lays out the
-    next ones while the device computes.
+    """Reads tensors at the end of a call: the host waits once and not after each micro-batch, so it prepares the next
+    ones while the device computes.
 
-    A copy begins as soon as it is asked for, into pinned memory on a GPU, and the device's own tensor may be freed.
+    A copy begins at once, into pinned memory on a GPU, and the device's tensor may be freed.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -20,14 +20,14 @@ class Readings:
         self._asked: list[tuple[Tensor, Callable[[Tensor], None]]] = []
 
     def ask(self, values: Tensor, read: Callable[[Tensor], None]) -> None:
-        """Have `read` get the numbers on the host, at once where the device is the host."""
+        """Call `read` with the numbers on the host; at once if the device is the host."""
         if self._device.type == "cpu":
             read(values.detach())
         else:
             self._asked.append((values.detach().to("cpu", non_blocking=True), read))
 
     def finish(self) -> None:
-        """Wait for the copies and hand them out, in the order in which they were asked for."""
+        """Wait for the copies and pass them on, in the order of the requests."""
         if self._asked:
             torch.accelerator.synchronize(self._device)
         asked, self._asked = self._asked, []

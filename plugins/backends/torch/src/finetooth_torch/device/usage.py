@@ -1,4 +1,4 @@
-"""What an engine takes of its device at the moment."""
+"""The memory that an engine uses now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetooth_torch.planning.process_memory import host_memory, peak_memory
 
 def usage(device: torch.device) -> Usage:
     """Memory of the process on the host; of torch's allocator on an accelerator, where `memory/max_alloc` and
-    `memory/max_reserved` (bytes, at the peak) tell what was used and what was held for use."""
+    `memory/max_reserved` (bytes, at the peak) are the used and the reserved memory."""
     peak = peak_memory(device)
     if device.type == "mps":
         return Usage(memory=int(torch.mps.current_allocated_memory()), peak_memory=peak)

@@ -1,1 +1,1 @@
-"""Sampling: rows being written token by token, caches, batches that requests join."""
+"""Sampling: token by token, with caches, in batches that requests join."""

@@ -1,8 +1,8 @@
-"""Attention of one query a row to keys that stand in a cache; heads of a key-value group are one matrix product.
+"""Attention of one query per row to cached keys; the heads of a key-value group are one matrix product.
 
-Letters: R rows, K key-value heads, G query heads for each of them, C cached columns, D numbers a head. Where n rows
-share their beginning (P prompts, R = P n), queries of all n meet its keys in one product, and the softmax runs over
-both parts together.
+Letters: R rows, K key-value heads, G query heads for each of them, C cached columns, D numbers per head. Where n rows
+share their beginning (P prompts, R = P n), the queries of all n multiply its keys in one product, and the softmax runs
+over both parts together.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 def attend_cached(q_rkgd: Tensor, k_rkcd: Tensor, v_rkcd: Tensor, *, looks: Looks, mask: Tensor | None) -> Tensor:
-    """Attention within each row's own cache.
+    """Attention to each row's own cache.
 
     Args:
-        looks: how products become weights. The caller leaves out what a window hides.
+        looks: how scores become weights. The caller leaves out columns outside the window.
         mask: (R or 1, 1, 1, W), W up to C, added to the scores of the first W columns; -inf hides one.
 
     Returns:
@@ -30,7 +30,7 @@ def attend_shared(
     q_rkgd: Tensor, k_rkcd: Tensor, v_rkcd: Tensor, k_pkwd: Tensor, v_pkwd: Tensor, *, looks: Looks,
     mask: Tensor | None, above_mask: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    """Attention to each row's own cache and the W columns of its prompt, which n rows in a row share.
+    """Attention to each row's own cache and to the W columns of its prompt, which n consecutive rows share.
 
     Args:
         mask: as in `attend_cached`.
@@ -58,7 +58,7 @@ def _parted(x_pkmc: Tensor, like: torch.Size) -> Tensor:
 
 
 def _weights(scores_rkgc: Tensor, looks: Looks) -> Tensor:
-    """What values are weighted with; sinks take their share of the softmax."""
+    """The weights of values; sinks take their share of the softmax."""
     if looks.sinks is None:
         return scores_rkgc.softmax(-1)
     sinks = looks.sinks.detach().to(scores_rkgc.dtype).view(*scores_rkgc.shape[1:3], 1)
@@ -66,13 +66,13 @@ def _weights(scores_rkgc: Tensor, looks: Looks) -> Tensor:
 
 
 def _scores(q_rkgd: Tensor, k_rkcd: Tensor, looks: Looks, mask: Tensor | None) -> Tensor:
-    """(R, K, G, C) scaled, capped and masked products, in the precision of the softmax."""
+    """(R, K, G, C) scaled, capped and masked scores, in the precision of the softmax."""
     queries, keys = q_rkgd.flatten(0, 1), k_rkcd.flatten(0, 1)
     shape = (*q_rkgd.shape[:3], keys.shape[1])
     wide = result_dtype(keys.dtype)
     if keys.dtype == wide:
         scores = torch.bmm(queries, keys.transpose(1, 2)).view(shape).mul_(looks.scale)
-    else:  # twice as fast this way round where oneDNN computes it
+    else:  # twice as fast in this order with oneDNN
         products = torch.unflatten(torch.bmm(keys, queries.transpose(1, 2)), 0, shape[:2]).transpose(2, 3)
         scores = products.to(wide, memory_format=torch.contiguous_format).mul_(looks.scale)
     if looks.softcap is not None:
@@ -83,6 +83,6 @@ def _scores(q_rkgd: Tensor, k_rkcd: Tensor, looks: Looks, mask: Tensor | None) -
 
 
 def _sum(weights_rkgc: Tensor, v_rkcd: Tensor) -> Tensor:
-    """(R, K, G, D): values weighted."""
+    """(R, K, G, D): weighted values."""
     weights = weights_rkgc.to(v_rkcd.dtype).flatten(0, 1)
     return torch.unflatten(torch.bmm(weights, v_rkcd.flatten(0, 1)), 0, v_rkcd.shape[:2])

@@ -1,8 +1,8 @@
-"""Rows being written token by token: with the stream decoder and caches of our own, or with transformers'.
+"""Decoding token by token: with the stream decoder and our own caches, or with transformers' model and cache.
 
-The stream decoder reads prompts as it reads training data (packed, common beginnings once) and then runs one row per
-completion through the same layers, with weights packed for products of few rows. Rows of similar prompt length share
-a cache, so that little of it is padding.
+The stream decoder reads prompts like training data (packed, common beginnings once) and then runs one row per
+completion through the same layers, with weights packed for products of few rows. Rows of similar prompt length share a
+cache, so it has little padding.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from finetooth_torch.layout.stream import make_stream
 from finetooth_torch.planning.flops import Computed
 
 WASTE = 256 * 1024
-"""Bytes of padding that a step would read in each layer from which rows get a cache of their own; another cache costs
-each layer the calls of another attention."""
+"""Bytes of padding per layer and step above which rows get a separate cache; each cache costs every layer another call
+of attention."""
 
 
 class Decoding(Protocol):
-    """Rows that are being written. A prompt's samples stand next to each other.
+    """Rows in progress. A prompt's samples are next to each other.
 
     Attributes:
-        computed: what reading the prompts took; known once they were read.
-        contexts: for each prompt, the positions that its rows' first token looks back at, padding included.
+        computed: cost of reading the prompts; known after that.
+        contexts: for each prompt, the positions that its rows' first token attends to, padding included.
     """
 
     computed: Computed
@@ -54,7 +54,7 @@ class Decoding(Protocol):
         ...
 
     def advance(self, tokens: Tensor) -> Tensor:
-        """Take a token for each row. (R, D), the state before the next."""
+        """Append a token to each row. (R, D), the state before the next token."""
         ...
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
@@ -62,8 +62,8 @@ class Decoding(Protocol):
         ...
 
     def join(self, other: Decoding) -> bool:
-        """Take another's rows behind one's own, both having been read; False, and nothing is changed, where they
-        cannot go together."""
+        """Append the rows of another; the prompts of both have been read. False, without a change, if they cannot be
+        joined."""
         ...
 
 
@@ -71,10 +71,10 @@ class PackedLayers:
     """The decoder's layers with weights packed for sampling: made when sampling begins, dropped when it ends.
 
     Args:
-        adapters: rows may have adapters of their own; then weights that cannot be packed are taken as they stand.
+        adapters: rows may have different adapters; then weights that cannot be packed are used unpacked.
 
     Attributes:
-        rows: whose rows the layers are called with.
+        rows: which adapter each row has.
     """
 
     def __init__(self, decoder: Decoder, compute: Compute, *, pack: bool, adapters: bool = False) -> None:
@@ -96,7 +96,7 @@ class StreamDecoding:
     Args:
         prompts: longest first.
         samples: rows per prompt.
-        room: most tokens that a row will get.
+        room: most new tokens per row.
         adapters: of each prompt.
     """
 
@@ -125,7 +125,7 @@ class StreamDecoding:
             row[: len(prompt)] = prompt
         of_prompts = self._adapters[:: self._samples]
         different = list(dict.fromkeys(of_prompts))
-        # prompts of different adapters have no beginning in common, whatever their tokens are
+        # prompts with different adapters share no beginning, even with the same tokens
         offsets = np.array([different.index(adapter) for adapter in of_prompts]) * self._facts.vocab_size
         shifted = torch.from_numpy(tokens + offsets[:, None]).to(self._device)
         batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
@@ -144,14 +144,14 @@ class StreamDecoding:
             for cache, cells_pt in zip(self._caches, cells, strict=True):
                 cache.write_prompts(i, qkv[:, self._facts.heads :], cells_pt)
 
-        # of several adapters, every position goes through the last layer: its rows are those of all the others
+        # with several adapters, every position goes through the last layer, so that all layers have the same rows
         wanted = None if self._rows.mixed else last
         read = self._decoder.hidden(stream, wanted, layers=self._layers, keep=keep)
         read = read if wanted is not None else read.index_select(0, last)
         return read.repeat_interleave(self._samples, 0)
 
     def _open(self, lengths: Sequence[int], cells_st: Tensor, like: Tensor) -> list[Tensor]:
-        """Make the caches; the stream's cells of the prompts in each."""
+        """Make the caches; return the stream's cells of the prompts in each."""
         facts = self._facts
         column = 2 * facts.kv_heads * facts.head_dim * like.element_size()
         places = _alike(lengths, WASTE // column)
@@ -169,7 +169,7 @@ class StreamDecoding:
         hidden = self._hidden()
         for cache in self._caches:
             cache.advance()
-        if self._hidden() != hidden:  # a window begins to hide what a captured step would look at
+        if self._hidden() != hidden:  # a window begins to hide columns that a captured step would read
             self._step.forget()
         self._rows.say(self._adapters)
         h_rd = self._step(self._advanced, self._decoder.embedded(tokens), *self._decoder.angles(self._positions))
@@ -177,7 +177,7 @@ class StreamDecoding:
         return self._decoder.normed(h_rd)
 
     def _advanced(self, h_rd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """A token of each row through the layers."""
+        """Run a token of each row through the layers."""
         facts = self._facts
         sizes = [cache.rows for cache in self._caches]
         for i, layer in enumerate(self._layers):
@@ -190,7 +190,7 @@ class StreamDecoding:
         return h_rd
 
     def _hidden(self) -> list[bool]:
-        """Of each cache and window, whether the cache holds more than the window shows."""
+        """For each cache and window, whether the cache is longer than the window."""
         return [cache.positions > window for cache in self._caches for window in self._windows]
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
@@ -220,8 +220,8 @@ class StreamDecoding:
         return True
 
     def _worth_merging(self, older: KeyValueCache, newer: KeyValueCache) -> bool:
-        """Caches in a row become one where little of it will be padding, and where the older has no more rows than the
-        newer: so a row is moved no oftener than the number of rows doubles, and as few caches are left."""
+        """Join consecutive caches if that gives little padding and the older has no more rows than the newer. So a row
+        moves at most once per doubling of the number of rows, and few caches remain."""
         if older.shared or newer.shared or older.rows > newer.rows:
             return False
         facts = self._facts
@@ -231,7 +231,7 @@ class StreamDecoding:
 
 
 def _alike(lengths: Sequence[int], waste: int) -> list[slice]:
-    """Cut descending lengths into runs, as long as a cut saves more than `waste` columns."""
+    """Split descending lengths into runs, while a split saves more than `waste` columns."""
     saved = [(len(lengths) - i) * (lengths[0] - lengths[i]) for i in range(len(lengths))]
     cut = max(range(len(lengths)), key=saved.__getitem__)
     if saved[cut] <= waste:
@@ -246,8 +246,7 @@ class TransformersDecoding:
     """See `Decoding`; prompts padded on the left, rows leaving as soon as they finish.
 
     Args:
-        adapters: of each prompt.
-        rows: what the body asks whose its rows are; None: the engine's own.
+        adapters: of each prompt. rows: tells the body which adapter each row has; None: the engine's own.
     """
 
     def __init__(
@@ -277,7 +276,7 @@ class TransformersDecoding:
             for start, chunk in prompt.media
         ]
         hidden = self._show(tokens, positions, media) if media else self._run(tokens, positions)
-        if self._samples > 1:  # a prompt is read once, whatever the number of its samples
+        if self._samples > 1:  # a prompt is read once for all its samples
             rows = torch.arange(len(self._prompts), device=self._device)
             self._take(rows.repeat_interleave(self._samples))
             self._mask = self._mask.repeat_interleave(self._samples, 0)
@@ -302,9 +301,9 @@ class TransformersDecoding:
         return hidden
 
     def _take(self, rows: Tensor) -> None:
-        """Make these rows those of the cache; of keys and values, and of the states of convolutions and recurrences,
-        which can be taken in no other way."""
-        self._cache.reorder_cache(rows)  # type: ignore[arg-type]  # it asks for a type that nothing has
+        """Select these rows of the cache: of keys and values, and of states of convolutions and recurrences, for which
+        it is the only way."""
+        self._cache.reorder_cache(rows)  # type: ignore[arg-type] # no object has the declared type
 
     def _run(self, tokens: Tensor, positions: Tensor | None, **extra: Any) -> Tensor:
         padded = any(self._padding)
@@ -335,4 +334,4 @@ class TransformersDecoding:
         return left
 
     def join(self, other: Decoding) -> bool:
-        return False  # its caches lie padded on the left to one width
+        return False  # its caches are left-padded to one width

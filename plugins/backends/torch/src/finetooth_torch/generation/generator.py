@@ -1,4 +1,4 @@
-"""Sampling, batched: prompts of similar length together, rows leaving as they finish."""
+"""Batched sampling: prompts of similar length form a batch, and finished rows leave it."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from finetooth_torch.planning.row_sharing import scaled_by_length
 from finetooth_torch.precision import result_dtype
 
 WORTH_PACKING = 8
-"""Tokens a row may get from which packing the weights costs less than it saves."""
+"""New tokens per row above which packing the weights costs less than it saves."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The network as it is while one call, or one running batch, samples.
+    """The network during one call or one running batch.
 
     Attributes:
         layers: of the stream decoder; None without one.
-        head: what to call for the head's module; None for the module itself.
+        head: called instead of the head's module; None: the module itself.
         body: the model's own code, without the decoder.
-        rows: whom the body asks whose its rows are; None if it does not.
+        rows: tells the body which adapter each row has; None if it needs none.
         adapters: rows may have adapters that the engine holds.
     """
 
@@ -62,9 +62,9 @@ class Generator:
     """Samples from a network.
 
     Args:
-        stop_ids: end a completion when the sampling does not say otherwise.
-        tokens: most positions of one batch: prompts, read once whatever the number of their samples, and the rows'
-            completions. One row alone may take more.
+        stop_ids: end a completion unless the sampling settings have others.
+        tokens: most positions of one batch: prompts, each once for all its samples, and completions. A single row may
+            take more.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Generator:
         self._stop_ids, self._device, self._tokens = frozenset(stop_ids), device, tokens
         self._schemas = Schemas(tokenizer)
         self._scaling, self._unchanged = scaled_by_length(getattr(network.config, "to_dict", dict)())
-        self.check_asked: Callable[[], None] = lambda: None  # raises if the driver of the engine wants it to stop
+        self.check_asked: Callable[[], None] = lambda: None  # raises if the engine's caller asks it to stop
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, weights_version: int
@@ -82,8 +82,8 @@ class Generator:
         """`sampling.n` completions for each prompt, in their order.
 
         Raises:
-            EngineError: an empty prompt, one longer than the model was made for, an id outside the vocabulary, or
-                sampling settings that mean nothing.
+            EngineError: an empty prompt, one longer than the model's positions, an id outside the vocabulary, or
+                invalid sampling settings.
         """
         self.check(prompts, sampling)
         streams = row_streams(prompts, sampling)
@@ -109,7 +109,7 @@ class Generator:
         return [[completion for completion in of_prompt if completion is not None] for of_prompt in results]
 
     def check(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
-        """Whether they can be sampled.
+        """Check prompts and sampling settings.
 
         Raises:
             EngineError: as `generate` says.
@@ -125,7 +125,7 @@ class Generator:
     def _check_angles(self, prompts: Sequence[Sequence[int]]) -> None:
         """
         Raises:
-            EngineError: with each token that a prompt gets, the keys before it would have to be turned anew.
+            EngineError: the rotary angles of all keys change with each new token.
         """
         same = self._unchanged
         for index, prompt in enumerate(prompts):
@@ -139,7 +139,7 @@ class Generator:
     def _check_shown(self, index: int, prompt: ShownPrompt) -> None:
         """
         Raises:
-            EngineError: the model reads nothing but text, or the prompt ends within an image or sound.
+            EngineError: the model reads only text, or the prompt ends within an image or sound.
         """
         if not self._network.reads_media or not isinstance(self._network.body, TransformersBody):
             kind = CALLED[prompt.media[0][1].kind]
@@ -151,12 +151,12 @@ class Generator:
     def room(self, prompt: Sequence[int], sampling: Sampling) -> int:
         """Tokens that a completion may get."""
         longest, same = self._network.facts.max_positions, self._unchanged
-        longest = same if len(prompt) < same else longest  # there the angles of the tokens before would change
+        longest = same if len(prompt) < same else longest  # beyond that the angles of earlier tokens would change
         return min(sampling.max_tokens, longest - len(prompt)) if longest else sampling.max_tokens
 
     def _waves(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[tuple[list[int], range]]:
-        """Prompts that are written together, and which of their samples: all of them, but for a prompt whose samples do
-        not fit into a batch of its own, which is read again for each wave of them."""
+        """Batches of prompts with their samples. A prompt whose samples do not fit into one batch is read again for
+        each part of them."""
         for batch in self._batches(prompts, sampling):
             first = prompts[batch[0]]
             if len(batch) > 1 or self.cells(first, sampling) <= self._tokens:
@@ -168,8 +168,8 @@ class Generator:
                 yield batch, range(wave * sampling.n // waves, (wave + 1) * sampling.n // waves)
 
     def _batches(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[list[int]]:
-        """Prompts of similar length together, longest first; as few batches as fit, of nearly equal size. A prompt that
-        does not fit with all its samples stands alone."""
+        """Group prompts of similar length, longest first, into few batches of nearly equal size. A prompt that does not
+        fit with all its samples is alone."""
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
         cells = [self.cells(prompts[i], sampling) for i in order]
         if not order:
@@ -205,7 +205,7 @@ class Generator:
     def row(
         self, prompt: int, sample: int, tokens: Sequence[int], sampling: Sampling, stream: np.random.Generator
     ) -> Row:
-        """A completion of `tokens` that has not begun; `prompt` and `sample` say which it is."""
+        """A new completion of `tokens`; `prompt` and `sample` are its indices."""
         stop_ids = self._ends(sampling)
         schema = self._schemas.begin(sampling.form, stop_ids)
         seen = None if sampling.repetition_penalty == 1 else SeenIds(tokens)
@@ -218,26 +218,26 @@ class Generator:
 
     def hold(self, path: Path | Stack | None) -> TorchHeldAdapter | None:
         """See `Engine.hold`."""
-        self._network.train(False)  # what drops at random is not a low-rank addition
+        self._network.train(False)  # an adapter with dropout is not only a low-rank product
         return hold(self._network, self._network.adapter, path)
 
     def check_held(self, adapter: HeldAdapter | None) -> Given:
-        """An adapter that rows shall have.
+        """The adapter of a request.
 
         Raises:
-            EngineError: another engine holds it.
+            EngineError: another engine holds the adapter.
         """
         if adapter is None or (isinstance(adapter, TorchHeldAdapter) and adapter.network is self._network):
             return adapter
         raise EngineError("a running batch: the engine does not hold this adapter", action="give one that it held")
 
     def weights(self, most: int, *, adapters: bool = False) -> Weights:
-        """The network for rows of up to `most` tokens each, as long as its weights stay what they are.
+        """The network for rows of up to `most` tokens, valid until its weights change.
 
         Args:
             adapters: rows may have adapters that the engine holds.
         """
-        BLOCKS.forget()  # training needs them again, sampling does not, and packed weights take room
+        BLOCKS.forget()  # sampling does not need them, and packed weights take memory
         with lasting(Arena(Blocks(large_pages=True))):
             return self._packed_weights(most, adapters)
 
@@ -256,7 +256,7 @@ class Generator:
         return Weights(layers=None, head=packed, body=body_of_rows, rows=rows, adapters=True)
 
     def _packed_head(self, head: nn.Linear, pack: bool) -> Callable[[Tensor], Tensor] | None:
-        """What computes its linear output; None: the head itself."""
+        """Computes the head's linear output; None: the head itself."""
         dtype, compute = result_dtype(head.weight.dtype), self._network.compute
         if self._device.type == "cpu":
             if not (pack and can_pack(head.weight.dtype, "cpu")):
@@ -268,12 +268,12 @@ class Generator:
     def writing(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights, adapters: Sequence[Given] = ()
     ) -> Writing:
-        """Rows that will be written together.
+        """A batch of rows.
 
         Args:
             prompts: longest first.
-            rows: of the prompts, equally many of each, those of one prompt next to each other.
-            adapters: of the prompts, with weights that take them; without any, they have the engine's own.
+            rows: equally many of each prompt, next to each other. adapters: of the prompts; the weights must support
+            them. Without any, the engine's own.
         """
         network, device = self._network, self._device
         samples = len(rows) // len(prompts)

@@ -1,8 +1,8 @@
-"""A batch that requests join and leave while it is written (see `finetooth_hooks.continuous`).
+"""A sampling batch that requests join and leave (see `finetooth_hooks.continuous`).
 
-Requests that have room begin together: their prompts are read at once, longest first, as `generate` reads them. Then
-their rows join those that are being written, so that one product with the weights serves all. Bodies whose caches
-cannot be joined are written in turns, a token each.
+Requests that fit begin together: the engine reads their prompts in one pass, longest first, as `generate` does. Then
+their rows join the running ones, so that one product with the weights serves all. Batches whose caches cannot be joined
+take turns, a token each.
 
 This is batching by iteration: Yu et al., 2022, "Orca: A Distributed Serving System for Transformer-Based Generative
 Models", section 3.
@@ -35,8 +35,8 @@ class _Wave:
     """Samples of one request that begin together.
 
     Attributes:
-        cells: positions that they and their prompt may take.
-        adapter: whose weights they sample.
+        cells: most positions of them and their prompt.
+        adapter: of the request.
     """
 
     request: int
@@ -52,11 +52,11 @@ class TorchRunningBatch:
     """See `finetooth_hooks.continuous.RunningBatch`.
 
     Args:
-        tokens: most positions of all rows and prompts in the batch; one request alone may take more.
+        tokens: most positions of all rows and prompts in the batch; a single request may take more.
         changes: how often the engine's weights have changed.
         weights_version: optimizer steps done.
-        attempt: does what takes memory on the engine's device; memory that runs out is an EngineError.
-        gathered: inside, this rank holds the whole model; entered as long as something is written.
+        attempt: runs work that takes memory on the engine's device; running out of memory is an EngineError.
+        gathered: context in which this rank holds the whole model, entered while requests run.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class TorchRunningBatch:
         return number
 
     def _waves(self, number: int, prompt: list[int], sampling: Sampling, first: int, adapter: Given) -> list[_Wave]:
-        """The samples of a request, as many together as there is room for."""
+        """The samples of a request, in parts that fit."""
         streams = row_streams([prompt], sampling, first=first)[0]
         room = self._generator.room(prompt, sampling)
         fit = max(1, (self._tokens - len(prompt)) // room)
@@ -130,7 +130,7 @@ class TorchRunningBatch:
             if self._left and self._weights is None:
                 self._whole.enter_context(self._gathered())
             rows: list[Row] = self._attempt(self._advance)
-        except Exception:  # some rows have a token more by now, others have not: nothing can be gone on with
+        except Exception:  # some rows have the next token and others not: none can continue
             self._drop_all()
             raise
         written = [self._written(row) for row in rows]
@@ -138,14 +138,14 @@ class TorchRunningBatch:
         return written
 
     def _advance(self) -> list[Row]:
-        """A token more for every row, and the first for those that begin."""
+        """Sample a token for every row, and the first for new rows."""
         self._generator.prepare()
         with torch.no_grad():
             rows = [row for writing in self._writing for row in writing.step()]
             return rows + self._begin(self._admitted())
 
     def _admitted(self) -> list[_Wave]:
-        """Waves that there is room for now, in the order in which they came."""
+        """Parts of requests that fit now, in order of arrival."""
         taken, chosen = sum(wave.cells for wave, _ in self._begun), list[_Wave]()
         while self._waiting and (taken == 0 or taken + self._waiting[0].cells <= self._tokens):
             wave = self._waiting.popleft()
@@ -154,14 +154,14 @@ class TorchRunningBatch:
         return chosen
 
     def _begin(self, waves: Sequence[_Wave]) -> list[Row]:
-        """Read prompts and write first tokens; those with as many samples as others are read with them."""
+        """Read prompts and sample first tokens; prompts with equally many samples are read together."""
         if not waves:
             return []
         most = max(wave.sampling.max_tokens for wave in waves)
         with_adapters = any(wave.adapter is not None for wave in waves)
         missing = self._weights is None or (with_adapters and not self._weights.adapters)
         if missing or (most >= WORTH_PACKING and not self._packed):
-            # rows that began with other weights, unpacked or without adapters, end with them
+            # rows keep the weights with which they began, unpacked or without adapters
             self._packed = with_adapters or most >= WORTH_PACKING
             self._weights = self._generator.weights(most, adapters=with_adapters)
         assert self._weights is not None
@@ -192,7 +192,7 @@ class TorchRunningBatch:
         return Written(row.prompt, row.sample, row.tokens[-1], row.logprobs[-1], completion)
 
     def _drop_all(self) -> None:
-        """Drop all requests and what is held for them."""
+        """Drop all requests and their memory."""
         self._left.clear()
         self._waiting.clear()
         self._writing, self._begun, self._weights = [], [], None

@@ -1,14 +1,12 @@
-"""Keys and values of rows that are being written: preallocated, with rows that finish leaving.
+"""Keys and values of rows in progress: preallocated; finished rows leave.
 
-Rows stand in a grid of P prompts by n samples. With one sample a prompt, a row's cache holds its prompt and what it
-wrote; with several, the prompt's keys and values stand once for all its samples. A prompt ends where every other
-ends (on the right), so that all rows write their next token into the same column; columns before a shorter prompt's
-beginning are not looked at.
+Rows form a grid of P prompts by n samples. With one sample per prompt, a row's cache holds its prompt and its
+completion; with several, all samples of a prompt share its keys and values. Prompts are right-aligned, so all rows
+write their next token into the same column; columns before a shorter prompt are not read.
 
-Memory is reserved for as many columns as the rows may come to need, which on a host takes none before it is written
-to. The compiled kernel reads them as they stand. Without it, attention is made of matrix products: columns are masked,
-and where the product wants its operands without gaps (half precision, oneDNN), those in use stand densely and are set
-out again every `BLOCK` tokens.
+Memory is reserved for the most columns that the rows may need; a host allocates it at the first write. The compiled
+kernel reads the columns in place. Without it, attention is matrix products: columns are masked, and if the product
+needs dense operands (half precision, oneDNN), the used columns are dense and are copied again every `BLOCK` tokens.
 """
 
 from __future__ import annotations
@@ -34,9 +32,8 @@ class KeyValueCache:
     Args:
         lengths: of the P prompts.
         samples: n.
-        room: most tokens that any row will write.
-        layers, kv_heads, size: of the model; `size` is the head's.
-        like: gives dtype and device.
+        room: most new tokens per row. layers, kv_heads, size: of the model; `size` is the head's.
+        like: a tensor with the dtype and the device.
         kernel: see `Compute.cached_attention`.
     """
 
@@ -81,16 +78,16 @@ class KeyValueCache:
 
     @property
     def shared(self) -> bool:
-        """Whether prompts stand apart from what their rows wrote, also when one row of each is left."""
+        """Whether prompts are stored separately from completions, also when one row of each remains."""
         return self._shared is not None
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes per number."""
         return self._like.element_size()
 
     def write_prompts(self, layer: int, kv_nhd: Tensor, cells_pt: Tensor) -> None:
-        """Take the prompts' keys and values.
+        """Store the prompts' keys and values.
 
         Args:
             kv_nhd: (N, 2 K, D), keys first.
@@ -102,7 +99,7 @@ class KeyValueCache:
         place.copy_(of_prompts.permute(2, 0, 3, 1, 4))
 
     def advance(self) -> None:
-        """Open the next column."""
+        """Begin the next column."""
         if self.columns == self._capacity:
             self._capacity += BLOCK
             self._lay_out_anew(None)
@@ -117,7 +114,7 @@ class KeyValueCache:
         return self.columns + (0 if self._shared is None else self._width)
 
     def attend(self, layer: int, qkv_rhd: Tensor, heads: int, looks: Looks, out: Tensor) -> None:
-        """Write the newest column and look at everything before it.
+        """Write the newest column and attend to all columns up to it.
 
         Args:
             qkv_rhd: (R, H + 2 K, D) of the newest token of each row.
@@ -134,7 +131,7 @@ class KeyValueCache:
         own.select(3, self.columns - 1).copy_(torch.unflatten(qkv_rhd[:, heads:], 1, (2, -1)).transpose(0, 1))
         span = self._capacity if self._dense and usual else self.columns
         width = 0 if self._shared is None else self._width
-        first = max(0, self.positions - looks.window) if looks.window else 0  # of the columns that are seen
+        first = max(0, self.positions - looks.window) if looks.window else 0  # of the columns within the window
         keys, values = own[:, :, :, max(0, first - width) : span].unbind(0)
         queries = torch.unflatten(qkv_rhd[:, :heads], 1, (self._heads, -1))
         mask, above_mask = self._mask if self._mask is None else self._mask[..., :span], self._above_mask
@@ -153,15 +150,15 @@ class KeyValueCache:
         out.copy_(attended.flatten(1))
 
     def retire(self, alive: Sequence[bool]) -> list[int]:
-        """Drop rows that finished: a prompt's, when all its samples have, by moving the last prompt into its place.
+        """Drop finished rows.
 
-        Between prompts that still write, those with fewer rows left than others keep some that have finished.
+        A prompt leaves when all its samples have finished; the last prompt takes its place. Of the others, prompts with
+        fewer running rows keep some finished ones.
 
         Args:
             alive: for each of the R rows.
 
-        Returns:
-            for each row that is left, which it was.
+            Returns: for each row that is left, which it was.
         """
         samples = self.samples
         rows = [list(range(p * samples, (p + 1) * samples)) for p in range(self.prompts)]
@@ -189,7 +186,7 @@ class KeyValueCache:
         return [row for of in rows for row in of]
 
     def _move(self, source: int, place: int) -> None:
-        """The caches of prompt `source` over those of prompt `place`."""
+        """Copy the caches of prompt `source` over those of prompt `place`."""
         n = self.samples
         for own in self._own:
             written = own[:, :, :, : self.columns]
@@ -202,7 +199,7 @@ class KeyValueCache:
                 mask[place] = mask[source]
 
     def _laid_out(self, memory: Tensor) -> Tensor:
-        """(2, R, K, C, D) at the beginning of `memory`, columns not written to being zero where they are read."""
+        """(2, R, K, C, D) at the beginning of `memory`; unwritten columns are zero where they are read."""
         shape = 2, self.rows, self._heads, self._capacity, self._size
         laid_out = memory[: 2 * self.rows * self._heads * self._capacity * self._size].view(shape)
         if self._dense:
@@ -210,7 +207,7 @@ class KeyValueCache:
         return laid_out
 
     def _lay_out_anew(self, index: Tensor | None) -> None:
-        """For the present capacity and rows, `index` saying which rows they were (None: the first ones)."""
+        """Lay out the present capacity and rows; `index` has the rows' former indices (None: the first ones)."""
         spare = new_lasting(self._memory[0], self._memory[0].shape)
         for layer, memory in enumerate(self._memory):
             written = self._own[layer][:, :, :, : self.columns]
@@ -232,8 +229,8 @@ class KeyValueCache:
 
 
 def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
-    """One cache with the rows of both, those of the first in front; neither may be used any more. Both began
-    with one sample a prompt."""
+    """One cache with the rows of the first, then of the second; neither may be used again. Both began with one sample
+    per prompt."""
     both = first, second
     lengths = [length + cache.columns - cache._width for cache in both for length in cache._lengths]
     room = max(cache._most - cache.columns for cache in both)
@@ -244,7 +241,7 @@ def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
     for layer, own in enumerate(joint._own):
         begin = 0
         for cache in both:
-            width = min(cache.columns, joint.columns)  # the row that was longest may have left
+            width = min(cache.columns, joint.columns)  # the longest row may have left
             rows = own[:, begin : begin + cache.rows]
             rows[:, :, :, : joint.columns - width].zero_()  # hidden, and must be finite
             written = cache._own[layer][:, : cache.rows, :, cache.columns - width : cache.columns]
@@ -256,7 +253,7 @@ def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
 
 
 def _padding(lengths: Sequence[int], width: int, like: Tensor) -> Tensor | None:
-    """(P, 1, 1, W), -inf in the columns before a prompt begins; None where all are equally long."""
+    """(P, 1, 1, W), -inf in the columns before a prompt; None if all are equally long."""
     if min(lengths) == width:
         return None
     starts = width - torch.tensor(lengths, device=like.device)

@@ -1,9 +1,8 @@
-"""Linear layers prepared for many products with few rows: what sampling spends its time in.
+"""Linear layers packed for many products with few rows, which dominate sampling.
 
-A plain matrix product puts a weight into the order its kernel likes every time it is called. With a few dozen rows
-that costs as much as half the product itself, so while tokens are sampled each weight is kept in the order of the
-kernel that the plan picked (`packed_linear`), or in oneDNN's own. A packed weight is a copy: it is of the weights at
-the time, and is dropped when sampling ends.
+A plain matrix product reorders the weight for its kernel at every call. With a few dozen rows that costs half as much
+as the product itself, so sampling keeps each weight in the order of the kernel that the plan picked (`packed_linear`),
+or in oneDNN's. A packed weight is a copy of the current weight, and is dropped when sampling ends.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ from finetooth_kernels.runs import Run
 from torch import Tensor, nn
 
 ALLOWED = {4: 1e-5, 2: 2e-2}
-"""Largest difference from a plain product, as a share of its largest number, by bytes of a number."""
+"""Largest difference from a plain product, as a share of its largest number, by bytes per number."""
 
 
 Pack = Callable[..., Any]
-"""A weight and its bias to what multiplies with them, or None."""
+"""From a weight and its bias to a function that multiplies with them, or None."""
 
 
 @cache
 def can_pack(dtype: torch.dtype, device: str) -> bool:
-    """Whether this torch has oneDNN's packed products for `dtype`, and they equal plain ones."""
+    """Whether this torch has oneDNN's packed products for `dtype`, equal to plain ones."""
     if device != "cpu" or dtype not in (torch.float32, torch.bfloat16) or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if not all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")):
@@ -56,15 +55,15 @@ def _product(x_nd: Tensor, packed_od: Tensor, bias_o: Tensor | None) -> Tensor:
 
 
 class PackedLinear:
-    """x W^T + b with a packed copy of W: in the order of a kernel, or in oneDNN's where there is none.
+    """x W^T + b with a packed copy of W, in the order of a kernel, or in oneDNN's without one.
 
     Args:
-        weight_od: (O, D); where `can_pack` says no, it is multiplied with as it stands.
-        dtype: of results, where that costs no more: not in oneDNN's order. None: that of the weight.
+        weight_od: (O, D); used unpacked if `can_pack` is false.
+        dtype: of results, except in oneDNN's order. None: the weight's.
         pack: see `Compute.packed_linear`.
 
     Attributes:
-        size: bytes of its numbers.
+        size: bytes per number.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class PackedLinear:
         """(N, D) to (N, O).
 
         Args:
-            base_no: (N, O), of the dtype of `x_nd` or a wider one, which the result gets.
+            base_no: (N, O), of the dtype of `x_nd` or a wider one, which the result has.
             more: (N, L) and (O, L), whose product is added; packed alike.
         """
         if self._own is not None and (more is None or more[1]._own is not None):
@@ -102,12 +101,12 @@ class PackedLinear:
         return y_no if base_no is None else base_no + y_no
 
     def by_run(self, x_nd: Tensor, nothing: PackedLinear | None, pairs: Pairs, base_no: Tensor | None) -> Tensor:
-        """(N, D) to (N, O), where runs of rows have low-rank additions of their own.
+        """(N, D) to (N, O), where runs of rows have different adapters.
 
         Args:
-            nothing: packed of no outputs, where the kernel takes runs; then a row's numbers are those that it gets with
-                its addition as `more`.
-            pairs: from which row up to which, and what is added.
+            nothing: a packed weight without outputs, if the kernel takes runs; then a row gets the same numbers as with
+                its adapter as `more`.
+            pairs: first row, end row, and the adapter's matrices.
         """
         kernels = [(start, stop, a._own, b._own) for start, stop, (a, b) in pairs]
         shrink = None if nothing is None or self._own is None else nothing._own
@@ -129,7 +128,7 @@ class PackedLinear:
 
 
 Pair = tuple[PackedLinear, PackedLinear]
-"""The A and B of an addition, its scale in B."""
+"""The A and B of an adapter, with its scale in B."""
 
 Pairs = Sequence[tuple[int, int, Pair]]
 
@@ -150,14 +149,13 @@ class Rows(Protocol):
 
 
 class PackedGroup:
-    """A `Group` as it is now: its weights as one packed matrix, and the A and B of its low-rank additions as two more.
+    """A packed copy of a `Group`: its weights as one matrix, and the A and B of its adapters as two more.
 
-    Numbers are those of `finetooth_kernels.low_rank_linear`: W and s B A are not merged, since in bfloat16 a small
-    addition would be lost in the weight.
+    Results equal `finetooth_kernels.low_rank_linear`: W and s B A are not merged, since bfloat16 would round a small
+    change away.
 
     Args:
-        number: of the group among those of the decoder.
-        rows: whose rows it is called with.
+        number: of the group in the decoder. rows: which adapter each row has.
         runs: `pack` takes runs of rows.
     """
 
@@ -174,7 +172,7 @@ class PackedGroup:
         self, x_nd: Tensor, again: Again | None = None, base_no: Tensor | None = None, arena: Arena | None = None,
         *, passing: bool = False,
     ) -> Tensor:  # fmt: skip
-        """(N, D) to (N, O), added to `base_no`; the others are for `Group`'s sake: here nothing is kept."""
+        """(N, D) to (N, O), added to `base_no`; the other arguments are those of `Group` and unused."""
         del again, arena, passing
         runs = None if self._rows is None else self._rows.runs
         if runs is not None and len(runs) > 1:
@@ -188,7 +186,7 @@ class PackedGroup:
         return self._linear(x_nd, base_no=base_no, more=(a(x_nd), b))
 
     def _of(self, adapter: Any) -> Pair | None:
-        """What an adapter adds here; None is the engine's own."""
+        """An adapter's matrices for this group; None is the engine's own."""
         if adapter is None:
             return self._added
         pair: Pair | None = adapter.pairs[self._number]
@@ -196,10 +194,10 @@ class PackedGroup:
 
 
 def packed(group: PlainGroup, pack: Pack | None = None, *, always: bool = False, **named: Any) -> Group:
-    """The group with packed weights, or as it is where that is not possible.
+    """The group with packed weights, or unchanged if they cannot be packed.
 
     Args:
-        always: where weights cannot be packed, they are multiplied with as they stand.
+        always: use weights unpacked if they cannot be packed.
         named: for `PackedGroup`.
     """
     parts = group.parts()

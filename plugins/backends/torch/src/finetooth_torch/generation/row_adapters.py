@@ -1,8 +1,7 @@
-"""Adapters that an engine holds in addition to its own, and which of them each row of a batch has.
+"""Additional adapters that an engine holds, and the adapter of each row of a batch.
 
-The base is multiplied with all rows at once; what an adapter adds is computed for its own rows (see
-`finetooth_kernels.runs`). With the stream decoder that is a part of its packed products; in the model's own code,
-linear modules are exchanged for ones that know whose each row is.
+One product with the base serves all rows; each adapter computes its own rows (see `finetooth_kernels.runs`). The stream
+decoder does this in its packed products; in the model's own code, replaced linear modules do.
 """
 
 from __future__ import annotations
@@ -28,12 +27,11 @@ from finetooth_torch.network import Network
 
 @dataclass(frozen=True, eq=False)
 class TorchHeldAdapter(HeldAdapter):
-    """Made by `hold`.
+    """An adapter, made by `hold`.
 
     Attributes:
-        network: what it was read for.
-        pairs: for each group of the stream decoder, in the order in which its layers prepare them, what is added.
-        additions: for the model's own code, by path in its body.
+        network: for which it was read. pairs: its matrices for each group of the stream decoder, in the decoder's
+        order. additions: for the model's own code, by path in its body.
     """
 
     network: Network
@@ -52,11 +50,11 @@ Given = TorchHeldAdapter | None
 
 
 class RowAdapters:
-    """Whose the rows of a product are: said before layers are called, read by those who add to it.
+    """The adapter of each row of a product: set before layers are called, read by the modules that add adapters.
 
     Attributes:
-        runs: rows from where up to where, of whom; None while all rows have the engine's own weights. A single one is
-            for any number of rows.
+        runs: first row, end row and adapter; None while all rows have the engine's own weights. A single run is for any
+            number of rows.
     """
 
     def __init__(self) -> None:
@@ -64,7 +62,7 @@ class RowAdapters:
         self._said: Sequence[Given] | None = None
 
     def say(self, adapters: Sequence[Given]) -> None:
-        """One for each row; the same list again is not looked at again."""
+        """Set the adapter of each row; the same list again costs nothing."""
         if adapters is self._said:
             return
         self._said, runs = adapters, list[tuple[int, int, Given]]()
@@ -77,7 +75,7 @@ class RowAdapters:
 
     @property
     def mixed(self) -> bool:
-        """Not all rows have the same."""
+        """Whether rows have different adapters."""
         return self.runs is not None and len(self.runs) > 1
 
 
@@ -108,7 +106,7 @@ def hold(network: Network, adapter: Adapter, path: Path | Stack | None) -> Torch
 
 
 def _fitting(network: Network, adapter: Adapter, folder: Path) -> dict[str, LowRank] | None:
-    """What an artifact adds, on the device of what it is added to; None if it is more than a low-rank addition.
+    """The matrices of an artifact, on the devices of their modules; None if it is more than low-rank matrices.
 
     Raises:
         UserError: it is of another model.
@@ -129,7 +127,7 @@ def _fitting(network: Network, adapter: Adapter, folder: Path) -> dict[str, LowR
 
 
 def _sum(first: LowRank, second: LowRank) -> LowRank:
-    """Both additions as one of their ranks together; the scales go into `b`, in fp32."""
+    """Two adapters as one with the sum of their ranks; `b` includes the scales, in fp32."""
     assert first.a is not None and first.b is not None and second.a is not None and second.b is not None
     scaled = [(b.float() * scale).to(b.dtype) for b, scale in ((first.b, first.scale), (second.b, second.scale))]
     return LowRank(first.base, torch.cat([first.a, second.a]), torch.cat(scaled, dim=1), 1.0)
@@ -151,7 +149,7 @@ def _known(network: Network, adapter: Adapter, name: str, path: Path) -> LowRank
 
 
 def _plain_part(module: nn.Module, adapter: Adapter) -> LowRank | None:
-    """What a module computes, wrapped by an adapter or not, where its base's weight is plain numbers."""
+    """The linear module inside, wrapped by an adapter or not, if its weight is plain numbers."""
     if is_plain(module):
         return LowRank(module)
     part = adapter.low_rank(module)
@@ -159,7 +157,7 @@ def _plain_part(module: nn.Module, adapter: Adapter) -> LowRank | None:
 
 
 def _pairs(network: Network, body: StreamBody, fitting: Mapping[str, LowRank]) -> list[Pair | None] | None:
-    """The additions as the decoder's groups take them; None if one cannot be taken apart, or reaches no group."""
+    """The adapter's matrices for the decoder's groups; None if one cannot be split, or belongs to no group."""
     by_module = {network.base.get_submodule(name): part for name, part in fitting.items()}
     met: set[nn.Module] = set()
     parts: list[GroupParts | None] = []
@@ -203,11 +201,11 @@ def _check_shapes(fitting: Mapping[str, LowRank]) -> None:
 
 
 class _RowsLinear(nn.Module):
-    """A linear module whose rows have adapters of their own: what peft's layers compute, but for the base's product,
-    which is one for all rows.
+    """A linear module whose rows have different adapters: computes the same as peft's layers, with one product of the
+    base for all rows.
 
     Args:
-        module: as it is in the model, which the engine's own rows go through.
+        module: of the model, for rows with the engine's own adapter.
     """
 
     def __init__(self, module: nn.Module, base: nn.Module, path: str, rows: RowAdapters) -> None:
@@ -236,8 +234,7 @@ class _RowsLinear(nn.Module):
 def adapted_body(network: Network, adapter: Adapter, rows: RowAdapters) -> TransformersBody:
     """The model's own code with linear modules that ask `rows`.
 
-    Raises:
-        TypeError: somebody put a `forward` on a module itself.
+    Raises: TypeError: somebody put a `forward` on a module itself.
     """
 
     def make(module: nn.Module, base: nn.Module, path: str) -> nn.Module:
@@ -247,7 +244,7 @@ def adapted_body(network: Network, adapter: Adapter, rows: RowAdapters) -> Trans
 
 
 def _exchanged(network: Network, adapter: Adapter, make: Callable[[nn.Module, nn.Module, str], nn.Module]) -> Any:
-    """The body with what `make` makes of its plain linear modules, wrapped by an adapter or not."""
+    """The body with its plain linear modules replaced by `make`, wrapped by an adapter or not."""
     body, replaced = network.base.get_submodule(network.facts.body), dict[str, nn.Module]()
     for path, module in body.named_modules():
         if any(path.startswith(f"{above}.") for above in replaced):
@@ -259,7 +256,7 @@ def _exchanged(network: Network, adapter: Adapter, make: Callable[[nn.Module, nn
 
 
 class _Trial:
-    """Which linear modules see their rows as rows of a rectangle; experts see them in another order."""
+    """Linear modules whose rows are those of a rectangle; experts have another order."""
 
     ROWS, TOKENS = 2, 3
 
@@ -268,7 +265,7 @@ class _Trial:
         self._found: set[str] = set()
 
     def reached(self) -> set[str]:
-        """Their paths in the body; none where the model does not bear its modules to be exchanged."""
+        """Their paths in the body; none if the model does not work with replaced modules."""
         device = next(self._network.base.parameters()).device
         try:
             body = TransformersBody(_exchanged(self._network, self._adapter, self._watched))

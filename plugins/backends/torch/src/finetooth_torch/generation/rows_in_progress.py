@@ -1,4 +1,4 @@
-"""Completions being written token by token: what each row wants, when it ends, and the step that they share."""
+"""Completions in progress: each row's settings and end, and the step that they share."""
 
 from __future__ import annotations
 
@@ -19,25 +19,23 @@ from finetooth_torch.heads.repetition import Additions, SeenIds, penalised, with
 from finetooth_torch.planning.flops import Computed
 
 BYTES_OF_LETTER = 4
-"""Most tokens that one letter of a stop string can take: UTF-8's bytes, a token each."""
+"""Most tokens per character of a stop string: UTF-8's bytes, a token each."""
 
 TOKENS_BEFORE = 8
-"""Tokens decoded before those that a stop string can take, since a text's first letters may depend on where it
+"""Tokens decoded before those of a stop string, since the first characters of a text may depend on where decoding
 begins."""
 
 
 @dataclass
 class Row:
-    """A completion that is being written.
+    """A completion in progress.
 
     Attributes:
-        prompt, sample: where it belongs in the result.
-        room: tokens it may still get.
+        prompt, sample: its place in the result. room: tokens that it may still get.
         stop_ids: end it.
-        schema: which tokens may come next; None: any.
-        seen: what stands in the prompt and was written; None where no penalty asks for it.
+        schema: allows the next tokens; None: any. seen: tokens of prompt and completion; None without a penalty.
         additions: to its logits; None: none.
-        trailing: 1 once a stop token ended it, which its text leaves out.
+        trailing: 1 after a stop token, which the text leaves out.
     """
 
     prompt: int
@@ -107,12 +105,12 @@ class Row:
 
 
 class Writing:
-    """Rows that are written together.
+    """A batch of rows in progress.
 
     Args:
         decoding: reads their prompts and runs them through the layers.
         rows: in the decoding's order.
-        logits: (R, D) states before the next token to (R, V) logits.
+        logits: from (R, D) states before the next token to (R, V) logits.
         compute: the operations.
     """
 
@@ -122,24 +120,24 @@ class Writing:
     ) -> None:  # fmt: skip
         self._compute = compute
         self._decoding, self._logits, self._tokenizer, self._device = decoding, logits, tokenizer, device
-        self._held = list(rows)  # by row of the decoding; one that finished may stay for a while
+        self._held = list(rows)  # by row of the decoding; a finished one may stay for a while
 
     @property
     def rows(self) -> list[Row]:
-        """Those that still write."""
+        """The unfinished rows."""
         return [row for row in self._held if not row.finished]
 
     def begin(self) -> list[Row]:
-        """Read the prompts and write the first token of each row; those that got one."""
+        """Read the prompts and sample the first token of each row; return the rows that got one."""
         return self._write(self._decoding.read())
 
     def step(self) -> list[Row]:
-        """Write the next token; those that got one."""
+        """Sample the next token; return the rows that got one."""
         last = torch.tensor([row.tokens[-1] for row in self._held], device=self._device)
         return self._write(self._decoding.advance(last))
 
     def computed(self, rows: Sequence[Row]) -> tuple[Computed, Computed]:
-        """What it took to read the prompts, and to write `rows`: all that it began with, once they are finished."""
+        """The cost of reading the prompts and sampling `rows`: all rows of the batch, once finished."""
         contexts, samples = self._decoding.contexts, len(rows) // len(self._decoding.contexts)
         fed = [len(row.tokens) - 1 for row in rows]  # the last token is not read again
         pairs = sum(n * contexts[i // samples] + n * (n - 1) / 2 for i, n in enumerate(fed))
@@ -147,14 +145,14 @@ class Writing:
         return self._decoding.computed, written
 
     def join(self, other: Writing) -> bool:
-        """Take over the rows of another, both having begun; False if they cannot be run together."""
+        """Join the rows of another; both have begun. False if they cannot be joined."""
         if not self._decoding.join(other._decoding):
             return False
         self._held += other._held
         return True
 
     def retire(self) -> None:
-        """Let rows that finished leave."""
+        """Drop finished rows."""
         if any(row.finished for row in self._held):
             self._held = [self._held[i] for i in self._decoding.retire([row.finished for row in self._held])]
 
@@ -166,20 +164,21 @@ class Writing:
         logits = self._logits(hidden)
         for places, chosen in _chosen(logits, writing, self._compute):
             columns = [chosen.tokens, chosen.logprobs, *([] if chosen.drawn is None else [chosen.drawn])]
-            # of a device, all in one copy: float64 holds a token's id exactly
+            # one copy from the device: float64 holds a token id exactly
             for place, (token, logprob, *drawn) in zip(
                 places, torch.stack([of.double() for of in columns], -1).cpu().tolist(), strict=True
             ):
                 writing[place].take(int(token), logprob, self._tokenizer)
                 writing[place].drawn += drawn
-            for place, ids in zip(places, chosen.kept, strict=False):  # nothing where nothing was left out
+            for place, ids in zip(places, chosen.kept, strict=False):  # empty if no token was left out
                 writing[place].kept.append(ids)
         self.retire()
         return writing
 
 
 def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple[Sequence[int], Chosen]]:
-    """The next token of each row; rows with the same settings are chosen for together. Which rows, and theirs."""
+    """The next token of each row, computed together for rows with the same settings. Returns the rows and their
+    tokens."""
     alike: dict[tuple[float, int, float, float, float, bool, bool], list[int]] = {}
     for i, row in enumerate(rows):
         of = row.sampling
@@ -202,7 +201,7 @@ def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple
 
 
 def masked(logits: Tensor, states: Sequence[SchemaState | None]) -> Tensor:
-    """Logits (R, V) where what a row's schema does not allow has -inf: a copy, with the other rows as they were."""
+    """A copy of the logits (R, V) with -inf for tokens that a row's schema does not allow."""
     copy = logits.clone()
     for row, state in enumerate(states):
         if state is not None:
@@ -212,7 +211,7 @@ def masked(logits: Tensor, states: Sequence[SchemaState | None]) -> Tensor:
 
 
 def _source(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:
-    """What rows with the same settings draw from; None where it is the logits themselves."""
+    """The logits that rows with the same settings sample from; None for the unchanged logits."""
     seen = [row.seen for row in rows if row.seen is not None]
     source = penalised(logits, seen, rows[0].sampling.repetition_penalty) if seen else None
     if all(row.additions is None for row in rows):

@@ -1,4 +1,4 @@
-"""Choosing tokens from logits, every row with a random stream of its own."""
+"""Chooses tokens from logits; every row has its own random stream."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.precision import has_float64
 
 BLOCK = 256
-"""Tokens whose probabilities are summed before a draw looks for its place: two short searches instead of one running
-sum over the vocabulary."""
+"""Tokens per block of the cumulative distribution: two short searches instead of one running sum over the
+vocabulary."""
 
 LIKELIEST = 512
-"""Tokens among which `top_p` looks first; where they do not reach it, it looks among all."""
+"""Tokens that `top_p` reads first; if their probability is too small, it reads all."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,8 @@ class Chosen:
     Attributes:
         tokens: (B,) int64.
         logprobs: (B,), untempered.
-        drawn: (B,) float64, its log-probability under the distribution that it was drawn from; None if nobody asked.
-        kept: for each row the ids that it was drawn among, as `Completion.kept`; empty if nothing was left out, or
-            nobody asked.
+        drawn: (B,) float64, log-probability under the sampling distribution; None if not requested.
+        kept: the candidates of each row, as `Completion.kept`; empty if all tokens were, or not requested.
     """
 
     tokens: Tensor
@@ -53,21 +52,19 @@ def choose(
 ) -> Chosen:
     """The next token of each row.
 
-    Temperature first, then the `top_k` most likely, then the smallest set of the most likely whose probability reaches
-    `top_p` (Holtzman et al., 2020, arXiv:1904.09751), and of these the ones that have at least the share `min_p` of the
-    likeliest one's probability (Nguyen et al., 2024, arXiv:2407.01082); of equally likely tokens the one with the lower
-    id counts as more likely. One uniform number per row picks by the inverse of the cumulative distribution, so a row's
-    token depends on its logits and its stream alone.
+    Temperature applies first, then `top_k`, then `top_p` (Holtzman et al., 2020, arXiv:1904.09751), then `min_p`, a
+    share of the likeliest token's probability (Nguyen et al., 2024, arXiv:2407.01082). Of equally likely tokens the
+    lower id counts as more likely. One uniform number per row picks the token by the inverse of the cumulative
+    distribution, so it depends only on the row's logits and stream.
 
     Args:
         logits: (B, V) of the unscaled model.
         streams: one per row; each advances by one number unless sampling is greedy.
         compute: computes the log-probabilities.
-        source: (B, V), what is drawn from, where a penalty or an addition changed it; None: `logits`.
-        among: (B, V), that with -inf where a token must not be chosen; None: any may. Log-probabilities are
-            those of `logits` all the same.
+        source: (B, V) logits to sample from, after penalties and biases; None: `logits`. among: (B, V) the same with
+            -inf for forbidden tokens; None: all are allowed. Log-probabilities are always of `logits`.
     """
-    if not has_float64(logits.device):  # cumulative distributions are summed in it
+    if not has_float64(logits.device):  # of cumulative sums
         source, among = (None if of is None else of.cpu() for of in (source, among))
         logits = logits.cpu()
     with ids_checked():  # they come from the logits' own columns
@@ -104,7 +101,7 @@ def _choose(
 
 
 def _among(among: Tensor | None, whole: Tensor, temperature: float) -> tuple[tuple[int, ...], ...]:
-    """For each row of logits (B, V) the tokens that its form allows: those that are finite in `among` (B, V)."""
+    """For each row of logits (B, V), the tokens that its schema allows: the finite ones in `among` (B, V)."""
     if among is None:
         return ()
     allowed, logits = (among > -torch.inf).cpu().numpy(), whole.double().cpu().numpy()
@@ -114,7 +111,7 @@ def _among(among: Tensor | None, whole: Tensor, temperature: float) -> tuple[tup
 def _drawn(
     logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """(B,) the tokens, and what they were drawn among where some are left out: weights, 0 for none, and ids, (B, C)."""
+    """(B,) the tokens, and their candidates if some are left out: weights, 0 for none, and ids, (B, C)."""
     drawn = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
     draws = placed(drawn, logits.device)
     vocabulary = logits.shape[-1]
@@ -143,16 +140,16 @@ def _drawn(
 
 
 def _weights(logits: Tensor, temperature: float) -> Tensor:
-    """Probabilities but for a factor per row; the most likely token's is 1."""
+    """Probabilities up to a factor per row; the most likely token's is 1."""
     return (logits - logits.amax(-1, keepdim=True)).div_(temperature).exp_()
 
 
 def _least_of_nucleus(logits: Tensor, sampling: Sampling) -> Tensor:
-    """(B, 1): a logit such that the tokens that have at least as much reach `top_p`."""
+    """(B, 1): a threshold; the tokens with at least this logit reach `top_p`."""
     likeliest = logits.topk(min(LIKELIEST, logits.shape[-1])).values
     reached = _weights(likeliest, sampling.temperature).double().sum(-1, keepdim=True)
     total = _weights(logits, sampling.temperature).sum(-1, keepdim=True).double()
-    enough = reached > sampling.top_p * total * (1 + 1e-5)  # float32 sums: doubt goes to looking among all
+    enough = reached > sampling.top_p * total * (1 + 1e-5)  # float32 sums: in doubt, read all
     return torch.where(enough, likeliest[:, -1:], -torch.inf)
 
 
@@ -169,7 +166,7 @@ def _at_least(logits: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:
-    """(B,): where in `weights` (B, C) the running sum passes the share `draws` (B,) of the row's total."""
+    """(B,): the place in `weights` (B, C) at which the running sum passes the share `draws` (B,) of the row's total."""
     return _find(weights, draws * weights.sum(-1))
 
 
@@ -192,6 +189,6 @@ def _invert_blocks(weights: Tensor, draws: Tensor) -> Tensor:
 def _find(weights: Tensor, points: Tensor) -> Tensor:
     """(B,): the first place where the running sum of `weights` (B, C) exceeds `points` (B,)."""
     chosen = torch.searchsorted(weights.cumsum(-1), points.unsqueeze(-1), right=True).squeeze(-1)
-    # a point is below the row's own total but for rounding, and must not fall behind the last token that has weight
+    # a point is below the row's total up to rounding, and must not pass the last token with weight
     last = weights.shape[-1] - 1 - (weights > 0).flip(-1).int().argmax(-1)
     return torch.minimum(chosen, last)
