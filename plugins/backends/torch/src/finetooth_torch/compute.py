@@ -25,7 +25,8 @@ class Compute:
     """The operations of `finetooth_kernels.operations` that this backend uses.
 
     Attributes:
-        expects: whether `linear_logprob` uses `expected`. cached_attention, packed_linear: None for the backend's own.
+        expects: whether `linear_logprob` uses `expected`.
+        cached_attention, packed_linear: None for the backend's own.
         packed_head: `packed_linear` if its provider also computes `linear_logprob`, so that sampling, training and
             scoring have the same logits.
         low_rank_linear: with the products of `matmul_rounded_once` if that was picked.

@@ -123,7 +123,8 @@ class Draws:
     def drop(self, tensor: Tensor, share: float, site: str, *, inplace: bool = False) -> Tensor:
         """`tensor` with a share of its numbers set to 0 and the others scaled to the same mean.
 
-        Raises: EngineError: its rows have no key, and they need one.
+        Raises:
+            EngineError: its rows have no key, and they need one.
         """
         scale = 1.0 / (1.0 - share)
         halves = self._halves(tensor, site)

@@ -105,10 +105,11 @@ def check_decoder(
         body: with its adapter.
         model: what switches `body` to evaluation.
         facts: with a block.
-        low_rank: what the adapter says of a wrapped module. compute: the operations, and the decoder.
+        low_rank: what the adapter says of a wrapped module.
+        compute: the operations, and the decoder.
 
         Raises:
-        PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
+            PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
     """
     setting, action = "backend.decoder", "set backend.decoder: transformers, and report the model"
 

@@ -109,7 +109,8 @@ class TransformersBody:
         """
         Args:
             body: of a model with towers, the one that puts their features among the tokens.
-            masks: how segments of a row are kept apart. skips: masked pairs are not computed.
+            masks: how segments of a row are kept apart.
+            skips: masked pairs are not computed.
             layers: of the decoder, in order.
             towers: its modules for images and sound.
             processor: called at the first image, sound or video.

@@ -58,7 +58,7 @@ class Decoding(Protocol):
         ...
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
-        """Drop rows that finished; some may stay. For each row that is left, which it was before."""
+        """Drop finished rows; some may stay. For each remaining row, its former index."""
         ...
 
     def join(self, other: Decoding) -> bool:
@@ -246,7 +246,8 @@ class TransformersDecoding:
     """See `Decoding`; prompts padded on the left, rows leaving as soon as they finish.
 
     Args:
-        adapters: of each prompt. rows: tells the body which adapter each row has; None: the engine's own.
+        adapters: of each prompt.
+        rows: tells the body which adapter each row has; None: the engine's own.
     """
 
     def __init__(

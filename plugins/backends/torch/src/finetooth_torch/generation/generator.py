@@ -272,8 +272,8 @@ class Generator:
 
         Args:
             prompts: longest first.
-            rows: equally many of each prompt, next to each other. adapters: of the prompts; the weights must support
-            them. Without any, the engine's own.
+            rows: equally many of each prompt, next to each other.
+            adapters: of the prompts; the weights must support them. Without any, the engine's own.
         """
         network, device = self._network, self._device
         samples = len(rows) // len(prompts)

@@ -32,7 +32,8 @@ class KeyValueCache:
     Args:
         lengths: of the P prompts.
         samples: n.
-        room: most new tokens per row. layers, kv_heads, size: of the model; `size` is the head's.
+        room: most new tokens per row.
+        layers, kv_heads, size: of the model; `size` is the head's.
         like: a tensor with the dtype and the device.
         kernel: see `Compute.cached_attention`.
     """
@@ -158,7 +159,8 @@ class KeyValueCache:
         Args:
             alive: for each of the R rows.
 
-            Returns: for each row that is left, which it was.
+        Returns:
+            For each remaining row, its former index.
         """
         samples = self.samples
         rows = [list(range(p * samples, (p + 1) * samples)) for p in range(self.prompts)]

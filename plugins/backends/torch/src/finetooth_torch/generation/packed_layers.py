@@ -155,7 +155,8 @@ class PackedGroup:
     change away.
 
     Args:
-        number: of the group in the decoder. rows: which adapter each row has.
+        number: of the group in the decoder.
+        rows: which adapter each row has.
         runs: `pack` takes runs of rows.
     """
 

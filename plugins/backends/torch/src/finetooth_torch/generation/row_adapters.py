@@ -30,8 +30,9 @@ class TorchHeldAdapter(HeldAdapter):
     """An adapter, made by `hold`.
 
     Attributes:
-        network: for which it was read. pairs: its matrices for each group of the stream decoder, in the decoder's
-        order. additions: for the model's own code, by path in its body.
+        network: for which it was read.
+        pairs: its matrices for each group of the stream decoder, in the decoder's order.
+        additions: for the model's own code, by path in its body.
     """
 
     network: Network
@@ -234,7 +235,8 @@ class _RowsLinear(nn.Module):
 def adapted_body(network: Network, adapter: Adapter, rows: RowAdapters) -> TransformersBody:
     """The model's own code with linear modules that ask `rows`.
 
-    Raises: TypeError: somebody put a `forward` on a module itself.
+    Raises:
+        TypeError: somebody put a `forward` on a module itself.
     """
 
     def make(module: nn.Module, base: nn.Module, path: str) -> nn.Module:

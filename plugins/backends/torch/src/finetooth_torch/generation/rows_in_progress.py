@@ -31,9 +31,11 @@ class Row:
     """A completion in progress.
 
     Attributes:
-        prompt, sample: its place in the result. room: tokens that it may still get.
+        prompt, sample: its place in the result.
+        room: tokens that it may still get.
         stop_ids: end it.
-        schema: allows the next tokens; None: any. seen: tokens of prompt and completion; None without a penalty.
+        schema: allows the next tokens; None: any.
+        seen: tokens of prompt and completion; None without a penalty.
         additions: to its logits; None: none.
         trailing: 1 after a stop token, which the text leaves out.
     """

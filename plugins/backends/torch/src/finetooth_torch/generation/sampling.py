@@ -61,8 +61,9 @@ def choose(
         logits: (B, V) of the unscaled model.
         streams: one per row; each advances by one number unless sampling is greedy.
         compute: computes the log-probabilities.
-        source: (B, V) logits to sample from, after penalties and biases; None: `logits`. among: (B, V) the same with
-            -inf for forbidden tokens; None: all are allowed. Log-probabilities are always of `logits`.
+        source: (B, V) logits to sample from, after penalties and biases; None: `logits`.
+        among: (B, V) the same with -inf for forbidden tokens; None: all are allowed. Log-probabilities are always of
+            `logits`.
     """
     if not has_float64(logits.device):  # of cumulative sums
         source, among = (None if of is None else of.cpu() for of in (source, among))
