@@ -108,8 +108,8 @@ def check_decoder(
         low_rank: what the adapter says of a wrapped module.
         compute: the operations, and the decoder.
 
-        Raises:
-            PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
+    Raises:
+        PlanError: the stream decoder computes something else than the model's own forward, or they cannot be compared.
     """
     setting, action = "backend.decoder", "set backend.decoder: transformers, and report the model"
 

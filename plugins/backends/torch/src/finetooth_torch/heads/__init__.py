@@ -1,1 +1,1 @@
-"""What stands on the model: its own head, and one that gives a number."""
+"""Heads of the model: its language-model head, and a scalar head."""

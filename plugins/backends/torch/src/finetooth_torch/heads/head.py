@@ -1,4 +1,4 @@
-"""From hidden states through the model's head to log-probabilities, for the head as it is."""
+"""Computes log-probabilities from hidden states with the model's head."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.precision import result_dtype
 
 BUFFERS_OF_REPETITION = 4
-"""Arrays of the size of a chunk's logits that a repetition penalty needs in addition to them."""
+"""Number of additional arrays, each of the size of a chunk's logits, that a repetition penalty needs."""
 
 
 class Projection:
     """The head of a model.
 
-    A plain linear head goes through `linear_logprob` with its weight. Any other module (wrapped by an adapter,
-    quantised) is called as it is, a chunk of rows at a time, each chunk computed again in the backward pass: the same
-    numbers, and never the logits of more than one chunk. So is any head under a repetition penalty, in smaller chunks,
-    since the penalty needs a table of the tokens read, as large as the logits.
+    The operation `linear_logprob` computes a plain linear head. Any other module (wrapped by an adapter, quantised) is
+    called in chunks of rows, each recomputed in the backward pass: the numbers are the same, and only one chunk's
+    logits exist at a time. With a repetition penalty every head is called in smaller chunks, since the penalty needs a
+    table of previous tokens as large as the logits.
 
     Args:
-        find: returns the head's module; asked each time, since an adapter may be switched off in between.
-        facts: scale and softcap of the family.
+        find: returns the head's module; called each time, since an adapter may be switched off in between.
+        facts: with the family's scale and softcap.
         vocab_size: rows of the head.
         compute: computes the log-probabilities.
         chunk_bytes: bound on the logits of a plain head that are held at once, counted in float32. Other heads keep
-            several arrays of that size, so they take the default.
+            several arrays of that size, so they use the default.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class Projection:
         self._rows = max(1, min(chunk_bytes, DEFAULT_CHUNK_BYTES) // (4 * vocab_size))
 
     def plain(self) -> nn.Linear | None:
-        """The head if it is nothing but its weight and bias."""
+        """The head if it is a plain linear module."""
         module = self._find()
         return module if isinstance(module, nn.Linear) and is_plain(module) else None
 
     def foresees(self, targets: Tensor) -> bool:
-        """Whether `scores` makes use of what is expected of targets (S, T) or (S, T, K): then it computes the logits of
-        a trained head once."""
+        """Whether `scores` uses the expected gradients of targets (S, T) or (S, T, K): then it computes the logits of a
+        trained head once."""
         linear = self.plain()
         if linear is None or not self._expects:
             return False
@@ -68,7 +68,7 @@ class Projection:
         """(..., D) to (..., V), float32 (float64 stays), scale and softcap applied.
 
         Args:
-            linear: what to call for the module, with `hidden` in its own dtype.
+            linear: called instead of the module, with `hidden` in its own dtype.
         """
         module = self._find()
         parameter = next(module.parameters(), None)
@@ -97,10 +97,10 @@ class Projection:
         Args:
             hidden_md: (M, D), the states before the targets that count.
             targets: (M,) or (M, K).
-            expected: in the shape of the targets, what the gradients of the log-probabilities will be in proportion to,
-                if that is known.
+            expected: in the shape of the targets: numbers proportional to the coming gradients of the
+                log-probabilities, if known.
             temperature: the logits are divided by it.
-            repetition: a penalty on them, before that.
+            repetition: a penalty on the logits, applied before.
 
         Returns:
             logprobs in the shape of the targets, and the entropy (M,) if asked for; float32 (float64 stays).
@@ -108,7 +108,7 @@ class Projection:
         module = self._find()
         if is_plain(module) and repetition is None:
             assert isinstance(module, nn.Linear)
-            with ids_checked():  # by the engine, on the host
+            with ids_checked():  # checked by the engine, on the host
                 result = self._linear_logprob(
                     hidden_md.to(module.weight.dtype),
                     module.weight,

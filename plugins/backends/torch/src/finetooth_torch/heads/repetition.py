@@ -1,7 +1,7 @@
-"""A repetition penalty on logits: in sampling, and in training what was sampled so.
+"""A repetition penalty on logits, for sampling and for training on such samples.
 
-Of every token that a sequence has already, the logit is divided by the penalty where it is positive and multiplied with
-it elsewhere (Keskar et al., 2019, arXiv:1909.05858, section 4.1, and by sign, as the field does since).
+The penalty divides the positive logit of every token that the sequence already has, and multiplies a negative one
+(Keskar et al., 2019, arXiv:1909.05858, section 4.1, and by sign, as the field does since).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class SeenIds:
-    """The ids that a sequence has, each once."""
+    """The distinct token ids of a sequence."""
 
     def __init__(self, tokens: Iterable[int]) -> None:
         self._known = {int(token) for token in tokens}
@@ -40,7 +40,7 @@ def penalise(logits: Tensor, penalty: float) -> Tensor:
 
 
 def penalised(logits: Tensor, seen: Sequence[SeenIds], penalty: float) -> Tensor:
-    """(B, V) with the penalty on what each row has seen."""
+    """(B, V) with the penalty on the tokens of each row."""
     of = [row.ids for row in seen]
     rows = torch.from_numpy(np.repeat(np.arange(len(of)), [len(ids) for ids in of])).to(logits.device)
     index = rows, torch.from_numpy(np.concatenate(of)).to(logits.device)
@@ -50,11 +50,11 @@ def penalised(logits: Tensor, seen: Sequence[SeenIds], penalty: float) -> Tensor
 
 
 class Additions:
-    """What is added to a completion's logits: a bias of each token's own, less what it pays for having come before.
+    """The bias on a completion's logits: a bias per token, minus penalties for tokens that have occurred.
 
     Args:
-        bias: token ids with what is added to their logits from the beginning.
-        presence, frequency: what a token pays once, and for each time that it came.
+        bias: constants to add to logits, by token id.
+        presence, frequency: penalty once per token, and per occurrence.
     """
 
     def __init__(self, bias: Iterable[tuple[int, float]], presence: float, frequency: float) -> None:
@@ -70,7 +70,7 @@ class Additions:
 
 
 def with_additions(logits: Tensor, rows: Sequence[Additions | None]) -> Tensor:
-    """(B, V) with what is added to each row."""
+    """(B, V) with each row's bias added."""
     places = [row for row, additions in enumerate(rows) if additions is not None for _ in additions.of]
     if not places:
         return logits
@@ -84,12 +84,12 @@ def with_additions(logits: Tensor, rows: Sequence[Additions | None]) -> Tensor:
 
 @dataclass(frozen=True)
 class Repetition:
-    """A penalty on the logits of M states, each behind the tokens of its row up to its own place.
+    """A penalty on the logits of M states, for the tokens of each state's row up to its position.
 
     Attributes:
         penalty: its factor.
-        tokens_st: (S, T) what the rows read.
-        rows_m, columns_m: (M,) where each state stands.
+        tokens_st: (S, T) the rows' tokens.
+        rows_m, columns_m: (M,) the place of each state.
     """
 
     penalty: float
@@ -99,12 +99,12 @@ class Repetition:
 
     @classmethod
     def of(cls, penalty: float, tokens_st: Tensor, mask_st: Tensor) -> Repetition:
-        """For the states where the mask is true, in its order."""
+        """The penalty for the states where the mask is true, in its order."""
         rows, columns = mask_st.nonzero(as_tuple=True)
         return cls(penalty, tokens_st, rows, columns)
 
     def apply(self, logits_mv: Tensor, start: int) -> Tensor:
-        """The logits of as many states from `start` on, with the penalty."""
+        """Apply the penalty to the logits of consecutive states, from `start`."""
         chunk = slice(start, start + logits_mv.shape[0])
         rows = self.rows_m[chunk]  # ascending
         lowest = int(rows[0])

@@ -1,7 +1,7 @@
-"""A scalar head: one number for a position, from its last hidden state.
+"""A scalar head: one number per position, from its last hidden state.
 
-It hangs on the model as the module `score`, so that it trains, is saved and is clipped like every other parameter; in
-bf16 and fp16 its master is fp32 like theirs. The product itself is always made in float32: it is one row.
+It is the module `score` of the model, so it trains, is saved and is clipped like every other parameter; in bf16 and
+fp16 it has an fp32 master too. Its product is always computed in float32: it is one row.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class AddedHead:
     """The head of a model.
 
     Args:
-        base: the transformers model; its own head, where it has one (a reward model that is trained further), stays.
-        asked: what the method asks for.
+        base: the transformers model; an existing scalar head (of a reward model that trains further) stays.
+        asked: by the method.
         hidden_size: of the states.
-        generator: draws a new head.
+        generator: for the weights of a new head.
         pad_id: for the config of an artifact.
     """
 
@@ -59,21 +59,21 @@ class AddedHead:
         base.add_module(HEAD, module)
 
     def values(self, states_md: Tensor) -> Tensor:
-        """(M,) numbers of (M, D) states, float32 (float64 stays)."""
+        """(M,) values of (M, D) states, float32 (float64 stays)."""
         dtype = result_dtype(states_md.dtype)
         bias = None if self.module.bias is None else self.module.bias.to(dtype)
         return nn.functional.linear(states_md.to(dtype), self.module.weight.to(dtype), bias).squeeze(-1)
 
     def classifier(self, model: Any) -> Any:
-        """transformers' classifier with this head: of one label the head itself, of two a copy as their difference. The
-        model itself where an artifact is to have no head."""
+        """transformers' classifier with this head: with one label the head itself, with two a copy as their difference.
+        The model itself if the artifact shall have no head."""
         if self.asked.exported_as == "none":
             return model
         head = self.module if self.asked.exported_as == "sequence" else _two_labels(self.module)
         return as_classifier(model, self.asked.exported_as, head, self._pad_id)
 
     def export(self, artifact: Path) -> None:
-        """Write a head that an artifact's model has no place for, a critic's, to a file of its own."""
+        """Write a critic's head, which has no place in the artifact's model, to a separate file."""
         if self.asked.exported_as != "none":
             return
         path = artifact / CRITIC_FILE
@@ -82,8 +82,8 @@ class AddedHead:
 
     @contextmanager
     def taking(self, model: Any, artifact: Path) -> Iterator[Any]:
-        """A classifier for an adapter to restore into; on leaving, the head takes the classifier's weights, or those
-        of the artifact's own file.
+        """A classifier into which an adapter restores; at the end of the `with` block, the head gets the classifier's
+        weights, or those of the separate file.
 
         Raises:
             UserError: the file does not hold a head of this size.
@@ -115,7 +115,7 @@ class AddedHead:
 
 
 def _empty(inputs: int, outputs: int, bias: bool, device: torch.device, dtype: torch.dtype) -> nn.Linear:
-    """A linear module not drawn yet: torch would draw from its global random state."""
+    """A linear module without initialisation: torch would use its global generator."""
     skip_init: Any = nn.utils.skip_init  # has no types
     made = skip_init(nn.Linear, inputs, outputs, bias=bias, device=device, dtype=dtype)
     assert isinstance(made, nn.Linear)
@@ -123,8 +123,7 @@ def _empty(inputs: int, outputs: int, bias: bool, device: torch.device, dtype: t
 
 
 def _one_number(linear: nn.Linear) -> tuple[Tensor, Tensor]:
-    """Weight (1, D) and bias (1,) of a head with one label; of one with two, how far the second lies above the
-    first."""
+    """Weight (1, D) and bias (1,) of a head with one label; with two labels, the second minus the first."""
     weight = linear.weight.detach()
     bias = weight.new_zeros(weight.shape[0]) if linear.bias is None else linear.bias.detach()
     if weight.shape[0] == 2:
@@ -133,7 +132,7 @@ def _one_number(linear: nn.Linear) -> tuple[Tensor, Tensor]:
 
 
 def _two_labels(linear: nn.Linear) -> nn.Linear:
-    """A head of two labels whose first logit is 0 and whose second is the number: softmax gives its sigmoid."""
+    """A head of two labels with the logits 0 and the value: softmax gives the value's sigmoid."""
     made = _empty(linear.in_features, 2, True, linear.weight.device, linear.weight.dtype)
     with torch.no_grad():
         made.weight.zero_()

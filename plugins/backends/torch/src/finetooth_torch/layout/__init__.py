@@ -1,1 +1,1 @@
-"""A step's data as tensors: rectangles, streams without padding, rows that data share."""
+"""A step's examples as tensors: rectangles, streams without padding, shared rows."""

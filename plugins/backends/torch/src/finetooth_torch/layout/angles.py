@@ -1,8 +1,8 @@
-"""Rotary angles that depend on the length of a sequence: each sequence gets those that it has alone.
+"""Rotary angles that depend on the length of a sequence: each sequence gets the same angles as alone.
 
-`dynamic` scaling raises the base with the length of what exceeds the model's positions, and `longrope` has other
-frequencies for it. transformers takes the longest row of a call for all of its rows, and remembers it for later calls.
-Here the length is that of each sequence, so that neither its row, its micro-batch nor an earlier call changes it.
+For sequences longer than the model's positions, `dynamic` scaling raises the base with the length, and `longrope` has
+other frequencies. transformers uses the longest row of a call for all rows, and remembers it for later calls. This
+module uses the length of each sequence, so neither its row, its micro-batch nor an earlier call changes the angles.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from finetooth_torch.planning.row_sharing import ANGLES
 
 
 class ByLength:
-    """What `turn_by_length` makes of a rotary module; of the same class otherwise."""
+    """Mixin that `turn_by_length` adds to a rotary module's class."""
 
 
 def turn_by_length(body: nn.Module) -> bool:
-    """Have the rotary modules of a body turn each sequence by its own length, where that matters.
+    """Make the rotary modules of a body use each sequence's own length, if their angles depend on it.
 
     Returns:
-        Whether there are such modules. Code that comes with a model may have others, which stay as they are.
+        Whether there are such modules. Others, in code that comes with a model, do not change.
     """
     for module in body.modules():
         if _kinds(module) and hasattr(type(module).forward, "__wrapped__") and not isinstance(module, ByLength):
@@ -46,9 +46,9 @@ def _kinds(module: nn.Module) -> list[str]:
 
 @cache
 def _by_length(kind: type[nn.Module]) -> type[nn.Module]:
-    """A class like `kind` that turns by the length of each sequence."""
+    """A class like `kind` with angles by the length of each sequence."""
     remembering: Callable[..., Any] = kind.forward
-    turning = inspect.unwrap(remembering)  # by the frequencies that the module has, whatever the positions are
+    turning = inspect.unwrap(remembering)  # by the module's frequencies, for any positions
 
     @torch.no_grad()
     def forward(self: Any, x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> Any:
@@ -56,7 +56,7 @@ def _by_length(kind: type[nn.Module]) -> type[nn.Module]:
         scaling = self.rope_type if layer_type is None else self.rope_type[layer_type]
 
         def of(length: int, positions: Tensor) -> Any:
-            for last in (0, length):  # a sequence of one position brings back what a new model has
+            for last in (0, length):  # a sequence of one position restores the angles of a new model
                 remembering(self, x, torch.full((1, 1), last, device=positions.device), **named)
             return turning(self, x, positions, **named)
 
@@ -76,14 +76,14 @@ def _by_length(kind: type[nn.Module]) -> type[nn.Module]:
             whole: Tensor = torch.cat(of_parts, 1)[0, back]
             return whole.view(*lengths.shape, -1)
 
-        one = isinstance(parts[0], Tensor)  # complex numbers, not cosines and sines
+        one = isinstance(parts[0], Tensor)  # complex numbers instead of cosines and sines
         return together(parts) if one else tuple(map(together, zip(*parts, strict=True)))
 
     return type(kind.__name__, (ByLength, kind), {"forward": forward, "__module__": kind.__module__})
 
 
 def _unchanged(module: Any, layer_type: str | None) -> int:
-    """Up to how many positions a sequence has the angles of a new model."""
+    """The longest sequence with the angles of a new model."""
     of = module.config.rope_parameters if layer_type is None else module.config.rope_parameters[layer_type]
     kind = module.rope_type if layer_type is None else module.rope_type[layer_type]
     return int(of["original_max_position_embeddings"] if kind == "longrope" else module.original_max_seq_len)
@@ -97,4 +97,4 @@ def _lengths(position_ids: Tensor) -> NDArray[np.int64]:
     whole = np.stack([np.repeat(row, row) for row in rows]).astype(np.int64)
     if slices is not None:
         return whole[:, slices.columns(whole.shape[1], torch.device("cpu")).numpy()]
-    return whole[:, -position_ids.shape[1] :]  # behind what stands in a cache
+    return whole[:, -position_ids.shape[1] :]  # after cached keys

@@ -1,4 +1,4 @@
-"""A micro-batch as tensors on a device. What is in them is `finetooth_steps.rectangles`."""
+"""A micro-batch as tensors on a device, from `finetooth_steps.rectangles`."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, dev
 
 
 def counted_cells(rectangle: Rectangle) -> Tensor:
-    """(M,) where the mask is true, among the cells in order."""
+    """(M,) indices of the cells where the mask is true, in order."""
     if rectangle.counted is not None:
         return rectangle.counted
     return rectangle.mask.flatten().nonzero().squeeze(1)
 
 
 def on_host(rectangle: Rectangle) -> rectangles.OnHost:
-    """Its arrays in NumPy; a device is asked for them where nobody kept them."""
+    """Its arrays in NumPy, read from the device unless they were kept."""
     if rectangle.host is not None:
         return rectangle.host
     tokens, mask = (of.cpu().numpy() for of in (rectangle.tokens, rectangle.mask))
@@ -38,10 +38,10 @@ def on_host(rectangle: Rectangle) -> rectangles.OnHost:
 
 
 def loss_data(data: Sequence[Datum], rectangle: Rectangle, dtype: torch.dtype) -> LossData:
-    """What a loss sees of a rectangle.
+    """A loss's batch from a rectangle.
 
     Args:
-        data: of the step; `check_fields` has seen them.
+        data: of the step, checked by `check_fields`.
         dtype: of fields and scalars.
     """
     convert = _placed(rectangle.mask.device, dtype)

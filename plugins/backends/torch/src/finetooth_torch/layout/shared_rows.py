@@ -1,12 +1,11 @@
-"""Data that share a row of the model's input: what the model reads then, and whether it keeps them apart.
+"""Examples that share a row of the model's input: the model's inputs, and whether the model keeps the examples apart.
 
-In one row every segment has positions from 0. transformers' mask builders take positions that restart for another
-sequence and build a block-diagonal mask, with windows and chunks counted by position, or tell flash kernels where
-sequences begin; but only if no attention mask is given, since one of ones makes every position see every earlier one. A
-model whose code does not hand its positions on gets such masks ready made.
+The positions of every segment start from 0. transformers' mask builders read a restart as a new sequence and build a
+block-diagonal mask, with windows and chunks counted by position, or tell flash kernels where sequences begin; but only
+without an attention mask, since a mask of ones lets every position see every earlier one. A model whose code does not
+pass its positions on gets ready masks.
 
-Which models keep segments apart is not listed but tried: recurrent layers, convolutions and masks made otherwise show
-at once.
+A trial decides whether a model keeps segments apart: it detects recurrent layers, convolutions and other masks.
 """
 
 from __future__ import annotations
@@ -37,23 +36,23 @@ from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.row_sharing import WITH_TOWERS, obstacle, scaled_by_length
 
 Masks = Literal["own", "given", "told"]
-"""Who keeps segments of a row apart: the model by a mask that it makes of their positions, a mask that we make, or
-flash attention of transformers, which we tell where they begin."""
+"""What keeps segments of a row apart: a mask that the model makes from their positions, a mask that we make, or flash
+attention of transformers, which gets their beginnings."""
 
 TREE = (*range(-1, 11), 3, 12, 13, 5, 15, 16, 17)
 """Parents of the positions of a trial tree: a line, and two branches."""
 
 MASKED = frozenset({"mask", "blocks"})
-"""How sequences are kept apart by attention that takes masks of transformers' mask builders ready made."""
+"""How attention with ready masks of transformers' mask builders keeps sequences apart."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """How data may share rows of a model's input.
+    """How examples may share rows of a model's input.
 
     Attributes:
-        filling: which of them do; None if none may.
-        masks: who keeps them apart.
+        filling: which examples do; None if none may.
+        masks: what keeps them apart.
         obstacle: why segments of a row cannot be kept apart; empty if they can.
         trees: why segments that continue others cannot be computed; empty if they can.
     """
@@ -66,13 +65,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Packed:
-    """Rows as the model reads them.
+    """The model's input rows.
 
     Attributes:
-        tokens, positions: (R, W) input ids and position ids, which restart with every segment. What pads a row
-            is a segment of its own.
-        cells_st: (S, T) where in the flattened (R, W) each cell of the rectangle is; 0 for padding.
-        segments: of each row the lengths of its segments, padding included.
+        tokens, positions: (R, W) input ids and position ids, which restart with every segment. Padding is a separate
+            segment.
+        cells_st: (S, T) index in the flattened (R, W) of each cell of the rectangle; 0 for padding.
+        segments: lengths of each row's segments, padding included.
         seen: (R, W, W) see `Placed.seen`.
     """
 
@@ -84,10 +83,10 @@ class Packed:
 
 
 def pack(rectangle: Rectangle, multiple: int = 1) -> Packed:
-    """The rows of a micro-batch whose data share rows (`MicroBatch.filled`) or have segments.
+    """The rows of a micro-batch whose examples share rows (`MicroBatch.filled`) or have segments.
 
     Args:
-        multiple: that the width of the rows must be of.
+        multiple: the row width is a multiple of it.
     """
     placed = place_rows(rectangle.batch, rectangle.pieces, multiple)
     device = rectangle.tokens.device
@@ -108,7 +107,7 @@ def sliced_states(body: nn.Module, packed: Packed, slices: Slices) -> Tensor:
 
 
 def packed_states(body: nn.Module, packed: Packed, masks: Masks, slices: Slices | None = None) -> Tensor:
-    """(R, W, D) states of the body; no attention mask is given, or one that keeps the segments apart.
+    """(R, W, D) states of the body; with no attention mask, or one that keeps the segments apart.
 
     Args:
         slices: the tokens are those of one rank, and the segments of whole rows.
@@ -130,7 +129,7 @@ def packed_states(body: nn.Module, packed: Packed, masks: Masks, slices: Slices 
 
 
 def kinds_argument(body: nn.Module) -> str:
-    """What tells text from images where a model sees; some want it for text alone, as zeros. Empty: nothing."""
+    """The token types that tell text from images; some models need zeros even for text. Empty: none."""
     if not any(getattr(body.config, name, None) is not None for name in WITH_TOWERS):
         return ""
     takes = inspect.signature(body.forward).parameters
@@ -138,8 +137,8 @@ def kinds_argument(body: nn.Module) -> str:
 
 
 def _flash_arguments(packed: Packed) -> dict[str, Any]:
-    """What flash attention of transformers would else find in the positions: all rows as one, and where segments
-    begin in it."""
+    """Arguments for flash attention of transformers, which it would otherwise derive from positions: all rows as one,
+    with the beginnings of segments."""
     segments = [length for row in packed.segments for length in row]
     begins = torch.tensor([0, *np.cumsum(segments)], dtype=torch.int32, device=packed.tokens.device)
     longest = max(segments)
@@ -147,7 +146,7 @@ def _flash_arguments(packed: Packed) -> dict[str, Any]:
 
 
 def _masks(body: nn.Module, positions: Tensor) -> Any:
-    """Masks as transformers would make them of these positions: one, or by the kind of layer."""
+    """The masks that transformers makes of these positions: one, or one per kind of layer."""
     from transformers.masking_utils import create_masks_for_generate
 
     config: Any = body.config
@@ -158,10 +157,10 @@ def _masks(body: nn.Module, positions: Tensor) -> Any:
 
 
 def _tree_masks(body: nn.Module, positions: Tensor, seen: Tensor) -> Any:
-    """As `_masks`, of positions that see those of their path, in a window those of them that are near.
+    """As `_masks`, for trees: positions see their path, within the window.
 
     Raises:
-        ValueError: layers of a kind whose masks say something else.
+        ValueError: a kind of layer with other masks.
     """
     config: Any = body.config
     config = config.get_text_config()
@@ -184,10 +183,10 @@ def _tree_masks(body: nn.Module, positions: Tensor, seen: Tensor) -> Any:
 
 @torch.no_grad()
 def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
-    """How data may share rows of the body's input.
+    """How examples may share rows of the body's input.
 
     Args:
-        body: in evaluation mode; a few tokens are tried, unless its config or attention rule it out.
+        body: in evaluation mode; a few tokens are tried, unless its config or attention excludes sharing.
         attention: what computes it.
     """
     config: Any = getattr(body, "config", None)
@@ -216,14 +215,14 @@ def find_rows(body: nn.Module, attention: AttentionChoice) -> Rows:
 
 
 def _ways(attention: AttentionChoice) -> tuple[Masks, ...]:
-    if not attention.implementation:  # its functions are handed the lengths with the mask that the model makes
+    if not attention.implementation:  # its functions get the lengths with the model's mask
         return ("own",)
     return ("own", "given") if attention.segments <= MASKED else ("told", "own")
 
 
 @torch.no_grad()
 def _leak(body: nn.Module, masks: Masks, *, one_row: bool) -> str:
-    """What is wrong with the states of segments that share rows; empty if nothing is."""
+    """The problem with the states of segments that share rows; empty if there is none."""
     first = next(body.parameters())
     device, size = first.device, first.element_size()
     vocabulary = int(body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
@@ -273,15 +272,15 @@ def _tree_obstacle(body: nn.Module, masks: Masks, attention: AttentionChoice) ->
 
 @torch.no_grad()
 def check_causal(body: nn.Module) -> None:
-    """Compares states of a row's first half when its second half changes: a language model trains each position to say
-    the token after it, which a model that sees later positions only copies.
+    """Compares states of a row's first half when its second half changes: a language model learns to predict the next
+    token, and a model that sees later positions just copies it.
 
     Args:
         body: a model of transformers in evaluation mode. One whose code cannot be called alone is not checked. Both
-            rows are one batch, so that what scales with all of its numbers cannot be taken for a look ahead.
+            rows are one batch, so that scales over a whole batch do not look like a dependence on later positions.
 
     Raises:
-        PlanError: positions see those after them.
+        PlanError: positions see later ones.
     """
     device, half = next(body.parameters()).device, 8
     tokens = (torch.arange(2 * half, device=device) * 5).repeat(2, 1)
@@ -306,7 +305,7 @@ def check_slices(body: nn.Module, rows: Rows, slices: Slices) -> None:
     """Compares divided positions with a whole forward on trial tokens.
 
     Raises:
-        PlanError: ranks that divide positions do not compute what one of them does.
+        PlanError: ranks that divide positions do not compute the same as one rank.
     """
     problem = rows.obstacle
     if not problem:
@@ -336,7 +335,7 @@ def check_slices(body: nn.Module, rows: Rows, slices: Slices) -> None:
 
 @contextmanager
 def narrowed(config: Any) -> Iterator[None]:
-    """Windows that mask builders read from the config are short meanwhile, so that a few positions show them."""
+    """Shorten the config's windows, which mask builders read, so that a few positions show them."""
     original = dict(vars(config))
     narrow(vars(config))
     try:

@@ -1,12 +1,12 @@
-"""Rows that several segments share, in layers that hand a state on from position to position.
+"""Resets the state of recurrent layers where a row's next segment begins.
 
-Linear attention, state-space layers and short convolutions of transformers call functions of their module for what
-reads along a row: a causal convolution, a chunked scan. Those functions are replaced, in that module, by ones that give
-each segment a row of its own and put the results back, so that a segment begins with a zero state and no convolution
-looks over a border. Projections, gates and norms are computed as before, once for each position. Where no segments are
-said (sampling, rows of one segment), the functions do what they did.
+Linear attention, state-space layers and short convolutions of transformers call functions of their module that read
+along a row: a causal convolution, a chunked scan. This module replaces those functions by ones that put each segment
+into a separate row and the results back, so that a segment begins with a zero state and no convolution crosses a
+border. Projections, gates and norms do not change. Without segments (sampling, rows of one segment), the functions do
+the same as before.
 
-Segments of like lengths are computed together: their widths are powers of 2, the narrowest 64, which is a chunk.
+Segments of similar length are computed together: their widths are powers of 2, at least 64, which is a chunk.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ SCANS: Mapping[str, int] = {
     "causal_conv1d_fn": 2, "torch_chunk_gated_delta_rule": 1, "chunk_kimi_delta_attention": 1,
     "mamba2_chunk_scan": 1, "mamba_selective_scan": 2,
 }  # fmt: skip
-"""Functions that read along a row, and which dimension of their tensors is the row's."""
+"""Functions that read along a row, and the row's dimension of their tensors."""
 FUSED = ("mamba2_split_conv1d_scan_combined", "mamba_inner_fn")
-"""Convolution, scan and projection as one kernel; one that gives None lets the layer call one after the other."""
+"""Convolution, scan and projection as one kernel; if it returns None, the layer calls them separately."""
 BORDERS = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
-"""How kernels are told where segments begin; not where each has a row of its own."""
+"""Arguments that tell kernels where segments begin; unused if each has a separate row."""
 
 
 class Segments:
-    """Where segments lie in rows (R, W), and the rows of their own that they get.
+    """The places of segments in rows (R, W), and in separate rows.
 
     Args:
-        lengths: of each row those of its segments, padding included.
+        lengths: of each row's segments, padding included.
         device: of the rows.
     """
 
@@ -49,8 +49,8 @@ class Segments:
 
     @cached_property
     def places(self) -> tuple[list[Tensor], Tensor]:
-        """Of each group (N, T) which of the R·W positions its rows read, and (R·W,) which of all that is computed each
-        position gets. What pads a row reads the last position of its segment."""
+        """For each group, (N, T) the positions among R·W that its rows read; and (R·W,) the result for each position.
+        Padding of a row reads the last position of its segment."""
         lengths = np.array([length for row in self.lengths for length in row])
         begins, widths = np.cumsum(lengths) - lengths, scanned(lengths)
         groups, back, at = [], np.empty(int(lengths.sum()), dtype=np.int64), 0
@@ -69,7 +69,7 @@ _SEGMENTS: ContextVar[Segments | None] = ContextVar("segments", default=None)
 
 @contextmanager
 def states_reset(segments: Segments | None) -> Iterator[None]:
-    """Inside the `with` block, these are the segments of the rows that the model reads; None: each row is one."""
+    """Inside the `with` block, the rows that the model reads have these segments; None: each row is one."""
     token = _SEGMENTS.set(segments)
     try:
         yield
@@ -78,13 +78,12 @@ def states_reset(segments: Segments | None) -> Iterator[None]:
 
 
 def computed_again() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For `torch.utils.checkpoint`: what a layer computes again in the backward pass has the segments of the first
-    time."""
+    """For `torch.utils.checkpoint`: a layer that is recomputed in the backward pass has the same segments."""
     return nullcontext(), states_reset(_SEGMENTS.get())
 
 
 def replace_scans(body: nn.Module) -> None:
-    """Let every layer of the body know of segments whose module in transformers has `SCANS`."""
+    """Make layers of the body reset at segments, if their module in transformers has `SCANS`."""
     names = {kind.__module__ for module in body.modules() for kind in type(module).__mro__}
     for module in [sys.modules[name] for name in names if name in sys.modules]:
         for name in (*SCANS, *FUSED):

@@ -1,8 +1,8 @@
-"""A micro-batch as one stream of tokens without padding, in which sequences that begin alike share their beginning.
+"""A micro-batch as one stream of tokens without padding, in which sequences share common beginnings.
 
-Rows go into a tree of segments: what several rows have in common at their start is one segment with the rests below it,
-and is computed once. In a causal model the states of a shared beginning do not depend on what follows, so every row
-gets the numbers it would get alone, and gradients of the rows meet in the shared part.
+Rows form a tree of segments: a common beginning of several rows is one segment, computed once, with the rows' rests
+below it. In a causal model the states of a shared beginning do not depend on what follows, so every row gets the same
+numbers as alone, and the rows' gradients add up in the shared part.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from finetooth_torch.layout.rectangles import Rectangle, on_host
 
 @dataclass
 class _Writer:
-    """Writes segments in depth-first order; `share` decides whether rows that begin alike share their beginning, where
-    that saves `least` (`worth_sharing`)."""
+    """Writes segments in depth-first order; with `share`, rows share a common beginning if that saves `least`
+    (`worth_sharing`)."""
 
     tokens_st: NDArray[np.int64]
     positions_st: NDArray[np.int64] | None
@@ -40,7 +40,7 @@ class _Writer:
     segments: list[Segment] = field(default_factory=list)
 
     def write(self, rows: Sequence[int], done: int) -> None:
-        """Segments for `rows`, of which the first `done` tokens are in the stream already."""
+        """Segments for `rows`, whose first `done` tokens are already in the stream."""
         if self.pieces is not None:
             for row in rows:
                 self._tree(row, self.pieces[row])
@@ -56,7 +56,7 @@ class _Writer:
         below: dict[int, list[int]] = {}
         for number, piece in enumerate(pieces):
             below.setdefault(piece.above, []).append(number)
-        places: dict[int, int] = {}  # in `segments`, of pieces with others below them that are being written
+        places: dict[int, int] = {}  # indices in `segments` of the segments above the current one
         left = below.get(-1, [])[::-1]
         while left:
             number = left.pop()
@@ -75,16 +75,15 @@ class _Writer:
             self.segments.append(Segment(start, self.size, self.size))
 
     def _branch(self, rows: Sequence[int], done: int, at: int) -> None:
-        """Part `rows`, which have their tokens up to `at` in common, by the token there.
+        """Split `rows`, whose tokens up to `at` are equal, by the token there.
 
-        What they share may be too short for a segment of its own and what some of them share long enough: then these
-        are parted from the others further on.
+        If the common part is too short for a separate segment, a longer one of some rows is split off later.
         """
         firsts: dict[int, list[int]] = {}
         for row in rows:
             if self.lengths[row] > at:
                 firsts.setdefault(int(self.tokens_st[row, at]), []).append(row)
-            elif self.lengths[row] > done:  # it ends here, and what it has was not worth a segment
+            elif self.lengths[row] > done:  # it ends here, and its tokens were not worth a segment
                 self._segment([row], done, self.lengths[row])
         for alike in firsts.values():
             common = self._common(alike, at)
@@ -118,10 +117,10 @@ class _Writer:
 
 
 def make_stream(rectangle: Rectangle, *, share: bool) -> Stream:
-    """The stream of a rectangle; rows with position ids or segments of their own share nothing.
+    """The stream of a rectangle; rows with their own position ids or segments share nothing.
 
     Args:
-        share: compute common beginnings once. False where a row must not see what another was given, as with dropout.
+        share: compute common beginnings once. False if rows must not share numbers, as with dropout.
     """
     return laid_out(rectangle, share=share)[0]
 
