@@ -14,11 +14,12 @@ import pytest
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
-from finetooth_hooks import Datum, EngineError, Sampling
+from finetooth_hooks import Datum, EngineError, RecipeError, Sampling
 from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import RoleRequest
 from finetooth_kit.losses import WEIGHTED_NLL
 from finetooth_mlx.adapters import FullAdapter, LoraAdapter, LoraOptions
+from safetensors.numpy import load_file, save_file
 
 DATA = [Datum.from_tokens(list(range(20, 32)), id="first"), Datum.from_tokens(list(range(40, 60)), id="second")]
 
@@ -166,6 +167,20 @@ def test_adapters_of_other_ranks_are_held(tmp_path: Path, write: Callable[..., P
     dora = engine_of(folder, adapter=LoraAdapter(LoraOptions(rank=2, dora=True)))
     dora.export(tmp_path / "dora")
     assert engine.hold(tmp_path / "dora") is None and "adapters" not in dora.capabilities
+
+
+@pytest.mark.parametrize("module", ["model.layers.1.self_attn.q_proj", "lm_head"])
+def test_dora_refuses_weights_without_a_direction(
+    tmp_path: Path, write: Callable[..., Path], engine_of: Any, module: str
+) -> None:
+    """The row of a pad token is 0 in many models: DoRA divides by its length, and all losses would be nan."""
+    file = write(tmp_path) / "model.safetensors"
+    tensors = {name: np.array(array) for name, array in load_file(file).items()}
+    tensors[f"{module}.weight"][5] = 0
+    save_file(tensors, file, metadata={"format": "pt"})
+    adapter = LoraAdapter(LoraOptions(rank=2, dora=True, targets=[module.rpartition(".")[2]]))
+    with pytest.raises(RecipeError, match=rf"^adapter\.dora: all weights of output 5 of {module} are 0, so"):
+        engine_of(tmp_path, adapter=adapter)
 
 
 @pytest.mark.parametrize("given", [{}, {"adapter": FullAdapter(), "precision": "bf16"}], ids=["lora", "full-bf16"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from finetooth_hooks import RecipeError
 from peft.tuners.lora.dora import DoraLinearLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
@@ -13,27 +12,6 @@ from torch import Tensor
 PIECE = 1 << 18
 """Weights of W + s B A that are there at once while rows are measured: in one piece it and B A were twice the weight,
 for each module again."""
-
-
-def check_directions(path: str, lengths: Tensor) -> None:
-    """Checks that weights have directions to train, as rows of a head may not that belong to no token.
-
-    Args:
-        path: of the module.
-        lengths: of what belongs to each output.
-
-    Raises:
-        RecipeError: a length is 0, by which the layer would divide.
-    """
-    if lengths.is_meta or bool(lengths.all()):
-        return
-    none = (lengths.detach().flatten() == 0).nonzero().flatten()
-    more = f" (and those of {len(none) - 1} more)" if len(none) > 1 else ""
-    raise RecipeError(
-        "adapter.dora",
-        f"all weights of output {int(none[0])} of {path} are 0{more}, so they have no direction to train",
-        action="leave that module out of adapter.targets, or set adapter.dora: false",
-    )
 
 
 class DoraLinear(DoraLinearLayer):

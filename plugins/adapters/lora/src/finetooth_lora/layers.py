@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from finetooth_hooks import RecipeError
 from finetooth_hooks.protocols import LowRank, ModelFacts
+from finetooth_modelfiles.lora_settings import check_directions
 from finetooth_modelfiles.targets import Targets, peft_spelling
 from finetooth_peftfiles.layers import NAME, chosen, inject, is_linear
 from finetooth_toolbox.llama_shape import targeted
@@ -24,7 +25,7 @@ from peft.tuners.lora.dora import DoraLinearLayer
 from peft.tuners.lora.layer import ParamWrapper
 
 from finetooth_lora.beginnings import START, begin_from
-from finetooth_lora.dora import DoraLinear, check_directions
+from finetooth_lora.dora import DoraLinear
 from finetooth_lora.expert_additions import ExpertAddition
 from finetooth_lora.rounded_once import RoundedOnce
 
@@ -72,7 +73,8 @@ def put_in(
             layer.__class__ = RoundedOnce  # it has all that peft made, and computes in another order
         initialise(layer, generator)
     for path, lengths in [(path, of) for path, of in model.named_modules() if isinstance(of, DoraLinearLayer)]:
-        check_directions(path.partition(".lora_magnitude_vector")[0], lengths.weight)
+        if not lengths.weight.is_meta:
+            check_directions(path.partition(".lora_magnitude_vector")[0], lengths.weight.detach().float().cpu().numpy())
         if type(lengths) is DoraLinearLayer:
             lengths.__class__ = DoraLinear
     for layer in [module for module in model.modules() if isinstance(module, ParamWrapper)]:

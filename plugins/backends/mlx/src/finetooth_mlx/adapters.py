@@ -18,7 +18,13 @@ from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.compute.held import Addition, Stack
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
 from finetooth_modelfiles.classifiers import folded_config
-from finetooth_modelfiles.lora_settings import check_settings, check_shapes, scale_of, special_setting
+from finetooth_modelfiles.lora_settings import (
+    check_directions,
+    check_settings,
+    check_shapes,
+    scale_of,
+    special_setting,
+)
 from finetooth_modelfiles.low_rank import LowRankOptions
 from pydantic import Field
 
@@ -71,7 +77,7 @@ class LoraAdapter(AdapterBase):
         """Insert the layers: A is uniform in +-1/sqrt(inputs), B is zero.
 
         Raises:
-            RecipeError: a target matches nothing.
+            RecipeError: a target matches nothing; or, with DoRA, weights have no direction.
         """
         from finetooth_modelfiles.targets import resolve
         from mlx.utils import tree_unflatten
@@ -100,6 +106,8 @@ class LoraAdapter(AdapterBase):
         ]  # fmt: skip
         model.update_modules(tree_unflatten([(path, layer) for path, layer in made if path in modules]))
         for path, layer in made:
+            if self.options.dora:
+                check_directions(path, layer.lora_magnitude_vector)
             if path not in modules:
                 model[path] = layer
             layer.unfreeze(keys=["lora_a", "lora_b", "lora_magnitude_vector"], recurse=False)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import UserError
+import numpy as np
+from finetooth_hooks import RecipeError, UserError
 
 SETTINGS = (
     "rank_pattern", "alpha_pattern", "lora_bias", "layer_replication", "alora_invocation_tokens", "use_qalora",
@@ -76,3 +77,24 @@ def check_shapes(folder: Path, theirs: Mapping[str, Any], mine: Mapping[str, Any
                 f"{folder}: {name} has shape {tuple(theirs[name].shape)}, the model's {tuple(tensor.shape)}",
                 action="use the model and adapter of the run it comes from",
             )
+
+
+def check_directions(path: str, lengths: Any) -> None:
+    """Checks that weights have directions for DoRA to train, as rows of a head may not that belong to no token.
+
+    Args:
+        path: of the module.
+        lengths: of the weights of each output.
+
+    Raises:
+        RecipeError: a length is 0, by which the layer would divide.
+    """
+    none = np.flatnonzero(np.asarray(lengths).reshape(-1) == 0)
+    if len(none) == 0:
+        return
+    more = f" (and those of {len(none) - 1} more)" if len(none) > 1 else ""
+    raise RecipeError(
+        "adapter.dora",
+        f"all weights of output {none[0]} of {path} are 0{more}, so they have no direction to train",
+        action="leave that module out of adapter.targets, or set adapter.dora: false",
+    )
