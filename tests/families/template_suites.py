@@ -7,12 +7,10 @@ conversations written out by hand judge.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
 import sys
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -22,7 +20,7 @@ from typing import Any
 
 import jinja2
 from finetooth_core.plugins import manager
-from finetooth_core.plugins.builders import load_builder
+from finetooth_core.plugins.builders import built, options_model
 from finetooth_hooks import Conversation, Message
 from finetooth_kit import FakeContext, draws
 from finetooth_kit.templates import (
@@ -290,10 +288,8 @@ class Judged:
         self.tokenizer = template_tokenizer(template, special, plain=case.plain, eos=case.eos, bos=case.bos)
         every = manager.start().catalog.all("renderer")
         (registered,) = [known for known in every if known.entry.name == case.renderer]
-        build: Any = load_builder(registered)
-        build = getattr(build, "build", build)
-        options = typing.get_type_hints(build)[next(iter(inspect.signature(build).parameters))]
-        self.renderer: Any = build(options(**case.options), FakeContext(Path(mkdtemp()), tokenizer=self.tokenizer))
+        context: Any = FakeContext(Path(mkdtemp()), tokenizer=self.tokenizer)
+        self.renderer: Any = built(registered, options_model(registered.entry)(**case.options), context)
         self.marks = (*special, *case.plain, *MARKS)
 
     def drawn(self, check: Callable[[Conversation], None]) -> None:

@@ -139,9 +139,11 @@ def around(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 def build(options: Any, context: Any) -> Any:
     module, _, name = sound().build.partition(":")
     builder = getattr(import_module(module), name)
+    given = {"options": options, "context": context}
+    given = {name: given[name] for name in inspect.signature(builder).parameters if name in given}
     if CASE.function == "build":
-        return wrong(lambda: builder(options, context))
-    made = builder(options, context)
+        return wrong(lambda: builder(**given))
+    made = builder(**given)
     if CASE.kind == "kernel":
         return dataclasses.replace(made, functions={n: around(f, n) for n, f in made.functions.items()})
     if CASE.function == "":

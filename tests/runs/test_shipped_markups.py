@@ -14,7 +14,7 @@ from typing import Any
 import finetooth
 import pytest
 from finetooth_chatml.hermes import Hermes
-from finetooth_core.plugins.builders import load_builder, options_model
+from finetooth_core.plugins import builders
 from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_kit import FakeContext
 from finetooth_kit.shared_data import shared
@@ -175,7 +175,7 @@ def built(registered: Any, way: dict[str, Any], folder: Path) -> tuple[Any, Any]
         tokenizer = template_tokenizer(None, special, eos="<|endoftext|>", bos="<bos>")
         context = FakeContext(folder, tokenizer=tokenizer)
         try:
-            return load_builder(registered)(options_model(registered.entry)(**way), context), tokenizer
+            return builders.built(registered, builders.options_model(registered.entry)(**way), context), tokenizer
         except RecipeError as error:
             special.append(re.search(r"has no (\S+), so", str(error))[1])  # type: ignore[index]
 

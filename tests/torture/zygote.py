@@ -64,7 +64,7 @@ def main() -> None:
     catalog = import_module("finetooth_core.plugins.manager").start().catalog
     load_builder = import_module("finetooth_core.plugins.builders").load_builder
     for registered in (one for kind in KINDS for one in catalog.all(kind)):
-        load_builder(registered)
+        load_builder(registered.entry)
     import_module("finetooth_native.build").library()  # compiled once
     if len(list(Path("/proc/self/task").iterdir())) > 1:
         raise RuntimeError("something that was imported has begun a thread, which no child would have")

@@ -9,15 +9,17 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from finetooth_core.plugins import builders
 from finetooth_core.plugins.builders import load_builder, options_model
 from finetooth_core.settings.recipe import pick_name, pick_options, validate_options
-from finetooth_hooks import Entry, Loss, NoOptions, PluginError, RecipeError
+from finetooth_hooks import Entry, Loss, NoOptions, PluginError, RecipeError, Schedule
 from finetooth_recipes.problems import RecipeProblems
 
 BUILDERS = """
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from finetooth_hooks import NoOptions, Options
@@ -68,8 +70,29 @@ def decorated(function):
 def build_decorated(options: Shown, context: Context): ...
 
 
-class Maker:
+def build_more(options: Shown, context: Context, more): ...
+def build_of_context(context: Context, more=1): return [context, more]
+
+
+class Plain:
     pass
+
+
+class Whole:
+    def __init__(self, options: Shown, context: Context):
+        self.given = [options.must, context]
+
+
+class Inherits(Whole):
+    pass
+
+
+@dataclass
+class Held:
+    options: Shown
+    count: int = 3
+
+
 not_callable = 3
 """
 
@@ -177,16 +200,38 @@ def test_a_decorated_builder_keeps_its_options(module: str) -> None:
     assert options_model(Loss(name="x", build=f"{module}:build_decorated")).__name__ == "Shown"
 
 
+@pytest.mark.parametrize("name", ["Whole", "Inherits", "Held"])
+def test_a_class_is_a_builder_with_options(module: str, name: str) -> None:
+    assert options_model(Loss(name="x", build=f"{module}:{name}")).__name__ == "Shown"
+
+
+def test_a_builder_gets_what_it_has_parameters_for(module: str) -> None:
+    def made(name: str) -> Any:
+        source = Source(Schedule(name="x", build=f"{module}:{name}"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(builders, "derived", lambda built, kind, registered: built)
+            return builders.built(source, options(module, {"name": "shown", "must": 1}), "context")
+
+    assert made("Whole").given == made("Inherits").given == [1, "context"]
+    assert (made("Held").options.must, made("Held").count) == (1, 3)
+    assert type(made("Plain")).__name__ == "Plain"
+    assert made("build_of_context") == ["context", 1]
+    assert {options_model(Loss(name="x", build=f"{module}:{name}")) for name in ("Plain", "build_of_context")} == {
+        NoOptions
+    }
+
+
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
         ("acme_builders:build_hidden", "cannot be resolved: name 'Hidden' is not defined"),
         ("acme_builders:build_bare", "does not annotate 'options'"),
-        ("acme_builders:build_other", "does not annotate 'options'"),
+        ("acme_builders:build_other", "the builder of loss 'x' needs 'settings', which nobody gives"),
+        ("acme_builders:build_more", "needs 'more', which nobody gives"),
         ("acme_builders:build_dict", "not a subclass of finetooth_hooks.Options"),
-        ("acme_builders:nothing", "acme_builders has no such function"),
-        ("acme_builders:not_callable", "acme_builders has no such function"),
-        ("acme_builders", "acme_builders has no such function"),
+        ("acme_builders:nothing", "acme_builders has no such class or function"),
+        ("acme_builders:not_callable", "acme_builders has no such class or function"),
+        ("acme_builders", "acme_builders has no such class or function"),
         ("acme_missing:build", "No module named 'package_that_is_not_there'"),
         ("acme_raises:build", "importing acme_raises raised RuntimeError: no such luck ["),
         ("acme_nowhere:build", "No module named 'acme_nowhere'"),
@@ -201,7 +246,7 @@ def test_a_broken_builder_is_the_plugins_fault(module: str, reference: str, said
 
 
 def test_load_builder(module: str) -> None:
-    assert load_builder(Source(Loss(name="x", build=f"{module}:build"))).__name__ == "build"
+    assert load_builder(Loss(name="x", build=f"{module}:build")).__name__ == "build"
 
 
 def test_picks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -11,20 +12,20 @@ from typing import Any
 
 from finetooth_hooks.entries import Entry
 from finetooth_hooks.errors import PluginError, RecipeError
-from finetooth_hooks.options import Options
+from finetooth_hooks.options import NoOptions, Options
 from pydantic import ValidationError
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def builder(entry: Entry) -> Callable[..., Any]:
-    """The function (or command) that `entry.build` names.
+    """The class, function or command that `entry.build` names.
 
     Raises:
-        PluginError: the reference is not `package.module:function`, its module cannot be imported, or lacks the name.
+        PluginError: the reference is not `package.module:name`, its module cannot be imported, or lacks the name.
     """
     if not REFERENCE.fullmatch(entry.build):
-        raise PluginError("", f"{entry.kind} {entry.name!r}: build={entry.build!r} is not 'package.module:function'")
+        raise PluginError("", f"{entry.kind} {entry.name!r}: build={entry.build!r} is not 'package.module:name'")
     module_name, _, attribute = entry.build.partition(":")
     try:
         module = import_module(module_name)
@@ -36,13 +37,15 @@ def builder(entry: Entry) -> Callable[..., Any]:
 
 
 def options_model(entry: Entry) -> type[Options]:
-    """The annotation of the builder's parameter `options`.
+    """The annotation of the builder's parameter `options`; `NoOptions` for a builder without this parameter.
 
     Raises:
-        PluginError: there is none, or it is not a subclass of `Options`.
+        PluginError: it is not a subclass of `Options`.
     """
     function = builder(entry)
-    hints = typing.get_type_hints(function)
+    if "options" not in inspect.signature(function).parameters:
+        return NoOptions
+    hints = typing.get_type_hints(function.__init__ if isinstance(function, type) else function)  # type: ignore[misc]
     model = hints.get("options")
     if not (isinstance(model, type) and issubclass(model, Options)):
         raise PluginError(
@@ -69,7 +72,7 @@ def filled(example: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def build(entry: Entry, options: Mapping[str, Any], context: Any) -> Any:
-    """Validate options and call the builder.
+    """Validate options and call the builder with those of `options` and `context` that it has parameters for.
 
     Raises:
         RecipeError: the options are wrong.
@@ -79,4 +82,7 @@ def build(entry: Entry, options: Mapping[str, Any], context: Any) -> Any:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise RecipeError(f"{entry.kind} {entry.name}", problems) from error
-    return builder(entry)(validated, context)
+    function = builder(entry)
+    wanted = inspect.signature(function).parameters
+    given = {"options": validated, "context": context}
+    return function(**{name: value for name, value in given.items() if name in wanted})

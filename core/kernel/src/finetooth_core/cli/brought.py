@@ -44,7 +44,7 @@ def load_command(registered: Registered) -> click.Command:
     """
     from finetooth_core.plugins.builders import load_builder
 
-    command = load_builder(registered)
+    command = load_builder(registered.entry, registered.distribution)
     if not isinstance(command, click.Command):
         problem = f"command {registered.entry.name!r} names {registered.entry.build!r}, which is not a click command"
         raise PluginError(registered.distribution, problem, action="report it to the plugin's author")

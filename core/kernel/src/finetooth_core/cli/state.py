@@ -71,15 +71,11 @@ class State:
 
     def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
         """Build an entry that belongs to no recipe, with this object as its context."""
-        from finetooth_core.plugins.builders import derived, import_failure, load_builder
+        from finetooth_core.plugins.builders import built
         from finetooth_core.settings.recipe import pick_name, validate_options
 
         registered = self.catalog.get(kind, pick_name(pick, setting), setting=setting)
-        options = validate_options(self.catalog, kind, pick, setting)
-        try:
-            return derived(load_builder(registered)(options, self), kind, registered)
-        except ImportError as error:
-            raise import_failure(error, f"{kind} {registered.entry.name!r}", registered.distribution) from error
+        return built(registered, validate_options(self.catalog, kind, pick, setting), self)
 
     def pick(self, name: str, options: Sequence[str] = ()) -> Pick:
         """An entry picked on a command line."""

@@ -1,4 +1,4 @@
-"""From an entry to its builder, and to the options model that its builder's annotation names."""
+"""From an entry to its builder, a class or a function, to its options model, and to what the builder makes."""
 
 from __future__ import annotations
 
@@ -22,17 +22,50 @@ if TYPE_CHECKING:
     from finetooth_hooks.options import Options
 
 
-def load_builder(registered: Registered) -> Callable[..., Any]:
-    """Import what the entry's `build` (`"package.module:function"`) names.
+def load_builder(entry: Entry, distribution: str = "") -> Callable[..., Any]:
+    """Import what the entry's `build` (`"package.module:name"`) names.
+
+    Args:
+        distribution: named in errors.
 
     Raises:
-        PluginError: the module cannot be imported, or has no such function.
+        PluginError: the module cannot be imported, or has no such class or function.
     """
-    return _load(registered.entry, registered.distribution)
+    module_name, _, attribute = entry.build.partition(":")
+    blame = distribution or module_name
+    what = f"{entry.kind} {entry.name!r}"
+    try:
+        with _collecting_paused():
+            module = import_module(module_name)
+    except ImportError as error:
+        raise import_failure(error, what, blame) from error
+    except Exception as error:
+        problem = f"{what}: importing {module_name} raised {error_line(error, importing=True)}"
+        raise PluginError(blame, problem, action=MEND) from error
+    function = getattr(module, attribute, None) if attribute else None
+    if not callable(function):
+        problem = f"{what} names its builder {entry.build!r}, but {module_name} has no such class or function"
+        raise PluginError(blame, problem, action="report it to the plugin's author")
+    return typing.cast(Callable[..., Any], function)
+
+
+def built(registered: Registered, options: Options, context: Any) -> Any:
+    """What the builder of an entry makes. It gets those of `options` and `context` that it has parameters for.
+
+    Raises:
+        PluginError: a library is missing, or what was made is not of the entry's kind.
+    """
+    builder, kind = load_builder(registered.entry, registered.distribution), registered.entry.kind
+    offered = {"options": options, "context": context}
+    wanted = inspect.signature(builder).parameters
+    try:
+        return derived(builder(**{name: offered[name] for name in offered if name in wanted}), kind, registered)
+    except ImportError as error:
+        raise import_failure(error, f"{kind} {registered.entry.name!r}", registered.distribution) from error
 
 
 def options_model(entry: Entry, distribution: str = "") -> type[Options]:
-    """The options model of an entry: the annotation of its builder's first parameter, `options`.
+    """The options model of an entry: the annotation of its builder's parameter `options`; without it, `NoOptions`.
 
     Only this annotation is evaluated, so a builder may import its other types for the type checker alone.
 
@@ -40,20 +73,23 @@ def options_model(entry: Entry, distribution: str = "") -> type[Options]:
         distribution: named in errors.
 
     Raises:
-        PluginError: the builder cannot be imported, or its annotation is not a subclass of `Options`.
+        PluginError: the builder cannot be imported, needs a parameter of another name, or its annotation is not a
+            subclass of `Options`.
     """
-    from finetooth_hooks.options import Options
+    from finetooth_hooks.options import NoOptions, Options
 
-    builder = _load(entry, distribution)
-    function = inspect.unwrap(builder)
+    builder = load_builder(entry, distribution)
     blame = distribution or entry.build
-    author = "annotate it: def build(options: MyOptions, context: Context)"
-    parameters = inspect.signature(function).parameters
-    annotation = parameters["options"].annotation if "options" in parameters else inspect.Parameter.empty
+    what = f"the builder of {entry.kind} {entry.name!r}"
+    author = "give it (options: MyOptions, context: Context), one of the two or none"
+    parameters = inspect.signature(builder).parameters
+    for name, parameter in parameters.items():
+        if name not in {"options", "context"} and parameter.default is parameter.empty:
+            raise PluginError(blame, f"{what} needs {name!r}, which nobody gives", action=author)
+    annotation = parameters["options"].annotation if "options" in parameters else NoOptions
     if annotation is inspect.Parameter.empty:
-        raise PluginError(
-            blame, f"the builder of {entry.kind} {entry.name!r} does not annotate 'options'", action=author
-        )
+        raise PluginError(blame, f"{what} does not annotate 'options'", action=author)
+    function = inspect.unwrap(builder.__init__ if isinstance(builder, type) else builder)  # type: ignore[misc]
     holder = SimpleNamespace(__annotations__={"options": annotation})
     try:
         model = typing.get_type_hints(holder, globalns=getattr(function, "__globals__", {}))["options"]
@@ -93,7 +129,7 @@ def derived(built: Any, kind: str, registered: Registered) -> Any:
         what = "" if kind == registered.entry.kind else f"the {kind} of "
         raise PluginError(
             registered.distribution,
-            f"{what}{who} is a {type(built).__name__}, not a {base.__name__}{where(load_builder(registered))}",
+            f"{what}{who} is a {type(built).__name__}, not a {base.__name__}{where(load_builder(registered.entry))}",
             action=f"derive it from finetooth_hooks.{base.__name__}",
         )
     from finetooth_guards.returned import METHODS, checked
@@ -102,25 +138,6 @@ def derived(built: Any, kind: str, registered: Registered) -> Any:
     elsewhere = isinstance(entry, Attention) and entry.transformers  # then its builder returns no function
     methods = {} if elsewhere else METHODS.get(kind, {})
     return checked(built, methods, registered)
-
-
-def _load(entry: Entry, distribution: str) -> Callable[..., Any]:
-    module_name, _, attribute = entry.build.partition(":")
-    blame = distribution or module_name
-    what = f"{entry.kind} {entry.name!r}"
-    try:
-        with _collecting_paused():
-            module = import_module(module_name)
-    except ImportError as error:
-        raise import_failure(error, what, blame) from error
-    except Exception as error:
-        problem = f"{what}: importing {module_name} raised {error_line(error, importing=True)}"
-        raise PluginError(blame, problem, action=MEND) from error
-    function = getattr(module, attribute, None) if attribute else None
-    if not callable(function):
-        problem = f"{what} names its builder {entry.build!r}, but {module_name} has no such function"
-        raise PluginError(blame, problem, action="report it to the plugin's author")
-    return typing.cast(Callable[..., Any], function)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from finetooth_hooks.plan import Pick
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.decisions import Decisions
 
-from finetooth_core.plugins.builders import derived, import_failure, load_builder
+from finetooth_core.plugins.builders import built
 from finetooth_core.plugins.catalog import Catalog, Registered
 from finetooth_core.plugins.collector import paused_collector
 from finetooth_core.settings.recipe import validate_options
@@ -110,13 +110,8 @@ class Builder:
         options = validate_options(self.catalog, registered.entry.kind, renamed(pick, registered.full_name), setting)
         if record:
             self.log.pick(record, registered.full_name, options.model_dump(mode="json"))
-        builder = load_builder(registered)
         before = len(self._losses)
-        try:
-            part = derived(builder(options, self.context), registered.entry.kind, registered)
-        except ImportError as error:
-            what = f"{registered.entry.kind} {registered.entry.name!r}"
-            raise import_failure(error, what, registered.distribution) from error
+        part = built(registered, options, self.context)
         self.used.append(registered)
         return BuiltPart(registered, part, options, tuple(self._losses[before:]))
 

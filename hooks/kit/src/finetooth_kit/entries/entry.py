@@ -44,7 +44,7 @@ def has_a_summary(case: EntryCase) -> None:
 
 @check_for(ANY)
 def builder_resolves(case: EntryCase) -> None:
-    """`build` names something callable in a module that imports."""
+    """`build` names a class or function in a module that imports, and it needs nothing but `options` and `context`."""
     try:
         function = builder(case.entry)
     except PluginError as error:
@@ -52,8 +52,9 @@ def builder_resolves(case: EntryCase) -> None:
     expect(callable(function), case.entry.build, repr(function), "a callable")
     if case.entry.kind == "command":
         return
-    parameters = list(inspect.signature(function).parameters)
-    expect(parameters[:2] == ["options", "context"], case.entry.build, f"parameters {parameters}", "options, context")
+    parameters = inspect.signature(function).parameters.values()
+    needed = {one.name for one in parameters if one.default is one.empty}
+    expect(needed <= {"options", "context"}, case.entry.build, f"parameters {sorted(needed)}", "options, context")
 
 
 @check_for(ANY)
