@@ -16,8 +16,7 @@ def build_torch(options: NoOptions, context: Context) -> Kernel:
 
 
 def build_reference(options: NoOptions, context: Context) -> Kernel:
-    """The references of all operations but the stream decoder, whose reference is the model's own code
-    (`backend.decoder`)."""
+    """The references, but for the stream decoder's: that is the model's own code, which `backend.decoder` names."""
     from finetooth_kernels.operations import OPERATIONS  # as above
 
     functions = {name: operation.reference for name, operation in OPERATIONS.items() if name != "stream_decoder"}
@@ -29,7 +28,7 @@ def _missing(operation: str, device: str, dtype: str) -> str:
 
 
 def build_ms_amp(options: NoOptions, context: Context) -> Kernel:
-    """A provider that recipes of other tools name and that works nowhere."""
+    """A provider that other tools have and that serves nowhere."""
     why = "MS-AMP has no release for torch 2.9 and newer"
 
     def refused(*arguments: Any) -> Any:

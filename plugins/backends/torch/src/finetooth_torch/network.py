@@ -1,4 +1,4 @@
-"""The model as the engine calls it: a rectangle of tokens in, the outputs that a loss declared out."""
+"""The engine's model: from a rectangle of tokens to the outputs that a loss declared."""
 
 from __future__ import annotations
 
@@ -48,29 +48,29 @@ class Network:
 
     Args:
         base: the transformers model; the family's module paths are paths in it.
-        model: what the adapter returned. It changed the modules of `base` in place, so both compute the same.
+        model: what the adapter returned. It changes the modules of `base` in place, so both compute the same.
         can_disable: the adapter can be switched off.
         checkpointing: recompute activations in backward.
         stream: compute the layers with the stream decoder; the family's facts have a block.
-        packing: whether data may share rows where the model's own code computes the layers; None if it can.
+        packing: whether examples may share rows if the model's own code computes the layers; None: if it can.
         processor: of images, sounds and videos, if the model has towers that read them.
         scalar: the head for `values` and `scores`, if there is one.
-        attention: what computes it in the model's own code.
+        attention: of the model's own code.
         compute: the operations.
-        strict: refuse what draws at random without a key of its datum; see `Draws`.
+        strict: refuse random draws without an example's key; see `Draws`.
         slices: this rank's share of the positions of each row; None: all.
         pieces: tokens for which a feed-forward block is computed at once; 0: all.
 
     Attributes:
-        draws: what dropout and noise are drawn from.
-        rows: how data share rows there, and whether segments of a datum can be kept apart.
-        routers: losses of a mixture's routers; None: the recipe asks for none.
-        holders: what computes a role that is not the policy without its adapter.
-        staged: the body, where this rank has some of its layers; None: it has all.
+        draws: random numbers of dropout and noise.
+        rows: how examples share rows, and whether segments can be kept apart.
+        routers: losses of a mixture's routers; None: the recipe has none.
+        holders: computes the roles other than the policy and its base.
+        staged: the body, if this rank has only some layers; None: it has all.
 
     Raises:
-        PlanError: the stream decoder, or the head as the family describes it, does not compute what the model
-            computes; or `packing` is asked for and the model cannot.
+        PlanError: the stream decoder, or the head as the family describes it, does not compute the same as the model;
+            or `packing` is true and the model cannot pack.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Network:
         self.slices = self.transformers.slices = slices
         if slices is not None:
             check_slices(module, self.rows, slices)
-        if packing is False:  # then only segments that a datum has itself
+        if packing is False:  # then only an example's own segments
             self.rows = replace(self.rows, filling=None)
         self.body: Body = self.transformers
         memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
@@ -117,7 +117,7 @@ class Network:
         self._cost = _cost(base, facts)
         self._flops = 0.0
         if stream:
-            assert compute.stream_decoder is not None  # the plan has picked it
+            assert compute.stream_decoder is not None  # picked by the plan
             check_decoder(module, model, facts, adapter.low_rank, compute)
             decoder = compute.stream_decoder(
                 module, facts, adapter.low_rank, checkpointing=checkpointing, compute=compute
@@ -136,13 +136,13 @@ class Network:
         self.staged: StagedBody | None = None
 
     def compute_by(self, sharded: ShardedModel) -> None:
-        """From now on, the model gathers what it needs while it computes."""
+        """Make the model gather its weights while it computes."""
         self._run = sharded.computing(self._outputs)
         if self.staged is not None:
             self.staged.compute = sharded.computing(self.staged.compute)
 
     def divide_layers(self, line: Stages) -> StagedLayers:
-        """From now on, the model computes with this rank's layers alone.
+        """Make the model compute with this rank's layers only.
 
         Raises:
             PlanError: its layers cannot be divided among the ranks.
@@ -155,7 +155,7 @@ class Network:
 
     @contextmanager
     def undivided(self) -> Iterator[None]:
-        """Inside the `with` block, the model computes with the layers of all ranks, whose weights it has been given."""
+        """Inside the `with` block, the model computes with the layers of all ranks, whose weights it has."""
         staged = self.staged
         assert staged is not None
         self.body, self.staged = self.transformers, None
@@ -166,40 +166,40 @@ class Network:
             self.body = self.staged = staged
 
     def add_noise(self, alpha: float) -> None:
-        """From now on, the embeddings of what trains get noise, unless `alpha` is 0; see `EmbeddingNoise`."""
+        """Add noise to the policy's embeddings, unless `alpha` is 0; see `EmbeddingNoise`."""
         if not alpha:
             return
         noise = EmbeddingNoise(self.base.get_input_embeddings(), alpha, self.draws)  # type: ignore[operator]
         self.transformers.noise = self.body.noise = noise
 
     def add_router_losses(self, coefficients: RouterCoefficients) -> None:
-        """From now on, what routers give is read, where a coefficient is not 0."""
+        """Record router outputs, if a coefficient is not 0."""
         if coefficients:
             self.routers = RouterLosses(_layers(self.base, self.facts), self.facts, coefficients, self.draws)
 
     def executed(self) -> float:
-        """Floating-point operations since this was last asked; what was computed with a graph counts with its backward
-        pass."""
+        """Floating-point operations since the last call; a computation with a graph counts with its backward pass."""
         total, self._flops = self._flops, 0.0
         return total + sum(other.executed() for other in self.holders.values() if isinstance(other, Network))
 
     @property
     def joint(self) -> bool:
-        """Whether ranks compute each row together: each some of its positions, or some of the layers."""
+        """Whether ranks compute each row together: each has some positions, or some layers."""
         return self.slices is not None or self.staged is not None
 
     @property
     def reads_whole_rows(self) -> bool:
-        """Whether positions after the last that counts are computed too: the length of a row decides its angles."""
+        """Whether positions after the last trained one are computed too, because the length of a row decides its
+        angles."""
         networks = [self, *(other for other in self.holders.values() if isinstance(other, Network))]
         return any(network.transformers.by_length for network in networks)
 
     def took(self, flops: float) -> None:
-        """What has been counted since `executed` was asked is this; another rank has counted it."""
+        """Replace the count since the last `executed` by another rank's count."""
         self._flops = flops
 
     def sampled(self, read: Computed, written: Computed) -> None:
-        """Count what a batch of completions took: prompts that were read, and rows that were written token by token."""
+        """Count the operations of a sampling batch: reading prompts, and decoding rows token by token."""
         with torch.no_grad():
             self._count(read, relogits=False)
             self._count(written, relogits=False)
@@ -213,8 +213,8 @@ class Network:
         self._flops += flops.total if torch.is_grad_enabled() else flops.forward
 
     def train(self, mode: bool) -> None:
-        """Dropout and checkpointing on or off; walking the modules costs, so only when it changes. Who was given the
-        model (`Engine.module`) may have changed it too."""
+        """Switch dropout and checkpointing, only on a change, since walking the modules takes time. A caller with the
+        model (`Engine.module`) may have changed the mode too."""
         if self._training is not mode or self.model.training is not mode:
             self.model.train(mode)
             if mode:
@@ -264,18 +264,18 @@ class Network:
         temperature: float = 1.0,
         repetition_penalty: float = 1.0,
     ) -> dict[str, Tensor]:
-        """What `needs` names, of the role that is entered.
+        """The outputs in `needs`, of the current role.
 
         Args:
-            needs: of `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), also of a layer
+            needs: of `logprobs` (S, T) or (S, T, K), `entropy` (S, T), `hidden` (S, T, D), or of a layer
                 (`hidden:0.5`), `logits` (S, T, V); with a scalar head `values` (S, T) and `scores` (S,).
             everywhere: hidden and logits at every position, not only where the mask is true (0 elsewhere).
-            expected: (S, T) or (S, T, K), what the gradient of `logprobs` will be in proportion to where the mask is
-                true, if that is known.
-            temperature, repetition_penalty: of `logprobs` and `entropy`; `logits` are as they are.
+            expected: (S, T) or (S, T, K), numbers proportional to the coming gradient of `logprobs` where the mask is
+                true, if known.
+            temperature, repetition_penalty: of `logprobs` and `entropy`; `logits` are unchanged.
 
         Raises:
-            PlanError: something else is named, or a penalty for rows that are not plain sequences of tokens.
+            PlanError: an unknown output, or a penalty for rows that are not plain sequences of tokens.
         """
         if self._acting is not None:
             return self._acting.outputs(
@@ -307,7 +307,7 @@ class Network:
         if states.own is not None:
             counted = counted[states.own.take(counted)]
         if repetition is not None or (expected is not None and expected.shape != rectangle.targets.shape):
-            expected = None  # or there is one weight for all targets of a position
+            expected = None  # or all targets of a position have one weight
         once = expected is not None and self.head.foresees(rectangle.targets)
         self._count(replace(states.computed, head_rows=head_rows), relogits=not once)
         outputs: dict[str, Tensor] = {}
@@ -342,14 +342,14 @@ class Network:
         return outputs
 
     def _whole(self, values: Tensor, own: Tensor | None) -> Tensor:
-        """What all ranks that divide the positions have computed, where there are such."""
+        """The numbers of all ranks that divide the positions, if there are several."""
         return values if self.slices is None or own is None else self.slices.whole(values, own)
 
     def _depths(self, needs: Collection[str]) -> dict[str, int]:
         """The numbers of the layers whose hidden states `needs` names.
 
         Raises:
-            PlanError: a name of something that there is not.
+            PlanError: no layer has this name.
         """
         known = OUTPUTS if self.scalar is None else OUTPUTS + HEAD_OUTPUTS
         depths: dict[str, int] = {}
@@ -372,7 +372,7 @@ class Network:
 
 
 def _layers(base: nn.Module, facts: ModelFacts) -> tuple[nn.Module, ...]:
-    """The decoder's layers, in order; none where they are not at the family's path."""
+    """The decoder's layers, in order; empty if they are not at the family's path."""
     try:
         return tuple(base.get_submodule(facts.layer_path).children())
     except AttributeError:
@@ -382,7 +382,7 @@ def _layers(base: nn.Module, facts: ModelFacts) -> tuple[nn.Module, ...]:
 def _repetition(rectangle: Rectangle, penalty: float, *, sliced: bool) -> Repetition:
     """
     Raises:
-        PlanError: what a state has read is not all that stands before it.
+        PlanError: a state has not read all preceding tokens.
     """
     if sliced:
         raise PlanError(
@@ -395,7 +395,7 @@ def _repetition(rectangle: Rectangle, penalty: float, *, sliced: bool) -> Repeti
 
 
 def _spread(compact: Tensor, counted_m: Tensor, shape: torch.Size) -> Tensor:
-    """(S, T, ...) with (M, ...) numbers where they are counted, and 0 elsewhere."""
+    """(S, T, ...) with the (M, ...) numbers where the mask is true, and 0 elsewhere."""
     whole = compact.new_zeros((shape.numel(), *compact.shape[1:])).index_copy(0, counted_m, compact)
     return whole.view(*shape, *compact.shape[1:])
 
@@ -407,10 +407,10 @@ def last_true(mask_st: Tensor) -> Tensor:
 
 
 def _rows(module: nn.Module, model: nn.Module, attention: AttentionChoice, packing: bool | None) -> Rows:
-    """How data may share rows of the model's own code.
+    """How examples may share rows of the model's own code.
 
     Raises:
-        PlanError: `packing` is asked for, and they may not; or the model is not causal.
+        PlanError: `packing` is true and they may not; or the model is not causal.
     """
     training = model.training
     model.eval()
@@ -425,7 +425,7 @@ def _rows(module: nn.Module, model: nn.Module, attention: AttentionChoice, packi
 
 
 def _cost(base: nn.Module, facts: ModelFacts) -> ModelCost | None:
-    """What a pass costs; None for a model whose modules are not where its family says layers and embeddings are."""
+    """The cost of a pass; None if layers and embeddings are not at the family's paths."""
     try:
         return cost_of(base, facts)
     except (AttributeError, NotImplementedError):

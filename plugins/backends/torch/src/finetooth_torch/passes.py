@@ -1,9 +1,9 @@
-"""Running a step's data through the model: forward, and backward, micro-batch by micro-batch.
+"""Runs a step's examples through the model, forward and backward, micro-batch by micro-batch.
 
-Dropout is keyed by seed, step, datum and position (`finetooth_torch.draws`), so a pass that is repeated (a backward
-that recomputes its forward, the second half of a loss that sees more than a micro-batch) sees the same masks, and so
-does one whose data are cut in another way. What a loss or a module of the user draws from torch's generators comes from
-a stream of the micro-batch, keyed by the place of its first datum.
+Dropout is keyed by seed, step, example and position (`finetooth_torch.draws`), so a repeated pass (a backward that
+recomputes its forward, the second half of a loss over several micro-batches), or one with other micro-batches, has the
+same masks. A user's loss or module that draws from torch's generators gets a stream of the micro-batch, keyed by the
+place of its first example.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Runner:
     """Runs passes.
 
     Args:
-        scale: gives the loss scale at the moment (1 but in fp16).
+        scale: gives the current loss scale (1 except in fp16).
         pad_id: any valid token id.
         seed: keys dropout.
-        saved: where what backward needs lies meanwhile.
-        ranks: that train with this one.
+        saved: keeps tensors for the backward pass.
+        ranks: the other ranks.
     """
 
     def __init__(
@@ -58,20 +58,20 @@ class Runner:
         self._network, self._device, self._dtype = network, device, result_dtype(dtype)
         self._pad_id, self._seed, self._scale = pad_id, seed, scale
         self._at_once = False  # see `evaluate`
-        self._wrong: NotFinite | None = None  # what a pass raises at its end
-        self.asked: Callable[[], bool] = _never  # whether the driver of the engine wants it to stop
+        self._wrong: NotFinite | None = None  # raised at the end of a pass
+        self.asked: Callable[[], bool] = _never  # whether the engine's caller asks it to stop
 
     def check_asked(self) -> None:
-        """Between two micro-batches; where no rank can save alone, all of them stop at the next call.
+        """Called between two micro-batches; if no rank can save alone, all of them stop at the next call.
 
         Raises:
-            Interrupted: somebody wants the engine to stop.
+            Interrupted: the caller asks the engine to stop.
         """
         if not self._ranks.stops_together and self.asked():
             raise Interrupted(STOPPED)
 
     def begin(self) -> None:
-        """Before a call that goes through the model.
+        """Called before a pass through the model.
 
         Raises:
             Interrupted: see `check_asked`.
@@ -83,10 +83,10 @@ class Runner:
 
     @torch.no_grad()
     def score(self, work: Pass, returns: Collection[str], *, train: bool = False) -> list[dict[str, NDArray[Any]]]:
-        """Outputs per datum, by name, as arrays; `hidden` and `logits` at every position.
+        """Outputs per example, by name, as arrays; `hidden` and `logits` at every position.
 
         Args:
-            train: with dropout, as the pass's backward will see it.
+            train: with the dropout of the pass's backward.
         """
         self.begin()
         passes = self._passes(work, work.computed)
@@ -106,17 +106,17 @@ class Runner:
     def evaluate(
         self, work: Pass, *, train: bool, backward: bool = False, returns: Collection[str] = (), at_once: bool = False
     ) -> Evaluated:
-        """Evaluate the loss of `work`, and its gradients with `backward`.
+        """Evaluate the loss of `work`; with `backward`, its gradients too.
 
-        Whether the loss is finite is read once, at the end. Where it is not, the pass is made again to find the data.
+        The loss is checked once, at the end. If it is not finite, the pass is repeated to find the examples.
 
         Args:
             train: with dropout.
-            returns: outputs to hand back per datum, of those that the loss needs.
-            at_once: read it before each micro-batch's backward pass, which waits for the device.
+            returns: outputs to return per example, of those that the loss needs.
+            at_once: check the loss before each micro-batch's backward pass, which waits for the device.
 
         Raises:
-            NotFinite: the loss is not finite; names the data.
+            NotFinite: the loss is not finite; names the examples.
         """
         self.begin()
         evaluated = self._evaluate(work, train=train, backward=backward, returns=returns, at_once=at_once)
@@ -176,7 +176,7 @@ class Runner:
         readings.finish()
         if self._network.staged is not None:
             wrong = None if self._wrong is None else (self._wrong.problem, self._wrong.action, self._wrong.rows)
-            _ = totals.plain  # asked, all numbers come to the host
+            _ = totals.plain  # all numbers are copied to the host
             numbers = {name: value for name, value in vars(totals).items() if name != "spec"}
             shared = self._shared((numbers, evaluated.outputs, evaluated.state, wrong))
             numbers, evaluated.outputs, evaluated.state, wrong = shared
@@ -189,7 +189,7 @@ class Runner:
     # --- with gradients given -----------------------------------------------------------------------------------------
 
     def backward_from(self, work: Pass, grads: Sequence[NDArray[np.floating[Any]]]) -> None:
-        """Accumulate gradients from dL/dlogprob per datum, shaped as its targets."""
+        """Accumulate gradients from dL/dlogprob per example, in the shape of its targets."""
         self.begin()
         passes = self._passes(work, work.computed)
 
@@ -204,8 +204,8 @@ class Runner:
 
     @torch.no_grad()
     def routed(self, work: Pass) -> list[int]:
-        """What the routers of a mixture choose over all data of a pass: `RouterLosses.counts`. As its backward will see
-        it, dropout included; nothing without data. A device is waited for once."""
+        """Count the choices of a mixture's routers over all examples of a pass: `RouterLosses.counts`. With the dropout
+        of its backward; empty without examples. The host waits for the device once."""
         routers = self._network.routers
         assert routers is not None
         counts: list[Tensor] = []
@@ -221,9 +221,10 @@ class Runner:
         self, work: Pass, whole: MicroBatch, evaluated: Evaluated, readings: Readings, *, train: bool,
         backward: bool, returns: Collection[str],
     ) -> None:  # fmt: skip
-        """Score everything without a graph, evaluate the loss once on leaves, send dL/d(leaves) back piece by piece.
+        """Compute outputs without a graph, evaluate the loss once on them, then backpropagate its gradient piece by
+        piece.
 
-        By the chain rule the sum over pieces of dL/d(outputs) times d(outputs)/d(parameters) is the gradient of the
+        By the chain rule, the sum over pieces of dL/d(outputs) times d(outputs)/d(parameters) is the gradient of the
         one big batch.
         """
         assert evaluated.totals is not None
@@ -257,7 +258,7 @@ class Runner:
         for piece in whole.pieces:
             rows = [places[row] for row in piece.rows]
             pull = {name: of[rows] if of.dim() == 1 else of[rows, : piece.width] for name, of in pulling.items()}
-            expected = None if "entropy" in pull else pull.get("logprobs")  # another gradient through the logits
+            expected = None if "entropy" in pull else pull.get("logprobs")  # adds a gradient through the logits
             with self._as(work, piece, work.role, train=True), torch.enable_grad():
                 spec = evaluated.totals.spec
                 again = self._network.outputs(
@@ -276,12 +277,12 @@ class Runner:
         compute: Callable[[Pass, MicroBatch, Rectangle], Tensor | None], *, train: bool, backward: bool,
         role: str | None = None,
     ) -> None:  # fmt: skip
-        """Go through the model with each micro-batch, and back with what `compute` gives.
+        """Run forward and backward for each micro-batch, with the loss from `compute`.
 
         Args:
-            passes: micro-batches, each with the pass that it is of.
-            compute: what a micro-batch adds to the loss; called with the model as the role. Where ranks have some of
-                the layers, at the last of them alone.
+            passes: micro-batches, each with its pass.
+            compute: a micro-batch's part of the loss; called with the model as the role, in a pipeline only at the last
+                rank.
             role: that of the pass, by default.
         """
         staged = self._network.staged
@@ -310,8 +311,8 @@ class Runner:
     def _staged_roles(
         self, passes: Sequence[tuple[Pass, MicroBatch]], spec: LossSpec
     ) -> Mapping[int, Mapping[str, Tensor]]:
-        """Outputs of other roles that the loss needs, by the identity of the micro-batch, where ranks have some of the
-        layers: a micro-batch comes through them as one role at a time."""
+        """Outputs of other roles that the loss needs, by the identity of the micro-batch, in a pipeline: a micro-batch
+        passes it as one role at a time."""
         of_batch: dict[int, dict[str, Tensor]] = {id(batch): {} for _, batch in passes}
         for role in sorted(spec.roles) if self._network.staged is not None else ():
 
@@ -329,7 +330,7 @@ class Runner:
         return {f"{name}@{role}": values for name, values in of_role.items()}
 
     def _shared(self, value: Any) -> Any:
-        """What the last of the ranks that have a model's layers computed, at each of them; with what that took."""
+        """The results of a pipeline's last rank, sent to all its ranks, with their cost."""
         staged = self._network.staged
         if staged is None:
             return value
@@ -341,11 +342,11 @@ class Runner:
         self, spec: LossSpec, rectangle: Rectangle, *, train: bool, expected: Tensor | None = None,
         given: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """What the loss needs, `NAME` of the pass's role with the graph, `NAME@ROLE` of others without.
+        """The outputs that the loss needs: `NAME` of the pass's role with a graph, `NAME@ROLE` of other roles without.
 
         Args:
             expected: see `Network.outputs`.
-            given: what other roles have computed before.
+            given: outputs of other roles, computed before.
         """
         outputs: dict[str, Tensor] = dict(given or {})
         ask = partial(self._network.outputs, temperature=spec.temperature, repetition_penalty=spec.repetition_penalty)
@@ -375,12 +376,12 @@ class Runner:
                 wrong = self._check_weights(spec, work.step, error)
                 if not self._ranks.sharded and self._network.staged is None:
                     raise wrong from None
-                self._wrong = self._wrong or wrong  # the other ranks go through all of their micro-batches
+                self._wrong = self._wrong or wrong  # the other ranks compute all of their micro-batches
         evaluated.state = checked_state(spec, work.state, result.state)
         return objective
 
     def _of_routers(self, totals: Totals | None, like: Tensor) -> list[Tensor]:
-        """What routers add to the loss of the micro-batch that was computed last, with its graph; into `totals`."""
+        """The routers' part of the last micro-batch's loss, with its graph; also added to `totals`."""
         if self._network.routers is None:
             return []
         result = self._network.routers.losses()
@@ -389,7 +390,7 @@ class Runner:
         return [part.weight * part.total for part in result.contributions.values()]
 
     def _check_weights(self, spec: LossSpec, step: int, error: NotFinite) -> NotFinite:
-        """The error; another one where weights are not finite themselves, so that no row is at fault."""
+        """The error; another one if the weights are not finite, so that no row is at fault."""
         if self._ranks.finite_weights():
             return error
         return NotFinite(
@@ -399,9 +400,8 @@ class Runner:
         )
 
     def _passes(self, work: Pass, batches: Sequence[MicroBatch]) -> list[tuple[Pass, MicroBatch]]:
-        """Micro-batches of `work`, and behind them passes over a made-up row that count for nothing: where ranks hold
-        parts of a model, each of them goes through it as often as the one with the most to do. Asked before the first
-        pass of a call."""
+        """Micro-batches of `work`, followed by passes over a dummy row with weight 0: if ranks hold parts of a model,
+        all make as many passes as the rank with the most. Called before the first pass of a call."""
         row = Datum.from_tokens([self._pad_id, self._pad_id])
         idle = replace(work, data=(row,), batches=(one_batch([row]),), places=(0,))
         made_up = [(idle, idle.batches[0])] * self._ranks.missing(len(batches))
@@ -416,7 +416,7 @@ class Runner:
         return make_rectangle(work.data, batch, pad_id=self._pad_id, device=self._device)
 
     def _array(self, value: Any) -> Any:
-        """A state's array as the backend's own; numbers stay numbers."""
+        """A state's array as a tensor; numbers stay numbers."""
         if isinstance(value, np.ndarray):
             return torch.from_numpy(value.copy()).to(self._device)
         return value
@@ -428,7 +428,7 @@ class Runner:
         self, outputs: list[dict[str, NDArray[Any]]], work: Pass, batch: MicroBatch, computed: Mapping[str, Tensor],
         readings: Readings,
     ) -> None:  # fmt: skip
-        """Note outputs of a micro-batch: those at every position now, the others when `readings` are finished."""
+        """Store outputs of a micro-batch: those at every position now, the others when `readings` finish."""
 
         def keep(name: str, values: Tensor) -> None:
             for index, array in per_datum(work.data, batch, values).items():
@@ -442,7 +442,7 @@ class Runner:
 
 
 class _Entered:
-    """The model as a role, in training or evaluation mode, with the micro-batch's own random streams."""
+    """The model as a role, in training or evaluation mode, with the micro-batch's random streams."""
 
     def __init__(self, runner: Runner, work: Pass, batch: MicroBatch, role: str, train: bool) -> None:
         places = [work.places[row] for row in batch.rows]
@@ -467,7 +467,7 @@ class _Entered:
 
 
 def _expected(spec: LossSpec, data: LossData) -> Tensor | None:
-    """What the gradient of the log-probabilities will be in proportion to, if the loss says so."""
+    """Numbers proportional to the coming gradient of the log-probabilities, if the loss gives them."""
     if spec.proportional_to is None:
         return None
     if spec.proportional_to not in data.fields:
@@ -480,7 +480,7 @@ def _expected(spec: LossSpec, data: LossData) -> Tensor | None:
 
 
 def _nothing(outputs: Mapping[str, Tensor]) -> Tensor:
-    """0, with a gradient of 0 for what the policy's outputs come from."""
+    """0, with a gradient of 0 for the inputs of the policy's outputs."""
     return torch.stack([(values * 0.0).sum() for name, values in outputs.items() if "@" not in name]).sum()
 
 

@@ -56,7 +56,7 @@ class _Writer:
         below: dict[int, list[int]] = {}
         for number, piece in enumerate(pieces):
             below.setdefault(piece.above, []).append(number)
-        places: dict[int, int] = {}  # indices in `segments` of the segments above the current one
+        places: dict[int, int] = {}  # in `segments`, of pieces whose children are being written
         left = below.get(-1, [])[::-1]
         while left:
             number = left.pop()

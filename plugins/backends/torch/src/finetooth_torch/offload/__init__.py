@@ -1,1 +1,1 @@
-"""What of an engine is kept elsewhere than on the device while it is not needed: activations, frozen layers."""
+"""Keeps activations and frozen layers off the device while they are not needed."""

@@ -1,4 +1,4 @@
-"""Copies of tensors that computation cannot tell from them: with their strides, and as their addresses are aligned."""
+"""Copies of tensors with the same strides and address alignment, so that computation gives the same bits."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 ALIGNED = 64
-"""Kernels may go about a tensor in another order, and so round otherwise, by where it begins between multiples of this
-(a cache line, the widest vector)."""
+"""Kernels may sum in another order, and so round differently, depending on a tensor's offset from multiples of this (a
+cache line, the widest vector)."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How a tensor lies in memory.
+    """The memory layout of a tensor.
 
     Attributes:
         span: numbers from its first to its last.
-        dense: it has all of them.
-        offset: bytes by which its address is above a multiple of `ALIGNED`.
+        dense: whether it has all of them.
+        offset: of its address from a multiple of `ALIGNED`, in bytes.
     """
 
     size: tuple[int, ...]
@@ -43,12 +43,12 @@ class Shape:
         return tensor.detach().contiguous().flatten()
 
     def filled(self, made: Tensor, raw: Tensor) -> Tensor:
-        """A tensor that `alike` made, now that the numbers are there."""
+        """The tensor that `alike` made, after its numbers have arrived."""
         return made if self.dense else made.copy_(raw.view(self.size))
 
 
 def overlaps(tensor: Tensor) -> bool:
-    """Whether some numbers of a tensor share memory, as those of an expanded one."""
+    """Whether some numbers of a tensor share memory, as in an expanded one."""
     span = 1
     for step, n in sorted((step, n) for n, step in zip(tensor.shape, tensor.stride(), strict=True) if n > 1):
         if step < span:
@@ -58,7 +58,7 @@ def overlaps(tensor: Tensor) -> bool:
 
 
 def alike(shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
-    """An empty tensor of a shape, and (N,) where its numbers shall be put; see `Shape.raw`."""
+    """An empty tensor of a shape, and (N,) its memory; see `Shape.raw`."""
     each = shape.dtype.itemsize
     room = torch.empty(shape.span + ALIGNED // each, dtype=shape.dtype, device=device)
     first = (shape.offset - room.data_ptr()) % ALIGNED // each

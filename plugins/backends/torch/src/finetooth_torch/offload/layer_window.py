@@ -1,4 +1,4 @@
-"""Frozen decoder layers of which a few are in the device's memory at a time: those that a pass is in, and the next."""
+"""Keeps a few frozen decoder layers at a time in the device's memory: the ones that a pass uses, and the next."""
 
 from __future__ import annotations
 
@@ -21,38 +21,37 @@ from finetooth_torch.offload.transfers import Transfers
 
 
 class Lender(ABC):
-    """Brings layers to where they are computed with, by number, and takes them back.
+    """Copies layers, by number, to the device that computes, and frees the copies.
 
     Attributes:
-        moves: what is lent has another address each time.
+        moves: whether a layer's address changes each time.
     """
 
     moves = False
 
     @abstractmethod
     def begin(self, layer: int) -> None:
-        """It will be needed next."""
+        """Begin to copy the layer."""
 
     @abstractmethod
     def wait(self, layer: int) -> None:
-        """It is needed now, after `begin`."""
+        """Finish the copy, after `begin`."""
 
     @abstractmethod
     def drop(self, layer: int) -> None:
-        """It is not needed for now."""
+        """Free the layer's copy."""
 
     def place_of(self, tensor: Tensor) -> tuple[int, int] | None:
-        """The layer of a tensor that lies in what is lent now, and the number there of the weight whose memory it
-        shares; None: in none."""
+        """The copied layer whose memory a tensor shares, and the number of the weight in it; None: no layer."""
         del tensor
         return None
 
 
 class MappedLayers(Lender):
-    """On a CPU: layers in mapped files, whose memory is given back. They stay at their addresses, so that to use one
-    that is not there is slow and not wrong.
+    """On a CPU: layers in mapped files, whose memory is released.
 
-    What was loaded from a mapped file that has it as it is stays there; of the rest a file is written for each layer.
+    Addresses do not change, so using a released layer is slow and not wrong. Weights loaded from a mapped file stay
+    there; for the others, one file per layer is written.
 
     Args:
         layers: the frozen tensors of each.
@@ -92,12 +91,12 @@ class MappedLayers(Lender):
 
 
 class CopiedLayers(Lender):
-    """On an accelerator: layers in host memory, or in the files that they were mapped from, and copies on the device.
-    While a layer is not lent its tensors are those of the host, with which nothing on the device computes by mistake.
+    """On an accelerator: layers in host memory, or in the files from which they were mapped, and copies on the device.
+    Without a copy, a layer's tensors are those of the host, so the device cannot compute with them by mistake.
 
     Args:
         layers: the frozen tensors of each, in host memory.
-        hold: a copy of a tensor where it is to lie.
+        hold: copies a tensor to its place on the host.
     """
 
     moves = True
@@ -110,7 +109,7 @@ class CopiedLayers(Lender):
         self._held: list[list[Tensor]] = []
         self._coming: dict[int, list[tuple[Tensor, Any]]] = {}
         self._lent: dict[int, tuple[int, int]] = {}
-        """By the address of a storage: layer and number of the tensor there."""
+        """Layer and number of the tensor by the address of its storage."""
         for tensors in layers:
             shapes, contents = [], []
             for tensor in tensors:
@@ -146,20 +145,20 @@ class CopiedLayers(Lender):
 
 
 class LayerWindow:
-    """Lends the layers of a model in the order in which its passes go through them.
+    """Copies the layers of a model to the device in the order of its passes.
 
-    In a forward pass layer i comes before layer i + 1, which is begun meanwhile; in a backward pass, and what it
-    computes again, the order is reversed.
+    In a forward pass, the copy of layer i + 1 begins during layer i; a backward pass, with its recomputation, has the
+    reverse order.
 
     Args:
         layers: the modules, in their order.
-        lender: of their frozen tensors, as `frozen` gives them.
-        width: layers that are in memory at once, at most; the one that is on its way is one of them.
+        lender: of their frozen tensors, from `frozen`.
+        width: most layers in memory at once, including the one being copied.
     """
 
     def __init__(self, layers: Sequence[nn.Module], lender: Lender, width: int, tensors: Sequence[Sequence[Tensor]]):
         self._lender, self._width, self._count, self._tensors = lender, width, len(layers), tensors
-        self._here: list[int] = []  # the one that was needed longest ago first
+        self._here: list[int] = []  # least recently used first
         self._waited: set[int] = set()
         for number, layer in enumerate(layers):
             layer.register_forward_pre_hook(self._entering(number))
@@ -172,11 +171,11 @@ class LayerWindow:
 
     @property
     def here(self) -> tuple[int, ...]:
-        """Layers that are in memory, or on their way."""
+        """Layers in memory or being copied."""
         return tuple(self._here)
 
     def enter(self, layer: int) -> None:
-        """A pass computes with a layer from now on."""
+        """Called when a pass begins to compute a layer."""
         coming = layer + (-1 if in_backward() else 1)
         needed = [layer] if self._width == 1 or not 0 <= coming < self._count else [coming, layer]
         stay = [other for other in self._here if other not in needed]
@@ -192,7 +191,7 @@ class LayerWindow:
             self._waited.add(layer)
 
     def place_of(self, tensor: Tensor) -> Callable[[], Tensor] | None:
-        """How to find a tensor again that lies in what is lent now: by its layer. None: it does not."""
+        """A reference to a tensor by its layer, to find it again after the layer moved; None if it is in no layer."""
         place = self._lender.place_of(tensor)
         if place is None:
             return None
@@ -219,19 +218,19 @@ class LayerWindow:
         def leave(module: nn.Module, inputs: Any, output: Any) -> None:
             del module, inputs
             first = output if isinstance(output, Tensor) else output[0]
-            if first.requires_grad:  # its gradient comes where the backward pass comes to this layer
+            if first.requires_grad:  # its gradient comes when the backward pass reaches this layer
                 first.register_hook(lambda _: self.enter(layer))
 
         return leave
 
 
 def in_backward() -> bool:
-    """Whether autograd is in a backward pass, also where that computes a part of the forward pass again."""
+    """Whether autograd is in a backward pass, also while it recomputes a part of the forward pass."""
     return bool(torch._C._current_graph_task_id() != -1)
 
 
 def frozen(layers: Sequence[nn.Module], model: nn.Module) -> list[list[Tensor]]:
-    """For each layer the tensors that do not train and are its own: parameters, and what quantised modules store."""
+    """The frozen, unshared tensors of each layer: parameters, and storage of quantised modules."""
     owners = Counter(id(tensor) for layer in layers for tensor in {id(t): t for t in _tensors(layer)}.values())
     inside = {id(module) for layer in layers for module in layer.modules()}
     for module in model.modules():
@@ -251,8 +250,8 @@ def _tensors(layer: nn.Module) -> list[Tensor]:
 def window_of(
     model: nn.Module, layers: Sequence[nn.Module], *, where: str, width: int, device: torch.device
 ) -> LayerWindow:
-    """The frozen layers of a model in host memory as `backend.layers` says, a window of them on the device, and all the
-    rest of the model there.
+    """Put a model's frozen layers where `backend.layers` says, a window of them on the device, and the rest of the
+    model on the device.
 
     Args:
         model: in host memory, adapted.
@@ -278,7 +277,7 @@ def window_of(
 
 
 def in_pinned_memory(tensor: Tensor) -> Tensor:
-    """A copy in host memory that the device reads by itself."""
+    """A copy in pinned host memory."""
     return in_host_memory(tensor) if not torch.cuda.is_available() else tensor.pin_memory()
 
 

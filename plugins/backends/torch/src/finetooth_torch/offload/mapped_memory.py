@@ -1,4 +1,4 @@
-"""Tensors that lie in mapped files: which do, and giving their memory back without losing them."""
+"""Finds tensors in mapped files, and releases their memory without losing them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ALIGNED = 64
 
 @dataclass(frozen=True)
 class Mapping:
-    """Addresses that the system gave the process.
+    """A range of the process's addresses.
 
     Attributes:
         start, stop: of its bytes.
-        clean: a file has all of it as it is, so that it can be forgotten and read again.
+        clean: a file has the same bytes, so the memory can be released and read again.
     """
 
     start: int
@@ -33,7 +33,7 @@ class Mapping:
 
 
 def mappings() -> list[Mapping]:
-    """Of this process, by address; none where the system does not tell."""
+    """The ranges of this process, by address; empty if the system does not tell."""
     areas: list[Mapping] = []
     start = stop = inode = 0
     dirty = 0
@@ -41,7 +41,7 @@ def mappings() -> list[Mapping]:
     for line in [*lines, "0-0 ---p 0 00:00 0"]:
         first, _, rest = line.partition(" ")
         if first.endswith(":"):
-            if first == "Anonymous:":  # pages that were written to, and so are no longer the file's
+            if first == "Anonymous:":  # pages that were written to no longer equal the file
                 dirty += int(rest.split()[0])
             continue
         if stop:
@@ -52,26 +52,26 @@ def mappings() -> list[Mapping]:
 
 
 def is_clean(tensor: Tensor, known: Sequence[Mapping]) -> bool:
-    """Whether a tensor's memory can be forgotten and comes back from the file that it is mapped from."""
+    """Whether a tensor's memory can be released, because its mapped file has the same bytes."""
     first = tensor.data_ptr()
     return any(area.clean and area.start <= first and first + tensor.nbytes <= area.stop for area in known)
 
 
 def forget(tensor: Tensor) -> None:
-    """Give the memory of a tensor back that lies in a mapped file; it is read again when it is needed. Pages that it
-    shares with its neighbours stay."""
+    """Release the memory of a tensor in a mapped file, which is read again on use. Pages shared with its neighbours
+    stay."""
     _advise(tensor, mmap.MADV_DONTNEED, whole=True)
 
 
 def expect(tensor: Tensor) -> None:
-    """Let the system begin to read a tensor that lies in a mapped file."""
+    """Ask the system to begin reading a tensor in a mapped file."""
     _advise(tensor, mmap.MADV_WILLNEED, whole=False)
 
 
 def _advise(tensor: Tensor, advice: int, *, whole: bool) -> None:
     """
     Args:
-        whole: only pages that have nothing else in them.
+        whole: only pages without other data.
     """
     page, first = mmap.PAGESIZE, tensor.data_ptr()
     last = first + tensor.nbytes
@@ -87,7 +87,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def in_one_file(tensors: Sequence[Tensor], folder: Path) -> list[Tensor]:
-    """Copies of tensors, contiguous, in one file without a name, which is mapped: their memory can be forgotten.
+    """Contiguous copies of tensors in one mapped, unnamed file, so that their memory can be released.
 
     Raises:
         OSError: the disk is full, or fails.

@@ -1,4 +1,4 @@
-"""What autograd keeps of a micro-batch for its backward pass, put where the recipe wants it."""
+"""Moves the tensors that autograd saves for the backward pass to where the recipe wants them."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from finetooth_torch.offload.spill_file import SpillFile
 from finetooth_torch.offload.transfers import Transfers
 
 SMALLEST = 2**20
-"""Bytes of the smallest tensor that is put elsewhere: of smaller ones there are many, and little is gained."""
+"""Bytes of the smallest tensor to move: smaller ones are many and save little."""
 
 Back = Callable[[], Tensor]
 Put = Callable[[Tensor], Back]
 
 
 class SavedTensors:
-    """Entered around a micro-batch, its forward and its backward.
+    """Entered around a micro-batch's forward and backward.
 
-    Weights are told by their storage, and stay: they take no memory of their own. The weights of a layer that a window
-    lends are kept as their place in it, so that they can leave the device meanwhile.
+    Weights, recognised by their storage, stay: saving them takes no memory. Weights of a layer in a window are saved as
+    references to it, so that the layer can leave the device.
 
     Args:
         model: whose weights they are.
-        put: copies a tensor elsewhere, and says how it comes back; None: tensors other than a window's weights stay.
+        put: moves a tensor, and returns a function that brings it back; None: only a window's weights are replaced.
         window: of frozen layers; None: all are on the device.
-        smallest: bytes of a tensor that `put` gets, at least.
+        smallest: bytes of the smallest tensor for `put`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SavedTensors:
         self._weights: frozenset[int] = frozenset()
 
     def entered(self) -> AbstractContextManager[Any]:
-        """Inside the `with` block, what is kept for backward is kept so."""
+        """Inside the `with` block, tensors saved for the backward pass are moved."""
         if self._put is None and (self._window is None or not self._window.moves):
             return nullcontext()
         tensors = (*self._model.parameters(), *self._model.buffers())
@@ -65,10 +65,10 @@ class SavedTensors:
 
 
 def putting(where: str, device: torch.device) -> Put | None:
-    """What puts activations where `backend.activations` says.
+    """Moves activations to where `backend.activations` says.
 
     Raises:
-        EngineError: the file to put them into cannot be made.
+        EngineError: their file cannot be made.
     """
     if where == "disk":
         return SpillFile(Path(tempfile.gettempdir())).put

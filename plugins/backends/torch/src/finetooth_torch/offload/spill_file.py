@@ -1,4 +1,4 @@
-"""Tensors in a file, written and read: unlike a mapped file, what is there takes no memory of the process."""
+"""Writes tensors to a file and reads them. Unlike with a mapped file, they take no memory of the process."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from finetooth_torch.offload.copies import Shape, alike
 
 
 class SpillFile:
-    """A file without a name, which goes with the process however that ends. When nothing is kept in it any more, it is
-    emptied.
+    """A file without a name, which disappears with the process, however that ends.
+
+    It is emptied when it holds no tensor.
 
     Args:
-        folder: on the disk that is meant.
+        folder: on the disk to use.
 
     Raises:
         EngineError: the file cannot be made.
@@ -33,7 +34,7 @@ class SpillFile:
         self._lock = threading.Lock()
         self._end = self._kept = 0
         self.most = 0
-        """Bytes that were in it at once at most."""
+        """Peak size in bytes."""
 
     def put(self, tensor: Tensor) -> Spilled:
         """Write a tensor.
@@ -81,7 +82,7 @@ class SpillFile:
 
 
 class Spilled:
-    """A tensor in a file; called, it is a tensor again. It lies there as long as this exists."""
+    """A tensor in a file; a call reads it. It is in the file as long as this object exists."""
 
     def __init__(self, file: SpillFile, start: int, shape: Shape, device: torch.device) -> None:
         self._file, self._start, self._shape, self._device = file, start, shape, device

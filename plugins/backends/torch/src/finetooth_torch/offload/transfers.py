@@ -12,10 +12,9 @@ from finetooth_torch.offload.copies import Shape, alike
 
 
 class Transfers:
-    """Makes copies on a stream of its own, where the device has streams; in tests it may be a CPU, where each copy is
-    there when it was asked for.
+    """Copies on a separate stream, if the device has streams; on a CPU, in tests, copies are immediate.
 
-    What is copied from waits for what computes it; what was copied must be waited for (`wait`).
+    A copy waits for the computation of its source; users of the copy must `wait` for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,7 +23,7 @@ class Transfers:
         self._own: Any = self._streams.Stream(device) if self._streams else None
 
     def to_host(self, tensor: Tensor) -> Tensor:
-        """(N,) the numbers of a tensor (`Shape.raw`) in memory that the device reads by itself."""
+        """(N,) the numbers of a tensor (`Shape.raw`) in pinned memory."""
         raw = Shape.of(tensor).raw(tensor)
         if self._own is None:
             return raw.to("cpu", copy=True)
@@ -32,11 +31,11 @@ class Transfers:
         self._own.wait_stream(self._streams.current_stream(self.device))
         with self._streams.stream(self._own):
             pinned.copy_(raw, non_blocking=True)
-        raw.record_stream(self._own)  # its memory is not given away before it was read
+        raw.record_stream(self._own)  # its memory is not reused before the read
         return pinned
 
     def to_device(self, held: Tensor, shape: Shape) -> tuple[Tensor, Any]:
-        """A tensor of a shape from its numbers, and what to wait for before it is used."""
+        """A tensor of a shape from its numbers, and the event to wait for before use."""
         if self._own is None:
             made, raw = alike(shape, self.device)
             return shape.filled(made, raw.copy_(held)), None
@@ -49,14 +48,14 @@ class Transfers:
         return made, event
 
     def wait(self, made: Tensor, event: Any) -> None:
-        """Let what computes now use a tensor that `to_device` has made."""
+        """Make the current stream wait for a tensor of `to_device`."""
         if event is not None:
             current = self._streams.current_stream(self.device)
             current.wait_event(event)
             made.record_stream(current)
 
     def put(self, tensor: Tensor) -> Callable[[], Tensor]:
-        """A tensor in host memory; called, it is on the device again."""
+        """A tensor in host memory; a call copies it back to the device."""
         on_host, shape = self.to_host(tensor), Shape.of(tensor)
 
         def back() -> Tensor:

@@ -1,1 +1,1 @@
-"""What the backend decides before any weight is loaded: memory, cost, shared rows."""
+"""The backend's decisions before any weight is loaded: memory, cost, shared rows."""

@@ -1,4 +1,4 @@
-"""Which attention computes each kind of layer, with the reason. No weights, no framework."""
+"""Chooses the attention of each kind of layer, with the reason. No weights, no framework."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ FRAMEWORK = "torch"
 
 @dataclass(frozen=True)
 class AttentionChoice:
-    """What computes attention.
+    """The chosen attention.
 
     Attributes:
         picks: for each kind of layer the pick, with its full name.
-        entries: the same as entries.
-        decisions: the same for the plan; one where all kinds have the same.
-        functions: what entries build computes, also where transformers has the implementation.
+        entries: their entries.
+        decisions: for the plan; a single one if all kinds have the same.
+        functions: the entries' functions compute, even if transformers has the implementation.
     """
 
     picks: Mapping[LayerKind, Pick]
@@ -45,13 +45,13 @@ class AttentionChoice:
 
     @property
     def segments(self) -> frozenset[Segments]:
-        """How sequences that share a row are kept apart."""
+        """How attention keeps sequences that share a row apart."""
         return frozenset(entry.serves.segments for entry in self.entries.values())
 
     @property
     def filling(self) -> Filling | None:
-        """How data may share rows: side by side under a mask, or in one row of which nothing between them is computed;
-        None if they are not kept apart."""
+        """How examples may share rows: under a mask, or without computing anything between them; None if they are not
+        kept apart."""
         if "none" in self.segments:
             return None
         return "rows" if "mask" in self.segments else "stream"
@@ -63,7 +63,7 @@ class AttentionChoice:
 
     @property
     def implementation(self) -> str:
-        """The one implementation of transformers that computes all layers; empty if there is none."""
+        """The implementation of transformers, if one computes all layers; else empty."""
         names = {entry.transformers for entry in self.entries.values()}
         return names.pop() if len(names) == 1 and not self.functions else ""
 
@@ -72,18 +72,18 @@ def choose_attention(
     context: Context | None, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
     precision: str, *, of_transformers: bool = False,
 ) -> AttentionChoice:  # fmt: skip
-    """What computes each kind of a model's layers.
+    """The attention of each kind of a model's layers.
 
     Args:
         context: has the entries; without one there are none.
         asked: `auto`, a name, a mapping with `name` and options, or one of these by kind of layer.
         config: of the model, in transformers' shape.
-        of_transformers: `auto` takes implementations of transformers alone. For a model that sees or hears it does so
-            anyway: its code makes masks of its own, which functions are not given.
+        of_transformers: `auto` takes only implementations of transformers. It always does for models with towers, whose
+            code makes its own masks, which functions do not get.
 
     Raises:
-        PlanError: what is asked for cannot serve, or nothing can.
-        PluginError: no entry has such a name.
+        PlanError: the named attention cannot be used, or none can.
+        PluginError: no entry has the name.
     """
     installed: tuple[Registered, ...] = context.catalog.all("attention") if context is not None else ()
     entries = tuple(registered for registered in installed if _entry(registered).framework == FRAMEWORK)
@@ -112,10 +112,10 @@ def choose_attention(
 
 @dataclass(frozen=True)
 class _AttentionRequest:
-    """What one kind of layer asks, and what the recipe names for it.
+    """The needs of one kind of layer, and the recipe's setting for it.
 
     Attributes:
-        of_transformers: `auto` takes implementations of transformers alone.
+        of_transformers: `auto` takes only implementations of transformers.
     """
 
     setting: str
@@ -134,7 +134,7 @@ class _AttentionRequest:
         return name
 
     def obstacle(self, registered: Registered) -> str:
-        """Why the entry cannot serve; empty if it can. One that is a function is built, since its builder may know."""
+        """Why the entry cannot be used; empty if it can. A function is built, since its builder may know."""
         entry = _entry(registered)
         reason = obstacle(entry, self.demand, self.hardware, self.precision)
         if reason or entry.transformers or self.context is None:
@@ -152,7 +152,7 @@ def _by_kind(asked: Pick, demands: Sequence[Demand]) -> Mapping[LayerKind, Pick]
     """The pick for each kind of layer.
 
     Raises:
-        PlanError: a kind that there is not.
+        PlanError: an unknown kind.
     """
     if not isinstance(asked, Mapping) or "name" in asked:
         return dict.fromkeys(KINDS, asked)
@@ -188,7 +188,7 @@ def _choose(request: _AttentionRequest, entries: Sequence[Registered]) -> tuple[
 
 
 def _best(request: _AttentionRequest, candidates: Sequence[Registered]) -> tuple[Registered, str]:
-    """The first that serves, in `_order`. The reason names those before it that are for this hardware."""
+    """The first usable one, in `_order`. The reason names the ones before it that are for this hardware."""
     passed: list[str] = []
     here: list[str] = []
     for registered in sorted(candidates, key=partial(_order, device=request.hardware.device)):
@@ -212,14 +212,14 @@ def _instead(request: _AttentionRequest, entries: Sequence[Registered]) -> str:
 
 
 def _meant(registered: Registered, name: str) -> bool:
-    """Whether an alias of the entry is meant, and not its own name."""
+    """Whether the name is an alias of the entry."""
     source, _, bare = name.rpartition(":")
     return bare in _entry(registered).aliases and (not source or source == registered.distribution)
 
 
 def _order(registered: Registered, device: str) -> tuple[bool, float, str]:
-    """The highest rank first. On an accelerator those before all others that are told where sequences begin: rows that
-    sequences share need no dense mask there, which fused kernels do not take."""
+    """Highest rank first. On an accelerator, those that get the beginnings of sequences come before all others: shared
+    rows then need no dense mask, which fused kernels do not accept."""
     entry = _entry(registered)
     masked = device == "cpu" or entry.rank is None or entry.serves.segments != "lengths"
     return (masked, float("inf") if entry.rank is None else -entry.rank, registered.full_name)

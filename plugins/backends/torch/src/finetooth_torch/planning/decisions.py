@@ -1,4 +1,4 @@
-"""What the torch backend decides before any weight is loaded, each with its reason."""
+"""The torch backend's decisions before any weight is loaded, with reasons."""
 
 from __future__ import annotations
 
@@ -49,16 +49,16 @@ def decide(
     Args:
         attention, decoder, packing: see `TorchOptions`.
         context: has the entries that may compute attention.
-        offload: what is kept elsewhere than on the device.
+        offload: what is kept off the device.
         routers: whether a mixture's routers have losses.
         share_base: see `TorchOptions`.
 
     Raises:
-        PlanError: a setting asks for what the hardware or the optimizer cannot do.
+        PlanError: the hardware or the optimizer does not support a setting.
     """
     kind = "none" if request.trains.head is None else request.trains.head.exported_as
     if kind != "none":
-        class_name(request.base.model.model_type, kind)  # refuses what it cannot be exported as
+        class_name(request.base.model.model_type, kind)  # refuses a model that cannot be exported
     precision = choose_precision(request.train.precision, request.place.hardware)
     held_in, fp8 = stored_precision(str(precision.value)), precision.value == FP8
     precision = with_cost(precision, request) if fp8 else precision
@@ -80,7 +80,7 @@ def decide(
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
     of_attention = HeldByAttention() if attending is None else _attention_memory(request, attending, packing)
     takes = partial(_takes, precision=held_in, stream=stream, attention=of_attention, offload=offload, routers=routers)
-    # on a CPU what is kept of steps is counted, and decides nothing
+    # on a CPU the count of saved activations decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
     micro_batch, checkpointing = choose_portions(request, partial(takes, deciding))
     train = replace(
@@ -118,10 +118,10 @@ def _takes(
 def _decoder_brought(
     request: PlanRequest, precision: str, wanted: str, obstacle_of: Callable[[ModelFacts], str]
 ) -> bool:
-    """Whether there is a provider of the stream decoder, asked where a model of the run could use it.
+    """Whether there is a provider of the stream decoder, looked up if a model of the run could use it.
 
     Args:
-        obstacle_of: why a model's layers could not be computed by any.
+        obstacle_of: why no stream decoder can compute a model's layers.
 
     Raises:
         PlanError: a provider that the recipe picks cannot serve.
@@ -154,10 +154,10 @@ def stream_obstacle(
     facts: ModelFacts, hardware: HardwareFacts, attention: Pick, packing: bool | None = None, *,
     offload: Offload = ON_DEVICE, sharded: bool = False, routed: bool = False,
 ) -> str:  # fmt: skip
-    """Why a stream decoder cannot compute a model's layers, from any provider; empty if one can.
+    """Why no provider's stream decoder can compute a model's layers; empty if one can.
 
     Args:
-        offload: what is kept elsewhere than on the device.
+        offload: what is kept off the device.
         sharded: ranks hold parts of the model or of rows.
         routed: routers have losses.
     """
@@ -182,7 +182,7 @@ def choose_decoder(obstacle: str, hardware: HardwareFacts, wanted: str, *, broug
         brought: a provider of the operation `stream_decoder` was picked.
 
     Raises:
-        PlanError: the stream decoder is asked for and cannot be used.
+        PlanError: the recipe names the stream decoder, and it cannot be used.
     """
     setting, reason = "backend.decoder", obstacle
     if not reason and not brought:
@@ -199,7 +199,7 @@ def choose_decoder(obstacle: str, hardware: HardwareFacts, wanted: str, *, broug
 
 
 def _looks_otherwise(facts: ModelFacts) -> bool:
-    """Whether attention of some layer is more than a causal softmax of scaled products."""
+    """Whether some layer's attention is not a plain causal softmax of scaled products."""
     attention = facts.attention
     return attention.softcap is not None or bool(attention.sinks) or any(layer.window for layer in facts.per_layer)
 
@@ -207,13 +207,13 @@ def _looks_otherwise(facts: ModelFacts) -> bool:
 def _packing(
     request: PlanRequest, attention: AttentionChoice | None, wanted: bool | None, micro_batch: int
 ) -> tuple[Decision, Filling | None]:
-    """Whether data share rows, and how.
+    """Whether examples share rows, and how.
 
     Args:
         attention: of the model's own code; None: the stream decoder computes the layers.
 
     Raises:
-        PlanError: the model cannot keep apart what is to share a row.
+        PlanError: the model cannot keep examples of a shared row apart.
     """
     setting = "backend.packing"
     steps = likely_steps(request.data.lengths, request.train.batch_size) if request.data.lengths else []
@@ -240,7 +240,7 @@ def _packing(
 
 
 def _attention_memory(request: PlanRequest, attention: AttentionChoice, wanted: bool | None) -> HeldByAttention:
-    """What attention of the model's own code keeps for backward."""
+    """What the attention of the model's own code keeps for the backward pass."""
     shares = wanted is not False and not obstacle(request.base.model.config, attention)
     filling = attention.filling if shares else None
     fused = attention.fused and ("sdpa" not in attention.names or has_fused_sdpa(request.place.hardware))

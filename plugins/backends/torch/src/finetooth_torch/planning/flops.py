@@ -15,9 +15,9 @@ backward, and one more where the backward pass forms the scores again. The head 
 linear module of D inputs and V outputs with one more product where its logits are formed again. Checkpointing adds the
 layers' forward to the backward pass.
 
-Not counted, since small in comparison: norms, activations, rotations, softmax, losses, the optimizer, and what a
-particular adapter does in addition to its products (DoRA's lengths). Element-wise work therefore only shows as a lower
-utilisation, which is what the figure is for.
+Not counted, because small: norms, activations, rotations, softmax, losses, the optimizer, and what a particular adapter
+does in addition to its products (DoRA's lengths). So element-wise work shows only as a lower utilisation, the figure's
+purpose.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ class Linear:
 
     Attributes:
         inputs, outputs: its sizes.
-        stage: where in the layer it stands: 0 reads the layer's input, 1 writes what attention found, 2 reads the
-            feed-forward's input, 3 writes its result.
+        stage: its place in the layer: 0 reads the layer's input, 1 is attention's output, 2 reads the feed-forward's
+            input, 3 is its output.
         trained: its weight trains.
-        rank: of the low-rank addition it carries; 0 is none.
+        rank: of its low-rank adapter; 0: none.
     """
 
     inputs: int
@@ -88,11 +88,11 @@ class Layer:
 
     Attributes:
         linears: its linear modules, in any order; the experts of a token as one.
-        norms: the weight of a norm in it trains.
-        width: query heads times head size, of which that of keys and that of values are the mean; None: the model's.
+        norms: whether the weight of one of its norms trains.
+        width: query heads times head size, the mean of those of keys and of values; None: the model's.
         window: positions that each position sees; 0: all.
-        state: numbers of a sequence's state, which each position reads and writes.
-        chunked: products with the positions of a chunk, for each position.
+        state: numbers of a sequence's recurrent state, read and written at each position.
+        chunked: operations within a chunk, per position.
     """
 
     linears: tuple[Linear, ...]
@@ -105,7 +105,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """What there is to compute in a model, and what of it trains.
+    """The products of a model, and which weights train.
 
     Attributes:
         layers: from the embedding to the head.
@@ -122,10 +122,10 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class Execution:
-    """How an implementation computes what it computes.
+    """Properties of an implementation.
 
     Attributes:
-        skips_masked: attention does not look at what comes after a position.
+        skips_masked: attention skips masked pairs.
         rescores: attention's backward pass forms its scores again.
         relogits: the backward pass of a head that trains forms the logits again.
         checkpointing: the backward pass computes the layers again.
@@ -138,19 +138,19 @@ class Execution:
 
 
 PLAIN = Execution(skips_masked=False, rescores=False, relogits=False)
-"""Products written out one by one, everything kept for the backward pass."""
+"""Separate products, with everything kept for the backward pass."""
 
 
 @dataclass(frozen=True)
 class Computed:
-    """What one micro-batch computes.
+    """Sizes of one micro-batch.
 
     Attributes:
-        segments: lengths of what attends to itself, padding included where it is computed; their sum is the number of
-            positions that go through the layers.
-        head_rows: positions that go through the head.
-        across: pairs of positions in different segments, where a shared beginning is a segment of its own.
-        last_rows: positions that continue behind the last layer's attention; None is all.
+        segments: lengths of parts that attend to themselves, with padding if it is computed; their sum is the number of
+            positions in the layers.
+        head_rows: positions in the head.
+        across: attended pairs in different segments, as with a shared beginning.
+        last_rows: positions that continue after the last layer's attention; None: all.
     """
 
     segments: tuple[int, ...]
@@ -160,14 +160,14 @@ class Computed:
 
     @property
     def positions(self) -> int:
-        """Positions that go through the layers."""
+        """Positions in the layers."""
         return sum(self.segments)
 
     def pairs(self, *, skips_masked: bool, window: int = 0) -> float:
-        """Pairs of positions that attention looks at.
+        """Pairs of positions that attention computes.
 
         Args:
-            window: positions that each sees, where what is masked is skipped; 0: all.
+            window: positions that each sees, if masked pairs are skipped; 0: all.
         """
         if not skips_masked:
             return sum(float(n * n) for n in self.segments) + self.across
@@ -177,11 +177,11 @@ class Computed:
 
 
 def count(model: ModelCost, batches: Iterable[Computed], how: Execution | None = None) -> Flops:
-    """Of one forward and backward over the micro-batches; a pass without gradients is the `forward` of it.
+    """Of one forward and backward over the micro-batches; a pass without gradients is its `forward`.
 
     Args:
         model: from `cost_of` or `planned_cost`; make it once, not every step.
-        how: default: as the engine computes where the loss foretells nothing of its gradient.
+        how: default: the engine's, for a loss that does not announce its gradient.
     """
     how = how or Execution()
     total = Flops()
@@ -221,18 +221,18 @@ def _head(model: ModelCost, batch: Computed, how: Execution) -> Flops:
 
 
 def trained_layers(model: ModelCost) -> int:
-    """How many layers hold something that trains."""
+    """The number of layers with trained weights."""
     return sum(layer.norms or any(linear.trained or linear.rank for linear in layer.linears) for layer in model.layers)
 
 
 def planned_cost(
     facts: ModelFacts, *, full: bool = False, rank: int = 0, targets: Sequence[str] | None = None
 ) -> ModelCost:
-    """From a family's facts alone, for layers built like Llama's or described one by one.
+    """The cost from a family's facts, for layers built like Llama's or described one by one.
 
     Args:
         full: everything trains.
-        rank: of a low-rank addition to `targets`; 0 is none.
+        rank: of a low-rank adapter on `targets`; 0: none.
         targets: names of linear modules; default: all of a layer.
     """
     carries = facts.linear_targets if targets is None else targets
@@ -267,7 +267,7 @@ def planned_cost(
 
 
 def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
-    """From a built model with its adapter in place, whatever the adapter is.
+    """The cost from a built model with any adapter.
 
     Args:
         model: modules with `named_modules` and parameters that know whether they train; module paths as in `facts`.
@@ -298,7 +298,7 @@ def cost_of(model: Any, facts: ModelFacts) -> ModelCost:
 def _layer(
     own_facts: LayerFacts | None, facts: ModelFacts, counted: Mapping[str, Linear | None], *, trained: bool, norms: bool
 ) -> Layer:
-    """A layer of the linear modules that were counted, with the experts that its facts say.
+    """A layer from its counted linear modules, with the experts of its facts.
 
     Args:
         trained: weights of experts train.
@@ -335,7 +335,7 @@ def _stage(path: str, facts: ModelFacts) -> int:
 def _linear(module: Any, stage: int) -> Linear | None:
     """A linear module, or one that an adapter put around it; None if there is none inside.
 
-    The rank is read off the number of parameters that the adapter added: r (I + O) for a low-rank addition.
+    The rank follows from the number of parameters that the adapter added: r (I + O).
     """
     inner = next((m for m in module.modules() if hasattr(m, "in_features") and not hasattr(m, "base_layer")), None)
     if inner is None:

@@ -1,4 +1,4 @@
-"""What `train.precision: fp8` takes and costs: linear modules of the layers that multiply in 8 bits."""
+"""Requirements and memory of `train.precision: fp8`: the layers' linear modules multiply in 8 bits."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["FP8", "kept_bytes", "rounding_bytes", "with_cost", "with_stored_prec
 
 FP8 = "fp8"
 ROUNDED = 5
-"""Bytes of a number while it is rounded: in float32, and in 8 bits."""
+"""Bytes per number while it is rounded: in float32, and in 8 bits."""
 
 
 def with_cost(precision: Decision, request: PlanRequest) -> Decision:
     """The decision, with what it costs.
 
     Raises:
-        PlanError: the base is stored in fewer bits, whose products are none of ours.
+        PlanError: the base is quantised, and its library makes the products.
     """
     stored = request.base.stored
     if stored is not None:
@@ -37,15 +37,15 @@ def with_cost(precision: Decision, request: PlanRequest) -> Decision:
 
 
 def rounding_bytes(request: PlanRequest) -> tuple[int, int]:
-    """What rounding takes for a moment: the largest weight of a layer, and rows of it, in bytes a token."""
+    """Temporary memory of rounding: the largest weight of a layer, and bytes per token of its rows."""
     facts = request.base.facts
     widest = max(facts.ffn_size, facts.hidden_size)
     return ROUNDED * widest * facts.hidden_size, ROUNDED * widest
 
 
 def kept_bytes(request: PlanRequest) -> int:
-    """Bytes per token that one layer of the stream decoder keeps in addition: what its linear modules read, in 8 bits,
-    where their weights train."""
+    """Additional bytes per token that one layer of the stream decoder keeps: inputs of its linear modules in 8 bits, if
+    their weights train."""
     facts = request.base.facts
     if request.train.precision != FP8 or request.trains.base_frozen:
         return 0
@@ -53,8 +53,8 @@ def kept_bytes(request: PlanRequest) -> int:
 
 
 def with_stored_precision(request: EngineRequest) -> EngineRequest:
-    """The request with the precision in which numbers are held. The operation `fp8_linear` is among its kernels where
-    the precision of the run is fp8, and only there."""
+    """The request with the precision in which numbers are stored. Its kernels include `fp8_linear` only if the run's
+    precision is fp8."""
     from finetooth_kernels.operations import OPERATIONS
 
     from finetooth_torch.compute import FP8 as OPERATION

@@ -1,4 +1,4 @@
-"""What the layers of a model keep for their backward pass, and hold for a moment, in bytes per token."""
+"""Memory that a model's layers keep for their backward pass, and use temporarily, in bytes per token."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.step_cost import rank_of
 
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp64": 8}
-"""Of one number in each precision."""
+"""Bytes per number in each precision."""
 
 UNKNOWN_LAYERS = 1.1
-"""Factor on what a layer saves on an accelerator where the family does not say what norms it holds: they may be more
-than Llama's."""
+"""Factor on a layer's saved memory on an accelerator if the family does not describe its norms: it may have more than
+Llama."""
 
 
 @dataclass(frozen=True)
 class HeldByAttention:
-    """What attention of the model's own code keeps for its backward pass in addition to queries, keys, values, output.
+    """What the attention of the model's own code keeps for its backward pass, besides queries, keys, values and output.
 
     Attributes:
-        masked: sequences share rows under a dense mask, which each layer keeps as numbers to be added; keys and values
-            are repeated for every query head.
-        fused: scores are not held.
-        filling: how data share rows; None: rows are padded.
+        masked: sequences share rows under a dense mask, which each layer keeps as numbers; keys and values are repeated
+            for every query head.
+        fused: scores are not stored.
+        filling: how examples share rows; None: rows are padded.
     """
 
     masked: bool = False
@@ -39,16 +39,16 @@ class HeldByAttention:
 def by_layer(
     request: PlanRequest, precision: str, bytes_of: Callable[[PlanRequest], float], *, full: bool, unknown: float = 1.0
 ) -> tuple[float, float]:
-    """Bytes per token that a layer saves: on average, and the most that one does.
+    """Bytes per token that a layer saves: on average, and at most.
 
-    A layer without attention keeps what its mixer's modules give; one with experts what the active ones hold, and for
-    each of them the copy of its input and its result. A clamped expert keeps three more tensors of its width, two of
-    them only where it trains. A norm keeps its input in fp32, and where its weight trains what that multiplies.
+    A layer without attention keeps the outputs of its mixer's modules. A layer with experts keeps what the active ones
+    save, and for each a copy of its input and its result. A clamped expert keeps three more tensors of its width, two
+    of them only if it trains. A norm keeps its input in fp32, and the normalised input if its weight trains.
 
     Args:
-        bytes_of: of a model whose layers are all alike, with two norms of Llama's kind.
+        bytes_of: of a model with equal layers and two norms like Llama's.
         full: the base trains.
-        unknown: factor where the family does not say what norms its layers hold.
+        unknown: factor if the family does not describe its norms.
     """
     facts = request.base.facts
     if not facts.per_layer:
@@ -81,7 +81,7 @@ def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
     """Bytes that one decoder layer of transformers' saves per token.
 
     The two norms save their input in fp32; the projections their inputs; attention q, k, v and its output; the gated
-    feed-forward four tensors of its width. Weights of norms, where they train, need the norms' outputs too.
+    feed-forward four tensors of its width. Trained weights of norms need the norms' outputs too.
     """
     facts, size = request.base.facts, BYTES[precision]
     heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
@@ -92,10 +92,9 @@ def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
 def accelerator_layer_bytes(request: PlanRequest, precision: str, *, full: bool, attention: HeldByAttention) -> float:
     """Bytes that one decoder layer of transformers' saves per token on an accelerator, traced for Llama and Qwen3.
 
-    In addition to what `layer_bytes` counts: a number for each head and norm, the inputs of norms over heads (and their
-    outputs where their weights train), what low-rank additions keep between their two matrices; under a dense mask the
-    mask as numbers and keys and values for every query head; of attention that is not fused the scores, before and
-    after they are rounded.
+    In addition to `layer_bytes`: a number for each head and norm, the inputs of norms over heads (and their outputs if
+    their weights train), the tensors between an adapter's two matrices; with a dense mask, the mask as numbers, and
+    keys and values for every query head; without fused attention, the scores, before and after rounding.
     """
     facts, size = request.base.facts, BYTES[precision]
     wide, row = max(4, size), request.data.longest
@@ -112,7 +111,7 @@ def accelerator_layer_bytes(request: PlanRequest, precision: str, *, full: bool,
 
 
 def low_rank_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes per token that one layer's low-rank additions keep between their two matrices; 0 where the base trains."""
+    """Bytes per token of one layer's tensors between the two matrices of adapters; 0 if the base trains."""
     facts = request.base.facts
     if not request.trains.base_frozen:
         return 0
@@ -120,8 +119,8 @@ def low_rank_bytes(request: PlanRequest, precision: str) -> int:
 
 
 def score_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes per token of attention's scores where it is not fused: in fp32 and rounded, with what a cap gives; with
-    sinks, which are a column more, in the layers' precision alone."""
+    """Bytes per token of the scores of attention that is not fused: in fp32 and rounded, and after a cap; with sinks,
+    which are one more column, only in the layers' precision."""
     facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
     per_score = size if facts.attention.sinks else wide + size
     per_score += size if facts.attention.softcap is not None else 0
@@ -129,8 +128,8 @@ def score_bytes(request: PlanRequest, precision: str) -> int:
 
 
 def accelerator_backward_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes per token that the backward pass holds at its peak in addition, in a norm, which computes in fp32:
-    gradients of what it was given, scaled and normalised, and of the residual stream. Traced for Llama and Qwen3."""
+    """Additional bytes per token at the peak of the backward pass, in a norm, which computes in fp32: gradients of its
+    input, scaled and normalised, and of the residual stream. Traced for Llama and Qwen3."""
     size, wide = BYTES[precision], max(4, BYTES[precision])
     return request.base.facts.hidden_size * (4 * wide + 2 * size)
 
@@ -138,9 +137,9 @@ def accelerator_backward_bytes(request: PlanRequest, precision: str) -> int:
 def stream_layer_bytes(request: PlanRequest, precision: str) -> int:
     """Bytes that one layer of the stream decoder saves per token, low-rank parts aside.
 
-    The input of each norm, which is of the residual stream, with one number a row, rotated queries, keys and values,
-    the output of attention with a number a head, gate and up; all else, also what a weight's gradient needs, is made
-    again. Norms over each head save their inputs as well, and so do norms on what a layer adds.
+    It saves each norm's input, of the residual stream, with one number per row; rotated queries, keys and values;
+    attention's output with a number per head; gate and up. It recomputes the rest, including what a weight's gradient
+    needs. Norms over heads, and norms on a block's output, save their inputs too.
     """
     facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
     heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
@@ -153,16 +152,16 @@ def stream_layer_bytes(request: PlanRequest, precision: str) -> int:
 
 
 def backward_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes per token that the backward pass of one layer of the stream decoder holds at its peak, in the feed-forward
-    block: its rows made again, their gradient, and gate's and up's."""
+    """Peak bytes per token in the backward pass of one layer of the stream decoder, in the feed-forward block: its
+    recomputed rows, their gradient, and those of gate and up."""
     facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
     return size * (6 * facts.ffn_size + 2 * facts.hidden_size) + wide * 2 * facts.hidden_size
 
 
 def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> int:
-    """Bytes per token of a batch that is sampled: its keys and values (transformers' own cache takes half as much again
-    while it grows) and what one layer holds while the prompts are read. In the stream decoder that is gate, up and
-    their product, the residual stream before, between and behind, attention's output and its normalised rows."""
+    """Bytes per token of a sampling batch: its keys and values (transformers' cache takes half as much again while it
+    grows) and one layer's tensors while the prompts are read. In the stream decoder these are gate, up and their
+    product, the residual stream before, between and after, attention's output and its normalised rows."""
     facts, size, wide = request.base.facts, BYTES[precision], max(4, BYTES[precision])
     cache = cached_numbers(facts) * size
     if stream:
@@ -171,8 +170,8 @@ def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> i
 
 
 def feed_forward_bytes(request: PlanRequest, precision: str) -> int:
-    """Bytes per token of a feed-forward block that is computed in pieces: gate, up, their product and its parts, and
-    their gradients."""
+    """Bytes per token of a feed-forward block computed in pieces: gate, up, their product and its parts, and their
+    gradients."""
     facts = request.base.facts
     widths = [facts.ffn_size]
     for layer in facts.per_layer:
@@ -182,7 +181,7 @@ def feed_forward_bytes(request: PlanRequest, precision: str) -> int:
 
 
 def without_feed_forward(request: PlanRequest) -> PlanRequest:
-    """The same of layers whose feed-forward blocks keep and hold nothing."""
+    """The same for layers without the memory of their feed-forward blocks."""
     facts = request.base.facts
     layers = tuple(replace(layer, ffn_size=0, experts=None) for layer in facts.per_layer)
     return replace(request, base=replace(request.base, facts=replace(facts, ffn_size=0, per_layer=layers)))
@@ -191,14 +190,14 @@ def without_feed_forward(request: PlanRequest) -> PlanRequest:
 def split_bytes(
     layers: int, between: float, layer: tuple[float, float], offload: Offload, *, checkpointing: bool
 ) -> tuple[float, float]:
-    """Bytes per token that layers keep for backward: on the device, and elsewhere.
+    """Bytes per token that layers keep for the backward pass: on the device, and elsewhere.
 
     Args:
-        between: what stays between two layers where the rest is computed again.
+        between: what stays between two layers with recomputation.
         layer: what one keeps, on average and at most.
     """
     average, most = layer
     every = layers * between + most if checkpointing else layers * average
     if offload.activations == DEVICE:
         return every, 0.0
-    return min(every, 2 * most), every  # the layer that is computed, and what comes back while it is
+    return min(every, 2 * most), every  # the current layer, and the next one's tensors on their way back

@@ -1,4 +1,4 @@
-"""How much memory a run will take, and how much it took."""
+"""Estimates and measures the memory of a run."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
 
 GENERATION_BATCHES = 4
-"""Positions of a batch that is sampled, in micro-batches."""
+"""Positions of a sampling batch, in micro-batches."""
 
 
 FRAGMENTATION = {"fp32": 1.75, "bf16": 1.45, "fp16": 1.45, "fp64": 1.75}
 """On a host, resident memory per byte of saved activations: malloc cannot reuse the holes that short-lived tensors
-leave between long-lived ones. Measured on SmolLM2-135M (glibc); giving each tensor pages of its own avoids it and
-costs a third of the speed."""
+leave between long-lived ones. Measured on SmolLM2-135M (glibc); separate pages for each tensor avoid it and cost a
+third of the speed."""
 
 DEVICE_OVERHEAD = CONTEXT + 128 * 2**20
-"""What the framework keeps of an accelerator for itself: its context, and workspaces of its products."""
+"""Accelerator memory of the framework: its context, and workspaces of products."""
 
 SLACK = 1.05
-"""Memory that torch's allocator holds on an accelerator per byte of activations: blocks are larger than what is put
-into them."""
+"""Memory that torch's allocator holds on an accelerator per byte of activations: blocks are larger than their
+tensors."""
 
 FOLDING = 150 * 2**20
-"""What folding an adapter into its base takes without the base in fp32: peft, and copies of one weight at a time, as
-measured over SmolLM2-135M."""
+"""Memory of merging an adapter into its base, without the base in fp32: peft, and copies of one weight at a time,
+measured on SmolLM2-135M."""
 
 
 def estimate(
@@ -66,13 +66,13 @@ def estimate(
     offload: Offload = ON_DEVICE,
     routers: RouterCoefficients = NO_ROUTERS,
 ) -> MemoryEstimate:
-    """Peak by parts, before any weight is loaded.
+    """Peak memory by parts, before any weight is loaded.
 
     Args:
-        stream: the stream decoder computes the layers. Otherwise activations are what transformers' Llama saves for
-            backward; other families differ by little.
+        stream: the stream decoder computes the layers. Otherwise activations are those of transformers' Llama; other
+            families differ little.
         attention: of the model's own code; None: fused, and no rows are shared.
-        offload: what is kept elsewhere.
+        offload: what is kept off the device.
         routers: whether a mixture's routers have losses.
     """
     routed = routers.bytes_per_token(request.base.facts)
@@ -113,7 +113,7 @@ def _on_accelerator(
             lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention),
             full=full, unknown=UNKNOWN_LAYERS,
         )  # fmt: skip
-        mask = request.data.longest if attention.masked else 0  # one byte for each pair of positions in a row
+        mask = request.data.longest if attention.masked else 0  # one byte per pair of positions in a row
         passing = accelerator_backward_bytes(request, precision) + mask
     layers, away = split_bytes(facts.layers, between, layer, offload, checkpointing=checkpointing)
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
@@ -123,7 +123,7 @@ def _on_accelerator(
         activations = max(activations, sampling)
     hardware = request.place.hardware
     logits = min(chunk_bytes_on(hardware.device, hardware.memory), 4 * tokens * facts.vocab_size)
-    update = request.updates.update_bytes * trained  # when activations are gone
+    update = request.updates.update_bytes * trained  # after activations are freed
     fixed = _fixed(request, precision, offload)
     loading = loading_bytes(request, precision, away=offload.layers != DEVICE)
     snapshots = _snapshot_bytes(request)
@@ -154,8 +154,8 @@ def _on_accelerator(
 
 
 def _piece_bytes(request: PlanRequest, precision: str, tokens: int, offload: Offload) -> int:
-    """What feed-forward blocks take, where they are computed in pieces: one piece, and the residual stream and its
-    gradient in pieces that are then joined. Measured on rows of 65,536 tokens (docs/benchmarks/long-rows.md)."""
+    """Memory of feed-forward blocks computed in pieces: one piece, and pieces of the residual stream and its gradient
+    before they are joined. Measured on rows of 65,536 tokens (docs/benchmarks/long-rows.md)."""
     if not offload.pieces:
         return 0
     joined = 2 * max(4, BYTES[precision]) * request.base.facts.hidden_size
@@ -163,18 +163,18 @@ def _piece_bytes(request: PlanRequest, precision: str, tokens: int, offload: Off
 
 
 def _state_on_host(request: PlanRequest) -> dict[str, int]:
-    """The optimizer's state, where it is kept in host memory."""
+    """The optimizer's state, if it is in host memory."""
     on_host = "host_state" in request.updates.optimizer.capabilities
     return {"optimizer": optimizer_bytes(request)} if on_host else {}
 
 
 def _trains_base(request: PlanRequest) -> bool:
-    """Most of the base trains, its norms and its head too."""
+    """Whether most of the base trains, with its norms and head."""
     return not request.trains.base_frozen and request.trains.parameters > request.base.model.parameters // 2
 
 
 def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, int]:
-    """What no micro-batch changes."""
+    """Memory that does not depend on micro-batches."""
     size, trained = BYTES[precision], request.trains.parameters
     facts = request.base.facts
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if _trains_base(request) else 0
@@ -197,61 +197,61 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
 
 
 def dequantised_experts(base: BasePart, precision: str) -> int:
-    """Experts of one layer as numbers, which a base that stores them in fewer bits makes while they compute."""
+    """One layer's experts as plain numbers, which a quantised base makes while they compute."""
     if base.quantizer is None:
         return 0
     return BYTES[precision] * base.model.expert_weights // max(1, base.facts.layers)
 
 
 def dequantised_weight(base: BasePart, precision: str, *, stream: bool) -> int:
-    """The largest weight as numbers, which a base that stores it in fewer bits makes for each product; in the stream
-    decoder gate and up are one."""
+    """The largest weight as plain numbers, which a quantised base makes for each product; in the stream decoder gate
+    and up are one weight."""
     if base.quantizer is None and base.model.stored is None:
         return 0
     return BYTES[precision] * (2 if stream else 1) * base.facts.ffn_size * base.facts.hidden_size
 
 
 def layers_bytes(request: PlanRequest, precision: str) -> int:
-    """Of the base, what its decoder layers take."""
+    """Bytes of the base's decoder layers."""
     return max(0, resident_bytes(request.base, precision) - _outside(request, precision))
 
 
 def _outside(request: PlanRequest, precision: str) -> int:
-    """Of the base, what lies in no decoder layer: embedding, head and last norm, which no quantizer takes."""
+    """Bytes of the base outside decoder layers: embedding, head and last norm, which are not quantised."""
     facts = request.base.facts
     rows = facts.vocab_size * (1 if facts.tied else 2) + 1
     return min(resident_bytes(request.base, precision), rows * facts.hidden_size * BYTES[precision])
 
 
 STATE_ELSEWHERE = frozenset({"host_state", "disk_state"})
-"""Capabilities of optimizers whose state is not kept with the weights."""
+"""Capabilities of optimizers whose state is not on the weights' device."""
 
 
 def optimizer_bytes(request: PlanRequest) -> int:
-    """What the optimizer keeps, wherever it does."""
+    """The optimizer's state, on any device."""
     kept = request.updates.state_bytes + ("corrected" in request.updates.optimizer.capabilities)
     return int(kept * request.trains.parameters)
 
 
 def largest_gradient(request: PlanRequest) -> int:
-    """Of one parameter, where each is dropped as soon as it was used."""
+    """The gradient of one parameter, if each is dropped after use."""
     return 4 * largest_parameter(request)
 
 
 def largest_parameter(request: PlanRequest) -> int:
-    """Numbers of one that trains: of the embedding, or of a layer's largest matrix where the base is frozen."""
+    """Size of the largest trained parameter: the embedding, or a layer's largest matrix if the base is frozen."""
     facts = request.base.facts
     largest = max(facts.ffn_size, facts.hidden_size)
     return facts.hidden_size * (max(largest, facts.vocab_size) if _trains_base(request) else largest)
 
 
 def _update_bytes(request: PlanRequest) -> int:
-    """What the update of the largest tensor holds for a moment, where one is updated after the other."""
+    """Temporary memory of updating the largest tensor, if tensors are updated one after the other."""
     return int(request.updates.tensor_bytes * min(largest_parameter(request), request.trains.parameters))
 
 
 def _largest_block(request: PlanRequest) -> int:
-    """Parameters of what an optimizer trains in turn: a decoder layer, or the embedding."""
+    """Parameters of one block of an optimizer that trains blocks in turn: a decoder layer, or the embedding."""
     layer = sum(inputs * outputs for inputs, outputs in layer_matrices(request.base.facts)) // request.base.facts.layers
     return max(layer, largest_parameter(request))
 
@@ -283,10 +283,10 @@ def _on_host(
     )  # fmt: skip
     between = max(4, size) if stream else size  # of the residual stream
     layers, away = split_bytes(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
-    # the stream decoder cuts what it saves from blocks; where anything is elsewhere, tensors have pages of their own
+    # the stream decoder allocates saved tensors in blocks; with offloading, tensors have separate pages
     fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
     activations = tokens * (layers + routed) * fragments
-    # what an adapter's own modules keep is malloc's, whatever computes the layers
+    # tensors of an adapter's own modules come from malloc, with any decoder
     own = request.trains.adapter.token_bytes(facts, precision)
     activations += (
         tokens
@@ -298,27 +298,27 @@ def _on_host(
     activations += _piece_bytes(request, precision, tokens, offload)
     if "generate" in request.needs:
         sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
-        # plain weights are packed again
+        # plain weights have a packed copy
         packed = resident_bytes(request.base, precision) if stream and request.base.stored is None else 0
         activations = max(activations, sampling + packed)
-    snapshots = request.snapshots.device + max(0, request.snapshots.host - 1)  # one that is brought there is there
+    snapshots = request.snapshots.device + max(0, request.snapshots.host - 1)  # a copied layer is on the device
     fixed = _fixed(request, precision, offload)
     if numbers := dequantised_weight(request.base, precision, stream=stream):
         fixed["dequantised"] = numbers
     whole = resident_bytes(request.base, precision)
     later = sum(fixed.values()) - fixed["weights"] + snapshots * _snapshot_bytes(request) + int(activations)
     beginning = request.trains.adapter.beginning_bytes(facts) - later
-    # a file in the precision of the run is mapped and read layer by layer; another is turned into it as a whole first
+    # a file in the run's precision is mapped and read layer by layer; another is converted as a whole first
     loading = (
         whole - sum(fixed.values()) - int(activations)
         if offload.layers != DEVICE and not stays_in_files(request.base, precision)
         else 0
     )
     limit = min(DEFAULT_CHUNK_BYTES, 4 * _scored(request, tokens) * facts.vocab_size)
-    if request.base.model.loading_bytes is not None:  # all else comes when that is over
+    if request.base.model.loading_bytes is not None:  # everything else comes after that
         later += fixed["weights"] + limit
         loading = max(loading, request.base.model.loading_bytes + FOLDING - later)
-    update = _update_bytes(request) - int(activations) - limit  # those are gone by then
+    update = _update_bytes(request) - int(activations) - limit  # freed by then
     return MemoryEstimate(
         {
             **fixed,
@@ -336,14 +336,14 @@ def _on_host(
 
 
 def _scored(request: PlanRequest, tokens: int) -> int:
-    """Positions of a micro-batch that go through the head. Training takes those whose targets count; what a method or
-    an evaluator asks for besides, or another model is asked for, may be of every position."""
+    """Positions of a micro-batch in the head. Training needs those with trained targets; outputs for methods,
+    evaluators and other models may need every position."""
     alone = not request.needs and not request.roles
     return math.ceil(tokens * request.data.trained_share) if alone else tokens
 
 
 def _on_disk(request: PlanRequest, precision: str, offload: Offload, activations: int) -> dict[str, int]:
-    """What lies in temporary files; layers whose own files have the run's precision stay in those."""
+    """Bytes in temporary files; layers whose own files have the run's precision stay in those."""
     spilled = {"activations": activations} if offload.activations == DISK else {}
     copied = offload.layers == DISK and not stays_in_files(request.base, precision)
     roles = {"roles": role_layers_apart(request, offload, BYTES[precision])} if offload.roles == DISK else {}
@@ -351,7 +351,7 @@ def _on_disk(request: PlanRequest, precision: str, offload: Offload, activations
 
 
 def stays_in_files(base: BasePart, precision: str) -> bool:
-    """Whether the base's weights can stay in the files that they are loaded from: those have the run's precision."""
+    """Whether the base's weights can stay in their files, which have the run's precision."""
     model = base.model
     return (
         base.stored is None
@@ -360,8 +360,7 @@ def stays_in_files(base: BasePart, precision: str) -> bool:
 
 
 def resident_bytes(base: BasePart, precision: str) -> int:
-    """What the base's weights take once they are loaded: as its loader says, as its quantizer stores them, else in the
-    precision of the run."""
+    """Bytes of the base's weights after loading: from its loader, from its quantizer, else in the run's precision."""
     size, model = BYTES[precision], base.model
     if base.quantizer is not None:
         stored = linear_weights(base.quantizer, base.facts) + model.expert_weights
@@ -377,12 +376,12 @@ def tokens_at_once(
 ) -> int:
     """Positions of the largest micro-batch.
 
-    Packed, a micro-batch holds what its rows hold, and once what all begin with: at most the budget, and hardly more
-    than a step whose rows are three standard deviations above the average. In rows it may fill the budget; where
-    lengths are known, as much of it as the steps of a run do.
+    Packed, a micro-batch has the tokens of its rows, with common beginnings once: at most the budget, and hardly more
+    than a step whose rows are three standard deviations above the average. Padded, it may fill the budget; if lengths
+    are known, as much of it as the run's steps do.
 
     Args:
-        held: how rows are filled; None: no more than the budget is promised.
+        held: how rows are filled; None: unknown, so the whole budget.
     """
     train, longest = request.train, request.data.longest
     data = math.ceil(train.batch_size * request.data.of_a_row)
@@ -400,7 +399,7 @@ def tokens_at_once(
 
 
 def _computed_once(request: PlanRequest, rows: int) -> int:
-    """Positions at the start of all data that the stream decoder computes once for the rows of a micro-batch."""
+    """Positions of the beginning common to all examples, which the stream decoder computes once per micro-batch."""
     data = request.data
     rows_differ = data.segmented or request.train.embedding_noise or "draws" in request.trains.adapter.capabilities
     lengths = [round(data.mean_length)] * max(1, rows)

@@ -1,4 +1,4 @@
-"""What of a run is not on the device as a whole: whether that can work, and what stays."""
+"""Offloading: whether it can work, and what stays on the device."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Offload:
 
     Attributes:
         activations, layers: `device`, `host` or `disk`.
-        window: layers on the device at once, where the others are elsewhere.
-        roles: where layers of other models lie: `device`, `host`, `disk` or `spread`.
+        window: layers on the device at once, if the others are elsewhere.
+        roles: place of other models' layers: `device`, `host`, `disk` or `spread`.
         pieces: tokens for which a feed-forward block is computed at once; 0: all of a micro-batch.
     """
 
@@ -33,12 +33,12 @@ class Offload:
 
     @property
     def any(self) -> bool:
-        """Whether anything is kept elsewhere."""
+        """Whether anything is kept off the device."""
         return self.activations != DEVICE or self.layers != DEVICE
 
     @property
     def reason(self) -> str:
-        """Why the model's own code has to compute the layers; empty: it need not."""
+        """Why the model's own code has to compute the layers; else empty."""
         if self.layers != DEVICE:
             return f"backend.layers={self.layers} lends layers to the model's own modules"
         if self.activations != DEVICE:
@@ -108,7 +108,7 @@ def _check_roles(request: PlanRequest, where: str) -> None:
 
 
 def among_ranks(place: PlacePart) -> bool:
-    """Whether other ranks train the same parameters; a plan may be made before they are met."""
+    """Whether other ranks train the same parameters; a plan may be made before they connect."""
     return place.collective is not None or place.wrap is not None
 
 
@@ -119,10 +119,10 @@ def in_parts(place: PlacePart) -> bool:
 
 
 def feed_forward_path(facts: ModelFacts) -> str:
-    """The module of a layer that is its feed-forward block.
+    """The feed-forward module of a layer.
 
     Raises:
-        PlanError: the family does not say.
+        PlanError: the family does not name it.
     """
     block = facts.block
     path = "" if block is None else block.feed_forward or block.down.rpartition(".")[0]
@@ -135,7 +135,7 @@ def feed_forward_path(facts: ModelFacts) -> str:
 
 
 def decisions(request: PlanRequest, offload: Offload) -> Iterator[Decision]:
-    """Of what is kept elsewhere, with the reason."""
+    """Decisions on offloading, with reasons."""
     if offload.pieces:
         price = "the same numbers, feed-forward blocks are computed once more"
         yield Decision(PIECES, offload.pieces, f"the recipe says so: {price}")
@@ -157,7 +157,7 @@ def layers_apart(request: PlanRequest, offload: Offload, weights: int, outside: 
 
     Args:
         weights: bytes of the base.
-        outside: of these, what lies in no decoder layer.
+        outside: of these, bytes outside decoder layers.
     """
     if offload.layers == DEVICE:
         return 0

@@ -1,4 +1,4 @@
-"""What the device can do at most: FLOP/s of a large matrix product in a precision."""
+"""The device's peak speed: FLOP/s of a large matrix product in a precision."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SECONDS = 0.15
 """How long to measure; the fastest product counts, since other work can only slow one down."""
 
 TRIES = 3
-"""Products of one size before a larger one: one that waits for a busy core says nothing."""
+"""Products of one size before a larger one: one that waits for a busy core tells nothing."""
 
 
 def peak_flops(hardware: HardwareFacts, precision: str) -> float:
-    """FLOP/s: what the hardware's maker states, else measured, once a process."""
+    """FLOP/s from the hardware's maker, else measured, once per process."""
     return hardware.peak_flops.get(precision) or measured_peak(hardware.device, precision, torch.get_num_threads())
 
 
@@ -44,8 +44,8 @@ def measured_peak(device: str, precision: str, threads: int) -> float:
             rate = max(rate, _cost(size) / _seconds(square))
             if time.perf_counter() + _cost(size) / rate > deadline:
                 return rate
-        # room for one will do: where another process has a core, a product waits for the slice of that, milliseconds
-        # however small it is, and the rate of small ones would be a hundredth of what the device can do
+        # one buffer is enough: if another process uses a core, a product waits for milliseconds, and the rate of small
+        # products would be a hundredth of the device's
         if size < largest and time.perf_counter() + _cost(2 * size) / rate < deadline:
             size *= 2
 

@@ -1,7 +1,7 @@
-"""In which portions a step is computed: tokens of a micro-batch, and whether activations are recomputed.
+"""Chooses the tokens of a micro-batch, and whether activations are recomputed.
 
-On an accelerator both are chosen together: where a step does not fit whole, smaller micro-batches cost little as long
-as products keep the device busy, and recomputing costs a pass over the layers. On a CPU micro-batches are small anyway.
+On an accelerator both are chosen together: if a step does not fit whole, smaller micro-batches cost little while
+products keep the device busy, and recomputing costs another forward pass. On a CPU micro-batches are always small.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ RECIPE = "the recipe says so"
 TOKENS, CHECKPOINTING = "train.micro_batch_tokens", "train.gradient_checkpointing"
 CPU_TOKENS = 4096
 MOST = 16384
-"""Tokens of a micro-batch on an accelerator; more make products no faster."""
+"""Most tokens of a micro-batch on an accelerator; more make products no faster."""
 BUSY = 2048
-"""Tokens of which products still keep an accelerator busy: it recomputes before it takes fewer."""
+"""Fewest tokens that keep an accelerator busy; rather than go below, the plan recomputes activations."""
 FEWEST = 256
 
 
 class Needs(Protocol):
-    """What a run takes; see `memory.estimate`."""
+    """Memory of a run; see `memory.estimate`."""
 
     def __call__(self, micro_batch_tokens: int, *, checkpointing: bool) -> MemoryEstimate: ...
 
@@ -33,7 +33,7 @@ def choose_portions(request: PlanRequest, needs: Needs) -> tuple[Decision, Decis
     """Tokens of a micro-batch, and whether activations are recomputed.
 
     Raises:
-        PlanError: what the recipe asks for is not possible with its rows or its optimizer.
+        PlanError: the recipe's rows or optimizer exclude its settings.
     """
     if request.train.gradient_checkpointing and not request.updates.checkpointing:
         raise PlanError(
@@ -51,7 +51,7 @@ def choose_portions(request: PlanRequest, needs: Needs) -> tuple[Decision, Decis
 
 
 def _together(request: PlanRequest, needs: Needs) -> tuple[Decision, Decision]:
-    """The first that fits; the least of all if none does."""
+    """The first that fits; the smallest if none does."""
     has, tried = request.place.hardware.memory, []
     for tokens, recomputes in _candidates(request):
         takes = needs(tokens, checkpointing=recomputes).total
@@ -77,10 +77,10 @@ def _together(request: PlanRequest, needs: Needs) -> tuple[Decision, Decision]:
 
 
 def _candidates(request: PlanRequest) -> Iterator[tuple[int, bool]]:
-    """Tokens, and whether to recompute, the best first. What takes fewer tokens than `BUSY` wastes more of the device
-    than recomputing does."""
+    """Tokens, and whether to recompute, the best first. Fewer tokens than `BUSY` waste more of the device than
+    recomputing does."""
     setting, able = request.train.gradient_checkpointing, request.updates.checkpointing
-    stored = setting is False or not able  # nothing can be recomputed
+    stored = setting is False or not able  # recomputing is impossible
     if not setting:
         yield from ((tokens, False) for tokens in _sizes(request, FEWEST if stored else BUSY))
     if not stored:
@@ -88,7 +88,7 @@ def _candidates(request: PlanRequest) -> Iterator[tuple[int, bool]]:
 
 
 def _sizes(request: PlanRequest, fewest: int) -> list[int]:
-    """Halves of the most, down to the fewest or the longest row."""
+    """Repeated halves of the most, down to the fewest or the longest row."""
     halves, tokens = [], MOST
     while tokens >= fewest:
         halves.append(max(tokens, request.data.longest))

@@ -1,4 +1,4 @@
-"""Bytes that this process has taken, and what a run will add whatever it trains."""
+"""Bytes that this process uses, and that every run adds."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from finetooth_hooks.protocols import EngineRequest, PlanRequest
 from finetooth_torch.planning.layer_memory import BYTES
 
 HOST_LATER = 104 * 2**20
-"""What an engine and its first steps bring into a host process without tensors: code of kernels and of small libraries,
-objects of Python and autograd, thread stacks, and holes of malloc's that such small things hold open. Measured as 44
-MiB until the engine is there and 60 after it, on SmolLM2-135M over mxfp4."""
+"""Host memory that an engine and its first steps add without tensors: code of kernels and small libraries, objects of
+Python and autograd, thread stacks, and fragmentation of malloc. Measured: 44 MiB until the engine is built and 60 after
+that, on SmolLM2-135M over mxfp4."""
 
 MODULES = {
     "torch._dynamo": 43 * 2**20,
     "bitsandbytes": 40 * 2**20,
     "transformers.modeling_utils": 77 * 2**20,
 }
-"""What modules take that building a model and an adapter imports, one after the other; peft and transformers import
-those of libraries that are installed. A quantizer's library may have brought some before the plan is made, which are
-measured with the process then. Loading all of them to measure them takes seconds of each `ft check`."""
+"""Memory of the modules that building a model and an adapter imports; peft and transformers import installed libraries
+too. Modules that a quantizer's library imported before the plan are measured with the process. Importing all of them to
+measure them would add seconds to each `ft check`."""
 
 
 def peak_memory(device: object) -> int:
@@ -32,7 +32,7 @@ def peak_memory(device: object) -> int:
     device = torch.device(str(device))
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    if device.type == "mps":  # keeps no peak: what it holds of the system, which it rarely gives back
+    if device.type == "mps":  # has no peak: the memory held, which it rarely returns
         return int(torch.mps.driver_allocated_memory())
     return host_memory("VmHWM")
 
@@ -51,7 +51,7 @@ def host_memory(field: str) -> int:
 
 
 def host_overhead() -> int:
-    """Bytes this process takes with the framework loaded, which is measured, and what the first step will add."""
+    """Measured bytes of this process with the framework loaded, plus what the first step adds."""
     import torch  # noqa: F401
 
     missing = [name for name in MODULES if name not in sys.modules and find_spec(name.partition(".")[0])]
@@ -59,9 +59,8 @@ def host_overhead() -> int:
 
 
 def loading_bytes(request: PlanRequest, precision: str, *, away: bool = False) -> int:
-    """What the base takes in host memory while it is loaded: the largest of its modules, as it is read and as it is
-    held, where the loader takes one after the other to the device, else the whole. What trains is read in fp32, which
-    its masters are."""
+    """Host memory of the base during loading: its largest module, as read and as stored, if the loader moves modules to
+    the device one by one, else the whole base. Trained weights are read in fp32, the masters' precision."""
     model, facts = request.base.model, request.base.facts
     if model.loading_bytes is not None:
         return model.loading_bytes
@@ -87,8 +86,8 @@ def loading_bytes(request: PlanRequest, precision: str, *, away: bool = False) -
 
 
 def reads_apart(request: PlanRequest | EngineRequest) -> bool:
-    """Whether ranks that have some of the layers read these alone. An adapter that sums over rows as it begins goes
-    through all layers."""
+    """Whether ranks of a pipeline read only their own layers. An adapter that starts from sums over rows needs all
+    layers."""
     base = request.base
     whole = base.stored is not None or request.trains.adapter.beginning_bytes(base.facts)
     return base.model.by_module and "tensors" in base.loader.capabilities and not whole

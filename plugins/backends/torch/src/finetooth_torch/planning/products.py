@@ -12,7 +12,7 @@ LEAST = 80
 
 
 def check_tf32(wanted: bool, hardware: HardwareFacts) -> None:
-    """Checks that the device has TF32 where the recipe asks for it.
+    """Check that the device has TF32 if the recipe asks for it.
 
     Raises:
         PlanError: TF32 is asked for, and the device has none.

@@ -1,4 +1,4 @@
-"""Whether a GPU computes the same bits each time, and what its attention kernels are."""
+"""Whether a GPU computes the same bits each time, and which attention kernels it has."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from finetooth_hooks.protocols import HardwareFacts, ModelFacts
 
 SETTING = "backend.deterministic"
 SUMS = ("linear", "state_space")
-"""Kinds of layers whose code sums along the row by an operation that has no deterministic way on a GPU."""
+"""Kinds of layers whose sums along a row have no deterministic version on a GPU."""
 
 SWITCH = "TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL"
-"""Lets torch use AOTriton's kernels, its fused attention on AMD GPUs, where it calls them experimental."""
+"""Variable that allows AOTriton's kernels, torch's fused attention on AMD GPUs, where torch calls them experimental."""
 EXPERIMENTAL = ("gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1152", "gfx1153", "gfx1200")
 """Architectures for which torch does."""
 STABLE = ("gfx90a", "gfx942", "gfx950", "gfx1100", "gfx1151", "gfx1201")
@@ -26,7 +26,7 @@ SLOW = "11.8 times as long and 16.3 times the memory at 4,096 tokens, measured o
 def choose_deterministic(
     wanted: Literal["auto"] | bool, facts: ModelFacts, hardware: HardwareFacts
 ) -> Decision | None:  # fmt: skip
-    """What `TorchOptions.deterministic` comes to; None on a CPU, which computes the same bits without it."""
+    """The value of `TorchOptions.deterministic`; None on a CPU, which always computes the same bits."""
     if hardware.device == "cpu":
         return None
     if wanted != "auto":
@@ -45,7 +45,7 @@ def choose_deterministic(
 
 
 def has_fused_sdpa(hardware: HardwareFacts, environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether torch's `sdpa` keeps no scores there: all but AMD GPUs that AOTriton has no kernels for do."""
+    """Whether torch's `sdpa` is fused there: on all but AMD GPUs without AOTriton's kernels."""
     architecture = hardware.architecture
     tried = architecture in EXPERIMENTAL and environment.get(SWITCH, "1") == "1"
     return not architecture.startswith("gfx") or architecture in STABLE or tried
@@ -54,8 +54,8 @@ def has_fused_sdpa(hardware: HardwareFacts, environment: Mapping[str, str] = os.
 def with_amd_kernels(
     decisions: Sequence[Decision], hardware: HardwareFacts, environment: Mapping[str, str] = os.environ
 ) -> tuple[Decision, ...]:
-    """Decisions on attention; where torch's `sdpa` meets a GPU whose fused kernels torch calls experimental, or that
-    has none, the reason says which kernel computes and what the other one costs."""
+    """Decisions on attention. If torch calls the GPU's fused kernels experimental, or there are none, the reason says
+    which kernel `sdpa` uses and what the other one costs."""
     architecture, fused = hardware.architecture, has_fused_sdpa(hardware, environment)
     if architecture in EXPERIMENTAL and fused:
         kernel = f"AOTriton's kernels, experimental on {architecture}; torch's own would take {SLOW}"

@@ -1,4 +1,4 @@
-"""What models of roles take, and what of it is not on the device."""
+"""Memory of roles' models, on the device and elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finetooth_torch.planning.offload import DEVICE, Offload
 
 
 def role_bytes(request: PlanRequest, size: int, offload: Offload) -> int:
-    """Bytes on the device of all models and copies that are held for roles.
+    """Bytes on the device of all models and copies for roles.
 
     Args:
         size: bytes of a weight.

@@ -1,4 +1,4 @@
-"""Losses of a mixture's routers that a recipe asks for, and what they take."""
+"""The recipe's losses of a mixture's routers, and their memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RouterCoefficients:
         return bool(self.balance or self.z)
 
     def bytes_per_token(self, facts: ModelFacts) -> int:
-        """What the losses keep of all layers for their backward pass: probabilities, and logits, in fp32."""
+        """Memory that the losses keep for their backward pass: probabilities and logits of all layers, in fp32."""
         scores = sum(layer.experts.count for layer in facts.per_layer if layer.experts is not None)
         return 4 * scores * (bool(self.balance) + bool(self.z))
 
@@ -36,7 +36,7 @@ def check_routers(coefficients: RouterCoefficients, facts: ModelFacts, model_typ
     """Checks that the model has routers for the losses that the recipe sets.
 
     Raises:
-        PlanError: a loss of routers is asked for, and the family declares none.
+        PlanError: the recipe sets a loss of routers, and the family has none.
     """
     if coefficients and not any(layer.experts is not None and layer.experts.balanced for layer in facts.per_layer):
         name = "router_aux_loss_coef" if coefficients.balance else "router_z_loss_coef"

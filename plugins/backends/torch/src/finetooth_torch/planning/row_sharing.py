@@ -1,4 +1,4 @@
-"""Whether data may share rows, as far as a model's config says; and what that saves. No framework."""
+"""Whether examples may share rows, according to a model's config; and what that saves. No framework."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from finetooth_steps.row_filling import Filling
 from finetooth_torch.planning.attention import AttentionChoice
 
 CARRIES = ("mamba", "linear_attention", "conv", "recurrent", "rwkv", "ssm", "hybrid", "delta", "xlstm", "hyena")
-"""Parts of the names of layers that hand a state on from position to position."""
+"""Parts of the names of recurrent layers."""
 WHOLE = ("recurrent", "rwkv", "xlstm", "hyena")
-"""Of them those that transformers computes by no function that could be given each sequence apart."""
+"""Recurrent layers that transformers does not compute by a function that can get each sequence separately."""
 LAYER_LISTS = ("layer_types", "layers_block_type", "block_types", "layers_type")
-"""Where configs name the kind of each layer."""
+"""Keys of configs with the kind of each layer."""
 CARRYING_SETTINGS = ("mamba_", "ssm_", "linear_conv_kernel_dim", "conv_L_cache", "conv_kernel", "time_step_rank")
-"""Beginnings of settings that only such layers have."""
+"""Prefixes of settings that only such layers have."""
 ANGLES = ("dynamic", "longrope")
 """Kinds of rotary scaling whose angles depend on the length of the sequence."""
 
 SHORTEST = 64
-"""Positions of a chunk of linear attention: no sequence is computed by fewer."""
+"""Positions of a chunk of linear attention, the minimum per sequence."""
 STEPS = 20
-"""Steps whose layout is tried for the plan."""
+"""Steps that the plan lays out as a trial."""
 MOST_STEPS, MOST_DATA = 200, 4096
-"""Steps, and data in them, that are tried for the largest micro-batch of a run."""
+"""Steps, and examples in them, of the trial for a run's largest micro-batch."""
 
 
 WITH_TOWERS = ("vision_config", "audio_config")
-"""What the config of a model has that reads more than text."""
+"""Keys in configs of models that read more than text."""
 
 
 def obstacle(config: Mapping[str, Any], attention: AttentionChoice, *, divided: bool = False) -> str:
-    """Why data cannot share a row, as far as attention and config show; empty if they may.
+    """Why examples cannot share a row, as far as attention and config show; empty if they may.
 
     Args:
         config: of the model, in transformers' shape.
-        divided: ranks have parts of a row, so that no state can restart inside of it. Else that is tried.
+        divided: ranks have parts of a row, so no state can restart inside it. Otherwise a trial decides.
     """
     if attention.filling is None:
         return f"attention {attention.names} takes no mask that keeps sequences apart"
@@ -70,13 +70,13 @@ def scaled_by_length(config: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _parts(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The config, and the one of its language model."""
+    """The config and its language model's config."""
     inner = [config[name] for name in ("text_config", "llm_config") if isinstance(config.get(name), Mapping)]
     return [config, *inner]
 
 
 def _carrying(config: Mapping[str, Any]) -> str:
-    """What layers that hand a state on are called."""
+    """The names of the recurrent layers."""
     kinds = [str(config.get("model_type", ""))]
     for name in LAYER_LISTS:
         listed = config.get(name)
@@ -90,10 +90,10 @@ def _carrying(config: Mapping[str, Any]) -> str:
 
 
 def check_sampled(request: PlanRequest) -> None:
-    """Checks that a run that samples stays within the positions where rotary angles stay what they are.
+    """Check that sampling stays within the positions at which rotary angles do not change.
 
     Raises:
-        PlanError: the run samples rows whose rotary angles change with each token that they get.
+        PlanError: the run samples rows whose rotary angles change with each new token.
     """
     kind, same = scaled_by_length(request.base.model.config)
     if kind == "dynamic" and "generate" in request.needs and request.train.max_length > same:
@@ -105,12 +105,12 @@ def check_sampled(request: PlanRequest) -> None:
 
 
 def scanned(lengths: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Positions that a layer computes of each sequence which begins with a state of its own, at most."""
+    """Most positions that a recurrent layer computes per sequence."""
     return 2 ** np.ceil(np.log2(np.maximum(lengths, SHORTEST))).astype(np.int64)
 
 
 def rescanned(lengths: Sequence[int]) -> float:
-    """How much more than the positions of such sequences `scanned` is, as a share."""
+    """Relative excess of `scanned` over the positions of such sequences."""
     return float(scanned(lengths).sum() / sum(lengths) - 1)
 
 
@@ -118,7 +118,7 @@ def padding(steps: Sequence[Sequence[int]], budget: int, filling: Filling | None
     """Share of computed positions that is padding.
 
     Args:
-        steps: positions of the data of each step.
+        steps: positions of each step's examples.
         budget: positions of a micro-batch.
     """
     used = sum(sum(step) for step in steps)
@@ -127,10 +127,10 @@ def padding(steps: Sequence[Sequence[int]], budget: int, filling: Filling | None
 
 
 def likely_steps(lengths: Sequence[int], batch_size: int, steps: int = STEPS) -> list[list[int]]:
-    """Steps with data as long as those of the run.
+    """Steps with examples as long as the run's.
 
     Args:
-        lengths: positions of the data at equal shares, shortest first (`DataReport.lengths`).
+        lengths: quantiles of the examples' lengths, shortest first (`DataReport.lengths`).
         steps: how many.
     """
     generator = np.random.default_rng(0)
@@ -142,8 +142,7 @@ def likely_steps(lengths: Sequence[int], batch_size: int, steps: int = STEPS) ->
 def largest_positions(
     lengths: Sequence[int], batch_size: int, budget: int, filling: Filling | None, *, steps: int | None
 ) -> int:
-    """Positions of the largest micro-batch of a run, padding included: what as many steps of such data come to, more
-    often than not.
+    """Positions of the likely largest micro-batch of a run, padding included.
 
     Args:
         lengths: see `likely_steps`.

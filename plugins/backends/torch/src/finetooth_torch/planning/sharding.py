@@ -1,4 +1,4 @@
-"""What ranks that hold parts of a model can do, and the memory that each of them takes."""
+"""Checks and memory of ranks that hold parts of a model."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from finetooth_torch.planning.row_sharing import obstacle
 
 PRECISIONS = ("fp64", "fp32", "bf16")
 STEPS = ("in_backward", "averages")
-"""Capabilities of optimizers that need all gradients or weights of a model at one rank."""
+"""Capabilities of optimizers that need all gradients or weights at one rank."""
 OWN_ORDER = ("in_turn", "masterless")
-"""Capabilities of optimizers that keep or update weights in an order of their own."""
+"""Capabilities of optimizers that keep weights or update them one by one."""
 GATHERED_LAYERS = 2
-"""Layers that a device has whole at once: the one that computes, and the next, which is on its way."""
+"""Layers that a device holds whole at once: the current one, and the next, which is being gathered."""
 
 
 def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, share_base: bool) -> None:
     """Checks that the recipe's settings work with a sharded or staged model.
 
     Raises:
-        PlanError: a setting that goes with whole models only, or a method that knows of no ranks.
+        PlanError: a setting needs whole models, or a method does not support ranks.
     """
     sharding = request.place.sharding
     if "module" in request.needs and request.place.collective is not None:
@@ -86,7 +86,7 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
 
 
 def _spreads(sharding: Sharding) -> bool:
-    """Whether ranks have the whole model, and a part of the optimizer's state each."""
+    """Whether each rank has the whole model and a part of the optimizer's state."""
     return sharding.shard is None and sharding.stages is None and sharding.optimizer > 1
 
 
@@ -118,7 +118,7 @@ def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> No
         attention: of the model's own code.
 
     Raises:
-        PlanError: positions of rows are to be divided, and the model or a setting needs them together.
+        PlanError: the recipe divides positions of rows, and the model or a setting needs them together.
     """
     if request.place.sharding is None or request.place.sharding.positions == 1:
         return
@@ -140,7 +140,7 @@ def check_slicing(request: PlanRequest, attention: AttentionChoice | None) -> No
 
 
 def divided(request: PlanRequest) -> tuple[Decision, ...]:
-    """What the plan says of all that ranks divide."""
+    """The plan's decisions on what ranks divide."""
     sharding = request.place.sharding
     held = {} if sharding is None else sharding.held()
     return tuple(
@@ -151,12 +151,12 @@ def divided(request: PlanRequest) -> tuple[Decision, ...]:
 def of_one_rank(
     estimate: Callable[[], MemoryEstimate], request: PlanRequest, precision: str, tokens: int, *, checkpointing: bool
 ) -> MemoryEstimate:
-    """What one rank takes.
+    """Memory of one rank.
 
     Args:
-        estimate: what it takes where no rank holds parts.
+        estimate: without division.
         tokens: positions of a micro-batch.
-        checkpointing: layers are computed again in the backward pass.
+        checkpointing: the backward pass recomputes layers.
     """
     whole, sharding = estimate(), request.place.sharding
     if sharding is None:
@@ -191,7 +191,7 @@ def of_one_rank(
         parts["weights"] = masters + of_base - waiting
         host |= {"weights": waiting} if waiting else {}
     else:
-        # what trains is held in fp32 alone, and made what the model computes in where it is gathered
+        # trained weights are in fp32 only, and converted to the model's precision when gathered
         weights = parts["weights"] - (trained * size if size < BYTES["fp32"] else 0)
         parts["weights"] = (weights * (elsewhere + in_layers) // max(gathered, 1)) // sharding.weights
     parts["optimizer"] //= sharding.optimizer
@@ -201,11 +201,11 @@ def of_one_rank(
     if sharding.weights * sharding.layers > 1:
         sampled_whole = "generate" in request.needs and not sharding.sampled_by_layer
         at_once = in_layers if sampled_whole else min(in_layers, GATHERED_LAYERS * in_layers // layers)
-        if away:  # the rank's part of what is gathered next comes to the device first
+        if away:  # the rank's part of the next layer is copied to the device first
             coming = [parts["weights"] * of // max(gathered, 1) for of in (elsewhere, in_layers // layers)]
             at_once = max(coming[0], at_once + coming[1])
         parts["gathered"] = parts.get("gathered", 0) + elsewhere + at_once
-        # Those of all that lies in no layer are made whole, and summed in fp32 once nothing is gathered any more.
+        # Gradients outside layers are whole, and summed in fp32 after the last gather.
         last = 0 if request.trains.base_frozen else (size + 4) * elsewhere // size
         made = max(made, last - parts["gathered"])
     parts["gradients"] = 4 * trained // sharding.gradients + made
@@ -226,7 +226,7 @@ def of_one_rank(
 def _of_positions(
     whole: MemoryEstimate, request: PlanRequest, precision: str, tokens: int, *, checkpointing: bool
 ) -> MemoryEstimate:
-    """With a share of the positions, and the keys and values of whole rows."""
+    """Memory with a share of the positions, and the keys and values of whole rows."""
     assert request.place.sharding is not None
     facts, parts = request.base.facts, dict(whole.parts)
     if "generate" not in request.needs:  # every rank samples by itself
@@ -238,8 +238,8 @@ def _of_positions(
 
 
 def _of_stage(whole: MemoryEstimate, request: PlanRequest, precision: str, stages: int) -> MemoryEstimate:
-    """With a share of the layers, and all that lies in none. Of activations as much as without: a stage holds those of
-    as many micro-batches as there are stages (`1f1b`)."""
+    """Memory with a share of the layers, and everything outside them. Activations take as much as without: a stage
+    holds those of as many micro-batches as there are stages (`1f1b`)."""
     base, layers = resident_bytes(request.base, precision), layers_bytes(request, precision)
     share, of_layers = _shares(request, precision, stages)
     parts = dict(whole.parts)
@@ -255,14 +255,14 @@ def _of_stage(whole: MemoryEstimate, request: PlanRequest, precision: str, stage
 
 
 def _shares(request: PlanRequest, precision: str, stages: int) -> tuple[float, float]:
-    """Of the weights, and of what trains, what the stage with the most layers has."""
+    """Shares of the weights, and of the trained ones, at the stage with the most layers."""
     largest = -(-request.base.facts.layers // stages) / request.base.facts.layers
     size = resident_bytes(request.base, precision)
     share = 1 - (1 - largest) * layers_bytes(request, precision) / max(size, 1)
-    return share, largest if request.trains.base_frozen else share  # an adapter lies in layers
+    return share, largest if request.trains.base_frozen else share  # an adapter is inside layers
 
 
 def _of_spread_optimizer(whole: MemoryEstimate, request: PlanRequest, ranks: int) -> MemoryEstimate:
-    """With a rank's part of the optimizer's state, and of a copy of the weights in fp32, which it updates."""
+    """Memory with a rank's part of the optimizer's state, and of an fp32 copy of the weights, which it updates."""
     kept = whole.parts["optimizer"] + BYTES["fp32"] * request.trains.parameters
     return replace(whole, parts={**whole.parts, "optimizer": -(-kept // ranks)})

@@ -1,4 +1,4 @@
-"""Weights that a recipe keeps from its quantizer: whether there are such, and how many are stored then."""
+"""Weights that a recipe does not quantise: whether they exist, and how many are quantised."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from finetooth_hooks.protocols import BasePart
 
 
 def without_skipped(base: BasePart) -> BasePart:
-    """The same base, its experts counted without those that stay as they are. Without `quantization.skip`, or where
-    files would have to be fetched first, as it was given.
+    """The base, with its experts counted without the skipped ones. Unchanged without `quantization.skip`, or if files
+    would have to be downloaded first.
 
     Raises:
         RecipeError: `quantization.skip` names what the model does not have.
@@ -20,7 +20,7 @@ def without_skipped(base: BasePart) -> BasePart:
 
 
 def loaded(base: BasePart, load: Callable[[], Any]) -> Any:
-    """Load a base of which `without_skipped` could not say everything.
+    """Load a base that `without_skipped` could not fully count.
 
     Raises:
         RecipeError: see there.
@@ -28,7 +28,7 @@ def loaded(base: BasePart, load: Callable[[], Any]) -> Any:
     quantizer = base.quantizer
     if quantizer is None or not quantizer.skip:
         return load()
-    if not base.model.files:  # now they are fetched anyway
+    if not base.model.files:  # files are downloaded now anyway
         _counted(base)
     model = load()
     from finetooth_torchshared.quantised import check_skip

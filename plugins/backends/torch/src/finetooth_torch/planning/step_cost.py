@@ -1,4 +1,4 @@
-"""What steps will take, reckoned from the model's config, the plan and the lengths of the data. No weights."""
+"""Estimates the cost of steps from the model's config, the plan and the lengths of examples. No weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetooth_toolbox.llama_shape import layer_matrices, layer_weights, linear_
 from finetooth_torch.planning.flops import Computed, Execution, count, planned_cost
 
 UNKNOWN_SHARE = 0.1
-"""Parameters of the layers that the reckoning may miss or make up: norms, biases and what else is small."""
+"""Tolerance of the parameter count of layers: norms, biases and other small parts."""
 
 
 def step_cost(
@@ -33,11 +33,11 @@ def step_cost(
 
     Args:
         train: as decided.
-        filling: how data share rows; None where they do not.
+        filling: how examples share rows; None if they do not.
         stream: the stream decoder computes the layers.
         fused: attention forms its scores piece by piece; see `AttentionServes`.
         kernels: as they were picked.
-        routed: routers have losses, which see a step whole before it is differentiated.
+        routed: routers have losses, which need another forward pass over a whole step.
     """
     facts = request.base.facts
     if not _counts_layers(facts, request.base.model.parameters):
@@ -55,7 +55,7 @@ def step_cost(
     def flops(steps: Sequence[Sequence[int]], share: float) -> float:
         total = 0.0
         for step in steps:
-            # behind the last layer's attention the stream decoder continues only where something trains
+            # after the last layer's attention the stream decoder continues only at trained positions
             computed = [
                 Computed(segments, rows := round(share * used), across, rows if stream else None)
                 for segments, across, used in layout(step)
@@ -88,7 +88,7 @@ def _logits_once(request: PlanRequest, precision: str, kernels: Mapping[str, Pic
 def _layout(
     step: Sequence[int], *, budget: int, filling: Filling | None, stream: bool
 ) -> Iterator[tuple[tuple[int, ...], float, int]]:
-    """Micro-batches of a step: what attends to itself, pairs beyond that, and positions without padding."""
+    """Micro-batches of a step: lengths of segments, pairs between them, and positions without padding."""
     if stream:
         yield tuple(step), 0.0, sum(step)
         return
@@ -103,11 +103,11 @@ def _segments(batch: MicroBatch, filling: Filling | None) -> tuple[tuple[int, ..
         return batch.lengths, 0.0
     rows = len(batch.filled)
     width = batch.positions // rows
-    return (width,) * rows, rows * width * (width - 1) / 2  # a mask's other half is computed too
+    return (width,) * rows, rows * width * (width - 1) / 2  # masked pairs are computed too
 
 
 def _counts_layers(facts: ModelFacts, parameters: int) -> bool:
-    """What is counted is all there is in the layers, but for what is small."""
+    """Whether the count covers the layers' parameters, up to small parts."""
     known = linear_shapes(facts)
     if not facts.per_layer and not all(name.rsplit(".", 1)[-1] in known for name in facts.linear_targets):
         return False
@@ -117,7 +117,7 @@ def _counts_layers(facts: ModelFacts, parameters: int) -> bool:
 
 
 def rank_of(facts: ModelFacts, trained: int) -> int:
-    """The rank at which low-rank additions to all linear modules have as many parameters; what an adapter adds is
-    small next to the model, however it is spread. 0 where the shapes of the modules do not follow from the facts."""
+    """The rank at which low-rank adapters on all linear modules have the adapter's number of parameters: an adapter is
+    small next to the model, so its distribution matters little. 0 if the facts do not give the modules' shapes."""
     a_rank = sum(map(sum, layer_matrices(facts)))
     return max(1, round(trained / a_rank)) if a_rank else 0

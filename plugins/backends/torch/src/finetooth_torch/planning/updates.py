@@ -1,4 +1,4 @@
-"""Whether an optimizer can do what a recipe asks of its steps."""
+"""Whether an optimizer supports a recipe's settings of steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def check_updates(request: PlanRequest, precision: str) -> None:
     """Checks that the recipe's settings fit the optimizer's abilities.
 
     Raises:
-        PlanError: an ability of the optimizer, and a setting that asks for something else.
+        PlanError: the optimizer does not support a setting.
     """
     name, words = request.updates.name, request.updates.optimizer.capabilities
     if "masterless" in words and precision != "bf16":
