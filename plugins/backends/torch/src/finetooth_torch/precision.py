@@ -18,5 +18,5 @@ def has_float64(device: torch.device) -> bool:
 
 
 def result_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In what log-probabilities, losses and master weights are held: float32, or float64 with float64 weights."""
+    """The dtype of log-probabilities, losses and master weights: float32, or float64 with float64 weights."""
     return torch.float64 if dtype == torch.float64 else torch.float32

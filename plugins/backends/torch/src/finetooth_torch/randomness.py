@@ -1,7 +1,7 @@
-"""Random streams that are owned: keyed by what they are for, never left over from what ran before.
+"""Random streams keyed by their purpose, independent of what ran before.
 
-Nothing of finetooth draws from torch's global generators. A loss or a hook of the user may: they are seeded when an
-engine is built, and their states are part of its state.
+finetooth never draws from torch's global generators. A user's loss or hook may, so they are seeded when an engine is
+built, and their states are part of its state.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from torch import Tensor
 
 HOST = "cpu"
 SEEDED = ("cuda", "mps")
-"""Kinds of accelerators that have generators of their own."""
+"""Kinds of accelerators with their own generators."""
 
 
 @contextmanager
 def seeded(device: torch.device, *keys: object) -> Iterator[None]:
-    """torch's generators of the host and of `device` start from `keys` inside, and are as before afterwards."""
+    """Seed torch's generators of the host and of `device` from `keys` inside the `with` block, and restore them
+    afterwards."""
     kind = device.type if device.type in SEEDED else HOST
     with torch.random.fork_rng(devices=[] if kind == HOST else [device], device_type="cuda" if kind == HOST else kind):
         seed = stream_key(*keys)
@@ -45,7 +46,7 @@ def seed_global(device: torch.device, seed: int) -> None:
 
 
 def global_states(device: torch.device) -> dict[str, Tensor]:
-    """States of torch's global generators by device, (bytes,) uint8 in host memory of their own."""
+    """States of torch's global generators by device, (bytes,) uint8, copied to host memory."""
     states = {HOST: torch.get_rng_state()}
     if device.type == "cuda":
         states |= {f"cuda:{index}": torch.cuda.get_rng_state(index) for index in range(torch.cuda.device_count())}
@@ -55,7 +56,7 @@ def global_states(device: torch.device) -> dict[str, Tensor]:
 
 
 def check_states(where: str, states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Whether the states are ones that `set_global` can take.
+    """Check that `set_global` can load the states.
 
     Raises:
         UserError: one is not.
@@ -69,7 +70,7 @@ def check_states(where: str, states: Mapping[str, Tensor], device: torch.device)
             if not known or state.dtype != torch.uint8 or state.dim() != 1 or state.shape != shape:
                 raise RuntimeError("its shape or type is not that of one")
             if name == HOST:
-                torch.Generator().set_state(state)  # refuses what is none
+                torch.Generator().set_state(state)  # refuses anything else
         except (RuntimeError, TypeError) as error:
             problem = str(error).splitlines()[0]
             raise UserError(
@@ -78,8 +79,8 @@ def check_states(where: str, states: Mapping[str, Tensor], device: torch.device)
 
 
 def set_global(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Restore the states that `global_states` returned. The state of a device that is not there is left out: random
-    numbers of another machine are not the same to the bit anyway."""
+    """Restore the states that `global_states` returned. States of missing devices are ignored: another machine does not
+    have bit-identical random numbers anyway."""
     for name in global_states(device).keys() & states.keys():
         if name == HOST:
             torch.set_rng_state(states[name].cpu())

@@ -1,4 +1,4 @@
-"""What an engine asks of the other ranks that train the same parameters."""
+"""Exchanges of an engine with the other ranks that train the same parameters."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from finetooth_torch.updates.parameters import TrainedParameters
 
 
 class Ranks:
-    """One rank's gradients, and sums with those of the others.
+    """Sums one rank's gradients with those of the others.
 
-    Each rank holds gradients of its own data, normalised over the step of all; their sum is the step's gradient. It
-    is the same bits at every rank, so all of them clip alike, skip alike and come to the same weights.
+    Each rank holds gradients of its own examples, normalised over the step of all ranks; their sum is the step's
+    gradient. It is bit-identical at every rank, so all clip and skip alike and get the same weights.
 
     Args:
         collective: None for a single rank.
-        spread: the optimizer, where each rank keeps a part of the gradients and of its state; None: each keeps all.
+        spread: the optimizer, if each rank keeps a part of the gradients and of its state; None: each keeps all.
         joint: ranks divide the positions of rows, or the layers.
 
     Attributes:
-        joint: no rank goes through the model alone: each has parts of it, or computes some positions of a row.
-        stops_together: no rank can save alone, so that all of them stop at the same call.
+        joint: no rank computes the model alone: each has parts of it, or some positions of a row.
+        stops_together: no rank can save alone, so all of them stop at the same call.
     """
 
     def __init__(
@@ -44,30 +44,30 @@ class Ranks:
         """Checks that the loss can be computed from one rank's part.
 
         Raises:
-            PlanError: it must see a step whole, and each rank sees its own part.
+            PlanError: the loss needs a whole step, and each rank has only its part.
         """
         if self._collective is not None:
             check_whole_steps([loss], self._collective)
 
     def norm(self) -> float:
-        """Global L2 norm of what all ranks have accumulated, in fp32; their gradients stay as they are."""
+        """Global L2 norm of the gradients of all ranks, in fp32; the gradients do not change."""
         if self._collective is None or self._parameters.sharded:
             return self._parameters.norm()
         return self._parameters.norm_of(self._summed(self._collective))
 
     def share_gradients(self) -> None:
-        """Every rank's gradients become the sum over all ranks, or its part of it."""
+        """Replace every rank's gradients by the sum over all ranks, or its part of it."""
         if self._spread is not None:
             self._spread.share()
             return
-        if self._collective is None or self._parameters.sharded:  # then backward has summed them
+        if self._collective is None or self._parameters.sharded:  # then the backward pass has summed them
             return
         for place, gradient in self._summed(self._collective).items():
             self._parameters.masters[place].grad = gradient
 
     def waiting(self, counters: Counters) -> tuple[dict[str, torch.Tensor], Counters]:
-        """What waits for a step, as a state holds it: gradients by the names of masters, and what was counted with
-        them. Where each rank has some of its own, that of all ranks together."""
+        """The accumulated gradients by the names of masters, with their counts, for a saved state; summed if each rank
+        has its own."""
         named = self._parameters.named()
         gradients = {name: master.grad for name, master in named if master.grad is not None}
         if self._collective is None or not counters.accumulated:
@@ -78,7 +78,7 @@ class Ranks:
         return gradients, counters
 
     def took(self, counters: Counters) -> None:
-        """A state was taken back at every rank: what waits for a step is the first one's, since ranks add up."""
+        """After every rank has loaded a state, only the first one keeps its gradients, since ranks add up."""
         if self._collective is not None and self._collective.rank > 0:
             counters.loss, counters.rows = 0.0, []
             if self._add_up:
@@ -86,12 +86,12 @@ class Ranks:
 
     @property
     def _add_up(self) -> bool:
-        """Whether a step adds up gradients that each rank has of all that trains."""
+        """Whether a step sums gradients, of which each rank has all parameters'."""
         return self._collective is not None and not self._parameters.sharded and not self._parameters.staged
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What the body raises at one rank ends it at every rank; see `finetooth_steps.agreement.together`."""
+        """An error in the `with` block at one rank ends it at every rank; see `finetooth_steps.agreement.together`."""
         if self._collective is None:
             yield
             return
@@ -99,16 +99,16 @@ class Ranks:
             yield
 
     def any(self, own: bool) -> bool:
-        """Whether it is so at some rank."""
+        """Whether it is true at some rank."""
         return own if self._collective is None else any(self._collective.gather(own))
 
     def finite_weights(self) -> bool:
-        """Whether what trains is finite, of the parts that this rank has."""
+        """Whether this rank's trained parameters are finite."""
         weights = self._parameters.masters if self.sharded else self._parameters.live
         return all(bool(weight.isfinite().all()) for weight in weights if not weight.is_meta)
 
     def missing(self, rounds: int) -> int:
-        """How many more times some rank goes through a sharded model in a call than this one: all must as often."""
+        """How many more passes some rank makes in a call than this one: with a sharded model all need as many."""
         if self._collective is None or not self._parameters.sharded:
             return 0
         return int(max(self._collective.gather(rounds))) - rounds
@@ -123,7 +123,7 @@ class Ranks:
         return own if self._collective is None else float(sum(self._collective.gather(own)))
 
     def sums(self, own: Sequence[float]) -> list[float]:
-        """Number by number the sum over all ranks; one without any gives none."""
+        """The sums over all ranks, number by number; a rank without numbers adds none."""
         by_rank = [own] if self._collective is None else self._collective.gather(list(own))
         return [float(sum(of)) for of in zip(*filter(None, by_rank), strict=True)]
 
@@ -135,7 +135,7 @@ class Ranks:
         )
 
     def _summed(self, collective: Collective) -> dict[int, torch.Tensor]:
-        """Sums by place among the masters; a rank without a gradient that others have gives zeros."""
+        """Sums by index of the master; a rank without a gradient that others have adds zeros."""
         masters = self._parameters.masters
         has = [float(master.grad is not None) for master in masters]
         present = collective.sum([torch.tensor(has, device=self._parameters.device)])[0].tolist() if masters else []

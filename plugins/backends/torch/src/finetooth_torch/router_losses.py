@@ -1,14 +1,14 @@
-"""Losses of a mixture's routers over the real positions of a step (decision 0047): padding is left out, and so is what
-follows a row's last target that counts, which is never computed.
+"""Losses of a mixture's routers over the real positions of a step (decision 0047), without padding and without
+positions after a row's last trained target, which are never computed.
 
-Load balancing is that of Switch Transformer (arXiv:2101.03961, equations 4 to 6) in the form that transformers gives
-it: all layers count as one, and a position counts once for each expert that it was sent to. With E experts, N positions
-times layers, n_e of them sent to expert e, and p_e the sum of the probabilities of e,
+Load balancing is that of Switch Transformer (arXiv:2101.03961, equations 4 to 6) in transformers' form: all layers
+count as one, and a position counts once for each of its experts. With E experts, N positions times layers, n_e of them
+routed to expert e, and p_e the sum of the probabilities of e,
 
     balance = E sum_e (n_e / N) (p_e / N)
 
-n_e has no gradient, so once it is known for the whole step, the loss is a sum over micro-batches and ranks. The z-loss
-(ST-MoE, arXiv:2202.08906, equation 5) is the mean of the squared logarithm of the softmax's sum.
+n_e has no gradient. With n_e of the whole step, the loss is a sum over micro-batches and ranks. The z-loss (ST-MoE,
+arXiv:2202.08906, equation 5) is the mean of the squared logarithm of the softmax's sum.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from finetooth_torch.precision import result_dtype
 
 
 class RouterLosses:
-    """Reads what routers give, and makes losses of it.
+    """Computes losses from router outputs.
 
     Args:
         layers: of the decoder, in order.
-        draws: told which computed positions are real.
+        draws: knows which computed positions are real.
 
     Attributes:
-        step: what routers chose over the whole step, as `counts` gives it; None: what was read last is the whole step.
+        step: the routers' choices over the whole step, from `counts`; None: the last pass is the whole step.
     """
 
     step: Tensor | None = None
@@ -53,13 +53,13 @@ class RouterLosses:
 
     def _keep(self, router: nn.Module, args: Any, output: Any) -> None:
         del router, args
-        if self._reads:  # nothing is computed here, which a layer that is computed again would not repeat
+        if self._reads:  # no computation here: a recomputed layer would not repeat it
             self._read.append(output[0] if isinstance(output, tuple) else output)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Inside the `with` block, keep what each layer's router gives; behind it, hold (N, E) logits of the real
-        positions. A backward pass that computes layers again is outside."""
+        """Inside the `with` block, record each layer's router output; after it, hold (N, E) logits of the real
+        positions. Backward passes with recomputation run outside."""
         self._read, self._reads = [], True
         try:
             yield
@@ -69,14 +69,14 @@ class RouterLosses:
         self._read = [logits.flatten(0, -2)[real].to(result_dtype(logits.dtype)) for logits in self._read]
 
     def counts(self) -> Tensor:
-        """(E + 1,) int64, of what was read last: positions sent to each expert, all layers together, and positions
-        times layers. A device is not waited for."""
+        """(E + 1,) int64 of the last pass: positions routed to each expert, over all layers, and positions times
+        layers. The host does not wait for the device."""
         chosen = torch.cat([logits.detach().topk(self._active, -1).indices.flatten() for logits in self._read])
         sent = chosen.new_zeros(self._read[0].shape[-1]).index_add_(0, chosen, torch.ones_like(chosen))
         return nn.functional.pad(sent, (0, 1), value=sum(map(len, self._read)))
 
     def losses(self) -> LossResult:
-        """What the positions that were read last add to the losses of the step."""
+        """The last pass's part of the step's losses."""
         step = self.counts() if self.step is None else self.step
         read, self._read = self._read, []
         counted = step.to(read[0].dtype)

@@ -44,8 +44,8 @@ def measured_peak(device: str, precision: str, threads: int) -> float:
             rate = max(rate, _cost(size) / _seconds(square))
             if time.perf_counter() + _cost(size) / rate > deadline:
                 return rate
-        # one buffer is enough: if another process uses a core, a product waits for milliseconds, and the rate of small
-        # products would be a hundredth of the device's
+        # time for one larger product is enough: if another process uses a core, even a small product waits for
+        # milliseconds, and its rate would be a hundredth of the device's
         if size < largest and time.perf_counter() + _cost(2 * size) / rate < deadline:
             size *= 2
 

@@ -20,7 +20,7 @@ PRECISIONS = ("fp64", "fp32", "bf16")
 STEPS = ("in_backward", "averages")
 """Capabilities of optimizers that need all gradients or weights at one rank."""
 OWN_ORDER = ("in_turn", "masterless")
-"""Capabilities of optimizers that keep weights or update them one by one."""
+"""Capabilities of optimizers that update blocks in turn or keep no masters."""
 GATHERED_LAYERS = 2
 """Layers that a device holds whole at once: the current one, and the next, which is being gathered."""
 

@@ -1,4 +1,4 @@
-"""Records steps with torch's profiler and writes what it found into a folder."""
+"""Records steps with torch's profiler and writes the results into a folder."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ ALLOCATIONS = 1 << 20
 """Most allocations and frees that a snapshot holds: the newest ones."""
 
 _DROPPED = ("Ev Idx", "Record function id", "Concrete Inputs", "Input Strides", "Sequence number", "Fwd thread id")
-"""Arguments of events that nobody reads and that make up most of a trace."""
+"""Unused arguments of events, which are most of a trace."""
 
 
 class Recording:
-    """`finetooth_hooks.engine.Spans`. How many are under way is known to `span`, which then costs nothing."""
+    """`finetooth_hooks.engine.Spans`. `span` costs nothing while none is recorded."""
 
     under_way = 0
 
     def span(self, name: str) -> AbstractContextManager[Any]:
-        """Inside the `with` block, what happens is recorded as part of `name`."""
+        """Inside the `with` block, time is recorded as part of `name`."""
         return record_function(name)
 
 
 def span(name: str) -> AbstractContextManager[Any]:
-    """For the engine's own work (`LAYOUT_SPAN` of `finetooth_torch.profile.trace`, ...): a span while something is
-    recorded."""
+    """For the engine's own work (`LAYOUT_SPAN` of `finetooth_torch.profile.trace`, ...): a span, if a recording
+    runs."""
     return record_function(name) if Recording.under_way else nullcontext()
 
 
 def spanned(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A function whose calls are recorded as part of `name` while something is recorded."""
+    """A function whose calls are recorded as part of `name`, if a recording runs."""
 
     def around(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
@@ -58,8 +58,8 @@ def spanned(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 @contextmanager
 def record(folder: Path, device: torch.device) -> Iterator[Recording]:
-    """Inside the `with` block, record; then write `trace.json`, `memory.json` and `table.md`, whatever ended it, and on
-    an accelerator what allocated each block, as pytorch.org/memory_viz shows it."""
+    """Inside the `with` block, record; at its end, also after an error, write `trace.json`, `memory.json` and
+    `table.md`, and on an accelerator a memory snapshot for pytorch.org/memory_viz."""
     activities = [ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -84,8 +84,8 @@ def record(folder: Path, device: torch.device) -> Iterator[Recording]:
 
 
 def write_findings(folder: Path) -> None:
-    """`memory.json` and `table.md` from what the profiler wrote, and `trace.json` without what they hold: a third of
-    its size."""
+    """Write `memory.json` and `table.md` from the profiler's trace, and `trace.json` without their data: a third of its
+    size."""
     trace = json.loads((folder / TRACE).read_text(encoding="utf-8"))
     breakdown = break_down(trace)
     memory = memory_timeline(trace, on_device=breakdown.on_device)

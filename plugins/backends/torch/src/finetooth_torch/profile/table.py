@@ -1,4 +1,4 @@
-"""A breakdown of recorded steps in words."""
+"""Writes the breakdown of recorded steps as text."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _products(breakdown: Breakdown) -> list[str]:
 
 
 def _launches(breakdown: Breakdown) -> str:
-    """What only an accelerator has: copies, small kernels, gaps."""
+    """The parts for accelerators: copies, small kernels, gaps."""
     lines = ["## Copies, small kernels and gaps", ""]
     for copy in breakdown.copies:
         lines.append(
@@ -153,7 +153,7 @@ def _time(calls: Iterable[Calls]) -> float:
 
 
 def _markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table that is aligned as text too."""
+    """A Markdown table with aligned columns."""
     lines = [tuple(headers), *(tuple(row) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headers))]
     cells = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]

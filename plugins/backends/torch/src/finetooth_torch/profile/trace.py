@@ -1,7 +1,7 @@
-"""Reads a Chrome trace of training steps: where their time went. Pure; no framework.
+"""Reads the time of each part from a Chrome trace of training steps. Pure; no framework.
 
-On a host, time is that of operators, each without the operators it calls; what no operator covers is Python. With an
-accelerator, time is that of its kernels, and what no kernel covers is idle.
+On a host, time is the operators' own time, without the operators they call; the rest is Python. With an accelerator,
+time is that of its kernels; the rest is idle.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ OPTIMIZER_SPAN, LAYOUT_SPAN = "optimizer", "data layout"
 """Names of the spans that the engine puts around its own work."""
 
 KERNEL = "finetooth::"
-"""How the names of spans around compiled kernels begin (`finetooth_native.library.KERNEL_SPAN`): they are operators."""
+"""Prefix of spans around compiled kernels (`finetooth_native.library.KERNEL_SPAN`), which count as operators."""
 
 SMALL = 10.0
-"""Microseconds below which a kernel is small: launching it takes as long."""
+"""Microseconds below which a kernel is small: its launch takes as long."""
 
 _PRODUCT = re.compile(
     r"^aten::(mm|addmm|bmm|baddbmm|matmul|linear|mv|addmv|dot|einsum|_scaled_mm|_grouped_mm)$|^mkldnn::|_linear"
@@ -47,7 +47,7 @@ _DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 
 @dataclass
 class Event:
-    """Something that took time, in microseconds."""
+    """A timed event, in microseconds."""
 
     name: str
     category: str
@@ -55,7 +55,7 @@ class Event:
     duration: float
     thread: tuple[Any, Any]
     args: Mapping[str, Any]
-    alone: float = 0.0  # without what it calls
+    alone: float = 0.0  # without its callees
     part: str = ""
 
     @property
@@ -65,7 +65,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Calls:
-    """What one operator, kernel or shape cost: calls, and microseconds in all."""
+    """The cost of one operator, kernel or shape: calls, and total microseconds."""
 
     name: str
     calls: int
@@ -78,14 +78,14 @@ class Breakdown:
     """Where the time of the recorded steps went; microseconds over all of them.
 
     Attributes:
-        steps: how many were recorded whole.
-        wall: of the steps, with what observers did after each.
+        steps: number of complete steps.
+        wall: of the steps, with their observers.
         parts: by name, largest first.
-        operators: what took the time: operators without what they call, kernels on an accelerator.
+        operators: own time of operators, or time of kernels on an accelerator.
         products: matrix products by shape, on a host.
         copies: between host and device, by kind; `flops` holds the bytes.
-        gaps: times between two kernels with nothing running, more than 10 us each.
-        on_device: kernels were seen.
+        gaps: times without a running kernel, more than 10 us each.
+        on_device: the trace has kernels.
     """
 
     steps: int
@@ -121,7 +121,7 @@ def events_of(trace: Mapping[str, Any]) -> list[Event]:
 
 
 def break_down(trace: Mapping[str, Any]) -> Breakdown:
-    """Where the time went between the first span `step` and the last observers' span."""
+    """The time between the first span `step` and the last observers' span, by part."""
     events = events_of(trace)
     spans = _whole_steps(events)
     steps = len(spans) // 2
@@ -149,8 +149,7 @@ def break_down(trace: Mapping[str, Any]) -> Breakdown:
 
 
 def _whole_steps(events: Iterable[Event]) -> list[Event]:
-    """The spans of each step that ended and of what observers did after it; a step that failed has none after it, nor
-    has the last question of a loop whether there is another."""
+    """The spans of each completed step and of the observers after it. A failed step has no observers after it."""
     spans = [e for e in events if e.category == "user_annotation" and e.name in (STEP_SPAN, OBSERVERS_SPAN)]
     spans.sort(key=lambda e: e.start)
     whole = [(a, b) for a, b in pairwise(spans) if a.name == STEP_SPAN and b.name == OBSERVERS_SPAN]
@@ -158,7 +157,7 @@ def _whole_steps(events: Iterable[Event]) -> list[Event]:
 
 
 def _nest(events: list[Event]) -> None:
-    """Time without what is called, and the part each belongs to; events of one thread."""
+    """Own time and part of each event of one thread."""
     events.sort(key=lambda e: (e.start, -e.duration))
     stack: list[Event] = []
     for event in events:
@@ -185,7 +184,7 @@ def _part(event: Event, parent: str) -> str:
     if named:
         return named
     if event.name.startswith("autograd::") or "::" not in event.name:
-        return ""  # the framework's own bookkeeping around an operator
+        return ""  # the framework's bookkeeping around an operator
     return parent if parent == PRODUCTS else ELEMENTWISE
 
 
@@ -200,7 +199,7 @@ def _inside(event: Event, windows: Sequence[tuple[float, float]]) -> bool:
 
 
 def _on_device(device: list[Event], host: Iterable[Event], steps: int, wall: float) -> Breakdown:
-    """By kernel; a kernel belongs to the part of what launched it, else to what its name says."""
+    """Time by kernel; a kernel belongs to the part that launched it, else to the part that its name says."""
     launched = {e.args["correlation"]: e.part for e in host if "correlation" in e.args}
     device.sort(key=lambda e: e.start)
     parts: dict[str, float] = defaultdict(float)
@@ -233,7 +232,7 @@ def _largest_first(parts: Mapping[str, float]) -> dict[str, float]:
 
 
 def _product(event: Event) -> list[tuple[str, float]]:
-    """Shape and FLOPs of a matrix product, none for anything else; the last two matrices of its inputs count."""
+    """Shape and FLOPs of a matrix product of its last two inputs; empty for other operators."""
     if event.name.startswith(f"{KERNEL}mm "):
         label = event.name.partition(" ")[2]
         return [(label, 2.0 * math.prod(int(size) for size in label.split(" x ")))]

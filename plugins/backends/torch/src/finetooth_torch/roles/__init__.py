@@ -1,1 +1,1 @@
-"""Models other than the policy, and the base that they share."""
+"""Models of roles other than the policy, and the shared base."""

@@ -1,4 +1,4 @@
-"""The folder in TMPDIR for layers of roles that lie on the disk, and what killed processes left of theirs."""
+"""Makes the folder in TMPDIR for roles' layers on disk, and removes those of killed processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from finetooth_toolbox.files.locks import FolderHeldError, lock_folder
 
 NAME = "finetooth-role-"
 UNHELD = "finetooth-new-role-"
-"""What its name begins with until this process holds it: so a folder under the first name that nobody holds is left."""
+"""Prefix of its name until this process holds its lock: a folder with the other prefix and no lock belongs to a killed
+process."""
 
 
 def folder_for(owner: Any) -> Path:

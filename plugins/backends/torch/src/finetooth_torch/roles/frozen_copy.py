@@ -1,7 +1,6 @@
-"""A second set of the weights that train, swapped in where a role is the policy as it once was.
+"""A second set of the trained weights, for roles that are an earlier policy.
 
-Everything else of the model is shared, so a copy costs what trains: an adapter's few weights, or all of them where all
-of them train.
+The rest of the model is shared, so a copy takes the memory of the trained weights: an adapter's, or all.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from finetooth_torch.updates.parameters import TrainedParameters
 
 
 class FrozenCopy:
-    """The trained parameters as they are now.
+    """A copy of the trained parameters.
 
-    In bf16 and fp16 it keeps masters in fp32, as the policy does, so that moving it rounds nothing away.
+    In bf16 and fp16 it keeps fp32 masters, as the policy does, so that updates of the copy lose no precision.
     """
 
     def __init__(self, parameters: TrainedParameters) -> None:
@@ -41,12 +40,12 @@ class FrozenCopy:
             yield
         finally:
             for place, (parameter, data) in enumerate(zip(self._parameters.live, policy, strict=True)):
-                self._live[place] = parameter.data  # the stream decoder may have laid it side by side with others
+                self._live[place] = parameter.data  # the stream decoder may have joined it with others
                 parameter.data = data
 
     @contextmanager
     def _exchanged(self) -> Iterator[None]:
-        """As `entered`, where the weights are gathered from parts that must stay where they are."""
+        """As `entered`, for weights that are gathered from parts, which must stay."""
         here = [place for place, master in enumerate(self._parameters.masters) if not master.is_meta]
         masters = [self._parameters.masters[place].detach() for place in here]
         policy = [master.clone() for master in masters]
@@ -67,12 +66,12 @@ class FrozenCopy:
         self._publish()
 
     def named(self) -> dict[str, Tensor]:
-        """The weights by their parameters' names."""
+        """The weights by parameter name."""
         return dict(zip(self._parameters.names, self._own, strict=True))
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over weights by name; they and their shapes were checked."""
+        """Load weights by name, whose names and shapes were checked."""
         for name, own in self.named().items():
             own.copy_(tensors[name])
         self._publish()

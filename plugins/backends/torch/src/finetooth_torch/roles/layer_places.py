@@ -1,5 +1,5 @@
-"""Models of roles whose decoder layers lie elsewhere than on the device that trains: accelerate brings each to where it
-computes, and what the last gives back to the device."""
+"""Keeps decoder layers of roles' models off the training device: accelerate copies each to the device that computes it,
+and the last output back to the training device."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["place_layers", "spread"]
 def place_layers(base: nn.Module, facts: ModelFacts, where: str, device: str) -> None:
     """Move a frozen model's layers to `host`, `disk` or other accelerators, and all else to the device.
 
-    The files of `disk` lie in TMPDIR, see `finetooth_torch.roles.folder_on_disk`.
+    The files of `disk` are in TMPDIR, see `finetooth_torch.roles.folder_on_disk`.
 
     Args:
         base: on the host.
         where: see `TorchOptions.role_layers`.
-        device: that trains.
+        device: for training.
     """
     from accelerate import dispatch_model
 
@@ -53,7 +53,7 @@ def spread(layers: nn.Module, memory: Mapping[int | str, int]) -> list[int | str
 
 
 def _free(device: str) -> dict[int | str, int]:
-    """Free bytes of this machine's accelerators, of which the one that trains gives none, and of the host."""
+    """Free bytes of this machine's accelerators, except the training one, and of the host."""
     from accelerate.utils import get_max_memory
 
     free: dict[int | str, int] = get_max_memory()
@@ -61,7 +61,7 @@ def _free(device: str) -> dict[int | str, int]:
 
 
 def _beside(module: nn.Module, path: str, at: str = "") -> Iterator[str]:
-    """The largest modules that do not contain the one at `path`, and are not it."""
+    """The largest modules outside the one at `path`."""
     for name, child in module.named_children():
         full = f"{at}{name}"
         if f"{path}.".startswith(f"{full}."):

@@ -1,4 +1,4 @@
-"""Roles that are models of their own: copies of what trains, or other models, frozen."""
+"""Roles with separate weights: copies of the trained weights, or other models, frozen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class NoAdapter(AdapterBase):
-    """The adapter of a model that is used as it is."""
+    """The adapter of a model without an adapter."""
 
     capabilities = frozenset({"disable"})
 
@@ -48,17 +48,17 @@ def hold_roles(
     network: Network, request: EngineRequest, parameters: TrainedParameters, options: TorchOptions,
     context: Context | None,
 ) -> None:  # fmt: skip
-    """Give the network what computes each role of the request."""
+    """Give the network the models of the request's roles."""
     for role, wanted in request.roles.items():
         other = wanted.model is not None
         network.holders[role] = _other(request, wanted, options, context) if other else FrozenCopy(parameters)
     others = [holder for holder in network.holders.values() if not isinstance(holder, FrozenCopy)]
-    if any(other.rows.obstacle for other in others):  # rows that it cannot keep apart are padded for both
+    if any(other.rows.obstacle for other in others):  # if it cannot keep segments apart, rows are padded for both
         network.rows = replace(network.rows, filling=None)
 
 
 def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, context: Context | None) -> Network:
-    """Another model, frozen, in the policy's precision, and stored as the policy's base is."""
+    """Another model, frozen, with the precision and quantisation of the policy's base."""
     from finetooth_torchshared.float8 import multiply_in_fp8, plain_linears
 
     from finetooth_torch.attention.agreement import apply_attention

@@ -16,11 +16,11 @@ _LOADING = threading.Lock()
 
 
 def shared_base(request: EngineRequest, precision: str, load: Callable[[], nn.Module]) -> nn.Module:
-    """A model of modules of its own, into which an adapter may be put, over weights that others use too; loaded if
-    nobody does. The weights go when the last such model goes.
+    """A model with its own modules, for an adapter, over shared weights, which are loaded at the first use. The last
+    such model frees the weights.
 
     Args:
-        precision: that the base is loaded in.
+        precision: of the loaded base.
         load: loads it.
     """
     key = base_key(request, precision)
@@ -33,5 +33,5 @@ def shared_base(request: EngineRequest, precision: str, load: Callable[[], nn.Mo
             _BASES[key] = base
     tensors = [*base.parameters(), *base.buffers()]
     own = copy.deepcopy(base, {id(tensor): tensor for tensor in tensors})
-    own.__dict__["_base_of_all"] = base  # not a module of this one; it keeps the weights' owner alive
+    own.__dict__["_base_of_all"] = base  # not a submodule; it keeps the weights' owner alive
     return own

@@ -1,1 +1,1 @@
-"""A model of whose decoder layers each rank has some (pipeline parallelism)."""
+"""A model whose decoder layers are divided among ranks (pipeline parallelism)."""

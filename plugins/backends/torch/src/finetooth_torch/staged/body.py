@@ -1,8 +1,9 @@
-"""The layers of one rank: they read what the rank before gives, and the rest of the model is as in one process.
+"""The layers of one rank of a pipeline: they read the previous rank's output; the rest of the model is as in one
+process.
 
-Each rank runs the model's own code. Layers that it does not have hand on what they read, the first that it has reads
-what came from the rank before, and what its last one gives goes to the next rank. So embeddings, positions and masks
-are made at every rank, from the same tokens.
+Each rank runs the model's own code. Missing layers return their input, the rank's first layer reads the previous rank's
+output, and its last one's output goes to the next rank. So every rank computes embeddings, positions and masks, from
+the same tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from finetooth_torch.embedding_noise import EmbeddingNoise
 from finetooth_torch.layout.rectangles import Rectangle
 
 ALLOWED = 1e-6
-"""Largest difference of a state behind the layers of all ranks from that of one process, as a share of its norm."""
+"""Largest difference of the pipeline's final states from one process's, as a share of their norm."""
 
 
 def numbers_of(rank: int, ranks: int, layers: int) -> range:
@@ -33,11 +34,11 @@ def numbers_of(rank: int, ranks: int, layers: int) -> range:
 
 
 class StagedLayers:
-    """Decoder layers, of which each rank has some that stand next to each other.
+    """Decoder layers, of which each rank has some consecutive ones.
 
     Attributes:
-        received: (N, D) what the first of them reads; at rank 0 nothing is read.
-        sent: (R, W, D) what the last of them gave.
+        received: (N, D) input of the rank's first layer; unused at rank 0.
+        sent: (R, W, D) output of its last layer.
 
     Args:
         layers: of the decoder, in order.
@@ -48,7 +49,7 @@ class StagedLayers:
         self.layers, self._ranks = tuple(layers), ranks
         self.received: Tensor | None = None
         self.sent: Tensor = torch.empty(0)
-        self._values = [0] * len(layers)  # how many a layer returns in a tuple; 0: a bare tensor
+        self._values = [0] * len(layers)  # length of the tuple that a layer returns; 0: a tensor
 
     def of(self, rank: int) -> range:
         """Numbers of the layers of a rank."""
@@ -74,7 +75,7 @@ class StagedLayers:
         """Compares the stages, one after the other, with a whole forward on trial tokens.
 
         Raises:
-            PlanError: the ranks together do not compute what one process does.
+            PlanError: the pipeline does not compute the same as one process.
         """
         training = body.training
         body.eval()
@@ -105,7 +106,7 @@ class StagedLayers:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Inside the `with` block, how layers return what they give is remembered."""
+        """Inside the `with` block, the form of the layers' return values is recorded."""
 
         def watch(number: int) -> Callable[..., None]:
             def keep(_: nn.Module, __: Any, output: Any) -> None:
@@ -137,15 +138,15 @@ class StagedLayers:
 
 
 class StagedBody:
-    """Implements `finetooth_torch.decoder.bodies.Body` at the last rank: states are those that have arrived there.
+    """Implements `finetooth_torch.decoder.bodies.Body` at the last rank: states are the received ones.
 
     Attributes:
-        arrived: states of the micro-batch whose outputs are computed.
-        compute: gives states behind this rank's layers, and as a tensor of their own their rows.
+        arrived: states of the current micro-batch.
+        compute: returns states after this rank's layers, and separately their rows.
 
     Args:
         body: the model's own code.
-        layers: that have been checked.
+        layers: after their check.
         line: to the ranks with the other layers.
     """
 
@@ -171,13 +172,13 @@ class StagedBody:
             self._as_rank.enter_context(self.layers.at(self.line.rank))
 
     def advance(self, rectangle: Rectangle, received: Tensor | None) -> States:
-        """States behind this rank's layers, at the last rank those of the model.
+        """States after this rank's layers, at the last rank the model's.
 
         Args:
-            received: of the rank before; None at the first.
+            received: from the previous rank; None at the first.
 
         Raises:
-            EngineError: the data hold images or sounds.
+            EngineError: the examples hold images or sounds.
         """
         if rectangle.media:
             raise EngineError(
@@ -197,8 +198,8 @@ class StagedBody:
         """See `Body`.
 
         Raises:
-            PlanError: other hidden states than the last are asked for.
-            EngineError: the model is to compute alone.
+            PlanError: a loss needs other hidden states than the last.
+            EngineError: a call needs the whole model at one rank.
         """
         del rectangle, everywhere
         if layers:

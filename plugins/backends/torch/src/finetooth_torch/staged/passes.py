@@ -1,4 +1,4 @@
-"""A call's micro-batches on their way through the ranks that have a model's layers."""
+"""Passes a call's micro-batches through the ranks of a pipeline."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StagedPasses:
     Args:
         rectangles: of the micro-batches.
         entered: the model as the role of the pass, in its mode and with the random streams of a micro-batch.
-        compute: at the last rank, what a micro-batch adds to the loss, with its graph; None where nothing is learnt.
+        compute: at the last rank, a micro-batch's part of the loss, with its graph; None if nothing trains.
         backward: whether gradients are wanted.
     """
 
@@ -39,7 +39,7 @@ class StagedPasses:
         self._again: dict[int, tuple[Tensor | None, Laid | None]] = {}
 
     def through(self) -> None:
-        """Take all of them through the layers of all ranks."""
+        """Pass all of them through the layers of all ranks."""
         layers = self._body.layers
         like = layers.sent.new_empty((self._cells, layers.sent.shape[-1]))
         try:
@@ -49,7 +49,7 @@ class StagedPasses:
             layers.sent = layers.sent.detach()[:0]
 
     def forward(self, number: int, received: Tensor | None) -> Tensor:
-        """(N, D), with as many rows as the largest micro-batch has."""
+        """(N, D), with as many rows as the largest micro-batch."""
         with self._entered(number), torch.set_grad_enabled(self._backward):
             states = self._body.advance(self._rectangles[number], received)
             if self._backward:
@@ -59,7 +59,7 @@ class StagedPasses:
         return functional.pad(rows, (0, 0, 0, self._cells - len(rows)))
 
     def loss(self, number: int, states: Tensor) -> Tensor:
-        """See `finetooth_hooks.protocols.StagePasses`; with a gradient for all states, be it 0."""
+        """See `finetooth_hooks.protocols.StagePasses`; with a gradient for all states, possibly 0."""
         known = self._states.pop(number)
         with self._entered(number), torch.set_grad_enabled(self._backward):
             self._body.arrived = replace(known, rows=states)
@@ -69,7 +69,7 @@ class StagedPasses:
 
     @contextmanager
     def again(self, number: int) -> Iterator[None]:
-        """A layer that is computed again in backward reads and drops what it did."""
+        """A layer that is recomputed in the backward pass has the same input and dropout."""
         self._states.pop(number, None)
         received, laid = self._again.pop(number, (None, None))
         with self._entered(number):
@@ -79,6 +79,6 @@ class StagedPasses:
 
 
 def _cells(batch: MicroBatch) -> int:
-    """Positions that the model computes of a micro-batch, at most."""
+    """Most positions that the model computes for a micro-batch."""
     rows = batch.filled or tuple((place,) for place in range(len(batch.rows)))
     return len(rows) * max(batch.width, *(sum(batch.lengths[place] for place in row) for row in rows))

@@ -1,9 +1,8 @@
-"""A model that is read tensor by tensor, by ranks that hold a part of it: of some its own layers alone, of others all,
-but no more than a tensor into memory.
+"""Loads a model tensor by tensor for ranks that hold a part of it: either only the rank's layers, or all tensors, but
+only one at a time in memory.
 
-Layers of other ranks stay on the device `meta`. What goes through the whole model before these are given up (attention
-that is compared with the model's own, an adapter that begins from the weights, the trial of how rows may be shared)
-finds made-up numbers in them.
+Layers of other ranks stay on the device `meta`. Code that needs the whole model before that (attention compared with
+the model's own, an adapter initialised from the weights, the trial of shared rows) gets made-up numbers in them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SIZE = 0.02
 
 
 def read_own_layers(base: BasePart, precision: str, device: str, stages: Stages) -> nn.Module | None:
-    """The model with this rank's layers and what lies in none; None where its loader must load it whole, or layers
+    """The model with this rank's layers and everything outside layers; None if its loader must load it whole, or layers
     share weights."""
     tensors = base.loader.tensors(base.model.reference, framework="torch", precision=precision)
     if tensors is None:
@@ -43,8 +42,8 @@ def read_own_layers(base: BasePart, precision: str, device: str, stages: Stages)
 
 
 def read_into_files(base: BasePart, precision: str) -> nn.Module | None:
-    """The model in another precision than its files have, in mapped files of its own in TMPDIR. Memory of the process
-    is only what no longer fits into TMPDIR. None where its loader must load it whole."""
+    """The model in another precision than its files', in mapped files in TMPDIR. The process's memory holds only what
+    TMPDIR has no room for. None if its loader must load it whole."""
     tensors = base.loader.tensors(base.model.reference, framework="torch", precision=precision)
     if tensors is None:
         return None
@@ -53,7 +52,7 @@ def read_into_files(base: BasePart, precision: str) -> nn.Module | None:
 
 
 def in_file(tensor: Tensor) -> Tensor:
-    """The same numbers in a mapped file in TMPDIR; as they are where that is full."""
+    """The same numbers in a mapped file in TMPDIR; unchanged if that is full."""
     try:
         return in_one_file([tensor], Path(tempfile.gettempdir()))[0]
     except OSError:
@@ -76,8 +75,8 @@ def _filled(
 
 @contextmanager
 def standing_in(base: nn.Module, layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Inside the `with` block, parameters without memory have numbers such as the model's own code begins with. Layers
-    that are alike have the same ones, which take the memory of one layer.
+    """Inside the `with` block, parameters without memory have numbers like the model's own initialisation. Equal layers
+    share them, in the memory of one layer.
 
     Args:
         base: a model of transformers.

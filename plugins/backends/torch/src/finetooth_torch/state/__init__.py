@@ -1,1 +1,1 @@
-"""Everything that trains: in memory, on disk, and checked before it is taken back."""
+"""Training state in memory and on disk, and its checks before loading."""

@@ -1,4 +1,4 @@
-"""Whether a state is one that this engine can take; asked before anything is changed."""
+"""Checks that this engine can load a state, before anything changes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Checked:
-    """What a state holds in addition to weights and gradients.
+    """Contents of a state besides weights and gradients.
 
     Attributes:
         optimizer: its state dict, with the state's own tensors.
-        options: of its groups, as the saved engine was built.
+        options: of its groups, when the saved engine was built.
         losses: states of losses by name, arrays as NumPy's.
     """
 
@@ -42,7 +42,7 @@ def checked(state: State, request: EngineRequest, parts: Parts, where: str) -> C
     """The parts of a state.
 
     Args:
-        where: it comes from, for messages.
+        where: its source, for messages.
 
     Raises:
         UserError: it is of another model, adapter, optimizer or precision, or no engine wrote it.
@@ -90,7 +90,7 @@ def _check_weights(where: str, trained: Mapping[str, Tensor], masters: Mapping[s
 def _check_copies(
     where: str, files: Mapping[str, Mapping[str, Tensor]], parts: Parts, masters: Mapping[str, Tensor]
 ) -> None:
-    """Copies of the policy as roles are those that the engine has, of the same weights."""
+    """Check that the roles' copies of the policy are the engine's, with the same weights."""
     mine = {f"role-{role}" for role in copies(parts.network)}
     theirs = {name for name in files if name.startswith("role-")}
     if mine != theirs:
@@ -110,7 +110,7 @@ def _check_gradients(where: str, gradients: Mapping[str, Tensor], masters: Mappi
                 f"{where} holds a gradient {name!r} of shape {tuple(gradient.shape)}, which no trained parameter has",
                 action=OTHER,
             )
-    # of weights in bf16, too, gradients are accumulated in fp32
+    # gradients accumulate in fp32, also for bf16 weights
     types = {name: torch.promote_types(master.dtype, torch.float32) for name, master in masters.items()}
     _check_types(where, "gradients", gradients, types)
 

@@ -2,7 +2,7 @@
 
 A folder may come from anywhere. Only files of known names that are plain files are opened, each is compared with its
 SHA-256 in state.json, and the reader of safetensors checks every header against the size of its file; nothing is
-unpickled. What another rank keeps has its type and shape in state.json (`elsewhere`) and no numbers in a file.
+unpickled. Tensors of other ranks have type and shape in state.json (`elsewhere`) and no numbers in a file.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def write_state(path: Path, files: Files, content: Mapping[str, Any]) -> None:
 
 
 def read_files(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Content and tensors of what `write_state` wrote; the tensors lie in the files until they are copied.
+    """Content and tensors of what `write_state` wrote; the tensors are mapped until they are copied.
 
     Raises:
-        UserError: the folder holds no state, one of another format, a torn one, or one that names forbidden files.
+        UserError: the folder holds no state, or one in another format, incomplete, or with forbidden file names.
     """
     content = read_content(path)
     if content.get("format") != FORMAT:
@@ -103,7 +103,7 @@ def _may_be_left_out(file: str) -> bool:
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors in host memory that share none of it with each other, as safetensors wants them."""
+    """Tensors in separate host memory, as safetensors needs them."""
     separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for key, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""The optimizer's part of a state: its layout is found out by trying, and what a recipe changed knowingly holds."""
+"""The optimizer's part of a state: a trial finds its layout, and the recipe's changed options win."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetooth_torch.updates.parameters import TrainedParameters
 
 Options = Mapping[str, Any]
 TRIED = (2, 3, 5, 7, 11)
-"""Sizes of the tensor that is tried, all different, so that a dimension of a state is known by its size."""
+"""Sizes of the trial's tensor, all different, so that each dimension of a state is recognised by its size."""
 
 
 def group_options(optimizer: torch.optim.Optimizer) -> tuple[Options, ...]:
@@ -29,9 +29,9 @@ def group_options(optimizer: torch.optim.Optimizer) -> tuple[Options, ...]:
 
 
 def restored_options(group: dict[str, Any], was: Options, now: Options) -> dict[str, Any]:
-    """A saved group, with those options as the recipe says now that it said otherwise when the saved engine was built.
+    """A saved group with the options that the recipe changed since the saved engine was built.
 
-    Others stay as saved, since an optimizer may keep what it has learnt in its groups.
+    Others stay as saved, since an optimizer may keep state in its groups.
     """
     changed = {name: deepcopy(value) for name, value in now.items() if name in was and was[name] != value}
     return {**group, **changed}
@@ -43,8 +43,8 @@ def each_like(
     saved: Any,
     change: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
 ) -> Any:
-    """A state dict of the optimizer whose tensors like a parameter have gone through `change`, each by the parameter's
-    name; anything else stays as it is, for a later check to refuse."""
+    """A state dict of the optimizer with `change` applied to tensors in the shape of their parameter, by the
+    parameter's name; others do not change, and a later check refuses them."""
     entries = saved.get("state") if parameters.sharded and isinstance(saved, dict) else None
     if not isinstance(entries, dict):
         return saved
@@ -75,7 +75,7 @@ def check_optimizer(
         saved: a state dict, with tensors.
 
     Raises:
-        UserError: it is of another optimizer or of other parameter groups, or its tensors do not fit the parameters.
+        UserError: it has another optimizer or other parameter groups, or its tensors do not fit the parameters.
     """
     mine = optimizer.state_dict()["param_groups"]
     theirs = saved.get("param_groups") if isinstance(saved, dict) else None
@@ -107,7 +107,7 @@ def check_optimizer(
 def take_optimizer(
     optimizer: torch.optim.Optimizer, saved: Mapping[str, Any], was: Sequence[Options], now: Sequence[Options]
 ) -> None:
-    """Load a saved and checked state into memory of the optimizer's own.
+    """Load a saved and checked state, as copies.
 
     Args:
         was, now: options of the groups as the saved engine and this one were built.
@@ -131,7 +131,8 @@ def take_optimizer(
 
 
 def _own(value: Any, master: Tensor) -> Any:
-    """A copy; a tensor like its parameter lies in memory as the parameter does, so that sums run in the same order."""
+    """A copy; a tensor in the shape of its parameter gets the parameter's memory layout, so that sums have the same
+    order."""
     if not isinstance(value, Tensor):
         return deepcopy(value)
     if value.shape != master.shape or value.dim() == 0:
@@ -160,11 +161,11 @@ def _alike(a: Any, b: Any) -> bool:
 
 @dataclass(frozen=True)
 class StateTrial:
-    """What a parameter like another has for a state after one update.
+    """The state of a trial parameter after one update.
 
     Attributes:
         entries: the state.
-        small: the parameter that was tried had the sizes `TRIED`, not those of the other.
+        small: the trial parameter had the sizes `TRIED`, not the real ones.
     """
 
     entries: Mapping[str, Any]
@@ -172,8 +173,8 @@ class StateTrial:
 
 
 def _tried(factory: Optimizer, name: str, master: Tensor) -> StateTrial | None:
-    """None if it cannot be known. A parameter without memory is tried first, which can have the very sizes (what an
-    optimizer keeps may depend on them); then, for one that reads numbers or calls kernels of its own, a small one."""
+    """None if unknown. The first trial uses a parameter without memory, of the real sizes, on which the state may
+    depend; the second, for optimizers that read numbers or call their own kernels, a small one."""
     like = nn.Parameter(torch.empty_like(master, device="meta"))
     states = _after_one_update(factory, name, like)
     if states is not None:
@@ -187,7 +188,7 @@ def _tried(factory: Optimizer, name: str, master: Tensor) -> StateTrial | None:
 
 
 def _after_one_update(factory: Optimizer, name: str, parameter: nn.Parameter) -> Mapping[str, Any] | None:
-    """As a state dict has it, which is what is saved: some optimizers keep it otherwise themselves."""
+    """The state as in the state dict, which is saved: some optimizers store it differently themselves."""
     with suppress(Exception), torch.random.fork_rng(devices=[]), torch.enable_grad():
         optimizer = factory.create([(name, parameter)])
         parameter.grad = torch.zeros_like(parameter)
@@ -216,7 +217,7 @@ def _check_entries(where: str, name: str, entries: Mapping[Any, Any], tried: Sta
 
 
 def _shape(like: Tensor, master: Tensor) -> tuple[int, ...] | None:
-    """The shape that a state has, from that of a small one; None if its sizes are not those of its parameter."""
+    """The shape of a state from that of a small one; None if its sizes are not those of its parameter."""
     sizes = dict(zip(TRIED, master.shape, strict=False)) | {1: 1}
     shape = tuple(sizes.get(size, 0) for size in like.shape)
     return None if 0 in shape and 0 not in master.shape else shape

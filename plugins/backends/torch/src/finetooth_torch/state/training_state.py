@@ -1,16 +1,16 @@
-"""Everything that trains, in memory and on disk: safetensors for tensors, JSON for the rest, no pickle.
+"""Training state in memory and on disk: safetensors for tensors, JSON for the rest, no pickle.
 
     trained.safetensors     master weights by name
     optimizer.safetensors   tensors of the optimizer's state
     random.safetensors      states of torch's global generators, by device
     gradients.safetensors   accumulated gradients by name (absent without any)
     losses.safetensors      arrays of loss states (absent without any)
-    adapter.safetensors     what the adapter changes in addition to what trains (absent without any)
+    adapter.safetensors     what the adapter changes in addition to trained weights (absent without any)
     role-NAME.safetensors   weights of a role that is a copy of the policy
     state.json              the rest, with the SHA-256 of each file; written last, so a torn state is never read
 
-Dropout and sampling are keyed by seed, step and datum: counters are all their random state. Gradients are divided by
-the loss scale when they come in, so no unscaling is ever pending: what was accumulated and the scale are all there is.
+Dropout and sampling are keyed by seed, step and example: counters are all their random state. Gradients are divided by
+the loss scale when they are accumulated, so a state needs only them and the scale.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class State:
-    """Everything that trains at one moment; implements `finetooth_hooks.engine.Snapshot`.
+    """The training state at one moment; implements `finetooth_hooks.engine.Snapshot`.
 
     Attributes:
         files: tensors by file and key; on the device `meta` where another rank keeps them.
@@ -63,7 +63,7 @@ class State:
         return sum(tensor.nbytes for tensors in self.files.values() for tensor in tensors.values())
 
     def to_host(self) -> State:
-        """The state in host memory, in memory of its own: pinned where it comes from an accelerator.
+        """A copy of the state in host memory, pinned if it comes from an accelerator.
 
         Raises:
             EngineError: the host has no room for it.
@@ -96,11 +96,11 @@ def state_of(
     *,
     copy: bool = True,
 ) -> State:
-    """The state as it is now, the same at every rank. Where something waits for a step, all ranks ask for it.
+    """The current state, the same at every rank. With accumulated gradients, all ranks must call it.
 
     Args:
-        copy: into memory of its own on the same device, so that it stays what it was; else it shares its tensors with
-            the engine, for a caller that writes it at once.
+        copy: whether to copy it, on the same device, so that it does not change; else it shares tensors with the
+            engine, for a caller that writes it at once.
     """
     whole = parts.parameters.whole
     files: dict[str, Mapping[str, Tensor]] = {
@@ -142,7 +142,7 @@ def read_state(path: Path) -> State:
     """What `State.save` wrote.
 
     Raises:
-        UserError: the folder holds no state, or a torn one.
+        UserError: the folder holds no state, or an incomplete one.
     """
     content, files = read_files(path)
     return State(files, content)
@@ -151,13 +151,13 @@ def read_state(path: Path) -> State:
 def restore_state(
     state: State, request: EngineRequest, parts: Parts, ranks: Ranks, counters: Counters, where: str
 ) -> dict[str, Mapping[str, Any]]:
-    """Take a state back, as copies; returns the loss states. Everything is checked before anything is changed.
+    """Load a state, as copies; return the loss states. All checks come before any change.
 
     Args:
         where: it comes from, for messages.
 
     Raises:
-        UserError: one of another model, adapter, optimizer or precision, or none that an engine wrote.
+        UserError: it is of another model, adapter, optimizer or precision, or no engine wrote it.
     """
     from finetooth_torch.state.checks import checked
 
@@ -176,7 +176,7 @@ def restore_state(
     parts.parameters.restore(state.files["trained"])
     gradients = state.files.get("gradients", {})
     for name, master in parts.parameters.named():
-        if name in gradients:  # laid out in memory as backward would: a norm then sums in the same order
+        if name in gradients:  # with the memory layout of a backward pass, so that norms sum in the same order
             master.grad = torch.empty_like(master, dtype=gradients[name].dtype).copy_(gradients[name])
     for role, copy_ in copies(parts.network).items():
         copy_.restore(state.files[f"role-{role}"])
@@ -191,15 +191,15 @@ def restore_state(
 
 
 def _copied(tensors: Mapping[str, Tensor], parameters: TrainedParameters, name: str) -> dict[str, Tensor]:
-    """The tensors of a file in memory of their own, which gathered ones have already."""
+    """Copies of a file's tensors, except gathered ones, which are copies already."""
     gathered = parameters.sharded and (name in ("trained", "gradients", "optimizer") or name.startswith("role-"))
     return {key: of.detach() if gathered and of.dim() else of.detach().clone() for key, of in tensors.items()}
 
 
 def _on_host(tensor: Tensor) -> Tensor:
-    """A copy in host memory. A pinned one is made without holding up the device."""
+    """A copy in host memory; a pinned one does not block the device."""
     if tensor.device.type in ("cpu", "meta"):
         return tensor.clone()
-    with current(tensor.device):  # a thread of its own has none
+    with current(tensor.device):  # a new thread has none
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.device.type == "cuda")
         return host.copy_(tensor)

@@ -1,4 +1,4 @@
-"""Nested states (of optimizers and losses) as JSON and tensors, and back."""
+"""Converts nested states (of optimizers and losses) to JSON and tensors, and back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """JSON for nested states; each tensor or array goes to `tensors` and leaves its key behind.
+    """JSON for nested states; each tensor or array moves to `tensors`, and its key replaces it.
 
     Raises:
         UserError: a state holds something that is neither number, text, array nor a collection of them.
@@ -36,7 +36,7 @@ def flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """What `flatten` was given.
+    """The inverse of `flatten`.
 
     Raises:
         ValueError, KeyError, TypeError: `flatten` wrote something else.
@@ -57,7 +57,7 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def keys_of(value: Any) -> set[str]:
-    """Keys of the tensors that `flatten` took out, read off the JSON it wrote."""
+    """Keys of the tensors that `flatten` moved, from its JSON."""
     if isinstance(value, list):
         return set().union(*map(keys_of, value))
     if not isinstance(value, dict):

@@ -1,1 +1,1 @@
-"""What an optimizer step changes and by which numbers: parameters, the scale of the loss, settings."""
+"""Optimizer steps: parameters, loss scale, settings."""

@@ -1,4 +1,4 @@
-"""What an adapter changes between steps: see the capability `changes` of adapters."""
+"""Calls adapters that change the model between steps: see the capability `changes` of adapters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORD = "changes"
 
 
 class Changes:
-    """Calls the adapter where it changes the model, and does nothing where it does not.
+    """Calls the adapter if it changes the model; otherwise does nothing.
 
     Args:
         seed: of the engine.
@@ -26,7 +26,7 @@ class Changes:
         self.begin(0)
 
     def begin(self, step: int) -> None:
-        """The model is to be that of a number of updates."""
+        """Change the model to the state after a number of updates."""
         if self.any:
             self._adapter.at_step(self._model, step, self._seed)
 
@@ -41,16 +41,16 @@ class Changes:
             forget(optimizer, masters[name], share)
 
     def factor(self, step: int) -> float:
-        """On the learning rate of the update that follows `step` updates."""
+        """Factor on the learning rate of the update after `step` updates."""
         return self._adapter.rate_factor(step) if self.any else 1.0
 
     def held(self) -> Mapping[str, Tensor]:
-        """What belongs to a state in addition to what trains."""
+        """The adapter's part of a state, besides trained weights."""
         return dict(self._adapter.held(self._model)) if self.any else {}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Take over what `held` gave; names and shapes were checked."""
+        """Load the result of `held`, whose names and shapes were checked."""
         for name, tensor in self.held().items():
             tensor.copy_(tensors[name])
         self.begin(step)
@@ -58,11 +58,10 @@ class Changes:
 
 @torch.no_grad()
 def forget(optimizer: torch.optim.Optimizer, master: nn.Parameter, share: float) -> None:
-    """Let the optimizer keep a share of what it knows of a parameter: in all tensors like it the same places, those
-    with the largest numbers, each tensor measured by its largest one; the rest become 0. A first moment without its
-    second one would make an update of any length. Of a state in another shape (factors of a matrix, numbers in 8 bits)
-    nothing stays, since zero may mean something else there, nor of one that holds the weights as they were
-    (`keeps_weights` of the optimizer)."""
+    """Keep a share of a parameter's optimizer state: the same places in all tensors of the parameter's shape, those
+    with the largest numbers relative to each tensor's largest; the rest become 0. A first moment without its second
+    would give an update of any size. State of another shape (factors of a matrix, 8-bit numbers) is dropped, since zero
+    may mean something else there; so is a copy of the weights (`keeps_weights` of the optimizer)."""
     if master not in optimizer.state:
         return
     state = optimizer.state[master]

@@ -1,4 +1,5 @@
-"""Updates inside backward: each parameter's as soon as its gradient is there, which is then dropped."""
+"""Updates inside the backward pass: each parameter updates as soon as its gradient is complete, which is then
+dropped."""
 
 from __future__ import annotations
 
@@ -14,24 +15,24 @@ from finetooth_torch.updates.parameters import TrainedParameters
 
 
 class InBackward:
-    """Updates parameters from hooks of autograd, which calls each as soon as the gradient of its parameter is whole.
+    """Updates parameters from autograd hooks, called as soon as a parameter's gradient is complete.
 
     Attributes:
         updated: how many parameters were updated since `begin`.
 
     Args:
-        optimizer: over the masters of `parameters`; it steps what has a gradient, and that is one at a time.
+        optimizer: over the masters of `parameters`; each of its steps updates the one parameter with a gradient.
     """
 
     def __init__(self, parameters: TrainedParameters, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
         self.updated, self._squares = 0, 0.0
         for name, live, master in zip(parameters.names, parameters.live, parameters.masters, strict=True):
-            # behind the hook that brings the gradient to the master, if there is one
+            # after the hook that copies the gradient to the master, if there is one
             live.register_post_accumulate_grad_hook(self._updater(name, master))  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
-        """A step begins: nothing of it has been updated."""
+        """Begin a step."""
         self.updated, self._squares = 0, 0.0
 
     @property

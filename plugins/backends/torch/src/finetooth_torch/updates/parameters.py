@@ -1,12 +1,12 @@
 """The parameters that train, in two precisions.
 
-In fp32 the model's own parameters are trained. In bf16 and fp16 the model computes with parameters in that precision
-(so every GEMM runs in it, and nothing is cast on the way, as autocast would do in every layer), and a master copy in
-fp32 is what the optimizer sees. What the model's authors want kept in fp32 stays so, with a master like all others.
-Gradients leave the model as soon as backward has made them: each is divided by the
-loss scale and added to the master's gradient in fp32, so accumulating over micro-batches rounds nothing away and the
-low-precision gradients never exist all at once. After a step the masters are rounded into the model. An optimizer that
-rounds weights itself (`masterless`) needs no masters; the gradients are in fp32 all the same.
+In fp32 the model's own parameters train. In bf16 and fp16 the model computes with parameters in that precision (so
+every GEMM runs in it, without the casts of autocast in every layer), and the optimizer updates master copies in fp32.
+Parameters that the model's authors keep in fp32 stay so, with a master like all others. As soon as the backward pass
+has computed a gradient, it is divided by the loss scale and added to the master's gradient in fp32. So accumulation
+over micro-batches loses no precision, and low-precision gradients never exist all at once. After a step the masters are
+rounded into the model. An optimizer that rounds weights itself (`masterless`) needs no masters; the gradients are in
+fp32 all the same.
 """
 
 from __future__ import annotations
@@ -42,26 +42,26 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 class TrainedParameters:
-    """What the adapter left requiring gradients.
+    """The parameters that the adapter left trainable.
 
     Attributes:
         live: the model's own parameters.
-        masters: what the optimizer sees: the same, or their copies in fp32 (`split`).
+        masters: for the optimizer: the same, or their copies in fp32 (`split`).
         sharded: masters are this rank's parts; see `finetooth_torch.updates.sharded_parameters`.
         staged: masters of other ranks' layers hold nothing; see `finetooth_torch.updates.staged_parameters`.
-        keeps: this rank keeps what is saved.
-        exports: this rank has what is exported: one that keeps it, and any where that is an adapter alone.
+        keeps: this rank holds the saved state.
+        exports: this rank holds the exported weights: one that keeps the state, and any if only an adapter is exported.
 
     Args:
         model: the adapted model.
-        base: identities (`id`) of the parameters that the base had; they are exported in `dtype`, new ones in the
-            precision in which the adapter made them.
-        dtype: what the model computes in.
+        base: identities (`id`) of the base's parameters; they are exported in `dtype`, new ones in the adapter's
+            precision.
+        dtype: in which the model computes.
         scaler: gradients are divided by its scale.
-        compute: adds gradients up.
-        kept: identities of those parameters of the base that stay in fp32, see `finetooth_torchshared.kept_in_fp32`.
-        words: capabilities of the optimizer. With `masterless`, what trains is in the precision of the model, and the
-            optimizer sees that, with gradients in fp32.
+        compute: sums gradients.
+        kept: identities of the base's parameters that stay in fp32, see `finetooth_torchshared.kept_in_fp32`.
+        words: capabilities of the optimizer. With `masterless`, it updates parameters in the model's precision, with
+            gradients in fp32.
 
     Raises:
         PlanError: nothing trains.
@@ -92,12 +92,12 @@ class TrainedParameters:
         ]
         rounds = result_dtype(dtype) != dtype
         self.split = rounds and "masterless" not in words
-        # What trains leaves the file that it may have been mapped from: else the first step copies it page by page, and
-        # stops all threads for each.
+        # Copy trained parameters out of mapped files: else the first step copies them page by page, and stops all
+        # threads for each.
         if not self.split:
             for parameter, of in zip(self.live, computed, strict=True):
                 parameter.data = parameter.data.to(of, copy=True) if rounds else parameter.data.clone()
-                if rounds:  # so that accumulating over micro-batches rounds nothing away
+                if rounds:  # accumulation over micro-batches loses no precision
                     parameter.grad_dtype = torch.float32
             self.masters = self.live
             return
@@ -122,34 +122,34 @@ class TrainedParameters:
         return collect
 
     def named(self) -> list[tuple[str, nn.Parameter]]:
-        """Names and masters: what the optimizer gets."""
+        """Names and masters, for the optimizer."""
         return list(zip(self.names, self.masters, strict=True))
 
     def numel(self) -> int:
-        """Numbers that train, at all ranks together."""
+        """Trained numbers, over all ranks."""
         return sum(parameter.numel() for parameter in self.live)
 
     def collect(self) -> None:
-        """Take over gradients that a backward pass has left elsewhere than with the masters."""
+        """Move gradients from the model to the masters."""
 
     def whole(self, tensors: Mapping[str, Tensor], *, everywhere: bool = False) -> Mapping[str, Tensor]:
-        """Tensors like masters, by their names, as they are saved: whole.
+        """Tensors in the shapes of masters, by name, whole, for saving.
 
         Args:
-            everywhere: at a rank that does not keep them, too, where they are on the device `meta` otherwise.
+            everywhere: also at ranks that do not keep them; otherwise they are on the device `meta` there.
         """
         return tensors
 
     def whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state dict of an optimizer over the masters, with what other ranks keep of parameters that they have."""
+        """The state dict of an optimizer over the masters, with the parts of other ranks."""
         return optimizer.state_dict()
 
     def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """What `whole` gave, as this rank holds it."""
+        """This rank's part of a result of `whole`."""
         return tensors
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Inside the `with` block, the model holds all its parameters, for what reads them itself."""
+        """Inside the `with` block, the model holds all its parameters, for code that reads them."""
         return nullcontext()
 
     def alone(self) -> AbstractContextManager[None]:
@@ -157,7 +157,7 @@ class TrainedParameters:
         return self.gathered()
 
     def sampling(self, sample: Callable[..., R]) -> Callable[..., R]:
-        """What samples, as a function that has the weights it reads."""
+        """A sampling function that runs with the weights it needs."""
 
         def sampled(*arguments: Any, **options: Any) -> R:
             with self.alone():
@@ -166,12 +166,12 @@ class TrainedParameters:
         return sampled
 
     def built(self, build: Callable[[], Network]) -> Network:
-        """The network, whose building tries the model on a few tokens."""
+        """Build the network, which tries the model on a few tokens."""
         with self.gathered():
             return build()
 
     def serve(self, network: Network) -> None:
-        """The network is the one that computes with them."""
+        """Set the network that computes with them."""
 
     def gradients(self) -> list[Tensor]:
         """Accumulated gradients, unscaled, of those parameters that have one."""
@@ -184,9 +184,9 @@ class TrainedParameters:
 
     @contextmanager
     def untouched_on_failure(self) -> Iterator[None]:
-        """Leave the accumulated gradients as they were when entered, bit for bit, if the body raises.
+        """Restore the accumulated gradients, bit for bit, if the body raises.
 
-        They are copied only where something was accumulated before: a step that is one call needs no room for it.
+        They are copied only if there are some before: a step with one call needs no memory for it.
         """
         before = [None if master.grad is None else master.grad.clone() for master in self.masters]
         try:
@@ -202,11 +202,11 @@ class TrainedParameters:
         return self.norm_of({at: of.grad for at, of in enumerate(self.masters) if of.grad is not None})
 
     def norm_of(self, gradients: Mapping[int, Tensor]) -> float:
-        """The same of gradients that are given, by places among the masters."""
+        """The same for given gradients, by index of the master."""
         return float(nn.utils.get_total_norm(list(gradients.values()))) if gradients else 0.0
 
     def joined(self, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
-        """Gradients by places among the masters, with those that other ranks have of the same rows."""
+        """Gradients by index of the master, with those that other ranks have of the same rows."""
         return gradients
 
     @property
@@ -227,21 +227,20 @@ class TrainedParameters:
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over masters by name; they and their shapes were checked."""
+        """Load masters by name, whose names and shapes were checked."""
         for name, master in self.named():
             master.copy_(tensors[name])
         self.publish()
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """Inside the `with` block, the model holds the trained parameters in the precision in which they are exported.
+        """Inside the `with` block, the model holds the trained parameters in their export precision.
 
-        It takes no memory: what the model computes with are the masters in its precision already, and where another is
-        wanted it is the masters' own.
+        It takes no memory: the model already has them in its precision, and another precision is the masters'.
 
         Args:
-            take: keep what the model holds at the end. Then it holds copies, so that the masters stay what they are if
-                the body fails.
+            take: keep the model's parameters at the end. The model then holds copies, so that the masters do not change
+                if the body fails.
         """
         if not self.split:
             yield
@@ -264,7 +263,7 @@ class TrainedParameters:
 def round_frozen(
     base: nn.Module, dtype: torch.dtype, kept: Collection[int] = (), place: Callable[[Tensor], Tensor] | None = None
 ) -> None:
-    """Cast what does not train of a model that was loaded in fp32, but for what stays in fp32.
+    """Cast the frozen parameters of a model loaded in fp32, except those that stay in fp32.
 
     Args:
         kept: identities of those parameters.

@@ -13,10 +13,10 @@ SMALLEST = 2.0**-14
 
 
 class LossScaler:
-    """The scale and when it changes.
+    """The loss scale.
 
     Args:
-        scale: where it starts.
+        scale: at the start.
         growth_interval: good steps in a row before it grows.
         growth: factor after them.
         backoff: factor after an overflow.
@@ -39,7 +39,7 @@ class LossScaler:
 
     @property
     def can_lower(self) -> bool:
-        """Whether a lower scale may still help; if not, an overflow is not the scale's fault."""
+        """Whether a lower scale may help; if not, an overflow has another cause."""
         return self.enabled and self.scale * self._backoff >= SMALLEST
 
     def update(self, *, overflow: bool) -> None:

@@ -1,4 +1,4 @@
-"""Numbers of one optimizer step: those in place of the recipe's, and each parameter group's learning rate."""
+"""Settings of one optimizer step: those that replace the recipe's, and each parameter group's learning rate."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from finetooth_steps import step_settings
 from finetooth_torch.state.optimizer import Options
 
 NOT_OPTIONS = frozenset({"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize"})
-"""What a parameter group holds in addition to options that a recipe knows."""
+"""Keys of a parameter group that are no options of a recipe."""
 
 
 def check_settings(settings: StepSettings, optimizer: torch.optim.Optimizer) -> None:
-    """Refuse what the step could not apply, before anything is changed.
+    """Check the settings of a step before anything changes.
 
     Raises:
-        EngineError: an option that the optimizer does not have, or a number that makes no sense.
+        EngineError: an option that the optimizer does not have, or an invalid number.
     """
     group = optimizer.param_groups[0]
     options = {name: value for name, value in group.items() if name not in NOT_OPTIONS}
@@ -27,12 +27,12 @@ def check_settings(settings: StepSettings, optimizer: torch.optim.Optimizer) -> 
 
 
 def rate_shares(groups: Sequence[Options], rate: float) -> tuple[float, ...]:
-    """What each parameter group is given of a step's learning rate: 1, or where an optimizer was made with groups of
-    different rates, its own as a share of the optimizer's (a tenth for embeddings, for instance).
+    """Each parameter group's factor on a step's learning rate: 1, or if the optimizer has groups with different rates,
+    the group's divided by the optimizer's (0.1 for embeddings, for instance).
 
     Args:
-        groups: their options as the optimizer was made.
-        rate: `Optimizer.learning_rate`, of which the schedule's factors are.
+        groups: their options when the optimizer was made.
+        rate: `Optimizer.learning_rate`, to which the schedule's factors apply.
     """
     own = [float(group.get("lr", rate)) for group in groups]
     if len(set(own)) <= 1 or not rate:
@@ -43,7 +43,7 @@ def rate_shares(groups: Sequence[Options], rate: float) -> tuple[float, ...]:
 def split_by_rate(
     optimizer: torch.optim.Optimizer, named: Sequence[tuple[str, torch.nn.Parameter]], shares: Mapping[str, float]
 ) -> None:
-    """Split the parameter groups so that each parameter has its share of its group's learning rate.
+    """Split the parameter groups so that each parameter has its factor on its group's learning rate.
 
     Args:
         shares: by name, of those whose share is not 1.
@@ -60,14 +60,14 @@ def split_by_rate(
 
 
 def set_rates(optimizer: torch.optim.Optimizer, rate: float, shares: Sequence[float]) -> None:
-    """Give each parameter group its share of a step's learning rate; a group that was added since has all of it."""
+    """Set each parameter group's learning rate; a group added later has the full rate."""
     for place, group in enumerate(optimizer.param_groups):
         group["lr"] = rate * (shares[place] if place < len(shares) else 1.0)
 
 
 @contextmanager
 def applied(settings: StepSettings, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside the `with` block, the optimizer has the options of `settings`; afterwards its own again."""
+    """Inside the `with` block, the optimizer has the options of `settings`; afterwards its own."""
     before = [{name: group[name] for name in settings.optimizer} for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         decays = any(parameter.ndim >= 2 for parameter in group["params"])

@@ -1,11 +1,10 @@
-"""The parameters that train where each rank holds a part of every tensor.
+"""The trained parameters if each rank holds a part of every tensor.
 
-The model's parameters are gathered in the precision that it computes in while a layer needs them. Masters are this
-rank's parts of them in fp32, as plain tensors in the memory of DTensors, so that an optimizer that treats every number
-by itself needs to know nothing of ranks. They may lie in host memory, where the optimizer then updates them; ranks
-exchange on their devices. A backward pass leaves sums over all ranks with the strategy; they go to the masters after
-each call. What is saved is whole, and in the host memory of one rank: a device has room for one tensor of it, and a
-host may have several ranks.
+The model's parameters are gathered in its precision while a layer needs them. Masters are this rank's parts in fp32, as
+plain tensors in the memory of DTensors, so an element-wise optimizer need not know of ranks. Masters may be in host
+memory, where the optimizer then updates them; ranks exchange on their devices. The strategy sums gradients over ranks
+in a backward pass; they move to the masters after each call. Saved tensors are whole, in the host memory of one rank: a
+device has room for one of them, and a host may have several ranks.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ def divided(
 
     Args:
         model, base: with its adapter and without.
-        dtype: what the model computes in.
-        original: identities (`id`) of the parameters that the base had.
+        dtype: in which the model computes.
+        original: identities (`id`) of the base's parameters.
 
     Raises:
         PlanError: nothing trains.
@@ -58,8 +57,8 @@ def divided(
 def described(
     model: nn.Module, dtype: torch.dtype, original: Collection[int]
 ) -> tuple[dict[str, torch.Size], list[torch.dtype]]:
-    """Shapes of the parameters that train, by their names, and the precisions in which they are exported; none of the
-    parameters itself, since a layer's whole ones go as soon as it is divided. Arguments as for `divided`.
+    """Shapes and export precisions of the trained parameters, by name; not the parameters, since a layer's whole ones
+    are freed as soon as it is divided. Arguments as for `divided`.
 
     Raises:
         PlanError: nothing trains.
@@ -96,10 +95,10 @@ class ShardedParameters(TrainedParameters):
 
     Args:
         model: the divided model; `shapes` are those of its parameters that train, by their names.
-        given: the precisions in which they are exported.
+        given: their export precisions.
         sharded: gathers them.
         frozen: the base does not train, and no adapter exports it.
-        whole: gives what does not train in host memory; None: the model is gathered for it.
+        whole: returns frozen parameters in host memory; None: the model is gathered for that.
         sampled_by_layer: sampling gathers a layer when it computes.
     """
 
@@ -142,7 +141,7 @@ class ShardedParameters(TrainedParameters):
         self._owners = [(module, at, name_of[id(of)]) for module, at, of in places if id(of) in name_of]
         self._places, self._frozen = [(module, at) for module, at, _ in places], frozen
         self._whole, self._sampled_by_layer = whole, sampled_by_layer
-        # the first of the ranks that divide some tensor, which `own` asks for the numbers
+        # the first rank that divides some tensor, from which `own` gets the numbers
         self.keeps = any(not any(part.device_mesh.get_coordinate() or ()) for part in self._parts.values())
         self.exports = self.keeps or frozen
 
@@ -157,7 +156,7 @@ class ShardedParameters(TrainedParameters):
                 master.grad = self._accumulate(master.grad, part, torch.promote_types(part.dtype, torch.float32))
 
     def _summed(self) -> Mapping[str, Tensor]:
-        """This rank's parts of what backward passes have left."""
+        """This rank's parts of the gradients of backward passes."""
         return self._sharded.gradients()
 
     def zero_grad(self) -> None:
@@ -177,8 +176,8 @@ class ShardedParameters(TrainedParameters):
 
     @torch.no_grad()
     def own(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """A tensor without the shape of the whole parameter stays as it is, for a later check to refuse. All ranks go
-        through them by name, in whatever order each has read them."""
+        """A tensor of another shape than the whole parameter does not change, and a later check refuses it. All ranks
+        process them in order of their names."""
         return {
             name: self._own(self._parts[name], tensor)
             if name in self._parts and tensor.shape == self._shapes[name]
@@ -188,7 +187,7 @@ class ShardedParameters(TrainedParameters):
 
     @staticmethod
     def _own(of: DTensor, whole: Tensor) -> Tensor:
-        """From the rank that keeps it; what the others give has its shape alone."""
+        """Get it from the rank that keeps it; the others pass only its shape."""
         device = of.device_mesh.device_type
         whole = torch.empty_like(whole, device=device) if whole.is_meta else whole.to(device)
         placed = distribute_tensor(whole.reshape(of.shape), of.device_mesh, of.placements, src_data_rank=0)
@@ -208,12 +207,12 @@ class ShardedParameters(TrainedParameters):
         return self._sharded.gathered()
 
     def norm(self) -> float:
-        """Global L2 norm over the parts of all ranks; what several ranks hold counts once."""
+        """Global L2 norm over the parts of all ranks; replicated parts count once."""
         return math.sqrt(self._squares(self._parts))
 
     def _squares(self, names: Collection[str]) -> float:
         """Sum of the squares of the gradients of some parameters, over the ranks that divide them."""
-        squares: dict[Any, Tensor] = {}  # by how it is divided; of everything, since all ranks add the same sums
+        squares: dict[Any, Tensor] = {}  # for all kinds of division, since all ranks add the same sums
         for name, master in self.named():
             if name not in names:
                 continue
@@ -230,9 +229,9 @@ class ShardedParameters(TrainedParameters):
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """Inside the `with` block, the model is whole, what trains as its masters are and the rest as it is computed
-        with. Without `take` it is so where it is exported, in host memory, tensor by tensor; a frozen base stays in
-        parts, which no adapter exports."""
+        """Inside the `with` block, the model is whole, with trained parameters as in the masters and the rest in the
+        model's precision. Without `take` only exporting ranks have it, in host memory, tensor by tensor; a frozen base,
+        which no adapter exports, stays in parts."""
         held = {(module, at): cast(Tensor, module._parameters[at]) for module, at in self._places}
         in_turn = None if take else self._whole
         with self._sharded.gathered() if in_turn is None else nullcontext():
@@ -263,13 +262,13 @@ class ShardedParameters(TrainedParameters):
 
 
 def _absent(of: Tensor) -> Tensor:
-    """A master of what other ranks have."""
+    """A master for a parameter of other ranks."""
     return of.detach().to(torch.promote_types(of.dtype, torch.float32))
 
 
 @torch.no_grad()
 def whole_of(of: Any, own: Tensor | None = None) -> Tensor:
-    """All numbers of a tensor that is divided as `of`, in host memory.
+    """The whole of a tensor that is divided like `of`, in host memory.
 
     Args:
         own: this rank's part; None: that of `of` itself.
@@ -280,5 +279,5 @@ def whole_of(of: Any, own: Tensor | None = None) -> Tensor:
 
 
 def _kept(whole: Tensor, keeps: bool) -> Tensor:
-    """A tensor, or its shape alone."""
+    """A tensor, or only its shape."""
     return whole if keeps else torch.empty_like(whole, device="meta")

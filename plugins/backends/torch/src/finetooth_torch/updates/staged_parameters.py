@@ -1,8 +1,8 @@
-"""The parameters that train where each rank has some of the decoder's layers.
+"""The trained parameters if each rank has some of the decoder's layers.
 
-Every rank knows all of them by name, in the same order. Those of layers that it does not have are on the device `meta`:
-they take no memory, get no gradients, and an optimizer keeps nothing of them. What lies in no layer (embeddings, head,
-norms) is at every rank, with the sum of the gradients of all. What is saved is whole.
+Every rank knows all names, in the same order. Parameters of other ranks' layers are on the device `meta`: without
+memory, gradients and optimizer state. Parameters outside layers (embeddings, head, norms) are at every rank, with
+gradients summed over ranks. Saved tensors are whole.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class StagedParameters(TrainedParameters):
 
     Args:
         stages: the line to the ranks that have the other layers.
-        frozen: the base does not train, so that nothing of it is ever saved.
-        stand_ins: while entered, layers that were not read have made-up numbers; see `standing_in`.
+        frozen: the base does not train, so it is never saved.
+        stand_ins: context in which unread layers have made-up numbers; see `standing_in`.
     """
 
     staged = True
@@ -45,8 +45,8 @@ class StagedParameters(TrainedParameters):
         super().__init__(model, base, dtype, scaler, compute, kept=kept, words=words)
         self._model, self._stages, self._frozen = model, stages, frozen
         self._stand_ins = stand_ins
-        self._owner: dict[str, int] = {}  # by the names of the parameters of layers, the rank that has them
-        self._elsewhere: list[tuple[nn.Module, str, str]] = []  # modules, attributes and names of what others have
+        self._owner: dict[str, int] = {}  # the rank of each layer parameter, by name
+        self._elsewhere: list[tuple[nn.Module, str, str]] = []  # modules, attributes and names of others
         self._device = next(parameter.device for parameter in model.parameters() if not parameter.is_meta)
         self._network: Network | None = None
 
@@ -55,7 +55,7 @@ class StagedParameters(TrainedParameters):
         return self._device
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Inside the `with` block, layers of other ranks have numbers, if not those of the model."""
+        """Inside the `with` block, layers of other ranks have made-up numbers."""
         return self._stand_ins()
 
     def serve(self, network: Network) -> None:
@@ -75,8 +75,8 @@ class StagedParameters(TrainedParameters):
     def _give_up(
         self, layers: Sequence[nn.Module], dtype: torch.dtype | None = None
     ) -> Mapping[int, nn.Parameter]:  # fmt: skip
-        """Layers of other ranks take no memory from now on; returns what is in place of their parameters, by the
-        identity of these. What stands in for it is in `dtype`, by default as they are."""
+        """Free the layers of other ranks; return the placeholders of their parameters, by the parameters' identity.
+        Placeholders have `dtype`, by default the parameters'."""
         name_of = {id(parameter): name for name, parameter in self._model.named_parameters()}
         replaced: dict[int, nn.Parameter] = {}
         for rank in range(self._stages.world):
@@ -96,7 +96,7 @@ class StagedParameters(TrainedParameters):
     def _check_rows(self, network: Network) -> None:
         """
         Raises:
-            PlanError: ranks tried their own layers, and not all may lay out rows alike.
+            PlanError: trials of the ranks' layers allow different row layouts.
         """
         rows = network.rows
         ways = self._stages.gather([rows.filling, rows.masks, bool(rows.trees), bool(rows.obstacle)])
@@ -120,7 +120,7 @@ class StagedParameters(TrainedParameters):
         return {**gradients, **dict(zip(places, self._stages.sum(own) if own else [], strict=True))}
 
     def norm_of(self, gradients: Mapping[int, Tensor]) -> float:
-        """Over the layers of all ranks; what every rank has counts once."""
+        """Norm over the layers of all ranks; replicated parameters count once."""
         squares = torch.zeros(2, dtype=torch.float64, device=self._device)
         for place, gradient in gradients.items():
             square = torch.linalg.vector_norm(gradient, dtype=torch.float32).double() ** 2
@@ -159,7 +159,7 @@ class StagedParameters(TrainedParameters):
 
     @torch.no_grad()
     def _gathered(self, own: Mapping[str, Tensor], *, keeps: bool = True) -> dict[str, Tensor]:
-        """What any rank has; what several have, as the first has it. Without `keeps`, its shape alone."""
+        """The tensor of any rank; of replicated ones, the first rank's. Without `keeps`, only its shape."""
         kinds: dict[str, tuple[int, list[int], str]] = {}
         of_rank = {name: (list(of.shape), str(of.dtype).removeprefix("torch.")) for name, of in own.items()}
         for rank, names in enumerate(self._stages.gather(of_rank)):
@@ -178,14 +178,14 @@ class StagedParameters(TrainedParameters):
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """With the layers of all ranks, which go behind it."""
+        """Sample with the layers of all ranks, which are freed afterwards."""
         assert self._network is not None
         with self._with_layers(self._owner), self._network.undivided():
             yield
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """Inside the `with` block, the model has what trains of all layers, and what is frozen where the base
+        """Inside the `with` block, the model has the trained parameters of all layers, and the frozen ones if the base
         trains."""
         with super().as_given(take=take), self._with_layers(set(self.names) if self._frozen else self._owner):
             yield

@@ -1,8 +1,8 @@
-"""The parameters that train where each rank has some of the decoder's layers, and a part of every tensor of these.
+"""The trained parameters if each rank has some of the decoder's layers, and a part of every tensor in them.
 
-Ranks with the same layers divide them, and what lies in no layer, as in `finetooth_torch.updates.sharded_parameters`.
-Of what lies in no layer, parts with the same place are at one rank of each stage, and their gradients are summed over
-these. What is saved is gathered over the parts first, and then over the stages.
+Ranks of a stage divide its layers, and the parameters outside layers, as in
+`finetooth_torch.updates.sharded_parameters`. Each part outside layers is at one rank of each stage, and its gradients
+are summed over those. Saved tensors are gathered over parts first, then over stages.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class StagedParts(StagedParameters, ShardedParameters):
 
     Args:
         model, base: with its adapter and without.
-        dtype: what the model computes in.
-        original: identities (`id`) of the parameters that the base had.
-        stand_ins: while entered, layers of other ranks have made-up numbers.
+        dtype: in which the model computes.
+        original: identities (`id`) of the base's parameters.
+        stand_ins: context in which layers of other ranks have made-up numbers.
 
     Raises:
         PlanError: nothing trains, at some rank.
@@ -51,7 +51,7 @@ class StagedParts(StagedParameters, ShardedParameters):
         self._owner, self._elsewhere = {}, []
         shapes, dtypes = described(model, dtype, original)
         layers = list(base.get_submodule(request.base.facts.layer_path).children())
-        self._give_up(layers, None if result_dtype(dtype) == dtype else dtype)  # what layers are gathered in
+        self._give_up(layers, None if result_dtype(dtype) == dtype else dtype)  # precision of gathered layers
         if all(parameter.is_meta for parameter in model.parameters() if parameter.requires_grad):
             raise PlanError(
                 "scale.strategy.shard: nothing trains in the layers of some ranks",
@@ -91,7 +91,7 @@ class StagedParts(StagedParameters, ShardedParameters):
     # --- gradients ----------------------------------------------------------------------------------------------------
 
     def _summed(self) -> Mapping[str, Tensor]:
-        """Of what lies in no layer, over the stages too."""
+        """Sum gradients outside layers over the stages too."""
         gradients = dict(super()._summed())
         given = [
             gradients[name] if name in gradients else torch.zeros_like(self._parts[name].to_local())
@@ -101,7 +101,7 @@ class StagedParts(StagedParameters, ShardedParameters):
         return {**gradients, **dict(zip(self._outside, sums, strict=True))}
 
     def norm(self) -> float:
-        """Over the layers of all ranks; what every stage has counts once."""
+        """Norm over the layers of all ranks; replicated parameters count once."""
         own = self._squares([name for name in self._parts if name in self._owner])
         (of_layers,) = self._stages.sum([torch.tensor([own], dtype=torch.float64, device=self._device)])
         return math.sqrt(float(of_layers) + self._squares(self._outside))
@@ -118,7 +118,7 @@ class StagedParts(StagedParameters, ShardedParameters):
         return {name: full[name] for name in self.names if name in full}
 
     def whole_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """With the parts of this rank, and for tensors of other stages one without numbers."""
+        """With this rank's parts, and empty tensors for other stages."""
         saved = optimizer.state_dict()
         plain = {
             index: {key: ... if torch.is_tensor(of) and of.dim() else of for key, of in entries.items()}
@@ -133,14 +133,14 @@ class StagedParts(StagedParameters, ShardedParameters):
         return {**saved, "state": state}
 
     def _of_base(self, of: Any) -> Tensor:
-        """All numbers of what does not train, in host memory."""
+        """Whole frozen parameters, in host memory."""
         name = self._name_of[id(of)]
         given = torch.zeros(of.shape, dtype=of.dtype) if of.is_meta else whole_of(of)
         return self._stages.sum([given.to(self._device)])[0].cpu() if name in self._owner else given
 
     @contextmanager
     def as_given(self, *, take: bool = False) -> Iterator[None]:
-        """See `ShardedParameters`; layers of other ranks have what trains of them, and else made-up numbers where
-        something is taken."""
+        """See `ShardedParameters`; layers of other ranks have their trained parameters, and with `take` made-up numbers
+        otherwise."""
         with self._stand_ins() if take else nullcontext(), ShardedParameters.as_given(self, take=take):
             yield

@@ -1,4 +1,4 @@
-"""The update of a step: after its backward or inside it, of all parameters or of some in turn."""
+"""Updates of a step: after its backward pass or inside it, of all parameters or of blocks in turn."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Updater:
 
     Attributes:
         whole: whether weights and optimizer are those of a whole step.
-        changes: how often the weights that the model computes with became others.
+        changes: how often the model's weights have changed.
 
     Args:
         optimizer: over the masters of `parameters`.
-        group_options: of its parameter groups, as they were made.
+        group_options: of its parameter groups at the start.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class Updater:
         """Checks the settings of a step.
 
         Raises:
-            EngineError: an option that the optimizer does not have, a number that makes no sense, or any of them where
-                the update was made already.
+            EngineError: an option that the optimizer does not have, an invalid number, or any option after the update
+                was made.
         """
         check_settings(settings, self._optimizer)
         if self.in_backward and settings != StepSettings():
@@ -78,14 +78,14 @@ class Updater:
     def around_backward(
         self, batches: tuple[MicroBatch, ...], accumulated: int, rate: Callable[[], float]
     ) -> Iterator[None]:
-        """What some optimizers ask for around a backward: gradients of some parameters alone, updates inside it.
+        """Prepare a backward pass for optimizers that need gradients of some parameters only, or updates inside it.
 
         Args:
-            batches: of the backward.
+            batches: of the backward pass.
             accumulated: calls whose gradients wait for the step.
 
         Raises:
-            EngineError: more than one backward of a step, and the optimizer cannot accumulate gradients.
+            EngineError: a step has more than one backward pass, and the optimizer cannot accumulate gradients.
         """
         if self._in_turn:
             active = {id(parameter) for parameter in self._updates.optimizer.active(self._optimizer)}
@@ -114,7 +114,7 @@ class Updater:
             rows: ids of the data that gave the gradients.
 
         Returns:
-            The gradients' norm, and whether the update was left out since they overflowed.
+            The gradients' norm, and whether an overflow skipped the update.
 
         Raises:
             NotFinite: the norm is not finite, and no loss scale can be lowered.
@@ -148,11 +148,11 @@ class Updater:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Inside the `with` block, the model computes with the weights to evaluate and to keep."""
+        """Inside the `with` block, the model computes with the weights to evaluate and to save."""
         if not self._averages:
             yield
             return
-        self._averages = False  # entered again inside, there is nothing to do
+        self._averages = False  # nested: nothing to do
         try:
             with self._updates.optimizer.averaged(self._optimizer):
                 self.changes += 1
