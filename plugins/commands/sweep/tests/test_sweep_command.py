@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shlex
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,6 +120,62 @@ def test_it_goes_on_where_it_was_and_tries_again_what_was_interrupted(tmp_path):
     assert len({output for _, output in obj.ran + again.ran}) == 7
 
 
+FEW = """
+model: toy
+sweep:
+  trials: 9
+  space:
+    adapter.rank: {low: 4, high: 9, step: 4}
+    optimizer.learning_rate: [0.5, 0.1]
+    optimizer: [{name: adamw}, {name: lion}]
+"""
+
+
+@pytest.mark.slow
+def test_settings_of_a_small_space_are_tried_once_each(tmp_path):
+    """Though the search draws some of them again; and a setting is set before those that it holds."""
+    obj = Obj()
+    done = sweep(tmp_path, obj, recipe=FEW)
+    tried = [tuple(json.dumps(value) for value in given.values()) for given, _ in obj.ran]
+    wanted = {(json.dumps({"name": o}), r, lr) for o in ("adamw", "lion") for r in "48" for lr in ("0.5", "0.1")}
+    assert len(tried) == 8 and set(tried) == wanted and next(iter(obj.ran[0][0])) == "optimizer"
+    assert "the space holds 8 settings: each is tried once" in done.output
+    last = shlex.split(done.output.splitlines()[-1].partition("ft run ")[2])[1:]
+    assert json.loads(dict(word.split("=") for word in last)["optimizer"])["name"] in ("adamw", "lion")
+    again = Obj()
+    assert sweep(tmp_path, again, recipe=FEW).code == 0 and again.ran == []
+
+
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        (("trials: 9", "trials: 9\n  mode: max"), "sweep.mode"),
+        (("[0.5, 0.1]", "[0.5, 0.2]"), "sweep.space.optimizer.learning_rate"),
+        (("model: toy", "model: tiny"), "model"),
+        (("model: toy", "model: toy\ntrain: {seed: 1}"), "train"),
+    ],
+)
+def test_trials_of_other_settings_are_not_compared_with_earlier_ones(tmp_path, change, name):
+    assert sweep(tmp_path, Obj(), "--trials", "1", recipe=FEW).code == 0
+    obj = Obj()
+    with pytest.raises(UserError, match=rf"^{name} is not what it was in the earlier trials of "):
+        sweep(tmp_path, obj, recipe=FEW.replace(*change))
+    assert obj.ran == []
+
+
+def test_one_sweep_at_a_time_works_in_a_folder_that_can_be_read(tmp_path):
+    class Second(Obj):
+        def run(self, recipe):
+            with pytest.raises(UserError, match=r"/s: a sweep is under way there in process \d+ \(wait for it"):
+                sweep(tmp_path, Obj())
+            return super().run(recipe)
+
+    assert sweep(tmp_path, Second(), "--trials", "1").code == 0
+    (tmp_path / "s/study.log").write_text("garbage\n")
+    with pytest.raises(UserError, match=r"/s/study\.log cannot be read: .* \(name another --output\)"):
+        sweep(tmp_path, Obj())
+
+
 @pytest.mark.slow
 def test_a_trial_worse_than_the_median_is_pruned(tmp_path):
     done = sweep(tmp_path, Obj(), "--trials", "12")
@@ -201,6 +258,9 @@ def test_the_weights_of_a_trial_are_gone_before_the_next_one(tmp_path):
         ("sweep: {space: {a: {log: [1, 2]}}}", r"sweep\.space\.a\.low: Field required \(write \{low: "),
         ("sweep: {space: {a: {low: 2, high: 1}}}", r"sweep\.space\.a.*low must be less than high"),
         ("sweep: {spaces: 1}", "sweep.spac"),
+        ("sweep: {space: {a: [1, 2, 1]}}", r"sweep\.space\.a: 1 stands there twice"),
+        ("sweep: {space: {output: [a, b]}}", r"sweep\.space\.output: a trial does not read it"),
+        ("sweep: {space: {sweep.trials: [1, 2]}}", r"sweep\.space\.sweep\.trials: a trial does not read it"),
     ],
 )
 def test_what_is_wrong_with_the_recipe_is_said_before_anything_is_tried(tmp_path, recipe, problem):

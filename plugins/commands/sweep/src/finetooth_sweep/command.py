@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import random
 import shlex
 import sys
 from collections.abc import Collection
@@ -18,11 +19,12 @@ from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
 from finetooth_saving.runs.chart import chart, svg
 from finetooth_saving.runs.closed_network import must_close, run_closed
+from finetooth_toolbox.files.locks import FolderHeldError, lock_folder
 from finetooth_toolbox.text.nearest import nearest
 from optuna.storages.journal import JournalFileBackend
 
 from finetooth_sweep import plugin
-from finetooth_sweep.space import Sweep, read
+from finetooth_sweep.space import Sweep, key, read
 
 STUDY = "sweep"
 JOURNAL = "study.log"
@@ -50,25 +52,40 @@ def command(
     folder = output or Path("runs") / f"{recipe.stem}-sweep"
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = _study(sweep, folder)
-    most = trials or sweep.trials
+    again = shlex.join(["ft", "run", str(recipe), *overrides])
+    try:
+        with lock_folder(folder):
+            return _sweep(obj, sweep, settings, folder, trials or sweep.trials, again)
+    except FolderHeldError as error:
+        raise UserError(
+            f"{folder}: a sweep is under way there in process {error.who}",
+            action="wait for it, or name another --output",
+        ) from None
+
+
+def _sweep(obj: CommandContext, sweep: Sweep, settings: dict[str, Any], folder: Path, trials: int, again: str) -> int:
+    """The trials that are still to do, and what came of all of them; returns the exit code.
+
+    Args:
+        again: the command that trains what is swept, but for the settings of a trial.
+    """
+    study = _study(sweep, settings, folder)
+    most = int(min(trials, sweep.size))
+    if most < trials:
+        click.echo(f"the space holds {most} settings: each is tried once")
     while (number := _tried(study)) < most:
         if not _try(obj, study, sweep, settings, folder, f"{number + 1} of {most}"):
-            click.echo(f"interrupted; ft sweep {recipe} continues")
+            click.echo("interrupted; the same command continues")
             return 130
         _write(study, sweep, folder)
         gc.collect()  # a run's weights hang in cycles: those of the next trial would come on top of them
     _write(study, sweep, folder)
     click.echo(_table(study, sweep))
-    return _tell_best(study, sweep, shlex.join(["ft", "run", str(recipe), *overrides]), folder)
+    return _tell_best(study, sweep, again, folder)
 
 
 def _tell_best(study: optuna.Study, sweep: Sweep, again: str, folder: Path) -> int:
-    """What failed and why, where the best is, and how to train with it; returns the exit code.
-
-    Args:
-        again: the command that trains what was swept, but for the settings of a trial.
-    """
+    """What failed and why, where the best is, and how to train with it; returns the exit code."""
     rows = _rows(study, sweep)
     for row in rows:
         if "problem" in row:
@@ -76,7 +93,7 @@ def _tell_best(study: optuna.Study, sweep: Sweep, again: str, folder: Path) -> i
     best = rows[0] if rows and rows[0]["value"] is not None else None
     if best is None:
         return 1
-    settings = " ".join(f"{name}={json.dumps(value)}" for name, value in best["settings"].items())
+    settings = shlex.join(f"{name}={json.dumps(value)}" for name, value in best["settings"].items())
     drawn = f", all of them drawn in {folder / 'sweep.svg'}" if (folder / "sweep.svg").is_file() else ""
     click.echo(f"\nthe best is {folder / _name(best['trial'])}{drawn}")
     click.echo(f"the same settings again: {again} {settings}")
@@ -88,18 +105,47 @@ def _name(trial: int) -> str:
     return f"trial-{trial}"
 
 
-def _study(sweep: Sweep, folder: Path) -> optuna.Study:
-    """The sweep's study, begun or opened again. What a process tried that was killed is to be tried again."""
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+def _study(sweep: Sweep, recipe: dict[str, Any], folder: Path) -> optuna.Study:
+    """The sweep's study, begun or opened again. What a process tried that was killed is to be tried again.
+
+    Raises:
+        UserError: its file is damaged, or its trials are of other settings: their values could not be compared.
+    """
     pruner = optuna.pruners.MedianPruner(n_startup_trials=3) if sweep.prune else optuna.pruners.NopPruner()
-    study = optuna.create_study(
-        storage=storage, study_name=STUDY, load_if_exists=True, direction=sweep.direction, pruner=pruner
-    )
+    try:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
+        study = optuna.create_study(
+            storage=storage, study_name=STUDY, load_if_exists=True, direction=sweep.direction, pruner=pruner
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / JOURNAL} cannot be read: {error}", action="name another --output") from error
+    common = {name: value for name, value in recipe.items() if name not in ("output", "trackers")}
+    tries = sweep.model_dump(mode="json", exclude={"trials"})
+    made = {"recipe": json.loads(key(common)), "sweep": tries}
+    before = study.user_attrs.get("made")
+    if before is None:
+        study.set_user_attr("made", made)
+    elif before != made:
+        name = _changed({**before["recipe"], "sweep": before["sweep"]}, {**made["recipe"], "sweep": tries})
+        raise UserError(
+            f"{name} is not what it was in the earlier trials of {folder}, so new ones could not be compared with them",
+            action="undo the change, or name another --output",
+        )
     study.sampler = optuna.samplers.TPESampler(seed=sweep.seed + len(study.trials))
     for trial in study.get_trials(states=(State.RUNNING,)):
         study.tell(trial.number, state=State.FAIL)
         study.enqueue_trial(trial.params)
     return study
+
+
+def _changed(before: Any, now: Any, place: str = "") -> str:
+    """The path of the first setting that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if names:
+            path = f"{place}.{names[0]}".lstrip(".")
+            return _changed(before.get(names[0]), now.get(names[0]), path)
+    return place
 
 
 def _tried(study: optuna.Study) -> int:
@@ -127,6 +173,12 @@ def _try(
     """
     trial = study.ask()
     settings = sweep.drawn(trial)
+    tried = {key(row["settings"]) for row in _rows(study, sweep)}
+    if key(settings) in tried:  # it would train the same again
+        study.tell(trial, state=State.FAIL)
+        study.enqueue_trial(sweep.untried(tried, random.Random(f"{sweep.seed}/{trial.number}")))
+        trial = study.ask()
+        settings = sweep.drawn(trial)
     trial.set_user_attr("settings", settings)
     output = folder / _name(trial.number)
     click.echo(f"trial {trial.number} ({which}): " + ", ".join(f"{k} {_short(v)}" for k, v in settings.items()))
@@ -163,7 +215,9 @@ def _try(
         return True
     except FinetoothError as error:
         study.tell(trial, state=State.FAIL)
-        raise UserError(f"trial {trial.number}: {error}", action="fix sweep.space or the recipe") from error
+        raise UserError(
+            f"trial {trial.number}: {error}", action="fix the recipe or sweep.space, where step: 1 draws whole numbers"
+        ) from error
     finally:
         plugin.watching.remove(tell)
         plugin.stepping.remove(stepped)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+import random
+from collections.abc import Collection, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 from finetooth_hooks import Options
@@ -24,7 +29,7 @@ class Span(Options):
     log: bool = False
     """Whether factors count, and not differences: for learning rates."""
     step: float | None = Field(default=None, gt=0)
-    """Only the least and so many more; with whole bounds, whole numbers come of it."""
+    """Only the least and so many more; with a whole `low` and step, whole numbers come of it."""
 
     @model_validator(mode="after")
     def _is_a_span(self) -> Span:
@@ -35,9 +40,14 @@ class Span(Options):
         return self
 
     @property
-    def whole(self) -> bool:
-        """Whether the numbers are whole."""
-        return self.step is not None and all(float(x).is_integer() for x in (self.low, self.high, self.step))
+    def numbers(self) -> Sequence[float] | None:
+        """All of them, if there is a step."""
+        if self.step is None:
+            return None
+        if self.low.is_integer() and self.step.is_integer():
+            return range(int(self.low), math.floor(self.high) + 1, int(self.step))
+        low, high, step = (Decimal(str(number)) for number in (self.low, self.high, self.step))
+        return [float(low + i * step) for i in range(int((high - low) / step) + 1)]
 
 
 class Sweep(Options):
@@ -61,18 +71,47 @@ class Sweep(Options):
         """As Optuna says it."""
         return "minimize" if (mode_of(self.metric) if self.mode == "auto" else self.mode) == "min" else "maximize"
 
+    @property
+    def choices(self) -> dict[str, Sequence[Any] | None]:
+        """Values of each setting; None: all numbers of a span."""
+        return {name: of if isinstance(of, list) else of.numbers for name, of in self.space.items()}
+
+    @property
+    def size(self) -> float:
+        """How many settings the space holds in all."""
+        return math.prod(math.inf if values is None else len(values) for values in self.choices.values())
+
     def drawn(self, trial: Trial) -> dict[str, Any]:
         """Settings that a trial tries."""
         settings: dict[str, Any] = {}
-        for name, values in self.space.items():
-            if isinstance(values, list):
-                settings[name] = values[trial.suggest_int(f"{name} (index)", 0, len(values) - 1)]
-            elif values.whole:
-                step = int(values.step or 1)
-                settings[name] = trial.suggest_int(name, int(values.low), int(values.high), step=step)
-            else:
-                settings[name] = trial.suggest_float(name, values.low, values.high, log=values.log, step=values.step)
+        for name, values in self.choices.items():
+            if values is not None:
+                settings[name] = values[trial.suggest_int(_index(name), 0, len(values) - 1)]
+            elif isinstance(span := self.space[name], Span):
+                settings[name] = trial.suggest_float(name, span.low, span.high, log=span.log)
         return settings
+
+    def untried(self, tried: Collection[str], draws: random.Random) -> dict[str, int]:
+        """Parameters of a trial whose settings are new, of a space of choices that holds more than these.
+
+        Args:
+            tried: settings, each by its `key`.
+        """
+        choices = {name: values or () for name, values in self.choices.items()}
+        while True:
+            at = {name: draws.randrange(len(values)) for name, values in choices.items()}
+            if key({name: choices[name][index] for name, index in at.items()}) not in tried:
+                return {_index(name): index for name, index in at.items()}
+
+
+def key(settings: Any) -> str:
+    """By which settings are the same."""
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+def _index(name: str) -> str:
+    """Of the parameter that picks a value of a setting."""
+    return f"{name} (index)"
 
 
 def read(section: Any) -> Sweep:
@@ -97,6 +136,14 @@ def read(section: Any) -> Sweep:
         action = f"write {SPAN}, or a list of values" if place.startswith("space.") else "fix it, or leave it out"
         raise RecipeError(f"sweep.{place}".rstrip("."), first["msg"], action=action) from None
     for name, values in made.space.items():
-        if isinstance(values, list) and len(values) < 2:
+        if name.partition(".")[0] in ("output", "sweep"):
+            raise RecipeError(f"sweep.space.{name}", "a trial does not read it", action="name a setting that trains")
+        if not isinstance(values, list):
+            continue
+        if len(values) < 2:
             raise RecipeError(f"sweep.space.{name}", "one value leaves no choice", action="give two or more")
-    return made
+        keys = [key(value) for value in values]
+        if twice := [written for written in keys if keys.count(written) > 1]:
+            raise RecipeError(f"sweep.space.{name}", f"{twice[0]} stands there twice", action="give it once")
+    # what a setting holds is set after the setting itself, which would replace it
+    return made.model_copy(update={"space": dict(sorted(made.space.items(), key=lambda item: item[0].count(".")))})
