@@ -1,8 +1,9 @@
 """`make gpu`: show on this machine's accelerator what a CPU cannot show, and write docs/benchmarks-gpu.md.
 
-Six parts: values of attention and kernels against float64, bits of a resumed run, the plan's estimate of memory
+Eight parts: values of attention and kernels against float64, bits of a resumed run, the plan's estimate of memory
 against the truth, speed and memory of supervised fine-tuning beside TRL's, with its defaults and tuned with Liger's
-kernels, and on a card LoRA on a model of 8 billion parameters over rows of 4,096 tokens, and the loss head.
+kernels, and on a card LoRA on a model of 8 billion parameters over rows of 4,096 tokens, and the loss head; then
+functions of logits that are there, and experts of mixtures.
 `--size tiny` takes a model that a CPU computes in minutes, and prints the page.
 """
 
@@ -17,9 +18,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,7 @@ from typing import Any
 
 from harness.machine import machine
 from harness.process import run as contender
+from harness.proofs import Proof, table
 
 ROOT = Path(__file__).parents[2]
 CONTENDERS = ROOT / "tests/bench/contenders"
@@ -75,34 +77,6 @@ VOCABULARY = 49_152
 """Tokens of the tokenizer."""
 PEAK = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
 """Dense bf16 operations a second by the vendor's data sheets."""
-
-
-@dataclass
-class Proof:
-    """What one part found.
-
-    Attributes:
-        title: of its section.
-        rows: a table, its head first.
-        notes: sentences below it.
-        failed: what is not as it must be.
-    """
-
-    title: str
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    failed: list[str] = field(default_factory=list)
-
-    def lines(self) -> Iterator[str]:
-        """The section in Markdown."""
-        yield from (f"## {self.title}", "")
-        for at, row in enumerate(self.rows):
-            yield f"| {' | '.join(row)} |"
-            if not at:
-                yield f"|{'---|' * len(row)}"
-        for note in self.notes:
-            yield from ("", *wrap(note, 118))
-        yield from ("", *(f"**Failed**: {line}" for line in self.failed), "")
 
 
 @dataclass(frozen=True)
@@ -339,6 +313,38 @@ def heads(ground: Ground) -> Proof:
     return proof
 
 
+def logits(ground: Ground) -> Proof:
+    """Entropy and selective log-softmax of logits that are there."""
+    import torch
+    from kernelbench.given import given_rows
+
+    from kernels import GIVEN, GIVEN_VOCABULARY
+
+    small = ((1, 8), (1, 16), (1, 24), (2, 8)), 2_048, "cpu", torch.float32
+    asked = (GIVEN, GIVEN_VOCABULARY, "cuda", torch.bfloat16) if torch.cuda.is_available() else small
+    title = f"Entropy and log-probabilities of given logits, {asked[1]:,} ids"
+    return table(title, ("batch", "length", "layout", "what"), given_rows(*asked, warm_up=5, timed=20))
+
+
+def experts(ground: Ground) -> Proof:
+    """Experts of mixtures, with LoRA and without."""
+    import torch
+    from kernelbench.experts import CPU_MIXTURES, CPU_RANKS, CPU_TOKENS, MIXTURES, RANKS, TOKENS, expert_rows
+
+    small = CPU_MIXTURES, CPU_RANKS, CPU_TOKENS, "cpu", torch.float32
+    asked = (MIXTURES, RANKS, TOKENS, "cuda", torch.bfloat16) if torch.cuda.is_available() else small
+    rows = expert_rows(*asked, warm_up=5, timed=20)
+    proof = table(f"Experts of mixtures, {asked[2]:,} tokens", ("mixture", "rank", "what"), rows)
+    base = {(row["mixture"], row["what"]): row["contenders"] for row in rows if not row["rank"]}
+    for row in [row for row in rows if row["rank"] == asked[1][0]]:
+        of = base[row["mixture"], row["what"]]
+        times = [f"{who} {at['ms'] / of[who]['ms']:.2f}" for who, at in row["contenders"].items() if "ms" in at]
+        proof.notes.append(
+            f"{row['mixture']}, {row['what']}, rank {row['rank']} / without LoRA, times: {', '.join(times)}."
+        )
+    return proof
+
+
 def weights_of(shape: dict[str, int]) -> tuple[int, int]:
     """Of all layers' matrices, and of the head."""
     hidden, heads = shape["hidden_size"], shape["num_attention_heads"]
@@ -400,7 +406,8 @@ def steady(result: dict[str, Any]) -> float:
 
 
 PARTS: dict[str, Callable[[Ground], Proof]] = {
-    "values": values, "resume": resumed, "estimate": estimated, "speed": speed, "large": large, "heads": heads
+    "values": values, "resume": resumed, "estimate": estimated, "speed": speed, "large": large, "heads": heads,
+    "logits": logits, "experts": experts,
 }  # fmt: skip
 
 

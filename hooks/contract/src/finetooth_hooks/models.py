@@ -257,16 +257,21 @@ class Block:
 class LowRank:
     """What an adapted linear module computes, if it is its base and a low-rank addition: base(x) + scale (x A^T) B^T.
 
+    With DoRA each output, without the base's bias, is multiplied by m and divided by the length of its row of
+    W + scale B A.
+
     Attributes:
         base: the framework's linear module. Its weight is plain numbers, or stored by a quantizer in a module that
             computes the numbers when asked; a module that can only be called has no `LowRank`.
         a, b: (rank, inputs) and (outputs, rank); None while the adapter is switched off.
+        magnitude: (outputs,), with DoRA the m, of an adapter that has a and b.
     """
 
     base: Any
     a: Any | None = None
     b: Any | None = None
     scale: float = 1.0
+    magnitude: Any | None = None
 
 
 @dataclass(frozen=True)

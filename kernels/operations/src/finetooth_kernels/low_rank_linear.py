@@ -7,7 +7,8 @@ diagonal blocks of one matrix. Backward, with dy the gradients side by side and 
 
     dx = dy W + (s dy B) A        dA = (s dy B)^T x        dB = s dy^T h        dW = dy^T x
 
-No product W + s B A is ever formed. Kept for backward: h (rank numbers a row), and x unless it can be made again.
+No product W + s B A is ever formed. Kept for backward: h (rank numbers a row), and x unless it can be made again. With
+DoRA (`finetooth_kernels.directions`) what its lengths multiply is kept too, O numbers a row.
 What is kept, or is likely to be by who takes the result, can be cut from an `Arena`.
 """
 
@@ -23,6 +24,8 @@ from torch import Tensor
 
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.compiled import NOTHING, Compiled
+from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.directions import Directions, torch_directions
 from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
@@ -50,8 +53,10 @@ def low_rank_linear(
     arena: Arena | None = None,
     *,
     passing: bool = False,
+    magnitudes: Sequence[Tensor | None] = (),
     multiply: Multiply | None = None,
     compiled: Compiled = NOTHING,
+    directions: Directions = torch_directions,
 ) -> Tensor:
     """All layers of the group.
 
@@ -67,8 +72,10 @@ def low_rank_linear(
         base_no: (N, O), what the outputs are added to, of the dtype of `x_nd` or a wider one.
         arena: where h lies, and the result.
         passing: nobody keeps the result, so it is not cut from the arena.
+        magnitudes: with DoRA the lengths m (size,) of each layer that has an addition, or None; those of none: `()`.
         multiply: makes the products, all but those of blocks of a rank over `WIDEST_DIAGONAL`; None: they are made
             here.
+        directions: computes what DoRA adds.
 
     Returns:
         (N, O), the layers' outputs side by side, in the dtype of `base_no`, else of `x_nd`.
@@ -78,9 +85,12 @@ def low_rank_linear(
     scales = tuple(addition[2] if addition is not None else None for addition in additions)
     weights = [weight for weight in trained if weight is not None]
     places = tuple(i for i, weight in enumerate(trained) if weight is not None)
+    of_lengths = [magnitude for magnitude in magnitudes if magnitude is not None]
+    measured = tuple(i for i, magnitude in enumerate(magnitudes) if magnitude is not None)
     make, sources = (None, ()) if again is None else again
-    rest = (*a, *b, *weights, *(source.detach() for source in sources))
-    how = _How(tuple(sizes), scales, places, make, len(sources), multiply or partial(mm, compiled=compiled))
+    rest = (*a, *b, *of_lengths, *weights, *(source.detach() for source in sources))
+    products = multiply or partial(mm, compiled=compiled)
+    how = _How(tuple(sizes), scales, measured, places, make, len(sources), products, directions)
     arenas = arena, None if passing else arena
     return apply(_LowRankLinear, x_nd, weight_od, bias_o, base_no, arenas, how, *rest)  # type: ignore[no-any-return]
 
@@ -91,17 +101,21 @@ class _How(NamedTuple):
     Attributes:
         sizes: outputs of each layer.
         scales: of its addition, None without one.
+        measured: places of the layers with DoRA.
         places: of the layers whose weight trains.
         make, sources: what makes the rows once more, and from how many tensors.
         multiply: makes the products.
+        directions: what DoRA adds.
     """
 
     sizes: tuple[int, ...]
     scales: tuple[float | None, ...]
+    measured: tuple[int, ...]
     places: tuple[int, ...]
     make: Callable[..., Tensor] | None
     sources: int
     multiply: Multiply
+    directions: Directions
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -124,21 +138,30 @@ class _LowRankLinear(torch.autograd.Function):
         sources = matrices[len(matrices) - how.sources :] if ctx.make is not None else (x_nd if needed else None,)
         ctx.kept = len(sources)
         dtype = x_nd.dtype if base_no is None else base_no.dtype
-        out = cut(arenas[1], (x_nd.shape[0], weight_od.shape[0]), dtype)
+        out = None if how.measured else cut(arenas[1], (x_nd.shape[0], weight_od.shape[0]), dtype)
         if not count:
             ctx.save_for_backward(*sources, weight_od)
             return multiply(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
         a_rd = a[0] if count == 1 else torch.cat(a)
         h_nr = multiply(x_nd, a_rd.t(), out=cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype))
         ctx.ranks = ranks = _ranks(a, scales)
-        if max(ranks) <= WIDEST_DIAGONAL:
-            b_or = diagonal(b, sizes, scales)
-            ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, b_or)
-            return multiply(x_nd, weight_od.t(), more=(h_nr, b_or.t()), bias_o=bias_o, base_no=base_no, out=out)
-        y_no = multiply(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
-        for (rows, columns), factor, scale in zip(_places(sizes, scales, ranks), b, _given(scales), strict=True):
-            y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
-        ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, *b)
+        joined = max(ranks) <= WIDEST_DIAGONAL
+        factors = (diagonal(b, sizes, scales),) if joined else b
+        more = (h_nr, factors[0].t()) if joined else None
+        if how.measured:  # zeros in full precision, so that products are not rounded before they are scaled
+            wide_no = x_nd.new_zeros((x_nd.shape[0], weight_od.shape[0]), dtype=result_dtype(x_nd.dtype))
+            y_no = multiply(x_nd, weight_od.t(), more=more, base_no=wide_no)
+        else:
+            y_no = multiply(x_nd, weight_od.t(), more=more, bias_o=bias_o, base_no=base_no, out=out)
+        if not joined:
+            for (rows, columns), factor, scale in zip(_places(sizes, scales, ranks), b, _given(scales), strict=True):
+                y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
+        if not how.measured:
+            ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, *factors)
+            return y_no
+        lengths_o, gains_o = _gains(weight_od, how, a, b, matrices[2 * count :])
+        y_no, product_no = how.directions.scaled(y_no, gains_o, bias_o, base_no, x_nd.dtype)
+        ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, *factors, product_no, lengths_o, gains_o)
         return y_no
 
     @staticmethod
@@ -150,9 +173,16 @@ class _LowRankLinear(torch.autograd.Function):
         multiply = how.multiply
         x_nd = sources[0] if ctx.make is None else ctx.make(*sources)
         d_base = grad_no if ctx.needs_input_grad[3] else None
-        if grad_no.dtype != weight_od.dtype:
-            grad_no = new_empty(grad_no, dtype=weight_od.dtype).copy_(grad_no)
-        d_bias = grad_no.sum(0) if ctx.needs_input_grad[2] else None
+        of_bias_no = grad_no
+        starts = [0, *accumulate(how.sizes)]
+        d_magnitudes: list[Tensor] = []
+        if how.measured:
+            *rest, product_no, lengths_o, gains_o = rest
+            grad_no, d_gains_o = how.directions.backward(grad_no, product_no, gains_o)
+            d_magnitudes = [(d_gains_o / lengths_o)[starts[i] : starts[i + 1]] for i in how.measured]
+        elif grad_no.dtype != weight_od.dtype:
+            of_bias_no = grad_no = new_empty(grad_no, dtype=weight_od.dtype).copy_(grad_no)
+        d_bias = of_bias_no.sum(0) if ctx.needs_input_grad[2] else None
         below: tuple[Tensor, Tensor] | None = None
         d_a: Sequence[Tensor] = ()
         d_b: list[Tensor] = []
@@ -172,9 +202,28 @@ class _LowRankLinear(torch.autograd.Function):
             d_a = torch.split(multiply(d_h.t(), x_nd), [r for r in ranks if r])
             below = d_h, a_rd
         d_x = multiply(grad_no, weight_od, more=below) if ctx.needs_input_grad[0] else None
-        starts = [0, *accumulate(how.sizes)]
         d_weights = [multiply(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
-        return d_x, None, d_bias, d_base, None, None, *d_a, *d_b, *d_weights, *((None,) * how.sources)
+        rest_of = (*d_a, *d_b, *d_magnitudes, *d_weights, *((None,) * how.sources))
+        return d_x, None, d_bias, d_base, None, None, *rest_of
+
+
+def _gains(
+    weight_od: Tensor, how: _How, a: Sequence[Tensor], b: Sequence[Tensor], magnitudes: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """(O,) twice, in full precision: lengths of the rows of W + s B A, rounded as the magnitudes are so that equal ones
+    have a ratio of 1, and that ratio. Both are 1 for layers without DoRA.
+
+    Args:
+        magnitudes: begins with those of `how.measured`.
+    """
+    lengths_o = weight_od.new_ones(weight_od.shape[0], dtype=result_dtype(weight_od.dtype))
+    gains_o, starts = lengths_o.clone(), [0, *accumulate(how.sizes)]
+    for i, magnitude in zip(how.measured, magnitudes, strict=False):
+        rows, at, scale = slice(starts[i], starts[i + 1]), i - how.scales[:i].count(None), how.scales[i]
+        assert scale is not None
+        lengths_o[rows] = how.directions.lengths(weight_od[rows], a[at], b[at], scale).to(magnitude.dtype)
+        gains_o[rows] = magnitude.to(gains_o.dtype) / lengths_o[rows]
+    return lengths_o, gains_o
 
 
 def _ranks(a: Sequence[Tensor], scales: Sequence[float | None]) -> tuple[int, ...]:

@@ -129,17 +129,20 @@ def low_rank_linear(
     arena: Any = None,
     *,
     passing: bool = False,
+    magnitudes: Sequence[Tensor | None] = (),
 ) -> Tensor:
     """See `finetooth_kernels.low_rank_linear.low_rank_linear`."""
     own = list(torch.split(weight_od.detach().double(), list(sizes)))
     weights = [w if t is None else t.double() for w, t in zip(own, trained, strict=True)] if trained else own
     x = x_nd.double()
     parts = []
-    for weight, addition in zip(weights, additions, strict=True):
+    for weight, addition, magnitude in zip(weights, additions, magnitudes or [None] * len(sizes), strict=True):
         part = x @ weight.t()
         if addition is not None:
-            a, b, scale = addition
-            part = part + scale * (x @ a.double().t()) @ b.double().t()
+            a, b, scale = (addition[0].double(), addition[1].double(), addition[2])
+            part = part + scale * (x @ a.t()) @ b.t()
+            if magnitude is not None:
+                part = part * (magnitude.double() / (weight + scale * b @ a).detach().norm(dim=1))
         parts.append(part)
     out = torch.cat(parts, -1)
     out = out if bias_o is None else out + bias_o.double()

@@ -175,6 +175,13 @@ def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
 
     yield Trial("two layers, one with an addition", inputs, call)
 
+    def measured(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        dtype = t["x"].dtype
+        groups = weight.to(dtype), bias.to(dtype), (10, second), [(t["a"], t["b"], 0.5), None]
+        return (compute(t["x"], *groups, base_no=t["base"], magnitudes=(t["lengths"], None)),)
+
+    yield Trial("DoRA on one of them", {**inputs, "lengths": draw.normal(10).abs() + 0.5}, measured)
+
 
 def _fp8_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     width, outputs = draw.columns, min(draw.columns + 5, 1030)

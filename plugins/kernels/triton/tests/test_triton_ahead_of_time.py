@@ -22,6 +22,7 @@ from finetooth_kernels import gated
 from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import logits as dispatch
 from finetooth_triton.cached_attention import CachedAttention
+from finetooth_triton.directions import low_rank_linear_triton
 from finetooth_triton.eight_bits import fp8_linear_triton
 from finetooth_triton.grouped import grouped_matmul_triton
 from finetooth_triton.linear_logprob import linear_logprob_triton
@@ -72,6 +73,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
     """Runs a function as if `dtype` tensors lay on a device with so much shared memory; returns the launches."""
     from finetooth_triton import (
         cache_kernels,
+        direction_kernels,
         eight_bit_kernels,
         group_kernels,
         head_kernels,
@@ -96,7 +98,8 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
 
             return launch
 
-    for module in (cache_kernels, eight_bit_kernels, group_kernels, head_kernels, layer_kernels, row_kernels):
+    modules = cache_kernels, direction_kernels, eight_bit_kernels, group_kernels, head_kernels, layer_kernels
+    for module in (*modules, row_kernels):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
@@ -205,6 +208,19 @@ def experts(dtype: torch.dtype) -> None:
         grouped_matmul_triton(x, weight, ends, (*factors, 0.5)).sum().backward()
 
 
+def dora(dtype: torch.dtype) -> None:
+    """Two layers with DoRA, a bias and a residual stream, forward and backward, of an odd width and one of 16s."""
+    for width in (127, 4096):
+        x, base = torch.zeros(40, width, dtype=dtype, requires_grad=True), torch.zeros(40, 160)
+        factors = [[torch.zeros(size, dtype=dtype, requires_grad=True) for size in ((8, width), (80, 8))] for _ in "qk"]
+        lengths = [torch.ones(80, dtype=dtype, requires_grad=True) for _ in "qk"]
+        weight, bias = torch.zeros(160, width, dtype=dtype), torch.zeros(160, dtype=dtype)
+        additions = [(a, b, 0.5) for a, b in factors]
+        low_rank_linear_triton(
+            x, weight, bias, (80, 80), additions, base_no=base, magnitudes=lengths
+        ).sum().backward()  # fmt: skip
+
+
 def eight_bits(dtype: torch.dtype) -> None:
     """A linear layer in 8 bits that trains, forward and backward, of an odd width and of one that divides by 16."""
     for depth in (127, 4096):
@@ -250,6 +266,7 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
             "dropout_kernel",
         },
     ),
+    "DoRA": (dora, {"row_lengths_kernel", "scaled_kernel", "scaled_backward_kernel"}),
     "8 bits": (eight_bits, {"largest_kernel", "round_kernel"}),
     "a cache": (cache, {"cached_attention_kernel"}),
 }  # fmt: skip
@@ -341,7 +358,7 @@ def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., lis
     """In bf16, on every architecture that users name; the table is docs/benchmarks/kernel-resources.md."""
     found: dict[str, dict[str, tuple[int, int, int]]] = {}
     for target, (backend, architecture, warp, shared_memory) in MORE_TARGETS.items():
-        always = ("trained head", "given logits", "rows of layers", "experts", "a cache")
+        always = ("trained head", "given logits", "rows of layers", "experts", "a cache", "DoRA")
         for case in (*always, *(["8 bits"] * (target in EIGHTS))):
             for launch in record(lambda case=case: CASES[case][0](torch.bfloat16), shared_memory):
                 name = launch.kernel.__name__

@@ -22,6 +22,7 @@ from finetooth_triton import linear_logprob as heads
 from finetooth_triton import logits as dispatch
 from finetooth_triton import logits as rows
 from finetooth_triton.cached_attention import CachedAttention
+from finetooth_triton.directions import low_rank_linear_triton
 from finetooth_triton.linear_logprob import linear_logprob_triton
 from finetooth_triton.operations import WideLinear, entropy_from_logits, logits_statistics, selective_log_softmax
 from hypothesis import HealthCheck, given, settings
@@ -472,3 +473,37 @@ def test_gated_norms_are_those_of_the_definition(width: int, dtype: torch.dtype,
     gradients = torch.autograd.grad(got, ours, incoming), torch.autograd.grad(want, exact, incoming.double())
     for mine, true in zip((got, *gradients[0]), (want, *gradients[1]), strict=True):
         assert (mine.double() - true).norm() <= 3 * ROUNDING[dtype] * true.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [3, 70], ids=["joined", "apart"])
+@pytest.mark.parametrize(
+    ("rows", "width", "outputs"), [(127, 128, 129), (128, 129, 127), (129, 127, 1025), (1025, 33, 128), (5, 1025, 16)]
+)
+def test_dora_equals_float64_forward_and_backward(
+    rows: int, width: int, outputs: int, rank: int, dtype: torch.dtype
+) -> None:
+    """A layer with DoRA, one with an addition alone and one with nothing, with biases and a residual stream."""
+    draw = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=draw)
+
+    sizes = (outputs, 7, 3)
+    weight, bias = normal(sum(sizes), width) / width**0.5, normal(sum(sizes))
+    leaves = {
+        "x": normal(rows, width), "a": normal(rank, width) / width**0.5, "b": normal(outputs, rank) / rank**0.5,
+        "m": normal(outputs).abs() + 0.5, "a2": normal(4, width), "b2": normal(7, 4), "base": normal(rows, sum(sizes)),
+    }  # fmt: skip
+    incoming, found = normal(rows, sum(sizes)), []
+    for compute, wide in ((low_rank_linear_triton, dtype), (references.low_rank_linear, torch.float64)):
+        given = {name: leaf.to(dtype).to(wide).requires_grad_() for name, leaf in leaves.items()}
+        additions = [(given["a"], given["b"], 1.5), (given["a2"], given["b2"], 0.5), None]
+        fixed = (given["x"], weight.to(dtype).to(wide), bias.to(dtype).to(wide), sizes, additions)
+        y = compute(*fixed, base_no=given["base"], magnitudes=(given["m"], None, None))
+        slopes = torch.autograd.grad(y, list(given.values()), incoming.to(dtype).to(wide))
+        found.append({"y": y.detach(), **{f"d {name}": slope for name, slope in zip(given, slopes, strict=True)}})
+    for name, exact in found[1].items():
+        got = found[0][name]
+        assert got.dtype == dtype, name
+        assert float((got.double() - exact).norm() / exact.norm()) <= 8 * ROUNDING[dtype], name

@@ -100,9 +100,8 @@ def added_to_linear(model: Any) -> dict[str, Any]:
 
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
-    """What a layer adds; None with DoRA, or while dropout is on, over a base that can only be called, or for any other
-    layer."""
-    if type(module) not in LINEAR or options.dora or module.merged:
+    """What a layer adds; None while dropout is on, over a base that can only be called, or for any other layer."""
+    if type(module) not in LINEAR or module.merged:
         return None
     base: Any = module.base_layer
     if isinstance(base, Float8Linear) or not (isinstance(base, DequantisingLinear) or reads_as_numbers(base)):
@@ -116,7 +115,8 @@ def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
     if START in module.lora_A:
         a = torch.cat([a, adapted.lora_A[START].weight.to(a.dtype)])
         b = torch.cat([b, adapted.lora_B[START].weight.to(b.dtype)], 1)
-    return LowRank(module.base_layer, a, b, module.scaling[NAME])
+    magnitude = adapted.lora_magnitude_vector[NAME].weight if options.dora else None
+    return LowRank(module.base_layer, a, b, module.scaling[NAME], magnitude)
 
 
 def _token_rows(model: Any, facts: ModelFacts, rows: Sequence[int]) -> dict[str, list[int]]:

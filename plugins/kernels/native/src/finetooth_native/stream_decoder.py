@@ -74,6 +74,8 @@ class Group:
         layers = [part.base for part in parts]
         sizes = [layer.out_features for layer in layers]
         added = [None if part.a is None or part.b is None else (part.a, part.b, part.scale) for part in parts]
+        lengths = [part.magnitude for part in parts]
+        dora = {} if all(of is None for of in lengths) else {"magnitudes": lengths}
         if any(map(is_stored, layers)):
             make = partial(joined_weight, layers, x_nd.dtype)
             weight, trained = make(), [None] * len(layers)
@@ -83,8 +85,9 @@ class Group:
             trained = [layer.weight if layer.weight.requires_grad else None for layer in layers]
         with saving:
             y: Tensor = self._linear(
-                x_nd, weight, _biases(layers, weight), sizes, added, trained, again, base_no, arena, passing=passing
-            )
+                x_nd, weight, _biases(layers, weight), sizes, added, trained, again, base_no, arena,
+                passing=passing, **dora,
+            )  # fmt: skip
         return y
 
     def _called(self, x_nd: Tensor, again: Again | None) -> Tensor:
@@ -103,7 +106,7 @@ class Group:
     def parts(self, low_rank: FindLowRank | None = None) -> GroupParts | None:
         """See `finetooth_kernels.decoder.PlainGroup`."""
         parts = self._known() if low_rank is None else self._of(low_rank)
-        if parts is None or any(is_stored(part.base) for part in parts):
+        if parts is None or any(is_stored(part.base) or part.magnitude is not None for part in parts):
             return None
         layers = [part.base for part in parts]
         weight = _fused([layer.weight for layer in layers])
@@ -131,9 +134,10 @@ class Group:
         return known if len(known) == len(parts) else None
 
     def _of(self, low_rank: FindLowRank) -> list[LowRank] | None:
-        """What the modules compute with another adapter; None where one is more than that can say."""
+        """What the modules compute with another adapter; None where one is more than that can say, or has DoRA, since
+        such a group is called as it is when its weights would be packed."""
         own = self._known()
-        if own is None:
+        if own is None or any(part.magnitude is not None for part in own):
             return None
         adapted = [low_rank(module) for module in self._modules]
         return [LowRank(part.base) if other is None else other for part, other in zip(own, adapted, strict=True)]

@@ -31,6 +31,7 @@ def ft_kernels() -> Iterator[Kernel]:
             Serves(operation="fp8_linear", devices=GPU, dtypes=frozenset({"bf16", "fp32"}), rank=30),
             # not yet timed against torch's own
             Serves(operation="grouped_matmul", devices=GPU, rank=None),
+            Serves(operation="low_rank_linear", devices=GPU, rank=None, features=frozenset({"multiply"})),
             Serves(operation="cached_attention", devices=GPU, rank=None, backward=False),
         ),
     )

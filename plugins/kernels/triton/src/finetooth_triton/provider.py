@@ -10,6 +10,7 @@ def build(options: NoOptions, context: Context) -> Kernel:
     """The kernels; Triton is imported when the first one runs."""
     from finetooth_triton import (
         cached_attention,
+        directions,
         eight_bits,
         grouped,
         layers,
@@ -28,6 +29,7 @@ def build(options: NoOptions, context: Context) -> Kernel:
             "gated_norm": layers.gated_norm_triton,
             "gated_mlp": layers.gated_mlp_triton,
             "keyed_dropout": layers.keyed_dropout_triton,
+            "low_rank_linear": directions.low_rank_linear_triton,
             "grouped_matmul": grouped.grouped_matmul_triton,
             "fp8_linear": eight_bits.fp8_linear_triton,
         },
