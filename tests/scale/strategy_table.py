@@ -86,6 +86,8 @@ WAYS: Mapping[str, Way] = {
     "pipeline": _way((2,), "pipeline"),
     "pipeline, stages: 2": _way((4,), "pipeline", stages=2, schedule="gpipe"),
     "pipeline, stages: 2, shard: true": _way((4,), "pipeline", stages=2, shard=True),
+    "pipeline, tensor: 2": _way((4,), "pipeline", tensor=2),
+    "pipeline, context: 2": _way((4,), "pipeline", context=2),
     "deepspeed, stage: 1": _way((2,), "deepspeed", stage=1),
     "deepspeed, stage: 2": _way((2, 4), "deepspeed", stage=2),
     "zero3": _way((2, 4), "zero3"),

@@ -315,15 +315,17 @@ def check_foreseen(place: Path, name: str) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("strategy", "held"),
+    ("strategy", "ranks", "held"),
     [
-        ("ddp", ()),
-        ("fsdp", ("weights", "gradients", "optimizer")),
-        ("pipeline", ("layers",)),
-        ("context", ("positions",)),
+        ("ddp", 2, ()),
+        ("fsdp", 2, ("weights", "gradients", "optimizer")),
+        ("pipeline", 2, ("layers",)),
+        ("stages of tensor", 4, ("layers", "weights", "gradients", "optimizer")),
+        ("context", 2, ("positions",)),
     ],
 )
-def test_a_check_says_what_each_rank_will_hold(folder: Path, strategy: str, held: tuple[str, ...]) -> None:  # noqa: F811
+def test_a_check_says_what_each_rank_will_hold(folder: Path, strategy: str, ranks: int, held: tuple[str, ...]) -> None:  # noqa: F811
     """In a process that is no rank, and opens no line to others."""
-    run = trained(folder, f"checked-{strategy}", 2, strategy, train={**RECIPE["train"], "max_steps": 1})
-    assert check_foreseen(folder, run.name) == {"scale.ranks": "2", **{f"scale.{name}": "1/2" for name in held}}
+    name = f"checked-{strategy.replace(' ', '-')}"
+    trained(folder, name, ranks, strategy, train={**RECIPE["train"], "max_steps": 1})
+    assert check_foreseen(folder, name) == {"scale.ranks": str(ranks), **{f"scale.{of}": "1/2" for of in held}}

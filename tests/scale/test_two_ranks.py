@@ -110,6 +110,7 @@ GROUPED: dict[str, dict[str, Any]] = {
     "tensor": {"name": "fsdp", "tensor": 2},
     "context of fsdp": {"name": "fsdp", "context": 2},
     "replicas of tensor": {"name": "fsdp", "replicas": 2, "tensor": 2},
+    "stages of tensor": {"name": "pipeline", "tensor": 2},
 }
 """Ways to group ranks, by name."""
 

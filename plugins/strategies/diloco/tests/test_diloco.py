@@ -219,6 +219,7 @@ def test_ranks_of_an_island_send_what_the_strategy_inside_says() -> None:
      ({"name": "deepspeed", "stage": 3}, "whole pseudo-gradient"),
      ({"name": "fsdp", "replicas": 1}, "replicas: 2"),
      ({"name": "fsdp", "replicas": 2, "tensor": 2}, "leave tensor out"),
+     ({"name": "fsdp", "replicas": 2, "context": 2}, "leave context out"),
      ("pipeline", "all layers"),
      ("diloco", "made of islands")],
 )  # fmt: skip

@@ -31,6 +31,8 @@ def test_checks(check: Any) -> None:
         (8, {"tensor": 2}, 4, 2),
         (8, {"replicas": 2, "tensor": 4}, 1, 4),
         (8, {"context": 2}, 8, 1),
+        (8, {"replicas": 0, "tensor": 2}, 1, 2),
+        (8, {"replicas": 0, "context": 2}, 2, 1),
         (8, {"replicas": 2, "tensor": 2, "context": 2}, 2, 2),
     ],
 )

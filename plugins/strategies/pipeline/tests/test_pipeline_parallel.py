@@ -9,7 +9,7 @@ import pytest
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Sharding
 from finetooth_kit import parametrize_with_checks
-from finetooth_pipeline.options import PipelineOptions
+from finetooth_pipeline.options import PipelineOptions, build
 from finetooth_pipeline.strategy import PipelineParallel
 
 
@@ -22,7 +22,7 @@ def test_checks(check: Any) -> None:
 def test_layers_are_divided_and_nothing_else(stages: Any, world: int, layers: int) -> None:
     line: Any = SimpleNamespace(close=None)
     divided = PipelineParallel(PipelineOptions(stages=stages), line).sharding(world)
-    assert (divided.layers, divided.weights, divided.shard, divided.neighbours) == (layers, 1, None, None)
+    assert (divided.stage_count, divided.weights, divided.shard, divided.neighbours) == (layers, 1, None, None)
 
 
 def test_ranks_with_the_same_layers_divide_them() -> None:
@@ -35,10 +35,31 @@ def test_ranks_with_the_same_layers_divide_them() -> None:
 
     line: Any = SimpleNamespace(close=None, sharding=sharding)
     divided = PipelineParallel(PipelineOptions(stages=2, shard=True), line).sharding(6)
-    assert (asked, divided.layers, divided.weights, divided.stored) == ([3], 2, 3, False)
+    assert (asked, divided.stage_count, divided.weights, divided.stored) == ([3], 2, 3, False)
     assert divided.shard and divided.stages
 
 
-def test_ranks_that_make_no_groups_are_refused() -> None:
-    with pytest.raises(PlanError, match=r"scale.strategy.stages: 3 ranks do not make groups of 2"):
-        PipelineOptions(stages=2).ranks(3)
+@pytest.mark.parametrize(
+    ("options", "stages", "inner"),
+    [
+        ({}, 8, {"name": "ddp"}),
+        ({"tensor": 2}, 4, {"name": "fsdp", "replicas": 0, "tensor": 2, "context": 1}),
+        ({"stages": 2, "tensor": 2, "shard": True}, 2, {"name": "fsdp", "replicas": 1, "tensor": 2, "context": 1}),
+        ({"context": 2, "tensor": 2}, 2, {"name": "fsdp", "replicas": 0, "tensor": 2, "context": 2}),
+    ],
+    ids=str,
+)
+def test_ranks_of_a_stage_are_spread_by_another_strategy(options: Any, stages: int, inner: Any) -> None:
+    built = list[Any]()
+    chosen = PipelineOptions(**options)
+    build(chosen, SimpleNamespace(build=lambda _, line, setting: built.append(line) or SimpleNamespace(close=None)))  # type: ignore[arg-type,func-returns-value]
+    assert built == [{**inner, "transport": "auto", "timeout": 600.0}]
+    assert chosen.count(8) == stages
+
+
+@pytest.mark.parametrize(
+    ("world", "options", "of"), [(3, {"stages": 2}, "2"), (6, {"stages": 2, "tensor": 2}, "2 for each of 2 stages")]
+)
+def test_ranks_that_make_no_groups_are_refused(world: int, options: Any, of: str) -> None:
+    with pytest.raises(PlanError, match=rf"scale.strategy.stages: {world} ranks do not make groups of {of}"):
+        PipelineOptions(**options).count(world)

@@ -181,12 +181,13 @@ class Sharding:
             trains comes as it was read, and is held in fp32 from then on: made so layer by layer, since the ranks of a
             machine would have no room for as many whole models. With torch, its parameters are of the class `DTensor`
             then. None: every rank holds the whole model.
-        layers: among how many times as many ranks the weights of decoder layers are divided.
+        layers: among how many times as many ranks the weights of each decoder layer are divided.
         positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
             same outputs at each of these ranks; a rank's gradients are those of its own positions.
         neighbours: gives the line to these ranks once the strategy is open; None: positions are not divided.
-        stages: gives the line to the ranks that each have some of the decoder layers, as many as `layers`; None: every
-            rank has something of every layer. With `shard`, ranks that have the same layers divide these.
+        stages: gives the line to the ranks that each have some of the decoder layers; None: every rank has something of
+            every layer. With `shard`, ranks that have the same layers divide these.
+        stage_count: how many ranks `stages` is between.
         divided: what `shard` gives is a `DividedModel`, which holds what trains in addition to the weights that are
             gathered.
         on_host: a rank's part of the weights that are gathered lies in the memory of the host; if the model is not
@@ -205,6 +206,7 @@ class Sharding:
     positions: int = 1
     neighbours: Callable[[], Neighbours] | None = None
     stages: Callable[[], Stages] | None = None
+    stage_count: int = 1
     divided: bool = False
     on_host: bool = False
     stored: bool = False
@@ -214,8 +216,9 @@ class Sharding:
     def held(self) -> Mapping[str, tuple[int, str]]:
         """Of all that is divided, by its name: into how many parts, and what a rank holds as the end of a sentence."""
         if self.stages is not None:
-            held = {"layers": (self.layers, f"1/{self.layers} of the decoder's layers, and all that lies in none")}
-            return held if self.shard is None else {**held, **replace(self, layers=1, stages=None).held()}
+            stages = self.stage_count
+            held = {"layers": (stages, f"1/{stages} of the decoder's layers, and all that lies in none")}
+            return held if self.shard is None else {**held, **replace(self, stages=None).held()}
         where = ", in host memory" if self.on_host else ""
         rest = "" if self.divided else where
         parts = {

@@ -148,18 +148,19 @@ class RowLine(TorchCollective):
 
     Args:
         everyone: the line between all ranks.
-        neighbours: how many compute the same rows.
-        apart: these lie apart, each as far from the next as there are rows; it is the ranks of this line that are next
-            to each other.
+        neighbours: how many that are next to each other compute the same rows.
+        apart: how many such groups compute the same rows; they lie apart, each in a part of the ranks of its own.
         adds: sums are those of all ranks, since each neighbour has gradients of its own; else every neighbour has
             those of its rows, and they are added between the rows.
     """
 
-    def __init__(self, everyone: Collective, neighbours: int, *, adds: bool = False, apart: bool = False) -> None:
-        rows, ranks = everyone.world // neighbours, range(everyone.world)
-        lines = [ranks[at * rows :][:rows] if apart else ranks[at::neighbours] for at in range(neighbours)]
+    def __init__(self, everyone: Collective, neighbours: int, *, adds: bool = False, apart: int = 1) -> None:
+        size = everyone.world // apart
+        lines = [
+            range(at * size + near, (at + 1) * size, neighbours) for at in range(apart) for near in range(neighbours)
+        ]
         groups = [dist.new_group(list(line)) for line in lines]
-        super().__init__(group=groups[everyone.rank // rows if apart else everyone.rank % neighbours])
+        super().__init__(group=groups[everyone.rank // size * neighbours + everyone.rank % neighbours])
         self._everyone, self._firsts = everyone, lines[0]
         self.barrier, self.broadcast = everyone.barrier, everyone.broadcast  # type: ignore[method-assign]
         if adds:

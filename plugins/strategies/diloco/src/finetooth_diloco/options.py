@@ -84,9 +84,10 @@ class DilocoOptions(Options):
         given = {"name": within} if isinstance(within, str) else within
         name = str(given.get("name", ""))
         plain = name.rpartition(":")[2].lower().replace("_", "-")
-        if plain == "fsdp" and given.get("tensor", 1) != 1:
+        together = [option for option in ("tensor", "context") if plain == "fsdp" and given.get(option, 1) != 1]
+        if together:
             raise ValueError(
-                f"diloco cannot run with {name} and tensor parallelism, which computes rows twice; leave tensor out"
+                f"diloco cannot run with {name} and {together[0]}, which computes rows twice; leave {together[0]} out"
             )
         whole = plain == "fsdp" and given.get("replicas", 1) == 1
         plain = "zero-3" if plain == "deepspeed" and given.get("stage") == 3 else plain

@@ -25,9 +25,10 @@ class FsdpOptions(Options):
     sampling: Literal["whole", "layers"] = "whole"
     """What a rank gathers to sample: the `whole` model, once; or `layers`, each when it computes, for every token. The
     device then needs room for only two layers, but a token takes as long as sending the model."""
-    replicas: int = Field(default=1, ge=1)
+    replicas: int = Field(default=1, ge=0)
     """Number of groups of ranks that each hold the whole model, divided inside the group (hybrid sharding). Ranks of a
-    group gather weights from each other; gradients are summed over the groups."""
+    group gather weights from each other; gradients are summed over the groups. `0`: as many as the ranks make, so that
+    only `tensor` and `context` divide."""
     tensor: int = Field(default=1, ge=1)
     """Number of ranks that compute the same rows together, each with a part of every attention head group and of every
     MLP (tensor parallelism, Shoeybi et al., 2019, arXiv:1909.08053)."""
@@ -36,20 +37,24 @@ class FsdpOptions(Options):
     """Number of ranks that compute the same rows together, each some of their positions, as with the strategy
     `context`. Weights, gradients and optimizer state are divided among these ranks too."""
 
+    def copies(self, world: int) -> int:
+        """How many groups of `world` ranks hold the whole model."""
+        return self.replicas or world // (self.tensor * self.context)
+
     def parts(self, world: int) -> int:
         """Among how many of `world` ranks the weights of a replica are divided.
 
         Raises:
             PlanError: the ranks cannot be grouped as the options say.
         """
-        size = self.replicas * self.tensor * self.context
+        size = (self.replicas or 1) * self.tensor * self.context
         if world % size:
             together = f"with tensor={self.tensor} and context={self.context}"
             raise PlanError(
                 f"scale.strategy: {world} ranks do not make replicas={self.replicas} groups {together}",
                 action=f"start a multiple of {size} ranks",
             )
-        return world // self.replicas // self.tensor
+        return world // self.copies(world) // self.tensor
 
 
 def build(options: FsdpOptions, context: Context) -> Strategy:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from finetooth_hooks import EngineError, PlanError
+from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Engine, Foreseen, Neighbours, Rank, Sharding, Strategy, Traffic
 from finetooth_torchshared.collective import RowLine, TorchCollective, digest_of
 from torch import nn
@@ -62,10 +62,8 @@ class Fsdp:
         Raises:
             PlanError: the ranks cannot be grouped as the options say.
         """
-        replicas, tensor, context = self._options.replicas, self._options.tensor, self._options.context
-        if islands > 1 and context > 1:
-            raise PlanError("scale.strategy: islands cannot run with context of fsdp", action="leave context out")
-        parts = self._options.parts(rank.world // islands)
+        tensor, context, world = self._options.tensor, self._options.context, rank.world // islands
+        replicas, parts = self._options.copies(world), self._options.parts(world)
         placed = torch.device(device)
         if placed.type != "cpu":
             torch.accelerator.set_device_index(placed.index or 0)  # a mesh is over the devices that ranks are at
@@ -122,7 +120,7 @@ class Fsdp:
         policy = MixedPrecisionPolicy(
             param_dtype=computed, reduce_dtype=None if computed is None else torch.float32, cast_forward_inputs=False
         )
-        mesh = self._mesh["parts"] if self._options.replicas == 1 else self._mesh["replicas", "parts"]
+        mesh = self._mesh["parts"] if self._mesh["replicas"].size() == 1 else self._mesh["replicas", "parts"]
         keeps, offloads = self._options.keep_layers, self._options.offload
         # pinned, so that copies need not wait for each other; a CPU copies nothing
         place = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if offloads else OffloadPolicy()

@@ -20,16 +20,16 @@ def traffic(options: FsdpOptions, parameters: int, world: int, run: Foreseen) ->
         parameters: numbers that train.
         world: ranks.
     """
-    tensor, parts, calls = options.tensor, options.parts(world), run.layers + 1
+    tensor, copies, parts, calls = options.tensor, options.copies(world), options.parts(world), run.layers + 1
     outside = run.trained_outside(parameters)
     weights = run.outside + (run.weights - run.outside) // tensor
     gradients = 4 * (outside + (parameters - outside) // tensor)
     again = run.outside if options.keep_layers else weights
     sums = Traffic(
-        every=1, sent=run.passes * gradients // parts, peers=options.replicas, calls=run.passes * calls,
+        every=1, sent=run.passes * gradients // parts, peers=copies, calls=run.passes * calls,
         what="gradients between replicas", span=world,
     )  # fmt: skip
-    also = [sums] if options.replicas > 1 else []
+    also = [sums] if copies > 1 else []
     if tensor > 1:
         also.append(_of_tensor(options, run, embeddings_train=outside > 0))
     if options.context > 1:

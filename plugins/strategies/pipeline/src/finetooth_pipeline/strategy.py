@@ -18,7 +18,8 @@ class PipelineParallel:
     """Implements `finetooth_hooks.protocols.ShardingStrategy`, with islands.
 
     Args:
-        line: the strategy `ddp`, or `fsdp` with `shard`: opens the line to all ranks and spreads the engine over them.
+        line: opens the line to all ranks and spreads the engine over them: the strategy `ddp`, or `fsdp` if ranks with
+            the same layers divide something.
     """
 
     def __init__(self, options: PipelineOptions, line: Any) -> None:
@@ -32,20 +33,21 @@ class PipelineParallel:
         """Joins the ranks, and the group of this rank that divides the layers.
 
         Raises:
-            PlanError: the ranks do not make groups of as many.
+            PlanError: the ranks cannot be grouped as the options say.
         """
-        size = self._options.ranks(rank.world)
+        size = self._options.count(rank.world)
         models, line = rank.world // size, self._line
-        if self._options.shard:  # ranks with the same layers are neighbours
+        if self._options.divides:  # ranks with the same layers are neighbours
             everyone: Collective = line.open(rank, device, islands=size)
             of_models, own = [range(first, rank.world, models) for first in range(models)], rank.rank % models
+            self._rows = RowLine(everyone, self._options.together, apart=size)
         else:
             everyone = line.open(rank, device)
             of_models = [range(first, first + size) for first in range(0, rank.world, size)]
             own = rank.rank // size
+            self._rows = RowLine(everyone, size)
         groups = [dist.new_group(list(ranks)) for ranks in of_models]
         self._stages = TorchStages(groups[own], self._options.schedule)
-        self._rows = RowLine(everyone, size, apart=self._options.shard)
         return everyone
 
     def island(self) -> Collective:
@@ -72,32 +74,33 @@ class PipelineParallel:
         return joined_digest(of_all | self._digests)
 
     def sharding(self, world: int) -> Sharding:
-        """Layers, among the ranks that hold one model; with `shard`, these among the ranks that have the same."""
-        stages, divided = self._options.ranks(world), Sharding(weights=1, gradients=1, optimizer=1)
-        if self._options.shard:
+        """Layers, among the ranks that hold one model; and what the ranks that have the same divide of these."""
+        stages, divided = self._options.count(world), Sharding(weights=1, gradients=1, optimizer=1)
+        if self._options.divides:
             divided = self._line.sharding(world // stages)
-        return replace(divided, layers=stages, stages=self._opened, stored=False)
+        return replace(divided, stage_count=stages, stages=self._opened, stored=False)
 
     def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
         """What a rank in the middle gives: hidden states to the next, their gradients to the one before, micro-batch by
         micro-batch; gradients in fp32, at most, to the ranks with the same layers, with `shard` weights too; and to all
         of a model those of what lies in no layer."""
-        stages = self._options.ranks(world)
+        stages = self._options.count(world)
         models, span, layers = world // stages, stages, -(-run.layers // stages)
         outside = run.trained_outside(parameters)
         of_stage = outside + (parameters - outside) * layers // run.layers
         sums = Traffic(every=1, sent=4 * of_stage, peers=models, span=world)
-        if self._options.shard:
+        if self._options.divides:
             weights = run.outside + (run.weights - run.outside) * layers // run.layers
             sums, span = self._line.traffic(of_stage, models, run=replace(run, weights=weights, layers=layers)), world
-            outside //= models
+            outside //= self.sharding(world).weights
         whole = Traffic(every=1, sent=4 * outside, peers=stages, what="gradients of no layer", span=span)
+        states = run.positions // self._options.context * run.hidden * run.size
         passed = Traffic(
-            every=1, sent=run.passes * run.positions * run.hidden * run.size, peers=2, summed=False,
-            calls=run.passes + stages - 2, what="hidden states", span=span,
+            every=1, sent=run.passes * states, peers=2, summed=False, calls=run.passes + stages - 2,
+            what="hidden states", span=span,
         )  # fmt: skip
         back = replace(passed, what="gradients of hidden states")
-        return replace(sums, also=((whole,) if outside else ()) + ((passed, back) if stages > 1 else ()))
+        return replace(sums, also=sums.also + ((whole,) if outside else ()) + ((passed, back) if stages > 1 else ()))
 
     def _opened(self) -> TorchStages:
         if self._stages is None:

@@ -65,11 +65,11 @@ def check_sharding(request: PlanRequest, precision: str, offload: Offload, *, sh
         problem, action = f"backend.activations={offload.activations}", "leave backend.activations out"
     elif staged and offload.layers != DEVICE:
         problem, action = f"backend.layers={offload.layers}", "leave backend.layers out"
-    elif not staged and sharding.layers > 1 and _drops_attention(request):
+    elif sharding.layers > 1 and _drops_attention(request):
         problem = "ranks have some attention heads each, and the model drops weights of attention (attention_dropout)"
         action = "set model.attention_dropout to 0, leave scale.strategy.tensor out"
-    elif staged and sharding.layers > layers:
-        problem = f"{layers} layers are fewer than {sharding.layers} ranks"
+    elif sharding.stage_count > layers:
+        problem = f"{layers} layers are fewer than {sharding.stage_count} ranks"
         action = f"set scale.strategy.stages to at most {layers}"
     elif staged and (others := sorted(role for role, of in request.roles.items() if of.model is not None)):
         problem = f"the method needs another model as {', '.join(others)}, whose layers are not divided"
@@ -165,7 +165,7 @@ def of_one_rank(
         return _of_spread_optimizer(whole, request, sharding.optimizer)
     staged = sharding.stages is not None
     if staged:
-        whole = _of_stage(whole, request, precision, sharding.layers)
+        whole = _of_stage(whole, request, precision, sharding.stage_count)
     if sharding.positions > 1:
         whole = _of_positions(whole, request, precision, tokens, checkpointing=checkpointing)
     if sharding.shard is None:
@@ -175,13 +175,12 @@ def of_one_rank(
     in_layers = min(gathered, layers_bytes(request, precision))
     elsewhere, read = gathered - in_layers, gathered
     if staged:
-        layers = -(-layers // sharding.layers)
+        layers = -(-layers // sharding.stage_count)
         in_layers = in_layers * layers // request.base.facts.layers
-        trained = int(trained * _shares(request, precision, sharding.layers)[1])
+        trained = int(trained * _shares(request, precision, sharding.stage_count)[1])
         read = elsewhere + in_layers if reads_apart(request) else gathered
         gathered = elsewhere + in_layers
-    else:
-        in_layers //= sharding.layers
+    in_layers //= sharding.layers
     parts, host = dict(whole.parts), dict(whole.host)
     of_head = parts["gradients"] - 4 * trained  # while they are made
     if sharding.divided:
@@ -233,7 +232,7 @@ def _of_positions(
         parts["activations"] //= request.place.sharding.positions
     of_layer = 2 * max(tokens, request.data.longest) * facts.kv_heads * facts.head_dim * BYTES[precision]
     # with their gradients in the backward pass
-    parts["gathered"] = of_layer * ((1 if checkpointing else facts.layers) + 1)
+    parts["gathered"] = parts.get("gathered", 0) + of_layer * ((1 if checkpointing else facts.layers) + 1)
     return replace(whole, parts=parts)
 
 

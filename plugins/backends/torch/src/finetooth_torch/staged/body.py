@@ -143,6 +143,7 @@ class StagedBody:
     Attributes:
         arrived: states of the current micro-batch.
         compute: returns states after this rank's layers, and separately their rows.
+        slices: this rank's share of the positions of each row; None: all.
 
     Args:
         body: the model's own code.
@@ -159,6 +160,7 @@ class StagedBody:
         self._body, self.layers, self.line = body, layers, line
         self.arrived: States | None = None
         self.compute: Callable[[Rectangle], tuple[Tensor, States]] = self._computed
+        self.slices = body.slices
         self._as_rank = ExitStack()
         self._as_rank.enter_context(layers.at(line.rank))  # as long as the model lives
 

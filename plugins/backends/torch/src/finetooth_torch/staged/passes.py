@@ -11,6 +11,7 @@ from finetooth_steps.micro_batches import MicroBatch
 from torch import Tensor
 from torch.nn import functional
 
+from finetooth_torch.attention.slices import Slices
 from finetooth_torch.decoder.bodies import States
 from finetooth_torch.draws import Draws, Laid
 from finetooth_torch.layout.rectangles import Rectangle
@@ -34,7 +35,7 @@ class StagedPasses:
     ) -> None:  # fmt: skip
         self._body, self._draws, self._rectangles = body, draws, rectangles
         self._entered, self._compute, self._backward = entered, compute, backward
-        self._cells = max(_cells(rectangle.batch) for rectangle in rectangles)
+        self._cells = max(_cells(rectangle.batch, body.slices) for rectangle in rectangles)
         self._states: dict[int, States] = {}
         self._again: dict[int, tuple[Tensor | None, Laid | None]] = {}
 
@@ -78,7 +79,8 @@ class StagedPasses:
             yield
 
 
-def _cells(batch: MicroBatch) -> int:
-    """Most positions that the model computes for a micro-batch."""
+def _cells(batch: MicroBatch, slices: Slices | None) -> int:
+    """Most positions that this rank computes of a micro-batch."""
     rows = batch.filled or tuple((place,) for place in range(len(batch.rows)))
-    return len(rows) * max(batch.width, *(sum(batch.lengths[place] for place in row) for row in rows))
+    width = max(batch.width, *(sum(batch.lengths[place] for place in row) for row in rows))
+    return len(rows) * (width if slices is None else 2 * -(-width // slices.pieces))

@@ -16,6 +16,7 @@ import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Stages
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.staged.body import numbers_of
@@ -169,7 +170,7 @@ class StagedParameters(TrainedParameters):
         for name, (rank, shape, dtype) in kinds.items():
             device, of_type = self._device if keeps else "meta", getattr(torch, dtype)
             given = (
-                own[name].detach().to(device)
+                _plain(own[name]).to(device)
                 if rank == self._stages.rank
                 else torch.zeros(shape, dtype=of_type, device=device)
             )
@@ -205,6 +206,11 @@ class StagedParameters(TrainedParameters):
         finally:
             for (module, attribute, _), was in zip(placed, before, strict=True):
                 module._parameters[attribute] = was
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """All its numbers, where ranks with the same layers divide it; they ask together."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
 
 
 def _on_meta(parameter: nn.Parameter, dtype: torch.dtype | None = None) -> nn.Parameter:
