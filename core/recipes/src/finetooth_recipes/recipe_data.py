@@ -175,7 +175,8 @@ class DataSection(Options):
     """How a row becomes an example. `auto` decides by the columns of each source's first row, so a list may hold
     sources of several formats."""
     renderer: Annotated[str | PickMapping, Checked, picks("renderer")] = AUTO
-    """Turns messages into tokens; `auto` takes the renderer of the model's family."""
+    """Turns messages into tokens; `auto` takes the one that recognises the model's chat template, else that of the
+    model's family."""
     markup: Literal["plain", "special"] = "plain"
     """How control tokens (`<|im_start|>`) in texts outside of messages (documents, raw prompts and completions) are
     read: as `plain` characters, or as `special` tokens, as TRL and Unsloth read a column of rendered chats. Messages

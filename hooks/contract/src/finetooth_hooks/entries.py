@@ -111,6 +111,8 @@ class Renderer(Entry):
     """Turns messages into tokens and loss weights, and tokens back into a message."""
 
     kind = "renderer"
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By `model_type`: how a model shows that it speaks this markup, see `finetooth_hooks.renderers.shows`."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -236,9 +238,8 @@ class Adapter(Entry):
         accepts_quantised: it can be put over a base whose linear weights are stored in fewer bits, which only
             multiply; not one that trains, reads or writes those weights.
         frameworks: what it adapts.
-        base_of: light function (no heavy import): for a folder with an artifact that this adapter can fold, also one
-            made elsewhere, the reference of the model that it was made for, empty if the folder does not say; None for
-            any other folder. Such a folder can then be a recipe's `model`.
+        base_of: light function (no heavy import): the model that the artifact in a folder was made for, if this adapter
+            can fold it; empty if the folder does not say, None for others. A recipe's `model` can be such a folder.
     """
 
     kind = "adapter"
@@ -324,9 +325,8 @@ class Hardware(Entry):
     Attributes:
         framework: the backend framework it serves.
         rank: the available one with the highest rank is taken by `auto`.
-        in_machine: light function (no heavy import) that says which devices of the kind the machine has, whether or not
-            they can be used, `an AMD GPU (gfx942)`; empty if none. If `auto` does not take them, the plan says so in a
-            line of its own. None: it cannot be known without the framework.
+        in_machine: light function (no heavy import) that says which devices of the kind the machine has, usable or not,
+            `an AMD GPU (gfx942)`; empty if none. The plan names those that `auto` does not take. None: unknown.
         built_for: light function that says whether the installed framework was built for such devices. With
             `in_machine` it decides what is suggested for a name that means several entries, such as `gpu`.
     """

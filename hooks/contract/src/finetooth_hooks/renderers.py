@@ -6,10 +6,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from finetooth_hooks.data.datum import MediumChunk
 from finetooth_hooks.data.examples import Conversation, Medium, MediumKind, Message, Parsed, Rendered, TrainOn
+
+if TYPE_CHECKING:
+    from finetooth_hooks.models import Tokenizer
+
+
+def shows(marks: Sequence[str] | None, tokenizer: Tokenizer | None) -> bool:
+    """Whether a model shows a markup: all of its marks stand in the model's chat template; in the tokenizer of a model
+    without a template, all are tokens.
+
+    Args:
+        marks: of a renderer, for models of this type; None or empty if it is not recognised.
+        tokenizer: the model's own; None if it is not read.
+    """
+    if not marks or tokenizer is None:
+        return False
+    template = tokenizer.chat_template
+    return all(mark in template if template else tokenizer.token_id(mark) is not None for mark in marks)
 
 
 class Renderer(Protocol):

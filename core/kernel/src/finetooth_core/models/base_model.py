@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
-from finetooth_hooks.entries import Family as FamilyEntry
+from finetooth_hooks.entries import Family
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
-from finetooth_hooks.protocols import Family, Loader, ModelFacts, ModelInfo, Tokenizer
+from finetooth_hooks.protocols import Loader, ModelFacts, ModelInfo, Tokenizer
+from finetooth_hooks.renderers import shows
 from finetooth_recipes.recipe_picks import AUTO, pinned
 from finetooth_toolbox.files.contents import FileContents
 
@@ -100,20 +101,15 @@ def _facts(
     """The family's entry and options, and what it says; tokens that the recipe adds are among that."""
     if not isinstance(loader, ChangedTokens):
         built = _family(recipe, builder, info.model_type)
-        return (built.registered, built.plain_options), _family_facts(built, info.config)
+        return (built.registered, built.plain_options), built.part.facts(info.config)
     built = _family(recipe, builder, info.model_type)
-    facts = _family_facts(built, loader.config(recipe.model.name))  # an enlarged vocabulary says nothing of the family
+    facts = built.part.facts(loader.config(recipe.model.name))  # an enlarged vocabulary says nothing of the family
     new = loader.new_tokens(recipe.model.name)
     rows = int(text_config(info.config)["vocab_size"])
     if new:
         begin = "their embeddings begin as the mean of the others"
         builder.log.decide("model.added_tokens", len(new), f"ids {new[0]} to {new[-1]}; {begin}")
     return (built.registered, built.plain_options), replace(facts, new_tokens=new, vocab_size=rows)
-
-
-def _family_facts(built: BuiltPart, config: Mapping[str, Any]) -> ModelFacts:
-    family: Family = built.part
-    return family.facts(config)
 
 
 def _family(recipe: Recipe, builder: Builder, kind: str) -> BuiltPart:
@@ -125,7 +121,7 @@ def _family(recipe: Recipe, builder: Builder, kind: str) -> BuiltPart:
     if recipe.model.family != AUTO:
         return builder.section("family", recipe.model.family, "model.family")
     families = builder.catalog.all("family")
-    matching = [r for r in families if isinstance(r.entry, FamilyEntry) and kind in r.entry.model_types]
+    matching = [r for r in families if isinstance(r.entry, Family) and kind in r.entry.model_types]
     if len(matching) > 1:
         names = ", ".join(r.full_name for r in matching)
         raise RecipeError("model.family", f"several families know model type {kind!r}: {names}", action="pick one")
@@ -137,7 +133,7 @@ def _family(recipe: Recipe, builder: Builder, kind: str) -> BuiltPart:
 
 def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> BuiltPart:
     """The renderer that the recipe picks; else that of the run that trained the model, since another markup would be
-    another language; else the renderer of the model's family."""
+    another language; else the one that recognises the model's template; else the renderer of the model's family."""
     pick: Pick = recipe.data.renderer
     setting = "data.renderer"
     if pick != AUTO:
@@ -147,7 +143,9 @@ def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> BuiltPart
         registered, reason = spoken.registered, f"the renderer of run {recipe.model.name}"
         pick = {"name": registered.full_name, **spoken.plain_options}
     else:
-        pick = model.facts.renderer
-        registered, reason = builder.entry("renderer", pick, setting=setting), "the renderer of the model's family"
+        marks = {r.full_name: getattr(r.entry, "marks", {}) for r in builder.catalog.all("renderer")}
+        shown = [name for name, of in marks.items() if shows(of.get(model.info.model_type), model.tokenizer)]
+        pick, owner = (shown[0], "chat template") if len(shown) == 1 else (model.facts.renderer, "family")
+        registered, reason = builder.entry("renderer", pick, setting=setting), f"the renderer of the model's {owner}"
     builder.log.decide(setting, registered.full_name, reason)
     return builder.recorded(registered, pick, setting)

@@ -15,6 +15,8 @@ _RENDERERS = (
     ("deepseek_r1", "fenced:build_r1", "<｜User｜> ... <｜Assistant｜><think> ...: models distilled from DeepSeek R1"),
 )
 """Name, builder, summary."""
+_MARKS = {"deepseek_v3_2": {"deepseek_v32": ("｜DSML｜",)}, "deepseek_v4": {"deepseek_v4": ("｜DSML｜",)}}
+"""By renderer and model type. Models come with an encoder in place of a template, and tools write templates of it."""
 
 
 @hookimpl
@@ -30,4 +32,4 @@ def ft_families() -> Iterator[Family]:
 @hookimpl
 def ft_renderers() -> Iterator[Renderer]:
     for name, builder, summary in _RENDERERS:
-        yield Renderer(name=name, build=f"finetooth_deepseek.{builder}", summary=summary)
+        yield Renderer(name=name, build=f"finetooth_deepseek.{builder}", summary=summary, marks=_MARKS.get(name, {}))

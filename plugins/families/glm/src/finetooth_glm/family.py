@@ -1,7 +1,6 @@
 """Facts of GLM models: GLM-4 (`model_type: glm`, `glm4`), GLM-4.5 to 4.7 (`glm4_moe`), 4.7-Flash (`glm4_moe_lite`).
 
-GLM-4.7 has the config of 4.5 and 4.6; which of the two markups it speaks, a note says where the model's own template
-differs.
+GLM-4.7 has the config of 4.5 and 4.6; its chat template shows that it speaks another markup (`Renderer.marks`).
 """
 
 from __future__ import annotations

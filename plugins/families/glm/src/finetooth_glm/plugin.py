@@ -27,10 +27,12 @@ def ft_renderers() -> Iterator[Renderer]:
     yield Renderer(
         name="glm4_7",
         build="finetooth_glm.renderer:build_4_7",
+        marks={"glm4_moe": ("clear_thinking",)},
         summary="[gMASK]<sop><|user|>...<|assistant|><think>...: GLM-4.7 and 4.7-Flash",
     )
     yield Renderer(
         name="glm5",
         build="finetooth_glm.glm5:build",
+        marks={"glm_moe_dsa": ("[gMASK]<sop>", "Reasoning Effort: ")},
         summary="[gMASK]<sop><|system|>Reasoning Effort: Max<|user|>...: GLM-5.2 and 5.3",
     )

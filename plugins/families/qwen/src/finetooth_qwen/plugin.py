@@ -17,6 +17,8 @@ _RENDERERS = (
         "Qwen3.5, 3.6 and 3.8: the prompt opens or closes the thinking; calls have a tag for each argument",
     ),
 )
+_CODER = ("You have access to the following functions:", "can interact with a computer to solve tasks.")
+"""What the chat template of Qwen3-Coder says, since August 2025."""
 
 
 @hookimpl
@@ -34,4 +36,5 @@ def ft_families() -> Iterator[Family]:
 @hookimpl
 def ft_renderers() -> Iterator[Renderer]:
     for name, builder, summary in _RENDERERS:
-        yield Renderer(name=name, build=f"finetooth_qwen.{builder}", summary=summary)
+        marks = {"qwen3_moe": _CODER} if name == "qwen3_coder" else {}
+        yield Renderer(name=name, build=f"finetooth_qwen.{builder}", summary=summary, marks=marks)
