@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 
 import pytest
-from finetooth_contrib_csv.tracker import STEP_COLUMNS, build
-from finetooth_hooks import NoOptions, UserError
+from finetooth_contrib_csv.tracker import STEP_COLUMNS, CsvTracker
+from finetooth_hooks import UserError
 
 
 def rows(path):
@@ -15,7 +15,7 @@ def rows(path):
 
 
 def test_a_row_for_each_step_and_metric(run, report, evaluation, outcome):
-    tracker = build(NoOptions(), None)
+    tracker = CsvTracker()
     tracker.start(run)
     tracker.evaluated(run, evaluation)
     tracker.step(run, report(1, loss=0.1, metrics={"extra": 1.0}))
@@ -34,7 +34,7 @@ def test_a_row_for_each_step_and_metric(run, report, evaluation, outcome):
 
 def test_a_resumed_run_appends_under_one_header(run, report, outcome):
     for step in (1, 2):
-        tracker = build(NoOptions(), None)
+        tracker = CsvTracker()
         tracker.start(run)
         tracker.step(run, report(step))
         tracker.end(run, outcome)
@@ -43,14 +43,14 @@ def test_a_resumed_run_appends_under_one_header(run, report, outcome):
 
 def test_a_killed_run_goes_on_from_its_history(run, report, evaluation, outcome):
     """Killed after step 7 in the middle of a row, resumed from 5; and rolled back to 5 once more while it is open."""
-    first = build(NoOptions(), None)
+    first = CsvTracker()
     first.start(run)
     for step in (1, 2, 3, 7):
         first.step(run, report(step, loss=9.0))
     with (run.folder / "metrics.csv").open("a") as file:
         file.write("8,0.4,1.")
     history = [evaluation, *(report(step) for step in range(1, 6))]
-    second = build(NoOptions(), None)
+    second = CsvTracker()
     run.step = 5
     second.resume(run, history)
     second.step(run, report(6))
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_from_its_history(run, report, evaluation, outcome)
 
 
 def test_a_run_goes_on_in_an_empty_folder(run, report, outcome):
-    tracker = build(NoOptions(), None)
+    tracker = CsvTracker()
     tracker.resume(run, [report(1)])
     tracker.end(run, outcome)
     assert [row["step"] for row in rows(run.folder / "metrics.csv")] == ["1"]
@@ -75,4 +75,4 @@ def test_a_run_goes_on_in_an_empty_folder(run, report, outcome):
 def test_an_unwritable_table_is_one_line_for_the_user(run):
     (run.folder / "metrics.csv").mkdir()
     with pytest.raises(UserError, match=r"metrics\.csv cannot be written"):
-        build(NoOptions(), None).start(run)
+        CsvTracker().start(run)

@@ -12,6 +12,6 @@ def ft_trackers() -> Iterable[Tracker]:
     """The tracker `csv`."""
     yield Tracker(
         name="csv",
-        build="finetooth_contrib_csv.tracker:build",
+        build="finetooth_contrib_csv.tracker:CsvTracker",
         summary="metrics.csv and evaluations.csv in the run folder",
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from finetooth_hooks import Context, Evaluation, NoOptions, Outcome, Run, StepReport, UserError
+from finetooth_hooks import Evaluation, Outcome, Run, StepReport, UserError
 from finetooth_hooks.bases import TrackerBase
 
 STEP_COLUMNS = (
@@ -115,8 +115,3 @@ def _metric_rows(evaluation: Evaluation) -> list[list[Any]]:
         [evaluation.step, evaluation.name, metric, value, evaluation.rows]
         for metric, value in evaluation.metrics.items()
     ]
-
-
-def build(options: NoOptions, context: Context) -> CsvTracker:
-    """Builder of the tracker `csv`."""
-    return CsvTracker()

@@ -12,12 +12,9 @@ import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 from finetooth_toolbox.text.tokenizers import FastTokenizer
-
-from finetooth_kit.fake_context import FakeContext
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +57,11 @@ def trl_template() -> Callable[[str], str]:
 
 
 @pytest.fixture(scope="session")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> FastTokenizer:
+def smollm2() -> FastTokenizer:
     """SmolLM2's own tokenizer, out of the package that carries its weights; skips without it."""
     loader = pytest.importorskip("finetooth_gguf.loader")
-    options = get_type_hints(loader.build)["options"]()
     try:
-        built: FastTokenizer = loader.build(options, FakeContext(tmp_path_factory.mktemp("context"))).tokenizer(
-            "smollm2-135m"
-        )
+        built: FastTokenizer = loader.GgufLoader(loader.GgufOptions()).tokenizer("smollm2-135m")
     except Exception as error:
         pytest.skip(f"SmolLM2 is not installed: {error}")
     return built

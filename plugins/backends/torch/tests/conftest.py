@@ -286,7 +286,7 @@ def make_engine(
 ) -> Any:
     """An engine over a tiny model; installed plugins and `entries` may compute its attention. `train` changes the
     `train` section: fp32, 64 tokens a micro-batch, no clipping."""
-    from finetooth_torch.backend import TorchOptions, build
+    from finetooth_torch.backend import TorchBackend, TorchOptions
 
     config = config or tiny_config()
     decided = replace(TRAIN, **{"micro_batch_tokens": 64, "max_grad_norm": 0.0, **train})
@@ -314,7 +314,7 @@ def make_engine(
         roles=roles or {},
         compute=protocols.ComputePart(picked_kernels() if kernels is None else kernels),
     )
-    return build(TorchOptions(**{"decoder": decoder, **(options or {})}), context).engine(request)
+    return TorchBackend(TorchOptions(**{"decoder": decoder, **(options or {})}), context).engine(request)
 
 
 def plan_request(

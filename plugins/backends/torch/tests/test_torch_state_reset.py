@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import Datum, NoOptions
+from finetooth_hooks import Datum
 from finetooth_hooks.protocols import Head
-from finetooth_kit import FakeContext
+from finetooth_kit.builders import build
 from finetooth_torch.layout import state_reset
 from finetooth_torch.layout.state_reset import Segments, replace_scans, states_reset
 from finetooth_torch.planning.row_sharing import scanned
@@ -68,7 +67,8 @@ def engine_of(kit: SimpleNamespace, kind: str, *, packing: bool, **more: Any) ->
     config = CONFIG_MAPPING[kind](**{**SIZES, **changes})
     facts: dict[str, Any] = {"block": None, "head": Head(), "tied": False}
     if family:
-        of = import_module(f"finetooth_{family}.family").build(NoOptions(), FakeContext(Path()))
+        entry = next(iter(import_module(f"finetooth_{family}.plugin").ft_families()))
+        of = build(entry, {}, None)
         facts["per_layer"] = of.facts(config.to_dict()).per_layer
     options = {"packing": packing, "decoder": "transformers"}
     return kit.engine(

@@ -38,7 +38,7 @@ class Context:
 
     def __init__(self) -> None:
         self.catalog = self
-        self._entry = Page(name="registry", build="finetooth_registry.board:build", title="Registry")
+        self._entry = Page(name="registry", build="finetooth_registry.board:RegistryPages", title="Registry")
 
     def all(self, kind: str) -> Any:
         return (SimpleNamespace(entry=self._entry, distribution="finetooth-registry"),) if kind == "page" else ()

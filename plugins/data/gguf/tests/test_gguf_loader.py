@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetooth_gguf.loader import GgufLoader
+from finetooth_gguf.loader import GgufLoader, GgufOptions
 from finetooth_gguf.plugin import claims
 from finetooth_hooks.errors import RecipeError
 from finetooth_kit import parametrize_with_checks
@@ -99,7 +99,7 @@ def test_the_loader_claims_its_own_references_only(tmp_path: Path) -> None:
 
 
 def test_smollm2_is_described_without_its_weights(smollm2_path: Path) -> None:
-    info = GgufLoader().describe("smollm2-135m")
+    info = GgufLoader(GgufOptions()).describe("smollm2-135m")
     assert info.parameters == 134_515_008  # as published
     assert (info.model_type, info.files, info.weight_bytes) == ("llama", (smollm2_path,), smollm2_path.stat().st_size)
     assert info.revision == f"sha256:{hashlib.sha256(smollm2_path.read_bytes()).hexdigest()}"
@@ -120,7 +120,7 @@ def test_the_header_is_read_once_and_again_when_the_file_changes(
         return original(path)
 
     monkeypatch.setattr(container, "read", noted)
-    loader = GgufLoader()
+    loader = GgufLoader(GgufOptions())
     described = loader.describe(str(copied))
     tokenizer = loader.tokenizer(str(copied))
     assert read == [copied]
@@ -137,7 +137,7 @@ def test_the_header_is_read_once_and_again_when_the_file_changes(
 
 @pytest.mark.slow
 def test_smollm2_answers_a_question(smollm2_path: Path) -> None:
-    loader = GgufLoader()
+    loader = GgufLoader(GgufOptions())
     tokenizer = loader.tokenizer(str(smollm2_path))
     model = loader.load(str(smollm2_path), framework="torch", precision="bf16", device="cpu")
     assert model.dtype == torch.bfloat16
@@ -150,4 +150,4 @@ def test_smollm2_answers_a_question(smollm2_path: Path) -> None:
 
 def test_another_framework_is_refused(smollm2_path: Path) -> None:
     with pytest.raises(RecipeError, match="loads for torch, not for mlx"):
-        GgufLoader().load(str(smollm2_path), framework="mlx", precision="fp32", device="cpu")
+        GgufLoader(GgufOptions()).load(str(smollm2_path), framework="mlx", precision="fp32", device="cpu")

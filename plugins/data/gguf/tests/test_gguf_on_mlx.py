@@ -18,6 +18,7 @@ import transformers
 from finetooth_core.cli import main
 from finetooth_gguf import writing
 from finetooth_gguf.loader import GgufLoader as TorchLoader
+from finetooth_gguf.loader import GgufOptions as TorchOptions
 from finetooth_hooks import RecipeError
 from finetooth_mlx.gguf import GgufLoader
 from finetooth_modelfiles.gguf.reference import find
@@ -62,7 +63,7 @@ def logits(path: Path, precision: str = "fp32") -> tuple[np.ndarray, np.ndarray]
     """Of MLX and of torch, over one file."""
     ids = np.arange(3, 20)[None]
     mine = GgufLoader().load(str(path), framework="mlx", precision=precision, device="cpu")
-    theirs = TorchLoader().load(str(path), framework="torch", precision=precision, device="cpu")
+    theirs = TorchLoader(TorchOptions()).load(str(path), framework="torch", precision=precision, device="cpu")
     with torch.no_grad():
         wanted = theirs(torch.from_numpy(ids)).logits.float().numpy()
     return np.array(mine(mx.array(ids.astype(np.int32))).astype(mx.float32)), wanted

@@ -43,7 +43,7 @@ def chat(question):
 
 
 def run(context, answers, step=0, **options):
-    made = evaluators.build(ExactMatchOptions(**options), context)
+    made = evaluators.ExactMatchEvaluator(ExactMatchOptions(**options), context)
     report = made.prepare()
     engine = Engine(answers)
     return made.evaluate(engine, step), report, engine
@@ -134,7 +134,7 @@ def test_rows_bounds_the_questions_and_says_so(make_context):
 def test_samples_are_the_same_rows_each_time_and_spread(make_context):
     rows = [(f"q{i}", "a") for i in range(10)]
     said = {chat(f"q{i}"): "a" for i in range(10)}
-    made = evaluators.build(ExactMatchOptions(samples=3), make_context(*rows))
+    made = evaluators.ExactMatchEvaluator(ExactMatchOptions(samples=3), make_context(*rows))
     made.prepare()
     picked = [[s.id for s in made.evaluate(Engine(said), step).samples] for step in (0, 1)]
     assert picked == [["eval:0", "eval:3", "eval:6"]] * 2
@@ -162,7 +162,7 @@ def test_another_reward_judges(make_context):
     assert evaluation.baselines["majority answer"] == pytest.approx(0.3)  # "yes" is most frequent
     assert seen[-1] == (["a?", "b?", "c?", "d?"], {"answer": ["yes", "no", "Yes.", "maybe"]})
     with pytest.raises(RecipeError, match="pattern and another reward"):
-        evaluators.build(ExactMatchOptions(reward="length", pattern="x"), context)
+        evaluators.ExactMatchEvaluator(ExactMatchOptions(reward="length", pattern="x"), context)
     context.rewards["reward:length"] = lambda prompts, completions, columns: [None] * len(completions)
     with pytest.raises(DataError, match="scores no row"):
         run(context, said, reward="length")
@@ -268,7 +268,7 @@ def test_reward_scores_by_column_and_leaves_rows_out():
 
 
 def test_answers_are_kept_beside_what_was_expected_without_a_score(make_context):
-    evaluator = answers.build(answers.AnswersOptions(rows=2, max_tokens=4), make_context(*ROWS))
+    evaluator = answers.Answers(answers.AnswersOptions(rows=2, max_tokens=4), make_context(*ROWS))
     assert evaluator.prepare().used == 2
     evaluation = evaluator.evaluate(Engine({chat("a?"): "yes", chat("b?"): "never ever"}), 3)
     assert [(s.id, s.prompt, s.expected, s.answer) for s in evaluation.samples] == [
@@ -279,6 +279,6 @@ def test_answers_are_kept_beside_what_was_expected_without_a_score(make_context)
 
 
 def test_rows_that_ask_nothing_name_the_evaluator(make_context):
-    evaluator = answers.build(answers.AnswersOptions(), make_context(Text("plain")))
+    evaluator = answers.Answers(answers.AnswersOptions(), make_context(Text("plain")))
     with pytest.raises(DataError, match="evaluator some_answers can use no row: 1 a plain text asks nothing"):
         evaluator.prepare()

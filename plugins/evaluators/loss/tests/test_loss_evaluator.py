@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from finetooth_evalloss.evaluator import LossOptions, build
+from finetooth_evalloss.evaluator import LossEvaluator, LossOptions
 from finetooth_hooks import Conversation, DataError, EngineError, Message, PromptCompletion, RecipeError
 from finetooth_rows.storage.token_rows import positions_of
 from pydantic import ValidationError
@@ -42,7 +42,7 @@ def ids(text):
 
 
 def evaluate(context, step=0, **options):
-    evaluator = build(LossOptions(**options), context)
+    evaluator = LossEvaluator(LossOptions(**options), context)
     report = evaluator.prepare()
     return evaluator.evaluate(Engine(), step), report
 
@@ -115,7 +115,9 @@ def test_texts_are_read_as_they_were_trained(make_context):
 
 @pytest.mark.parametrize("length", [1, 2, 5, 9, 40])
 def test_data_know_their_lengths_without_being_made(make_context, length):
-    evaluator = build(LossOptions(), make_context("x", "To be, or not to be", "y", "that is it", max_length=length))
+    evaluator = LossEvaluator(
+        LossOptions(), make_context("x", "To be, or not to be", "y", "that is it", max_length=length)
+    )
     evaluator.prepare()
     assert positions_of(evaluator.data).tolist() == [len(datum) for datum in evaluator.data]
 
@@ -165,7 +167,7 @@ def test_a_score_that_is_not_finite_fails_with_the_row(make_context):
             scores[1][-1] = np.nan
             return scores
 
-    evaluator = build(LossOptions(), make_context(("q", "a"), ("q", "b")))
+    evaluator = LossEvaluator(LossOptions(), make_context(("q", "a"), ("q", "b")))
     evaluator.prepare()
     with pytest.raises(EngineError, match="eval:1"):
         evaluator.evaluate(Broken(), 0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import Completion, DataError
-from finetooth_probes.evaluator import Probe, ProbesOptions, build, read_probes
+from finetooth_probes.evaluator import Probe, ProbesEvaluator, ProbesOptions, read_probes
 
 PAGE = Path(__file__).parents[4] / "docs/guides/probes.md"
 RIGHT = {
@@ -75,14 +75,14 @@ def test_shares_are_of_all_and_of_each_group(tmp_path: Path) -> None:
     ]
     (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     made, engine = context({"1?": "yes", "2?": "no", "3?": "maybe", "4?": "of course"})
-    evaluator = build(ProbesOptions(file=str(tmp_path / "mine.jsonl"), samples=9), made)
+    evaluator = ProbesEvaluator(ProbesOptions(file=str(tmp_path / "mine.jsonl"), samples=9), made)
     assert evaluator.prepare().used == 4
     measured = evaluator.evaluate(engine, 3)
     assert measured.metrics == {"passed": 0.75, "x": 0.5, "y": 1.0} and measured.metrics.keys() == evaluator.metrics
     assert [(sample.id, sample.score) for sample in measured.samples] == [("a", 1), ("b", 0), ("c", 1), ("d", 1)]
     asked = {"template": "{question}", "stop": ["."], "max_tokens": 64, "temperature": 0.0}
     assert measured.settings == asked
-    alone = build(ProbesOptions(file=str(tmp_path / "mine.jsonl"), groups=("y",)), made).evaluate(engine, 3)
+    alone = ProbesEvaluator(ProbesOptions(file=str(tmp_path / "mine.jsonl"), groups=("y",)), made).evaluate(engine, 3)
     assert alone.metrics == {"passed": 1.0, "y": 1.0}
 
 
@@ -98,7 +98,7 @@ def test_a_line_that_is_no_probe_is_named(tmp_path: Path, text: str, said: str) 
     with pytest.raises(DataError, match=said):
         read_probes(str(tmp_path / "mine.jsonl"))
     with pytest.raises(DataError, match="groups"):
-        build(ProbesOptions(groups=("none",)), context({})[0])
+        ProbesEvaluator(ProbesOptions(groups=("none",)), context({})[0])
 
 
 def test_words_are_compared_whole() -> None:

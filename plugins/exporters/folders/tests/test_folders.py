@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_folders import vllm_lora, whole
-from finetooth_hooks import NoOptions, UserError
+from finetooth_hooks import UserError
 from safetensors.torch import save_file
 
 CONTEXT: Any = None
@@ -37,13 +37,13 @@ def adapter(folder: Path, tensors: dict[str, torch.Tensor] | None = None, **conf
 )
 def test_vllm_is_not_given_what_it_refuses(tmp_path: Path, config: dict[str, Any], problem: str) -> None:
     with pytest.raises(UserError, match=problem):
-        vllm_lora.build(NoOptions(), CONTEXT).check(adapter(tmp_path, **config))
+        vllm_lora.VllmLoraExporter().check(adapter(tmp_path, **config))
 
 
 def test_the_rank_is_one_that_vllm_takes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
-    exporter, source = vllm_lora.build(NoOptions(), CONTEXT), adapter(tmp_path / "in")
+    exporter, source = vllm_lora.VllmLoraExporter(), adapter(tmp_path / "in")
     exporter.check(source)
     told = exporter.export(source, tmp_path / "out")
     assert told.use == "vllm serve org/base --enable-lora --max-lora-rank 16 --lora-modules mine={folder}"

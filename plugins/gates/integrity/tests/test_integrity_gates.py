@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from finetooth_hooks import Candidate, EngineError, NoOptions, RecipeError, UserError
+from finetooth_hooks import Candidate, EngineError, RecipeError, UserError
 from finetooth_integrity import bound, finite, probe, readback
 from finetooth_kit import ByteTokenizer, FakeContext, FakeEngine
 from finetooth_kit.entries.store import whole_checkpoint
@@ -25,7 +25,7 @@ def checkpoint(tmp_path):
 
 
 def test_a_whole_checkpoint_passes(checkpoint):
-    for gate in (finite.build(NoOptions(), None), readback.build(NoOptions(), None)):
+    for gate in (finite.FiniteGate(), readback.ReadbackGate()):
         assert gate.check(Candidate(1, checkpoint)) == ""
 
 
@@ -33,7 +33,7 @@ def test_a_whole_checkpoint_passes(checkpoint):
 
 
 def test_a_flipped_bit_in_any_file_is_named(checkpoint):
-    gate = readback.build(NoOptions(), None)
+    gate = readback.ReadbackGate()
     for path in [p for p in checkpoint.rglob("*") if p.is_file() and p.name != "manifest.json"]:
         name, before = path.relative_to(checkpoint).as_posix(), path.read_bytes()
         for place in {0, len(before) // 2, len(before) - 1}:
@@ -49,15 +49,13 @@ def test_a_flipped_bit_in_any_file_is_named(checkpoint):
 
 def test_what_the_manifest_does_not_list_is_named(checkpoint):
     (checkpoint / "engine/more.bin").write_bytes(b"x")
-    assert (
-        readback.build(NoOptions(), None).check(Candidate(1, checkpoint)) == "engine/more.bin is not in manifest.json"
-    )
+    assert readback.ReadbackGate().check(Candidate(1, checkpoint)) == "engine/more.bin is not in manifest.json"
 
 
 def test_a_link_is_refused(checkpoint, tmp_path):
     (checkpoint / "state.json").rename(tmp_path / "state.json")
     (checkpoint / "state.json").symlink_to(tmp_path / "state.json")
-    assert readback.build(NoOptions(), None).check(Candidate(1, checkpoint)) == "state.json is a link"
+    assert readback.ReadbackGate().check(Candidate(1, checkpoint)) == "state.json is a link"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,7 @@ def test_a_link_is_refused(checkpoint, tmp_path):
 def test_what_was_hashed_but_cannot_be_read_is_named(name, content, says, tmp_path):
     """The hash is right: it was written so."""
     folder = whole_checkpoint(tmp_path / "x", files={name: content})
-    assert readback.build(NoOptions(), None).check(Candidate(1, folder)).startswith(f"{name}: {says}")
+    assert readback.ReadbackGate().check(Candidate(1, folder)).startswith(f"{name}: {says}")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +88,7 @@ def test_what_was_hashed_but_cannot_be_read_is_named(name, content, says, tmp_pa
 )
 def test_a_manifest_that_cannot_be_is_refused(files, says, checkpoint):
     (checkpoint / "manifest.json").write_text(json.dumps({"files": files}))
-    assert says in readback.build(NoOptions(), None).check(Candidate(1, checkpoint))
+    assert says in readback.ReadbackGate().check(Candidate(1, checkpoint))
 
 
 # --- probe ------------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from finetooth_hooks import Candidate, NoOptions
-from finetooth_integrity.finite import build
+from finetooth_hooks import Candidate
+from finetooth_integrity.finite import FiniteGate
 from finetooth_integrity.tensors import BITS, TensorProblem, not_finite, read_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -55,7 +55,7 @@ def test_one_bad_number_anywhere_is_found(name, bad, tmp_path):
         folder = tmp_path / str(index[1])
         (folder / "engine").mkdir(parents=True)
         saved(folder / "engine/trained.safetensors", fine=values, weights=broken)
-        reason = build(NoOptions(), None).check(Candidate(1, folder))
+        reason = FiniteGate().check(Candidate(1, folder))
         assert reason == "engine/trained.safetensors: weights holds 1 numbers that are not finite"
 
 

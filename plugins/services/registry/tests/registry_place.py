@@ -15,9 +15,9 @@ from finetooth_registry.registry import Registry
 from finetooth_saving.artifact import write_folder
 
 GATES = {
-    "at_least": (release_gates.build_at_least, release_gates.AtLeastOptions),
-    "not_worse": (release_gates.build_not_worse, release_gates.NotWorseOptions),
-    "signed": (release_gates.build_signed, release_gates.SignedOptions),
+    "at_least": (release_gates.AtLeast, release_gates.AtLeastOptions),
+    "not_worse": (release_gates.NotWorse, release_gates.NotWorseOptions),
+    "signed": (release_gates.Signed, release_gates.SignedOptions),
 }
 
 
@@ -45,7 +45,7 @@ def write_run(
 def build(kind: str, pick: Any, *, setting: str) -> Any:
     options = {} if isinstance(pick, str) else {name: value for name, value in pick.items() if name != "name"}
     make, model = GATES[pick if isinstance(pick, str) else pick["name"]]
-    return make(model(**options), None)  # type: ignore[operator, arg-type]
+    return make(model(**options))  # type: ignore[operator, arg-type]
 
 
 class Place:

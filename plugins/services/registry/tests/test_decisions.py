@@ -19,8 +19,8 @@ from finetooth_registry.verifying import verify_version
 
 ABOUT = {"base_digest": "b", "recipe_sha256": "r", "data": {"train": "d"}}
 GATES = {
-    "signed": (release_gates.build_signed, release_gates.SignedOptions),
-    "not_worse": (release_gates.build_not_worse, release_gates.NotWorseOptions),
+    "signed": (release_gates.Signed, release_gates.SignedOptions),
+    "not_worse": (release_gates.NotWorse, release_gates.NotWorseOptions),
 }
 POLICY = """
 channels:
@@ -56,7 +56,7 @@ class Place:
 
 def build(kind: str, pick: Any, *, setting: str) -> Any:
     make, model = GATES[pick["name"]]
-    return make(model(**{name: value for name, value in pick.items() if name != "name"}), None)  # type: ignore[operator]
+    return make(model(**{name: value for name, value in pick.items() if name != "name"}))  # type: ignore[operator]
 
 
 @pytest.fixture

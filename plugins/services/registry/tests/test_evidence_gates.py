@@ -23,7 +23,7 @@ def test_size_adds_up_every_file(tmp_path: Path) -> None:
     for name, size in (("one", 600_000), ("a/b/two", 500_000)):
         (tmp_path / name).write_bytes(b"x" * size)
     for most, passes in ((1.0, False), (1.1, True)):
-        said = gates.build_size(gates.SizeOptions(max_mb=most), None).judge(version(tmp_path), None)  # type: ignore[arg-type]
+        said = gates.Size(gates.SizeOptions(max_mb=most)).judge(version(tmp_path), None)  # type: ignore[arg-type]
         assert said.passed is passes and said.evidence == {"mb": 1.1, "max_mb": most}
 
 

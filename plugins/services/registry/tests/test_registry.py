@@ -176,7 +176,7 @@ def test_production_is_watched_and_a_regression_is_named(place: Place, monkeypat
 def export(place: Place, run: Path, folder: Path, **options: Any) -> tuple[str, ...]:
     """What the exporter `registry` says of a run."""
     given = exporter.RegistryOptions(model="bot", registry=str(place.folder), **options)
-    made = exporter.build(given, SimpleNamespace(build=build))  # type: ignore[arg-type]
+    made = exporter.RegistryExporter(given, SimpleNamespace(build=build))  # type: ignore[arg-type]
     source = SimpleNamespace(run=run)
     made.check(source)  # type: ignore[arg-type]
     folder.mkdir()

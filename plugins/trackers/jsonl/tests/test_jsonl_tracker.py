@@ -7,8 +7,8 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from finetooth_hooks import NoOptions, Sample, UserError
-from finetooth_jsonl.tracker import build
+from finetooth_hooks import Sample, UserError
+from finetooth_jsonl.tracker import JsonlTracker
 
 
 def lines(run):
@@ -21,7 +21,7 @@ def lines(run):
 
 @pytest.fixture
 def tracker():
-    return build(NoOptions(), None)
+    return JsonlTracker()
 
 
 def test_every_report_is_a_line_with_all_its_fields(tracker, run, report, evaluation, outcome):
@@ -65,7 +65,7 @@ def test_a_killed_run_goes_on_from_its_history(tracker, run, report, evaluation)
         file.write('{"event": "step", "st')
     history = [evaluation, *(report(step) for step in range(1, 6))]
     run.step = 5
-    again = build(NoOptions(), None)
+    again = JsonlTracker()
     again.resume(run, history)
     again.step(run, report(6))
     found = lines(run)
@@ -104,7 +104,7 @@ def test_a_tracker_without_a_history_appends(tracker, run, report, outcome):
     tracker.step(run, report(1))
     tracker.end(run, outcome)
     run.step = 1
-    again = build(NoOptions(), None)
+    again = JsonlTracker()
     again.start(run)
     again.step(run, report(2))
     assert [(line["event"], line["step"]) for line in lines(run)] == [

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import pytest
 from finetooth_hooks import Sample, UserError
-from finetooth_tensorboard.tracker import TensorboardOptions, build
+from finetooth_tensorboard.tracker import TensorboardOptions, TensorboardTracker
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -30,7 +30,7 @@ def read(folder):
 
 
 def test_tensorboard_reads_back_what_was_reported(run, report, evaluation, outcome):
-    tracker = build(TensorboardOptions(), None)
+    tracker = TensorboardTracker(TensorboardOptions())
     tracker.start(run)
     tracker.evaluated(run, evaluation)
     for step in (1, 2, 3):
@@ -47,7 +47,7 @@ def test_tensorboard_reads_back_what_was_reported(run, report, evaluation, outco
 
 
 def test_a_full_disk_is_one_line_with_the_setting(run, report):
-    tracker = build(TensorboardOptions(), None)
+    tracker = TensorboardTracker(TensorboardOptions())
     tracker.start(run)
     tracker._writer = RecordWriter(open("/dev/full", "wb"))  # noqa: PTH123, SIM115 - the writer closes it
     with pytest.raises(UserError, match=r"^trackers\.tensorboard\.folder: .*tensorboard cannot be written: No space"):
@@ -57,7 +57,7 @@ def test_a_full_disk_is_one_line_with_the_setting(run, report):
 def test_answers_are_a_table_every_few_steps(run, report):
     """As TensorBoard's own text page makes HTML of it; a resumed run has those of its history again."""
     nasty = Sample("row:1", "2 | 2\n<b>*x*</b> [l](http://e) `w`", "", "4", -0.5)
-    tracker = build(TensorboardOptions(samples_every=2, samples=1), None)
+    tracker = TensorboardTracker(TensorboardOptions(samples_every=2, samples=1))
     reports = [report(step, samples=(nasty, nasty)) for step in (1, 2, 3, 4)]
     tracker.resume(run, reports[:3])
     tracker.step(run, reports[3])
@@ -74,7 +74,7 @@ def test_answers_are_a_table_every_few_steps(run, report):
 def test_a_resumed_run_replaces_what_came_after_its_step(run, report, outcome):
     for first, loss in ((1, 1.0), (3, 2.0)):
         run.step = first - 1
-        tracker = build(TensorboardOptions(), None)
+        tracker = TensorboardTracker(TensorboardOptions())
         tracker.start(run)
         for step in range(first, first + 4):
             tracker.step(run, report(step, loss=loss))
@@ -90,14 +90,14 @@ def steps(tracker, run, report, numbers, loss=1.0):
 
 def test_a_killed_run_goes_on_from_its_history(run, report, evaluation):
     """Killed after step 7 with steps that never reached the disk, resumed from 5: each step once, with its time."""
-    first = build(TensorboardOptions(), None)
+    first = TensorboardTracker(TensorboardOptions())
     first.start(run)
     steps(first, run, report, range(1, 4))
     first.evaluated(run, replace(evaluation, step=3, metrics={"beyond": 1.0}))
     first._writer.flush()  # what comes next is lost with the process
     history = [evaluation, *(report(step, loss=step / 2) for step in range(1, 6))]
     run.step = 5
-    second = build(TensorboardOptions(), None)
+    second = TensorboardTracker(TensorboardOptions())
     second.resume(run, history)
     steps(second, run, report, (6, 7), loss=9.0)
     second.end(run, None)
@@ -112,7 +112,7 @@ def test_a_killed_run_goes_on_from_its_history(run, report, evaluation):
 
 def test_a_reader_that_was_watching_lets_go_of_what_is_gone(run, report):
     """In the middle of a run that rolls back: the tracker is open, and so is TensorBoard."""
-    tracker = build(TensorboardOptions(), None)
+    tracker = TensorboardTracker(TensorboardOptions())
     tracker.start(run)
     steps(tracker, run, report, range(1, 7))
     tracker._writer.flush()
@@ -134,7 +134,7 @@ def test_a_machine_whose_clock_is_behind_goes_on_in_a_later_file(run, report, mo
     for loss in range(1, 13):
         if loss == 12:
             monkeypatch.setattr(time, "time", lambda: day_before)
-        tracker = build(TensorboardOptions(), None)
+        tracker = TensorboardTracker(TensorboardOptions())
         tracker.start(run)
         tracker.step(run, report(1, loss=float(loss)))
         tracker.end(run, None)
@@ -145,17 +145,17 @@ def test_a_machine_whose_clock_is_behind_goes_on_in_a_later_file(run, report, mo
 
 def test_a_run_goes_on_in_an_empty_folder(run, report, tmp_path):
     run.step = 2
-    tracker = build(TensorboardOptions(folder=str(tmp_path / "logs")), None)
+    tracker = TensorboardTracker(TensorboardOptions(folder=str(tmp_path / "logs")))
     tracker.resume(run, [report(1), report(2)])
     tracker.end(run, None)
     assert read(tmp_path / "logs" / "mine")["train/loss"] == [(1, 1.5), (2, 1.5)]
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"trackers\.tensorboard\.folder"):
-        build(TensorboardOptions(folder=str(tmp_path / "file")), None).resume(run, [])
+        TensorboardTracker(TensorboardOptions(folder=str(tmp_path / "file"))).resume(run, [])
 
 
 def test_runs_share_a_folder_given(run, report, outcome, tmp_path):
-    tracker = build(TensorboardOptions(folder=str(tmp_path / "logs")), None)
+    tracker = TensorboardTracker(TensorboardOptions(folder=str(tmp_path / "logs")))
     tracker.start(run)
     tracker.step(run, report(1))
     tracker.end(run, outcome)
@@ -165,7 +165,7 @@ def test_runs_share_a_folder_given(run, report, outcome, tmp_path):
 def test_an_unwritable_folder_is_one_line_for_the_user(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"trackers\.tensorboard\.folder"):
-        build(TensorboardOptions(folder=str(tmp_path / "file")), None).start(run)
+        TensorboardTracker(TensorboardOptions(folder=str(tmp_path / "file"))).start(run)
 
 
 def test_it_needs_neither_torch_nor_tensorflow():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, Options, RecipeError
+from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_torchshared.whole_weights import WholeModelAdapter
 from pydantic import Field, model_validator
@@ -160,8 +160,3 @@ def _final_norm(body: Any) -> Any:
             "adapter.norm", f"cannot tell which is the final norm among: {names}", action="set adapter.norm: false"
         )
     return norms[0]
-
-
-def build(options: FreezeOptions, context: Context) -> FreezeAdapter:
-    """Builder of the adapter `freeze`."""
-    return FreezeAdapter(options)

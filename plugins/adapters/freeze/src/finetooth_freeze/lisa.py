@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, Options, RecipeError
+from finetooth_hooks import Options, RecipeError
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_torchshared.whole_weights import WholeModelAdapter
 from pydantic import Field
@@ -149,8 +149,3 @@ def _matrices(facts: ModelFacts) -> list[tuple[int, int]]:
     known = linear_shapes(facts)
     names = [name.rsplit(".", 1)[-1] for name in facts.linear_targets]
     return [known.get(name, (facts.hidden_size, facts.hidden_size)) for name in names]
-
-
-def build(options: LisaOptions, context: Context) -> LisaAdapter:
-    """Builder of the adapter `lisa`."""
-    return LisaAdapter(options)

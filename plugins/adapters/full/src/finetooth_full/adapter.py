@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_torchshared.whole_weights import WholeModelAdapter
 
@@ -37,8 +37,3 @@ class FullAdapter(WholeModelAdapter):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.is_floating_point() and not name.startswith(frozen))
         return model
-
-
-def build(options: FullOptions, context: Context) -> FullAdapter:
-    """Builder of the adapter `full`."""
-    return FullAdapter(options)

@@ -12,7 +12,7 @@ def ft_adapters() -> Iterable[Adapter]:
     """The adapter `full`."""
     yield Adapter(
         name="full",
-        build="finetooth_full.adapter:build",
+        build="finetooth_full.adapter:FullAdapter",
         summary="train every parameter of the model",
         elsewhere={"none": {}, "full_finetune": {}, "fft": {}},
     )

@@ -49,7 +49,7 @@ def ft_adapters() -> Iterable[Adapter]:
     )
     yield Adapter(
         name="relora",
-        build="finetooth_lora.relora:build",
+        build="finetooth_lora.relora:ReLoraAdapter",
         summary="train a low-rank addition; at a fixed interval, merge it into the base and start a new one",
         example={"rank": 4},
         expected_failures={

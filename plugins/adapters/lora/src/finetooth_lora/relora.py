@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, PlanError
+from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import LowRank, ModelFacts, ModelInfo
 from finetooth_torchshared.whole_weights import WholeModelAdapter
 from pydantic import Field, model_validator
@@ -162,8 +162,3 @@ class ReLoraAdapter(WholeModelAdapter):
         from finetooth_lora.restarts import take_back
 
         take_back(model, folder)
-
-
-def build(options: ReLoraOptions, context: Context) -> ReLoraAdapter:
-    """Builder of the adapter `relora`."""
-    return ReLoraAdapter(options)

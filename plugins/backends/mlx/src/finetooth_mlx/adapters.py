@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from finetooth_hooks import Context, NoOptions, Options, PlanError, RecipeError, UserError
+from finetooth_hooks import Options, PlanError, RecipeError, UserError
 from finetooth_hooks.bases import AdapterBase
 from finetooth_hooks.compute.held import Addition, Stack
 from finetooth_hooks.protocols import ModelFacts, ModelInfo, Quantizer
@@ -302,21 +302,6 @@ class FreezeAdapter(FullAdapter):
         for module in tops:
             module.unfreeze()
         return model
-
-
-def build_freeze(options: FreezeOptions, context: Context) -> FreezeAdapter:
-    """Builder of the adapter `freeze`."""
-    return FreezeAdapter(options=options)
-
-
-def build_lora(options: LoraOptions, context: Context) -> LoraAdapter:
-    """Builder of the adapter `lora`."""
-    return LoraAdapter(options)
-
-
-def build_full(options: NoOptions, context: Context) -> FullAdapter:
-    """Builder of the adapter `full`."""
-    return FullAdapter()
 
 
 def held(adapter: Any, own: Mapping[str, Any], stack: Stack) -> dict[str, Any] | None:

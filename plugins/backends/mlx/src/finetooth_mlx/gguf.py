@@ -6,19 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import RecipeError
-from finetooth_hooks.context import Context
-from finetooth_hooks.options import NoOptions
 from finetooth_hooks.protocols import Loader, ModelInfo, Quantizer
 from finetooth_modelfiles.gguf.loader import GgufReader
 from finetooth_modelfiles.gguf.reference import find
 
 from finetooth_mlx.configs import classes_of, mlx_config
 from finetooth_mlx.loader import Source, check_framework, loaded, write_plain
-
-
-def build(options: NoOptions, context: Context) -> GgufLoader:
-    """Builder of the loader `gguf`."""
-    return GgufLoader()
 
 
 class GgufLoader(GgufReader):

@@ -41,7 +41,7 @@ def ft_loaders() -> Iterator[Loader]:
     )
     yield Loader(
         name="gguf",
-        build="finetooth_mlx.gguf:build",
+        build="finetooth_mlx.gguf:GgufLoader",
         summary="a GGUF file, for MLX: a path, or one inside an installed package",
         claims=claims_gguf,
         names=tuple(ALIASES),
@@ -53,7 +53,7 @@ def ft_loaders() -> Iterator[Loader]:
 def ft_adapters() -> Iterator[Adapter]:
     yield Adapter(
         name="lora",
-        build="finetooth_mlx.adapters:build_lora",
+        build="finetooth_mlx.adapters:LoraAdapter",
         summary="train a low-rank addition to the linear modules; the base stays frozen",
         default=True,
         can_disable=True,
@@ -63,11 +63,11 @@ def ft_adapters() -> Iterator[Adapter]:
         example={"rank": 4},
     )
     yield Adapter(
-        name="full", build="finetooth_mlx.adapters:build_full", summary="train every parameter", frameworks=MLX
+        name="full", build="finetooth_mlx.adapters:FullAdapter", summary="train every parameter", frameworks=MLX
     )
     yield Adapter(
         name="freeze",
-        build="finetooth_mlx.adapters:build_freeze",
+        build="finetooth_mlx.adapters:FreezeAdapter",
         summary="train the top layers as they are; the rest stays frozen",
         frameworks=MLX,
         example={"layers": 1},

@@ -95,11 +95,6 @@ class TorchOptions(Options):
     copied."""
 
 
-def build(options: TorchOptions, context: Context) -> TorchBackend:
-    """The backend."""
-    return TorchBackend(options, context)
-
-
 class TorchBackend:
     """See `finetooth_hooks.protocols.Backend`."""
 

@@ -14,7 +14,7 @@ from finetooth_torch.capabilities import CAPABILITIES
 def ft_backends() -> Iterator[Backend]:
     yield Backend(
         name="torch",
-        build="finetooth_torch.backend:build",
+        build="finetooth_torch.backend:TorchBackend",
         summary="PyTorch with transformers models, on whatever a hardware plugin serves",
         default=True,
         framework="torch",

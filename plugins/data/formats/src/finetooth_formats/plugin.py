@@ -51,7 +51,7 @@ FORMATS = (
     ),
     Format(
         name="segments",
-        build="finetooth_formats.segments:build",
+        build="finetooth_formats.segments:SegmentsFormat",
         summary="text in pieces, each marked whether it trains, without chat markup (axolotl's input_output)",
         elsewhere={"input_output": {}},
         rank=5,

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetooth_hooks import DataError, Options, Row
-from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import Segments
 
 from finetooth_formats import columns
@@ -25,10 +24,6 @@ class SegmentsOptions(Options):
 
     column: str = "segments"
     """Column with the list of segments."""
-
-
-def build(options: SegmentsOptions, context: Context) -> SegmentsFormat:
-    return SegmentsFormat(options)
 
 
 class SegmentsFormat:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Message, Options, UserError
+from finetooth_hooks import Exported, ExporterBase, ExportSource, Message, Options, UserError
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_modelfiles.gguf import container
 from finetooth_modelfiles.gguf.package import GGML_QUANT_SIZES, dequantize
@@ -56,11 +56,6 @@ class GgufOptions(Options):
     """Whether predictions of the file are compared with those of the run; it takes both in memory, in fp32."""
     tokens: int = Field(default=12, ge=1)
     """How many tokens of an answer are compared."""
-
-
-def build(options: GgufOptions, context: CommandContext) -> GgufExporter:
-    """Called once an export."""
-    return GgufExporter(options)
 
 
 class GgufExporter(ExporterBase):

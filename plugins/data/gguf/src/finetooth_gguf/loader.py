@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks.context import Context
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.options import Options
 from finetooth_hooks.protocols import Loader, ModelTensors, Quantizer
@@ -29,8 +28,8 @@ class GgufLoader(GgufReader):
 
     capabilities = frozenset({"tensors", "widen", "write"})
 
-    def __init__(self, options: GgufOptions | None = None) -> None:
-        self._options = options or GgufOptions()
+    def __init__(self, options: GgufOptions) -> None:
+        self._options = options
         super().__init__(keep_quantised=self._options.keep_quantised)
 
     def load(
@@ -97,8 +96,3 @@ def _check_framework(framework: str) -> None:
         raise RecipeError(
             "model", f"the gguf loader loads for torch, not for {framework}", action="take the torch backend"
         )
-
-
-def build(options: GgufOptions, context: Context) -> GgufLoader:
-    """Build the loader."""
-    return GgufLoader(options)

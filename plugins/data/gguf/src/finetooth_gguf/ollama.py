@@ -11,19 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from finetooth_hooks import CommandContext, DataError, Exported, ExportSource, Message, UserError
+from finetooth_hooks import DataError, Exported, ExportSource, Message, UserError
 from finetooth_hooks.protocols import Renderer, Tokenizer
 from finetooth_toolbox.messages.openings import read_opening
 
-from finetooth_gguf.exporter import FILE, GgufExporter, GgufOptions
+from finetooth_gguf.exporter import FILE, GgufExporter
 
 MODELFILE = "Modelfile"
 MARKS = {"system": "SYSTEMTEXT", "user": "USERTEXT", "assistant": "ANSWERTEXT"}
-
-
-def build(options: GgufOptions, context: CommandContext) -> OllamaExporter:
-    """Called once an export."""
-    return OllamaExporter(options)
 
 
 class OllamaExporter(GgufExporter):

@@ -19,7 +19,7 @@ def ft_loaders() -> Iterator[Loader]:
     """Offer the loader `gguf`."""
     yield Loader(
         name="gguf",
-        build="finetooth_gguf.loader:build",
+        build="finetooth_gguf.loader:GgufLoader",
         summary="a GGUF file: a path, or one inside an installed package",
         claims=claims,
         names=tuple(ALIASES),
@@ -30,10 +30,10 @@ def ft_loaders() -> Iterator[Loader]:
 def ft_exporters() -> Iterator[Exporter]:
     """Offer the exporters `gguf` and `ollama`."""
     yield Exporter(
-        name="gguf", build="finetooth_gguf.exporter:build", summary="one GGUF file, for llama.cpp and LM Studio"
+        name="gguf", build="finetooth_gguf.exporter:GgufExporter", summary="one GGUF file, for llama.cpp and LM Studio"
     )
     yield Exporter(
         name="ollama",
-        build="finetooth_gguf.ollama:build",
+        build="finetooth_gguf.ollama:OllamaExporter",
         summary="a GGUF file with a Modelfile for `ollama create`",
     )

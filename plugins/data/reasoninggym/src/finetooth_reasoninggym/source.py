@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from finetooth_hooks import DataError, Options, PluginError, RecipeError, Row, install_command
 from finetooth_hooks.bases import SourceBase
-from finetooth_hooks.context import Context
 from pydantic import Field, PositiveInt
 
 EVAL_SHARE = 5
@@ -37,10 +36,6 @@ class ReasoningGymOptions(Options):
     """Split of the rows. The two splits never share a question, whatever their seeds."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """The task's own settings, `{min_terms: 2, max_terms: 4}`."""
-
-
-def build(options: ReasoningGymOptions, context: Context) -> ReasoningGym:
-    return ReasoningGym(options)
 
 
 def split_of(question: str) -> str:

@@ -12,7 +12,7 @@ def ft_sources() -> Iterator[Source]:
     """Offer the source `tasks`."""
     yield Source(
         name="tasks",
-        build="finetooth_tasks.source:build",
+        build="finetooth_tasks.source:TasksSource",
         summary="generates verifiable questions (family relationships, arithmetic, sorting, weekdays) from a seed",
         example={"task": "family", "count": 8},
     )

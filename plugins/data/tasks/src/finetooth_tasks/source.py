@@ -9,7 +9,6 @@ from types import MappingProxyType
 from typing import Literal
 
 from finetooth_hooks.bases import SourceBase
-from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import Row
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.options import Options
@@ -107,8 +106,3 @@ def distinct_questions(generate: Callable[[Draws], Question], split: Split, seed
         fruitless = 0
         seen.add(question.prompt)
         yield question
-
-
-def build(options: TasksOptions, context: Context) -> TasksSource:
-    """Build the source."""
-    return TasksSource(options)

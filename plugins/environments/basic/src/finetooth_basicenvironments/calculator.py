@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.bases import EnvironmentBase
 from finetooth_hooks.data.examples import Task
 from finetooth_hooks.errors import DataError
@@ -59,8 +59,3 @@ def _call(expression: str) -> str:
 
 
 TOOL = Tool("calculate", "Calculates an arithmetic expression, such as 12 * (3 + 4).", "expression", _call)
-
-
-def build(options: CalculatorOptions, context: Context) -> Calculator:
-    """Builder of the environment `calculator`."""
-    return Calculator(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.environments import Answer, Observation, Turn
@@ -37,8 +36,3 @@ class ConversationEpisode(EpisodeBase):
         """What the row says next."""
         messages = next(self._shown, None)
         return Answer(None if messages is None else Observation(messages), reward=0.0)
-
-
-def build(options: NoOptions, context: Context) -> Conversation:
-    """Builder of the environment `conversation`."""
-    return Conversation()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.environments import Answer, Observation, Turn
@@ -95,8 +95,3 @@ class GuessEpisode(EpisodeBase):
         options = self._options
         off = abs(guess - self._number) / (options.high - options.low)
         return options.near * max(0.0, 1.0 - off)
-
-
-def build(options: GuessOptions, context: Context) -> Guess:
-    """Builder of the environment `guess_number`."""
-    return Guess(options)

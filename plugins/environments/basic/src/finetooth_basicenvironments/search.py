@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.bases import EnvironmentBase
 from finetooth_hooks.data.examples import Task
 from finetooth_hooks.errors import DataError, RecipeError
@@ -120,8 +120,3 @@ def passages(text: str, length: int) -> Iterator[str]:
 
 def _words(text: str) -> str:
     return " ".join(_WORD.findall(text.casefold()))
-
-
-def build(options: SearchOptions, context: Context) -> Search:
-    """Builder of the environment `search`."""
-    return Search(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.data.examples import Task
 from finetooth_hooks.environments import Answer, Observation, Turn
@@ -32,8 +31,3 @@ class SingleTurnEpisode(EpisodeBase):
     def answer(self, turn: Turn) -> Answer:
         """The end."""
         return Answer()
-
-
-def build(options: NoOptions, context: Context) -> SingleTurn:
-    """Builder of the environment `single_turn`."""
-    return SingleTurn()

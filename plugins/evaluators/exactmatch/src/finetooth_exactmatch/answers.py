@@ -61,8 +61,3 @@ class Answers(EvaluatorBase):
             higher_is_better=False,
             settings=settings,
         )
-
-
-def build(options: AnswersOptions, context: Context) -> Answers:
-    """Builder of the evaluator `some_answers`."""
-    return Answers(options, context)

@@ -178,8 +178,3 @@ def _name(pick: Pick) -> str:
 
 def _unlabelled(pick: Pick) -> Pick:
     return pick if isinstance(pick, str) else {key: value for key, value in pick.items() if key != "label"}
-
-
-def build(options: ExactMatchOptions, context: Context) -> ExactMatchEvaluator:
-    """Builder of the evaluator `exact_match`."""
-    return ExactMatchEvaluator(options, context)

@@ -12,13 +12,13 @@ def ft_evaluators() -> Iterable[Evaluator]:
     """The evaluators `exact_match` and `some_answers`."""
     yield Evaluator(
         name="exact_match",
-        build="finetooth_exactmatch.evaluator:build",
+        build="finetooth_exactmatch.evaluator:ExactMatchEvaluator",
         summary="share of held-out questions answered exactly",
         needs=frozenset({"generate"}),
     )
     yield Evaluator(
         name="some_answers",
-        build="finetooth_exactmatch.answers:build",
+        build="finetooth_exactmatch.answers:Answers",
         summary="a few held-out questions with the model's answers, to read; no score",
         needs=frozenset({"generate"}),
     )

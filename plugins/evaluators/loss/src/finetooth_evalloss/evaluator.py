@@ -111,8 +111,3 @@ class LossEvaluator(EvaluatorBase):
             rows=self._rows,
             higher_is_better=False,
         )
-
-
-def build(options: LossOptions, context: Context) -> LossEvaluator:
-    """Builder of the evaluator `loss`."""
-    return LossEvaluator(options, context)

@@ -12,7 +12,7 @@ def ft_evaluators() -> Iterable[Evaluator]:
     """The evaluator `loss`."""
     yield Evaluator(
         name="loss",
-        build="finetooth_evalloss.evaluator:build",
+        build="finetooth_evalloss.evaluator:LossEvaluator",
         summary="held-out loss and perplexity",
         default=True,
     )

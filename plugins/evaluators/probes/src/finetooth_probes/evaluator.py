@@ -146,11 +146,6 @@ def read_probes(file: str = "") -> list[Probe]:
     return probes
 
 
-def build(options: ProbesOptions, context: Context) -> ProbesEvaluator:
-    """Builder of the evaluator `probes`."""
-    return ProbesEvaluator(options, context)
-
-
 def _has(text: str, wanted: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text, re.IGNORECASE) is not None
 

@@ -12,7 +12,7 @@ def ft_evaluators() -> Iterable[Evaluator]:
     """The evaluators `probes` and `lm_eval`."""
     yield Evaluator(
         name="probes",
-        build="finetooth_probes.evaluator:build",
+        build="finetooth_probes.evaluator:ProbesEvaluator",
         summary="share of 54 fixed questions that are answered as expected",
         needs=frozenset({"generate"}),
         brings_rows=True,

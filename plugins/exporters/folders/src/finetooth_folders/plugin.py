@@ -35,6 +35,6 @@ def ft_exporters() -> Iterator[Exporter]:
         )
     yield Exporter(
         name="vllm_lora",
-        build="finetooth_folders.vllm_lora:build",
+        build="finetooth_folders.vllm_lora:VllmLoraExporter",
         summary="the adapter alone, for vLLM, which loads the base separately",
     )

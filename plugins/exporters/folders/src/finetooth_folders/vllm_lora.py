@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, NoOptions, UserError
+from finetooth_hooks import Exported, ExporterBase, ExportSource, UserError
 from finetooth_toolbox.files.trained_over import recorded_base
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -19,11 +19,6 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM's `--max-lora-rank` takes; it must be at least the rank of the adapter."""
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json",
              "generation_config.json", "opening.json")  # fmt: skip
-
-
-def build(options: NoOptions, context: CommandContext) -> VllmLoraExporter:
-    """Called once an export."""
-    return VllmLoraExporter()
 
 
 class VllmLoraExporter(ExporterBase):

@@ -6,17 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Head, ModelFacts
 from finetooth_toolbox.llama_shape import HEAD_NORMS, llama_block, llama_facts, windowed_layers
 
 SCALE = 0.0625
 """Of the logits, where a config does not say."""
-
-
-def build(options: NoOptions, context: Context) -> Cohere:
-    return Cohere()
 
 
 class Cohere:

@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="cohere",
-        build="finetooth_cohere.family:build",
+        build="finetooth_cohere.family:Cohere",
         summary="Command R and Aya Expanse (model_type cohere), Command R7B and Tiny Aya (cohere2)",
         model_types=frozenset({"cohere", "cohere2"}),
     )

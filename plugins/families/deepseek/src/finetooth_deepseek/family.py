@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_modelfiles.layers import latent_facts
-
-
-def build(options: NoOptions, context: Context) -> DeepSeek:
-    return DeepSeek()
 
 
 class DeepSeek:

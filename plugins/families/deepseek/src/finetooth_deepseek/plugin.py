@@ -23,7 +23,7 @@ _MARKS = {"deepseek_v3_2": {"deepseek_v32": ("｜DSML｜",)}, "deepseek_v4": {"d
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="deepseek",
-        build="finetooth_deepseek.family:build",
+        build="finetooth_deepseek.family:DeepSeek",
         summary="DeepSeek V2, V3, V3.1 and R1",
         model_types=frozenset({"deepseek_v2", "deepseek_v3"}),
     )

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Head, LayerFacts, ModelFacts
 from finetooth_modelfiles.layers import state_space
 from finetooth_toolbox.llama_shape import layer_of, llama_facts
@@ -17,10 +15,6 @@ MAMBA = {
     "state": ("mamba_d_state", 256), "chunk": ("mamba_chunk_size", 256),
 }  # fmt: skip
 """Where a config does not say."""
-
-
-def build(options: NoOptions, context: Context) -> FalconH1:
-    return FalconH1()
 
 
 class FalconH1:

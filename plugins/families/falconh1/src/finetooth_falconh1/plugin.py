@@ -11,7 +11,7 @@ from finetooth_hooks import Family, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="falconh1",
-        build="finetooth_falconh1.family:build",
+        build="finetooth_falconh1.family:FalconH1",
         summary="Falcon-H1, whose layers compute attention and Mamba in parallel",
         model_types=frozenset({"falcon_h1"}),
     )

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions, Pick
-from finetooth_hooks.context import Context
+from finetooth_hooks import Pick
 from finetooth_hooks.protocols import AttentionNeeds, Block, Head, ModelFacts
 from finetooth_toolbox.llama_shape import HEAD_NORMS, llama_block, llama_facts, windowed_layers
 
@@ -31,10 +30,6 @@ RENDERERS: Mapping[str, Pick] = {
     "gemma2": {"name": "gemma", "system": False},
     "gemma3_text": {"name": "gemma", "system": True},
 }
-
-
-def build(options: NoOptions, context: Context) -> Gemma:
-    return Gemma()
 
 
 class Gemma:

@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="gemma",
-        build="finetooth_gemma.family:build",
+        build="finetooth_gemma.family:Gemma",
         summary="Gemma 1 to 4: text models, and the text part of those that read images",
         model_types=frozenset({"gemma", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text"}),
     )

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_modelfiles.layers import latent_facts, mixed_layers
 from finetooth_toolbox.llama_shape import ATTENTION, FUSED_MLP, MLP, layer_of, llama_block, llama_facts
@@ -18,10 +16,6 @@ from finetooth_toolbox.llama_shape import ATTENTION, FUSED_MLP, MLP, layer_of, l
 MLP_NAMES = ("gate_up_proj", "down_proj")
 AFTER: Mapping[str, Any] = {"attention_after": "post_self_attn_layernorm", "ffn_after": "post_mlp_layernorm"}
 """Norms of a layer of `glm4` that `glm` has not, as a `Block` calls them."""
-
-
-def build(options: NoOptions, context: Context) -> GLM:
-    return GLM()
 
 
 class GLM:

@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="glm",
-        build="finetooth_glm.family:build",
+        build="finetooth_glm.family:GLM",
         summary="GLM-4, GLM-4.5 to 4.7, and GLM-4.7-Flash (model_type glm4_moe_lite)",
         model_types=frozenset({"glm", "glm4", "glm4_moe", "glm4_moe_lite"}),
     )

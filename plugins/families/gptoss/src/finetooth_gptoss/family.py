@@ -6,17 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import AttentionNeeds, Experts, ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, llama_block, llama_facts, windowed_layers
 
 HEAD_DIM, EXPERTS, ACTIVE, WINDOW = 64, 128, 4, 128
 """Where a config does not say."""
-
-
-def build(options: NoOptions, context: Context) -> GPTOSS:
-    return GPTOSS()
 
 
 class GPTOSS:

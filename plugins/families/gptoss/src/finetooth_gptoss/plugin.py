@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="gptoss",
-        build="finetooth_gptoss.family:build",
+        build="finetooth_gptoss.family:GPTOSS",
         summary="gpt-oss",
         model_types=frozenset({"gpt_oss"}),
     )

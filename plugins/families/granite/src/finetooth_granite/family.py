@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Experts, Head, LayerFacts, ModelFacts
 from finetooth_modelfiles.layers import state_space
 from finetooth_toolbox.llama_shape import ATTENTION, layer_of, llama_facts
@@ -20,10 +18,6 @@ SCALES = ("embedding_multiplier", "residual_multiplier", "attention_multiplier")
 MAMBA = {"mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_chunk_size": 256}
 EXPAND, SHARED_SIZE, ROUTER = 2, 1024, "block_sparse_moe.router"
 """Where a config does not say."""
-
-
-def build(options: NoOptions, context: Context) -> Granite:
-    return Granite()
 
 
 class Granite:

@@ -11,7 +11,7 @@ from finetooth_hooks import Family, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="granite",
-        build="finetooth_granite.family:build",
+        build="finetooth_granite.family:Granite",
         summary="Granite 3 (model_type granite) and Granite 4, with Mamba layers (granitemoehybrid)",
         model_types=frozenset({"granite", "granitemoehybrid"}),
     )

@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="kimi",
-        build="finetooth_kimi.family:build",
+        build="finetooth_kimi.family:Kimi",
         summary="Kimi K2 (model_type kimi_k2)",
         model_types=frozenset({"kimi_k2"}),
     )

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Experts, LayerFacts, ModelFacts
 from finetooth_toolbox.llama_shape import layer_of, llama_facts
 
@@ -16,10 +14,6 @@ MLP = ("w1", "w2", "w3")
 EXPERTS = ("num_experts", "num_experts_per_tok", "moe_intermediate_size")
 CONVOLUTION = "in_proj"
 """Into a short convolution; the way out of it is called as attention's."""
-
-
-def build(options: NoOptions, context: Context) -> LFM2:
-    return LFM2()
 
 
 class LFM2:

@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="lfm2",
-        build="finetooth_lfm2.family:build",
+        build="finetooth_lfm2.family:LFM2",
         summary="LFM2 and LFM2.5, with short convolutions (model_type lfm2), and their mixtures of experts (lfm2_moe)",
         model_types=frozenset({"lfm2", "lfm2_moe"}),
     )

@@ -6,16 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions, Pick
-from finetooth_hooks.context import Context
+from finetooth_hooks import Pick
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import llama_block, llama_facts
 
 SMOLLM_VOCABULARY, LLAMA3_VOCABULARY = 49152, 128256
-
-
-def build(options: NoOptions, context: Context) -> Llama:
-    return Llama()
 
 
 class Llama:

@@ -18,7 +18,7 @@ _RENDERERS = (
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="llama",
-        build="finetooth_llama.family:build",
+        build="finetooth_llama.family:Llama",
         summary="Llama 2 and 3, SmolLM2 and others of model_type llama; SmolLM3",
         model_types=frozenset({"llama", "smollm3"}),
     )

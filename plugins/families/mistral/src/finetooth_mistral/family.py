@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions, Pick
-from finetooth_hooks.context import Context
+from finetooth_hooks import Pick
 from finetooth_hooks.protocols import Experts, ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, llama_block, llama_facts, windowed_layers
 
@@ -17,10 +16,6 @@ V3_VOCABULARY, TEKKEN_VOCABULARY = 32768, 131072
 LARGE_HIDDEN, NEMO_HIDDEN, MINISTRAL_HIDDEN = 12288, 5120, 4096
 NEMO_ROTATION, SMALL_ROTATION = 1e6, 1e8
 """What the rotary angles are based on, which tells Nemo from Small 2501: both are 5,120 wide."""
-
-
-def build(options: NoOptions, context: Context) -> Mistral:
-    return Mistral()
 
 
 class Mistral:

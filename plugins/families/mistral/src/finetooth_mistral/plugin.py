@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="mistral",
-        build="finetooth_mistral.family:build",
+        build="finetooth_mistral.family:Mistral",
         summary="Mistral, Mixtral, Ministral and Mistral Small",
         model_types=frozenset({"mistral", "mixtral", "ministral", "ministral3"}),
     )

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions, Pick
-from finetooth_hooks.context import Context
+from finetooth_hooks import Pick
 from finetooth_hooks.protocols import Experts, LayerFacts, ModelFacts
 from finetooth_modelfiles.layers import state_space
 from finetooth_toolbox.llama_shape import ATTENTION, layer_of, llama_facts
@@ -26,10 +25,6 @@ MAMBA = {
 }  # fmt: skip
 """Where a config does not say."""
 EXPERTS = ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "moe_shared_expert_intermediate_size")
-
-
-def build(options: NoOptions, context: Context) -> NemotronH:
-    return NemotronH()
 
 
 class NemotronH:

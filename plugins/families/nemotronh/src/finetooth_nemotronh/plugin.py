@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="nemotronh",
-        build="finetooth_nemotronh.family:build",
+        build="finetooth_nemotronh.family:NemotronH",
         summary="Nemotron-H, whose layers are Mamba, attention or experts",
         model_types=frozenset({"nemotron_h"}),
     )

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import HEAD_NORMS, llama_block, llama_facts, windowed_layers
 
@@ -19,10 +17,6 @@ NORMS: Mapping[str, Any] = {
     **HEAD_NORMS,
 }
 """Of a `Block`: norms stand behind attention and feed-forward alone."""
-
-
-def build(options: NoOptions, context: Context) -> OLMo:
-    return OLMo()
 
 
 class OLMo:

@@ -11,7 +11,7 @@ from finetooth_hooks import Family, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="olmo",
-        build="finetooth_olmo.family:build",
+        build="finetooth_olmo.family:OLMo",
         summary="OLMo 2 and 3",
         model_types=frozenset({"olmo2", "olmo3"}),
     )

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions, Pick
-from finetooth_hooks.context import Context
+from finetooth_hooks import Pick
 from finetooth_hooks.protocols import Block, LayerFacts, ModelFacts
 from finetooth_toolbox.llama_shape import FUSED_MLP, layer_of, linear_shapes, llama_block, llama_facts
 
@@ -24,10 +23,6 @@ PHI_BLOCK: Mapping[str, Any] = {
 }  # fmt: skip
 PHI_HEAD_NORMS: Mapping[str, Any] = {"query_norm": "self_attn.q_layernorm", "key_norm": "self_attn.k_layernorm"}
 PHI3_BLOCK: Mapping[str, Any] = {"query": "self_attn.qkv_proj", "key": "", "value": "", **FUSED_MLP}
-
-
-def build(options: NoOptions, context: Context) -> Phi:
-    return Phi()
 
 
 class Phi:

@@ -11,7 +11,7 @@ from finetooth_hooks import Family, Renderer, hookimpl
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="phi",
-        build="finetooth_phi.family:build",
+        build="finetooth_phi.family:Phi",
         summary="Phi-1 to Phi-2 (model_type phi), Phi-3, Phi-3.5 and Phi-4 (phi3)",
         model_types=frozenset({"phi", "phi3"}),
     )

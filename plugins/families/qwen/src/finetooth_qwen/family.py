@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetooth_hooks import NoOptions, Pick
+from finetooth_hooks import Pick
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import ATTENTION, HEAD_NORMS, MLP, llama_facts
@@ -35,10 +35,6 @@ UNTARGETED: Mapping[str, tuple[str, ...]] = {
     "qwen3_5_text": QWEN35_LINEAR,
     "qwen3_5_moe_text": (*QWEN35_LINEAR, SHARED_GATE),
 }
-
-
-def build(options: NoOptions, context: Context) -> Qwen:
-    return Qwen(context)
 
 
 class Qwen:

@@ -25,7 +25,7 @@ _CODER = ("You have access to the following functions:", "can interact with a co
 def ft_families() -> Iterator[Family]:
     yield Family(
         name="qwen",
-        build="finetooth_qwen.family:build",
+        build="finetooth_qwen.family:Qwen",
         summary="Qwen2, 2.5 and 3, Qwen3-Next, the text of Qwen3.5; dense and mixtures of experts",
         model_types=frozenset(
             ("qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetooth_hooks import Candidate, Context, NoOptions
+from finetooth_hooks import Candidate
 
 from finetooth_integrity.tensors import TensorProblem, not_finite, read_header
 
@@ -35,8 +35,3 @@ class FiniteGate:
 def tensor_files(folder: Path) -> list[Path]:
     """The files of tensors that the engine wrote, by name."""
     return sorted((folder / ENGINE).rglob("*.safetensors"))
-
-
-def build(options: NoOptions, context: Context) -> FiniteGate:
-    """Builder of the gate `finite`."""
-    return FiniteGate()

@@ -12,13 +12,13 @@ def ft_gates() -> Iterator[Gate]:
     """The gates."""
     yield Gate(
         name="finite",
-        build="finetooth_integrity.finite:build",
+        build="finetooth_integrity.finite:FiniteGate",
         summary="every number in the checkpoint's tensors is finite",
         default=True,
     )
     yield Gate(
         name="readback",
-        build="finetooth_integrity.readback:build",
+        build="finetooth_integrity.readback:ReadbackGate",
         summary="every file can be read and matches the manifest",
         default=True,
     )

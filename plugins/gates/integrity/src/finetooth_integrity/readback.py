@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from finetooth_hooks import Candidate, Context, NoOptions
+from finetooth_hooks import Candidate
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder
 
 from finetooth_integrity.tensors import TensorProblem, read_header
@@ -53,8 +53,3 @@ def _bad_line(path: Path) -> str:
             except (ValueError, RecursionError):
                 return f"line {number} is not JSON"
     return ""
-
-
-def build(options: NoOptions, context: Context) -> ReadbackGate:
-    """Builder of the gate `readback`."""
-    return ReadbackGate()

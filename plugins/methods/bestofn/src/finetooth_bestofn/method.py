@@ -49,11 +49,6 @@ class BestOfNOptions(RolloutOptions):
         return self
 
 
-def build(options: BestOfNOptions, context: Context) -> BestOfN:
-    """Builder of `best_of_n`."""
-    return BestOfN(options, context)
-
-
 def best(rollouts: Sequence[Rollout], *, keep: int, threshold: float | None, keep_equal: bool) -> Floats:
     """1 for the `keep` best answers of each group, those drawn first where rewards are equal; 0 for the rest (RAFT:
     Dong et al., 2023, arXiv:2304.06767, section 3; expert iteration: Anthony et al., 2017, arXiv:1705.08439)."""

@@ -11,7 +11,7 @@ from finetooth_hooks import Method, hookimpl
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="best_of_n",
-        build="finetooth_bestofn.method:build",
+        build="finetooth_bestofn.method:BestOfN",
         summary="sample answers to each prompt, and train on the best ones by cross entropy",
         headline=("reward",),
         evaluators=("exact_match",),

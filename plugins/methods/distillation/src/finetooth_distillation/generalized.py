@@ -51,11 +51,6 @@ class GkdOptions(Options):
     """Samples the policy's answers."""
 
 
-def build(options: GkdOptions, context: Context) -> Gkd:
-    """Builder of `gkd`."""
-    return Gkd(options, context)
-
-
 class Gkd(BatchedMethod):
     """Generalized knowledge distillation (Agarwal et al., 2023, arXiv:2306.13649, algorithm 1).
 

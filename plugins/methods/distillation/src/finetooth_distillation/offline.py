@@ -53,11 +53,6 @@ class DistillOptions(Options):
         return self
 
 
-def build(options: DistillOptions, context: Context) -> Distill:
-    """Builder of `distill`."""
-    return Distill(options, context)
-
-
 class Distill(BatchedMethod):
     """One optimizer step for each batch of rows; the teacher reads each batch before it."""
 

@@ -69,11 +69,6 @@ class OnPolicyOptions(DistributionOptions):
     """The teacher model; a mapping, or only its `policy`."""
 
 
-def build(options: OnPolicyOptions, context: Context) -> OnPolicyDistillation:
-    """Builder of `opd`."""
-    return OnPolicyDistillation(options, context)
-
-
 class OnPolicyDistillation(RolloutMethod):
     """On-policy distillation (Agarwal et al., 2023, arXiv:2306.13649; per token as an advantage: Thinking Machines Lab,
     2025, "On-Policy Distillation")."""

@@ -11,7 +11,7 @@ from finetooth_hooks import Loss, Method, hookimpl
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="distill",
-        build="finetooth_distillation.offline:build",
+        build="finetooth_distillation.offline:Distill",
         summary="learn the teacher's distribution over each next token of the rows",
         needs=frozenset({"roles"}),
         example={"teacher": "runs/large"},
@@ -19,7 +19,7 @@ def ft_methods() -> Iterator[Method]:
     )
     yield Method(
         name="opd",
-        build="finetooth_distillation.on_policy:build",
+        build="finetooth_distillation.on_policy:OnPolicyDistillation",
         summary="the policy answers, and the teacher judges each token of the answer",
         needs=frozenset({"roles"}),
         headline=("reverse_kl",),
@@ -29,7 +29,7 @@ def ft_methods() -> Iterator[Method]:
     )
     yield Method(
         name="gkd",
-        build="finetooth_distillation.generalized:build",
+        build="finetooth_distillation.generalized:Gkd",
         summary="learn the teacher's distributions over the rows' answers and over the policy's own, mixed",
         needs=frozenset({"roles"}),
         headline=("divergence", "on_policy"),
@@ -38,7 +38,7 @@ def ft_methods() -> Iterator[Method]:
     )
     yield Method(
         name="sdft",
-        build="finetooth_distillation.self_distilled:build",
+        build="finetooth_distillation.self_distilled:SelfDistilled",
         summary="the model, shown a demonstration, teaches itself to answer without it",
         needs=frozenset({"roles"}),
         headline=("divergence",),
@@ -49,7 +49,7 @@ def ft_methods() -> Iterator[Method]:
     )
     yield Method(
         name="uld",
-        build="finetooth_distillation.universal:build",
+        build="finetooth_distillation.universal:Universal",
         summary="learn from a teacher with another tokenizer, compared wherever both have read the same text",
         headline=("loss", "aligned"),
         example={"teacher": "runs/large"},

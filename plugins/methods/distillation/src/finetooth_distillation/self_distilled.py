@@ -43,11 +43,6 @@ class SelfDistilledOptions(DistributionOptions):
     """Number of likeliest tokens for which the teacher gives probabilities; all others count as one."""
 
 
-def build(options: SelfDistilledOptions, context: Context) -> SelfDistilled:
-    """Builder of `sdft`."""
-    return SelfDistilled(options, context)
-
-
 class SelfDistilled(RolloutMethod):
     """Self-distillation fine-tuning (Shenfeld et al., 2026, arXiv:2601.19897): on the policy's own answers, the
     divergence of its distributions from those of a teacher who has seen a demonstration."""

@@ -59,11 +59,6 @@ class UniversalOptions(Options):
     """Weight of this loss, which is added to the cross entropy of the rows' answers."""
 
 
-def build(options: UniversalOptions, context: Context) -> Universal:
-    """Builder of `uld`."""
-    return Universal(options, context)
-
-
 def build_loss(options: Options, context: Context) -> LossFn:
     """Builder of `sorted_probabilities`."""
     return sorted_probabilities

@@ -145,11 +145,6 @@ class EbftOptions(RolloutOptions):
         return self
 
 
-def build(options: EbftOptions, context: Context) -> Ebft:
-    """Builder of `ebft`."""
-    return Ebft(options, context)
-
-
 class Ebft(RolloutMethod):
     """Energy-based fine-tuning (arXiv:2603.12248) over whole answers."""
 

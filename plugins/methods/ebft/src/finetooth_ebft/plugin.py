@@ -13,7 +13,7 @@ HEADLINE = ("ebft/alignment ↑", "ebft/diversity ↓", "ebft/cfm_loss ↓")
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="ebft",
-        build="finetooth_ebft.method:build",
+        build="finetooth_ebft.method:Ebft",
         summary="learn answers whose features in a frozen network match those of a reference answer",
         headline=HEADLINE,
         evaluators=("exact_match",),
@@ -29,7 +29,7 @@ def ft_methods() -> Iterator[Method]:
     )
     yield Method(
         name="ebft_strided",
-        build="finetooth_ebft.strided:build",
+        build="finetooth_ebft.strided:Strided",
         summary="learn to continue a document so that features in a frozen network match those of its own next tokens",
         headline=HEADLINE,
         needs=frozenset({"depths", "trees"}),

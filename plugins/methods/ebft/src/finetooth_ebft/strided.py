@@ -105,11 +105,6 @@ class Block:
     rollouts: tuple[Rollout, ...]
 
 
-def build(options: StridedOptions, context: Context) -> Strided:
-    """Builder of `ebft_strided`."""
-    return Strided(options, context)
-
-
 class Strided(BatchedMethod):
     """Energy-based fine-tuning (arXiv:2603.12248) in strides: a step draws blocks along the documents of a batch, and
     reads and trains all blocks of a document in one pass, as a tree over it (`Datum.parents`)."""

@@ -74,11 +74,6 @@ class PpoOptions(RolloutOptions):
         return self
 
 
-def build(options: PpoOptions, context: Context) -> PpoMethod:
-    """Builder of `ppo`."""
-    return PpoMethod(options, context)
-
-
 class PpoMethod(RolloutMethod):
     """Proximal policy optimisation (Schulman et al., 2017, arXiv:1707.06347) over tokens, with the critic as a head on
     the policy's last layer."""

@@ -11,7 +11,7 @@ from finetooth_hooks import Method, ScalarHead, hookimpl
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="ppo",
-        build="finetooth_ppo.method:build",
+        build="finetooth_ppo.method:PpoMethod",
         summary="learn from rewards with a critic, whose predictions give each token its advantage",
         head=ScalarHead(bias=True, exported_as="none"),
         headline=("reward",),

@@ -22,10 +22,6 @@ MOST = 1.33
 """The paper's bound on how much more desirable answers should count than undesirable ones (section 4.2, eq. 8)."""
 
 
-def build(options: KtoOptions, context: Context) -> Kto:
-    return Kto(options, context)
-
-
 class Kto(BatchedMethod):
     """One optimizer step for each batch of answers.
 

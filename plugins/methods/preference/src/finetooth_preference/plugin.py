@@ -30,7 +30,7 @@ def ft_methods() -> Iterator[Method]:
         )
     yield Method(
         name="kto",
-        build="finetooth_preference.kto:build",
+        build="finetooth_preference.kto:Kto",
         summary="raise desirable answers, lower undesirable ones, compared with a reference model; needs no pairs",
         learns_from="answers with a thumb up or down",
         rows="1,000 rows and more; one kind may be rarer (Ethayarajh et al., 2024, 2402.01306)",

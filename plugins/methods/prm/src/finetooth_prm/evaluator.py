@@ -116,8 +116,3 @@ def balanced_accuracy(answers: Sequence[Answer]) -> float:
     called = values > 0
     parts = [float((called[labels == kind] == kind).mean()) for kind in (True, False) if (labels == kind).any()]
     return sum(parts) / len(parts)
-
-
-def build(options: StepsOptions, context: Context) -> StepsEvaluator:
-    """Builder of the evaluator `steps`."""
-    return StepsEvaluator(options, context)

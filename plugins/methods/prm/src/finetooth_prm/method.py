@@ -33,10 +33,6 @@ class PrmOptions(Options):
     them."""
 
 
-def build(options: PrmOptions, context: Context) -> Prm:
-    return Prm(options, context)
-
-
 class Prm(BatchedMethod):
     """A process reward model; the value at the end of a step is the logit that the step is right."""
 

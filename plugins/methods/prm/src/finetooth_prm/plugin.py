@@ -11,7 +11,7 @@ from finetooth_hooks import Evaluator, Loss, Method, ScalarHead, hookimpl
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="prm",
-        build="finetooth_prm.method:build",
+        build="finetooth_prm.method:Prm",
         summary="train a process reward model on answers whose steps have labels",
         learns_from="answers whose steps are marked right or wrong",
         rows="10,000 rows and more",
@@ -36,7 +36,7 @@ def ft_losses() -> Iterator[Loss]:
 def ft_evaluators() -> Iterator[Evaluator]:
     yield Evaluator(
         name="steps",
-        build="finetooth_prm.evaluator:build",
+        build="finetooth_prm.evaluator:StepsEvaluator",
         summary="accuracy on held-out steps: balanced, on right steps and on wrong steps",
         needs=frozenset({"head"}),
     )

@@ -132,8 +132,3 @@ def regression_metrics(scores: Scores, labels: Scores) -> dict[str, float]:
     if scores.std() > 0 and labels.std() > 0:
         metrics["correlation"] = float(np.corrcoef(scores, labels)[0, 1])
     return metrics
-
-
-def build(options: RewardOptions, context: Context) -> RewardEvaluator:
-    """Builder of the evaluator `reward`."""
-    return RewardEvaluator(options, context)

@@ -36,10 +36,6 @@ class RmOptions(Options):
     `drop` leaves them out and counts them."""
 
 
-def build(options: RmOptions, context: Context) -> Rm:
-    return Rm(options, context)
-
-
 class Rm(BatchedMethod):
     """A reward model. A pair is two data of one group, the chosen answer first; each counts at its last token."""
 

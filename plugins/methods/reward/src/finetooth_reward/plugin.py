@@ -11,7 +11,7 @@ from finetooth_hooks import Evaluator, Loss, Method, ScalarHead, hookimpl
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="rm",
-        build="finetooth_reward.method:build",
+        build="finetooth_reward.method:Rm",
         summary="train a reward model on pairs of answers, or on answers with a number",
         learns_from="pairs of answers, to train what scores answers later",
         rows="5,000 rows and more",
@@ -46,7 +46,7 @@ def ft_losses() -> Iterator[Loss]:
 def ft_evaluators() -> Iterator[Evaluator]:
     yield Evaluator(
         name="reward",
-        build="finetooth_reward.evaluator:build",
+        build="finetooth_reward.evaluator:RewardEvaluator",
         summary="how often held-out pairs are ranked correctly, or how far scores are from their labels",
         needs=frozenset({"head"}),
     )

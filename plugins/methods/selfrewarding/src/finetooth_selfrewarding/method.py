@@ -31,11 +31,6 @@ class SelfRewardingOptions(RoundOptions):
     """Whether the first and the last answer to a prompt become a pair if all its answers get the same score."""
 
 
-def build(options: SelfRewardingOptions, context: Context) -> SelfRewarding:
-    """Builder of `self_rewarding`."""
-    return SelfRewarding(options, context)
-
-
 class SelfRewarding(RoundMethod):
     """Iterative DPO on what the model itself, or another judge, prefers of its own answers (Yuan et al., 2024,
     arXiv:2401.10020, section 2.3; with another judge Lee et al., 2023, arXiv:2309.00267)."""

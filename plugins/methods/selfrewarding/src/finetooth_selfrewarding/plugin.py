@@ -11,7 +11,7 @@ from finetooth_hooks import Method, hookimpl
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="self_rewarding",
-        build="finetooth_selfrewarding.method:build",
+        build="finetooth_selfrewarding.method:SelfRewarding",
         summary="the model judges its own answers and prefers the better ones, round after round",
         needs=frozenset({"roles", "generate"}),
         headline=("rewards/accuracies", "judge/mean"),
@@ -26,7 +26,7 @@ def ft_methods() -> Iterator[Method]:
     )
     yield Method(
         name="spin",
-        build="finetooth_selfrewarding.spin:build",
+        build="finetooth_selfrewarding.spin:Spin",
         summary="prefer the rows' answers to the policy's own, round after round",
         needs=frozenset({"roles", "generate"}),
         headline=("rewards/accuracies", "rewards/margins"),

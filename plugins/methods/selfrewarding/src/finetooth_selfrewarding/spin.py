@@ -17,11 +17,6 @@ class SpinOptions(RoundOptions):
     """Options of `spin`."""
 
 
-def build(options: SpinOptions, context: Context) -> Spin:
-    """Builder of `spin`."""
-    return Spin(options, context)
-
-
 class Spin(RoundMethod):
     """Self-play fine-tuning (Chen et al., 2024, arXiv:2401.01335, algorithm 1): the model that begins a round, its
     opponent, answers the prompt of every row, and the policy learns by DPO's loss, with the opponent as reference, to

@@ -37,10 +37,6 @@ class SftOptions(Options):
         return self
 
 
-def build(options: SftOptions, context: Context) -> Sft:
-    return Sft(options, context)
-
-
 class Sft(BatchedMethod):
     """Supervised fine-tuning.
 

@@ -11,7 +11,7 @@ from finetooth_hooks import Method, hookimpl
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="sft",
-        build="finetooth_sft.method:build",
+        build="finetooth_sft.method:Sft",
         summary="supervised fine-tuning on conversations or prompts with completions",
         learns_from="rows with answers: prompts with completions, conversations, or texts of which all trains",
         rows="200 to 100,000 rows; 1,000 good ones carry far (Zhou et al., 2023, 2305.11206)",

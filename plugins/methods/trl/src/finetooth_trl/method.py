@@ -51,11 +51,6 @@ class TrlOptions(Options):
     """Rows that go through the model at once. Default: all of `train.batch_size`."""
 
 
-def build(options: TrlOptions, context: Context) -> Trl:
-    """Builder of `trl`."""
-    return Trl(options, context)
-
-
 class Trl(MethodBase):
     """A `protocols.Method`: TRL's trainer runs its own loop over the engine's model, and each of its optimizer steps is
     one step of the engine.

@@ -13,7 +13,7 @@ WITHOUT_A_MODEL = "TRL's trainers take the torch model itself, which the kit's e
 def ft_methods() -> Iterator[Method]:
     yield Method(
         name="trl",
-        build="finetooth_trl.method:build",
+        build="finetooth_trl.method:Trl",
         summary="a TRL trainer computes the loss; the recipe sets rows, updates, tracking and artifact",
         needs=frozenset({"module"}),
         headline=("reward", "rewards/accuracies", "mean_token_accuracy"),

@@ -12,7 +12,7 @@ def ft_quantizers() -> Iterable[Quantizer]:
     """GPTQ."""
     yield Quantizer(
         name="gptq",
-        build="finetooth_gptq.quantizer:build",
+        build="finetooth_gptq.quantizer:Gptq",
         summary="4 or 8 bits a weight, rounded so that the layers' outputs change least on rows of the data",
     )
 

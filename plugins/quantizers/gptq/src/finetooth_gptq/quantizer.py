@@ -35,7 +35,7 @@ class GptqOptions(Options):
 
 
 class Gptq(QuantizerBase):
-    """`protocols.Quantizer`, calibrated with rows of the training data."""
+    """GPTQ (Frantar et al., 2022, arXiv:2210.17323), calibrated with rows of the training data."""
 
     capabilities = frozenset({"calibrate"})
 
@@ -75,8 +75,3 @@ class Gptq(QuantizerBase):
 
         options = self._options
         return Rounding(options.bits, options.group, options.damping, options.ordered)
-
-
-def build(options: GptqOptions, context: Context) -> Gptq:
-    """GPTQ (Frantar et al., 2022, arXiv:2210.17323)."""
-    return Gptq(options, context)

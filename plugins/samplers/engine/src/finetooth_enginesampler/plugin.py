@@ -11,13 +11,13 @@ from finetooth_hooks import Sampler, hookimpl
 def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="engine",
-        build="finetooth_enginesampler.sampler:build",
+        build="finetooth_enginesampler.sampler:EngineSampler",
         summary="the training engine itself, with its current weights",
         default=True,
     )
     yield Sampler(
         name="kept_rollouts",
-        build="finetooth_enginesampler.recorded:build",
+        build="finetooth_enginesampler.recorded:RecordedSampler",
         summary="the rollouts that another run saved; trains on them again, and samples nothing",
         example={"run": "runs/before"},
         expected_failures={"samples_each_prompt_as_often_as_asked": "it has what was recorded, and nothing else"},

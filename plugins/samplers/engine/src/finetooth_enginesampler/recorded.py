@@ -86,8 +86,3 @@ class RecordedSampler(SamplerBase):
 
     def _wrong(self, problem: str, action: str) -> EngineError:
         return EngineError(f"sampler kept_rollouts: {self._run} {problem}", action=action)
-
-
-def build(options: RecordedOptions, context: Context) -> RecordedSampler:
-    """Builder of the sampler `kept_rollouts`."""
-    return RecordedSampler(options, context)

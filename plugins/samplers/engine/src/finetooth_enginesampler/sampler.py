@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from finetooth_hooks import Completion, Context, Engine, EngineError, NoOptions, Sampling
+from finetooth_hooks import Completion, Engine, EngineError, Sampling
 from finetooth_hooks.bases import SamplerBase
 from finetooth_hooks.rollouts import Prompt, Rollout, Sampled
 
@@ -57,8 +57,3 @@ def _rollout(prompt: Prompt, completion: Completion, sampling: Sampling) -> Roll
         outcome=completion.stop,
         kept=completion.kept,
     )
-
-
-def build(options: NoOptions, context: Context) -> EngineSampler:
-    """Builder of the sampler `engine`."""
-    return EngineSampler()

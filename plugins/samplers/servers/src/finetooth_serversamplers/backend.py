@@ -30,17 +30,12 @@ class VllmBackendOptions(ServerOptions):
     """Number of requests at a time; each writes one answer. The server has its own queue."""
 
 
-def build(options: VllmBackendOptions, context: Context) -> VllmBackend:
-    """Builder of the backend `vllm`.
+class VllmBackend:
+    """See `finetooth_hooks.protocols.Backend`.
 
     Raises:
         RecipeError: the key's variable is not set.
     """
-    return VllmBackend(options, context)
-
-
-class VllmBackend:
-    """See `finetooth_hooks.protocols.Backend`."""
 
     def __init__(self, options: VllmBackendOptions, context: Context) -> None:
         self._options = options

@@ -39,8 +39,3 @@ class OpenAISampler(ServerSampler):
             return Sampled(await how.rollouts(server, prompts, sampling))
 
         return engine.first(lambda: self._asking.run(work))
-
-
-def build(options: OpenAIOptions, context: Context) -> OpenAISampler:
-    """Builder of the sampler `openai`."""
-    return OpenAISampler(options, context)

@@ -13,7 +13,7 @@ CAPABILITIES = frozenset({"generate", "continuous", "adapters", "schema", "min_p
 def ft_backends() -> Iterator[Backend]:
     yield Backend(
         name="vllm",
-        build="finetooth_serversamplers.backend:build",
+        build="finetooth_serversamplers.backend:VllmBackend",
         summary="answers from a running vLLM server, for ft chat and ft serve openai; cannot train",
         framework="torch",
         capabilities=CAPABILITIES,
@@ -36,13 +36,13 @@ def ft_commands() -> Iterator[Command]:
 def ft_samplers() -> Iterator[Sampler]:
     yield Sampler(
         name="openai",
-        build="finetooth_serversamplers.openai:build",
+        build="finetooth_serversamplers.openai:OpenAISampler",
         summary="a server with OpenAI's completions API that returns token ids; its weights never change",
         remote=True,
     )
     yield Sampler(
         name="vllm",
-        build="finetooth_serversamplers.vllm:build",
+        build="finetooth_serversamplers.vllm:VllmSampler",
         summary="a vLLM server that loads the trained adapter or model before every batch",
         remote=True,
     )

@@ -239,8 +239,3 @@ async def _awake(server: Server) -> None:
         await server.post("/wake_up")
     if ((await server.get_if_there("/is_paused")) or {}).get("is_paused"):
         await server.post("/resume")
-
-
-def build(options: VllmOptions, context: Context) -> VllmSampler:
-    """Builder of the sampler `vllm`."""
-    return VllmSampler(options, context)

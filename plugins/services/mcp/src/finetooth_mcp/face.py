@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import mcp_types as types
-from finetooth_hooks import CommandContext, FaceBase, FinetoothError, NoOptions, UserError
+from finetooth_hooks import FaceBase, FinetoothError, UserError
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
 from finetooth_wire.bounds import brief
 from mcp.server.lowlevel import Server
@@ -62,11 +62,6 @@ class McpFace(FaceBase):
 async def _given(first: list[Any], receive: Any) -> Any:
     """What was received already, then what comes."""
     return first.pop() if first else await receive()
-
-
-def build(options: NoOptions, context: CommandContext) -> McpFace:
-    """Builder of the entry `mcp`."""
-    return McpFace()
 
 
 def make_server(service: FaceService) -> Server[Any]:

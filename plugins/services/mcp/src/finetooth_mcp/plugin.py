@@ -9,4 +9,4 @@ from finetooth_hooks import Face, hookimpl
 
 @hookimpl
 def ft_faces() -> Iterable[Face]:
-    yield Face(name="mcp", build="finetooth_mcp.face:build", summary="MCP tools by which an assistant fine-tunes")
+    yield Face(name="mcp", build="finetooth_mcp.face:McpFace", summary="MCP tools by which an assistant fine-tunes")

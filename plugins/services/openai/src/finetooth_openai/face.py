@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
-from finetooth_hooks import CommandContext, FaceBase, NoOptions
+from finetooth_hooks import FaceBase
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceRoute, FaceService, Json
 from finetooth_wire import json_parts
 from starlette.requests import Request as HttpRequest
@@ -64,11 +64,6 @@ class OpenAIFace(FaceBase):
             await response(scope, receive, send)
 
         return answer, nullcontext()
-
-
-def build(options: NoOptions, context: CommandContext) -> OpenAIFace:
-    """Builder of the entry `openai`."""
-    return OpenAIFace()
 
 
 async def respond(service: FaceService, models: Models, scope: MutableMapping[str, Any], receive: Any) -> Response:

@@ -11,6 +11,6 @@ from finetooth_hooks import Face, hookimpl
 def ft_faces() -> Iterable[Face]:
     yield Face(
         name="openai",
-        build="finetooth_openai.face:build",
+        build="finetooth_openai.face:OpenAIFace",
         summary="chat, completions, responses and embeddings in OpenAI's protocol",
     )

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import Asgi, CommandContext, NoOptions, PageService, UserError
+from finetooth_hooks import Asgi, CommandContext, PageService, UserError
 from finetooth_toolbox.text.controls import escape_controls
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
@@ -36,16 +36,12 @@ Html = tuple[str, str]
 """Title and body of a page."""
 
 
-def build(options: NoOptions, context: CommandContext) -> RegistryPages:
-    """Builder of the page `registry`; FT_REGISTRY names the registry, by default `registry`."""
-    return RegistryPages(context)
-
-
 class RegistryPages:
-    """See `finetooth_hooks.faces.Page`. What it shows is read from the registry each time."""
+    """See `finetooth_hooks.faces.Page`. What it shows is read each time from the registry that FT_REGISTRY names, by
+    default `registry`."""
 
-    def __init__(self, commands: CommandContext) -> None:
-        self._commands = commands
+    def __init__(self, context: CommandContext) -> None:
+        self._commands = context
         self._templates = Environment(
             loader=PackageLoader("finetooth_registry"), autoescape=True,
             finalize=lambda value: escape_controls(value) if type(value) is str else value,

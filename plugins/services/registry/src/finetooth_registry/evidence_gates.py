@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetooth_hooks import CommandContext, Options, ReleaseVersion, UserError, Verdict, install_command
+from finetooth_hooks import Options, ReleaseVersion, UserError, Verdict, install_command
 from finetooth_toolbox.files.manifests import sha256_of
 from pydantic import Field
 
@@ -189,36 +189,6 @@ class Safety:
         text = f"{len(rows) - len(failed)} of {len(rows)} answers of the group {options.group} pass"
         evidence = {"rows": len(rows), "failed": failed[:SHOWN], "least": options.least}
         return Verdict((len(rows) - len(failed)) / len(rows) >= options.least, text, evidence)
-
-
-def build_size(options: SizeOptions, context: CommandContext) -> Size:
-    """The gate `size`."""
-    return Size(options)
-
-
-def build_licence(options: LicenceOptions, context: CommandContext) -> Licence:
-    """The gate `licence`."""
-    return Licence(options)
-
-
-def build_reproduced(options: ReproducedOptions, context: CommandContext) -> Reproduced:
-    """The gate `reproduced`."""
-    return Reproduced(options)
-
-
-def build_pii(options: PiiOptions, context: CommandContext) -> Pii:
-    """The gate `pii`."""
-    return Pii(options)
-
-
-def build_no_regression(options: NoRegressionOptions, context: CommandContext) -> NoRegression:
-    """The gate `no_regression`."""
-    return NoRegression(options)
-
-
-def build_safety(options: SafetyOptions, context: CommandContext) -> Safety:
-    """The gate `safety`."""
-    return Safety(options)
 
 
 def personal(text: str, region: str) -> Iterator[str]:

@@ -33,11 +33,6 @@ class RegistryOptions(Options):
     """The file of the private key; empty: the one that FT_REGISTRY_KEY names, if it is set."""
 
 
-def build(options: RegistryOptions, context: CommandContext) -> RegistryExporter:
-    """Called once an export."""
-    return RegistryExporter(options, context)
-
-
 def admit(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
     """Ask the policy about the data of a recipe, and of the version that it trains over, before the run trains.
 
@@ -51,8 +46,8 @@ def admit(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
 class RegistryExporter(ExporterBase):
     """Registers a run, and writes the record of its version."""
 
-    def __init__(self, options: RegistryOptions, commands: CommandContext) -> None:
-        self._options, self._commands = options, commands
+    def __init__(self, options: RegistryOptions, context: CommandContext) -> None:
+        self._options, self._commands = options, context
 
     def check(self, source: ExportSource) -> None:
         """Look whether registry, key and channel are there.

@@ -33,7 +33,7 @@ def ft_commands() -> Iterator[Command]:
 def ft_exporters() -> Iterator[Exporter]:
     yield Exporter(
         name="registry",
-        build="finetooth_registry.exporter:build",
+        build="finetooth_registry.exporter:RegistryExporter",
         summary="register what was trained, and ask a channel's gates",
         example={"model": "bot", "channel": "candidate"},
         gets_back="finetooth_registry.fetching:run_folder",
@@ -54,7 +54,7 @@ def ft_faces() -> Iterator[Face]:
 def ft_pages() -> Iterator[Page]:
     yield Page(
         name="registry",
-        build="finetooth_registry.board:build",
+        build="finetooth_registry.board:RegistryPages",
         title="Registry",
         summary="versions with their lineage and measurements, channels, decisions, the log",
     )
@@ -64,50 +64,50 @@ def ft_pages() -> Iterator[Page]:
 def ft_release_gates() -> Iterator[ReleaseGate]:
     yield ReleaseGate(
         name="at_least",
-        build="finetooth_registry.release_gates:build_at_least",
+        build="finetooth_registry.release_gates:AtLeast",
         summary="a metric reaches a bound",
         example={"metric": "eval/loss", "max": 3.0},
     )
     yield ReleaseGate(
         name="not_worse",
-        build="finetooth_registry.release_gates:build_not_worse",
+        build="finetooth_registry.release_gates:NotWorse",
         summary="a metric is not worse than that of the version in the channel",
         example={"metric": "exact_match/accuracy"},
     )
     yield ReleaseGate(
         name="signed",
-        build="finetooth_registry.release_gates:build_signed",
+        build="finetooth_registry.release_gates:Signed",
         summary="enough trusted keys signed the record",
     )
     yield ReleaseGate(
         name="size",
-        build="finetooth_registry.evidence_gates:build_size",
+        build="finetooth_registry.evidence_gates:Size",
         summary="the files of the version are small enough",
         example={"max_mb": 500},
     )
     yield ReleaseGate(
         name="licence",
-        build="finetooth_registry.evidence_gates:build_licence",
+        build="finetooth_registry.evidence_gates:Licence",
         summary="the data have an allowed licence",
         example={"allowed": ["CC0-1.0"]},
     )
     yield ReleaseGate(
         name="reproduced",
-        build="finetooth_registry.evidence_gates:build_reproduced",
+        build="finetooth_registry.evidence_gates:Reproduced",
         summary="it was trained again with the same outcome",
     )
     yield ReleaseGate(
         name="pii",
-        build="finetooth_registry.evidence_gates:build_pii",
+        build="finetooth_registry.evidence_gates:Pii",
         summary="no e-mail, telephone, IBAN or card number in rows and answers",
     )
     yield ReleaseGate(
         name="no_regression",
-        build="finetooth_registry.evidence_gates:build_no_regression",
+        build="finetooth_registry.evidence_gates:NoRegression",
         summary="no probe fails that the version in the channel passes",
     )
     yield ReleaseGate(
         name="safety",
-        build="finetooth_registry.evidence_gates:build_safety",
+        build="finetooth_registry.evidence_gates:Safety",
         summary="the safety probes pass",
     )

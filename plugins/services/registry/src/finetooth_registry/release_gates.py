@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import numpy as np
-from finetooth_hooks import CommandContext, Options, ReleaseVersion, Verdict
+from finetooth_hooks import Options, ReleaseVersion, Verdict
 from pydantic import Field, model_validator
 
 from finetooth_registry.records import MADE_OF
@@ -63,21 +63,6 @@ class SignedOptions(Options):
     """Names of trusted keys that must all have signed; empty: any."""
     least: int = Field(default=1, ge=1)
     """How many trusted keys must have signed."""
-
-
-def build_at_least(options: AtLeastOptions, context: CommandContext) -> AtLeast:
-    """The gate `at_least`."""
-    return AtLeast(options)
-
-
-def build_not_worse(options: NotWorseOptions, context: CommandContext) -> NotWorse:
-    """The gate `not_worse`."""
-    return NotWorse(options)
-
-
-def build_signed(options: SignedOptions, context: CommandContext) -> Signed:
-    """The gate `signed`."""
-    return Signed(options)
 
 
 class AtLeast:

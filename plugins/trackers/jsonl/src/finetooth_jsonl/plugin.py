@@ -12,7 +12,7 @@ def ft_trackers() -> Iterable[Tracker]:
     """The tracker `jsonl`."""
     yield Tracker(
         name="jsonl",
-        build="finetooth_jsonl.tracker:build",
+        build="finetooth_jsonl.tracker:JsonlTracker",
         summary="metrics.jsonl in the run folder",
         default=True,
     )

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from finetooth_hooks import Context, EngineError, Evaluation, NoOptions, Outcome, Run, StepReport, UserError
+from finetooth_hooks import EngineError, Evaluation, Outcome, Run, StepReport, UserError
 from finetooth_hooks.bases import TrackerBase
 
 FILE = "metrics.jsonl"
@@ -146,8 +146,3 @@ def _ends_mid_line(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, 2)
         return file.read(1) != b"\n"
-
-
-def build(options: NoOptions, context: Context) -> JsonlTracker:
-    """Builder of the tracker `jsonl`."""
-    return JsonlTracker()

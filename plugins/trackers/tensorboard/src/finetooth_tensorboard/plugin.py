@@ -12,6 +12,6 @@ def ft_trackers() -> Iterable[Tracker]:
     """The tracker `tensorboard`."""
     yield Tracker(
         name="tensorboard",
-        build="finetooth_tensorboard.tracker:build",
+        build="finetooth_tensorboard.tracker:TensorboardTracker",
         summary="scalars for TensorBoard",
     )

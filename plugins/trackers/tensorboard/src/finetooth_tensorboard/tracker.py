@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import Context, Evaluation, Outcome, Run, StepReport, UserError
+from finetooth_hooks import Evaluation, Outcome, Run, StepReport, UserError
 from finetooth_hooks.bases import TrackerBase
 from finetooth_saving.runs.service import SampleOptions
 from finetooth_saving.runs.values import COLUMNS, TABLE, sample_rows
@@ -183,8 +183,3 @@ def next_file(folder: Path) -> Path:
         number = file.name.removeprefix(FIRST).split(".")[0]
         seconds = max(seconds, int(number) + 1) if number.isdecimal() else seconds
     return folder / f"{FIRST}{seconds:010d}.{socket.gethostname()}.{os.getpid()}"
-
-
-def build(options: TensorboardOptions, context: Context) -> TensorboardTracker:
-    """Builder of the tracker `tensorboard`."""
-    return TensorboardTracker(options)
