@@ -10,7 +10,6 @@ from finetooth_hooks import (
     Limit,
     Method,
     MethodBase,
-    NoOptions,
     Prepared,
     Rendering,
     StepReport,
@@ -20,7 +19,7 @@ from finetooth_hooks import (
 
 @hookimpl
 def ft_methods():
-    yield Method(name="easy_first", build=f"{__name__}:build", summary="fine-tuning, easy rows first")
+    yield Method(name="easy_first", build=f"{__name__}:EasyFirst", summary="fine-tuning, easy rows first")
 
 
 def rendering(options, context: Context):
@@ -32,13 +31,9 @@ def rendering(options, context: Context):
     return render
 
 
-def build(options: NoOptions, context: Context):
-    return EasyFirst(context, context.loss("cross_entropy"))
-
-
 class EasyFirst(MethodBase):
-    def __init__(self, context, loss):
-        self.context, self.loss = context, loss
+    def __init__(self, context):
+        self.context, self.loss = context, context.loss("cross_entropy")
         self.done, self.order = 0, []
 
     def prepare(self):

@@ -181,9 +181,9 @@ def builder_lines(cls: type[Entry]) -> list[str]:
     module = protocols.__name__ if gathered else built.__module__
     context = "CommandContext" if cls.kind in ("face", "exporter", "release_gate", "page") else "Context"
     lines.append(
-        f"`build(options: MyOptions, context: {context}) -> {built.__name__}`, where `MyOptions` is a subclass of"
-        f" {link('Options')} and the {link(context)} reaches the rest of the run. `{built.__name__}` is the protocol"
-        f" `{module}.{built.__name__}`:"
+        "`build` names a class or a function. It gets those that it has parameters for: `options: MyOptions`, a"
+        f" subclass of {link('Options')}, and `context: {context}`, where the {link(context)} reaches the rest of the"
+        f" run. It makes a `{built.__name__}`, the protocol `{module}.{built.__name__}`:"
     )
     return [*lines, described.doc.text, *attribute_lines(described), *method_lines(described)]
 

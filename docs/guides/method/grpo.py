@@ -101,15 +101,11 @@ def _text(task: Task) -> str:
     return _messages(task)[-1].content
 
 
-def build(options: GrpoOptions, context: Context) -> Grpo:
-    return Grpo(options, context)
-
-
 @hookimpl
 def ft_methods() -> Iterable[Method]:
     yield Method(
         name="group_advantage",
-        build=f"{__name__}:build",
+        build=f"{__name__}:Grpo",
         summary="answers to a prompt beside each other",
         needs=frozenset({"generate"}),
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from finetooth_hooks import Options, Quantizer, QuantizerBase, hookimpl
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Stored
 
 
@@ -51,8 +50,7 @@ def _classes() -> Any:
     return Int8Linear
 
 
-def build(options: Int8Options, context: Context) -> Int8:
-    del context
+def build(options: Int8Options) -> Int8:
     return Int8(tuple(options.skip))
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions, Strategy, hookimpl
+from finetooth_hooks import Context, Strategy, hookimpl
 from finetooth_hooks.protocols import Collective, Engine, Rank
-from finetooth_hooks.protocols import Strategy as Built
 
 
 @hookimpl
 def ft_strategies() -> Iterator[Strategy]:
-    yield Strategy(name="counted", build=f"{__name__}:build", summary="counts what ddp sends")
-
-
-def build(options: NoOptions, context: Context) -> Built:
-    """Called once in every rank."""
-    return Counted(context.build("strategy", "ddp"))
+    yield Strategy(name="counted", build=f"{__name__}:Counted", summary="counts what ddp sends")
 
 
 class Counting:
@@ -46,10 +40,10 @@ class Counting:
 
 
 class Counted:
-    """The strategy: rank 0 says at the end what a rank sent."""
+    """The strategy, made once in every rank: rank 0 says at the end what a rank sent."""
 
-    def __init__(self, inner: Built) -> None:
-        self.inner = inner
+    def __init__(self, context: Context) -> None:
+        self.inner = context.build("strategy", "ddp")
 
     def open(self, rank: Rank, device: str) -> Collective:
         self.line = Counting(self.inner.open(rank, device))

@@ -7,17 +7,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import Asgi, CommandContext, NoOptions, Page, PageService, hookimpl
+from finetooth_hooks import Asgi, Page, PageService, hookimpl
 
 
 @hookimpl
 def ft_pages() -> Iterator[Page]:
-    yield Page(name="shelf", build=f"{__name__}:build", title="Recipes", summary="recipes of the board's folder")
-
-
-def build(options: NoOptions, context: CommandContext) -> Shelf:
-    """Called when somebody first asks for the page."""
-    return Shelf()
+    yield Page(name="shelf", build=f"{__name__}:Shelf", title="Recipes", summary="recipes of the board's folder")
 
 
 class Shelf:

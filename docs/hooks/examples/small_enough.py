@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from finetooth_hooks import CommandContext, Options, ReleaseGate, ReleaseVersion, Verdict, hookimpl
+from finetooth_hooks import Options, ReleaseGate, ReleaseVersion, Verdict, hookimpl
 
 
 @hookimpl
 def ft_release_gates() -> Iterator[ReleaseGate]:
-    yield ReleaseGate(name="small_enough", build=f"{__name__}:build", summary="files have not grown")
+    yield ReleaseGate(name="small_enough", build=f"{__name__}:SmallEnough", summary="files have not grown")
 
 
 class SmallEnoughOptions(Options):
@@ -19,21 +19,17 @@ class SmallEnoughOptions(Options):
     """How much larger than its predecessor a version may be, as a share."""
 
 
-def build(options: SmallEnoughOptions, context: CommandContext) -> SmallEnough:
-    """Called for each decision, with the options of the registry's policy."""
-    return SmallEnough(options.growth)
-
-
 def size(version: ReleaseVersion) -> int:
     """Bytes of all files."""
     return sum(file.stat().st_size for file in version.folder.rglob("*") if file.is_file())
 
 
 class SmallEnough:
-    """Compares sizes; the first version of a channel passes."""
+    """Compares sizes; the first version of a channel passes. Made for each decision, with the options of the
+    registry's policy."""
 
-    def __init__(self, growth: float) -> None:
-        self.growth = growth
+    def __init__(self, options: SmallEnoughOptions) -> None:
+        self.growth = options.growth
 
     def judge(self, candidate: ReleaseVersion, predecessor: ReleaseVersion | None) -> Verdict:
         new = size(candidate)

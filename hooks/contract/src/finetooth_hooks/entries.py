@@ -1,8 +1,9 @@
 """Entries: what a plugin says it offers, as frozen dataclasses.
 
-An entry is cheap: each start makes it, so it names its builder as text (`"package.module:function"`), which is imported
-only when a recipe picks the entry. A builder is `build(options: SomeOptions, context: Context) -> ...`: the type of its
-`options` validates that part of the recipe, and it builds the protocol of that name in `finetooth_hooks.protocols`.
+An entry is cheap: each start makes it, so it names its builder as text (`"package.module:Class"`), which is imported
+only when a recipe picks the entry. A builder is a class, or a function `build(options: SomeOptions, context: Context)`;
+it gets those of the two that it has parameters for. The type of its `options` validates that part of the recipe, and it
+makes the protocol of that name in `finetooth_hooks.protocols`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Entry:
 
     Attributes:
         name: how a recipe picks it; lower case letters, digits, `_` and `-`.
-        build: reference to the builder, `"package.module:function"`; imported only when picked.
+        build: reference to the builder, `"package.module:Class"` or a function; imported only when picked.
         summary: one line for `ft plugins list`.
         default: taken when the recipe leaves the choice open; one entry a kind and framework should say so, but of
             trackers, evaluators and gates all that do are taken.

@@ -61,7 +61,7 @@ def ft_loaders() -> Iterable[Loader]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_loaders():
-            yield Loader(name="gguf", build="acme.loader:build", claims=lambda ref: Claim(2, "a .gguf file") if
+            yield Loader(name="gguf", build="acme.loader:Gguf", claims=lambda ref: Claim(2, "a .gguf file") if
             ref.endswith(".gguf") else None)
     """
 
@@ -73,7 +73,7 @@ def ft_sources() -> Iterable[Source]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_sources():
-            yield Source(name="tickets", build="acme.tickets:build", summary="rows of the ticket database")
+            yield Source(name="tickets", build="acme.tickets:Tickets", summary="rows of the ticket database")
     """
 
 
@@ -84,7 +84,7 @@ def ft_formats() -> Iterable[Format]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_formats():
-            yield Format(name="tickets", build="acme.tickets:build_format", rank=50)
+            yield Format(name="tickets", build="acme.tickets:TicketFormat", rank=50)
     """
 
 
@@ -95,7 +95,7 @@ def ft_renderers() -> Iterable[Renderer]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_renderers():
-            yield Renderer(name="chatml", build="acme.chatml:build")
+            yield Renderer(name="chatml", build="acme.chatml:ChatML")
     """
 
 
@@ -107,7 +107,7 @@ def ft_processors() -> Iterable[Processor]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_processors():
-            yield Processor(name="acme", build="acme.processor:build")
+            yield Processor(name="acme", build="acme.processor:Images")
     """
 
 
@@ -118,7 +118,7 @@ def ft_families() -> Iterable[Family]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_families():
-            yield Family(name="acme", build="acme.family:build", model_types=frozenset({"acme"}))
+            yield Family(name="acme", build="acme.family:Acme", model_types=frozenset({"acme"}))
     """
 
 
@@ -129,7 +129,7 @@ def ft_methods() -> Iterable[Method]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_methods():
-            yield Method(name="sft", build="acme.sft:build", summary="supervised fine-tuning", default=True)
+            yield Method(name="sft", build="acme.sft:Sft", summary="supervised fine-tuning", default=True)
     """
 
 
@@ -151,7 +151,7 @@ def ft_rewards() -> Iterable[Reward]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_rewards():
-            yield Reward(name="politeness", build="acme.rewards:build", summary="share of polite words")
+            yield Reward(name="politeness", build="acme.rewards:Politeness", summary="share of polite words")
     """
 
 
@@ -162,7 +162,7 @@ def ft_samplers() -> Iterable[Sampler]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_samplers():
-            yield Sampler(name="acme", build="acme.sampler:build", summary="a server of Acme's")
+            yield Sampler(name="acme", build="acme.sampler:AcmeSampler", summary="a server of Acme's")
     """
 
 
@@ -173,7 +173,7 @@ def ft_environments() -> Iterable[Environment]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_environments():
-            yield Environment(name="acme", build="acme.environment:build", summary="a game of Acme's")
+            yield Environment(name="acme", build="acme.environment:Game", summary="a game of Acme's")
     """
 
 
@@ -184,7 +184,7 @@ def ft_adapters() -> Iterable[Adapter]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_adapters():
-            yield Adapter(name="lora", build="acme.lora:build", can_disable=True, default=True)
+            yield Adapter(name="lora", build="acme.lora:Lora", can_disable=True, default=True)
     """
 
 
@@ -195,7 +195,7 @@ def ft_quantizers() -> Iterable[Quantizer]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_quantizers():
-            yield Quantizer(name="int8", build="acme.int8:build", summary="8 bits a weight, a scale a row")
+            yield Quantizer(name="int8", build="acme.int8:Int8", summary="8 bits a weight, a scale a row")
     """
 
 
@@ -206,7 +206,7 @@ def ft_optimizers() -> Iterable[Optimizer]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_optimizers():
-            yield Optimizer(name="adamw", build="acme.adamw:build", default=True)
+            yield Optimizer(name="adamw", build="acme.adamw:AdamW", default=True)
     """
 
 
@@ -217,7 +217,7 @@ def ft_schedules() -> Iterable[Schedule]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_schedules():
-            yield Schedule(name="constant", build="acme.schedules:build_constant", default=True)
+            yield Schedule(name="constant", build="acme.schedules:Constant", default=True)
     """
 
 
@@ -228,7 +228,7 @@ def ft_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_backends():
-            yield Backend(name="numpy", build="acme.engine:build", framework="numpy",
+            yield Backend(name="numpy", build="acme.engine:NumpyBackend", framework="numpy",
             capabilities=frozenset({"handles"}))
     """
 
@@ -240,7 +240,7 @@ def ft_hardware() -> Iterable[Hardware]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_hardware():
-            yield Hardware(name="cpu", build="acme.cpu:build", rank=0)
+            yield Hardware(name="cpu", build="acme.cpu:Cpu", rank=0)
     """
 
 
@@ -251,7 +251,7 @@ def ft_strategies() -> Iterable[Strategy]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_strategies():
-            yield Strategy(name="counted", build="acme.counted:build", summary="counts what ddp sends")
+            yield Strategy(name="counted", build="acme.counted:Counted", summary="counts what ddp sends")
     """
 
 
@@ -262,7 +262,7 @@ def ft_launchers() -> Iterable[Launcher]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_launchers():
-            yield Launcher(name="cluster", build="acme.cluster:build", here=lambda: "ACME_RANK" in os.environ)
+            yield Launcher(name="cluster", build="acme.cluster:Cluster", here=lambda: "ACME_RANK" in os.environ)
     """
 
 
@@ -296,7 +296,7 @@ def ft_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_trackers():
-            yield Tracker(name="csv", build="acme.csv:build", summary="metrics.csv in the run folder")
+            yield Tracker(name="csv", build="acme.csv:CsvTracker", summary="metrics.csv in the run folder")
     """
 
 
@@ -307,7 +307,7 @@ def ft_evaluators() -> Iterable[Evaluator]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_evaluators():
-            yield Evaluator(name="loss", build="acme.loss:build", default=True)
+            yield Evaluator(name="loss", build="acme.loss:LossEvaluator", default=True)
     """
 
 
@@ -318,7 +318,7 @@ def ft_exporters() -> Iterable[Exporter]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_exporters():
-            yield Exporter(name="acme", build="acme.exporter:build", summary="what Acme's server loads")
+            yield Exporter(name="acme", build="acme.exporter:AcmeExporter", summary="what Acme's server loads")
     """
 
 
@@ -329,7 +329,7 @@ def ft_stores() -> Iterable[Store]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_stores():
-            yield Store(name="tape", build="acme.tape:build", tier="remote", summary="checkpoints on tape")
+            yield Store(name="tape", build="acme.tape:Tape", tier="remote", summary="checkpoints on tape")
     """
 
 
@@ -340,7 +340,7 @@ def ft_gates() -> Iterable[Gate]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_gates():
-            yield Gate(name="polite", build="acme.gates:build", summary="the model still says please")
+            yield Gate(name="polite", build="acme.gates:Polite", summary="the model still says please")
     """
 
 
@@ -351,7 +351,7 @@ def ft_faces() -> Iterable[Face]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_faces():
-            yield Face(name="acme", build="acme.face:build", summary="for clients that speak Acme's protocol")
+            yield Face(name="acme", build="acme.face:AcmeFace", summary="for clients that speak Acme's protocol")
     """
 
 
@@ -362,7 +362,7 @@ def ft_release_gates() -> Iterable[ReleaseGate]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_release_gates():
-            yield ReleaseGate(name="polite", build="acme.release:build", summary="answers say please as before")
+            yield ReleaseGate(name="polite", build="acme.release:Polite", summary="answers say please as before")
     """
 
 
@@ -373,7 +373,7 @@ def ft_pages() -> Iterable[Page]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def ft_pages():
-            yield Page(name="costs", build="acme.costs:build", title="Costs", summary="what the runs have cost")
+            yield Page(name="costs", build="acme.costs:Costs", title="Costs", summary="what the runs have cost")
     """
 
 
