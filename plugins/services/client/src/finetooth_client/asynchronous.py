@@ -1,4 +1,4 @@
-"""The client for asyncio. Calls of a session may overlap: they are done in the order in which they were begun."""
+"""The client for asyncio. Calls of a session may overlap; the server executes them in the order in which they began."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ U = TypeVar("U")
 
 
 async def _hold(http: httpx.AsyncClient, dialogue: Dialogue[T]) -> T:
-    """Do what a dialogue asks for, until it ends."""
+    """Execute the steps of a dialogue until it ends."""
     came: Answer | Exception | None = None
     while True:
         try:
@@ -63,7 +63,7 @@ def _awaits(
 def _opens(
     dialogue: Callable[Concatenate[Any, P], Dialogue[T]], made: Callable[[AsyncClient, T], U]
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, U]]:
-    """A method that returns what is `made` of the dialogue's end."""
+    """A method that returns `made` of the dialogue's result."""
 
     async def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> U:
         return made(self, await _hold(self._http, dialogue(self._calls, *args, **kwargs)))
@@ -73,7 +73,7 @@ def _opens(
 
 
 class _Calling:
-    """Something at the server that takes calls."""
+    """A model or sampler at the server that takes calls."""
 
     _calls: CallDialogues
 
@@ -88,8 +88,8 @@ class _Calling:
 
 
 class AsyncSession(_Calling):
-    """A model that the server trains: the eight primitives, with the words of `finetooth_hooks.engine.Engine`. Losses
-    are named, not passed.
+    """A model that the server trains: the eight primitives of `finetooth_hooks.engine.Engine`. Losses are named, not
+    passed.
 
     Attributes:
         id: for `Client.attach`.
@@ -134,10 +134,10 @@ class AsyncClient:
 
     Args:
         url: of the server, `http://127.0.0.1:8420`.
-        key: an API key; not needed where the server runs without keys.
-        patience: seconds for which a request is tried again while the server cannot be reached.
-        verify: False, or the path of a certificate, for a server with one of its own.
-        fingerprint: SHA-256 of the server's certificate, as `ft serve` prints it; no other one is then trusted.
+        key: an API key; not needed if the server runs without keys.
+        patience: seconds for which a request is repeated if the server cannot be reached.
+        verify: False, or the path of a self-signed certificate.
+        fingerprint: SHA-256 of the server's certificate, as `ft serve` prints it; then only this one is trusted.
 
     Example:
         >>> client = finetooth.AsyncClient("http://127.0.0.1:8420")  # doctest: +SKIP

@@ -1,7 +1,7 @@
-"""What the client says to a server, once for the sync and the async client, without a connection of its own.
+"""The protocol of the client, shared by the sync and the async client, without connections.
 
-A dialogue is a generator: it yields what to do next, a `Request` or a `Pause`, and is sent the result. The
-two clients differ only in who waits while it is done (`synchronous`, `asynchronous`).
+A dialogue is a generator: it yields what to do next, a `Request` or a `Pause`, and is sent the result. The two clients
+differ only in how they wait (`synchronous`, `asynchronous`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Request:
-    """To be sent. The result is an `Answer`, or the exception of a connection that failed."""
+    """A request to send. Its result is an `Answer`, or the exception of a failed connection."""
 
     method: str
     path: str
@@ -40,7 +40,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Pause:
-    """To be waited for; it has no result."""
+    """A pause, without a result."""
 
     seconds: float
 
@@ -58,7 +58,7 @@ class Answer:
 
 
 LONGEST = 5.0
-"""Seconds between two attempts, at most."""
+"""Most seconds between two attempts."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Patience:
         self.reset()
 
     def reset(self) -> None:
-        """The server was heard."""
+        """Note that the server answered."""
         self._end, self._pause = time.monotonic() + self._seconds, 0.1
 
     def pause(self, error: Exception | None) -> float:
@@ -92,11 +92,11 @@ class Patience:
 
 
 class ServerDialogues:
-    """Requests to a server as a whole.
+    """Requests to a server, outside sessions.
 
     Args:
         url: of the server.
-        patience: seconds for which a request is tried again while the server cannot be reached.
+        patience: seconds for which a request is repeated if the server cannot be reached.
     """
 
     def __init__(self, url: str, patience: float) -> None:
@@ -121,12 +121,12 @@ class ServerDialogues:
             base: name of a base model that the server offers.
             strategy: over several devices, such as `{"name": "ddp", "devices": 2}`; a server that trains each model on
                 one refuses it.
-            checkpoint: begin with this one, and with the recipe that it was made with.
+            checkpoint: begin with it and its recipe.
             restore_optimizer: with a checkpoint, take its optimizer's state too; else `optimizer`, `schedule` and
                 `train` may be others.
 
         Raises:
-            ServerError: the server does not take it.
+            ServerError: the server refuses it.
             CallFailed: the model cannot be built.
         """
         sections = {
@@ -182,14 +182,14 @@ class ServerDialogues:
         yield from self.request("DELETE", f"/v1/checkpoints/{id}")
 
     def cancel(self, call: str) -> Dialogue[str]:
-        """Cancel a call that is not finished: one that waits fails when its turn comes, one that is executed stops
-        before its next micro-batch or token, and its model is as it was before.
+        """Cancel an unfinished call: a waiting one fails when its turn comes, a running one stops before its next
+        micro-batch or token, and its model is unchanged.
 
         Args:
             call: its id, such as a stream's `call`.
 
         Returns:
-            the state of the call: `failed`, `done` where it was finished before, or `queued` while it waits.
+            the state of the call: `failed`, `done` if it had finished, or `queued` while it waits.
         """
         return str((yield from self.request("DELETE", f"/v1/calls/{call}"))["state"])
 
@@ -201,10 +201,10 @@ class ServerDialogues:
     def request(
         self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None
     ) -> Dialogue[Any]:
-        """The JSON of an answer; asked for again while the server cannot be reached or is busy.
+        """The JSON of an answer; the request is repeated while the server cannot be reached or is busy.
 
         Raises:
-            ServerError: it was refused, or patience is over.
+            ServerError: the server refused it, or patience is over.
         """
         patience = Patience(self.url, self.patience)
         while True:
@@ -227,11 +227,11 @@ class ServerDialogues:
 
 
 class CallDialogues:
-    """Calls in a row, each with a number, so that one that is sent twice is done once.
+    """Numbered calls, so that the server executes a repeated one once.
 
     Args:
-        path: of what they are sent to.
-        first: number of the next one.
+        path: of their receiver.
+        first: number of the next call.
     """
 
     def __init__(self, server: ServerDialogues, path: str, first: int) -> None:
@@ -239,7 +239,7 @@ class CallDialogues:
         self._lock = threading.Lock()
 
     def call(self, sent: m.Sent) -> Dialogue[Any]:
-        """What a call returns."""
+        """The result of a call."""
         taken = yield from self.submit(sent, m.WAIT)
         return m.read_call((yield from self._server.finished(taken)), sent)
 
@@ -253,13 +253,13 @@ class CallDialogues:
             return (yield from self._server.request("POST", f"{self._path}/{sent.name}", sent.body, query))
         except m.ServerError:
             with self._lock:
-                if self._next == seq + 1:  # it was not taken, and nothing came after it
+                if self._next == seq + 1:  # it was not accepted, and no later call was
                     self._next = seq
             raise
 
 
 class SessionDialogues(CallDialogues):
-    """A model that the server trains: the eight primitives, with the words of `finetooth_hooks.engine.Engine`."""
+    """A model that the server trains: the eight primitives of `finetooth_hooks.engine.Engine`."""
 
     def __init__(self, server: ServerDialogues, id: str, first: int) -> None:
         super().__init__(server, f"/v1/sessions/{id}", first)
@@ -280,7 +280,7 @@ class SessionDialogues(CallDialogues):
 
         Args:
             keep: keep a handle for `backward`.
-            positions: for each datum, where `logits` and `hidden` are returned; default is everywhere.
+            positions: for each example, where `logits` and `hidden` are returned; default: everywhere.
         """
         return self.call(m.forward(data, loss, role, returns, normalizer, keep, positions))
 
@@ -291,7 +291,7 @@ class SessionDialogues(CallDialogues):
         *,
         normalizer: Normalizer | None = None,
     ) -> Dialogue[Backward]:
-        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per datum."""
+        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per example."""
         return self.call(m.backward(handle, grads, normalizer))
 
     def forward_backward(
@@ -311,7 +311,7 @@ class SessionDialogues(CallDialogues):
         return self.call(m.zero_grad())
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Dialogue[Generated]:
-        """Sample from the weights as they are now."""
+        """Sample from the current weights."""
         return self.call(m.generate(prompts, sampling))
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> Dialogue[list[NDArray[np.float32]]]:
@@ -325,7 +325,7 @@ class SessionDialogues(CallDialogues):
         return self.call(m.save(name, kind, overwrite, ttl))
 
     def load(self, checkpoint: str, *, optimizer: bool = True) -> Dialogue[None]:
-        """Take a checkpoint's state, or its weights alone."""
+        """Load a checkpoint's state, or only its weights."""
         return self.call(m.load(checkpoint, optimizer))
 
     def close(self) -> Dialogue[None]:
@@ -352,10 +352,10 @@ class SamplerDialogues(CallDialogues):
 
 
 def describe(method: Callable[..., Any], dialogue: Callable[..., Any], returns: str = "") -> None:
-    """Give a client's method the name, the docstring and the signature of its dialogue, as `help` shows them.
+    """Give a client's method the name, docstring and signature of its dialogue, for `help`.
 
     Args:
-        returns: name of what the method returns; default: what the dialogue comes to.
+        returns: name of the method's return type; default: the dialogue's.
     """
     result = str(dialogue.__annotations__["return"]).removeprefix("Dialogue[").removesuffix("]")
     signature = inspect.signature(dialogue).replace(return_annotation=returns or result)

@@ -1,4 +1,4 @@
-"""What is sent for each primitive, and how its answer is read: shared by the sync and the async client."""
+"""The messages of each primitive, shared by the sync and the async client."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Normalizer = str | Mapping[str, float]
 """Totals of the whole step by name, or `sum`."""
 
 WAIT = 30.0
-"""Seconds that one request waits for a result before it asks again."""
+"""Seconds for which one request waits for a result."""
 
 RETRIED = (429, 502, 503, 504)
-"""Statuses after which a request is sent again."""
+"""HTTP statuses after which a request is repeated."""
 
 
 class ServerError(FinetoothError):
-    """The server did not take a request, or could not be reached for longer than the client's patience.
+    """The server refused a request, or could not be reached for longer than the client's patience.
 
     Attributes:
         status: HTTP's; 0 without an answer.
@@ -38,7 +38,7 @@ class ServerError(FinetoothError):
 
 
 class CallFailed(EngineError):
-    """A call was taken and failed; the session stays usable.
+    """An accepted call failed; the session stays usable.
 
     Attributes:
         category: `user` or `server`: whose mistake it was.
@@ -73,7 +73,7 @@ class Session:
     """Facts of a session on the server.
 
     Attributes:
-        recipe: what its model was made with.
+        recipe: of its model.
         next_seq: number of the next call.
     """
 
@@ -94,7 +94,7 @@ class Sent:
     Attributes:
         name: the last part of its route.
         body: its arguments.
-        read: from the result's JSON to what the method returns.
+        read: from the result's JSON to the method's result.
     """
 
     name: str
@@ -163,7 +163,7 @@ def save(name: str, kind: str, overwrite: bool, ttl: float | None) -> Sent:
 
 
 def load(checkpoint: str, optimizer: bool) -> Sent:
-    """Take a checkpoint's state."""
+    """Load a checkpoint's state."""
     return Sent("load", {"checkpoint": checkpoint, "optimizer": optimizer})
 
 
@@ -189,7 +189,7 @@ def read_call(answer: Any, sent: Sent) -> Any:
 
 
 def read_refusal(status: int, text: str) -> ServerError:
-    """The error for an answer that is none."""
+    """The error for an invalid answer."""
     return ServerError(f"the server answered {status}: {text[:500]}", status=status)
 
 

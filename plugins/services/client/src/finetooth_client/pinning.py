@@ -1,6 +1,6 @@
-"""TLS with a server that is known by the fingerprint of its certificate, and by nothing else.
+"""TLS with a server that is known only by the fingerprint of its certificate.
 
-The certificate is compared when the handshake is over and before anything is sent, so a key never reaches another
+The client compares the certificate after the handshake and before it sends anything, so a key never reaches another
 server.
 """
 
@@ -14,7 +14,7 @@ from finetooth_hooks import UserError
 
 
 def trust(verify: bool | str, fingerprint: str | None) -> bool | ssl.SSLContext:
-    """What the HTTP client takes as `verify`.
+    """The HTTP client's argument `verify`.
 
     Args:
         verify: False, or the path of a certificate.
@@ -35,7 +35,7 @@ def trust(verify: bool | str, fingerprint: str | None) -> bool | ssl.SSLContext:
 
 
 def untrusted(error: BaseException | None) -> bool:
-    """The server's certificate is why a request failed; it will not be better a second later."""
+    """Whether a request failed because of the server's certificate; repeating it is useless."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True

@@ -1,4 +1,4 @@
-"""Tokens as the server writes them: what is read of a stream, for both clients."""
+"""Reads streams of tokens, for both clients."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from finetooth_client.dialogues import Patience
 
 @dataclass(frozen=True)
 class Piece:
-    """What was added to one completion.
+    """New tokens of one completion.
 
     Attributes:
         completion: counted over the whole call, prompt by prompt, sample by sample.
         index: place of the first token in the completion.
         tokens: ids.
         logprobs: of each, under the unscaled model.
-        text: what they add to the text. It may run into a stop string; the completion's own text ends before.
+        text: of these tokens. It may include a part of a stop string; the completion's text ends before.
     """
 
     completion: int
@@ -37,7 +37,7 @@ class Piece:
 
 
 class _Reader:
-    """Lines of server-sent events to pieces; a stream that is read again begins where the last one broke off."""
+    """Read pieces from lines of server-sent events; a repeated stream continues after the last piece."""
 
     def __init__(self) -> None:
         self.call: Any = None  # the finished one
@@ -45,7 +45,7 @@ class _Reader:
         self._event = ""
 
     def line(self, line: str) -> Piece | None:
-        """What a line adds."""
+        """The new tokens in a line."""
         name, _, value = line.partition(": ")
         if name == "event":
             self._event = value
@@ -60,7 +60,7 @@ class _Reader:
         if new >= len(content["tokens"]):
             return None
         self._seen[number] = index + len(content["tokens"])
-        # where only a part is new its text is not known; the completion has it whole
+        # the text of a partly new piece is unknown; the completion has all of it
         text = content["text"] if new == 0 else ""
         return Piece(number, index + new, tuple(content["tokens"][new:]), tuple(content["logprobs"][new:]), text)
 
@@ -80,8 +80,8 @@ class _Reader:
 
 
 class TokenStream:
-    """Iterate over it once, to the end; then `completions` are there. A connection that breaks is made again, and no
-    token is told twice."""
+    """Iterate over it once, to the end; then read `completions`. A broken connection is renewed, and no token comes
+    twice."""
 
     def __init__(self, http: httpx.Client, url: str, patience: float, submit: Callable[[], Any]) -> None:
         self._http, self._reader, self._patience = http, _Reader(), Patience(url, patience)
@@ -100,7 +100,7 @@ class TokenStream:
                             yield piece
             except (httpx.TransportError, _Again) as error:
                 time.sleep(self._patience.pause(error.said if isinstance(error, _Again) else error))
-        self._reader.completions()  # a call that failed says so
+        self._reader.completions()  # raises if the call failed
 
     @property
     def completions(self) -> Sequence[Completion]:
@@ -144,7 +144,7 @@ class AsyncTokenStream:
 
 
 class _Again(Exception):
-    """A refusal after which the stream is requested again."""
+    """Whether the stream may be requested again after this error."""
 
     def __init__(self, refusal: m.ServerError) -> None:
         super().__init__(str(refusal))

@@ -29,7 +29,7 @@ U = TypeVar("U")
 
 
 def _hold(http: httpx.Client, dialogue: Dialogue[T]) -> T:
-    """Do what a dialogue asks for, until it ends."""
+    """Execute the steps of a dialogue until it ends."""
     came: Answer | Exception | None = None
     while True:
         try:
@@ -61,7 +61,7 @@ def _waits(dialogue: Callable[Concatenate[Any, P], Dialogue[T]]) -> Callable[Con
 def _opens(
     dialogue: Callable[Concatenate[Any, P], Dialogue[T]], made: Callable[[Client, T], U]
 ) -> Callable[Concatenate[Any, P], U]:
-    """A method that returns what is `made` of the dialogue's end."""
+    """A method that returns `made` of the dialogue's result."""
 
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> U:
         return made(self, _hold(self._http, dialogue(self._calls, *args, **kwargs)))
@@ -71,7 +71,7 @@ def _opens(
 
 
 class _Calling:
-    """Something at the server that takes calls."""
+    """A model or sampler at the server that takes calls."""
 
     _calls: CallDialogues
 
@@ -86,8 +86,8 @@ class _Calling:
 
 
 class RemoteSession(_Calling):
-    """A model that the server trains: the eight primitives, with the words of `finetooth_hooks.engine.Engine`. Losses
-    are named, not passed.
+    """A model that the server trains: the eight primitives of `finetooth_hooks.engine.Engine`. Losses are named, not
+    passed.
 
     Attributes:
         id: for `Client.attach`.
@@ -132,10 +132,10 @@ class Client:
 
     Args:
         url: of the server, `http://127.0.0.1:8420`.
-        key: an API key; not needed where the server runs without keys.
-        patience: seconds for which a request is tried again while the server cannot be reached.
-        verify: False, or the path of a certificate, for a server with one of its own.
-        fingerprint: SHA-256 of the server's certificate, as `ft serve` prints it; no other one is then trusted.
+        key: an API key; not needed if the server runs without keys.
+        patience: seconds for which a request is repeated if the server cannot be reached.
+        verify: False, or the path of a self-signed certificate.
+        fingerprint: SHA-256 of the server's certificate, as `ft serve` prints it; then only this one is trusted.
 
     Example:
         >>> client = finetooth.Client("http://127.0.0.1:8420")  # doctest: +SKIP

@@ -1,1 +1,1 @@
-"""Tools by which an assistant fine-tunes: a face of a finetooth server."""
+"""Tools for assistants that fine-tune: a face of a finetooth server."""

@@ -26,25 +26,25 @@ LOGGER = logging.getLogger("finetooth.mcp")
 PATH = "/mcp"
 
 VALUES = 2**17
-"""In a request over HTTP, about: the protocol's library reads it in one go, and everybody waits for that."""
+"""Most bytes of a request over HTTP: the protocol's library reads it at once, and all other requests wait for that."""
 
 KEY = "FT_API_KEY"
-"""Variable with the caller's API key, for a client on standard input where the server has keys."""
+"""Variable with the caller's API key, for a client on standard input of a server with keys."""
 
 
 class McpFace(FaceBase):
-    """See `finetooth_hooks.faces.Face`. Requests over HTTP stand alone: no session of the transport outlives one, so a
-    server that restarts loses none, and each is asked for its key."""
+    """See `finetooth_hooks.faces.Face`. Each request over HTTP has its own session of the transport, so a restart loses
+    none, and each needs its key."""
 
     capabilities = frozenset({"stdio"})
     path = PATH
 
     def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
-        """Streamable HTTP. Bounds on bodies, keys, and who may call by which name are the server's to check."""
+        """Streamable HTTP. The server checks the size of bodies, keys and access."""
         manager = StreamableHTTPSessionManager(make_server(service), json_response=True, stateless=True)
 
         async def handle(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-            message = await receive()  # the whole body, as the server gives it
+            message = await receive()  # the server passes the whole body
             if message.get("body", b"").count(b",") >= VALUES:
                 raise UserError(f"a request of more than {VALUES} values", action="send fewer rows at once")
             first: list[Any] = [message]
@@ -60,7 +60,7 @@ class McpFace(FaceBase):
 
 
 async def _given(first: list[Any], receive: Any) -> Any:
-    """What was received already, then what comes."""
+    """First the received message, then the next ones."""
     return first.pop() if first else await receive()
 
 
@@ -86,7 +86,7 @@ def make_server(service: FaceService) -> Server[Any]:
 def described(tool: Tool) -> types.Tool:
     """A tool as clients see it."""
     schema = tool.takes.model_json_schema()
-    schema.pop("description", None)  # written for readers of the code
+    schema.pop("description", None)  # not for clients
     return types.Tool(
         name=tool.name,
         description=tool.about,
@@ -121,7 +121,7 @@ async def call_tool_result(desk: Desk, name: str, arguments: Mapping[str, Any]) 
 
 
 def record(service: FaceService, caller: FaceCaller, name: str, arguments: Mapping[str, Any], outcome: str) -> None:
-    """A line in the audit record."""
+    """Write a line into the audit record."""
     service.record(f"mcp {name}", caller, model=str(arguments.get("session") or ""), outcome=outcome)
 
 
@@ -132,7 +132,7 @@ def error_result(message: str) -> types.CallToolResult:
 
 
 def one_line(error: ValidationError) -> str:
-    """The first thing that is wrong with the arguments."""
+    """The first problem with the arguments."""
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
     allowed = "" if problem["type"] != "extra_forbidden" else "; the tool takes no such argument"

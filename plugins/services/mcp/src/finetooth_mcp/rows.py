@@ -1,4 +1,4 @@
-"""Rows and prompts of an assistant, in the words of the model that reads them."""
+"""Tokenises rows and prompts of an assistant for a model."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Reader:
     """Reads rows for one base model.
 
     Attributes:
-        context: of its recipe: tokenizer and renderer.
-        longest: tokens of the longest row; None for no bound.
-        opening: what prompts begin with that bring no system message.
+        context: with its tokenizer and renderer.
+        longest: tokens of the longest row; None: no limit.
+        opening: messages in front of prompts without a system message.
     """
 
     context: Context
@@ -48,7 +48,7 @@ class Reader:
         """Tokens and weights of a row.
 
         Raises:
-            DataError: it has no form, or two; it is too long, or nothing of it trains.
+            DataError: it has none of the forms, or two; it is too long, or none of its tokens trains.
         """
         forms = [name for name in ("messages", "prompt", "tokens") if getattr(row, name) is not None]
         if len(forms) != 1:
@@ -84,7 +84,7 @@ class Reader:
         return render_completion(PromptCompletion(row.prompt, row.completion), self.context.tokenizer)
 
     def data(self, rows: Sequence[Row]) -> list[Datum]:
-        """Data of rows, one for each."""
+        """An example per row."""
         built = []
         for n, (row, rendered) in enumerate(zip(rows, self.all_rendered(rows), strict=True)):
             where = f"rows[{n}]"
@@ -106,7 +106,7 @@ class Reader:
         """Token ids of a prompt.
 
         Raises:
-            DataError: it has no form, or two, or no tokens.
+            DataError: it has none of the forms, or two, or no tokens.
         """
         forms = [name for name in ("messages", "text", "tokens") if getattr(prompt, name) is not None]
         if len(forms) != 1:
@@ -131,7 +131,7 @@ class Reader:
 
 
 class Readers:
-    """A reader for each session's model, made when it is first needed. Contexts are kept by base model."""
+    """A reader for each session's model, made at its first use. Contexts are kept by base model."""
 
     def __init__(self, service: FaceService) -> None:
         self._service = service
@@ -145,7 +145,7 @@ class Readers:
         with self._lock:
             if base not in self._contexts:
                 context = self._service.context.context(self._service.served[base])
-                _ = context.tokenizer, context.renderer  # read here, so that two calls do not read it at once
+                _ = context.tokenizer, context.renderer  # inside the lock, so that two calls do not read it at once
                 self._contexts[base] = context
                 self._openings[base] = opening_of(context.model.reference)
         longest = (session["recipe"].get("train") or {}).get("max_length")
@@ -157,14 +157,14 @@ def _contents(messages: Sequence[Any] | None) -> list[str]:
 
 
 def _check_length(texts: Sequence[Sequence[str]], positions: int | None, where: str) -> None:
-    """Before a tokenizer reads them.
+    """Check the sizes of texts before a tokenizer reads them.
 
     Args:
         texts: of each row.
         positions: tokens that a row may have.
 
     Raises:
-        DataError: those of a row have surely more, or all of them are more than is read at once.
+        DataError: a row's texts surely have more, or all texts exceed the limit.
     """
     for n, of_row in enumerate(texts):
         if most := too_long(of_row, positions):

@@ -1,8 +1,8 @@
 """Tools for runs of recipes: those of the folder in which the server was started, for callers with the scope `admin`
 and for the process that started it.
 
-A run goes by its name under `runs/`, a recipe by the name of its file in the same folder; paths are refused, so nothing
-else of the server's disk can be reached.
+A run is given by its name under `runs/`, a recipe by its file's name in the same folder; paths are refused, so no other
+file of the server can be reached.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from finetooth_saving.runs.recorded import Recorded, is_run, plain_name, read_ru
 
 RUNS = Path("runs")
 OVERRIDE = re.compile(r"(train|optimizer|schedule|adapter|evaluate)\.\w+=[\w.+-]+")
-"""Numbers and words of the training; nothing that names a file or a plugin."""
+"""Fields of the training; none names a file or a plugin."""
 CURVE = 50
-"""Points of a curve that are told, at equal distances."""
+"""Most points of a curve in an answer, evenly spaced."""
 Json = dict[str, Any]
 
 
@@ -31,10 +31,10 @@ def check_scope(caller: FaceCaller, *, started: bool) -> None:
     """Checks that the caller may see runs.
 
     Args:
-        started: the caller is the process that started the server, which could run `ft` as well.
+        started: the caller is the process that started the server, which can also run `ft`.
 
     Raises:
-        UserError: runs are not the caller's to see.
+        UserError: the caller may not see runs.
     """
     if not started and not caller.may("admin"):
         raise UserError(
@@ -44,12 +44,12 @@ def check_scope(caller: FaceCaller, *, started: bool) -> None:
 
 
 def all_runs() -> Json:
-    """The runs, the one that began last at the end."""
+    """The runs, the latest last."""
     return {"runs": [_short(read_run(folder)) for folder in runs_below(RUNS)]}
 
 
 def one_run(name: str) -> Json:
-    """What a run's folder says of it, with its curves."""
+    """The facts of a run from its folder, with its curves."""
     folder = folder_of(name)
     if not is_run(folder):
         status = "starting" if log_of(folder).exists() else "failed"
@@ -60,14 +60,14 @@ def one_run(name: str) -> Json:
 
 
 def diagnosis(name: str) -> Json:
-    """What its reports show to be wrong, each with what to do; the end of its output."""
+    """The problems in its reports, each with an action; and the end of its output."""
     folder = folder_of(name)
     problems = advice(read_run(folder)) if is_run(folder) else []
     return {"run": name, "wrong": problems, "output": output_of(folder)}
 
 
 def start(context: CommandContext, recipe: str, name: str, overrides: list[str]) -> Json:
-    """Begin a run of a recipe's file, in a process of its own.
+    """Begin a run of a recipe's file, in a separate process.
 
     Raises:
         UserError: the file does not exist, the name is taken, or an override is malformed.
@@ -84,17 +84,17 @@ def start(context: CommandContext, recipe: str, name: str, overrides: list[str])
 
 
 def stop(context: CommandContext, name: str) -> Json:
-    """Ask a run to end, as Ctrl-C does: the last whole step is saved.
+    """Ask a run to end, like Ctrl-C: it saves the last whole step.
 
     Raises:
-        UserError: it is not under way.
+        UserError: it is not running.
     """
     context.stop(str(folder_of(name)))
     return {"run": name, "status": "stopping", "next": "show_run with this name"}
 
 
 async def apart(function: Any, *arguments: Any) -> Json:
-    """In a thread: disks are slow."""
+    """Run it in a thread, since disks are slow."""
     processes.reap()
     reply: Json = await asyncio.to_thread(function, *arguments)
     return reply

@@ -1,4 +1,4 @@
-"""The tools: what each is called, what it does, and what an assistant reads about it, which is its docstring."""
+"""The tools. Their docstrings are the descriptions that an assistant reads."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ session are done in the order in which they were made."""
 
 @dataclass(frozen=True)
 class Desk:
-    """What tools work with.
+    """The context of a tool's call.
 
     Attributes:
-        caller: who makes this call.
-        started: it is the process that started the server, over standard input.
+        caller: of this call.
+        started: whether it is the process that started the server, over standard input.
     """
 
     service: FaceService
@@ -60,7 +60,7 @@ class Desk:
         return await asyncio.to_thread(self.readers.of, opened)
 
     async def finished(self, call: str, summary: Callable[[Any], Json]) -> Json:
-        """The result of a call; its id while it is not done.
+        """The result of a call; its id while it is unfinished.
 
         Raises:
             UserError: it failed.
@@ -79,7 +79,7 @@ class Desk:
 
 
 def call_summary(call: Mapping[str, Any]) -> Json:
-    """A finished call, in short: numbers as lists, nothing that only a program would read."""
+    """A finished call, in short: numbers as lists, without fields for programs only."""
     result = call["result"]
     match call["operation"]:
         case "create":
@@ -119,7 +119,7 @@ def _evaluation_json(result: Mapping[str, Any]) -> Json:
 
 
 def _numbers(encoded: Any) -> list[float]:
-    """Nine digits give a float32 back to the bit."""
+    """Nine digits restore a float32 exactly."""
     values = wire.decode_array(encoded, "logprobs")
     return [float(f"{value:.9g}") for value in np.ravel(values).tolist()]
 
@@ -330,9 +330,9 @@ class Tool:
     """A tool.
 
     Attributes:
-        run: does it; its docstring says what it does, returns, and which tool comes next.
+        run: the function; its docstring says what it does, returns, and which tool comes next.
         reads: it changes nothing.
-        destroys: what it removes or replaces does not come back.
+        destroys: it removes or replaces things for good.
     """
 
     run: Callable[[Desk, Any], Awaitable[Json]]
@@ -347,7 +347,7 @@ class Tool:
 
     @property
     def about(self) -> str:
-        """What an assistant reads about it, in one line."""
+        """Its description for an assistant, in one line."""
         return " ".join((self.run.__doc__ or "").split())
 
 

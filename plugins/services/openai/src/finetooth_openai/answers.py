@@ -1,4 +1,4 @@
-"""From completions to what OpenAI's protocol says of them."""
+"""Converts completions to answers of OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetooth_wire import wire
 from finetooth_openai.messages import calls_json
 
 UNFINISHED = "\ufffd"
-"""What decoders write for bytes that are not a whole letter."""
+"""What decoders write for an incomplete character."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Scored:
 
     @staticmethod
     def of(completion: Mapping[str, Any]) -> Scored | None:
-        """Those that came with a completion; None if none were asked for."""
+        """The likeliest tokens of a completion; None if not requested."""
         if "top_tokens" not in completion:
             return None
         ids, scores = (wire.decode_array(completion[name], name).tolist() for name in ("top_tokens", "top_logprobs"))
@@ -40,16 +40,16 @@ def before_stop(text: str, stops: Sequence[str]) -> str:
 
 
 class ChatAnswer:
-    """What the tokens of an answer say, as far as they go.
+    """The parsed tokens of an answer, possibly unfinished.
 
     Args:
-        must_call: it is a call of a tool and nothing else, as `requests.call_schema` has it.
+        must_call: it is only a call of a tool, in the schema of `requests.call_schema`.
 
     Attributes:
         content: up to the first string that ends it.
-        reasoning: what was thought aloud before.
+        reasoning: the thinking before it.
         calls: of tools.
-        shown: tokens of it but the one that ends it.
+        shown: its tokens without the one that ends it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ChatAnswer:
 
 
 def _call_in(text: str) -> Mapping[str, Any] | None:
-    """The call that a text is; None if the text was cut before its end."""
+    """The call in a text; None if the text was cut before its end."""
     try:
         return {"function": received(text)}
     except ValueError:
@@ -89,7 +89,7 @@ def _call_in(text: str) -> Mapping[str, Any] | None:
 def chat_logprobs(
     tokenizer: Tokenizer, tokens: Sequence[int], logprobs: Sequence[float], top: Scored | None = None
 ) -> dict[str, Any]:
-    """Log-probabilities in the shape of chat: one for each token, of what the model itself gives it."""
+    """Log-probabilities in chat's format: one per token, from the unscaled model."""
     content = []
     for n, (token, logprob) in enumerate(zip(tokens, logprobs, strict=True)):
         likeliest = [] if top is None else zip(top.tokens[n], top.logprobs[n], strict=True)
@@ -110,7 +110,7 @@ def text_logprobs(
     *,
     begin: int = 0,
 ) -> dict[str, Any]:
-    """Log-probabilities in the older shape.
+    """Log-probabilities in the older format.
 
     Args:
         begin: characters of the text before the first of these tokens.
@@ -130,7 +130,7 @@ def text_logprobs(
 
 
 def spelled(tokenizer: Tokenizer, token: int) -> str:
-    """A token's text, special ones spelled."""
+    """A token's text, with special tokens spelled out."""
     return tokenizer.decode([int(token)], skip_special=False)
 
 
@@ -144,7 +144,7 @@ def _token(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
 
 
 def shown_of_text(tokenizer: Tokenizer, completion: Mapping[str, Any], stops: Sequence[str]) -> int:
-    """Tokens of a completion but the one that ends it; those of a string that ends it count."""
+    """A completion's tokens without the stop token; tokens of a stop string count."""
     tokens = completion["tokens"]
     if completion["stop"] != "stop" or any(stop in tokenizer.decode(list(tokens)) for stop in stops):
         return len(tokens)
@@ -152,14 +152,14 @@ def shown_of_text(tokenizer: Tokenizer, completion: Mapping[str, Any], stops: Se
 
 
 def usage(prompts: Sequence[Sequence[int]], results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """Tokens that were read and written; the ones that end completions count."""
+    """Counts of prompt and completion tokens, with the stop tokens."""
     read = sum(map(len, prompts))
     written = sum(len(completion["tokens"]) for result in results for completion in result["completions"])
     return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def envelope(kind: str, id_: str, model: str) -> dict[str, Any]:
-    """What every answer and every chunk begins with.
+    """The common fields of every answer and chunk.
 
     Args:
         kind: OpenAI's `object`.

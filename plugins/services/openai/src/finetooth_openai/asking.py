@@ -1,4 +1,4 @@
-"""From a request to calls of the service, and their ends."""
+"""Makes calls of the service from a request, and waits for them."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from finetooth_openai.served import Model, Models
 from finetooth_openai.thoughts import thinks
 
 HOLD = 2.0
-"""Seconds after which it is looked whether the client is still there."""
+"""Seconds between two checks that the client is still connected."""
 
 AT_ONCE = 16
-"""Calls that are written down until that is looked for again."""
+"""Calls between two such checks."""
 
 COMPLETIONS = 2048
-"""Prompts of a request, and completions of all of them."""
+"""Most prompts of a request, and most completions of all of them."""
 
 Left = Callable[[], Awaitable[bool]]
-"""Says whether the client went away."""
+"""Tells whether the client has disconnected."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class PendingRequest(Generic[Body]):
     """A request that is being computed.
 
     Attributes:
-        body: as it came.
+        body: as received.
         prompts: token ids of each.
         sampler: of the model's weights.
-        sampling: of all of them.
-        calls: id of the call of each prompt; those of `begun` alone are there.
+        sampling: settings for all prompts.
+        calls: id of the call of each prompt; only those of `begun` exist.
     """
 
     service: FaceService
@@ -64,11 +64,11 @@ class PendingRequest(Generic[Body]):
     calls: tuple[str, ...] = ()
 
     async def begun(self, left: Left) -> PendingRequest[Body] | None:
-        """The same with its calls written down, a few at a time; None, and none of them left, where the client went
-        away.
+        """The request with its calls submitted, a few at a time; None, with all of them cancelled, if the client
+        disconnected.
 
         Raises:
-            FinetoothError: the service refuses one.
+            FinetoothError: the service refuses a call.
         """
         started = self
         for at in range(0, len(self.prompts), AT_ONCE):
@@ -84,7 +84,7 @@ class PendingRequest(Generic[Body]):
         return started
 
     def _submit(self, prompts: Sequence[Sequence[int]]) -> tuple[str, ...]:
-        """Calls of some prompts, or none of them."""
+        """Submit the calls of some prompts, or none of them."""
         calls: list[str] = []
         seeded, top = self.body.seeded, self.body.top
         embeds = isinstance(self.body, EmbeddingRequest)
@@ -99,7 +99,7 @@ class PendingRequest(Generic[Body]):
         return tuple(calls)
 
     async def results(self, left: Left) -> list[Mapping[str, Any]] | None:
-        """The result of each prompt's call; None, and the calls cancelled, where the client went away."""
+        """The result of each prompt's call; None, with the calls cancelled, if the client disconnected."""
         answers: list[Mapping[str, Any]] = []
         for call in self.calls:
             result = await finished(self.service, self.caller, call, left)
@@ -110,17 +110,17 @@ class PendingRequest(Generic[Body]):
         return answers
 
     async def cancel(self) -> None:
-        """Cancel the calls, for which nobody waits any longer."""
+        """Cancel the calls of a disconnected client."""
 
         def all_of_them() -> None:
             for call in self.calls:
                 self.service.cancel(self.caller, call)
 
-        await asyncio.to_thread(all_of_them)  # one thread, which continues when the request's own task is cancelled
+        await asyncio.to_thread(all_of_them)  # a thread continues after its request's task is cancelled
 
 
 def ask(service: FaceService, models: Models, caller: FaceCaller, body: Body) -> PendingRequest[Body]:
-    """Read a request, as far as nothing of it is computed. Waits for a disk.
+    """Check and tokenise a request, without computing. May wait for a disk.
 
     Raises:
         Fault: the key may not sample, the model is unknown, or the prompt leaves no room.
@@ -162,7 +162,7 @@ def check_scope(caller: FaceCaller) -> None:
 def _check_thinking(body: ChatRequest) -> None:
     """
     Raises:
-        Fault: a model that thinks aloud cannot answer so.
+        Fault: a reasoning model cannot answer in this form.
     """
     if body.schema_text is not None:
         field = "tool_choice" if body.must_call else "response_format"
@@ -175,7 +175,7 @@ def _check_thinking(body: ChatRequest) -> None:
 def _check_embedding(model: Model, body: EmbeddingRequest) -> None:
     """
     Raises:
-        Fault: the model has no such embedding.
+        Fault: the model cannot give such an embedding.
     """
     if model.summed:
         raise Fault("a sum of adapters gives no embeddings", param="model",
@@ -189,7 +189,7 @@ def _check_embedding(model: Model, body: EmbeddingRequest) -> None:
 async def finished(
     service: FaceService, caller: FaceCaller, call: str, left: Left | None = None
 ) -> Mapping[str, Any] | None:
-    """A call's result; None if the client left before it."""
+    """A call's result; None if the client disconnected before it."""
     while True:
         answer = await service.wait(caller, call, HOLD)
         if answer["state"] != "queued":
@@ -199,7 +199,7 @@ async def finished(
 
 
 def result_of(call: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Returns the result of a call that has ended.
+    """Returns the result of a finished call.
 
     Raises:
         Fault: it failed.
@@ -232,7 +232,7 @@ def _texts(
     """Token ids of prompts without chat markup.
 
     Args:
-        field: where they stand in the request.
+        field: their field in the request.
         count: answers to each.
     """
     context = model.context
@@ -254,7 +254,7 @@ def _texts(
 
 
 def _texts_of(body: ChatRequest) -> Iterator[str]:
-    """What of a request's messages goes into the prompt as text."""
+    """The texts of a request's messages that become part of the prompt."""
     for message in body.messages:
         if isinstance(message.content, str):
             yield message.content
@@ -268,7 +268,7 @@ def _texts_of(body: ChatRequest) -> Iterator[str]:
 def _check_length(model: Model, texts: Iterable[str], param: str) -> None:
     """
     Raises:
-        Fault: the texts have more characters than all the tokens that the model reads at once could hold.
+        Fault: the texts have more characters than the model's longest input can have.
     """
     if most := too_long(texts, model.context.facts.max_positions):
         raise Fault(f"{param}: more than {most:,} characters, which the model does not read at once",
@@ -279,7 +279,7 @@ def _room(model: Model, prompt: Sequence[int], body: RequestBase) -> int:
     """Tokens that an answer may have.
 
     Raises:
-        Fault: prompt and answer are longer than the model takes.
+        Fault: prompt and answer exceed the model's length.
     """
     most = model.context.facts.max_positions
     wanted = body.longest

@@ -14,9 +14,9 @@ from finetooth_openai.requests import EmbeddingRequest
 
 
 def embeddings(pending: PendingRequest[EmbeddingRequest], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The answer to a request, a vector for each text.
+    """The answer to a request, a vector per text.
 
-    `dimensions` keeps the first numbers of each and makes it of length 1 again, as OpenAI does.
+    `dimensions` keeps the first numbers of each and normalises them to length 1, as OpenAI does.
     """
     body, data = pending.body, []
     for index, result in enumerate(results):

@@ -52,7 +52,7 @@ class OpenAIFace(FaceBase):
         return error_body(status, message, code="invalid_api_key" if status == 401 else None)
 
     def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
-        """Bounds on bodies, keys, and who may call by which name are the server's to check."""
+        """The server checks the size of bodies, keys and access."""
         models = Models(service)
 
         async def answer(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
@@ -82,13 +82,13 @@ async def respond(service: FaceService, models: Models, scope: MutableMapping[st
 KINDS: dict[str, type[RequestBase]] = {
     CHAT: ChatRequest, COMPLETIONS: CompletionRequest, RESPONSES: ResponseRequest, EMBEDDINGS: EmbeddingRequest,
 }  # fmt: skip
-"""What is sent to each route."""
+"""The request body of each route."""
 
 
 async def _answered(
     service: FaceService, models: Models, caller: FaceCaller, path: str, request: HttpRequest
 ) -> Response:
-    """The answer to a request that a model answers."""
+    """The answer of a model to a request."""
     content = await request.body()
 
     def begin() -> tuple[Any, PendingRequest[Any]]:
@@ -119,10 +119,10 @@ async def _answered(
 
 
 def _read(kind: type[Body], content: bytes) -> Body:
-    """A request's body; how long that takes depends on its size, and is not for the event loop.
+    """A request's body, parsed outside the event loop, since large ones take long.
 
     Raises:
-        Fault: the body is not such a request.
+        Fault: the body is not a request of this route.
     """
     try:
         body = json_parts.received(content)
@@ -160,7 +160,7 @@ def completions(pending: PendingRequest[CompletionRequest], results: list[Mappin
                 "logprobs": None,
                 "finish_reason": completion["stop"],
             }
-            if body.return_token_ids:  # as vLLM gives them: all that were drawn, the one that ends it too
+            if body.return_token_ids:  # as in vLLM: all sampled tokens, with the stop token
                 choice |= {"token_ids": list(completion["tokens"]), "prompt_token_ids": list(prompt)}
             if body.logprobs is not None:
                 whole = len(completion["tokens"])

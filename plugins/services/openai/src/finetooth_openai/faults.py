@@ -1,4 +1,4 @@
-"""What a request got wrong, in OpenAI's shape."""
+"""Errors of a request in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TYPES = {
 
 
 class Fault(UserError):
-    """A request that this face refuses.
+    """The error for a request that this face refuses.
 
     Attributes:
         status: HTTP's.
-        param: the field that is wrong.
-        code: OpenAI's word for it.
+        param: the wrong field.
+        code: OpenAI's error code.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ def error_body(status: int, message: str, param: str | None = None, code: str | 
     """The body of a refusal.
 
     Args:
-        message: one line; what it repeats of the request is cut where it is long, and so is `param`.
+        message: one line; long quotes of the request in it are cut, and so is `param`.
     """
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": brief(message), "type": kind, "param": brief(param) if param else None, "code": code}}

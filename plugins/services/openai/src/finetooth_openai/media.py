@@ -1,5 +1,5 @@
-"""Images and sounds in messages: parts `image_url` whose URL holds the image itself, and parts `input_audio`. Nothing
-is fetched, and no file is opened."""
+"""Images and sounds in messages: parts `image_url` with a data URL, and parts `input_audio`. The server fetches nothing
+and opens no file."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from finetooth_toolbox.messages.media import chunks
 from finetooth_openai.faults import Fault
 
 MOST = 16
-"""Images and sounds of a request."""
+"""Most images and sounds of a request."""
 
 LARGEST = 20 * 10**6
-"""Bytes of an image or sound, as a file holds it."""
+"""Most bytes of an image or sound file."""
 
 EMBED = "send the image itself: data:image/png;base64,..."
 PLAY = "send the sound itself, in base64"
 SOUNDS = ("wav", "mp3", "flac", "ogg")
-"""Formats that `input_audio` may name; all but wav need finetooth[media] where the server runs."""
+"""Formats of `input_audio`; all but wav need finetooth[media] on the server."""
 
 _OPENING = threading.Lock()
-"""Images and sounds are opened for one request at a time, which bounds the memory they take; a processor must not be
-shared between threads."""
+"""Only one request at a time opens images and sounds, which bounds their memory; threads must not share a processor."""
 
 
 def image_of(part: Any, where: str) -> Image:
@@ -38,7 +37,7 @@ def image_of(part: Any, where: str) -> Image:
 
     Args:
         part: its `image_url`.
-        where: the part stands, for messages.
+        where: the part's place, for messages.
 
     Raises:
         Fault: the text is not a data URL with an image in base64, or too large.
@@ -67,7 +66,7 @@ def sound_of(part: Any, where: str) -> Audio:
 
     Args:
         part: its `input_audio`.
-        where: the part stands, for messages.
+        where: the part's place, for messages.
 
     Raises:
         Fault: it is not of the form `{data: BASE64, format: wav}`, or too large.
@@ -99,13 +98,13 @@ def _decoded(text: str, field: str, action: str, where: str) -> bytes:
 def shown_prompt(
     context: Context, model: str, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
 ) -> Sequence[int]:
-    """What a model is asked with messages that hold images or sounds.
+    """The prompt of messages with images or sounds.
 
     Args:
         model: its name, for messages.
 
     Raises:
-        Fault: there are too many, the model takes none of a kind, or one cannot be opened.
+        Fault: there are too many, the model does not accept a kind, or one cannot be opened.
     """
     kinds = [placed.medium.kind for message in messages for placed in message.media]
     if len(kinds) > MOST:

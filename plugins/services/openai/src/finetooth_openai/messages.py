@@ -1,4 +1,4 @@
-"""Messages of OpenAI's protocol as the project's, and back."""
+"""Converts messages of OpenAI's protocol to the project's, and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def messages_of(sent: Sequence[ChatMessage]) -> tuple[Message, ...]:
     """Converts the messages of a request.
 
     Raises:
-        Fault: a message holds what no renderer is given here; names the field.
+        Fault: a message holds unsupported content; names the field.
     """
     names: dict[str, str] = {}  # of tools, by the call
     messages = []
@@ -55,7 +55,7 @@ def messages_of(sent: Sequence[ChatMessage]) -> tuple[Message, ...]:
 
 
 def calls_json(calls: Sequence[Mapping[str, Any]], answer: str) -> list[dict[str, Any]]:
-    """Calls that a model wrote, with ids by which a client answers them.
+    """A model's tool calls, with ids for the client's answers.
 
     Args:
         answer: id of the answer that they are in.
@@ -97,7 +97,7 @@ def _parts(message: ChatMessage, where: str) -> tuple[str, tuple[Placed, ...]]:
 
 
 def _call(call: Call, where: str) -> dict[str, Any]:
-    """A call as renderers take it, its arguments an object."""
+    """A call in the form for renderers, with its arguments as an object."""
     name, arguments = call.function.get("name"), call.function.get("arguments")
     try:
         read = received(arguments) if isinstance(arguments, str) else arguments

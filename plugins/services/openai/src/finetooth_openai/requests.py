@@ -1,4 +1,4 @@
-"""Bodies of requests. What is not offered here is refused by its name, and nothing that a client asks is dropped."""
+"""Bodies of requests. An unsupported field is refused by name; none is ignored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from finetooth_openai.faults import Fault
 
 LONGEST = 1024
-"""Tokens of an answer whose request names no bound."""
+"""Most tokens of an answer if the request names no limit."""
 
 NO_CHOICE = "how often the model calls tools is its own to choose here"
 
@@ -23,13 +23,13 @@ LONGEST_SCHEMA = 65_536
 """Characters of a JSON schema."""
 
 LONGEST_NAME = 1000
-"""Characters of a model's name: a sum of adapters names each."""
+"""Most characters of a model's name: a sum of adapters names each."""
 
 LONGEST_STOP = 1000
 """Characters of a text that ends an answer."""
 
 MOST_BIASES = 1024
-"""Tokens whose logits a request adds to."""
+"""Most tokens in a request's `logit_bias`."""
 
 MOST_MESSAGES = 2**14
 """Messages of a chat."""
@@ -78,7 +78,7 @@ class ChatMessage(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """How a stream ends."""
+    """Options of a stream."""
 
     model_config = ConfigDict(extra="forbid")
     include_usage: bool = False
@@ -96,7 +96,7 @@ class Schema(BaseModel):
 
 
 class ResponseFormat(BaseModel):
-    """What shape an answer has."""
+    """The format of an answer."""
 
     model_config = ConfigDict(extra="forbid")
     type: Literal["text", "json_object", "json_schema"]
@@ -110,14 +110,14 @@ class ResponseFormat(BaseModel):
 
     @property
     def schema_text(self) -> str | None:
-        """As JSON; None: any text."""
+        """The JSON schema; None: any text."""
         if self.type == "text":
             return None
         return json.dumps({"type": "object"} if self.json_schema is None else self.json_schema.schema_)
 
 
 class RequestBase(BaseModel):
-    """What all requests have."""
+    """Fields of all requests."""
 
     model_config = ConfigDict(extra="forbid")
     model: str = Field(max_length=LONGEST_NAME)
@@ -130,28 +130,28 @@ class RequestBase(BaseModel):
 
     @property
     def top(self) -> int:
-        """How many of the likeliest tokens are wanted at each place."""
+        """How many of the likeliest tokens to return at each place."""
         return 0
 
     @property
     def seeded(self) -> bool:
-        """The client chose the seed."""
+        """Whether the client chose the seed."""
         return False
 
     def sampling(self, max_tokens: int) -> Sampling:
-        """How to sample: nothing, of a request that asks for no text."""
+        """The sampling settings; None for a request without text."""
         return Sampling(max_tokens=0)
 
     def check(self) -> None:
-        """Checks that the request asks only for what this server offers.
+        """Check that the server supports the request.
 
         Raises:
-            Fault: something is asked for that is not offered here.
+            Fault: it does not.
         """
 
 
 class Request(RequestBase):
-    """What requests for answers have."""
+    """Fields of requests for answers."""
 
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float | None = Field(default=None, ge=0)
@@ -185,12 +185,12 @@ class Request(RequestBase):
 
     @property
     def usage_at_end(self) -> bool:
-        """A stream ends with what was used."""
+        """Whether a stream ends with its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def schema_text(self) -> str | None:
-        """The JSON schema that an answer has to fit; None: any text."""
+        """The JSON schema of an answer; None: any text."""
         return None
 
     def sampling(self, max_tokens: int) -> Sampling:
@@ -250,14 +250,14 @@ class ChatRequest(Request):
 
     @property
     def schema_text(self) -> str | None:
-        """The JSON schema of the format, or of the call that has to be made."""
+        """The JSON schema of the format, or of a required call."""
         if self.must_call:
             return json.dumps({"anyOf": [call_schema(tool["function"]) for tool in self.must_call]})
         return None if self.response_format is None else self.response_format.schema_text
 
     @property
     def must_call(self) -> list[dict[str, Any]]:
-        """Tools of which the answer has to call one; none where that is the model's own to choose."""
+        """Tools of which the answer must call one; empty if the model may choose."""
         choice = self.tool_choice
         if choice in (None, "auto", "none"):
             return []
@@ -367,7 +367,7 @@ def call_schema(function: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def not_offered(name: str, why: str = "") -> Fault:
-    """A field that asks for what is not there."""
+    """The error for an unsupported field."""
     return Fault(f"{name} is not offered here{f': {why}' if why else ''}", action="leave it out", param=name,
                  code="unsupported_parameter")  # fmt: skip
 
@@ -376,7 +376,7 @@ def read(kind: type[Body], content: Any) -> Body:
     """A request's body.
 
     Raises:
-        Fault: it is not what the route takes; names the first field that is wrong.
+        Fault: it does not fit the route; names the first wrong field.
     """
     if not isinstance(content, Mapping):
         raise Fault("the body is not a JSON object", action="send one")

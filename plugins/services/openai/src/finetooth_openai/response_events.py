@@ -1,4 +1,4 @@
-"""Answers of `/v1/responses` as they are written: events that open an item, add to it and close it."""
+"""Streams answers of `/v1/responses`: events that open an item, add to it and close it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Written:
     def __init__(self, id_: str) -> None:
         self._id = id_
         self._number = 0
-        self._open: str | None = None  # kind of the item that is being written
+        self._open: str | None = None  # kind of the current item
         self._texts = {"reasoning": "", "message": ""}
         self._logprobs: list[Json] = []
         self._items = 0
@@ -43,7 +43,7 @@ class Written:
         return f"event: {kind}\n{event(content)}"
 
     def take(self, choice: Mapping[str, Any]) -> Iterator[str]:
-        """What a choice of a chat's stream adds."""
+        """Events of a choice of a chat's stream."""
         delta = choice.get("delta") or {}
         scores = (choice.get("logprobs") or {}).get("content") or []
         if thought := delta.get("reasoning_content"):
@@ -52,7 +52,7 @@ class Written:
             yield from self._add("message", delta.get("content") or "", scores)
 
     def end(self, output: list[Json]) -> Iterator[str]:
-        """Close what is open, and tell what was not told as it came.
+        """Close open items, and send the rest.
 
         Args:
             output: items of the whole answer.
@@ -113,7 +113,7 @@ async def response_events(request: ResponseRequest, pending: PendingRequest[Chat
     written, begun = Written(pending.calls[0]), response(request, pending, None)
     results: list[Mapping[str, Any]] = []
     async with aclosing(choices_of(pending, results)) as choices:
-        first = await anext(choices)  # what fails before anything is written is the answer to the request
+        first = await anext(choices)  # an error before the first event is the answer to the request
         yield written.event("response.created", response=begun)
         yield written.event("response.in_progress", response=begun)
         try:

@@ -1,4 +1,4 @@
-"""`/v1/responses`: a request as the chat that it stands for, and an answer to that chat in this route's shape."""
+"""`/v1/responses`: converts a request to a chat request, and the chat's answer to this route's format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetooth_openai.requests import MOST_MESSAGES, MOST_TOOLS, ChatRequest, Re
 Json = dict[str, Any]
 
 LOGPROBS, SEALED = "message.output_text.logprobs", "reasoning.encrypted_content"
-"""What `include` may name; nothing is sealed here, what was thought aloud is plain in its item."""
+"""Values of `include`; reasoning is never encrypted here, it is plain in its item."""
 
 NOTHING_KEPT = "nothing is kept between requests here, so send the whole conversation as input"
 
@@ -26,7 +26,7 @@ FIELDS = {
     "max_tokens": "max_output_tokens", "response_format": "text.format", "verbosity": "text.verbosity",
     "reasoning_effort": "reasoning.effort", "messages": "input",
 }  # fmt: skip
-"""Fields of a request for a chat, and what they are called here."""
+"""Names of a chat request's fields in this route."""
 
 
 class TextFormat(BaseModel):
@@ -57,7 +57,7 @@ class Reasoning(BaseModel):
 
 
 class StreamSettings(BaseModel):
-    """How a stream is written."""
+    """Options of a stream."""
 
     model_config = ConfigDict(extra="forbid")
     include_obfuscation: bool | None = None
@@ -91,10 +91,10 @@ class ResponseRequest(RequestBase):
     safety_identifier: str | None = None
 
     def chat(self) -> ChatRequest:
-        """The chat that it stands for; to be asked `in_own_names`.
+        """The equivalent chat request; to be used inside `in_own_names`.
 
         Raises:
-            Fault: something is asked for that is not offered here.
+            Fault: the server does not support it.
         """
         messages, _ = messages_of(self.input, self.instructions)
         fields = {
@@ -118,7 +118,7 @@ class ResponseRequest(RequestBase):
 
     @contextmanager
     def in_own_names(self) -> Iterator[None]:
-        """What is wrong with the chat is said by the names of this request."""
+        """Errors of the chat request name this request's fields."""
         try:
             yield
         except Fault as fault:
@@ -157,7 +157,7 @@ class ResponseRequest(RequestBase):
 def messages_of(given: str | Sequence[Json], instructions: str | None) -> tuple[list[Json], list[str]]:
     """Items of a request as messages of a chat, and the field of the request that each came from.
 
-    What was thought, what was said and what was called stand in items of their own, and belong to one message.
+    Reasoning, text and calls are separate items that belong to one message.
 
     Raises:
         Fault: an item of another kind.
@@ -165,7 +165,7 @@ def messages_of(given: str | Sequence[Json], instructions: str | None) -> tuple[
     messages: list[Json] = [] if instructions is None else [{"role": "system", "content": instructions}]
     origins = ["instructions"] * len(messages)
     items = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    open_answer: Json | None = None  # the assistant's message that a following item may belong to
+    open_answer: Json | None = None  # the assistant's message that the next item may continue
     for n, item in enumerate(items):
         where = "input" if isinstance(given, str) else f"input[{n}]"
         kind = item.get("type") or "message"
@@ -191,7 +191,7 @@ def messages_of(given: str | Sequence[Json], instructions: str | None) -> tuple[
 
 
 def _add_to(message: Json, kind: str, item: Json, where: str) -> None:
-    """Put what an item of an answer holds into the answer's message."""
+    """Add an item of an answer to the answer's message."""
     if kind == "message":
         message["content"] = _parts(item.get("content"), where)
     elif kind == "reasoning":
@@ -204,7 +204,7 @@ def _add_to(message: Json, kind: str, item: Json, where: str) -> None:
 
 
 def _parts(content: Any, where: str) -> Any:
-    """Content as messages of a chat have it.
+    """Content in the format of chat messages.
 
     Raises:
         Fault: a part of another kind.
@@ -241,7 +241,7 @@ def _choice(choice: Any) -> Any:
 
 
 def output_of(pending: PendingRequest[ChatRequest], completion: Mapping[str, Any]) -> list[Json]:
-    """Items of an answer: what was thought aloud, what was said, and calls of tools."""
+    """Items of an answer: reasoning, text, and calls of tools."""
     body, context, id_ = pending.body, pending.model.context, pending.calls[0]
     answer = ChatAnswer(context, completion["tokens"], body.stops, f"{id_}_0", must_call=bool(body.must_call))
     items: list[Json] = []
@@ -259,13 +259,13 @@ def output_of(pending: PendingRequest[ChatRequest], completion: Mapping[str, Any
 
 
 def reasoning_item(id_: str, text: str) -> Json:
-    """What was thought aloud."""
+    """The item of reasoning."""
     content = [{"type": "reasoning_text", "text": text}]
     return {"type": "reasoning", "id": f"rs_{id_}", "summary": [], "content": content}
 
 
 def message_item(id_: str, text: str | None, logprobs: Sequence[Json] = ()) -> Json:
-    """What was said; None: nothing yet."""
+    """The item of text; None: nothing yet."""
     head = {"type": "message", "id": f"msg_{id_}", "role": "assistant"}
     if text is None:
         return {**head, "status": "in_progress", "content": []}
@@ -284,7 +284,7 @@ def call_item(call: Mapping[str, Any]) -> Json:
 
 
 def response(request: ResponseRequest, pending: PendingRequest[ChatRequest], result: Mapping[str, Any] | None) -> Json:
-    """The answer to a request; without a result, what is known when it begins."""
+    """The answer to a request; without a result, its state at the start."""
     completion = None if result is None else result["completions"][0]
     cut = completion is not None and completion["stop"] == "length"
     used = None

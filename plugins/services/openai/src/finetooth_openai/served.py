@@ -1,4 +1,4 @@
-"""What can be asked for by name: base models and runs that are served, and the checkpoints of who asks."""
+"""Models by name: served base models and runs, and the caller's checkpoints."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from finetooth_openai.faults import Fault
 
 @dataclass(frozen=True)
 class Model:
-    """What a name means.
+    """The model behind a name.
 
     Attributes:
-        base: the base model or run that is served.
-        checkpoint: id of the weights on top of it; None for none.
-        stack: adapters whose weighted sum is on top of it; empty for none.
+        base: the served base model or run.
+        checkpoint: id of weights over it; None: none.
+        stack: adapters whose weighted sum is over it; empty: none.
         created: seconds since 1970.
         context: with tokenizer and renderer.
-        opening: what its conversations begin with, unless the client says otherwise.
+        opening: default first messages of its conversations.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Model:
 
     @property
     def summed(self) -> bool:
-        """Whether it is more than the base and one whole adapter."""
+        """Whether it is a sum or a scaled adapter."""
         return len(self.stack) > 1 or any(part.weight != 1.0 for part in self.stack)
 
     def json(self) -> dict[str, Any]:
-        """As the list of models has it."""
+        """Its entry in the list of models."""
         return {"id": self.name, "object": "model", "created": self.created, "owned_by": "finetooth", "root": self.base}
 
 
@@ -61,8 +61,8 @@ class Models:
         self._lock = threading.Lock()
 
     def all(self, caller: FaceCaller) -> list[Model]:
-        """Bases first, then adapters of the command line, then the caller's checkpoints, oldest first. A checkpoint's
-        name is its own where no other has it, else its id."""
+        """Bases first, then adapters of the command line, then the caller's checkpoints, oldest first. A checkpoint is
+        listed by its name if that is unique, else by its id."""
         models = [Model(base, base, None, self._begun, self._context(base), (), self._opening(base))
                  for base in self._service.served]  # fmt: skip
         for name, base in self._service.adapters.items():
@@ -89,13 +89,13 @@ class Models:
         return models
 
     def find(self, caller: FaceCaller, name: str) -> Model:
-        """What a name means to the caller; a checkpoint's id always is one of its names, and the last part of a path
-        where only one ends so: `mine` is the run `runs/mine`, as for commands. `first+second*0.5` is a sum of adapters
-        and checkpoints on one base.
+        """The model that a name means to the caller. A checkpoint's id is always one of its names, and so is the last
+        part of a path if it is unique: `mine` is the run `runs/mine`, as for commands. `first+second*0.5` is a sum of
+        adapters and checkpoints on one base.
 
         Raises:
-            Fault: nothing (404); says which name is near.
-            UserError: a sum that cannot be.
+            Fault: no model (404); suggests a similar name.
+            UserError: an invalid sum.
         """
         known = self.all(caller)
         for model in known:
@@ -116,7 +116,7 @@ class Models:
         )
 
     def _stack(self, name: str, known: Sequence[Model]) -> Model:
-        """A model that is a sum of adapters, by its name.
+        """The model of a sum of adapters, by its name.
 
         Raises:
             UserError: a part is unknown or not an adapter, or they have different bases.
@@ -141,7 +141,7 @@ class Models:
         return Model(name, first.base, None, self._begun, first.context, stack, weighted[0][0].opening)
 
     def _opening(self, name: str) -> Opening:
-        """What nearly all training rows of a model or an adapter began with, read once."""
+        """The common beginning of a model's or adapter's training rows, read once."""
         if name not in self._openings:
             model = self._service.served.get(name, {"model": name})["model"]
             self._openings[name] = opening_of(model if isinstance(model, str) else model["name"])
@@ -151,6 +151,6 @@ class Models:
         with self._lock:
             if base not in self._contexts:
                 context = self._service.context.context(self._service.served[base])
-                _ = context.tokenizer, context.facts  # read here, so that two calls do not read it at once
+                _ = context.tokenizer, context.facts  # inside the lock, so that two calls do not read it at once
                 self._contexts[base] = context
             return self._contexts[base]

@@ -1,4 +1,4 @@
-"""Answers as they are written: server-sent events whose data are chunks, with `[DONE]` at the end."""
+"""Streams answers: server-sent events whose data are chunks, with `[DONE]` at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _BEGUN_TAG = re.compile(r"<[^\s>]*$")
 
 
 def begun(stop: str, text: str) -> int:
-    """How many characters at the end of a text are the beginning of a string that ends it; not all of that string."""
+    """How many characters at the end of a text begin a stop string, without completing it."""
     at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
     while at >= 0 and not stop.startswith(text[at:]):
         at = text.find(stop[0], at + 1)
@@ -39,17 +39,17 @@ def begun(stop: str, text: str) -> int:
 
 
 class StreamedText:
-    """How much of a text was told. What may still turn out to be no part of it waits: bytes of half a letter, what a
-    string that ends it could begin with, a tag that is not whole."""
+    """The sent part of a text. Uncertain ends wait: bytes of an incomplete character, a possible beginning of a stop
+    string, an incomplete tag."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops, self._told = stops, ""
 
     def more(self, text: str, *, whole: bool = False) -> str:
-        """What is to be told now.
+        """The text to send now.
 
         Args:
-            text: all of it, as far as it goes.
+            text: all of it so far.
             whole: nothing follows.
         """
         if not whole:
@@ -70,7 +70,7 @@ class _Choice:
 
     Args:
         index: among all answers.
-        answer: its own, among ids.
+        answer: its parser.
     """
 
     def __init__(self, pending: PendingRequest[Request], index: int, answer: str) -> None:
@@ -82,7 +82,7 @@ class _Choice:
         self._begun, self._thinks = False, isinstance(pending.body, ChatRequest) and thinks(pending.model.context)
 
     def take(self, piece: FacePiece) -> list[dict[str, Any]]:
-        """Tokens more; the choices of chunks that they give."""
+        """Add tokens; return the chunks' choices."""
         self._tokens += piece.tokens
         self._logprobs += piece.logprobs
         if isinstance(self._asked.body, ChatRequest):
@@ -91,7 +91,7 @@ class _Choice:
         return self._text(self._content.more(text), len(self._tokens) - 1)
 
     def end(self, completion: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The answer is complete."""
+        """Complete the answer; return the last choices."""
         self._tokens, self._logprobs = list(completion["tokens"]), list(completion["logprobs"])
         if isinstance(self._asked.body, ChatRequest):
             return self._chat(completion)
@@ -109,7 +109,7 @@ class _Choice:
         if not self._begun:
             delta["role"] = "assistant"
         thinking = not answer.reasoning and (self._thinks or answer.content.lstrip().startswith(THOUGHT[0]))
-        if whole or not (body.tools or thinking):  # what is being written with tools at hand may become a call
+        if whole or not (body.tools or thinking):  # with tools, the text may become a call
             if reasoning := self._reasoning.more(answer.reasoning, whole=whole):
                 delta["reasoning_content"] = reasoning
             if content := self._content.more(answer.content, whole=whole):
@@ -129,7 +129,8 @@ class _Choice:
         return choices
 
     def _new_chat_logprobs(self, shown: int, top: Scored | None) -> dict[str, Any] | None:
-        """Of tokens that have none yet; with the likeliest ones, which are known once the answer is whole, of all."""
+        """Log-probabilities of tokens without them so far; with the likeliest tokens, which are known at the end, of
+        all tokens."""
         body = self._asked.body
         assert isinstance(body, ChatRequest)
         if not body.logprobs or shown <= self._scored or (body.top and top is None):
@@ -158,7 +159,7 @@ async def events(pending: PendingRequest[Request]) -> AsyncIterator[str]:
 
 
 async def event_stream(pending: PendingRequest[Any], all_of_them: AsyncGenerator[str, None]) -> AsyncIterator[str]:
-    """The events of a request; the first one is there when this returns, so that what is wrong by then is raised.
+    """The events of a request. The first one is ready when this returns, so early errors are raised.
 
     Raises:
         Fault: its call failed.
@@ -182,7 +183,7 @@ async def event_stream(pending: PendingRequest[Any], all_of_them: AsyncGenerator
         except FinetoothError as error:
             yield event(error_body(400, str(error)))
         finally:
-            await all_of_them.aclose()  # its place among those who follow is free at once
+            await all_of_them.aclose()  # frees its place at once
             if not ended:  # the client went away
                 await pending.cancel()
 
@@ -205,10 +206,10 @@ async def _events(pending: PendingRequest[Request]) -> AsyncGenerator[str, None]
 async def choices_of(
     pending: PendingRequest[Any], results: list[Mapping[str, Any]]
 ) -> AsyncGenerator[dict[str, Any] | None, None]:
-    """Choices of the chunks of a request, as they come; None where nothing came for a while.
+    """Choices of a request's chunks, as they come; None if nothing came for a while.
 
     Args:
-        results: of the calls; each is added when its call has ended.
+        results: of finished calls, added here.
 
     Raises:
         Fault: a call failed.
