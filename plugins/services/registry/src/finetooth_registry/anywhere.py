@@ -1,4 +1,4 @@
-"""What every registry offers: one in a folder (`registry.Registry`) and one at a URL (`remote.RemoteRegistry`)."""
+"""The interface of registries: in a folder (`registry.Registry`) and at a URL (`remote.RemoteRegistry`)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from finetooth_registry.policy import ChannelPolicy, Policy
 from finetooth_registry.verified import NOTHING, Verified, changed
 
 VARIABLE = "FT_REGISTRY"
-"""Where the registry is: a folder, or the URL of a server."""
+"""Place of the registry: a folder, or the URL of a server."""
 MADE = f"{ARTIFACT}/{MANIFEST}"
 """The file of a version that lists what its run made, each file by SHA-256."""
 PAGE = 10_000
-"""Events that are read and checked at a time."""
+"""Events per batch of reading and checking."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Version:
         record: SHA-256 of the signed record.
         status: `registered`, `failed` (the run failed) or `reverted`.
         reason: why it failed or was reverted.
-        channels: channels that hold it now.
+        channels: those that hold it now.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Event:
     sha256: str
 
     def expected(self) -> str:
-        """The SHA-256 that it must have."""
+        """Its SHA-256."""
         content = [self.sequence, self.at, self.kind, self.detail, self.previous]
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=dict).encode()).hexdigest()
 
@@ -102,12 +102,12 @@ class AnyRegistry(ABC):
     @property
     @abstractmethod
     def place(self) -> str:
-        """Where it is: an absolute path or a URL."""
+        """Its place: an absolute path or a URL."""
 
     @property
     @abstractmethod
     def policy(self) -> Policy:
-        """What may be registered and released."""
+        """The policy: what may be registered and released."""
 
     @abstractmethod
     def trusted(self) -> dict[str, Key]:
@@ -118,7 +118,7 @@ class AnyRegistry(ABC):
         """Versions of one model or of all, the newest of each last.
 
         Args:
-            newest: how many of the newest, in the order in which they were registered; 0: all.
+            newest: number of the newest, in order of registration; 0: all.
             artifact: SHA-256 of `MADE`; empty: all.
         """
 
@@ -127,7 +127,7 @@ class AnyRegistry(ABC):
         """The latest measurement of each metric, and the latest kept answers of each evaluator."""
 
     def settings(self, version: Version) -> dict[str, Mapping[str, Any]]:
-        """By evaluator, what the latest answers depend on: template, stop texts, longest answer."""
+        """By evaluator, the settings of the latest answers: template, stop texts, longest answer."""
         mine = [e.detail for e in self.events(version.model, ("measured",)) if e.detail.get("number") == version.number]
         return {name: settings for detail in mine for name, settings in detail.get("settings", {}).items()}
 
@@ -138,19 +138,19 @@ class AnyRegistry(ABC):
         """The log, oldest first.
 
         Args:
-            model: its events and those of no model alone; empty: all.
-            kinds: events of these kinds alone; empty: all.
-            after: events behind this one alone.
-            most: how many of them at most, the oldest; 0: all.
-            newest: how many of them at most, the newest; 0: all.
+            model: only its events and those of no model; empty: all.
+            kinds: only events of these kinds; empty: all.
+            after: only events after this one.
+            most: only this many, the oldest; 0: all.
+            newest: only this many, the newest; 0: all.
         """
 
     @abstractmethod
     def admit(self, model: str, about: Mapping[str, Any]) -> None:
-        """Look whether a version may be registered. A refusal of the policy is logged.
+        """Check that a version may be registered. A refusal of the policy is logged.
 
         Args:
-            about: what its record would say: classification of the data, parents.
+            about: predicate of its record: classification of the data, parents.
 
         Raises:
             UserError: the policy refuses the data, or the name is not a name.
@@ -165,7 +165,7 @@ class AnyRegistry(ABC):
 
         Args:
             files: by name; their content is stored.
-            about: what the record says: base, recipe, data, plugins, environment, parents.
+            about: predicate of the record: base, recipe, data, plugins, environment, parents.
             signer: None: the record is not signed.
             metrics: measurements of the run.
             failed: why the run failed; empty: it did not.
@@ -184,15 +184,15 @@ class AnyRegistry(ABC):
         Args:
             metrics: by name.
             answers: kept answers by evaluator.
-            settings: what they depend on, by evaluator; see `Evaluation.settings`.
+            settings: of the answers, by evaluator; see `Evaluation.settings`.
         """
 
     @abstractmethod
     def replace_record(self, version: Version, record: bytes) -> None:
-        """Put a record with more signatures in the place of a version's record.
+        """Replace a version's record by one with more signatures.
 
         Raises:
-            UserError: it says something else than that one, or lacks one of its signatures.
+            UserError: it differs from that one, or lacks one of its signatures.
         """
 
     @abstractmethod
@@ -205,7 +205,7 @@ class AnyRegistry(ABC):
 
     @abstractmethod
     def hold(self, version: Version, channel: str, reason: str) -> None:
-        """Keep a version out of a channel by hand, whatever the gates say.
+        """Keep a version out of a channel by hand, regardless of the gates.
 
         Args:
             reason: for the log; empty: the hold is lifted.
@@ -218,7 +218,7 @@ class AnyRegistry(ABC):
         """Why a version is held back by hand from a channel; empty if it is not.
 
         Args:
-            events: of its model, which were verified; None: they are asked for.
+            events: of its model, verified; None: read here.
         """
         about = {"model": version.model, "number": version.number, "channel": channel}
         kinds = ("held", "hold lifted")
@@ -232,22 +232,22 @@ class AnyRegistry(ABC):
         """Record that the version in a channel was measured again.
 
         Returns:
-            How many times in a row it has passed, this time included; 0: it did not pass.
+            Number of consecutive passes, with this one; 0: it did not pass.
         """
 
     @abstractmethod
     def roll_back(self, model: str, channel: str, reason: str) -> Version:
-        """Give a channel the version that it held before.
+        """Set a channel to its previous version.
 
         Raises:
             UserError: it held none before.
         """
 
     def version(self, reference: str) -> Version:
-        """The version that `NAME`, `NAME@v3` or `NAME@production` means; a name alone means the newest.
+        """The version of a reference `NAME`, `NAME@v3` or `NAME@production`; a name alone means the newest.
 
         Raises:
-            UserError: no version is meant.
+            UserError: no such version.
         """
         model, _, where = reference.removeprefix("registry:").partition("@")
         made = self.versions(model) if model else []
@@ -262,7 +262,7 @@ class AnyRegistry(ABC):
         raise UserError(f"{model} has neither a version nor a channel {where!r}", action="ft registry list shows them")
 
     def channel(self, name: str) -> ChannelPolicy:
-        """What the policy says of a channel.
+        """The policy's section of a channel.
 
         Raises:
             UserError: it has none of this name.
@@ -277,7 +277,7 @@ class AnyRegistry(ABC):
         return next((version for version in self.versions(model) if channel in version.channels), None)
 
     def released(self) -> list[Version]:
-        """Versions that channels hold."""
+        """Versions in channels."""
         return [version for version in self.versions() if version.channels]
 
     def record(self, version: Version) -> bytes:
@@ -294,10 +294,10 @@ class AnyRegistry(ABC):
         """Check the chain of the log; returns how many events it has.
 
         Args:
-            whole: from the first event on. False: from the last one that this user verified; see `checked_events`.
+            whole: from the first event. False: from the last one that this user verified; see `checked_events`.
 
         Raises:
-            UserError: an event was changed, cut out or reordered, or the log is not the one that was verified before.
+            UserError: an event was changed, removed or reordered, or the log is not the verified one.
         """
         verified = Verified(self.place)
         number, sha256 = before = verified.known()
@@ -317,7 +317,7 @@ class AnyRegistry(ABC):
         return known[0]
 
     def checked_events(self, model: str, *, whole: bool = False) -> tuple[int, list[Event]]:
-        """How many events the log has, and those of a model and of no model, each verified.
+        """The number of events, and the verified events of a model and of no model.
 
         Raises:
             UserError: see `check_log`.
@@ -352,7 +352,7 @@ def files_of(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def evidence(verdicts: Mapping[str, Verdict]) -> dict[str, dict[str, Any]]:
-    """Verdicts as the log keeps them."""
+    """Verdicts in the log's format."""
     return {
         name: {"passed": verdict.passed, "reason": verdict.reason, "evidence": dict(verdict.evidence)}
         for name, verdict in verdicts.items()

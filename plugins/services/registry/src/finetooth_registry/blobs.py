@@ -19,15 +19,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UPLOAD = re.compile(r"[0-9a-f]{32}")
 _PIECE = 2**20
 _ABANDONED = 24 * 3600
-"""Seconds after which a file that never became a blob is removed."""
+"""Seconds after which an incomplete upload is removed."""
 RESTORE = "restore the registry from a copy"
 
 
 class Reader(Protocol):
-    """Something to read bytes from."""
+    """A stream of bytes."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """At most `size` bytes; all of them without it."""
+        """Read at most `size` bytes; all without it."""
         ...
 
 
@@ -35,14 +35,14 @@ class Blobs:
     """A folder of blobs.
 
     Args:
-        folder: where they lie; made when the first is stored.
+        folder: of the blobs; made with the first one.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def path(self, sha256: str) -> Path:
-        """Where a blob lies.
+        """The path of a blob.
 
         Raises:
             UserError: the text is not a SHA-256.
@@ -52,7 +52,7 @@ class Blobs:
         return self.folder / sha256[:2] / sha256
 
     def size(self, sha256: str) -> int | None:
-        """Bytes of a blob; None: it is not there.
+        """The size of a blob; None: it is missing.
 
         Raises:
             UserError: the text is not a SHA-256.
@@ -83,27 +83,27 @@ class Blobs:
         return sha256
 
     def _take(self, file: Path, sha256: str) -> None:
-        """Make a blob of a file that has been compared with its name."""
+        """Make a blob of a file with a checked hash."""
         target = self.path(sha256)
         target.parent.mkdir(exist_ok=True)
         file.replace(target)
 
     def receive(self, sha256: str, upload: str, offset: int, size: int, part: bytes) -> bool:
-        """Take a part of a file that comes in parts, in order; the file counts once it is whole and what it must be.
+        """Store the next part of a file; the complete file becomes a blob if its hash is right.
 
         Args:
             sha256: of the whole file.
-            upload: 32 hexadecimal digits that nobody else has.
-            offset: bytes that came before.
+            upload: 32 unique hexadecimal digits.
+            offset: bytes of the previous parts.
             size: bytes of the whole file.
 
         Returns:
-            Whether it is whole now.
+            Whether it is complete.
 
         Raises:
             UserError: the part does not follow the one before it, or the file is another one.
         """
-        self.path(sha256)  # which refuses other names
+        self.path(sha256)  # refuses invalid names
         if not _UPLOAD.fullmatch(upload) or not 0 <= offset <= offset + len(part) <= size:
             raise UserError("a part of a blob that cannot be", action="send the blob again")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class Blobs:
         return True
 
     def pieces(self, sha256: str) -> Iterator[bytes]:
-        """The content piece by piece. The last one comes only when all of them have been compared with the name.
+        """The content in pieces. The last one comes only after the hash of all was checked.
 
         Raises:
             UserError: the blob is missing or damaged.
@@ -158,7 +158,7 @@ class Blobs:
         """Write a blob to a new file, checked while it is copied.
 
         Raises:
-            UserError: the blob is missing or damaged; the file is not there then.
+            UserError: the blob is missing or damaged; no file is left.
         """
         with self._opened(sha256) as reader, target.open("xb") as writer:
             digest = _copy(reader, writer)
@@ -181,7 +181,7 @@ class Blobs:
         self._compare(sha256, digest.hexdigest())
 
     def remove_unnamed(self, named: set[str], *, dry_run: bool) -> list[tuple[str, int]]:
-        """Remove blobs that nothing names, and what never became one; returns name and bytes of each."""
+        """Remove blobs without references, and incomplete uploads; returns name and bytes of each."""
         unnamed = {name: size for name, size in self._stored() if name not in named}
         begun = [path for path in self.folder.glob("*") if path.is_file()]
         abandoned = [path for path in begun if time.time() - path.stat().st_mtime > _ABANDONED]

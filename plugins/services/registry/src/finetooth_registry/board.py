@@ -27,9 +27,9 @@ from finetooth_registry.verified import NOTHING
 from finetooth_registry.verifying import verify_version
 
 MOST, MOST_READ = 200, 50
-"""Versions and events of a page; the same where a file of each is read."""
+"""Versions and events per page; fewer if a file of each is read."""
 COMPARED = 5
-"""Versions that are compared at most."""
+"""Most versions in a comparison."""
 DECIDED = (*decisions.KINDS, "signed", "watched")
 """Events of a version's page."""
 Html = tuple[str, str]
@@ -37,8 +37,8 @@ Html = tuple[str, str]
 
 
 class RegistryPages:
-    """See `finetooth_hooks.faces.Page`. What it shows is read each time from the registry that FT_REGISTRY names, by
-    default `registry`."""
+    """See `finetooth_hooks.faces.Page`. It reads the registry that FT_REGISTRY names, by default `registry`, at each
+    request."""
 
     def __init__(self, context: CommandContext) -> None:
         self._commands = context
@@ -182,7 +182,7 @@ def _shows(does: Callable[[AnyRegistry, Request], Html], service: PageService) -
 def _changes(
     does: Callable[[AnyRegistry, Request, Mapping[str, str]], Html | None], service: PageService
 ) -> Callable[[Request], Any]:
-    """What changed is shown on the page that the browser came from, except where the answer is a page of its own."""
+    """After a change the browser returns to the page that it came from, unless the answer is a separate page."""
 
     async def answer(request: Request) -> Response:
         form = service.form(await request.body())

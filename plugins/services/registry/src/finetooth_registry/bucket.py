@@ -1,7 +1,6 @@
 """Blobs of a registry in S3-compatible object storage.
 
-Each is read back after it was sent, and compared with its name, since servers differ in whether they check what they
-are sent.
+Each is read back after the upload and its hash is checked, since not all servers check uploads.
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ if TYPE_CHECKING:
     from finetooth_registry.blobs import Reader
 
 ADDRESS = "blobs.url"
-"""A file with the address of a bucket that has the blobs of a registry."""
+"""The file with the address of the bucket of a registry's blobs."""
 FORM = "use s3://BUCKET/PREFIX, and ?endpoint=https://HOST for a server that is not AWS"
 _ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_][A-Za-z0-9_.-]*)*/?(\?[^@\s]+)?")
 _ENDPOINT = re.compile(r"https?://[^/@\s]+/?")
 _SETTINGS = ("endpoint", "region", "profile")
 _TRIES = 6
-"""Times that a request is made that failed for a reason that may pass."""
+"""Attempts of a request that fails for a temporary reason."""
 
 
 def open_blobs(folder: Path) -> Blobs:
-    """The blobs of the registry in a folder: there, or in a bucket.
+    """The blobs of the registry in a folder, from the folder or a bucket.
 
     Raises:
         UserError: the address of the bucket cannot be used, or a package is missing.
@@ -47,13 +46,13 @@ def open_blobs(folder: Path) -> Blobs:
 
 
 class BucketBlobs(Blobs):
-    """Blobs in a bucket; what comes in parts is put together in a folder before.
+    """Blobs in a bucket; parts are joined in a folder first.
 
     Args:
         folder: for parts.
-        address: `s3://BUCKET/PREFIX`, with `?endpoint=`, `&region=` and `&profile=` where they are not those of the
-            environment. Credentials come from the environment.
-        inside: what follows the prefix.
+        address: `s3://BUCKET/PREFIX`, with `?endpoint=`, `&region=` and `&profile=` unless the environment has them.
+            Credentials come from the environment.
+        inside: path after the prefix.
 
     Raises:
         UserError: the address is not one, or a package is missing.
@@ -84,17 +83,17 @@ class BucketBlobs(Blobs):
             session = boto3.Session(profile_name=settings.get("profile"), region_name=settings.get("region"))
             config = Config(
                 retries={"mode": "standard", "total_max_attempts": _TRIES},
-                request_checksum_calculation="when_required",  # older servers refuse what boto3 would add
+                request_checksum_calculation="when_required",  # older servers refuse boto3's checksums
                 response_checksum_validation="when_required",
                 s3={"addressing_style": "path"} if "endpoint" in settings else None,
             )
             self._client: Any = session.client("s3", endpoint_url=settings.get("endpoint"), config=config)
 
     def check_unused(self) -> None:
-        """Checks that nothing lies under the prefix.
+        """Check that the prefix is empty.
 
         Raises:
-            UserError: something lies under the prefix, or the bucket cannot be listed.
+            UserError: the prefix is not empty, or the bucket cannot be listed.
         """
         if next(self._listed(), None):
             raise UserError(f"{self._place} is not empty", action="take another prefix; no two registries share one")
@@ -128,7 +127,7 @@ class BucketBlobs(Blobs):
         return ((name, size) for name, size in self._listed() if is_blob(name))
 
     def _listed(self) -> Iterator[tuple[str, int]]:
-        """Name and bytes of every object under the prefix, those of tenants left out."""
+        """Name and bytes of every object under the prefix, without those of tenants."""
         pages = self._client.get_paginator("list_objects_v2")
         with self._asked():
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix, Delimiter="/"):
@@ -159,7 +158,7 @@ class BucketBlobs(Blobs):
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
-        """What the server refuses, in one line."""
+        """The server's error in one line."""
         try:
             yield
         except self._errors as error:

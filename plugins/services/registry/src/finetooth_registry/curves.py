@@ -1,4 +1,4 @@
-"""Curves of a model's versions: a measurement by step, the step that was kept, and its minimum by size of corpus."""
+"""Curves of a model's versions: a metric by step, the kept step, and the minimum by size of corpus."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetooth_registry.anywhere import AnyRegistry, Version, files_of
 
 @dataclass(frozen=True)
 class Curve:
-    """What one version measured while it trained.
+    """The curve of one version's training.
 
     Attributes:
         version: `bot@v3`.
@@ -27,8 +27,8 @@ class Curve:
         points: values by step.
         step: of the lowest value.
         minimum: that value.
-        kept: the step that the artifact is of; None: nothing was kept, or it is not known.
-        rows, tokens: of the training data; 0: not known.
+        kept: step of the artifact; None: no artifact, or unknown.
+        rows, tokens: of the training data; 0: unknown.
     """
 
     version: str
@@ -42,12 +42,12 @@ class Curve:
 
     @property
     def selected(self) -> bool:
-        """Whether the artifact is of the step with the lowest value."""
+        """Whether the artifact is from the step with the lowest value."""
         return self.kept == self.step
 
     @property
     def mark(self) -> Point | None:
-        """The step that was kept, with its value; None if it measured nothing there."""
+        """The kept step with its value; None without a measurement there."""
         return next((point for point in self.points if point[0] == self.kept), None)
 
     def as_json(self) -> dict[str, Any]:
@@ -59,8 +59,8 @@ def curves(registry: AnyRegistry, model: str, metric: str, newest: int = 0) -> l
     """A curve of each version that measured a metric while it trained, the oldest first.
 
     Args:
-        metric: as a run records it, `eval/loss`; lower is better.
-        newest: of so many versions at most; 0: of all.
+        metric: by its name in a run, `eval/loss`; lower is better.
+        newest: only this many versions; 0: all.
 
     Raises:
         UserError: no version measured it.
@@ -100,7 +100,7 @@ def _read(registry: AnyRegistry, version: Version) -> dict[str, Curve]:
 
 
 def pictures(made: Sequence[Curve], metric: str) -> dict[str, str]:
-    """Two charts as SVG by file name; the second only where the sizes of the corpora are known."""
+    """Two charts as SVG by file name; the second only if the sizes of the corpora are known."""
     marks = [curve.mark for curve in made if curve.mark is not None]
     by_step = chart(f"{metric} by step, the kept one ringed", {c.version: c.points for c in made}, marks=marks)
     sizes = sorted((curve.rows, curve.minimum) for curve in made if curve.rows)

@@ -1,7 +1,7 @@
-"""Decisions about channels, as signed statements: what was asked, what each gate said, and what follows.
+"""Decisions about channels, as signed statements: the question, each gate's verdict, and the result.
 
-The bytes of a decision depend on the version, the channel, the version there before and the evidence alone: no time
-stands in them, and Ed25519 signatures are deterministic, so that the same question gives the same bytes again.
+The bytes of a decision depend only on the version, the channel, its previous version and the evidence: they have no
+time, and Ed25519 signatures are deterministic, so the same question gives the same bytes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from finetooth_registry.anywhere import AnyRegistry, Event, Version
 PREDICATE = "urn:finetooth:decision:1"
 PROMOTE, HOLD, REJECT, ROLLBACK, LIFT = "PROMOTE", "HOLD", "REJECT", "ROLLBACK", "LIFT"
 BY_HAND = ("held", "hold lifted", "reverted")
-"""Events that say who may not enter a channel, whatever gates say."""
+"""Events that keep a version out of a channel, regardless of gates."""
 KINDS = ("decided", "rolled back", *BY_HAND)
-"""Events that move a channel, or say why it is not moved."""
+"""Events that move a channel, or refuse to."""
 RECORD = "signed"
-"""What such an event calls the SHA-256 of its statement."""
+"""Key of the statement's SHA-256 in such an event."""
 
 
 def outcome(verdicts: Mapping[str, Verdict]) -> str:
-    """What follows from what gates say.
+    """The result of the gates' verdicts.
 
-    REJECT: a gate judged the version and refused it. HOLD: none did, but something that a gate needs is still missing:
-    a measurement, a signature; its verdict then has no evidence.
+    REJECT: a gate judged the version and refused it. HOLD: none did, but a gate lacks a measurement or a signature; its
+    verdict then has no evidence.
     """
     failed = [verdict for verdict in verdicts.values() if not verdict.passed]
     if not failed:
@@ -45,8 +45,8 @@ def write(
     """A decision in its envelope.
 
     Args:
-        before: the version that the channel held.
-        about: channel, decision, what each gate said.
+        before: the channel's version until now.
+        about: channel, decision, each gate's verdict.
         signer: None: it is not signed.
     """
     judged = (version, *([] if before is None else [before]))
@@ -73,11 +73,11 @@ def latest(registry: AnyRegistry, version: Version, channel: str) -> bytes:
 
 
 def check(registry: AnyRegistry, event: Event, trusted: Mapping[str, Key], *, must: bool) -> tuple[bool, str]:
-    """Whether the statement of an event says what the event says, and by whom it is signed.
+    """Check that an event agrees with its statement, and who signed it.
 
     Args:
         trusted: keys by name.
-        must: a decision without a signature does not hold.
+        must: a decision needs a signature.
     """
     detail = event.detail
     if RECORD not in detail:  # an event of an earlier finetooth

@@ -1,4 +1,4 @@
-"""What others read of a version: a model card (Markdown) and an ML-BOM (CycloneDX), both from its signed record alone.
+"""Documents of a version: a model card (Markdown) and an ML-BOM (CycloneDX), both only from its signed record.
 
 CycloneDX 1.6: https://cyclonedx.org/docs/1.6/json. Model cards: Mitchell et al., 2019, arXiv:1810.03993.
 """
@@ -58,7 +58,7 @@ def _section(title: str, facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Whatever a name or a value says, as text: neither markup nor a new line."""
+    """A name or value as text, without markup or new lines."""
     return escape_controls(" ".join(str(value).split())).translate(_MARKS)
 
 
@@ -114,7 +114,7 @@ def _libraries(about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model_card(about: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
-    """The part of CycloneDX that the library has no class for."""
+    """The part of CycloneDX without a class in the library."""
     data = [{"ref": f"data:{name}"} for name in _flat(about.get("data"))]
     return {
         "modelParameters": {"datasets": data},

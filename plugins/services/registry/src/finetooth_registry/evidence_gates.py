@@ -1,4 +1,4 @@
-"""Release gates that look at files, records and kept answers."""
+"""Release gates for files, records and kept answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SizeOptions(Options):
     """Options of `size`."""
 
     max_mb: float = Field(gt=0)
-    """The most that the files of the version may take, in millions of bytes."""
+    """The largest size of the version's files, in millions of bytes."""
 
 
 class LicenceOptions(Options):
@@ -97,7 +97,7 @@ class Licence:
 
 
 class Reproduced:
-    """Looks whether it was trained again with the same outcome."""
+    """Checks that a second training gave the same result."""
 
     def __init__(self, options: ReproducedOptions) -> None:
         self._tolerance = options.tolerance
@@ -115,7 +115,8 @@ class Reproduced:
 
 
 class Pii:
-    """Searches texts for personal data that have a form; see `personal`. It finds no names and no street addresses."""
+    """Searches texts for personal data with a fixed format; see `personal`. It finds no names and no street
+    addresses."""
 
     def __init__(self, options: PiiOptions) -> None:
         self._options = options

@@ -34,10 +34,10 @@ class RegistryOptions(Options):
 
 
 def admit(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-    """Ask the policy about the data of a recipe, and of the version that it trains over, before the run trains.
+    """Check the data of a recipe, and of its base version, against the policy before the run trains.
 
     Raises:
-        UserError: no registry is there, or its policy refuses the data; it logs the refusal.
+        UserError: there is no registry, or its policy refuses the data; it logs the refusal.
     """
     chosen = RegistryOptions.model_validate(options)
     open_registry(chosen.registry).admit(chosen.model, data_of(recipe))
@@ -50,10 +50,10 @@ class RegistryExporter(ExporterBase):
         self._options, self._commands = options, context
 
     def check(self, source: ExportSource) -> None:
-        """Look whether registry, key and channel are there.
+        """Check that registry, key and channel exist.
 
         Raises:
-            UserError: one is not.
+            UserError: one does not.
         """
         registry = open_registry(self._options.registry)
         if self._options.channel:
@@ -64,8 +64,8 @@ class RegistryExporter(ExporterBase):
         """Register the run and write the record.
 
         Raises:
-            UserError: the run has not ended, the policy refuses its data, or a gate holds it back. What a gate holds
-                back stays registered.
+            UserError: the run has not ended, the policy refuses its data, or a gate holds it back; then it stays
+                registered.
         """
         options, registry = self._options, open_registry(self._options.registry)
         signer = self._signer()

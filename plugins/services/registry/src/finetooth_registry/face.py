@@ -1,9 +1,9 @@
 """The face `registry` of a server: the calls of `anywhere.AnyRegistry` over REST.
 
 Keys, TLS, limits and the audit record are the server's. `read` looks, `download` fetches files, `train` registers,
-measures and signs, `admin` releases and reverts. Each tenant has a registry of its own in the folder `tenants` of the
-served one, so that nothing that a request names can be another's; without keys, the tenant `local` has the served one.
-Whose keys sign records is decided where the registry lies, and by no request.
+measures and signs, `admin` releases and reverts. Each tenant has a separate registry in the folder `tenants` of the
+served one, so no request can name another tenant's versions; without keys, the tenant `local` has the served one. No
+request can change trusted keys.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from finetooth_registry.registry import Registry
 
 PATH = "/registry"
 LOCAL = "local"
-"""The tenant whose registry is the served one: that of a server without keys."""
+"""The tenant of a server without keys, whose registry is the served one."""
 LOOK, FETCH, WRITE, RELEASE = ("read",), ("download",), ("train",), ("admin",)
 
 
@@ -44,7 +44,7 @@ class Nothing(_Body):
 
 
 class Admission(_Body):
-    """What a client wants to register."""
+    """A version to register."""
 
     model: str
     about: dict[str, Any]
@@ -52,7 +52,7 @@ class Admission(_Body):
 
 
 class Registration(_Body):
-    """A version: its record, and what its run measured."""
+    """A version: its record and its run's metrics."""
 
     record: str
     metrics: dict[str, float]
@@ -66,7 +66,7 @@ class Record(_Body):
 
 
 class Measurements(_Body):
-    """Numbers by name; answers, and what they depend on, by evaluator."""
+    """Metrics by name; answers, and their settings, by evaluator."""
 
     metrics: dict[str, float]
     answers: dict[str, list[dict[str, Any]]]
@@ -81,7 +81,7 @@ class Release(_Body):
 
 
 class GateVerdict(_Body):
-    """What one gate said."""
+    """The verdict of one gate."""
 
     passed: bool
     reason: str
@@ -89,7 +89,7 @@ class GateVerdict(_Body):
 
 
 class Watched(_Body):
-    """A measurement of what a channel holds."""
+    """A measurement of a channel's version."""
 
     channel: str
     metrics: dict[str, float]
@@ -97,13 +97,13 @@ class Watched(_Body):
 
 
 class Reason(_Body):
-    """Why, for the log."""
+    """The reason, for the log."""
 
     why: str
 
 
 class Hold(_Body):
-    """A channel, and why a version is kept out of it; no reason lifts the hold."""
+    """A channel, and the reason of a hold; an empty reason lifts it."""
 
     channel: str
     why: str
@@ -115,11 +115,11 @@ Parts = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Call:
-    """A request that is answered with JSON.
+    """A route that answers with JSON.
 
     Attributes:
         does: gets the registry, the parts of the address and the body.
-        changes: it goes into the audit record.
+        changes: whether the audit record lists it.
     """
 
     method: str
@@ -207,7 +207,7 @@ BLOB, PROMOTE = "/blobs/{sha256}", "/versions/{model}/{number:int}/promote"
 
 
 class Tenants:
-    """The registry of each tenant, opened once, and made at the tenant's first request.
+    """The registry of each tenant, opened once, made at the tenant's first request.
 
     Args:
         folder: of the served registry.
@@ -217,13 +217,13 @@ class Tenants:
         self._folder, self._opened, self._lock = folder, {LOCAL: Registry(folder)}, threading.Lock()
 
     async def of(self, request: Request) -> Registry:
-        """The registry of who calls."""
+        """The caller's registry."""
         return await asyncio.to_thread(self._open, _who(request).tenant)
 
     def _open(self, tenant: str) -> Registry:
         with self._lock:
             if tenant not in self._opened:
-                # file systems may take Team and team for the same
+                # file systems may not distinguish Team and team
                 name = re.sub("[A-Z]", lambda letter: f"~{letter[0].lower()}", tenant)
                 folder = self._folder / schema.TENANTS / name
                 self._opened[tenant] = Registry(folder) if schema.is_registry(folder) else Registry.create(folder)
@@ -251,7 +251,7 @@ class RegistryFace(FaceBase):
         self._commands, self._folder = commands, folder
 
     def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
-        """Bounds on bodies and keys are the server's to check; scopes are checked here."""
+        """The server checks bodies and keys; the face checks scopes."""
         tenants = Tenants(self._folder)
 
         def promote(opened: Registry, parts: Parts, body: Release) -> Any:

@@ -1,4 +1,4 @@
-"""`registry:NAME@production`: a version as a run folder of this machine, verified before anything loads it."""
+"""`registry:NAME@production`: a version as a local run folder, verified before anything loads it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from finetooth_registry.writing import write_version
 def run_folder(reference: str) -> Path:
     """The folder of a version of the registry that FT_REGISTRY names (a folder or a URL), by default `registry`.
 
-    The folder is kept in the cache under the SHA-256 of its record. Each call verifies the record and every file
-    again; a kept folder that was changed is written again.
+    The folder is kept in the cache under the SHA-256 of its record. Each call verifies the record and every file; a
+    changed folder is written again.
 
     Args:
         reference: `NAME`, `NAME@v3` or `NAME@CHANNEL`.
 
     Raises:
-        UserError: no such version is there, or a link of its verification does not hold.
+        UserError: the version does not exist, or a check of it fails.
     """
     registry = open_registry(os.environ.get(VARIABLE) or "registry")
     version = registry.version(reference)
@@ -49,7 +49,7 @@ def run_folder(reference: str) -> Path:
 def _all_hold(links: Iterator[Link], what: str) -> None:
     """
     Raises:
-        UserError: names the first link that does not hold.
+        UserError: names the first check that fails.
     """
     for link in links:
         if not link.holds:

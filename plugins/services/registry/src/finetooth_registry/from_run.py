@@ -1,4 +1,4 @@
-"""What a run folder says of its run, for the record of a version."""
+"""Reads the facts of a run from its folder, for the record of a version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from finetooth_registry import locking, records
 from finetooth_registry.anywhere import AnyRegistry, Version
 
 _KEPT = (RECIPE, PLAN, RESULT, RUN, METRICS)
-"""Files of a run that are stored with its artifact."""
+"""Files of a run stored with its artifact."""
 _FROM_MANIFEST = ("base", "base_digest", "base_revision", "model", "data", "plugins", "picks", "environment")
 
 
@@ -31,10 +31,10 @@ class RunFiles:
     """A run that can be registered.
 
     Attributes:
-        files: what is stored, by its name in the run folder.
+        files: to store, by name in the run folder.
         about: the predicate of the record.
-        metrics: what the run measured.
-        failed: why it failed; empty: it ended well.
+        metrics: of the run.
+        failed: why it failed; empty: it did not.
     """
 
     files: Mapping[str, Path]
@@ -74,10 +74,10 @@ def read(folder: Path) -> RunFiles:
 
 
 def data_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe says of its data, the version of a registry that it trains over, and runs in between.
+    """A recipe's classification of its data, its registered base version, and the runs in between.
 
     Raises:
-        UserError: a run or a record that it trains over cannot be read.
+        UserError: a run or record of its base cannot be read.
     """
     classification = (recipe.get("data") or {}).get("classification") or {}
     parents: list[dict[str, Any]] = []
@@ -103,13 +103,13 @@ def data_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _manifest(artifact: Path) -> Mapping[str, Any]:
-    """What an artifact says of itself, once it has been compared with that; nothing where there is none."""
+    """The manifest of an artifact, after checking the files; empty without an artifact."""
     return verify_folder(artifact) if artifact.is_dir() else {}
 
 
 def _trained_over(recipe: Mapping[str, Any]) -> Path | bytes | None:
-    """What a run began with: the record of a version, or the folder of a run, also where its weights were merged or
-    exported; a folder that is not there where that run is gone. None: a published model."""
+    """The base of a run: the record of a version, or the folder of a run, also for its merged or exported weights; the
+    folder may no longer exist. None: a published model."""
     model = _name(recipe.get("model"))
     folder = Path(model)
     if not model:
@@ -128,14 +128,14 @@ def register(
     """Register what a run trained as the next version of a model.
 
     Args:
-        lock: the lock file of the environment in which the run trained; None: that of this environment, unless it
-            contradicts what the run recorded.
+        lock: the lock file of the run's environment; None: that of this environment, unless it contradicts the run's
+            record.
 
     Returns:
         The version, and why it has no lock file; empty if it has one.
 
     Raises:
-        UserError: see `read` and `Registry.add`; the given lock file contradicts what the run recorded.
+        UserError: see `read` and `Registry.add`; the given lock file contradicts the run's record.
     """
     made = read(run)
     text, why = _locked(made.about, lock)
@@ -147,7 +147,7 @@ def register(
 
 
 def _locked(about: Mapping[str, Any], lock_file: Path | None) -> tuple[str, str]:
-    """A lock file for a run, and what it contradicts of the run."""
+    """A lock file for a run, and its contradictions with the run."""
     if lock_file is None:
         here = locking.installed()
         return locking.text_of(here), locking.misfit(here, about)

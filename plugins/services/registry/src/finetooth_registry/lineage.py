@@ -1,4 +1,4 @@
-"""Lineage: what a version was made of, down to the raw data, as a tree and as a drawing."""
+"""Lineage: the origins of a version, down to the raw data, as a tree and as a drawing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from finetooth_registry.anywhere import AnyRegistry, Version, files_of
 from finetooth_registry.verifying import parent_record, record_of
 
 WIDTH, HEIGHT, LETTERS = 230, 52, 26
-"""Of a box of the drawing, in pixels, and how many letters its lines have."""
+"""Size of a box of the drawing, in pixels, and characters per line."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """Something that a version was made of.
+    """An origin of a version.
 
     Attributes:
         kind: `weights` (merged or exported), `version`, `run` (not registered), `base`, `data` or `recipe`.
         digest: SHA-256; empty: there is none.
-        facts: what the record says of it, by name.
-        version: of the registry; None for everything else.
+        facts: from the record, by name.
+        version: in the registry; None for other kinds.
     """
 
     kind: str
@@ -39,11 +39,11 @@ class Node:
 
 
 Load = Callable[[str], tuple[bytes, str, Version | None]]
-"""Of a version by its name: its record, its digest, and the version in the registry."""
+"""From a version's name to its record, its digest, and the registry's version."""
 
 
 def lineage(registry: AnyRegistry, version: Version) -> Node:
-    """What a version was made of, by its record and those of its parents.
+    """The origins of a version, from its record and those of its parents.
 
     Raises:
         UserError: a record cannot be read.
@@ -76,7 +76,7 @@ def lineage_of_folder(folder: Path) -> Node:
 def _node(load: Load, called: str, inside: frozenset[str]) -> Node:
     """
     Args:
-        inside: versions whose lineage this is a part of.
+        inside: versions whose lineage contains this one.
     """
     record, digest, version = load(called)
     content = records.read(record)
@@ -120,7 +120,7 @@ def _base(about: Mapping[str, Any]) -> Node:
 
 
 def drawing(root: Node, address_of: Callable[[Version], str]) -> Markup:
-    """A lineage as SVG: what was made stands to the right of what it was made of.
+    """A lineage as SVG: origins are on the left of their results.
 
     Args:
         address_of: the page of a version.
@@ -154,7 +154,7 @@ def drawing(root: Node, address_of: Callable[[Version], str]) -> Markup:
 
 
 def _placed(node: Node, depth: int, free: list[int]) -> Iterator[tuple[Node, int, float, float]]:
-    """Each node with its column, its row, and the row of what it was made into."""
+    """Each node with its column, its row, and the row of its result."""
     rows: list[float] = []
     below: list[tuple[Node, int, float, float]] = []
     direct: list[int] = []

@@ -1,7 +1,7 @@
 """Lock files: every installed distribution with its version, and the SHA-256 of its archive where that is known.
 
-A lock file is a requirements file: pip takes it, with `--require-hashes` too if every line has a hash. pip itself
-records the hash of an archive that it installed from a file or a URL; for those that came from an index it is asked.
+A lock file is a requirements file: pip accepts it, also with `--require-hashes` if every line has a hash. pip records
+the hash of an archive that it installed from a file or a URL; for those from an index, pip is asked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from finetooth_hooks.errors import UserError
 LOCK = "requirements.lock"
 """The name of the lock file among the files of a version."""
 FOLDER = "# from a folder: "
-"""Begins the line of a distribution that was installed from a folder, which no index has."""
+"""Prefix of the line of a distribution that was installed from a folder, and is in no index."""
 _HEAD = "# Python {python} on {machine}. In an environment of its own:\n# pip install --no-deps -r requirements.lock\n"
 _PYTHON = re.compile(r"# Python (\S+) on ")
 _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==(\S+)(?: --hash=sha256:([0-9a-f]{64}))?")
@@ -54,7 +54,7 @@ class Locked:
 
 
 def installed() -> tuple[Locked, ...]:
-    """Every distribution that is installed here, by name; the first of a name on the path wins, as for imports."""
+    """Every installed distribution, by name; the first on the path wins, as for imports."""
     first: dict[str, Locked] = {}
     for distribution in distributions():
         name = re.sub(r"[-_.]+", "-", distribution.metadata["Name"]).lower()
@@ -79,7 +79,7 @@ def read(text: str, where: str) -> tuple[Locked, ...]:
     """The distributions of a lock file.
 
     Raises:
-        UserError: a line is none of a lock file.
+        UserError: a line is invalid.
     """
     made = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -94,10 +94,10 @@ def read(text: str, where: str) -> tuple[Locked, ...]:
 
 
 def with_index_hashes(locked: Sequence[Locked]) -> tuple[Locked, ...]:
-    """The distributions, with the hashes that pip's index gives for those that have none; it may lack some.
+    """The distributions, with missing hashes from pip's index, which may lack some.
 
     Raises:
-        UserError: pip cannot ask.
+        UserError: pip fails.
     """
     left = {each.name: each for each in locked if not each.sha256 and not each.folder}
     known: dict[str, str] = {}
@@ -119,7 +119,7 @@ def with_index_hashes(locked: Sequence[Locked]) -> tuple[Locked, ...]:
 
 
 def differing(before: Iterable[Locked], now: Iterable[Locked]) -> dict[str, tuple[str, str]]:
-    """Distributions whose version or known archive is not the same: both, as text; empty where it is missing."""
+    """Distributions whose version or known archive differs: both as text; empty if missing."""
     old, new = ({each.name: each for each in side} for side in (before, now))
     changed = {}
     for name in sorted(old.keys() | new.keys()):
@@ -131,11 +131,11 @@ def differing(before: Iterable[Locked], now: Iterable[Locked]) -> dict[str, tupl
 
 
 def misfit(locked: Iterable[Locked], about: Mapping[str, Any], python: str = "") -> str:
-    """What a lock file contradicts of what a run recorded; empty if nothing.
+    """Contradictions of a lock file with a run's record; empty if none.
 
     Args:
         about: `environment` and `plugins` of the run.
-        python: the version that the lock file is of; empty: this one.
+        python: version of the lock file; empty: this one.
     """
     run_versions = {**about.get("plugins", {}), **about.get("environment", {})}
     versions = {each.name: each.version for each in locked}
@@ -147,22 +147,22 @@ def misfit(locked: Iterable[Locked], about: Mapping[str, Any], python: str = "")
 
 
 def python_of(text: str) -> str:
-    """The version of Python that a lock file is of; empty if it does not say."""
+    """The Python version of a lock file; empty if unknown."""
     match = _PYTHON.match(text)
     return match[1] if match else ""
 
 
 def install(text: str, where: str, folder: Path) -> tuple[Locked, ...]:
-    """Make an environment of a lock file; pip compares every archive with its hash.
+    """Make an environment from a lock file; pip checks the hash of every archive.
 
     Args:
         folder: must not exist.
 
     Returns:
-        Those that are left to install by hand: what came from a folder.
+        Distributions to install by hand, which came from a folder.
 
     Raises:
-        UserError: the folder exists, a hash is missing, the lock is of another Python, or pip refuses.
+        UserError: the folder exists, a hash is missing, the lock is for another Python, or pip fails.
     """
     locked = read(text, where)
     if folder.exists():
@@ -189,7 +189,7 @@ def _pip(*arguments: str, python: str = sys.executable) -> subprocess.CompletedP
 
 
 def _last(output: str) -> str:
-    """The line of pip that names what is wrong."""
+    """The line of pip's output with the error."""
     if changed := re.search(r"^\s+(\S+==\S+) from .*:\n\s+Expected sha256", output, re.MULTILINE):
         return f"the archive of {changed[1]} has not the hash of the lock file"
     lines = [line.strip() for line in output.splitlines() if line.strip()]

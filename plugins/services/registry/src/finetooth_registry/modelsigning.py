@@ -1,6 +1,6 @@
-"""Signatures in the format of `model_signing` (OpenSSF), for those who check models with that command.
+"""Signatures in the format of `model_signing` (OpenSSF), for users of that command.
 
-It signs the digest of every file of a folder, with an elliptic-curve key. Where the folder came from, the record says.
+They cover the digest of every file of a folder, with an elliptic-curve key; the record holds the folder's origin.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ MAKE = "make one with openssl ecparam -name prime256v1 -genkey -noout -out FILE"
 
 
 def check(key: Path) -> None:
-    """Look whether a folder can be signed, before it is written.
+    """Check that a folder can be signed, before it is written.
 
     Args:
         key: PEM file of the private key.
 
     Raises:
-        UserError: the package is not installed, or the file holds no key that it takes.
+        UserError: the package is not installed, or the file holds no suitable key.
     """
     try:
-        import model_signing.signing  # noqa: F401 - only to know that it is there
+        import model_signing.signing  # noqa: F401 - checks that it is installed
     except ImportError as error:
         raise UserError(
             f"--model-signing needs model-signing: {error}", action=install_command("finetooth-registry[model-signing]")
@@ -38,10 +38,10 @@ def check(key: Path) -> None:
 
 
 def sign_folder(folder: Path, key: Path) -> Path:
-    """Sign every file of a folder; returns the signature's file, which lies next to the folder.
+    """Sign every file of a folder; returns the signature's file, next to the folder.
 
     Raises:
-        UserError: the key's curve is not one that model_signing takes.
+        UserError: model_signing does not support the key's curve.
     """
     from model_signing.signing import Config
 

@@ -1,4 +1,4 @@
-"""The policy of a registry: what may be registered, and what a version must pass to enter a channel."""
+"""The policy of a registry: what may be registered, and the gates of each channel."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class _Strict(BaseModel):
 
 
 class DataPolicy(_Strict):
-    """What the data of a run must say of itself."""
+    """Requirements on the classification of a run's data."""
 
     customer_data: bool | None = None
-    """False: runs must say that they used no customer data. Null: nothing is required."""
+    """False: runs must state that they used no customer data. Null: no requirement."""
     licences: list[str] | None = None
-    """Licences that are accepted; null: any, and none."""
+    """Accepted licences; null: any, or none."""
 
 
 class WatchPolicy(_Strict):
@@ -48,7 +48,7 @@ class WatchPolicy(_Strict):
 
 
 class ChannelPolicy(_Strict):
-    """What a version must pass to enter a channel."""
+    """The gates of a channel."""
 
     gates: list[str | dict[str, Any]] = []
     signed_decisions: bool = False
@@ -75,7 +75,7 @@ class Policy(_Strict):
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """Refuses a key that stands twice: YAML would keep the last one, and gates would be gone without a word."""
+    """Refuses duplicate keys: YAML would keep the last one, and gates would disappear silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key) for key, _ in node.value]

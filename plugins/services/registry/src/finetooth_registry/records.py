@@ -1,8 +1,7 @@
 """Signed records: an in-toto statement in a DSSE envelope, signed with Ed25519.
 
-The envelope is https://github.com/secure-systems-lab/dsse, the statement https://in-toto.io/Statement/v1. What the
-signature covers is the statement's bytes, so that nothing of it can be changed, and its subject lists the SHA-256 of
-every file, so that no file can.
+The envelope is https://github.com/secure-systems-lab/dsse, the statement https://in-toto.io/Statement/v1. The signature
+covers the statement's bytes, and its subject lists the SHA-256 of every file, so neither can be changed.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:finetooth:record:1"
 MADE_OF = ("base_digest", "recipe_sha256", "data")
-"""What the predicate of every record must say of its version."""
+"""Required keys of every record's predicate."""
 KEY = "FT_REGISTRY_KEY"
 """The environment variable that names the file of a private key."""
 LARGEST = 16 * 2**20
-"""Bytes of the largest record that is read."""
+"""Most bytes of a record."""
 
 
 def statement(files: Mapping[str, str], about: Mapping[str, Any], kind: str = PREDICATE) -> dict[str, Any]:
@@ -63,10 +62,10 @@ def add_signature(record: bytes, signer: CryptoSigner) -> bytes:
 
 
 def added_signatures(before: bytes, after: bytes) -> list[str]:
-    """Ids of the keys that signed a record in addition.
+    """Ids of the keys that additionally signed a record.
 
     Raises:
-        UserError: the second says something else, or lacks a signature of the first.
+        UserError: the second record differs, or lacks a signature of the first.
     """
     old, new = _envelope(before), _envelope(after)
     if (old.payload, old.payload_type) != (new.payload, new.payload_type):
@@ -77,13 +76,13 @@ def added_signatures(before: bytes, after: bytes) -> list[str]:
 
 
 def read(record: bytes, kind: str = PREDICATE) -> dict[str, Any]:
-    """The statement in an envelope; signatures are not looked at.
+    """The statement in an envelope; signatures are not checked.
 
     Args:
         kind: the type that its predicate must have.
 
     Raises:
-        UserError: the bytes hold no envelope with a statement of ours, or it names files outside of its folder.
+        UserError: the bytes are no envelope of this format, or name files outside their folder.
     """
     try:
         content = json.loads(_envelope(record).payload)
@@ -99,7 +98,7 @@ def read(record: bytes, kind: str = PREDICATE) -> dict[str, Any]:
 
 
 def digest(record: bytes) -> str:
-    """SHA-256 of the statement in an envelope, which more signatures do not change."""
+    """SHA-256 of the statement in an envelope, independent of signatures."""
     return hashlib.sha256(_envelope(record).payload).hexdigest()
 
 
@@ -123,14 +122,14 @@ def signers_of(record: bytes, trusted: Mapping[str, Key]) -> tuple[str, ...]:
             continue
         try:
             key.verify_signature(signature, pae)
-        except Exception:  # a signature that is not valid, or not a signature at all
+        except Exception:  # an invalid signature, or not a signature
             continue
         valid.append(name)
     return tuple(sorted(valid))
 
 
 def make_key(path: Path) -> Key:
-    """Write a new private key, readable by its owner alone; returns the public key.
+    """Write a new private key, readable only by its owner; return the public key.
 
     Raises:
         UserError: the file exists, or cannot be written.

@@ -35,10 +35,10 @@ from finetooth_registry.verifying import TRAINED_OVER, data_refusal
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MANY = 500
-"""Models from which on all channels are read at once."""
+"""Number of models above which all channels are read at once."""
 _SHOWN = [column for column in VERSIONS.c if column is not VERSIONS.c.artifact]
 PATIENCE = 60
-"""Seconds to wait for another process that writes."""
+"""Seconds to wait for another writing process."""
 
 
 class Registry(AnyRegistry):
@@ -57,7 +57,7 @@ class Registry(AnyRegistry):
         self.folder, self.blobs, self._clock = folder, open_blobs(folder), clock
         self._database = schema.open_database(folder)
         self._thread = threading.local()
-        self._reader = self._database.execution_options(isolation_level="AUTOCOMMIT")  # asks the server for less
+        self._reader = self._database.execution_options(isolation_level="AUTOCOMMIT")  # fewer requests to the server
         self._up_to_date()
 
     @classmethod
@@ -66,10 +66,10 @@ class Registry(AnyRegistry):
 
         Args:
             database: address of a PostgreSQL database for its tables; empty: see `schema.create_database`.
-            blobs: address of a bucket for its blobs; empty: they lie in the folder.
+            blobs: address of a bucket for its blobs; empty: in the folder.
 
         Raises:
-            UserError: the folder or the bucket holds something, or the database or the bucket cannot be used.
+            UserError: the folder or the bucket is not empty, or the database or the bucket cannot be used.
         """
         if blobs:
             BucketBlobs(folder / "blobs", blobs).check_unused()
@@ -92,7 +92,7 @@ class Registry(AnyRegistry):
         """Bring the tables up to date.
 
         Raises:
-            UserError: there are none, or they are of a later finetooth.
+            UserError: they are missing or from a later finetooth.
         """
         with self.reading() as connection:
             at = schema.version_of(connection)
@@ -102,7 +102,7 @@ class Registry(AnyRegistry):
                 schema.migrate(self._database, self._artifact_of)
 
     def _artifact_of(self, record: str) -> str | None:
-        """SHA-256 of the artifact's manifest that a stored record names; None where it names none or is damaged."""
+        """SHA-256 of the artifact's manifest from a stored record; None if it names none or is damaged."""
         try:
             return files_of(records.read(self.blobs.read(record))).get(MADE)
         except UserError:
@@ -138,7 +138,7 @@ class Registry(AnyRegistry):
             self._log(connection, "key trusted", {"name": name, "keyid": key.keyid})
 
     def revoke(self, name: str) -> None:
-        """Trust a key no longer: its signatures count for nothing from now on.
+        """Stop trusting a key; its signatures no longer count.
 
         Raises:
             UserError: no trusted key has this name.
@@ -181,11 +181,11 @@ class Registry(AnyRegistry):
     def enter(
         self, model: str, number: int, record: bytes, *, metrics: Mapping[str, float], failed: str = ""
     ) -> Version:
-        """Register a version by a record that was made elsewhere, whose files are stored.
+        """Register a version from a record made elsewhere, whose files are stored.
 
         Raises:
             VersionTaken: the number is not the next one.
-            UserError: the policy refuses the data, the record is of another version, or a file is missing.
+            UserError: the policy refuses the data, the record is for another version, or a file is missing.
         """
         content = records.read(record)
         about = content["predicate"]
@@ -201,7 +201,7 @@ class Registry(AnyRegistry):
             return self._register(connection, model, number, record, metrics, failed)
 
     def next_version(self, model: str) -> dict[str, Any]:
-        """The `number` that the next version will get, and the time `now`."""
+        """The `number` of the next version, and the time `now`."""
         with self.reading() as connection:
             return {"number": self._next(connection, model), "now": self._now()}
 
@@ -222,7 +222,7 @@ class Registry(AnyRegistry):
         self, connection: Connection, model: str, number: int, record: bytes, metrics: Mapping[str, float], failed: str
     ) -> Version:
         content = records.read(record)
-        self._check_stored(content)  # again: blobs that nothing names may be collected meanwhile
+        self._check_stored(content)  # again: blobs without references may be collected meanwhile
         status = "failed" if failed else "registered"
         version = Version(model, number, self.blobs.put_bytes(record), status, failed, self._now())
         row = asdict(version)
@@ -277,7 +277,7 @@ class Registry(AnyRegistry):
             chosen = self._chosen(mine.where(VERSIONS.c.number.in_(numbers)))
         else:
             chosen = self._chosen(mine.order_by(VERSIONS.c.number.desc()).limit(1))
-        return chosen[0] if chosen else super().version(reference)  # which says what is missing
+        return chosen[0] if chosen else super().version(reference)  # raises with the missing one
 
     def released(self) -> list[Version]:
         there = (CHANNELS.c.model == VERSIONS.c.model) & (CHANNELS.c.number == VERSIONS.c.number)
@@ -443,13 +443,13 @@ class Registry(AnyRegistry):
 
     @contextmanager
     def _changing(self) -> Iterator[Connection]:
-        """One writer at a time, everything or nothing."""
+        """A transaction; one writer at a time."""
         with _said(self.folder), self.alone(), self._database.begin() as connection:
             yield connection
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """The only writer; waits for another one."""
+        """A connection of the only writer; waits for another one."""
         last = time.monotonic() + PATIENCE
         with ExitStack() as stack:
             while True:
@@ -465,14 +465,14 @@ class Registry(AnyRegistry):
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection to read from; each query sees what is committed."""
+        """A connection for reading; each query sees committed data."""
         shared: Connection | None = getattr(self._thread, "connection", None)
         with _said(self.folder), nullcontext(shared) if shared else self._reader.connect() as connection:
             yield connection
 
     @contextmanager
     def reading_together(self) -> Iterator[None]:
-        """What this thread reads meanwhile, it reads over one connection: the database server is asked for less."""
+        """Share one connection for all reads of this thread in the `with` block."""
         with self.reading() as self._thread.connection:
             try:
                 yield
@@ -482,7 +482,7 @@ class Registry(AnyRegistry):
 
 @contextmanager
 def _said(folder: Path) -> Iterator[None]:
-    """What the database of a folder refuses, in one line."""
+    """The error of a folder's database in one line."""
     try:
         yield
     except DatabaseError as error:

@@ -23,9 +23,9 @@ class AtLeastOptions(Options):
     metric: str
     """The metric, as `ft registry show` lists it: `exact_match/accuracy`."""
     min: float | None = None
-    """The least it may be; null: no bound."""
+    """The lowest allowed value; null: none."""
     max: float | None = None
-    """The most it may be; null: no bound."""
+    """The highest allowed value; null: none."""
 
     @model_validator(mode="after")
     def _has_a_bound(self) -> Self:
@@ -42,7 +42,7 @@ class NotWorseOptions(Options):
     higher_is_better: bool = True
     """False for losses."""
     tolerance: float = Field(default=0.0, ge=0)
-    """By how much it may be worse."""
+    """How much worse it may be."""
     answers: str = ""
     """An evaluator whose kept answers both versions have. The gate then looks at rows that only one of the two answers
     right, and holds the version back if the predecessor has significantly more of them (McNemar's exact test, McNemar
@@ -146,7 +146,7 @@ class Signed:
         self._options = options
 
     def judge(self, candidate: ReleaseVersion, predecessor: ReleaseVersion | None) -> Verdict:
-        """Pass a version whose record says what it was made of, and enough trusted keys signed."""
+        """Pass a version whose record names its origins and has enough trusted signatures."""
         about = candidate.record.get("predicate", {})
         unsaid = [name for name in MADE_OF if not about.get(name)]
         if unsaid and candidate.signers:
@@ -157,20 +157,20 @@ class Signed:
             return Verdict(False, f"not signed by {', '.join(missing)}")
         enough = len(candidate.signers) >= self._options.least
         text = f"signed by {', '.join(candidate.signers) or 'nobody that is trusted'}"
-        return Verdict(enough, text, {"signers": list(candidate.signers)} if enough else {})  # more may sign
+        return Verdict(enough, text, {"signers": list(candidate.signers)} if enough else {})  # more signatures may come
 
 
 def binomial_tail(successes: int, trials: int) -> float:
-    """The chance of at least so many successes in fair trials: the one-sided p-value of McNemar's exact test."""
+    """The probability of at least this many successes in fair trials: the one-sided p-value of McNemar's exact test."""
     return float(sum(math.comb(trials, count) for count in range(successes, trials + 1)) / 2**trials)
 
 
 def _changed(now: Sequence[Mapping[str, Any]], then: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """How many rows only the new version answers right, and how many only the old one."""
+    """The numbers of rows that only the new version, and only the old one, answers right."""
     pairs = [(float(new["score"]) >= 1, float(old["score"]) >= 1) for new, old in zip(now, then, strict=True)]
     return sum(new and not old for new, old in pairs), sum(old and not new for new, old in pairs)
 
 
 def _number(value: float) -> float | str:
-    """A number that JSON can hold."""
+    """The number, if JSON can represent it."""
     return value if math.isfinite(value) else str(value)

@@ -1,4 +1,4 @@
-"""Releases of versions: what a channel's gates say, and the decision that follows."""
+"""Releases of versions: runs a channel's gates and records the decision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetooth_registry.verifying import Logged, verify_log, verify_version
 from finetooth_registry.writing import write_version
 
 GATED = ("signature", *MADE_OF)
-"""Links of a verification whose absence is for gates to judge."""
+"""Checks of a verification that are left to gates."""
 
 if TYPE_CHECKING:
     from finetooth_hooks import CommandContext
@@ -38,21 +38,21 @@ def promote(
 ) -> tuple[bool, Mapping[str, Verdict]]:
     """Ask the gates of a channel about a version, record the decision, and move the channel if all pass.
 
-    A version that the channel holds already is compared with the one that it followed there, so that the same question
-    has the same answer.
+    A version that is already in the channel is compared with its predecessor there, so that the same question has the
+    same answer.
 
     Args:
-        dry_run: ask, and change and record nothing.
-        signer: signs the decision; where a server has the registry, the server's key does. None: it is not signed.
+        dry_run: ask the gates without changing or recording anything.
+        signer: signs the decision; at a server, the server's key does. None: it is not signed.
 
     Returns:
-        Whether it is promoted, and what each gate said.
+        Whether it is promoted, and each gate's verdict.
 
     Raises:
-        UserError: the policy has no such channel, the version failed or was reverted, or it or the one in the channel
+        UserError: the policy has no such channel, the version failed or was reverted, or it or the channel's version
             was tampered with.
     """
-    if isinstance(registry, RemoteRegistry):  # its gates are asked where the registry lies
+    if isinstance(registry, RemoteRegistry):  # the registry's server asks the gates
         return registry.promote(version, channel, dry_run=dry_run)
     assert isinstance(registry, Registry)
     wanted = registry.channel(channel)
@@ -77,7 +77,7 @@ def promote(
 def _check_untouched(registry: Registry, version: Version, logged: Logged) -> None:
     """
     Raises:
-        UserError: a link of the version's verification does not hold that is not for gates to judge.
+        UserError: a check of the version fails that is not left to gates.
     """
     for link in verify_version(registry, version, logged=logged):
         if not link.holds and link.what not in GATED and not link.what.startswith("decision "):
@@ -86,10 +86,10 @@ def _check_untouched(registry: Registry, version: Version, logged: Logged) -> No
 
 
 def _before(registry: Registry, version: Version, channel: str, events: Sequence[Event]) -> Version | None:
-    """The version that a channel holds, or held before the asked one entered it.
+    """The version in a channel, or the one before the given one.
 
     Args:
-        events: of the model, which were verified.
+        events: of the model, verified.
     """
     before = registry.in_channel(version.model, channel)
     if before is None or before.number != version.number:
@@ -103,7 +103,7 @@ def _before(registry: Registry, version: Version, channel: str, events: Sequence
 def roll_back(
     registry: AnyRegistry, model: str, channel: str, reason: str, signer: CryptoSigner | None = None
 ) -> Version:
-    """Give a channel the version that it held before, and record the decision.
+    """Set a channel to its previous version, and record the decision.
 
     Args:
         signer: as for `promote`.
@@ -165,10 +165,10 @@ def judge(
     commands: CommandContext, gates: Sequence[str | dict[str, Any]], setting: str, candidate: ReleaseVersion,
     predecessor: ReleaseVersion | None,
 ) -> dict[str, Verdict]:  # fmt: skip
-    """What each gate says, by its place and name.
+    """Each gate's verdict, by its place and name.
 
     Args:
-        setting: where the policy picks the gates, for messages.
+        setting: the policy's setting of the gates, for messages.
     """
     verdicts: dict[str, Verdict] = {}
     for place, pick in enumerate(gates):
@@ -179,7 +179,7 @@ def judge(
 
 
 def as_released(registry: AnyRegistry, version: Version, place: Path) -> ReleaseVersion:
-    """A version as gates see it, its files written to a new folder."""
+    """A version for gates, with its files in a new folder."""
     write_version(registry, version, place)
     record = registry.record(version)
     metrics, answers = registry.metrics(version)

@@ -1,4 +1,4 @@
-"""A registry at a URL, which `ft registry serve` serves. What comes from it is checked as if a stranger had sent it."""
+"""A registry at a URL, served by `ft registry serve`. All its answers are checked as untrusted."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from finetooth_registry.policy import Policy
 from finetooth_registry.registry import PATIENCE, Registry
 
 PART = 8 * 2**20
-"""Bytes of a blob that one request sends."""
+"""Bytes of a blob per request."""
 LARGEST = 2**30
-"""Bytes of an answer that is read as a whole."""
+"""Most bytes of an answer that is read as a whole."""
 KEY = "FT_REGISTRY_API_KEY"
-"""The API key that requests carry, from `ft keys create`."""
+"""The variable with the API key, from `ft keys create`."""
 CONFLICT = 409
 
 
@@ -44,7 +44,7 @@ def open_registry(where: str) -> AnyRegistry:
 
 
 class Server:
-    """Requests to a server, each answered with JSON or refused in one line."""
+    """Requests to a server, answered with JSON or a one-line error."""
 
     def __init__(self, url: str) -> None:
         key = os.environ.get(KEY, "")
@@ -56,8 +56,8 @@ class Server:
         """The JSON of an answer.
 
         Raises:
-            VersionTaken: somebody else was faster.
-            UserError: the server refuses, or is not there.
+            VersionTaken: another client was faster.
+            UserError: the server refuses, or cannot be reached.
         """
         with self.answer(method, path, **parts) as answer:
             content = b""
@@ -72,10 +72,10 @@ class Server:
 
     @contextmanager
     def answer(self, method: str, path: str, **parts: Any) -> Iterator[httpx.Response]:
-        """An answer that is read as it comes."""
+        """A streamed answer."""
         try:
             with self._http.stream(method, path, **parts) as answer:
-                if answer.headers.get("Content-Encoding", "identity") != "identity":  # it may unpack to anything
+                if answer.headers.get("Content-Encoding", "identity") != "identity":  # it could unpack to any size
                     raise UserError(f"{self.url} answers in a packed form", action="ask who runs the registry")
                 if answer.status_code >= 400:
                     answer.read()
@@ -100,13 +100,13 @@ def _refusal(url: str, answer: httpx.Response) -> UserError:
 
 
 class RemoteBlobs:
-    """Blobs of a server, compared with their names while they come."""
+    """Blobs of a server, with hashes checked during the download."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def put(self, source: Path) -> str:
-        """Send a file in parts; returns its SHA-256. The server compares it before it keeps it."""
+        """Send a file in parts; returns its SHA-256. The server checks its hash before storing it."""
         sha256, size, upload = sha256_of(source), source.stat().st_size, secrets.token_hex(16)
         with source.open("rb") as reader:
             for offset in range(0, size, PART) or (0,):
@@ -161,7 +161,7 @@ class RemoteBlobs:
 
 
 class RemoteRegistry(AnyRegistry):
-    """See `AnyRegistry`. Keys are trusted and revoked where the registry lies."""
+    """See `AnyRegistry`. Keys are trusted and revoked at the registry's server."""
 
     def __init__(self, url: str) -> None:
         self._server = Server(url)
@@ -169,7 +169,7 @@ class RemoteRegistry(AnyRegistry):
 
     @property
     def place(self) -> str:
-        """The URL, and which key opens it: another tenant's key opens another registry."""
+        """The URL and the key's id: another tenant's key opens another registry."""
         return " ".join(filter(None, (self._server.url, self._server.key_id)))
 
     @property
@@ -188,7 +188,7 @@ class RemoteRegistry(AnyRegistry):
         return [version_of(fields) for fields in self._server.ask("GET", "/versions", params=params)]
 
     def record(self, version: Version) -> bytes:
-        """Everyone who may look may see what a version was made of, and fetches no file for it."""
+        """Readers may see the origins of a version without fetching files."""
         record = str(self._server.ask("GET", f"/versions/{version.model}/{version.number}/record")).encode()
         if hashlib.sha256(record).hexdigest() != version.record:
             raise UserError(f"the record of {version.called} was changed", action="ask who runs the registry")
@@ -218,7 +218,7 @@ class RemoteRegistry(AnyRegistry):
     ) -> Version:  # fmt: skip
         stored = {name: sha256_of(path) for name, path in files.items()}
         missing = self._missing(model, about, sorted(set(stored.values())))
-        for name, path in files.items():  # nothing is sent before the policy has admitted it
+        for name, path in files.items():  # files are sent only after the policy admits the version
             if stored[name] in missing and self.blobs.put(path) != stored[name]:
                 raise UserError(f"{path} changed while it was sent", action="try again")
         last = time.monotonic() + PATIENCE

@@ -1,4 +1,4 @@
-"""Train a recorded run again and compare: its conditions, every number by step, and the files of its artifact."""
+"""Trains a recorded run again and compares conditions, numbers by step, and files of the artifact."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     from finetooth_hooks import CommandContext
 
 CONDITIONS = ("base_digest", "data", "plugins", "environment")
-"""What a manifest says of the conditions under which its run trained."""
+"""Keys of a manifest with the conditions of its run."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that is not as it was recorded.
+    """A difference from the record.
 
     Attributes:
         what: `environment.torch`, `step 3: loss` or a file of the artifact.
         recorded, now: both values, as text; empty where there is none.
-        counts: the run is not reproduced. A condition alone does not count: only what came out of it does.
+        counts: the run is not reproduced. Conditions do not count, only results.
     """
 
     what: str
@@ -42,12 +42,12 @@ class Difference:
 def train_again(
     commands: CommandContext, recorded: Path, output: Path, tell: Callable[[Difference], None] = lambda changed: None
 ) -> Path:
-    """Train the recipe of a run, with everything that its plan decided, into another folder.
+    """Train the recipe of a run, with its plan's decisions, into another folder.
 
     Args:
         recorded: folder of the run. Relative paths in its recipe are of the folder in which it was started.
         output: must not exist.
-        tell: is told before anything trains where the base or the data are not those of the run.
+        tell: called before training with differences of the base or the data.
 
     Raises:
         UserError: the folder exists, or the run kept no artifact or a damaged one.
@@ -72,7 +72,7 @@ def train_again(
 
 
 def _changed(commands: CommandContext, recipe: Mapping[str, Any], recorded: Mapping[str, Any]) -> Iterator[Difference]:
-    """Where the base and the data of a recipe are not those that a manifest names."""
+    """Differences of a recipe's base and data from a manifest."""
     now = {decision.setting: str(decision.value) for decision in commands.plan(recipe).decisions}
     now["base_digest"] = commands.context(recipe).model.digest
     before = {**_flat("data", recorded.get("data")), **_flat("base_digest", recorded.get("base_digest"))}
@@ -83,7 +83,7 @@ def _changed(commands: CommandContext, recipe: Mapping[str, Any], recorded: Mapp
 
 
 def environment(recorded: Path) -> Iterator[Difference]:
-    """What is installed here in another version than the lock file of a run says; nothing if it has none."""
+    """Installed distributions whose versions differ from a run's lock file; empty without one."""
     file = recorded / locking.LOCK
     if file.is_file():
         before = locking.read(file.read_text(encoding="utf-8"), str(file))
@@ -92,12 +92,12 @@ def environment(recorded: Path) -> Iterator[Difference]:
 
 
 def differences(recorded: Path, again: Path, tolerance: float = 0.0) -> Iterator[Difference]:
-    """What differs between two runs of one recipe: conditions first, then numbers by step, then files.
+    """Differences between two runs of one recipe: conditions first, then numbers by step, then files.
 
     Args:
         recorded, again: folders of the runs.
-        tolerance: by how much a number may differ, relative to the recorded one. 0: every number and every file must be
-            the same to the last bit. Above 0 the losses and evaluations decide, and files of weights are not compared.
+        tolerance: allowed relative difference of a number. 0: all numbers and files must be bit-identical. Above 0
+            losses and evaluations decide, and files of weights are not compared.
     """
     before, now = verify_folder(recorded / ARTIFACT), verify_folder(again / ARTIFACT)
     for part in CONDITIONS:

@@ -1,4 +1,4 @@
-"""A registry's database: where it is, and its tables brought up to date by migrations (Alembic)."""
+"""A registry's database: its address, and migrations of its tables (Alembic)."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from sqlalchemy.exc import ArgumentError
 
 DATABASE = "registry.db"
 BEGUN = "registry.db.new"
-"""Tables that are still being made."""
+"""Suffix of a database that is still being made."""
 ADDRESS = "database.url"
-"""A file with the address of a database elsewhere, `postgresql://USER:${VARIABLE}@HOST/NAME`."""
+"""The file with the address of an external database, `postgresql://USER:${VARIABLE}@HOST/NAME`."""
 HEAD = "0004"
 """The newest migration."""
 _MIGRATIONS = ("0001", "0002", "0003", HEAD)
 
 
 TENANTS = "tenants"
-"""The folder in a registry that holds one registry for each tenant of its server."""
+"""The folder in a registry with one registry per tenant of its server."""
 
 
 def shared(folder: Path) -> Path | None:
-    """The registry whose tenant has the one in a folder; None if it is a whole one."""
+    """The registry that contains the tenant's registry in a folder; None if it is no tenant's."""
     whole = folder.parent.parent
     return whole if folder.parent.name == TENANTS and is_registry(whole) else None
 
 
 def is_registry(folder: Path) -> bool:
-    """Whether a folder says where a registry's database is."""
+    """Whether a folder has a registry's database or its address."""
     return (folder / DATABASE).is_file() or (folder / ADDRESS).is_file()
 
 
@@ -40,8 +40,8 @@ def create_database(folder: Path, address: str) -> None:
     """Make the tables of a new registry: all of them, or nothing.
 
     Args:
-        address: of a PostgreSQL database. Empty: SQLite, or a schema of its own in the PostgreSQL database of the
-            registry whose tenant has this one.
+        address: of a PostgreSQL database. Empty: SQLite, or for a tenant a separate schema in the containing registry's
+            PostgreSQL database.
 
     Raises:
         UserError, RecipeError: see `open_database`.
@@ -61,7 +61,7 @@ def create_database(folder: Path, address: str) -> None:
 
 
 def _schema_of_tenant(whole: Path, tenant: str) -> str:
-    """The address of a schema that only one tenant has, made if it is missing."""
+    """The address of a tenant's schema, which is made if missing."""
     name = f"tenant_{hashlib.sha256(tenant.encode()).hexdigest()[:32]}"
     database = open_database(whole)
     with database.begin() as connection:
@@ -75,8 +75,8 @@ def open_database(folder: Path) -> Engine:
     """The database of a registry in a folder.
 
     Raises:
-        UserError: its address is not one of PostgreSQL, or a package is missing.
-        RecipeError: the environment lacks the variable that stands for the password.
+        UserError: its address is not PostgreSQL's, or a package is missing.
+        RecipeError: the environment lacks the variable of the password.
     """
     file = folder / ADDRESS
     if not file.is_file():
@@ -99,7 +99,7 @@ def _postgresql(text: str, file: Path) -> Engine:
 
 
 def version_of(connection: Connection) -> str:
-    """The migration that a database is at; empty if it has no tables."""
+    """The current migration of a database; empty if it has no tables."""
     tables = inspect(connection).get_table_names()
     if "alembic_version" in tables:
         return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
@@ -119,10 +119,10 @@ def check(revision: str, where: Path) -> None:
 
 
 def migrate(database: Engine, artifact_of: Callable[[str], str | None] = lambda record: None) -> None:
-    """Bring the tables up to date: all of it, or nothing.
+    """Bring the tables up to date, in one transaction.
 
     Args:
-        artifact_of: the SHA-256 of the artifact's manifest that a stored record names; None: it names none.
+        artifact_of: from a stored record to the SHA-256 of its artifact's manifest; None: it names none.
     """
     from alembic import command
     from alembic.config import Config
@@ -131,7 +131,7 @@ def migrate(database: Engine, artifact_of: Callable[[str], str | None] = lambda 
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with database.begin() as connection:
         if database.dialect.name == "sqlite":
-            connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 begins no transaction by itself for tables
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # sqlite3 does not begin transactions for tables
         config.attributes |= {"connection": connection, "artifact_of": artifact_of}
         if version_of(connection) == _MIGRATIONS[0] and not inspect(connection).has_table("alembic_version"):
             command.stamp(config, _MIGRATIONS[0])

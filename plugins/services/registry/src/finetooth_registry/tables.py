@@ -1,4 +1,4 @@
-"""The tables of a registry as the newest migration leaves them."""
+"""The tables of a registry after the newest migration."""
 
 from __future__ import annotations
 

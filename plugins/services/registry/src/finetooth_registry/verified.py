@@ -1,8 +1,8 @@
-"""What of a registry's log this user has verified, kept on this machine.
+"""Remembers on this machine which part of a registry's log this user has verified.
 
-A whole log takes long to check, and who can change it can chain it again. So the place of the last verified event is
-kept in the user's state folder, with a digest of the events of each model up to it. Later checks begin there, and
-events from before are compared with the digest of their model: what a check uses is always verified.
+Checking a whole log takes long, and an attacker who can change it can also rebuild its chain. So the user's state
+folder keeps the place of the last verified event, with a digest of each model's events up to it. Later checks begin
+there, and compare earlier events with the digest of their model: a check uses only verified events.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Verified:
             return _head(database)
 
     def add(self, known: tuple[int, str], events: Iterable[Event]) -> None:
-        """Keep that events were verified.
+        """Store that events were verified.
 
         Args:
-            known: number and SHA-256 of the event before them. Nothing is kept if another process was faster.
+            known: number and SHA-256 of the event before them. Nothing is stored if another process was faster.
         """
         with self._open() as database:
             database.execute("BEGIN IMMEDIATE")
@@ -66,13 +66,13 @@ class Verified:
             database.commit()
 
     def verified(self, model: str, events: Iterable[Event]) -> list[Event]:
-        """Those of the events that were verified.
+        """The verified ones of the events.
 
         Args:
             events: all events of a model and all of no model, oldest first.
 
         Raises:
-            UserError: they are not those that were verified.
+            UserError: they differ from the verified ones.
         """
         with self._open() as database:
             database.execute("BEGIN")
@@ -87,7 +87,7 @@ class Verified:
         return verified_events
 
     def forget(self) -> None:
-        """A new registry begins in this place."""
+        """Forget the place, for a new registry."""
         self.file.unlink(missing_ok=True)
 
     @contextmanager
@@ -100,7 +100,7 @@ class Verified:
             raise UserError(f"{self.file.parent}: {error}", action=action) from error
         with closing(database):
             try:
-                database.execute("PRAGMA synchronous = OFF")  # after a crash of the machine the log is checked again
+                database.execute("PRAGMA synchronous = OFF")  # after a machine crash the log is checked again
                 database.executescript(_TABLES)
                 yield database
             except sqlite3.DatabaseError as error:
@@ -108,10 +108,10 @@ class Verified:
 
 
 def changed(what: str, file: Path | None = None) -> UserError:
-    """The log is not what it must be.
+    """The error for a changed log.
 
     Args:
-        file: the file that says what it was; None: the log contradicts itself.
+        file: with the verified state; None: the log contradicts itself.
     """
     action = f"; if another registry stands here on purpose, remove {file}" if file else ""
     return UserError(f"the log was changed at {what}", action=f"restore the registry from a copy{action}")

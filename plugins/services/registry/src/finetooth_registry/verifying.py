@@ -1,4 +1,4 @@
-"""Verification: from what is served back to what it was made of, link by link, without a network."""
+"""Verification: from the served weights back to their origins, link by link, without a network."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from finetooth_registry.anywhere import MADE, AnyRegistry, Event, Version, files
 from finetooth_registry.policy import Policy
 
 PARENTS = "parents"
-"""The folder in it that has the records of the versions that it was trained over."""
+"""The folder inside it with the records of its base versions."""
 
 
 TAKE = "take a folder that ft registry get, ft merge or ft export wrote"
 TRAINED_OVER = "it was trained over"
-"""How a refusal begins that is about the data of an ancestor."""
+"""Prefix of a refusal because of an ancestor's data."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """One thing that was checked, and what was found."""
+    """One check and its result."""
 
     what: str
     holds: bool
@@ -38,7 +38,7 @@ class Link:
 
 
 Logged = tuple[Link, Sequence[Event]]
-"""Whether the log of a registry holds, and the events of a model in it."""
+"""The result for a registry's log, and the events of a model in it."""
 
 
 def verify_log(registry: AnyRegistry, model: str, *, whole: bool) -> Logged:
@@ -57,11 +57,11 @@ def verify_log(registry: AnyRegistry, model: str, *, whole: bool) -> Logged:
 def verify_version(
     registry: AnyRegistry, version: Version, *, whole: bool = True, logged: Logged | None = None
 ) -> Iterator[Link]:
-    """Check the log, the record's signatures and number, what it was made of, and every file of a version.
+    """Check the log, the record's signatures and number, the origins, and every file of a version.
 
     Args:
         whole: as for `verify_log`.
-        logged: what `verify_log` said of the version's model; None: it is asked.
+        logged: result of `verify_log` for the version's model; None: it is called.
     """
     yield from verify_record(registry, version, whole=whole, logged=logged)
     for name, sha256 in files_of(records.read(registry.record(version))).items():
@@ -71,7 +71,7 @@ def verify_version(
 def verify_record(
     registry: AnyRegistry, version: Version, *, whole: bool = False, logged: Logged | None = None
 ) -> Iterator[Link]:
-    """Check all of a version but its files."""
+    """Check a version without its files."""
     log, events = logged or verify_log(registry, version.model, whole=whole)
     yield log
     record, trusted = registry.record(version), registry.trusted()
@@ -89,7 +89,7 @@ def verify_record(
 
 
 def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
-    """Check a folder that a registry wrote: its record's signatures, and that it holds just what the record lists.
+    """Check a folder that a registry wrote: its record's signatures, and that it holds exactly the listed files.
 
     Args:
         trusted: keys by name.
@@ -109,11 +109,11 @@ def verify_folder(folder: Path, trusted: Mapping[str, Key]) -> Iterator[Link]:
 
 
 def verify_export(folder: Path, registry: AnyRegistry) -> tuple[list[Link], Version | None]:
-    """Check weights that `ft merge` or `ft export` wrote: that they are as they were written, and the version of a
-    registry that they were made of, by the artifact that their manifest names.
+    """Check weights that `ft merge` or `ft export` wrote: that they are unchanged, and the registry's version of the
+    artifact in their manifest.
 
     Returns:
-        What was checked, and that version; None: the registry has none.
+        The checks, and that version; None: the registry has none.
 
     Raises:
         UserError: the manifest was changed, or names no origin.
@@ -132,7 +132,7 @@ def verify_export(folder: Path, registry: AnyRegistry) -> tuple[list[Link], Vers
 
 
 def _files(folder: Path, listed: Mapping[str, str], more: Set[str]) -> Iterator[Link]:
-    """Whether a folder holds just what is listed, by SHA-256, and what else it may hold."""
+    """Check that a folder holds exactly the listed files, by SHA-256, besides the allowed others."""
     there = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or file.is_file()}
     for name in sorted(there - listed.keys() - more):
         yield Link(name, False, "it is not listed")
@@ -158,13 +158,13 @@ def record_of(folder: Path) -> bytes:
 
 
 def ancestors(content: Mapping[str, Any], load: Callable[[str], bytes]) -> dict[str, tuple[bytes | None, str]]:
-    """The records that a statement goes back to.
+    """The records of a statement's ancestors.
 
     Args:
         load: the record of a version, `bot@v0`.
 
     Returns:
-        By version: its record, None where it is missing, and the SHA-256 that its statement must have.
+        By version: its record, None if missing, and the SHA-256 of its statement.
     """
     made: dict[str, tuple[bytes | None, str]] = {}
     left = list(content["predicate"].get("parents") or ())
@@ -184,11 +184,11 @@ def ancestors(content: Mapping[str, Any], load: Callable[[str], bytes]) -> dict[
 
 
 def data_refusal(policy: Policy, about: Mapping[str, Any], load: Callable[[str], bytes]) -> str:
-    """Why a policy refuses the data of a run, or of anything that it was trained over; empty if it does not.
+    """Why a policy refuses the data of a run or its ancestors; empty if it does not.
 
     Args:
-        about: what the record of the run says.
-        load: the record of a version, `bot@v0`. One that is missing, or another one, says nothing of its data.
+        about: the predicate of the run's record.
+        load: from a version, `bot@v0`, to its record. A missing or different record tells nothing about its data.
     """
     try:
         made = {"": about}
@@ -206,7 +206,7 @@ def data_refusal(policy: Policy, about: Mapping[str, Any], load: Callable[[str],
 
 
 def _parents(content: Mapping[str, Any], load: Callable[[str], bytes], trusted: Mapping[str, Key]) -> Iterator[Link]:
-    """Every version that it was trained over, down to the base: there, the same, and signed by a key of trust."""
+    """Check every ancestor down to the base: it exists, is unchanged, and has a trusted signature."""
     try:
         records_of = ancestors(content, load)
     except (KeyError, TypeError, AttributeError):
@@ -237,7 +237,7 @@ def parent_record(folder: Path, called: str) -> bytes:
 def _as_logged(
     registry: AnyRegistry, version: Version, events: Sequence[Event], trusted: Mapping[str, Key]
 ) -> Iterator[Link]:
-    """Compare what the registry says now with what its log says: who edits a table edits no chain of hashes."""
+    """Compare the registry's tables with its log: an edit of a table does not change the chain of hashes."""
     keys: dict[str, str] = {}
     record = status = ""
     channels: dict[str, int] = {}
@@ -289,19 +289,19 @@ def _as_logged(
         yield Link("measurements", False, str(error))
         return
     digests = {name: hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest() for name, rows in kept.items()}
-    same = metrics is None or (measured, digests) == (metrics, answers)  # a registry's first versions logged none
+    same = metrics is None or (measured, digests) == (metrics, answers)  # early registries logged none
     yield Link("measurements", same, f"{len(measured)}, and the answers of {len(kept)}, as the log says")
 
 
 def _provenance(about: Mapping[str, object]) -> Iterator[Link]:
-    """What it was made of; every record must say it."""
+    """The origins, which every record must state."""
     for name in records.MADE_OF:
         recorded = about.get(name)
         yield Link(name, bool(recorded), _said(recorded) if recorded else "the record does not say it")
 
 
 def _said(recorded: object) -> str:
-    """A digest, or digests by name, as they are shown."""
+    """A digest, or digests by name, for display."""
     if not isinstance(recorded, Mapping):
         return str(recorded)
     return ", ".join(f"{name.removesuffix('.sha256')} {str(digest)[:12]}" for name, digest in recorded.items())

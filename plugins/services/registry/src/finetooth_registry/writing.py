@@ -1,4 +1,4 @@
-"""A version's files, written as the run folder that they came from."""
+"""Writes a version's files as a run folder."""
 
 from __future__ import annotations
 

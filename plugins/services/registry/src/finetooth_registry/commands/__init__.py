@@ -1,1 +1,1 @@
-"""Commands of their own files."""
+"""Commands in separate files."""

@@ -30,7 +30,7 @@ def collect(registry: Registry, *, dry_run: bool) -> list[tuple[str, int]]:
     """
     last = registry.events(newest=1)
     named = named_blobs(registry)
-    with registry.alone():  # nobody registers; what was registered meanwhile is named too
+    with registry.alone():  # registration is locked; new versions are included
         named |= named_blobs(registry, after=last[0].sequence if last else 0)
         return registry.blobs.remove_unnamed(named, dry_run=dry_run)
 
@@ -39,7 +39,7 @@ def named_blobs(registry: Registry, after: int = 0) -> set[str]:
     """SHA-256 of every blob that a version, a measurement or a decision names.
 
     Args:
-        after: those alone that events behind this one name.
+        after: only those named by events after this one.
     """
     from sqlalchemy import select
 
@@ -53,7 +53,7 @@ def named_blobs(registry: Registry, after: int = 0) -> set[str]:
         named |= {event.detail.get("record", ""), event.detail.get(decisions.RECORD, ""), *digests.values()}
         if event.kind == "registered":
             named |= set(files_of(records.read(registry.blobs.read(event.detail["record"]))).values())
-    if not after:  # a registry's first versions logged less
+    if not after:  # early registries logged less
         named |= {version.record for version in registry.versions()}
         with registry.reading() as connection:
             named |= {sha256 for (sha256,) in connection.execute(select(MEASUREMENTS.c.answers)) if sha256}

@@ -21,7 +21,7 @@ def here(where: str) -> Registry:
     """The registry in a folder.
 
     Raises:
-        UserError: the registry lies elsewhere.
+        UserError: the registry is not in a folder.
     """
     from finetooth_hooks.errors import UserError
 

@@ -84,10 +84,10 @@ def _keep(what: str, registry: str, outcome: dict[str, float]) -> None:
 
 
 def _written(what: str, registry: str, place: Path) -> Path:
-    """The run folder of a version, each file checked against the record.
+    """The run folder of a version, with each file checked against the record.
 
     Raises:
-        UserError: nothing is called so, or a file was changed.
+        UserError: it does not exist, or a file was changed.
     """
     from finetooth_registry.remote import open_registry
     from finetooth_registry.writing import write_version

@@ -60,7 +60,7 @@ def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
 
 
 def _tree(node: Node) -> Tree:
-    """What something was made of, as a tree; a version's files are counted, everything else says what it is."""
+    """The origins of a node as a tree; a version shows its number of files, everything else its facts."""
     from finetooth_toolbox.text.controls import escape_controls
     from rich.text import Text
     from rich.tree import Tree

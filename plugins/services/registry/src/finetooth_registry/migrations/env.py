@@ -1,4 +1,4 @@
-"""What Alembic runs: the migrations, over the connection that `schema.migrate` gives it."""
+"""Runs the migrations for Alembic, over the connection of `schema.migrate`."""
 
 from __future__ import annotations
 

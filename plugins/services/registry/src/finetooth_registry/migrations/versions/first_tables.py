@@ -1,4 +1,4 @@
-"""The tables as registries had them before migrations were counted."""
+"""The tables of registries before migrations had numbers."""
 
 from __future__ import annotations
 

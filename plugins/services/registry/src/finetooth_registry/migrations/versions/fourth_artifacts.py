@@ -1,4 +1,4 @@
-"""The artifact of each version, indexed: the version behind weights is found without reading every record."""
+"""An index of each version's artifact, to find the version of weights without reading every record."""
 
 from __future__ import annotations
 
