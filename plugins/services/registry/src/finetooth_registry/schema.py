@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 
 DATABASE = "registry.db"
 BEGUN = "registry.db.new"
-"""Suffix of a database that is still being made."""
+"""The database while it is being made."""
 ADDRESS = "database.url"
 """The file with the address of an external database, `postgresql://USER:${VARIABLE}@HOST/NAME`."""
 HEAD = "0004"

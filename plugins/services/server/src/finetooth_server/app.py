@@ -26,7 +26,7 @@ from finetooth_server.service import Service
 
 
 class Documented(FastAPI):
-    """The app whose document says which scopes a key needs."""
+    """The app, with the scopes of each route in its OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
         """The document, made once."""
@@ -34,14 +34,14 @@ class Documented(FastAPI):
 
 
 def make_app(service: Service, faces: Collection[str] = ("api",)) -> FastAPI:
-    """The ASGI app over a service, which is started and stopped with it.
+    """The ASGI app over a service, which starts and stops with it.
 
     Args:
-        faces: `api`, `tinker`, and those that other distributions bring (`finetooth_hooks.faces`). Where the latter
-            are served is in the app's `state.places`, by name.
+        faces: `api`, `tinker`, and those that other distributions bring (`finetooth_hooks.faces`). The app's
+            `state.places` has the latter's paths, by name.
 
     Raises:
-        UserError: what a face needs is not installed.
+        UserError: a package that a face needs is not installed.
     """
 
     brought = {name.rpartition(":")[2]: load(service.context, name) for name in faces if name not in OWN}

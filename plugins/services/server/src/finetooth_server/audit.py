@@ -1,9 +1,9 @@
-"""A record of every call that cannot be changed unseen: who, what, which model, sizes, outcome; no content.
+"""A tamper-evident record of every call: who, what, which model, sizes, outcome; no content.
 
-A line of JSON each. `hash` is SHA-256 over the line before it and its own content, so changing, removing or moving
-a line breaks every hash from there on. Where the record ends stands in a second file, the head: the number of lines and
-the last hash, written with every line and signed by HMAC-SHA256 (RFC 2104). So an end that was cut off is found, after
-a crash too, and anyone who rewrites the whole record needs the key, which may lie elsewhere (`ft serve --audit-key`).
+One line of JSON per call. `hash` is SHA-256 over the line before it and its own content, so changing, removing or
+moving a line breaks every hash from there on. A second file, the head, holds the number of lines and the last hash,
+written with every line and signed by HMAC-SHA256 (RFC 2104). So a removed end is found, also after a crash, and
+rewriting the whole record needs the key, which may be kept elsewhere (`ft serve --audit-key`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FIRST = "0" * 64
 
 @dataclass(frozen=True)
 class Verified:
-    """A chain that holds.
+    """The result of checking a valid chain.
 
     Attributes:
         head: hash of the last line.
@@ -41,12 +41,12 @@ class Verified:
 
 
 class Audit:
-    """The record of one server, which alone writes it.
+    """The record of one server, its only writer.
 
     Args:
-        path: of the record; a server appends to one that exists.
+        path: of the record; a server appends to an existing one.
         key: signs the head.
-        say: is called with a report of missing lines.
+        say: called with a report of missing lines.
         unsigned: the record may come from a server that did not sign its head.
     """
 
@@ -80,11 +80,11 @@ class Audit:
         received: int = 0,
         outcome: str,
     ) -> None:
-        """Append one line, and note where the record ends now. Where the disk has no room, the line waits in memory and
-        is written before every later one: `behind` says so.
+        """Append one line and update the head. If the disk is full, the line waits in memory and is written before
+        every later one, see `behind`.
 
         Args:
-            event: what was called.
+            event: the call.
             sent, received: bytes of the answer and of the request.
             outcome: HTTP status, or `done` or `failed` of a call.
         """
@@ -105,14 +105,14 @@ class Audit:
 
     @property
     def behind(self) -> int:
-        """Lines that could not be written yet, after another attempt."""
+        """The number of unwritten lines, after another attempt."""
         with self._lock:
             self._catch_up()
             return len(self._unwritten) + self._signs
 
     def _catch_up(self) -> None:
-        """Write what waits, as far as there is room: whole lines, in their order. The head is never more than one line
-        behind, which a start takes for a crash between the two."""
+        """Write waiting lines, whole and in order, as far as there is room. The head is at most one line behind, which
+        a start treats as a crash between the two writes."""
         try:
             while self._signs or self._unwritten:
                 if not self._signs:
@@ -130,7 +130,7 @@ class Audit:
                 raise
 
     def close(self) -> None:
-        """Close the files; lines that wait are written first."""
+        """Write waiting lines and close the files."""
         with self._lock:
             self._catch_up()
             if self._unwritten:
@@ -140,9 +140,9 @@ class Audit:
                 os.close(file)
 
     def _missing(self, unsigned: bool) -> str:
-        """What the head says that the record has not; empty if nothing."""
+        """What the record lacks according to the head; empty if nothing."""
         head = _noted(self._path)
-        if unsigned and (head is None or not head.mac):  # it was written when the server ended, if it could
+        if unsigned and (head is None or not head.mac):  # written at the server's end, if possible
             return f"{self._lines} lines, {head.lines} were noted" if head and head.lines > self._lines else ""
         if head is None:
             return f"{self._lines} lines without a head" if self._lines else ""
@@ -156,26 +156,27 @@ class Audit:
 
 
 TORN = "record: half a line was set aside"
-"""Event of a start after a crash in the middle of a line, which no client had been answered for."""
+"""Event of a start after a crash in the middle of a line, whose client got no answer."""
 
 BROKEN = "record: lines are missing before this one"
-"""Event of a start at which the record was not as its server left it."""
+"""Event of a start with a changed record."""
 
 
 def has_key(folder: Path) -> bool:
-    """Whether a server signed a record in this folder before, with a key of the folder or one that lies elsewhere."""
+    """Whether a server signed a record in this folder before, with a key in the folder or elsewhere."""
     head = _noted(folder / "audit.jsonl")
     return (folder / "audit.key").exists() or bool(head and head.mac)
 
 
 def audit_key(folder: Path, file: Path | None = None) -> bytes:
-    """The key that signs the head: of a file, by default `audit.key` in the server's folder, made where it is missing.
+    """The key that signs the head: from a file, by default `audit.key` in the server's folder, which is made if
+    missing.
 
     Args:
-        file: of 64 hexadecimal digits, kept where the server's folder cannot be reached from.
+        file: of 64 hexadecimal digits, kept outside the reach of the server's folder.
 
     Raises:
-        UserError: the file is not there, or holds no key.
+        UserError: the file is missing, or holds no key.
     """
     path = file or folder / "audit.key"
     if file is None and not path.exists():
@@ -192,14 +193,14 @@ def audit_key(folder: Path, file: Path | None = None) -> bytes:
 
 
 def verify(path: Path, *, head: str = "", key: bytes | None = None) -> Verified:
-    """Check every line of a record, and that it ends where its head says.
+    """Check every line of a record, and its end against its head.
 
     Args:
-        key: the head is signed with it; None leaves the signature unread.
-        head: a hash that was noted earlier and must be among its lines; empty for none.
+        key: of the head's signature; None: the signature is not checked.
+        head: a hash noted earlier, which must be among its lines; empty for none.
 
     Raises:
-        UserError: it was changed; names the first line that does not fit.
+        UserError: it was changed; names the first wrong line.
     """
     before, last, number, seen = FIRST, FIRST, 0, not head
     try:
@@ -252,7 +253,7 @@ def _append(file: int, line: bytes) -> None:
     before = os.fstat(file).st_size
     try:
         written = 0
-        while written < len(line):  # a short count is not an error: the next write says what is the matter
+        while written < len(line):  # a short count is not an error: the next write raises it
             written += os.write(file, line[written:])
     except OSError:
         os.ftruncate(file, before)
@@ -269,7 +270,7 @@ def _hash(last: str, content: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class _Head:
-    """Where a record ended."""
+    """The end of a record."""
 
     lines: int
     last: str
@@ -299,7 +300,7 @@ def _noted(path: Path) -> _Head | None:
 
 
 def _signed(key: bytes, lines: int, last: str) -> str:
-    """The text of a head. It never gets shorter, so that writing over it leaves nothing of the one before."""
+    """The text of a head. Its length never decreases, so overwriting leaves no rest of the previous one."""
     return _text({"lines": lines, "head": last, "mac": _mac(key, lines, last)}) + "\n"
 
 
@@ -308,14 +309,14 @@ def _mac(key: bytes, lines: int, last: str) -> str:
 
 
 def _before(path: Path) -> str:
-    """The hash of the last line but one; of an empty record what the first line follows."""
+    """The hash of the last line but one; of an empty record, the start of the chain."""
     lines = path.read_bytes().splitlines()[-2:]
     return str(json.loads(lines[0])["hash"]) if len(lines) == 2 else FIRST
 
 
 def _set_torn_line_aside(path: Path) -> int:
-    """A crash may have left half a line, which was never acknowledged: it goes into a file next to the record. Returns
-    its bytes."""
+    """Move an incomplete line, left by a crash and never acknowledged, into a file next to the record; return its
+    bytes."""
     if not path.exists() or not path.stat().st_size:
         return 0
     with path.open("r+b") as file:

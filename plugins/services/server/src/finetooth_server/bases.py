@@ -1,4 +1,4 @@
-"""What is known of the base models that are served, without their weights."""
+"""Facts of the served base models, without their weights."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from finetooth_server.settings import Settings
 
 
 class Bases:
-    """Read once, when somebody asks.
+    """Facts of base models, read at their first use.
 
     Args:
-        context: how they are read.
+        context: for reading them.
     """
 
     def __init__(self, context: CommandContext, settings: Settings) -> None:
@@ -25,14 +25,14 @@ class Bases:
         self._describing = threading.Lock()
 
     def tokenizer(self, base: str) -> Tokenizer:
-        """The tokenizer of a base model that is served."""
+        """The tokenizer of a served base model."""
         with self._tokenizing:
             if base not in self._tokenizers:
                 self._tokenizers[base] = self.context.context(self.settings.models[base]).tokenizer
             return self._tokenizers[base]
 
     def facts(self, base: str) -> ModelFacts:
-        """Sizes of a base model that is served, without its weights."""
+        """Sizes of a served base model, without its weights."""
         with self._describing:
             if base not in self._facts:
                 self._facts[base] = self.context.context(self.settings.models[base]).facts

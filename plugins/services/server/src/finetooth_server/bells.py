@@ -1,4 +1,4 @@
-"""Clients that wait in an event loop until a thread has something for them."""
+"""Wakes clients that wait in an event loop for a thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Bells:
                     del self._waiting[name]
 
     def ring(self, name: str) -> None:
-        """Wake all that wait under this name; any thread may call it."""
+        """Wake all coroutines that wait under this name; any thread may call it."""
         with self._lock:
             for loop, event in self._waiting.get(name, []):
                 if not loop.is_closed():

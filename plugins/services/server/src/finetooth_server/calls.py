@@ -1,4 +1,4 @@
-"""Calls as the log has them: as their clients see them, as they are executed, and as the operator sees them wait."""
+"""Calls in the log: for clients, for execution, and for the operator."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from finetooth_hooks import FinetoothError, UpstreamError
 from finetooth_toolbox import blame
 
 REFUSED = "refused"
-"""The batch of sampling calls that are known to be wrong: they read no weights."""
+"""The batch of invalid sampling calls, which read no weights."""
 
 CRASHES = 2
-"""So often a call may be under way when the server ends, if at one of these times nothing else was; then it fails
-instead of being executed once more."""
+"""Server ends during a call after which it fails instead of being executed again, if it ran alone at one of them."""
 
 CANCELLED = "the call was cancelled, and changed nothing"
 """The error of a call whose client cancelled it."""
 
 Category = str
-"""`user`: the client can do something about it. It cannot: `server`, this one failed; `upstream`, another one that it
-asks did; `late`, that one did not answer in time; `full`, this one's disk has no room."""
+"""`user`: the client can fix it. Others: `server`: this server failed; `upstream`: another server that it uses failed;
+`late`: that one did not answer in time; `full`: this server's disk is full."""
 
 STATUS: Mapping[Category, int] = {"user": 400, "upstream": 502, "late": 504, "full": 507}
 """HTTP's status by category; of others 500."""
 
 
 def category_of(error: FinetoothError) -> Category:
-    """Whose fault an error is: of another server or of a full disk if that is what it, or what it came from, says."""
+    """The category of an error, from it or its causes."""
     if blame.is_full(error):
         return "full"
     cause: BaseException | None = error
@@ -50,7 +49,7 @@ class Call:
         queue: a model's id, or `sampler:` and a sampling session's, as its client knows it.
         seq: its number there.
         state: `queued`, `done` or `failed`.
-        written: the result as JSON, as it was written down, once done.
+        written: the result as stored JSON, once done.
         error, category: once failed.
     """
 
@@ -66,7 +65,7 @@ class Call:
 
     @property
     def blame(self) -> str:
-        """Whose fault a failed call is, as clients are told: `user` or `server`."""
+        """The category of a failed call for clients: `user` or `server`."""
         return "user" if self.category == "user" else "server"
 
     @property
@@ -76,23 +75,23 @@ class Call:
 
     @cached_property
     def result(self) -> Any:
-        """The result in `written`. Parsing a large one takes time, in which all other threads wait."""
+        """The result in `written`. Parsing a large one blocks all other threads."""
         return None if self.written is None else json.loads(self.written)
 
 
 @dataclass(frozen=True)
 class Due:
-    """A call to execute, or to apply again.
+    """A call to execute or to replay.
 
     Attributes:
         batch: calls with the same text may be computed together.
         arguments: JSON; None once no replay needs it.
-        begun: how often its execution began and no result came of it: so often the server ended meanwhile.
-        alone: the last time that the call ran alone, counted as `begun` is; 0 is never.
-        dropped: the operator of the server wants it to fail.
-        cancelled: its client wants it to fail.
-        revoked: the key that it came with is no longer valid.
-        tokens, memory: what it takes, as estimated when it came.
+        begun: executions without a result, because the server ended.
+        alone: value of `begun` when the call last ran alone; 0: never.
+        dropped: the server's operator cancelled it.
+        cancelled: its client cancelled it.
+        revoked: its key is no longer valid.
+        tokens, memory: its estimated cost.
     """
 
     id: str
@@ -113,7 +112,7 @@ class Due:
 
     @property
     def hopeless(self) -> str:
-        """Why it is not to be executed; empty if it is."""
+        """Why it must not be executed; else empty."""
         if self.cancelled:
             return CANCELLED
         if self.dropped:
@@ -126,7 +125,7 @@ class Due:
 
 
 def in_turn(due: Iterable[Due]) -> list[Due]:
-    """Those first that met the most ends of a server, and of each tenant one in turn."""
+    """Calls with the most server ends first, and tenants in turn."""
     places: Counter[tuple[str, int]] = Counter()
     placed = []
     for call in due:
@@ -137,12 +136,12 @@ def in_turn(due: Iterable[Due]) -> list[Due]:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A call that waits, as the server's operator sees it.
+    """A waiting call, for the server's operator.
 
     Attributes:
         created: seconds since 1970.
-        begun: how often a server ended while it was executed.
-        size: bytes of its arguments as they are kept.
+        begun: number of server ends during its execution.
+        size: bytes of its stored arguments.
     """
 
     id: str

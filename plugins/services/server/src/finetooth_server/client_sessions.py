@@ -1,4 +1,4 @@
-"""Sessions of clients: opened, and kept while their client is there."""
+"""Sessions of clients: opened, and kept while their client is active."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ LONGEST_NAME = 200
 """Letters of a session's name."""
 
 NOTED = 60.0
-"""Seconds for which a session's use need not be written down again."""
+"""Seconds between two records of a session's use."""
 
 BEATS = 15.0
-"""Seconds for which a session's heartbeat need not be written down again, where sessions may be silent for a minute."""
+"""Seconds between two records of a session's heartbeat, if sessions may be silent for a minute."""
 
 
 class ClientSessions(Bases):
-    """The part of the service that knows who is there."""
+    """The service's part for sessions."""
 
     records: Records
     pruner: Pruner
 
     def __init__(self, context: CommandContext, settings: Settings) -> None:
         super().__init__(context, settings)
-        self._used: dict[str, float] = {}  # the latest stands last
-        self._beats: dict[tuple[str, str], float] = {}  # by tenant and session, the latest stands last
+        self._used: dict[str, float] = {}  # the latest is last
+        self._beats: dict[tuple[str, str], float] = {}  # by tenant and session, the latest is last
         self._beat_every = min(BEATS, settings.limits.silent / 4, settings.limits.left / 4)
 
     def open_session(
@@ -53,11 +53,11 @@ class ClientSessions(Bases):
         Args:
             about: notes of its client.
             name: for people.
-            id_: that it is to have, not to be guessed by others; the same again is the same session.
-            heartbeat: its client will say again and again that it is there: once it stops, its models are closed.
+            id_: its id, which others cannot guess; the same id gives the same session.
+            heartbeat: its client sends heartbeats: when they stop, its models are closed.
 
         Raises:
-            TooMuch: the tenant has as many sessions at work as it may.
+            TooMuch: the tenant has reached its limit of active sessions.
         """
         caller.must("train", "sample")
         known = id_ is not None and self._has_session(caller, id_)
@@ -73,7 +73,7 @@ class ClientSessions(Bases):
         return id_
 
     def _make_room(self, caller: Caller, table: Table, most: int) -> None:
-        """Where a tenant has as many of these as it may, those of clients go that went away without a word."""
+        """If a tenant has reached its limit, remove those of clients that disappeared."""
         with self.records.read() as connection:
             full = count_of_open(connection, table, caller.tenant) >= most
         if full:
@@ -91,10 +91,10 @@ class ClientSessions(Bases):
             return connection.execute(select(sessions.c.id).where(mine)).first() is not None
 
     def note_contact(self, caller: Caller, session: str, *, heartbeat: bool = False) -> None:
-        """The session's client is there. Of heartbeats one in `BEATS` seconds is written down.
+        """Note that the session's client is active. One heartbeat per `BEATS` seconds is recorded.
 
         Args:
-            heartbeat: it says so by itself, again and again: once it stops, its models are closed.
+            heartbeat: it is a heartbeat: when they stop, its models are closed.
 
         Raises:
             Unknown: there is none, it has ended, or it is another tenant's.
@@ -117,12 +117,12 @@ class ClientSessions(Bases):
             self._beats[caller.tenant, session] = moment
 
     def forget_contact(self, session: str) -> None:
-        """The session was closed: its next heartbeat is told so."""
+        """Note that the session was closed, for its next heartbeat."""
         for name in [name for name in list(self._beats) if name[1] == session]:
             self._beats.pop(name, None)
 
     def note_use(self, session: str) -> None:
-        """A call was made on a model or a sampler of a session. It is written down once a minute at most."""
+        """Note a call on a model or a sampler of a session; recorded at most once a minute."""
         moment = now()
         if moment - self._used.get(session, -NOTED) < NOTED:
             return
@@ -134,6 +134,6 @@ class ClientSessions(Bases):
 
 
 def count_of_open(connection: Connection, table: Table, tenant: str) -> int:
-    """How many sessions or models of a tenant are open."""
+    """The number of open sessions or models of a tenant."""
     mine = (table.c.tenant == tenant) & table.c.closed.is_(False)
     return connection.scalar(select(func.count()).select_from(table).where(mine)) or 0

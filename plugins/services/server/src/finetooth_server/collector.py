@@ -1,6 +1,6 @@
-"""Python's collector of reference cycles in a server. A full collection walks over every object while all threads wait:
-over half a million objects that imports made, and over the rows of the requests at hand, a few times while a large one
-is read. Requests make no cycles, so they need no collector."""
+"""Python's collector of reference cycles in a server. A full collection visits every object while all threads wait:
+half a million objects from imports, and the rows of current requests, several times while a large one is read. Requests
+make no cycles, so they need no collector."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from collections.abc import Callable
 NEVER = 2**30
 
 APART = 10.0
-"""Seconds between two collections, unless `MANY` were asked for since: a client that opens and closes models one after
-the other does not stop all others each time."""
+"""Seconds between two collections, unless `MANY` requests came since: a client that opens and closes many models does
+not stop all others each time."""
 
 MUCH = 50_000
 """Objects."""
 
 WHOLE = 3600.0
-"""Seconds between two times at which many survivors are frozen."""
+"""Seconds between two freezes of many survivors."""
 
 MANY = 4
-"""Requests that are put off at most; each may hold the memory of a closed model."""
+"""Most postponed requests; each may hold the memory of a closed model."""
 
 
 def settle() -> None:
-    """Freeze what was imported so far and leave full collections to `Collector`; called before clients come."""
+    """Freeze imported objects and leave full collections to `Collector`; called before clients come."""
     gc.collect()
     gc.freeze()
     youngest, young, _ = gc.get_threshold()
@@ -33,7 +33,7 @@ def settle() -> None:
 
 
 class Collector:
-    """Collections that are asked for.
+    """Runs requested collections.
 
     Args:
         clock: seconds.
@@ -45,9 +45,9 @@ class Collector:
 
     def collect(self, *, guest: bool = False) -> None:
         """Run a full collection, which frees closed models, whose parts refer to each other. Within `APART` seconds of
-        the last one the request is put off to a later call. Many survivors, such as the imports of the first model,
+        the last one the request is postponed to a later call. Many survivors, such as the imports of the first model,
         are frozen; at most once an hour the frozen objects are collected too. Without `settle`, Python's own
-        collections do the work: a service is a guest in that process, which may hold millions of objects.
+        collections do the work: the process is another program's and may hold millions of objects.
 
         Args:
             guest: collect there too.

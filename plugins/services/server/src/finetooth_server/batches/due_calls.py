@@ -1,4 +1,4 @@
-"""The log of calls as it is asked for what is to be executed."""
+"""Queries of the log for calls to execute."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def executable() -> Select[Any]:
 
 
 def due_in(chosen: Select[Any], queue: str) -> Select[Any]:
-    """The call of a model's queue that is to be executed next."""
+    """The next call of a model's queue."""
     turn = (calls.c.seq == models.c.applied + 1) | models.c.closed
     waits = (calls.c.queue == queue) & (calls.c.state == QUEUED)
     return chosen.join(models, models.c.id == calls.c.queue).where(waits, turn).order_by(calls.c.seq).limit(1)
 
 
 def waiting_besides(besides: Collection[str]) -> list[ColumnElement[bool]]:
-    """What holds of sampling calls that wait, but for those of these ids."""
+    """The condition for waiting sampling calls, without these ids."""
     waiting = [calls.c.state == QUEUED, calls.c.batch.is_not(None)]
     return [*waiting, calls.c.id.not_in(besides)] if besides else waiting

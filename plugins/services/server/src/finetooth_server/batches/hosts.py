@@ -1,6 +1,6 @@
-"""Low-rank adapters on one base, sampled in one batch: each base has one engine, which holds them.
+"""Low-rank adapters on one base, sampled in one batch: each base has one engine that holds them.
 
-Its own weights are never sampled, and never change: what is held is what it was read as, even if training continues.
+Its own weights are never sampled and never change; held adapters do not change if training continues.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ NEEDED = {"adapters", "continuous"}
 
 
 class Hosts:
-    """Only the writer's thread calls it.
+    """Holds adapters; only the writer's thread calls it.
 
     Args:
         vault: reads weights.
-        most: bytes of adapters that are held; the one that was not asked for for longest goes first. 0: none are.
+        most: bytes of held adapters; the least recently used one is dropped. 0: none are held.
     """
 
     def __init__(self, context: CommandContext, vault: Vault, most: int) -> None:
@@ -38,14 +38,14 @@ class Hosts:
         return len(self._held)
 
     def together(self, recipe: Mapping[str, Any]) -> str:
-        """Equal for recipes whose adapters may be sampled in one batch; empty if that one's may not."""
+        """A key, equal for recipes whose adapters may share a batch; empty if this one's may not."""
         return "" if self._most <= 0 or shape_of(recipe) in self._alone else _base(recipe)
 
     def hold(self, recipe: Mapping[str, Any], weights: Stack) -> tuple[Engine, HeldAdapter] | None:
-        """The engine of a recipe's base, and the weights as it holds them; None where they have to be sampled alone.
+        """The engine of a recipe's base, and the held weights; None if they must be sampled alone.
 
         Args:
-            weights: artifacts, whose weighted sum is wanted; none is the base as it was.
+            weights: artifacts of a weighted sum; empty: the unchanged base.
 
         Raises:
             FinetoothError: the engine cannot be built, or the weights cannot be read.
@@ -67,11 +67,11 @@ class Hosts:
             self._held[key] = adapter
         self._held.move_to_end(key)
         while len(self._held) > 1 and sum(adapter.size for adapter in self._held.values()) > self._most:
-            self._held.popitem(last=False)  # rows that are written with it keep it until they are done
+            self._held.popitem(last=False)  # running rows keep it until they finish
         return host, self._held[key]
 
     def close(self) -> None:
-        """Drop the engines and what they hold."""
+        """Drop the engines and their adapters."""
         self._engines.clear()
         self._held.clear()
 
@@ -83,13 +83,13 @@ class Hosts:
 
 
 def _base(recipe: Mapping[str, Any]) -> str:
-    """Recipes with the same text here have one base, and one kind of adapter."""
+    """A text, equal for recipes with the same base and kind of adapter."""
     adapter = recipe.get("adapter")
     return shape_of({**recipe, "adapter": adapter.get("name") if isinstance(adapter, Mapping) else adapter})
 
 
 def shape_of(recipe: Mapping[str, Any]) -> str:
-    """Recipes with the same text here can use one another's engine: their adapters have one shape."""
+    """A text, equal for recipes that can share an engine: their adapters have one shape."""
     chosen = {name: recipe.get(name) for name in ("model", "adapter", "backend", "plugins")}
     chosen["precision"] = (recipe.get("train") or {}).get("precision")
     return hashlib.sha256(json.dumps(chosen, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,9 +1,9 @@
-"""Calls that are executed in parts: each in a thread of its own, and one thread at a time runs.
+"""Executes calls in parts: each call has a thread, and only one thread runs at a time.
 
-What a call keeps between two parts is its thread's stack, so that an engine's primitive needs no other form to be
-paused. torch's modes (gradients on or off, autocast) belong to a thread: those of a call that rests touch nobody.
+A paused call keeps its state on its thread's stack, so an engine's primitive needs no special form to be paused.
+torch's modes (gradients on or off, autocast) are per thread, so a paused call does not affect others.
 
-A call that needs no engine for a while, because it writes to a disk, hands over and works in the background.
+A call that needs no engine for a while, because it writes to a disk, yields and works in the background.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 class Lane:
-    """A thread that executes one call after the other. `go_on` is for the writer; the rest is for who is executed."""
+    """A thread that executes one call after the other. The writer calls `go_on`; the executed call uses the rest."""
 
     def __init__(self) -> None:
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
@@ -23,14 +23,14 @@ class Lane:
         self._thread.start()
 
     def begin(self, work: Callable[[], None]) -> None:
-        """What to execute, from the next `go_on` on."""
+        """Set the work for the next `go_on`."""
         self._work = work
 
     def go_on(self) -> bool:
-        """Let it work until it hands over or ends; True if it has ended. Work in the background is waited for.
+        """Run until the work yields or ends; True if it has ended. Waits for work in the background.
 
         Raises:
-            BaseException: what the work raised.
+            BaseException: raised by the work.
         """
         self._go.release()
         self._back.acquire()
@@ -40,12 +40,12 @@ class Lane:
         return self._work is None
 
     def rest(self) -> None:
-        """Hand over until the next `go_on`; from within the work."""
+        """Yield until the next `go_on`; called by the work."""
         self.step_aside()
         self.come_back()
 
     def step_aside(self) -> None:
-        """Hand over, and work in the background; called from within the work."""
+        """Yield, and work in the background; called by the work."""
         self._back.release()
 
     def come_back(self) -> None:
@@ -53,7 +53,7 @@ class Lane:
         self._go.acquire()
 
     def close(self) -> None:
-        """End the thread. Nothing is executed in it."""
+        """End the idle thread."""
         self._go.release()
         self._thread.join()
 
@@ -64,27 +64,27 @@ class Lane:
                 return
             try:
                 self._work()
-            except BaseException as error:  # the writer's to bear
+            except BaseException as error:  # re-raised in the writer
                 self._error = error
             self._work = None
             self._back.release()
 
 
 class Lanes:
-    """Lanes that are free, to be used again: a thread of torch's keeps what makes its first products slow."""
+    """Free lanes for reuse: torch's first products in a new thread are slow."""
 
     def __init__(self) -> None:
         self._free: list[Lane] = []
 
     def take(self) -> Lane:
-        """One in which nothing is executed."""
+        """A free lane."""
         return self._free.pop() if self._free else Lane()
 
     def give_back(self, lane: Lane) -> None:
-        """Its work has ended."""
+        """Return a lane after its work."""
         self._free.append(lane)
 
     def close(self) -> None:
-        """End those that are free."""
+        """End the free lanes."""
         while self._free:
             self._free.pop().close()

@@ -1,5 +1,5 @@
-"""A running batch for engines without the capability `continuous`: what waits is sampled to its end, settings by
-settings, and nobody joins meanwhile."""
+"""A running batch for engines without the capability `continuous`: waiting requests with the same settings are sampled
+to their end, and none joins meanwhile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetooth_server.batches.shared_batch import SharedBatch
 
 
 class PlainBatch:
-    """See `finetooth_hooks.continuous.RunningBatch`. A step gives all tokens of the requests that it took."""
+    """See `finetooth_hooks.continuous.RunningBatch`. A step gives all tokens of its requests."""
 
     def __init__(self, engine: Engine) -> None:
         self.tenant = ""
@@ -46,7 +46,7 @@ class PlainBatch:
         if not self._waiting:
             return []
         _, sampling, first = next(iter(self._waiting.values()))
-        taken: dict[tuple[int, ...], int] = {}  # equal prompts would count their samples on
+        taken: dict[tuple[int, ...], int] = {}  # equal prompts would continue the numbers of samples
         for number, (prompt, wanted, begin) in self._waiting.items():
             if (wanted, begin) == (sampling, first):
                 taken.setdefault(tuple(prompt), number)
@@ -63,7 +63,7 @@ class PlainBatch:
 
 
 class TenantsBatch(RunningBatch, Protocol):
-    """A running batch that is told whose requests come.
+    """A running batch that knows the tenants of requests.
 
     Attributes:
         tenant: of the requests that are added next.
@@ -73,7 +73,7 @@ class TenantsBatch(RunningBatch, Protocol):
 
 
 def running_batch(engine: Engine) -> TenantsBatch:
-    """The engine's own, shared by tenants, or one that stands in for it."""
+    """The engine's own batch, shared by tenants, or a `PlainBatch`."""
     if "continuous" in engine.capabilities:
         return SharedBatch(engine.running_batch())
     return PlainBatch(engine)

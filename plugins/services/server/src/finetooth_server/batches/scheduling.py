@@ -1,11 +1,10 @@
-"""Calls that are executed part by part, in turns: a micro-batch of one, a token of another. Knows no log and no engine.
+"""Schedules calls in turns: a micro-batch of one, a token of another.
 
-A call that begins keeps its place until it ends, since what it has computed so far is on its thread's stack and its
-model's gradients. Calls of one queue follow each other; calls of different queues share nothing that one could change
-for the other, so each computes what it would compute alone.
+Independent of the log and of engines. A call keeps its place from its beginning to its end, since its state is on its
+thread's stack and in its model's gradients. Calls of one queue run in order; calls of different queues share no mutable
+state, so each gets the same result as alone.
 
-A call that has all that it needs of its engine, and files to write, steps aside: others have their turns meanwhile, and
-its queue waits for it as for any call.
+A call that only has to write files steps aside: others run meanwhile, and its queue waits for it.
 """
 
 from __future__ import annotations
@@ -20,56 +19,55 @@ from finetooth_server.limits.fairness import FairTurns
 from finetooth_server.settings import Limits
 
 AWAITED = 0.03
-"""Seconds for which a tenant is waited for whose call has just ended, where it would have the next turn."""
+"""Seconds to wait for the next call of a tenant whose call has just ended and who would have the next turn."""
 
 IN_VAIN = 16
-"""Ends of calls after which a tenant is waited for again, at most: none where it was in vain once, one where it was
-twice in a row, and then twice as many each time."""
+"""Most calls of a tenant to skip before waiting for it again: the number doubles with each wait in vain."""
 
 WAITING = "waiting"
-"""What a tenant is given while it is waited for."""
+"""Charged while the server waits for a tenant."""
 
 OUTSIDE = "outside"
-"""The flow of what the server does for a tenant outside of turns. A tenant's other flows are its models."""
+"""The flow of a tenant's work outside turns. A tenant's other flows are its models."""
 
 SAMPLING = "sampling"
-"""The flow of what a tenant samples from saved weights. Its other flows are its models."""
+"""The flow of a tenant's sampling from saved weights. Its other flows are its models."""
 
 
 class Sampled(Protocol):
-    """What is sampled from saved weights, for all tenants together."""
+    """Sampling from saved weights, for all tenants together."""
 
     @property
     def tenants(self) -> Collection[str]:
-        """Whose calls are being written."""
+        """The tenants with running samplings."""
         ...
 
     @property
     def calls(self) -> Mapping[str, int]:
-        """How many calls of each tenant are being written."""
+        """The number of running samplings of each tenant."""
         ...
 
     def step(self) -> None:
-        """Write a token for every call."""
+        """Sample a token for every call."""
         ...
 
     def spent(self) -> Mapping[str, int]:
-        """Tokens by tenant, read and written, since this was last asked: their shares of the steps since then."""
+        """Prompt and sampled tokens by tenant since the last call: their shares of the steps."""
         ...
 
 
 class Running:
-    """A call that is executed.
+    """A running call.
 
     Attributes:
-        call: its id; empty while nothing of it may be broken off.
-        memory: bytes that it takes in addition to its model.
+        call: its id; empty while it cannot be interrupted.
+        memory: bytes in addition to its model.
         stopped: it must stop: it was cancelled, or the server ends.
         left: the server ends, and the next one executes it.
-        rested: seconds for which others had their turns, by a monotonic clock.
-        begun: its first part has.
-        weight: how many times what its turns take is charged.
-        aside: it works in the background and wants no turn.
+        rested: seconds of others' turns, by a monotonic clock.
+        begun: its first part has begun.
+        weight: factor on the charge of its turns.
+        aside: it works in the background and needs no turn.
     """
 
     def __init__(self, queue: str, tenant: str, memory: int, lane: Lane) -> None:
@@ -82,15 +80,15 @@ class Running:
 
 
 class Scheduler:
-    """Only the writer's thread calls it, but for `asked`, `step_aside` and `come_back`.
+    """Schedules calls. Only the writer's thread calls it, except `asked`, `step_aside` and `come_back`.
 
     Args:
-        execute: does the call that is due in the queue of a `Running`; it is called in a thread of its own.
-        sampled: what is sampled meanwhile.
-        busy: names of queues with a call that is executed; kept up to date here.
-        clock: seconds, for what a turn takes.
-        pause: waits for so many seconds, or until something comes; None never does.
-        ring: told that a call wants a turn which did not.
+        execute: executes the next call of a `Running`'s queue, in a separate thread.
+        sampled: the running samplings.
+        busy: names of queues with a running call; updated here.
+        clock: seconds, to time turns.
+        pause: waits for some seconds, or until a call comes; None never waits.
+        ring: called when a call wants a turn again.
     """
 
     def __init__(
@@ -111,11 +109,11 @@ class Scheduler:
         self._lanes, self._fair, self._clock = Lanes(), FairTurns(), clock
         self._pause, self._ring = pause, ring
         self._asides: dict[str, threading.Lock] = {}  # of tenants with a call that stepped aside
-        self._awaited: dict[str, float] = {}  # tenants whose call has just ended, and until when they are waited for
-        self._in_vain: dict[str, tuple[int, int]] = {}  # who did not come: ends that are left, and how often in a row
+        self._awaited: dict[str, float] = {}  # tenants whose call has just ended, and the end of the wait for them
+        self._in_vain: dict[str, tuple[int, int]] = {}  # calls left to skip, and waits in vain in a row
 
     def __len__(self) -> int:
-        """Queues with a call that is executed or may be."""
+        """Queues with a running or waiting call."""
         return len(self._ready) + len(self._running)
 
     def __contains__(self, queue: str) -> bool:
@@ -123,26 +121,26 @@ class Scheduler:
 
     @property
     def wants(self) -> bool:
-        """Somebody wants a turn."""
+        """Whether a call wants a turn."""
         return bool(self._wanting())
 
     def running(self, queue: str) -> bool:
-        """A call of this queue is executed."""
+        """Whether a call of this queue runs."""
         return queue in self._running
 
     def offer(self, queue: str, due: tuple[str, int] | None) -> None:
-        """What is due in a queue: its tenant, and bytes that it takes; None is nothing."""
+        """Set the next call of a queue: its tenant, and its bytes; None: no call."""
         self._ready.pop(queue, None)
         if due is not None:
             self._ready[queue] = due
 
     def stop(self, calls: Collection[str]) -> None:
-        """Break these calls off at their next part."""
+        """Interrupt these calls at their next part."""
         for running in self._running.values():
             running.stopped = running.stopped or running.call in calls
 
     def turn(self) -> Running | None:
-        """Let the next tenant have a part of its call; the call if that was its end."""
+        """Run a part of the next tenant's call; return the call if it ended."""
         wanting = self._wanting()
         if not wanting:
             self._awaited.clear()
@@ -159,8 +157,7 @@ class Scheduler:
         return None
 
     def charge(self, tenant: str, seconds: float) -> None:
-        """The server did something for a tenant outside of turns: letting go of its models, letting its samplings
-        join."""
+        """Charge a tenant for work outside turns: closing its models, admitting its samplings."""
         self._fair.charge(tenant, OUTSIDE, seconds)
 
     def _wanting(self) -> dict[str, list[str]]:
@@ -177,21 +174,21 @@ class Scheduler:
         return flows
 
     def _expire(self, wanting: Collection[str]) -> None:
-        """See who came, and who did not."""
+        """Update which awaited tenants came."""
         for tenant, until in list(self._awaited.items()):
             late = until <= self._clock()
             if late or tenant in wanting:
                 del self._awaited[tenant]
             if not late and tenant in wanting:
                 self._in_vain.pop(tenant, None)
-            elif late and tenant not in wanting:  # one that came late did so in somebody else's turn, and may be quick
+            elif late and tenant not in wanting:  # a late one came during another's turn, and may be quick
                 times = self._in_vain.get(tenant, (0, 0))[1] + 1
                 self._in_vain[tenant] = min(IN_VAIN, 2**times // 4), min(times, IN_VAIN)
 
     def _await(self, tenant: str) -> None:
-        """A call of a tenant's has ended. One that asks for one thing after the other is away for a moment only, and
-        would find a turn of somebody else begun each time that it comes (Iyer and Druschel, 2001, "Anticipatory
-        scheduling"). It bears the time for which it is waited for."""
+        """A tenant's call has ended. A client with one call after the other is away only briefly, and would find
+        another's turn begun each time (Iyer and Druschel, 2001, "Anticipatory scheduling"). The wait is charged to its
+        tenant."""
         if self._pause is None:
             return
         left, times = self._in_vain.get(tenant, (0, 0))
@@ -207,8 +204,8 @@ class Scheduler:
         self._fair.charge(tenant, WAITING, self._clock() - begun)
 
     def _sample(self) -> None:
-        """A token for every call that is sampled. What it takes is borne by their tenants, by the tokens of each; among
-        what is a tenant's own, a call counts as much as a model."""
+        """Sample a token for every call. The time is charged to the tenants by their tokens; within a tenant, a call
+        counts as much as a model."""
         tenants, calls, begun = list(self._sampled.tenants), self._sampled.calls, self._clock()
         self._sampled.step()
         took, spent = self._clock() - begun, self._sampled.spent()
@@ -220,8 +217,8 @@ class Scheduler:
             self._await(tenant)
 
     def _has_place(self, tenant: str, memory: int) -> bool:
-        """Whether a call may begin while others run. Each keeps its model in memory; half of the places
-        are for tenants that have none."""
+        """Whether a call may begin while others run. Each keeps its model in memory; half of the places are for tenants
+        without one."""
         if not self._running:
             return True
         has = any(running.tenant == tenant for running in self._running.values())
@@ -262,12 +259,12 @@ class Scheduler:
         return work
 
     def asked(self) -> bool:
-        """Asked by an engine before each part of a call, from the call's own thread: let others have their turn. True
-        if the call is to be broken off."""
+        """Yield to others; an engine calls this before each part of a call, in the call's thread. True if the call must
+        stop."""
         running = self._at_work
         if running is None or not running.call:
-            return False  # nobody's call: a snapshot, or a sampler's
-        if not running.begun:  # the turn in which it began is the one for its first part
+            return False  # no call: a snapshot, or a sampler's
+        if not running.begun:  # its first part belongs to the turn in which it began
             running.begun = True
             return running.stopped
         begun = time.monotonic()
@@ -276,9 +273,8 @@ class Scheduler:
         return running.stopped
 
     def step_aside(self, running: Running) -> None:
-        """Let others have their turns while a call does what needs no engine; from the call's own thread, in its turn.
-        One call of a tenant at a time does so, the next one waits here: who saves many models at once has no more of
-        the machine than who saves one."""
+        """Let others run while a call works without its engine; called in the call's thread, in its turn. Only one call
+        of a tenant at a time does so, so saving many models at once takes no more of the machine than saving one."""
         alone = self._asides.setdefault(running.tenant, threading.Lock())
         running.rested -= time.monotonic()
         running.aside = True
@@ -286,7 +282,7 @@ class Scheduler:
         alone.acquire()
 
     def come_back(self, running: Running) -> None:
-        """Wait for a turn again; nothing for a call that has not stepped aside."""
+        """Wait for a turn again, if the call has stepped aside."""
         if not running.aside:
             return
         self._asides[running.tenant].release()
@@ -296,7 +292,7 @@ class Scheduler:
         running.rested += time.monotonic()
 
     def leave(self) -> Iterable[Running]:
-        """Break off what is executed, and leave it to the next server. What cannot be broken off is finished."""
+        """Interrupt running calls, and leave them to the next server. Calls that cannot be interrupted finish."""
         ended = []
         for queue, running in list(self._running.items()):
             running.stopped = running.left = True

@@ -1,5 +1,5 @@
-"""What a sampling call asks for in addition to completions: log-probabilities of the likeliest tokens, of tokens that
-it names, and of tokens that are drawn as alternatives to those of its prompt; and the embedding of the prompt."""
+"""Additional results of a sampling call: log-probabilities of the likeliest tokens, of named tokens, and of sampled
+alternatives to the prompt's tokens; and the embedding of the prompt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetooth_wire import wire
 from numpy.typing import NDArray
 
 EMPTY = -99999.0
-"""Log-probability of a cell that holds no token, whose id is 0."""
+"""Log-probability of an empty cell, whose id is 0."""
 
 
 TOP = "top_tokens", "top_logprobs"
@@ -23,15 +23,15 @@ TOP = "top_tokens", "top_logprobs"
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What a call asks for; all of it is optional.
+    """The requested results, all optional.
 
     Attributes:
         prompt: log-probability of each token of the prompt.
         top_prompt, top_samples: likeliest tokens at each place of the prompt, and of the completions.
         alternatives: tokens to draw for each place of the prompt but the first, at the call's temperature.
-        rows, ids: (M,) cells of which the log-probability is wanted: of token `ids` after `rows + 1` tokens of the
-            prompt; an id of -1 gets 0.
-        last: of the prompt only so many places at its end are scored; 0 scores all.
+        rows, ids: (M,) requested log-probabilities: of token `ids` after `rows + 1` tokens of the prompt; an id of -1
+            gets 0.
+        last: score only this many places at the prompt's end; 0: all.
         embedding: of the prompt.
     """
 
@@ -60,12 +60,12 @@ class ScoreRequest:
 
     @property
     def about_prompt(self) -> bool:
-        """Whether anything is asked of the prompt's places."""
+        """Whether the call requests results of the prompt's places."""
         return bool(self.prompt or self.top_prompt or self.alternatives or self.rows is not None or self.embedding)
 
     @property
     def most(self) -> int:
-        """Most tokens that are answered for one place of the prompt."""
+        """Most tokens in the result for one place of the prompt."""
         cells = 0 if self.rows is None or not self.rows.size else int(np.bincount(self.rows).max())
         return max(self.top_prompt, self.alternatives, cells)
 
@@ -87,15 +87,15 @@ def decoded(arguments: Mapping[str, Any]) -> ScoreRequest:
 def of_prompt(
     engine: Engine, prompt: Sequence[int], request: ScoreRequest, *, temperature: float, seed: int
 ) -> dict[str, Any]:
-    """The part of a call's result that is about its prompt of N tokens.
+    """The part of a call's result on its prompt of N tokens.
 
     Args:
         temperature: at which alternatives are drawn; 0 takes the likeliest.
         seed: of the draws.
 
     Returns:
-        `prompt_logprobs` (N,); `top_tokens` and `top_logprobs` (N, K), `EMPTY` where nothing was scored; `alternatives`
-        with `tokens` and `logprobs` (N - 1, K); `targets` (M,); `embedding` (D,).
+        `prompt_logprobs` (N,); `top_tokens` and `top_logprobs` (N, K), `EMPTY` at unscored places; `alternatives` with
+        `tokens` and `logprobs` (N - 1, K); `targets` (M,); `embedding` (D,).
 
     Raises:
         DataError: a token that the model does not have.
@@ -129,8 +129,7 @@ def of_prompt(
 
 
 def of_completion(engine: Engine, prompt: Sequence[int], tokens: Sequence[int], top: int) -> dict[str, Any]:
-    """The `top` likeliest tokens where each of a completion's T tokens was written: `top_tokens` and `top_logprobs`,
-    (T, top)."""
+    """The `top` likeliest tokens at each of a completion's T tokens: `top_tokens` and `top_logprobs`, (T, top)."""
     media = prompt.media if isinstance(prompt, ShownPrompt) else ()
     nexts = next_logprobs(engine, [*prompt, *tokens], media)[len(prompt) - 1 :]
     likely: tuple[NDArray[Any], ...] = likeliest(nexts, top)
@@ -140,10 +139,10 @@ def of_completion(engine: Engine, prompt: Sequence[int], tokens: Sequence[int], 
 def next_logprobs(
     engine: Engine, tokens: Sequence[int], media: Sequence[tuple[int, MediumChunk]] = ()
 ) -> NDArray[np.float64]:
-    """(N - 1, V) log-probabilities of what comes after each of N tokens but the last.
+    """(N - 1, V) log-probabilities of the token after each of N tokens but the last.
 
     Args:
-        media: among the tokens, as `Datum.from_tokens` takes them.
+        media: among the tokens, as in `Datum.from_tokens`.
     """
     if len(tokens) < 2:
         return np.zeros((0, 1))
@@ -160,7 +159,7 @@ def embedding(engine: Engine, prompt: Sequence[int]) -> NDArray[np.float32]:
     Raises:
         EngineError: the engine gives no hidden states.
     """
-    data = [Datum.from_tokens([*prompt, prompt[-1]])]  # the last token of a datum is a target alone
+    data = [Datum.from_tokens([*prompt, prompt[-1]])]  # the last token of an example is only a target
     result = engine.forward(data, returns=("hidden",), train=False)
     if not result.outputs or "hidden" not in result.outputs[0]:
         raise EngineError("the engine of this model gives no hidden states", action="serve it with another backend")
@@ -178,8 +177,8 @@ def prompt_logprobs(engine: Engine, prompt: Sequence[int]) -> NDArray[np.float32
 
 
 def likeliest(nexts: NDArray[np.float64], top: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """(N, top) ids and log-probabilities of the likeliest tokens, of equal ones the lower id first; where the model has
-    fewer, the rest is empty."""
+    """(N, top) ids and log-probabilities of the likeliest tokens, of equal ones the lower id first; missing ones are
+    empty."""
     filled = min(top, nexts.shape[1])
     ids = np.zeros((len(nexts), top), np.int64)
     scores = np.full((len(nexts), top), EMPTY, np.float32)
@@ -206,7 +205,7 @@ def draw_tokens(
 
 
 def _scored_last(values: NDArray[Any], last: int, empty: float) -> NDArray[Any]:
-    """The values with all but the last so many places emptied."""
+    """The values with only the last places kept, the others empty."""
     if last:
         values[: len(values) - last] = empty
     return values

@@ -1,9 +1,9 @@
-"""A running batch whose room tenants share: a call of a thousand samples does not keep a call of one waiting.
+"""A running batch whose room tenants share: a call with a thousand samples does not block a call with one.
 
-Samples are written in portions, since each has a number and a random stream of its own, so that it does not matter with
-which others it is written. Whose portion begins next goes by the tokens that the tenants had. Where a tenant has
-nothing in the batch and finds no room, another one's latest portion is given up and written again later: its tokens are
-the same then, and those that were told are not told again.
+Samples run in portions; each has its own number and random stream, so its tokens do not depend on the others. The
+tenant with the fewest tokens so far begins the next portion. If a tenant has nothing in the batch and finds no room,
+another tenant's latest portion is dropped and sampled again later: its tokens are the same, and delivered ones are not
+delivered again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from finetooth_hooks.continuous import RunningBatch, Written
 from finetooth_server.limits.fairness import Shares
 
 PORTION = 16
-"""Samples that begin together: their prompt is read once for all of them."""
+"""Samples per portion, for which the prompt is read once."""
 
 AT_ONCE = 4
-"""Portions that may begin with one step."""
+"""Most portions that begin in one step."""
 
 
 @dataclass
@@ -29,10 +29,10 @@ class _Portion:
     """Samples of a request that begin together.
 
     Attributes:
-        number: in the batch below; -1 while it waits.
+        number: in the inner batch; -1 while it waits.
         begun: it has room, and got a token.
-        stood: steps for which it waited in the batch below.
-        done: samples among them that are finished.
+        stood: steps of waiting in the inner batch.
+        done: finished samples.
     """
 
     request: int
@@ -45,13 +45,13 @@ class _Portion:
 
 @dataclass
 class _Request:
-    """What was asked for.
+    """A request.
 
     Attributes:
-        more: what else the batch below takes with it.
-        left: samples that are not finished.
-        told: tokens of each sample that were told.
-        ahead: tokens of each sample that were written since its portion began, for the last time.
+        more: further arguments for the inner batch.
+        left: number of unfinished samples.
+        told: number of each sample's delivered tokens.
+        ahead: number of each sample's tokens since its portion last began.
     """
 
     tenant: str
@@ -68,10 +68,10 @@ class SharedBatch:
     """See `finetooth_hooks.continuous.RunningBatch`.
 
     Args:
-        batch: writes.
+        batch: the inner batch.
 
     Attributes:
-        tenant: whose requests come next.
+        tenant: of the next requests.
     """
 
     def __init__(self, batch: RunningBatch) -> None:
@@ -79,7 +79,7 @@ class SharedBatch:
         self.tenant = ""
         self._requests: dict[int, _Request] = {}
         self._waiting: dict[str, list[_Portion]] = {}
-        self._inside: dict[int, _Portion] = {}  # in the order in which they came there
+        self._inside: dict[int, _Portion] = {}  # in order of arrival there
         self._shares: Shares[str] = Shares()
         self._count = 0
 
@@ -88,7 +88,7 @@ class SharedBatch:
         self._requests[number] = _Request(self.tenant, prompt, sampling, first, more, sampling.n)
         portions = [
             _Portion(number, range(start, min(start + PORTION, sampling.n))) for start in range(0, sampling.n, PORTION)
-        ] or [_Portion(number, range(sampling.n))]  # what makes no sense is refused below
+        ] or [_Portion(number, range(sampling.n))]  # the inner batch refuses invalid requests
         try:
             self._begin(portions[0])
         except BaseException:
@@ -113,7 +113,7 @@ class SharedBatch:
         self._make_way()
         self._fill()
         written = self._batch.step()
-        if self._batch.waiting:  # else what has not begun has room, and is on its way
+        if self._batch.waiting:  # else unbegun portions have room, and will begin
             for portion in self._inside.values():
                 portion.stood += 1
         return list(self._new_tokens(written))
@@ -139,7 +139,7 @@ class SharedBatch:
             self._waiting[tenant] = portions
 
     def _fill(self) -> None:
-        """Let portions begin, unless some already wait for room in vain."""
+        """Begin portions, unless some already wait for room in vain."""
         if any(portion.stood and not portion.begun for portion in self._inside.values()):
             return
         for _ in range(AT_ONCE):
@@ -152,7 +152,7 @@ class SharedBatch:
             self._begin(portion)
 
     def _make_way(self) -> None:
-        """Give up portions of others where a tenant waits for room and has none."""
+        """Drop portions of others if a tenant without room waits."""
         begun: dict[str, list[_Portion]] = {}
         for portion in self._inside.values():
             begun.setdefault(self._requests[portion.request].tenant, []).append(portion)
@@ -160,7 +160,7 @@ class SharedBatch:
         if not starving:
             return
         rich = {tenant: of for tenant, of in begun.items() if sum(portion.begun for portion in of) > 1}
-        for tenant, of in rich.items():  # what has not begun stands before those who starve, and loses nothing
+        for tenant, of in rich.items():  # unbegun portions block those who starve, and lose nothing
             for portion in [p for p in of if not p.begun]:
                 self._give_up(tenant, portion)
         if rich:
@@ -168,7 +168,7 @@ class SharedBatch:
             self._give_up(tenant, [portion for portion in rich[tenant] if portion.begun][-1])
 
     def _give_up(self, tenant: str, portion: _Portion) -> None:
-        """Let a portion wait again; of its samples those that are not finished are written again."""
+        """Put a portion back; its unfinished samples will be sampled again."""
         del self._inside[portion.number]
         self._batch.cancel(portion.number)
         request = self._requests[portion.request]
@@ -184,7 +184,7 @@ class SharedBatch:
         self._wait(tenant, again + self._waiting.get(tenant, []))
 
     def _new_tokens(self, written: Sequence[Written]) -> Iterator[Written]:
-        """What is new, by the requests and samples that were asked for."""
+        """New tokens, by request and sample."""
         for token in written:
             portion = self._inside[token.request]
             portion.begun = True

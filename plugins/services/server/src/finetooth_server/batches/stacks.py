@@ -1,4 +1,4 @@
-"""Weights that are put together when somebody samples them: adapters of the command line, and sums of several."""
+"""Weights that are combined for sampling: adapters of the command line, and sums of several."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from finetooth_server.sections import on_one_device
 from finetooth_server.settings import Settings
 
 MARK = "stack:"
-"""What stands before the id of a stack, where a sampler has the id of a checkpoint."""
+"""Prefix of a stack's id, in the place of a sampler's checkpoint id."""
 
 UNUSED = 3600.0
-"""Seconds that a stack is kept which no sampler names: one may be about to."""
+"""Seconds to keep a stack without a sampler: one may be about to come."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What a sampling call reads.
+    """The weights of a sampling call.
 
     Attributes:
         recipe: of an engine that holds them.
-        stack: artifacts with their weights; empty: the base as it was.
+        stack: artifacts with their weights; empty: the unchanged base.
     """
 
     recipe: Mapping[str, Any]
@@ -41,7 +41,7 @@ class Weights:
 
     @property
     def folder(self) -> Path | None:
-        """The artifact, for an engine that takes it as its own weights.
+        """The artifact, for an engine that loads it as its own weights.
 
         Raises:
             UserError: it is a sum of several.
@@ -59,8 +59,7 @@ class Weights:
 
 
 class Stacks:
-    """The stacks that were asked for. Each is a file named by its content, so that a call that waits finds it after a
-    restart.
+    """The requested stacks. Each is a file named by its content, so a waiting call finds it after a restart.
 
     Args:
         settings: the adapters of the command line, and the folder of the server.
@@ -74,7 +73,7 @@ class Stacks:
         """The id of a stack; the same parts again give the same.
 
         Raises:
-            Unknown: a part that there is not.
+            Unknown: an unknown part.
             UserError: the parts have different bases.
         """
         self._base(tenant, parts)
@@ -91,10 +90,10 @@ class Stacks:
         return MARK + digest
 
     def sweep(self, named: Collection[str | None]) -> None:
-        """Remove the stacks that nobody samples any more.
+        """Remove the stacks without a sampler.
 
         Args:
-            named: what the samplers that there are have for a checkpoint.
+            named: checkpoint ids of all samplers.
         """
         for path in self._folder.glob("*.json"):
             if MARK + path.stem not in named and time.time() - path.stat().st_mtime > UNUSED:
@@ -111,13 +110,13 @@ class Stacks:
         return self._base(tenant, self._parts(id_))
 
     def weights(self, row: Row[Any]) -> Weights:
-        """What a sampler reads.
+        """The weights of a sampler.
 
         Args:
             row: of the table of samplers.
 
         Raises:
-            FinetoothError: it is gone.
+            FinetoothError: they no longer exist.
         """
         if row.checkpoint is None:
             return Weights(on_one_device(self._settings.models[row.base]), ())

@@ -1,7 +1,7 @@
-"""Tokens of calls that are being sampled, for clients that want them before the call is finished.
+"""Streams tokens of running sampling calls to clients.
 
-Nothing waits for a client here: what was written stands in a list until the call is finished, and a client that reads
-slowly gets more at once. What it missed is in the call's result.
+Sampling never waits for a client: tokens stay in a list until the call finishes, and a slow client gets more at once.
+The call's result has what it missed.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from finetooth_server.keys import Caller
 from finetooth_server.log import Call, Log
 
 LOOKS = 100.0
-"""Times in a second that a tenant's streams together look for new tokens: with many of them each has more at once."""
+"""Polls per second of a tenant's streams together: with many streams, each gets more at once."""
 
 HEARTBEAT = 10.0
-"""Seconds after which a client that waits is told that the server still works."""
+"""Seconds between signs of life for a waiting client."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Tokens that follow each other in one completion.
+    """Consecutive tokens of one completion.
 
     Attributes:
         completion: counted over the whole call: prompt by prompt, sample by sample.
@@ -49,11 +49,11 @@ class _Feed:
 
 
 class Streams:
-    """The tokens of all calls under way.
+    """The tokens of all running calls.
 
     Args:
-        log: where results are.
-        most: clients of a tenant that may follow at once.
+        log: with the results.
+        most: streams of a tenant at once.
     """
 
     def __init__(self, log: Log, *, most: int) -> None:
@@ -66,23 +66,23 @@ class Streams:
     # --- the writer's side --------------------------------------------------------------------------------------------
 
     def write(self, call: str, completion: int, token: int, logprob: float) -> None:
-        """A token was written; `ring` tells of it."""
+        """Add a token; `ring` announces it."""
         feed = self._feeds.get(call)
         if feed is None:
             feed = self._feeds[call] = _Feed()
         if completion not in feed.written:
-            with self._lock:  # a follower may be looking through them
+            with self._lock:  # a follower may be reading them
                 feed.written[completion] = [], []
         tokens, logprobs = feed.written[completion]
         logprobs.append(logprob)
-        tokens.append(token)  # last: as many tokens as there are can be read
+        tokens.append(token)  # last, so that all counted tokens can be read
 
     def ring(self, call: str) -> None:
         """Wake the clients that follow a call."""
         self._bells.ring(call)
 
     def end(self, call: str) -> None:
-        """The call is finished, or starts over; its tokens are in the log, or nowhere."""
+        """Drop the tokens of a call that finished or starts again."""
         self._feeds.pop(call, None)
         self.ring(call)
 
@@ -90,7 +90,7 @@ class Streams:
 
     @contextmanager
     def place(self, caller: Caller) -> Iterator[None]:
-        """Be one of those who follow.
+        """Take a stream's place.
 
         Raises:
             TooMuch: the tenant's places are taken.
@@ -109,7 +109,7 @@ class Streams:
                     del self._following[caller.tenant]
 
     async def follow(self, caller: Caller, id_: str) -> AsyncGenerator[Piece | Call | None, None]:
-        """What a call writes, from its beginning; None where nothing came for a while; the finished call at the end.
+        """The tokens of a call, from its beginning; None if nothing came for a while; the finished call at the end.
 
         Raises:
             Unknown: the call does not exist, or is another tenant's.
@@ -118,7 +118,7 @@ class Streams:
         seen: dict[int, int] = {}
         with self._bells.bell(id_) as event:
             while True:
-                event.clear()  # whatever is written from here on rings again
+                event.clear()  # later tokens ring again
                 for piece in list(self._live(id_, seen)):
                     yield piece
                 if id_ not in self._feeds:  # it has not begun, or has ended
@@ -131,7 +131,7 @@ class Streams:
                     await asyncio.wait_for(event.wait(), HEARTBEAT)
                 except TimeoutError:
                     yield None
-        await asyncio.to_thread(lambda: call.result)  # read once, and not while others wait
+        await asyncio.to_thread(lambda: call.result)  # read once, outside the event loop
         for piece in _whole(call, seen):
             yield piece
         yield call
@@ -150,7 +150,7 @@ class Streams:
 
 
 def _whole(call: Call, seen: dict[int, int]) -> Iterator[Piece]:
-    """What of a finished call was not seen yet."""
+    """The undelivered rest of a finished call."""
     if call.state != DONE:
         return
     for number, completion in enumerate(completions_of(call.result)):
@@ -162,6 +162,6 @@ def _whole(call: Call, seen: dict[int, int]) -> Iterator[Piece]:
 
 
 def completions_of(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The completions of a call's result, one behind the other; of a call that samples nothing there are none."""
+    """The completions of a call's result, one after the other; empty for a call without sampling."""
     completions = result.get("completions") or []
     return [completion for group in completions for completion in (group if isinstance(group, list) else [group])]

@@ -1,8 +1,7 @@
-"""The sampling calls that are being written: one batch, which calls join as they come and leave as they finish.
+"""The running sampling calls: one batch, which calls join and leave.
 
-A batch reads the low-rank adapters of one base, or one set of weights of another kind. Calls for others wait for their
-turn: `Limits.turn` seconds after the oldest of them came, nobody joins the present batch any more, and when it is empty
-they have theirs.
+A batch has the low-rank adapters of one base, or one other set of weights. Calls for other weights wait: `Limits.turn`
+seconds after the oldest of them came, the present batch admits no more calls, and when it is empty they run.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ from finetooth_server.settings import Settings
 LOGGER = logging.getLogger("finetooth.server")
 
 ALONE = 3 / 4
-"""Share of a batch that one tenant may have: who comes finds a place at once."""
+"""Largest share of a batch for one tenant, so that a newcomer finds a place at once."""
 
 SHARED_MOST = 8
-"""Calls of a tenant in a batch in which others sample, or did within `RECENT` steps."""
+"""Most calls of a tenant in a batch in which others sample, or did within `RECENT` steps."""
 
 RECENT = 512
-"""Steps for which a tenant counts as one that samples, after its last call."""
+"""Steps after its last call for which a tenant counts as sampling."""
 
 MOST_KEYS = 4096
-"""Sets of weights of which it is remembered whom they are written with."""
+"""Sets of weights whose batch keys are cached."""
 
 
 @dataclass
@@ -57,7 +56,7 @@ class _Writing:
         arguments: of the call.
         result: but for its completions.
         count: completions that it waits for.
-        scoring: gives an engine that has the call's weights as its own; None: the batch's has.
+        scoring: returns an engine with the call's weights as its own; None: the batch's engine.
     """
 
     call: Due
@@ -69,7 +68,7 @@ class _Writing:
 
 
 class SamplingTurns:
-    """Only the writer's thread calls it."""
+    """Runs sampling calls; only the writer's thread calls it."""
 
     def __init__(
         self,
@@ -89,24 +88,24 @@ class SamplingTurns:
         self._engine: Engine | None = None
         self._batch: TenantsBatch | None = None
         self._writing: dict[int, _Writing] = {}
-        self._alone: list[Due] = []  # to be written each by itself, after a step that failed
+        self._alone: list[Due] = []  # to be sampled separately, after a failed step
         self._spent = Counter[str]()
         self._steps = 0
         self._seen: dict[str, int] = {}  # tenants, by the step at which they had a call
 
     @property
     def busy(self) -> bool:
-        """There is a token to write."""
+        """Whether there is a token to sample."""
         return bool(self._writing or self._alone)
 
     @property
     def calls(self) -> Counter[str]:
-        """How many calls of each tenant are being written."""
+        """The number of running calls of each tenant."""
         return Counter(writing.call.tenant for writing in self._writing.values())
 
     @property
     def tenants(self) -> set[str]:
-        """Whose calls are being written."""
+        """The tenants with running calls."""
         return {*self.calls} or {call.tenant for call in self._alone[:1]}
 
     def spent(self) -> Mapping[str, int]:
@@ -116,11 +115,11 @@ class SamplingTurns:
 
     @property
     def count(self) -> int:
-        """Calls that are being written."""
+        """The running calls."""
         return len(self._writing) + len(self._alone)
 
     def admit(self) -> bool:
-        """Let calls that wait join, as far as they may; True if others wait behind them that may join later."""
+        """Admit waiting calls; True if more may join later."""
         besides = [*(writing.call.id for writing in self._writing.values()), *(call.id for call in self._alone)]
         oldest = self._log.oldest_waiting(besides)
         if oldest.pop(REFUSED, None) is not None:
@@ -129,7 +128,7 @@ class SamplingTurns:
         if not oldest:
             return False
         if self._alone:
-            return True  # a call that joined now could be taken for the one at fault
+            return True  # a call that joined now could be blamed
         turns = {key: self._turn_of(key, besides) for key in oldest}
         if not self._writing:
             self._turn_to(turns[min(oldest, key=oldest.__getitem__)])
@@ -140,15 +139,14 @@ class SamplingTurns:
             before, mine = end + self._settings.limits.turn, [key for key in oldest if turns[key] == self._turn]
             mine.sort(key=oldest.__getitem__)
             waiting = [self._log.waiting_in(key, besides, before=before, most=room) for key in mine]
-            # one of each in turn: who has many calls does not keep out who has few
+            # one of each in turn: a tenant with many calls does not keep others out
             every = [call for calls in zip_longest(*waiting) for call in calls if call is not None]
             self._join(self._shared_out(every)[:room])
         return True
 
     def _shared_out(self, due: Sequence[Due]) -> list[Due]:
-        """Of calls in the order in which they would join, those that leave others their places: a tenant has `ALONE` of
-        the batch at most, and `SHARED_MOST` calls as long as others sample too. A step takes longer the more is written
-        in it, and everybody waits for it."""
+        """The calls, in order, that leave places for others: a tenant has at most `ALONE` of the batch, and
+        `SHARED_MOST` calls while others sample too. A larger batch makes each step longer for all."""
         counts = self.calls
         for tenant in {*counts, *(call.tenant for call in due)}:
             self._seen.pop(tenant, None)
@@ -157,26 +155,25 @@ class SamplingTurns:
             del self._seen[tenant]
         most = SHARED_MOST if len(self._seen) > 1 else max(1, int(ALONE * self._settings.limits.batch))
         chosen = []
-        for call in sorted(due, key=lambda call: bool(counts[call.tenant])):  # who has none in it comes first
+        for call in sorted(due, key=lambda call: bool(counts[call.tenant])):  # tenants without a call in it come first
             counts[call.tenant] += 1
             if counts[call.tenant] <= most:
                 chosen.append(call)
         return chosen
 
     def _turn_of(self, key: str, besides: Collection[str]) -> str:
-        """Whose calls are written in one batch with those of a key: equal for adapters of one base that the engine can
-        hold, else the key itself."""
+        """The batch of a key: equal for adapters of one base that the engine can hold, else the key itself."""
         if key not in self._turns:
             if len(self._turns) >= MOST_KEYS:
                 self._turns.clear()
             self._turns[key] = key
             for call in self._log.waiting_in(key, besides, before=float("inf"), most=1):
-                with suppress(FinetoothError):  # the call will fail by it
+                with suppress(FinetoothError):  # the call will fail with this error
                     self._turns[key] = self._hosts.together(self._weights(call).recipe) or key
         return self._turns[key]
 
     def admit_alone(self, call: Due) -> None:
-        """Let a call join that must run alone."""
+        """Admit a call that must run alone."""
         self._turn_to(self._turn_of(str(call.batch), ()))
         self._join([call])
 
@@ -192,7 +189,7 @@ class SamplingTurns:
             self._add(call)
 
     def step(self) -> None:
-        """Write one token of every call in the batch."""
+        """Sample one token of every call in the batch."""
         if self._alone and not self._writing:
             self._add(self._alone.pop(0))
         if not self._writing:
@@ -201,7 +198,7 @@ class SamplingTurns:
         self._steps += 1
         try:
             written = self._batch.step()
-        except Exception as error:  # whose fault it is shows when each is written alone
+        except Exception as error:  # sampling each alone shows which one is at fault
             self._part(error)
             return
         for token in written:
@@ -215,7 +212,7 @@ class SamplingTurns:
         self._finish()
 
     def cancel(self, ids: Collection[str]) -> None:
-        """Drop calls from the batch; what others in it get does not depend on them."""
+        """Drop calls from the batch; the others' tokens do not depend on them."""
         for number, writing in list(self._writing.items()):
             if writing.call.id in ids:
                 assert self._batch is not None
@@ -227,7 +224,7 @@ class SamplingTurns:
             self._fail(call, CANCELLED, "user")
 
     def close(self) -> None:
-        """Leave what is being written to the next server."""
+        """Leave the running calls to the next server."""
         left = [*(writing.call for writing in self._writing.values()), *self._alone]
         if left:
             self._log.leave(left)
@@ -252,7 +249,7 @@ class SamplingTurns:
             self._ended(writing.call, "done")
 
     def _complete(self, writing: _Writing) -> bool:
-        """Add what a call asked for in addition to its tokens; False if that failed, and the call with it."""
+        """Add a call's additional results; False if that, and so the call, failed."""
         assert self._engine is not None
         try:
             if "top_k_sample_logprobs" in writing.arguments:
@@ -291,11 +288,11 @@ class SamplingTurns:
             self._ended(call, "done")
 
     def _open(self, call: Due) -> tuple[HeldAdapter | None, Callable[[], Engine] | None] | None:
-        """See that the call may read its weights, and have a batch that reads them.
+        """Check access to a call's weights, and prepare a batch with them.
 
         Returns:
-            the weights if they are held with others', and what gives an engine that has them as its own. None if they
-            have to be sampled alone, and it is not their turn.
+            the weights if they are held with others', and a function that returns an engine with them as its own. None
+            if they must be sampled alone, and it is not their turn.
         """
         weights = self._weights(call)
         recipe = weights.recipe
@@ -313,8 +310,8 @@ class SamplingTurns:
         return None, None
 
     def _part(self, error: Exception) -> None:
-        """A step failed: each call that was in it is written by itself from now on. Not where another server was too
-        late: each would wait as long again."""
+        """After a failed step, sample each of its calls separately. Not if another server timed out: each would wait as
+        long again."""
         calls = [writing.call for writing in self._writing.values()]
         self._writing.clear()
         self._batch = None
@@ -326,7 +323,7 @@ class SamplingTurns:
                 self._alone.append(call)
 
     def _weights(self, call: Due) -> Weights:
-        """What a sampling call reads."""
+        """The weights of a sampling call."""
         with self._records.read() as connection:
             row = connection.execute(select(samplers).where(samplers.c.id == call.queue.removeprefix(SAMPLERS))).first()
         if row is None:
