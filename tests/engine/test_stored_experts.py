@@ -13,6 +13,7 @@ from finetooth_kit.fake_context import FACTS, FakeContext
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from finetooth_portable.quantizers import Int4Options, Int8Options, Mxfp4Options, build_int4, build_int8, build_mxfp4
 from finetooth_torchshared.quantised import dequantise, is_quantised, quantise, stored_weights
+from finetooth_torchshared.stored_experts import ExpertWeight
 from transformers import GptOssConfig, GptOssForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 SIZES: dict[str, Any] = {
@@ -118,3 +119,26 @@ def test_nothing_of_the_weight_is_kept_for_backward(rows: torch.Tensor, checkpoi
     assert not [shape for shape in kept if shape in ((4, 32, 32), (4, 32, 16), (32, 32), (16, 32), (32, 16))]
     for name, slope in slopes.items():
         assert torch.allclose(slope, wanted[name], rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_experts_without_rows_do_not_become_numbers(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of four experts have rows; values and slopes are those of plain numbers."""
+    stored = adapted(quantise(made(family), FORMATS["int4"](), "cpu"), family)
+    plain = adapted(dequantise(quantise(made(family), FORMATS["int4"](), "cpu"), torch.float32), family)
+    plain.set_experts_implementation("eager")
+    read: list[int] = []
+    for weight in [module for module in stored.modules() if isinstance(module, ExpertWeight)]:
+        own = weight.stored.dequantised_rows
+
+        def watched(first: int, last: int, dtype: Any, own: Any = own, each: int = weight.shape[1]) -> Any:
+            read.append((last - first) // each)
+            return own(first, last, dtype)
+
+        monkeypatch.setattr(weight.stored, "dequantised_rows", watched)
+    rows = torch.tensor([[5]])
+    (logits, slopes), (expected, wanted) = of(stored, rows), of(plain, rows)
+    assert sum(read) == 2 * 2 * 2 * 2  # layers, weights, experts; forward and backward
+    assert torch.allclose(logits, expected, rtol=1e-5, atol=1e-6)
+    for name, slope in slopes.items():
+        assert torch.allclose(slope, wanted[name], rtol=1e-4, atol=1e-5), name

@@ -240,15 +240,20 @@ class TorchBackend:
 
 
 def _by_operations(base: torch.nn.Module, request: EngineRequest) -> None:
-    """Make experts and gated norms use the operations picked for them; if ranks divide the model, its own code computes
-    them."""
+    """Make experts and gated norms use the operations picked for them, and group stored experts so that only those with
+    rows are dequantised; if ranks divide the model, its own code computes them."""
     from finetooth_torchshared.grouped_experts import compute_in_groups
+    from finetooth_torchshared.stored_experts import is_stored
 
     from finetooth_torch.compute import EXPERTS, GATED_NORM
     from finetooth_torch.decoder.gated_norms import compute_gated_norms
 
+    if _divided(request)[0]:
+        return
+    for module in filter(is_stored, base.modules()):
+        compute_in_groups(module)
     for operation, compute in ((EXPERTS, compute_in_groups), (GATED_NORM, compute_gated_norms)):
-        if operation in request.compute.kernels and not _divided(request)[0]:
+        if operation in request.compute.kernels:
             compute(base, request.compute.kernels[operation].function)
 
 

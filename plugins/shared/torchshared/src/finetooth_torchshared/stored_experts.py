@@ -6,10 +6,11 @@ came from: between forward and backward nothing of the weight is held but what i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any, cast
 
 import torch
@@ -75,6 +76,18 @@ class ExpertWeight(nn.Module):
         left, right, scale = self.addition
         return _summed(made, left.detach()[first:last], right.detach()[first:last], scale)
 
+    def some(self, experts: Sequence[int]) -> Tensor:
+        """(len(experts), a, b), the numbers of those experts alone, without an addition.
+
+        Args:
+            experts: in rising order.
+        """
+        stored: Any = self.stored
+        rows, dtype = self.shape[1], self.numbers_are.dtype
+        runs = [[of for _, of in run] for _, run in groupby(enumerate(experts), key=lambda pair: pair[1] - pair[0])]
+        made = [stored.dequantised_rows(run[0] * rows, (run[-1] + 1) * rows, dtype) for run in runs]
+        return torch.cat(made).view(len(experts), *self.shape[1:])
+
     def numbers(self) -> Tensor:
         """(experts, a, b); differentiable in its addition."""
         if self.addition is None:
@@ -106,15 +119,18 @@ def _summed(weight: Tensor, left: Tensor, right: Tensor, scale: float) -> Tensor
 
 @dataclass(frozen=True)
 class _Part:
-    """Where a tensor lies in the numbers of a weight."""
+    """Where a tensor lies in the numbers of a weight, or of some of its experts."""
 
     weight: ExpertWeight
     addition: LowRankAddition | None
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int
+    experts: tuple[int, ...] | None
 
     def read(self) -> Tensor:
+        if self.experts is not None:
+            return self.weight.some(self.experts).as_strided(self.shape, self.strides, self.offset)
         each = self.weight.shape[1] * self.weight.shape[2]
         end = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
         first, last = self.offset // each, end // each + 1
@@ -130,7 +146,7 @@ class _Saving:
     """What to keep for backward while experts compute."""
 
     def __init__(self) -> None:
-        self.read: dict[int, tuple[Tensor, ExpertWeight, LowRankAddition | None]] = {}
+        self.read: dict[int, tuple[Tensor, ExpertWeight, LowRankAddition | None, tuple[int, ...] | None]] = {}
         """Numbers by the address of their memory, held while the experts compute: then no other tensor has it."""
         self.outer: Any = torch._C._autograd._top_saved_tensors_default_hooks(False)
         """Of the code that computes these layers (again, or keeps activations elsewhere); the innermost is asked."""
@@ -138,7 +154,8 @@ class _Saving:
     def pack(self, tensor: Tensor) -> Any:
         place = self.read.get(tensor.untyped_storage().data_ptr())
         if place is not None and tensor.dtype == place[0].dtype:
-            return _Part(place[1], place[2], tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+            at = tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+            return _Part(place[1], place[2], *at, place[3])
         return tensor if self.outer is None else (self.outer[1], self.outer[0](tensor))
 
     @staticmethod
@@ -162,7 +179,7 @@ def _class_of(made: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
             numbers = weight.numbers()
             saving: _Saving | None = vars(self).get("_saving")
             if saving is not None:
-                saving.read[numbers.untyped_storage().data_ptr()] = (numbers.detach(), weight, weight.addition)
+                saving.read[numbers.untyped_storage().data_ptr()] = (numbers.detach(), weight, weight.addition, None)
             return numbers
 
         return property(read)
@@ -205,6 +222,20 @@ def stored_in(module: nn.Module) -> dict[str, ExpertWeight]:
     """By the names of the weights; empty if none is."""
     weights: Any = module._modules.get(PLACES, {})
     return dict(weights.items())
+
+
+def read_some(module: nn.Module, name: str, experts: tuple[int, ...]) -> Tensor:
+    """(len(experts), a, b), the numbers of some experts of a stored weight: for code that computes with no others. The
+    module is computing, and what backward would keep of them is made again there.
+
+    Args:
+        experts: in rising order.
+    """
+    weight = stored_in(module)[name]
+    numbers = weight.some(experts)
+    saving: _Saving = vars(module)["_saving"]
+    saving.read[numbers.untyped_storage().data_ptr()] = (numbers, weight, None, experts)
+    return numbers
 
 
 def restored(module: nn.Module, dtype: torch.dtype) -> None:
