@@ -111,6 +111,7 @@ RESUMED: Mapping[str, tuple[str, ...]] = {
         "fsdp over 4 ranks",
         "fsdp, offload: true",
         "pipeline, stages: 2, shard: true",
+        "pipeline, tensor: 2",
     ),
     "ddp": ("one process", "fsdp, tensor: 2", "context", "pipeline", "deepspeed, stage: 2"),
     "fsdp": ("one process", "ddp"),
@@ -120,6 +121,8 @@ RESUMED: Mapping[str, tuple[str, ...]] = {
     "context": ("one process",),
     "pipeline": ("one process",),
     "pipeline, stages: 2, shard: true": ("one process", "fsdp"),
+    "pipeline, tensor: 2": ("one process", "pipeline, context: 2"),
+    "pipeline, context: 2": ("one process",),
     "deepspeed, stage: 2": ("one process", "ddp", "zero3"),
     "zero3": ("one process", "fsdp"),
 }

@@ -111,6 +111,7 @@ GROUPED: dict[str, dict[str, Any]] = {
     "context of fsdp": {"name": "fsdp", "context": 2},
     "replicas of tensor": {"name": "fsdp", "replicas": 2, "tensor": 2},
     "stages of tensor": {"name": "pipeline", "tensor": 2},
+    "stages of context": {"name": "pipeline", "context": 2},
 }
 """Ways to group ranks, by name."""
 
@@ -242,6 +243,7 @@ TEN_STEPS: dict[str, Any] = {"train": {**RECIPE["train"], "epochs": 6, "max_step
     ("case", "strategy", "ranks", "changes"),
     [
         ("sft", "pipeline", 2, {"gradient_checkpointing": True}),
+        ("sft", "stages of context", 4, {"gradient_checkpointing": True}),
         ("full", "context of fsdp", 4, {}),
         ("dpo", "context of fsdp", 2, {"gradient_checkpointing": True}),
     ],

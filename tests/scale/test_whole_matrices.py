@@ -46,6 +46,8 @@ DIVIDED: dict[str, Any] = {
     "fsdp with tensor": {"name": "fsdp", "tensor": 2},
     "fsdp with context": {"name": "fsdp", "context": 2},
     "pipeline with shard": {"name": "pipeline", "stages": 1, "shard": True},
+    "pipeline with tensor": {"name": "pipeline", "tensor": 2},
+    "pipeline with context": {"name": "pipeline", "context": 2},
     "zero3": "zero3",
     "deepspeed": {"name": "deepspeed", "stage": 2},
 }
