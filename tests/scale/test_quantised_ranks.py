@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "bits"))
 from test_two_ranks import RECIPE, check_alike, folder, ft, steps  # noqa: F401 - folder is a fixture
+from tiny import write_model, write_rows
 
 HELD = """
 import json, os
@@ -43,6 +46,64 @@ def ft_run_start(run):
     Path("held-" + os.environ.get("RANK", "alone")).write_text(json.dumps(held))
 """
 """Writes what each rank has of a base."""
+LIVE = """
+import gc, json, os
+from pathlib import Path
+import torch
+from finetooth_fsdp import strategy
+from finetooth_hooks import hookimpl
+from finetooth_torch import backend
+from finetooth_torch.offload.mapped_memory import is_clean, mappings
+from finetooth_torchshared import assembled
+
+load, stored_linear, put_in_rows = backend._load, assembled.stored_linear, strategy.put_in_rows
+stored, largest, taken = {}, 0, []
+
+
+def look():
+    held = {}
+    for of in gc.get_objects():
+        if type(of) in (torch.Tensor, torch.nn.Parameter) and of.device.type == "cpu":
+            storage = of.detach().untyped_storage()
+            held[storage.data_ptr()] = torch.empty(0, dtype=torch.uint8).set_(storage)
+    mapped = mappings()
+    taken.append(sum(of.nbytes for of in held.values() if of.nbytes < 4096 or not is_clean(of, mapped)))
+
+
+def loading(*given):
+    look()
+    return load(*given)
+
+
+def storing(path, module, *given):
+    global largest
+    made = stored_linear(path, module, *given)
+    stored[path] = sum(of.nbytes for name, of in made.named_buffers() if name != "bias")
+    largest = max(largest, stored[path] + module.weight.nbytes)
+    if path.endswith("down_proj"):
+        look()
+    return made
+
+
+def putting(module):
+    put_in_rows(module)
+    look()
+
+
+backend._load, assembled.stored_linear, strategy.put_in_rows = loading, storing, putting
+
+
+@hookimpl
+def ft_run_start(run):
+    peak = max(taken) - taken[0]
+    Path("live-" + os.environ["RANK"]).write_text(json.dumps([peak, sum(stored.values()), largest, len(stored)]))
+"""
+"""Writes the most bytes of tensors that a rank has in memory of its own while it reads its base and divides it, more
+than before: where the last module of a layer has been stored, and where a layer has been made rows; and what all
+modules store."""
+LAYERS = 12
+ADAPTER = LAYERS * (4 * 256 + 3 * 512) * 4
+"""Bytes of a LoRA of rank 1 in fp32."""
 TRAIN = {**RECIPE["train"], "max_steps": 4, "epochs": 2}
 STRATEGIES: dict[str, dict[str, Any]] = {
     "fsdp": {"devices": 2, "strategy": "fsdp"},
@@ -132,3 +193,38 @@ def test_a_strategy_that_needs_plain_numbers_is_refused(folder: Path, strategy: 
     assert "scale.strategy: it divides the model among ranks: the base's weights are stored in fewer bits (int8" in (
         done.stderr
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form",
+    [pytest.param("nf4", marks=without("bitsandbytes")), "int8"],
+)
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_a_rank_reads_no_more_of_a_base_in_fewer_bits_than_its_part(tmp_path: Path, form: str, ranks: int) -> None:
+    """In memory of its own: its part of what is stored, and a layer, or a module as it is read. Embeddings, which stay
+    plain numbers, lie in mapped files until they are divided."""
+    write_model(tmp_path / "model")
+    file = tmp_path / "model/config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) | {
+        "hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": LAYERS, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "head_dim": 32, "vocab_size": 20_000,
+    }  # fmt: skip
+    file.write_text(json.dumps(config), encoding="utf-8")
+    AutoModelForCausalLM.from_config(LlamaConfig(**config)).save_pretrained(tmp_path / "model")
+    write_rows(tmp_path)
+    (tmp_path / "live.py").write_text(LIVE, encoding="utf-8")
+    recipe = {
+        **RECIPE, "quantization": form, "plugins": ["./live.py"], "output": "run",
+        "adapter": {"name": "lora", "rank": 1},
+        "train": {**RECIPE["train"], "max_steps": 1}, "scale": {"devices": ranks, "strategy": "fsdp"},
+    }  # fmt: skip
+    (tmp_path / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(tmp_path, "run", "recipe.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for rank in range(ranks):
+        peak, stored, largest, modules = json.loads((tmp_path / f"live-{rank}").read_text(encoding="utf-8"))
+        print(f"\n{form}, rank {rank} of {ranks}: at most {peak} bytes of its own, {stored} are stored in all")
+        assert modules == 7 * LAYERS
+        most = stored / ranks + stored / LAYERS + largest + ADAPTER
+        assert stored / ranks < peak < most < stored

@@ -118,6 +118,34 @@ def ft_checkpoint_saved(run, path):
     if path.name == {name!r} and os.environ["RANK"] == {rank!r}:
         raise StopRun("enough", exit_code=3)
 """
+ENDS = """
+import os
+from finetooth_hooks import StopRun, hookimpl
+
+
+@hookimpl
+def ft_run_end(run, outcome):
+    if os.environ["RANK"] == {rank!r} and not os.path.exists("ended-" + run.folder.name):
+        open("ended-" + run.folder.name, "w").close()
+        raise StopRun("enough", exit_code=3)
+"""
+SLOW = """
+import os, time
+from finetooth_hooks import hookimpl
+from finetooth_saving import artifact
+
+write_json = artifact.write_json
+
+
+@hookimpl
+def ft_run_start(run):
+    def slow(path, *content, **how):
+        if os.environ["RANK"] == "0" and {folder!r} in str(path):
+            time.sleep(30)
+        write_json(path, *content, **how)
+
+    artifact.write_json = slow
+"""
 CLOCK = """
 import os, time
 from finetooth_hooks import hookimpl
@@ -293,7 +321,14 @@ def test_ranks_wait_together_for_room_for_the_artifact(folder: Path, full: str) 
 
 @pytest.mark.parametrize(
     ("strategy", "name", "rank"),
-    [("ddp", "step-4", "1"), ("fsdp", "step-4", "1"), ("fsdp", "step-4", "0"), ("fsdp", "artifact", "1")],
+    [
+        ("ddp", "step-4", "1"),
+        ("fsdp", "step-4", "1"),
+        ("fsdp", "step-4", "0"),
+        ("fsdp", "artifact", "1"),
+        ("ddp", "artifact", "1"),
+        ("ddp", "artifact", "0"),
+    ],
 )
 def test_a_stop_behind_the_last_step_is_that_of_all(folder: Path, strategy: str, name: str, rank: str) -> None:  # noqa: F811
     (folder / "last.py").write_text(LAST.format(name=name, rank=rank), encoding="utf-8")
@@ -309,3 +344,40 @@ def test_a_stop_behind_the_last_step_is_that_of_all(folder: Path, strategy: str,
     assert (result["status"], result["reason"], result["steps"], result["artifact"]) == (
         "stopped", "enough", 4, "artifact"
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("strategy", "rank"), [("fsdp", "1"), ("fsdp", "0"), ("ddp", "1")])
+def test_a_stop_at_the_end_of_one_rank_is_kept_by_all(folder: Path, strategy: str, rank: str) -> None:  # noqa: F811
+    """Nothing else has saved the last step, which ranks with parts can only save together. It resumes."""
+    (folder / "ends.py").write_text(ENDS.format(rank=rank), encoding="utf-8")
+    output = f"ends-{strategy}-{rank}"
+    recipe = {
+        **RECIPE, **LONG, "plugins": ["./ends.py"], "output": output,
+        "scale": {"devices": 2, "strategy": {"name": strategy, "timeout": 60}},
+    }  # fmt: skip
+    (folder / "ends.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "ends.yaml")
+    assert done.returncode == 3, done.stdout + done.stderr
+    result = json.loads((folder / output / "result.json").read_text())
+    assert (result["status"], result["reason"], result["steps"]) == ("stopped", "enough", 4)
+    saved = load_file(folder / output / "checkpoints/step-4/engine/trained.safetensors")
+    whole = load_file(folder / output / "artifact/model.safetensors")
+    assert all(np.array_equal(saved[name], value) for name, value in whole.items() if name in saved)
+    assert sum(value.size for value in saved.values()) >= sum(value.size for value in whole.values()) > 0
+    again = ft(folder, "resume", output)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(("strategy", "what"), [("fsdp", ".artifact."), ("fsdp", ".step-2."), ("ddp", ".step-2.")])
+def test_a_slow_disk_is_not_a_rank_that_hangs(folder: Path, strategy: str, what: str) -> None:  # noqa: F811
+    """The first rank writes for longer than ranks wait for each other, and is alive."""
+    (folder / "slow.py").write_text(SLOW.format(folder=what), encoding="utf-8")
+    output = f"slow-{strategy}-{what.strip('.')}"
+    recipe = {
+        **RECIPE, **LONG, "plugins": ["./slow.py"], "output": output, "checkpoint": {"every": 2},
+        "scale": {"devices": 2, "strategy": {"name": strategy, "timeout": 20}},
+    }  # fmt: skip
+    (folder / "slow.yaml").write_text(json.dumps(recipe), encoding="utf-8")
+    done = ft(folder, "run", "slow.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((folder / output / "result.json").read_text())["seconds"] > 30

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import pytest
@@ -37,13 +38,13 @@ class Line:
         return self.gather(value)[0]
 
 
-def at_all(body: Callable[[int, Alike], T], *, together: bool = True) -> list[T]:
+def at_all(body: Callable[[int, Alike], T], *, together: bool = True, line: type[Line] = Line) -> list[T]:
     given, barrier = [None] * WORLD, threading.Barrier(WORLD)
     results: list[Any] = [None] * WORLD
 
     def work(rank: int) -> None:
-        line: Any = Line(rank, given, barrier)
-        results[rank] = body(rank, Alike(line, together=together))
+        own: Any = line(rank, given, barrier)
+        results[rank] = body(rank, Alike(own, together=together))
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(WORLD)]
     for thread in threads:
@@ -112,7 +113,7 @@ def test_a_stop_where_a_run_ends_is_that_of_all_and_what_fails_there_is_raised_b
         assert at_all(ends, together=together)[1:] == ["enough"] * 2
 
     def late(rank: int, alike: Alike) -> str:
-        """What the last step left for later."""
+        """What the last step left for later; a rank whose save failed says that."""
 
         def stop() -> None:
             if rank == 2:
@@ -127,7 +128,7 @@ def test_a_stop_where_a_run_ends_is_that_of_all_and_what_fails_there_is_raised_b
             return str(error)
         return "none"
 
-    assert at_all(late) == ["late"] * WORLD
+    assert at_all(late) == ["its disk is broken", "late", "late"]
 
 
 def test_ranks_that_save_alone_do_not_wait_for_each_other_at_their_ends() -> None:
@@ -206,3 +207,34 @@ def test_the_wait_of_ranks_ends_at_all(monkeypatch: pytest.MonkeyPatch, ends: st
     given, _ = waited(disks, 0.0 if ends == "time" else 1e9, lambda rank: ends == "user" and rank == 2)
     assert given[0] == "it cannot be written" and "saved" not in given
     assert [disk.asked for disk in disks] == [2 if ends == "another error" else 1] * WORLD
+
+
+def test_ranks_wait_for_one_that_is_busy_where_they_meet() -> None:
+    """Those that save alone wait at the end of the run alone."""
+
+    class Patient(Line):
+        def __init__(self, rank: int, given: list[Any], barrier: threading.Barrier) -> None:
+            super().__init__(rank, given, barrier)
+            self.inside = self.waited = 0
+
+        @contextmanager
+        def waits(self) -> Iterator[None]:
+            self.inside += 1
+            yield
+            self.inside -= 1
+            self.waited += 1
+            self._barrier.wait(20)
+
+    def meets(rank: int, alike: Alike) -> list[int]:
+        line: Any = alike._line
+        counts = []
+        with alike.fails():
+            counts.append(line.inside)
+        with pytest.raises(EngineError) if rank == 1 else nullcontext(), alike.last_stops(at_all=True):
+            counts.append(line.inside)
+            if rank == 1:
+                raise EngineError("its disk is broken")
+        return [*counts, line.waited]
+
+    assert at_all(meets, line=Patient) == [[1, 1, 2]] * WORLD
+    assert at_all(meets, line=Patient, together=False) == [[0, 1, 1]] * WORLD

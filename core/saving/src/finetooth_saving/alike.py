@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TypeVar
 
 from finetooth_hooks.compute.collectives import Collective, is_first
@@ -31,6 +31,7 @@ class Alike:
         self._signal = 0
         self._own: StopRun | None = None
         self.leads = line is None or is_first(line)
+        self._waits: Callable[[], AbstractContextManager[None]] = getattr(line, "waits", nullcontext)
 
     @property
     def alone(self) -> bool:
@@ -55,6 +56,16 @@ class Alike:
         return told
 
     @contextmanager
+    def waits(self) -> Iterator[None]:
+        """Inside the `with` block, this rank is busy with its disk; the others wait as long as its process lives.
+
+        Raises:
+            EngineError: behind the body, where another rank is lost.
+        """
+        with self._waits():
+            yield
+
+    @contextmanager
     def stops(self) -> Iterator[None]:
         """Inside the `with` block, plugins and trackers are called. A stop that one asks for at some rank is that of
         all.
@@ -76,40 +87,49 @@ class Alike:
 
     @contextmanager
     def last_stops(self, *, at_all: bool = False) -> Iterator[None]:
-        """As `stops`, where a run ends and saves. What fails meanwhile is raised once all were asked.
+        """As `stops`, where a run ends and saves; others wait for a rank that is busy. What fails meanwhile is raised
+        once all were asked, at its rank in place of another's stop.
 
         Args:
-            at_all: every rank comes here soon; else those that can save alone are not asked, since one may wait for
-                room on its disk, or have ended.
+            at_all: every rank comes here; else those that can save alone are not asked, since one may have ended.
         """
         if self._line is None or not (at_all or self._together):
             yield
             return
         failure: Exception | None = None
-        with self.stops():
-            try:
-                yield
-            except StopRun:
+        try:
+            with self.stops():
+                stop: StopRun | None = None
+                with self.waits():
+                    try:
+                        yield
+                    except StopRun as asked:
+                        stop = asked
+                    except Exception as error:
+                        failure = error
+                if stop is not None:
+                    raise stop
+        except StopRun:
+            if failure is None:
                 raise
-            except Exception as error:
-                failure = error
         if failure is not None:
             raise failure
 
     @contextmanager
     def fails(self) -> Iterator[None]:
-        """Inside the `with` block, something may fail at a rank; then it has failed at all that can only save together.
-        A rank that saves alone may do so where the others train.
+        """Inside the `with` block, something may fail at a rank; then it has failed at all that can only save together,
+        which wait for one that is busy. A rank that saves alone may do so where the others train.
 
         Raises:
             EngineError: the first rank's, behind the body, where nothing failed at this one; a full disk is one here,
                 too (`blame.is_full`).
         """
         own: Exception | None = None
-        try:
-            yield
-        except Exception as error:
-            own = error
+        with self.waits() if self._together else nullcontext():
+            try:
+                yield
+            except Exception as error:
+                own = error
         if self._line is not None and self._together:
             failed = None if own is None or isinstance(own, StopRun) else (str(own), blame.is_full(own))
             told = [of_rank for of_rank in self._line.gather(failed) if of_rank is not None]

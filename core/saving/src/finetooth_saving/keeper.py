@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class Keeper:
         Raises:
             EngineError: what was begun could not be written at some rank.
         """
-        with self.alike.fails():
+        with self.alike.fails(), self.alike.waits():
             self.settle()
         disk = self.keeping.disk
         if disk is not None:
@@ -297,7 +297,8 @@ class Keeper:
                 write_text(folder / name, text)
 
         about = {**work.about, **(self._stands_on or {}), "kind": "checkpoint", "metrics": work.state.measured_here()}
-        staged = stage_folder(target, fill, about)
+        with self.alike.waits() if self.keeping.engine_gates else nullcontext():  # all ranks judge together
+            staged = stage_folder(target, fill, about)
         try:
             reason = self._judge(Candidate(work.state.step, staged, work.state.metrics), work.engine)
             if reason:

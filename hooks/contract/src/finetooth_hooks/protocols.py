@@ -28,7 +28,7 @@ from finetooth_hooks.compute.backends import (
     TrainsPart,
     UpdatesPart,
 )
-from finetooth_hooks.compute.collectives import Collective
+from finetooth_hooks.compute.collectives import Collective, PatientCollective
 from finetooth_hooks.compute.held import Addition
 from finetooth_hooks.compute.kernels import ComputePart, Kernel, KernelRequest, PickedKernel, PickKernels
 from finetooth_hooks.compute.layers import Experts, LayerFacts
@@ -77,14 +77,14 @@ from finetooth_hooks.rollouts import Sampler
 from finetooth_hooks.trackers import Tracker
 
 __all__ = [
-    "Adapter", "Addition", "Attention", "AttentionNeeds", "Backend", "BackendPlan", "BasePart", "Block",
-    "Collective", "ComputePart", "DataPart", "Device", "DividedModel", "Engine", "EngineRequest", "Environment",
-    "Evaluator", "Examples", "Experts", "Exporter", "Face", "Family", "Foreseen", "ForeseenStrategy", "Format", "Gate",
-    "Hardware", "HardwareFacts", "Head", "IslandStrategy", "Kernel", "Launcher", "LayerFacts", "Loader", "LowRank",
-    "MachinesLauncher", "MediumPlace", "Method", "ModelFacts", "ModelInfo", "ModelTensors", "Neighbours",
-    "Optimizer", "OptimizerStrategy", "Page", "PickKernels", "PickedKernel", "PlacePart", "PlanRequest", "Portion",
-    "Processor", "Quantizer", "Rank", "ReleaseGate", "Renderer", "Reward", "RoleRequest", "Sampler", "Schedule",
-    "ShardedModel", "ShardedOptimizer", "Sharding", "ShardingStrategy", "SnapshotsPart", "Source", "StagePasses",
-    "Stages", "StepCost", "Store", "Stored", "Strategy", "TextPart", "Tokenizer", "Tracker", "Traffic", "TrainsPart",
-    "UpdatesPart", "KernelRequest",
+    "Adapter", "Addition", "Attention", "AttentionNeeds", "Backend", "BackendPlan", "BasePart", "Block", "Collective",
+    "ComputePart", "DataPart", "Device", "DividedModel", "Engine", "EngineRequest", "Environment", "Evaluator",
+    "Examples", "Experts", "Exporter", "Face", "Family", "Foreseen", "ForeseenStrategy", "Format", "Gate", "Hardware",
+    "HardwareFacts", "Head", "IslandStrategy", "Kernel", "Launcher", "LayerFacts", "Loader", "LowRank",
+    "MachinesLauncher", "MediumPlace", "Method", "ModelFacts", "ModelInfo", "ModelTensors", "Neighbours", "Optimizer",
+    "OptimizerStrategy", "Page", "PatientCollective", "PickKernels", "PickedKernel", "PlacePart", "PlanRequest",
+    "Portion", "Processor", "Quantizer", "Rank", "ReleaseGate", "Renderer", "Reward", "RoleRequest", "Sampler",
+    "Schedule", "ShardedModel", "ShardedOptimizer", "Sharding", "ShardingStrategy", "SnapshotsPart", "Source",
+    "StagePasses", "Stages", "StepCost", "Store", "Stored", "Strategy", "TextPart", "Tokenizer", "Tracker", "Traffic",
+    "TrainsPart", "UpdatesPart", "KernelRequest",
 ]  # fmt: skip

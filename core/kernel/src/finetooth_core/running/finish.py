@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -35,25 +36,27 @@ class Finish:
     def __init__(self, run: LiveRun) -> None:
         self.run = run
         self.selected: Path | None = None  # the checkpoint whose weights the engine holds by now, not the last step's
+        self.at_all = False  # every rank has come to the end of its steps
 
     def keep(self, ending: Ending) -> tuple[Path | None, Ending]:
         """Save the last state and the artifact, however the steps ended: a failed step has not touched the weights.
         Where a rank is lost that has a part of them, neither can be written."""
+        self.at_all = ending.status == "done"
         if not self.run.progress.step or self.run.keeper.cannot_save(ending.error):
             return None, ending
         trained, target, signal = ending, self.run.job.context.folder / "artifact", self.run.interrupt.signal
         alike, seconds = self.run.keeper.alike, self.run.job.context.recipe.checkpoint.wait_for_room
-        ending = self.keep_state(trained, at_all=trained.status == "done")
+        ending = self.keep_state(trained, at_all=self.at_all)
         waits = ending.error is not None and blame.is_full(ending.error)
         waits = waits and not alike.all(self.run.checkpoint_folder.is_dir())
         if waits and trained.error is None:
             ending = trained
         try:
-            ending = once_there_is_room(
-                partial(self.save_artifact, target, ending), alike, seconds,
-                lambda: self.run.interrupt.signal != signal, self.run.say,
-            )  # fmt: skip
-            with alike.last_stops():
+            with alike.last_stops(at_all=self.at_all):
+                ending = once_there_is_room(
+                    partial(self.save_artifact, target, ending), alike, seconds,
+                    lambda: self.run.interrupt.signal != signal, self.run.say,
+                )  # fmt: skip
                 self.run.events.fire("ft_checkpoint_saved", path=target)
             ending = self.keep_state(ending) if waits else ending
         except StopRun as stop:  # raised by a hook that got the artifact: it is in place
@@ -136,17 +139,19 @@ class Finish:
     def end(self, ending: Ending, artifact: Path | None) -> Ending:
         """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
         a run that was done, and keeps its state, so that it can be ended again."""
-        fire = self.run.events.fire
+        fire, alike = self.run.events.fire, self.run.keeper.alike
+        asks = self.at_all or ending.status == "stopped"
         told: tuple[Callable[[Outcome], object], ...] = (self.run.trackers.end, lambda o: fire("ft_run_end", outcome=o))
         for tell in told:
             try:
-                tell(self.run.outcome(ending, artifact))
+                with alike.last_stops(at_all=self.at_all) if asks else nullcontext():
+                    tell(self.run.outcome(ending, artifact))
             except StopRun as stop:
                 ending = ending.stopped(stop)
-                if ending.status == "stopped":
-                    self.keep_stopped()
             except FinetoothError as error:
                 ending = ending if ending.error else failed(error)
+        if asks and alike.all(ending.status == "stopped"):
+            self.keep_stopped()
         return ending
 
     def keep_stopped(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from finetooth_hooks.compute.losses import LossSpec
@@ -55,6 +56,19 @@ class Collective(Protocol):
 
         Args:
             arrays: of the backend's framework, one for each rank, all of one shape and type; left as they are.
+        """
+        ...
+
+
+class PatientCollective(Collective, Protocol):
+    """A line whose ranks can wait for one that is busy, such as with a slow disk, for as long as its process lives."""
+
+    def waits(self) -> AbstractContextManager[None]:
+        """Every rank enters and leaves; what it gives may be entered again inside. Leaving returns once all ranks are
+        there, however long one of them was busy inside.
+
+        Raises:
+            EngineError: behind the body, where a rank has ended, or its process is silent.
         """
         ...
 

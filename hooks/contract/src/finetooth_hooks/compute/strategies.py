@@ -193,6 +193,8 @@ class Sharding:
         on_host: a rank's part of the weights that are gathered lies in the memory of the host; if the model is not
             `divided`, its parts of gradients and optimizer state, too.
         stored: `shard` divides a frozen base that is stored in fewer bits, too.
+        keeps: leaves a rank its part of a module of such a base, given the module's path and the module, as soon as it
+            is read and before `shard`; all ranks ask in the same order. None: a rank reads all of them first.
         whole: of a divided model, gives all numbers of a parameter that does not train, in host memory and for the
             caller alone; all ranks ask. None: the model is made whole for it.
         sampled_by_layer: sampling gathers a layer when it computes, for each token; else the whole model, once.
@@ -210,6 +212,7 @@ class Sharding:
     divided: bool = False
     on_host: bool = False
     stored: bool = False
+    keeps: Callable[[str, Any], None] | None = None
     whole: Callable[[Any], Any] | None = None
     sampled_by_layer: bool = False
 

@@ -384,8 +384,19 @@ def _load(request: EngineRequest, precision: str, place: str) -> torch.nn.Module
             return whole
     if place == "cpu" and base.stored is not None:
         give_back_freed()  # a weight before quantisation would leave a hole in memory
-    model: torch.nn.Module = loaded(base, lambda: base.load(framework="torch", precision=precision, device=place))
+    with _keeping(request):
+        model: torch.nn.Module = loaded(base, lambda: base.load(framework="torch", precision=precision, device=place))
     return model
+
+
+def _keeping(request: EngineRequest) -> AbstractContextManager[None]:
+    """Inside the `with` block, this rank keeps only its part of a quantised base, if ranks divide it."""
+    sharding = request.place.sharding
+    if sharding is None or sharding.keeps is None or request.base.stored is None:
+        return nullcontext()
+    from finetooth_torch.staged.reading import keeping_parts
+
+    return keeping_parts(sharding.keeps)
 
 
 def _in_fp8(base: torch.nn.Module, request: EngineRequest) -> list[torch.nn.Linear]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 from finetooth_torchshared.plain_modules import is_only_read
 from finetooth_torchshared.quantised import QuantisedLinear, check_any, store_experts, stored_linear
+from finetooth_torchshared.settling import settled
 
 ReadModule = Callable[[nn.Linear], QuantisedLinear]
 """From a linear module without memory to what stands in its place, read as the file stores it."""
@@ -71,7 +72,8 @@ def assembled(
         show_share(done / len(paths))
         module: Any = model.get_submodule(path)
         if path in ready:
-            _put(model, path, ready[path](module).to(device))
+            settled(path, made := ready[path](module).to(device))
+            _put(model, path, made)
             continue
         absent = any(f"{path}.".startswith(f"{other}.") for other in without)
         for name, parameter in list(module._parameters.items()):
@@ -85,15 +87,20 @@ def assembled(
         for name, buffer in list(module._buffers.items()):
             if buffer is not None and name not in module._non_persistent_buffers_set:
                 module._buffers[name] = number(f"{path}.{name}" if path else name)
-        if quantizer:
-            count += store_experts(path, module, quantizer, device)
+        if quantizer and (experts := store_experts(path, module, quantizer, device)):
+            count += experts
+            for inner, stored_one in module.named_modules(prefix=path):
+                if isinstance(stored_one, QuantisedLinear):
+                    settled(inner, stored_one)
         linear = isinstance(module, nn.Linear) and module is not head and not is_only_read(model, path)
         if quantizer and linear and quantizer.takes(path, (module.out_features, module.in_features)):
-            _put(model, path, stored_linear(path, module, quantizer, device))
+            settled(path, made := stored_linear(path, module, quantizer, device))
+            _put(model, path, made)
             count += 1
             continue
         if device != "cpu":
             _move(module, device)
+        settled(path, module)
     if quantizer is not None:
         check_any(count, quantizer)
     whole.tie_weights()

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from functools import partial
 from ipaddress import ip_address
@@ -23,6 +23,8 @@ from finetooth_hooks import EngineError
 from finetooth_hooks.protocols import Collective, Foreseen, Rank, Traffic
 from torch import Tensor
 
+from finetooth_torchshared.patience import Patience
+
 GRACE = 5.0
 """Seconds beyond the limit that torch's own timeout has to be raised."""
 
@@ -33,10 +35,13 @@ class TorchCollective:
     Args:
         bucket: bytes that are summed at once.
         group: of torch.distributed; None is the default one. A rank counts from 0 within it.
+        patience: of the same ranks; None: they wait for each other up to the limit of the group.
     """
 
-    def __init__(self, bucket: int = 25_000_000, group: dist.ProcessGroup | None = None) -> None:
-        self._bucket, self._group = bucket, group
+    def __init__(
+        self, bucket: int = 25_000_000, group: dist.ProcessGroup | None = None, patience: Patience | None = None
+    ) -> None:
+        self._bucket, self._group, self._patience = bucket, group, patience
         self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
 
     @property
@@ -112,6 +117,15 @@ class TorchCollective:
             dist.barrier(group=self._group)
 
     @contextmanager
+    def waits(self) -> Iterator[None]:
+        """See `finetooth_hooks.protocols.PatientCollective`."""
+        if self._patience is None:
+            yield
+            return
+        with self._met(), self._patience.waits():
+            yield
+
+    @contextmanager
     def _met(self) -> Iterator[None]:
         """
         Raises:
@@ -163,6 +177,7 @@ class RowLine(TorchCollective):
         super().__init__(group=groups[everyone.rank // size * neighbours + everyone.rank % neighbours])
         self._everyone, self._firsts = everyone, lines[0]
         self.barrier, self.broadcast = everyone.barrier, everyone.broadcast  # type: ignore[method-assign]
+        self.waits = getattr(everyone, "waits", nullcontext)  # type: ignore[method-assign]
         if adds:
             self.sum = everyone.sum  # type: ignore[method-assign]
 

@@ -21,6 +21,7 @@ from finetooth_steps.rectangles import loss_data
 from finetooth_steps.sharding import Scores, ShardedEngine
 from finetooth_steps.totals import Totals
 from finetooth_torchshared.collective import TorchCollective, digest_of, meeting_point
+from finetooth_torchshared.patience import Patience
 from numpy.typing import NDArray
 
 from finetooth_ddp.options import DdpOptions
@@ -41,12 +42,13 @@ class Ddp:
         try:
             store = meeting_point(rank, limit)
             dist.init_process_group(transport, store=store, rank=rank.rank, world_size=rank.world, timeout=limit)
+            patience = Patience(dist.new_group(backend="gloo", timeout=limit))
         except (RuntimeError, ValueError, OSError) as error:
             raise EngineError(
                 f"rank {rank.rank} cannot meet the others at {rank.address}:{rank.port}: {str(error).splitlines()[0]}",
                 action="look at the last messages of the other ranks",
             ) from error
-        return TorchCollective(int(self._options.bucket_mb * 1e6))
+        return TorchCollective(int(self._options.bucket_mb * 1e6), patience=patience)
 
     def wrap(self, model: Any) -> Any:
         """The model itself: every rank holds all of it."""

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from functools import cache
 from math import prod
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from finetooth_hooks import PlanError
+from finetooth_hooks.protocols import Neighbours
 from finetooth_torchshared.quantised import QuantisedLinear
 from torch import Tensor, nn
 
 ROW = "stored_row"
+PART = "_part_of_row"
 ALIGNED = 16
 """Bytes that a tensor begins at multiples of."""
 
@@ -29,10 +31,56 @@ def put_in_rows(module: nn.Module) -> None:
     """
     for path, inner in module.named_modules():
         if isinstance(inner, QuantisedLinear) and ROW not in inner._parameters:
-            _put_in_row(path, inner)
+            if PART in vars(inner):
+                inner.register_parameter(ROW, nn.Parameter(vars(inner).pop(PART).whole(), requires_grad=False))
+            else:
+                _put_in_row(path, inner)
+    RowPart.gathered = None
 
 
-def _put_in_row(path: str, module: QuantisedLinear) -> None:
+def keep_part(path: str, module: nn.Module, line: Neighbours, device: str) -> None:
+    """Leave a quantised module this rank's part of its row alone, until `put_in_rows`. Where the module computes before
+    that, its row is gathered, and all ranks have it compute in the same order.
+
+    Args:
+        line: to the ranks that have the other parts.
+        device: on which they exchange.
+
+    Raises:
+        PlanError: as `put_in_rows`.
+    """
+    _put_in_row(path, module)
+    row = module._parameters.pop(ROW)
+    assert row is not None
+    vars(module)[PART] = RowPart(row.detach(), line, device)
+
+
+class RowPart:
+    """A rank's part of a row.
+
+    Attributes:
+        gathered: the part whose row was gathered last, and that row: a module reads it in several pieces.
+    """
+
+    gathered: ClassVar[tuple[RowPart, Tensor] | None] = None
+
+    def __init__(self, row: Tensor, line: Neighbours, device: str) -> None:
+        self._length, self._line, self._device = len(row), line, device
+        size = -(-len(row) // line.world)
+        own = row[line.rank * size :][:size]
+        self.part = nn.functional.pad(own, (0, size - len(own))) if len(own) < size else own.clone()
+
+    def whole(self) -> Tensor:
+        """The row, in host memory."""
+        last = RowPart.gathered
+        if last is None or last[0] is not self:
+            RowPart.gathered = last = None  # before there is another
+            row = torch.cat(self._line.all_gather(self.part.to(self._device)))
+            RowPart.gathered = last = (self, row[: self._length].cpu())
+        return last[1]
+
+
+def _put_in_row(path: str, module: nn.Module) -> None:
     stored = {name: of for name, of in module._buffers.items() if of is not None and name != "bias"}
     odd = [name for name, of in stored.items() if type(of) is not Tensor or of.layout != torch.strided]
     if odd or not stored or any(module.parameters(recurse=False)):
@@ -62,11 +110,12 @@ def _class_of(made: type[nn.Module], names: tuple[str, ...]) -> type[QuantisedLi
     def reads(name: str) -> property:
         def read(self: Any) -> Tensor:
             first, dtype, shape = self._places[name]
-            row: Tensor = self._parameters[ROW]
+            row: Tensor = self._parameters[ROW] if ROW in self._parameters else vars(self)[PART].whole()
             return row[first : first + prod(shape) * dtype.itemsize].view(dtype).view(shape)
 
         return property(read)
 
     content: dict[str, Any] = {name: reads(name) for name in names}
-    content.update(qweight=property(lambda self: self._parameters[ROW]), __module__=made.__module__)
+    first = property(lambda self: self._parameters[ROW] if ROW in self._parameters else vars(self)[PART].part)
+    content.update(qweight=first, __module__=made.__module__)
     return cast("type[QuantisedLinear]", type(made.__name__, (made,), content))

@@ -26,7 +26,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor
 
-from finetooth_fsdp.one_row import put_in_rows
+from finetooth_fsdp.one_row import keep_part, put_in_rows
 from finetooth_fsdp.options import FsdpOptions
 from finetooth_fsdp.tensor import divide_layer, tensor_plan
 from finetooth_fsdp.traffic import traffic
@@ -50,6 +50,7 @@ class Fsdp:
         self.wrap, self.close = line.wrap, line.close
         self._mesh: DeviceMesh | None = None
         self._rows: Collective | None = None
+        self._parts: Neighbours | None = None
         self._neighbours: Neighbours | None = None
         self._islands, self._digest = 1, ""
 
@@ -70,6 +71,7 @@ class Fsdp:
         everyone = self._line.open(rank, device)
         sizes = (islands, replicas, parts, tensor)
         self._mesh = init_device_mesh(placed.type, sizes, mesh_dim_names=("islands", "replicas", "parts", "tensor"))
+        self._parts = TorchCollective(group=self._mesh.get_group("parts"))
         if context > 1:  # neighbours are next to each other among the parts
             ranks = torch.arange(rank.world).view(-1, context, tensor).transpose(1, 2).reshape(-1, context)
             group, _ = dist.new_subgroups_by_enumeration(ranks.tolist())  # type: ignore[no-untyped-call]
@@ -96,7 +98,7 @@ class Fsdp:
             weights=shards, gradients=parts, optimizer=parts, shard=self._shard if world > 1 else None,
             layers=tensor, positions=context, neighbours=self._opened if context > 1 else None,
             sampled_by_layer=self._options.sampling == "layers", on_host=self._options.offload,
-            stored=tensor == 1,
+            stored=tensor == 1, keeps=self._keep if tensor == 1 < shards else None,
         )  # fmt: skip
 
     def traffic(self, parameters: int, world: int, *, run: Foreseen) -> Traffic:
@@ -107,6 +109,10 @@ class Fsdp:
         if self._neighbours is None:
             raise EngineError("fsdp: the other ranks were not met", action="call open first")
         return self._neighbours
+
+    def _keep(self, path: str, module: nn.Module) -> None:
+        assert self._mesh is not None and self._parts is not None
+        keep_part(path, module, self._parts, self._mesh.device_type)
 
     def digest(self, engine: Engine) -> str:
         """SHA-256 of every parameter that trains, as it was before it was divided."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from finetooth_hooks.protocols import BasePart, ModelTensors, Stages
 from finetooth_torchshared.assembled import CannotAssemble, assembled
+from finetooth_torchshared.quantised import QuantisedLinear
+from finetooth_torchshared.settling import settling
 from torch import Tensor, nn
 
 from finetooth_torch.offload.mapped_memory import in_one_file
@@ -49,6 +51,25 @@ def read_into_files(base: BasePart, precision: str) -> nn.Module | None:
         return None
 
     return _filled(tensors, lambda name: in_file(tensors.read(name)), precision, "cpu")
+
+
+def keeping_parts(keeps: Callable[[str, nn.Module], None]) -> AbstractContextManager[None]:
+    """While entered, of a base in fewer bits that is read module by module, a rank keeps its part of what is stored,
+    and in mapped files what stays plain numbers.
+
+    Args:
+        keeps: see `finetooth_hooks.protocols.Sharding`.
+    """
+
+    def settle(path: str, module: nn.Module) -> None:
+        if isinstance(module, QuantisedLinear):
+            keeps(path, module)
+            return
+        for name, of in module._parameters.items():
+            if of is not None and not of.is_meta:
+                module._parameters[name] = nn.Parameter(in_file(of.detach()), requires_grad=of.requires_grad)
+
+    return settling(settle)
 
 
 def in_file(tensor: Tensor) -> Tensor:
