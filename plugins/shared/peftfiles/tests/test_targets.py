@@ -46,7 +46,8 @@ def test_a_misspelt_target_names_the_nearest_module() -> None:
 
 
 def test_a_module_that_the_model_never_calls_is_refused() -> None:
-    """A kernel of Mamba takes the weight of `out_proj`: an adapter on the module would train without any effect."""
+    """A kernel of Mamba takes the weight of `out_proj`, and that of Qwen3.5 the convolution's: an adapter on the module
+    would train without any effect."""
 
     class Mamba(nn.Module):
         def __init__(self) -> None:
@@ -57,3 +58,10 @@ def test_a_module_that_the_model_never_calls_is_refused() -> None:
     assert chosen(["in_proj"], nn.Sequential(Mamba()), FACTS, is_linear).modules == ("0.in_proj",)
     with pytest.raises(RecipeError, match=r"adapter\.targets: .* weight of 0\.out_proj, .* no effect \(set"):
         chosen(["in_proj", "out_proj"], nn.Sequential(Mamba()), FACTS, is_linear)
+    layer = Mamba()
+    layer.conv1d = nn.Conv1d(2, 2, 2)
+    del layer.D, layer.out_proj
+    with pytest.raises(RecipeError, match=r"weight of 0\.conv1d, .* no effect"):
+        chosen(["conv1d"], nn.Sequential(layer), FACTS, lambda module: isinstance(module, nn.Conv1d))
+    with pytest.raises(RecipeError, match=r"'conv1d' matches no linear module .* do not call the module"):
+        resolve(["conv1d"], FACTS, PATHS)

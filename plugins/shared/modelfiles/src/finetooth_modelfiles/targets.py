@@ -105,9 +105,13 @@ def _spelling(names: Sequence[str], chosen: set[str], paths: Sequence[str]) -> t
 
 
 def _nothing(target: str, paths: Sequence[str]) -> RecipeError:
+    reason = ""
+    if target.endswith("conv1d"):
+        reason = ". Layers of Mamba and linear attention read the weight of their convolution and do not call the "
+        reason += "module, so an adapter on it would have no effect"
     return RecipeError(
         SETTING,
-        f"{target!r} matches no linear module of the model; nearest: {_alike(target, paths)}",
+        f"{target!r} matches no linear module of the model{reason}; nearest: {_alike(target, paths)}",
         action="give names that end a module's path, or regular expressions of whole paths",
     )
 

@@ -51,10 +51,12 @@ def is_only_read(model: nn.Module, path: str) -> bool:
 
 
 def goes_to_kernel(model: nn.Module, path: str) -> bool:
-    """Whether a Mamba layer of transformers hands the weight at this path to a kernel, and never calls the module."""
+    """Whether a layer of transformers hands the weight at this path to a kernel, and never calls the module: Mamba
+    does so, and with its convolution linear attention, too."""
     parent, _, name = path.rpartition(".")
     owner = model.get_submodule(parent)
-    return name in ("out_proj", "dt_proj") and hasattr(owner, "A_log") and hasattr(owner, "D")
+    names = ("out_proj", "dt_proj") if hasattr(owner, "D") else ()
+    return hasattr(owner, "A_log") and (name in names or name.endswith("conv1d"))
 
 
 def called_linear(model: nn.Module, path: str) -> nn.Linear | None:
