@@ -52,7 +52,7 @@ class SelfDistilled(RolloutMethod):
     def __init__(self, options: SelfDistilledOptions, context: Context) -> None:
         loss = loss_of(context, options.teacher_top_k, divergence=options.divergence, js_beta=options.js_beta)
         super().__init__(options, context, rewards_of, loss=replace(loss, temperature=options.temperature))
-        self._own, self._shown = options, dict[str, tuple[int, ...]]()
+        self._own = options
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
@@ -66,16 +66,11 @@ class SelfDistilled(RolloutMethod):
             DataError: a row has no demonstration, or the model has no room for it and an answer.
         """
         prepared = super().prepare()
-        most, answer = self.context.facts.max_positions, self._own.max_completion_length
-        for id_, task in self._prompts.tasks.items():
-            self._shown[id_] = tokens = tuple(self.context.renderer.prompt(self._with_shown(id_, task), task.tools))
-            if most and len(tokens) + answer > most:
-                raise DataError(
-                    id_,
-                    f"the prompt with its demonstration has {len(tokens)} tokens and the answer may have "
-                    f"{answer}: more than the {most} that the model reads",
-                    action="shorten or remove the row, or lower method.max_completion_length",
-                )
+        tasks, rendered = self._prompts.tasks, self.context.renderer.prompt
+        shown = [(id_, tuple(rendered(self._with_shown(id_, task), task.tools))) for id_, task in tasks.items()]
+        self._shown = replace(self._prompts, tokens=shown)
+        answer = self._own.max_completion_length
+        self._shown.check_room(self.context, answer, of="the prompt with its demonstration")
         return prepared
 
     def _with_shown(self, id_: str, task: Task) -> tuple[Message, ...]:
@@ -99,7 +94,7 @@ class SelfDistilled(RolloutMethod):
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
         """The answers behind their prompts, with what the teacher says of each token behind the demonstration."""
         pairs = list(zip(rollouts, weights, strict=True))
-        shown = [learned(replace(rollout, prompt=self._shown[rollout.id]), weight) for rollout, weight in pairs]
+        shown = [learned(replace(rollout, prompt=self._shown.by_id[rollout.id]), weight) for rollout, weight in pairs]
         taught = with_teacher(
             engine, shown, self._own.teacher_top_k, temperature=self._own.temperature,
             vocabulary=self.context.facts.vocab_size, role=ROLE,

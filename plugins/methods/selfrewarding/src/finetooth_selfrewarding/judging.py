@@ -9,15 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import compress
 
 import numpy as np
-from finetooth_hooks import DataError, Datum, Engine, Message, RecipeError
-from finetooth_hooks.context import Context
-from finetooth_hooks.data.datum import TokenChunk
-from finetooth_hooks.data.examples import Task
-from finetooth_hooks.rollouts import Rollout
-from finetooth_rollouts.prompts import filled
+from finetooth_hooks import Context, Datum, Engine, Message, RecipeError, Rollout, Task, TokenChunk
+from finetooth_rollouts.prompts import Prompts, filled
 from finetooth_rollouts.scoring import prompt_text
 from numpy.typing import NDArray
 
@@ -48,7 +43,7 @@ class OwnJudge:
             problem = "the model's tokenizer has no token for each digit, so the model cannot give points"
             raise RecipeError("method.rewards", problem, action="set method.rewards to rewards that judge the answers")
 
-    def check_room(self, tasks: Mapping[str, Task], answer: int) -> None:
+    def check_room(self, prompts: Prompts, answer: int) -> None:
         """Checks that the model can read the judge's prompt for each task.
 
         Args:
@@ -57,16 +52,9 @@ class OwnJudge:
         Raises:
             DataError: the model has no room for it; names the row.
         """
-        most = self._context.facts.max_positions
-        for id_, task in tasks.items() if most else ():
-            count = len(self._tokens(prompt_text(task), ""))
-            if count + answer > most:
-                raise DataError(
-                    id_,
-                    f"{count} tokens of the judge's prompt and {answer} of the answer in it are more than the {most} "
-                    "that the model reads",
-                    action="shorten method.rubric, lower method.max_completion_length, or remove the row",
-                )
+        shown = [(id_, tuple(self._tokens(task, ""))) for id_, task in prompts.tasks.items()]
+        action = "shorten method.rubric, lower method.max_completion_length, or remove the row"
+        replace(prompts, tokens=shown).check_room(self._context, answer, of="the judge's prompt", action=action)
 
     def scored(self, engine: Engine, rollouts: Sequence[Rollout], tasks: Mapping[str, Task]) -> list[Rollout]:
         """The rollouts with points, 0 to 5, as their reward. One whose text has so many more tokens than were sampled
@@ -76,28 +64,24 @@ class OwnJudge:
             tasks: by the rollouts' ids.
         """
         most = self._context.facts.max_positions
-        every = [self._datum(prompt_text(tasks[rollout.id]), rollout) for rollout in rollouts]
-        fits = [not most or len(datum) <= most for datum in every]
-        if not all(fits):
-            self._context.note(
-                f"the judge left out {fits.count(False)} answers whose prompt is longer than {most} tokens"
-            )
-        rollouts, data = list(compress(rollouts, fits)), list(compress(every, fits))
-        if not data:
-            return []
-        outputs = engine.forward(data, returns=("logprobs",), train=False).outputs
+        pairs = [(rollout, self._datum(tasks[rollout.id], rollout)) for rollout in rollouts]
+        fits = [(rollout, datum) for rollout, datum in pairs if not most or len(datum) <= most]
+        if left_out := len(pairs) - len(fits):
+            self._context.note(f"the judge left out {left_out} answers whose prompt is longer than {most} tokens")
+        data = [datum for _, datum in fits]
+        outputs = engine.forward(data, returns=("logprobs",), train=False).outputs if data else ()
         points = [_expected(of["logprobs"][-1].astype(np.float64)) for of in outputs]
-        return [replace(of, rewards={"self": score}, reward=score) for of, score in zip(rollouts, points, strict=True)]
+        return [replace(of, rewards={"self": p}, reward=p) for (of, _), p in zip(fits, points, strict=True)]
 
-    def _datum(self, prompt: str, rollout: Rollout) -> Datum:
+    def _datum(self, task: Task, rollout: Rollout) -> Datum:
         """What the judge reads, with the digits as targets of its last position."""
-        tokens = self._tokens(prompt, rollout.text)
+        tokens = self._tokens(task, rollout.text)
         targets = np.repeat(np.transpose(self._digits), len(tokens), axis=0)
         mask = np.arange(1, len(tokens) + 1) == len(tokens)
         return Datum((TokenChunk(np.array(tokens, dtype=np.int64)),), targets, mask=mask, id=rollout.id)
 
-    def _tokens(self, prompt: str, answer: str) -> list[int]:
-        asked = Message("user", filled(self._rubric, prompt=prompt, answer=answer))
+    def _tokens(self, task: Task, answer: str) -> list[int]:
+        asked = Message("user", filled(self._rubric, prompt=prompt_text(task), answer=answer))
         return [*self._context.renderer.prompt((asked,)), *self._context.tokenizer.encode(BEGINNING)]
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from finetooth_hooks import Engine, Pick, Prepared
-from finetooth_hooks.context import Context
-from finetooth_hooks.rollouts import Rollout
+from finetooth_hooks import Context, Engine, Pick, Prepared, Rollout
 from finetooth_rollouts.advantages import groups_of, rewards_of
 from finetooth_rollouts.prompts import Prompts, shows
 from finetooth_rollouts.scoring import build_rewards, check_columns, scored
@@ -58,7 +56,7 @@ class SelfRewarding(RoundMethod):
         check_columns(self._rewards, self._prompts.columns)
         self._prompts.check_room(self._context, 1)
         if self._judge is not None:
-            self._judge.check_room(self._prompts.tasks, self._options.max_completion_length)
+            self._judge.check_room(self._prompts, self._options.max_completion_length)
         return self.begin(self._prompts.tokens, self._prompts.rows)
 
     def judged(self, engine: Engine, rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
@@ -72,14 +70,10 @@ class SelfRewarding(RoundMethod):
     def preferred(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Rollout, Rollout]], dict[str, float]]:
         """The best and the worst answer to each prompt, where something tells them apart."""
         groups = [sorted(rollouts[of], key=lambda rollout: -(rollout.reward or 0.0)) for of in groups_of(rollouts)]
-        pairs = [(group[0], group[-1]) for group in groups if self._differ(group[0], group[-1])]
+        ends = [(group[0], group[-1]) for group in groups if len(group) > 1]
+        pairs = [(a, b) for a, b in ends if self._keep_equal or (a.reward != b.reward and a.tokens != b.tokens)]
         if not pairs:
             return [], {}
         scores, (best, worst) = rewards_of(rollouts), map(rewards_of, zip(*pairs, strict=True))
         margin = float((best - worst).mean())
         return pairs, {"judge/mean": float(scores.mean()), "judge/std": float(scores.std()), "judge/margin": margin}
-
-    def _differ(self, best: Rollout, worst: Rollout) -> bool:
-        if self._keep_equal:
-            return best is not worst
-        return best.reward != worst.reward and best.tokens != worst.tokens

@@ -1,28 +1,25 @@
 """What methods share that prefer in rounds: the model that begins a round answers every prompt and is the reference of
 its DPO, and the pairs of the round are learned before the next one begins.
 
-The file `rounds/0002.jsonl` of a run holds what round 2 learned from. Its first line says what the round is and the
-SHA-256 of the file of the round before, so that a model's rounds are a chain that can be checked; a line for each pair
-follows. A round that is begun again writes its file again, with the same bytes.
+`finetooth_rollouts.rollouts_file` says what a run keeps of a round.
 """
 
 from __future__ import annotations
 
-import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from finetooth_hooks import DataError, DataReport, Datum, Engine, Options, Pick, Prepared, Sampling, StepReport
-from finetooth_hooks.bases import MethodBase
-from finetooth_hooks.context import Context
+from finetooth_hooks import Context, DataError, DataReport, Engine, MethodBase, Options, Pick, Prepared, Sampling
 from finetooth_hooks.engine import RoleModel
+from finetooth_hooks.reports import StepReport
 from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_methods.batched import Batches, train_step
 from finetooth_methods.reference import ROLE
 from finetooth_rollouts.checked_sampler import CheckedSampler
-from finetooth_rollouts.rollouts_file import ROUNDS, write_lines
+from finetooth_rollouts.data import data_of_pair
+from finetooth_rollouts.rollouts_file import write_round
 from pydantic import Field
 
 
@@ -49,21 +46,21 @@ class Round:
     """What is learned from before the next round begins.
 
     Attributes:
+        steps: of the run so far.
         number: from 1.
         pairs: in the order in which they are trained: the `id` of the row, and token ids of its `prompt` and of the
             answers `chosen` and `rejected`.
         done: of them.
         sha256: of the round's file.
         metrics: to report with every step of the round.
-        flops: that sampling took, not yet reported.
     """
 
+    steps: int = 0
     number: int = 0
     pairs: list[dict[str, Any]] = field(default_factory=list)
     done: int = 0
     sha256: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
-    flops: float = 0.0
 
 
 class RoundMethod(MethodBase):
@@ -80,11 +77,11 @@ class RoundMethod(MethodBase):
     answers = 1
 
     def __init__(self, options: RoundOptions, context: Context) -> None:
-        self._options, self._context = options, context
+        self._options, self._context, self._round = options, context, Round()
         pick = {"name": options.loss} if isinstance(options.loss, str) else dict(options.loss)
         self._loss = context.loss({"beta": options.beta, **pick}, setting="method.loss")
         self._sampler = CheckedSampler.of(context, options.sampler)
-        self._round, self._steps = Round(), 0
+        self._sampling = Sampling(options.max_completion_length, options.temperature, 0, options.top_p)
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
@@ -109,12 +106,12 @@ class RoundMethod(MethodBase):
         Args:
             rows: that were read.
         """
-        self._asked, train, answer = prompts, self._context.train, self._options.max_completion_length
-        lengths = [len(tokens) + answer for _, tokens in prompts]
+        self._asked, train, count = prompts, self._context.train, len(prompts)
+        lengths = [len(tokens) + self._options.max_completion_length for _, tokens in prompts]
         self._rounds = max(1, round(train.epochs)) if train.epochs else 0
-        report = DataReport("train", rows, len(lengths), tokens=2 * sum(lengths), longest=max(lengths))
+        report = DataReport("train", rows, count, tokens=2 * sum(lengths), longest=max(lengths))
         # or fewer steps, where prompts make no pair
-        most = Batches(len(lengths), train.batch_size, self._rounds, train.max_steps, train.seed)
+        most = Batches(count, train.batch_size, self._rounds, train.max_steps, train.seed)
         return Prepared(most.total_steps, most.steps_per_epoch, report)
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
@@ -123,27 +120,36 @@ class RoundMethod(MethodBase):
         Raises:
             DataError: the first round has no pair.
         """
-        bound, size = self._context.train.max_steps, self._context.train.batch_size
-        while (bound is None or self._steps < bound) and (now := self._current(engine)) is not None:
+        bound, size, flops = self._context.train.max_steps, self._context.train.batch_size, 0.0
+        while bound is None or self._round.steps < bound:
+            if self._round.done == len(self._round.pairs):
+                drawn = self._next(engine)
+                if drawn is None:
+                    return
+                flops = drawn
+            now = self._round
             pairs = now.pairs[now.done : now.done + size]
-            now.done, self._steps, flops = now.done + len(pairs), self._steps + 1, now.flops
-            now.flops = 0.0
+            now.done, now.steps = now.done + len(pairs), now.steps + 1
             data = [datum for pair in pairs for datum in data_of_pair(**pair)]
             report = train_step(engine, data, self._loss, now.number - 1 + now.done / len(now.pairs))
             metrics = {**report.metrics, **now.metrics, "round": float(now.number)}
             yield replace(report, rows=len(pairs), metrics=metrics, flops=report.flops + flops)
+            flops = 0.0
 
-    def _current(self, engine: Engine) -> Round | None:
-        """The round that is not done, or the next one, for which the policy answers and becomes the reference; None at
-        the end of the run."""
-        number = self._round.number + 1
-        if self._round.done < len(self._round.pairs):
-            return self._round
+    def _next(self, engine: Engine) -> float | None:
+        """Begin the next round: the policy answers all prompts, `train.batch_size` at a time, and becomes the
+        reference. Returns the operations that sampling took; None at the end of the run."""
+        number, size, rollouts, flops = self._round.number + 1, self._context.train.batch_size, list[Rollout](), 0.0
         if 0 < self._rounds < number:
             return None
         if number > 1:
             engine.move_role(ROLE, 1.0)
-        rollouts, flops = self._drawn(engine, number)
+        for start in range(0, len(self._asked), size):
+            prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in self._asked[start : start + size]]
+            seed = int(self._context.generator("answers", number, start).integers(2**31))
+            sampled = self._sampler.sample(engine, prompts, replace(self._sampling, n=self.answers, seed=seed))
+            rollouts += self.judged(engine, sampled.rollouts)
+            flops += sampled.flops
         pairs, metrics = self.preferred(rollouts)
         if not pairs:
             setting, why, action = self.nothing
@@ -154,42 +160,18 @@ class RoundMethod(MethodBase):
         pairs = [pairs[i] for i in self._context.generator("pairs", number).permutation(len(pairs))]
         mean = sum(len(rollout.tokens) for rollout in rollouts) / len(rollouts)
         metrics = {**metrics, "completions/mean_length": mean, "pairs": float(len(pairs))}
-        about = {"round": number, "weights": engine.weights_version, "answers": len(rollouts), **metrics}
-        lines = [{"id": a.id, "chosen": a.text, "rejected": b.text, "scores": [a.reward, b.reward]} for a, b in pairs]
-        path = self._context.folder / ROUNDS / f"{number:04d}.jsonl"
-        content = write_lines(path, [{**about, "parent": self._round.sha256}, *lines])
+        about = {"weights": engine.weights_version, "answers": len(rollouts), **metrics, "parent": self._round.sha256}
+        sha256 = write_round(self._context.folder, number, about, pairs)
         kept = [{"id": a.id, "prompt": a.prompt, "chosen": a.tokens, "rejected": b.tokens} for a, b in pairs]
-        self._round = Round(number, kept, 0, hashlib.sha256(content).hexdigest(), metrics, flops)
-        return self._round
-
-    def _drawn(self, engine: Engine, number: int) -> tuple[list[Rollout], float]:
-        """Answers to all prompts in a round, `train.batch_size` prompts at a time, and the operations they took."""
-        options, size, rollouts, flops = self._options, self._context.train.batch_size, list[Rollout](), 0.0
-        for start in range(0, len(self._asked), size):
-            sampling = Sampling(
-                options.max_completion_length, options.temperature, 0, options.top_p, self.answers,
-                seed=int(self._context.generator("answers", number, start).integers(2**31)),
-            )  # fmt: skip
-            prompts = [Prompt(id_, f"{id_}@{number}", tokens) for id_, tokens in self._asked[start : start + size]]
-            sampled = self._sampler.sample(engine, prompts, sampling)
-            rollouts += self.judged(engine, sampled.rollouts)
-            flops += sampled.flops
-        return rollouts, flops
+        self._round = Round(self._round.steps, number, kept, 0, sha256, metrics)
+        return flops
 
     # --- state --------------------------------------------------------------------------------------------------------
 
     def state(self) -> Mapping[str, Any]:
         """The round with its pairs, and how far it is."""
-        return {"steps": self._steps, "round": asdict(self._round)}
+        return asdict(self._round)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore the method as it was after the step at which `state` was taken."""
-        self._steps, self._round = int(state["steps"]), Round(**state["round"])
-
-
-def data_of_pair(id: str, prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> Iterator[Datum]:
-    """The two answers behind their prompt, the chosen one first; likelihood counts in that one alone."""
-    for answer, label in ((chosen, 1.0), (rejected, 0.0)):
-        each = [0.0] * len(prompt) + [1.0] * len(answer)
-        datum = Datum.from_tokens([*prompt, *answer], each, scalars={"label": label}, group=id, id=id)
-        yield replace(datum, mask=datum.mask, fields={"weights": datum.fields["weights"] * label})
+        self._round = Round(**state)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from finetooth_hooks import Prepared
-from finetooth_hooks.context import Context
+from finetooth_hooks import Context, Prepared, Rollout
 from finetooth_hooks.protocols import Method
-from finetooth_hooks.rollouts import Rollout
 from finetooth_rollouts.data import prompt_and_answer
 
 from finetooth_selfrewarding.preferring import RoundMethod, RoundOptions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -80,6 +80,14 @@ def learned(rollout: Rollout, weight: float = 1.0) -> Datum:
     the policy wrote."""
     each = [*(0.0 for _ in rollout.prompt), *for_every(rollout, (weight for _ in range(rollout.length)))]
     return Datum.from_tokens([*rollout.prompt, *rollout.tokens], each, group=rollout.group, id=rollout.id)
+
+
+def data_of_pair(id: str, prompt: Sequence[int], chosen: Sequence[int], rejected: Sequence[int]) -> Iterator[Datum]:
+    """The two answers behind their prompt, the chosen one first; likelihood counts in that one alone."""
+    for answer, label in ((chosen, 1.0), (rejected, 0.0)):
+        each = [0.0] * len(prompt) + [1.0] * len(answer)
+        datum = Datum.from_tokens([*prompt, *answer], each, scalars={"label": label}, group=id, id=id)
+        yield replace(datum, mask=datum.mask, fields={"weights": datum.fields["weights"] * label})
 
 
 def prompt_and_answer(datum: Datum) -> tuple[tuple[int, ...], tuple[int, ...]]:

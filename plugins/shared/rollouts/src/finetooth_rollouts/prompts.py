@@ -63,11 +63,15 @@ class Prompts:
             prompts.tokens.append((id_, tuple(context.renderer.prompt(messages_of(example), example.tools))))
         return prompts
 
-    def check_room(self, context: Context, answer: int) -> None:
+    def check_room(
+        self, context: Context, answer: int, *, of: str = "the prompt",
+        action: str = "shorten or remove the row, or lower method.max_completion_length",
+    ) -> None:  # fmt: skip
         """Checks that the model has room for an answer to each prompt.
 
         Args:
             answer: tokens that must have room behind a prompt.
+            of, action: what has the tokens, and what to do, for the error.
 
         Raises:
             DataError: the model has no room for them; names the row.
@@ -79,9 +83,9 @@ class Prompts:
             others = f", and {len(long) - 1} rows more" if len(long) > 1 else ""
             raise DataError(
                 id_,
-                f"{count} tokens of the prompt and {answer} of an answer are more than the {most} that the model "
+                f"{count} tokens of {of} and {answer} of an answer are more than the {most} that the model "
                 f"reads{others}",
-                action="shorten or remove the row, or lower method.max_completion_length",
+                action=action,
             )
 
 

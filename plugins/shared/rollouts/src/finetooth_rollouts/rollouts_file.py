@@ -1,10 +1,12 @@
-"""Rollouts of a run as files: `rollouts/000012.jsonl` holds those that step 12 learned from first, one a line.
+"""Rollouts of a run as files: `rollouts/000012.jsonl` holds those that step 12 learned from first, one a line; of a
+method that makes pairs of them, `rounds/0002.jsonl` holds the pairs that round 2 learned from.
 
-A step that is done again after a crash writes its file again, with the same bytes.
+A step or round that is done again after a crash writes its file again, with the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -66,6 +68,21 @@ def write_lines(path: Path, lines: Iterable[Any], *, action: str = "make room") 
     except OSError as error:
         raise EngineError(f"{path} cannot be written: {error.strerror}", action=action) from error
     return content
+
+
+def write_round(folder: Path, number: int, about: Mapping[str, Any], pairs: Iterable[tuple[Rollout, Rollout]]) -> str:
+    """Write the file of a round into a run folder, and return its SHA-256.
+
+    Args:
+        about: for the first line; with the SHA-256 of the file before, the rounds are a chain that can be checked.
+        pairs: an answer and the one that it is preferred to, for a line each.
+
+    Raises:
+        EngineError: it cannot be written.
+    """
+    lines = [{"id": a.id, "chosen": a.text, "rejected": b.text, "scores": [a.reward, b.reward]} for a, b in pairs]
+    content = write_lines(folder / ROUNDS / f"{number:04d}.jsonl", [{"round": number, **about}, *lines])
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_rollouts(folder: Path) -> Iterator[tuple[int, list[Rollout]]]:
