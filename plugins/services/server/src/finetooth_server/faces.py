@@ -1,4 +1,4 @@
-"""Faces of other plugins: entries of the catalog, and what they are given (`finetooth_hooks.faces`)."""
+"""Faces of other plugins: entries of the catalog, and their service (`finetooth_hooks.faces`)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from finetooth_server.keys import Caller
 from finetooth_server.service import Service
 
 OWN = ("api", "tinker")
-"""Faces that this distribution brings."""
+"""Faces of this distribution."""
 
 
 def names(context: CommandContext) -> list[str]:
-    """Every face that can be served here."""
+    """All available faces."""
     brought = {registered.entry.name for registered in context.catalog.all("face")}
     return [*OWN, *sorted(brought - set(OWN))]
 
 
 def check(context: CommandContext, faces: Collection[str]) -> None:
-    """Checks that a plugin in use brings each face.
+    """Check that a plugin in use has each face.
 
     Raises:
-        UserError: no plugin in use brings one of them.
+        UserError: no plugin in use has one of them.
     """
     for name in faces:
         if name in OWN:
@@ -60,19 +60,19 @@ def load(context: CommandContext, name: str) -> Face:
     """A face of another plugin.
 
     Raises:
-        UserError: no plugin in use brings it, or what it needs is missing.
+        UserError: no plugin in use has it, or a package that it needs is missing.
     """
     made: Face = context.build("face", name, setting=f"ft serve {name}")
     return made
 
 
 class Endpoint:
-    """A face's ASGI application as the endpoint of a route, which would take a plain function for something else.
+    """A face's ASGI application as a route's endpoint; a plain function would be called differently.
 
     Args:
         path: of the route.
-        root: what of it is not the face's own.
-        face: says what is refused.
+        root: its prefix, unknown to the face.
+        face: formats errors.
     """
 
     def __init__(self, path: str, app: Asgi, face: Face, root: str = "") -> None:
@@ -90,18 +90,18 @@ class Endpoint:
 
 
 def root_of(name: str, face: Face, taken: Collection[tuple[str, str]]) -> str:
-    """What stands before a face's paths: its name, where another face has one of them already.
+    """The prefix of a face's paths: its name, if another face has one of them.
 
     Args:
         name: of the face.
-        taken: methods and paths of the faces before it.
+        taken: methods and paths of earlier faces.
     """
     own = {(route.method, face.path + route.path) for route in face.routes}
     return f"/{name}" if own & set(taken) else ""
 
 
 class Desk:
-    """What a face gets: implements `finetooth_hooks.faces.FaceService` over the service.
+    """Implements `finetooth_hooks.faces.FaceService` for a face.
 
     Args:
         face: its name, for the log.
@@ -242,5 +242,5 @@ def _session(model: Any) -> dict[str, Any]:
 
 
 def _caller(caller: FaceCaller) -> Caller:
-    assert isinstance(caller, Caller)  # a face passes on what `caller` gave it
+    assert isinstance(caller, Caller)  # a face passes the result of `caller`
     return caller

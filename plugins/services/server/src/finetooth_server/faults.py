@@ -1,4 +1,4 @@
-"""What a client did wrong, each with the HTTP status that says so."""
+"""Errors of clients, with their HTTP status."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from finetooth_hooks import UserError
 
 
 class Refused(UserError):
-    """A request that is not taken.
+    """A refused request.
 
     Attributes:
         status: HTTP's.
@@ -28,7 +28,7 @@ class Forbidden(Refused):
 
 
 class Unknown(Refused):
-    """The thing does not exist, or is another tenant's: the answer is the same."""
+    """It does not exist or is another tenant's: the answer is the same."""
 
     status = 404
 
@@ -43,7 +43,7 @@ class TooMuch(Refused):
     """A limit is reached; later there may be room.
 
     Args:
-        after: seconds after which to ask again.
+        after: seconds to wait before the next attempt.
     """
 
     status = 429
@@ -54,7 +54,7 @@ class TooMuch(Refused):
 
 
 class Busy(Refused):
-    """The server as a whole has too much to do; later there may be room."""
+    """The whole server is busy; later there may be room."""
 
     status = 503
 

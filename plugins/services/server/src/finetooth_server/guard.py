@@ -1,4 +1,4 @@
-"""What stands before every face: bounds on requests, one place where errors become answers, and the audit record."""
+"""The middleware before every face: limits of requests, conversion of errors to answers, and the audit record."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Shape = Callable[[int, str], Any]
-"""From an HTTP status and a line to the body of an answer."""
+"""From an HTTP status and a message to the body of an answer."""
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 LOGGER = logging.getLogger("finetooth.server")
 
 QUIET = ("/health", "/metrics", "/api/v1/healthz")
-"""Requests that leave no line in the audit record."""
+"""Requests without a line in the audit record."""
 
 RECHECKED = 1.0
-"""Seconds after which the key of a request that still is answered is looked at again."""
+"""Seconds between two checks of the key of a running request."""
 
 LEAST_RATE = 64 * 2**10
-"""Bytes a second at which a body has to come, at least."""
+"""Smallest allowed rate of a body, in bytes per second."""
 
 FORWARDED = {b"forwarded", b"x-forwarded-for", b"x-forwarded-host"}
-"""Headers by which a proxy says that a request is another machine's."""
+"""Headers with which a proxy marks requests of other machines."""
 
 OPEN = ("/health", "/api/v1/healthz")
-"""What anybody may ask, without a key."""
+"""Requests that need no key."""
 
 
 class Guard:
     """ASGI middleware.
 
     Args:
-        app: what answers.
-        service: whose limits hold, and whose record is written.
-        shapes: how a face says that a request is refused, by what its paths begin with.
-        most: connections that there may be.
+        app: the inner application.
+        service: with the limits and the audit record.
+        shapes: a face's format of errors, by the prefix of its paths.
+        most: connections at once.
     """
 
     def __init__(self, app: App, service: Service, shapes: Mapping[str, Shape] | None = None, most: int = 2048) -> None:
         self._app, self._service, self._shapes = app, service, shapes or {}
         self._admission = Admission(service.settings.limits, most)
-        self._coming = 0  # bytes of bodies that are not whole yet
+        self._coming = 0  # bytes of incomplete bodies
         self._failures = Counted(LOGGER)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
@@ -84,13 +84,13 @@ class Guard:
             begun = True
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if not whole:  # nobody reads what still comes of the body, however long it is
+                if not whole:  # the rest of the body is not read
                     message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
             sent += len(message.get("body", b""))
             try:
                 async with asyncio.timeout(SLOWEST):
                     await send(message)
-            except TimeoutError as error:  # the answer stays as it is: cut off
+            except TimeoutError as error:  # the answer ends here, incomplete
                 stalled = True
                 raise Stalled("the client does not read its answer") from error
 
@@ -118,12 +118,12 @@ class Guard:
             received, whole = len(body), True
             await self._app(scope, _replayed(body, receive), counted)
         except ClientLeft:
-            status = 499  # nobody is there to answer
+            status = 499  # the client has disconnected
         except TimeoutError:
             slow = JSONResponse(self._shape(scope)(408, "the request came too slowly"), 408)
             await _answer(begun, slow, scope, receive, counted)
         except Exception as error:
-            ended = True  # what is answered now needs no key
+            ended = True  # these requests need no key
             if not isinstance(error, FinetoothError) and not stalled:
                 self._failures.error(f"{scope['method']} {_route(scope)} failed", error)
             await _answer(begun, problem(error, self._shape(scope)), scope, receive, counted)
@@ -143,21 +143,21 @@ class Guard:
             raise DiskFull
 
     def _shape(self, scope: MutableMapping[str, Any]) -> Shape:
-        """How errors of this request are said."""
+        """The format of this request's errors."""
         return next((shape for path, shape in self._shapes.items() if scope["path"].startswith(path)), plain)
 
     async def _caller(self, scope: MutableMapping[str, Any], key: str) -> Caller:
-        """Who calls, with a key or a ticket for this one file: known before a byte of the body is read.
+        """The caller, from a key or a ticket for this file, before the body is read.
 
         Raises:
             Unauthorised: no valid key.
-            TooMuch: the same, from where too many such requests came lately.
+            TooMuch: no valid key, and too many such requests from this address.
         """
         ticket = _ticket(scope) if not key and scope["method"] == "GET" else ""
         known = bool(key and self._admission.tenant(key))
         name = _network(scope)
         if not known:
-            CLIENT.set(name)  # until it is known whose it is
+            CLIENT.set(name)  # until its tenant is known
             open_to_all = not key and self._service.settings.keyless
             if not (ticket or open_to_all) and self._admission.suspects(name):
                 name = await asyncio.to_thread(self._service.keys.named_by, key) or name  # a key that there is has a
@@ -182,7 +182,7 @@ class Guard:
         return self._service.keys.caller(key or None, keyless=self._service.settings.keyless)
 
     async def _check_still(self, state: Any) -> None:
-        """See that the key of a request that takes long is valid still: else its answer ends here.
+        """Check that the key of a long request is still valid; otherwise its answer ends here.
 
         Raises:
             Unauthorised: it was revoked, or has expired.
@@ -195,11 +195,11 @@ class Guard:
             raise Unauthorised("the API key is no longer valid", action="send one that `ft keys create` made")
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes:
-        """The whole body, before anything looks at it.
+        """The whole body, before anything reads it.
 
         Raises:
-            Busy: the bodies that are coming in already fill the room for them.
-            ClientLeft: the client went away before the end: a body that was cut does not count as a request.
+            Busy: incoming bodies already fill their room.
+            ClientLeft: the client disconnected before the end: an incomplete body is no request.
             TooLarge: it is longer than allowed, or holds too many values.
             TimeoutError: it comes too slowly.
         """
@@ -249,21 +249,21 @@ class Guard:
 
 
 class ClientLeft(Exception):
-    """A client that went away before its request was whole."""
+    """A client disconnected before its request was complete."""
 
 
 class Stalled(OSError):
-    """A client that takes nothing of its answer any more."""
+    """A client stopped reading its answer."""
 
 
 class TooLarge(Refused):
-    """A body beyond the limit."""
+    """A body exceeds the limit."""
 
     status = 413
 
 
 def plain(status: int, message: str) -> Any:
-    """The body of an answer that refuses a request, as this server's own faces have it."""
+    """The body of a refusal in the format of this server's own faces."""
     return {"error": message}
 
 
@@ -280,18 +280,18 @@ def problem(error: Exception, shape: Shape = plain) -> Response:
 
 
 def _route(scope: MutableMapping[str, Any]) -> str:
-    """The path of the route, without ids; `unknown` where none was found."""
+    """The path of the route, without ids; `unknown` without a route."""
     return getattr(scope.get("route"), "path", "") or "unknown"
 
 
 def _has_body(scope: MutableMapping[str, Any]) -> bool:
-    """The request's head says that a body follows."""
+    """Whether the request's head announces a body."""
     headers = dict(scope["headers"])
     return b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
 
 def _announced(scope: MutableMapping[str, Any]) -> int:
-    """Bytes that the request's head says its body has; 0 where it does not say."""
+    """The body's length from the request's head; 0 if not given."""
     length: bytes = dict(scope["headers"]).get(b"content-length", b"0")
     return int(length) if length.isdigit() else 0
 
@@ -315,8 +315,8 @@ def _ticket(scope: MutableMapping[str, Any]) -> str:
 
 
 def _check_origin(scope: MutableMapping[str, Any]) -> None:
-    """Without a key, being on this machine is all that a request needs; a page in a browser here must not send one for
-    a stranger, nor reach this server under a name of its own, nor a proxy here pass on what comes from elsewhere.
+    """Without keys, every request from this machine is accepted. So refuse requests of web pages in a local browser,
+    also under another host name, and of local proxies.
 
     Raises:
         Forbidden: it comes from such a page, or through a proxy.
@@ -328,7 +328,7 @@ def _check_origin(scope: MutableMapping[str, Any]) -> None:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that begins with a body that was read already."""
+    """A `receive` that begins with the body that was read."""
     sent = False
 
     async def replayed() -> Message:

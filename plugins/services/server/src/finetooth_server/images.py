@@ -1,4 +1,4 @@
-"""Images that clients send, as the base models that are served read them."""
+"""Opens clients' images for the served base models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetooth_hooks.renderers import Processor
 
 
 class Images:
-    """Opens images; a model's processor is made when its first one comes.
+    """Opens images; a model's processor is made at its first image.
 
     Args:
         models: recipe by the name of each base model.
@@ -32,17 +32,17 @@ class Images:
         self._opening = threading.Lock()
 
     def chunk(self, base: str, data: bytes, format_: str, expected: int, where: str) -> ImageChunk:
-        """An image as a base model reads it.
+        """An image for a base model.
 
         Args:
-            data: as a file holds it.
+            data: bytes of the file.
             format_: png or jpeg.
-            expected: tokens that the client counted for it; 0 if it did not.
-            where: it stands, for messages.
+            expected: the client's count of its tokens; 0: unknown.
+            where: its place, for messages.
 
         Raises:
-            DataError: it cannot be read, or takes another number of tokens than expected.
-            UserError: the model takes no images.
+            DataError: it cannot be read, or has another number of tokens than expected.
+            UserError: the model does not accept images.
         """
         if format_ not in ("png", "jpeg"):
             raise DataError(where, f"format {format_[:20]!r}", action="send png or jpeg")

@@ -14,7 +14,7 @@ from finetooth_server.settings import Limits
 
 
 def _log(folder: Path, database: str) -> Log:
-    """Without the key of an encrypted database: what calls carry is neither shown nor read."""
+    """Works without the key of an encrypted database: it does not read the contents of calls."""
     limits = Limits()
     return Log(records_of(folder, database), Values.unread(), most=limits.queued, kept=limits.results)
 
@@ -45,6 +45,6 @@ def list_(folder: Path, database: str) -> None:
 @click.argument("id")
 @server_options
 def drop(id: str, folder: Path, database: str) -> None:
-    """Let a call fail when its turn comes, instead of executing it."""
+    """Make a call fail when its turn comes, instead of executing it."""
     _log(folder, database).drop(id)
     click.echo(f"{id} will fail instead of being executed")

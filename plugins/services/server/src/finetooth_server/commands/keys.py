@@ -18,8 +18,8 @@ def _keys(folder: Path, database: str, *, make: bool = False) -> Keys:
 
 
 def admits(tenant: str, folder: Path = FOLDER) -> Callable[[str], bool] | None:
-    """What says whether a key is one of a tenant's that may do everything; None where the tenant never had a key.
-    Packages that do not import this one find it in the entry point group `finetooth.keys`."""
+    """Checks whether a key is a tenant's key with all rights; None if the tenant never had a key. Packages that do not
+    import this one find it in the entry point group `finetooth.keys`."""
     if not is_there(folder, ""):
         return None
     keys = _keys(folder, "")
@@ -50,7 +50,7 @@ def command() -> None:
 def create(tenant: str, scopes: str, name: str, days: float | None, folder: Path, database: str) -> None:
     """Make a key. It is shown this once."""
     chosen = [scope.strip() for scope in scopes.split(",") if scope.strip()]
-    check_wishes(tenant, chosen, name=name, days=days)  # what is refused leaves no folder behind
+    check_wishes(tenant, chosen, name=name, days=days)  # a refusal leaves no folder
     key = _keys(folder, database, make=True).create(tenant, chosen, name=name, days=days)
     click.echo(key)
     click.echo("this is the only time that it is shown; for tinker scripts put tml- before it", err=True)

@@ -1,4 +1,4 @@
-"""Limits as options of `ft serve`, and `ft serve status`, which shows them and what tenants take of them."""
+"""Limits as options of `ft serve`, and `ft serve status`, which shows limits and tenants' usage."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from finetooth_server.settings import Limits
 if TYPE_CHECKING:
     Kind = click.ParamType[Any]
 else:
-    Kind = click.ParamType  # takes no parameter in every release that there is
+    Kind = click.ParamType  # not generic in all releases
 
 STATUS = "status"
-"""What stands in the place of a face to show them."""
+"""The word instead of a face that shows limits."""
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]i?)?B?", re.IGNORECASE)
 _UNITS = {f"{unit}{i}": (1024 if i else 1000) ** n for n, unit in enumerate("kmgt", 1) for i in ("", "i")}
@@ -28,7 +28,7 @@ class Size(Kind):
     """Bytes: a number, or one with kB, MB, GB or TB, or with KiB, MiB, GiB or TiB.
 
     Args:
-        least: that it may be.
+        least: the smallest allowed value.
     """
 
     name = "size"
@@ -45,7 +45,7 @@ class Size(Kind):
 
 
 def sized(count: float) -> str:
-    """Bytes as people read them, and as the options take them."""
+    """Bytes as text, in the format of the options."""
     for unit, size in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if count >= size:
             return f"{count / size:.4g}{unit}"

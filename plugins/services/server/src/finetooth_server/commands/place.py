@@ -1,4 +1,4 @@
-"""Where a server keeps its things, for commands that look at them."""
+"""The folder and database of a server, for commands that read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOLDER = Path("runs/server")
 
 
 def server_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say which server it looks at."""
+    """Give a command the options that name a server."""
     folder = click.option(
         "--folder", type=click.Path(path_type=Path), default=FOLDER, show_default=True, help="The server's folder."
     )
@@ -27,7 +27,7 @@ def server_options(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def database_url(address: str) -> str:
-    """An address with `${NAME}` replaced by variables of the environment, so that no password stands in a command.
+    """An address with `${NAME}` replaced by variables of the environment, so that no command contains a password.
 
     Raises:
         UserError: the environment has no such variable.
@@ -45,7 +45,7 @@ def records_of(folder: Path, database: str, *, make: bool = False) -> Records:
     """A server's database.
 
     Args:
-        make: make it if it is not there.
+        make: make it if it is missing.
 
     Raises:
         UserError: there is none.
@@ -59,5 +59,5 @@ def records_of(folder: Path, database: str, *, make: bool = False) -> Records:
 
 
 def is_there(folder: Path, database: str) -> bool:
-    """Whether a server's database can be looked at without making one; what an address names is taken to be there."""
+    """Whether a server's database exists; one at an address is assumed to exist."""
     return bool(database) or (folder / DATABASE).is_file()

@@ -40,7 +40,7 @@ PORT = 8420
 
 
 PART = 1024
-"""Tokens that are computed between two turns: enough to keep a CPU busy. A fast device wants more."""
+"""Tokens computed between two turns: enough to keep a CPU busy. A fast device needs more."""
 
 
 def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[str]:
@@ -49,7 +49,7 @@ def _complete(ctx: click.Context, param: click.Parameter, begun: str) -> list[st
 
 
 class ServeCommand(click.Command):
-    """Faces, and what other plugins serve: their command `serve-NAME` is `ft serve NAME` too."""
+    """Faces, and services of other plugins: their command `serve-NAME` is also `ft serve NAME`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         build = _others(ctx.obj).get(args[0]) if args and ctx.obj is not None else None
@@ -68,7 +68,7 @@ class ServeCommand(click.Command):
 
 
 def _others(obj: CommandContext) -> dict[str, str]:
-    """What builds the commands `serve-NAME` of other plugins, by NAME."""
+    """Builders of other plugins' commands `serve-NAME`, by NAME."""
     entries = (registered.entry for registered in obj.catalog.all("command"))
     return {entry.name.removeprefix("serve-"): entry.build for entry in entries if entry.name.startswith("serve-")}
 
@@ -154,12 +154,12 @@ def command(
     if not private:
         _need_key(host, folder, database)
         tls.check(host)
-    if not stdio:  # a port that is taken is told before anything is read, or made
+    if not stdio:  # report a used port before reading or making anything
         listen(host, port).close()
     accepted = ("train.accept_memory=true",) if accept_memory else ()
     served = _bases(obj, _served(obj, faces, models, recipe, (*overrides, *accepted)))
     beside, encryption = served_adapters(obj, adapters, served), master_keys(encryption_key)
-    # what is refused leaves no folder
+    # a refusal leaves no folder
     click.get_current_context().with_resource(folder_lock(folder.absolute()))
     settings = Settings(
         folder.absolute(), served, database=database_url(database), replay=replay, adapters=beside, keyless=private,
@@ -185,7 +185,7 @@ def _bases(obj: CommandContext, recipes: Mapping[str, Mapping[str, Any]]) -> dic
     """The bases of the recipes, checked.
 
     Raises:
-        UserError: one asks for what a server does not do.
+        UserError: a server does not support one.
         PlanError: they do not fit into memory.
     """
     served = {name: _one_base(obj, _in_parts(_as_long_as_the_model(obj, base))) for name, base in recipes.items()}
@@ -207,7 +207,7 @@ def _listen_and_serve(
     """Serve until Ctrl-C.
 
     Args:
-        say: is told where other plugins' faces are, and the URL, once the server listens.
+        say: called with the paths of other plugins' faces, and with the URL once the server listens.
     """
     import uvicorn
 
@@ -230,7 +230,7 @@ def _listen_and_serve(
         **uvicorn_options(shown),
     )
     settle()
-    count_lines_of_libraries()  # after the configuration, which makes new loggers
+    count_lines_of_libraries()  # after uvicorn's configuration, which makes new loggers
     telling_server(config, partial(say, app.state.places, url)).run(sockets=[listening])
 
 
@@ -276,7 +276,7 @@ def _need_key(host: str, folder: Path, database: str) -> None:
 def _stdio_face(obj: CommandContext, faces: tuple[str, ...]) -> Face:
     """
     Raises:
-        UserError: it is not one face, or one that does not speak through standard input and output.
+        UserError: it is not a single face, or one without standard input and output.
     """
     face = None if len(faces) != 1 or faces[0] in OWN else load(obj, faces[0])
     if face is None or "stdio" not in face.capabilities:
@@ -324,12 +324,12 @@ def _served(
 
 
 def _now(obj: CommandContext, name: str) -> str:
-    """What a reference to a run that is kept elsewhere means now: it may mean another one before the server ends."""
+    """The run that a reference means now: it may mean another one later."""
     return str(obj.run_folder(name) or name) if ":" in name else name
 
 
 def _check_memory(obj: CommandContext, served: Mapping[str, Mapping[str, Any]]) -> None:
-    """Each model by itself: how many are held at once is up to the clients, and to --live.
+    """Check the memory of each model separately: clients and --live decide how many are held at once.
 
     Raises:
         PlanError: one will not fit into memory.
@@ -339,8 +339,8 @@ def _check_memory(obj: CommandContext, served: Mapping[str, Mapping[str, Any]]) 
 
 
 def _as_long_as_the_model(obj: CommandContext, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with a `train.max_length` that the model can take. Reads the model's description, so that a name that
-    cannot be served is found now, and not by the first client."""
+    """The recipe with a `train.max_length` that the model supports. It reads the model's config, so that an invalid
+    name fails now, and not at the first client."""
     positions = obj.context(recipe).facts.max_positions
     train = dict(recipe.get("train") or {})
     if positions and train.get("max_length", positions + 1) > positions:
@@ -349,8 +349,7 @@ def _as_long_as_the_model(obj: CommandContext, recipe: Mapping[str, Any]) -> dic
 
 
 def _in_parts(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with micro-batches between which others have their turns often enough, unless it says how large they
-    are."""
+    """The recipe with micro-batches small enough for frequent turns, unless it sets their size."""
     return {**recipe, "train": {"micro_batch_tokens": PART, **(recipe.get("train") or {})}}
 
 

@@ -1,7 +1,7 @@
-"""Master keys: they encrypt nothing but the data keys of folders and of the log.
+"""Master keys: they encrypt only the data keys of folders and of the log.
 
 A key is 32 random bytes, written in URL-safe base64. Several may be given: the first one encrypts, all of them decrypt,
-so that a new one can be put first while what the old one wrapped is still there.
+so that a new one can be put first while data keys wrapped by the old one remain.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from finetooth_hooks import UserError
 
 VARIABLE = "FT_ENCRYPTION_KEY"
-"""Variable of the environment that holds master keys, parted by spaces or commas."""
+"""Environment variable with master keys, separated by spaces or commas."""
 
 SIZE = 32
 NONCE = 12
@@ -29,11 +29,11 @@ NONCE = 12
 
 @dataclass(frozen=True)
 class MasterKeys:
-    """The keys that were given.
+    """The given keys.
 
     Attributes:
-        current: id of the one that encrypts.
-        by_id: all of them. An id is the beginning of the key's SHA-256 and says nothing about it.
+        current: id of the encrypting one.
+        by_id: all of them. An id is the beginning of the key's SHA-256 and reveals nothing about it.
     """
 
     current: str
@@ -43,19 +43,19 @@ class MasterKeys:
         """Encrypt a few bytes with the current key: nonce, ciphertext, tag (AES-256-GCM).
 
         Args:
-            about: what the bytes belong to; they cannot be unwrapped as anything else.
+            about: the owner of the bytes; they can be unwrapped only with it.
         """
         nonce = secrets.token_bytes(NONCE)
         return nonce + AESGCM(self.by_id[self.current]).encrypt(nonce, content, about.encode())
 
     def unwrap(self, wrapped: bytes, key: str, about: str) -> bytes:
-        """What `wrap` was given.
+        """The inverse of `wrap`.
 
         Args:
             key: id of the key that wrapped it.
 
         Raises:
-            UserError: the key was not given, or the bytes were changed or belong to something else.
+            UserError: the key is missing, or the bytes were changed or have another owner.
         """
         if key not in self.by_id:
             raise UserError(
@@ -71,15 +71,15 @@ class MasterKeys:
 
 
 def new_key() -> str:
-    """A new key, as it is written in a file."""
+    """A new key, in the format of key files."""
     return base64.urlsafe_b64encode(secrets.token_bytes(SIZE)).decode()
 
 
 def master_keys(file: Path | None) -> MasterKeys | None:
-    """The keys of a file, one in a line, or else of the environment; None without any.
+    """The keys of a file, one per line, or else of the environment; None without any.
 
     Raises:
-        UserError: both are there, a key is none, or others may read the file.
+        UserError: both exist, a key is invalid, or others may read the file.
     """
     variable = os.environ.get(VARIABLE, "")
     if file is None:

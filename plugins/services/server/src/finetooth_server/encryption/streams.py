@@ -1,9 +1,8 @@
-"""One file, encrypted in chunks with a key of its own, so that a large one needs little memory.
+"""Encrypts one file in chunks with its own key, so that a large one needs little memory.
 
 Each chunk is AES-256-GCM with the chunk's number and a mark on the last one as its nonce, and the file's name as
-associated data: chunks that were changed, moved, left out or taken from another file are found (the STREAM
-construction; Hoang, Reyhanitabar, Rogaway and Vizár, CRYPTO 2015). A key encrypts one file only, so no nonce
-comes twice.
+associated data: changed, moved, missing or foreign chunks are detected (the STREAM construction; Hoang, Reyhanitabar,
+Rogaway and Vizár, CRYPTO 2015). A key encrypts one file only, so no nonce comes twice.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ CHUNK = 2**20
 """Bytes of content in a chunk."""
 
 TAG = 16
-"""Bytes that a chunk grows by."""
+"""Bytes that encryption adds to a chunk."""
 
 
 class Damaged(Exception):
-    """A chunk is not what was written.
+    """A chunk was changed.
 
     Attributes:
         chunk: its number, from 0.
@@ -37,8 +36,8 @@ def encrypt(source: BinaryIO, target: BinaryIO, key: bytes, name: str, chunk: in
     """Copy a file, encrypted.
 
     Args:
-        key: 32 random bytes that encrypt nothing else.
-        name: must be given again to decrypt.
+        key: 32 random bytes, used only for this file.
+        name: needed again to decrypt.
         chunk: bytes of content in each but the last one.
 
     Returns:
@@ -52,10 +51,10 @@ def encrypt(source: BinaryIO, target: BinaryIO, key: bytes, name: str, chunk: in
 
 
 def decrypt(source: BinaryIO, target: BinaryIO, key: bytes, name: str, chunk: int = CHUNK) -> int:
-    """Copy what `encrypt` wrote, decrypted. What was written before `Damaged` is raised must not be used.
+    """Copy and decrypt a result of `encrypt`. After `Damaged`, the output must not be used.
 
     Raises:
-        Damaged: a chunk was changed, moved, is missing, or is too much, or the key or the name is another.
+        Damaged: a chunk was changed, moved, is missing or extra, or the key or the name is wrong.
     """
     cipher, size = AESGCM(key), 0
     for number, (content, last) in enumerate(_chunks(source, chunk + TAG)):
@@ -69,7 +68,7 @@ def decrypt(source: BinaryIO, target: BinaryIO, key: bytes, name: str, chunk: in
 
 
 def _chunks(source: BinaryIO, size: int) -> Iterator[tuple[bytes, bool]]:
-    """Pieces of a file and whether each is the last one; an empty file has one, which is empty."""
+    """Pieces of a file and whether each is the last; an empty file has one empty piece."""
     content = source.read(size)
     while True:
         following = source.read(size)

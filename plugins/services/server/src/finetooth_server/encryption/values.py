@@ -1,8 +1,8 @@
-"""What calls carry, encrypted in the database: arguments and results.
+"""Encrypts arguments and results of calls in the database.
 
-One data key encrypts them all; a master key wraps it, and it stands in the table `data_keys`. A value is a mark, a
-nonce and AES-256-GCM ciphertext; the call and the column are associated data. Random nonces of 96 bits are safe for
-2^32 values under one key (NIST SP 800-38D, 8.3).
+One data key encrypts all; a master key wraps it, and it is in the table `data_keys`. A value is a mark, a nonce and
+AES-256-GCM ciphertext, with the call and the column as associated data. Random nonces of 96 bits are safe for 2^32
+values under one key (NIST SP 800-38D, 8.3).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from finetooth_server.encryption.master import NONCE, SIZE, MasterKeys
 from finetooth_server.keeping.records import Records, calls, data_keys, now
 
 MARK = b"\x01"
-"""Begins an encrypted value; a plain one is JSON and begins with something else."""
+"""Prefix of an encrypted value; no plain one, which is JSON, begins with it."""
 
 _LOG = "log"
 
@@ -27,10 +27,10 @@ class Values:
     """Encrypts and decrypts values of one database.
 
     Args:
-        keys: None leaves values as they are.
+        keys: None leaves values plain.
 
     Raises:
-        UserError: the values are encrypted, and the key is not there.
+        UserError: the values are encrypted, and the key is missing.
     """
 
     def __init__(self, records: Records, keys: MasterKeys | None) -> None:
@@ -55,14 +55,14 @@ class Values:
         return made
 
     def seal(self, value: bytes, call: str, column: str) -> bytes:
-        """The value as the database keeps it."""
+        """The value in the database's form."""
         if self._cipher is None:
             return value
         nonce = secrets.token_bytes(NONCE)
         return MARK + nonce + self._cipher.encrypt(nonce, value, f"{call}/{column}".encode())
 
     def open(self, value: bytes | None, call: str, column: str) -> bytes | None:
-        """The value as it was.
+        """The plain value.
 
         Raises:
             UserError: it was changed, or belongs to another call.
@@ -82,7 +82,7 @@ _ABOUT = "the database's data key"
 
 
 def rewrap(records: Records, keys: MasterKeys) -> bool:
-    """Wrap the database's data key with the current master key; False if it is already, or there is none."""
+    """Wrap the database's data key with the current master key; False if that is done, or there is none."""
     with records.write() as connection:
         row = connection.execute(select(data_keys).where(data_keys.c.id == _LOG)).first()
         if row is None or row.master == keys.current:
@@ -101,7 +101,7 @@ def key_of(records: Records) -> str | None:
 
 
 def seal_all(records: Records, keys: MasterKeys) -> int:
-    """Encrypt the values that lie plain; returns how many calls had some."""
+    """Encrypt plain values; return how many calls had some."""
     values, count = Values(records, keys), 0
     with records.read() as connection:
         ids = connection.scalars(select(calls.c.id)).all()
@@ -116,7 +116,7 @@ def seal_all(records: Records, keys: MasterKeys) -> int:
             if plain:
                 connection.execute(update(calls).where(calls.c.id == id_).values(plain))
                 count += 1
-    if records.engine.dialect.name == "sqlite":  # it keeps what was there before in pages that it no longer uses
+    if records.engine.dialect.name == "sqlite":  # unused pages still hold the plain values
         with records.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM")
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")

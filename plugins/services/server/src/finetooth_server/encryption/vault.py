@@ -1,10 +1,10 @@
-"""How checkpoints and snapshots lie on disk: as they are, or encrypted.
+"""Checkpoints and snapshots on disk, plain or encrypted.
 
-An encrypted folder holds the same files, each encrypted with a key of its own, and `sealed.json`: the list of files
-with their keys, wrapped by a master key. So the list is authenticated as a whole, a file cannot be left out or put in
-another folder, and a new master key means new `sealed.json`, with the files as they are.
+An encrypted folder holds the same files, each encrypted with its own key, and `sealed.json`: the list of files with
+their keys, wrapped by a master key. So the list is authenticated as a whole, no file can be removed or moved to another
+folder, and a new master key changes only `sealed.json`.
 
-Engines read and write plain folders. Those lie in the scratch folder for as long as it takes.
+Engines read and write plain folders, which exist only meanwhile, in the scratch folder.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from finetooth_server.encryption.master import SIZE, MasterKeys
 SEALED = "sealed.json"
 FORMAT = 1
 PLAIN = ".plain"
-"""Ends the hidden name of a folder whose encrypted self takes its place."""
+"""Suffix of the hidden name of a plain folder while an encrypted one replaces it."""
 KEPT = {"checkpoints": 1, "snapshots": 2}
-"""Folders of a server that hold such folders, and how deep: `checkpoints/ID`, `snapshots/MODEL/NUMBER`."""
+"""Folders of a server with such folders, and their depth: `checkpoints/ID`, `snapshots/MODEL/NUMBER`."""
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """What `sealed.json` says, unwrapped.
+    """Contents of `sealed.json`, unwrapped.
 
     Attributes:
         chunk: bytes of content in a chunk.
@@ -53,8 +53,8 @@ class Vault:
 
     Args:
         root: the server's folder.
-        keys: None leaves everything as it is.
-        scratch: where plain folders lie for a moment, in a folder of their own; default is `root`.
+        keys: None leaves everything plain.
+        scratch: for temporary plain folders, in a subfolder; default: `root`.
     """
 
     def __init__(self, root: Path, keys: MasterKeys | None = None, scratch: Path | None = None) -> None:
@@ -64,14 +64,14 @@ class Vault:
 
     @property
     def scratch(self) -> Path:
-        """Where plain folders lie for a moment; what a server that ended left there goes when the next one starts."""
+        """The folder of temporary plain folders; a starting server removes leftovers."""
         return self._scratch
 
     def check(self) -> None:
-        """Look whether all that is kept can be read with the keys that were given; contents are not read.
+        """Check that the given keys can decrypt everything; contents are not read.
 
         Raises:
-            UserError: something cannot.
+            UserError: a key is missing.
         """
         for place in self.places():
             name, key = self._name(place), self.key_of(place)
@@ -86,8 +86,8 @@ class Vault:
                 )
 
     def sweep(self) -> None:
-        """Remove what a crash left behind: plain folders, and those half written or half removed. One that was being
-        encrypted is as it was."""
+        """Remove leftovers of a crash: plain folders, and incomplete ones. A folder that was being encrypted is
+        restored."""
         shutil.rmtree(self._scratch, ignore_errors=True)
         for name, depth in KEPT.items():
             for level in range(1, depth + 1):
@@ -99,15 +99,15 @@ class Vault:
                         shutil.rmtree(left, ignore_errors=True)
 
     def remove(self, folder: Path) -> None:
-        """Remove a kept folder, or one that holds such, if it is there. A crash leaves all of it or none: a part would
-        be taken for one that somebody changed."""
+        """Remove a kept folder, or one with such folders, if it exists. A crash leaves all of it or none: a part would
+        look tampered with."""
         removed = folder
         if folder.name[0] != ".":
             removed = folder.with_name(f".{folder.name}.gone")
             shutil.rmtree(removed, ignore_errors=True)
             try:
                 folder.rename(removed)
-            except OSError:  # it is not there, or the system renames nothing that is open
+            except OSError:  # it is missing, or the system cannot rename open files
                 removed = folder
         shutil.rmtree(removed, ignore_errors=True)
 
@@ -116,7 +116,7 @@ class Vault:
         """An empty folder to write to; afterwards its content is at `place`, whole or not at all.
 
         Args:
-            flush: what is written plain is on the disk then; what is encrypted always is.
+            flush: sync plain files to the disk; encrypted ones always are.
 
         Raises:
             UserError: it cannot be encrypted.
@@ -143,14 +143,14 @@ class Vault:
 
     @contextmanager
     def reading(self, path: Path, *, links: bool = False) -> Iterator[Path]:
-        """A folder, or a part of one, as it was written; it must not be changed.
+        """A folder, or a part of one, decrypted; it must not be changed.
 
         Args:
-            links: the reader looks out for links among the files, and follows none. A folder is never one.
+            links: the reader itself refuses links among the files. A folder is never one.
 
         Raises:
-            UserError: it is encrypted and the key is not there, it is damaged, it is plain where it must not be, or
-                there is a link in it, which nobody here made, and which may lead anywhere.
+            UserError: its key is missing, it is damaged, it is plain where it must not be, or it holds a link, which
+                the server never makes and which may lead anywhere.
         """
         place = self._place(path)
         if place is not None:
@@ -173,14 +173,14 @@ class Vault:
         return sorted(folders)
 
     def key_of(self, place: Path) -> str | None:
-        """Id of the master key that a folder is encrypted with; None if it is not."""
+        """Id of a folder's master key; None if it is not encrypted."""
         return _read(place, self._name(place))["master"] if (place / SEALED).exists() else None
 
     def rewrap(self, place: Path) -> bool:
-        """Wrap a folder's data keys with the current master key; False if they are already.
+        """Wrap a folder's data keys with the current master key; False if that is done.
 
         Raises:
-            UserError: it is damaged, or its key was not given.
+            UserError: it is damaged, or its key is missing.
         """
         keys, name = self._keys(), self._name(place)
         if _read(place, name)["master"] == keys.current:
@@ -189,7 +189,7 @@ class Vault:
         return True
 
     def seal(self, place: Path) -> None:
-        """Encrypt a folder that lies plain. Nobody may read or write it meanwhile."""
+        """Encrypt a plain folder. It must not be in use."""
         staging = place.parent / f".{place.name}"
         shutil.rmtree(staging, ignore_errors=True)
         self._seal(place, staging, self._name(place))
@@ -216,7 +216,7 @@ class Vault:
     def _check_links(self, path: Path, *, files: bool) -> None:
         """
         Raises:
-            UserError: the folder is a link, or there is one on the way to it; with `files`, or within it.
+            UserError: the folder or one above it is a link, or with `files` one inside it.
         """
         inside = [
             folder for folder in (path, *path.parents) if folder != self.root and folder.is_relative_to(self.root)
@@ -232,7 +232,7 @@ class Vault:
         """Decrypt the files under `part`."""
         name, sealed = self._name(place), self._sealed(place)
         there = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
-        there -= {SEALED, f".{SEALED}"}  # the second is one that is being written, or a crash left
+        there -= {SEALED, f".{SEALED}"}  # the second is being written, or left by a crash
         for path in sorted(there ^ set(sealed.files)):
             what = "is missing" if path in sealed.files else "does not belong to it"
             raise UserError(f"{name}: {path} {what}", action="restore it from a copy")
@@ -279,7 +279,7 @@ class Vault:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _place(self, path: Path) -> Path | None:
-        """The kept folder that a path is, or lies in."""
+        """The kept folder at a path or above it."""
         if not path.is_relative_to(self.root):
             return None
         parts = path.relative_to(self.root).parts
@@ -326,7 +326,7 @@ def _sync(number: int, flush: Callable[[], None]) -> None:
 
 
 def _flush_all(folder: Path) -> None:
-    """Files in a folder, and their names, outlive a power cut."""
+    """Sync files in a folder, and their names, to the disk."""
     for place, _, files in os.walk(folder):
         for name in files:
             with (Path(place) / name).open("rb+") as file:
@@ -335,7 +335,7 @@ def _flush_all(folder: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Names in a folder outlive a power cut too."""
+    """Sync a folder's names to the disk."""
     if os.name != "posix":
         return
     number = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Folders that `save` wrote, by name and by the model that wrote them. Clients name them; they never name a path."""
+"""Folders written by `save`, by name and by model. Clients give names, never paths."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ from finetooth_server.keys import Caller
 from finetooth_server.live import state_copied
 
 Kind = Literal["state", "weights", "external"]
-"""`state`: everything that trains, and the weights; `weights`: what a sampler reads; `external`: the same files, for
-programs elsewhere."""
+"""`state`: training state and weights; `weights`: for samplers; `external`: the same files, for other programs."""
 
 STATE, WEIGHTS, EXTERNAL = "state", "weights", "external"
 RETIRED = "retired"
-"""Kind of what was written over, and is kept as long as somebody samples from it."""
+"""Kind of an overwritten checkpoint, kept while a sampler uses it."""
 
 SHORTEST, LONGEST = 3600, 315_360_000
-"""Seconds that a checkpoint may be given to live, once it is there: an hour to ten years."""
+"""Allowed time to live of a checkpoint, in seconds: an hour to ten years."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -41,11 +40,11 @@ class Checkpoint:
     Attributes:
         model: id of the model that wrote it.
         base: name of its base model.
-        recipe: what the model was made with.
-        expires: seconds since 1970; None is never.
+        recipe: of the model.
+        expires: seconds since 1970; None: never.
         size: bytes.
         public: every tenant of the server may read it.
-        metadata: what its client wrote to it.
+        metadata: its client's notes.
     """
 
     id: str
@@ -66,7 +65,7 @@ class Checkpoints:
     """The checkpoints of a server.
 
     Args:
-        vault: of the server's folder; they lie there, each in a folder named by its id.
+        vault: of the server's folder, with a folder per checkpoint, named by its id.
         most_bytes: of a tenant's checkpoints.
     """
 
@@ -92,17 +91,18 @@ class Checkpoints:
         metadata: Mapping[str, Any] | None = None,
         copied: Callable[[], None] = lambda: None,
     ) -> Checkpoint:
-        """Write a model's checkpoint; it is there whole or not at all, and outlives a power cut.
+        """Write a model's checkpoint, whole or not at all, and synced to the disk.
 
         Args:
-            model_name: of the model, as its client knows it, where that is not its id.
-            call: id of the call that asks. What the same call wrote before a crash is not written again.
-            ttl: seconds until it may be removed; None is never.
-            metadata: what its client writes to it.
-            copied: called when the engine is free again. One save of a tenant at a time is written in the background.
+            model_name: the client's id of the model, if it differs from its id.
+            call: id of the save's call. A checkpoint that this call wrote before a crash is not written again.
+            ttl: seconds until it may be removed; None: never.
+            metadata: its client's notes.
+            copied: called when the engine is free again. Only one save of a tenant at a time is written in the
+                background.
 
         Raises:
-            UserError: the name cannot be one, or is taken, or the tenant has no room left.
+            UserError: the name is invalid or taken, or the tenant has no room left.
         """
         if not _NAME.fullmatch(name):
             raise UserError(f"checkpoint name {name!r}", action="use letters, digits, '.', '_' and '-', 128 at most")
@@ -117,12 +117,12 @@ class Checkpoints:
         self._check_room(0, self._room(tenant, old))
         with self._vault.writing(self._folder / id_, flush=True) as folder:
             write = state_copied(engine, folder / STATE) if kind == STATE else None
-            engine.export(folder / WEIGHTS)  # into the system's memory: that is its copy
+            engine.export(folder / WEIGHTS)  # into the page cache, as its copy
             copied()
             if write is not None:
                 write()
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            self._check_room(size, self._room(tenant, old))  # others may have been made since
+            self._check_room(size, self._room(tenant, old))  # others may have come meanwhile
         row = {
             "id": id_,
             "tenant": tenant,
@@ -138,7 +138,7 @@ class Checkpoints:
         }
         with self._records.write() as connection:
             in_use = old is not None and self._sampled(old.id)
-            if old is not None and in_use:  # a reader that samples from it keeps what it was
+            if old is not None and in_use:  # a sampler of it keeps the old one
                 connection.execute(update(checkpoints).where(same).values(kind=RETIRED, name=old.id, expires=None))
             connection.execute(delete(checkpoints).where(same))
             connection.execute(insert(checkpoints).values(row))
@@ -147,7 +147,7 @@ class Checkpoints:
         return _checkpoint_of(row)
 
     def _room(self, tenant: str, old: Row[Any] | None = None) -> int:
-        """Bytes that a tenant may write, in place of an old checkpoint unless somebody samples from that one."""
+        """Bytes that a tenant may write, including those of a replaced checkpoint without samplers."""
         replaced = "" if old is None or self._sampled(old.id) else old.id
         return self._most_bytes - self.size(tenant, besides=replaced)
 
@@ -160,18 +160,18 @@ class Checkpoints:
             )
 
     def size(self, tenant: str, *, besides: str = "") -> int:
-        """Bytes that a tenant's checkpoints take; those of one may be left out."""
+        """Bytes of a tenant's checkpoints, optionally without one."""
         with self._records.read() as connection:
             mine = (checkpoints.c.tenant == tenant) & (checkpoints.c.id != besides)
             return int(connection.scalar(select(func.coalesce(func.sum(checkpoints.c.size), 0)).where(mine)) or 0)
 
     def _sampled(self, id_: str) -> bool:
-        """A session that is open samples from it."""
+        """Whether an open session samples from it."""
         with self._records.read() as connection:
             return connection.execute(_samplers_of(id_)).first() is not None
 
     def folder(self, checkpoint: Checkpoint, part: str) -> Path:
-        """Where its `state` or its `weights` lie, as the vault keeps them.
+        """The path of its `state` or its `weights` in the vault.
 
         Raises:
             UserError: it has none.
@@ -185,14 +185,14 @@ class Checkpoints:
 
     @contextmanager
     def reading(self, checkpoint: Checkpoint, part: str, *, links: bool = False) -> Iterator[Path]:
-        """A part of a checkpoint, as an engine reads it. Errors name the checkpoint, never the path, which clients must
-        not learn.
+        """A part of a checkpoint, for an engine. Errors name the checkpoint, never the path, which clients must not
+        learn.
 
         Args:
             links: see `Vault.reading`.
 
         Raises:
-            UserError: it has none, it cannot be decrypted, there is a link in it, or who reads it refuses it.
+            UserError: it has none, it cannot be decrypted, it holds a link, or its reader refuses it.
         """
         with self._vault.reading(self.folder(checkpoint, part), links=links) as folder:
             try:
@@ -207,7 +207,7 @@ class Checkpoints:
         """A tenant's checkpoint.
 
         Raises:
-            Unknown: there is none, or it is another tenant's, or its time is over.
+            Unknown: there is none, or it is another tenant's, or it has expired.
         """
         return self._theirs(tenant, self._row(id_), id_)
 
@@ -215,7 +215,7 @@ class Checkpoints:
         """A checkpoint that a tenant may read: its own, or one that is public.
 
         Raises:
-            Unknown: it does not exist, or its time is over.
+            Unknown: it does not exist or has expired.
         """
         return self._theirs(tenant, self._row(id_), id_, public=True)
 
@@ -223,7 +223,7 @@ class Checkpoints:
         """A tenant's checkpoint by model, kind and name.
 
         Args:
-            public: one of another tenant will do, if it is public.
+            public: include public ones of other tenants.
 
         Raises:
             Unknown: there is none.
@@ -232,7 +232,7 @@ class Checkpoints:
             row = connection.execute(
                 select(checkpoints).where(_of(tenant, model), checkpoints.c.kind == kind, checkpoints.c.name == name)
             ).first()
-            if row is None and public:  # ids are per tenant: the tenant that had this one first is meant
+            if row is None and public:  # ids are per tenant: the first tenant with this one is meant
                 same = (checkpoints.c.model == model) & (checkpoints.c.kind == kind) & (checkpoints.c.name == name)
                 row = connection.execute(select(checkpoints).where(same, checkpoints.c.public.is_(True))).first()
         return self._theirs(tenant, row, name, public=public)
@@ -248,7 +248,7 @@ class Checkpoints:
         return [_checkpoint_of(row._asdict()) for row in rows if not (row.expires and row.expires < now())]
 
     def publish(self, tenant: str, id_: str, *, public: bool) -> None:
-        """Let every tenant read a checkpoint, or its own alone again.
+        """Make a checkpoint readable for every tenant, or only for its own.
 
         Raises:
             Unknown: the tenant has no such.
@@ -256,18 +256,18 @@ class Checkpoints:
         self._change(tenant, id_, public=public)
 
     def set_ttl(self, tenant: str, id_: str, seconds: float | None) -> None:
-        """Let a checkpoint end so many seconds from now; None keeps it until it is deleted.
+        """Set the seconds until a checkpoint expires; None keeps it until it is deleted.
 
         Raises:
-            Unknown: the tenant has no such.
+            Unknown: the tenant has no such checkpoint.
             UserError: the time is too short or too long.
         """
         check_ttl(seconds)
         self._change(tenant, id_, expires=None if seconds is None else now() + seconds)
 
     def copy(self, source: Checkpoint, *, tenant: str, model: str, ttl: float | None = None) -> Checkpoint:
-        """A checkpoint with the same files, in a tenant's own name, not public and with its own time to live. The same
-        model again gives the same copy.
+        """A copy of a checkpoint for a tenant, not public and with its own time to live. The same model again gives the
+        same copy.
 
         Raises:
             UserError: the time is too short or too long.
@@ -310,8 +310,8 @@ class Checkpoints:
         self._vault.remove(self._folder / id_)
 
     def expire(self) -> int:
-        """Remove what has expired, and what was written over and is sampled from no more; returns how many went. The
-        server may be at work."""
+        """Remove expired checkpoints, and overwritten ones without samplers; return their number. The server may be
+        running."""
         with self._records.write() as connection:
             expired = list(connection.scalars(select(checkpoints.c.id).where(checkpoints.c.expires < now())))
             retired = list(connection.scalars(select(checkpoints.c.id).where(checkpoints.c.kind == RETIRED)))
@@ -323,7 +323,7 @@ class Checkpoints:
         return len(expired)
 
     def sweep(self) -> None:
-        """Remove what has expired, and folders that a crash left behind."""
+        """Remove expired checkpoints, and leftovers of a crash."""
         with self._records.write() as connection:
             connection.execute(delete(checkpoints).where(checkpoints.c.expires < now()))
             known = {row.id for row in connection.execute(select(checkpoints.c.id))}

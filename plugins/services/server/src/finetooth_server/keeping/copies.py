@@ -1,4 +1,4 @@
-"""Copies of checkpoints: each belongs to a new model that holds it and cannot be trained."""
+"""Copies of checkpoints: each belongs to a new model that cannot be trained."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def copy_checkpoint(
     model: str,
     ttl: float | None,
 ) -> Checkpoint:
-    """A copy of a checkpoint that the caller may read. The same model again gives the same copy.
+    """A copy of a readable checkpoint. The same model again gives the same copy.
 
     Args:
         session: of the caller's.
@@ -32,8 +32,8 @@ def copy_checkpoint(
         ttl: seconds until the copy may be removed; None is never.
 
     Raises:
-        Conflict: the model's id is another one's.
-        UserError: no model can have it, or the time is too short or too long.
+        Conflict: another model has the id.
+        UserError: the id is invalid, or the time is too short or too long.
     """
     check_id(model)
     check_ttl(ttl)
@@ -45,7 +45,7 @@ def copy_checkpoint(
         "recipe": json.dumps(source.recipe),
         "about": described({"copy of": source.id}),
         "created": now(),
-        "applied": 0,  # as if it had been made: calls on it find it closed, and none waits for what made it
+        "applied": 0,  # as if already made: calls on it find it closed, and none waits for its creation
         "closed": True,
     }
     with records.write() as connection:

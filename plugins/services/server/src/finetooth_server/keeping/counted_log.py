@@ -1,4 +1,4 @@
-"""Lines of the server's own log, where one cause may come up ten thousand times: shown the first time, then counted."""
+"""Limits repeated lines of the server's log: the first of a cause is shown, the next ones are counted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ QUIET = 60.0
 """Seconds between two lines of one cause."""
 
 CAUSES = 256
-"""The most causes that are counted apart."""
+"""Most causes with separate counts."""
 
 
 class Causes:
-    """What was said lately, and how often it would have been said since.
+    """Recent lines, and the number of suppressed ones.
 
     Args:
         clock: seconds.
@@ -26,7 +26,7 @@ class Causes:
         self._seen: dict[tuple[object, ...], tuple[float, int]] = {}
 
     def again(self, *cause: object) -> int | None:
-        """How often a cause came up unsaid since it was last said; None if it was said lately, and is counted."""
+        """The number of suppressed lines of a cause since the last shown one; None to suppress this one too."""
         with self._lock:
             last, left = self._seen.get(cause, (-QUIET, 0))
             if self._clock() - last < QUIET:
@@ -50,10 +50,10 @@ class Counted:
         self._logger, self._causes = logger, Causes(clock)
 
     def error(self, what: str, error: BaseException) -> None:
-        """Note an error: with its trace if its cause was not noted lately, else it is counted.
+        """Log an error with its trace, or count it if its cause was logged recently.
 
         Args:
-            what: failed, without ids, so that the same cause reads the same.
+            what: failed, without ids, so that equal causes have equal texts.
         """
         left = self._causes.again(what, type(error).__name__, _line(error))
         if left is not None:
@@ -61,7 +61,7 @@ class Counted:
 
 
 class CountedLines(logging.Filter):
-    """Counts lines that libraries log of their own accord, such as a line for each request that is not HTTP.
+    """Counts lines of libraries, such as one for each request that is not HTTP.
 
     Args:
         clock: seconds.
@@ -72,7 +72,7 @@ class CountedLines(logging.Filter):
         self._causes = Causes(clock)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line is to be written."""
+        """Whether to write a line."""
         left = self._causes.again(record.name, record.levelno, record.msg)
         if left:
             record.msg = f"{record.msg}{_more(left)}"
@@ -80,7 +80,7 @@ class CountedLines(logging.Filter):
 
 
 def count_lines_of_libraries() -> None:
-    """Let what speaks to clients, and what they can make speak, say a thing once a minute."""
+    """Limit loggers that clients can trigger to one line per cause and minute."""
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).addFilter(CountedLines())
 
@@ -90,7 +90,7 @@ def _more(left: int) -> str:
 
 
 def _line(error: BaseException) -> int:
-    """Where it was raised."""
+    """The place that raised it."""
     trace, line = error.__traceback__, 0
     while trace is not None:
         line, trace = trace.tb_lineno, trace.tb_next

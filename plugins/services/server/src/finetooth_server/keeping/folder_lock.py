@@ -1,4 +1,4 @@
-"""One server at a time works on a folder."""
+"""Locks a folder, so that only one server uses it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from finetooth_server.settings import DATABASE
 
 
 def make_folder(folder: Path) -> None:
-    """Make a server's folder, which only its owner can read. One that others can read is closed to them, if nothing but
-    a server's own files lie in it.
+    """Make a server's folder, readable only by its owner. Permissions of an existing folder are restricted if it holds
+    only a server's files.
 
     Raises:
         UserError: it cannot be made, or others can read it.
@@ -34,7 +34,7 @@ def make_folder(folder: Path) -> None:
 
 
 def folder_lock(folder: Path) -> ExitStack:
-    """Hold the folder until what is returned is closed.
+    """Hold the folder until the returned lock is closed.
 
     Raises:
         UserError: another process holds it, or it cannot be made.

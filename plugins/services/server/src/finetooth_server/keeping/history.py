@@ -1,5 +1,4 @@
-"""A tenant's sessions and models as its client looks back on them: also those that have ended, newest first, page by
-page."""
+"""Lists of a tenant's sessions and models, including ended ones, newest first, in pages."""
 
 from __future__ import annotations
 
@@ -17,17 +16,17 @@ from finetooth_server.keys import Caller
 from finetooth_server.model_info import ModelInfo, model_info, select_models
 
 MOST = 1000
-"""Entries of a page, at most."""
+"""Most entries per page."""
 
 SCANNED = 500
-"""Sessions that one look at the database brings while those with certain metadata are searched."""
+"""Sessions per query in a search by metadata."""
 
 READERS = ("read", "train", "sample")
 
 
 @dataclass(frozen=True)
 class Page:
-    """Which part of a list is wanted.
+    """The requested part of a list.
 
     Raises:
         UserError: no such part.
@@ -49,7 +48,7 @@ class SessionRecord:
 
     Attributes:
         name: for people.
-        finish: how its client said that it ended; None if it did not say.
+        finish: its client's word on its end; None: no word.
     """
 
     id: str
@@ -61,13 +60,13 @@ class SessionRecord:
 
 
 class History:
-    """What a tenant may see of what it did."""
+    """A tenant's history."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
 
     def runs(self, caller: Caller, page: Page) -> tuple[list[ModelInfo], int]:
-        """Models, newest first, and how many there are in all.
+        """Models, newest first, and their total number.
 
         Raises:
             Forbidden: the key may not look.
@@ -140,10 +139,10 @@ class History:
         """Sessions that fit, newest first.
 
         Args:
-            wanted: tells whether a session fits, in addition to what follows.
-            id_: of the one that is looked for.
-            words: all of them stand somewhere in the name; with `id_`, either will do.
-            after: when the last session of the page before was made, and its id.
+            wanted: an additional condition.
+            id_: of a session.
+            words: all must occur in the name; with `id_`, either condition is enough.
+            after: creation time and id of the previous page's last session.
             limit: of sessions.
 
         Raises:
@@ -156,7 +155,7 @@ class History:
         if words:
             name = func.lower(func.coalesce(sessions.c.name, ""))
             conditions.append(and_(*(name.contains(word.lower(), autoescape=True) for word in words)))
-        if after is not None:  # its time, as the wire writes it, is rounded
+        if after is not None:  # its time in the protocol is rounded
             with self._records.read() as connection:
                 last = (sessions.c.tenant == caller.tenant) & (sessions.c.id == after[1])
                 after = connection.scalar(select(sessions.c.created).where(last)) or after[0], after[1]

@@ -1,4 +1,4 @@
-"""What a model may be called. Its id names the folder of its snapshots too, on systems of any kind."""
+"""Checks ids of models. An id also names the folder of the model's snapshots, on any system."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, func, select
 from finetooth_server.keeping.records import models
 
 PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9_:-])?$"
-"""No way out of the server's folder, not hidden, and without a dot at the end, which Windows does not keep."""
+"""No path out of the server's folder, not hidden, and without a final dot, which Windows drops."""
 LONGEST = 128
 
 SAMPLERS = "sampler:"
-"""What the queue of a sampler begins with, before its id."""
+"""Prefix of a sampler's queue, before its id."""
 
 
 def check_id(id_: str) -> None:
-    """Checks that a model can have this id.
+    """Check that a model can have this id.
 
     Raises:
-        UserError: a model cannot be called so.
+        UserError: it cannot.
     """
     if id_.lower().startswith(SAMPLERS):
         raise UserError(f"model id {id_!r}", action=f"begin it with something else than {SAMPLERS}")
@@ -39,7 +39,7 @@ def folder_name(id_: str) -> str:
 
 
 def same_folder(id_: str) -> ColumnElement[bool]:
-    """Models whose folder is this one's, also where a system takes large and small letters for the same."""
+    """Models with this one's folder, also on systems that ignore case."""
     return func.lower(func.replace(models.c.id, ":", "-")) == folder_name(id_).lower()
 
 

@@ -1,8 +1,8 @@
-"""What a server forgets, so that its database and folder do not grow without bound.
+"""Removes old records, so that a server's database and folder do not grow without bound.
 
-A result goes once its client had it for long enough, or when nobody came for it for much longer. A call that a
-replay may need stays. The numbers of what is gone stay known (`Log.submit`), so nothing is done twice. Of sessions
-that ended the latest of each tenant are remembered, with their models and samplers, and every model with a checkpoint.
+A result is removed some time after its client fetched it, or much later if no client came. A call that a replay may
+need stays. The numbers of removed calls stay known (`Log.submit`), so nothing is executed twice. The latest ended
+sessions of each tenant stay, with their models and samplers, and every model with a checkpoint.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from finetooth_server.settings import Limits
 LOGGER = logging.getLogger("finetooth.server")
 
 EVERY = 60.0
-"""Seconds between two looks."""
+"""Seconds between two runs."""
 
 PORTION = 1000
-"""Calls that one transaction removes, so that others need not wait for long."""
+"""Most calls removed in one transaction, so that others do not wait long."""
 
 
 def end_sessions(records: Records, ids: Sequence[str]) -> list[str]:
     """Close sessions and their models.
 
     Returns:
-        the queues of their models and samplers, whose calls nobody waits for any more.
+        the queues of their models and samplers, whose calls can be cancelled.
     """
     with records.write() as connection:
         mine = models.c.session.in_(ids) & models.c.closed.is_(False)
@@ -59,18 +59,18 @@ def end_sessions(records: Records, ids: Sequence[str]) -> list[str]:
 
 
 SAMPLERS = 16
-"""Times as many samplers of a tenant are remembered as sessions that ended."""
+"""Remembered samplers of a tenant per remembered session."""
 
 
 def forget_ended(records: Records, most: int) -> int:
-    """Forget what ended of each tenant, but for what was used last: sessions with their models and samplers, models
-    that were closed, samplers. A model with calls or checkpoints stays, and a sampler with calls, its session with it.
+    """Remove each tenant's ended sessions with their models and samplers, closed models, and samplers, except the most
+    recently used. A model with calls or checkpoints stays, and a sampler with calls, with its session.
 
     Args:
-        most: ended sessions of a tenant that are remembered.
+        most: remembered ended sessions per tenant.
 
     Returns:
-        of how many sessions, models or samplers, whichever is the most, a portion was forgotten.
+        the largest of the numbers of removed sessions, models and samplers.
     """
     called = exists().where(calls.c.queue == models.c.id)
     saved = exists().where(checkpoints.c.model == models.c.id)
@@ -99,18 +99,18 @@ def forget_ended(records: Records, most: int) -> int:
 
 
 def _older(table: Table, by: Column[float], which: ColumnElement[bool], most: int) -> Select[tuple[str]]:
-    """Ids of rows of each tenant but for its latest."""
+    """Ids of each tenant's rows, without its latest."""
     rank = func.row_number().over(partition_by=table.c.tenant, order_by=(by.desc(), table.c.id)).label("rank")
     ranked = select(table.c.id, rank).where(which).subquery()
     return select(ranked.c.id).where(ranked.c.rank > most)
 
 
 def make_place(connection: Connection, tenant: str, most: int) -> None:
-    """Make room for one more session of a tenant. Of too many, remove the one unused for longest among those that no
-    client keeps up and that have no open model; samplers of its saved weights stay usable.
+    """Make room for one more session of a tenant. If there are too many, remove the least recently used without
+    heartbeats and without an open model; samplers of its saved weights stay usable.
 
     Raises:
-        TooMuch: all of them are at work.
+        TooMuch: all of them are active.
     """
     mine = (sessions.c.tenant == tenant) & sessions.c.closed.is_(False)
     count = connection.scalar(select(func.count()).select_from(sessions).where(mine)) or 0
@@ -125,11 +125,11 @@ def make_place(connection: Connection, tenant: str, most: int) -> None:
 
 
 class Pruner:
-    """Removes old calls, in a thread of its own.
+    """Removes old calls, in a separate thread.
 
     Args:
-        also: is to be done at every look.
-        ended: is told the queues of sessions that were ended.
+        also: called in every run.
+        ended: called with the queues of ended sessions.
     """
 
     def __init__(
@@ -145,20 +145,20 @@ class Pruner:
         self._thread = threading.Thread(target=self._work, name="finetooth-pruner", daemon=True)
 
     def start(self) -> None:
-        """Look now, and from time to time."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what is under way is finished."""
+        """End the thread after its current run."""
         self._ending.set()
         if self._thread.is_alive():
             self._thread.join(60)
-        with suppress(DiskFull):  # the next server does it
+        with suppress(DiskFull):  # left to the next server
             self.mark_delivered()
             self._also()
 
     def prune(self) -> int:
-        """Remove what is old; returns how many calls went."""
+        """Remove old calls; return their number."""
         self.mark_delivered()
         self.end_silent()
         self.end_idle()
@@ -175,11 +175,11 @@ class Pruner:
         return total
 
     def end_silent(self, tenant: str = "", seconds: float | None = None) -> None:
-        """End sessions whose client said again and again that it is there, and does so no more.
+        """End sessions whose client stopped its heartbeats.
 
         Args:
-            tenant: whose; empty is everybody's.
-            seconds: since the last time; default is what the server was started with.
+            tenant: of the sessions; empty: all.
+            seconds: since the last heartbeat; default: the server's setting.
         """
         silent: ColumnElement[bool] = sessions.c.heartbeat.is_(True)
         if tenant:
@@ -187,8 +187,8 @@ class Pruner:
         self._end(silent, self._limits.silent if seconds is None else seconds)
 
     def end_idle(self) -> None:
-        """End sessions whose client never says that it is there, and has made no call for long; one that waits for its
-        calls is there."""
+        """End sessions of clients without heartbeats and without recent calls; a client that waits for calls is
+        active."""
         waited = select(models.c.session).join(calls, calls.c.queue == models.c.id).where(calls.c.state == QUEUED)
         self._end(sessions.c.heartbeat.is_not(True) & sessions.c.id.not_in(waited), self._limits.idle)
 
@@ -201,7 +201,7 @@ class Pruner:
             self._ended(end_sessions(self._records, ids))
 
     def mark_delivered(self) -> None:
-        """Write down which results were given out. A crash before this leaves them to the longer limit."""
+        """Record delivered results. After a crash before this, the longer limit applies to them."""
         ids = self._log.taken_delivered()
         for first in range(0, len(ids), PORTION):
             with self._records.write() as connection:
@@ -239,8 +239,8 @@ class Pruner:
             try:
                 self.prune()
             except DiskFull:
-                pass  # requests are told; there is more room the next time, or not
-            except Exception as error:  # the next look may succeed; calls are served meanwhile
+                pass  # requests report it; retry at the next run
+            except Exception as error:  # the next run may succeed; calls are served meanwhile
                 LOGGER.error("old calls could not be removed", exc_info=error)
             if self._ending.wait(EVERY):
                 return

@@ -1,4 +1,4 @@
-"""What a server remembers, in a database: it is what survives a crash.
+"""A server's records in a database, which survive a crash.
 
     keys          who may call; `lasts`: the seconds that a key was made for, whatever ended it since; 0 is for ever
     sessions      of clients
@@ -11,8 +11,8 @@
     key_events    what was done to keys and does not stand in the audit record yet
     data_keys     what arguments and results are encrypted with, itself encrypted; empty without an encryption key
 
-A call is written before its client hears that it was accepted. Its result is written together with the mark that it was
-applied. So after a crash the log says exactly what is to be done again, and nothing is done twice.
+A call is written before its client learns that it was accepted. Its result is written together with the mark that it
+was applied. So after a crash the log says exactly what to repeat, and nothing is executed twice.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ data_keys = Table(
 
 
 class Records:
-    """The database. Transactions that write follow one another; readers do not wait for them.
+    """The database. Writing transactions run one after another; readers do not wait for them.
 
     Args:
         url: SQLAlchemy's.
@@ -207,7 +207,7 @@ class Records:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction: all of it is kept, or nothing.
+        """A transaction.
 
         Raises:
             DiskFull: the disk of the database has no room; nothing was written.
@@ -217,7 +217,7 @@ class Records:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A look at what was committed."""
+        """A connection that reads committed data."""
         with _faults(), self.engine.connect() as connection:
             yield connection
 
@@ -233,10 +233,10 @@ def now() -> float:
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """What a database refuses, in this server's words.
+    """Convert errors of a database.
 
     Raises:
-        UserError: a text of a request holds a NUL, which PostgreSQL does not take.
+        UserError: a text of a request holds a NUL, which PostgreSQL refuses.
         DiskFull: the disk is full.
     """
     try:
@@ -251,11 +251,11 @@ def _faults() -> Iterator[None]:
 
 
 _NO_ROOM = (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_FSYNC)
-"""Errors of SQLite when a file next to the database finds no room."""
+"""SQLite's errors if a file next to the database has no room."""
 
 
 def _add_columns(engine: Engine) -> None:
-    """Columns that came later than the database; all of them may be empty."""
+    """Columns added after the first release; all may be empty."""
     there = inspect(engine)
     for table in metadata.sorted_tables:
         known = {column["name"] for column in there.get_columns(table.name)}
@@ -281,7 +281,7 @@ def _open(url: str) -> Engine:
     def durable(connection, record):  # type: ignore[no-untyped-def]
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute("PRAGMA synchronous=FULL")  # what was accepted outlives a power cut too
+        cursor.execute("PRAGMA synchronous=FULL")  # accepted calls survive a power cut
         cursor.execute("PRAGMA busy_timeout=30000")
         cursor.close()
 

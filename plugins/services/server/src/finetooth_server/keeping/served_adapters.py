@@ -1,4 +1,4 @@
-"""Adapters that `ft serve --adapter` offers in addition to the base that they were trained over."""
+"""Adapters of `ft serve --adapter`, offered in addition to their base."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from finetooth_server.settings import ServedAdapter
 def served_adapters(
     context: CommandContext, references: Sequence[str], served: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, ServedAdapter]:
-    """Each adapter by the name under which it is served, which is the one that was given.
+    """Each adapter by its served name, which is the given one.
 
     Args:
         references: runs, or folders of adapters.
         served: recipe by name of each base model.
 
     Raises:
-        UserError: the reference holds no adapter, or none of the models that are served is its base.
+        UserError: the reference holds no adapter, or no served model is its base.
     """
     adapters: dict[str, ServedAdapter] = {}
     for reference in references:
@@ -45,7 +45,7 @@ def served_adapters(
 
 
 def _like(folder: Path) -> dict[str, Any]:
-    """What a recipe says of a LoRA that comes without its run, for an engine that holds it as its own weights."""
+    """The recipe's section for a LoRA without its run, for an engine that holds it as its own weights."""
     saved = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     targets = saved.get("target_modules")
     if saved.get("peft_type") != "LORA" or not isinstance(targets, list):
@@ -56,7 +56,7 @@ def _like(folder: Path) -> dict[str, Any]:
 
 
 def _base(context: CommandContext, reference: str, folder: Path, served: Mapping[str, Mapping[str, Any]]) -> str:
-    """Name of the model that an adapter was trained over."""
+    """Name of an adapter's base model."""
     refusals = []
     for name, recipe in served.items():
         try:
