@@ -24,32 +24,32 @@ from finetooth_server.faults import Forbidden, Unauthorised
 from finetooth_server.keeping.records import Records, key_events, keys, now
 
 SCOPES = ("train", "sample", "read", "download", "admin")
-"""`train`: create, train and delete models; `sample`: from weights that exist; `read`: see what there is; `download`:
-take weights away; `admin`: all of it."""
+"""`train`: create, train and delete models; `sample`: from existing weights; `read`: list things; `download`: fetch
+weights; `admin`: everything."""
 
 USUAL = ("train", "sample", "read")
-"""Scopes of a key where nobody chooses them: weights stay at the server."""
+"""Default scopes of a key: weights stay at the server."""
 
 MOST_DAYS = 36500
-"""A key that ends later may as well never end."""
+"""Most days of a key."""
 
 LOCAL = "local"
 """Tenant of a server without keys."""
 
 LISTED = 1.0
-"""Seconds for which it is remembered which ids there are."""
+"""Seconds for which the list of ids is cached."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who calls.
+    """The caller of a request.
 
     Attributes:
-        tenant: whose sessions, models and checkpoints they see.
+        tenant: of the visible sessions, models and checkpoints.
         key: id of the key; empty without one.
-        scopes: what they may do.
+        scopes: of the key.
     """
 
     tenant: str
@@ -88,10 +88,10 @@ class KeyInfo:
 
 
 def check_wishes(tenant: str, scopes: Sequence[str], *, name: str = "", days: float | None = None) -> None:
-    """What a key shall be, looked at before there is a place to keep it.
+    """Check the settings of a new key, before the server's folder exists.
 
     Raises:
-        UserError: a name, a scope or a time that cannot be.
+        UserError: an invalid name, scope or time.
     """
     if not _NAME.fullmatch(tenant):
         raise UserError(f"tenant {tenant!r}", action="use letters, digits, '.', '_' and '-'")
@@ -125,7 +125,7 @@ class Keys:
         """A new key; this is the only time that it is shown.
 
         Raises:
-            UserError: a name or a scope that cannot be.
+            UserError: an invalid name or scope.
         """
         check_wishes(tenant, scopes, name=name, days=days)
         id_, secret = secrets.token_hex(6), secrets.token_hex(32)
@@ -145,8 +145,7 @@ class Keys:
         return f"ft_{id_}_{secret}"
 
     def rotate(self, id_: str, *, grace_hours: float = 24.0) -> str:
-        """A new key with the same rights, for as long as the old one was made for; the old one ends after
-        `grace_hours`.
+        """A new key with the same rights and lifetime; the old one ends after `grace_hours`.
 
         Raises:
             UserError: no valid key has this id.
@@ -156,7 +155,7 @@ class Keys:
             raise UserError(f"no valid key {id_!r}", action="see `ft keys list`")
         with self._records.read() as connection:
             lasts = connection.scalar(select(keys.c.lasts).where(keys.c.id == id_))
-        if lasts is None:  # a key from before that was noted
+        if lasts is None:  # a key from before lifetimes were stored
             lasts = 0.0 if old.expires is None else old.expires - old.created
         days = lasts / 86400 or None
         new = self.create(old.tenant, old.scopes, name=old.name, days=days)
@@ -182,7 +181,7 @@ class Keys:
             raise UserError(f"no key {id_!r}", action="see `ft keys list`")
 
     def record(self, audit: Audit) -> None:
-        """Write what was done to keys into the audit record, which the server alone writes, once there is room."""
+        """Write changes of keys into the audit record, which only the server writes, once there is room."""
         if audit.behind:
             return
         with self._records.write() as connection:
@@ -204,11 +203,11 @@ class Keys:
             return bool(connection.scalar(select(func.count()).select_from(keys)))
 
     def caller(self, key: str | None, *, keyless: bool) -> Caller:
-        """Who calls with this key.
+        """The caller with this key.
 
         Args:
-            key: as the request brought it; None without one.
-            keyless: requests without a key are the tenant `local`'s while no key was made.
+            key: of the request; None without one.
+            keyless: requests without a key belong to the tenant `local` while no key exists.
 
         Raises:
             Unauthorised: no valid key; the message does not say why.
@@ -225,8 +224,8 @@ class Keys:
         raise Unauthorised("no valid API key", action="send one that `ft keys create` made")
 
     def named_by(self, key: str) -> str:
-        """The id in a key, if there is one of that id, whatever else may be wrong with it; else empty. The database is
-        asked once a second at most: who makes keys up costs it nothing."""
+        """The id in a key, if it exists, even if the key is wrong; else empty. It reads the database at most once a
+        second, so invented keys cost little."""
         if self._clock() - self._listed >= LISTED:
             with self._records.read() as connection:
                 self._ids = frozenset(connection.scalars(select(keys.c.id)))
@@ -238,8 +237,8 @@ class Keys:
         """Whether a key is still valid.
 
         Args:
-            id_: of the key; empty for a request that came without one.
-            keyless: such requests are taken while no key was made.
+            id_: of the key; empty for a request without one.
+            keyless: such requests are accepted while no key exists.
         """
         if not id_:
             return keyless and not self.exist()

@@ -21,20 +21,20 @@ LossMaker = Callable[[Any], LossSpec]
 
 @dataclass
 class LiveModel:
-    """A model that can be called.
+    """A model in memory.
 
     Attributes:
         id: the model's.
         engine: holds the weights.
         make_loss: from a pick to the loss, for this model's recipe.
-        handles: forwards that may still get a backward: the engine's handle by the number of the call.
-        since: when each of these forwards was computed, by a monotonic clock.
-        applied: number of the last call that the engine has seen.
+        handles: of forwards that may get a backward: the engine's handle by the number of the call.
+        since: time of each of these forwards, by a monotonic clock.
+        applied: number of the engine's last call.
         computed: seconds of work since the last snapshot.
-        written: called with every token that `generate` writes: the completion's number, token, log-probability.
-        used: when it was called last; the one unused for longest makes room.
-        asked: before each part of a call that is none of the engine's: as `Engine.interrupt_when`.
-        ranks: the engine, where it executes operations by several processes; its handles are then the calls' numbers.
+        written: called with every token of `generate`: the completion's number, token, log-probability.
+        used: time of the last call; the least recently used model makes room.
+        asked: called before each part of a call outside the engine: as `Engine.interrupt_when`.
+        ranks: the engine, if it runs operations in several processes; its handles are then the calls' numbers.
     """
 
     id: str
@@ -51,7 +51,7 @@ class LiveModel:
     _losses: dict[str, LossSpec] = field(default_factory=dict)
 
     def loss(self, pick: Any) -> LossSpec:
-        """A loss of the catalog; built once for each choice of options.
+        """A loss of the catalog; built once for each set of options.
 
         Raises:
             DataError: the pick is neither a name nor a mapping with a name.
@@ -72,8 +72,8 @@ def made_model(
     context: CommandContext, id_: str, recipe: Mapping[str, Any], engine: Engine, ranks: RankedEngine | None = None,
     asked: Callable[[], bool] = lambda: False,
 ) -> LiveModel:  # fmt: skip
-    """A model over an engine; the last arguments are those of `LiveModel`."""
-    building = cache(lambda: context.context(recipe))  # finds all plugins: not before a loss is asked for
+    """A model over an engine; the other arguments are those of `LiveModel`."""
+    building = cache(lambda: context.context(recipe))  # finds all plugins, only when a loss is needed
 
     def make(pick: Any) -> LossSpec:
         return building().loss(pick, setting="loss")
@@ -82,19 +82,19 @@ def made_model(
 
 
 def state_copied(engine: Engine, folder: Path) -> Callable[[], None]:
-    """Copy everything that trains, as it is now; returns a function that writes the copy into a folder, from any
-    thread. Where the engine makes no copies, or memory is short, the state is written at once; where it lies in other
-    processes, they write it while others have their turns here.
+    """Copy the training state; return a function that writes the copy into a folder, from any thread. If the engine
+    cannot copy, or memory is short, it is written at once; if it is in other processes, they write it while others run
+    here.
 
     Raises:
         FinetoothError: the state is not whole, after a failed step.
     """
     if "snapshots" in engine.capabilities:
-        with suppress(Exception):  # what is wrong with the state is told below
+        with suppress(Exception):  # errors of the state are raised below
             return partial(engine.snapshot().save, folder)
     from finetooth_server.ranks.engine import RankedEngine
 
-    if isinstance(engine, RankedEngine):  # other processes write, and no call of theirs comes in between
+    if isinstance(engine, RankedEngine):  # other processes write, and get no call meanwhile
         return partial(engine.save, folder)
     engine.save(folder)
     return lambda: None

@@ -1,8 +1,8 @@
-"""The log of calls: what was asked, before it is done; what came out, once.
+"""The log of calls: each call before its execution, and its result once.
 
-A call stands in a queue (a model's, or a sampling session's) under a number that its client chose. The same number
-again is the same call: its arguments are not looked at a second time. That holds for ever: what a call brought is
-removed some time after its client has seen it, and the number then names a call that failed because of that.
+A call is in a queue (a model's, or a sampling session's) under a number that its client chose. The same number again is
+the same call, without reading its arguments again. This always holds: a result is removed some time after its client
+has seen it, and the number then names a call that failed because of that.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from finetooth_server.limits.room import until_room
 __all__ = ["CANCELLED", "CRASHES", "REFUSED", "Call", "Category", "Due", "Log", "Waiting"]
 
 COUNTED = 0.5
-"""Seconds for which it is remembered how many calls wait."""
+"""Seconds for which the number of waiting calls is cached."""
 
 
 class Log:
     """The calls of a server.
 
     Args:
-        most: calls of a tenant that may wait.
-        most_of_all: calls that may wait, of all tenants together.
-        values: how arguments and results are kept.
-        kept: seconds that a result is kept after it was delivered, for messages.
+        most: waiting calls per tenant.
+        most_of_all: waiting calls of all tenants.
+        values: stores arguments and results.
+        kept: seconds that a delivered result is kept, for messages.
     """
 
     def __init__(self, records: Records, values: Values, *, most: int, kept: float, most_of_all: int = 2**31) -> None:
@@ -49,7 +49,7 @@ class Log:
         self._bells = Bells()
         self._lock = threading.Lock()
         self._counted = 0.0, 0
-        self.ended = threading.Event()  # the server ends: nothing waits for room on the disk any more
+        self.ended = threading.Event()  # the server ends: no more waits for disk space
 
     # --- in -----------------------------------------------------------------------------------------------------------
 
@@ -69,18 +69,18 @@ class Log:
         memory: int = 0,
         name: str = "",
     ) -> Call:
-        """Write a call down.
+        """Record a call.
 
         Args:
-            seq: None takes the next number.
+            seq: None: the next number.
             batch: calls with the same text may be computed together, in any order.
-            error: the call is known to be wrong: it takes its place in the sequence, and fails there.
+            error: of an invalid call, which takes its place in the sequence and fails there.
             key: id of the caller's key; empty without one.
-            tokens, memory: what it takes, as estimated.
+            tokens, memory: its estimated cost.
             name: of the queue, as its client knows it.
 
         Raises:
-            Conflict: the number is that of a call of another operation.
+            Conflict: the number belongs to a call of another operation.
             TooMuch: the tenant has too many calls waiting.
             Busy: all tenants together have.
         """
@@ -128,7 +128,7 @@ class Log:
     # --- work ---------------------------------------------------------------------------------------------------------
 
     def queues(self) -> list[str]:
-        """Models with calls that wait, in the order in which they came."""
+        """Models with waiting calls, in order of arrival."""
         with self._records.read() as connection:
             rows = connection.execute(
                 select(calls.c.queue, func.min(calls.c.created))
@@ -139,23 +139,23 @@ class Log:
             return [row.queue for row in rows]
 
     def next_of(self, queue: str) -> Due | None:
-        """The call that is due in a model's queue; None while its number has not come. Where the model is closed no
-        number is waited for."""
+        """The next call of a model's queue; None while its number is missing. For a closed model, missing numbers are
+        skipped."""
         with self._records.read() as connection:
             row = connection.execute(due_in(executable(), queue)).first()
         return None if row is None else self._due_call(row)
 
     def peek(self, queue: str) -> tuple[str, int] | None:
-        """Tenant and memory of the call that is due in a model's queue, without what it carries."""
+        """Tenant and memory of the next call of a model's queue, without its contents."""
         with self._records.read() as connection:
             row = connection.execute(due_in(select(calls.c.tenant, calls.c.memory), queue)).first()
         return None if row is None else (row.tenant, row.memory or 0)
 
     def oldest_waiting(self, besides: Collection[str]) -> dict[str, float]:
-        """When the oldest sampling call came, by batch.
+        """Arrival of the oldest sampling call, by batch.
 
         Args:
-            besides: calls that are being written.
+            besides: running calls.
         """
         with self._records.read() as connection:
             rows = connection.execute(
@@ -166,8 +166,7 @@ class Log:
             return {row[0]: row[1] for row in rows}
 
     def waiting_in(self, batch: str, besides: Collection[str], *, before: float, most: int) -> Sequence[Due]:
-        """Sampling calls of a batch that came before a moment: one of each tenant in turn, each one's in the order of
-        their coming."""
+        """Sampling calls of a batch that came before a time: tenants in turn, each one's in order of arrival."""
         came = func.row_number().over(partition_by=calls.c.tenant, order_by=calls.c.created)
         chosen = (
             select(calls.c.id, came.label("place"))
@@ -183,7 +182,7 @@ class Log:
             return [self._due_call(row) for row in rows]
 
     def between(self, queue: str, first: int, last: int) -> Sequence[Due]:
-        """Calls of a queue in their order, both ends included, for a replay."""
+        """Calls of a queue in order, both ends included, for a replay."""
         with self._records.read() as connection:
             rows = connection.execute(
                 select(calls)
@@ -194,13 +193,13 @@ class Log:
 
     @until_room
     def begin(self, due: Sequence[Due]) -> None:
-        """Note that the execution of calls begins: where no result follows, the server ended."""
+        """Note that the execution of calls begins; without a later result, the server ended."""
         with self._records.write() as connection:
             chosen = update(calls).where(calls.c.id.in_([call.id for call in due]))
             connection.execute(chosen.values(begun=func.coalesce(calls.c.begun, 0) + 1))
 
     def suspects(self) -> list[Due]:
-        """Calls that were under way when a server ended and may be executed once more, in the order they came in."""
+        """Calls that ran when a server ended and may be executed again, in order of arrival."""
         begun = executable().where(calls.c.state == QUEUED, calls.c.begun > 0)
         with self._records.read() as connection:
             rows = connection.execute(begun.order_by(calls.c.created))
@@ -214,7 +213,7 @@ class Log:
 
     @until_room
     def leave(self, due: Sequence[Due]) -> None:
-        """Note that calls are left to the next server on purpose: their execution counts as not begun."""
+        """Note that calls are left to the next server on purpose: they count as not begun."""
         with self._records.write() as connection:
             chosen = update(calls).where(calls.c.id.in_([call.id for call in due]), calls.c.state == QUEUED)
             connection.execute(chosen.values(begun=func.coalesce(calls.c.begun, 1) - 1))
@@ -223,10 +222,10 @@ class Log:
     def finish(
         self, call: Due, result: Any, *, error: str = "", category: Category = "", traceless: bool = False, **marks: int
     ) -> None:
-        """Write down what came out, in one transaction with what it means for the model. A call is finished once.
+        """Record a result, in one transaction with its effect on the model. A call finishes once.
 
         Args:
-            traceless: it failed without having been executed, or was undone: a replay leaves it out.
+            traceless: it failed without execution, or was undone: a replay skips it.
             marks: columns of the model: `applied`, `stepped`, `snapshot`.
         """
         ending = self._ending(call, result, error, category)
@@ -248,7 +247,7 @@ class Log:
             self._bells.ring(call.id)
 
     def _ending(self, call: Due, result: Any, error: str, category: Category) -> dict[str, Any]:
-        """What is written down of a call's end; made before the database is held, which everybody waits for."""
+        """The record of a call's end; made before locking the database."""
         text = None
         if not error:
             try:
@@ -274,7 +273,7 @@ class Log:
             )
 
     def waiting(self) -> list[Waiting]:
-        """Calls that wait, oldest first, without what they carry."""
+        """Waiting calls, oldest first, without their contents."""
         with self._records.read() as connection:
             rows = connection.execute(
                 executable().where(calls.c.state == QUEUED).order_by(calls.c.created, calls.c.queue, calls.c.seq)
@@ -288,11 +287,11 @@ class Log:
             ]  # fmt: skip
 
     def counted_lately(self) -> int | None:
-        """How many calls wait, if they were counted in the last half second; never reads the database."""
+        """The number of waiting calls, if counted in the last half second; never reads the database."""
         return self._counted[1] if now() - self._counted[0] < COUNTED else None
 
     def count_waiting(self) -> int:
-        """How many calls wait, cached for half a second because clients poll it."""
+        """The number of waiting calls, cached for half a second because clients poll it."""
         if self.counted_lately() is None:
             with self._records.read() as connection:
                 count = connection.scalar(select(func.count()).select_from(calls).where(calls.c.state == QUEUED))
@@ -300,7 +299,7 @@ class Log:
         return self._counted[1]
 
     def give_up_gaps(self, before: float) -> list[str]:
-        """Let fail what waits for a number that did not come, where the oldest of it came before a moment.
+        """Fail calls that wait for a missing number, if the oldest of them came before a time.
 
         Returns:
             ids of these calls.
@@ -329,7 +328,7 @@ class Log:
         return ids
 
     def drop(self, id_: str) -> None:
-        """Let a call that waits fail when its turn comes.
+        """Make a waiting call fail when its turn comes.
 
         Raises:
             Unknown: no call of this id waits.
@@ -340,7 +339,7 @@ class Log:
                 raise Unknown(f"no call {id_!r} waits", action="see `ft calls list`")
 
     def cancel(self, caller: Caller, id_: str) -> Call:
-        """Let a call of the caller's fail, if it is not finished; the call as it is now.
+        """Make a caller's unfinished call fail; return the call's current state.
 
         Raises:
             Unknown: there is none, or it is another tenant's.
@@ -353,7 +352,7 @@ class Log:
         return call
 
     def cancel_queues(self, queues: Sequence[str]) -> list[str]:
-        """Let everything fail that stands in queues and is not finished; the ids of these calls."""
+        """Fail all unfinished calls of queues; return their ids."""
         chosen = (calls.c.queue.in_(queues)) & (calls.c.state == QUEUED)
         with self._records.write() as connection:
             ids = list(connection.scalars(select(calls.c.id).where(chosen)))
@@ -385,7 +384,7 @@ class Log:
         return self._call(row)
 
     async def wait(self, caller: Caller, id_: str, seconds: float) -> Call:
-        """A call of the caller's, when it is finished or the time is over.
+        """A call of the caller's, once it has finished or the time is over.
 
         Raises:
             Unknown: there is none, or it is another tenant's.
@@ -440,7 +439,7 @@ class Log:
     # --- what is no longer kept ---------------------------------------------------------------------------------------
 
     def taken_delivered(self) -> list[str]:
-        """Ids of calls whose result was given out since the last time that this was asked."""
+        """Ids of calls whose results were delivered since the last request for them."""
         with self._lock:
             delivered, self._delivered = list(self._delivered), set()
         return delivered
@@ -460,8 +459,8 @@ _GONE = re.compile(r"gone-(?P<seq>[0-9]{1,18})-(?P<queue>.+)")
 
 
 def _done_with(connection: Connection, queue: str, tenant: str | None = None) -> int:
-    """The number up to which a queue's calls were done; those that are not in the log were removed. -1 before the
-    first one, and for another tenant's queue if one is given."""
+    """The number of a queue's last finished call; those missing in the log were removed. -1 before the first one, and
+    for another tenant's queue if a tenant is given."""
     if queue.startswith("sampler:"):
         table, mark, id_ = samplers, samplers.c.pruned, queue.removeprefix("sampler:")
     else:

@@ -1,4 +1,4 @@
-"""A model as its client sees it."""
+"""A model for its client."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class ModelInfo:
     """A model that a client trains or trained, or that holds a copy.
 
     Attributes:
-        base: name under which its base model is served.
-        used: seconds since 1970, when the last call on it came that the log still has, or it was made.
-        applied: number of the last call that was executed; -1 before the first.
+        base: served name of its base model.
+        used: seconds since 1970 of its latest call in the log, or of its creation.
+        applied: number of the last executed call; -1 before the first.
         next_seq: number of the next call.
     """
 

@@ -1,7 +1,7 @@
-"""Models that clients train: made, brought back after a restart, put to disk when others need the room.
+"""Models that clients train: created, restored after a restart, moved to disk when others need memory.
 
-Bringing one back is: build the engine as it was first built, load the last snapshot, apply the log from there. The
-engine's numbers depend on what it was told and on nothing else, so it ends up the same to the bit.
+To restore a model, the server builds its engine again, loads the last snapshot, and replays the log from there. The
+engine's numbers depend only on its calls, so the result is bit-identical.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CREATE, SAVE, LOAD = "create", "save", "load"
 
 
 class Models:
-    """The models of a server. Only the writer's thread calls what builds or changes one."""
+    """The models of a server. Only the writer's thread builds or changes one."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class Models:
         self._checkpoints, self._vault = checkpoints, vault
         self._folder = settings.folder / "snapshots"
         self._live: dict[str, LiveModel] = {}
-        self.busy: set[str] = set()  # models of calls that are executed: they stay in memory
+        self.busy: set[str] = set()  # models of running calls, which stay in memory
         self.asked: Callable[[], bool] = lambda: False  # before every micro-batch and token
 
     # --- in memory ----------------------------------------------------------------------------------------------------
 
     def live(self, id_: str) -> LiveModel:
-        """The model in memory, brought back if it is not there.
+        """The model in memory, restored if necessary.
 
         Raises:
             FinetoothError: its engine cannot be built, or its snapshot cannot be read.
@@ -74,7 +74,7 @@ class Models:
         return self._live.get(id_)
 
     def forget(self, id_: str) -> None:
-        """Drop a model from memory, its state is not what the log says: the next call brings it back."""
+        """Drop a model from memory if its state differs from the log: the next call restores it."""
         if (model := self._live.pop(id_, None)) is not None:
             _end_ranks(model)
 
@@ -89,7 +89,7 @@ class Models:
         return len(self._live)
 
     def sweep(self) -> None:
-        """Remove snapshots of models that were closed; checkpoints stay. Before anything else happens here."""
+        """Remove snapshots of closed models; checkpoints stay. Called first."""
         with self._records.read() as connection:
             open_ = connection.scalars(select(models.c.id).where(models.c.closed.is_(False)))
             open_folders = {folder_name(id_) for id_ in open_}
@@ -98,10 +98,10 @@ class Models:
                 self._vault.remove(folder)
 
     def snapshot(self, model: LiveModel, copied: Callable[[], None] | None = None) -> None:
-        """Write a model's state down, so that no replay goes further back than here.
+        """Write a snapshot of a model, from which replays start.
 
         Args:
-            copied: called when the engine is needed no more; None: nobody waits for it, and no copy is made.
+            copied: called when the engine is no longer needed; None: nobody waits for it, and no copy is made.
         """
         with self._records.read() as connection:
             row = connection.execute(select(models).where(models.c.id == model.id)).one()
@@ -124,7 +124,7 @@ class Models:
             write()
 
     def snapshot_stands(self, model: LiveModel, replay: int) -> None:
-        """The database knows the snapshot at `model.applied`: what is older can go."""
+        """Remove snapshots older than the recorded one at `model.applied`."""
         model.computed = 0.0
         for old in (self._folder / folder_name(model.id)).iterdir():
             if old.name != str(model.applied):
@@ -147,10 +147,10 @@ class Models:
     def load(
         self, model: LiveModel, arguments: Mapping[str, Any], tenant: str, recipe: Mapping[str, Any] | None = None
     ) -> None:
-        """Take the state of a checkpoint, or with `optimizer: false` its weights alone: the optimizer starts fresh.
+        """Load the state of a checkpoint, or with `optimizer: false` only its weights, with a new optimizer.
 
         Args:
-            recipe: of a model that has trained; None for one that was just built.
+            recipe: of a trained model; None for a new one.
 
         Raises:
             UserError: it does not fit, or holds no state.
@@ -169,7 +169,7 @@ class Models:
         model.handles.clear()
 
     def _built(self, id_: str, recipe: Mapping[str, Any]) -> LiveModel:
-        ranks: Any = None  # which has what a service calls of an engine
+        ranks: Any = None  # it has the methods that a service needs
         if ranks_of(recipe) > 1:
             silence = self._settings.limits.rank_silence
             command, scratch = self._settings.own_command, self._vault.scratch
@@ -188,7 +188,7 @@ class Models:
         return model
 
     def _brought_back(self, row: Row[Any]) -> LiveModel:
-        """The model as it was after the last call that is marked as applied."""
+        """The model's state after the last call marked as applied."""
         model = self._built(row.id, json.loads(row.recipe))
         if row.snapshot >= 0:
             with self._vault.reading(self._folder / folder_name(row.id) / str(row.snapshot)) as folder:
@@ -201,10 +201,10 @@ class Models:
         return model
 
     def _again(self, model: LiveModel, row: Row[Any], call: Due, accumulated: _Accumulated) -> None:
-        """Apply a call of the log a second time, as far as the engine in memory has not seen it."""
+        """Replay a call of the log, unless the engine in memory has seen it."""
         covered = call.seq <= row.snapshot
         if call.operation == "step" and not covered and call.state == FAILED and call.begun and call.arguments:
-            with suppress(FinetoothError):  # it fails again, and leaves behind what it did then
+            with suppress(FinetoothError):  # it fails again, with the same effects
                 execute(model, "step", json_parts.loads(call.arguments)["arguments"], call.seq)
         if call.state != DONE:
             return
@@ -216,7 +216,7 @@ class Models:
                 execute(model, "forward", arguments, call.seq)
                 model.since[call.seq] = time.monotonic()
         elif covered:
-            if call.operation == "backward":  # its handle is used up
+            if call.operation == "backward":  # its handle was used
                 model.handles.pop(handle_number(arguments), None)
         elif call.operation == CREATE:
             if arguments.get("load"):
@@ -229,10 +229,10 @@ class Models:
     # --- room ---------------------------------------------------------------------------------------------------------
 
     def _make_room(self) -> None:
-        """Put the models that were unused for longest to disk."""
+        """Move the least recently used models to disk."""
         while len(self._live.keys() - self.busy) + len(self.busy) > max(1, self._settings.limits.live, len(self.busy)):
             oldest = min((m for m in self._live.values() if m.id not in self.busy), key=lambda model: model.used)
-            with suppress(FinetoothError):  # its state is not whole; the log has it
+            with suppress(FinetoothError):  # its state is incomplete; the log has it
                 self.snapshot(oldest)
             self.forget(oldest.id)
             del oldest
@@ -247,7 +247,7 @@ class Models:
                 model.engine.release(handle)
 
     def close(self) -> None:
-        """Snapshot every model in memory, so that the next start has nothing to do again."""
+        """Snapshot every model in memory, so that the next start needs no replay."""
         for model in self._live.values():
             with suppress(FinetoothError):
                 self.snapshot(model)
@@ -256,10 +256,10 @@ class Models:
 
 
 class _Accumulated:
-    """Counts the data that the calls of one step had accumulated when a forward was computed for the first time.
+    """Counts the examples accumulated in a step before a forward was first computed.
 
-    The snapshot also holds calls that came after that forward. Without the count, the forward's data would get other
-    places in the step, and with them other dropout masks.
+    The snapshot also holds calls after that forward. Without the count, the forward's examples would get other places
+    in the step, and so other dropout masks.
     """
 
     def __init__(self) -> None:
@@ -267,7 +267,7 @@ class _Accumulated:
         self._forwards: dict[int, int] = {}
 
     def placed(self, call: Due, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Count a call that the snapshot covers; returns its arguments, and gives a forward's data their places."""
+        """Count a call covered by the snapshot; return its arguments, and give a forward's examples their places."""
         data = arguments.get("data") or ()
         if call.operation == "forward":
             self._forwards[call.seq] = len(data)
@@ -293,6 +293,6 @@ def _end_ranks(model: LiveModel) -> None:
 
 
 def snapshot_marks(seq: int, stepped: int) -> dict[str, int]:
-    """What the database must know of a snapshot that holds the effect of call `seq`: forwards since the last step
-    before it may still get their backward, and are computed again for that."""
+    """Database columns of a snapshot with the effect of call `seq`: forwards since the last step before it may still
+    get their backward, and are recomputed for that."""
     return {"snapshot": seq, "replay": min(seq, stepped) + 1}

@@ -1,7 +1,6 @@
-"""The primitives on one engine, from the arguments in the log to the result in the log. Everything is JSON here.
+"""The primitives on one engine, from arguments to results in the log, all in JSON.
 
-Each operation is a function of the trained model and its arguments. What it does to the engine depends on nothing else,
-so that the log can be applied again.
+The effect of an operation depends only on the model and its arguments, so that the log can be replayed.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ SUMS = {"weights": 1.0, "tokens": 1.0, "sequences": 1.0, "groups": 1.0, "none": 
 """Normalizers that make every loss a plain sum, as on the Tinker wire: `"normalizer": "sum"`."""
 
 ROWS_AT_ONCE = 512
-"""Rows of a call that are read before others have their turn."""
+"""Rows of a call read between two turns of others."""
 
 ROWWISE = ("logits", "hidden")
-"""Outputs that are returned at chosen positions only, if the client chose some."""
+"""Outputs that are returned only at chosen positions, if the client chose some."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,9 @@ class Kind:
     """An operation of the log.
 
     Attributes:
-        run: does it.
-        scope: what a key must be allowed.
-        changes: it leaves the engine other than it was, so a replay must do it again.
+        run: the function.
+        scope: required scope of a key.
+        changes: it changes the engine, so a replay must repeat it.
     """
 
     run: Operation
@@ -103,7 +102,7 @@ def forward_backward(model: LiveModel, arguments: Arguments, seq: int) -> Any:
     if loss is None:
         raise DataError("loss", "forward_backward needs one", action="name a loss")
     result = model.engine.forward_backward(data, loss, normalizer=_normalizer(arguments))
-    return encoded(result, model.asked)  # it is done: whether to break off is asked too late
+    return encoded(result, model.asked)  # it is done: too late to stop
 
 
 def step(model: LiveModel, arguments: Arguments, seq: int) -> Any:
@@ -127,7 +126,7 @@ def zero_grad(model: LiveModel, arguments: Arguments, seq: int) -> Any:
 
 
 def generate(model: LiveModel, arguments: Arguments, seq: int) -> Any:
-    """Sample from the weights as they are now."""
+    """Sample from the current weights."""
     prompts, sampling = prompts_of(arguments), wire.decode_sampling(arguments.get("sampling") or {})
     if "continuous" in model.engine.capabilities:
         generated = Generated(_generate_by_token(model.engine.running_batch(), prompts, sampling, model.written))
@@ -142,7 +141,7 @@ def _generate_by_token(
     sampling: Sampling,
     tell: Callable[[int, int, float], None],
 ) -> list[list[Completion]]:
-    """What `Engine.generate` would give, told token by token."""
+    """The result of `Engine.generate`, with each token reported."""
     counts = Counter[tuple[int, ...]]()
     requests = []
     for prompt in prompts:
@@ -159,7 +158,7 @@ def _generate_by_token(
 
 
 def logprobs(model: LiveModel, arguments: Arguments, seq: int) -> Any:
-    """Score targets, and the likeliest tokens at each position if asked for."""
+    """Score targets, and the likeliest tokens at each position if requested."""
     data, role, top = data_of(arguments, model.asked), arguments.get("role") or "policy", arguments.get("top_k") or 0
     reply: dict[str, Any] = {
         "logprobs": [wire.encode_array(values) for values in model.engine.logprobs(data, role=role)],
@@ -195,11 +194,11 @@ OPERATIONS: Mapping[str, Kind] = {
     "generate": Kind(generate, scope="sample", changes=False),
     "logprobs": Kind(logprobs, scope="sample", changes=False),
 }
-"""The primitives but `save` and `load`, which also touch the checkpoints."""
+"""The primitives except `save` and `load`, which also use checkpoints."""
 
 
 def execute(model: LiveModel, operation: str, arguments: Arguments, seq: int) -> Any:
-    """The result of an operation, which the ranks of a model compute where it has some."""
+    """The result of an operation, computed by the model's ranks if it has several."""
     if model.ranks is None:
         return OPERATIONS[operation].run(model, arguments, seq)
     result = model.ranks.run(operation, arguments, seq, stops=True, written=model.written)
@@ -235,14 +234,14 @@ def prompts_of(arguments: Arguments) -> list[list[int]]:
 
 
 def data_of(arguments: Arguments, asked: Callable[[], bool] = lambda: False) -> list[Datum]:
-    """Data of a call.
+    """Examples of a call.
 
     Args:
-        asked: after each `ROWS_AT_ONCE` rows: lets others have their turn, and says whether to break off.
+        asked: called after each `ROWS_AT_ONCE` rows: yields to others, and says whether to stop.
 
     Raises:
         DataError: something else.
-        Interrupted: it was to break off.
+        Interrupted: it had to stop.
     """
     rows: Sequence[Any] = wire.sequence(arguments.get("data"), "data")
     data = []
@@ -257,8 +256,8 @@ def encoded(result: Forward, asked: Callable[[], bool], handle: Handle | None = 
     """A result as JSON.
 
     Args:
-        asked: after each `ROWS_AT_ONCE` outputs: lets others have their turn; what is done is not broken off.
-        handle: what the client is to call it, in place of the engine's own.
+        asked: called after each `ROWS_AT_ONCE` outputs: yields to others; finished work does not stop.
+        handle: the client's handle, instead of the engine's.
     """
     reply = wire.encode_forward(replace(result, outputs=()), handle)
     for n, output in enumerate(result.outputs):
@@ -289,7 +288,7 @@ def _normalizer(arguments: Arguments) -> Mapping[str, float] | None:
 
 
 def _at_positions(result: Forward, positions: Any) -> Forward:
-    """Rows of large outputs at the positions that the client asked for."""
+    """Rows of large outputs at the client's positions."""
     if positions is None:
         return result
     chosen = wire.sequence(positions, "positions")

@@ -1,5 +1,5 @@
-"""Requests that were refused before anybody knew who sent them: in the audit record the first of a cause has a line,
-and those that follow it in the same minute are counted in another one."""
+"""Requests refused without a known sender: in the audit record the first of a cause has a line, and later ones in the
+same minute are counted in another line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections import Counter
 from finetooth_server.audit import Audit
 
 CAUSES = 256
-"""The most causes that are counted apart."""
+"""Most causes with separate counts."""
 
 
 class Refusals:
     """Counts refusals.
 
     Args:
-        audit: the record that they go to.
+        audit: the record for them.
     """
 
     def __init__(self, audit: Audit) -> None:
@@ -24,11 +24,11 @@ class Refusals:
         self._more = Counter[tuple[str, str, str]]()  # of each cause that has its line: how often since
 
     def add(self, event: str, tenant: str, outcome: str) -> None:
-        """A request was refused.
+        """Note a refused request.
 
         Args:
-            event: what was called.
-            tenant: whose key it seemed to come with; empty if nobody's.
+            event: the call.
+            tenant: of the apparent key; empty if unknown.
             outcome: HTTP status.
         """
         cause = event, tenant, outcome
@@ -44,7 +44,7 @@ class Refusals:
         self._audit.add(event, tenant=tenant, outcome=outcome)
 
     def flush(self) -> None:
-        """Write down what was counted, and start again at 0."""
+        """Write the counts and reset them."""
         with self._lock:
             counts, self._more = self._more, Counter()
         for (event, tenant, outcome), count in counts.items():

@@ -1,4 +1,4 @@
-"""Sampling from weights that were saved: one engine for each base and shape of adapter, calls computed together."""
+"""Sampling from saved weights: one engine for each base and shape of adapter, with calls computed together."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from finetooth_server.settings import Limits
 
 
 class Samplers:
-    """Engines that only sample. They take whatever weights the next calls want. The one unused for longest goes where
-    there are too many, and its folder with it.
+    """Engines that only sample. They load the weights of the next calls. If there are too many, the least recently used
+    one is dropped, with its folder.
 
     Args:
-        vault: of the server's folder; the weights that engines began with lie in its scratch folder.
+        vault: of the server's folder; its scratch folder has the engines' first weights.
         limits: `samplers` and `sampler_bytes`.
     """
 
     def __init__(self, context: CommandContext, vault: Vault, limits: Limits) -> None:
         self._context, self._vault, self._limits = context, vault, limits
-        self._engines: dict[str, tuple[Engine, Path]] = {}  # the one used last stands last
+        self._engines: dict[str, tuple[Engine, Path]] = {}  # the latest used is last
         self._bytes: dict[str, int] = {}
         self._holds: dict[str, str] = {}
         self._folder = vault.scratch / "samplers"
@@ -55,7 +55,7 @@ class Samplers:
         return sum(self._bytes.values())
 
     def engine(self, recipe: Mapping[str, Any], weights: Path | None) -> Engine:
-        """The engine for a recipe's model, with these weights; None is the base as it was."""
+        """The engine for a recipe's model, with these weights; None: the unchanged base."""
         key = shape_of(recipe)
         if key not in self._engines:
             self._make_room(self._limits.samplers - 1, self._limits.sampler_bytes)
@@ -69,14 +69,14 @@ class Samplers:
         engine, fresh = self._engines[key] = self._engines.pop(key)
         wanted = weights or fresh
         if self._holds[key] != str(wanted):
-            self._holds[key] = ""  # half restored weights are nobody's
+            self._holds[key] = ""  # partly loaded weights are useless
             with self._vault.reading(wanted) as folder:
                 engine.restore(folder)
             self._holds[key] = str(wanted)
         return engine
 
     def _make_room(self, most: int, most_bytes: int) -> None:
-        """Drop engines until there are at most so many, of at most so many bytes; the last one stays."""
+        """Drop engines down to this number and these bytes; the last one stays."""
         while self._engines and (len(self._engines) > max(0, most) or (self.nbytes > most_bytes and self.held > 1)):
             key = next(iter(self._engines))
             _, fresh = self._engines.pop(key)
@@ -101,18 +101,18 @@ def begin(
     adapter: HeldAdapter | None = None,
     scoring: Callable[[], Engine] | None = None,
 ) -> tuple[dict[str, Any], int, int]:
-    """Let a call join the batch that is being written.
+    """Add a call to the running batch.
 
     Args:
-        engine: whose batch it is.
-        arguments: what `wire.encode_prompt` wrote, `sampling`, `seeded`, and optionally what `scores.Asked` encodes.
-        call: its id, from which a seed is made if the client chose none.
-        adapter: what the engine holds, whose weights are sampled; None: the engine's own.
-        scoring: gives an engine with these weights as its own, to score prompts; None: `engine` has them.
+        engine: of the batch.
+        arguments: result of `wire.encode_prompt`, `sampling`, `seeded`, and optionally an encoded `scores.Asked`.
+        call: its id, the source of the seed if the client chose none.
+        adapter: held by the engine, to sample from; None: the engine's own weights.
+        scoring: returns an engine with these weights as its own, to score prompts; None: `engine` has them.
 
     Returns:
-        the call's result but for its completions; its number in the batch, and how many completions it waits for: none
-        if it asked for no tokens, or its prompt shows images: those are answered whole, and the batch waits.
+        the call's result without its completions; its number in the batch, and the number of completions that it waits
+        for: 0 if it requests no tokens, or its prompt has images, which run at once while the batch waits.
 
     Raises:
         FinetoothError: it cannot be sampled.
@@ -131,7 +131,7 @@ def begin(
             raise EngineError(f"the engine of this model has no {names}", action="leave it out")
     result: dict[str, Any] = {"completions": []}
     number, count = -1, 0
-    if isinstance(prompt, ShownPrompt):  # a running batch takes tokens alone
+    if isinstance(prompt, ShownPrompt):  # a running batch accepts only tokens
         own = engine if scoring is None else scoring()
         result["completions"] = [
             wire.encode_completion(completion) for completion in own.generate([prompt], sampling)[0]
@@ -157,7 +157,7 @@ def begin(
 
 
 def complete(engine: Engine, arguments: Mapping[str, Any], completions: Sequence[dict[str, Any]]) -> None:
-    """Add to encoded completions what the call asks for in addition to their tokens."""
+    """Add a call's additional results to its encoded completions."""
     top = scores.decoded(arguments).top_samples
     if top:
         prompt = wire.decode_prompt(arguments)
@@ -169,7 +169,7 @@ def open_sampler(records: Records, id_: str, tenant: str, session: str, base: st
     """Make weights available for sampling under an id; the same id again changes nothing.
 
     Args:
-        checkpoint: id of what `save` wrote; None is the base model itself.
+        checkpoint: id of a saved one; None: the base model.
     """
     row = {
         "id": id_,
@@ -182,12 +182,12 @@ def open_sampler(records: Records, id_: str, tenant: str, session: str, base: st
     with records.write() as connection:
         if of_tenant(connection, samplers, tenant, id_) is None:
             if connection.execute(select(samplers.c.id).where(samplers.c.id == id_)).first() is not None:
-                row |= {"id": secrets.token_hex(16), "name": id_}  # another tenant's, of whom nobody is told
+                row |= {"id": secrets.token_hex(16), "name": id_}  # another tenant's, which stays hidden
             connection.execute(insert(samplers).values(row))
 
 
 def join_sampler(records: Records, tenant: str, id_: str) -> int:
-    """A number for one more client of a tenant's sampler, from 1; none is given twice.
+    """A unique number, from 1, for a client of a tenant's sampler.
 
     Raises:
         Unknown: there is none, or it is another tenant's.
@@ -202,12 +202,12 @@ def join_sampler(records: Records, tenant: str, id_: str) -> int:
 
 
 def batch_key(checkpoint: str | None, base: str) -> str:
-    """Equal for calls that read the same weights: they can be written together."""
+    """A key, equal for calls with the same weights, which can share a batch."""
     return hashlib.sha256(json.dumps([checkpoint, base]).encode()).hexdigest()
 
 
 def _weights(recipe: Mapping[str, Any], engine: Engine) -> int:
-    """Bytes of an engine's own weights, at four a number."""
+    """Bytes of an engine's own weights, at four per number."""
     backend = recipe.get("backend")
     shares = isinstance(backend, Mapping) and bool(backend.get("share_base"))
     return 4 * (engine.info.trained if shares else engine.info.parameters)

@@ -1,8 +1,8 @@
-"""Which scopes a key needs for a route: each of those that stand there opens it, and `admin` opens every one.
+"""The scopes of each route: any listed scope opens it, and `admin` opens every route.
 
-The service holds requests to them where it does what they ask; the OpenAPI document shows them (`x-scopes`), and a test
-holds every route of every face against this table, so that a new route is either declared here or fails that test.
-Faces that plugins bring declare their own (`finetooth_hooks.FaceRoute`).
+The service enforces them; the OpenAPI document shows them (`x-scopes`), and a test compares every route of every face
+with this table, so that a new route must be declared here. Faces that plugins bring declare their own
+(`finetooth_hooks.FaceRoute`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WORK = ("train", "sample")
 LOOK = ("read", "train")
 RESULTS = ("read", "train", "sample")
 ANYBODY: Scopes = ()
-"""Every valid key: what these answer is the same for all, and names nothing that belongs to a tenant."""
+"""Every valid key: these routes give all tenants the same answer."""
 
 KEPT = "/api/v1/training_runs/{id}/checkpoints/{kind}/{checkpoint}"
 
@@ -88,7 +88,7 @@ NEEDED: Mapping[tuple[str, str], Scopes] = {
 
 
 def show_scopes(document: dict[str, Any]) -> dict[str, Any]:
-    """An OpenAPI document that says of each route which scopes open it."""
+    """An OpenAPI document with the scopes of each route."""
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if (needed := NEEDED.get((method.upper(), path))) is not None:

@@ -17,13 +17,13 @@ SECTIONS = frozenset({"adapter", "optimizer", "schedule", "train"})
 """Sections of a recipe that a client may write for its own model."""
 
 FRESH = ("optimizer", "schedule", "train")
-"""Those that a model which begins with the weights of a checkpoint alone may have otherwise."""
+"""Sections that a model may change if it starts from a checkpoint's weights only."""
 
 TRAIN = frozenset({"seed", "max_grad_norm", "max_steps", "max_length"})
-"""Settings of `train` that a client may write; the others are the server's."""
+"""Settings of `train` that a client may write; the server sets the others."""
 
 STRATEGY = "strategy"
-"""How a model is to be spread over devices."""
+"""The key that spreads a model over devices."""
 
 STEPWISE: Mapping[str, Any] = {
     "ddp": "ddp",
@@ -31,14 +31,14 @@ STEPWISE: Mapping[str, Any] = {
     "zero-1": {"name": "deepspeed", "stage": 1},
     "zero-2": {"name": "deepspeed", "stage": 2},
 }
-"""Strategies that allow access to gradients between two calls, and what `scale.strategy` says for them: they shard
-optimizer state and gradients, or parameters within a replica only."""
+"""Strategies with access to gradients between two calls, and their `scale.strategy`: they shard optimizer state and
+gradients, or parameters only within a replica."""
 
 REFUSED = ("zero-3", "fsdp-full")
-"""Strategies that do not: every parameter is in pieces on all ranks, and whole only inside a forward or backward."""
+"""Strategies without: every parameter is divided among all ranks, and whole only inside a forward or backward."""
 
 MOST = 1024
-"""Texts and numbers of a section: each takes time of everybody's when the model is built."""
+"""Most texts and numbers of a section: each adds to the time of building the model, which others wait for."""
 
 _ABOUT = 16 * 1024
 
@@ -53,7 +53,7 @@ def merged(served: Mapping[str, Mapping[str, Any]], base: str, sections: Mapping
 
     Raises:
         Unknown: the base model is not served.
-        UserError: a section or setting that is not the client's to write.
+        UserError: a client may not write a section or setting.
     """
     if base not in served:
         raise Unknown(f"no base model {base!r} is served here", action=f"choose among {all_of(served)}")
@@ -82,12 +82,12 @@ def continued(
 
     Args:
         base, recipe: of the checkpoint.
-        asked: the base that the client names; may be empty.
+        asked: the client's base; may be empty.
         sections: the client's.
-        fresh: it takes the weights alone, and so `FRESH` may be other ones.
+        fresh: only the weights are loaded, so `FRESH` may change.
 
     Raises:
-        UserError: the client asks for another base, or for a section that the checkpoint would replace.
+        UserError: the client names another base, or a section that the checkpoint would replace.
     """
     if asked and asked != base:
         raise UserError(f"base: the checkpoint was made on {base}, not {asked}", action=f"name {base}, or leave it out")
@@ -110,7 +110,7 @@ def _as_mapping(pick: Any) -> Any:
 
 
 def _count(value: Any) -> int:
-    """Texts and numbers in a value, the keys of its mappings too; it is looked at no longer than there are `MOST`."""
+    """The number of texts and numbers in a value, with keys of mappings; counting ends at `MOST`."""
     waiting, count = [value], 0
     while waiting and count <= MOST:
         part = waiting.pop()
@@ -126,8 +126,8 @@ def _count(value: Any) -> int:
 
 
 def _check_plain(value: Any, where: str) -> None:
-    """Texts of a client are names. A pattern could take longer to match than the server lives, and a path could name a
-    file of the server.
+    """Check that a client's texts are names. A pattern could take forever to match, and a path could name a file of the
+    server.
 
     Raises:
         UserError: a text is neither a name nor a path of modules.
@@ -155,8 +155,8 @@ def scale_of(pick: Any, most: int) -> dict[str, Any]:
         most: processes that one model may have.
 
     Raises:
-        UserError: no strategy is picked, or one whose gradients nobody can reach between two calls; or as many
-            processes as the server does not start.
+        UserError: the strategy is missing or has no access to gradients between two calls; or there are more processes
+            than allowed.
     """
     options = dict(pick) if isinstance(pick, Mapping) else {"name": pick}
     named = options.pop("name", None)
@@ -196,16 +196,16 @@ def scale_of(pick: Any, most: int) -> dict[str, Any]:
 
 
 def ranks_of(recipe: Mapping[str, Any]) -> int:
-    """Processes that the model of a recipe is spread over."""
+    """The number of processes of a recipe's model."""
     devices = (recipe.get("scale") or {}).get("devices", 1)
     return devices if isinstance(devices, int) else 1
 
 
 def check_scale(recipe: Mapping[str, Any]) -> None:
-    """Checks that clients reach the gradients of a served recipe between two calls.
+    """Check that clients have access to the gradients of a served recipe between two calls.
 
     Raises:
-        UserError: its `scale` divides what they need, or asks for other machines.
+        UserError: its `scale` divides them, or needs other machines.
     """
     scale = recipe.get("scale") or {}
     pick = scale.get(STRATEGY, "auto")
@@ -222,7 +222,7 @@ def check_scale(recipe: Mapping[str, Any]) -> None:
 
 
 def on_one_device(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of the same model in one process, as samplers have it."""
+    """The recipe of the same model in one process, for samplers."""
     return {name: section for name, section in recipe.items() if name != "scale"}
 
 
@@ -234,7 +234,7 @@ def _standard(name: str) -> str:
 
 
 def described(about: Mapping[str, Any] | None) -> str:
-    """A client's own notes on a session or model, as JSON.
+    """A client's notes on a session or model, as JSON.
 
     Raises:
         UserError: they are too long.

@@ -1,5 +1,5 @@
-"""What every face calls: sessions, models, calls, samplers and checkpoints of one tenant. It checks rights and limits,
-writes to the log, and computes nothing itself."""
+"""The service behind every face: sessions, models, calls, samplers and checkpoints of one tenant. It checks rights and
+limits, writes to the log, and does not compute."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Service(ClientSessions):
     """One server's work.
 
     Args:
-        context: how engines, losses and tokenizers are made.
+        context: makes engines, losses and tokenizers.
 
     Raises:
         UserError: the folder or the database cannot be used.
@@ -98,7 +98,7 @@ class Service(ClientSessions):
         collect()
 
     def start(self) -> None:
-        """Begin to work; calls that an earlier server left undone come first."""
+        """Start; unfinished calls of an earlier server come first."""
         write_limits(self.settings.folder, self.settings.limits)
         self.checkpoints.sweep()
         self.registry.sweep()
@@ -106,7 +106,7 @@ class Service(ClientSessions):
         self.pruner.start()
 
     def stop(self) -> None:
-        """Finish the call at hand and put everything to disk; a second time does nothing."""
+        """Finish the current call and write everything to disk; a second call does nothing."""
         if self.stopped:
             return
         self.stopped = True
@@ -118,11 +118,11 @@ class Service(ClientSessions):
     # --- sessions -----------------------------------------------------------------------------------------------------
 
     def finish_session(self, caller: Caller, session: str, how: Mapping[str, Any] | None = None) -> None:
-        """End a session and close its models; its checkpoints stay. One that has ended stays as it ended, so that a
-        client whose answer was lost may ask again.
+        """End a session and close its models; its checkpoints stay. An ended one does not change, so that a client
+        whose answer was lost may repeat the request.
 
         Args:
-            how: what its client says of the end.
+            how: the client's word on the end.
 
         Raises:
             Unknown: there is none, or it is another tenant's.
@@ -164,16 +164,16 @@ class Service(ClientSessions):
         """A new model, and the call that builds it. The same id again gives the same call.
 
         Args:
-            id_: default is the session's id.
-            checkpoint: id of one whose state it begins with; `base` and `sections` are then those it was made
-                with, but for `FRESH` where the optimizer starts fresh.
-            optimizer: take the whole state, not only the weights.
-            echo: comes back with the result, for the face.
+            id_: default: the session's id.
+            checkpoint: id of the one to start from; `base` and `sections` must then be its own, except `FRESH` with a
+                new optimizer.
+            optimizer: load the whole state, not only the weights.
+            echo: returned with the result, for the face.
 
         Raises:
             Unknown: no such session, base or checkpoint.
-            UserError: the checkpoint was made with another base or section.
-            TooMuch: the tenant has as many models as it may.
+            UserError: the checkpoint has another base or section.
+            TooMuch: the tenant has reached its limit of models.
         """
         self._may(caller, "train")
         self.note_contact(caller, session)
@@ -203,7 +203,7 @@ class Service(ClientSessions):
                 others = connection.execute(select(models).where(same_folder(id_))).all()
                 if any(model.tenant == caller.tenant and model.name is None for model in others):
                     raise Conflict(f"model id {id_!r} is taken", action="choose another one")
-                if others:  # another tenant's, of whom nobody is told
+                if others:  # another tenant's, which stays hidden
                     row |= {"id": secrets.token_hex(16), "name": id_}
                 count = count_of_open(connection, models, caller.tenant)
                 if count >= self.settings.limits.models:
@@ -229,7 +229,7 @@ class Service(ClientSessions):
             return model_info(connection.execute(select_models().where(models.c.id == queue)).one())
 
     def _queue(self, caller: Caller, id_: str) -> Any:
-        """The row of a model of the caller's; its `id` is the one that the log knows.
+        """The row of a model of the caller's; its `id` is the log's.
 
         Raises:
             Unknown: there is none, or it is another tenant's.
@@ -252,7 +252,7 @@ class Service(ClientSessions):
         return [model_info(row) for row in rows]
 
     def close_model(self, caller: Caller, id_: str) -> None:
-        """End a model; its checkpoints stay. Calls that wait will fail."""
+        """End a model; its checkpoints stay. Waiting calls will fail."""
         self._may(caller, "train")
         queue = self._queue(caller, id_).id
         with self.records.write() as connection:
@@ -260,7 +260,7 @@ class Service(ClientSessions):
         self._ended([queue])
 
     def _ended(self, queues: Sequence[str]) -> None:
-        """Models were closed, or the sessions of samplers ended: what stands in their queues is cancelled."""
+        """Cancel the queued calls of closed models and ended samplers."""
         self.writer.cancel(self.log.cancel_queues(queues))
         self.writer.close_models([queue for queue in queues if not queue.startswith(SAMPLERS)])
 
@@ -277,14 +277,14 @@ class Service(ClientSessions):
         face: str,
         error: str = "",
     ) -> Call:
-        """Write a call on a model down; the same number again is the same call.
+        """Record a call on a model; the same number again is the same call.
 
         Args:
-            seq: its place, from 1; None takes the next one.
-            error: what is wrong with it, if that is known: it fails when its turn comes.
+            seq: its place, from 1; None: the next one.
+            error: of an invalid call, which fails when its turn comes.
 
         Raises:
-            Forbidden, Unknown, TooMuch: it is not taken. Everything else that is wrong fails the call itself.
+            Forbidden, Unknown, TooMuch: it is refused. Other errors fail the call itself.
         """
         kind = OPERATIONS.get(operation)
         if kind is None and operation not in (SAVE, LOAD):
@@ -305,11 +305,11 @@ class Service(ClientSessions):
         return call
 
     def cancel(self, caller: Caller, id_: str) -> Call:
-        """Cancel a call: one that waits fails when its turn comes, one that is executed stops before its next
-        micro-batch or token and leaves its model as it was. What is finished stays as it is.
+        """Cancel a call: a waiting one fails when its turn comes, a running one stops before its next micro-batch or
+        token and leaves its model unchanged. Finished ones do not change.
 
         Returns:
-            the call as it was; its end is waited for as that of any other.
+            the call before; wait for its end as for any other.
 
         Raises:
             Forbidden: the key may neither train nor sample.
@@ -322,7 +322,7 @@ class Service(ClientSessions):
         return call
 
     def call(self, caller: Caller, id_: str) -> Call:
-        """A call of the caller's, as it is now.
+        """The current state of a call of the caller's.
 
         Raises:
             Forbidden: the key may neither read nor make calls.
@@ -332,18 +332,18 @@ class Service(ClientSessions):
         return self.log.fetch(caller, id_)
 
     async def wait(self, caller: Caller, id_: str, seconds: float = math.inf) -> Call:
-        """A call of the caller's, when it is finished, the seconds are over, or a request may be held no longer."""
+        """A call of the caller's, once it has finished, the seconds are over, or a request may not be held longer."""
         self._may(caller, "read", "train", "sample")
         return await self.log.wait(caller, id_, min(seconds, self.settings.limits.wait))
 
     def base_of(self, caller: Caller, call: Call) -> str:
-        """Name of the base model that a call of the caller's reads."""
+        """Name of the base model of a call of the caller's."""
         sampler = call.queue.removeprefix("sampler:")
         return self._queue(caller, call.queue).base if sampler == call.queue else self.sampler(caller, sampler)[0]
 
     def _cost(self, base: str, operation: str, arguments: Mapping[str, Any]) -> tuple[Cost, str]:
-        """What a call takes, and what is wrong with its arguments as far as it can be seen without the model's weights;
-        a call that is wrong takes nothing."""
+        """The cost of a call, and the error in its arguments as far as known without the model's weights; an invalid
+        call costs nothing."""
         try:
             cost = cost_of(operation, arguments, self.facts(base))
             error = cost.refusal(operation, self.settings.limits)
@@ -383,7 +383,7 @@ class Service(ClientSessions):
         return row.base, row.checkpoint
 
     def has_sampler(self, caller: Caller, id_: str) -> bool:
-        """The caller has a sampler of this id."""
+        """Whether the caller has a sampler of this id."""
         with self.records.read() as connection:
             return of_tenant(connection, samplers, caller.tenant, id_) is not None
 
@@ -408,12 +408,12 @@ class Service(ClientSessions):
         layout: Mapping[str, Any] | None = None,
         error: str = "",
     ) -> Call:
-        """Write a sampling call down; calls that read the same weights are written together.
+        """Record a sampling call; calls with the same weights share a batch.
 
         Args:
             seeded: the client chose the seed.
-            asked: log-probabilities that it wants in addition to the completions.
-            layout: comes back with the result, for the face.
+            asked: requested results besides the completions.
+            layout: returned with the result, for the face.
         """
         self._may(caller, "sample")
         row = self._sampler(caller, sampler)
@@ -458,7 +458,7 @@ class Service(ClientSessions):
         """The caller's checkpoint of a model by its kind and name.
 
         Args:
-            public: one of another tenant will do, if it is public.
+            public: include public ones of other tenants.
         """
         self._may(caller, "read", "train", "sample", "download")
         return self.checkpoints.by_name(caller.tenant, model, kind, name, public=public)
@@ -469,7 +469,7 @@ class Service(ClientSessions):
         return self.checkpoints.all(caller.tenant, model)
 
     def downloadable(self, caller: Caller, id_: str) -> Checkpoint:
-        """A checkpoint of the caller's whose weights the caller may take away."""
+        """A checkpoint of the caller's that the caller may download."""
         self._may(caller, "download")
         return self.checkpoints.get(caller.tenant, id_)
 
@@ -482,7 +482,7 @@ class Service(ClientSessions):
         """Calls by state, for metrics.
 
         Args:
-            caller: counts its tenant's alone, unless it may see everything; None counts all.
+            caller: counts only its tenant's, unless it may see everything; None counts all.
         """
         chosen = select(calls.c.state, func.count()).group_by(calls.c.state)
         if caller is not None and not caller.may("admin"):
@@ -492,7 +492,7 @@ class Service(ClientSessions):
         return {row[0]: row[1] for row in rows}
 
     def usage(self, caller: Caller) -> Usage:
-        """What the caller's tenant takes of what it may take (`settings.limits`)."""
+        """The tenant's usage of its limits (`settings.limits`)."""
         self._may(caller, "read", "train", "sample")
         return usage(self.records, caller.tenant)[caller.tenant]
 

@@ -1,4 +1,4 @@
-"""What a server is started with."""
+"""Settings of a server."""
 
 from __future__ import annotations
 
@@ -11,51 +11,51 @@ from typing import Any
 from finetooth_server.encryption.master import MasterKeys
 
 LINE = "FT_SERVED_RANK"
-"""Variable with the descriptor of a rank's line to its server; with it, `ft serve` is a rank."""
+"""Variable with the file descriptor of a rank's line to its server; with it, `ft serve` is a rank."""
 
 DATABASE = "service.db"
-"""In a server's folder, where no other database is named."""
+"""The default database in a server's folder."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one tenant, or one request, may take.
+    """Limits of one tenant or one request.
 
     Attributes:
         body: bytes of a request.
-        values: numbers, texts and the like in a request's JSON, about: all other threads wait while they are read.
+        values: numbers, texts and the like in a request's JSON, about: all other threads wait while they are parsed.
         coming: bytes of requests that are coming in, over all clients.
-        tokens: input positions of one call, prompts and what they may grow to included.
-        samples: completions that one call may ask for.
-        memory: bytes that one call may take without the model: keys and values, logits that it asks for, its answer.
-        queued: calls of a tenant that wait; more are refused until some are done.
+        tokens: input positions of one call, with prompts and their longest completions.
+        samples: completions of one call.
+        memory: bytes of one call without the model: keys and values, requested logits, its answer.
+        queued: waiting calls of a tenant; more are refused until some finish.
         models: of a tenant at once.
-        live: engines held in memory, over all tenants; others are put to disk until their next call.
+        live: engines in memory, over all tenants; others are moved to disk until their next call.
         handle: seconds that a forward waits for its backward.
         wait: seconds that a request for a result is held, at most.
         results: seconds that a result is kept after its client had it.
         undelivered: seconds that a result is kept when its client does not fetch it.
-        batch: sampling calls that are written together.
-        held: bytes of adapters of one base that are sampled in one batch; the one unused for
-            longest makes room. 0: each set of weights has its turns.
-        turn: seconds for which calls may join others that read the same weights, while some wait for other weights.
-        waiting: calls that wait, over all tenants; more are refused until some are done.
+        batch: sampling calls in one batch.
+        held: bytes of adapters of one base in one batch; the least recently used one makes room. 0: each set of weights
+            takes turns.
+        turn: seconds for which calls may join a batch while others wait for other weights.
+        waiting: waiting calls over all tenants; more are refused until some finish.
         streams: of a tenant at once.
-        requests: of a tenant that begin in a second, while others are at work; who has the server alone is not held up.
-        strangers: requests without a valid key that are looked at in a second, from one address.
-        connections: requests of a tenant that may be under way at once.
-        device_memory: bytes that all running calls may take together, without their models.
-        samplers: engines held in memory that sample from saved weights.
-        sampler_bytes: of their weights; a base that they share does not count.
+        requests: of a tenant per second, while others are active; a tenant alone on the server is not limited.
+        strangers: requests without a valid key per second from one address.
+        connections: running requests of a tenant.
+        device_memory: bytes of all running calls together, without their models.
+        samplers: engines in memory that sample from saved weights.
+        sampler_bytes: of their weights; a shared base does not count.
         sessions: of a tenant at once.
-        checkpoint_bytes: that a tenant's checkpoints may take on disk.
-        gap: seconds that calls wait for one whose number is missing before them.
-        silent: seconds after the last heartbeat until a session ends whose client sent some.
-        left: the same where its tenant asks for a model and has as many as it may.
-        idle: seconds after the last call until a session ends whose client sent no heartbeat.
-        ranks: processes that one model may be spread over.
+        checkpoint_bytes: of a tenant's checkpoints on disk.
+        gap: seconds that calls wait for a missing number before them.
+        silent: seconds after the last heartbeat until a session with heartbeats ends.
+        left: the same if its tenant requests a model and has reached its limit.
+        idle: seconds after the last call until a session without heartbeats ends.
+        ranks: processes of one model.
         rank_silence: seconds without a sign of life after which such a process counts as lost, and its session ends.
-        history: ended sessions of a tenant that are remembered; of more, those used last longest ago are forgotten.
+        history: remembered ended sessions of a tenant; of more, the least recently used are removed.
     """
 
     body: int = 64 * 2**20
@@ -95,10 +95,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class ServedAdapter:
-    """An adapter that everybody may sample from.
+    """An adapter for every tenant.
 
     Attributes:
-        base: name of the model that it was trained over.
+        base: name of its base model.
         recipe: the base's, with the adapter's own section.
         folder: its artifact.
     """
@@ -115,15 +115,14 @@ class Settings:
     Attributes:
         folder: for the database, checkpoints and snapshots.
         models: recipe by the name of a served base model; a client's adapter, optimizer and seed are added to it.
-        database: SQLAlchemy's URL; empty is a SQLite file in `folder`.
-        replay: seconds of training that may have to be done again after a crash; a snapshot is taken whenever so much
-            was computed since the last one.
-        encryption: what checkpoints, snapshots and calls are encrypted with; None leaves them plain.
-        audit_key: file with the key that signs the audit record's head; None is one in `folder`.
-        scratch: where weights lie plain while they are written or read; None is a folder in `folder`.
-        adapters: by the name under which they are served, in addition to the models.
-        keyless: requests without a key are the tenant `local`'s; only for a server that nobody else can reach.
-        own_command: that serves, with the plugins of this process: what starts the ranks of a model.
+        database: SQLAlchemy's URL; empty: a SQLite file in `folder`.
+        replay: most seconds of training to repeat after a crash; a snapshot follows each such time of computation.
+        encryption: keys for checkpoints, snapshots and calls; None leaves them plain.
+        audit_key: file with the key that signs the audit record's head; None: one in `folder`.
+        scratch: for plain weights while they are written or read; None: a folder in `folder`.
+        adapters: served in addition to the models, by name.
+        keyless: requests without a key belong to the tenant `local`; only for a server that nobody else can reach.
+        own_command: command that serves with this process's plugins, to start the ranks of a model.
     """
 
     folder: Path

@@ -1,7 +1,7 @@
-"""Addresses that may be fetched without a key, for a while: the holder of one reads that one file.
+"""Temporary addresses that need no key, each for one file.
 
-A ticket says who made it, and is signed with a secret that the server makes when it starts. It ends with its time, with
-the server, and with the key that made it.
+A ticket names its maker, and is signed with a secret that the server makes when it starts. It ends with its time, with
+the server, and with its maker's key.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ class Tickets:
         self._keys, self._keyless, self._secret = keys, keyless, secrets.token_bytes(32)
 
     def issue(self, caller: Caller, path: str) -> tuple[str, float]:
-        """A ticket for a path in the name of a caller, and when it ends, in seconds since 1970."""
+        """A caller's ticket for a path, and its end, in seconds since 1970."""
         ends = now() + LASTS
         holder = base64.urlsafe_b64encode(json.dumps([caller.tenant, caller.key, ends]).encode()).decode().rstrip("=")
         return f"{holder}.{self._signature(holder, path)}", ends
 
     def caller(self, ticket: str, path: str) -> Caller:
-        """Who comes with a ticket: may download, and nothing else.
+        """The caller of a ticket, who may only download.
 
         Raises:
-            Unauthorised: it is none of this server's, is for another path, has ended, or its key has.
+            Unauthorised: it is not this server's, is for another path, has ended, or its key has.
         """
         holder, _, signature = ticket.partition(".")
         if hmac.compare_digest(signature.encode(), self._signature(holder, path).encode()):

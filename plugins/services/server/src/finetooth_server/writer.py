@@ -1,5 +1,5 @@
-"""What executes the log. One thing at a time touches engines: a part of a training call, or a token for all calls that
-are sampled. Whose turn it is says `scheduling`; calls of one model keep the order of their numbers."""
+"""Executes the log. Only one thing at a time uses engines: a part of a training call, or a token for all running
+samplings. `scheduling` chooses the turns; calls of one model run in the order of their numbers."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ ENDS_HANDLES = ("step", CREATE, LOAD)
 
 
 MAKING = 2.0
-"""Times what the making of a model takes that its tenant is charged: it goes in one part, and leaves the processor's
-caches and the interpreter to none of the others. So who opens and closes models one after the other has a third."""
+"""Factor on the charge for making a model: it runs in one part, and blocks the processor's caches and the interpreter
+for all others. So a tenant that opens and closes models all the time gets a third."""
 
 
 ALONE = 3.0
-"""Seconds at a server's start for calls that were under way when an earlier one ended: each is executed alone, so that
-if it ends this server too, no other call is suspected. After that the rest run with all others."""
+"""Seconds at a server's start for calls that ran when an earlier one ended: each runs alone, so that if it ends this
+server too, no other call is suspected. After that the rest run with all others."""
 
 
 class Writer:
-    """Executes the log. `wake` it after every submission."""
+    """Executes the log. Call `wake` after every submission."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Writer:
             settings.limits, self._execute_due, self._turns, registry.busy, pause=self._pause, ring=self._ring
         )
         registry.asked = self._scheduler.asked
-        self._woken: dict[str, None] = {}  # queues to look into
+        self._woken: dict[str, None] = {}  # queues to check
         self._closed: set[str] = set()
         self._sampling = False
         self._ending = self._idle = False
@@ -82,13 +82,13 @@ class Writer:
         self.broken = ""
 
     def start(self) -> None:
-        """Begin with what an earlier server left undone."""
+        """Start, with unfinished calls of an earlier server first."""
         self._woken.update(dict.fromkeys(self._log.queues()))
         self._sampling = True
         self._thread.start()
 
     def wake(self, queue: str | None) -> None:
-        """There is a call in this model's queue; None: a sampling call."""
+        """Announce a call in this model's queue; None: a sampling call."""
         with self._bell:
             if queue is None:
                 self._sampling = True
@@ -97,7 +97,7 @@ class Writer:
             self._bell.notify()
 
     def cancel(self, ids: Sequence[str]) -> None:
-        """Stop calls that are executed or sampled, before their next micro-batch or token. The log knows of it."""
+        """Stop running calls before their next micro-batch or token. The log already knows."""
         with self._bell:
             self._cancelled.update(ids)
             self._sampling = True
@@ -116,7 +116,7 @@ class Writer:
             return self._bell.wait_for(lambda: self._idle and not (self._woken or self._sampling), seconds)
 
     def stop(self, seconds: float = 60.0) -> None:
-        """Leave the calls at hand to the next server, but for what cannot be broken off; write snapshots, and end."""
+        """Leave running calls to the next server, except those that cannot be interrupted; write snapshots, and end."""
         with self._bell:
             self._ending = True
             self._bell.notify()
@@ -139,7 +139,7 @@ class Writer:
                     if self._ending:
                         break
                     woken, self._woken = self._woken, {}
-                    look, self._sampling = self._sampling, False  # before looking: what comes now is seen next time
+                    look, self._sampling = self._sampling, False  # before checking: later calls are seen next time
                 self._break_off()
                 self._look_into(woken)
                 if look and self._admits() and not self._turns.busy:
@@ -147,9 +147,9 @@ class Writer:
                 before = self._turns.count
                 ended = self._scheduler.turn()
                 if ended is not None:
-                    self.wake(ended.queue)  # a call may stand behind it
+                    self.wake(ended.queue)  # a call may be behind it
                 if self._turns.count < before:
-                    self._sampling = True  # there is room for some that wait
+                    self._sampling = True  # there is room for waiting calls
             self._scheduler.leave()
             self._turns.close()
             self._models.close()
@@ -158,7 +158,7 @@ class Writer:
             if not self._ending:
                 raise
             self.broken = str(error)
-        except BaseException as error:  # what is left in the log is done by the next server
+        except BaseException as error:  # the next server executes the rest of the log
             self.broken = f"{type(error).__name__}: {error}"
             raise
 
@@ -170,7 +170,7 @@ class Writer:
                 return
             due = None if call.batch else self._log.peek(call.queue)
             if not call.batch and due is None:
-                continue  # a call before it is to come first
+                continue  # a call before it comes first
             self._log.isolate(call, True)
             if call.batch:
                 self._turns.admit_alone(call)
@@ -178,7 +178,7 @@ class Writer:
                 self._scheduler.offer(call.queue, due)
             while not self._ending and time.monotonic() < end:
                 self._break_off()
-                self._scheduler.turn()  # once more after the end: for nobody is waited then
+                self._scheduler.turn()  # once more after the end, without waiting for anyone
                 if not self._scheduler.wants:
                     if not len(self._scheduler):
                         break
@@ -187,14 +187,14 @@ class Writer:
             self._log.isolate(call, False)
 
     def _break_off(self) -> None:
-        """Stop what was cancelled."""
+        """Stop cancelled calls."""
         with self._bell:
             cancelled, self._cancelled = self._cancelled, set()
         self._turns.cancel(cancelled)
         self._scheduler.stop(cancelled)
 
     def _admits(self) -> bool:
-        """See `SamplingTurns.admit`; that is borne by those whose calls are written, by how many they are."""
+        """See `SamplingTurns.admit`; the time is charged to the tenants of running calls, by their number."""
         begun = time.perf_counter()
         others_wait = self._turns.admit()
         took, calls = time.perf_counter() - begun, self._turns.calls
@@ -208,24 +208,24 @@ class Writer:
             self._bell.wait_for(lambda: self._news() or self._ending, seconds)
 
     def _ring(self) -> None:
-        """A call that had stepped aside wants a turn."""
+        """Announce that a call that stepped aside wants a turn."""
         with self._bell:
             self._bell.notify_all()
 
     def _anything(self) -> bool:
-        """There is something to do."""
+        """Announce new work."""
         return self._news() or self._scheduler.wants
 
     def _news(self) -> bool:
-        """There is something to look into."""
+        """Wait until there is something to check."""
         return bool(self._woken or self._closed or self._cancelled or self._sampling)
 
     def _look_into(self, woken: Collection[str]) -> None:
-        """See what is due in queues that something came into."""
+        """Update the next calls of changed queues."""
         for queue in woken:
             if not self._scheduler.running(queue):
                 self._scheduler.offer(queue, self._log.peek(queue))
-        closed = tuple(self._closed)  # in one step: others close queues meanwhile
+        closed = tuple(self._closed)  # atomically: others close queues meanwhile
         unscheduled = [queue for queue in closed if queue not in self._scheduler]
         if not unscheduled:
             return
@@ -236,13 +236,13 @@ class Writer:
         if self._models.held < before:
             collect()
         took = (time.perf_counter() - begun) / len(unscheduled)
-        for tenant in self._tenants_of(unscheduled):  # nobody else pays for it
+        for tenant in self._tenants_of(unscheduled):  # charged to no other tenant
             self._scheduler.charge(tenant, took)
 
     # --- training -----------------------------------------------------------------------------------------------------
 
     def _execute_due(self, running: Running) -> None:
-        """Execute the call that is due in a queue, in the lane that it has."""
+        """Execute the next call of a queue, in its lane."""
         queue = running.queue
         call = self._log.next_of(queue)
         if call is None:
@@ -272,7 +272,7 @@ class Writer:
             if call.operation in ENDS_HANDLES:
                 marks["stepped"] = call.seq
             if call.operation == LOAD or (call.operation == CREATE and content["arguments"].get("load")):
-                # the checkpoint may be deleted later: no replay may need it
+                # no replay may need the checkpoint, which may be deleted later
                 self._models.write_snapshot(model, call.seq)
                 marks.update(snapshot_marks(call.seq, call.seq))
         except Interrupted:
@@ -289,14 +289,14 @@ class Writer:
             self.close_models([queue])
         except FinetoothError as caught:
             error, category = str(caught), category_of(caught)
-        except Exception as caught:  # a mistake of ours: the model continues from the log
+        except Exception as caught:  # a bug: the model continues from the log
             error, category = f"the server failed: {type(caught).__name__}", "server"
             self._report(call, caught)
             self._scheduler.come_back(running)
             self._models.forget(queue)
             model = None
         if error and call.operation == CREATE:
-            marks["closed"] = True  # nothing may be done to a model that is not what was asked for
+            marks["closed"] = True  # a model without its checkpoint must not be used
         self._log.finish(call, result, error=error, category=category, traceless=traceless, **marks)
         self._streams.end(call.id)
         self._audit.add(
@@ -307,7 +307,7 @@ class Writer:
             outcome="failed" if error else "done",
         )
         self._scheduler.come_back(running)
-        running.call = ""  # what follows is the server's own
+        running.call = ""  # later errors are the server's own
         if model is not None:
             model.applied = call.seq
             model.computed += time.monotonic() - begun - running.rested
@@ -319,7 +319,7 @@ class Writer:
             self._applied(queue, call.seq)
 
     def _tenants_of(self, queues: Collection[str]) -> list[str]:
-        """The tenant of each, but for those of which no record is left: closed ones are pruned meanwhile."""
+        """The tenant of each, without those whose records were pruned."""
         with self._records.read() as connection:
             return list(connection.scalars(select(models.c.tenant).where(models.c.id.in_(queues))))
 
@@ -382,7 +382,7 @@ class Writer:
         return {"checkpoint": saved.id, "name": saved.name, "kind": saved.kind, "size": saved.size, "sampler": sampler}
 
     def _applied(self, queue: str, seq: int) -> None:
-        """A call that failed before its model was at hand counts as seen by the engine in memory too."""
+        """Mark a call that failed before its model was ready as seen by the engine in memory."""
         model = self._models.in_memory(queue)
         if model is not None:
             model.applied = seq
@@ -391,10 +391,10 @@ class Writer:
         try:
             self._models.snapshot(model, partial(self._scheduler.step_aside, running))
         except FinetoothError:
-            model.computed = 0.0  # its state is not whole after a failed step; the log has what matters
+            model.computed = 0.0  # its state is incomplete after a failed step; the log has all
         finally:
             self._scheduler.come_back(running)
 
     def _report(self, call: Due, error: Exception) -> None:
-        """What went wrong on our side goes to the server's own log, never to the client."""
+        """Write an internal error to the server's log, never to the client."""
         LOGGER.error("%s %s failed", call.operation, call.id, exc_info=error)

@@ -1,11 +1,10 @@
-"""Who may begin a request, before anything is looked up or read for it.
+"""Admits requests, before anything is read for them.
 
-A request is cheap for its sender and not for the server: a few milliseconds of the one interpreter in which others'
-steps are computed as well. So while others are at work a tenant's requests begin at a rate (`Limits.requests`): what
-comes faster waits for its turn, what would wait for long is refused with 429 and the seconds after which to come again.
-Who has the server alone is not held up. Requests without a valid key have a rate for each address (`Limits.strangers`),
-which those with one do not share: a key that was valid before is known by its hash, without a look into the database.
-What anybody may ask is answered, for each address at a rate (`ASKED`).
+A request costs its sender little, and the server a few milliseconds of the interpreter that also computes others'
+steps. So while others are active, a tenant's requests have a rate limit (`Limits.requests`): faster ones wait, and
+those that would wait long get 429 with the seconds to wait. A tenant alone on the server is not limited. Requests
+without a valid key have a separate rate limit for each address (`Limits.strangers`): a previously valid key is known by
+its hash, without reading the database. Requests that need no key have a rate limit for each address too (`ASKED`).
 """
 
 from __future__ import annotations
@@ -22,37 +21,36 @@ from finetooth_server.limits.rates import Rates
 from finetooth_server.settings import Limits
 
 BURST = 1.0
-"""Seconds whose requests may come at once."""
+"""Burst of the rate, in seconds."""
 
 PATIENCE = 5.0
-"""Seconds for which a request waits for its turn."""
+"""Most seconds that a request waits for its turn."""
 
 RECENT = 2.0
-"""Seconds after its last request for which a tenant counts as being at work."""
+"""Seconds after its last request for which a tenant counts as active."""
 
 HELD = 1.0
-"""Seconds for which the answer to a stranger who comes too often is held back: while it waits it sends no more."""
+"""Seconds of delay of the answer to an address with too many invalid requests: while it waits it sends no more."""
 
 HOLDS = 64
-"""Answers that are held back for one address; more are given at once."""
+"""Most delayed answers per address; further ones are sent at once."""
 
 ASKED = 20.0
-"""Requests that need no key, such as for `/health`, that are answered at once in a second for one address; others wait
-for their turn."""
+"""Requests per second and address that need no key, such as `/health`, and are answered at once; others wait."""
 
 LONGEST = 0.5
-"""Seconds for which they wait at most: who looks after a server has to learn in time that it works."""
+"""Most seconds that they wait: monitors need an answer in time."""
 
 KEYS = 4096
-"""Keys that are remembered."""
+"""Most cached keys."""
 
 
 class Admission:
-    """Rates of tenants and of addresses. It is used in the event loop alone.
+    """Rates of tenants and of addresses. Only the event loop uses it.
 
     Args:
         limits: `requests`, `strangers` and `connections`.
-        most: connections that there may be; a tenant has two thirds of them at most.
+        most: connections at once; a tenant has at most two thirds of them.
         clock: seconds.
     """
 
@@ -64,33 +62,33 @@ class Admission:
         self._most = min(limits.connections, max(1, 2 * most // 3))
         self._known: OrderedDict[bytes, str] = OrderedDict()
         self._under_way = Counter[str]()
-        self._seen: OrderedDict[str, float] = OrderedDict()  # the tenant that came last stands last
+        self._seen: OrderedDict[str, float] = OrderedDict()  # the latest tenant is last
         self._holding = Counter[str]()
 
     # --- tenants ------------------------------------------------------------------------------------------------------
 
     def tenant(self, key: str) -> str:
-        """Whose a key was when it was last valid; empty if it never was."""
+        """The tenant of a key when it was last valid; empty if it never was."""
         return self._known.get(_hash(key), "")
 
     def learn(self, key: str, tenant: str) -> None:
-        """A key is valid."""
+        """Note that a key is valid."""
         self._known[_hash(key)] = tenant
         if len(self._known) > KEYS:
             self._known.popitem(last=False)
 
     def forget(self, key: str) -> None:
-        """A key is not valid any more."""
+        """Note that a key is no longer valid."""
         self._known.pop(_hash(key), None)
 
     def begin(self, tenant: str) -> float:
-        """A request of a tenant's begins; `end` has to follow.
+        """Begin a tenant's request; `end` must follow.
 
         Returns:
-            the seconds for which it has to wait.
+            the seconds to wait.
 
         Raises:
-            TooMuch: too many of them are under way, or come in too short a time; nothing is to follow.
+            TooMuch: too many are running, or came in too short a time; then no `end` follows.
         """
         count = self._under_way[tenant]
         if count >= self._most:
@@ -106,14 +104,14 @@ class Admission:
         return delay
 
     def end(self, tenant: str) -> None:
-        """A request of a tenant's ended."""
+        """End a tenant's request."""
         self._under_way[tenant] -= 1
         if not self._under_way[tenant]:
             del self._under_way[tenant]
         self._note(tenant)
 
     def others_at_work(self, tenant: str) -> bool:
-        """Somebody else has a request under way, or had one lately."""
+        """Whether another tenant has a request, or had one recently."""
         if len(self._under_way) > (tenant in self._under_way):
             return True
         other = next((name for name in reversed(self._seen) if name != tenant), None)
@@ -128,19 +126,19 @@ class Admission:
     # --- strangers ----------------------------------------------------------------------------------------------------
 
     def suspects(self, name: str) -> bool:
-        """So many requests came under a name without a valid key that no more are looked at for now."""
+        """Whether too many requests without a valid key came from an address."""
         return self._strange.delay(name) > 0
 
     def note_stranger(self, name: str) -> None:
-        """A request came without a valid key."""
+        """Note a request without a valid key."""
         self._strange.take(name)
 
     def ask(self, name: str) -> float:
-        """A request came that needs no key; the seconds for which its answer has to wait."""
+        """Note a request that needs no key; return the seconds by which to delay its answer."""
         return min(self._open.take(name), LONGEST)
 
     async def refuse(self, name: str) -> TooMuch:
-        """What a stranger is told who comes too often, after a while."""
+        """The delayed answer to an address with too many invalid requests."""
         delay = self._strange.delay(name)
         if self._holding[name] < HOLDS:
             self._holding[name] += 1

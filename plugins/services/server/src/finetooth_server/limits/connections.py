@@ -1,4 +1,4 @@
-"""What holds before a request is one: how many connections there may be, and how long one may stay silent."""
+"""Limits connections: how many there may be, and how long one may be silent."""
 
 from __future__ import annotations
 
@@ -20,34 +20,33 @@ MOST = 2048
 """Connections at once, unless the system allows the process fewer files."""
 
 RESERVED = 128
-"""Files that the process keeps for itself: its database, weights, its record."""
+"""Files reserved for the process: database, weights, audit record."""
 
 AT_ONCE = 128
-"""Connections that are taken in one go, before any of them can be closed; the others wait at the system."""
+"""Connections accepted at once, before any can be closed; others wait in the system's queue."""
 
 NOISE = 5.0
-"""Requests from one address that are not HTTP and are answered at once in a second; further answers are delayed."""
+"""Invalid HTTP requests per second and address that are answered at once; further answers are delayed."""
 
 EVICTED = 32
-"""Connections that are closed at a time when there are too many."""
+"""Connections closed at once when there are too many."""
 
 
 def most_connections() -> int:
-    """How many connections there may be here."""
+    """Most connections on this system."""
     try:
         import resource
-    except ImportError:  # Windows has no such bound
+    except ImportError:  # Windows has no such limit
         return MOST
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(16, min(MOST, files - RESERVED - AT_ONCE)) if files != resource.RLIM_INFINITY else MOST
 
 
 class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """uvicorn's protocol, which closes a connection that sends no whole head of a request in time.
+    """uvicorn's protocol, which closes a connection that does not send a complete request head in time.
 
-    When there are too many, those go first that have been silent for longest: who opens connections and says nothing
-    keeps nobody out. If all of them are at work, the new one is closed. A client that comes back on the same
-    connection is held to uvicorn's own `timeout_keep_alive`.
+    With too many connections, it closes those silent for longest, so idle ones keep nobody out. If all are active, it
+    closes the new one. uvicorn's own `timeout_keep_alive` applies to reused connections.
     """
 
     most = most_connections()
@@ -55,7 +54,7 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _noise = Rates(NOISE, 4 * NOISE)
 
     def connection_made(self, transport: Any) -> None:
-        """Count the connection, and begin to wait for its first request."""
+        """Count the connection, and wait for its first request."""
         super().connection_made(transport)
         self._number = next(self._numbers)
         if len(self.connections) > self.most and not self._evict():
@@ -64,15 +63,15 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._silent = asyncio.get_running_loop().call_later(SLOWEST, self._close_if_silent)
 
     def _evict(self) -> bool:
-        """Close those that have been silent for longest; whether there was any besides this one."""
+        """Close those silent for longest; return whether there was any besides this one."""
         silent = [connection for connection in self.connections if connection is not self and connection.silent]
         for connection in heapq.nsmallest(EVICTED, silent, key=lambda connection: connection._number):
-            connection.transport.abort()  # closed at once: what it might still want to send has no reader
+            connection.transport.abort()  # closed at once: its unsent data has no reader
         return bool(silent)
 
     @property
     def silent(self) -> bool:
-        """No whole head of a request has come so far."""
+        """Whether no complete request head has come so far."""
         return self.cycle is None and self.transport is not None and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -101,7 +100,7 @@ class BoundedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
 
 def telling_server(config: uvicorn.Config, say: Callable[[], None]) -> uvicorn.Server:
-    """A server that speaks once it listens, and not before."""
+    """A server that reports once it listens."""
 
     class Telling(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

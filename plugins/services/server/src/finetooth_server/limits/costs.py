@@ -1,7 +1,7 @@
-"""What a call will take, estimated from its arguments before it is accepted: tokens, samples, memory, answer.
+"""Estimates a call's cost from its arguments before it is accepted: tokens, samples, memory, answer.
 
-The estimates are upper bounds of what the server holds on behalf of the call, from the sizes of the model alone; a call
-is refused by the first bound that it exceeds, and the refusal says what the bound is.
+The estimates are upper bounds from the model's sizes; a call is refused at the first limit that it exceeds, and the
+error names the limit.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ FLOAT = 4
 """Bytes of a number in an answer."""
 
 ENCODED = 2
-"""An array travels as base64 in JSON, and stands in memory as bytes and as text: so many times its size."""
+"""Memory of an array in an answer, relative to its size: bytes, and base64 text in JSON."""
 
 ROWS = 2**15
-"""Rows that a call may have: each takes time of its own to be read and laid out, before others have their turn."""
+"""Most rows of a call: each takes time to be read and laid out, before others have their turn."""
 
 LIKELIEST = 3 * 8
-"""Bytes for a token of the vocabulary while the likeliest are looked for: three arrays in float64."""
+"""Bytes per token of the vocabulary in the search for the likeliest: three arrays in float64."""
 
 
 STOPS = 64
-"""Texts that end a completion."""
+"""Most stop texts."""
 
 LONGEST_STOP = 1000
 """Characters of one."""
 
 STOP_IDS = 4096
-"""Token ids that end a completion."""
+"""Most stop token ids."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a call takes.
+    """The cost of a call.
 
     Attributes:
-        tokens: positions that go through the model, prompts and what they may grow to included.
+        tokens: positions in the model, with prompts and their longest completions.
         samples: completions.
-        memory: bytes that are held at once in addition to the model: keys and values, wide outputs, the answer.
+        memory: peak bytes besides the model: keys and values, wide outputs, the answer.
     """
 
     tokens: int = 0
@@ -56,7 +56,7 @@ class Cost:
     memory: int = 0
 
     def refusal(self, operation: str, limits: Limits) -> str:
-        """Which limit it exceeds, in one line; empty if none."""
+        """The exceeded limit, in one line; empty if none."""
         if self.samples > limits.samples:
             return f"{operation}: {self.samples} samples in one call, {limits.samples} are allowed (ask for fewer)"
         if self.tokens > limits.tokens:
@@ -70,7 +70,7 @@ class Cost:
 
 
 def cost_of(operation: str, arguments: Mapping[str, Any], facts: ModelFacts) -> Cost:
-    """The cost of a call on a model that is trained.
+    """The cost of a call on a model.
 
     Raises:
         DataError: arguments that cannot be read.
@@ -113,12 +113,12 @@ def cost_of_sampling(
     """The cost of sampling prompts.
 
     Args:
-        top: likeliest tokens asked for at each place of a prompt, in addition to its own token.
-        top_samples: likeliest tokens asked for at each place of a completion.
-        embedding: hidden states of the prompts are wanted, and their mean.
+        top: requested likeliest tokens at each place of a prompt, besides its own.
+        top_samples: requested likeliest tokens at each place of a completion.
+        embedding: the mean of the prompts' hidden states is requested.
 
     Raises:
-        DataError: more ends of a completion than can be looked for, or longer ones.
+        DataError: too many or too long stop texts.
     """
     check_stops(sampling)
     prompt_tokens = sum(len(prompt) for prompt in prompts)
@@ -140,7 +140,7 @@ def cost_of_sampling(
 
 
 def check_stops(sampling: Sampling) -> None:
-    """What ends a completion is looked for at each of its tokens.
+    """Check stop texts and ids, which are searched at each token.
 
     Raises:
         DataError: there are too many texts or ids, or a text is empty or too long.
@@ -155,12 +155,12 @@ def check_stops(sampling: Sampling) -> None:
 
 
 def _cache(facts: ModelFacts) -> int:
-    """Bytes of keys and values that a token leaves in all layers, at two bytes a number."""
+    """Bytes of a token's keys and values in all layers, at two bytes per number."""
     return 2 * cached_numbers(facts)
 
 
 def _top(tokens: int, longest: int, top: int, facts: ModelFacts) -> int:
-    """Bytes for the `top` likeliest tokens at each position: one datum's logits at a time, and the answer."""
+    """Bytes for the `top` likeliest tokens at each position: one example's logits at a time, and the answer."""
     return LIKELIEST * longest * facts.vocab_size + ENCODED * (8 + FLOAT) * tokens * min(top, facts.vocab_size)
 
 

@@ -1,7 +1,7 @@
 """Threads that clients share for work outside the event loop: many requests of one client do not delay another's.
 
-What a request needs of the database is done in them, one transaction after the other: who is behind 16 requests of
-somebody else waits for 16 commits with every step of its own.
+They run database transactions, one after the other; without sharing, a request behind 16 of another client would wait
+for 16 commits.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from functools import partial
 from typing import Any
 
 CLIENT: ContextVar[str] = ContextVar("client", default="")
-"""For whom the present task works; empty is nobody in particular."""
+"""The client of the current task; empty: none."""
 
 THREADS = 8
 EACH = 2
-"""Threads that work for one client at a time, at most."""
+"""Most threads for one client at a time."""
 
 
 class FairThreads(ThreadPoolExecutor):
-    """An event loop's executor. Clients have their turns one after the other, each client's work in its order."""
+    """An event loop's executor. Clients take turns; each client's work runs in order."""
 
     def __init__(self, threads: int = THREADS, each: int = EACH) -> None:
         super().__init__(threads, thread_name_prefix="finetooth-request")
         self._each = each
         self._lock = threading.Lock()
-        self._asked: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # the one served last stands last
+        self._asked: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # the latest served is last
         self._at_work = Counter[str]()
-        self._idle = 0  # pieces of work whose thread found all who wait to have their share
+        self._idle = 0  # work whose thread found all waiting clients at their limit
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """See `Executor`; the client is the present task's."""
@@ -42,7 +42,7 @@ class FairThreads(ThreadPoolExecutor):
         return future
 
     def _work(self) -> None:
-        """Do a piece of work, and what was left because of it."""
+        """Run a piece of work, and postponed work after it."""
         again = True
         while again:
             with self._lock:

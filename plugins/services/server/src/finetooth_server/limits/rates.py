@@ -1,7 +1,7 @@
-"""How often something may be: so many at once, then so many a second, for each name apart.
+"""Rate limits with a burst, separately for each name.
 
-The generic cell rate algorithm (ITU-T Recommendation I.371, annex A, as a virtual scheduling algorithm), which is a
-token bucket that keeps one number for each name: when its bucket will be full again.
+The generic cell rate algorithm (ITU-T Recommendation I.371, annex A, as a virtual scheduling algorithm): a token bucket
+that keeps one number per name, the time when its bucket will be full again.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import time
 from collections.abc import Callable
 
 NAMES = 4096
-"""The most names that are remembered."""
+"""Most remembered names."""
 
 
 DEBT = 10.0
-"""Seconds after which there is a token again, however many were taken before they came."""
+"""Most seconds until there is a token again, even after many were taken in advance."""
 
 
 class Rates:
     """Token buckets.
 
     Args:
-        rate: tokens that come in a second, for each name.
-        burst: tokens that a bucket holds, at least one.
+        rate: tokens per second, for each name.
+        burst: size of a bucket, at least one.
         clock: seconds.
     """
 
@@ -37,7 +37,7 @@ class Rates:
         return max(0.0, self._full.get(name, 0.0) - self._slack - self._clock())
 
     def take(self, name: str) -> float:
-        """Take a name's next token, also one that has yet to come; seconds until it does."""
+        """Take a name's next token, possibly in advance; return the seconds until it comes."""
         delay = self.delay(name)
         now = self._clock()
         full = max(now, self._full.get(name, 0.0)) + 1 / self.rate
@@ -47,14 +47,14 @@ class Rates:
         return delay
 
     def _forget(self) -> None:
-        """Forget names whose buckets are full; of too many others, those that will be full first."""
+        """Drop names with full buckets; of too many others, those that will be full first."""
         now = self._clock()
         self._full = {name: full for name, full in self._full.items() if full > now}
         for name in heapq.nsmallest(len(self._full) - NAMES // 2, self._full, key=self._full.__getitem__):
             del self._full[name]
 
     def __len__(self) -> int:
-        """Names that are remembered."""
+        """Number of remembered names."""
         return len(self._full)
 
 

@@ -1,7 +1,7 @@
-"""Room on the disk where a server keeps its records.
+"""Checks the disk space of a server's records.
 
-A call that cannot be recorded is not taken: with less than `LEAST` left, requests are answered 503 and clients wait.
-What was under way when the last byte was taken waits for room before its end is written down; nothing of it is lost.
+A call that cannot be recorded is refused: with less than `LEAST` free, requests get 503 and clients wait. Calls that
+run when the disk fills up wait for space before their end is recorded; nothing is lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finetooth_server.service import Service
 
 LEAST = 4 * 2**20
-"""Bytes that are left for the ends of calls under way."""
+"""Bytes reserved for the ends of running calls."""
 
 PAUSE = 0.5
 """Seconds between two attempts to write while the disk is full."""
@@ -27,7 +27,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def check_room(folder: Path) -> None:
-    """See that a server's folder has room for the records of another request.
+    """Check that a server's folder has room for the records of another request.
 
     Raises:
         DiskFull: it has not.
@@ -37,7 +37,7 @@ def check_room(folder: Path) -> None:
 
 
 def state_of(service: Service) -> Literal["ok", "failing"]:
-    """What a probe of a server's health is answered: it fails as long as requests are refused."""
+    """The health of a server; it fails while requests are refused."""
     try:
         check_room(service.settings.folder)
     except DiskFull:
@@ -46,7 +46,7 @@ def state_of(service: Service) -> Literal["ok", "failing"]:
 
 
 def until_room(method: Method) -> Method:
-    """A method that is tried again while the disk is full, until its object's `ended`, an event, is set."""
+    """A method that is repeated while the disk is full, until its object's event `ended` is set."""
 
     @wraps(method)
     def patient(self: Any, *args: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What tenants take of what they may take: for themselves, and for the operator of the server."""
+"""Tenants' usage of their limits, for themselves and for the server's operator."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FILE = "limits.json"
 
 @dataclass(frozen=True)
 class Usage:
-    """What a tenant takes.
+    """A tenant's usage.
 
     Attributes:
-        models: that are open.
-        sessions: that are open.
-        queued: calls that wait.
+        models: open ones.
+        sessions: open ones.
+        queued: waiting calls.
         checkpoint_bytes: of its checkpoints.
     """
 
@@ -33,7 +33,7 @@ class Usage:
 
 
 def usage(records: Records, tenant: str | None = None) -> dict[str, Usage]:
-    """By tenant, of those that take anything; of one if asked."""
+    """Usage by tenant, without unused ones; optionally of one tenant."""
     queries = {
         "models": (models, func.count(), models.c.closed.is_(False)),
         "sessions": (sessions, func.count(), sessions.c.closed.is_(False)),
@@ -52,14 +52,14 @@ def usage(records: Records, tenant: str | None = None) -> dict[str, Usage]:
 
 
 def write_limits(folder: Path, limits: Limits) -> None:
-    """Leave in a server's folder what its tenants may take."""
+    """Store the limits in a server's folder."""
     staging = folder / f".{FILE}"
     staging.write_text(json.dumps(asdict(limits)))
     staging.replace(folder / FILE)
 
 
 def read_limits(folder: Path) -> Mapping[str, float]:
-    """What the server of a folder was last started with; those of no server where none was."""
+    """The limits of a folder's last server; the defaults without one."""
     file = folder / FILE
     limits: Mapping[str, float] = json.loads(file.read_text()) if file.exists() else asdict(Limits())
     return limits

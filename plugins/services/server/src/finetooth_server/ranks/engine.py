@@ -1,8 +1,8 @@
-"""An engine whose work several processes do together. Each is a rank of one model and of no other; whatever happens to
-one of them, the server and its other models stay as they are.
+"""An engine that runs in several processes.
 
-Every rank gets every call as the log has it, arguments and all, and makes it: what belongs to it of the data, it finds
-by itself, as in a run (`finetooth_steps.sharding`). Rank 0 answers.
+Each is a rank of only one model; its failure does not affect the server and its other models. Every rank gets and
+executes every call of the log with its arguments, and selects its part of the examples as in a run
+(`finetooth_steps.sharding`). Rank 0 answers.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from finetooth_server.settings import LINE
 ADDRESS = "127.0.0.1"
 
 PAUSE = 0.02
-"""Seconds between two looks at whether others want their turn."""
+"""Seconds between two yields to others."""
 
 GRACE = 5.0
-"""Seconds that the other ranks have to answer once one has failed, and that one has to end that closed its line."""
+"""Seconds for the other ranks to answer after one has failed, and for one to end after it closed its line."""
 
 STARTING = 600.0
-"""Seconds in which a rank gives its first sign of life: it imports a framework, maybe from a slow disk."""
+"""Seconds for a rank's first sign of life: it imports a framework, maybe from a slow disk."""
 
 LACKING = frozenset({"interrupt", "snapshots", "continuous", "module", "usage"})
-"""What the engine of a rank can do and this one does not offer: it would have to give away what another process holds.
-Ranks break off and write token by token by themselves, see `_sent`."""
+"""Capabilities of a rank's engine that this one lacks, because another process holds the objects. Ranks handle
+interruption and tokens themselves, see `_sent`."""
 
 
 class RankLost(EngineError):
@@ -53,9 +53,9 @@ class RankedEngine(EngineBase):
     Args:
         command: of a rank: a program and its arguments.
         recipe: with the section `scale`.
-        asked: called while the ranks compute, so that others have their turns; says whether to break off.
+        asked: called while the ranks compute, to yield to others; says whether to stop.
         silence: seconds without a sign of life after which a rank counts as lost.
-        scratch: folder for what ranks write meanwhile, plain weights among it.
+        scratch: folder for temporary files of ranks, such as plain weights.
 
     Raises:
         FinetoothError: the engine cannot be built.
@@ -103,11 +103,11 @@ class RankedEngine(EngineBase):
         """The result of an operation of the log, executed by all ranks.
 
         Args:
-            sent: as `_sent` takes it.
+            sent: as in `_sent`.
 
         Raises:
             FinetoothError: a rank raised it.
-            Interrupted: it was broken off.
+            Interrupted: it was stopped.
             RankLost: a rank ended.
         """
         return self._sent({"operation": operation, "arguments": arguments, "seq": seq}, **sent)
@@ -131,12 +131,12 @@ class RankedEngine(EngineBase):
         self, request: Mapping[str, Any], *, stops: bool = False,
         written: Callable[[int, int, float], None] = lambda completion, token, logprob: None, asks: bool = True,
     ) -> Any:  # fmt: skip
-        """Send a request to every rank, wait for all replies, and take that of rank 0.
+        """Send a request to every rank, wait for all replies, and return that of rank 0.
 
         Args:
-            stops: the ranks may be asked to break it off.
-            written: called with every token that rank 0 writes.
-            asks: others have their turns meanwhile; False where they have them anyway.
+            stops: the ranks may be asked to stop.
+            written: called with every token of rank 0.
+            asks: yield to others meanwhile; False if they run anyway.
         """
         if not self.end.alive:
             raise RankLost(self._why)
@@ -157,7 +157,7 @@ class RankedEngine(EngineBase):
                     selector.unregister(line)
                     del waiting[rank]
                     if not line.reply.keys() & {"value", "interrupted"}:
-                        until = min(until, time.monotonic() + GRACE)  # the others wait for what failed
+                        until = min(until, time.monotonic() + GRACE)  # the others wait for the failed rank
                 if asks and self._asked() and stops and not stopped:
                     stopped = True
                     for line in waiting.values():
@@ -177,10 +177,10 @@ class RankedEngine(EngineBase):
         return replies[0]["value"]
 
     def _moved(self, rank: int, line: RankLine, *, heard: bool) -> list[Any]:
-        """What a rank says before its reply.
+        """Handle a rank's messages before its reply.
 
         Args:
-            heard: something may have come.
+            heard: messages may have come.
 
         Raises:
             RankLost: it has ended, or is silent for too long.
@@ -207,7 +207,7 @@ class RankedEngine(EngineBase):
         if silent:
             how = f"on {socket.gethostname()} gave no sign of life for {silent:g} s (ft serve --rank-silence)"
         else:
-            while process.poll() is None and time.monotonic() < until:  # it has closed its line, and is ending
+            while process.poll() is None and time.monotonic() < until:  # it closed its line and is ending
                 time.sleep(PAUSE)
             process.kill()
             how = how_it_ended(process.poll() or 0, process.last_line())
@@ -217,7 +217,7 @@ class RankedEngine(EngineBase):
 
 
 def _by_itself(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of an engine that shares its base with no other of its process."""
+    """The recipe of an engine that does not share its base."""
     backend = recipe.get("backend")
     if not isinstance(backend, Mapping):
         return dict(recipe)

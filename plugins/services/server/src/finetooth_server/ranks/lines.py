@@ -1,5 +1,4 @@
-"""The two ends of the line between a server and a rank: requests, replies and what comes before a reply, one JSON value
-a line."""
+"""The two ends of the line between a server and a rank: requests, messages and replies, one JSON value per line."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from typing import Any
 from finetooth_wire import json_parts
 
 STOP = b'"stop"'
-"""The line that asks a rank to break off what it computes; too late, it means nothing."""
+"""The line that asks a rank to stop its computation; ignored if too late."""
 
 BEAT = 1.0
 """Seconds between two signs of life of a rank that computes: empty lines."""
@@ -25,9 +24,9 @@ class RankLine:
     """The server's end.
 
     Attributes:
-        heard: when something came last, by a monotonic clock; at least when it was last asked.
-        started: something came at all.
-        reply: to the last request; None while there is none.
+        heard: time of the last message or request, by a monotonic clock.
+        started: whether any message came.
+        reply: to the last request; None so far.
     """
 
     def __init__(self, line: socket.socket) -> None:
@@ -42,23 +41,23 @@ class RankLine:
 
     @property
     def sends(self) -> bool:
-        """Something is to be sent yet."""
+        """Whether something is still to be sent."""
         return bool(self._unsent)
 
     def ask(self, text: bytes) -> None:
-        """Have a request sent; the reply is that to it."""
+        """Queue a request, whose reply follows."""
         self._unsent += text + b"\n"
         self.reply, self.heard = None, time.monotonic()
 
     def stop(self) -> None:
-        """Have the rank asked to break off."""
+        """Queue a request to stop."""
         self._unsent += STOP + b"\n"
 
     def move(self) -> list[Any] | None:
-        """Send and read what can be without waiting.
+        """Send and read without waiting.
 
         Returns:
-            What the rank said before its reply; None: it has closed the line.
+            The rank's messages before its reply; None: it closed the line.
         """
         with suppress(BlockingIOError):
             if self._unsent:
@@ -95,7 +94,7 @@ class ServerLine:
         threading.Thread(target=self._beat, name="finetooth-beat", daemon=True).start()
 
     def request(self) -> Mapping[str, Any] | None:
-        """The next one; None: the server has hung up."""
+        """The next request; None: the server closed the line."""
         while True:
             text, end, rest = self._came.partition(b"\n")
             if end:
@@ -111,7 +110,7 @@ class ServerLine:
                 return None
 
     def stopped(self) -> bool:
-        """Whether the server wants what is computed no more."""
+        """Whether the server asked to stop."""
         while not self._stopped and select.select([self._line], [], [], 0)[0]:
             part = self._line.recv(1 << 16)
             self._came += part
@@ -119,11 +118,11 @@ class ServerLine:
         return self._stopped
 
     def say(self, value: Any) -> None:
-        """Something before the reply."""
+        """Send a message before the reply."""
         self._send({"before": value})
 
     def reply(self, value: Mapping[str, Any]) -> None:
-        """What the request came to."""
+        """Send the reply."""
         self._computes.clear()
         self._send(value)
 
@@ -133,7 +132,7 @@ class ServerLine:
             self._line.sendall(text)
 
     def _beat(self) -> None:
-        with suppress(OSError):  # the server has hung up
+        with suppress(OSError):  # the server closed the line
             while self._computes.wait():
                 with self._sending:
                     if self._computes.is_set():

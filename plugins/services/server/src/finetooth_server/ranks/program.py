@@ -1,5 +1,5 @@
-"""One rank of a model that a server spreads over several processes: it has the engine, and executes what the server
-sends to all ranks."""
+"""One rank of a model that a server spreads over several processes: it has the engine, and executes the server's
+requests to all ranks."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from finetooth_server.ranks.lines import ServerLine
 from finetooth_server.settings import LINE
 
 WRITES, READS = ("save", "export"), ("load", "restore")
-"""Methods of an engine with a folder. Every rank makes the calls, since weights may have to be gathered."""
+"""Methods of an engine that take a folder. Every rank calls them, since weights may have to be gathered."""
 
 
 def serve_rank(context: CommandContext) -> None:
-    """Execute what comes over the line until the server closes it."""
+    """Execute requests until the server closes the line."""
     inherited = socket.socket(fileno=int(os.environ[LINE]))
     os.set_inheritable(inherited.fileno(), False)
     model: LiveModel | None = None
@@ -51,8 +51,8 @@ def serve_rank(context: CommandContext) -> None:
 
 
 def _may_stop(model: LiveModel, request: Mapping[str, Any], line: ServerLine) -> None:
-    """Let the engine ask whether to break off. Each rank finds by itself that it should, so that this holds only where
-    the engine tells the others, or no other waits: not between the two parts of a loss that sees the whole step."""
+    """Let the engine ask whether to stop. Each rank learns it at another time, so this is allowed only if the engine
+    tells the others, or none waits: not between the two parts of a loss over the whole step."""
     if "interrupt" not in model.engine.capabilities:
         return
     loss = request["arguments"].get("loss")
@@ -76,7 +76,7 @@ def _executed(model: LiveModel, request: Mapping[str, Any]) -> Any:
 
 
 def _written(write: Callable[[Path], None], folder: Path) -> None:
-    """Rank 0 writes the folder; what the others write goes at once."""
+    """Rank 0 writes the folder; the others' files are removed at once."""
     if os.environ["RANK"] == "0":
         write(folder)
         return

@@ -1,5 +1,5 @@
-"""A call as REST answers with it: its result is the bytes in the log, which are neither read nor written again. A
-result may have many megabytes, and reading or writing JSON stops all other threads."""
+"""REST's answer with a call: the result's bytes from the log, without parsing them. A result may have many megabytes,
+and parsing or writing JSON stops all other threads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from starlette.types import Receive, Scope, Send
 from finetooth_server.log import Call
 
 PART = 2**18
-"""Bytes that are handed to a connection at once; the next ones wait until it has taken these."""
+"""Bytes per write to a connection."""
 
 
 class CallAnswer(Response):
-    """200 once the call is finished, 202 before."""
+    """Status 200 for a finished call, else 202."""
 
     media_type = "application/json"
 
@@ -24,7 +24,7 @@ class CallAnswer(Response):
         super().__init__(call_bytes(call), 202 if call.state == "queued" else 200)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it in parts."""
+        """Send the answer in parts."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         body = memoryview(self.body)
         for begin in range(0, len(body), PART):
@@ -33,7 +33,7 @@ class CallAnswer(Response):
 
 
 def call_json(call: Call) -> dict[str, Any]:
-    """A call as clients see it."""
+    """A call for clients."""
     return {**_head(call), "result": call.result, "error": _error(call)}
 
 

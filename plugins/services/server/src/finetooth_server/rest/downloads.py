@@ -1,4 +1,4 @@
-"""The artifact of a checkpoint, file by file: what `export` wrote, for its owner."""
+"""Downloads of a checkpoint's artifact, file by file, for its owner."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def artifact(service: Service, caller: Caller, id_: str) -> list[FileBody]:
     """The files of a checkpoint's artifact.
 
     Raises:
-        Forbidden: the key may not take weights away.
+        Forbidden: the key may not download.
         Unknown: the caller has no such checkpoint.
     """
     with service.checkpoints.reading(service.downloadable(caller, id_), WEIGHTS, links=True) as folder:
@@ -67,12 +67,11 @@ def _open_file(service: Service, caller: Caller, id_: str, name: str) -> BinaryI
         files = _within(folder)
         if name not in files:
             raise Unknown(f"no file {name!r} in the checkpoint", action="list its files")
-        return files[name].open("rb")  # what was decrypted for this goes now, and lives until the file is closed
+        return files[name].open("rb")  # removes the decrypted copy now; it exists until the file is closed
 
 
 def _within(folder: Path) -> dict[str, Path]:
-    """Files by their path; only what lies in the artifact's folder has a name here, and no link does: it may point
-    anywhere."""
+    """Files by their path; only plain files in the artifact's folder, no links, which may point anywhere."""
     return {
         file.relative_to(folder).as_posix(): file
         for file in sorted(folder.rglob("*"))

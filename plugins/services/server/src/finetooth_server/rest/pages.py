@@ -1,4 +1,4 @@
-"""The routes as a page to read, drawn from the OpenAPI document: no script, and nothing from elsewhere."""
+"""A page of the routes, from the OpenAPI document, without scripts and external files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Bodies of REST requests, read and checked in a thread outside the event loop, in parts: a body of millions of values
-keeps nobody waiting but its own client."""
+"""Parses and checks bodies of REST requests in a thread outside the event loop, in parts, so that a body of millions of
+values delays only its own client."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from finetooth_wire import json_parts
 from finetooth_wire.bounds import brief
 
 SMALL = 2**14
-"""Bytes of a body that is read at once: a thread would take longer to get."""
+"""Bytes of a body that is parsed at once: a thread would take longer to start."""
 
 
 class WrongBody(HTTPException):
-    """A body that is not what its route takes, or cannot be read."""
+    """The error for an invalid body."""
 
     def __init__(self, message: str) -> None:
         super().__init__(422, message)
 
 
 def body_fault(fault: Mapping[str, Any]) -> str:
-    """A fault of a body, as pydantic tells it, in one line."""
+    """An error of pydantic about a body, in one line."""
     parts = [str(part) for part in fault["loc"] if part != "body"]
     where = ".".join(takewhile(lambda part: "(" not in part, parts))  # then comes the name of a validator
     if len(where) < len(".".join(parts)):
@@ -36,13 +36,13 @@ def body_fault(fault: Mapping[str, Any]) -> str:
 
 
 async def beside(read: Callable[[bytes], Any], content: bytes) -> Any:
-    """Read a body in a thread, unless it is small."""
+    """Parse a body in a thread, unless it is small."""
     return read(content) if len(content) <= SMALL else await asyncio.to_thread(read, content)
 
 
 class ReadRoute(APIRoute):
-    """A route whose body is checked before FastAPI looks at it, which does so in the event loop: what is an instance of
-    the model already is taken as it is."""
+    """A route whose body is checked outside the event loop, before FastAPI: it accepts an instance of the model
+    unchanged."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """See `APIRoute`."""

@@ -31,14 +31,14 @@ Seq = Annotated[int | None, Query(gt=0, lt=2**62, description="The call's place,
 Wait = Annotated[float, Query(ge=0, le=3600, description="Seconds to wait for the result.")]
 
 
-async def service_of(request: Request) -> Service:  # a function that is none of the loop's would get a thread
+async def service_of(request: Request) -> Service:  # a plain function would run in a thread
     """The service that the app was made for."""
     service: Service = request.app.state.service
     return service
 
 
 async def caller_of(request: Request) -> Caller:
-    """Who calls, as the guard found out before it read the request."""
+    """The caller, from the guard."""
     caller: Caller = request.state.caller
     return caller
 
@@ -50,7 +50,7 @@ KEYED = [
     Security(HTTPBearer(auto_error=False, scheme_name="bearer", description="Authorization: Bearer KEY")),
     Security(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="header")),
 ]
-"""For the OpenAPI document alone: the guard has looked at the key before any route is reached."""
+"""Only for the OpenAPI document: the guard has checked the key before any route."""
 
 router = APIRouter(
     prefix="/v1",
@@ -177,8 +177,7 @@ async def cancel_call(id: str, caller: CallerOf, service: ServiceOf, wait: Wait 
 
 
 async def refused_body(request: Request, error: Exception) -> Response:
-    """A request that is not what the route takes. One that has a place in a sequence fails there, so that what comes
-    after it is not held up."""
+    """Handle an invalid request. One with a place in a sequence fails there, so that later calls can run."""
     if isinstance(error, HTTPException):
         if error.status_code != 400 and not isinstance(error, WrongBody):
             unknown = error.detail in ("Not Found", "Method Not Allowed")

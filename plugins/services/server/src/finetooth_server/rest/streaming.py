@@ -24,7 +24,7 @@ streaming_router = APIRouter(prefix="/v1", responses={401: {"description": "no v
 
 
 class TextSoFar:
-    """The text of a completion whose tokens come bit by bit. What decodes to half a letter waits for the rest.
+    """The text of a completion whose tokens come one by one. Bytes of an incomplete character wait for the rest.
 
     Args:
         decode: from token ids to text.
@@ -36,7 +36,8 @@ class TextSoFar:
         self._context = self._told = 0
 
     def add(self, tokens: Sequence[int]) -> str:
-        """The text that these tokens add; a token's letters can depend on the one before, so that is decoded again."""
+        """The text that these tokens add; a token's characters can depend on the previous one, which is decoded
+        again."""
         self._tokens += tokens
         before = self._decode(self._tokens[self._context : self._told])
         now = self._decode(self._tokens[self._context :])
@@ -60,7 +61,7 @@ async def stream(id: str, caller: CallerOf, service: ServiceOf) -> StreamingResp
     have no tokens, only an end. A stream that broke off can be asked for again."""
     decode = await asyncio.to_thread(_decoder, service, caller, id)
     events = _events(service, caller, id, decode)
-    first = await anext(events)  # what is wrong is said before the answer begins
+    first = await anext(events)  # errors are raised before the answer begins
 
     async def all_of_them() -> AsyncIterator[str]:
         yield first
@@ -87,7 +88,7 @@ async def _events(
 
 
 def _decoder(service: Service, caller: Caller, id_: str) -> Callable[[Sequence[int]], str]:
-    """Of the base model that a call samples.
+    """The decoder of a call's base model.
 
     Raises:
         Unknown: the call does not exist, or is another tenant's.

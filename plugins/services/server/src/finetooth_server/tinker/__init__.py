@@ -1,1 +1,1 @@
-"""The Tinker wire: for scripts that were written for the public `tinker` client."""
+"""The Tinker protocol, for scripts that use the public `tinker` client."""

@@ -1,4 +1,4 @@
-"""What a client of the Tinker wire does with checkpoints that are there: list, keep, publish, copy, fetch, delete."""
+"""Tinker routes for checkpoints: list, keep, publish, copy, fetch, delete."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from finetooth_server.tinker.runs import checkpoint_facts
 Json = Mapping[str, Any]
 
 LISTED = 100
-"""Entries of a page where the client names no number."""
+"""Default entries per page."""
 
 GIGABYTE = 1e9
 
@@ -60,19 +60,19 @@ def delete(service: Service, caller: Caller, request: Json) -> Any:
 
 
 def publish(service: Service, caller: Caller, request: Json) -> Any:
-    """Let every tenant read it; what is public already stays so. Who does that gives its weights away."""
+    """Let every tenant read it, with its weights; a public one stays public."""
     caller.must("download")
     service.checkpoints.publish(caller.tenant, _own(service, caller, request).id, public=True)
 
 
 def unpublish(service: Service, caller: Caller, request: Json) -> Any:
-    """Let the tenant alone read it."""
+    """Let only the tenant read it."""
     caller.must("train")
     service.checkpoints.publish(caller.tenant, _own(service, caller, request).id, public=False)
 
 
 def set_ttl(service: Service, caller: Caller, request: Json) -> Any:
-    """Let it end after a time, or keep it."""
+    """Let it expire after a time, or keep it."""
     caller.must("train")
     seconds = request.get("ttl_seconds")
     checkpoint = _own(service, caller, request)
@@ -81,7 +81,7 @@ def set_ttl(service: Service, caller: Caller, request: Json) -> Any:
 
 
 def copy_weights(service: Service, caller: Caller, request: Json) -> Any:
-    """A copy of a checkpoint that may be read, with a run of its own."""
+    """A copy of a readable checkpoint, with a new run."""
     caller.must("train")
     check_token(request)
     pages.check_project(caller, request.get("destination_project_id"))
@@ -104,7 +104,7 @@ def copy_weights(service: Service, caller: Caller, request: Json) -> Any:
 
 
 def external_urls(service: Service, caller: Caller, request: Json) -> Any:
-    """An address for each file of a checkpoint that was saved for programs elsewhere; they need no key, for a while."""
+    """Temporary addresses without a key for each file of a checkpoint saved for other programs."""
     caller.must("download")
     checkpoint = service.downloadable(caller, _own(service, caller, request).id)
     if checkpoint.kind != EXTERNAL:
@@ -118,10 +118,10 @@ def external_urls(service: Service, caller: Caller, request: Json) -> Any:
 
 
 def check_token(request: Json) -> None:
-    """Checks that the request does not read another account's checkpoint.
+    """Check that the request does not read another account's checkpoint.
 
     Raises:
-        UserError: it wants to read what another account was given.
+        UserError: it does.
     """
     if request.get("weights_access_token") is not None:
         raise UserError(
@@ -130,7 +130,7 @@ def check_token(request: Json) -> None:
 
 
 def copy_session_id(caller: Caller, key: str) -> str:
-    """The session of a copy: the same request sent again finds the copy that it made."""
+    """The session of a copy: a repeated request finds its copy."""
     return hashlib.sha256(f"copy {caller.tenant} {key}".encode()).hexdigest()[:32]
 
 

@@ -1,7 +1,7 @@
-"""Between the Tinker wire's protobuf and the service's own words.
+"""Converts between the Tinker protocol's protobuf and the service.
 
-The messages come from the public client's own package. Inputs on this wire are already aligned with their targets, all
-losses are plain sums over tokens, and log-probabilities are wanted at every target, whatever its weight.
+The messages come from the public client's package. Inputs in this protocol are aligned with their targets, all losses
+are plain sums over tokens, and log-probabilities are returned at every target, with any weight.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from tinker.proto import tinker_public_pb2 as proto
 from finetooth_server.tinker.requests import rows_of_cells
 
 FIELDS = {"logprobs": "old_logprobs", "advantages": "advantages", "weights": "weights"}
-"""Names of loss inputs here and there; others keep theirs."""
+"""Names of loss inputs in the service and in the protocol, if they differ."""
 
 CELLS = 2**25
-"""Of all sparse tensors of one request together."""
+"""Most cells of all sparse tensors of one request together."""
 
 _TYPES: Mapping[int, str] = {
     proto.DTYPE_FLOAT32: "<f4",
@@ -31,10 +31,10 @@ _TYPES: Mapping[int, str] = {
 
 
 UNKNOWN_LOSSES = frozenset({"gspo", "stable_reinforce"})
-"""Losses that the client names, without a word of what they compute."""
+"""Losses that the client names without defining them."""
 
 Opener = Callable[[bytes, str, int, str], ImageChunk]
-"""From an image's bytes, format, expected tokens (0 is unknown) and place in the request to what the model reads."""
+"""From an image's bytes, format, expected tokens (0: unknown) and place in the request to the model's input."""
 
 
 def forward_backward_call(message: Any, images: Opener) -> tuple[str, dict[str, Any]]:
@@ -44,7 +44,7 @@ def forward_backward_call(message: Any, images: Opener) -> tuple[str, dict[str, 
         images: opens the images among the inputs.
 
     Raises:
-        DataError: a datum cannot be read, or the client knows the loss and it is not offered.
+        DataError: an example cannot be read, or the server does not offer the client's loss.
     """
     if message.loss_fn in UNKNOWN_LOSSES:
         raise DataError(
@@ -64,7 +64,7 @@ def forward_backward_call(message: Any, images: Opener) -> tuple[str, dict[str, 
 
 
 def forward_backward_result(result: Mapping[str, Any]) -> bytes:
-    """ForwardBackwardOutput: log-probabilities by datum, and the loss."""
+    """ForwardBackwardOutput: log-probabilities by example, and the loss."""
     answer = proto.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
     answer.metrics["loss:sum"] = result["loss"]
     for name, value in result["metrics"].items():
@@ -83,7 +83,7 @@ def forward_backward_result(result: Mapping[str, Any]) -> bytes:
 
 
 def sample_result(result: Mapping[str, Any]) -> bytes:
-    """SampleResponse: sequences, and what was asked of the prompt."""
+    """SampleResponse: sequences, and the prompt's requested results."""
     answer = proto.SampleResponse()
     for completion in result["completions"]:
         sequence = answer.sequences.add(
@@ -114,7 +114,7 @@ def _write_top(message: Any, of: Mapping[str, Any]) -> None:
 
 
 def _write(message: Any, array: Any, dtype: str, layout: Mapping[str, Any] | None = None) -> None:
-    """An array as a tensor, laid out as asked for."""
+    """An array as a tensor in the requested layout."""
     values = wire.decode_array(array, "")
     message.dtype = next(number for number, name in _TYPES.items() if name == dtype)
     message.shape.extend(values.shape if layout is None else layout["shape"])
@@ -131,7 +131,7 @@ def read_message(content: bytes) -> Any:
     """A ForwardBackwardRequest.
 
     Raises:
-        UserError: the bytes are none.
+        UserError: the bytes are invalid.
     """
     message = proto.ForwardBackwardRequest()
     try:
@@ -142,7 +142,7 @@ def read_message(content: bytes) -> Any:
 
 
 class _Room:
-    """What sparse tensors of one message may take: a few bytes could else name matrices that fill the memory."""
+    """Limits sparse tensors of one message: otherwise a few bytes could name matrices that fill the memory."""
 
     def __init__(self) -> None:
         self._cells = CELLS

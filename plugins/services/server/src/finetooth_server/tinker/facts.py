@@ -1,4 +1,4 @@
-"""What a client of the Tinker wire may ask about models, checkpoints, samplers and the server."""
+"""Tinker routes with facts of models, checkpoints, samplers and the server."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def _name(pick: Any) -> str:
 
 
 def sampler(service: Service, caller: Caller, body: Json) -> Any:
-    """The weights that a sampling session reads."""
+    """The weights of a sampling session."""
     base, checkpoint = service.sampler(caller, str(body["id"]))
     path = None
     if checkpoint is not None:
         saved = service.checkpoint(caller, checkpoint)
-        # what was written over since has no path any more
+        # an overwritten checkpoint has no path
         path = names.path_of(saved.model, saved.kind, saved.name) if saved.kind in names.PARTS.values() else None
     return {"sampler_id": body["id"], "base_model": base, "model_path": path}
 

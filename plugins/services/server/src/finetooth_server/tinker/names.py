@@ -1,4 +1,4 @@
-"""Ids and paths of the Tinker wire, which the client builds and takes apart itself.
+"""Ids and paths of the Tinker protocol, which the client also builds and parses.
 
 SESSION:train:N                             a model
 SESSION:sample:N                            weights to sample from
@@ -16,11 +16,11 @@ from finetooth_server.service import Service
 
 SCHEME = "tinker://"
 PARTS = {"weights": STATE, "sampler_weights": WEIGHTS, "external_weights": EXTERNAL}
-"""Our kinds of checkpoints by the middle part of a path."""
+"""Kinds of checkpoints by the middle part of a path."""
 
 
 def model_id(session: str, number: int) -> str:
-    """The id that the client computes too."""
+    """The id, which the client computes too."""
     return f"{session}:train:{number}"
 
 
@@ -36,10 +36,10 @@ def path_of(model: str, kind: str, name: str) -> str:
 
 
 def find(service: Service, caller: Caller, path: object, *, public: bool = True) -> Checkpoint:
-    """The checkpoint that a path names: the caller's own, or one that is public.
+    """The checkpoint at a path: the caller's own, or a public one.
 
     Args:
-        public: False finds the caller's own alone.
+        public: False finds only the caller's own.
 
     Raises:
         Unknown: there is none, or it is another tenant's.

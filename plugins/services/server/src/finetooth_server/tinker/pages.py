@@ -1,4 +1,4 @@
-"""Numbers and times of the Tinker wire's answers, and which part of a list a request wants."""
+"""Numbers, times and pages of lists in the Tinker protocol."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ OWNED, ACCESSIBLE = "owned", "accessible"
 
 
 def page(request: Mapping[str, Any], limit: int) -> Page:
-    """The part of a list.
+    """The requested part of a list.
 
     Args:
-        limit: where the request names none.
+        limit: default of the request's.
 
     Raises:
         UserError: it is none.
@@ -27,17 +27,17 @@ def page(request: Mapping[str, Any], limit: int) -> Page:
 
 
 def cursor(of: Page, count: int) -> dict[str, int]:
-    """Where a page stands in its list."""
+    """The place of a page in its list."""
     return {"offset": of.offset, "limit": of.limit, "total_count": count}
 
 
 def instant(seconds: float | None) -> str | None:
-    """Seconds since 1970 as the wire writes them."""
+    """Seconds since 1970 in the protocol's format."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def seconds(text: object) -> float:
-    """What `instant` wrote.
+    """The inverse of `instant`.
 
     Raises:
         UserError: it is none.
@@ -49,10 +49,10 @@ def seconds(text: object) -> float:
 
 
 def check_scope(request: Mapping[str, Any]) -> None:
-    """Whose things are listed: a tenant sees its own, which is all that is accessible to it.
+    """Check the scope of a list: a tenant sees only its own things.
 
     Raises:
-        UserError: something else is asked for.
+        UserError: another scope.
     """
     scope = request.get("access_scope") or OWNED
     if scope not in (OWNED, ACCESSIBLE):
@@ -73,7 +73,7 @@ def check_project(caller: Caller, project: object) -> None:
 
 
 def texts(about: Mapping[str, Any]) -> dict[str, str] | None:
-    """A client's notes as the wire gives them back: texts only."""
+    """A client's notes in the protocol's format: texts only."""
     return {str(name): value if isinstance(value, str) else str(value) for name, value in about.items()} or None
 
 

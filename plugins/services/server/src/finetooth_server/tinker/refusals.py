@@ -1,5 +1,5 @@
-"""What clients of the Tinker wire know and this server does not offer: each is refused by its name and with the reason,
-so that nobody looks for a mistake of their own."""
+"""Tinker routes that this server does not offer: each is refused by name and with the reason, so that users do not look
+for their own mistake."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetooth_server.faults import Refused
 
 
 class NotOffered(Refused):
-    """Something of the wire that is not served here."""
+    """The error for an unsupported part of the protocol."""
 
     status = 400
 
@@ -22,8 +22,8 @@ class Refusal:
 
     Attributes:
         path: under `/api/v1`, with the names of its parameters in braces.
-        what: what it would be.
-        reason: why it is not here.
+        what: its purpose.
+        reason: why it is missing.
         action: what to do instead.
     """
 
@@ -35,7 +35,7 @@ class Refusal:
 
     @property
     def sentence(self) -> str:
-        """What the client reads."""
+        """The text for the client."""
         return str(self.error())
 
     def error(self) -> NotOffered:

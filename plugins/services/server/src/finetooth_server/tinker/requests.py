@@ -1,4 +1,4 @@
-"""The Tinker wire's JSON requests in the service's words."""
+"""Converts the Tinker protocol's JSON requests for the service."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from numpy.typing import NDArray
 from finetooth_server.batches.scores import ScoreRequest
 
 ALPHA = 32.0
-"""LoRA's alpha, which is not on the wire; other servers of it take the same."""
+"""LoRA's alpha, which the protocol does not send; other servers use the same."""
 
 LONGEST = 32768
-"""New tokens where the client sets no bound; the model's own length ends them earlier."""
+"""New tokens if the client sets no limit; the model's own length ends them earlier."""
 
 MOST_OF_ONE = 1024
-"""Tokens whose log-probabilities may be asked for at one place."""
+"""Most tokens whose log-probabilities a request may name at one place."""
 
 UNKNOWN_OPTIMIZERS = frozenset({"dimuon"})
-"""Optimizers that the client names, without a word of what they compute."""
+"""Optimizers that the client names without defining them."""
 
 PARTS = ("train_attn", "train_mlp", "train_unembed")
-"""Parts of a model that a client may let a LoRA add to; all of them where it says nothing."""
+"""Parts of a model for a client's LoRA; all by default."""
 
 _BELOW_ONE = ("beta1", "beta2")
 
 
 def sections(request: Mapping[str, Any], template: Mapping[str, Any], facts: ModelFacts | None) -> dict[str, Any]:
-    """The sections of a recipe that `create_model` asks for.
+    """The sections of a recipe from `create_model`.
 
     Args:
-        template: the recipe under which the server offers the base model.
+        template: the server's recipe of the base model.
         facts: of that model; None if it is not served.
 
     Raises:
-        UserError: something that is not offered.
+        UserError: the server does not offer it.
     """
     lora = request.get("lora_config")
     recipe: dict[str, Any] = {"schedule": "constant", "train": {"max_grad_norm": 0.0}}
@@ -56,10 +56,10 @@ def sections(request: Mapping[str, Any], template: Mapping[str, Any], facts: Mod
 
 
 def optimizer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `optimizer` that `optimizer_config` asks for; AdamW where it says nothing.
+    """The section `optimizer` from `optimizer_config`; AdamW by default.
 
     Raises:
-        DataError: the client knows it, and it is not offered.
+        DataError: the server does not offer it.
     """
     config = wire.mapping(request.get("optimizer_config") or {"type": "adamw"}, "optimizer_config")
     options = {name: value for name, value in config.items() if name != "type"}
@@ -74,7 +74,7 @@ def optimizer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def lora_parts(recipe: Mapping[str, Any], facts: ModelFacts) -> dict[str, bool | None]:
-    """Which parts of a model a recipe's LoRA adds to, as `weights_info` says it; None without one."""
+    """The parts of a model with a recipe's LoRA, for `weights_info`; None without one."""
     adapter = recipe.get("adapter")
     name = adapter.get("name") if isinstance(adapter, Mapping) else adapter
     if name != "lora":
@@ -88,7 +88,7 @@ def lora_parts(recipe: Mapping[str, Any], facts: ModelFacts) -> dict[str, bool |
 
 
 def _spelled(parts: Sequence[str], facts: ModelFacts) -> str | list[str]:
-    """Targets of a LoRA, by the recipe's own word where there is one."""
+    """Targets of a LoRA, by the recipe's own name if there is one."""
     words = {("train_attn", "train_mlp"): "all-linear", ("train_attn",): "attention"}
     return words.get(tuple(parts)) or [name for part in parts for name in _modules(part, facts)]
 
@@ -103,7 +103,7 @@ def _modules(part: str, facts: ModelFacts) -> tuple[str, ...]:
 
 
 def _lora(lora: Mapping[str, Any], rank: int, template: Mapping[str, Any], facts: ModelFacts | None) -> dict[str, Any]:
-    """What the server's recipe says of targets stands, unless the client leaves a part out."""
+    """Keep the targets of the server's recipe, unless the client excludes a part."""
     adapter = template.get("adapter")
     options = {k: v for k, v in adapter.items() if k not in ("name", "rank")} if isinstance(adapter, Mapping) else {}
     wanted = [part for part in PARTS if lora.get(part, True)]
@@ -118,7 +118,7 @@ def step_settings(request: Mapping[str, Any]) -> StepSettings:
     """Numbers of `optim_step`.
 
     Raises:
-        DataError: they are none.
+        DataError: they are invalid.
     """
     adam = request.get("adam_params")
     parameters = wire.mapping(adam if adam is not None else request.get("optimizer_params"), "adam_params")
@@ -135,7 +135,7 @@ def step_settings(request: Mapping[str, Any]) -> StepSettings:
 
 
 def sampling(request: Mapping[str, Any]) -> tuple[Sampling, bool]:
-    """How `asample` wants to sample, and whether it chose the seed.
+    """The sampling settings of `asample`, and whether it chose the seed.
 
     Raises:
         DataError: a setting is neither a number nor a text.
@@ -158,13 +158,13 @@ def sampling(request: Mapping[str, Any]) -> tuple[Sampling, bool]:
 
 
 def requested_logprobs(request: Mapping[str, Any], length: int) -> ScoreRequest:
-    """The log-probabilities that `asample` asks for in addition to the completions.
+    """The log-probabilities that `asample` requests besides completions.
 
     Args:
         length: of the prompt, in tokens.
 
     Raises:
-        DataError: they cannot be had.
+        DataError: they are invalid.
     """
     if request.get("record_stability_info"):
         raise DataError("record_stability_info", "not offered, nothing here reads it", action="leave it out")
@@ -191,7 +191,7 @@ def requested_logprobs(request: Mapping[str, Any], length: int) -> ScoreRequest:
 
 
 def _targets(tensor: Any, length: int) -> tuple[Any, Any]:
-    """Rows and ids of the cells that a tensor (N - 1, K) names, in the order of its values."""
+    """Rows and ids of the cells of a tensor (N - 1, K), in the order of its values."""
     if tensor is None:
         return None, None
     where = "target_prompt_logprobs"
@@ -240,7 +240,7 @@ def _ids(values: Any, where: str) -> Any:
 
 
 def target_layout(request: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How `target_prompt_logprobs` is laid out; the answer is laid out alike."""
+    """The layout of `target_prompt_logprobs`, also for the answer."""
     tensor = request.get("target_prompt_logprobs")
     if tensor is None:
         return None
@@ -248,7 +248,7 @@ def target_layout(request: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _stops(stop: Any) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
-    """None stops at the end of the text, an empty list never; texts stop in addition to it, ids in its place."""
+    """None stops at the end of the text, an empty list never; texts stop additionally, ids instead."""
     if stop is None:
         return (), None
     if isinstance(stop, str):
@@ -265,7 +265,7 @@ def prompt(request: Mapping[str, Any]) -> list[int]:
     """Token ids of a prompt.
 
     Raises:
-        DataError: it is none, or holds something other than text.
+        DataError: it is invalid, or holds something other than text.
     """
     chunks = wire.sequence(wire.mapping(request.get("prompt"), "prompt").get("chunks"), "prompt.chunks")
     tokens: list[int] = []
@@ -287,7 +287,7 @@ def whole(value: Any, name: str, least: int | None) -> int:
     """The value, a whole number.
 
     Raises:
-        DataError: it is none, or below `least`.
+        DataError: it is not one, or below `least`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or (least is not None and value < least):
         raise DataError(name, f"{value!r}", action="give a whole number" + ("" if least is None else f" from {least}"))

@@ -1,8 +1,8 @@
-"""The Tinker wire's routes. Every operation is answered with a promise at once; its result is fetched at
-`retrieve_future`.
+"""The Tinker protocol's routes.
 
-A request that carries a sequence number is never refused: it takes its place and fails there, since the client cannot
-fill a gap and everything after it would wait for ever.
+Every operation returns a promise at once; the client fetches its result at `retrieve_future`. A request with a sequence
+number is never refused: it takes its place and fails there, since the client cannot fill a gap and later calls would
+wait forever.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from finetooth_server.tinker.refusals import REFUSALS, Refusal
 
 FACE = "tinker"
 HOLD = 20.0
-"""Seconds for which a request for a result is held; the client gives up after 45."""
+"""Most seconds that a request for a result waits; the client gives up after 45."""
 
 EPHEMERAL = 7 * 86400.0
-"""Seconds for which weights that were saved only to sample from are kept."""
+"""Seconds for which weights saved only for sampling are kept."""
 
 Json = Mapping[str, Any]
 Handler = Callable[[Service, Caller, Json], Any]
@@ -52,7 +52,7 @@ CONFIG = {
 """What the client may use of this server."""
 
 LIVE_CONFIG = {"sample_cancel_enabled": True}
-"""What the client may use of this server, asked again from time to time."""
+"""What the client may use of this server; requested repeatedly."""
 
 
 def tinker_router() -> APIRouter:
@@ -86,7 +86,7 @@ def tinker_router() -> APIRouter:
 
 
 def _caller(request: Request) -> tuple[Service, Caller]:
-    return request.app.state.service, request.state.caller  # the guard found out who calls
+    return request.app.state.service, request.state.caller  # the guard has set the caller
 
 
 def _json_route(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -145,7 +145,7 @@ def _number(body: Json, name: str) -> int:
 
 
 def _submit(service: Service, caller: Caller, body: Json, operation: str, make: Callable[[], Json]) -> dict[str, Any]:
-    """A call on a model whose arguments may be wrong: then it fails in its place."""
+    """A call on a model; with invalid arguments it fails in its place."""
     arguments: Json = {}
     error = ""
     try:
@@ -281,7 +281,7 @@ def optim_step(service: Service, caller: Caller, body: Json) -> Any:
 def _check_base(body: Json, checkpoint: Checkpoint) -> None:
     """
     Raises:
-        UserError: the checkpoint is wanted on another base model.
+        UserError: the checkpoint has another base model.
     """
     base = body.get("base_model")
     if base is not None and base != checkpoint.base:
@@ -353,14 +353,14 @@ def _open_sampler(service: Service, caller: Caller, session: str, id_: str, body
 
 
 def join_sampling_session(service: Service, caller: Caller, body: Json) -> Any:
-    """A number for a copy of a client: the numbers of its requests begin with it."""
+    """A number for a copy of a client, the prefix of its requests' numbers."""
     caller.must("sample")
     return {"client_counter": join_sampler(service.records, caller.tenant, str(body.get("sampling_session_id")))}
 
 
 def asample(service: Service, caller: Caller, body: Json) -> Any:
     id_ = body.get("sampling_session_id")
-    if id_ is None:  # without a session: one for each base, or for what a path means now
+    if id_ is None:  # without a session: one for each base, or for a path's current checkpoint
         path = body.get("model_path")
         checkpoint = None if path is None else names.find(service, caller, path).id
         named = json.dumps([caller.tenant, body.get("base_model"), checkpoint])
@@ -392,7 +392,7 @@ def asample(service: Service, caller: Caller, body: Json) -> Any:
 
 
 async def copy_weights(request: Request) -> Response:
-    """A copy; sent again with the same `X-Idempotency-Key`, the request finds the copy that it made."""
+    """A copy; a repeated request with the same `X-Idempotency-Key` finds its copy."""
     service, caller = _caller(request)
     body = {**await _json_of(request), "idempotency": request.headers.get("x-idempotency-key")}
     if request.headers.get("x-tinker-weights-access-token") is not None:
@@ -404,7 +404,7 @@ async def copy_weights(request: Request) -> Response:
 
 
 async def retrieve_future(request: Request) -> Response:
-    """The result of a promise; 408 while there is none, and the client asks again at once."""
+    """The result of a promise; 408 while there is none, and the client repeats the request at once."""
     from finetooth_server.tinker import convert
 
     service, caller = _caller(request)
@@ -426,7 +426,7 @@ async def retrieve_future(request: Request) -> Response:
 
 
 def cancel_future(service: Service, caller: Caller, body: Json) -> Any:
-    """Nobody waits for a call's result any more."""
+    """Cancel a call without a waiting client."""
     service.cancel(caller, str(body.get("request_id")))
 
 

@@ -1,4 +1,4 @@
-"""Training runs and sessions of the Tinker wire: lists, single ones, and a search."""
+"""Tinker routes for training runs and sessions: lists, single ones, and a search."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from finetooth_server.tinker.facts import adapter_facts
 Json = Mapping[str, Any]
 
 RUNS, SESSIONS, SEARCHED = 20, 20, 50
-"""Entries of a page where the client names no number."""
+"""Default entries per page."""
 
 MOST_FOUND = 200
 
@@ -46,7 +46,7 @@ def run_checkpoints(service: Service, caller: Caller, request: Json) -> Any:
 
 
 def checkpoint_facts(checkpoint: Any) -> dict[str, Any]:
-    """A checkpoint as the wire describes it."""
+    """A checkpoint in the protocol's format."""
     path = names.path_of(checkpoint.model, checkpoint.kind, checkpoint.name)
     return {
         "checkpoint_id": "/".join(path.split("/")[-2:]),
@@ -84,7 +84,7 @@ def sessions(service: Service, caller: Caller, request: Json) -> Any:
 
 
 def session(service: Service, caller: Caller, request: Json) -> Any:
-    """A session: its models, its samplers, and what its client wrote to it."""
+    """A session: its models, its samplers, and its client's notes."""
     pages.check_scope(request)
     record, models, samplers = service.history.session(caller, str(request["id"]))
     return {
@@ -153,7 +153,7 @@ def _status(record: SessionRecord) -> dict[str, Any] | None:
     if not record.closed:
         return {"type": "active"}
     if not record.finish:
-        return None  # its client went away without a word
+        return None  # its client disappeared
     return {"type": "client_finished", **record.finish}
 
 

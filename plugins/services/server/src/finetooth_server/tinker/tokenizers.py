@@ -1,4 +1,4 @@
-"""Where a Tinker client finds the tokenizer of a base model: it loads one by a name or a folder of its own machine."""
+"""The name or folder from which a Tinker client loads the tokenizer of a base model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from finetooth_server.service import Service
 
 
 def tokenizer_of(service: Service, base: str) -> str:
-    """What the client is told: the folder of the model itself or of its tokenizer if there is one here, which a client
-    on the same machine can read; else the model's name."""
+    """The answer to the client: the local folder of the model or its tokenizer, for clients on this machine; else the
+    model's name."""
     recipe = service.settings.models.get(base, {})
     folder = tokenizer_folder(service.settings.folder, base)
     reference = recipe.get("model")
@@ -22,14 +22,14 @@ def tokenizer_of(service: Service, base: str) -> str:
 
 
 def tokenizer_folder(folder: Path, base: str) -> Path:
-    """Of a base model, in a server's folder: by its name, so that a client that looks for the name as a folder finds it
-    when it is started in `tokenizers`."""
+    """The tokenizer's folder in a server's folder, named like the base model, so that a client started in `tokenizers`
+    finds it."""
     parts = [part for part in base.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     return folder.joinpath("tokenizers", *parts)
 
 
 def write_tokenizers(context: CommandContext, service: Service) -> None:
-    """Write the tokenizers of base models that are named by a hub's reference."""
+    """Write the tokenizers of base models named by a hub reference."""
     for base, recipe in service.settings.models.items():
         folder = tokenizer_folder(service.settings.folder, base)
         if tokenizer_of(service, base) == base:
