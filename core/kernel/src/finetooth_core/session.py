@@ -333,9 +333,8 @@ class Session:
             return self._begin_anew()
         self.run_id = str(checkpoint.manifest.get("run", self.run_id))
         self.check_memory()
-        base = self.stands_on()["base"]
-        present = self._present()
-        resumed = check(present, resuming, checkpoint, base=base, environment=self.environment)
+        present, stands_on = self._present(), self.stands_on()
+        resumed = check(present, resuming, checkpoint, stands_on=stands_on, environment=self.environment)
         loop = self._loop(epoch=checkpoint.state.epoch)
         loop.go_on(checkpoint, resumed)
         self._write_run()
@@ -434,10 +433,12 @@ class Session:
         }
 
     def stands_on(self) -> dict[str, Any]:
-        """Hashes of the files of the base model, and of the data as the plan says them."""
+        """Hashes of the files of the base model, of the data as the plan says them, and of what settings name."""
+        from finetooth_saving.named_files import named_files
+
         data = {d.setting: d.value for d in self.plan.decisions if d.setting.endswith("sha256")}
-        base = self.job.request.base.model
-        return {"base": dict(base.contents), "base_digest": base.digest, "data": data}
+        base, named = self.job.request.base.model, named_files(self.recipe.as_dict(), self.job.request.roles)
+        return {"base": dict(base.contents), "base_digest": base.digest, "data": data, "named": named}
 
     @property
     def environment(self) -> dict[str, str]:

@@ -162,7 +162,7 @@ def differences(before: Mapping[str, Any], now: Plan) -> tuple[tuple[str, ...], 
         if old[setting] == new[setting]:
             continue
         change = f"{setting}: {old[setting]} -> {new[setting]}"
-        if (setting.startswith("data.train") and setting.endswith("sha256")) or setting == "data.snapshot":
+        if (setting.startswith("data.") and setting.endswith(".sha256")) or setting == "data.snapshot":
             data.append(change)
         elif setting.startswith("backend.") or setting == "hardware":
             parts.append(change)
@@ -178,18 +178,35 @@ def versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ..
     """
     changes = []
     for group in ("environment", "plugins"):
-        old, new = before.get(group, {}), now.get(group, {})
+        old, new = (_by_file_name(of.get(group, {})) for of in (before, now))
         changes += [
             f"{name}: {old[name]} -> {new[name]}" for name in sorted(old) if name in new and old[name] != new[name]
         ]
     return tuple(changes)
 
 
-def base_changes(before: Mapping[str, Any], now: Mapping[str, str]) -> tuple[str, ...]:
-    """Files of the base model that are not what they were."""
-    old: Mapping[str, str] = before.get("base", {})
-    return tuple(f"base model, {name}: {old[name][:12]} -> {now.get(name, 'not there')[:12]}" for name in sorted(old)
-                 if now.get(name) != old[name])  # fmt: skip
+def _by_file_name(versions: Mapping[str, str]) -> dict[str, str]:
+    """Versions in which a local file goes by its last name: which folder its path begins at differs from start to
+    start."""
+    return {name.rpartition("/")[2] if of.startswith("sha256:") else name: of for name, of in versions.items()}
+
+
+def content_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
+    """Files of the base model, files that settings name, and models other than the policy that are not what they were.
+
+    Args:
+        before: the manifest of a checkpoint.
+        now: hashes, as a manifest has them: `base`, `named`.
+    """
+    changes = []
+    for group, words in (("base", "base model, "), ("named", "content of ")):
+        old, new = before.get(group, {}), now.get(group, {})
+        changes += [
+            f"{words}{name}: {old[name][:12]} -> {new.get(name, 'not there')[:12]}"
+            for name in sorted(old)
+            if new.get(name) != old[name] and (group == "base" or name in new)
+        ]
+    return tuple(changes)
 
 
 def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[Store | None]]]:

@@ -13,7 +13,7 @@ from finetooth_saving.artifact import write_json, write_text
 from finetooth_saving.found_checkpoints import (
     NoCheckpoint,
     Resumable,
-    base_changes,
+    content_changes,
     differences,
     fetch,
     newest_good,
@@ -200,13 +200,13 @@ def check(
     resuming: Resuming,
     checkpoint: Resumable,
     *,
-    base: Mapping[str, str],
+    stands_on: Mapping[str, Any],
     environment: Mapping[str, str],
 ) -> Resumed:
     """Compare what was with what is now; returns what to record.
 
     Args:
-        base: hashes of the files of the base model, by name.
+        stands_on: hashes of what it is made from, as a manifest has them.
         environment: what the numbers depend on in addition to the plan.
 
     Raises:
@@ -217,9 +217,9 @@ def check(
 
     before = load(checkpoint.recipe)
     changes = comparison.compare(before, present.recipe, present.plugins.catalog, checkpoint.plan)
-    changes = comparison.with_moved_base(changes, checkpoint.manifest.get("base", {}), base)
+    changes = comparison.with_moved_base(changes, checkpoint.manifest.get("base", {}), stands_on["base"])
     data, parts = differences(checkpoint.plan, present.plan)
-    grave = (*changes.grave, *data, *base_changes(checkpoint.manifest, base))
+    grave = (*changes.grave, *data, *content_changes(checkpoint.manifest, stands_on))
     if grave and not resuming.accept_changes:
         raise UserError(
             f"{present.folder}: the recipe no longer matches what was trained: {'; '.join(grave)}",
