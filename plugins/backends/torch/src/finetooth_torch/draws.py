@@ -42,6 +42,7 @@ class Draws:
 
     Attributes:
         laid: see `lay_out`; None: no micro-batch is computed.
+        wanted: see `narrow`; None: all.
         note: tells the user once that a module drops without a key.
 
     Args:
@@ -58,7 +59,7 @@ class Draws:
         self._seed, self._step, self._places = 0, 0, tuple[int, ...]()
         self.laid: Laid | None = None
         self._made: Tensor | None = None  # its keys, (P, 2), after the first draw
-        self._wanted: Tensor | None = None  # of these, those after the last layer's attention
+        self.wanted: Tensor | None = None
         self._piece: tuple[int, int] | None = None  # see `piece`
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Draws:
@@ -73,7 +74,7 @@ class Draws:
             yield
         finally:
             self._seed, self._step, self._places = before
-            self.laid = self._made = self._wanted = None
+            self.laid = self._made = self.wanted = None
 
     def lay_out(self, cells_st: Tensor, lengths: Sequence[int], shape: Sequence[int]) -> None:
         """Set the positions that the model computes, until the micro-batch ends: its backward pass may recompute
@@ -84,11 +85,11 @@ class Draws:
             lengths: (S,) of the sequences.
             shape: of the model's states: rows and positions, or positions only.
         """
-        self.laid, self._made, self._wanted = (cells_st, tuple(lengths), tuple(shape)), None, None
+        self.laid, self._made, self.wanted = (cells_st, tuple(lengths), tuple(shape)), None, None
 
     def narrow(self, wanted: Tensor) -> None:
         """Set the positions computed after the last layer's attention, (M,) indices."""
-        self._wanted = wanted
+        self.wanted = wanted
 
     @contextmanager
     def piece(self, start: int, whole: int) -> Iterator[None]:
@@ -179,8 +180,8 @@ class Draws:
         site_words = words_of("site", site)
         count = tensor.numel() // tensor.shape[-1] if tensor.numel() else 0
         start, whole = (0, count) if self._piece is None else self._piece
-        if self._wanted is not None and whole == len(self._wanted) != len(keys):
-            keys = keys[self._wanted]
+        if self.wanted is not None and whole == len(self.wanted) != len(keys):
+            keys = keys[self.wanted]
         if whole == len(keys):
             keys = keys[start : start + count]
         if count != len(keys):

@@ -37,7 +37,7 @@ class StagedPasses:
         self._entered, self._compute, self._backward = entered, compute, backward
         self._cells = max(_cells(rectangle.batch, body.slices) for rectangle in rectangles)
         self._states: dict[int, States] = {}
-        self._again: dict[int, tuple[Tensor | None, Laid | None]] = {}
+        self._again: dict[int, tuple[Tensor | None, Laid | None, Tensor | None]] = {}
 
     def through(self) -> None:
         """Pass all of them through the layers of all ranks."""
@@ -54,7 +54,7 @@ class StagedPasses:
         with self._entered(number), torch.set_grad_enabled(self._backward):
             states = self._body.advance(self._rectangles[number], received)
             if self._backward:
-                self._again[number] = received, self._draws.laid
+                self._again[number] = received, self._draws.laid, self._draws.wanted
         rows = states.rows
         self._states[number] = replace(states, rows=rows[:0])
         return functional.pad(rows, (0, 0, 0, self._cells - len(rows)))
@@ -72,10 +72,10 @@ class StagedPasses:
     def again(self, number: int) -> Iterator[None]:
         """A layer that is recomputed in the backward pass has the same input and dropout."""
         self._states.pop(number, None)
-        received, laid = self._again.pop(number, (None, None))
+        received, laid, wanted = self._again.pop(number, (None, None, None))
         with self._entered(number):
             self._body.layers.received = received
-            self._draws.laid = laid
+            self._draws.laid, self._draws.wanted = laid, wanted
             yield
 
 

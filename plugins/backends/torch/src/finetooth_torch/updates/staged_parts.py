@@ -54,8 +54,8 @@ class StagedParts(StagedParameters, ShardedParameters):
         self._give_up(layers, None if result_dtype(dtype) == dtype else dtype)  # precision of gathered layers
         if all(parameter.is_meta for parameter in model.parameters() if parameter.requires_grad):
             raise PlanError(
-                "scale.strategy.shard: nothing trains in the layers of some ranks",
-                action="leave shard out, or choose an adapter that trains something in every layer",
+                "scale.strategy: nothing trains in the layers of some ranks, which divide these",
+                action="leave shard, tensor and context out, or choose an adapter that trains something in every layer",
             )
         own = numbers_of(self._stages.rank, self._stages.world, len(layers))
         sharded = sharding.shard(model, [layers[number] for number in own], precision)
