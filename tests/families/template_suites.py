@@ -51,6 +51,8 @@ from written_newer import (
     K2_5_SAYS,
     K2_5_SILENT,
     K2_5_THINKING,
+    MINI_SAYS,
+    MINIMAX,
     QWEN_CODER,
     V3_2_SILENT,
     V3_2_THINKING,
@@ -161,6 +163,10 @@ KIMI: Mapping[str, Any] = {
         "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>",
     ),
 }  # fmt: skip
+MINI: Mapping[str, Any] = {
+    "eos": "[e~[", "special": ("]~!b[", "]~b]"), "draw": THOUGHTS, "shrinks": GONE, "without": BY_HAND,
+    "plain": ("<think>", "</think>", "<minimax:tool_call>", "</minimax:tool_call>"),
+}  # fmt: skip
 HARMONY: Mapping[str, Any] = {"eos": "<|return|>", "bos": "<|startoftext|>", "special": (
     "<|call|>", "<|constrain|>", "<|end|>", "<|channel|>", "<|start|>", "<|message|>",
 )}  # fmt: skip
@@ -241,6 +247,7 @@ CASES: Mapping[str, Case] = {
     "deepseek-v4": Case("deepseek_v4", written=V4_SILENT, **DSML_SILENT),
     "deepseek-v4, thinking": Case("deepseek_v4", {"thinking": True}, written=V4_THINKING, **DSML_THINKING),
     "qwen3-coder": Case("qwen3_coder", draw=CALLS, written=QWEN_CODER, **CODER),
+    "minimax-m2.5": Case("minimax_m2", written=MINIMAX, template=MINI_SAYS, **MINI),
     "kimi-k2": Case("kimi_k2", draw=CALLS, written=KIMI_INSTRUCT, template=KIMI_SAYS, **KIMI),
     "kimi-k2-thinking": Case(
         "kimi_k2", draw=THOUGHTS, written=KIMI_THINKING, template=KIMI_THINKS, shrinks=GONE, **KIMI

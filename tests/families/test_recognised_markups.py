@@ -18,6 +18,7 @@ BAR, LINE = "\uff5c", "\u2581"
 DEEPSEEK = [f"<{BAR}{name}{BAR}>" for name in (f"begin{LINE}of{LINE}sentence", f"end{LINE}of{LINE}sentence", "User",
                                                "Assistant")]  # fmt: skip
 GLM = ["[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>", "<|endoftext|>"]
+MINIMAX = ["]~!b[", "[e~[", "]~b]"]
 QWEN = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 CODER = (
     "You are Qwen, a helpful AI assistant that can interact with a computer to solve tasks. "
@@ -35,6 +36,8 @@ MODELS: dict[str, tuple[str, list[str], str | None, str]] = {
     "DeepSeek V4": ("deepseek_v4", DEEPSEEK, TOOL_TAG, "deepseek_v4"),
     "a base without a template": ("deepseek_v4", DEEPSEEK, None, "jinja"),
     "V3 with the tags of V4": ("deepseek_v3", DEEPSEEK, TOOL_TAG, "jinja"),
+    "MiniMax-M2": ("minimax_m2", MINIMAX, "{# ]~b]ai <minimax:tool_call> #}", "minimax_m2"),
+    "a model like MiniMax": ("minimax_m2", MINIMAX, "", "jinja"),
     "GLM-4.7": ("glm4_moe", GLM, "{% set kept = clear_thinking %}", "glm4_7"),
     "GLM-4.6": ("glm4_moe", GLM, "", "glm4_moe"),
     "GLM-5.2": ("glm_moe_dsa", GLM, EFFORT, "glm5"),

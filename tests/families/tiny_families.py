@@ -103,6 +103,7 @@ TYPES: Mapping[str, Mapping[str, Any]] = {
         "mamba_head_dim": 8, "ssm_state_size": 8, "n_groups": 2, "chunk_size": 8, "n_routed_experts": 4,
         "num_experts_per_tok": 2, "moe_intermediate_size": 24, "moe_shared_expert_intermediate_size": 24,
     },
+    "nemotron": {},
     "apertus": {},
     "arcee": {},
     "seed_oss": {"attention_dropout": 0.0, "residual_dropout": 0.0},

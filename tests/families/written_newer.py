@@ -1,7 +1,7 @@
 """Conversations written out by hand for models of 2025 and 2026 whose template or encoder nobody at hand carries.
 
 What stands here was compared, letter by letter, with the models' own: the template of Qwen3-Coder, the encoders of
-DeepSeek V3.2 and V4, and the templates of GLM-5.2 and Kimi K2.5.
+DeepSeek V3.2 and V4, and the templates of GLM-5.2, Kimi K2.5 and MiniMax-M2.5.
 """
 
 from __future__ import annotations
@@ -217,4 +217,38 @@ K2_5_SILENT = (
     spoken([user("Hello?"), answer("Yes."), user("Time?"), answer("", "", FIRST)],
            f"{K2_5_TOOLS}{turn('user', 'Hello?')}{KIMI}<think></think>Yes.<|im_end|>{turn('user', 'Time?')}{KIMI}",
            "<think></think>", f"<think></think>{CALLS}{KIMI_NOON}{CALLS_END}<|im_end|>", tools=True),
+)  # fmt: skip
+
+# MiniMax-M2.5
+MINI_OPENS, MINI_ENDS, MINI_ASKS = "]~!b[]~b]system\n", "[e~[\n", "]~b]ai\n"
+MINI_SAYS = MINI_OPENS + "You are MiniMax-M2.5." + MINI_ENDS
+"""As much of the template as the renderer reads off it: the system message of its own."""
+MINI_TOOLS = (
+    "\n\n# Tools\nYou may call one or more tools to assist with the user query.\n"
+    f"Here are the tools available in JSONSchema format:\n\n<tools>\n<tool>{FUNCTION}</tool>\n</tools>\n\n"
+    "When making tool calls, use XML format to invoke tools and pass parameters:\n\n<minimax:tool_call>\n"
+    '<invoke name="tool-name-1">\n<parameter name="param-key-1">param-value-1</parameter>\n'
+    '<parameter name="param-key-2">param-value-2</parameter>\n...\n</invoke>\n</minimax:tool_call>'
+)
+MINI_NOON = '<invoke name="clock">\n</invoke>\n'
+MINI_ROME = (
+    '<invoke name="clock">\n<parameter name="zone">Rome</parameter>\n<parameter name="days">[2, null]</parameter>\n'
+    '<parameter name="more">{"é": true}</parameter>\n</invoke>\n'
+)
+MINI_BOTH = f"\n<minimax:tool_call>\n{MINI_NOON}{MINI_ROME}</minimax:tool_call>{MINI_ENDS}"
+MINI_ASKED = f"{MINI_OPENS}Be brief.\n{MINI_TOOLS}{MINI_ENDS}]~b]user\n The time? {MINI_ENDS}"
+MINI_RESULTS = f"]~b]tool\n<response>12:00</response>\n<response>\n</response>{MINI_ENDS}"
+MINIMAX = (
+    spoken([user("Hello?"), answer(" Yes.\n", "A greeting.")], f"{MINI_SAYS}]~b]user\nHello?{MINI_ENDS}{MINI_ASKS}",
+           "<think>\n", f"<think>\nA greeting.\n</think>\n\n Yes.\n{MINI_ENDS}"),
+    spoken([system(""), user("é 😀"), answer("你好")], f"{MINI_SAYS}]~b]user\né 😀{MINI_ENDS}{MINI_ASKS}", "<think>\n",
+           f"你好{MINI_ENDS}"),
+    spoken([user("a"), answer("b", "Gone."), user("c"), answer("", " \nHm. ")],
+           f"{MINI_SAYS}]~b]user\na{MINI_ENDS}{MINI_ASKS}b{MINI_ENDS}]~b]user\nc{MINI_ENDS}{MINI_ASKS}", "<think>\n",
+           f"<think>\n \nHm. \n</think>\n\n{MINI_ENDS}"),
+    spoken([*ASKED, answer("I look.", "Look.", NOON, ROME)], f"{MINI_ASKED}{MINI_ASKS}", "<think>\n",
+           f"<think>\nLook.\n</think>\n\nI look.{MINI_BOTH}", tools=True),
+    spoken([*BOTH, answer("Noon.", "So.")],
+           f"{MINI_ASKED}{MINI_ASKS}<think>\nLook.\n</think>\n\n{MINI_BOTH}{MINI_RESULTS}{MINI_ASKS}", "<think>\n",
+           f"<think>\nSo.\n</think>\n\nNoon.{MINI_ENDS}", tools=True),
 )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from finetooth_hooks.bases import TokenizerBase
 
 _SPECIAL = re.compile(r"<\|[^<>|\s]{1,40}\|>|</?s>")
-_BRACKETED = re.compile(r"<[^<>\s]{1,40}>|\[/?[^\[\]\s]{1,40}\]")
+_BRACKETED = re.compile(r"<[^<>\s]{1,40}>|[\[\]][^\[\]\s]{1,40}[\[\]]")
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
