@@ -10,11 +10,10 @@ from importlib import import_module
 from typing import Any
 
 CONTRACT_VERSION = "2.0.0"
-"""Version of the contract, by SemVer: what is removed, renamed, newly required or means something else is a major
-version; what is added and may be left out (a hook, an argument of one, a field with a default, a capability) a minor
-one, from the first release on; words and checks of the kit a patch. Each break has a line in
-`finetooth_hooks.changes`. Plugins require `finetooth-hooks>=2,<3`, and later `>=2.N,<3` where they use what came with
-2.N."""
+"""Version of the contract, by SemVer: a removal, a new name, a new requirement or a new meaning is a major version; an
+optional addition (a hook, an argument of one, a field with a default, a capability) a minor one, from the first release
+on; texts and checks of the kit a patch. Each break has a line in `finetooth_hooks.changes`. Plugins require
+`finetooth-hooks>=2,<3`, or later `>=2.N,<3` if they use an addition of 2.N."""
 
 _NAMES = {
     "compute.attention": "AttentionNeeds AttentionServes LayerKind Lengths",

@@ -6,13 +6,12 @@
         margins = xp.relu(1.0 - outputs["scores"])
         return LossResult({"hinge": Contribution(xp.sum(margins), per="sequences")})
 
-Every function looks at its arguments, finds the library whose arrays they are, and calls that library's own function,
-so gradients flow as the library has them. A Python number may stand wherever an array may; together with arrays of
-another library, NumPy arrays are converted (floats to that array's type), so a state of NumPy arrays needs no change.
-Arithmetic (`+ - * / ** @`), comparison and basic slicing are the arrays' own operators. Nothing is imported: the
-library of an array is already loaded.
+Every function finds the library of its arguments and calls that library's own function, so gradients are the library's.
+A Python number is accepted wherever an array is; NumPy arrays next to arrays of another library are converted (floats
+to that array's type), so a state of NumPy arrays needs no change. Arithmetic (`+ - * / ** @`), comparison and basic
+slicing are the arrays' own operators. Nothing is imported: the library of an array is already loaded.
 
-At ties (`maximum` of equal values, `relu` and `abs` at 0, `clip` at its bounds) each library takes its own subgradient.
+At ties (`maximum` of equal values, `relu` and `abs` at 0, `clip` at its bounds) each library has its own subgradient.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _NUMBERS = (bool, int, float)
 
 
 def register(prefix: str, library: ArrayLibrary | Callable[[], ArrayLibrary]) -> None:
-    """Let another array library join.
+    """Register another array library.
 
     Args:
         prefix: first part of the module path of its array types, `jax`.
@@ -52,7 +51,7 @@ def register(prefix: str, library: ArrayLibrary | Callable[[], ArrayLibrary]) ->
 
 
 def _of_type(cls: type) -> ArrayLibrary | None:
-    """The library of an array type; None for NumPy, whose arrays join any other."""
+    """The library of an array type; None for NumPy, whose arrays mix with any other."""
     for base in cls.__mro__:
         prefix = base.__module__.partition(".")[0]
         if prefix in _MAKERS:
@@ -65,7 +64,7 @@ def _of_type(cls: type) -> ArrayLibrary | None:
 
 
 def library(*values: Any) -> ArrayLibrary:
-    """The functions of the library whose arrays `values` are; NumPy's if all are numbers or NumPy arrays.
+    """The functions of the library of `values`; NumPy's if all are numbers or NumPy arrays.
 
     Raises:
         TypeError: a value is neither an array nor a number, or two libraries are mixed.
@@ -169,14 +168,14 @@ def minimum(a: Array, b: Array) -> Array:
 
 
 def clip(x: Array, low: Array | None = None, high: Array | None = None) -> Array:
-    """x held between `low` and `high`; None: no bound. The gradient is zero outside."""
+    """x limited to `low` and `high`; None: no limit. The gradient is zero outside."""
     return library(x, low, high).clip(x, low, high)
 
 
 def where(condition: Array, a: Array, b: Array) -> Array:
     """`a` where the condition is true, else `b`.
 
-    The gradient of the side not taken is zero times its derivative: make that side finite too.
+    The gradient of the other side is zero times its derivative, so that side must be finite too.
     """
     return library(condition, a, b).where(condition, a, b)
 
@@ -212,7 +211,7 @@ def sum(x: Array, axis: int | None = None, keepdims: bool = False) -> Array:
 def mean(x: Array, axis: int | None = None, keepdims: bool = False) -> Array:
     """Mean over one axis, or over all. A mean of bools is a share.
 
-    Padding counts: for a mean over what the mask lets through, divide sums.
+    Padding counts: for a mean where the mask is true, divide sums.
     """
     return library(x).mean(x, axis=axis, keepdims=keepdims)
 
@@ -248,7 +247,7 @@ def cumsum(x: Array, axis: int = -1) -> Array:
 
 
 def sort(x: Array, axis: int = -1, ascending: bool = True) -> Array:
-    """Sorted along an axis; gradients go back to where each value came from."""
+    """Sorted along an axis; gradients go back to each value's original place."""
     return library(x).sort(x, axis=axis, ascending=ascending)
 
 
@@ -268,7 +267,7 @@ def take_along_axis(x: Array, indices: Array, axis: int = -1) -> Array:
 
 
 def segment_sum(x: Array, segments: Array, count: int) -> Array:
-    """Sum of the slices of x that belong together.
+    """Sum of the slices of x by segment.
 
     Args:
         x: (S, ...) values.

@@ -1,13 +1,12 @@
-"""Base classes of plugins' objects: every optional method of a contract, with a harmless answer or a refusal.
+"""Base classes of plugins' objects: every optional method of a contract, with a default answer or an error.
 
     class AcmeSource(SourceBase):
         def rows(self): ...
 
-A method with a word in `finetooth_hooks.capabilities` refuses until a class overrides it and says the word in its own
-`capabilities`. A method with an answer that suits everybody has it here: no files, no roles, a tracker that is started
-again. The whole contract of a kind, the optional part included, is the protocol of its name in
-`finetooth_hooks.protocols`; an object that wraps another derives from the base too and passes on every call
-(`finetooth_kit.delegating`).
+A method of a capability (`finetooth_hooks.capabilities`) raises an error until a class overrides it and lists the
+capability. Other optional methods have a default: no files, no roles, a tracker that starts again. The protocol of the
+same name in `finetooth_hooks.protocols` is the whole contract of a kind; an object that wraps another also derives from
+the base and passes on every call (`finetooth_kit.delegating`).
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class ContractBase:
     """Gives every base class its capabilities.
 
     Attributes:
-        capabilities: the words of its kind that are true of this object.
+        capabilities: those that this object has.
     """
 
     _contract: ClassVar[str] = ""
@@ -69,7 +68,7 @@ class ContractBase:
 
 
 class EngineBase(ContractBase):
-    """Base of engines (`finetooth_hooks.engine.Engine`). What is behind a capability raises EngineError."""
+    """Base of engines (`finetooth_hooks.engine.Engine`). Methods of a capability raise EngineError."""
 
     _contract = "engine"
 
@@ -158,7 +157,7 @@ class SourceBase(ContractBase):
         return None
 
     def stands_for(self) -> tuple[Mapping[str, Any], ...] | None:
-        """None: it gives rows of its own."""
+        """None: it has its own rows."""
         return None
 
     def portions(self) -> Iterator[Portion]:
@@ -184,19 +183,19 @@ class AdapterBase(ContractBase):
         return None
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
-        """Nothing is held but the base and what trains."""
+        """0: only the base and trained parameters take memory."""
         return 0
 
     def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
-        """A state holds nothing but what trains."""
+        """0: a state holds only trained parameters."""
         return 0
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
-        """Its modules keep nothing of their own."""
+        """0: its own modules save nothing."""
         return 0.0
 
     def beginning_bytes(self, facts: ModelFacts) -> int:
-        """It begins with what it draws."""
+        """0: it begins with random numbers."""
         return 0
 
     def rate_shares(self, names: Sequence[str]) -> Mapping[str, float]:
@@ -236,9 +235,9 @@ class MethodBase(ContractBase):
     """Base of methods (`finetooth_hooks.protocols.Method`).
 
     Attributes:
-        noun: what a datum is, in reports.
-        data: none are known ahead.
-        roles: none but the policy, with and without its adapter.
+        noun: of an example, in reports.
+        data: unknown in advance.
+        roles: only the policy, with and without its adapter.
     """
 
     _contract = "method"
@@ -262,9 +261,9 @@ class EvaluatorBase(ContractBase):
     """Base of evaluators (`finetooth_hooks.protocols.Evaluator`).
 
     Attributes:
-        noun: what a datum is, in reports.
-        data: none are known ahead.
-        metrics: which ones it gives is not known ahead.
+        noun: of an example, in reports.
+        data: unknown in advance.
+        metrics: unknown in advance.
     """
 
     _contract = "evaluator"
@@ -290,7 +289,7 @@ class TrackerBase(ContractBase):
     _contract = "tracker"
 
     def resume(self: Tracker, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
-        """Starts again: what was written stays, and new entries follow it."""
+        """Start again: existing entries stay, and new ones follow them."""
         self.start(run)
 
 
@@ -300,7 +299,7 @@ class LoaderBase(ContractBase):
     _contract = "loader"
 
     def sketch(self: Loader, reference: str) -> ModelInfo:
-        """Config and weights are not apart."""
+        """As `describe`: config and weights are in one file."""
         return self.describe(reference)
 
     def tensors(

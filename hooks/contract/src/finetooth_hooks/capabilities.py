@@ -1,8 +1,8 @@
-"""Capabilities: words for what an object can do beyond the least that its contract asks.
+"""Capabilities: names of optional abilities of an object.
 
-`capabilities` of an object holds the words that are true of it, and is the only question that is asked. A method behind
-a word is in the base class of its kind (`finetooth_hooks.bases`), where it refuses. What has an answer for everybody
-(`Source.files`, `Adapter.low_rank`, `Method.roles`, ...) needs no word: the base class gives the answer "none".
+Callers check only the object's `capabilities`. The base class of a kind (`finetooth_hooks.bases`) has the methods of
+every capability, which raise an error. Methods with a default answer (`Source.files`, `Adapter.low_rank`,
+`Method.roles`, ...) need no capability: the base class answers "none".
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ ENGINE: Mapping[str, str] = {
     "schema": "completions can be held to a form (`Sampling.schema`, `regex` and `grammar`)",
     "weights": "what trains can be read and set, in the precision that the optimizer holds (`weights`, `set_weights`)",
 }
-"""Beyond forward, forward_backward, step, logprobs, save, load, export and restore. A backend's entry names what its
-engines can at most; an engine what it can as it was built."""
+"""Beyond forward, forward_backward, step, logprobs, save, load, export and restore. A backend's entry lists the most
+that its engines can do; an engine lists its own."""
 
 SOURCE: Mapping[str, str] = {
     "portions": "rows lie in bytes that are quickly cut into portions, so that several processes can read them "
@@ -136,12 +136,12 @@ STRATEGY: Mapping[str, str] = {
     "shards": "divides the model, its layers, or the positions of rows, among ranks: each holds a part (`sharding`)",
     "traffic": "says what ranks will send, before a run (`traffic`)",
 }
-"""Words of an entry: what a strategy has beyond `open`, `wrap`, `spread`, `digest` and `close`."""
+"""Capabilities of an entry: what a strategy has beyond `open`, `wrap`, `spread`, `digest` and `close`."""
 
 LAUNCHER: Mapping[str, str] = {
     "machines": "starts ranks on several machines (`start` takes `nodes`)",
 }
-"""Words of an entry: what a launcher has beyond `rank` and `start`."""
+"""Capabilities of an entry: what a launcher has beyond `rank` and `start`."""
 
 CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "engine": ENGINE,
@@ -160,7 +160,7 @@ CAPABILITIES: Mapping[str, Mapping[str, str]] = {
     "optimizer": OPTIMIZER,
     "renderer": {},
 }
-"""The words of each kind. Of evaluators, exporters and renderers there are none yet."""
+"""The capabilities of each kind. Evaluators, exporters and renderers have none yet."""
 
 __all__ = [
     "ADAPTER", "CAPABILITIES", "ENGINE", "ENVIRONMENT", "FACE", "LAUNCHER", "LOADER", "METHOD", "OPTIMIZER", "SAMPLER",

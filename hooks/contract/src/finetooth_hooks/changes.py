@@ -1,7 +1,7 @@
-"""What changed for authors of plugins: the breaks of the contract, read from `changes.toml`.
+"""Breaking changes of the contract, for authors of plugins, from `changes.toml`.
 
-`docs/hooks/changes.md` shows them. A plugin for an older contract is refused with those lines that its own source
-meets, so that its author need not read the rest.
+`docs/hooks/changes.md` shows them. A plugin for an older contract is refused with only those lines that concern its
+source.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ FIRST = "1.0.0"
 
 @dataclass(frozen=True)
 class Change:
-    """One break of the contract.
+    """One breaking change of the contract.
 
     Attributes:
-        number: the contract that broke it.
+        number: of the contract with the change.
         about: whom it concerns, in a word or two.
-        text: what is different, and what an author does now; one line, without a full stop.
-        marks: names in a plugin's source that show that it is concerned; any of them.
-        unless: a name that shows that the source already follows.
+        text: the change, and what an author does now; one line, without a full stop.
+        marks: names in a plugin's source, any of which shows that it is concerned.
+        unless: a name that shows that the source is up to date.
     """
 
     number: str
@@ -44,27 +44,27 @@ class Change:
 
 
 def read() -> tuple[Change, ...]:
-    """Every break, in the order of its number."""
-    import tomllib  # here: a start without a refused plugin needs none of it
+    """Every breaking change, in the order of its number."""
+    import tomllib  # imported only if a plugin is refused
 
     table = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     return tuple(Change(**{**row, "marks": tuple(row["marks"])}) for row in table["change"])
 
 
 def numbers() -> tuple[str, ...]:
-    """Every number that the contract has had."""
+    """All numbers of the contract."""
     return tuple(dict.fromkeys((FIRST, *(change.number for change in read()))))
 
 
 def met(sources: Iterable[str], admitted: Iterable[str]) -> str:
-    """What changed for a plugin, in a part of a line.
+    """The changes for a plugin, as a part of a line.
 
     Args:
         sources: its Python files.
-        admitted: which of `numbers()` it says it is made for.
+        admitted: those of `numbers()` that it supports.
 
     Returns:
-        An empty text if it is made for none of them, so for a later contract than this one.
+        An empty text if it supports none of them, but only a later contract.
     """
     known = set(admitted)
     if not known:

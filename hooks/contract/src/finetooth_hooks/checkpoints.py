@@ -9,9 +9,9 @@ A checkpoint is a folder with a manifest, named `step-N`:
     plan.json        what was decided
     manifest.json    the size and SHA-256 of each file, versions, hashes of data and base model, and its own SHA-256
 
-It is written next to its final place, checked by gates, and only then moved to its name. A folder with its final name
-and its manifest is therefore complete and has passed its gates. Stores keep checkpoints in one of four tiers: `device`
-and `host` hold snapshots in memory (`SnapshotStore`), `disk` and `remote` hold folders (`Store`).
+It is written next to its final place, checked by gates, and then renamed. So a folder with its final name and its
+manifest is complete and has passed its gates. Stores keep checkpoints in one of four tiers: `device` and `host` hold
+snapshots in memory (`SnapshotStore`), `disk` and `remote` hold folders (`Store`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from finetooth_hooks.engine import Engine, Snapshot
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint that asks to be promoted; it is complete, but not yet in its place.
+    """A checkpoint to be promoted; it is complete, but not yet in its place.
 
     Attributes:
         step: optimizer steps done.
-        folder: where its files lie until then.
+        folder: of its files until then.
         metrics: the last value of every metric, `loss`, `eval/loss`.
-        engine: in the state that was saved; only for gates that declare that they need it.
+        engine: in the saved state; only for gates that declare that they need it.
     """
 
     step: int
@@ -43,13 +43,13 @@ class Candidate:
 
 
 class Gate(Protocol):
-    """A check that a checkpoint must pass before it counts."""
+    """A check that a checkpoint must pass before it is promoted."""
 
     def check(self, candidate: Candidate) -> str:
-        """Why it must not count, in one line; empty if it passes. An exception counts as a reason too.
+        """Why it must not be promoted, in one line; empty if it passes.
 
-        Called from the thread that saves, while training continues; a gate that needs the engine is called between two
-        steps.
+        An exception counts as a reason too. Called in the saving thread, while training continues; a gate that needs
+        the engine is called between two steps.
         """
         ...
 
@@ -57,7 +57,7 @@ class Gate(Protocol):
 class Store(Protocol):
     """A tier that keeps folders: `disk` and `remote`. Names are single path parts (`step-40`).
 
-    Calls come from one thread at a time. An operation that a store cannot complete raises `StoreError`.
+    Calls come from one thread at a time. A failed operation raises `StoreError`.
     """
 
     @property
@@ -78,27 +78,26 @@ class Store(Protocol):
         ...
 
     def put(self, name: str, folder: Path) -> None:
-        """Keep a copy of a complete folder, the manifest last; when it returns, every file has been compared with its
-        SHA-256 in the manifest where it lies now. Files that are there already with the same content are not sent
-        again.
+        """Store a copy of a complete folder, the manifest last; on return, the SHA-256 of every stored file has been
+        checked against the manifest. Existing files with the same content are not sent again.
 
         Raises:
-            StoreError: it could not be kept, after the store's own retries; it is not as its manifest says; or another
-                checkpoint is kept under this name (remove that one first). No complete checkpoint was changed.
+            StoreError: it could not be stored, after the store's own retries; it differs from its manifest; or another
+                checkpoint has this name (remove that one first). No complete checkpoint was changed.
         """
         ...
 
     def fetch(self, name: str, folder: Path) -> None:
-        """Copy what is kept into `folder`, which exists and is empty. The caller checks it against the manifest.
+        """Copy a checkpoint into `folder`, which exists and is empty. The caller checks it against the manifest.
 
         Raises:
-            StoreError: it is not there, or could not be read, after the store's own retries.
+            StoreError: it is missing, or could not be read, after the store's own retries.
         """
         ...
 
     def remove(self, name: str) -> None:
         """Remove a checkpoint, its manifest first, so that a half-removed one never counts as complete. Nothing happens
-        if it is not there.
+        if it is missing.
 
         Raises:
             StoreError: it could not be removed.
@@ -108,12 +107,12 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class StepSnapshot:
-    """A snapshot with what the core saves with it.
+    """A snapshot, with the core's part.
 
     Attributes:
         step: optimizer steps done.
         snapshot: of the engine.
-        state: the content of `state.json`; under `values` the arrays of the method's state, if it has any.
+        state: the content of `state.json`; `values` has the arrays of the method's state, if any.
     """
 
     step: int
@@ -126,16 +125,16 @@ class SnapshotStore(Protocol):
 
     @property
     def most(self) -> int:
-        """The most snapshots that it keeps; plans count the memory of all of them."""
+        """The most snapshots that it keeps; plans count all their memory."""
         ...
 
     def put(self, kept: StepSnapshot) -> None:
-        """Keep it, and drop the oldest beyond the store's bound. `host` is called from the thread that saves and
-        makes the copy there."""
+        """Keep it, and drop the oldest beyond the store's limit. `host` is called in the saving thread and copies
+        there."""
         ...
 
     def kept(self) -> Sequence[StepSnapshot]:
-        """What is kept, oldest first."""
+        """The kept snapshots, oldest first."""
         ...
 
 
@@ -153,7 +152,7 @@ class CheckpointPlace(Protocol):
 
     Attributes:
         name: for people.
-        only: the one checkpoint that was named; empty: all of them.
+        only: the named checkpoint; empty: all of them.
     """
 
     @property
@@ -165,7 +164,7 @@ class CheckpointPlace(Protocol):
         """Names of checkpoints, newest first.
 
         Args:
-            none: allow that there is none.
+            none: accept that there is none.
 
         Raises:
             UserError: there is none.
@@ -185,7 +184,7 @@ class CheckpointPlace(Protocol):
         ...
 
     def whole(self, name: str) -> AbstractContextManager[Path]:
-        """A folder with the files of a checkpoint; from elsewhere they are fetched for as long as it is used.
+        """A folder with the files of a checkpoint; remote files are fetched while it is used.
 
         Raises:
             FinetoothError: they cannot be fetched.
@@ -193,7 +192,7 @@ class CheckpointPlace(Protocol):
         ...
 
     def verify(self, name: str) -> str:
-        """What is wrong with a checkpoint; empty if every file is as it was written."""
+        """The problem with a checkpoint; empty if every file is unchanged."""
         ...
 
     def remove(self, name: str) -> None:

@@ -1,7 +1,7 @@
-"""How NumPy, torch and MLX spell the functions of `finetooth_hooks.arrays`.
+"""Implements the functions of `finetooth_hooks.arrays` with NumPy, torch and MLX.
 
-`ArrayLibrary` is written over any module that follows NumPy's names; a library overrides what it spells otherwise. No
-framework is imported here: the module that made the array is already loaded, and is handed in.
+`ArrayLibrary` uses a module with NumPy's names; a library overrides functions with other names. This module imports no
+framework: the array's module is already loaded and is passed in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ArrayLibrary:
         self.np = np
 
     def __getattr__(self, name: str) -> Any:
-        # What is spelled as in NumPy needs no line of its own.
+        # Functions with NumPy's names need no line here.
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self.np, name)
@@ -85,7 +85,7 @@ class ArrayLibrary:
 
 
 class TorchLibrary(ArrayLibrary):
-    """torch wants tensors where others take scalars, and calls axes dims."""
+    """torch needs tensors where others accept scalars, and calls axes dims."""
 
     def _tensor(self, x: Any, like: Array) -> Array:
         if isinstance(x, self.np.Tensor):
@@ -192,7 +192,7 @@ class TorchLibrary(ArrayLibrary):
 
     def asarray(self, values: Any, like: Array) -> Array:
         tensor = self.np.as_tensor(values, device=like.device)
-        # NumPy's float64 must not widen what a model computes in
+        # NumPy's float64 must not widen a model's precision
         return tensor.to(like.dtype) if tensor.is_floating_point() and like.is_floating_point() else tensor
 
     def astype_like(self, x: Array, like: Array) -> Array:
@@ -209,7 +209,8 @@ class TorchLibrary(ArrayLibrary):
 
 
 class MlxLibrary(ArrayLibrary):
-    """MLX follows NumPy's names nearly everywhere; indices must not be differentiated, NumPy arrays be converted."""
+    """MLX has NumPy's names nearly everywhere; indices must not be differentiated, and NumPy arrays must be
+    converted."""
 
     def _array(self, x: Any, like: Array) -> Array:
         known = isinstance(x, self.np.array | bool | int | float)

@@ -1,8 +1,8 @@
-"""Attention: the layers that an entry can serve, and the function that its builder returns.
+"""Attention: the layers that an entry supports, and the function that its builder returns.
 
-Attention of one layer is softmax(scale * query key^T) value, where a position sees itself and what stands before it in
-its own sequence. An entry of kind `attention` declares which devices, types and shapes it serves; the plan picks one
-for each kind of layer and says why.
+Attention of one layer is softmax(scale * query key^T) value, where a position sees itself and the positions before it
+in its own sequence. An entry of kind `attention` declares the devices, types and shapes that it supports; the plan
+picks one for each kind of layer and says why.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 Segments = Literal["none", "mask", "blocks", "lengths"]
-"""How rows that hold several sequences are kept apart: not at all; by a dense mask, so that all pairs are computed; by
-a mask cut into blocks, of which empty ones are not computed; by the lengths of the sequences."""
+"""How the sequences of a row are kept apart: not at all; by a dense mask, with all pairs computed; by a mask in blocks,
+without computing empty ones; by the lengths of the sequences."""
 
 LayerKind = Literal["full", "sliding"]
 """Kinds of layers: a position sees everything before it, or a window."""
 
 Lengths = tuple[tuple[int, ...], ...]
-"""For each row the lengths of its sequences, in their order; what pads a row is a sequence of its own."""
+"""For each row the lengths of its sequences, in order; padding is a separate sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,24 +26,23 @@ class AttentionServes:
     """What an attention can compute.
 
     Attributes:
-        devices: types of devices, as the framework calls them: `cpu`, `cuda`, `mps`.
-        architectures: patterns such as `sm_9*`, of which the device's architecture must match one; empty: all. A device
-            whose hardware plugin does not know its architecture is taken.
+        devices: types of devices, by the framework's names: `cpu`, `cuda`, `mps`.
+        architectures: patterns such as `sm_9*`, one of which must match the device's architecture; empty: all. A device
+            of unknown architecture is accepted.
         precisions: of queries, keys and values: `fp64`, `fp32`, `bf16`, `fp16`.
         largest_head: largest number of elements of a head; None: no limit.
         head_multiple: heads have a multiple of this many elements.
-        segments: how rows that hold several sequences are kept apart.
-        window: a position may see only a number of positions before it, a sliding window.
+        segments: how the sequences of a row are kept apart.
+        window: whether a position may see only a sliding window.
         softcap: scores may be capped, `cap * tanh(score / cap)`.
-        sinks: a learned score for each head joins the softmax, and its share of the weights goes nowhere.
+        sinks: a learned score per head may join the softmax, without a value.
         grouped: keys and values may have fewer heads than queries.
-        chunks: a position may see only the beginning of its own chunk of positions; and any other pattern that the
-            model's code makes a mask of.
-        dropout: weights may be dropped at random, by `torch.nn.functional.dropout`, which the backend keys by datum. A
-            kernel that draws inside cannot say this.
+        chunks: a position may see only its own chunk; and any other pattern of the model's own masks.
+        dropout: weights may be dropped, by `torch.nn.functional.dropout`, which the backend keys by example. A kernel
+            with its own random numbers cannot declare this.
         backward: it has gradients.
-        fused: scores are never held whole: what comes after a position is not computed, and gradients form the scores
-            again. The plan counts operations by it.
+        fused: scores are never stored whole: masked pairs are skipped, and gradients recompute the scores. The plan
+            counts operations accordingly.
         packages: distributions that it needs, `flash-attn` or `torch>=2.10`.
     """
 
@@ -66,11 +65,11 @@ class AttentionServes:
 
 @dataclass(frozen=True)
 class AttentionNeeds:
-    """What a model's layers need of attention in addition to products and a softmax; the family's facts hold it.
+    """What a model's layers need of attention besides products and a softmax; a part of the family's facts.
 
     Attributes:
         softcap: largest score, which `cap * tanh(score / cap)` approaches; None: scores are not capped.
-        sinks: layers have a learned score for each head that joins the softmax.
+        sinks: layers have a learned score per head that joins the softmax.
     """
 
     softcap: float | None = None
@@ -88,17 +87,16 @@ class Attention(Protocol):
 
         Args:
             query: (rows, heads, positions, head size).
-            key: (rows, key-value heads, keys, head size). Where there are more keys than positions, they come from a
-                cache, and the queries are those of the last positions. Query head h reads key-value head
-                h // (heads / key-value heads).
+            key: (rows, key-value heads, keys, head size). With more keys than positions, keys come from a cache, and
+                the queries are of the last positions. Query head h reads key-value head h // (heads / key-value heads).
             value: (rows, key-value heads, keys, value size).
             scale: factor on the products of queries and keys.
-            lengths: of the sequences of each row, which add up to the number of keys, as plain integers: nothing has to
-                be asked of the device. No position sees another sequence than its own.
-            causal: a position sees itself and what comes before; False: its whole sequence.
-            window: how many positions a position sees, the last one being itself; None: all.
-            softcap: scores become `softcap * tanh(score / softcap)` before the softmax; None: they do not.
-            sinks: (heads,) scores that join the softmax of each position, and weigh no value; None: there are none.
+            lengths: of the sequences of each row, with the number of keys as their sum; plain integers, so the device
+                need not be read. A position sees only its own sequence.
+            causal: a position sees itself and earlier ones; False: its whole sequence.
+            window: number of positions that a position sees, including itself; None: all.
+            softcap: scores become `softcap * tanh(score / softcap)` before the softmax; None: without.
+            sinks: (heads,) scores that join the softmax of each position, without a value; None: without.
 
         Returns:
             (rows, heads, positions, value size), of the query's type.

@@ -26,13 +26,13 @@ class Device:
     """One device.
 
     Attributes:
-        name: what the framework calls it, `cpu`, `cuda:0`.
-        label: what a person calls it, `2 CPU cores (avx512_bf16)`.
-        memory: total bytes, not what happens to be free: what `auto` decides goes by it.
-        available: bytes that this process could hold when the facts were read: what was free, and what it held itself.
-            A run that will take more is refused when it starts. None: it is not known.
-        architecture: what kernels are compiled for, `sm_90`, `gfx942`, `avx512`; empty if it is not known.
-        index: among those of its kind, as the framework counts them.
+        name: the framework's, `cpu`, `cuda:0`.
+        label: for people, `2 CPU cores (avx512_bf16)`.
+        memory: total bytes, not free ones: `auto` decides by it.
+        available: bytes that this process could use when the facts were read: free ones and its own. A run that needs
+            more is refused when it starts. None: unknown.
+        architecture: for compiled kernels, `sm_90`, `gfx942`, `avx512`; empty if unknown.
+        index: the framework's, among those of its kind.
     """
 
     name: str
@@ -45,21 +45,19 @@ class Device:
 
 @dataclass(frozen=True)
 class HardwareFacts:
-    """Devices of one kind, and what each of them can do.
+    """Devices of one kind, and their abilities.
 
     Attributes:
         name: full name of the hardware's entry.
-        devices: at least one. The first is the one that an engine computes on; a strategy gives each rank its own with
-            `only`.
+        devices: at least one. An engine computes on the first one; a strategy selects each rank's with `only`.
         precisions: what they compute natively, best first.
-        slow_precisions: what they can compute, but slower than fp32.
-        peak_flops: dense FLOP/s by precision as their maker states them; empty where they are not known, and are
-            measured if asked for.
-        host_memory: total bytes of the machine that they are in; 0 if it is not known. On a CPU the device's own.
-        nodes: machines like this one that take part.
-        host_available: of `host_memory`, as `Device.available` says it; None: it is not known.
-        others: devices of this kind that are in the machine too, and are none of `devices`.
-        allocator: settings of the framework's allocator that suit them, in its own words; empty: as it is.
+        slow_precisions: supported, but slower than fp32.
+        peak_flops: the maker's dense FLOP/s by precision; empty if unknown, then measured on request.
+        host_memory: total bytes of their machine; 0 if unknown. On a CPU the device's own.
+        nodes: number of such machines in the run.
+        host_available: of `host_memory`, like `Device.available`; None: unknown.
+        others: further devices of this kind in the machine.
+        allocator: suitable settings of the framework's allocator; empty: the defaults.
     """
 
     name: str
@@ -75,12 +73,12 @@ class HardwareFacts:
 
     @property
     def device(self) -> str:
-        """What the framework calls the first device."""
+        """The framework's name of the first device."""
         return self.devices[0].name
 
     @property
     def label(self) -> str:
-        """What a person calls the first device."""
+        """The label of the first device."""
         return self.devices[0].label
 
     @property
@@ -90,12 +88,12 @@ class HardwareFacts:
 
     @property
     def architecture(self) -> str:
-        """What kernels for the first device are compiled for; empty if it is not known."""
+        """The architecture of the first device; empty if unknown."""
         return self.devices[0].architecture
 
     @property
     def lasting(self) -> HardwareFacts:
-        """The same without what is free, which others on the machine take and return between two readings."""
+        """The same without free memory, which other processes change."""
         devices, others = (
             tuple(replace(device, available=None) for device in kind) for kind in (self.devices, self.others)
         )
@@ -121,7 +119,7 @@ class BasePart:
     """The base model.
 
     Attributes:
-        quantizer: what its linear weights are stored with; None: they are loaded as they are.
+        quantizer: of its linear weights; None: none.
     """
 
     model: ModelInfo
@@ -131,7 +129,7 @@ class BasePart:
 
     @property
     def stored(self) -> Stored | None:
-        """How the linear weights are stored in memory; None: as plain numbers."""
+        """The format of the linear weights in memory; None: plain numbers."""
         return self.model.stored if self.quantizer is None else self.quantizer.stored
 
     def load(self, *, framework: str, precision: str, device: str) -> Any:
@@ -146,10 +144,10 @@ class TrainsPart:
     """What trains.
 
     Attributes:
-        parameters: how many, those of the head included.
-        can_disable, base_frozen, accepts_quantised: what the adapter's entry says of it; one that does not begin as its
+        parameters: number of them, with the head's.
+        can_disable, base_frozen, accepts_quantised: from the adapter's entry; an adapter that does not begin as its
             base cannot be disabled.
-        head: a scalar head to build; one that the model brings is continued, else it is new.
+        head: a scalar head; the model's own is trained further, else it is new.
         generator: draws the adapter's new parameters.
         head_generator: draws a new head's weights.
     """
@@ -170,7 +168,7 @@ class UpdatesPart:
 
     Attributes:
         name: full name of the optimizer, for messages.
-        state_bytes, accumulation, checkpointing, update_bytes, tensor_bytes: what the optimizer's entry says of it.
+        state_bytes, accumulation, checkpointing, update_bytes, tensor_bytes: from the optimizer's entry.
     """
 
     optimizer: Optimizer
@@ -189,8 +187,7 @@ class TextPart:
 
     Attributes:
         stop_ids: token ids that end an answer, from the renderer.
-        processor: gives what turns images, sounds and videos into inputs, built when the first one comes; None: there
-            is none.
+        processor: returns the processor of images, sounds and videos, built at the first one; None: there is none.
     """
 
     tokenizer: Tokenizer
@@ -204,10 +201,10 @@ class PlacePart:
 
     Attributes:
         collective: the other ranks that train the same parameters; None: there are none.
-        wrap: what a strategy makes of the adapted model, before anything is copied from its parameters; None: nothing.
-        shard_optimizer: what a strategy makes of the optimizer (`OptimizerStrategy.shard_optimizer`); None: nothing.
+        wrap: a strategy's change of the adapted model, before its parameters are copied; None: none.
+        shard_optimizer: a strategy's change of the optimizer (`OptimizerStrategy.shard_optimizer`); None: none.
         seed: key for the engine's own random streams (dropout, sampling).
-        sharding: how the ranks divide the model or the positions of rows; None: each computes all of both.
+        sharding: how the ranks divide the model or the positions of rows; None: not at all.
     """
 
     hardware: HardwareFacts
@@ -220,18 +217,18 @@ class PlacePart:
 
 @dataclass(frozen=True)
 class DataPart:
-    """How long the data are, in positions.
+    """The lengths of examples, in positions.
 
     Attributes:
-        longest: of the longest datum; `train.max_length` when data are not read yet.
-        mean_length: of the average datum; 0 when data are not read yet.
-        longest_id: the row of the longest datum; empty if it is not known.
+        longest: of the longest example; `train.max_length` before data are read.
+        mean_length: the average; 0 before data are read.
+        longest_id: the row of the longest example; empty if unknown.
         length_deviation: standard deviation of the lengths.
-        lengths: of the data at equal shares, shortest first; empty if they are not known.
-        segmented: data hold several segments (`Datum.parents`), which must be kept apart.
-        beginning: positions that all data have in common at their start; 0 if that is not known.
-        of_a_row: data that a row gives, on average: two of a preference pair.
-        trained_share: targets that count, as a share of the positions; 1 if it is not known.
+        lengths: their quantiles, shortest first; empty if unknown.
+        segmented: examples hold several segments (`Datum.parents`), which must be kept apart.
+        beginning: positions of the beginning common to all examples; 0 if unknown.
+        of_a_row: examples per row, on average: 2 for a preference pair.
+        trained_share: trained targets, as a share of the positions; 1 if unknown.
     """
 
     longest: int
@@ -247,10 +244,10 @@ class DataPart:
 
 @dataclass(frozen=True)
 class RoleRequest:
-    """A frozen model that the engine shall hold for a role.
+    """A frozen model for a role.
 
     Attributes:
-        model, facts, loader: of another model than the policy's; None: a copy of the policy.
+        model, facts, loader: of another model; None: a copy of the policy.
     """
 
     model: ModelInfo | None = None
@@ -260,10 +257,10 @@ class RoleRequest:
 
 @dataclass(frozen=True)
 class SnapshotsPart:
-    """Copies of all that trains which a run holds at once, at most, to save them or to go back to them.
+    """The most snapshots that a run holds at once.
 
     Attributes:
-        device: in the device's memory, the one that is being written among them.
+        device: in the device's memory, including the one being written.
         host: in host memory, likewise.
     """
 
@@ -273,18 +270,16 @@ class SnapshotsPart:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a backend needs to decide its settings. The parts are those of the `EngineRequest` that follows.
+    """What a backend needs to decide its settings. Its parts equal those of the later `EngineRequest`.
 
     Attributes:
         train: the `train` section; None fields are `auto`.
         needs: engine capabilities that the method and the evaluators rely on.
         roles: frozen models other than the policy, by role; see the capability `roles`.
-        opened: models that parts of the run opened for themselves, such as a reward model: each has an engine of its
-            own in the same memory.
-        proportional_to: what the loss says of its gradient; see `Loss`. None: nothing, or no loss.
-        kernels: picks providers for the operations that the engine will compute; what it picks reaches the engine's
-            request. None: nobody does.
-        snapshots: how many the run will hold.
+        opened: models that parts of the run opened, such as a reward model: each has its own engine in the same memory.
+        proportional_to: the loss's statement on its gradient; see `Loss`. None: none, or no loss.
+        kernels: picks providers for the engine's operations; the engine's request has its picks. None: no picks.
+        snapshots: that the run will hold.
     """
 
     train: TrainSettings
@@ -302,20 +297,19 @@ class PlanRequest:
 
     @property
     def role_parameters(self) -> int:
-        """Parameters of all frozen models that are held in addition to the policy."""
+        """Parameters of all frozen models besides the policy."""
         counts = (self.trains.parameters if r.model is None else r.model.parameters for r in self.roles.values())
         return sum(counts) + sum(model.parameters for model in self.opened)
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """What steps take, reckoned before any is done.
+    """The estimated cost of steps.
 
     Attributes:
-        flops: for steps, each the positions of its data, and the share of positions that train: the floating-point
-            operations of all of them.
-        peak_flops: FLOP/s that the device does at most in the planned precision: as its maker states them, else
-            measured, in 0.2 s at most.
+        flops: from the positions of each step's examples and the trained share to the floating-point operations of all
+            steps.
+        peak_flops: the device's peak FLOP/s in the planned precision: from its maker, else measured in at most 0.2 s.
     """
 
     flops: Callable[[Sequence[Sequence[int]], float], float]
@@ -324,12 +318,12 @@ class StepCost:
 
 @dataclass(frozen=True)
 class BackendPlan:
-    """What a backend decided: settings without `None`, reasons, and the memory it will take.
+    """A backend's decisions: settings without `None`, reasons, and memory.
 
     Attributes:
-        cost: what steps take; where the backend cannot say, the reason why, as the end of a sentence.
-        padding: for steps, each the positions of its data, the share of computed positions that will be padding; None
-            if the backend does not know.
+        cost: of steps; or the reason why it is unknown, as the end of a sentence.
+        padding: from the positions of each step's examples to the share of padding in computed positions; None if
+            unknown.
     """
 
     train: TrainSettings
@@ -345,7 +339,7 @@ class EngineRequest:
 
     Attributes:
         roles: frozen models other than the policy, by role; see the capability `roles`.
-        compute: the kernels that were picked.
+        compute: the picked kernels.
     """
 
     plan: Plan

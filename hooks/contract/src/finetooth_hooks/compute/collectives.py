@@ -1,4 +1,4 @@
-"""Collectives: how the ranks that train one set of parameters add and gather."""
+"""Collectives: sums and gathers over the ranks that train one set of parameters."""
 
 from __future__ import annotations
 
@@ -15,47 +15,47 @@ class Collective(Protocol):
     """One rank's line to the others. Every rank makes the same calls in the same order; a call returns once all have
     made it.
 
-    An engine that has one expects that each rank's calls together hold the data of a step, that each call is given the
-    normalizers of the whole step (`normalizer`), and that all ranks make the same calls of the primitives that train
-    (`forward` with a loss, `backward`, `forward_backward`, `step`) in the same order. What one of them raises at one
-    rank, such as a loss that is not finite, is raised at every rank, and nothing of the call stays at any.
+    An engine with one expects that the calls of all ranks together hold the examples of a step, that each call gets the
+    normalizers of the whole step (`normalizer`), and that all ranks call the training primitives (`forward` with a
+    loss, `backward`, `forward_backward`, `step`) in the same order. An error at one rank, such as a loss that is not
+    finite, is raised at every rank, and the call has no effect at any.
     """
 
     @property
     def rank(self) -> int:
-        """Which one this is, from 0."""
+        """The number of this rank, from 0."""
         ...
 
     @property
     def world(self) -> int:
-        """How many there are."""
+        """The number of ranks."""
         ...
 
     def sum(self, arrays: Sequence[Any]) -> list[Any]:
-        """Element by element, the sums over all ranks: the same bits at each of them.
+        """The element-wise sums over all ranks, bit-identical at each of them.
 
         Args:
-            arrays: of the backend's framework, in the same order, shapes and types at every rank; left as they are.
+            arrays: of the backend's framework, in the same order, shapes and types at every rank; not changed.
         """
         ...
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank gave, in the order of ranks: JSON-able, NumPy arrays and dataclasses of these."""
+        """Every rank's value, in the order of ranks: JSON-able, NumPy arrays and dataclasses of these."""
         ...
 
     def broadcast(self, value: Any) -> Any:
-        """What rank 0 gave, at every rank; see `gather`."""
+        """Rank 0's value, at every rank; see `gather`."""
         ...
 
     def barrier(self) -> None:
-        """Return once every rank has come here."""
+        """Return once every rank has called it."""
         ...
 
     def reduce_scatter(self, arrays: Sequence[Any]) -> Any:
         """This rank's array of the sums over all ranks.
 
         Args:
-            arrays: of the backend's framework, one for each rank, all of one shape and type; left as they are.
+            arrays: of the backend's framework, one for each rank, all of one shape and type; not changed.
         """
         ...
 
@@ -74,8 +74,8 @@ class PatientCollective(Collective, Protocol):
 
 
 def is_first(collective: Collective) -> bool:
-    """Whether what this rank says holds for all of a line, as `broadcast` has it. Every rank asks at the same time. Its
-    number does not say it: on a line between groups that compute the same rows, several count as the first."""
+    """Whether this rank is the source of `broadcast`. All ranks call it together. Its number does not tell: on a line
+    between groups that compute the same rows, several count as the first."""
     own = secrets.token_hex(16)
     return bool(collective.broadcast(own) == own)
 
@@ -84,11 +84,11 @@ def check_whole_steps(losses: Iterable[LossSpec], collective: Collective) -> Non
     """Refuse losses that one rank's engine cannot compute from its own rows.
 
     A backend calls this with the loss of each call that has a collective (torch's `ranks.py`). An engine in front of
-    the ranks' engines, as `ddp` has it, never hands on such a loss: it computes the loss over the whole step first, and
-    gives each rank the slopes (`finetooth_steps.sharding`).
+    the ranks' engines, as in `ddp`, never passes on such a loss: it first computes the loss over the whole step, and
+    gives each rank its gradients (`finetooth_steps.sharding`).
 
     Raises:
-        PlanError: a loss must see a whole step at once (`together: step`), and each of several ranks has a part of it.
+        PlanError: a loss needs a whole step at once (`together: step`), and each of several ranks has only a part.
     """
     for loss in losses:
         if loss.together == "step" and collective.world > 1:

@@ -12,10 +12,10 @@ class ScalarHead:
 
     Attributes:
         bias: whether a constant is added.
-        exported_as: the class of transformers that an artifact is loaded with: `sequence`, a sequence classifier with
-            one label that scores a text at its last token, or `token`, a token classifier with two labels, bad and
-            good, of which the number is the logit of the second. `none`: an artifact is the language model, and the
-            head is separate from it (a critic).
+        exported_as: transformers' class for the artifact: `sequence`, a sequence classifier with one label that scores
+            a text at its last token, or `token`, a token classifier with two labels, bad and good, with the number as
+            the logit of the second. `none`: the artifact is the language model, and the head (a critic's) is a separate
+            file.
     """
 
     bias: bool = False

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 Stack = Sequence[tuple[Path, float]]
-"""Artifacts of adapters of one base, each with its weight: what is computed with is the base and the weighted sum of
-what they add."""
+"""Artifacts of adapters on one base, with weights: the base plus their weighted sum is computed."""
 
 
 @dataclass(frozen=True)
 class Addition:
-    """What an artifact adds to one linear module of its base: scale (x A^T) B^T.
+    """An artifact's low-rank matrices for one linear module of its base: scale (x A^T) B^T.
 
     Attributes:
-        a, b: (rank, inputs) and (outputs, rank), the framework's tensors as the artifact has them.
+        a, b: (rank, inputs) and (outputs, rank), the artifact's tensors.
     """
 
     a: Any
@@ -28,8 +27,8 @@ class Addition:
 class HeldAdapter:
     """Weights of an adapter in addition to an engine's own, made by `Engine.hold` for its running batches.
 
-    They stay as they were read, even if the folder changes, and the engine's own stay the same. Engines that hold
-    adapters derive from it.
+    They do not change, even if the folder does; nor do the engine's own weights. Engines that hold adapters derive from
+    it.
 
     Attributes:
         size: bytes that they take.

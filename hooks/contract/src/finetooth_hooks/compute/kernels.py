@@ -17,9 +17,9 @@ class Kernel:
 
     Attributes:
         functions: by operation, all that its entry declares; each with the signature of the operation's reference.
-        reason: how it computes here, as the end of a sentence: what it was compiled by, the name of the device.
-        missing: for an operation, a device (`cpu`, `cuda:0`) and a dtype that the entry declares, why it cannot serve
-            here all the same; empty if it can.
+        reason: how it computes here, as the end of a sentence: its compiler, the name of the device.
+        missing: from an operation, a device (`cpu`, `cuda:0`) and a dtype that the entry declares to why it is unusable
+            here; empty if usable.
     """
 
     functions: Mapping[str, Callable[..., Any]]
@@ -32,10 +32,10 @@ class KernelRequest:
     """A backend's request for an operation.
 
     Attributes:
-        dtypes: of what it will be given, all of which the provider must take.
-        backward: gradients will go through it.
-        optional: the backend has a way of its own where no provider can serve.
-        only_named: that way goes before every provider that the recipe does not name.
+        dtypes: of its inputs, all of which the provider must support.
+        backward: gradients pass through it.
+        optional: the backend has its own implementation if there is no provider.
+        only_named: the backend prefers its own to providers that the recipe does not name.
     """
 
     dtypes: tuple[str, ...]
@@ -46,12 +46,12 @@ class KernelRequest:
 
 @dataclass(frozen=True)
 class PickedKernel:
-    """An operation, as it will be computed.
+    """The picked provider of an operation.
 
     Attributes:
         provider: full name of its entry.
         function: computes it.
-        features: what the provider declares of it; see `Serves`.
+        features: that the provider declares; see `Serves`.
         reason: why this provider.
     """
 
@@ -65,10 +65,10 @@ class PickKernels(Protocol):
     """Picks a provider for each operation, on the planned device."""
 
     def __call__(self, wanted: Mapping[str, KernelRequest]) -> Mapping[str, PickedKernel]:
-        """A provider for each operation, but for optional ones that none can serve, or that nobody names.
+        """A provider for each operation, except optional ones without a usable or named provider.
 
         Raises:
-            PlanError: the recipe picks a provider that cannot serve, or none can.
+            PlanError: the recipe picks an unusable provider, or none is usable.
         """
         ...
 
@@ -78,7 +78,7 @@ class ComputePart:
     """What an engine computes with.
 
     Attributes:
-        kernels: by operation, as the plan picked them; for what is missing the backend has a way of its own.
+        kernels: by operation, as the plan picked them; for missing ones the backend uses its own.
     """
 
     kernels: Mapping[str, PickedKernel] = field(default_factory=dict)

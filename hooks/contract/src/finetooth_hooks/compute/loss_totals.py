@@ -1,4 +1,4 @@
-"""What a loss added up to: what engines report, so that calls and ranks can be merged."""
+"""Totals of a loss, which engines report so that calls and ranks can be merged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetooth_hooks.compute.losses import Contribution, Metric
 
 @dataclass(frozen=True)
 class LossTotals:
-    """What a loss added up to over the data of a call, before anything was divided. Those of several calls of a step,
+    """Totals of a loss over the examples of a call, before division by normalizers. Totals of several calls of a step,
     or of several ranks, can be merged (`finetooth_steps.totals.merge_totals`).
 
     Attributes:

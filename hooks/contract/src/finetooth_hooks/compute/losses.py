@@ -1,8 +1,8 @@
-"""What a loss sees and what it returns.
+"""Inputs and results of losses.
 
-A loss is a plain function, `loss(outputs, data, state) -> LossResult`. It tokenises nothing, knows no model and no
-loop. Whatever layout the engine chose, it sees rectangles (sequence s, target t) in the arrays of the backend that
-calls it, and is written with the functions of `finetooth_hooks.arrays`, which torch, MLX and NumPy share.
+A loss is a plain function, `loss(outputs, data, state) -> LossResult`. It knows neither tokenizer nor model nor loop.
+With every layout of the engine, it gets rectangles (sequence s, target t) in the backend's arrays, and it uses the
+functions of `finetooth_hooks.arrays`, which torch, MLX and NumPy share.
 
 The engine divides each component by its normalizer, counted over the whole optimizer step and all ranks *before* the
 first micro-batch, so that accumulation, layout and sharding never change the loss.
@@ -21,12 +21,12 @@ Array = Any
 
 Outputs = Mapping[str, Array]
 """By the name given in `Loss.needs`: `logprobs` (S, T) or (S, T, K) and `entropy` (S, T), zero where the mask is
-false; `NAME@ROLE` for another role; `logits` (S, T, V). Of a scalar head `values` (S, T), the head's number for each
-position where the mask is true and 0 elsewhere, and `scores` (S,), that of the last such position of a sequence, 0
-where there is none. `hidden:DEPTH` are the states of a layer: see `OutputName`."""
+false; `NAME@ROLE` for another role; `logits` (S, T, V). Of a scalar head `values` (S, T), its number at each position
+where the mask is true and 0 elsewhere, and `scores` (S,), that of a sequence's last such position, 0 without one.
+`hidden:DEPTH` are the states of a layer: see `OutputName`."""
 
 LossState = Mapping[str, Any]
-"""What a loss carries from step to step (running means): numbers or NumPy arrays, part of every checkpoint."""
+"""The state of a loss between steps (running means): numbers or NumPy arrays, part of every checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,10 @@ class LossData:
     Attributes:
         mask: (S, T) bool; false for padding and for targets that do not count.
         targets: (S, T) or (S, T, K) token ids, 0 where the mask is false.
-        fields: (S, T) floats by name, 0 where padded. `weights` is always there (1 where the mask is true unless the
-            data says otherwise).
+        fields: (S, T) floats by name, 0 where padded. `weights` always exists (by default 1 where the mask is true).
         scalars: (S,) floats by name.
-        group: (S,) index of the group, 0-based and contiguous; sequences of a group are adjacent, in the order
-            given by the method; a sequence without a group is its own.
+        group: (S,) index of the group, 0-based and contiguous; sequences of a group are adjacent, in the method's
+            order; a sequence without a group is a group.
     """
 
     mask: Array
@@ -56,8 +55,8 @@ class LossData:
 
 
 Per = Literal["weights", "tokens", "sequences", "groups", "none"]
-"""Normalizers, summed over the step: the weights of the targets that count, the targets that count, the sequences
-with at least one target that counts, the groups, or 1 (a plain sum, as on the Tinker wire)."""
+"""Normalizers, summed over the step: the weights of trained targets, the trained targets, the sequences with a trained
+target, the groups, or 1 (a plain sum, as in the Tinker protocol)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,8 @@ class Contribution:
     """One component of a loss.
 
     Attributes:
-        total: scalar array, the *sum* over what was seen; the engine divides it by the normalizer of the whole step.
+        total: scalar array, the *sum* over the call's examples; the engine divides it by the normalizer of the whole
+            step.
         per: the normalizer.
         weight: factor of this component in the total loss.
     """
@@ -77,7 +77,7 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Metric:
-    """A number to report: over micro-batches `mean` is sum(total) / sum(count), and the others use `total` alone."""
+    """A number to report: over micro-batches `mean` is sum(total) / sum(count), and the others use only `total`."""
 
     total: Array
     count: Array | float = 1.0
@@ -86,10 +86,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class LossResult:
-    """What a loss returns: contributions by component, metrics by name, and its state after the step.
+    """Result of a loss: contributions by component, metrics by name, and its state after the step.
 
-    Only a loss with `together: step` may return a state that differs from the one it was given: any other is
-    evaluated once a micro-batch, and its state would depend on the layout. The engine refuses it by name.
+    Only a loss with `together: step` may change its state: any other is evaluated once per micro-batch, and its state
+    would depend on the layout. The engine refuses such a change by name.
     """
 
     contributions: Mapping[str, Contribution]
@@ -105,14 +105,15 @@ class LossFn(Protocol):
 
 @dataclass(frozen=True)
 class LossSpec:
-    """A loss with what its entry declares about it; what engines take. `Context.loss(pick)` makes one.
+    """A loss with its entry's declarations, for engines. `Context.loss(pick)` makes one.
 
     Attributes:
         name: full name, keys the state in checkpoints.
         needs: outputs it reads.
         together: what it must see at once.
-        proportional_to: field that its gradient with respect to `logprobs` is in proportion to; see `Loss`.
-        temperature, repetition_penalty: of sampling, for all roles' outputs; not 1 only with the capability so called.
+        proportional_to: field proportional to its gradient with respect to `logprobs`; see `Loss`.
+        temperature, repetition_penalty: of sampling, for all roles' outputs; other than 1 only with the capability of
+            that name.
     """
 
     name: str
@@ -125,5 +126,5 @@ class LossSpec:
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles other than the policy whose outputs the loss reads."""
+        """Roles other than the policy with outputs that the loss reads."""
         return frozenset(need.split("@", 1)[1] for need in self.needs if "@" in need)

@@ -9,15 +9,15 @@ from finetooth_hooks.errors import PlanError
 
 @dataclass(frozen=True)
 class OutputName:
-    """A name of `needs` or `returns`, `KIND[:DEPTH][@ROLE]`, in its parts. `OutputName.of("hidden:0.5@reference")`.
+    """The parts of a name in `needs` or `returns`, `KIND[:DEPTH][@ROLE]`. `OutputName.of("hidden:0.5@reference")`.
 
     Attributes:
         kind: `logprobs`, `entropy`, `hidden`, `logits`, `scores` or `values`.
         depth: of `hidden`: a fraction of the model's layers (written with a point, `hidden:0.5`), or the number of a
-            layer (`hidden:12`). 0 is the embeddings, k the residual stream behind the k-th layer, and the last layer or
-            1.0 is `hidden` itself, after the final norm: the numbers of transformers' `hidden_states`. A fraction that
-            falls between two layers means the lower one. None: no depth.
-        role: whose output; empty for the model that the call computes with.
+            layer (`hidden:12`). 0 is the embeddings, k the residual stream after the k-th layer, and the last layer or
+            1.0 is `hidden` itself, after the final norm: the numbers of transformers' `hidden_states`. A fraction
+            between two layers means the lower one. None: no depth.
+        role: of the output; empty for the call's own.
     """
 
     kind: str

@@ -24,8 +24,8 @@ class Quantizer(Protocol):
     """Stores the linear weights of a frozen base in fewer bits, and computes with them. A quantizer derives from
     `finetooth_hooks.QuantizerBase`.
 
-    A loader hands it one module after the other while it loads, so that the whole model is never held in full
-    precision on the device: for torch with `finetooth_torchshared.quantised.quantise`.
+    A loader passes it one module after the other while loading, so that the whole model is never in full precision on
+    the device: for torch with `finetooth_torchshared.quantised.quantise`.
     """
 
     @property
@@ -35,13 +35,13 @@ class Quantizer(Protocol):
 
     @property
     def stored(self) -> Stored:
-        """What it makes of a weight; the memory estimate counts with that."""
+        """The format of its weights, for the memory estimate."""
         ...
 
     @property
     def skip(self) -> Sequence[str]:
-        """Ends of paths that the recipe leaves as they are. Each must end the path of a weight of the model: one that
-        ends none is refused as soon as the names are known."""
+        """Ends of paths that the recipe excludes. Each must be the end of a weight's path; an unmatched one is refused
+        as soon as the names are known."""
         ...
 
     def takes(self, path: str, shape: tuple[int, int]) -> bool:
@@ -54,27 +54,27 @@ class Quantizer(Protocol):
         ...
 
     def linear(self, module: Any, *, device: str) -> Any:
-        """A module in its place, on `device`, that gives what the stored weight gives, and a gradient for its input.
+        """A replacement module on `device` that computes with the quantised weight, and a gradient for its input.
 
-        For torch it has `in_features`, `out_features` and `bias`, keeps what it stores in buffers, has nothing that
-        trains, and not a `torch.nn.Linear`: code that reads the weight of one would read something else.
+        For torch it has `in_features`, `out_features` and `bias`, keeps its storage in buffers, trains nothing, and is
+        not a `torch.nn.Linear`, whose weight other code would read.
 
         Args:
-            module: the framework's linear module with its weight in the precision of the run; dropped afterwards.
+            module: the framework's linear module with its weight in the run's precision; dropped afterwards.
         """
         ...
 
     def calibrate(self, model: Any, *, device: str) -> int:
-        """Store the linear modules of a whole model that it takes, by what they read; each is replaced by what `linear`
-        would give. Capability `calibrate`: then a loader calls this, and `linear` of no module.
+        """Quantise the linear modules of a whole model with calibration; each is replaced as by `linear`. Capability
+        `calibrate`: a loader then calls this instead of `linear`.
 
         Args:
             model: the framework's, in the precision of the run and in host memory; changed in place.
 
         Returns:
-            How many modules were stored.
+            The number of quantised modules.
 
         Raises:
-            RecipeError: there is nothing to calibrate it with.
+            RecipeError: there is no calibration data.
         """
         ...

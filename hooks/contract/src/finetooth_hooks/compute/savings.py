@@ -1,4 +1,4 @@
-"""What a backend can do to take less of its device's memory."""
+"""A backend's options for saving device memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Saving:
-    """Options of a backend with which a run takes less of its device's memory, and more time.
+    """Options of a backend that save device memory and take more time.
 
     Attributes:
-        label: what a person calls it, behind a comma: `activations in host memory`.
+        label: for people, after a comma: `activations in host memory`.
         options: of the backend.
-        costs: what is given up for it.
+        costs: its price.
     """
 
     label: str

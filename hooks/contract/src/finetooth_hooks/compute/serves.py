@@ -1,4 +1,4 @@
-"""What a provider of kernels says that it can do."""
+"""Declarations of a provider of kernels."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class Serves:
 
     Attributes:
         operation: its name: `rms_norm`.
-        devices: types of devices, as the framework calls them: `cpu`, `cuda`; empty: every one.
-        dtypes: of what it is given: `fp32`, `bf16`, `fp16`, `fp64`.
-        backward: whether gradients go through it.
-        result: the dtype of what it returns, in training and in scoring alike: that of what it is given (`input`), or
-            `full`, which is fp32, and fp64 for fp64.
-        rank: `auto` takes the highest that can serve; None: it must be picked by name.
-        features: what it makes use of that the operation leaves open; see the operation.
+        devices: types of devices, by the framework's names: `cpu`, `cuda`; empty: every one.
+        dtypes: of inputs: `fp32`, `bf16`, `fp16`, `fp64`.
+        backward: whether gradients pass through it.
+        result: dtype of its results, in training and scoring: the inputs' (`input`), or `full`, which is fp32, and fp64
+            for fp64.
+        rank: `auto` takes the highest usable one; None: it must be picked by name.
+        features: optional parts of the operation that it uses; see the operation.
     """
 
     operation: str
