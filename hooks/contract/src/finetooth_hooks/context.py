@@ -1,4 +1,4 @@
-"""Context: how a plugin reaches the rest without importing it. The core implements it."""
+"""Context: gives a plugin access to the rest without imports. The core implements it."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ class Registered(Protocol):
 
 
 class Catalog(Protocol):
-    """All entries by kind and name; the only place that maps names to code."""
+    """All entries by kind and name."""
 
     def get(self, kind: str, name: str, *, setting: str = "", framework: str = "") -> Registered:
         """Returns the registered entry of a kind and a name.
 
         Args:
-            framework: of several entries with this name the one that speaks it; empty is any.
+            framework: of several entries with this name, the one for it; empty: any.
 
         Raises:
             PluginError: unknown (lists what is installed and which package would bring it), ambiguous, or its plugin
@@ -72,20 +72,20 @@ class Catalog(Protocol):
         """
 
     def default(self, kind: str, *, setting: str = "", framework: str = "") -> Registered:
-        """The one entry of a kind that is taken when the recipe leaves the choice open.
+        """The default entry of a kind.
 
         Raises:
-            PluginError: none or several say they are the default.
+            PluginError: none or several are the default.
         """
 
 
 @dataclass(frozen=True)
 class PluginFault:
-    """One thing that is wrong with a plugin.
+    """One problem of a plugin.
 
     Attributes:
-        problem: what is wrong.
-        file: where, as far as known.
+        problem: its description.
+        file: its place, if known.
         action: what to do next.
     """
 
@@ -100,11 +100,11 @@ class PluginFacts:
 
     Attributes:
         name: distribution, or the module or file that the user named.
-        version: of the distribution; empty if it is none.
+        version: of the distribution; empty without one.
         file: of its module; empty if it could not be imported.
-        module: to import it by in a fresh process; empty for a local file.
-        entries: what it offers.
-        faults: met at the start, and what its installation lacks.
+        module: name for an import in a new process; empty for a local file.
+        entries: of the plugin.
+        faults: problems at the start, and missing parts of its installation.
     """
 
     name: str
@@ -120,15 +120,15 @@ class Opened(Protocol):
 
     @property
     def engine(self) -> Engine:
-        """With what the run trained; weights are loaded when it is first asked for."""
+        """The engine with the run's trained weights, which are loaded at the first use."""
 
     @property
     def context(self) -> Context:
-        """Of that model: its tokenizer, its renderer."""
+        """The context of that model: its tokenizer, its renderer."""
 
     @property
     def method(self) -> str:
-        """What trained it; empty for a model."""
+        """The method that trained it; empty for a model."""
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -136,7 +136,7 @@ class Opened(Protocol):
 
     @property
     def artifact(self) -> Path | None:
-        """Folder with what it trained; None for a model.
+        """Folder of its artifact; None for a model.
 
         Raises:
             UserError: the run kept none, or a file of it is damaged.
@@ -144,15 +144,15 @@ class Opened(Protocol):
 
 
 class Context(Protocol):
-    """The second argument of a builder: what it may use in addition to its options.
+    """The second argument of a builder, besides its options.
 
     Attributes:
         folder: the run folder; exists while a run trains, a scratch folder otherwise.
-        cache: a folder for what plugins keep between runs, each in a subfolder `NAME` of its own; may not exist yet.
-            What lies in `NAME/contents/`, a folder for each thing, `ft data cache` lists and removes; see `hold`.
-        train: the `train` section, as decided so far (`None` where still `auto`).
-        markup: `data.markup`: how text outside of messages is read where it spells control tokens, as `plain`
-            characters or as `special` tokens.
+        cache: a folder for data that plugins keep between runs, each in its subfolder `NAME`; may not exist yet. `ft
+            data cache` lists and removes the folders in `NAME/contents/`; see `hold`.
+        train: the `train` section, as decided so far (`None` for open `auto`).
+        markup: `data.markup`: whether text outside messages that spells control tokens is read as `plain` characters or
+            as `special` tokens.
         plan: the plan; None until it is decided.
         catalog: all entries.
         options: of the sections built so far (`method`, `adapter`, ...), by kind, defaults filled in; JSON-able.
@@ -175,7 +175,7 @@ class Context(Protocol):
 
     @property
     def loader(self) -> Loader:
-        """What loads the recipe's model."""
+        """The loader of the recipe's model."""
 
     @property
     def model(self) -> ModelInfo:
@@ -183,11 +183,11 @@ class Context(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Of the recipe's model; read on first use."""
+        """The tokenizer of the recipe's model; read at its first use."""
 
     @property
     def facts(self) -> ModelFacts:
-        """What the family says of the recipe's model."""
+        """The family's facts of the recipe's model."""
 
     @property
     def renderer(self) -> Renderer:
@@ -195,10 +195,10 @@ class Context(Protocol):
 
     @property
     def processor(self) -> Processor:
-        """What turns images, sounds and videos into inputs of the recipe's model; built on first use.
+        """The processor of images, sounds and videos for the recipe's model; built at its first use.
 
         Raises:
-            RecipeError: the model takes none, or no processor is installed.
+            RecipeError: the model accepts none, or no processor is installed.
         """
 
     def build(self, kind: str, pick: Pick, *, setting: str = "") -> Any:
@@ -216,7 +216,7 @@ class Context(Protocol):
         """Build a loss together with what its entry declares."""
 
     def examples(self, split: str, *, first: int | None = None) -> Examples:
-        """Rows of `data.train` or `data.eval`, through source and format; every one checked.
+        """Rows of `data.train` or `data.eval`, read by source and format, all checked.
 
         Args:
             first: read only this many rows; None is all of them.
@@ -229,12 +229,12 @@ class Context(Protocol):
     def prepare(
         self, split: str, rendering: Rendering, limit: Limit | None, *, first: int | None = None
     ) -> Preparation:
-        """Data of a split. Many rows are rendered by several processes, kept on disk, and found again by a later run
-        with the same data and settings; the result is the same in every way.
+        """Prepared rows of a split. With many rows, several processes render them, and a cache on disk keeps them for
+        later runs with the same data and settings; results are identical.
 
         Args:
-            limit: how rows are treated that are too long or train nothing; None keeps every row whole.
-            first: prepare only this many rows; None is all of them.
+            limit: treatment of rows that are too long or train nothing; None keeps every row whole.
+            first: prepare only this many rows; None: all.
 
         Raises:
             RecipeError: the recipe gives no data for the split.
@@ -242,50 +242,49 @@ class Context(Protocol):
         """
 
     def stream(self, split: str, rendering: Rendering, *, skip: int = 0) -> Iterator[tuple[str, Rendered | DataError]]:
-        """Rows of a split as they come, in their order, each with its id; read again and rendered one by one in this
-        process, so that data of any size take no more memory than a few rows.
+        """Rows of a split in order, each with its id; read and rendered one by one in this process, so that data of any
+        size need the memory of a few rows.
 
         Args:
-            skip: rows at the beginning that are passed over; they are read, not rendered.
+            skip: rows at the beginning to skip; they are read, not rendered.
 
         Yields:
             Tokens and weights; a DataError for a row that cannot be rendered.
 
         Raises:
-            RecipeError: the recipe gives no data for the split, or chooses among its rows in a way that takes reading
-                all of them first.
-            DataError: a source is missing, or a row cannot be read; when its turn comes.
+            RecipeError: the recipe gives no data for the split, or its selection of rows needs all of them first.
+            DataError: a source is missing, or a row cannot be read; raised at that row.
         """
 
     def open(self, reference: str, changes: Mapping[str, Any] | None = None) -> Opened:
         """Another model: a run by its folder or by its name under `runs/`, a model's folder, or a hub id.
 
         Args:
-            changes: sections of its recipe to replace. What decides the meaning of a run's weights stays as the run had
-                it (its renderer, for one), unless they name it themselves.
+            changes: sections of its recipe to replace. Settings on which the run's weights depend (its renderer, for
+                one) stay the run's, unless they name them.
 
         Raises:
-            RecipeError: nothing is there.
+            RecipeError: it does not exist.
             UserError: the run kept no artifact, or a file of it is damaged.
         """
 
     def generator(self, *keys: str | int) -> np.random.Generator:
-        """A random stream of its own, from the run's seed and the keys; the same keys give the same stream."""
+        """A random stream from the run's seed and the keys; the same keys give the same stream."""
 
     def hold(self, path: Path) -> None:
-        """A file below `cache`, in the folder of a thing, is used: `ft data cache prune` leaves it for as long as this
-        context lives, and knows when it was last used.
+        """Mark a file below `cache` as used: `ft data cache prune` keeps it while this context exists, and sees its
+        last use.
 
         Raises:
-            OSError: it is not there.
+            OSError: it is missing.
         """
 
     def wait_for(self, metric: str, *, setting: str) -> None:
         """Declare that the plugin acts on a metric of an evaluation, such as `eval/loss`. If none of the recipe's
-        evaluators reports it, the recipe is refused before training, and the message suggests the nearest name.
+        evaluators reports it, the recipe is refused before training, with the nearest name.
 
         Args:
-            setting: that names the metric, for messages: `schedule.metric`.
+            setting: with the metric's name, for messages: `schedule.metric`.
         """
 
     def note(self, text: str, *, topic: str = "") -> None:
@@ -297,10 +296,10 @@ class Context(Protocol):
 
 
 class CommandContext(Protocol):
-    """What a command of a plugin gets (`click.Context.obj`).
+    """The object of a plugin's command (`click.Context.obj`).
 
     Attributes:
-        said_json: what `--json` asks for is printed: an error that follows is not printed as JSON too.
+        said_json: the output of `--json` is printed: a later error is not printed as JSON too.
     """
 
     said_json: bool
@@ -312,7 +311,7 @@ class CommandContext(Protocol):
         """Build an entry that belongs to no recipe, such as a face; its builder gets this object as its context.
 
         Args:
-            setting: who picks it, for messages.
+            setting: with the pick, for messages.
 
         Raises:
             PluginError: no such entry, or it is broken.
@@ -336,14 +335,14 @@ class CommandContext(Protocol):
         """Decide every `auto`.
 
         Args:
-            memory: bytes that the device is taken to have, all of them free; 0: those that it has.
+            memory: assumed bytes of the device, all free; 0: the real ones.
         """
 
     def planned(self, recipe: Mapping[str, Any]) -> tuple[Plan, tuple[DataReport, ...]]:
-        """The plan, and how the rows of each split that the method reads are used."""
+        """The plan, and the usage of rows in each split that the method reads."""
 
     def rows(self, recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = ()) -> RecipeRows:
-        """The rows of a recipe as a run trains them: to preview, to count, to write."""
+        """The rows of a recipe as a run trains them: to preview, count or write them."""
 
     def options_model(self, registered: Registered) -> type[Options]:
         """The options that the builder of an entry takes.
@@ -353,7 +352,7 @@ class CommandContext(Protocol):
         """
 
     def plugin_facts(self, names: Sequence[str] = ()) -> tuple[PluginFacts, ...]:
-        """What there is to say about plugins, the broken ones among them.
+        """Facts of plugins, including broken ones.
 
         Args:
             names: distributions, modules or files; all plugins if empty.
@@ -366,14 +365,14 @@ class CommandContext(Protocol):
         self, model: str, *, hardware: HardwareFacts | None = None, length: int | None = None, measure: bool = True,
         sharding: Sharding | None = None, backend: str = "auto",
     ) -> Ways:  # fmt: skip
-        """Every way to train a model, with what it takes; only the model's config is read.
+        """Every way to train a model, with its memory and cost; only the model's config is read.
 
         Args:
-            hardware: of a machine that is not here; None: this machine.
-            length: tokens of a row; None: 512, or as many as the model takes.
-            measure: ask what the device does at most, which takes a moment.
-            sharding: what a strategy divides among ranks: the memory is that of one of them.
-            backend: which computes, as a recipe names it.
+            hardware: of another machine; None: this machine.
+            length: tokens of a row; None: 512, or the model's limit.
+            measure: measure the device's peak speed.
+            sharding: what a strategy divides among ranks: memory is per rank.
+            backend: by its name in a recipe.
         """
 
     def setting_names(self) -> Sequence[str]:
@@ -383,22 +382,22 @@ class CommandContext(Protocol):
         """See `Context.open`."""
 
     def talk(self, reference: str, overrides: Sequence[str] = (), *, as_base: bool = False) -> Opened:
-        """A run or a model that is talked to: like `open`, and its engine is checked for memory and generates.
+        """A run or a model for sampling: like `open`, with an engine that generates and whose memory is checked.
 
         Args:
             overrides: settings `KEY=VALUE` of its recipe.
-            as_base: take the model that a run has become as a base, for adapters that were trained over it.
+            as_base: use a run's merged model as a base, for adapters trained over it.
 
         Raises:
-            PlanError: when the engine is asked for: the backend cannot generate, the model gives scores and no text, or
-                it does not fit into memory.
+            PlanError: at the engine's first use: the backend cannot generate, the model gives scores instead of text,
+                or it does not fit into memory.
         """
 
     def checkpoints(self, reference: str) -> CheckpointPlace:
-        """Where checkpoints are: of a run by its folder or name, in a folder, or at a URL.
+        """The checkpoints of a run by its folder or name, in a folder, or at a URL.
 
         Raises:
-            UserError: nothing of the kind is there.
+            UserError: there are none.
         """
 
     def schema(self, setting: str = "") -> Mapping[str, Any]:
@@ -419,50 +418,50 @@ class CommandContext(Protocol):
 
         Args:
             reference: as for `open`.
-            evaluators: which; empty: those of the run, or the defaults.
+            evaluators: names; empty: those of the run, or the defaults.
             data: the rows to measure on; None: the held-out rows of the run.
             overrides: settings `KEY=VALUE` of its recipe.
             answers: keep every answer, of evaluators that keep some (`samples`).
 
         Raises:
-            RecipeError: nothing says which rows.
-            UserError: nothing is there, or it is damaged.
+            RecipeError: no rows are given.
+            UserError: it does not exist or is damaged.
         """
 
     def start(self, recipe: Path | str, overrides: Sequence[str] = (), name: str = "") -> Path:
-        """Begin a run in the background: a process of its own, which outlives this command and has the plugins of its
-        command line. `FOLDER.log` holds what the run prints.
+        """Begin a run in the background: a separate process, which outlives this command and has the plugins of its
+        command line. `FOLDER.log` holds its output.
 
         Args:
             recipe: its file.
             name: of the run under `runs/`, or its folder; empty: the name of the recipe's file.
 
         Returns:
-            The folder of the run, which the run makes; `result.json` in it says how the run ended.
+            The folder of the run, which the run makes; its `result.json` says how the run ended.
 
         Raises:
-            UserError: the folder is taken.
+            UserError: the folder exists.
         """
 
     def stop(self, run: str) -> None:
-        """End a run as Ctrl-C does: the run saves its last whole step and can be resumed.
+        """End a run like Ctrl-C: it saves its last whole step and can be resumed.
 
         Args:
             run: its folder, or its name under `runs/`.
 
         Raises:
-            UserError: no run is there, or no process of this machine trains it.
+            UserError: it does not exist, or no process of this machine trains it.
         """
 
     def resume(self, run: str, overrides: Sequence[str] = ()) -> Path:
-        """Continue a run in the background, as `start` begins one; returns its folder.
+        """Resume a run in the background; return its folder.
 
         Args:
             run: its folder, or its name under `runs/`.
-            overrides: settings `KEY=VALUE` that `ft resume` takes.
+            overrides: settings `KEY=VALUE` of `ft resume`.
 
         Raises:
-            UserError: no run is there, or a process trains it now.
+            UserError: it does not exist, or a process trains it now.
         """
 
     def run_folder(self, reference: str) -> Path | None:
@@ -484,7 +483,7 @@ class CommandContext(Protocol):
 
     def check_memory(self, recipe: Mapping[str, Any]) -> None:
         """Check that an engine fits into memory before it is built. Activations do not count: their size depends on the
-        length of the rows, which only the caller knows.
+        rows' length, which only the caller knows.
 
         Raises:
             PlanError: it does not, and the recipe does not accept that (`train.accept_memory`); says what would fit.

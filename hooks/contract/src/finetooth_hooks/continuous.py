@@ -1,4 +1,4 @@
-"""Sampling without an end: requests join a batch that is being written, and leave it as they finish."""
+"""Continuous batching: requests join and leave a running sampling batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Written:
     """A token that a step added to one completion.
 
     Attributes:
-        request: number that `RunningBatch.add` gave.
+        request: number from `RunningBatch.add`.
         sample: which completion of the request, from 0.
         token: its id.
         logprob: under the unscaled model (temperature 1).
@@ -30,24 +30,24 @@ class Written:
 
 
 class RunningBatch(Protocol):
-    """Completions that are being written together, each with settings and a random stream of its own: what a request
-    gets depends on its prompt, its sampling and the weights, never on who else is in the batch.
+    """A running batch of completions, each with its own settings and random stream: a request's tokens depend on its
+    prompt, its sampling and the weights, never on other requests.
 
-    It samples the weights as they were when it was made: after `step`, `load`, `restore` or `rollback` of the engine it
-    is refused. What it holds of its own (caches, packed weights) is freed with the object.
+    It samples the weights at its creation: after `step`, `load`, `restore` or `rollback` of the engine it raises an
+    error. Its own memory (caches, packed weights) is freed with the object.
     """
 
     def add(
         self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None
     ) -> int:
-        """Take a request; its rows begin with the next step that has room for them, in the order of their coming.
+        """Add a request; its rows begin with the next step that has room for them, in order of arrival.
 
         Args:
             prompt: token ids.
-            first: number of its first sample. Sample k of `Engine.generate` is number k; where a prompt comes twice
-                there, the second one's samples are counted on.
-            adapter: what the engine holds, to be sampled instead of its own weights. Which adapters others in the batch
-                have does not matter either. Capability `adapters`.
+            first: number of its first sample. Sample k of `Engine.generate` is number k; if a prompt occurs twice
+                there, the second one's samples continue the count.
+            adapter: held by the engine, to sample from instead of its own weights. Others in the batch may have other
+                adapters. Capability `adapters`.
 
         Returns:
             the request's number in this batch.
@@ -58,14 +58,14 @@ class RunningBatch(Protocol):
         ...
 
     def cancel(self, request: int) -> None:
-        """Drop a request, whether it waits or is being written; a finished or unknown one raises nothing."""
+        """Drop a waiting or running request; a finished or unknown one raises nothing."""
         ...
 
     def step(self) -> list[Written]:
-        """Write one token to every row. Rows that begin read their prompts first and get their first token too.
+        """Sample one token for every row. New rows read their prompts first and get their first token too.
 
         Returns:
-            what was added; empty if there is nothing to write.
+            the new tokens; empty without rows.
 
         Raises:
             EngineError: the engine's weights changed since the batch was made, or memory ran out. The requests that
@@ -74,10 +74,10 @@ class RunningBatch(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Requests that are not finished."""
+        """Number of unfinished requests."""
         ...
 
     @property
     def waiting(self) -> int:
-        """Requests among them with rows for which there was no room yet."""
+        """Number of requests with rows that wait for room."""
         ...

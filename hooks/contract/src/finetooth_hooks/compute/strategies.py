@@ -1,4 +1,4 @@
-"""Strategies and launchers: how one engine is spread over ranks, and how ranks are started."""
+"""Strategies spread one engine over ranks; launchers start ranks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Rank:
     """The place of a process among those that train one run.
 
     Attributes:
-        rank: which one it is, from 0. Rank 0 writes the run folder and speaks to the user.
-        world: how many there are.
-        local: which one it is on its machine, from 0.
+        rank: its number, from 0. Rank 0 writes the run folder and the user's output.
+        world: number of ranks.
+        local: its number on its machine, from 0.
         address, port: where rank 0 waits for the others.
     """
 
@@ -32,20 +32,20 @@ class Rank:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a rank gives to the others while a run trains; what they say to each other in addition is a few bytes.
+    """What a rank sends to the others while a run trains, without a few small messages.
 
     Attributes:
         every: steps between two exchanges.
-        sent: bytes of what a rank gives at an exchange.
+        sent: bytes that a rank sends in an exchange.
         peers: how many exchange: ranks, or islands.
-        summed: the others get the sum of what all gave; else each gets what every other gave. A reduce-scatter, where
-            each gets its part of the sum, sends as much as the second of what it leaves at a rank.
-        last: bytes of what a rank gives at the last step of a run; None: `sent`.
-        calls: collective calls of an exchange, each of which waits for the link once for every rank that it passes.
-        what: is given, in a word or two.
-        span: the number of neighbouring ranks, by their numbers, among which those that exchange lie: a machine that
-            holds these carries the exchange by itself. None: `peers`, which are neighbours.
-        also: what a rank gives to others in the same run.
+        summed: each gets the sum over all; else each gets every other's data. A reduce-scatter, where each gets its
+            part of the sum, sends as much as the latter, counted in its result.
+        last: bytes that a rank sends at the last step of a run; None: `sent`.
+        calls: collective calls of an exchange, each of which waits for the link once per rank.
+        what: is sent, in a word or two.
+        span: number of consecutive ranks that contain the peers: a machine with all of these needs no network for the
+            exchange. None: `peers`, which are consecutive.
+        also: further traffic in the same run.
     """
 
     every: int
@@ -61,16 +61,16 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Foreseen:
-    """What a step puts through a model, as far as what ranks send depends on it.
+    """Sizes of a step's computation on which traffic depends.
 
     Attributes:
-        weights: bytes of the whole model with its adapter, in the precision that it computes in.
-        outside: of those, what lies in no decoder layer.
+        weights: bytes of the whole model with its adapter, in its precision.
+        outside: of those, bytes outside decoder layers.
         layers: of the decoder.
-        passes: micro-batches that a rank takes through the model in a step, about.
-        size: bytes of a number that it computes with.
-        positions: of a micro-batch, all those that ranks divide, about.
-        hidden: numbers of a position's hidden state.
+        passes: approximate micro-batches per rank and step.
+        size: bytes per number.
+        positions: approximate positions of a micro-batch, before ranks divide them.
+        hidden: numbers per hidden state.
         keys: numbers of a position's keys and values, in one layer.
         linears: linear modules of a layer.
         recomputes: the backward pass computes layers again.
@@ -88,44 +88,43 @@ class Foreseen:
     recomputes: bool = False
 
     def trained_outside(self, parameters: int) -> int:
-        """Numbers that train and lie in no decoder layer, if `parameters` train: all, or those of an adapter, which
-        lie in layers."""
+        """Trained numbers outside decoder layers, if `parameters` train: those of the model, or none for an adapter,
+        which is inside layers."""
         return self.outside // self.size if parameters * self.size >= self.weights else 0
 
 
 class ShardedModel(Protocol):
-    """A model of whose parameters each rank holds a part. Every rank computes with it equally often."""
+    """A model whose parameters are divided among ranks. Every rank must make equally many passes."""
 
     def computing(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function that computes with the model, as one to be called in its place: it gathers what lies in no layer,
-        and each layer when that is called. Gradients come back as their sums over the ranks, in parts."""
+        """Wrap a function that computes with the model: it gathers the weights outside layers, and each layer when that
+        is called. Gradients are summed over ranks, in parts."""
         ...
 
     def gathered(self) -> AbstractContextManager[None]:
-        """Inside the `with` block, every rank holds the whole model in the precision that it computes in; not for
-        gradients."""
+        """Inside the `with` block, every rank holds the whole model in its precision; not for gradients."""
         ...
 
 
 class DividedModel(ShardedModel, Protocol):
-    """A sharded model that keeps its parts in its own way, see `Sharding.divided`."""
+    """A sharded model that manages its parts itself, see `Sharding.divided`."""
 
     def parts(self, names: Collection[str]) -> Mapping[str, Any]:
         """This rank's parts of parameters that train, in fp32, which an optimizer updates in place. With torch they are
-        of the class `DTensor`, each in the parameter's shape or all its numbers in one row."""
+        `DTensor`s, in the parameter's shape or flattened."""
         ...
 
     def gradients(self) -> Mapping[str, Any]:
-        """By name this rank's parts of what backward passes have left since the last call, summed over the ranks."""
+        """This rank's parts of the gradients since the last call, summed over ranks, by name."""
         ...
 
     def publish(self) -> None:
-        """From now on, the model computes with what the parts hold."""
+        """Make the model compute with the current parts."""
         ...
 
 
 class Neighbours(Collective, Protocol):
-    """The line between ranks that compute the same rows, each some of their positions."""
+    """The line between ranks that divide the positions of the same rows."""
 
     def all_gather(self, array: Any) -> list[Any]:
         """Every rank's array, in the order of ranks.
@@ -137,35 +136,34 @@ class Neighbours(Collective, Protocol):
 
 
 class StagePasses(Protocol):
-    """What one rank computes of the micro-batches that go through the layers of several, by their numbers from 0."""
+    """One rank's part of a pipeline's micro-batches, by their numbers from 0."""
 
     def forward(self, number: int, received: Any) -> Any:
-        """States behind this rank's layers.
+        """States after this rank's layers.
 
         Args:
-            received: states behind the layers of the rank before; at the first rank nothing that it reads.
+            received: states of the previous rank; unused at the first.
         """
         ...
 
     def loss(self, number: int, states: Any) -> Any:
-        """scalar: what a micro-batch adds to the loss; at the last rank alone."""
+        """scalar: a micro-batch's part of the loss; only at the last rank."""
         ...
 
     def again(self, number: int) -> AbstractContextManager[None]:
-        """What a backward pass goes through in, since it may compute layers again."""
+        """Context of a backward pass, which may recompute layers."""
         ...
 
 
 class Stages(Collective, Protocol):
-    """The line between ranks of which each has some of a model's decoder layers: rank 0 the first ones, and the last
-    rank the head."""
+    """The line between the ranks of a pipeline: rank 0 has the first decoder layers, and the last rank the head."""
 
     def through(self, passes: StagePasses, micro_batches: int, states: Any, *, backward: bool) -> None:
-        """Take micro-batches through the layers of all ranks, each of which makes this call.
+        """Pass micro-batches through the layers of all ranks, each of which makes this call.
 
         Args:
-            states: an array with the shape, type and device of what each rank gives to the next.
-            backward: and back again.
+            states: an array with the shape, type and device of the states between ranks.
+            backward: whether to compute gradients.
         """
         ...
 
@@ -175,28 +173,26 @@ class Sharding:
     """What a strategy divides.
 
     Attributes:
-        weights, gradients, optimizer: among how many ranks each of them is divided; 1: every rank holds all of it.
-        shard: divides an adapted model, given its decoder layers in their order and the precision that it computes in
-            (`fp32`, `bf16`). With `stages`, these are this rank's layers, and parameters of others have no memory. What
-            trains comes as it was read, and is held in fp32 from then on: made so layer by layer, since the ranks of a
-            machine would have no room for as many whole models. With torch, its parameters are of the class `DTensor`
-            then. None: every rank holds the whole model.
-        layers: among how many times as many ranks the weights of each decoder layer are divided.
-        positions: among how many ranks the positions of each row are divided. The engine divides them, and gives the
-            same outputs at each of these ranks; a rank's gradients are those of its own positions.
-        neighbours: gives the line to these ranks once the strategy is open; None: positions are not divided.
-        stages: gives the line to the ranks that each have some of the decoder layers; None: every rank has something of
-            every layer. With `shard`, ranks that have the same layers divide these.
-        stage_count: how many ranks `stages` is between.
-        divided: what `shard` gives is a `DividedModel`, which holds what trains in addition to the weights that are
-            gathered.
-        on_host: a rank's part of the weights that are gathered lies in the memory of the host; if the model is not
-            `divided`, its parts of gradients and optimizer state, too.
-        stored: `shard` divides a frozen base that is stored in fewer bits, too.
+        weights, gradients, optimizer: number of ranks that divide each; 1: every rank holds all of it.
+        shard: divides an adapted model, given its decoder layers in order and its precision (`fp32`, `bf16`). With
+            `stages`, these are this rank's layers, and parameters of others have no memory. Trained parameters come in
+            the files' precision and are converted to fp32 layer by layer, since the ranks of a machine have no room for
+            whole copies. With torch, parameters are then `DTensor`s. None: every rank holds the whole model.
+        layers: factor on the number of ranks that divide the weights of each decoder layer.
+        positions: number of ranks that divide the positions of each row. The engine divides them, and gives the same
+            outputs at each of these ranks; a rank's gradients are those of its own positions.
+        neighbours: returns the line to these ranks once the strategy is open; None: positions are not divided.
+        stages: returns the line to the ranks that each have some of the decoder layers; None: no pipeline. With
+            `shard`, ranks with the same layers divide these.
+        stage_count: number of ranks of that line.
+        divided: `shard` returns a `DividedModel`, which holds trained parameters besides the gathered weights.
+        on_host: a rank's part of the gathered weights is in host memory; if the model is not `divided`, also its parts
+            of gradients and optimizer state.
+        stored: `shard` also divides a quantised frozen base.
         keeps: leaves a rank its part of a module of such a base, given the module's path and the module, as soon as it
-            is read and before `shard`; all ranks ask in the same order. None: a rank reads all of them first.
-        whole: of a divided model, gives all numbers of a parameter that does not train, in host memory and for the
-            caller alone; all ranks ask. None: the model is made whole for it.
+            is read and before `shard`; all ranks call it in the same order. None: a rank first reads all modules.
+        whole: returns the whole of a divided model's frozen parameter, in host memory and only for the caller; all
+            ranks call it. None: the model is gathered for that.
         sampled_by_layer: sampling gathers a layer when it computes, for each token; else the whole model, once.
     """
 
@@ -217,7 +213,7 @@ class Sharding:
     sampled_by_layer: bool = False
 
     def held(self) -> Mapping[str, tuple[int, str]]:
-        """Of all that is divided, by its name: into how many parts, and what a rank holds as the end of a sentence."""
+        """The divided things by name: number of parts, and a rank's part as the end of a sentence."""
         if self.stages is not None:
             stages = self.stage_count
             held = {"layers": (stages, f"1/{stages} of the decoder's layers, and all that lies in none")}
@@ -237,13 +233,13 @@ class Strategy(Protocol):
     """Spreads an engine over ranks. Every rank builds one and makes the same calls in the same order."""
 
     def open(self, rank: Rank, device: str) -> Collective:
-        """Meet the other ranks; returns once all are there.
+        """Connect to the other ranks; returns once all are connected.
 
-        A strategy that divides a model or an optimizer's state, and can do so inside an island of DiLoCo's, takes a
-        keyword argument `islands`, too: groups of neighbouring ranks that train apart, 1 by default.
+        A strategy that divides a model or an optimizer's state, and supports DiLoCo's islands, also takes a keyword
+        argument `islands`: number of groups of consecutive ranks that train separately, 1 by default.
 
         Args:
-            device: that the rank computes on, as the framework calls it.
+            device: the rank's, by the framework's name.
 
         Raises:
             EngineError: they cannot be reached.
@@ -251,14 +247,14 @@ class Strategy(Protocol):
         ...
 
     def wrap(self, model: Any) -> Any:
-        """Return the adapted model as the strategy needs it; the model itself if its parameters stay as they are.
+        """Return the adapted model as the strategy needs it, or the model itself.
 
-        It is called before anything is copied from the parameters.
+        It is called before parameters are copied.
         """
         ...
 
     def spread(self, engine: Engine, collective: Collective) -> Engine:
-        """The engine that a method drives: it is called with the data of a whole step.
+        """The engine for the method, called with the examples of a whole step.
 
         Args:
             engine: of this rank, with the capability `ranks`.
@@ -266,34 +262,33 @@ class Strategy(Protocol):
         ...
 
     def digest(self, engine: Engine) -> str:
-        """Hash of what must be the same at every rank when training begins, such as the trained weights."""
+        """Hash of what must be equal at every rank when training begins, such as the trained weights."""
         ...
 
     def close(self) -> None:
-        """Leave the other ranks."""
+        """Disconnect from the other ranks."""
         ...
 
 
 class IslandStrategy(Strategy, Protocol):
-    """With the capability `islands`."""
+    """A strategy with the capability `islands`."""
 
     def island(self) -> Collective:
-        """The line that this rank's engine gets; called once `open` has returned. It leads to the ranks of its island,
-        or, where an island computes the same rows, to one rank of each."""
+        """The line of this rank's engine; called after `open`. It connects the ranks of its island, or, if an island
+        computes the same rows, one rank of each."""
         ...
 
 
 class ShardedOptimizer(Protocol):
-    """An optimizer of the framework, of whose work each rank does a part. Its parameter groups hold whole parameters,
-    and its state dict is that of one process: every rank asks for it at the same time.
+    """An optimizer of the framework that divides its work among ranks. Its parameter groups hold whole parameters, and
+    its state dict is that of one process: all ranks call it together.
 
     In a step, `share` comes first, then `norm`, `clip` and the optimizer's own `step`, after which every rank has the
     same parameters.
     """
 
     def share(self) -> None:
-        """Bring together what all ranks have accumulated: each keeps its part of the sum, and the parameters have no
-        gradients any more."""
+        """Sum the gradients of all ranks: each keeps its part of the sum, and the parameters' gradients are dropped."""
         ...
 
     def norm(self) -> float:
@@ -306,7 +301,7 @@ class ShardedOptimizer(Protocol):
 
 
 class OptimizerStrategy(Strategy, Protocol):
-    """With the capability `optimizer`, and `shards`: `sharding` says among how many ranks the state is divided."""
+    """A strategy with the capabilities `optimizer` and `shards`: `sharding` says how many ranks divide the state."""
 
     def shard_optimizer(
         self, parameters: Sequence[tuple[str, Any]], optimizer: Any, factory: Optimizer
@@ -314,9 +309,9 @@ class OptimizerStrategy(Strategy, Protocol):
         """Spread the state of an optimizer over the ranks.
 
         Args:
-            parameters: names and what trains, in the order of the optimizer's groups or another.
+            parameters: names and trained parameters, in any order.
             optimizer: over them, before its first step.
-            factory: what made it.
+            factory: its maker.
 
         Raises:
             PlanError: it cannot work on a part of its parameters.
@@ -325,26 +320,26 @@ class OptimizerStrategy(Strategy, Protocol):
 
 
 class ShardingStrategy(Strategy, Protocol):
-    """With the capability `shards`."""
+    """A strategy with the capability `shards`."""
 
     def sharding(self, world: int) -> Sharding:
-        """What it divides among `world` ranks, and how; asked before `open` for a plan, which does not shard."""
+        """What it divides among `world` ranks, and how; also called before `open` for a plan, which does not shard."""
         ...
 
 
 class ForeseenStrategy(Strategy, Protocol):
-    """With the capability `traffic`."""
+    """A strategy with the capability `traffic`."""
 
     def traffic(self, parameters: int, world: int) -> Traffic:
-        """What a rank will send; nothing is opened. One that has the capability `shards`, too, takes a keyword argument
-        `run`, `Foreseen`.
+        """What a rank will send; opens nothing. A strategy that also has the capability `shards` takes a keyword
+        argument `run`, `Foreseen`.
 
         Args:
-            parameters: numbers that train.
+            parameters: number of trained parameters.
             world: ranks.
 
         Raises:
-            PlanError: it cannot say it with its options.
+            PlanError: unknown with its options.
         """
         ...
 
@@ -353,18 +348,18 @@ class Launcher(Protocol):
     """Starts the ranks of a run."""
 
     def rank(self) -> Rank | None:
-        """The place of this process; None if nobody started it as one of several.
+        """The place of this process; None if it was not started as one of several.
 
         Raises:
-            PlanError: what says the place is incomplete.
+            PlanError: the place is incomplete.
         """
         ...
 
     def start(self, world: int, command: Sequence[str]) -> int:
         """Start `world` ranks of a command on this machine and wait for them.
 
-        What a rank but the first says at its end reaches the user with its number. Where one ends with an error, the
-        others are ended.
+        The last output of ranks other than the first reaches the user with their number. If one fails, the others are
+        ended.
 
         Args:
             command: of one rank: a program and its arguments.
@@ -376,7 +371,7 @@ class Launcher(Protocol):
 
 
 class MachinesLauncher(Launcher, Protocol):
-    """With the capability `machines`."""
+    """A launcher with the capability `machines`."""
 
     def start(self, world: int, command: Sequence[str], *, nodes: int = 1) -> int:
         """See `Launcher.start`.

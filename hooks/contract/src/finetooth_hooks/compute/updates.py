@@ -1,4 +1,4 @@
-"""What applies gradients: optimizers, and schedules of the learning rate."""
+"""Optimizers, and schedules of the learning rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Optimizer(Protocol):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What it does beyond the least, or asks for: words of `finetooth_hooks.capabilities.OPTIMIZER`."""
+        """Its abilities and needs, from `finetooth_hooks.capabilities.OPTIMIZER`."""
         ...
 
     @property
@@ -23,27 +23,27 @@ class Optimizer(Protocol):
         ...
 
     def create(self, named_parameters: Sequence[tuple[str, Any]]) -> Any:
-        """The framework's optimizer over the parameters that train: for torch a torch.optim.Optimizer; for mlx an
-        mlx.optimizers.Optimizer whose state has begun with the tree of these names.
+        """The framework's optimizer over the trained parameters: for torch a torch.optim.Optimizer; for mlx an
+        mlx.optimizers.Optimizer with its state initialised for the tree of these names.
 
-        Its parameter groups may have learning rates of their own, one of them `learning_rate`: each keeps its share of
-        what the schedule, or a step, sets. Groups that are all alike take the rate as it is.
+        Its parameter groups may have different learning rates, one of them `learning_rate`: each keeps its ratio to the
+        rate that the schedule, or a step, sets.
         """
         ...
 
     def state_bytes(self, facts: ModelFacts) -> float | None:
-        """Bytes of state for each weight of a model that trains whole, where that depends on the sizes of its matrices
-        (states of low rank). None: the `state_bytes` of its entry."""
+        """Bytes of state per weight of a fully trained model, if that depends on the sizes of its matrices (low-rank
+        states). None: the `state_bytes` of its entry."""
         ...
 
     def averaged(self, optimizer: Any) -> AbstractContextManager[None]:
-        """Inside the `with` block, the parameters of an optimizer that `create` made hold the weights to evaluate and
-        to keep; afterwards those at which gradients are taken again, bit for bit. Capability `averages`."""
+        """Inside the `with` block, the parameters of an optimizer from `create` hold the weights to evaluate and save;
+        afterwards again, bit for bit, those for gradients. Capability `averages`."""
         ...
 
     def active(self, optimizer: Any) -> Sequence[Any]:
-        """The parameters that the next update of an optimizer that `create` made will train; gradients of the others
-        are not asked for. Capability `in_turn`."""
+        """The parameters that the next update of an optimizer from `create` will train; the others need no gradients.
+        Capability `in_turn`."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Ways to train a model on a machine, most weights first, each with what it takes."""
+"""Ways to train a model on a machine, most trained weights first, with their memory and cost."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Way:
     """One way to train a model.
 
     Attributes:
-        kind: `whole`, `adapter`, `8 bits`, `4 bits`, `recomputed` or `elsewhere`: what it is beyond those before.
-        label: what a person calls it.
-        gives_up: all that is lost compared with training every weight as it is.
+        kind: `whole`, `adapter`, `8 bits`, `4 bits`, `recomputed` or `elsewhere`: its addition to the previous ways.
+        label: for people.
+        gives_up: all its disadvantages compared with full fine-tuning.
         changes: settings of the recipe by their dotted paths.
-        memory: at the peak, in bytes; None where the combination cannot work.
-        lacks: what keeps it from this machine; empty: it fits.
-        flops: operations that one row takes; None where it is not known.
+        memory: peak bytes; None if the combination cannot work.
+        lacks: why this machine cannot use it; empty: it fits.
+        flops: operations per row; None if unknown.
     """
 
     kind: str
@@ -34,7 +34,7 @@ class Way:
 
     @property
     def fits(self) -> bool:
-        """Whether it can be taken here."""
+        """Whether this machine can use it."""
         return self.memory is not None and not self.lacks
 
 
@@ -46,7 +46,7 @@ class Ways:
         parameters: of the model.
         hardware: the machine.
         length: tokens of a row.
-        peak: FLOP/s that the device does at most; 0 where that is not known.
+        peak: the device's peak FLOP/s; 0 if unknown.
         ways: in their order.
     """
 

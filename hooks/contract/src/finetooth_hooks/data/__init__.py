@@ -1,1 +1,1 @@
-"""From a row to a datum: sources, examples, what a method prepares, and rows that cannot be used."""
+"""From a row to a `Datum`: sources, examples, preparation, and unusable rows."""

@@ -1,7 +1,7 @@
 """Datum: one tokenised sequence, its targets, and what the loss needs per target or per sequence.
 
-It is a superset of the Tinker wire's datum: inputs and targets are already aligned (`targets[i]` is what the model
-should say after having read `input[: i + 1]`), so a remote client and a local method speak alike.
+It is a superset of the Tinker protocol's datum: inputs and targets are aligned (`targets[i]` is the token to predict
+after `input[: i + 1]`), so remote clients and local methods use the same format.
 """
 
 from __future__ import annotations
@@ -38,13 +38,12 @@ class TokenChunk:
 
 @dataclass(frozen=True, eq=False)
 class MediumChunk:
-    """An encoded picture, sound or video that takes the place of `length` tokens. Use one of the three kinds.
+    """An encoded picture, sound or video in the place of `length` tokens. Use one of the three kinds.
 
     Attributes:
         data: its bytes, not decoded.
-        format: what they are, by their first bytes; `""` where that is left to who decodes them.
-        tokens: (length,) the ids that the model's embedding reads in its place, placeholders; None where the sender
-            does not know them.
+        format: from their first bytes; `""` leaves it to the decoder.
+        tokens: (length,) placeholder ids for the model's embedding; None if unknown.
     """
 
     kind: ClassVar[MediumKind]
@@ -87,7 +86,7 @@ class VideoChunk(MediumChunk):
 
 
 Chunk = TokenChunk | MediumChunk
-"""A part of what a model reads."""
+"""A part of a model's input."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,18 +99,17 @@ class Datum:
         mask: (N,) which targets count. Default: where the field `weights` is not zero, else all.
         fields: arrays of length N by name (`weights`, `advantages`, `old_logprobs`, ...), float.
         scalars: numbers per sequence by name (`label`, `margin`, ...).
-        group: sequences of one preference pair or rollout group carry the same key and stand next to each other.
+        group: sequences of one preference pair or rollout group have the same key and are adjacent.
         positions: (N,) position ids; default 0..N-1.
-        parents: (N,) for each position the index of the position that it continues, which stands before it; -1 where a
-            sequence begins. Default: the position before, `-1, 0, .., N-2`. A position attends to itself and what lies
-            on its path to the beginning, and is as far from there as its position id says. Wherever a position
-            continues another one than the position before, a segment begins: -1 begins another sequence (packing), and
-            several segments may continue the same position (a tree: shared prefixes, blocks along a document). A
-            backend refuses data whose segments it cannot keep apart, or trees that it cannot compute.
-        id: where it came from, `train.jsonl:17`; named in errors.
-        place: which datum of its optimizer step it is, from 0; keys dropout, so that no layout, order or rank changes
-            what is dropped. None: the engine counts the data of a step as they come. Who splits a step among ranks says
-            it.
+        parents: (N,) for each position the index of the earlier position that it continues; -1 where a sequence begins.
+            Default: the position before, `-1, 0, .., N-2`. A position attends to itself and to its path to the
+            beginning; distances are those of position ids. A segment begins wherever a position does not continue the
+            previous one: -1 begins another sequence (packing), and several segments may continue the same position (a
+            tree: shared prefixes, blocks along a document). A backend refuses data whose segments it cannot keep apart,
+            or trees that it cannot compute.
+        id: its source, `train.jsonl:17`; named in errors.
+        place: its index in the optimizer step, from 0; keys dropout, so that layout, order and rank do not change the
+            masks. None: the engine counts a step's examples as they come. Code that splits a step among ranks sets it.
 
     Raises:
         ValueError: lengths disagree; the message names the datum and the field.
@@ -169,11 +167,10 @@ class Datum:
 
     @property
     def placeholder_tokens(self) -> IntArray:
-        """(N,) input token ids, the positions of a picture or sound filled with the placeholders that its chunk
-        brings.
+        """(N,) input token ids, with a chunk's placeholders at the positions of a picture or sound.
 
         Raises:
-            ValueError: one brings none.
+            ValueError: one has none.
         """
         if all(isinstance(chunk, TokenChunk) for chunk in self.input):
             return self.tokens
@@ -207,9 +204,8 @@ class Datum:
 
         Args:
             tokens: L token ids, L >= 2.
-            weights: L loss weights; `weights[i]` says how much predicting `tokens[i]` counts. Default: all 1.
-            media: index of the first token that stands for each picture, sound or video, and what it is; in order.
-                The tokens there are its placeholders.
+            weights: L loss weights; `weights[i]` is the weight of predicting `tokens[i]`. Default: all 1.
+            media: index of the first placeholder token of each picture, sound or video, and the medium; in order.
 
         Raises:
             ValueError: fewer than two tokens, another number of weights than tokens, or media that overlap or reach
@@ -243,7 +239,7 @@ def _chunks(ids: IntArray, media: Sequence[tuple[int, MediumChunk]], where: str)
 
 
 def _frozen(values: NDArray[Any]) -> NDArray[Any]:
-    """A read-only view, so that a datum shared between steps cannot be changed by one of them."""
+    """A read-only view, so that a step cannot change an example that another step shares."""
     view = values.view()
     view.flags.writeable = False
     return view

@@ -12,7 +12,7 @@ ROLES = ("system", "user", "assistant", "tool")
 """Roles a message may have."""
 
 TrainOn = Literal["assistant", "last", "all", "custom"]
-"""Whose messages train: every assistant message, the last one only, everything, or only what the row itself marks
+"""Which messages train: every assistant message, the last one only, all, or only those that the row marks
 (`Message.train`, `Message.weights`)."""
 
 
@@ -23,7 +23,7 @@ class Row:
     Attributes:
         id: file and line, or `source:split:index`; unique within a source; named in every error about the row.
         values: columns by name.
-        folder: where files lie that the row names, such as images or sounds; None if it may name none.
+        folder: of files that the row names, such as images or sounds; None if it may name none.
     """
 
     id: str
@@ -32,11 +32,11 @@ class Row:
 
 
 MediumKind = Literal["image", "audio", "video"]
-"""What a message can hold in addition to text."""
+"""Kinds of content besides text."""
 CALLED: Mapping[MediumKind, str] = {"image": "an image", "audio": "a sound", "video": "a video"}
-"""What messages call one of a kind."""
+"""The word for one of a kind, in messages."""
 PLURALS: Mapping[MediumKind, str] = {"image": "images", "audio": "sounds", "video": "videos"}
-"""What they call several."""
+"""The word for several."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Medium:
     """A picture, a sound or a video, encoded, not opened yet. Use one of the three kinds.
 
     Attributes:
-        name: as the row calls it, for messages.
-        path: the file that holds it; None if `content` does.
+        name: from the row, for messages.
+        path: its file; None if `content` holds it.
         content: its bytes; empty if `path` names them.
-        sha256: of the bytes, once they were read; a file that says something else later is not the same.
+        sha256: of the bytes, once read, to detect later changes of the file.
     """
 
     kind: ClassVar[MediumKind]
@@ -58,18 +58,18 @@ class Medium:
 
     @property
     def files(self) -> Mapping[Path, str]:
-        """The files that hold it, each with the SHA-256 of what was read there; empty where it was not read."""
+        """Its files, each with the SHA-256 of the content; empty if not read."""
         return {} if self.path is None else {self.path: self.sha256}
 
     def known(self, content: bytes) -> Medium:
-        """The same, with the hash of what was read."""
+        """The same, with the hash of its content."""
         return replace(self, sha256=sha256(content).hexdigest())
 
     def read(self) -> bytes:
         """The encoded bytes.
 
         Raises:
-            DataError: the file is gone, or not the one that was read before.
+            DataError: the file is missing or has changed.
         """
         from finetooth_hooks.errors import DataError
 
@@ -106,8 +106,8 @@ class Video(Medium):
     """A file with several frames, or pictures that are its frames.
 
     Attributes:
-        frames: in order; empty where one file holds them. Then `path` and `content` are empty.
-        fps: frames a second; None where nobody said it.
+        frames: in order, with empty `path` and `content`; empty if one file holds them.
+        fps: frames per second; None if unknown.
     """
 
     kind = "video"
@@ -136,10 +136,10 @@ class Video(Medium):
 
 @dataclass(frozen=True)
 class Placed:
-    """Where a medium stands in a message.
+    """The place of a medium in a message.
 
     Attributes:
-        at: before this character of the content; several at one place stand in their order.
+        at: before this character of the content; several at one place keep their order.
     """
 
     at: int
@@ -148,11 +148,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class Weighted:
-    """Characters of a text that count otherwise than the message they are in.
+    """Characters of a text with another weight than their message.
 
     Attributes:
         start, stop: half-open range of characters.
-        weight: what predicting them counts; 0 is not at all.
+        weight: of predicting them; 0: they do not train.
     """
 
     start: int
@@ -170,12 +170,12 @@ class Message:
         reasoning: reasoning text that precedes the content, if kept apart.
         tool_calls: calls in the OpenAI shape, arguments as objects.
         name: of the tool, for role `tool`.
-        tool_call_id: which call a tool's message answers, for families that write it down.
+        tool_call_id: the call that a tool's message answers, for families that use it.
         train: overrides `train_on` for this message.
-        weights: ranges of the content with a weight of their own, in order, apart; the rest follows `train`.
+        weights: disjoint ranges of the content with their own weight, in order; the rest follows `train`.
         reasoning_weights: likewise of the reasoning.
-        media: pictures, sounds and videos in the content, in order. The content is the text around them; a renderer
-            that does not know them leaves them out of `Rendered.media`, and the row is refused.
+        media: pictures, sounds and videos in the content, in order. The content is the text around them; if a renderer
+            ignores them (not in `Rendered.media`), the row is refused.
     """
 
     role: str
@@ -218,7 +218,7 @@ class PromptCompletion:
 
 @dataclass(frozen=True)
 class Segments:
-    """Text in pieces that each say whether they train; no chat markup, nothing is added between them."""
+    """Text in pieces, each trained or not; without chat markup or separators."""
 
     called = "a text in segments"
     pieces: tuple[tuple[str, bool], ...]
@@ -234,7 +234,7 @@ class Pair:
 
     Attributes:
         prompt, chosen, rejected: all messages or all text; the answers without the prompt.
-        margin: by how much the first is better, where the row says.
+        margin: how much better the first is, if the row says.
     """
 
     called = "a preference pair"
@@ -258,10 +258,10 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Stepwise:
-    """An answer in steps, each with a label of its own.
+    """An answer in labelled steps.
 
     Attributes:
-        labels: of each step; None is a step that only leads to the next ones and trains nothing itself.
+        labels: of each step; None for a step without training.
     """
 
     called = "an answer in labelled steps"
@@ -272,10 +272,10 @@ class Stepwise:
 
 @dataclass(frozen=True)
 class Task:
-    """A prompt that the model answers while it learns; `columns` is all else the row has, for rewards.
+    """A prompt that the model answers while it learns; `columns` holds the row's other columns, for rewards.
 
     Attributes:
-        from_text: the row gives the prompt as text, which became one message; rewards are told.
+        from_text: the row gives the prompt as text, which became one message; rewards see that.
     """
 
     called = "a prompt without an answer"
@@ -305,7 +305,7 @@ def media_of(example: Example) -> tuple[Medium, ...]:
 
 
 Example = Conversation | Text | PromptCompletion | Segments | Pair | Labelled | Stepwise | Task
-"""What a row says. Each kind has `called`, what messages call one: `a preference pair`."""
+"""A row's example. Each kind has a word for messages, `called`: `a preference pair`."""
 
 
 @dataclass(frozen=True)
@@ -313,8 +313,8 @@ class LeftOut:
     """Returned instead of an example: the row is left out, and counted by the reason.
 
     Attributes:
-        reason: a few words that are the same for every such row, `both answers are the same`.
-        settled: the recipe itself says that such rows are left out, so that no method refuses them.
+        reason: a few words, equal for all such rows, `both answers are the same`.
+        settled: the recipe itself excludes such rows, so no method refuses them.
     """
 
     reason: str
@@ -322,13 +322,13 @@ class LeftOut:
 
 
 ReadRow = Example | LeftOut | Sequence[Example | LeftOut]
-"""What a format makes of a row: an example, several, or none of it with the reason."""
+"""A format's result for a row: an example, several, or none with the reason."""
 
 NO_EXAMPLE = "its format makes no example of it"
 
 
 def examples_in(read: ReadRow) -> tuple[Example | LeftOut, ...]:
-    """What was made of a row, one by one; at least one."""
+    """The results of a row, one by one; at least one."""
     if isinstance(read, Sequence):
         return tuple(read) or (LeftOut(NO_EXAMPLE),)
     return (read,)
@@ -339,10 +339,10 @@ class RenderedMedium:
     """A picture, sound or video among tokens.
 
     Attributes:
-        start: index of the first token that stands for it.
-        length: how many do; none of them trains.
-        medium: what it is, its `sha256` known.
-        size: before the processor changes it, for showing: `640x480`, `3.2 s`, `8 frames of 64x64`.
+        start: index of its first placeholder token.
+        length: number of placeholders, which do not train.
+        medium: with its `sha256`.
+        size: before the processor changes it, for display: `640x480`, `3.2 s`, `8 frames of 64x64`.
     """
 
     start: int
@@ -362,19 +362,18 @@ class Rendered:
 
     Attributes:
         tokens: L ids.
-        weights: L floats; `weights[i]` says how much predicting `tokens[i]` counts.
-        spans: half-open token ranges by message, for showing.
-        remarks: what is true of this example and worth counting, `ends with a question`.
-        notices: likewise, but told with the row's id by whatever method reads it: what may be wrong with the row.
+        weights: L floats; `weights[i]` is the weight of predicting `tokens[i]`.
+        spans: half-open token ranges by message, for display.
+        remarks: properties of this example to count, `ends with a question`.
+        notices: likewise, but reported with the row's id: possible problems of the row.
         media: in order; their places hold the model's placeholder tokens.
-        scalars: numbers of the sequence by name (`label`, `margin`); they become those of its `Datum`.
-        part: what the sequence is among several of one example, `chosen`; ends the id of its datum, `ROW#chosen`.
-        others: further sequences of the same example, each without others of its own. All of them are kept or left out
-            together, stand next to each other, and have the row's id as their `Datum.group`.
-        left_out: why the row is left out, in words that are the same for all such rows; counted in the report. Empty:
-            it is not.
-        answers: half-open token ranges of the answers, trained or not, for `train.excess_length: truncate_turns`; rows
-            that are too long are given them once they are rendered. Empty: what trains are the answers.
+        scalars: numbers of the sequence by name (`label`, `margin`), for its `Datum`.
+        part: its role among several sequences of one example, `chosen`; the end of its `Datum`'s id, `ROW#chosen`.
+        others: further sequences of the same example, without `others`. All are kept or left out together, are
+            adjacent, and have the row's id as their `Datum.group`.
+        left_out: why the row is left out, in words equal for all such rows; counted in the report. Empty: it is not.
+        answers: half-open token ranges of the answers, trained or not, for `train.excess_length: truncate_turns`; set
+            for rows that are too long, after rendering. Empty: the trained tokens are the answers.
     """
 
     tokens: tuple[int, ...]

@@ -34,14 +34,15 @@ HOOK = "_row_formats"
 
 
 def row_format(*columns: str, name: str = "", rank: int = 0) -> Callable[[Function], Function]:
-    """Make a function from columns to an `Example` (or a list of them) a format, called as the function is.
+    """Decorator that makes a function from columns to an `Example` (or a list of them) a format with the function's
+    name.
 
-    The function stays what it is and can be called in a test. Its module gets a hook that yields the entry, so nothing
-    else is to be written; several functions of a file may be decorated. What the function raises names the row.
+    The function itself does not change and can be called in a test. Its module gets a hook that yields the entry;
+    several functions of a file may be decorated. Errors of the function name the row.
 
     Args:
-        columns: rows that have all of them, none null, are of the format when it is detected. Without any it is only
-            taken by name (`data.format`).
+        columns: rows with all of them, none null, are detected as the format. Without any it is used only by name
+            (`data.format`).
         name: another name for the format.
         rank: see `Format`; 0 goes before the formats that come with finetooth.
     """
@@ -75,10 +76,10 @@ class FunctionFormat:
         return f"has the {'column' if len(self._columns) == 1 else 'columns'} {', '.join(map(repr, self._columns))}"
 
     def read(self, row: Row) -> ReadRow:
-        """What the function makes of the row.
+        """The function's result for the row.
 
         Raises:
-            DataError: a column is missing, the function raises, or it returns something else than examples.
+            DataError: a column is missing, the function raises, or it does not return examples.
         """
         for column in self._columns:
             if row.values.get(column) is None:

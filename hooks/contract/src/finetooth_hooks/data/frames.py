@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Sequence
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The time of every entry: the same frames are the same bytes."""
+"""The time of every entry, so that the same frames give the same bytes."""
 
 
 def pack_frames(frames: Sequence[bytes], fps: float | None) -> bytes:
@@ -29,12 +29,12 @@ def pack_frames(frames: Sequence[bytes], fps: float | None) -> bytes:
 
 
 def is_packed(content: bytes) -> bool:
-    """It is a ZIP archive, by its first bytes."""
-    return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))  # the second begins one that holds nothing
+    """Whether it is a ZIP archive, by its first bytes."""
+    return content.startswith((b"PK\x03\x04", b"PK\x05\x06"))  # the second begins an empty one
 
 
 def unpack_frames(content: bytes) -> tuple[list[bytes], float | None]:
-    """What `pack_frames` was given.
+    """The inverse of `pack_frames`.
 
     Raises:
         ValueError: it is not such an archive.

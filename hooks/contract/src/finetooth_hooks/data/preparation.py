@@ -1,4 +1,4 @@
-"""How a method declares the way from examples to data, and what it gets back."""
+"""How a method declares the preparation of examples, and its result."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ for an example that it cannot render."""
 
 @dataclass(frozen=True)
 class Rendering:
-    """How examples become tokens, declared so that another process can do it and a cache can distinguish it from every
-    other way.
+    """How examples become tokens, declared so that another process can do it and a cache can identify it.
 
     Attributes:
-        build: `"package.module:function"`; `function(options, context)` returns a `Render`. What it does must follow
-            from the options and from the context's tokenizer, renderer, model and facts alone.
+        build: `"package.module:function"`; `function(options, context)` returns a `Render`. It may depend only on the
+            options and on the context's tokenizer, renderer, model and facts.
         options: JSON-able.
     """
 
@@ -37,7 +36,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Limit:
-    """How to treat rows that are too long or have no token that trains; see `TrainSettings`."""
+    """The treatment of rows that are too long or train nothing; see `TrainSettings`."""
 
     max_length: int
     excess_length: str
@@ -54,7 +53,7 @@ class PreparedAs:
 
     Attributes:
         rendering, limit, first: see `Context.prepare`.
-        streamed: they do so while the run trains; nothing is read ahead.
+        streamed: while the run trains, without reading ahead.
     """
 
     rendering: Rendering
@@ -79,7 +78,7 @@ class PreparedRows(Sequence[Datum]):
     @property
     @abstractmethod
     def positions(self) -> NDArray[np.int64]:
-        """Positions of each row, (R,): its tokens but the last, which is only predicted."""
+        """Positions of each row, (R,): its tokens without the last, which is only predicted."""
 
     @property
     @abstractmethod
@@ -92,7 +91,7 @@ class PreparedRows(Sequence[Datum]):
 
     @abstractmethod
     def begins(self, begin: int, end: int) -> NDArray[np.int64]:
-        """Where rows begin among the tokens `begin` to `end` of all rows laid end to end: how far behind `begin`."""
+        """Offsets from `begin` of the rows that begin among the tokens `begin` to `end` of all rows laid end to end."""
 
     @abstractmethod
     def place(self, position: int) -> tuple[str, int]:
@@ -110,7 +109,7 @@ class Preparation:
     Attributes:
         data: in the order of the rows; each is made when it is read.
         report: counts.
-        remarks: rows by what was remarked on them (`Rendered.remarks`).
+        remarks: numbers of rows by remark (`Rendered.remarks`).
     """
 
     data: PreparedRows

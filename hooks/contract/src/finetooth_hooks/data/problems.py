@@ -1,4 +1,4 @@
-"""Rows that cannot be used: counted, and the first few named. Portions are counted apart and merged in order."""
+"""Unusable rows: counted, and the first few named. Portions are counted separately and merged in order."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from finetooth_hooks.errors import DataError
 
 SHOWN = 5
-"""How many broken rows an error names before it only counts."""
+"""The most broken rows that an error names."""
 
 
 @dataclass
@@ -19,7 +19,7 @@ class Problems:
     Attributes:
         count: all of them.
         first: one error a row, at most `SHOWN`; its problem begins with the row's id.
-        shapes: rows by what they look like (`DataError.shape`), where that is known.
+        shapes: numbers of rows by their form (`DataError.shape`), if known.
     """
 
     count: int = 0
@@ -36,7 +36,7 @@ class Problems:
         self.merge(Problems(1, [error], {error.shape: 1} if error.shape else {}))
 
     def merge(self, later: Problems) -> None:
-        """Take over what is known of the rows that follow."""
+        """Merge the problems of the following rows."""
         self.count += later.count
         self.first += later.first[: SHOWN - len(self.first)]
         for shape, count in later.shapes.items():
@@ -46,9 +46,9 @@ class Problems:
         """One error that names the first few and counts them all; None if there are none.
 
         Args:
-            rows: how many were looked at.
-            noun: what they are called.
-            counted: say how many of how many even if it is one.
+            rows: number of checked rows.
+            noun: for them.
+            counted: give the numbers even for a single one.
         """
         if not self.count:
             return None
@@ -74,11 +74,10 @@ class Problems:
 
 
 def said_once(problems: Iterable[tuple[str, str]]) -> str:
-    """Problems with their places in one line; what is the same at several places is said once: `a:1, a:2: it is empty;
-    a:5: it is too long`.
+    """Problems with their places in one line; equal problems are merged: `a:1, a:2: it is empty; a:5: it is too long`.
 
     Args:
-        problems: place, which may be empty, and what is wrong there.
+        problems: place, which may be empty, and problem.
     """
     places: dict[str, list[str]] = {}
     for place, problem in problems:

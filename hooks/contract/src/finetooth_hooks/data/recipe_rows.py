@@ -19,17 +19,16 @@ from finetooth_hooks.reports import DataReport, Prepared
 
 @dataclass(frozen=True)
 class PreviewRow:
-    """One row as it was rendered; its tokens are not decoded yet.
+    """One rendered row, with tokens not yet decoded.
 
     Attributes:
         number: from 1, in the order of the source.
-        id: as errors name it.
-        rendered: all of its tokens, where turns are cut those that are kept; none if it cannot be rendered, or its
-            format leaves it out.
-        kept: tokens that `train.max_length` keeps.
-        fate: what happens to it, in words: `used`, `left out: ...`, `cut to 512 tokens`.
-        used: it becomes data.
-        error: with which a run ends because of it; None if it does not.
+        id: for errors.
+        rendered: all of its tokens, after cutting turns; None if it cannot be rendered, or its format leaves it out.
+        kept: tokens within `train.max_length`.
+        fate: its use, in words: `used`, `left out: ...`, `cut to 512 tokens`.
+        used: it trains.
+        error: that would end a run; None: none.
         read: its format could read it.
     """
 
@@ -53,15 +52,15 @@ class Decided(Protocol):
 
     Attributes:
         method: its data are prepared; None without data.
-        prepared: steps, and what happened to the rows.
+        prepared: steps, and the usage of rows.
         evaluators: in the recipe's order.
-        reports: what happened to the rows, by split.
-        every_report: the same of everybody who reads them: evaluators may use other rows of one split.
-        padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
-        cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
-        request: what the engine will be built from.
+        reports: the usage of rows, by split.
+        every_report: of all readers: evaluators may use other rows of one split.
+        padding: share of padding in the backend's layout; see `BackendPlan.padding`.
+        cost: of steps, or why it is unknown; see `BackendPlan.cost`.
+        request: for the engine.
         prepared_as: how the rows of each split become tokens.
-        not_kept: why the tokens of a split are not kept on disk, where the recipe has no say.
+        not_kept: why the tokens of a split are not cached, regardless of the recipe.
     """
 
     @property
@@ -93,7 +92,7 @@ class Decided(Protocol):
         """See `Context.prepare`.
 
         Args:
-            quiet: what there is to say about the rows does not reach the user.
+            quiet: no notes on the rows for the user.
         """
         ...
 
@@ -113,34 +112,33 @@ class RecipeRows(Protocol):
 
     @property
     def decided(self) -> Decided:
-        """The run, decided: all rows are read and prepared.
+        """The planned run, with all rows read and prepared.
 
         Raises:
             DataError: rows are broken; `preview` still shows the others.
-            FinetoothError: the run cannot be decided.
+            FinetoothError: the run cannot be planned.
         """
         ...
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those of `train` and `eval` whose rows become tokens."""
+        """The splits, `train` and `eval`, whose rows become tokens."""
         ...
 
     def preview(self, split: str) -> Iterator[PreviewRow]:
-        """Rows of a split as the method (held out: the first evaluator) renders them, in their order, the broken ones
-        among them.
+        """Rows of a split as the method (held out: the first evaluator) renders them, in order, including broken ones.
 
         Raises:
-            RecipeError: the recipe gives no data for the split, or nothing turns them into tokens.
+            RecipeError: the recipe gives no data for the split, or nothing reads them.
             DataError: a source is missing, or cannot be read any further.
         """
         ...
 
     def first(self, split: str, count: int) -> Sequence[Row]:
-        """The first rows of a split as they are, whatever format they have; those that cannot be read are left out.
+        """The first raw rows of a split, in any format, without unreadable ones.
 
         Args:
-            count: at most so many of each source.
+            count: most rows of each source.
 
         Raises:
             RecipeError: no source knows what `data` names, or several do.
@@ -157,5 +155,5 @@ class RecipeRows(Protocol):
         ...
 
     def remarks(self, split: str) -> Sequence[tuple[str, str]]:
-        """How the rows are read and what else there is to say about them: (setting or `note`, text)."""
+        """How the rows are read, and notes on them: (setting or `note`, text)."""
         ...
