@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import finetooth
 import numpy as np
 import pytest
-from finetooth_hooks import PlanError
+from finetooth_hooks import PlanError, RecipeError
 
 REFERENCE_LOSS = """
 from finetooth_hooks import Loss, NoOptions, hookimpl
@@ -54,6 +56,24 @@ def test_every_state_that_a_store_keeps_in_memory_is_counted(recipe: Callable[..
     assert snapshots({"name": "device", "count": 3}) == 4 * one
     assert snapshots({"name": "host", "count": 5}) == 6 * one
     assert snapshots("device", {"name": "host", "count": 2}) == 4 * one
+
+
+def test_the_default_length_is_no_more_than_the_positions_of_the_model(
+    recipe: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """So that a short teacher, or any model in a command, can be opened; a length that is asked for is refused."""
+    short = shutil.copytree(tiny_model, tmp_path / "short")
+    config = json.loads((short / "config.json").read_text())
+    rotary = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}
+    changed = {**config, "max_position_embeddings": 64, "rope_parameters": rotary}
+    (short / "config.json").write_text(json.dumps(changed))
+    opened = finetooth.session({"model": str(short)}, data=False).plan
+    assert opened.train.max_length == 128
+    reasons = {decision.setting: decision.reason for decision in opened.decisions}
+    assert reasons["train.max_length"] == f"{short} has no more positions"
+    assert "rotary angles (dynamic) change with" in reasons["backend.decoder"]
+    with pytest.raises(RecipeError, match=r"train\.max_length: 256 is more than the 128 positions of"):
+        _ = finetooth.session(recipe(model=str(short))).plan
 
 
 def test_a_budget_below_the_longest_row_names_the_row(recipe: Callable[..., Any]) -> None:

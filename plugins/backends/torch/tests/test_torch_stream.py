@@ -319,6 +319,7 @@ def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
     facts = kit.facts(kit.config())
     unknown, gpu = replace(facts, block=None), replace(kit.hardware, devices=(Device("cuda:0", "a GPU", 2**34),))
     capped = replace(facts, attention=replace(facts.attention, softcap=50.0))
+    dynamic = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 256}
     for described, hardware in ((facts, kit.hardware), (facts, gpu), (capped, kit.hardware)):
         assert stream_obstacle(described, hardware, "auto") == ""
     assert choose_decoder("", gpu, "auto", brought=True).value == "stream"
@@ -326,7 +327,8 @@ def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
     lacking = choose_decoder("", gpu, "auto", brought=False)
     assert lacking.value == "transformers" and "no plugin brings one that serves a GPU" in lacking.reason
     for obstacle, words in (
-        (stream_obstacle(unknown, kit.hardware, "auto"), "does not describe its layers"),
+        (stream_obstacle(unknown, kit.hardware, "auto"), "its layers have no description"),
+        (stream_obstacle(unknown, kit.hardware, "auto", config=dynamic), "change with the length of a row"),
         (stream_obstacle(facts, kit.hardware, "eager"), "attention=eager is for the model's own code"),
         (stream_obstacle(capped, gpu, "auto"), "no window, cap or sinks"),
         (stream_obstacle(facts, kit.hardware, "auto", routed=True), "losses of routers"),

@@ -7,6 +7,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,8 +138,13 @@ class RunContext:
 
     @cached_property
     def base(self) -> BaseModel:
-        """The base model; no weights are read."""
-        return base_model(self.recipe, self.builder, lambda: self.framework, self.beside, sketched=self._sketched)
+        """The base model; no weights are read. The default of `train.max_length` is no more than its positions."""
+        base = base_model(self.recipe, self.builder, lambda: self.framework, self.beside, sketched=self._sketched)
+        most, name = base.facts.max_positions, "max_length"
+        if self.train.max_length > most > 1 and name not in self.recipe.train.model_fields_set:
+            self.train = replace(self.train, max_length=most)
+            self.decide(f"train.{name}", most, f"{self.recipe.model.name} has no more positions")
+        return base
 
     @cached_property
     @paused_collector()

@@ -191,7 +191,7 @@ class TorchBackend:
         _check_quantised(base, request)
         pick, decoder = self._options.attention, self._options.decoder
         why_not = stream_obstacle(
-            request.base.facts, hardware, pick, self._packing, offload=self._offload,
+            request.base.facts, hardware, pick, self._packing, config=request.base.model.config, offload=self._offload,
             sharded=in_parts(request.place), routed=bool(self._routers),
         )  # fmt: skip
         chosen = choose_decoder(why_not, hardware, decoder, brought=DECODER in request.compute.kernels)

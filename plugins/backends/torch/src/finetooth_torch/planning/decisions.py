@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 from finetooth_hooks import Context, Decision, MemoryEstimate, PlanError
 from finetooth_hooks.plan import Pick
@@ -29,7 +31,14 @@ from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import has_fused_sdpa, with_amd_kernels
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
-from finetooth_torch.planning.row_sharing import check_sampled, likely_steps, obstacle, padding, rescanned
+from finetooth_torch.planning.row_sharing import (
+    check_sampled,
+    likely_steps,
+    obstacle,
+    padding,
+    rescanned,
+    scaled_by_length,
+)
 from finetooth_torch.planning.sharding import check_sharding, check_slicing, divided, of_one_rank
 from finetooth_torch.planning.skipped import without_skipped
 from finetooth_torch.planning.step_cost import step_cost
@@ -73,7 +82,9 @@ def decide(
         sharded=in_parts(request.place), routed=bool(routers),
     )  # fmt: skip
     brought = _decoder_brought(request, held_in, decoder, obstacle_of)
-    chosen = choose_decoder(obstacle_of(base.facts), request.place.hardware, decoder, brought=brought)
+    chosen = choose_decoder(
+        obstacle_of(base.facts, config=base.model.config), request.place.hardware, decoder, brought=brought
+    )
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
     check_slicing(request, attending)
@@ -115,9 +126,7 @@ def _takes(
     return of_one_rank(whole, request, precision, tokens, checkpointing=checkpointing)
 
 
-def _decoder_brought(
-    request: PlanRequest, precision: str, wanted: str, obstacle_of: Callable[[ModelFacts], str]
-) -> bool:
+def _decoder_brought(request: PlanRequest, precision: str, wanted: str, obstacle_of: Callable[..., str]) -> bool:
     """Whether there is a provider of the stream decoder, looked up if a model of the run could use it.
 
     Args:
@@ -152,18 +161,22 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
 
 def stream_obstacle(
     facts: ModelFacts, hardware: HardwareFacts, attention: Pick, packing: bool | None = None, *,
-    offload: Offload = ON_DEVICE, sharded: bool = False, routed: bool = False,
+    config: Mapping[str, Any] = MappingProxyType({}), offload: Offload = ON_DEVICE, sharded: bool = False,
+    routed: bool = False,
 ) -> str:  # fmt: skip
     """Why no provider's stream decoder can compute a model's layers; empty if one can.
 
     Args:
+        config: of the model.
         offload: what is kept off the device.
         sharded: ranks hold parts of the model or of rows.
         routed: routers have losses.
     """
     looks_otherwise = hardware.device != "cpu" and _looks_otherwise(facts)
+    scaling, _ = scaled_by_length(config)
     reasons = (
-        (facts.block is None, "the model's family does not describe its layers"),
+        (facts.block is None and scaling, f"its rotary angles ({scaling}) change with the length of a row"),
+        (facts.block is None, "its layers have no description: its family gives none, or its config asks for more"),
         (offload.any, offload.reason),
         (sharded, "the strategy divides what the model's own code computes"),
         (routed, "losses of routers are read from the model's own code"),

@@ -81,7 +81,7 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     decoder = "transformers" if elsewhere else "auto" if options.decoder == STREAM else options.decoder
     compute = Compute.of(request.compute.kernels)
     brought = compute.stream_decoder is not None
-    reason = stream_obstacle(wanted.facts, hardware, options.attention)
+    reason = stream_obstacle(wanted.facts, hardware, options.attention, config=wanted.model.config)
     chosen = choose_decoder(reason, hardware, decoder, brought=brought)
     stream = chosen.value == STREAM
     attention = apply_attention(
