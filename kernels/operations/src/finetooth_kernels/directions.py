@@ -30,7 +30,8 @@ class Directions(NamedTuple):
     Attributes:
         lengths: W (O, D), A (r, D), B (O, r) and s to (O,), the lengths of the rows of W + s B A, in full precision.
         scaled: p (N, O) and g (O,) in full precision, b (O,) or None, what is added to (N, O) or None, and a dtype, to
-            g p + b + what is added, rounded once to the dtype of that, else to the dtype; and p in the dtype.
+            g p + b + what is added, rounded once to the dtype of that, else to the dtype; and p in the dtype. What p
+            lay in may be written to.
         backward: dy (N, O), p (N, O) as `scaled` gave it, and g to g dy in the dtype of p, and the sum of dy p over
             rows (O,) in full precision.
     """
@@ -55,11 +56,12 @@ def row_lengths(weight_od: Tensor, a_rd: Tensor, b_or: Tensor, scale: float) -> 
 def _scaled(
     wide_no: Tensor, gains_o: Tensor, bias_o: Tensor | None, base_no: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    y_no = wide_no * gains_o
+    kept_no = wide_no.to(dtype)
+    y_no = wide_no * gains_o if kept_no is wide_no else wide_no.mul_(gains_o)
     for added in (bias_o, base_no):
         if added is not None:
             y_no += added
-    return y_no.to(dtype if base_no is None else base_no.dtype), wide_no.to(dtype)
+    return y_no.to(dtype if base_no is None else base_no.dtype), kept_no
 
 
 def _backward(grad_no: Tensor, product_no: Tensor, gains_o: Tensor) -> tuple[Tensor, Tensor]:

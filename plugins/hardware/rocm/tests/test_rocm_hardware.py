@@ -129,3 +129,11 @@ def test_cards_are_known_without_torch(tmp_path: Path, versions: tuple[int, ...]
 @parametrize_with_checks("finetooth_rocm.plugin")
 def test_plugin_keeps_the_contract(check: Any) -> None:
     check()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [("gfx1100", "max_split_size_mb:128"), ("gfx1201", "max_split_size_mb:128"), ("gfx942", ""), ("gfx90a", "")],
+)
+def test_large_blocks_stay_whole_on_graphics_cards(architecture: str, settings: str) -> None:
+    assert RocmHardware(torch=fake_torch(("AMD GPU", architecture, 60))).facts().allocator == settings

@@ -16,8 +16,12 @@ MATRIX = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
 """Beginnings of architectures whose matrix instructions take bf16 and fp16 (CDNA 1 to 4, RDNA 3 and 4); those before
 compute fp16 fast, and bf16 only in software."""
 
-ALLOCATOR = ""
-"""torch's allocator as it is: whether segments can grow depends on the version of ROCm."""
+RADEON = ("gfx10", "gfx11", "gfx12")
+"""Beginnings of architectures of graphics cards (RDNA)."""
+ALLOCATOR = "max_split_size_mb:128"
+"""On graphics cards, whose memory is small: torch's allocator splits no block over 128 MiB, so that large tensors find
+whole ones. No card has measured it. Elsewhere the allocator stays as it is: whether segments can grow depends on the
+version of ROCm."""
 
 
 class RocmOptions(Options):
@@ -62,7 +66,7 @@ class RocmHardware(Gpus):
             host_memory=total_memory(),
             host_available=available_memory(),
             others=others,
-            allocator=ALLOCATOR,
+            allocator=ALLOCATOR if architecture.startswith(RADEON) else "",
         )
 
 

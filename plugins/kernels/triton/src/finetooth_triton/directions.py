@@ -14,7 +14,7 @@ from finetooth_triton.layers import readable
 
 __all__ = ["low_rank_linear_triton"]
 
-TILES = gpu.Tiles(32, 128, 32, warps=4, stages=2)
+TILES = gpu.Tiles(32, 64, 16, warps=4, stages=2)
 """Of W + s B A while rows are measured."""
 SCALED = 1024
 """Numbers that a program scales."""
