@@ -49,7 +49,7 @@ def test_a_group_computes_what_pefts_layers_compute(of: str, precision: str, all
         x = x.to(next(model.parameters())).requires_grad_()
         if ours:
             group = Group(modules, adapter.low_rank, TORCH)
-            assert group._known() is not None and group.parts() is None
+            assert group._known() is not None
             y = group(x)
         else:
             for layer in [module for module in model.modules() if isinstance(module, DoraLinearLayer)]:
@@ -63,7 +63,7 @@ def test_a_group_computes_what_pefts_layers_compute(of: str, precision: str, all
 
 
 def test_adapters_of_rows_are_not_added_to_dora(tmp_path: Any) -> None:
-    """A group whose own part no packed weights have is called as it is, without what rows add."""
+    """Rows with an adapter of their own would be multiplied by the lengths as well."""
     from finetooth_hooks.protocols import LowRank
     from finetooth_native.stream_decoder import Group
     from finetooth_torch.compute import TORCH
@@ -71,3 +71,30 @@ def test_adapters_of_rows_are_not_added_to_dora(tmp_path: Any) -> None:
     model, adapter = adapted(tmp_path, "fp32", ["q_proj"])
     group = Group([model.model.layers[0].self_attn.q_proj], adapter.low_rank, TORCH)
     assert group.parts(lambda module: LowRank(module.base_layer)) is None
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 1e-6), ("bf16", 1e-2)])
+def test_sampling_measures_lengths_once_and_computes_the_same(
+    precision: str, allowed: float, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetooth_kernels import directions
+    from finetooth_native.stream_decoder import Group
+    from finetooth_torch.compute import TORCH
+    from finetooth_torch.generation.packed_layers import PackedGroup, packed
+
+    model, adapter = adapted(tmp_path, precision, ["q_proj", "v_proj"])
+    attention = model.model.layers[0].self_attn
+    attention.k_proj.bias = torch.nn.Parameter(torch.arange(8.0).to(attention.k_proj.weight))
+    group = Group([attention.q_proj, attention.k_proj, attention.v_proj], adapter.low_rank, TORCH)
+    fast = packed(group)
+    assert isinstance(fast, PackedGroup)
+    x = torch.randn(5, FACTS.hidden_size, generator=torch.Generator().manual_seed(2)).to(attention.k_proj.weight)
+    base = torch.randn(5, 32, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        for onto in (None, base):
+            wanted = group(x, base_no=onto)
+            with monkeypatch.context() as patch:
+                patch.setattr(directions.torch.linalg, "vector_norm", None)
+                made = fast(x, base_no=onto)
+            assert made.dtype == wanted.dtype
+            assert float((made - wanted).norm() / wanted.norm()) < allowed

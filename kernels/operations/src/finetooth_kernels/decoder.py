@@ -58,17 +58,19 @@ class Stream:
 
 @dataclass(frozen=True)
 class GroupParts:
-    """What a group computes now: x W^T + b + (x A^T) B^T.
+    """What a group computes now: g (x W^T + (x A^T) B^T) + b.
 
     Attributes:
         weight, bias: (O, D) and (O,).
         a, b: (R, D) and (O, R), the additions of all layers with their scales in B; None without any.
+        gains: (O,), with DoRA the g, in full precision; None: they are 1.
     """
 
     weight: Tensor
     bias: Tensor | None = None
     a: Tensor | None = None
     b: Tensor | None = None
+    gains: Tensor | None = None
 
 
 class Group(Protocol):

@@ -29,7 +29,7 @@ from finetooth_kernels.directions import Directions, torch_directions
 from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
-__all__ = ["diagonal", "low_rank_linear"]
+__all__ = ["diagonal", "gains", "low_rank_linear"]
 
 Multiply = Callable[..., Tensor]
 """The operation `matmul_rounded_once`, see `finetooth_kernels.mm.mm`."""
@@ -159,7 +159,9 @@ class _LowRankLinear(torch.autograd.Function):
         if not how.measured:
             ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, *factors)
             return y_no
-        lengths_o, gains_o = _gains(weight_od, how, a, b, matrices[2 * count :])
+        own = iter(matrices[2 * count :])
+        magnitudes = [next(own) if i in how.measured else None for i in range(len(sizes))]
+        lengths_o, gains_o = gains(weight_od, sizes, scales, a, b, magnitudes, how.directions)
         y_no, product_no = how.directions.scaled(y_no, gains_o, bias_o, base_no, x_nd.dtype)
         ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, *factors, product_no, lengths_o, gains_o)
         return y_no
@@ -207,22 +209,28 @@ class _LowRankLinear(torch.autograd.Function):
         return d_x, None, d_bias, d_base, None, None, *rest_of
 
 
-def _gains(
-    weight_od: Tensor, how: _How, a: Sequence[Tensor], b: Sequence[Tensor], magnitudes: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
+def gains(
+    weight_od: Tensor, sizes: Sequence[int], scales: Sequence[float | None], a: Sequence[Tensor], b: Sequence[Tensor],
+    magnitudes: Sequence[Tensor | None], directions: Directions = torch_directions,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """(O,) twice, in full precision: lengths of the rows of W + s B A, rounded as the magnitudes are so that equal ones
     have a ratio of 1, and that ratio. Both are 1 for layers without DoRA.
 
     Args:
-        magnitudes: begins with those of `how.measured`.
+        scales: None for a layer without an addition.
+        a, b: of those with one.
     """
     lengths_o = weight_od.new_ones(weight_od.shape[0], dtype=result_dtype(weight_od.dtype))
-    gains_o, starts = lengths_o.clone(), [0, *accumulate(how.sizes)]
-    for i, magnitude in zip(how.measured, magnitudes, strict=False):
-        rows, at, scale = slice(starts[i], starts[i + 1]), i - how.scales[:i].count(None), how.scales[i]
-        assert scale is not None
-        lengths_o[rows] = how.directions.lengths(weight_od[rows], a[at], b[at], scale).to(magnitude.dtype)
-        gains_o[rows] = magnitude.to(gains_o.dtype) / lengths_o[rows]
+    gains_o, starts = lengths_o.clone(), [0, *accumulate(sizes)]
+    factors = zip(a, b, strict=True)
+    for start, stop, scale, magnitude in zip(starts, starts[1:], scales, magnitudes, strict=False):
+        if scale is None:
+            continue
+        of_a, of_b = next(factors)
+        if magnitude is not None:
+            of_rows = directions.lengths(weight_od[start:stop], of_a, of_b, scale)
+            lengths_o[start:stop] = of_rows.to(magnitude.dtype)
+            gains_o[start:stop] = magnitude.to(gains_o.dtype) / lengths_o[start:stop]
     return lengths_o, gains_o
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.decoder import ByRows, FindLowRank, GroupParts, LayerOperations, Stream
 from finetooth_kernels.fp8 import rounding_once
 from finetooth_kernels.gated import activate
-from finetooth_kernels.low_rank_linear import Again, diagonal
+from finetooth_kernels.low_rank_linear import Again, diagonal, gains
 from finetooth_kernels.memory import Arena
 from finetooth_kernels.segment_attention import windowed_attention
 from finetooth_kernels.segments import Looks, Segment, longest
@@ -106,7 +107,7 @@ class Group:
     def parts(self, low_rank: FindLowRank | None = None) -> GroupParts | None:
         """See `finetooth_kernels.decoder.PlainGroup`."""
         parts = self._known() if low_rank is None else self._of(low_rank)
-        if parts is None or any(is_stored(part.base) or part.magnitude is not None for part in parts):
+        if parts is None or any(is_stored(part.base) for part in parts):
             return None
         layers = [part.base for part in parts]
         weight = _fused([layer.weight for layer in layers])
@@ -119,7 +120,11 @@ class Group:
             return None
         sizes = [layer.out_features for layer in layers]
         scales = [None if part.a is None or part.b is None else part.scale for part in parts]
-        return GroupParts(weight, bias, torch.cat(a), diagonal(b, sizes, scales))
+        made = GroupParts(weight, bias, torch.cat(a), diagonal(b, sizes, scales))
+        lengths = [part.magnitude for part in parts]
+        if all(of is None for of in lengths):
+            return made
+        return replace(made, gains=gains(weight, sizes, scales, a, b, lengths)[1].detach())
 
     def lay_out(self) -> None:
         """Move the weights, if they are not there yet."""
@@ -134,8 +139,8 @@ class Group:
         return known if len(known) == len(parts) else None
 
     def _of(self, low_rank: FindLowRank) -> list[LowRank] | None:
-        """What the modules compute with another adapter; None where one is more than that can say, or has DoRA, since
-        such a group is called as it is when its weights would be packed."""
+        """What the modules compute with another adapter; None where one is more than that can say, or has DoRA, whose
+        lengths rows with other adapters would be multiplied by as well."""
         own = self._known()
         if own is None or any(part.magnitude is not None for part in own):
             return None

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from finetooth_kernels.decoder import Group, PlainGroup
+from finetooth_kernels.directions import torch_directions
 from finetooth_kernels.low_rank_linear import Again
 from finetooth_kernels.memory import Arena
 from finetooth_kernels.runs import Run
@@ -158,13 +159,17 @@ class PackedGroup:
         number: of the group in the decoder.
         rows: which adapter each row has.
         runs: `pack` takes runs of rows.
+        gains_o: with DoRA what its additions have, measured once; see `GroupParts`. Such a group has no other rows'
+            adapters.
     """
 
     def __init__(
         self, weight_od: Tensor, bias_o: Tensor | None, a_rd: Tensor | None, b_or: Tensor | None,
         pack: Pack | None = None, *, number: int = 0, rows: Rows | None = None, runs: bool = False,
+        gains_o: Tensor | None = None,
     ) -> None:  # fmt: skip
-        self._linear = PackedLinear(weight_od, bias_o, pack=pack)
+        self._gains, self._bias = gains_o, bias_o
+        self._linear = PackedLinear(weight_od, bias_o if gains_o is None else None, pack=pack)
         self._added = None if a_rd is None or b_or is None else packed_pair(a_rd, b_or, pack)
         self._number, self._rows = number, rows
         self._nothing = PackedLinear(weight_od[:0], pack=pack) if runs else None
@@ -184,7 +189,11 @@ class PackedGroup:
         if added is None:
             return self._linear(x_nd, base_no=base_no)
         a, b = added
-        return self._linear(x_nd, base_no=base_no, more=(a(x_nd), b))
+        if self._gains is None:
+            return self._linear(x_nd, base_no=base_no, more=(a(x_nd), b))
+        zeros_no = x_nd.new_zeros((x_nd.shape[0], len(self._gains)), dtype=self._gains.dtype)
+        wide_no = self._linear(x_nd, base_no=zeros_no, more=(a(x_nd), b))
+        return torch_directions.scaled(wide_no, self._gains, self._bias, base_no, x_nd.dtype)[0]
 
     def _of(self, adapter: Any) -> Pair | None:
         """An adapter's matrices for this group; None is the engine's own."""
@@ -198,10 +207,13 @@ def packed(group: PlainGroup, pack: Pack | None = None, *, always: bool = False,
     """The group with packed weights, or unchanged if they cannot be packed.
 
     Args:
-        always: use weights unpacked if they cannot be packed.
+        always: use weights unpacked if they cannot be packed, or if DoRA changes them: its lengths are then not
+            measured for each token.
         named: for `PackedGroup`.
     """
     parts = group.parts()
-    if parts is None or not (always or can_pack(parts.weight.dtype, parts.weight.device.type)):
+    if parts is None:
         return group
-    return PackedGroup(parts.weight, parts.bias, parts.a, parts.b, pack, **named)
+    if not (always or parts.gains is not None or can_pack(parts.weight.dtype, parts.weight.device.type)):
+        return group
+    return PackedGroup(parts.weight, parts.bias, parts.a, parts.b, pack, gains_o=parts.gains, **named)
