@@ -212,6 +212,11 @@ class Sharding:
     whole: Callable[[Any], Any] | None = None
     sampled_by_layer: bool = False
 
+    @property
+    def together(self) -> int:
+        """How many ranks compute the same rows."""
+        return self.positions * self.layers * self.stage_count
+
     def held(self) -> Mapping[str, tuple[int, str]]:
         """The divided things by name: number of parts, and a rank's part as the end of a sentence."""
         if self.stages is not None:

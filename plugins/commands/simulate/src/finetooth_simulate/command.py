@@ -179,7 +179,7 @@ def overlap_of(
             "--compute: nothing computes meanwhile" if rate else "--compute is 0, and nothing would be computed",
             action="leave it out; layers are gathered ahead by fsdp alone" if rate else "write it as 400Tflop",
         )
-    facts, run = job.request.base.facts, foreseen(job, world // divided.positions // divided.layers)
+    facts, run = job.request.base.facts, foreseen(job, world // divided.together)
     weights, *others = parts
     of_pass = pass_of(
         weights, run, job.request.trains.parameters, head=facts.vocab_size * facts.hidden_size, divided=divided.layers,
@@ -206,7 +206,7 @@ def traffic_of(context: CommandContext, pick: Pick, world: int, job: Any) -> lis
     built, more = context.build("strategy", pick, setting="scale.strategy"), {}
     if "shards" in entry.capabilities | getattr(built, "capabilities", frozenset()):
         divided = built.sharding(world)
-        more["run"] = foreseen(job, world // divided.positions // divided.layers)
+        more["run"] = foreseen(job, world // divided.together)
     traffic: Traffic = built.traffic(job.request.trains.parameters, world, **more)
     return [part for part in (traffic, *traffic.also) if part.peers > 1]
 
