@@ -207,6 +207,39 @@ def test_a_base_in_fewer_bits_is_divided_where_the_strategy_can(kit: SimpleNames
     assert "scale.strategy: fsdp" in str(refused.value)
 
 
+def test_a_rank_is_planned_to_read_its_part_of_a_base_in_fewer_bits(kit: SimpleNamespace) -> None:
+    """Where its strategy keeps no more: three of four parts less of what is stored, half a byte a weight."""
+    plain: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    quantizer: Any = InHalfBytes()
+    base = replace(plain.base, quantizer=quantizer, model=replace(plain.base.model, by_module=True))
+    backend = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True))
+    shard: Any = lambda *_: None  # noqa: E731
+
+    def loading(keeps: Any) -> int:
+        sharding = Sharding(weights=4, gradients=4, optimizer=4, shard=shard, stored=True, keeps=keeps)
+        place = replace(plain.place, sharding=sharding, hardware=GPU)
+        train = replace(plain.train, precision="bf16")
+        return int(backend.plan(replace(plain, base=base, place=place, train=train)).memory.host["loading"])
+
+    facts = plain.base.facts
+    of_layer = 2 * (facts.heads + facts.kv_heads) * facts.head_dim + 3 * facts.ffn_size
+    saved = loading(None) - loading(lambda *_: None)
+    assert saved == pytest.approx(0.5 * facts.layers * of_layer * facts.hidden_size * 3 / 4, rel=0.01)
+
+
+def test_layers_elsewhere_are_refused_where_ranks_have_some_of_them(kit: SimpleNamespace) -> None:
+    """In one line, with what to do."""
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    stages: Any = lambda: None  # noqa: E731
+    sharding = Sharding(weights=1, gradients=1, optimizer=1, layers=2, stages=stages)
+    request = replace(request, place=replace(request.place, sharding=sharding, hardware=GPU))
+    backend = TorchBackend(TorchOptions(layers="host"), FakeContext(Path(), installed=True))
+    with pytest.raises(PlanError) as caught:
+        backend.plan(replace(request, train=replace(request.train, precision="bf16")))
+    assert caught.value.problem == "scale.strategy: it divides the model among ranks: backend.layers=host"
+    assert caught.value.action.startswith("leave backend.layers out, or ")
+
+
 def test_a_plan_before_ranks_have_met_refuses_what_theirs_will(kit: SimpleNamespace) -> None:
     """`ft check` of a run over several ranks has no line to them."""
     request: PlanRequest = kit.plan_request(kit.facts(kit.config()))

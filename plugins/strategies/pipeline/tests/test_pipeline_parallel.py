@@ -11,6 +11,7 @@ from finetooth_hooks.protocols import Sharding
 from finetooth_kit import parametrize_with_checks
 from finetooth_pipeline.options import PipelineOptions, build
 from finetooth_pipeline.strategy import PipelineParallel
+from pydantic import ValidationError
 
 
 @parametrize_with_checks("finetooth_pipeline.plugin", installed=True)
@@ -63,3 +64,12 @@ def test_ranks_of_a_stage_are_spread_by_another_strategy(options: Any, stages: i
 def test_ranks_that_make_no_groups_are_refused(world: int, options: Any, of: str) -> None:
     with pytest.raises(PlanError, match=rf"scale.strategy.stages: {world} ranks do not make groups of {of}"):
         PipelineOptions(**options).count(world)
+
+
+@pytest.mark.parametrize("shard", [False, True])
+@pytest.mark.parametrize("name", ["keep_layers", "offload"])
+def test_what_only_fsdp_does_is_refused_with_what_to_do(name: str, shard: bool) -> None:
+    with pytest.raises(ValidationError) as caught:
+        PipelineOptions.model_validate({name: True, "shard": shard})
+    (problem,) = caught.value.errors()
+    assert f"{name} is an option of fsdp" in problem["msg"] and "leave it out, or set scale.strategy" in problem["msg"]

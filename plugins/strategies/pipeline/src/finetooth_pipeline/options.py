@@ -6,7 +6,11 @@ from typing import Annotated, Any, Literal
 
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import Strategy
-from pydantic import Field
+from pydantic import Field, model_validator
+
+OF_FSDP = ("keep_layers", "offload")
+"""Options of `fsdp` that say where a rank holds its part of layers, and for how long. Between two passes a stage
+computes other micro-batches."""
 
 
 class PipelineOptions(Options):
@@ -59,6 +63,17 @@ class PipelineOptions(Options):
                 action=f"start a multiple of {size} ranks",
             )
         return stages
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_fsdp(cls, given: Any) -> Any:
+        for name in OF_FSDP if isinstance(given, dict) else ():
+            if name in given:
+                raise ValueError(
+                    f"{name} is an option of fsdp, and pipeline does without it, also with shard: leave it out, or set "
+                    f"scale.strategy to {{name: fsdp, {name}: true}}, which has no stages"
+                )
+        return given
 
 
 def build(options: PipelineOptions, context: Context) -> Strategy:

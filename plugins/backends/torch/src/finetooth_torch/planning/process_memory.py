@@ -79,9 +79,9 @@ def loading_bytes(request: PlanRequest, precision: str, *, away: bool = False) -
         if not whole:
             return of_module
         if quantizer is not None:
-            from finetooth_torch.planning.memory import resident_bytes
+            from finetooth_torch.planning.memory import kept_by_others, resident_bytes
 
-            return resident_bytes(request.base, precision) + of_module
+            return resident_bytes(request.base, precision) - kept_by_others(request) + of_module
     return model.parameters * size
 
 

@@ -11,7 +11,7 @@ from finetooth_toolbox.attention_choice import demands_of
 
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.layer_memory import BYTES
-from finetooth_torch.planning.memory import STATE_ELSEWHERE, layers_bytes, resident_bytes
+from finetooth_torch.planning.memory import STATE_ELSEWHERE, kept_by_others, layers_bytes, resident_bytes
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.process_memory import reads_apart
 from finetooth_torch.planning.row_sharing import obstacle
@@ -173,7 +173,7 @@ def of_one_rank(
     size, trained, layers = BYTES[precision], request.trains.parameters, request.base.facts.layers
     gathered = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     in_layers = min(gathered, layers_bytes(request, precision))
-    elsewhere, read = gathered - in_layers, gathered
+    elsewhere, read = gathered - in_layers, gathered - kept_by_others(request)
     if staged:
         layers = -(-layers // sharding.stage_count)
         in_layers = in_layers * layers // request.base.facts.layers
