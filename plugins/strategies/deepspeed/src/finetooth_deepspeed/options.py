@@ -19,7 +19,8 @@ class Zero3Options(Options):
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """Library that sends weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up, also while the first rank saves."""
+    """Seconds that a rank waits for the others before it gives up. A rank that is busy with its disk is waited for as long
+    as its process lives."""
 
 
 class DeepspeedOptions(Options):
@@ -35,7 +36,8 @@ class DeepspeedOptions(Options):
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """Library that sends gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up, also while the first rank saves."""
+    """Seconds that a rank waits for the others before it gives up. A rank that is busy with its disk is waited for as long
+    as its process lives."""
 
     @field_validator("stage")
     @classmethod
