@@ -15,8 +15,8 @@ class ContextOptions(Options):
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """Library that sends keys, values and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up. A rank that is busy with its disk is waited for as long
-    as its process lives."""
+    """Seconds that a rank waits for the others before it gives up. It waits for a rank that is busy with its disk as
+    long as that process lives."""
     size: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Number of neighbouring ranks that compute the same rows; `auto` takes all ranks. Several groups share the rows of
     a step."""

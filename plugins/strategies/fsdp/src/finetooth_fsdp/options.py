@@ -15,8 +15,8 @@ class FsdpOptions(Options):
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """Library that sends weights and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up. A rank that is busy with its disk is waited for as long
-    as its process lives."""
+    """Seconds that a rank waits for the others before it gives up. It waits for a rank that is busy with its disk as
+    long as that process lives."""
     keep_layers: bool = False
     """Whether a layer stays gathered from the forward to the backward pass. It is sent once less, but between the two
     passes every device holds the whole model."""

@@ -19,8 +19,8 @@ class PipelineOptions(Options):
     transport: Literal["auto", "gloo", "nccl"] = "auto"
     """Library that sends hidden states and gradients: `auto` takes NCCL between GPUs and gloo otherwise."""
     timeout: float = Field(default=600.0, gt=0)
-    """Seconds that a rank waits for the others before it gives up. A rank that is busy with its disk is waited for as long
-    as its process lives."""
+    """Seconds that a rank waits for the others before it gives up. It waits for a rank that is busy with its disk as
+    long as that process lives."""
     stages: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Number of stages that the layers of a model are divided into; `auto`: as many as the ranks make. With more ranks
     than stages take, several models share the rows of a step."""
