@@ -12,18 +12,18 @@ _RENDERERS = (
     ("zephyr", "classic:build_zephyr", "<|user|> ... </s>: Zephyr, TinyLlama"),
     ("vicuna", "classic:build_vicuna", "USER: ... ASSISTANT: ...</s>: Vicuna"),
     ("alpaca", "classic:build_alpaca", "### Instruction: ... ### Response: ...: Alpaca and base models"),
-    ("minimax_m2", "minimax:build", "]~b]user ... [e~[ ]~b]ai <think> ...: MiniMax-M2 to M2.7"),
 )
-_MINIMAX = {"minimax_m2": ("]~b]ai", "<minimax:tool_call>")}
-"""By which a model of MiniMax shows its markup."""
+_OPENED = "the prompt opens a think block, and an answer without reasoning has none, as in the models' own template"
 
 
 @hookimpl
 def ft_renderers() -> Iterator[Renderer]:
     for name, builder, summary in _RENDERERS:
-        yield Renderer(
-            name=name,
-            build=f"finetooth_chatml.{builder}",
-            summary=summary,
-            marks=_MINIMAX if name == "minimax_m2" else {},
-        )
+        yield Renderer(name=name, build=f"finetooth_chatml.{builder}", summary=summary)
+    yield Renderer(
+        name="minimax_m2",
+        build="finetooth_chatml.minimax:build",
+        summary="]~b]user ... [e~[ ]~b]ai <think> ...: MiniMax-M2 to M2.7",
+        marks={"minimax_m2": ("]~b]ai", "<minimax:tool_call>")},
+        expected_failures={"prompt_is_a_prefix": _OPENED, "parse_reads_back": _OPENED},
+    )
