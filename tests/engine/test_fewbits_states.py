@@ -20,7 +20,7 @@ def made(kind: str, *, seed: int = 0) -> tuple[Any, torch.optim.Optimizer, list[
         for name, shape in (("layers.0.proj.weight", (64, 96)), ("layers.0.norm.weight", (64,)))
     ]
     options = fewbits.Lion8bitOptions() if kind == "lion_8bit" else fewbits.AdamW8bitOptions()
-    factory = getattr(fewbits, f"build_{kind}")(options, None)
+    factory = getattr(fewbits, f"build_{kind}")(options)
     return factory, factory.create(named), named
 
 

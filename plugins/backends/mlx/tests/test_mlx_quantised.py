@@ -132,7 +132,7 @@ def test_a_base_is_stored_in_fewer_bits_as_it_is_loaded(
     assert losses[-1] < 0.8 * losses[0]
     loader = build(MlxOptions(), FakeContext(folder))
     ids, place = mx.array([list(range(20, 42))]), str(folder / "plain")
-    quantizer = build_int8(GroupOptions(group_size=32), FakeContext(folder))
+    quantizer = build_int8(GroupOptions(group_size=32))
     found = loader.load(place, framework="mlx", precision="fp32", device="cpu", quantizer=quantizer)
     plain = loader.load(place, framework="mlx", precision="fp32", device="cpu")
     for layer in plain.model.layers:

@@ -98,7 +98,7 @@ def test_roles_are_stored_as_the_base_is(folder: Path, engine_of: Any, write: Ca
     """With a quantizer the base has no second copy either, and another model takes as little as the base does."""
     (folder.parent / "other").mkdir()
     other = write(folder.parent / "other", width=128, seed=9)
-    quantizer = build_int4(GroupOptions(), FakeContext(folder))
+    quantizer = build_int4(GroupOptions())
     make = lambda **roles: engine_of(folder, quantizer=quantizer, roles=roles)  # noqa: E731
     _, alone = taken(make)
     _, same = taken(lambda: make(reference=described(folder)))
@@ -127,7 +127,7 @@ def test_the_plan_counts_a_model_once_and_the_cache_of_sampling(folder: Path, wr
     assert plain["overhead"] == MLX_OVERHEAD and "roles" not in plain
     assert planned(reference=base, teacher=base)["roles"] == 0
     assert planned(reference=other, teacher=other)["roles"] == 2 * other.model.parameters
-    few = build_int4(GroupOptions(), FakeContext(folder))
+    few = build_int4(GroupOptions())
     stored = planned(quantizer=few, teacher=other)
     assert stored["roles"] == stored["weights"] - 4 * 100
     facts = base.facts

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, PluginError
-from finetooth_kit import FakeContext
 from finetooth_reasoninggym.reward import Scored, ScoreOptions, build
 from finetooth_reasoninggym.scoring import as_json, from_json
 from finetooth_reasoninggym.source import ReasoningGym, ReasoningGymOptions
@@ -39,7 +38,7 @@ def make(tmp_path: Path) -> Iterator[Any]:
     made: list[Scored] = []
 
     def call(**options: Any) -> Scored:
-        made.append(build(ScoreOptions(**options), FakeContext(tmp_path)))
+        made.append(build(ScoreOptions(**options)))
         return made[-1]
 
     yield call

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError, RecipeError
-from finetooth_kit import FakeContext, entries_of, parametrize_with_checks
+from finetooth_kit import entries_of, parametrize_with_checks
 from finetooth_sql.database import Database
 from finetooth_sql.plugin import claims
 from finetooth_sql.source import SqlOptions, build
@@ -47,7 +47,7 @@ def test_conforms(check: Any) -> None:
 
 
 def source(url: str, query: str = QUERY) -> Any:
-    return build(SqlOptions(url=url, query=query), FakeContext(Path(_EXAMPLES.name)))
+    return build(SqlOptions(url=url, query=query))
 
 
 def values(url: str, query: str = QUERY) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def test_a_file_that_is_named_alone_gives_the_rows_of_its_table(tmp_path: Path) 
     assert claims(str(path)) is not None
 
     def taken(**options: str) -> list[dict[str, Any]]:
-        built = build(SqlOptions.model_validate({"path": str(path), **options}), FakeContext(tmp_path))
+        built = build(SqlOptions.model_validate({"path": str(path), **options}))
         return [dict(row.values) for row in built.rows()]
 
     whole = values(f"sqlite:///{path}", "select * from chats order by id")
@@ -108,7 +108,7 @@ def test_a_file_that_is_named_alone_gives_the_rows_of_its_table(tmp_path: Path) 
     assert taken(table='other "one"') == [{"note": "kept"}]
     sqlite3.connect(tmp_path / "empty.db").execute("pragma user_version = 1")
     with pytest.raises(DataError, match=r"it has no table \("):
-        build(SqlOptions.model_validate({"path": str(tmp_path / "empty.db")}), FakeContext(tmp_path))
+        build(SqlOptions.model_validate({"path": str(tmp_path / "empty.db")}))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_table_without_an_order_of_its_own_asks_for_a_query(tmp_path: Path, ma
     with sqlite3.connect(path) as connection:
         connection.execute(made)
     with pytest.raises(DataError, match=rf"the {subject} has no order of its own \(set query: .* FROM t ORDER BY"):
-        build(SqlOptions.model_validate({"path": str(path), "table": "t"}), FakeContext(tmp_path))
+        build(SqlOptions.model_validate({"path": str(path), "table": "t"}))
 
 
 @pytest.mark.parametrize("reference", ["t.csv", "https://host/t.db", "db", ""])

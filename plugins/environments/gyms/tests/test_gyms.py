@@ -218,7 +218,7 @@ def test_an_environment_of_openenv(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     module.EchoClient = EchoClient  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "echo_client", module)
     options = OpenEnvOptions(url="http://127.0.0.1:1", client="echo_client:EchoClient", shown="text")
-    episode = build_openenv(options, FakeContext(tmp_path)).episode(Task("Play."), 4)
+    episode = build_openenv(options).episode(Task("Play."), 4)
     assert episode.begin().messages == (Message("user", "Play.\n\nseed 4"),)
     answer = episode.answer(turn("abc"))
     assert answer.observation is not None and answer.observation.messages == (Message("user", "you said abc"),)
@@ -291,7 +291,7 @@ def theirs(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_an_environment_of_verifiers(theirs: str, tmp_path: Path) -> None:
     """Two episodes in turns: each stands still while the policy writes."""
-    environment = build_verifiers(VerifiersOptions(id="chat", package=theirs), FakeContext(tmp_path))
+    environment = build_verifiers(VerifiersOptions(id="chat", package=theirs))
     one, other = (environment.episode(Task("Hello?", {"answer": "stop"}), 0) for _ in "ab")
     begun = one.begin()
     assert begun.messages == (Message("user", "Hello?"),) and begun.tools[0]["function"]["name"] == "look"
@@ -315,7 +315,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_fails_in_verifiers_is_no_reward(theirs: str, tmp_path: Path, fault: str) -> None:
     options = VerifiersOptions(id="chat", package=theirs, arguments={"fault": fault})
-    episode = build_verifiers(options, FakeContext(tmp_path)).episode(Task("Hello?", {"answer": "stop"}), 0)
+    episode = build_verifiers(options).episode(Task("Hello?", {"answer": "stop"}), 0)
     episode.begin()
     with pytest.raises((RuntimeError, ValueError), match=FAULTS[fault]):
         episode.answer(turn("hm"))
@@ -324,7 +324,7 @@ def test_what_fails_in_verifiers_is_no_reward(theirs: str, tmp_path: Path, fault
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="no_such_package is not installed"):
-        build_verifiers(VerifiersOptions(id="x", package="no_such_package"), FakeContext(tmp_path))
+        build_verifiers(VerifiersOptions(id="x", package="no_such_package"))
     for reference, message in {
         "json": "names nothing", "json:nothing": "json has no nothing", "no_such_package:x": "which is not installed",
         "./no_file.py:x": "cannot be imported",

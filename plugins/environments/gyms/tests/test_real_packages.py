@@ -145,7 +145,7 @@ def test_an_environment_of_verifiers(tmp_path: Path, monkeypatch: pytest.MonkeyP
     pytest.importorskip("verifiers")
     (tmp_path / "finetooth_sums.py").write_text(SUMS, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    environment = build_verifiers(VerifiersOptions(id="finetooth-sums"), FakeContext(tmp_path))
+    environment = build_verifiers(VerifiersOptions(id="finetooth-sums"))
     one, other = (environment.episode(Task("2+3?", {"answer": "5"}), 0) for _ in "ab")
     assert one.begin().messages == other.begin().messages == (Message("user", "2+3?"),)
     again = one.answer(turn("4"))
@@ -182,7 +182,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.slow
 def test_an_environment_of_openenv(served: str, tmp_path: Path) -> None:
     """Through its own client: two sessions at a time."""
-    environment = build_openenv(OpenEnvOptions(url=served, shown="text"), FakeContext(tmp_path))
+    environment = build_openenv(OpenEnvOptions(url=served, shown="text"))
     one, other = (environment.episode(Task("Play."), seed) for seed in (4, 5))
     assert one.begin().messages == (Message("user", "Play.\n\nseed 4"),)
     assert other.begin().messages == (Message("user", "Play.\n\nseed 5"),)

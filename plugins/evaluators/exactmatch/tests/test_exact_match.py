@@ -246,21 +246,21 @@ DIFFERENT = [
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_what_is_the_same(one, other):
-    assert rewards.build(rewards.RewardOptions(), None).score(one, other) == 1
+    assert rewards.build(rewards.RewardOptions()).score(one, other) == 1
 
 
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_what_is_different(one, other):
-    assert rewards.build(rewards.RewardOptions(), None).score(one, other) == 0
+    assert rewards.build(rewards.RewardOptions()).score(one, other) == 0
 
 
 def test_normalisation_can_be_turned_off():
-    strict = rewards.build(rewards.RewardOptions(ignore_case=False, ignore_punctuation=False), None)
+    strict = rewards.build(rewards.RewardOptions(ignore_case=False, ignore_punctuation=False))
     assert [strict.score("Yes", "yes"), strict.score("yes.", "yes"), strict.score(" yes ", "yes")] == [0, 0, 1]
 
 
 def test_reward_scores_by_column_and_leaves_rows_out():
-    reward = rewards.build(rewards.RewardOptions(pattern=r"=\s*(\d+)", column="solution"), None)
+    reward = rewards.build(rewards.RewardOptions(pattern=r"=\s*(\d+)", column="solution"))
     columns = {"solution": ["= 4", None, "four", "=5"], "answer": ["x"] * 4}
     assert reward(["q"] * 4, ["2 = 2, = 4", "= 1", "= 4", "5"], columns) == [1.0, None, None, 0.0]
     with pytest.raises(DataError, match=r"no column 'solution'; there are: answer"):

@@ -60,4 +60,4 @@ def test_numbers_that_are_not_finite_are_not_exported(tmp_path: Path) -> None:
 
     source: Any = SimpleNamespace(weights=weights)
     with pytest.raises(UserError, match="weight has numbers that are not finite in fp16"):
-        whole.build_safetensors(whole.WholeOptions(precision="fp16"), CONTEXT).export(source, tmp_path)
+        whole.build_safetensors(whole.WholeOptions(precision="fp16")).export(source, tmp_path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from finetooth_cohere.renderer import Cohere2, build
-from finetooth_hooks import Conversation, DataError, Message, NoOptions, RecipeError
+from finetooth_hooks import Conversation, DataError, Message, RecipeError
 from finetooth_hooks.data.examples import Weighted
 from finetooth_kit import ByteTokenizer, FakeContext, draws
 from finetooth_kit.templates import (
@@ -225,7 +225,7 @@ def test_a_template_that_answers_otherwise_is_told(
 ) -> None:
     template = (tokenizers(name).chat_template or "").replace(said, instead)
     context = FakeContext(tmp_path, tokenizer=cohere_tokenizer(template))
-    build(NoOptions(), context)
+    build(context)
     assert len(context.notes) == bool(said) and all("data.renderer: jinja" in note for note in context.notes)
 
 
@@ -236,7 +236,7 @@ def test_a_template_that_answers_otherwise_is_told(
 def test_without_a_template_of_its_kind_there_are_no_rules(tmp_path: Path, template: str | None, told: str) -> None:
     tokenizer = ByteTokenizer(chat_template=template)
     context = FakeContext(tmp_path, tokenizer=tokenizer)
-    rendered = build(NoOptions(), context).render(Conversation((Message("system", "Brief."), ASK, SAY)))
+    rendered = build(context).render(Conversation((Message("system", "Brief."), ASK, SAY)))
     assert tokenizer.decode(list(rendered.tokens)).endswith(
         f"<|SYSTEM_TOKEN|>Brief.{OVER}<|START_OF_TURN_TOKEN|><|USER_TOKEN|>The time?{OVER}{OPENER}<|START_RESPONSE|>"
         f"Noon.<|END_RESPONSE|>{OVER}"

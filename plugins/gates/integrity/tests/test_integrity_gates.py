@@ -221,7 +221,7 @@ def test_the_probe_is_no_longer_than_anything_takes(context):
     ],
 )
 def test_a_metric_inside_a_bound(options, value, says, tmp_path):
-    gate = bound.build(bound.BoundOptions(metric="eval/loss", **options), None)
+    gate = bound.build(bound.BoundOptions(metric="eval/loss", **options))
     metrics = {"loss": 1.0} if value is None else {"eval/loss": value, "loss": 1.0}
     assert gate.check(Candidate(1, tmp_path, metrics)) == says
 
@@ -229,4 +229,4 @@ def test_a_metric_inside_a_bound(options, value, says, tmp_path):
 @pytest.mark.parametrize("options", [{}, {"min": 2, "max": 1}])
 def test_a_bound_that_is_none_is_refused(options):
     with pytest.raises(RecipeError, match=r"checkpoint\.gates"):
-        bound.build(bound.BoundOptions(metric="loss", **options), None)
+        bound.build(bound.BoundOptions(metric="loss", **options))

@@ -13,10 +13,9 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
-from finetooth_hooks import Context, NoOptions, PlanError
+from finetooth_hooks import PlanError
 from finetooth_native import build, provider
 from finetooth_native.library import _SIGNATURES
 
@@ -224,7 +223,7 @@ def test_what_the_cpu_cannot_do_is_refused(
     monkeypatch.setenv("FT_NATIVE_ISA", name)
     assert build.library() is None and build.available().reason.endswith(said) and calls() == 0
     with pytest.raises(PlanError) as refused:
-        provider.build(NoOptions(), cast(Context, None))
+        provider.build()
     assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
 
 

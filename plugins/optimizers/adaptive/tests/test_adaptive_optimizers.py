@@ -85,7 +85,7 @@ def test_ademamix_is_the_papers(warmup):
     options = built.AdEMAMixOptions(
         learning_rate=RATE, weight_decay=DECAY, betas=BETAS3, eps=EPS, alpha=3.0, slow_warmup=warmup
     )
-    check(built.build_ademamix(options, None), ademamix(3.0, warmup))
+    check(built.build_ademamix(options), ademamix(3.0, warmup))
 
 
 def test_adopt_is_the_papers():
@@ -105,7 +105,7 @@ def test_adopt_is_the_papers():
         return update
 
     options = built.AdoptOptions(learning_rate=RATE, weight_decay=DECAY, betas=BETAS2, eps=EPS)
-    check(built.build_adopt(options, None), oracle)
+    check(built.build_adopt(options), oracle)
 
 
 def test_came_is_the_papers():
@@ -134,7 +134,7 @@ def test_came_is_the_papers():
         return update
 
     options = built.CameOptions(learning_rate=RATE, weight_decay=DECAY, betas=BETAS3, eps=(eps1, eps2), clip=clip)
-    check(built.build_came(options, None), oracle)
+    check(built.build_came(options), oracle)
 
 
 def test_sophia_is_the_papers_with_the_empirical_fisher():
@@ -157,7 +157,7 @@ def test_sophia_is_the_papers_with_the_empirical_fisher():
     options = built.SophiaOptions(
         learning_rate=RATE, weight_decay=DECAY, betas=BETAS2, gamma=0.05, targets=50, update_every=3, eps=EPS
     )
-    check(built.build_sophia(options, None), oracle)
+    check(built.build_sophia(options), oracle)
     share = np.mean(np.concatenate([one.ravel() for one in cut]))
     assert 0.05 < share < 0.95, "the cut must matter, and must not be all"
 
@@ -169,7 +169,7 @@ def prodigy_options():
 
 
 def test_prodigy_is_the_papers():
-    got, made = trained(built.build_prodigy(prodigy_options(), None), steady=True)
+    got, made = trained(built.build_prodigy(prodigy_options()), steady=True)
     lr, d, r, (b1, b2) = 0.5, 1e-3, 0.0, BETAS2
     p = [start(place) for place in range(3)]
     first, m, v, s = [x.copy() for x in p], [0.0] * 3, [0.0] * 3, [0.0] * 3
@@ -201,7 +201,7 @@ def test_prodigy_is_the_librarys():
         weights, lr=0.5, betas=BETAS2, d0=1e-3, d_coef=2.0, weight_decay=DECAY, eps=1e-30, weight_decouple=True
     )
     options = prodigy_options().model_copy(update={"eps": 1e-30})
-    got, _ = trained(built.build_prodigy(options, None), steady=True)
+    got, _ = trained(built.build_prodigy(options), steady=True)
     for mine, their in zip(got, followed(theirs, weights, steady=True), strict=True):
         np.testing.assert_allclose(mine, their, rtol=1e-6, atol=1e-9)
 
@@ -209,7 +209,7 @@ def test_prodigy_is_the_librarys():
 def test_prodigy_comes_near_the_best_rate_by_itself():
     """A quadratic bowl far away: from a rate of 1e-6 it arrives."""
     weight = torch.nn.Parameter(torch.zeros(6))
-    made = built.build_prodigy(built.ProdigyOptions(), None).create([("w", weight)])
+    made = built.build_prodigy(built.ProdigyOptions()).create([("w", weight)])
     far = torch.arange(1.0, 7.0)
     for _ in range(400):
         weight.grad = weight.detach() - far
@@ -224,22 +224,22 @@ def test_it_is_the_librarys(kind):
     if kind == "ademamix":
         theirs = library.AdEMAMix(weights, lr=RATE, betas=BETAS3, alpha=3.0, eps=EPS)
         options = built.AdEMAMixOptions(learning_rate=RATE, betas=BETAS3, eps=EPS, alpha=3.0)
-        got, _ = trained(built.build_ademamix(options, None))
+        got, _ = trained(built.build_ademamix(options))
     else:
         theirs = library.CAME(weights, lr=RATE, betas=BETAS3, eps1=1e-20, eps2=1e-12)
         options = built.CameOptions(learning_rate=RATE, betas=BETAS3, eps=(1e-20, 1e-12))
-        got, _ = trained(built.build_came(options, None))
+        got, _ = trained(built.build_came(options))
     for mine, their in zip(got, followed(theirs, weights), strict=True):
         np.testing.assert_allclose(mine, their, rtol=1e-6, atol=1e-9)
 
 
 def test_prodigy_is_refused_one_by_one():
     with pytest.raises(RecipeError, match=r"optimizer.offload.*all gradients together"):
-        built.build_prodigy(built.ProdigyOptions(offload="disk"), None)
+        built.build_prodigy(built.ProdigyOptions(offload="disk"))
 
 
 def test_the_plan_counts_what_came_keeps():
-    made = built.build_came(built.CameOptions(), None)
+    made = built.build_came(built.CameOptions())
     h, q, kv = FACTS.hidden_size, FACTS.heads * FACTS.head_dim, FACTS.kv_heads * FACTS.head_dim
     of_layer = [(q, h), (kv, h), (kv, h), (h, q), (FACTS.ffn_size, h), (FACTS.ffn_size, h), (h, FACTS.ffn_size)]
     shapes = of_layer * FACTS.layers + [(FACTS.vocab_size, h)] * (1 if FACTS.tied else 2)

@@ -48,10 +48,10 @@ def test_a_state_of_8_bits_stays_near_the_papers(kind):
     """Nearer than a tenth of how far weights have moved, on average."""
     weight, steps = start(), range(10)
     if kind == "adamw":
-        made = built.build_adamw_8bit(built.AdamW8bitOptions(learning_rate=0.01), None)
+        made = built.build_adamw_8bit(built.AdamW8bitOptions(learning_rate=0.01))
         wanted = adamw(steps, 0.01, (0.9, 0.999), 1e-8)
     else:
-        made = built.build_lion_8bit(built.Lion8bitOptions(learning_rate=0.01), None)
+        made = built.build_lion_8bit(built.Lion8bitOptions(learning_rate=0.01))
         wanted = lion(steps, 0.01, (0.9, 0.99))
     own = made.create([("proj.weight", weight)])
     followed(own, weight, steps)
@@ -63,7 +63,7 @@ def test_a_state_of_8_bits_stays_near_the_papers(kind):
 
 @pytest.mark.parametrize("offload", ["none", "disk"])
 def test_a_restored_state_goes_on_bit_for_bit(offload):
-    factory = built.build_adamw_8bit(built.AdamW8bitOptions(weight_decay=0.1, offload=offload), None)
+    factory = built.build_adamw_8bit(built.AdamW8bitOptions(weight_decay=0.1, offload=offload))
     weight = start()
     made = factory.create([("proj.weight", weight)])
     followed(made, weight, range(3))
@@ -79,14 +79,14 @@ def test_state_elsewhere_changes_no_bit():
     weights = []
     for offload in ("none", "cpu", "disk"):
         weight = start()
-        made = built.build_adamw_8bit(built.AdamW8bitOptions(offload=offload), None).create([("proj.weight", weight)])
+        made = built.build_adamw_8bit(built.AdamW8bitOptions(offload=offload)).create([("proj.weight", weight)])
         followed(made, weight, range(4))
         weights.append(weight)
     assert torch.equal(weights[0], weights[1]) and torch.equal(weights[0], weights[2])
 
 
 def test_the_plan_counts_what_is_kept():
-    made = built.build_adamw_8bit(built.AdamW8bitOptions(), None)
+    made = built.build_adamw_8bit(built.AdamW8bitOptions())
     h, q, kv = FACTS.hidden_size, FACTS.heads * FACTS.head_dim, FACTS.kv_heads * FACTS.head_dim
     of_layer = [(q, h), (kv, h), (kv, h), (h, q), (FACTS.ffn_size, h), (FACTS.ffn_size, h), (h, FACTS.ffn_size)]
     shapes = of_layer * FACTS.layers + [(FACTS.vocab_size, h)] * (1 if FACTS.tied else 2)
@@ -104,4 +104,4 @@ def test_paged_ones_are_for_cuda_alone_and_are_not_kept_elsewhere_twice():
     assert {name for name, where in devices.items() if where} == {"paged_adamw", "paged_adamw_8bit"}
     assert devices["paged_adamw"] == {"cuda"}
     with pytest.raises(RecipeError, match=r"optimizer.offload: cpu cannot be: the driver"):
-        built.build_paged_adamw(built.AdamW8bitOptions(offload="cpu"), None)
+        built.build_paged_adamw(built.AdamW8bitOptions(offload="cpu"))

@@ -43,7 +43,7 @@ def decay_of(place):
 
 
 def test_lomo_is_the_papers():
-    got, made = trained(built.build_lomo(built.LomoOptions(learning_rate=RATE, weight_decay=DECAY, clip=0.5), None))
+    got, made = trained(built.build_lomo(built.LomoOptions(learning_rate=RATE, weight_decay=DECAY, clip=0.5)))
     for place in range(len(SHAPES)):
         p = start(place)
         for g in gradients(place):
@@ -70,7 +70,7 @@ def adalomo(p, grads, decay, clip):
 
 def test_adalomo_is_the_papers():
     options = built.AdaLomoOptions(learning_rate=RATE, weight_decay=DECAY, clip=0.7)
-    got, _ = trained(built.build_adalomo(options, None))
+    got, _ = trained(built.build_adalomo(options))
     for place in range(len(SHAPES)):
         wanted = adalomo(start(place), gradients(place), decay_of(place), 0.7)
         np.testing.assert_allclose(got[place], wanted, rtol=1e-9)
@@ -81,7 +81,7 @@ def test_badam_is_adam_over_one_block_after_the_other():
     options = built.BAdamOptions(
         learning_rate=RATE, weight_decay=DECAY, betas=(0.8, 0.95), eps=1e-6, switch_every=2, order="ascending"
     )
-    optimizer = built.build_badam(options, None)
+    optimizer = built.build_badam(options)
     got, made = trained(optimizer)
     turns = {0: [(0, 1), (6,)], 1: [(2, 3)], 2: [(2, 3)], 3: [(4, 5)]}
     for place, blocks in turns.items():
@@ -100,7 +100,7 @@ def test_badam_is_adam_over_one_block_after_the_other():
 
 def test_random_turns_visit_each_block_once_a_round_and_follow_the_seed():
     def order(seed):
-        optimizer = built.build_badam(built.BAdamOptions(switch_every=1, seed=seed), None)
+        optimizer = built.build_badam(built.BAdamOptions(switch_every=1, seed=seed))
         weights = [torch.nn.Parameter(torch.tensor(start(place))) for place in range(len(SHAPES))]
         made = optimizer.create(list(zip(SHAPES, weights, strict=True)))
         seen = []
@@ -123,15 +123,15 @@ def test_blocks_are_layers():
 
 def test_what_counts_steps_together_is_refused_one_by_one():
     with pytest.raises(RecipeError, match=r"optimizer.offload.*badam counts"):
-        built.build_badam(built.BAdamOptions(offload="cpu"), None)
+        built.build_badam(built.BAdamOptions(offload="cpu"))
 
 
 @pytest.mark.parametrize("name", ["adalomo", "badam"])
 def test_the_plan_counts_what_is_kept(name):
     """All matrices of the kit's model, trained for a step."""
     optimizer = {
-        "adalomo": lambda: built.build_adalomo(built.AdaLomoOptions(), None),
-        "badam": lambda: built.build_badam(built.BAdamOptions(order="ascending"), None),
+        "adalomo": lambda: built.build_adalomo(built.AdaLomoOptions()),
+        "badam": lambda: built.build_badam(built.BAdamOptions(order="ascending")),
     }[name]()
     q, kv, h = FACTS.heads * FACTS.head_dim, FACTS.kv_heads * FACTS.head_dim, FACTS.hidden_size
     of_layer = {"q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q)}

@@ -49,7 +49,7 @@ def test_adamw_4bit_is_the_papers():
     """But for numbers so near the middle of two levels that fp32 rounds them to the other one."""
     weight, steps = start(), range(5)
     options = built.AdamW4bitOptions(learning_rate=0.01, weight_decay=0.1)
-    own = built.build_adamw_4bit(options, None).create([("proj.weight", weight)])
+    own = built.build_adamw_4bit(options).create([("proj.weight", weight)])
     followed(own, weight, steps)
     off = np.abs(weight.detach().numpy() - adamw_4bit(steps, 0.01, (0.9, 0.999), 1e-8, 0.1))
     assert (off > 1e-5).mean() < 1e-3
@@ -60,7 +60,7 @@ def test_adamw_4bit_is_the_papers():
 
 def test_small_tensors_keep_their_moments_whole():
     weight = torch.nn.Parameter(torch.ones(4095))
-    own = built.build_adamw_4bit(built.AdamW4bitOptions(), None).create([("proj.weight", weight)])
+    own = built.build_adamw_4bit(built.AdamW4bitOptions()).create([("proj.weight", weight)])
     weight.grad = torch.randn_like(weight)
     own.step()
     plain = torch.nn.Parameter(torch.ones(4095))
@@ -72,7 +72,7 @@ def test_small_tensors_keep_their_moments_whole():
 
 @pytest.mark.parametrize("offload", ["none", "disk"])
 def test_a_state_of_4_bits_goes_on_bit_for_bit(offload):
-    factory = built.build_adamw_4bit(built.AdamW4bitOptions(weight_decay=0.1, offload=offload), None)
+    factory = built.build_adamw_4bit(built.AdamW4bitOptions(weight_decay=0.1, offload=offload))
     weight = start()
     made = factory.create([("proj.weight", weight)])
     followed(made, weight, range(3))
@@ -85,7 +85,7 @@ def test_a_state_of_4_bits_goes_on_bit_for_bit(offload):
 
 
 def test_the_plan_counts_what_is_kept():
-    made = built.build_adamw_4bit(built.AdamW4bitOptions(), None)
+    made = built.build_adamw_4bit(built.AdamW4bitOptions())
     h, q, kv = FACTS.hidden_size, FACTS.heads * FACTS.head_dim, FACTS.kv_heads * FACTS.head_dim
     of_layer = [(q, h), (kv, h), (kv, h), (h, q), (FACTS.ffn_size, h), (FACTS.ffn_size, h), (h, FACTS.ffn_size)]
     shapes = of_layer * FACTS.layers + [(FACTS.vocab_size, h)] * (1 if FACTS.tied else 2)

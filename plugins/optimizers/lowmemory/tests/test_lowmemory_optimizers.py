@@ -73,7 +73,7 @@ def check_the_rest(got):
 
 def test_galore_is_the_papers():
     options = built.GaloreOptions(**COMMON, rank=2, update_every=3, scale=0.5)
-    got, made = trained(built.build_galore(options, None))
+    got, made = trained(built.build_galore(options))
     check_the_rest(got)
 
     def updates():
@@ -99,9 +99,9 @@ def test_galore_is_the_papers():
 @pytest.mark.parametrize("mini", [False, True])
 def test_apollo_is_the_papers(mini):
     if mini:
-        made = built.build_apollo_mini(built.ApolloMiniOptions(**COMMON, update_every=3, scale=2.0, seed=5), None)
+        made = built.build_apollo_mini(built.ApolloMiniOptions(**COMMON, update_every=3, scale=2.0, seed=5))
     else:
-        made = built.build_apollo(built.ApolloOptions(**COMMON, rank=2, update_every=3, scale=2.0, seed=5), None)
+        made = built.build_apollo(built.ApolloOptions(**COMMON, rank=2, update_every=3, scale=2.0, seed=5))
     got, _ = trained(made)
     check_the_rest(got)
     rank, limited = 1 if mini else 2, []
@@ -140,7 +140,7 @@ def test_apollo_mini_scales_by_the_root_of_128():
     signs, whose length is the root of their number."""
     weight = torch.nn.Parameter(torch.zeros(4, 6, dtype=torch.float64))
     weight.grad = torch.tensor(np.random.default_rng(0).normal(size=(4, 6)))
-    built.build_apollo_mini(built.ApolloMiniOptions(learning_rate=1.0), None).create([("layers.0.w", weight)]).step()
+    built.build_apollo_mini(built.ApolloMiniOptions(learning_rate=1.0)).create([("layers.0.w", weight)]).step()
     low = np.concatenate(
         [apollo.projection(1, 4, (0, place, 0)).double().numpy() @ weight.grad.numpy() for place in (0, 1)]
     )
@@ -182,9 +182,9 @@ def test_adam_mini_is_the_papers():
 @pytest.mark.parametrize(
     "optimizer",
     [
-        built.build_galore(built.GaloreOptions(rank=3), None),
-        built.build_apollo(built.ApolloOptions(rank=3), None),
-        built.build_apollo_mini(built.ApolloMiniOptions(), None),
+        built.build_galore(built.GaloreOptions(rank=3)),
+        built.build_apollo(built.ApolloOptions(rank=3)),
+        built.build_apollo_mini(built.ApolloMiniOptions()),
         built.build_adam_mini(built.AdamMiniOptions(), HEAD),
     ],
 )
@@ -215,7 +215,7 @@ def test_galore_8bit_is_galore_with_moments_rounded_to_8_bits():
     options = built.Galore8bitOptions(**COMMON, rank=rank, update_every=2, scale=0.5)
     begun = rng.standard_normal(shape)
     weight = torch.nn.Parameter(torch.tensor(begun, dtype=torch.float32))
-    made = built.build_galore_8bit(options, None).create([("layers.0.mlp.down_proj.weight", weight)])
+    made = built.build_galore_8bit(options).create([("layers.0.mlp.down_proj.weight", weight)])
 
     def rounded(x, signed):
         levels, flat = dynamic_levels(8, signed=signed).double().numpy(), x.reshape(-1, 256)
@@ -243,7 +243,7 @@ def test_galore_8bit_is_galore_with_moments_rounded_to_8_bits():
 def test_galore_8bit_goes_on_bit_for_bit_and_is_counted():
     import copy
 
-    factory = built.build_galore_8bit(built.Galore8bitOptions(rank=64, update_every=3), None)
+    factory = built.build_galore_8bit(built.Galore8bitOptions(rank=64, update_every=3))
     weights = [torch.nn.Parameter(torch.ones(96, 128))]
     made = factory.create([("layers.0.mlp.down_proj.weight", weights[0])])
 
@@ -262,5 +262,5 @@ def test_galore_8bit_goes_on_bit_for_bit_and_is_counted():
     assert torch.equal(*weights)
     kept = sum(value.nbytes for value in made.state[weights[0]].values() if torch.is_tensor(value))
     assert kept == 4 * 64 * 96 + 2 * (64 * 128 + 4 * 64 * 128 / 256)
-    smaller = factory.state_bytes(FACTS) / built.build_galore(built.GaloreOptions(rank=64), None).state_bytes(FACTS)
+    smaller = factory.state_bytes(FACTS) / built.build_galore(built.GaloreOptions(rank=64)).state_bytes(FACTS)
     assert smaller < 0.6

@@ -24,8 +24,8 @@ def gradients():
 
 def made(base):
     if base == "adamw":
-        return built.build_adamw(built.ScheduleFreeAdamWOptions(**COMMON, beta2=BETA2, eps=EPS), None)
-    return built.build_sgd(built.ScheduleFreeSgdOptions(**COMMON), None)
+        return built.build_adamw(built.ScheduleFreeAdamWOptions(**COMMON, beta2=BETA2, eps=EPS))
+    return built.build_sgd(built.ScheduleFreeSgdOptions(**COMMON))
 
 
 def paper(base):
@@ -111,7 +111,7 @@ def test_before_the_first_step_the_average_is_the_weight():
 
 def test_rounding_by_chance_is_refused_and_others_average_nothing():
     with pytest.raises(RecipeError, match=r"optimizer.rounding.*averages"):
-        built.build_sgd(built.ScheduleFreeSgdOptions(rounding="stochastic"), None)
+        built.build_sgd(built.ScheduleFreeSgdOptions(rounding="stochastic"))
     from finetooth_torchshared.optimizers import TorchOptimizer
 
     plain = TorchOptimizer(options=built.ScheduleFreeSgdOptions(), learning_rate=1.0, make=torch.optim.SGD)

@@ -71,7 +71,7 @@ def test_some_rows_are_those_of_the_weight(name, shape, double):
 
 def test_int8_by_row():
     module = linear(48, 200)
-    made = built.build_int8(built.Int8Options(), None).linear(module, device="cpu")
+    made = built.build_int8(built.Int8Options()).linear(module, device="cpu")
     weight = module.weight.detach().double().numpy()
     scale = np.abs(weight).max(1, keepdims=True) / 127
     np.testing.assert_array_equal(made.codes.numpy(), np.round(weight / scale))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from finetooth_code.reward import Code, CodeOptions, build, source_of
 from finetooth_hooks import DataError, PlanError
-from finetooth_kit import FakeContext, parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 
 HUMANEVAL = Path(os.environ.get("FT_SHARED", Path(__file__).parents[5] / "shared")) / "data" / "rl" / "humaneval.jsonl"
 
@@ -23,7 +23,7 @@ def test_conforms(check: Any, tmp_path: Path) -> None:
 
 def made(tmp_path: Path, **options: Any) -> Code:
     try:
-        return build(CodeOptions(**options), FakeContext(tmp_path))
+        return build(CodeOptions(**options))
     except PlanError as error:
         pytest.skip(str(error))
 

@@ -20,7 +20,6 @@ from finetooth_code.confine import LANDLOCK_CREATE, LIBC
 from finetooth_code.reward import CodeOptions, build
 from finetooth_code.sandbox import Limits, Ran, Sandbox
 from finetooth_hooks import PlanError
-from finetooth_kit import FakeContext
 
 
 @pytest.fixture(scope="session")
@@ -249,7 +248,7 @@ def test_where_no_sandbox_is_possible_nothing_runs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(Sandbox, "_result", lambda *given: "unshare(CLONE_NEWUSER): Operation not permitted")
     with pytest.raises(PlanError) as caught:
-        build(CodeOptions(), FakeContext(tmp_path))
+        build(CodeOptions())
     text = str(caught.value)
     assert "no sandbox is possible here: unshare(CLONE_NEWUSER): Operation not permitted" in text
     assert "users may make namespaces" in text and "bubblewrap" in text and "\n" not in text
@@ -257,7 +256,7 @@ def test_where_no_sandbox_is_possible_nothing_runs(monkeypatch: pytest.MonkeyPat
         Sandbox().run("x = 1", ["pass"])
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(PlanError, match="darwin has no sandbox"):
-        build(CodeOptions(), FakeContext(tmp_path))
+        build(CodeOptions())
 
 
 def test_a_setting_that_the_kernel_refuses_is_reported(box: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import DataError
-from finetooth_kit import FakeContext, parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 from finetooth_math.reward import Math, MathOptions, build
 
 SHARED = Path(os.environ.get("FT_SHARED", Path(__file__).parents[5] / "shared")) / "data" / "rl"
@@ -27,7 +27,7 @@ def test_conforms(check: Any) -> None:
 @pytest.fixture(scope="module")
 def reward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Math]:
     """One with the defaults, and so with one process."""
-    made = build(MathOptions(), FakeContext(tmp_path_factory.mktemp("math")))
+    made = build(MathOptions())
     yield made
     made.workers.end()
 
@@ -88,7 +88,7 @@ def test_aqua(reward: Math) -> None:
 
 @pytest.mark.slow
 def test_tricky_and_hostile(tmp_path: Path) -> None:
-    reward = build(MathOptions(time_limit=1), FakeContext(tmp_path))
+    reward = build(MathOptions(time_limit=1))
     said = ["\\boxed{2\\sqrt{2}}", "", "9**9**9**9**9", "\\boxed{" * 3000, "$" * 9999, "(" * 5000, "1" * 10000, "72"]
     expected = ["\\sqrt{8}", "72", "1", "1", "1", "1", "1", None]
     assert score(reward, said, expected) == [1.0, *[0.0] * 6, None]
@@ -97,7 +97,7 @@ def test_tricky_and_hostile(tmp_path: Path) -> None:
 
 
 def test_only_what_follows_a_mark_is_read(tmp_path: Path) -> None:
-    reward = build(MathOptions(after="####", column="solution"), FakeContext(tmp_path))
+    reward = build(MathOptions(after="####", column="solution"))
     try:
         found = score(reward, ["5 or #### 6", "6", "#### 5"], ["3 + 3\n#### 6"] * 3)
     finally:

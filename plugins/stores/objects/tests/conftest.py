@@ -318,7 +318,7 @@ def store(proxy: Proxy) -> Callable[..., ObjectStore]:
 
     def make(**options: Any) -> ObjectStore:
         given = {"url": "s3://kept/runs/one", "endpoint": proxy.address, "part_bytes": PART, "wait": 0.01, "retries": 3}
-        return build(S3Options(**{**given, "timeout": 5.0, **options}), None)  # type: ignore[arg-type]
+        return build(S3Options(**{**given, "timeout": 5.0, **options}))  # type: ignore[arg-type]
 
     return make
 

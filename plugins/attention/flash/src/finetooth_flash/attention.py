@@ -7,7 +7,6 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.compute.attention import Lengths
 from finetooth_hooks.protocols import Attention
 from finetooth_toolbox.attention_choice import queries_of
@@ -16,21 +15,18 @@ MODULES = {2: "flash_attn", 3: "flash_attn_interface", 4: "flash_attn.cute"}
 """Where each package has its `flash_attn_varlen_func`."""
 
 
-def build_2(options: NoOptions, context: Context) -> Attention:
+def build_2() -> Attention:
     """Of the package flash-attn."""
-    del options, context
     return _of(2)
 
 
-def build_3(options: NoOptions, context: Context) -> Attention:
+def build_3() -> Attention:
     """Of the package flash-attn-3."""
-    del options, context
     return _of(3)
 
 
-def build_4(options: NoOptions, context: Context) -> Attention:
+def build_4() -> Attention:
     """Of the package flash-attn-4."""
-    del options, context
     return _of(4)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Attention
 
 
-def build(options: NoOptions, context: Context) -> Attention:
+def build() -> Attention:
     """Compiled when it is first called."""
     from finetooth_torchshared.attention import by_name  # with torch, which who asks for the options does not need
 
-    del options, context
     return by_name("flex_attention")

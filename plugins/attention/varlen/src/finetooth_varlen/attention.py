@@ -5,19 +5,18 @@ from __future__ import annotations
 from itertools import accumulate
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions, PlanError
+from finetooth_hooks import PlanError
 from finetooth_hooks.compute.attention import Lengths
 from finetooth_hooks.protocols import Attention
 from finetooth_toolbox.attention_choice import queries_of
 
 
-def build(options: NoOptions, context: Context) -> Attention:
+def build() -> Attention:
     """Builds attention over packed sequences with torch's `varlen_attn`.
 
     Raises:
         PlanError: this torch has none.
     """
-    del options, context
     import torch
 
     try:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.protocols import BackendPlan, BasePart, EngineRequest, PlanRequest, RoleRequest
 from finetooth_modelfiles.sizes import role_quantizer
 from finetooth_steps.shared_base import base_key
@@ -36,17 +36,11 @@ class MlxBackendOptions(Options):
     then come from a slightly different policy than the one that trains. Layers with a sliding window stay plain."""
 
 
-def build(options: MlxBackendOptions, context: Context) -> MlxBackend:
-    """The backend."""
-    del context
-    return MlxBackend(options)
-
-
 class MlxBackend:
     """See `finetooth_hooks.protocols.Backend`."""
 
-    def __init__(self, options: MlxBackendOptions | None = None) -> None:
-        self._options = options or MlxBackendOptions()
+    def __init__(self, options: MlxBackendOptions) -> None:
+        self._options = options
 
     def plan(self, request: PlanRequest) -> BackendPlan:
         return decide(request, self._options.kv_cache)

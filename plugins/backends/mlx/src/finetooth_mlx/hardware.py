@@ -5,15 +5,9 @@ from __future__ import annotations
 import os
 import platform
 
-from finetooth_hooks import Context, NoOptions, install_command
+from finetooth_hooks import install_command
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
-
-
-def build(options: NoOptions, context: Context) -> MlxCpu:
-    """The host CPU."""
-    del options, context
-    return MlxCpu()
 
 
 class MlxCpu:

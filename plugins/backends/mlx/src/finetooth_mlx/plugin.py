@@ -110,7 +110,7 @@ def ft_quantizers() -> Iterator[Quantizer]:
 def ft_hardware() -> Iterator[Hardware]:
     yield Hardware(
         name="mlxcpu",
-        build="finetooth_mlx.hardware:build",
+        build="finetooth_mlx.hardware:MlxCpu",
         summary="the host CPU, for MLX",
         framework="mlx",
         rank=-10,
@@ -121,7 +121,7 @@ def ft_hardware() -> Iterator[Hardware]:
 def ft_backends() -> Iterator[Backend]:
     yield Backend(
         name="mlx",
-        build="finetooth_mlx.backend:build",
+        build="finetooth_mlx.backend:MlxBackend",
         summary="Apple MLX with models of mlx-lm",
         default=True,
         framework="mlx",

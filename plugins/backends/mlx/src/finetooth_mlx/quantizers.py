@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from finetooth_hooks import Context, Options, QuantizerBase
+from finetooth_hooks import Options, QuantizerBase
 from finetooth_hooks.protocols import Stored
 
 HEADS = ("lm_head", "embed_out", "output")
@@ -53,21 +53,21 @@ class MlxQuantizer(QuantizerBase):
         return made
 
 
-def build_int8(options: GroupOptions, context: Context) -> MlxQuantizer:
+def build_int8(options: GroupOptions) -> MlxQuantizer:
     """8 bits, a scale and an offset a group."""
     return MlxQuantizer(options, 8, options.group_size)
 
 
-def build_int4(options: GroupOptions, context: Context) -> MlxQuantizer:
+def build_int4(options: GroupOptions) -> MlxQuantizer:
     """4 bits, a scale and an offset a group."""
     return MlxQuantizer(options, 4, options.group_size)
 
 
-def build_affine(options: AffineOptions, context: Context) -> MlxQuantizer:
+def build_affine(options: AffineOptions) -> MlxQuantizer:
     """2 to 8 bits, a scale and an offset a group."""
     return MlxQuantizer(options, options.bits, options.group_size)
 
 
-def build_mxfp4(options: Skipping, context: Context) -> MlxQuantizer:
+def build_mxfp4(options: Skipping) -> MlxQuantizer:
     """The OCP's MXFP4: elements of E2M1, a scale of E8M0 for 32 of them."""
     return MlxQuantizer(options, 4, 32, "mxfp4")

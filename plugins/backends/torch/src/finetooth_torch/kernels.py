@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Kernel
 
 
-def build_torch(options: NoOptions, context: Context) -> Kernel:
+def build_torch() -> Kernel:
     """Torch's way of each operation."""
     from finetooth_kernels.operations import OPERATIONS  # with torch, which who asks for the options does not need
 
     return Kernel({name: operation.torch for name, operation in OPERATIONS.items() if operation.torch is not None})
 
 
-def build_reference(options: NoOptions, context: Context) -> Kernel:
+def build_reference() -> Kernel:
     """The references, but for the stream decoder's: that is the model's own code, which `backend.decoder` names."""
     from finetooth_kernels.operations import OPERATIONS  # as above
 
@@ -27,7 +26,7 @@ def _missing(operation: str, device: str, dtype: str) -> str:
     return "mps has no float64" if device.partition(":")[0] == "mps" else ""
 
 
-def build_ms_amp(options: NoOptions, context: Context) -> Kernel:
+def build_ms_amp() -> Kernel:
     """A provider that other tools have and that serves nowhere."""
     why = "MS-AMP has no release for torch 2.9 and newer"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import Context, Options, PluginError, install_command
+from finetooth_hooks import Options, PluginError, install_command
 from finetooth_toolbox.text.column_names import column_of
 from finetooth_workers.workers import Failure, WorkerError, Workers
 from pydantic import Field
@@ -82,6 +82,6 @@ class Scored:
         raise PluginError("finetooth-reasoninggym", problem, action="leave the task out, or report it to reasoning-gym")
 
 
-def build(options: ScoreOptions, context: Context) -> Scored:
+def build(options: ScoreOptions) -> Scored:
     """Builder of the reward `reasoning_gym`."""
     return Scored(options, Workers("finetooth_reasoninggym.scoring:serve", {}, options.workers, options.time_limit))

@@ -9,7 +9,6 @@ from typing import Any
 
 from finetooth_hooks import DataError, Options, RecipeError, Row
 from finetooth_hooks.bases import SourceBase
-from finetooth_hooks.context import Context
 from finetooth_toolbox.text.column_names import check_columns
 from finetooth_toolbox.text.environment import names_variable
 from pydantic import model_validator
@@ -52,7 +51,7 @@ class SqlOptions(Options):
         return {**options, "url": url}
 
 
-def build(options: SqlOptions, context: Context) -> QueryRows:
+def build(options: SqlOptions) -> QueryRows:
     database = Database(options.url)
     query = options.query or database.all_of(options.table)
     wrong = problem(query)

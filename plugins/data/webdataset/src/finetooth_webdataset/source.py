@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from finetooth_hooks import DataError, Options, Row
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Portion
 from finetooth_rows.portions import PortionedRows
 from finetooth_toolbox.files.packed import open_bytes
@@ -34,7 +33,7 @@ class WebDatasetOptions(Options):
     """The shard, or a pattern for several: `shard-{000..003}.tar`, `{train,extra}.tar`, `shards/*.tar`."""
 
 
-def build(options: WebDatasetOptions, context: Context) -> ShardRows:
+def build(options: WebDatasetOptions) -> ShardRows:
     return ShardRows(options.path)
 
 

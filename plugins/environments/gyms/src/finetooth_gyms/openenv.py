@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.environments import Answer, Observation, Turn
@@ -84,6 +84,6 @@ class OpenEnvEpisode(EpisodeBase):
         return str(values[self._options.shown])
 
 
-def build(options: OpenEnvOptions, context: Context) -> OpenEnv:
+def build(options: OpenEnvOptions) -> OpenEnv:
     """Builder of the environment `openenv`."""
     return OpenEnv(options, load(options.client, "method.environment.client"))

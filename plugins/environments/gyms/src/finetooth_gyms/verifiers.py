@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from finetooth_hooks import Context, DataError, Options, RecipeError, install_command
+from finetooth_hooks import DataError, Options, RecipeError, install_command
 from finetooth_hooks.bases import EnvironmentBase, EpisodeBase
 from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.environments import Answer, Observation, Turn
@@ -195,7 +195,7 @@ def _gist(message: Message) -> tuple[str, str]:
     return message.role, message.content
 
 
-def build(options: VerifiersOptions, context: Context) -> Verifiers:
+def build(options: VerifiersOptions) -> Verifiers:
     """Builder of the environment `verifiers`.
 
     Raises:

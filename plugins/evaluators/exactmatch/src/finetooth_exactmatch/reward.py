@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetooth_hooks import Context
 from finetooth_toolbox.text.column_names import column_of
 
 from finetooth_exactmatch.normalise import AnswerOptions
@@ -56,6 +55,6 @@ class ExactMatch:
         return None if wanted is None else float(self.options.read(completion) == wanted)
 
 
-def build(options: RewardOptions, context: Context) -> ExactMatch:
+def build(options: RewardOptions) -> ExactMatch:
     """Builder of the reward `exact_match`."""
     return ExactMatch(options, options.column)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
+from finetooth_hooks import Exported, ExporterBase, ExportSource, Options, UserError
 
 QUANTO = "optimum.quanto.QuantizedModelForCausalLM.from_pretrained('{folder}')"
 USES = {"quanto_int8": QUANTO, "quanto_int4": QUANTO}
@@ -19,32 +19,32 @@ class PackedOptions(Options):
     """Of scales, and of all that is not packed: embeddings, norms and head."""
 
 
-def build_int8(options: PackedOptions, context: CommandContext) -> PackedExporter:
+def build_int8(options: PackedOptions) -> PackedExporter:
     """Groups of 64 weights."""
     return PackedExporter("int8", options.precision)
 
 
-def build_int4(options: PackedOptions, context: CommandContext) -> PackedExporter:
+def build_int4(options: PackedOptions) -> PackedExporter:
     """Groups of 32 weights."""
     return PackedExporter("int4", options.precision)
 
 
-def build_mxfp4(options: PackedOptions, context: CommandContext) -> PackedExporter:
+def build_mxfp4(options: PackedOptions) -> PackedExporter:
     """Blocks of 32 weights, E2M1 under a power of two."""
     return PackedExporter("mxfp4", options.precision)
 
 
-def build_hqq(options: PackedOptions, context: CommandContext) -> PackedExporter:
+def build_hqq(options: PackedOptions) -> PackedExporter:
     """Groups of 64 weights, whose zero lets a few weights be far off."""
     return PackedExporter("hqq", options.precision)
 
 
-def build_quanto_int8(options: PackedOptions, context: CommandContext) -> PackedExporter:
+def build_quanto_int8(options: PackedOptions) -> PackedExporter:
     """All weights of an output under a scale."""
     return PackedExporter("quanto_int8", options.precision)
 
 
-def build_quanto_int4(options: PackedOptions, context: CommandContext) -> PackedExporter:
+def build_quanto_int4(options: PackedOptions) -> PackedExporter:
     """Groups of 128 weights, or of fewer where those do not divide the inputs."""
     return PackedExporter("quanto_int4", options.precision)
 

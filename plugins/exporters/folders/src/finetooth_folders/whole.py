@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
+from finetooth_hooks import Exported, ExporterBase, ExportSource, Options, UserError
 from finetooth_toolbox.messages.shipped import check, stops_of
 from jinja2 import TemplateError
 from pydantic import Field
@@ -19,12 +19,12 @@ class WholeOptions(Options):
     """Of the numbers that are written."""
 
 
-def build_safetensors(options: WholeOptions, context: CommandContext) -> WholeExporter:
+def build_safetensors(options: WholeOptions) -> WholeExporter:
     """For whatever reads transformers' layout."""
     return WholeExporter(options.precision)
 
 
-def build_mlx(options: WholeOptions, context: CommandContext) -> WholeExporter:
+def build_mlx(options: WholeOptions) -> WholeExporter:
     """For mlx-lm."""
     return WholeExporter(options.precision, mark="mlx")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from finetooth_hooks import NoOptions
-from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Family
 
 
-def build(options: NoOptions, context: Context) -> Family:
+def build() -> Family:
     """Builder of the family `auto`."""
     from finetooth_auto.family import Auto
 

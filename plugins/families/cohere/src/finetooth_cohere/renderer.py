@@ -18,7 +18,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetooth_hooks import Conversation, Message, NoOptions
+from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
@@ -52,7 +52,7 @@ SPEAKERS = {"system": SYSTEM, "user": USER, "assistant": CHATBOT, "tool": SYSTEM
 ADVICE = "data.renderer: jinja follows the model's own chat template"
 
 
-def build(options: NoOptions, context: Context) -> Cohere2:
+def build(context: Context) -> Cohere2:
     """Builds the renderer, and notes where the tokenizer's chat template differs.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from finetooth_hooks import Candidate, Context, Options, RecipeError
+from finetooth_hooks import Candidate, Options, RecipeError
 
 
 class BoundOptions(Options):
@@ -40,7 +40,7 @@ class BoundGate:
         return ""
 
 
-def build(options: BoundOptions, context: Context) -> BoundGate:
+def build(options: BoundOptions) -> BoundGate:
     """Builder of the gate `bound`.
 
     Raises:

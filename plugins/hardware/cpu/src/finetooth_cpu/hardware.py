@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, sysctl, total_memory
 
@@ -25,12 +24,6 @@ WIDEST = (("avx512f", "avx512"), ("avx2", "avx2"), ("asimd", "neon"))
 
 BEYOND = {"AVX2": ("avx512", "amx"), "AVX512_CORE": ("avx512_bf16", "avx512_fp16", "amx")}
 """What oneDNN, which multiplies for torch, leaves alone where `ONEDNN_MAX_CPU_ISA` says so: beginnings of flags."""
-
-
-def build(options: NoOptions, context: Context) -> CpuHardware:
-    """The host CPU."""
-    del options, context
-    return CpuHardware()
 
 
 class CpuHardware:

@@ -11,7 +11,7 @@ from finetooth_hooks import Hardware, hookimpl
 def ft_hardware() -> Iterator[Hardware]:
     yield Hardware(
         name="cpu",
-        build="finetooth_cpu.hardware:build",
+        build="finetooth_cpu.hardware:CpuHardware",
         summary="the host CPU",
         default=True,
         framework="torch",

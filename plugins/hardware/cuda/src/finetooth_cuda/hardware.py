@@ -6,7 +6,7 @@ import platform
 import sys
 from typing import Any
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
 from finetooth_torchshared.gpus import Gpus, split_devices
@@ -29,9 +29,8 @@ class CudaOptions(Options):
     without a strategy uses the first."""
 
 
-def build(options: CudaOptions, context: Context) -> CudaHardware:
+def build(options: CudaOptions) -> CudaHardware:
     """The GPU with the index of the options, or all."""
-    del context
     return CudaHardware(options.index)
 
 

@@ -7,15 +7,9 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions, install_command
+from finetooth_hooks import install_command
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
-
-
-def build(options: NoOptions, context: Context) -> MetalHardware:
-    """The chip of this machine."""
-    del options, context
-    return MetalHardware()
 
 
 class MetalHardware:

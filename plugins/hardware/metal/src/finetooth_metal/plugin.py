@@ -11,7 +11,7 @@ from finetooth_hooks import Hardware, hookimpl
 def ft_hardware() -> Iterator[Hardware]:
     yield Hardware(
         name="metal",
-        build="finetooth_metal.hardware:build",
+        build="finetooth_metal.hardware:MetalHardware",
         summary="the GPU of an Apple chip, for MLX",
         framework="mlx",
         rank=20,

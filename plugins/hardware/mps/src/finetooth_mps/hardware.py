@@ -7,15 +7,8 @@ import platform
 from collections.abc import Callable
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
-
-
-def build(options: NoOptions, context: Context) -> MpsHardware:
-    """The chip of this machine."""
-    del options, context
-    return MpsHardware()
 
 
 class MpsHardware:

@@ -11,7 +11,7 @@ from finetooth_hooks import Hardware, hookimpl
 def ft_hardware() -> Iterator[Hardware]:
     yield Hardware(
         name="mps",
-        build="finetooth_mps.hardware:build",
+        build="finetooth_mps.hardware:MpsHardware",
         summary="the GPU of an Apple chip, for torch; only if a recipe names it",
         framework="torch",
         rank=-1,  # below the CPU's

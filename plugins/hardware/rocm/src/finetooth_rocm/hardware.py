@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.host_memory import available_memory, total_memory
 from finetooth_torchshared.gpus import Gpus, split_devices
@@ -32,9 +32,8 @@ class RocmOptions(Options):
     without a strategy uses the first."""
 
 
-def build(options: RocmOptions, context: Context) -> RocmHardware:
+def build(options: RocmOptions) -> RocmHardware:
     """The GPU with the index of the options, or all."""
-    del context
     return RocmHardware(options.index)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from finetooth_hooks import Context, NoOptions, install_command
+from finetooth_hooks import install_command
 from finetooth_hooks.protocols import Kernel
 
 
-def build(options: NoOptions, context: Context) -> Kernel:
+def build() -> Kernel:
     """Liger's kernels; Liger and Triton are imported when the first one runs."""
     from finetooth_liger import operations
 

@@ -5,12 +5,12 @@ They import torch when they build, which who asks for the options does not need.
 
 from __future__ import annotations
 
-from finetooth_hooks import Context, NoOptions, PlanError
+from finetooth_hooks import PlanError
 from finetooth_hooks.compute.attention import Attention
 from finetooth_hooks.protocols import Kernel
 
 
-def build(options: NoOptions, context: Context) -> Kernel:
+def build() -> Kernel:
     """The compiled kernels, which are compiled now if they were never on this machine.
 
     Raises:
@@ -43,7 +43,7 @@ def build(options: NoOptions, context: Context) -> Kernel:
     )
 
 
-def build_decoder(options: NoOptions, context: Context) -> Kernel:
+def build_decoder() -> Kernel:
     """The provider `native_stream`. What its layers consist of comes from the providers of those operations."""
     from finetooth_kernels.segment_attention import available
 
@@ -58,7 +58,7 @@ def build_decoder(options: NoOptions, context: Context) -> Kernel:
     return Kernel({"stream_decoder": StreamDecoder}, missing=missing)
 
 
-def build_attention(options: NoOptions, context: Context) -> Attention:
+def build_attention() -> Attention:
     """Attention by the compiled kernels.
 
     Raises:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.protocols import Kernel
 
 
-def build(options: NoOptions, context: Context) -> Kernel:
+def build() -> Kernel:
     """The kernels; Triton is imported when the first one runs."""
     from finetooth_triton import (
         cached_attention,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 
-from finetooth_hooks import Context, NoOptions, PlanError
+from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Rank
 
 from finetooth_environmentlauncher.places import place
@@ -33,7 +33,6 @@ class EnvironmentLauncher:
         )
 
 
-def build(options: NoOptions, context: Context) -> EnvironmentLauncher:
+def build() -> EnvironmentLauncher:
     """Ranks that others start."""
-    del options, context
     return EnvironmentLauncher(os.environ)

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finetooth_hooks import Context
 from finetooth_launching.ranks import RankOptions, RankProcess, RankStarter, free_port, interrupts, run, variables
 
 ADDRESS = "127.0.0.1"
@@ -43,7 +42,6 @@ class LocalLauncher(RankStarter):
             return run(start_all, command, self._options.grace, self._options.restarts, self._options.restart)
 
 
-def build(options: LocalOptions, context: Context) -> LocalLauncher:
+def build(options: LocalOptions) -> LocalLauncher:
     """Ranks on this machine."""
-    del context
     return LocalLauncher(options, os.environ)

@@ -6,7 +6,7 @@ import importlib.util
 import os
 from typing import Literal
 
-from finetooth_hooks import Context, Options, PlanError, install_command
+from finetooth_hooks import Options, PlanError, install_command
 from finetooth_hooks.protocols import Launcher
 from pydantic import Field
 
@@ -30,13 +30,12 @@ class RayOptions(Options):
     """Seconds that the other ranks have to end by themselves after one has failed."""
 
 
-def build(options: RayOptions, context: Context) -> Launcher:
+def build(options: RayOptions) -> Launcher:
     """Ranks in a Ray cluster.
 
     Raises:
         PlanError: Ray is not installed.
     """
-    del context
     if importlib.util.find_spec("ray") is None:
         raise PlanError(
             "scale.launcher: ray needs the package ray, which is not installed",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from finetooth_hooks import Context, Options, PlanError
+from finetooth_hooks import Options, PlanError
 from finetooth_launching.ranks import RankStarter
 from pydantic import Field, StringConstraints
 
@@ -123,7 +123,6 @@ class SlurmLauncher(RankStarter):
         )  # fmt: skip
 
 
-def build(options: SlurmOptions, context: Context) -> SlurmLauncher:
+def build(options: SlurmOptions) -> SlurmLauncher:
     """Ranks as tasks of a SLURM job."""
-    del context
     return SlurmLauncher(options, os.environ)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from finetooth_hooks import Context, PlanError
+from finetooth_hooks import PlanError
 from finetooth_launching.ranks import RankOptions, RankProcess, RankStarter, carried, interrupts, run, variables
 from pydantic import Field, StringConstraints
 
@@ -82,7 +82,6 @@ class SshLauncher(RankStarter):
         return f"{shlex.join(['cd', str(Path.cwd())])} && exec {shlex.join(['env', *settings, *command])}"
 
 
-def build(options: SshOptions, context: Context) -> SshLauncher:
+def build(options: SshOptions) -> SshLauncher:
     """Ranks on several hosts."""
-    del context
     return SshLauncher(options, os.environ)

@@ -6,12 +6,11 @@ engine divides by the sum of the weights of the whole step, so accumulation neve
 
 from __future__ import annotations
 
-from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, NoOptions, Outputs
+from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, Outputs
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.context import Context
 
 
-def build(options: NoOptions, context: Context) -> LossFn:
+def build() -> LossFn:
     """The loss has no options."""
     return cross_entropy
 

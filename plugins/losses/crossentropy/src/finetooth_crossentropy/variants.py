@@ -15,10 +15,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, NoOptions, Options, Outputs
+from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, Options, Outputs
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.compute.losses import Array
-from finetooth_hooks.context import Context
 from pydantic import Field
 
 LEAST = 1e-12
@@ -41,17 +40,17 @@ class SmoothedOptions(Options):
     """Weight of the squared logarithm of the softmax's sum, which keeps logits from drifting; 1e-4 is usual."""
 
 
-def build_focal(options: FocalOptions, context: Context) -> LossFn:
+def build_focal(options: FocalOptions) -> LossFn:
     """Builder of the loss `focal`."""
     return partial(focal, gamma=options.gamma)
 
 
-def build_dft(options: NoOptions, context: Context) -> LossFn:
+def build_dft() -> LossFn:
     """Builder of the loss `dft`."""
     return dft
 
 
-def build_smoothed(options: SmoothedOptions, context: Context) -> LossFn:
+def build_smoothed(options: SmoothedOptions) -> LossFn:
     """Builder of the loss `smoothed_cross_entropy`."""
     return partial(smoothed, label_smoothing=options.label_smoothing, z_loss=options.z_loss)
 

@@ -44,7 +44,6 @@ from typing import Literal
 from finetooth_hooks import Contribution, DataError, LossData, LossFn, LossResult, LossState, Metric, Outputs
 from finetooth_hooks import arrays as xp
 from finetooth_hooks.arrays import Array
-from finetooth_hooks.context import Context
 from finetooth_rollouts.kept import renormalised
 from finetooth_rollouts.policy_options import Kl, PolicyOptions
 from pydantic import model_validator
@@ -76,7 +75,7 @@ class SurrogateOptions(PolicyOptions):
         return 4.0 if self.objective == "cispo" else self.epsilon
 
 
-def build(options: SurrogateOptions, context: Context) -> LossFn:
+def build(options: SurrogateOptions) -> LossFn:
     """Builder of `surrogate`."""
     return partial(surrogate, options=options)
 

@@ -17,7 +17,6 @@ from functools import partial
 
 from finetooth_hooks import Contribution, DataError, LossData, LossFn, LossResult, LossState, Metric, Options, Outputs
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.context import Context
 from pydantic import Field
 
 
@@ -28,7 +27,7 @@ class ClippedValueOptions(Options):
     """How far a value may move from the old one; null: no limit."""
 
 
-def build(options: ClippedValueOptions, context: Context) -> LossFn:
+def build(options: ClippedValueOptions) -> LossFn:
     """Builder of `clipped_value`."""
     return partial(clipped_value, bound=options.clip)
 

@@ -56,7 +56,7 @@ class DistillationOptions(Options):
     """The loss is multiplied by the square of this: the temperature, or 1."""
 
 
-def build(options: DistillationOptions, context: Context) -> LossFn:
+def build(options: DistillationOptions) -> LossFn:
     """Builder of `distillation`."""
     return partial(distillation, options=options)
 

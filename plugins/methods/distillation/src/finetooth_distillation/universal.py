@@ -59,7 +59,7 @@ class UniversalOptions(Options):
     """Weight of this loss, which is added to the cross entropy of the rows' answers."""
 
 
-def build_loss(options: Options, context: Context) -> LossFn:
+def build_loss(options: Options) -> LossFn:
     """Builder of `sorted_probabilities`."""
     return sorted_probabilities
 

@@ -8,12 +8,11 @@ That is the cross entropy of a token classifier with two labels whose logits are
 
 from __future__ import annotations
 
-from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, Metric, NoOptions, Outputs
+from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, Metric, Outputs
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.context import Context
 
 
-def build(options: NoOptions, context: Context) -> LossFn:
+def build() -> LossFn:
     """The loss has no options."""
     return step_cross_entropy
 

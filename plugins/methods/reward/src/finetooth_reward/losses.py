@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, Metric, NoOptions, Options, Outputs
+from finetooth_hooks import Contribution, LossData, LossFn, LossResult, LossState, Metric, Options, Outputs
 from finetooth_hooks import arrays as xp
-from finetooth_hooks.context import Context
 from pydantic import Field
 
 
@@ -26,7 +25,7 @@ class BradleyTerryOptions(Options):
     """How strongly the mean score of a pair is pulled to 0, which pairs alone leave open; 0.01 is common."""
 
 
-def build_bradley_terry(options: BradleyTerryOptions, context: Context) -> LossFn:
+def build_bradley_terry(options: BradleyTerryOptions) -> LossFn:
     """The loss with its coefficient."""
     return partial(bradley_terry, centre=options.center_rewards_coefficient)
 
@@ -63,7 +62,7 @@ def bradley_terry(outputs: Outputs, data: LossData, state: LossState, *, centre:
     )
 
 
-def build_score_mse(options: NoOptions, context: Context) -> LossFn:
+def build_score_mse() -> LossFn:
     """The loss has no options."""
     return score_mse
 

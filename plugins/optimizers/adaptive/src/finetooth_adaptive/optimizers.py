@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
@@ -85,26 +84,23 @@ class SophiaOptions(OptimizerOptions):
     """Smallest divisor of a momentum."""
 
 
-def build_ademamix(options: AdEMAMixOptions, context: Context) -> TorchOptimizer:
+def build_ademamix(options: AdEMAMixOptions) -> TorchOptimizer:
     """AdEMAMix (Pagliardini et al., 2024, arXiv:2409.03137)."""
-    del context
     from finetooth_adaptive.by_weight import AdEMAMix
 
     shared = {"betas": options.betas, "alpha": options.alpha, "slow_warmup": options.slow_warmup, "eps": options.eps}
     return _optimizer(options, AdEMAMix, shared)
 
 
-def build_adopt(options: AdoptOptions, context: Context) -> TorchOptimizer:
+def build_adopt(options: AdoptOptions) -> TorchOptimizer:
     """ADOPT (Taniguchi et al., 2024, arXiv:2411.02853)."""
-    del context
     from finetooth_adaptive.by_weight import Adopt
 
     return _optimizer(options, Adopt, {"betas": options.betas, "eps": options.eps})
 
 
-def build_came(options: CameOptions, context: Context) -> TorchOptimizer:
+def build_came(options: CameOptions) -> TorchOptimizer:
     """CAME (Luo et al., 2023, arXiv:2307.02047)."""
-    del context
     from finetooth_adaptive.by_weight import Came
 
     def keeps(facts: ModelFacts) -> float:
@@ -115,18 +111,16 @@ def build_came(options: CameOptions, context: Context) -> TorchOptimizer:
     return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=made.make, keeps=keeps)
 
 
-def build_prodigy(options: ProdigyOptions, context: Context) -> TorchOptimizer:
+def build_prodigy(options: ProdigyOptions) -> TorchOptimizer:
     """Prodigy (Mishchenko & Defazio, 2023, arXiv:2306.06101)."""
-    del context
     from finetooth_adaptive.prodigy import Prodigy
 
     shared = {"betas": options.betas, "eps": options.eps, "first": options.first, "growth": options.growth}
     return _optimizer(options, Prodigy, shared, obstacle="prodigy finds one rate from all gradients together")
 
 
-def build_sophia(options: SophiaOptions, context: Context) -> TorchOptimizer:
+def build_sophia(options: SophiaOptions) -> TorchOptimizer:
     """Sophia (Liu et al., 2023, arXiv:2305.14342), its curvature from the squares of the step's own gradients."""
-    del context
     from finetooth_adaptive.by_weight import Sophia
 
     shared = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from finetooth_hooks import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
@@ -42,27 +41,23 @@ class Lion8bitOptions(OptimizerOptions):
     """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
-def build_adamw_8bit(options: AdamW8bitOptions, context: Context) -> TorchOptimizer:
+def build_adamw_8bit(options: AdamW8bitOptions) -> TorchOptimizer:
     """bitsandbytes' AdamW8bit (Dettmers et al., 2022, arXiv:2110.02861)."""
-    del context
     return _optimizer("AdamW8bit", options, partial(_keeps, 2), eps=options.eps)
 
 
-def build_lion_8bit(options: Lion8bitOptions, context: Context) -> TorchOptimizer:
+def build_lion_8bit(options: Lion8bitOptions) -> TorchOptimizer:
     """bitsandbytes' Lion8bit."""
-    del context
     return _optimizer("Lion8bit", options, partial(_keeps, 1))
 
 
-def build_paged_adamw(options: AdamW8bitOptions, context: Context) -> TorchOptimizer:
+def build_paged_adamw(options: AdamW8bitOptions) -> TorchOptimizer:
     """bitsandbytes' PagedAdamW (Dettmers et al., 2023, QLoRA, arXiv:2305.14314, section 3)."""
-    del context
     return _optimizer("PagedAdamW", options, None, eps=options.eps, obstacle=_PAGED)
 
 
-def build_paged_adamw_8bit(options: AdamW8bitOptions, context: Context) -> TorchOptimizer:
+def build_paged_adamw_8bit(options: AdamW8bitOptions) -> TorchOptimizer:
     """bitsandbytes' PagedAdamW8bit."""
-    del context
     return _optimizer("PagedAdamW8bit", options, partial(_keeps, 2), eps=options.eps, obstacle=_PAGED)
 
 

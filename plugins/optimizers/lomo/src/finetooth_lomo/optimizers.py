@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from finetooth_hooks import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
@@ -55,9 +54,8 @@ class BAdamOptions(OptimizerOptions):
     """Seed of random orders."""
 
 
-def build_lomo(options: LomoOptions, context: Context) -> TorchOptimizer:
+def build_lomo(options: LomoOptions) -> TorchOptimizer:
     """LOMO (Lv et al., 2023, arXiv:2306.09782)."""
-    del context
     from finetooth_lomo.lomo import Lomo
 
     def make(groups: Groups) -> torch.optim.Optimizer:
@@ -66,9 +64,8 @@ def build_lomo(options: LomoOptions, context: Context) -> TorchOptimizer:
     return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, words=IN_BACKWARD)
 
 
-def build_adalomo(options: AdaLomoOptions, context: Context) -> TorchOptimizer:
+def build_adalomo(options: AdaLomoOptions) -> TorchOptimizer:
     """AdaLomo (Lv et al., 2023, arXiv:2310.10195)."""
-    del context
     from finetooth_lomo.lomo import AdaLomo
 
     def keeps(facts: ModelFacts) -> float:
@@ -84,10 +81,9 @@ def build_adalomo(options: AdaLomoOptions, context: Context) -> TorchOptimizer:
     )
 
 
-def build_badam(options: BAdamOptions, context: Context) -> TorchOptimizer:
+def build_badam(options: BAdamOptions) -> TorchOptimizer:
     """BAdam (Luo et al., 2024, arXiv:2404.02827) over decoder layers, with what is in none of them as blocks of their
     own."""
-    del context
     from finetooth_lomo.badam import BAdam, active, block_of
 
     def keeps(facts: ModelFacts) -> float:

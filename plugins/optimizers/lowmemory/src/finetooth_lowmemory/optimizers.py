@@ -113,15 +113,13 @@ def kind_of(name: str, parameter: Tensor) -> str:
     return HEADS if attends and parameter.ndim == 2 and "lora_A" not in parts else OUTPUTS
 
 
-def build_galore(options: GaloreOptions, context: Context) -> TorchOptimizer:
+def build_galore(options: GaloreOptions) -> TorchOptimizer:
     """GaLore (Zhao et al., 2024, arXiv:2403.03507) over the matrices inside layers, Adam over everything else."""
-    del context
     return _galore(options, bits=32)
 
 
-def build_galore_8bit(options: Galore8bitOptions, context: Context) -> TorchOptimizer:
+def build_galore_8bit(options: Galore8bitOptions) -> TorchOptimizer:
     """GaLore with all moments in 8 bits (section 5 of the paper); the subspaces stay in fp32."""
-    del context
     return _galore(options, bits=8)
 
 
@@ -155,16 +153,14 @@ def _galore(options: GaloreOptions, *, bits: int) -> TorchOptimizer:
     )
 
 
-def build_apollo(options: ApolloOptions, context: Context) -> TorchOptimizer:
+def build_apollo(options: ApolloOptions) -> TorchOptimizer:
     """APOLLO (Zhu et al., 2024, arXiv:2412.05270) with a factor for each channel, over the matrices inside layers; Adam
     over everything else."""
-    del context
     return _optimizer(options, options.rank, "channel")
 
 
-def build_apollo_mini(options: ApolloMiniOptions, context: Context) -> TorchOptimizer:
+def build_apollo_mini(options: ApolloMiniOptions) -> TorchOptimizer:
     """APOLLO of rank 1 with one factor for each matrix inside a layer; Adam over everything else."""
-    del context
     return _optimizer(options, 1, "tensor")
 
 
@@ -206,10 +202,9 @@ def build_adam_mini(options: AdamMiniOptions, context: Context) -> TorchOptimize
     return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, apart=kind_of, keeps=keeps)
 
 
-def build_adamw_4bit(options: AdamW4bitOptions, context: Context) -> TorchOptimizer:
+def build_adamw_4bit(options: AdamW4bitOptions) -> TorchOptimizer:
     """AdamW with moments in 4 bits (Li et al., 2023, Memory Efficient Optimizers with 4-bit States, arXiv:2309.01507)
     in plain torch, on every device."""
-    del context
 
     def keeps(facts: ModelFacts) -> float:
         from finetooth_lowmemory.adamw_4bit import state_bytes

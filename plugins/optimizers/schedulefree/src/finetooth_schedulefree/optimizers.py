@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from finetooth_hooks import Context
 from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
 from pydantic import Field
 
@@ -35,15 +34,13 @@ class ScheduleFreeAdamWOptions(ScheduleFreeSgdOptions):
     """Added to the root of the second moment."""
 
 
-def build_adamw(options: ScheduleFreeAdamWOptions, context: Context) -> TorchOptimizer:
+def build_adamw(options: ScheduleFreeAdamWOptions) -> TorchOptimizer:
     """Schedule-free AdamW (Defazio et al., 2024, arXiv:2405.15682, algorithm 1)."""
-    del context
     return _optimizer(options, "adamw", options.beta2, options.eps)
 
 
-def build_sgd(options: ScheduleFreeSgdOptions, context: Context) -> TorchOptimizer:
+def build_sgd(options: ScheduleFreeSgdOptions) -> TorchOptimizer:
     """Schedule-free SGD (Defazio et al., 2024, arXiv:2405.15682, equations 2 to 4)."""
-    del context
     return _optimizer(options, "sgd", 0.0, 0.0)
 
 

@@ -66,7 +66,7 @@ def build_fp4(options: FourBitOptions, context: Context) -> Bitsandbytes:
     return _four_bits("fp4", options)
 
 
-def build_int8(options: Int8Options, context: Context) -> Bitsandbytes:
+def build_int8(options: Int8Options) -> Bitsandbytes:
     """Weights as LLM.int8() stores them (Dettmers et al., 2022, arXiv:2208.07339); what is multiplied with them stays
     in the precision of the run."""
     from finetooth_bitsandbytes.modules import Int8Linear

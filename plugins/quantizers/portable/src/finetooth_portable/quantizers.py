@@ -93,9 +93,8 @@ def build_int4(options: Int4Options, context: Context) -> Portable:
     return Portable(stored, options.group, "int4_symmetric" if options.symmetric else "int4", options.skip)
 
 
-def build_hqq(options: HqqOptions, context: Context) -> Portable:
+def build_hqq(options: HqqOptions) -> Portable:
     """As `int4`, with m chosen by half-quadratic splitting; see `modules.HqqLinear`."""
-    del context
     stored = Stored(f"hqq of 4 bits by groups of {options.group}", 0.5 + 2 * SCALE / options.group)
     return Portable(stored, options.group, "hqq", options.skip)
 

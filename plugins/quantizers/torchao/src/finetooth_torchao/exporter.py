@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
-from finetooth_hooks import CommandContext, Exported, ExporterBase, ExportSource, Options, UserError
+from finetooth_hooks import Exported, ExporterBase, ExportSource, Options, UserError
 
 from finetooth_torchao.installed import check_installed
 
@@ -28,27 +28,27 @@ class MxExportOptions(TorchaoExportOptions):
     kernels, which want an NVIDIA GPU of compute capability 10."""
 
 
-def build_int8(options: TorchaoExportOptions, context: CommandContext) -> TorchaoExporter:
+def build_int8(options: TorchaoExportOptions) -> TorchaoExporter:
     """`Int8WeightOnlyConfig`."""
     return TorchaoExporter("int8", options)
 
 
-def build_fp8(options: TorchaoExportOptions, context: CommandContext) -> TorchaoExporter:
+def build_fp8(options: TorchaoExportOptions) -> TorchaoExporter:
     """`Float8WeightOnlyConfig`: E4M3, a scale a row."""
     return TorchaoExporter("fp8", options)
 
 
-def build_mxfp8(options: MxExportOptions, context: CommandContext) -> TorchaoExporter:
+def build_mxfp8(options: MxExportOptions) -> TorchaoExporter:
     """`MXDynamicActivationMXWeightConfig` of E4M3."""
     return TorchaoExporter("mxfp8", options)
 
 
-def build_mxfp4(options: MxExportOptions, context: CommandContext) -> TorchaoExporter:
+def build_mxfp4(options: MxExportOptions) -> TorchaoExporter:
     """`MXDynamicActivationMXWeightConfig` of E2M1."""
     return TorchaoExporter("mxfp4", options)
 
 
-def build_nvfp4(options: TorchaoExportOptions, context: CommandContext) -> TorchaoExporter:
+def build_nvfp4(options: TorchaoExportOptions) -> TorchaoExporter:
     """`NVFP4WeightOnlyConfig`."""
     return TorchaoExporter("nvfp4", options)
 

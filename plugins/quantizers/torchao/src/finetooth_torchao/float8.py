@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions, install_command
+from finetooth_hooks import install_command
 from finetooth_hooks.protocols import Kernel
 
 
-def build(options: NoOptions, context: Context) -> Kernel:
+def build() -> Kernel:
     """The provider `torchao`."""
     return Kernel({"fp8_linear": fp8_linear}, "torchao's float8 training", missing)
 
 
-def build_mxfp8(options: NoOptions, context: Context) -> Kernel:
+def build_mxfp8() -> Kernel:
     """The provider `torchao_mxfp8`."""
     from finetooth_torchao import microscaled
 

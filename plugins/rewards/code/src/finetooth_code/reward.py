@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetooth_hooks import Context, DataError, Options
+from finetooth_hooks import DataError, Options
 from finetooth_toolbox.text.column_names import column_of
 from pydantic import Field
 
@@ -137,7 +137,7 @@ def _cases(row: str, cell: Any) -> list[dict[str, str]]:
         raise DataError(row, problem, action="fix the column") from None
 
 
-def build(options: CodeOptions, context: Context) -> Code:
+def build(options: CodeOptions) -> Code:
     """Builder of the reward `code_tests`.
 
     Raises:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetooth_hooks import Context, Options, PluginError
+from finetooth_hooks import Options, PluginError
 from finetooth_toolbox.text.column_names import column_of
 from finetooth_workers.workers import Failure, WorkerError, Workers
 from pydantic import Field
@@ -78,7 +78,7 @@ class Math:
         return None if failure.kind != "raised" and self.options.limited == "none" else 0.0
 
 
-def build(options: MathOptions, context: Context) -> Math:
+def build(options: MathOptions) -> Math:
     settings = {"precision": options.precision, "time_limit": max(1, math.floor(options.time_limit))}
     # its own limits hold for each parsing and each comparison, the worker's for all of an answer
     return Math(options, Workers("finetooth_math.checking:serve", settings, options.workers, options.time_limit + 1))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from pydantic import Field, model_validator
 
 from finetooth_rules.per_completion import ScoreEach, ScoreWithColumn
@@ -47,7 +47,7 @@ def of_tokens(completion: str, tokens: Sequence[int], *, options: LengthOptions)
     return of_length(len(tokens), options=options)
 
 
-def build(options: LengthOptions, context: Context) -> Any:
+def build(options: LengthOptions) -> Any:
     if options.unit == "tokens":
         return ScoreWithColumn("answer_length", "completion_ids", partial(of_tokens, options=options), option="")
     return ScoreEach(partial(of_text, options=options))

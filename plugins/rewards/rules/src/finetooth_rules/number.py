@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, Literal
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from pydantic import Field
 
 from finetooth_rules.per_completion import ScoreWithColumn
@@ -60,5 +60,5 @@ def score(completion: str, expected: Any, *, options: NumberOptions) -> float | 
     return float(apart <= allowed)
 
 
-def build(options: NumberOptions, context: Context) -> ScoreWithColumn:
+def build(options: NumberOptions) -> ScoreWithColumn:
     return ScoreWithColumn("number_match", options.column, partial(score, options=options))

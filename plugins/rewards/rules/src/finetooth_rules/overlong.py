@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from pydantic import Field, model_validator
 
 from finetooth_rules.per_completion import ScoreWithColumn
@@ -34,6 +34,6 @@ def score(completion: str, tokens: Sequence[int], *, longest: int, cache: int) -
     return (longest - cache - count) / cache if count <= longest else -1.0
 
 
-def build(options: OverlongOptions, context: Context) -> ScoreWithColumn:
+def build(options: OverlongOptions) -> ScoreWithColumn:
     of = partial(score, longest=options.max_length, cache=options.cache)
     return ScoreWithColumn("soft_overlong", "completion_ids", of, option="")

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, Literal
 
 import regex
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from pydantic import Field, field_validator
 
 from finetooth_rules.per_completion import ScoreEach
@@ -46,6 +46,6 @@ def score(completion: str, *, options: RegexOptions, compiled: Any) -> float | N
         return 0.0 if options.limited == "zero" else None
 
 
-def build(options: RegexOptions, context: Context) -> ScoreEach:
+def build(options: RegexOptions) -> ScoreEach:
     flags = (regex.IGNORECASE if options.ignore_case else 0) | (regex.DOTALL if options.dot_all else 0)
     return ScoreEach(partial(score, options=options, compiled=regex.compile(options.pattern, flags)))

@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import regex
-from finetooth_hooks import Context, DataError, Options
+from finetooth_hooks import DataError, Options
 from finetooth_toolbox.text.strict_json import received
 from jsonschema import SchemaError, ValidationError, validators
 from jsonschema.protocols import Validator
@@ -126,7 +126,7 @@ def score_with(completion: str, schema: Any, *, whole: bool) -> float | None:
     return score(completion, checks=_of_text(text), whole=whole)
 
 
-def build(options: JsonSchemaOptions, context: Context) -> ScoreEach | ScoreWithColumn:
+def build(options: JsonSchemaOptions) -> ScoreEach | ScoreWithColumn:
     if options.column is not None:
         return ScoreWithColumn("json_schema", options.column, partial(score_with, whole=options.whole))
     return ScoreEach(partial(score, checks=validator(options.json_schema), whole=options.whole))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from pydantic import Field, field_validator
 
 from finetooth_rules.per_completion import ScoreEach
@@ -48,5 +48,5 @@ def score(completion: str, *, options: FormatOptions) -> float:
     return 0.5 * sum(once) / len(once) if options.partial else 0.0
 
 
-def build(options: FormatOptions, context: Context) -> ScoreEach:
+def build(options: FormatOptions) -> ScoreEach:
     return ScoreEach(partial(score, options=options))

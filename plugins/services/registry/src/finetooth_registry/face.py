@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from finetooth_hooks import CommandContext, FaceBase, NoOptions, UserError, Verdict
+from finetooth_hooks import CommandContext, FaceBase, UserError, Verdict
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceRoute, FaceService
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
@@ -268,7 +268,7 @@ class RegistryFace(FaceBase):
         return Router(routes), nullcontext()
 
 
-def build(options: NoOptions, context: CommandContext) -> RegistryFace:
+def build(context: CommandContext) -> RegistryFace:
     """Builder of the face `registry`; FT_REGISTRY names the registry's folder, by default `registry`."""
     return RegistryFace(context, Path(os.environ.get(VARIABLE) or "registry"))
 

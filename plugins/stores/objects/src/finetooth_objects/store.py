@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from finetooth_hooks import Context, StoreError
+from finetooth_hooks import StoreError
 from finetooth_toolbox.files.manifests import (
     LARGEST,
     LONGEST,
@@ -158,7 +158,7 @@ class ObjectStore:
         return parts
 
 
-def build(options: S3Options, context: Context) -> ObjectStore:
+def build(options: S3Options) -> ObjectStore:
     """Builder of the store `s3`. The server is not asked for anything yet.
 
     Raises:

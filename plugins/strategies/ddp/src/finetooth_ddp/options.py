@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from finetooth_hooks import Context, Options
+from finetooth_hooks import Options
 from finetooth_hooks.protocols import Strategy
 from pydantic import Field
 
@@ -21,7 +21,7 @@ class DdpOptions(Options):
     """Megabytes of gradients that are summed at once."""
 
 
-def build(options: DdpOptions, context: Context) -> Strategy:
+def build(options: DdpOptions) -> Strategy:
     """Data-parallel training."""
     from finetooth_ddp.strategy import Ddp
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from finetooth_hooks import Context, NoOptions
 from finetooth_hooks.bases import TrackerBase
 from finetooth_hooks.reports import Evaluation, Outcome, StepReport
 from finetooth_hooks.run import Run
@@ -68,7 +67,7 @@ class LiveCurves(TrackerBase):
         self._drawn = time.monotonic()
 
 
-def build(options: NoOptions, context: Context) -> LiveCurves:
+def build() -> LiveCurves:
     """The tracker that draws below the present cell; outside a notebook it draws nothing."""
     return LiveCurves(_cell() if "IPython" in sys.modules else lambda content: None)
 
