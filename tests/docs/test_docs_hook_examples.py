@@ -58,7 +58,8 @@ def test_a_release_gate_holds_what_has_grown(
     (tmp_path / "registry/policy.yaml").write_text(json.dumps(policy))
     assert main([*gate, "promote", "bot@v0", "--to", "production"]) == 0
     assert "and no predecessor" in capsys.readouterr().out
-    judge = runpy.run_path(str(EXAMPLES / "small_enough.py"))["SmallEnough"](0.1).judge
+    example = runpy.run_path(str(EXAMPLES / "small_enough.py"))
+    judge = example["SmallEnough"](example["SmallEnoughOptions"](growth=0.1)).judge
     versions = [ReleaseVersion("bot", size, tmp_path / str(size), {}) for size in (100, 110, 111)]
     for version in versions:
         version.folder.mkdir()

@@ -16,6 +16,7 @@ WHOLE = {
     "auto": "the recipe's word for a choice left to the plan",
     "chat": "what other tools call otherwise, and the core suggests",
     "checkpoint": "a section of the recipe",
+    "context": "a parameter of builders",
     "data": "a section of the recipe",
     "completion": "what a row has behind its prompt",
     "export": "a section of the recipe, and its folder in the run folder",

@@ -1,9 +1,8 @@
 """Entries: what a plugin says it offers, as frozen dataclasses.
 
-An entry is cheap: each start makes it, so it names its builder as text (`"package.module:Class"`), which is imported
-only when a recipe picks the entry. A builder is a class, or a function `build(options: SomeOptions, context: Context)`;
-it gets those of the two that it has parameters for. The type of its `options` validates that part of the recipe, and it
-makes the protocol of that name in `finetooth_hooks.protocols`.
+An entry is cheap: each start makes it, so it names its builder as text, which is imported only when a recipe picks it.
+A builder is a class or a function that gets those of `options: SomeOptions` and `context: Context` that it has
+parameters for. `SomeOptions` validates that part of the recipe, and the builder makes the protocol of that name.
 """
 
 from __future__ import annotations
