@@ -99,7 +99,7 @@ MISTAKES = [
     ),
     ("init --yes --data rows.jsonl --prompt ask --output n.yaml", "no such column", "choose of prompt, completion"),
     ("init --yes --data rows.jsonl --goal dpo --output n.yaml", "has no rows for this goal", "choose of sft"),
-    ("import unknown.yml --output n.yaml", "the tool of this configuration is not known", "say --from"),
+    ("import unknown.yml --output n.yaml", "the tool of this configuration is unknown", "say --from"),
     ("chat nosuch", "no installed loader knows what 'nosuch' is", "name the folder of a model"),
     ("export nosuch --to gguf", "no run has this name", "ft run RECIPE makes one"),
     ("push nosuch", "Missing option '--to'", "see ft push --help"),

@@ -183,7 +183,7 @@ def test_what_a_tool_does_not_read_is_named_and_not_taken() -> None:
     account = read_tool(given, "axolotl")
     found = {line.key: (line.outcome, line.note) for line in account}
     assert "b.jsonl" in str(account.recipe["data"]) and "a.jsonl" not in str(account.recipe["data"])
-    assert found["datasets"] == ("no effect", "where both are given, the tool trains only on pretraining_dataset")
+    assert found["datasets"] == ("no effect", "with both, the tool trains only on pretraining_dataset")
     given = {"model_name_or_path": "m", "stage": "dpo", "finetuning_type": "lora", "use_dft_loss": True,
              "label_smoothing_factor": 0.1}  # fmt: skip
     found = {line.key: (line.outcome, line.note) for line in read_tool(given, "llamafactory")}
@@ -228,7 +228,7 @@ def test_what_a_key_leaves_to_a_default_is_no_second_key() -> None:
 def test_only_keys_that_are_known_are_proposed() -> None:
     account = read_tool({"base_model": "m", "datasets": [], "my_own_uri": None, "my_own_url": 1}, "axolotl")
     (line,) = [line for line in account if line.key == "my_own_url"]
-    assert line.note == "the tool has no key of this name that finetooth knows"
+    assert line.note == "finetooth knows no such key of the tool"
 
 
 def test_a_value_that_is_none_is_named() -> None:

@@ -203,7 +203,7 @@ class Account:
                         key,
                         self.given[key],
                         "not taken",
-                        note=f"the tool has no key of this name that finetooth knows{hint}",
+                        note=f"finetooth knows no such key of the tool{hint}",
                     )
                 )
 

@@ -23,7 +23,7 @@ ALL_OR_OWN = ("pretrain", "grpo", "rloo", "ppo", "reinforce_plus_plus")
 
 HEADINGS = {
     "otherwise": "Taken with another meaning",
-    "default": "Left out there, with another default: set to theirs",
+    "default": "Left out there, but defaults differ: set to the tool's",
     "not taken": "Not taken",
     "taken": "Taken",
     "no effect": "Changes nothing here",
@@ -51,7 +51,7 @@ def command(obj: CommandContext, file: Path, tool: str | None, output: Path | No
         raise UserError(f"{file} is a recipe of finetooth already", action=f"ft run {file}")
     if not chosen:
         raise UserError(
-            f"{file}: the tool of this configuration is not known", action=f"say --from {'|'.join(files.TOOLS)}"
+            f"{file}: the tool of this configuration is unknown", action=f"say --from {'|'.join(files.TOOLS)}"
         )
     if tool and guessed and tool != guessed:
         raise UserError(f"{file} looks like a configuration of {guessed}, not {tool}", action=f"say --from {guessed}")

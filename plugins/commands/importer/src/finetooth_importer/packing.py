@@ -23,13 +23,13 @@ def packed(account: Account, key: str, *others: str) -> None:
     method = name_of(account.recipe.get("method"))
     packs = str(account.get(key, False)).lower() not in ("false", "0", "none")
     if method == "pretrain":
-        account.passes(key, "windows of train.max_length are what pretrain trains")
+        account.passes(key, "pretrain trains windows of train.max_length")
     elif not packs or method != "sft":
-        account.passes(key, "it is off" if not packs else f"method {method} packs no rows")
+        account.passes(key, "it is off" if not packs else f"method {method} does not pack rows")
     elif account.has(key):
         account.refuse(key, _pack(account), unless=None)
     for other in others:
-        account.passes(other, "train.batch_size says how many rows a step has")
+        account.passes(other, "train.batch_size is the number of rows in a step")
 
 
 def by_tokens(account: Account, key: str, times: int) -> None:
@@ -40,7 +40,7 @@ def by_tokens(account: Account, key: str, times: int) -> None:
     """
     if account.whole(key, 0) > 0 and name_of(account.recipe.get("method")) == "sft":
         account.refuse(key, _pack(account, packs=(times, account.whole(key, 0))), unless=None)
-    account.passes(key, "it is off, or the method has batches of its own")
+    account.passes(key, "it is off, or the method makes its own batches")
 
 
 def always(account: Account, key: str, why: str) -> None:
@@ -63,7 +63,7 @@ def _pack(account: Account, why: str = "", packs: tuple[int, int] | None = None)
     count, length = packs or (train["batch_size"], train["max_length"])
     note = (
         f"{why}a step there has {count} packs of {length} tokens, here {train['batch_size']} rows: set "
-        f"train.batch_size to {count * length:,} tokens by the length of a row, which ft data check shows"
+        f"train.batch_size to {count * length:,} tokens divided by the length of a row, which ft data check shows"
     )
     account.packs = Packs(count, length, note)
     return note

@@ -26,7 +26,7 @@ CHANGES: Mapping[str, str] = {
     "PromptTuningConfig": "set adapter: see ft plugins list --kind adapter",
     "PrefixTuningConfig": "set adapter: see ft plugins list --kind adapter",
     "PeftModel.from_pretrained": "set adapter.resume_from",
-    TRAINERS: "a recipe is one run, and the settings of all trainers were read as one's: cut the script in parts",
+    TRAINERS: "a recipe is one run, and the settings of all trainers were merged: split the script",
 }
 """Calls, and attributes that are assigned, which change what trains; what to do about each."""
 ANSWERS = ("GenerationConfig", "SamplingParams")

@@ -49,8 +49,8 @@ def read(account: Account) -> None:
     account.passes("use_cpu", "it is off")
     for key, why in NO_EFFECT.items():
         account.passes(key, why)
-    account.passes("fsdp_config", "nothing is divided: distributed_type says FSDP where it is")
-    account.finish({"dynamo_config": "kernels are chosen for the machine", "megatron_lm_config": shared.DEVICES})
+    account.passes("fsdp_config", "nothing is divided, since distributed_type is not FSDP")
+    account.finish({"dynamo_config": "the plan picks kernels for the machine", "megatron_lm_config": shared.DEVICES})
 
 
 def _shared(account: Account) -> None:

@@ -165,4 +165,4 @@ def _adapter(account: Account) -> None:
     else:
         account.set("adapter", "full")
     for key in (*names, "quantization"):
-        account.passes(key, "the configuration asks for no adapter")
+        account.passes(key, "the configuration sets no adapter")

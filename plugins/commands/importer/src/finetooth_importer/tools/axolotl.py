@@ -81,12 +81,12 @@ def read(account: Account) -> None:
             account.take(key, f"optimizer.{option}", number)
         account.set("optimizer.name", "dion")
     for key in ATTENTION:
-        account.passes(key, "the plan takes what is fastest on the machine; backend.attention names another")
+        account.passes(key, "the plan picks the fastest on the machine; set backend.attention for another")
     for key in [key for key in account.given if re.match(r"liger_|lora_(mlp|qkv|o|embedding)_kernel", str(key))]:
-        account.passes(str(key), "kernels are chosen for the machine; ft check says which")
+        account.passes(str(key), "the plan picks kernels for the machine; ft check shows them")
     plugins = [str(plugin) for plugin in account.get("plugins") or []]
     if all(re.search(r"liger|cut_cross_entropy|kernels|spectrum", plugin, re.IGNORECASE) for plugin in plugins):
-        account.passes("plugins", "kernels are chosen for the machine")
+        account.passes("plugins", "the plan picks kernels for the machine")
     account.refuse("plugins", "plugins of axolotl do not run here; ft plugins new begins one of your own")
     where = {"disk": "disk"}.get(str(account.get("activation_offloading")), "host")
     if account.get("activation_offloading"):
@@ -126,13 +126,13 @@ def _trackers(account: Account) -> None:
         if account.get("wandb_log_model") in ("end", "checkpoint", True, "true"):
             watched.follow(account, "wandb", log_model=True)
             checkpoints = account.get("wandb_log_model") == "checkpoint"
-            account.covered("wandb_log_model", "trackers", "the artifact alone, at the end" if checkpoints else "")
+            account.covered("wandb_log_model", "trackers", "only the artifact, at the end" if checkpoints else "")
         if account.get("wandb_watch", "false") not in (False, "false"):
-            account.refuse("wandb_watch", "train/grad_norm is sent, and no histograms of weights")
+            account.refuse("wandb_watch", "train/grad_norm is sent, but no histograms of weights")
         for key in ("wandb_log_model", "wandb_watch"):
             account.passes(key, "it is off")
     for key in TABLES["wandb"]:
-        account.passes(key, "the configuration asks for no tracker wandb")
+        account.passes(key, "the configuration sets no tracker wandb")
     names = {"trackio_project_name": "project", "trackio_run_name": "run_name", "trackio_space_id": "space"}
     watched.tracked(account, "trackio", names)
     names = {"mlflow_tracking_uri": "uri", "mlflow_experiment_name": "experiment", "mlflow_run_name": "run_name"}
@@ -181,7 +181,7 @@ def _model(account: Account) -> None:
     account.take("revision_of_model", "model.loader.revision", str)
     if account.get("trust_remote_code"):
         account.take(
-            "trust_remote_code", "model.loader.trust_remote_code", note="read the code before: it runs on this machine"
+            "trust_remote_code", "model.loader.trust_remote_code", note="read the code first: it runs on this machine"
         )
     account.passes("trust_remote_code", "it is off")
     if account.get("model_quantization_config_kwargs") == {"dequantize": True}:
@@ -238,7 +238,7 @@ def _method(account: Account) -> None:
             "trl",
             "method.beta",
             value=number(account.get("trl")["beta"]),
-            note="of this block the tool reads only beta",
+            note="the tool reads only beta of this block",
         )
     account.passes("trl", "the method has no such block")
     if account.get("train_on_inputs") and name_of(account.recipe.get("method")) == "sft":
@@ -336,7 +336,7 @@ def _adapter(account: Account) -> None:
         targets.defaults(account, "peft")
         if account.get("lora_target_linear"):
             account.take("lora_target_linear", "adapter.targets", value="all-linear")
-            account.passes("lora_target_modules", "lora_target_linear takes all of them")
+            account.passes("lora_target_modules", "lora_target_linear selects all of them")
         targets.take(account, "lora_target_modules", layers="peft_layers_to_transform", pattern="peft_layers_pattern")
         account.refuse("lora_target_modules", "name the modules: adapter.targets: [q_proj, v_proj]")
         account.passes("lora_target_linear", "lora_target_modules says which")
@@ -356,7 +356,7 @@ def _adapter(account: Account) -> None:
         else:
             account.set("adapter", "full")
         for key in LOW_RANK:
-            account.passes(key, "the configuration asks for no adapter")
+            account.passes(key, "the configuration sets no adapter")
     qat = account.get("qat")
     if isinstance(qat, dict) and name_of(account.recipe.get("adapter")) == "qat":
         words = {"int4": "int4", "int8": "int8", "mxfp4": "mxfp4", "torch.int4": "int4", "torch.int8": "int8"}
@@ -370,7 +370,7 @@ def _adapter(account: Account) -> None:
         if name_of(account.recipe.get("adapter")) == "full":
             account.take("freeze_mm_modules", "adapter.freeze_mm_modules")
         account.passes("freeze_mm_modules", "an adapter does not train the image encoder")
-    account.passes("unfrozen_parameters", "the adapter says what trains")
+    account.passes("unfrozen_parameters", "the adapter decides what trains")
     four = account.get("load_in_4bit", adapter == "qlora")
     bits = 4 if four else 8 if account.get("load_in_8bit") and adapter else None
     shared.quantised(account, bits, "load_in_4bit", "load_in_8bit")
@@ -416,7 +416,7 @@ def _low_rank_more(account: Account) -> None:
             "relora_prune_ratio",
             "adapter.keep_state",
             lambda share: round(1 - float(share), 6),
-            note="the share of the optimizer's state that stays",
+            note="the kept share of the optimizer's state",
         )
     for key in ("relora", "relora_steps", "relora_prune_ratio", "jagged_restart_steps"):
         account.passes(key, "it is off")
@@ -434,4 +434,4 @@ def _saving(account: Account) -> None:
     if account.recipe.get("data", {}).get("eval") and not evaluates:
         account.default("eval_strategy", "evaluate.every", "epoch")
     watched.saving(account)
-    account.passes("eval_batch_size", "held-out rows are laid out by memory too")
+    account.passes("eval_batch_size", "memory decides the batches of held-out rows too")

@@ -19,10 +19,10 @@ def are_alpaca(datasets: Any) -> bool:
 
 def prompts_of_alpaca(account: Account, key: str, datasets: Sequence[Any], own_prompt: bool) -> None:
     """Rows that axolotl writes in Alpaca's prompt take the renderer of that name if the data hold no others."""
-    note = "axolotl writes these rows in a prompt of Alpaca's; here they are written as all others are"
+    note = "axolotl writes these rows with Alpaca's prompt; finetooth writes them like all others"
     setting = "data.format"
     if own_prompt:
-        note = "the same prompt; where a vocabulary begins a text with a blank (Llama 2), the answer begins without it"
+        note = "the same prompt; if a vocabulary begins a text with a blank (Llama 2), the answer begins without it"
         setting = "data.renderer"
         account.set(setting, {"name": "alpaca", "preamble": True})
     for place, dataset in enumerate(datasets):

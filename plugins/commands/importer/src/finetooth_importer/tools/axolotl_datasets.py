@@ -33,7 +33,7 @@ def read(account: Account, method: str) -> None:
         if datasets is None:
             continue
         if key == "datasets" and account.has("pretraining_dataset"):
-            account.passes(key, "where both are given, the tool trains only on pretraining_dataset")
+            account.passes(key, "with both, the tool trains only on pretraining_dataset")
             continue
         datasets = (
             [{"path": datasets}]
@@ -87,7 +87,7 @@ def _template(account: Account) -> None:
     """The markup: of the rows' own type, or of the template that is named."""
     template = account.get("chat_template")
     if account.recipe.get("data", {}).get("renderer"):
-        note = "axolotl writes rows of such a type in markup of its own, whatever it says"
+        note = "axolotl always writes rows of such a type in its own markup"
         account.passes("chat_template", note)
         account.passes("chat_template_jinja", note)
     elif template in TEMPLATES:
@@ -149,7 +149,7 @@ def _read_as(account: Account, where: str, dataset: Mapping[str, Any], reading: 
         account.inside(f"{where}.type", kind, "not taken", note=reading.lost)
     if reading.renderer:
         if account.recipe.get("data", {}).get("renderer") not in (None, reading.renderer):
-            account.inside(f"{where}.type", kind, "not taken", note="one markup writes all rows of a run")
+            account.inside(f"{where}.type", kind, "not taken", note="all rows of a run have one markup")
         else:
             account.set("data.renderer", reading.renderer)
             account.inside(f"{where}.type", kind, "otherwise", "data.renderer", axolotl_types.OWN_MARKUP)
@@ -160,7 +160,7 @@ def _read_as(account: Account, where: str, dataset: Mapping[str, Any], reading: 
         if says_nothing(value) or name in reading.patterns:
             continue
         if name == "train_on_eos" and value != "turn":
-            account.inside(f"{where}.{name}", value, "otherwise", note="the end of an answer that trains always trains")
+            account.inside(f"{where}.{name}", value, "otherwise", note="the end of a trained answer always trains")
         elif name == "conversation":
             account.inside(f"{where}.{name}", value, "otherwise", note="the markup of the renderer writes it")
         elif name == "chat_template" and account.get("chat_template") in (None, value) and value in TEMPLATES:

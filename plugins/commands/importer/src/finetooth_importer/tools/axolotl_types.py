@@ -25,10 +25,10 @@ EBFT_ROWS: Mapping[str, Mapping[str, Any]] = TABLES["ebft_rows"]
 INSTRUCTIONS: Mapping[str, Mapping[str, str]] = TABLES["instructions"]
 """Columns of types whose rows are instructions by other names."""
 
-BY_HAND = "no format here reads such rows by itself: name their columns in data.format, ft plugins list --kind format"
-PATTERN = "there the texts are put into this pattern; here they are read as they are: write it into the rows"
-FUNCTION = "a function of the user's own does not run: write the rows as it returns them"
-OWN_MARKUP = "axolotl writes rows of this type in this markup, whatever the model's own is"
+BY_HAND = "finetooth has no format for such rows: name their columns in data.format, ft plugins list --kind format"
+PATTERN = "axolotl fills this template; finetooth reads texts unchanged: write the filled template into the rows"
+FUNCTION = "finetooth does not run your function: write the rows that it returns"
+OWN_MARKUP = "axolotl always writes rows of this type in this markup"
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def _offload(account: Account, key: str, name: str, value: Any) -> None:
         account.set(setting, there)
         account.inside(key, value, "taken", setting)
     else:
-        note = "backend.layers lends layers that do not train" if "param" in name else "the host's memory alone is used"
+        note = "backend.layers moves only frozen layers" if "param" in name else "only host memory is used"
         account.inside(key, value, "not taken", note=note)
 
 

@@ -69,9 +69,9 @@ def unsloth(account: Account) -> None:
         account.passes("save_method", "the artifact of a run is its adapter")
     elif writes and not account.get("save_gguf"):
         account.refuse("save_method", "ft merge RUN --to nf4|int4|int8|mxfp4 writes fewer bits")
-    account.passes("save_method", "what is saved is a GGUF file, or nothing")
-    account.passes("save_model", "other keys say what is written, or it is off")
+    account.passes("save_method", "it saves a GGUF file, or nothing")
+    account.passes("save_model", "other keys decide what is written, or it is off")
     account.passes("save_gguf", "it is off, or save_model is")
-    account.passes("save_path", "what is written lies in exports of the run folder")
+    account.passes("save_path", "exports are in the run folder")
     for key in ("quantization", "quantization_method"):
-        account.passes(key, "the configuration asks for no GGUF file")
+        account.passes(key, "the configuration writes no GGUF file")

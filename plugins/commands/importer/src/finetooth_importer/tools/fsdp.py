@@ -28,7 +28,7 @@ def fsdp(account: Account, *, config_alone: bool) -> None:
     config = account.get("fsdp_config")
     if not (ways or (config_alone and config)):
         for key in ("fsdp", "fsdp_config", "fsdp_version"):
-            account.passes(key, "it is off: nothing asks for fsdp")
+            account.passes(key, "it is off: no key turns fsdp on")
         return
     words = ways.replace(",", " ").split() if isinstance(ways, str) else ways if isinstance(ways, list) else []
     read_configuration(account, [(f"fsdp[{n}]", str(word)) for n, word in enumerate(words)], config)

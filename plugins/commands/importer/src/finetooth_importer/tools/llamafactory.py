@@ -49,9 +49,7 @@ def read(account: Account, folder: Path | None = None) -> None:
         account.set("model.loader.name", "transformers")
         account.take("model_revision", "model.loader.revision", str)
     account.passes("model_revision", "it is the default")
-    account.passes(
-        "trust_remote_code", "code of a repository does not run unless model.loader.trust_remote_code says so"
-    )
+    account.passes("trust_remote_code", "code of a repository runs only with model.loader.trust_remote_code")
     _method(account)
     _tokens(account)
     _data(account, folder)
@@ -70,14 +68,14 @@ def read(account: Account, folder: Path | None = None) -> None:
     if account.get("disable_gradient_checkpointing"):
         account.take("disable_gradient_checkpointing", "train.gradient_checkpointing", value=False)
     account.passes(
-        "disable_gradient_checkpointing", "finetooth decides it by memory; train.gradient_checkpointing says otherwise"
+        "disable_gradient_checkpointing", "finetooth decides it by memory, unless train.gradient_checkpointing is set"
     )
     shared.checkpointing(account)
     watched.saving(account)
     watched.records(account)
     if account.has("export_dir") and not account.has("export_quantization_bit"):
         where = exports.add(account, "safetensors")
-        account.covered("export_dir", "export", f"{where}, once training has ended; there a command of its own does it")
+        account.covered("export_dir", "export", f"{where}, after training; there a separate command does it")
     shared.without_effect(account, NO_EFFECT)
     for key in PARALLEL:
         account.refuse(key, shared.DEVICES, unless=1)
@@ -135,7 +133,7 @@ def _method(account: Account) -> None:
         account.passes(
             "train_on_prompt", "the tool reads it in stage sft" if account.get("train_on_prompt") else "it is off"
         )
-        account.passes("mask_history", f"method {method} trains answers alone")
+        account.passes("mask_history", f"method {method} trains only answers")
     elif stage == "ppo":
         account.take("stage", "method", value="ppo")
         if account.has("reward_model"):
@@ -207,7 +205,7 @@ def _data(account: Account, folder: Path | None) -> None:
         elif unknown:
             note = f"{', '.join(unknown)} is not in dataset_info.json: put the rows' own path in its place"
         account.take(key, setting, value=sources if len(sources) > 1 else sources[0], note=note)
-    account.passes("dataset_dir", "the rows' own paths stand in the recipe")
+    account.passes("dataset_dir", "the recipe has the rows' own paths")
     account.take("max_samples", "data.max_rows", int)
     if number(account.get("val_size", 0)):
         share = number(account.get("val_size"))
@@ -228,17 +226,17 @@ def _data(account: Account, folder: Path | None) -> None:
         account.take("default_system", "data.format.system")
         account.set("data.format.name", "instruction")
     if template == "gpt_oss":
-        account.refuse("enable_thinking", "data.renderer.reasoning_effort: low is the least it thinks", unless=True)
+        account.refuse("enable_thinking", "data.renderer.reasoning_effort: low is the least thinking", unless=True)
     elif account.get("enable_thinking") is False and {"thinking", "keep_reasoning"} & set(TEMPLATES.get(template, ())):
         account.take("enable_thinking", "data.renderer.thinking", value=False)
     account.passes("enable_thinking", "thinking is written where rows have it")
     if account.get("streaming") and account.recipe.get("method") == "pretrain":
         account.take("streaming", "method.streaming")
     account.passes("streaming", "rows are read as they are needed")
-    account.refuse("mix_strategy", "data.mix says how much of each source is taken", unless="concat")
+    account.refuse("mix_strategy", "data.mix sets the share of each source", unless="concat")
     account.passes("buffer_size", "rows are read as they are needed")
     account.refuse("rope_scaling", "set model.loader.rope_scaling, whose factor is cutoff_len by the model's positions")
-    account.refuse("interleave_probs", "data.mix says how much of each source is taken")
+    account.refuse("interleave_probs", "data.mix sets the share of each source")
 
 
 def _adapter(account: Account) -> None:
@@ -271,7 +269,7 @@ def _adapter(account: Account) -> None:
         if account.get("oft_target", "all") == "all":
             account.take("oft_target", "adapter.targets", value="all-linear")
         account.take("oft_target", "adapter.targets", _names)
-        account.refuse("oft_rank", "set adapter.block_size: inputs of a block, in place of how many blocks", unless=0)
+        account.refuse("oft_rank", "set adapter.block_size: inputs of a block, not the number of blocks", unless=0)
     elif kind == "freeze":
         account.take("finetuning_type", "adapter", value="freeze")
         account.take("freeze_trainable_layers", "adapter.layers", int)
@@ -292,7 +290,7 @@ def _adapter(account: Account) -> None:
     account.passes("create_new_adapter", "training continues with the adapter that is named")
     account.passes("pissa_convert", "with adapter.init: pissa the artifact is a plain LoRA always")
     for key in ("lora_rank", "lora_alpha", "lora_dropout", "lora_target", "use_rslora", "use_dora"):
-        account.passes(key, "the configuration asks for no low-rank adapter")
+        account.passes(key, "the configuration sets no low-rank adapter")
     for key in ("loraplus_lr_ratio", "pissa_init", "pissa_iter", "oft_block_size", "oft_target", "oft_rank"):
         account.passes(key, "it belongs to another adapter")
     bits = account.get("quantization_bit")
@@ -351,7 +349,7 @@ def _optimizer(account: Account) -> None:
             account.passes("badam_mode", "blocks are whole layers")
         account.refuse("badam_mode", "blocks are whole layers")
     for key in ("badam_mode", "badam_switch_mode", "badam_switch_interval", "badam_verbose"):
-        account.passes(key, "use_badam is off, or it is about what is shown")
+        account.passes(key, "use_badam is off, or it only changes the output")
     account.default("learning_rate", "optimizer.learning_rate", 5e-5)
     if not isinstance(account.recipe.get("optimizer"), dict) or "name" not in account.recipe["optimizer"]:
         shared.optimizer(account, "optim", "adamw_torch")

@@ -45,7 +45,7 @@ def arguments(account: Account, optimizer: str) -> None:
                 account.set(f"optimizer.{OPTIONS[theirs]}", int(made) if theirs != "scale" else made)
         others = sorted(key for key, value in options.items() if key not in OPTIONS and value != FIXED.get(key))
         if others:
-            account.refuse("optim_args", f"of it rank, update_proj_gap and scale are taken, not {', '.join(others)}")
+            account.refuse("optim_args", f"rank, update_proj_gap and scale are taken, but not {', '.join(others)}")
         account.covered("optim_args", "optimizer")
         if not account.has("optim_args"):
             account.inside("optim_args", dict(DEFAULTS[optimizer]), "default", "optimizer")
@@ -53,4 +53,4 @@ def arguments(account: Account, optimizer: str) -> None:
     named = [modules] if isinstance(modules, str) else modules
     if isinstance(named, list) and all(str(module) in EVERYWHERE for module in named):
         account.passes("optim_target_modules", "all matrices inside layers are projected")
-    account.refuse("optim_target_modules", "all matrices inside layers are projected, not these alone")
+    account.refuse("optim_target_modules", "all matrices inside layers are projected, not only these")

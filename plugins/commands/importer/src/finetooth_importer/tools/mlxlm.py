@@ -36,7 +36,7 @@ def read(account: Account) -> None:
         "model", "model.name", note="weights that MLX quantised are not read: name the model's own" if few else ""
     )
     account.default("model", "model.name", "Qwen/Qwen3-0.6b")
-    account.passes("trust_remote_code", "code does not run unless model.loader.trust_remote_code says so")
+    account.passes("trust_remote_code", "code runs only with model.loader.trust_remote_code")
     account.set("method", "sft")
     if account.get("mask_prompt"):
         account.take("mask_prompt", "method.train_on", value="assistant", note="all answers; there only the last one")
@@ -71,7 +71,7 @@ def read(account: Account) -> None:
         account.covered("report_to", "trackers", "no tracker swanlab here" if "swanlab" in names else "")
         watched.tracked(account, "wandb", {"wandb": "project", "project_name": "project"})
     account.refuse("report_to", "no tracker of that name here; metrics are in metrics.jsonl of the run folder")
-    account.passes("project_name", "no tracker asks for it")
+    account.passes("project_name", "no tracker uses it")
     shared.without_effect(account, NO_EFFECT)
     account.finish(REFUSED)
 
@@ -131,7 +131,7 @@ def _adapter(account: Account) -> None:
             account.covered("lora_layers", "adapter.layers")
         account.passes("num_layers", "all layers train")
         for key in ("rank", "scale", "dropout", "keys", "alpha"):
-            account.passes(f"lora_parameters.{key}", "the configuration asks for no adapter")
+            account.passes(f"lora_parameters.{key}", "the configuration sets no adapter")
         return
     account.take("fine_tune_type", "adapter", value="lora")
     account.set("adapter.name", "lora")

@@ -78,9 +78,9 @@ def _read(account: Account, folder: Path | None) -> None:
     if account.whole("max_seq_length", 0):
         account.take("max_seq_length", "train.max_length", int)
     else:
-        account.passes("max_seq_length", "the model's own bound, at most 2048")
+        account.passes("max_seq_length", "the model's own limit, at most 2048")
         account.set("train.max_length", 2048)
-        account.inside("max_seq_length", 2048, "default", "train.max_length", "the model's own bound, at most 2048")
+        account.inside("max_seq_length", 2048, "default", "train.max_length", "the model's own limit, at most 2048")
     shared.cut(account)
     account.passes("pack_sequences", "a step has batch_size rows in both; they never see each other")
     packing.by_tokens(account, "tokens_per_batch", account.whole("gradient_accumulation", 1))
@@ -129,7 +129,7 @@ def _method(account: Account, kind: str) -> None:
         account.inside("rewards", "4 to 512 words", "default", "method.rewards", "it has no other reward")
     if method == "sft" and account.get("response_only") is False:
         account.take("response_only", "method.train_on", value="all")
-    account.passes("response_only", "only answers train; its collator trains prompts too, whatever it says")
+    account.passes("response_only", "only answers train; its collator always trains prompts too")
 
 
 def _rows(account: Account, row: Mapping[str, Any]) -> None:
@@ -142,7 +142,7 @@ def _rows(account: Account, row: Mapping[str, Any]) -> None:
     note = partial(account.inside, "dataset", ", ".join(row), "otherwise")
     if method == "sft" and isinstance(row.get("text"), str) and "messages" not in row:
         account.set("method", "pretrain")
-        note("method", "whole texts are what pretrain trains, in windows of train.max_length")
+        note("method", "pretrain trains whole texts, in windows of train.max_length")
     elif method == "sft" and isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         account.set("data.format", {"name": "prompt_completion", "style": "raw"})
         note("data.format", "texts are read there without chat markup")
@@ -179,4 +179,4 @@ def _adapter(account: Account, kind: str) -> None:
         account.refuse("method", "ft export RUN --to gptq, or the quantizer gptq under a LoRA", unless=None)
     account.covered("method", "method and adapter")
     for key in (*names, "quant_backend", "quant_block_size", "gptq_group_size", "gptq_actorder", "gptq_damp_percent"):
-        account.passes(key, "the method does not ask for it")
+        account.passes(key, "the method does not use it")

@@ -145,7 +145,7 @@ def _ahead(account: Account, prefix: str) -> None:
         account.take(f"{prefix}replay_buffer_size", "method.replay_groups", int)
         account.refuse(
             f"{prefix}replay_recompute_logps",
-            "a group that is trained again is corrected by the log-probabilities that it was drawn with",
+            "repeated training on a group is corrected by its sampling log-probabilities",
         )
     if number(account.get(f"{prefix}reroll_start_fraction", 1)) < 1:
         account.take(f"{prefix}reroll_start_fraction", "method.reroll_start", number)
@@ -182,7 +182,7 @@ def _steered(account: Account, prefix: str) -> None:
     names = "entropy_target", "entropy_coef_min", "entropy_coef_max", "entropy_coef_delta"
     if str(account.get(f"{prefix}use_adaptive_entropy")).lower() != "true":
         for name in ("use_adaptive_entropy", *names):
-            account.passes(prefix + name, "the bonus has the same weight all the time")
+            account.passes(prefix + name, "the weight of the bonus is constant")
         return
     for name in names:
         account.take(prefix + name, f"method.{name}", number)
@@ -203,7 +203,7 @@ def _ends(account: Account, key: str) -> None:
     if strings:
         account.set("method.stop", [strings] if isinstance(strings, str) else list(strings))
     if others:
-        account.refuse(key, f"of it method.stop_ids and method.stop are taken, and not {', '.join(others)}")
+        account.refuse(key, f"method.stop_ids and method.stop are taken, but not {', '.join(others)}")
     else:
         account.covered(key, "method.stop_ids" if ids is not None else "method.stop")
 
@@ -217,7 +217,7 @@ def reference(account: Account, prefix: str) -> None:
         account.take(keys[2], "method.reference.mix", number)
         return
     for key in keys:
-        account.passes(key, "the reference stays as it is")
+        account.passes(key, "the reference does not change")
 
 
 def _rewards(account: Account, prefix: str) -> None:
@@ -241,6 +241,6 @@ def _rewards(account: Account, prefix: str) -> None:
             reward["weight"] = number(weights[place])
         made.append(reward)
     if made:
-        note = f"copy {', '.join(inside)} with all that it uses to rewards.py: a script that trains is not imported"
+        note = f"copy {', '.join(inside)} with all that it uses to rewards.py: a training script is not imported"
         account.take(key, "method.rewards", value=made, note=note if inside else "see that each module can be imported")
     account.covered(f"{prefix}reward_weights", "method.rewards")

@@ -35,8 +35,8 @@ PAIRS = ("dpo", "orpo", "simpo", "cpo")
 TURNED_OFF = (*PAIRS, "kto", "rm", "gkd")
 """Methods for which a trainer of TRL, by default, turns off the dropout of what it trains."""
 
-DEVICES = "this way to share a model among devices is not here; scale: {devices: N} shares the rows of a step"
-HUB = "a run sends nothing to a hub: ft push RUN --to hf:OWNER/NAME does, when you have looked at it"
+DEVICES = "finetooth cannot divide a model in this way; scale: {devices: N} divides the rows of a step"
+HUB = "a run sends nothing to a hub; when you have checked it, ft push RUN --to hf:OWNER/NAME does"
 
 
 def optimizer(account: Account, key: str, default: str = "adamw") -> None:
@@ -138,7 +138,7 @@ def batch(
     for name in (key, *others, steps):
         if account.has(name) and not str(account.get(name, 1)).isdigit():
             account.refuse(name, "it is not a whole number: set train.batch_size by hand", unless=None)
-    note = "rows of an optimizer step on one device; how many go through at once is decided by memory"
+    note = "rows of an optimizer step on one device; memory decides the size of micro-batches"
     covered = account.covered(key, "train.batch_size", note)
     for other in others:
         covered = account.covered(other, "train.batch_size", note) or covered
@@ -146,7 +146,7 @@ def batch(
     if not covered:
         account.default(key, "train.batch_size", each * often)
     for name in ("eval_batch_size", "per_device_eval_batch_size"):
-        account.passes(name, "held-out rows are laid out by memory too")
+        account.passes(name, "memory decides the batches of held-out rows too")
 
 
 def extent(account: Account) -> None:
@@ -178,7 +178,7 @@ def cut(account: Account, how: str = "") -> str:
 def without_effect(account: Account, notes: Mapping[str, str]) -> None:
     """Keys that change nothing here, with why; an empty note: they are about what is shown."""
     for key, note in notes.items():
-        account.passes(key, note or "it is about what is shown, not about what is trained")
+        account.passes(key, note or "it changes the output, not the training")
 
 
 def without_dropout(account: Account, *on: str) -> None:
@@ -190,7 +190,7 @@ def without_dropout(account: Account, *on: str) -> None:
     method, adapter = name_of(account.recipe.get("method")), account.recipe.get("adapter")
     off = str(account.get("disable_dropout", method in TURNED_OFF and method not in on)).lower() == "true"
     if off and isinstance(adapter, dict) and adapter.get("dropout"):
-        note = f"0, since the trainer of {method} turns dropout off there, an adapter's too"
+        note = f"0, since the trainer of {method} turns off dropout, also an adapter's"
         account.lines = [
             replace(line, outcome="otherwise", note=note) if line.setting == "adapter.dropout" else line
             for line in account.lines
@@ -218,7 +218,7 @@ def precision(account: Account) -> None:
     if account.get("fp8") is True:
         account.take("fp8", "train.precision", value="fp8")
     account.passes("fp8", "it is off")
-    account.passes("tf32", "products of fp32 keep their precision; backend.tf32: true gives it up")
+    account.passes("tf32", "fp32 products stay in fp32; backend.tf32: true rounds them to TF32")
 
 
 def checkpointing(account: Account, key: str = "gradient_checkpointing") -> None:
@@ -229,7 +229,7 @@ def checkpointing(account: Account, key: str = "gradient_checkpointing") -> None
     else:
         account.take(key, "train.gradient_checkpointing")
     for name in ("gradient_checkpointing_kwargs", "use_reentrant_gc"):
-        account.passes(name, "how it is done does not change the result")
+        account.passes(name, "it does not change the result")
 
 
 def machines(account: Account, *, config_alone: bool = False) -> None:
@@ -287,7 +287,7 @@ def quantised(account: Account, bits: Any, *keys: str, form: Sequence[str] = (),
     for key in keys:
         account.passes(key, "it is off")
     for key in (*form, *double):
-        account.passes(key, "the configuration asks for no base in 4 bits")
+        account.passes(key, "the configuration sets no base in 4 bits")
 
 
 def low_rank_defaults(account: Account, rank: int, alpha: float, dropout: float) -> None:

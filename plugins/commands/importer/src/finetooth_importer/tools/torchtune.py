@@ -62,7 +62,7 @@ def read(account: Account) -> None:
     _data(account)
     _adapter(account, component)
     account.take("tokenizer.max_seq_len", "train.max_length", int)
-    account.default("tokenizer.max_seq_len", "train.max_length", 8192, "torchtune has no bound: longer rows are cut")
+    account.default("tokenizer.max_seq_len", "train.max_length", 8192, "torchtune has no limit: longer rows are cut")
     account.set("train.excess_length", "truncate")
     shared.batch(account, "batch_size", 1)
     packing.packed(account, "dataset.packed")
@@ -86,7 +86,7 @@ def read(account: Account) -> None:
         if str(key).startswith(("profiler.", "profiler")):
             account.passes(str(key), "profile: {steps: N} records steps")
         if str(key).startswith(("ref_checkpointer.", "teacher_checkpointer.")):
-            account.passes(str(key), "the model's own folder says it")
+            account.passes(str(key), "it is read from the model's folder")
         if str(key).startswith(("orchestration.", "inference.", "postprocessing.", "training.")):
             account.refuse(str(key), "see method.sampler and method.prefetch: ft plugins explain grpo")
     account.finish(REFUSED)
@@ -202,7 +202,7 @@ def _data(account: Account) -> None:
         account.passes(f"{part}.conversation_style", "the rows' own columns show it")
         account.passes(f"{part}.chat_format", "the renderer of the model's family writes it")
         account.passes(f"{part}.template", "the renderer of the model's family writes it")
-        account.refuse(f"{part}.partition", "a slice behind the split says which rows: split: train[:10%]")
+        account.refuse(f"{part}.partition", "a slice after the split selects rows: split: train[:10%]")
     account.take("run_val_every_n_steps", "evaluate.every", int)
 
 
@@ -301,7 +301,7 @@ def _adapter(account: Account, component: str) -> None:
     else:
         account.set("adapter", "full")
         account.covered("model._component_", "adapter", "the family is known from the model's config")
-    account.passes("quantizer.groupsize", "adapter.format: {name: int4, group: 32|64|128} says how many share a scale")
+    account.passes("quantizer.groupsize", "adapter.format: {name: int4, group: 32|64|128} sets the group of a scale")
     for key in ("decoder_trainable", "encoder_trainable", "fusion_trainable"):
         account.passes(f"model.{key}", "an adapter trains the decoder's layers; ft check says which parameters train")
     for key in [key for key in account.given if str(key).startswith("model.")]:
@@ -358,9 +358,9 @@ def _rest(account: Account) -> None:
         account.take("save_every_n_steps", "checkpoint.every", int)
     elif account.has("save_every_n_epochs"):
         account.take("save_every_n_epochs", "checkpoint.every", value="epoch")
-    account.passes("name", "runs are known by their folder")
-    account.passes("base_model_path", "the model's folder says it")
-    account.passes("model_dir", "the model's folder says it")
+    account.passes("name", "the folder identifies a run")
+    account.passes("base_model_path", "it is read from the model's folder")
+    account.passes("model_dir", "it is read from the model's folder")
     account.take("ref_checkpointer.checkpoint_dir", "method.reference", value={"policy": "auto"})
     if account.get("resume_from_checkpoint") is False:
         account.passes("resume_from_checkpoint", "it is off")

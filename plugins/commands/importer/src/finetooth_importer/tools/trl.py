@@ -44,17 +44,16 @@ COMPARED = ("sft", "dpo", "kto")
 """Methods whose first loss over rows of each kind is TRL's, which a test holds; the rows have to be seen."""
 
 CONVERSATIONS = (
-    "of conversations TRL trains every token, and of a prompt with a completion the completion; there the line break "
-    "that a template writes behind the last answer trains too, here not"
+    "TRL trains every token of a conversation, and of a prompt with a completion only the completion; the line break "
+    "that a template writes after the last answer trains there, but not here"
 )
 UNSEEN = (
     "; the rows were not seen: for texts named prompt and completion set method.train_on: assistant and data.format: "
     "{name: prompt_completion, style: raw}; for one column of text, method: pretrain"
 )
 TEXTS = (
-    "whole texts are what pretrain trains: they share windows of train.max_length, so train.batch_size counts windows "
-    "in place of texts, each text's first token is predicted too, and method.separator closes texts where TRL sets the "
-    "tokenizer's own end"
+    "pretrain trains whole texts in windows of train.max_length, so train.batch_size counts windows instead of texts, "
+    "each text's first token is predicted too, and method.separator ends texts where TRL uses the tokenizer's own end"
 )
 
 
@@ -80,9 +79,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.take("model_name_or_path", "model.name")
     _model(account)
     account.take("model", "model.name")
-    account.passes(
-        "trust_remote_code", "code of a repository does not run unless model.loader.trust_remote_code says so"
-    )
+    account.passes("trust_remote_code", "code of a repository runs only with model.loader.trust_remote_code")
     if account.has("model_revision"):
         account.set("model.loader.name", "transformers")
         account.take("model_revision", "model.loader.revision", str)
@@ -95,7 +92,7 @@ def read(account: Account, folder: Path | None = None) -> None:
     account.refuse("truncation_mode", "rows that are too long are cut at their end", unless="keep_start")
     shared.extent(account)
     packing.packed(account, "packing", "packing_strategy")
-    plain = account.passes(ARGUMENTS, "where it says nothing, the defaults of transformers hold")
+    plain = account.passes(ARGUMENTS, "its missing values are transformers' defaults")
     rates = {} if plain else RATES
     account.default("learning_rate", "optimizer.learning_rate", rates.get(method or "", 5e-5))
     shared.optimizer(account, "optim", "adamw_torch")
@@ -154,7 +151,7 @@ def _taught(account: Account) -> None:
         account.take(key, f"method.{key}", number)
     account.take("max_new_tokens", "method.max_completion_length", int)
     account.take(
-        "seq_kd", "method.seq_kd", note="the teacher answers once, when the run begins, and rows are prompts alone"
+        "seq_kd", "method.seq_kd", note="the teacher answers once, when the run begins, and rows are only prompts"
     )
     account.default("top_k", "method.top_k", 0, "whole distributions are compared")
 
@@ -228,7 +225,7 @@ def _loss(account: Account, method: str) -> None:
         account.take("label_smoothing", "method.label_smoothing", number)
         account.take("cpo_alpha", "method.sft_weight", number)
         account.default("cpo_alpha", "method.sft_weight", 1.0)
-        account.passes("simpo_gamma", "the loss simpo alone has it")
+        account.passes("simpo_gamma", "only the loss simpo has it")
     elif method == "rm":
         account.take("center_rewards_coefficient", "method.center_rewards_coefficient", number)
     account.passes("label_smoothing", "the loss of this trainer does not read it, or it is 0")
@@ -245,7 +242,7 @@ def _data(account: Account) -> None:
     account.take("dataset_name", "data.train", value=source)
     account.covered("data_files", "data.train")
     if isinstance(name, list) and "[" in str(split):
-        account.refuse("dataset_train_split", "it is a part of several files together: slice each, FILE[:100]")
+        account.refuse("dataset_train_split", "it is a slice over several files: slice each, FILE[:100]")
     account.covered("dataset_train_split", "data.train.split")
     account.covered("dataset_config", "data.train.config")
     _on_the_way(account)
@@ -285,12 +282,12 @@ def _mapped(account: Account) -> Mapping[str, Any]:
 def _on_the_way(account: Account) -> None:
     """What a script does with its rows between loading and training."""
     if "format" in _mapped(account):
-        note = "what its function makes of these columns is what this format does"
+        note = "this format does the same as its function"
         account.take("train_dataset.map", "data.format", value=_mapped(account)["format"], note=note)
     account.refuse("train_dataset.map", "code does not run: write the rows as it returns them, or name their columns "
                    "in data.format")  # fmt: skip
     if account.has("train_dataset.shuffle") and account.has("train_dataset.select"):
-        account.refuse("train_dataset.shuffle", "other rows are first here than there: write the rows that it selects")
+        account.refuse("train_dataset.shuffle", "the first rows differ here: write the rows that it selects")
     for name in HARMLESS:
         account.passes(f"train_dataset.{name}", "columns that are not read change nothing; train.shuffle orders rows")
     part = str(account.get("train_dataset.select", ""))
@@ -300,7 +297,7 @@ def _on_the_way(account: Account) -> None:
         account.take("train_dataset.select", "data.train.slice", value=part)
     size = (account.get(SPLIT) or {}).get("test_size", 0.25)
     if account.has(SPLIT) and isinstance(size, float):
-        note = "a share of the rows; which ones they are is decided otherwise"
+        note = "a share of the rows, but not the same rows"
         account.take(SPLIT, "data.eval", value={"fraction": size}, note=note)
     account.refuse(SPLIT, "held-out rows are a share: data.eval: {fraction: 0.05}, or a file")
     if account.has("eval_dataset"):
@@ -308,7 +305,7 @@ def _on_the_way(account: Account) -> None:
         account.take("eval_dataset", "data.eval", value=_source(account, name, split, account.get("dataset_config")))
         account.covered("dataset_test_split", "data.eval")
     for key in [key for key in account.given if str(key).startswith("train_dataset")]:
-        account.refuse(str(key), "write the rows as they are after it: ft data convert, or a script of your own")
+        account.refuse(str(key), "write the rows that it gives: ft data convert, or a script of your own")
 
 
 def _source(account: Account, name: Any, split: Any, config: Any) -> Any:

@@ -94,5 +94,5 @@ def _parts(account: Account) -> None:
     ):
         if account.get(key) is False:
             account.take(key, "adapter.targets", value=others, note="the other part's modules")
-        account.passes(key, "adapter.targets says which modules")
-    account.refuse("finetune_language_layers", "the layers of the language model are what trains here", unless=True)
+        account.passes(key, "adapter.targets selects the modules")
+    account.refuse("finetune_language_layers", "only layers of the language model train", unless=True)

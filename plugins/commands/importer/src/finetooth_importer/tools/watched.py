@@ -26,7 +26,7 @@ def saving(account: Account) -> None:
         account.take("save_strategy", "checkpoint.every", value="epoch")
         account.passes("save_steps", "save_strategy is epoch")
     elif strategy in ("no", False):
-        account.passes("save_strategy", "only the end is saved, as it always is")
+        account.passes("save_strategy", "only the end is saved, as always")
         account.passes("save_steps", "save_strategy says `no`")
     elif strategy == "best":
         account.passes("save_steps", "save_strategy is best")
@@ -34,7 +34,7 @@ def saving(account: Account) -> None:
         account.take("save_steps", "checkpoint.every", lambda value: often(account, value))
         account.covered("save_strategy", "checkpoint.every")
     else:
-        account.passes("save_strategy", "save_steps says how often")
+        account.passes("save_strategy", "save_steps sets the interval")
     account.take("save_total_limit", "checkpoint.keep_last")
     strategy = account.get("eval_strategy", account.get("evaluation_strategy", "steps"))
     if strategy == "epoch":
@@ -54,8 +54,8 @@ def saving(account: Account) -> None:
         account.covered("metric_for_best_model", "checkpoint.select_on")
     early_stopping(account, "early_stopping_patience")
     account.passes("load_best_model_at_end", "no checkpoints are made between")
-    account.passes("metric_for_best_model", "the last step is what is kept")
-    account.passes("greater_is_better", "the metric's name says which way is better")
+    account.passes("metric_for_best_model", "the last step is kept")
+    account.passes("greater_is_better", "the metric's name decides which direction is better")
 
 
 def often(account: Account, value: Any) -> int | str:
@@ -97,16 +97,16 @@ def records(account: Account) -> None:
     account.passes("logging_strategy", "every step is written to metrics.jsonl")
     account.passes("logging_first_step", "every step is written to metrics.jsonl")
     account.passes("plot_loss", "the console shows the curve")
-    account.passes("overwrite_output_dir", "a run never writes over another")
+    account.passes("overwrite_output_dir", "a run never overwrites another")
     named = [name for name in known if name in NAMED]
     if named and account.has("run_name"):
         follow(account, *named, run_name=str(account.get("run_name")))
         account.covered("run_name", "trackers")
-    account.passes("run_name", "runs are known by their folder")
+    account.passes("run_name", "the folder identifies a run")
     if "trackio" in known:
         tracked(account, "trackio", {"project": "project", "trackio_space_id": "space"})
     for key in ("project", "trackio_space_id"):
-        account.passes(key, "the configuration asks for no tracker trackio")
+        account.passes(key, "the configuration sets no tracker trackio")
     account.refuse("resume_from_checkpoint", "ft resume RUN continues a run")
     account.refuse("auto_resume_from_checkpoints", "ft resume RUN continues a run")
     account.passes("save_only_model", "a checkpoint holds what a run needs to resume")
