@@ -22,7 +22,7 @@ __all__ = ["build_entry", "engine", "entry_functions", "resume", "resume_session
 
 
 def run(recipe: Path | str | Mapping[str, Any] | Recipe, *overrides: str, plugins: Sequence[str] = ()) -> Result:
-    """Train a recipe, as `ft run` does, without its output. In a notebook the losses are drawn as they come.
+    """Train a recipe like `ft run`, without its output. A notebook draws the losses live.
 
     Example:
         >>> result = finetooth.run("recipe.yaml", "train.max_steps=10")  # doctest: +SKIP
@@ -32,7 +32,7 @@ def run(recipe: Path | str | Mapping[str, Any] | Recipe, *overrides: str, plugin
 
 
 def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept_changes: bool = False) -> Result:
-    """Resume an interrupted run, as `ft resume` does, but print nothing. In a notebook, show it as `run` does.
+    """Resume an interrupted run like `ft resume`, without its output. A notebook shows it as with `run`.
 
     Args:
         run: its folder, or the URL that its checkpoints were sent to.
@@ -44,7 +44,7 @@ def resume(run: Path | str, *overrides: str, plugins: Sequence[str] = (), accept
 
 
 def _watched(made: Session) -> Result:
-    """Run a session; in a notebook with the trackers that draw there."""
+    """Run a session; in a notebook with its trackers."""
     from finetooth_saving.runs.result import Result
 
     from finetooth_core.plugins.trackers import PickedTracker
@@ -99,12 +99,12 @@ def entry_functions(kind: str) -> EntryFunctions:
 
 
 def build_entry(kind: str, pick: str | Mapping[str, Any], setting: str, framework: str) -> tuple[Any, str]:
-    """What an installed entry builds outside any run, and the full name of the entry.
+    """Build an installed entry outside a run; return it with the entry's full name.
 
     Args:
-        pick: what a recipe says.
-        setting: where a recipe says it, for messages.
-        framework: which the entry must speak.
+        pick: as in a recipe.
+        setting: of the pick, for messages.
+        framework: of the entry.
     """
     from finetooth_toolbox.decisions import Decisions
 

@@ -46,15 +46,14 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One recipe, from plan to outcome. Each part is made when it is first asked for.
+    """One recipe, from plan to outcome. Each part is made at its first use.
 
     Args:
         recipe: checked.
         plugins: loaded.
-        name: what the run folder is named after when the recipe gives no `output`.
-        say: tells the user one line; default: nobody.
-        data: False when the caller drives the engine with data of its own; nothing is read then, and `run` is not
-            possible.
+        name: of the run folder if the recipe has no `output`.
+        say: prints one line for the user; default: silent.
+        data: False if the caller drives the engine with its own data; then nothing is read, and `run` is not possible.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class Session:
         self.say = say or (lambda line: None)
         self.folder = Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{_now()}")
         self.resuming: Resuming | None = None
-        self.memory = 0  # bytes that the device is taken to have; 0: those that it has
+        self.memory = 0  # assumed bytes of the device; 0: the real ones
         self.added_trackers: tuple[PickedTracker, ...] = ()  # called after the recipe's
         self.place: Path | None = None  # the folder that relative paths are of; None: the current one
         self.record: Record | None = None
@@ -84,7 +83,7 @@ class Session:
 
     @property
     def context(self) -> RunContext:
-        """What the parts of the run are built with."""
+        """The context of the run's parts."""
         from finetooth_core.planning.context import RunContext
 
         if self._context is None:
@@ -101,15 +100,15 @@ class Session:
         return self.job.context
 
     def decide(self) -> Job:
-        """Decide the run, unless that is done: options, data and plan; no weights yet.
+        """Plan the run, unless that is done: options, data and plan; no weights yet.
 
         Raises:
-            FinetoothError: bad options, bad data, or what cannot work together.
+            FinetoothError: bad options, bad data, or an impossible combination.
         """
         from finetooth_core.planning import cascade, ranks
 
         if self._job is None:
-            # a program of the user's at every rank, which takes the engine's steps itself
+            # a user's program at every rank, which calls the engine itself
             if self.joined is None and ranks.wanted(self.recipe) > 1 and ranks.started_by(self.context):
                 self.start((), resumes=self.folder.is_dir())
                 assert self.joined is not None
@@ -164,7 +163,7 @@ class Session:
 
     @property
     def every_report(self) -> tuple[DataReport, ...]:
-        """The same of all that read the rows."""
+        """Reports of all readers of the rows."""
         return self.job.every_report
 
     def build(self) -> Engine:
@@ -198,17 +197,17 @@ class Session:
         return self.build()
 
     def start(self, command: Sequence[str], *, resumes: bool = False) -> int | None:
-        """Start the ranks that the recipe asks for, or take this process's place among them.
+        """Start the recipe's ranks, or join them in this process.
 
         Args:
             command: of one rank: a program and its arguments.
-            resumes: a rank that does not write gets a copy of the run folder; so it does where a run resumes.
+            resumes: the run resumes, so ranks that do not write get a copy of the run folder.
 
         Returns:
-            The exit code of the ranks that were started; None where this process trains itself.
+            The exit code of the started ranks; None if this process trains.
 
         Raises:
-            PlanError: other ranks were started than the recipe asks for.
+            PlanError: the started ranks are not the recipe's.
         """
         from finetooth_core.planning.joined import JoinedRank
         from finetooth_core.planning.ranks import join
@@ -224,7 +223,7 @@ class Session:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes the run folder and speaks to the user."""
+        """Whether this process writes the run folder and the user's output."""
         return self.joined is None or self.joined.writes
 
     def check_output(self) -> None:
@@ -293,14 +292,14 @@ class Session:
             return self._loop().run()
 
     def _begin(self, planned: Callable[[], None]) -> None:
-        """Everything before the first step.
+        """Do everything before the first step.
 
-        The recipe is written first: to read data and weights may take long, and a
-        run that is killed meanwhile can be resumed.
+        The recipe is written first: reading data and weights may take long, and a run that is killed meanwhile can be
+        resumed.
 
         Raises:
-            FinetoothError: something is wrong, most of the training rows are left out, or memory does not suffice, and
-                nobody has accepted it.
+            FinetoothError: bad input; or most training rows are left out, or memory does not suffice, and the user has
+                not accepted it.
         """
         from finetooth_rows.choices.left_out import refuse_most
 
@@ -350,10 +349,10 @@ class Session:
         return ThisRun(self.folder, self.run_id, self.recipe, self.plan, keeping, self.plugins, self.say)
 
     def _begin_anew(self) -> Outcome:
-        """Resume a run without a checkpoint: leave it as it is if it is done, else start it over.
+        """Resume a run without a checkpoint: leave it unchanged if it is done, else start it again.
 
         Raises:
-            UserError: it is done and shall be longer now, or was stopped and its state was not kept.
+            UserError: it is done and the recipe makes it longer, or it was stopped without a saved state.
         """
         from finetooth_rows.choices.left_out import refuse_most
         from finetooth_saving import quarantine
@@ -416,7 +415,7 @@ class Session:
         return loop
 
     def _digests(self) -> dict[str, str]:
-        """What must be the same at every rank, hashed."""
+        """Hashes of what must be equal at every rank."""
         from finetooth_core.planning.ranks import digest
 
         assert self.joined is not None
@@ -433,7 +432,7 @@ class Session:
         }
 
     def stands_on(self) -> dict[str, Any]:
-        """Hashes of the files of the base model, of the data as the plan says them, and of what settings name."""
+        """Hashes of the base model's files, of the data from the plan, and of the files that settings name."""
         from finetooth_saving.named_files import named_files
 
         data = {d.setting: d.value for d in self.plan.decisions if d.setting.endswith("sha256")}
@@ -442,12 +441,12 @@ class Session:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the numbers depend on in addition to the plan."""
+        """The environment on which the numbers depend, besides the plan."""
         return {"python": platform.python_version(), **closed_network.facts(), **self.engine.info.environment}
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What every saved folder says of where it comes from."""
+        """The origin recorded in every saved folder."""
         recipe = json.dumps(self.recipe.as_dict(), sort_keys=True, default=str).encode()
         return {
             "recipe_sha256": hashlib.sha256(recipe).hexdigest(),
@@ -460,7 +459,7 @@ class Session:
         }
 
     def _lineage(self) -> dict[str, Any]:
-        """What it was made from: hashes of the data, and the runs before it."""
+        """Its origin: hashes of the data, and the runs before it."""
         from finetooth_core.models.stages import ancestor, data_hashes
         from finetooth_core.planning.plan import as_json
 
@@ -473,7 +472,7 @@ class Session:
 
 
 def opener(plugins: Plugins) -> OpenModel:
-    """What opens models for a context, with the same plugins."""
+    """Opens models for a context, with the same plugins."""
     from finetooth_core.models.opened_model import open_model
     from finetooth_core.settings.recipe import load
 
@@ -490,7 +489,7 @@ def in_folder(place: Path | None) -> AbstractContextManager[None]:
 
 
 def _unused(folder: Path) -> Path:
-    """The folder, or with a number behind it if it is taken: two runs may start in one second."""
+    """The folder, with a number appended if it exists: two runs may start in the same second."""
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
     return folder if not folder.exists() else next(path for path in numbered if not path.exists())
 

@@ -1,1 +1,1 @@
-"""When a run is saved, where it is kept, what counts, and how it resumes."""
+"""When and where a run is saved, which checkpoints count, and how it resumes."""

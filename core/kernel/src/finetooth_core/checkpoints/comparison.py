@@ -34,7 +34,7 @@ HARMLESS = (
     "train.max_steps",
     "train.on_bad_step",
 )
-"""Settings that cannot alter what was done already."""
+"""Settings that do not affect finished steps."""
 
 PICKS: Mapping[str, str] = {
     **{".".join(path): kind for kind, path in (FIXED | ALSO_FIXED).items()},
@@ -49,7 +49,7 @@ class Changes:
     """Changes as sentences, `setting: before -> now`.
 
     Attributes:
-        harmless: those that cannot alter what was done.
+        harmless: those that do not affect finished steps.
         grave: the others.
     """
 
@@ -58,10 +58,10 @@ class Changes:
 
 
 def compare(before: Recipe, now: Recipe, catalog: Catalog, plan: Mapping[str, Any]) -> Changes:
-    """What differs between two recipes once defaults and `auto` are filled in.
+    """Differences between two recipes after filling in defaults and `auto`.
 
     Args:
-        plan: what `auto` was decided to be; the content of a plan.json.
+        plan: decisions of `auto`; the content of a plan.json.
     """
     old, new = effective(before, catalog, plan), effective(now, catalog, plan)
     harmless: list[str] = []
@@ -75,10 +75,10 @@ def compare(before: Recipe, now: Recipe, catalog: Catalog, plan: Mapping[str, An
 
 
 def with_moved_base(changes: Changes, before: Mapping[str, str], now: Mapping[str, str]) -> Changes:
-    """The same without the place of a base whose content is the same, which does not change what trains.
+    """The same without the place of an unchanged base, which does not matter.
 
     Args:
-        before, now: SHA-256 of the files of the base, by name; empty if they are not known.
+        before, now: SHA-256 of the files of the base, by name; empty if unknown.
     """
     if not before or not now or changed_files(before, now):
         return changes
@@ -87,7 +87,7 @@ def with_moved_base(changes: Changes, before: Mapping[str, str], now: Mapping[st
 
 
 def is_harmless(setting: str) -> bool:
-    """Whether a change of the setting cannot alter what a run has done already."""
+    """Whether a change of the setting does not affect finished steps."""
     return any(setting == harmless or setting.startswith(f"{harmless}.") for harmless in HARMLESS)
 
 
@@ -117,7 +117,7 @@ def _whole(catalog: Catalog, kind: str, pick: Any, picks: Mapping[str, str]) -> 
         registered = catalog.get(kind, picked["name"])
         options = validate_options(catalog, kind, {**picked, "name": registered.full_name})
     except FinetoothError:
-        return picked  # it is said where the recipe is used
+        return picked  # reported where the recipe is used
     return {"name": registered.full_name, **options.model_dump(mode="json")}
 
 

@@ -26,7 +26,7 @@ def keeping_of(context: RunContext) -> Keeping:
     """Stores and gates of a run, built and recorded in the plan.
 
     Raises:
-        UserError: a store or gate is not there or has wrong options, or settings cannot work together.
+        UserError: a store or gate is missing or has wrong options, or settings contradict each other.
     """
     section = context.recipe.checkpoint
     often = cadence.parse(section.every)
@@ -66,7 +66,7 @@ def keeping_of(context: RunContext) -> Keeping:
 
 
 def best_of(context: RunContext) -> Best | None:
-    """By what the best checkpoints are chosen: as `keep_best` says, else one by `select_on`."""
+    """The metric and number of best checkpoints: from `keep_best`, else one by `select_on`."""
     section = context.recipe.checkpoint
     chosen, metric = section.keep_best, section.select_on
     if chosen is not None:
@@ -82,14 +82,14 @@ def best_of(context: RunContext) -> Best | None:
 
 
 def check_measured(context: RunContext, evaluators: Sequence[Evaluator]) -> None:
-    """The metric by which the best checkpoint is chosen, and those that parts of the run wait for, must be ones that
-    are measured, as far as that is known ahead: of evaluators it mostly is, of training steps it is not.
+    """Check that evaluators report the metric that selects the best checkpoint, and those that parts of the run wait
+    for, as far as their metrics are known in advance; metrics of training steps are not.
 
     Args:
         evaluators: prepared.
 
     Raises:
-        RecipeError: no evaluator gives it; names those that there are.
+        RecipeError: no evaluator reports it; names the existing ones.
     """
     best = best_of(context)
     setting = "checkpoint.select_on" if context.recipe.checkpoint.select_on is not None else "checkpoint.keep_best"
@@ -116,10 +116,10 @@ def _check_metric(setting: str, metric: str, evaluators: Sequence[Evaluator]) ->
 
 
 def not_measured(setting: str, metric: str, known: Iterable[str]) -> RecipeError:
-    """The error for a metric that no evaluator gives.
+    """The error for a metric that no evaluator reports.
 
     Args:
-        known: those that they give, as `eval/NAME`.
+        known: reported ones, as `eval/NAME`.
     """
     there = sorted(known)
     near = nearest(metric, there)
@@ -134,7 +134,7 @@ def store_of(context: RunContext, pick: Any, setting: str) -> tuple[StoreEntry, 
     """A store by name, by place (`s3://bucket/run`), or by a mapping.
 
     Raises:
-        UserError: nothing knows it, or its options are wrong.
+        UserError: no store knows it, or its options are wrong.
     """
     if isinstance(pick, str) and not _is_name(context, pick):
         claimed = []

@@ -43,10 +43,10 @@ class Resuming:
     """How a run shall resume.
 
     Attributes:
-        at: the step of the checkpoint; None is the newest.
-        accept_changes: resume even if the recipe, the data or the model are not what they were.
+        at: the step of the checkpoint; None: the newest.
+        accept_changes: resume even if the recipe, the data or the model have changed.
         strict: resume only with the same versions.
-        overrides: of the run's own recipe; None: another recipe is in its place.
+        overrides: of the run's own recipe; None: another recipe replaces it.
     """
 
     at: int | None = None
@@ -57,14 +57,14 @@ class Resuming:
 
 @dataclass(frozen=True)
 class ThisRun:
-    """The run as it is now, before it resumes.
+    """The current state of a run, before it resumes.
 
     Attributes:
         folder: of the run.
-        run_id: of the run; empty if it is not known.
-        recipe, plan, keeping: decided now.
+        run_id: of the run; empty if unknown.
+        recipe, plan, keeping: the current ones.
         plugins: loaded.
-        say: tells the user one line.
+        say: prints one line for the user.
     """
 
     folder: Path
@@ -85,18 +85,18 @@ def from_url(
     blocked: Sequence[str] = (),
     say: Callable[[str], None],
 ) -> Path:
-    """Bring the newest whole checkpoint of a run to this machine, as the beginning of a run folder; returns the folder.
+    """Download the newest complete checkpoint of a run into a new run folder; return the folder.
 
     Args:
-        at: the step it must be of; None is the newest.
+        at: its step; None: the newest.
 
     Raises:
-        UserError: nothing is there, or nothing that is whole; or the folder is used already.
+        UserError: there is none, or no complete one; or the folder is in use.
     """
     store = open_store(url, plugins=plugins, blocked=blocked)
     folder = Path(output) if output is not None else Path("runs") / url.rstrip("/").rpartition("/")[2]
     if is_begun(folder):
-        return folder  # it has been fetched already: what is newer is found when it resumes
+        return folder  # already downloaded: resuming finds newer ones
     if folder.exists() and not (folder.is_dir() and all(path.name == FOLDER for path in folder.iterdir())):
         raise UserError(f"output: {folder} exists and is not an empty folder", action="choose another with --output")
     there = newest_first(store.names())
@@ -123,7 +123,7 @@ def open_store(url: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] 
     """The store that knows a URL.
 
     Raises:
-        UserError: none does, or the URL is none of its.
+        UserError: no store knows it, or the URL is invalid.
     """
     from finetooth_core.planning.context import RunContext
     from finetooth_core.plugins import manager
@@ -135,15 +135,15 @@ def open_store(url: str, *, plugins: Sequence[str] = (), blocked: Sequence[str] 
         raise UserError(f"{url}: no store that is installed knows this address", action="see: ft plugins list")
     try:
         return store_of(context, url, "checkpoint.stores")[1]
-    except RecipeError as error:  # the address stands on the command line, in no recipe
+    except RecipeError as error:  # the address is on the command line, in no recipe
         raise UserError(error.problem.removeprefix(f"{error.setting}: "), action=error.action) from error
 
 
 def disk_of(run: Path, *, plugins: Sequence[str] = (), blocked: Sequence[str] = ()) -> Path | None:
-    """Where the recipe of a run keeps checkpoints on this machine; None if it does not say.
+    """The local checkpoint stores of a run's recipe; None if it has none.
 
     Raises:
-        UserError: the recipe cannot be read, or one of its stores is not there.
+        UserError: the recipe cannot be read, or one of its stores is missing.
     """
     from finetooth_core.planning.context import RunContext
     from finetooth_core.plugins import manager
@@ -170,12 +170,11 @@ def _claims(context: RunContext) -> Iterator[Callable[[str], object] | None]:
 
 
 def find(present: ThisRun, resuming: Resuming) -> Resumable:
-    """The checkpoint that a run resumes from: the newest in its stores, or in those that it had before, since a run may
-    move to another place.
+    """The checkpoint from which a run resumes: the newest in its stores, or in its previous ones, since a run may move.
 
     Raises:
         NoCheckpoint: there is none.
-        UserError: there is none that is whole.
+        UserError: there is no complete one.
     """
     from finetooth_core.planning.context import RunContext
     from finetooth_core.settings.recipe import load
@@ -203,15 +202,15 @@ def check(
     stands_on: Mapping[str, Any],
     environment: Mapping[str, str],
 ) -> Resumed:
-    """Compare what was with what is now; returns what to record.
+    """Compare the run with the current state; return what to record.
 
     Args:
-        stands_on: hashes of what it is made from, as a manifest has them.
-        environment: what the numbers depend on in addition to the plan.
+        stands_on: hashes of what the run was made from, as a manifest has them.
+        environment: on which the numbers depend, besides the plan.
 
     Raises:
-        UserError: something changed that alters what was done, and was not accepted; versions differ and the run is
-            strict; or the run has done more steps than it is to have.
+        UserError: a change affects finished steps and was not accepted; versions differ and the run is strict; or the
+            run has done more steps than now planned.
     """
     from finetooth_core.settings.recipe import load
 

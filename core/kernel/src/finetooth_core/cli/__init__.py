@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options, rest = read_start_options(argv, os.environ)
         if options.trusted:
-            os.environ[TRUST] = "1"  # for the processes that this one starts too
+            os.environ[TRUST] = "1"  # also for child processes
         code = _call(options, rest, as_json)
         sys.stdout.flush()  # here, where a closed pipe is not an error
         return code
@@ -60,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json)
     except KeyboardInterrupt:
         return _report(None, False, "interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (Exception, SystemExit) as error:  # a plugin's exit() would end the command as if all were well
+    except (Exception, SystemExit) as error:  # a plugin's exit() would look like success
         from finetooth_toolbox import blame
 
         # click's own, or rich's, which has seen a pipe close

@@ -1,4 +1,4 @@
-"""Commands that plugins bring, each imported when it is called."""
+"""Commands of plugins, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from finetooth_core.plugins.catalog import Registered
 
 PLUGINS = "plugins-"
-"""What the names of commands begin with that are called `ft plugins NAME`."""
+"""Prefix of commands that are called `ft plugins NAME`."""
 
 
 def state_of(ctx: click.Context) -> State:
-    """What the commands of this line get."""
+    """The object for commands."""
     state = ctx.find_root().obj
     assert isinstance(state, State)
     return state
@@ -40,7 +40,7 @@ def load_command(registered: Registered) -> click.Command:
     """Import a command.
 
     Raises:
-        PluginError: what the entry names cannot be imported, or is not a click command.
+        PluginError: the entry's reference cannot be imported, or is not a click command.
     """
     from finetooth_core.plugins.builders import load_builder
 

@@ -1,4 +1,4 @@
-"""The group of commands: the core's own and those that plugins bring, each imported when it is called."""
+"""The group of commands: the core's and those of plugins, each imported when it is called."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ OWN = (
 )
 
 ALSO = {"train": "run"}
-"""Names that are understood too, and not listed."""
+"""Further names, not listed."""
 
 ELSEWHERE = {
     "continue": "resume", "dry-run": "check", "finetune": "run", "fine-tune": "run", "fit": "run", "generate": "chat",
     "infer": "chat", "inference": "chat", "plan": "check", "preprocess": "data prepare", "preview": "data preview",
     "tokenize": "data preview", "validate": "check", "webchat": "chat",
 }  # fmt: skip
-"""What other tools call a command, and ours."""
+"""Other tools' names of commands, and ours."""
 
 EPILOG = "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted; a plugin that ends a run sets its own."
 
@@ -81,10 +81,10 @@ class CommandGroup(click.Group):
 
 
 def _refuse_unknown(name: str, known: Sequence[str], catalog: Catalog) -> None:
-    """Refuse a command that neither exists nor comes with one of our packages.
+    """Refuse a command that neither exists nor is in one of our packages.
 
     Raises:
-        UserError: names the command that was meant, or all.
+        UserError: names the nearest command, or all.
     """
     bare = name.rpartition(":")[2]
     broken = any(f"command:{bare}" in fault.offers for fault in catalog.faults)
@@ -130,6 +130,6 @@ def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> Non
 
 
 def _called(registered: Registered) -> str:
-    """How a plugin's command is called: a name that the core also has needs its distribution."""
+    """The name of a plugin's command: with its distribution if the core has the same name."""
     taken = any(own.name == registered.entry.name for own in OWN)
     return registered.full_name if taken else registered.entry.name

@@ -37,10 +37,10 @@ def plan_parts(
     *,
     every: Sequence[DataReport] = (),
 ) -> list[RenderableType]:
-    """What was decided and why, the memory it will take, how the rows are used, and what else the user should know.
+    """The plan: decisions with reasons, memory, the usage of rows, and notes.
 
     Args:
-        reports: of the rows; empty if nobody read them.
+        reports: of the rows; empty if not read.
         detail: one line, the choices that matter most, or everything.
         every: see `data_table`.
     """
@@ -94,7 +94,7 @@ def _of(taken: int, has: int) -> str:
 
 
 def next_steps(outcome: Outcome, folder: Path, commands: Sequence[str]) -> RenderableType:
-    """Where the run is, and what to try now."""
+    """The run's folder, and next commands."""
     lines = [f"run folder  {folder}"]
     if outcome.artifact is not None:
         lines.append(f"artifact    {outcome.artifact}")

@@ -73,7 +73,7 @@ def command(
 
 
 def carry_out(state: State, session: Session, detail: Detail = "choices") -> int:
-    """Show the plan, train, show what came of it, export what the recipe lists; returns the exit code."""
+    """Show the plan, train, show the result, export what the recipe lists; return the exit code."""
     if not session.writes:  # a launcher ends the first rank, which may still save, where another one fails
         outcome = session.run()
         return 0 if outcome.status in ("done", "stopped") else outcome.exit_code
@@ -101,8 +101,8 @@ def carry_out(state: State, session: Session, detail: Detail = "choices") -> int
 
 
 def export_listed(state: State, session: Session, outcome: Outcome, say: Callable[[str], None]) -> None:
-    """Write what the recipe's `export` lists, with exporters of the recipe's own plugins too. A run whose network was
-    closed in another process exported there, and of several ranks one does."""
+    """Run the exports in the recipe, also with exporters of its own plugins. If another process trained without network
+    access, that process exported; of several ranks only one exports."""
     from finetooth_saving.exporting import export_all
     from finetooth_saving.runs.closed_network import must_close
 
@@ -155,8 +155,8 @@ def _resumed(
 
 
 def suggestions(session: Session, outcome: Outcome) -> list[str]:
-    """Commands that do something with what was trained: the core's own, then those that plugins suggest. An interrupted
-    run can be resumed."""
+    """Next commands for the artifact: the core's, then those that plugins suggest; `ft resume` for an interrupted
+    run."""
     from finetooth_core.models.opened_model import is_scalar
 
     if outcome.artifact is None:

@@ -1,5 +1,5 @@
-"""What commands get as `click.Context.obj`: plugins, catalog, and a session for a recipe. Nothing is loaded before it
-is asked for."""
+"""The object of commands (`click.Context.obj`): plugins, catalog, and a session for a recipe, all loaded at their first
+use."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class State:
     """Implements `finetooth_hooks.CommandContext`.
 
     Args:
-        start_options: what stood on the command line about plugins.
+        start_options: options on plugins from the command line.
 
     Attributes:
-        strict: a broken plugin that the user named is an error; otherwise only a fault among others.
-        said_json: what `--json` asks for is printed, though an error follows.
+        strict: a broken plugin that the user named is an error; otherwise only a fault.
+        said_json: the output of `--json` is printed, even if an error follows.
     """
 
     def __init__(self, start_options: StartOptions) -> None:
@@ -59,7 +59,7 @@ class State:
 
     @cached_property
     def _started(self) -> Started:
-        """What sessions found; `ft serve` makes one for each engine."""
+        """Plugins found by sessions; `ft serve` makes one for each engine."""
         from finetooth_core.started import Started
 
         return Started()
@@ -85,7 +85,7 @@ class State:
 
     @property
     def _named(self) -> dict[str, Any]:
-        """What the command line says about plugins, as arguments."""
+        """The command line's options on plugins, as arguments."""
         return {"plugins": self.start_options.plugins, "blocked": self.start_options.blocked}
 
     def session(
@@ -217,14 +217,14 @@ class State:
         return open_model(self._got_back(reference), lambda recipe: self.session(recipe, data=False), changes)
 
     def talk(self, reference: str, overrides: Sequence[str] = (), *, as_base: bool = False) -> Opened:
-        """A run or a model that is talked to."""
+        """A run or a model for sampling."""
         from finetooth_core.models.talk import talk_to
 
         made = self._got_back(reference)
         return talk_to(made, lambda recipe: self.session(recipe, overrides, data=False), as_base=as_base)
 
     def checkpoints(self, reference: str) -> CheckpointPlace:
-        """Where a run, a folder or a URL keeps checkpoints."""
+        """The checkpoints of a run, a folder or a URL."""
         from finetooth_saving.places import place_of
 
         from finetooth_core.checkpoints.resuming import disk_of, open_store
@@ -290,7 +290,7 @@ class State:
         return export(self, reference, pick, output)[0]
 
     def check_memory(self, recipe: Mapping[str, Any]) -> None:
-        """Refuse an engine that does not fit into memory whatever it is asked to do."""
+        """Refuse an engine that does not fit into memory."""
         from finetooth_core.planning.memory_check import OF_ROWS
 
         self.session(recipe, data=False).check_memory(OF_ROWS)

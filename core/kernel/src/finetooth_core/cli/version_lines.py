@@ -1,4 +1,4 @@
-"""What `ft --version` says after its own version: facts for a bug report, from metadata alone."""
+"""The further lines of `ft --version`: facts for a bug report, only from metadata."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.metadata import distributions, entry_points, version
 from finetooth_core.plugins.versions import parse
 
 SEVERAL = 4
-"""A library that so many plugins require is one that finetooth stands on."""
+"""Number of plugins that must require a library for it to be listed."""
 
 
 def installed_lines() -> list[str]:

@@ -1,1 +1,1 @@
-"""From the rows of a recipe to data: read once, rendered by all cores, kept on disk, found again."""
+"""From the rows of a recipe to data: read once, rendered on all cores, cached on disk."""

@@ -31,14 +31,14 @@ FEW_HELD_OUT = 20
 
 
 class Dataset:
-    """Rows, examples and tokens of each split, each made when it is first asked for and then kept.
+    """Rows, examples and tokens of each split, made at their first use and then kept.
 
     Args:
-        parts: what they are made with.
+        parts: for making them.
 
     Attributes:
         prepared_as: how rows of a split first became tokens.
-        not_kept: why tokens of a split are not kept, where the recipe has no say.
+        not_kept: why tokens of a split are not cached, regardless of the recipe.
     """
 
     def __init__(self, parts: RunParts) -> None:
@@ -122,10 +122,10 @@ class Dataset:
         return SplitRows("eval", whole.sources, whole.formats, whole.selection, held_out=True)
 
     def _check_files(self, rows: SplitRows, *, if_pinned: bool = False) -> None:
-        """Say the hashes of the files in the plan, and compare them with those that the recipe pins.
+        """Record the files' hashes in the plan, and compare them with the recipe's pins.
 
         Args:
-            if_pinned: do neither if it pins none.
+            if_pinned: do nothing without pins.
         """
         log, snapshot = self._parts.log, self._parts.section.snapshot
         pinned = snapshot is not None or any(picked.pin is not None for picked in rows.sources)
@@ -151,8 +151,8 @@ class Dataset:
         return [source for place, item in items for source in self._stood_for(self._source(item, place))]
 
     def _stood_for(self, listing: PickedSource) -> list[PickedSource]:
-        """The sources that one stands for, or itself. What the recipe asks of its rows is asked of each of them; a
-        format that the recipe names comes before theirs."""
+        """The sources listed by a source, or itself. The recipe's selection of rows applies to each of them; the
+        recipe's format comes before theirs."""
         setting, items = listing.setting, listing.source.stands_for()
         if items is None:
             return [listing]

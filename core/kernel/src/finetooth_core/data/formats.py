@@ -1,4 +1,4 @@
-"""Which format reads the rows of each source: the one that the recipe names, or that knows most of its first rows."""
+"""Chooses the format of each source: the recipe's, or the one that accepts most of its first rows."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ BuiltFormats = dict[str, PickedFormat]
 AUTO = "auto"
 SETTING = "data.format"
 LOOKED_AT = 20
-"""Rows at the beginning of a source that decide its format: a first row that is broken does not."""
+"""First rows of a source that decide its format, so that a single broken row does not."""
 
 
 def formats_of(
     builder: Builder, general: Any, method: Any, sources: Sequence[PickedSource], known: Sequence[str] = ()
 ) -> tuple[PickedFormat, ...]:
-    """The format of each source, in their order; said in the plan with the reason.
+    """The format of each source, in order; recorded in the plan with the reason.
 
     Args:
         general: the pick of `data.format`.
-        method: the pick of `method`, whose entry may ask for formats before all others.
-        known: full names of the formats that would be found, where somebody has found them already.
+        method: the pick of `method`, whose entry may prefer formats.
+        known: full names of formats that were found before.
 
     Raises:
         DataError: a source is missing or has no rows, or no format knows its first rows.
@@ -83,7 +83,7 @@ def _in_order(builder: Builder, method: Any) -> list[Registered]:
 def _detected(
     builder: Builder, rows: Sequence[Row], built: BuiltFormats, formats: Sequence[Registered]
 ) -> tuple[Row, PickedFormat, str]:
-    """The format that knows most of the rows, the first of these rows, and what it knows it by."""
+    """The format that accepts most of the rows, the first of these rows, and the reason."""
     known = [(row, *knows) for row in rows if (knows := _knows(builder, formats, row, built)) is not None]
     if not known:
         raise unread(formats, rows[0], lambda registered, pick: _built(builder, pick, SETTING).format)
@@ -104,7 +104,7 @@ def _detected(
 
 
 def _knows(builder: Builder, formats: Sequence[Registered], row: Row, built: BuiltFormats) -> tuple[str, str] | None:
-    """The first format that knows a row, and what it knows it by."""
+    """The first format that accepts a row, and the reason."""
     for registered in formats:
         name = registered.full_name
         if name not in built:

@@ -1,4 +1,4 @@
-"""What the data of a run are made with, in the kernel's own types."""
+"""Parts for making the data of a run, in the kernel's own types."""
 
 from __future__ import annotations
 

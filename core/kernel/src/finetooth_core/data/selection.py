@@ -14,11 +14,10 @@ from finetooth_rows.picked import PickedSource
 
 
 def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, SourceChoice, SourceRows]:
-    """A source as the recipe gives it, without the keys that every source takes; which of its rows are taken; and those
-    keys.
+    """A source of the recipe without the keys common to all sources; its selected rows; and those keys.
 
     Raises:
-        RecipeError: what is wrong with the latter.
+        RecipeError: wrong common keys.
     """
     options: dict[str, Any] = {}
     if isinstance(item, Mapping):
@@ -49,10 +48,10 @@ def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, Sour
 
 
 def choice_of(data: DataSection, split: str, sources: Sequence[PickedSource]) -> Choice:
-    """What the recipe asks of the sources of a split.
+    """The recipe's selection of rows for a split.
 
     Raises:
-        RecipeError: it asks for what cannot be.
+        RecipeError: it is impossible.
     """
     choices = tuple(picked.choice or SourceChoice(picked.setting) for picked in sources)
     if split == "eval":

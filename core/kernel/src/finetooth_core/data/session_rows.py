@@ -54,7 +54,7 @@ class SessionRows:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those whose rows become tokens."""
+        """Splits whose rows become tokens."""
         return tuple(split for split in ("train", "eval") if self._prepared_as(split) is not None)
 
     def preview(self, split: str) -> Iterator[PreviewRow]:
@@ -88,8 +88,8 @@ class SessionRows:
         return [*read, *(("note", note) for note in dict.fromkeys(notes))]
 
     def _prepared_as(self, split: str) -> PreparedAs | None:
-        """How the rows of a split become tokens; None if nothing makes tokens of them. Where rows are broken, the parts
-        of the session may end before they say it: then they say it of the first row that can be read."""
+        """How the rows of a split become tokens; None if nothing does. If broken rows stop the session's parts before
+        that, they get only the first readable row."""
         session, data = self._session, self.context.data
         if split in data.prepared_as or session.decided or not data.has(split):
             return data.prepared_as.get(split)
@@ -107,7 +107,7 @@ class SessionRows:
 
 
 class _OneRow(Dataset):
-    """Data of which every split has one row, the first that can be read."""
+    """Data with one row per split, the first readable one."""
 
     def _read(self, split: str) -> Examples:
         rows = self.rows(split)

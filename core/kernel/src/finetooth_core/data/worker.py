@@ -1,4 +1,4 @@
-"""A worker: its own Python process, which builds what it needs from the recipe and renders what it is sent.
+"""A worker: a separate Python process, which builds its parts from the recipe and renders rows.
 
 It is started as a new process and not forked, since a fork copies locks that threads of this process (tokenizers,
 OpenMP, CUDA) may hold, and since some platforms cannot fork; and as a plain subprocess, since multiprocessing would
@@ -20,10 +20,10 @@ from finetooth_toolbox import blame
 
 def main() -> None:
     """Serve until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; who started it ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends it
     incoming = os.fdopen(os.dup(0), "rb")
     outgoing = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get among the messages
+    os.dup2(2, 1)  # output of libraries must not mix with messages
     try:
         serve(incoming, outgoing)
     except (BrokenPipeError, EOFError):
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
-    """The first message says what to build, all others are work."""
+    """The first message says what to build, all others are rows."""
     first = wire.receive(incoming)
     if first is None:
         return
@@ -53,7 +53,7 @@ def serve(incoming: BinaryIO, outgoing: BinaryIO) -> None:
 
 
 def _build(job: Mapping[str, Any]) -> tuple[Any, list[tuple[str, str]]]:
-    """What a `RunContext` of the same recipe would use, and the notes it tells."""
+    """The parts of a `RunContext` of the same recipe, and its notes."""
     from finetooth_hooks.data.preparation import Limit
     from finetooth_hooks.data.preparation import Rendering as HowToRender
     from finetooth_rows.preparing import load_rendering

@@ -1,4 +1,4 @@
-"""An adapter's folder as the model of a recipe, wherever it was made: its base with the adapter folded in."""
+"""An adapter's folder, from any tool, as the model of a recipe: its base merged with the adapter."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from finetooth_core.settings.recipe import Recipe, load
 
 
 class FromAdapter(Trained):
-    """A `protocols.Loader` of the model that an adapter makes of its base.
+    """A `protocols.Loader` of a base merged with an adapter.
 
     Args:
         folder: of the adapter.
-        base: reference of the model that it was made for.
-        parent: makes what loads that model and folds the adapter into it.
+        base: reference of its base model.
+        parent: makes the loader that merges the adapter into it.
     """
 
     def __init__(self, folder: Path, base: str, parent: Callable[[], Parent]) -> None:
@@ -43,7 +43,7 @@ class FromAdapter(Trained):
         return replace(info, files=(*info.files, *self._files))
 
     def digest(self) -> str:
-        """SHA-256 of the adapter's files, and of what its base is."""
+        """SHA-256 of the adapter's files, and of its base's."""
         hasher = hashlib.sha256(self.parent.loader.describe(self.base).revision.encode())
         for path in self._files:
             hasher.update(hashlib.sha256(path.read_bytes()).digest())
@@ -61,7 +61,7 @@ def from_adapter(recipe: Recipe, builder: Builder, parent_of: ParentOf) -> FromA
         parent_of: makes what the base is loaded with.
 
     Raises:
-        RecipeError: the adapter does not say what it was made for.
+        RecipeError: the adapter does not name its base.
     """
     name = recipe.model.name
     folder = _folder(name)
@@ -85,7 +85,7 @@ def from_adapter(recipe: Recipe, builder: Builder, parent_of: ParentOf) -> FromA
 
 
 def _folder(reference: str) -> Path | None:
-    """The folder on this machine that a reference is."""
+    """The local folder of a reference."""
     try:
         folder = Path(reference).expanduser()
         return folder if folder.is_dir() else None

@@ -33,9 +33,9 @@ class BaseModel:
     Attributes:
         loader: reads it, with the tokens that the recipe changes.
         info: the model, described.
-        facts: what its family says of it.
-        tokenizer: its own, with the tokens that the recipe changes; None where the model is only sketched.
-        entries: of loader and family, with their options where the recipe or a run has some.
+        facts: from its family.
+        tokenizer: its own, with the tokens that the recipe changes; None if the model is only sketched.
+        entries: of loader and family, with options from the recipe or a run.
         run: the run that trained it; None if it comes from elsewhere.
     """
 
@@ -51,16 +51,15 @@ class BaseModel:
 def base_model(
     recipe: Recipe, builder: Builder, framework: Callable[[], str], parent_of: ParentOf, *, sketched: bool = False
 ) -> BaseModel:
-    """Everything about the model of a recipe, in this order: who loads it, what it is, what its family says, and how it
-    reads text.
+    """Everything about the model of a recipe, in this order: loader, description, facts of the family, and tokenizer.
 
     Args:
-        framework: that the loader must speak.
-        parent_of: makes what a run was made with, if the model is one.
-        sketched: its config is all that is looked at; see `Loader.sketch`.
+        framework: of the loader.
+        parent_of: makes the parts of a run, if the model is one.
+        sketched: reads only its config; see `Loader.sketch`.
 
     Raises:
-        UserError: nobody loads it, or it cannot be read.
+        UserError: no loader knows it, or it cannot be read.
     """
     name = recipe.model.name
     run = from_run(recipe, builder, framework, parent_of)
@@ -98,7 +97,7 @@ def _own_loader(recipe: Recipe, builder: Builder, framework: str) -> BuiltPart:
 def _facts(
     recipe: Recipe, builder: Builder, info: ModelInfo, loader: Loader
 ) -> tuple[tuple[Registered, Mapping[str, Any]], ModelFacts]:
-    """The family's entry and options, and what it says; tokens that the recipe adds are among that."""
+    """The family's entry, options and facts, including tokens that the recipe adds."""
     if not isinstance(loader, ChangedTokens):
         built = _family(recipe, builder, info.model_type)
         return (built.registered, built.plain_options), built.part.facts(info.config)
@@ -132,8 +131,8 @@ def _family(recipe: Recipe, builder: Builder, kind: str) -> BuiltPart:
 
 
 def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> BuiltPart:
-    """The renderer that the recipe picks; else that of the run that trained the model, since another markup would be
-    another language; else the one that recognises the model's template; else the renderer of the model's family."""
+    """The recipe's renderer; else that of the run that trained the model, which knows no other markup; else the one that
+    recognises the model's template; else the renderer of the model's family."""
     pick: Pick = recipe.data.renderer
     setting = "data.renderer"
     if pick != AUTO:

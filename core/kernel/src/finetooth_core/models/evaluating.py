@@ -1,4 +1,4 @@
-"""A run or a model is measured: with any evaluators, on any rows."""
+"""Measures a run or a model with any evaluators on any rows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def evaluate(
 
 
 def _keeping_answers(catalog: Catalog, pick: Pick, setting: str) -> Pick:
-    """The pick of an evaluator, asked to keep every answer if it keeps some."""
+    """The pick of an evaluator that keeps every answer, if it keeps some."""
     name = pick_name(pick, setting)
     entry = catalog.get("evaluator", name, setting=setting).entry
     if "samples" not in options_model(entry).model_fields:

@@ -54,7 +54,7 @@ class OpenedModel:
 
     @cached_property
     def engine(self) -> Engine:
-        """With what the run trained."""
+        """The engine with the run's weights."""
         engine = self.session.engine
         if self.artifact is not None:
             if not is_whole(self.artifact):
@@ -64,14 +64,14 @@ class OpenedModel:
 
     @cached_property
     def artifact(self) -> Path | None:
-        """Folder with what it trained; None for a model."""
+        """Folder of its artifact; None for a model."""
         from finetooth_saving.run_folder import artifact_of
 
         return None if self.folder is None else artifact_of(self.folder)
 
     @property
     def context(self) -> Context:
-        """Of the model: its tokenizer, its renderer."""
+        """The context of the model: its tokenizer, its renderer."""
         return self.session.planned_context
 
     @property
@@ -95,12 +95,12 @@ class OpenedModel:
 
 
 def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] | None = None) -> OpenedModel:
-    """A run by its folder or by its name under `runs/`, or anything that can stand under `model:`.
+    """A run by its folder or by its name under `runs/`, or any reference of `model:`.
 
     Args:
         session: makes one.
-        changes: sections of the recipe to replace. What decides the meaning of a run's weights stays as the run had it
-            (its renderer, for one), unless they name it themselves.
+        changes: sections of the recipe to replace. Settings on which the run's weights depend (its renderer, for one)
+            stay the run's, unless they name them.
 
     Raises:
         UserError: the run kept no artifact, or a file of it is damaged.
@@ -121,7 +121,7 @@ def open_model(reference: str, session: OpenSession, changes: Mapping[str, Any] 
 
 
 def kept_meaning(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections that replace those of a recipe, with the picks of the old ones that decide what trained weights mean."""
+    """Sections that replace those of a recipe, with the old picks on which trained weights depend."""
     made = dict(changes)
     for section, *inner in FIXED.values():
         before, now = recipe.get(section), made.get(section)
@@ -134,7 +134,7 @@ def kept_meaning(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
 
 
 def is_scalar(plan: Plan, catalog: Catalog) -> bool:
-    """Whether the method of a plan trains a scalar head: then there is nothing to talk to."""
+    """Whether the method of a plan trains a scalar head, which generates no text."""
     name = plan.picks.get("method")
     entry = None if name is None else catalog.get("method", name).entry
     return isinstance(entry, Method) and entry.head is not None and entry.head.exported_as != "none"

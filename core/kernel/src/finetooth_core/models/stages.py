@@ -1,4 +1,4 @@
-"""A run as the model of the next one: what it trained becomes the base, and the new run says where it comes from."""
+"""A run as the model of the next one: its artifact becomes the base, and the new run records its origin."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 @dataclass(frozen=True)
 class Ancestor:
-    """Where a run comes from.
+    """The origin of a run.
 
     Attributes:
         run: its folder, as the recipe of the next one names it.
@@ -62,7 +62,7 @@ class Ancestor:
 
 
 def ancestor(folder: Path, named: str) -> Ancestor:
-    """What the manifest and the plan of a run say of it.
+    """The facts of a run from its manifest and plan.
 
     Raises:
         UserError: they cannot be read.
@@ -97,7 +97,7 @@ def data_hashes(decisions: Any) -> dict[str, str]:
 
 
 class Parent(Protocol):
-    """What a run was made with, as its own recipe says."""
+    """The parts of a run, from its own recipe."""
 
     @property
     def recipe(self) -> Recipe: ...
@@ -109,7 +109,7 @@ class Parent(Protocol):
     def loader(self) -> Loader: ...
     @property
     def loading(self) -> Loading:
-        """Who loads its base."""
+        """The loader of its base."""
         ...
 
     @property
@@ -121,17 +121,17 @@ class Parent(Protocol):
 Loading = tuple[Registered, Mapping[str, Any]]
 """The entry of a loader, and its options."""
 ParentOf = Callable[[Recipe, Path], Parent]
-"""From the recipe and the folder of a run to what it was made with."""
+"""From the recipe and the folder of a run to its parts."""
 
 
 class Trained(LoaderBase):
-    """A `protocols.Loader` of what was trained: whole weights as they are, an adapter folded into its base in fp32.
+    """A `protocols.Loader` of an artifact: whole weights, or an adapter merged into its base in fp32.
 
     Args:
-        folder: how messages name it.
+        folder: for messages.
         artifact: its folder with weights.
-        parent: makes what it was made with.
-        whole: loads the artifact, if that has whole weights; None for an adapter.
+        parent: makes the run's parts.
+        whole: loads the artifact, if it has whole weights; None for an adapter.
     """
 
     def __init__(
@@ -147,14 +147,14 @@ class Trained(LoaderBase):
 
     @property
     def loading(self) -> Loading:
-        """Who loads the artifact, or the base of the adapter."""
+        """The loader of the artifact, or of the adapter's base."""
         if self._whole is not None:
             return self._whole.registered, self._whole.plain_options
         return self.parent.loading
 
     @property
     def _inner(self) -> tuple[Loader, str]:
-        """What loads the base, and under which reference: the artifact itself, if it is whole."""
+        """The loader and reference of the base, or of the artifact itself if it is whole."""
         if self._whole is not None:
             return self._whole.part, str(self.artifact)
         return self.parent.loader, self.parent.recipe.model.name
@@ -172,7 +172,7 @@ class Trained(LoaderBase):
             if info.stored is None or info.stored_weights:  # a sum is plain numbers
                 config.pop("quantization_config", None)
                 info = replace(info, stored=None, stored_weights=0, resident_bytes=None)
-        # an adapter that is folded in is on no disk as a model, until it is merged
+        # the merged model is on no disk yet
         published = self.artifact if self._whole is not None else self.folder / MERGED
         place = str(published.absolute())
         return replace(
@@ -182,7 +182,7 @@ class Trained(LoaderBase):
             config=config,
             contents=contents,
             published=place,
-            # of an adapter: the base in fp32, and the file that it is read from, which stays mapped
+            # of an adapter: the base in fp32, and its file, which stays mapped
             loading_bytes=info.loading_bytes if self._whole is not None else 4 * info.parameters + info.weight_bytes,
         )
 
@@ -199,11 +199,11 @@ class Trained(LoaderBase):
         self, reference: str, *, framework: str, precision: str, device: str, quantizer: Quantizer | None = None,
         meta: bool = False,
     ) -> Any:  # fmt: skip
-        """The model that was trained. Over a base in fewer bits the adapter is folded into the numbers that the run
-        computed with, and the sum is plain numbers; with a quantizer it is stored again.
+        """The trained model. An adapter over a quantised base is merged into the dequantised numbers, and the sum is
+        plain numbers; a quantizer quantises it again.
 
         Raises:
-            PlanError: its adapter cannot be folded into a base, or its base cannot be read as numbers.
+            PlanError: its adapter cannot be merged, or its base cannot be dequantised.
         """
         if meta:
             raise self._cannot("build a model without its weights", "meta")
@@ -227,7 +227,7 @@ class Trained(LoaderBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Tensor by tensor where its loader gives them and its adapter is folded into them."""
+        """Whether loader and adapter work tensor by tensor."""
         by_tensor = self._whole is not None or "fold_tensors" in self._adapter.part.capabilities
         return self._inner[0].capabilities & ({"tensors", "widen", "write"} if by_tensor else {"widen", "write"})
 
@@ -242,8 +242,8 @@ class Trained(LoaderBase):
     def tensors(
         self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
     ) -> ModelTensors | None:
-        """What was trained, tensor by tensor; of an adapter over a base in fewer bits, the sums with the numbers that
-        the run computed with. None where the sums are to be stored in fewer bits, which takes the whole model.
+        """The trained model, tensor by tensor; of an adapter over a quantised base, the sums with the dequantised
+        numbers. None if the sums shall be quantised, which needs the whole model.
         """
         loader, inner = self._inner
         if self._whole is not None:
@@ -256,12 +256,12 @@ class Trained(LoaderBase):
 
     @property
     def _in_fewer_bits(self) -> bool:
-        """Whether the base of the run is, by its quantizer or in its file."""
+        """Whether the base of the run is quantised, by its quantizer or in its file."""
         loader, inner = self._inner
         return self.parent.recipe.quantization is not None or loader.describe(inner).stored is not None
 
     def _base_precision(self, precision: str) -> str:
-        """In which precision the base is read: in that of the run where another would give other codes."""
+        """The precision for reading the base: the run's, if another would give other quantised codes."""
         return self._computed_in() or precision if self._in_fewer_bits else "fp32"
 
     def _computed_in(self) -> str:
@@ -285,7 +285,7 @@ class Trained(LoaderBase):
     def _check_readable(self) -> None:
         """
         Raises:
-            PlanError: the base's file stores it in bits that only its library reads.
+            PlanError: only another library reads the quantised base.
         """
         loader, base = self._inner
         info = loader.describe(base)
@@ -303,11 +303,11 @@ class Trained(LoaderBase):
 
 
 class FromRun(Trained):
-    """What a run trained.
+    """The loader of a run's artifact.
 
     Args:
         folder: the run.
-        parent: makes what it was made with.
+        parent: makes the run's parts.
         whole: loads its artifact, if that has whole weights; None for an adapter.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A run or a model that is talked to: its engine has what the run trained, writes text, and fits into memory."""
+"""A run or a model for sampling: its engine has the run's weights, generates text, and fits into memory."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def talk_to(reference: str, session: Callable[[Mapping[str, Any]], Session], *, 
 
     Args:
         session: makes one for a recipe, without training data.
-        as_base: take the model that the run has become, without its adapter's own recipe.
+        as_base: use the run's merged model, without its adapter's recipe.
 
     Raises:
         UserError: the run kept no artifact, or a file of it is damaged.

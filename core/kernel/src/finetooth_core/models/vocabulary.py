@@ -16,7 +16,7 @@ SETTING = "model.added_tokens"
 
 
 class ChangedTokens(LoaderBase):
-    """A `protocols.Loader` whose models and tokenizers have what a recipe changes about their tokens.
+    """A `protocols.Loader` with a recipe's changes of tokens in models and tokenizers.
 
     Args:
         loader: the model's own.
@@ -100,7 +100,7 @@ class ChangedTokens(LoaderBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What its loader can do with a model whose tokens are others; tensor by tensor it cannot be given."""
+        """The loader's capabilities for a model with changed tokens, without `tensors`."""
         return self._loader.capabilities & {"widen", "write"}
 
     def widen(self, model: Any, size: int, new: Sequence[int]) -> None:

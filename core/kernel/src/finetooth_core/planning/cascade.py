@@ -4,12 +4,12 @@
     -> the adapter with activations recomputed -> so over 8 bits -> so over 4 bits
     -> with what the backend can keep elsewhere (activations, frozen layers)
 
-Fewer bits are tried before activations are recomputed, and where they were not enough or saved nothing (a small model,
-whose activations take more than its weights) recomputing begins without them: no bits are given up in vain.
+Quantisation is tried before recomputation; if it was not enough or saved nothing (a small model, whose activations take
+more than its weights), recomputation starts without it, so that no precision is lost in vain.
 
 Every step is the recipe with its choices made, and its figure the memory estimate of that recipe's own plan, held
-against what the device has and what of it is free. Nothing is chosen silently: each step that was tried is a note of
-the plan, and the choice is written into the run's recipe, so that a resumed run keeps it.
+against what the device has and what of it is free. Each tried step is a note of the plan, and the choice is written
+into the run's recipe, so that a resumed run keeps it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Decide = Callable[[RunContext], Job]
 """From a recipe without open choices to its plan."""
 
 BITS = {8: (0.75, 1.5), 4: (0.0, 0.75)}
-"""Bytes of a stored weight, more than the first and at most the second, that count as so many bits."""
+"""Ranges of bytes per weight, by number of bits: more than the first, at most the second."""
 
 CHECKPOINTING = "train.gradient_checkpointing"
 
@@ -45,9 +45,9 @@ class Step:
     """One way to train a model.
 
     Attributes:
-        kind: `whole`, `adapter`, `8 bits`, `4 bits`, `recomputed` or `elsewhere`: what it is beyond those before.
-        label: what a person calls it.
-        gives_up: all that is lost compared with training every weight as it is.
+        kind: `whole`, `adapter`, `8 bits`, `4 bits`, `recomputed` or `elsewhere`: its addition to the previous ways.
+        label: for people.
+        gives_up: all its disadvantages compared with full fine-tuning.
         changes: settings of the recipe by their dotted paths.
     """
 
@@ -63,7 +63,7 @@ class StepTrial:
 
     Attributes:
         job: its plan; None where the combination cannot work.
-        obstacle: why it is passed over; empty: it can be taken.
+        obstacle: why it is skipped; empty: it is usable.
     """
 
     step: Step
@@ -80,7 +80,7 @@ class StepTrial:
 
 
 def is_open(recipe: Recipe) -> bool:
-    """Whether a recipe leaves what trains to the memory."""
+    """Whether a recipe lets memory decide what trains."""
     return opens_adapter(recipe) or recipe.quantization == AUTO
 
 
@@ -97,7 +97,7 @@ def steps(context: RunContext) -> list[Step]:
     if recipe.quantization == AUTO:
         ladder = [replace(step, changes={**step.changes, "quantization": None}) for step in ladder]
     last = ladder[-1]
-    over = [last]  # what the adapter trains over, the most bits first
+    over = [last]  # bases of the adapter, the most bits first
     if recipe.quantization == AUTO:
         for bits, registered in _quantizers(context):
             name = _name(registered, context)
@@ -123,7 +123,7 @@ def steps(context: RunContext) -> list[Step]:
 
 
 def _savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
-    """What the backend can keep elsewhere, and the pick of it that does; not what the recipe has settled."""
+    """The backend's options to offload, with the picks; not those that the recipe sets."""
     pick = context.recipe.backend
     options = {} if isinstance(pick, str) else dict(pick)
     named = pick if isinstance(pick, str) else str(options.pop("name"))
@@ -167,8 +167,8 @@ def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], 
 
 
 def _quantizers(context: RunContext) -> Iterator[tuple[int, Registered]]:
-    """For each number of bits what stores them: of those that can be built the one with the highest rank, then the one
-    that keeps most."""
+    """The quantizer for each number of bits: of those that can be built the one with the highest rank, then the one
+    with the most bytes."""
     candidates: list[tuple[float, tuple[int, float, str], Registered]] = []
     for registered in context.catalog.speaking("quantizer", context.framework):
         entry = registered.entry
@@ -197,7 +197,7 @@ def tried(context: RunContext, decide: Decide, candidates: list[Step], *, all_of
     """Steps with their plans, up to the first that fits.
 
     Args:
-        all_of_them: continue behind that.
+        all_of_them: continue after it.
 
     Raises:
         FinetoothError: what is wrong with the recipe whatever trains.
@@ -255,7 +255,7 @@ def _settings(recipe: Recipe) -> str:
 
 
 def _reason(taken: StepTrial, outcomes: list[StepTrial]) -> str:
-    """Why the settings that were open are what they are."""
+    """The reasons for the chosen settings."""
     if taken.obstacle:
         return f"auto: nothing fits, and this takes the least memory, {taken.figure}"
     before = next((tried for tried in reversed(outcomes) if tried.obstacle), None)
@@ -280,7 +280,7 @@ def _lines(recipe: Recipe, taken: StepTrial, outcomes: list[StepTrial]) -> Itera
 
 
 def _in_vain(tried: StepTrial, before: list[StepTrial]) -> str:
-    """That a step takes no less than one that gives up less, which one would not expect of it."""
+    """A note that a step saves nothing compared with a milder one."""
     able = [earlier for earlier in before if earlier.job is not None]
     least = min(able, key=_total, default=None)
     if least is None or _total(tried) < _total(least):

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from finetooth_core.plugins.manager import Plugins
 
 OpenModel = Callable[[str, Mapping[str, Any] | None, Callable[[str], None]], Opened]
-"""Opens a model by its reference, with sections of its recipe replaced; and who is told one line."""
+"""Opens a model by its reference, with sections of its recipe replaced; with a function for notes."""
 
 
 WORKER = "finetooth_core.data.worker"
@@ -61,19 +61,19 @@ class RunContext:
         recipe: checked, `auto` not yet decided.
         catalog: all entries.
         folder: the run folder, or where it will be.
-        plugins: where the catalog came from; without them no other process can build the same context.
+        plugins: source of the catalog; without them no other process can build the same context.
         open_model: opens other models; without it none can be opened.
-        framework: that loader and adapter must speak, where somebody has decided it; default: see `framework_of`.
-        hardware: of a machine that is made up, to ask what fits it; None: what is here.
-        sketched: the model is known by its config alone: it may have neither weights nor tokenizer here.
-        memory: bytes that the device is taken to have, all of them free; 0: those that it has.
+        framework: of loader and adapter, if decided; default: see `framework_of`.
+        hardware: of another machine; None: of this one.
+        sketched: only the model's config is known, without weights or tokenizer.
+        memory: assumed bytes of the device, all free; 0: the real ones.
 
     Attributes:
         log: decisions, picks and notes so far.
         builder: builds entries.
         train: the `train` section, as decided so far.
         plan: None until it is decided.
-        opened: what its parts opened in addition to the model of the recipe.
+        opened: models that its parts opened besides the recipe's.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class RunContext:
         self.joined: JoinedRank | None = None  # the ranks that train the run; None: this process alone
         self.awaited: dict[str, str] = {}
         """Metrics of evaluations that parts wait for, by the setting that names them."""
-        self.opened: list[Opened] = []  # what its parts opened in addition to the recipe's model
+        self.opened: list[Opened] = []  # models opened besides the recipe's
 
     def beside(self, recipe: Recipe, folder: Path | None = None) -> RunContext:
         """A context of another recipe for the same plugins, and the same framework unless it names a backend.
@@ -126,7 +126,7 @@ class RunContext:
         return self.recipe.data.markup
 
     def planned(self, plan: Plan) -> None:
-        """Told once, when everything is decided."""
+        """Set once, when everything is decided."""
         self.plan, self.train = plan, plan.train
 
     # --- the parts ----------------------------------------------------------------------------------------------------

@@ -125,7 +125,8 @@ def _evaluators(context: RunContext, method: Method) -> tuple[list[BuiltPart], l
 
 
 def _trackers(context: RunContext) -> list[PickedTracker]:
-    """The trackers of a run. A default tracker that fails to build is skipped with a warning: nobody asked for it."""
+    """The trackers of a run. A default tracker that fails to build is skipped with a warning: the user did not pick
+    it."""
     picks = context.recipe.trackers
     listed = picks != AUTO
     if picks == AUTO:
@@ -157,7 +158,7 @@ def _trackers(context: RunContext) -> list[PickedTracker]:
 def _check_capabilities(
     backend: Backend, method: Method, evaluators: list[Evaluator], no_reference: str
 ) -> frozenset[str]:
-    """What method and evaluators need of the engine, all of which the backend has."""
+    """The engine capabilities that method and evaluators need; the backend must have all."""
     asking: list[Method | Evaluator] = [method, *evaluators]
     for entry in asking:
         lacking = sorted(entry.needs - backend.capabilities)
@@ -175,7 +176,7 @@ def _check_capabilities(
 
 
 def check_profile(context: RunContext, backend: Backend, total_steps: int | None) -> None:
-    """What is to be recorded must be possible and, as far as the length of the run is known, happen."""
+    """Check that the steps of `profile` can be recorded and, if the run's length is known, occur."""
     section = context.recipe.profile
     if not section.steps:
         return
@@ -210,10 +211,10 @@ def _count(steps: int) -> str:
 def _check_loss(
     setting: str, spec: LossSpec, backend: Backend, no_reference: str, brought: Mapping[str, RoleModel | None]
 ) -> None:
-    """What a loss reads must be something the backend has, and the reference a model there is.
+    """Check that the backend has the outputs that losses read, and that there is a reference model.
 
     Args:
-        brought: roles that the method brings.
+        brought: the method's roles.
     """
     names = [OutputName.of(need) for need in sorted(spec.needs)]
     lacking = sorted({name.kind for name in names} - backend.outputs)

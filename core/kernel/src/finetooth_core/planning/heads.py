@@ -1,4 +1,4 @@
-"""Whether the engine gets a scalar head: asked for by the method, or brought by a model that is only read."""
+"""Whether the engine gets a scalar head: the method's, or that of a model without training."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OUTPUTS = frozenset({"scores", "values"})
 
 
 def decide_head(context: RunContext, backend: Backend, *, data: bool) -> ScalarHead | None:
-    """The head of the recipe's method; without data to train on, and with a method that asks for none, the model's
-    own, so that a reward model can be read.
+    """The head of the recipe's method; without training data, and if the method has none, the model's own, so that a
+    reward model can be used.
 
     Raises:
         PlanError: the backend builds no heads, or the model is a reward model and the method trains a language model.

@@ -18,7 +18,7 @@ class JoinedRank:
         rank: its place.
         strategy: spreads the engine.
         name: full name of the strategy.
-        words: capabilities of the strategy's entry, and of what it built.
+        words: capabilities of the strategy's entry, and of the strategy.
         collective: its line to the others, once the plan has opened it.
     """
 
@@ -34,17 +34,17 @@ class JoinedRank:
         return self.rank.rank == 0
 
     def same(self, value: str) -> str:
-        """What rank 0 has."""
+        """Rank 0's value."""
         return value if self.collective is None else str(self.collective.broadcast(value))
 
     def check_alike(self, own: Mapping[str, str]) -> None:
         """Checks that every rank holds the same as rank 0.
 
         Args:
-            own: what must be the same at every rank, hashed, by what it is.
+            own: hashes of what must be equal at every rank, by name.
 
         Raises:
-            EngineError: it is not; names what and which ranks.
+            EngineError: one differs; names it and the ranks.
         """
         assert self.collective is not None
         of_ranks = self.collective.gather(dict(own))

@@ -1,4 +1,4 @@
-"""Which provider computes each operation that a backend asks for: the recipe's, or the best that can serve."""
+"""Picks the provider of each operation that a backend needs: the recipe's, or the best usable one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RECIPE = "the recipe says so"
 
 @dataclass(frozen=True)
 class _Answer:
-    """What a provider says to what is wanted: why not, or what it does."""
+    """A provider's answer to a request: why it is unusable, or what it does."""
 
     refusal: str
     serves: Serves | None = None
@@ -37,10 +37,10 @@ class KernelPicker:
     """See `finetooth_hooks.protocols.PickKernels`.
 
     Args:
-        context: of the recipe; builds providers, and only those that are declared for what is wanted.
+        context: of the recipe; builds providers, only those declared for the request.
         backend: full name of its entry.
         framework: of the backend.
-        device: the planned one, as the framework calls it.
+        device: the planned one, by the framework's name.
 
     Attributes:
         picked: by operation.
@@ -100,7 +100,7 @@ class KernelPicker:
         return "; ".join(reasons)
 
     def _best(self, operation: str, wanted: KernelRequest) -> PickedKernel | None:
-        """The provider of the highest rank that can serve."""
+        """The usable provider of the highest rank."""
         ranked = [(rank, r) for r in self._providers(operation) if (rank := _rank(r, operation)) is not None]
         ranked.sort(key=lambda pair: (-pair[0], pair[1].full_name))
         refusals = []
@@ -158,7 +158,7 @@ class KernelPicker:
         ]
 
     def _answer(self, registered: Registered, pick: Pick, operation: str, wanted: KernelRequest) -> _Answer:
-        """What it says; it is built only where it is declared for what is wanted."""
+        """Its answer; it is built only if it is declared for the request."""
         entry = registered.entry
         assert isinstance(entry, Kernel)
         if self._framework not in entry.frameworks:
@@ -193,14 +193,14 @@ class KernelPicker:
 
 
 def _rank(registered: Registered, operation: str) -> int | None:
-    """What it ranks for an operation; None where only its name picks it."""
+    """Its rank for an operation; None if it must be picked by name."""
     assert isinstance(registered.entry, Kernel)
     ranks = [use.rank for use in registered.entry.serves if use.operation == operation and use.rank is not None]
     return max(ranks) if ranks else None
 
 
 def _declared(serves: Serves, device: str, wanted: KernelRequest) -> str:
-    """Why what is declared does not cover what is wanted; empty if it does."""
+    """Why its declarations do not cover the request; empty if they do."""
     kind = device.partition(":")[0]
     if serves.devices and kind not in serves.devices:
         return f"it serves {serves.operation} on {', '.join(sorted(serves.devices))}, not on {kind}"

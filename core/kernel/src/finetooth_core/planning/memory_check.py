@@ -1,7 +1,7 @@
-"""Whether a run fits into the memory that is there, and what would fit where it does not.
+"""Whether a run fits into memory, and what would fit if it does not.
 
-A plan decides by total memory, so that it is the same tomorrow; whether it may begin is asked when it begins, of what
-is free then. Every figure is the backend's own estimate of a plan with one thing changed.
+A plan decides by total memory, so that it is reproducible; free memory is checked when the run begins. Every figure is
+the backend's own estimate of a plan with one thing changed.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from finetooth_core.planning.memory_ladder import Rung, ladder
 from finetooth_core.planning.plan import Job
 
 WORTHWHILE = 0.95
-"""What does not suffice alone is suggested together with others if it brings the peak down to this share."""
+"""A change that is not enough is suggested together with others if it reduces the peak to this share."""
 
 
 OF_ROWS = frozenset({"activations", "logits", "update"})
-"""Parts that grow with the rows of a step: who gives them alone knows how long they are."""
+"""Parts that grow with the rows of a step, whose length only the caller knows."""
 
 OF_TRAINING = OF_ROWS | {"gradients", "optimizer", "snapshots"}
-"""Parts that are not taken where nothing trains."""
+"""Parts that exist only in training."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A memory of its own.
+    """A separate memory.
 
     Attributes:
-        where: it is.
+        where: its place.
         needed: bytes by part.
-        total: bytes that there are; 0: it is not known.
-        available: bytes that this process may have; None: it is not known.
+        total: bytes; 0: unknown.
+        available: bytes for this process; None: unknown.
     """
 
     where: str
@@ -65,7 +65,7 @@ class Pool:
 
 
 def pools(memory: MemoryEstimate, hardware: HardwareFacts) -> tuple[Pool, ...]:
-    """What an estimate takes of the first device, of the host around it, and of the disk of temporary files."""
+    """An estimate's memory of the first device, of the host, and of the disk of temporary files."""
     first = hardware.devices[0]
     device = Pool(first.label, memory.parts, first.memory, first.available)
     host = Pool("the host", memory.host, hardware.host_memory, hardware.host_available)
@@ -107,7 +107,7 @@ def check_memory(job: Job, without: Collection[str] = ()) -> None:
 
 
 def _passed(job: Job) -> str:
-    """What was tried before the least that there is."""
+    """The tried steps before the last one."""
     return f" ({', '.join(job.passed)} would take more or cannot work)" if job.passed else ""
 
 
@@ -124,7 +124,7 @@ def _reduced(memory: MemoryEstimate, without: Collection[str]) -> MemoryEstimate
 
 
 def _advice(job: Job, without: Collection[str]) -> str:
-    """What would fit: each change that suffices alone; else all that help, together."""
+    """What would fit: each change that is enough by itself; else all that help, together."""
     trial = _Trial(job, without)
     groups = ladder(job)
     alone = [fit for fit in (trial.mildest(job.asked, rungs) for rungs in groups) if fit is not None]
@@ -146,7 +146,7 @@ def _advice(job: Job, without: Collection[str]) -> str:
 
 
 class _Trial:
-    """What a run would take with something changed."""
+    """The memory of a run with a change."""
 
     def __init__(self, job: Job, without: Collection[str]) -> None:
         self._backend, self._hardware, self._without = job.backend, job.request.place.hardware, without
@@ -163,7 +163,7 @@ class _Trial:
         return not shortages(memory, self._hardware)
 
     def mildest(self, request: PlanRequest, rungs: Sequence[Rung]) -> tuple[Rung, int] | None:
-        """The first of alternatives that suffices, with what the run then takes of the device."""
+        """The first sufficient alternative, with the run's device memory."""
         for rung in rungs:
             memory = self.memory(request, rung)
             if memory is not None and self.fits(memory):
@@ -171,7 +171,7 @@ class _Trial:
         return None
 
     def strongest(self, request: PlanRequest, rungs: Sequence[Rung], takes: int) -> tuple[Rung, int] | None:
-        """The alternative that takes least of the device, if that is clearly less than `takes`."""
+        """The alternative with the least device memory, if clearly less than `takes`."""
         changes = [(rung, memory.total) for rung in rungs if (memory := self.memory(request, rung)) is not None]
         least = min(changes, key=lambda change: change[1], default=None)
         return least if least is not None and least[1] < WORTHWHILE * takes else None

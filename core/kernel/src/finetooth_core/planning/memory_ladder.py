@@ -1,5 +1,4 @@
-"""What to change where a run does not fit into memory: single changes of what the backend is asked, what costs least
-first."""
+"""What to change if a run does not fit into memory: single changes of the backend's request, the cheapest first."""
 
 from __future__ import annotations
 
@@ -27,8 +26,8 @@ class Rung:
     """One thing to change.
 
     Attributes:
-        setting: with its value, as one writes it behind the recipe.
-        change: of what the backend is asked.
+        setting: with its value, as on the command line.
+        change: of the backend's request.
     """
 
     setting: str
@@ -36,7 +35,7 @@ class Rung:
 
 
 def ladder(job: Job) -> list[list[Rung]]:
-    """What to change, what costs least first; each a list of alternatives, the mildest first."""
+    """What to change, the cheapest first; each a list of alternatives, the mildest first."""
     kinds = (_micro_batches, _checkpointing, _devices, _adapters, _optimizers, _quantizers, _lengths)
     return [rungs for rungs in (list(kind(job)) for kind in kinds) if rungs]
 
@@ -76,7 +75,7 @@ def _devices(job: Job) -> list[Rung]:
 
 
 def _adapters(job: Job) -> list[Rung]:
-    """Adapters that train less, over a base that stays as it is; what trains most first."""
+    """Adapters that train less, over a frozen base; those that train most first."""
     trains, base, context = job.request.trains, job.request.base, job.context
     rungs: list[tuple[int, Rung]] = []
     for registered in () if trains.base_frozen else context.catalog.speaking("adapter", context.framework):
@@ -97,7 +96,7 @@ def _adapters(job: Job) -> list[Rung]:
 
 
 def _optimizers(job: Job) -> Iterator[Rung]:
-    """Optimizers that keep less for each parameter, what keeps most first."""
+    """Optimizers with less state per parameter, the most first."""
     context, now = job.context, job.request.updates
     entries = [(r, r.entry) for r in context.catalog.speaking("optimizer", context.framework)]
     device = job.request.place.hardware.device.split(":")[0]
@@ -116,7 +115,7 @@ def _optimizers(job: Job) -> Iterator[Rung]:
 
 
 def _quantizers(job: Job) -> list[Rung]:
-    """What stores the base in fewer bits, for adapters that can live with that; the most bits first."""
+    """Quantizers of the base, for adapters that accept one; the most bits first."""
     context, rungs = job.context, []
     stored = job.request.base.stored is not None
     for registered in () if stored else context.catalog.speaking("quantizer", context.framework):

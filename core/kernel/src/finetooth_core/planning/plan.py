@@ -1,4 +1,4 @@
-"""Decide every `auto`, check what cannot work together, and say why; no weights are loaded."""
+"""Decides every `auto`, with reasons, and refuses impossible combinations; loads no weights."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ from finetooth_core.settings.recipe import Recipe
 
 @dataclass(frozen=True)
 class Job:
-    """A run, decided and ready to build its engine.
+    """A planned run, ready to build its engine.
 
     Attributes:
-        context: what the parts were built with.
+        context: of the parts.
         plan: the decisions.
         method: its data are prepared; None without data.
         prepared: steps and the report on the rows.
@@ -72,12 +72,12 @@ class Job:
         evaluators: in the recipe's order.
         trackers: in the recipe's order.
         reports: on the rows, by split.
-        every_report: the same of all that read them: evaluators may use other rows of one split.
-        keeping: where checkpoints go; None without data.
-        padding: share of padding, as the backend lays data out; see `BackendPlan.padding`.
-        cost: what steps take, or why the backend cannot say; see `BackendPlan.cost`.
-        asked: what the backend was asked, with whatever the recipe leaves open.
-        passed: what a cascade tried before, each with what it takes; see `cascade`.
+        every_report: of all readers: evaluators may use other rows of one split.
+        keeping: places of checkpoints; None without data.
+        padding: share of padding in the backend's layout; see `BackendPlan.padding`.
+        cost: of steps, or why it is unknown; see `BackendPlan.cost`.
+        asked: the backend's request, with the recipe's open settings.
+        passed: steps that a cascade tried before, with their memory; see `cascade`.
     """
 
     context: RunContext
@@ -103,7 +103,7 @@ class Job:
 
     @property
     def not_kept(self) -> Mapping[str, str]:
-        """Why the tokens of a split are not kept on disk, where the recipe has no say."""
+        """Why the tokens of a split are not cached, regardless of the recipe."""
         return self.context.data.not_kept
 
     def prepare(
@@ -119,8 +119,8 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
 
     Args:
         context: of the recipe.
-        data: False for an engine that the caller drives with data of its own: nothing is read, and the job has
-            neither method nor evaluators.
+        data: False for an engine that the caller drives with its own data: nothing is read, and the job has neither
+            method nor evaluators.
         versions: of every distribution that brought a plugin; part of the plan's hash.
 
     Raises:
@@ -157,7 +157,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     base = BasePart(model, facts, context.loader, None if quantizer_built is None else quantizer_built.part)
     trains = trains_of(context, adapter_built.part, adapter_entry, head)
     place = place_of(context, hardware, backend_entry)
-    if context.hardware is None and data:  # the disks of a machine that is made up are not known; without data: no run
+    if context.hardware is None and data:  # another machine's disks are unknown; without data: no run
         check_room(
             context, keeping, trains, parameters=model.parameters, state_bytes=updates.state_bytes,
             copies=sum(role.model is None for role in roles.values()),
@@ -237,8 +237,7 @@ def _check_optimizer(
 ) -> None:
     """
     Raises:
-        PlanError: a device that the optimizer does not run on, or an ability of it that engines of the backend do not
-            know.
+        PlanError: the optimizer does not run on the device, or the backend's engines lack an ability that it needs.
     """
     device = hardware.device.split(":")[0]
     if entry.devices and device not in entry.devices:
@@ -259,7 +258,7 @@ def _check_optimizer(
 def _check_noise(alpha: float, backend: BuiltPart, backend_entry: Backend) -> None:
     """
     Raises:
-        PlanError: embeddings should get noise, and engines of the backend do not know how.
+        PlanError: the recipe sets noise on embeddings, and the backend's engines lack it.
     """
     if alpha and "embedding_noise" not in backend_entry.capabilities:
         raise PlanError(
@@ -269,7 +268,7 @@ def _check_noise(alpha: float, backend: BuiltPart, backend_entry: Backend) -> No
 
 
 def _snapshots(keeping: Keeping | None, backend: Backend) -> SnapshotsPart:
-    """One that is on its way, while each store in memory still has all that it keeps."""
+    """One snapshot being made, while each store in memory still has all of its own."""
     if keeping is None or not keeping.cadence or "snapshots" not in backend.capabilities:
         return SnapshotsPart()
     brought = keeping.on_disk or bool(keeping.host)
@@ -278,7 +277,7 @@ def _snapshots(keeping: Keeping | None, backend: Backend) -> SnapshotsPart:
 
 
 def trains_of(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: ScalarHead | None) -> TrainsPart:
-    """The adapter and what its entry says of it, with the head."""
+    """The adapter with its entry's facts, and the head."""
     trained = adapter.trained_parameters(context.facts, context.model.parameters) + head_size(head, context.facts)
     return TrainsPart(
         adapter,
@@ -294,7 +293,7 @@ def trains_of(context: RunContext, adapter: BuiltAdapter, entry: Adapter, head: 
 
 @paused_collector()  # whether a device is there may only show once its framework is imported
 def hardware_of(context: RunContext, backend: Backend) -> HardwareFacts:
-    """The device that the recipe names, or the best that is here; what is made up, if the context says so.
+    """The recipe's device, or the best one here, or the context's other machine.
 
     Raises:
         PlanError: it cannot be used here, or nothing here can run the backend.
@@ -349,7 +348,7 @@ def _hardware(context: RunContext, backend: Backend) -> HardwareFacts:
 
 
 def _unused(registered: Registered, missing: str) -> list[str]:
-    """A device that is in the machine and cannot be used, as a note."""
+    """A note on an unusable device of the machine."""
     entry = registered.entry
     assert isinstance(entry, Hardware)
     device = entry.in_machine() if entry.in_machine is not None else ""
@@ -357,7 +356,7 @@ def _unused(registered: Registered, missing: str) -> list[str]:
 
 
 def _alone(context: RunContext, facts: HardwareFacts) -> HardwareFacts:
-    """The facts; other devices of the kind, which do not compute, are named in a note."""
+    """The hardware's facts; a note names other, unused devices of the kind."""
     idle = sorted((*facts.devices[1:], *facts.others), key=lambda device: device.index)
     if idle:
         names = ", ".join(f"{device.name} ({device.label})" for device in idle)
@@ -379,7 +378,7 @@ def _check_frameworks(used: Sequence[Registered], picked: Registered, backend: B
 
 
 def _lengths(context: RunContext, train: DataReport, reports: Sequence[DataReport]) -> DataPart:
-    """How long the data are: the average of those that train, and the longest of all, since held-out rows are computed
+    """The lengths of the data: the average of training rows, and the longest of all, since held-out rows are computed
     too."""
     longest = max((train, *reports), key=lambda report: report.longest)
     return DataPart(
@@ -419,7 +418,7 @@ def _plan(context: RunContext, decided: BackendPlan, total_steps: int | None, ve
 
 
 def _hash(plan: Plan, versions: Mapping[str, str]) -> str:
-    """SHA-256 over what decides the numbers: not over reasons, nor over where the run writes or what it costs."""
+    """SHA-256 over everything that affects the numbers: not over reasons, places of output or costs."""
     content = as_json(plan)
     for volatile in ("memory", "notes", "hash", "decisions"):
         content.pop(volatile)
@@ -437,7 +436,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
 
 
 def _by_split(reports: Sequence[DataReport]) -> tuple[DataReport, ...]:
-    """One report a split: several evaluators read the same rows."""
+    """One report per split: several evaluators read the same rows."""
     seen: dict[str, DataReport] = {}
     for report in reports:
         seen.setdefault(report.split, report)

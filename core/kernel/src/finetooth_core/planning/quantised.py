@@ -1,4 +1,4 @@
-"""A base in fewer bits: what the recipe stores it with, and whether the rest of the recipe can live with that."""
+"""A quantised base: the recipe's quantizer, and whether the rest of the recipe works with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetooth_core.plugins.part_builder import BuiltPart
 
 
 def build_quantizer(context: RunContext) -> BuiltPart | None:
-    """What the recipe says the base is stored with; None if it says nothing."""
+    """The recipe's quantizer of the base; None without one."""
     pick = context.recipe.quantization
     if pick is None:
         return None
@@ -19,11 +19,12 @@ def build_quantizer(context: RunContext) -> BuiltPart | None:
 
 
 def check_quantised(context: RunContext, adapter: BuiltPart, quantizer: BuiltPart | None) -> None:
-    """A base in fewer bits must be one that the adapter leaves alone, and a quantizer be there where the adapter begins
-    with what it loses.
+    """Check that the adapter does not touch a quantised base, and that there is a quantizer if the adapter starts from
+    the quantisation error.
 
     Raises:
-        PlanError: it trains or reads the weights, or the file is quantised already; or no quantizer is installed.
+        PlanError: the adapter trains or reads the weights, or the file is already quantised; or no quantizer is
+            installed.
     """
     stored, entry = context.model.stored, adapter.registered.entry
     assert isinstance(entry, Adapter)

@@ -1,7 +1,7 @@
-"""Several ranks that train one run: which one this process is, who starts the others, and that all are alike.
+"""Several ranks that train one run: this process's place, the launcher of the others, and checks that all are equal.
 
-Every rank runs the same recipe from beginning to end. Rank 0 writes the run folder and speaks to the user; the others
-work in a folder of their own, which goes with them.
+Every rank runs the same recipe from beginning to end. Rank 0 writes the run folder and the user's output; the others
+use temporary folders.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def wanted(recipe: Recipe) -> int:
-    """How many ranks the recipe asks for, one on each machine where it leaves that open."""
+    """The recipe's number of ranks, by default one per machine."""
     devices = recipe.scale.devices
     return recipe.scale.nodes * (devices if isinstance(devices, int) else 1)
 
@@ -42,10 +42,10 @@ def started_by(context: RunContext) -> list[Any]:
 
 
 def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | None:
-    """This process as a rank; what starts the ranks, if it was not started as one; None where one process trains.
+    """This process as a rank; or the launcher, if it was not started as one; None for a single process.
 
     Raises:
-        PlanError: other ranks were started than the recipe asks for.
+        PlanError: the started ranks are not the recipe's.
     """
     recipe, catalog = context.recipe, context.catalog
     if recipe.data.no_egress and not is_closed():
@@ -88,10 +88,10 @@ def _joined(context: RunContext, rank: Rank) -> JoinedRank:
 
 
 def check_started(recipe: Recipe, joined: JoinedRank | None) -> None:
-    """Checks that as many ranks were started as the recipe asks for.
+    """Check that the recipe's number of ranks was started.
 
     Raises:
-        PlanError: the recipe asks for several ranks, and this process trains alone; or for what they cannot do.
+        PlanError: the recipe has several ranks, and this process trains alone; or ranks do not support a setting.
     """
     if joined is None and wanted(recipe) > 1:
         raise PlanError(
@@ -109,7 +109,7 @@ def among(joined: JoinedRank, folder: Path) -> Iterator[None]:
     """Inside the `with` block, this process trains with the others.
 
     Args:
-        folder: that it works in; removed behind a rank that does not write the run's.
+        folder: its working folder; removed afterwards, unless it is the run folder.
     """
     try:
         yield
@@ -121,11 +121,11 @@ def among(joined: JoinedRank, folder: Path) -> Iterator[None]:
 
 
 def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> PlacePart:
-    """Where the engine computes, and with which other ranks. In a process that is not one of the ranks which the recipe
-    asks for, what rank 0 would say, without a line to others.
+    """The engine's device and ranks. In a process that is not one of the recipe's ranks, those of rank 0, without a
+    line to others.
 
     Raises:
-        PlanError: engines of the backend train alone.
+        PlanError: engines of the backend do not support ranks.
     """
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     count, strategy = wanted(context.recipe), context.recipe.scale.strategy

@@ -1,4 +1,4 @@
-"""Models that a method needs besides the policy: where they are, what they are, and that they read the same tokens."""
+"""Finds, describes and checks the models that a method needs besides the policy; all must have the same tokens."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def brought_roles(method: Method, *, spared: bool) -> dict[str, RoleModel | None
 def held_roles(
     context: RunContext, losses: Sequence[LossSpec], brought: Mapping[str, RoleModel | None], backend: Backend
 ) -> dict[str, RoleRequest]:
-    """What the engine shall hold besides the policy; the plan says how each role that a loss reads is computed.
+    """The engine's models besides the policy; the plan says how each role of a loss is computed.
 
     Raises:
-        PlanError: the backend holds nothing but the policy.
-        RecipeError: a model is not there, or has another tokenizer than the policy.
+        PlanError: the backend supports only the policy.
+        RecipeError: a model is missing, or has another tokenizer than the policy.
     """
     for role in sorted({role for spec in losses for role in spec.roles}):
         if role not in brought:
@@ -89,7 +89,7 @@ def _request(context: RunContext, role: str, reference: str) -> RoleRequest:
 
 
 def tokenizer_difference(mine: Tokenizer, theirs: Tokenizer) -> str:
-    """Where two tokenizers differ, empty if they say the same of every id and of a probe text."""
+    """The difference of two tokenizers; empty if they agree on every id and on a probe text."""
     if mine.vocab_size != theirs.vocab_size:
         return f"it has {theirs.vocab_size} tokens, not {mine.vocab_size}"
     for id_ in range(mine.vocab_size):

@@ -1,4 +1,4 @@
-"""Room on the disks that a run writes to: for the artifact with its tokenizer, and for states of its checkpoints."""
+"""Checks the disk space for a run's artifact with its tokenizer, and for its checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetooth_toolbox.text.measures import size
 from finetooth_core.planning.context import RunContext
 
 WEIGHT_BYTES = 4
-"""Of a weight in an artifact or a state: trained weights are kept in fp32."""
+"""Bytes per weight of an artifact or a state: trained weights are saved in fp32."""
 
 DESCRIBED = ("tokenizer*", "vocab*", "merges*", "chat_template*", "*processor*")
 """Files that stand with a model's weights, and in an artifact."""
@@ -36,14 +36,14 @@ def check_room(
     extra: int,
     total_steps: int | None,
 ) -> None:
-    """What a run will write must fit where it writes it: the artifact in the run folder, and every state that will be
-    on the disk at once where checkpoints go.
+    """Check that the disks have room: for the artifact in the run folder, and for all states that exist at once in the
+    checkpoints' place.
 
     Args:
-        keeping: where checkpoints go; None: there are none.
+        keeping: places of checkpoints; None: there are none.
         parameters: of the base; an adapter that trains it writes the whole model.
-        state_bytes: of the optimizer, for each trained parameter.
-        copies: roles that are copies of what trains, which a state holds too.
+        state_bytes: of the optimizer, per trained parameter.
+        copies: roles that are copies of trained weights, also part of a state.
         extra: bytes that the adapter adds to a state.
 
     Raises:
@@ -82,7 +82,7 @@ def state_size(trained: int, state_bytes: float, copies: int, extra: int = 0) ->
 
 
 def _described(files: Sequence[Path]) -> int:
-    """Bytes of the tokenizer and whatever else of a model comes into an artifact."""
+    """Bytes of the tokenizer and other files of a model in an artifact."""
     beside = {file for folder in {file.parent for file in files} for name in DESCRIBED for file in folder.glob(name)}
     return sum(file.stat().st_size for file in beside if file.is_file())
 
@@ -98,5 +98,5 @@ def _states(context: RunContext, total_steps: int | None) -> int:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """The folder itself, or its nearest existing parent."""
     return next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

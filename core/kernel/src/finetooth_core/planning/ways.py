@@ -1,6 +1,6 @@
-"""What of a model can be trained in which memory: every step of the cascade with what it takes.
+"""Ways to train a model: every step of the cascade with its memory and cost.
 
-Only the model's config is read. Memory and operations are the backend's own, those of a run's plan.
+Only the model's config is read. Memory and operations are the backend's, as in a run's plan.
 """
 
 from __future__ import annotations

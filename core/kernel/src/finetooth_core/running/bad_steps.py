@@ -12,7 +12,7 @@ from finetooth_saving.state_arrays import own_arrays
 from finetooth_core.running.live_run import LiveRun
 
 BAD_IN_A_ROW = 10
-"""After so many steps in a row that were not finite, the run stops whatever `train.on_bad_step` says."""
+"""After this many consecutive steps that were not finite, the run always stops."""
 
 
 class BadSteps:
@@ -30,14 +30,13 @@ class BadSteps:
         self.in_a_row = 0
 
     def go_on_after(self, error: NotFinite) -> Iterator[StepReport]:
-        """After a step that was not finite: record it, and pass its data over, as `train.on_bad_step` says.
+        """Record a step that was not finite, and skip its data, as `train.on_bad_step` says.
 
-        A rollback takes weights and optimizer back to the newest snapshot, while the data continue behind the bad ones
-        (as in PaLM, Chowdhery et al., 2022, arXiv:2204.02311, section 5.1): the same data again would only lead to the
-        same place.
+        A rollback restores weights and optimizer from the newest snapshot, and data continue after the bad ones (as in
+        PaLM, Chowdhery et al., 2022, arXiv:2204.02311, section 5.1): the same data would fail again.
 
         Raises:
-            NotFinite: it says to stop.
+            NotFinite: it is `stop`.
             EngineError: too many in a row.
         """
         policy = self.run.job.context.recipe.train.on_bad_step
@@ -60,7 +59,7 @@ class BadSteps:
         back = f"; back to step {bad.back_to}" if policy == "rollback" else ""
         self.run.say(f"step {step} is skipped: {error.problem}{rows}{back}")
         self.run.method.restore(own_arrays(cursor))
-        self.run.cursor = cursor  # an interrupt after this saves a state behind the bad data
+        self.run.cursor = cursor  # an interrupt after this saves a state after the bad data
         return self.run.method.steps(self.run.engine)
 
     def roll_back(self) -> None:

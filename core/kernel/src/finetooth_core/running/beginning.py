@@ -1,4 +1,4 @@
-"""The beginning of a run: its folder, and how it is left if the run cannot begin."""
+"""Makes a run's folder, and cleans up if the run cannot begin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetooth_toolbox.files.locks import FILE as LOCK
 
 
 def make_folder(folder: Path) -> Sequence[Path]:
-    """Make the folder of a run, if it is not there; returns what was made, the innermost first.
+    """Make the folder of a run, if it is missing; return the made folders, the innermost first.
 
     Raises:
         OSError: it cannot be made.
@@ -23,11 +23,11 @@ def make_folder(folder: Path) -> Sequence[Path]:
 
 
 def withdraw(folder: Path, made: Sequence[Path]) -> None:
-    """Take back what a run wrote that was refused before it could train. A process that is killed takes nothing back:
-    what it wrote is there to be resumed.
+    """Remove the files of a run that was refused before it could train. A killed process leaves its files, to be
+    resumed.
 
     Args:
-        made: folders that were made for it, the innermost first; one that holds anything else stays.
+        made: its folders, the innermost first; one with other content stays.
     """
     for name in (RECIPE, PLAN, RUN, LOCK):
         with suppress(OSError):

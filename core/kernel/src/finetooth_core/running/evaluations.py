@@ -1,4 +1,4 @@
-"""Evaluations of a run: when they are due, and what is made of them."""
+"""Evaluations of a run: their times, and their effects."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Evaluations:
         self.run = run
 
     def clock(self) -> Clock:
-        """A clock that tells when to evaluate. If the process before was interrupted or stopped before it measured what
-        was due at its last step, that is measured now. If it stopped early, the run stops again."""
+        """A clock that tells when to evaluate. If the previous process ended before the evaluation due at its last
+        step, it is made now. If it stopped early, the run stops again."""
         run, now = self.run, time.monotonic()
         reports = [report for report in run.record.history.reports if isinstance(report, StepReport)]
         before = reports[-2].epoch if len(reports) > 1 else 0.0
@@ -57,7 +57,7 @@ class Evaluations:
         """Ends the run if `train.early_stopping` says so.
 
         Raises:
-            StopRun: nothing has got better for as long as `train.early_stopping` waits, and steps are left.
+            StopRun: no improvement within the patience of `train.early_stopping`, and steps are left.
         """
         stopping = self.run.job.context.recipe.train.early_stopping
         if stopping is None or self.run.progress.step == self.run.progress.total_steps:

@@ -1,4 +1,4 @@
-"""How a run is brought to its end: what was trained is kept, everybody is told, and result.json is written."""
+"""Ends a run: saves the weights, calls trackers and plugins, and writes result.json."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class Finish:
 
     def __init__(self, run: LiveRun) -> None:
         self.run = run
-        self.selected: Path | None = None  # the checkpoint whose weights the engine holds by now, not the last step's
+        self.selected: Path | None = None  # the checkpoint in the engine, instead of the last step's weights
         self.at_all = False  # every rank has come to the end of its steps
 
     def keep(self, ending: Ending) -> tuple[Path | None, Ending]:
-        """Save the last state and the artifact, however the steps ended: a failed step has not touched the weights.
-        Where a rank is lost that has a part of them, neither can be written."""
+        """Save the last state and the artifact, also after a failed step, which has not changed the weights. If a rank
+        with a part of them is lost, neither can be written."""
         self.at_all = ending.status == "done"
         if not self.run.progress.step or self.run.keeper.cannot_save(ending.error):
             return None, ending
@@ -70,9 +70,9 @@ class Finish:
         return target, ending
 
     def keep_state(self, ending: Ending, *, at_all: bool = False) -> Ending:
-        """A checkpoint of the last whole step: if checkpoints are kept, and in any case where a run ends before its
-        last step or fails, so that nothing is lost. A step that moved weights and then failed is not whole. What fails
-        at one of several ranks alone ends it at once, since the others would not save with it.
+        """Save the last whole step: if checkpoints are kept, and always if a run ends early or fails, so that nothing
+        is lost. A step that changed weights and then failed is not whole. An error at only one of several ranks ends it
+        at once, since the others would not save with it.
 
         Args:
             at_all: see `Alike.last_stops`.
@@ -109,8 +109,8 @@ class Finish:
         return ending
 
     def keep_unwritten(self) -> None:
-        """A checkpoint of what no artifact could be made of, so that training is not lost with it. Where another
-        step was selected, that is a checkpoint already, and the engine has the last one's weights no longer."""
+        """Save a checkpoint if writing the artifact failed, so that no training is lost. A selected step is already a
+        checkpoint, and then the engine no longer has the last step's weights."""
         if self.selected is not None:
             self.run.say(
                 f"the selected checkpoint is not lost: it is in {self.selected}; resume with: ft resume "
@@ -137,8 +137,8 @@ class Finish:
             )
 
     def end(self, ending: Ending, artifact: Path | None) -> Ending:
-        """Tell trackers and plugins. Whatever they raise, result.json is written; a StopRun still sets the exit code of
-        a run that was done, and keeps its state, so that it can be ended again."""
+        """Call trackers and plugins. result.json is written even if they raise; a StopRun still sets the exit code of a
+        finished run, and saves its state, so that it can be ended again."""
         fire, alike = self.run.events.fire, self.run.keeper.alike
         asks = self.at_all or ending.status == "stopped"
         told: tuple[Callable[[Outcome], object], ...] = (self.run.trackers.end, lambda o: fire("ft_run_end", outcome=o))
@@ -166,7 +166,7 @@ class Finish:
             self.run.say(f"the state after step {step} could not be saved: {failed(error).reason}")
 
     def write_result(self, outcome: Outcome, ending: Ending) -> Ending:
-        """Write result.json; that it cannot be written never hides how the run ended otherwise."""
+        """Write result.json; a failure to write it never hides the run's own ending."""
         path = self.run.job.context.folder / "result.json"
         try:
             write_json(path, result(outcome, self.run.manifest, self.kept()))
@@ -178,7 +178,7 @@ class Finish:
         return ending
 
     def save_artifact(self, target: Path, ending: Ending) -> Ending:
-        """What was trained, in the layout that other tools load: of the last step, or of the best checkpoint."""
+        """Write the artifact, in the layout of other tools: of the last step, or of the best checkpoint."""
         step = self.run.progress.step
         best = self.run.keeper.keeping.best
         if self.run.job.context.recipe.checkpoint.select_on is not None and ending.status in ("done", "stopped"):
@@ -202,7 +202,7 @@ class Finish:
         return ending
 
     def fill(self, folder: Path) -> None:
-        """Write what was trained, and how other tools speak to it as the run does."""
+        """Write the weights, and the chat template for other tools."""
         self.run.engine.export(folder)
         job = self.run.job
         data = job.context.data
@@ -235,7 +235,7 @@ class Finish:
         return ending
 
     def say_what_is_selected(self, best: Best, kept: BestKept) -> None:
-        """Which step the artifact is of, and by what; also if training has only made it worse."""
+        """The artifact's step and the reason for it; also whether training only made the model worse."""
         last = self.run.progress.step
         of = f"checkpoint.select_on: the artifact is of step {kept.step}"
         if kept.step != last:

@@ -1,4 +1,4 @@
-"""A run under way: its parts, where it is, and how that is saved and taken back."""
+"""A live run: its parts, its progress, and saving and restoring them."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from finetooth_core.running.run_ending import Ending
 
 @dataclass
 class LiveRun:
-    """A run under way.
+    """A live run.
 
     Attributes:
-        job: the decided run.
+        job: the planned run.
         method: drives the engine; its data are prepared.
         engine: built from the job.
         events: plugins to tell.
@@ -45,13 +45,13 @@ class LiveRun:
         interrupt: set by a signal.
         evaluated_at: the step of the last whole evaluation.
         saved_at: the step of the last checkpoint.
-        seconds: that earlier processes have spent on the run.
+        seconds: of earlier processes of the run.
         cursor: the method's state after the last whole step.
         version: of the engine's weights after it.
         epoch: passes over the data done.
-        resumed_from: the checkpoint that this process went on from.
+        resumed_from: this process's checkpoint.
         again: an earlier process has begun the run.
-        artifact_step: the step of which the artifact is.
+        artifact_step: of the artifact.
     """
 
     job: Job
@@ -99,7 +99,7 @@ class LiveRun:
         restore_random(checkpoint.state.random)
 
     def take(self, state: RunState) -> None:
-        """Be where the state says, but for engine, method and history."""
+        """Restore the state, except engine, method and history."""
         self.progress.step, self.epoch, self.version = state.step, state.epoch, self.engine.weights_version
         self.progress.metrics.clear()
         self.progress.metrics.update(state.metrics)
@@ -109,7 +109,7 @@ class LiveRun:
         self.trackers.restore(state.plugins)
 
     def state(self) -> RunState:
-        """Where the run is, after the last whole step."""
+        """The state of the run after the last whole step."""
         return RunState(
             run=str(self.manifest.get("run", "")),
             step=self.progress.step,
@@ -142,15 +142,15 @@ class LiveRun:
 
     @property
     def signal(self) -> int:
-        """The signal that asked the run to end, where ranks can only save together at any of them; 0: none came."""
+        """The signal that asked the run to end, at any rank if ranks can only save together; 0: none."""
         return self.keeper.alike.signal(self.interrupt.signal)
 
     def check_measured(self) -> None:
-        """What a whole evaluation before the first step must have shown: the metric by which the best is chosen, and
-        those that parts of the run wait for.
+        """Check that the first evaluation reported the metric that selects the best checkpoint, and those that parts of
+        the run wait for.
 
         Raises:
-            RecipeError: no evaluator gives it.
+            RecipeError: no evaluator reports it.
         """
         best = self.keeper.keeping.best
         wanted = ({} if best is None else {"checkpoint.select_on": best.metric}) | self.job.context.awaited
@@ -162,7 +162,7 @@ class LiveRun:
                 raise not_measured(setting, metric, known)
 
     def tell_saved(self) -> None:
-        """Tell plugins of checkpoints that have come into their place."""
+        """Call plugins for finished checkpoints."""
         for path in self.keeper.arrived():
             self.events.fire("ft_checkpoint_saved", path=path)
 
@@ -187,5 +187,5 @@ class LiveRun:
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Where the state after the last whole step belongs."""
+        """The checkpoint's place for the state after the last whole step."""
         return self.keeper.keeping.folder / name_of(self.progress.step)

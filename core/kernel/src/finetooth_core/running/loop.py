@@ -1,8 +1,8 @@
 """The run loop: one optimizer step after the other, and between two steps everything else.
 
 Read `Loop.run` top to bottom: it is a run. The method yields steps (`Loop.steps`); trackers and event hooks are told;
-evaluations and checkpoints happen when they are due. However the run ends, what was trained is kept, `ft_run_end`
-fires, and result.json says how it went.
+evaluations and checkpoints happen when they are due. After any ending, the weights are saved, `ft_run_end` fires, and
+result.json holds the outcome.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from finetooth_core.running.run_ending import LEFT, Ending, failed
 
 @dataclass
 class Loop(LiveRun):
-    """One run, driven from its first step to its last; see `LiveRun` for what it holds."""
+    """Drives one run from its first step to its last; `LiveRun` holds its state."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +66,7 @@ class Loop(LiveRun):
                 ending = Ending("stopped", stop.reason, stop.exit_code)
             except KeyboardInterrupt:
                 ending = LEFT
-            except SystemExit as error:  # of a plugin or a library: its code would end the command as if all were well
+            except SystemExit as error:  # raised by a plugin or a library: its code would look like success
                 what, action = blame.problem(error)
                 ending = failed(PluginFailed(what, action=action))
             except Exception as error:
@@ -94,8 +94,8 @@ class Loop(LiveRun):
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def steps(self) -> Ending:
-        """Every step of the method, and what is due between two of them. An interrupt is looked at wherever something
-        long has ended."""
+        """Run every step of the method, and everything due between two steps. Interrupts are checked after everything
+        that takes long."""
         recipe = self.job.context.recipe
         if self.resumed_from is None:
             seed_random(self.job.context.generator("plugins"))
@@ -141,7 +141,7 @@ class Loop(LiveRun):
             self.evaluations.evaluate()
         if number := self.signal:
             reason = f"{signal.Signals(number).name} after step {self.progress.step}"
-            # a rank that another one took along has not failed
+            # a rank that ended because of another has not failed
             return Ending("interrupted", reason, 128 + number if self.interrupt.signal else 0)
         return Ending()
 

@@ -1,4 +1,4 @@
-"""What a step's report says beyond the method: time, rates, memory."""
+"""Adds time, rates and memory to a step's report."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Meter:
         )
 
     def _most(self, report: StepReport) -> float:
-        """What the device can do, asked for once, and only when it will be needed: it may have to be measured."""
+        """The device's peak speed, read once and only when needed, since it may have to be measured."""
         if self._peak_flops is None and report.flops and self._metered:
             self._peak_flops = self._engine.peak_flops()
         return self._peak_flops or 0.0

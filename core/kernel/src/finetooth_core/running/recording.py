@@ -51,9 +51,9 @@ class Recorder:
             self._write(step)
 
     def close(self, done: int) -> None:
-        """Write what was recorded before the run ended after `done` steps, and say what was not.
+        """Write the recording of a run that ended after `done` steps, and report missing steps.
 
-        A failed recording must not cost a run: one that cannot be written is only reported.
+        A recording that cannot be written is only reported.
         """
         if self._spans is not None:
             self._write(done)
