@@ -372,6 +372,8 @@ def test_notes_are_told_once_and_only_of_rows_that_are_taken(prepare: Prepare, w
         ({"train": source(), "mix": {"temperature": 2}}, r"data\.mix: data\.train is one source"),
         ({"train": source(), "mix": {"temperature": 0}}, r"data\.mix: temperature must be more than 0"),
         ({"train": [source(), source(weight=0.001)]}, r"data\.train\.1: of its 40 rows an epoch would take none"),
+        ({"train": [source(), source(weight=1e12)]}, r"data\.mix: an epoch would take more than 2,147,483,648 rows"),
+        ({"train": [source()] * 2, "mix": {"rows": 10**12}}, r"data\.mix: an epoch would take more than 2,147"),
         ({"train": source(), "near_threshold": 0.5}, r"data: 'near_threshold' is set, but rows are not compared"),
         ({"train": source(sha256="ab")}, r"data\.train\.sha256: must match"),
     ],

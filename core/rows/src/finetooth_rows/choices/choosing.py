@@ -168,6 +168,10 @@ def _hold_out(fraction: float, sources: Sequence[_Source]) -> None:
         kinds[kinds == _DRAWN] = np.where(drawn < different[count], _EVAL, _TRAIN)
 
 
+MOST = 2**31
+"""Rows of an epoch; their order alone takes eight bytes for each."""
+
+
 def mixed(choice: Choice, available: Sequence[NDArray[np.uint32]]) -> list[NDArray[np.uint32]]:
     """How often an epoch takes each row: all rows of a source a whole number of times, and some of them, drawn from the
     seed, once more.
@@ -176,9 +180,16 @@ def mixed(choice: Choice, available: Sequence[NDArray[np.uint32]]) -> list[NDArr
         available: by source, 1 for each row that may be taken.
 
     Raises:
-        DataError: a source would not be taken at all.
+        DataError: a source would not be taken at all, or more often than rows can be put in order.
     """
     counts = [int(rows.sum()) for rows in available]
+    if (
+        max((source.weight for source in choice.sources), default=0) * sum(counts) > MOST
+        or (choice.mix_rows or 0) > MOST
+    ):
+        raise DataError(
+            "data.mix", f"an epoch would take more than {MOST:,} rows", action="lower the weights, or data.mix.rows"
+        )
     taken = epoch_rows(choice, counts)
     times = []
     for index, (rows, count, wanted) in enumerate(zip(available, counts, taken, strict=True)):
