@@ -44,12 +44,13 @@ def test_models_stand_side_by_side() -> None:
         ["exact_match", "exact_match", "2", "0.5000", "0.7500"]
     ]
     assert done.stderr == "exact_match: template is not the same for all models; --json shows each\n"
-    assert ft("a", "a")[0].stderr == ""
+    twice, once = ft("a", "a")
+    assert twice.exit_code == 0 and twice.stderr == "" and len(once) == 1 and twice.output.count("0.5000") == 1
     assert asked == [(name, [], "rows.jsonl", ("train.seed=1",), False) for name in ("a", "b")]
 
 
 def test_every_answer_is_kept_with_its_model(tmp_path: Path) -> None:
-    file = tmp_path / "answers.jsonl"
+    file = tmp_path / "of a" / "answers.jsonl"
     done, asked = ft("a", "--answers", str(file), "--evaluator", '{"name": "exact_match", "samples": 1}')
     assert done.exit_code == 0
     rows = [json.loads(line) for line in file.read_text().splitlines()]

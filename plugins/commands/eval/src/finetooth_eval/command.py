@@ -53,6 +53,9 @@ def command(
     """
     if answers is not None and answers.exists():
         raise UserError(f"--answers {answers} exists", action="choose another file")
+    if answers is not None:  # what was measured would be lost if the file could not be written then
+        answers.parent.mkdir(parents=True, exist_ok=True)
+    references = tuple(dict.fromkeys(references))
     picks = [*map(_pick, evaluators), *(_suite(commands, text) for text in suites)]
     every = answers is not None
     measured = {name: commands.evaluate(name, picks, data, overrides, answers=every) for name in references}
