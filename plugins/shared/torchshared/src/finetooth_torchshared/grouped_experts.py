@@ -104,7 +104,8 @@ def _reached(module: Any, groups: Tensor) -> tuple[int, ...] | None:
     are read, as where so many rows leave out next to none."""
     if not is_stored(module) or len(groups) >= FEW * module.num_experts:
         return None
-    return tuple(groups.unique_consecutive().tolist())  # waits for a device, a few of whose rows these are
+    reached: Tensor = groups.unique_consecutive()  # type: ignore[no-untyped-call]
+    return tuple(reached.tolist())  # waits for a device, a few of whose rows these are
 
 
 def _linear(
