@@ -131,8 +131,8 @@ def _family(recipe: Recipe, builder: Builder, kind: str) -> BuiltPart:
 
 
 def renderer_of(recipe: Recipe, builder: Builder, model: BaseModel) -> BuiltPart:
-    """The recipe's renderer; else that of the run that trained the model, which knows no other markup; else the one that
-    recognises the model's template; else the renderer of the model's family."""
+    """The recipe's renderer; else that of the run that trained the model, which knows no other markup; else the one
+    that recognises the model's template; else the renderer of the model's family."""
     pick: Pick = recipe.data.renderer
     setting = "data.renderer"
     if pick != AUTO:
