@@ -83,9 +83,8 @@ def options_model(entry: Entry, distribution: str = "") -> type[Options]:
     what = f"the builder of {entry.kind} {entry.name!r}"
     author = "give it (options: MyOptions, context: Context), one of the two or none"
     parameters = inspect.signature(builder).parameters
-    for name, parameter in parameters.items():
-        if name not in {"options", "context"} and parameter.default is parameter.empty:
-            raise PluginError(blame, f"{what} needs {name!r}, which nobody gives", action=author)
+    if more := [key for key, of in parameters.items() if of.default is of.empty and key not in ("options", "context")]:
+        raise PluginError(blame, f"{what} needs {more[0]!r}, which nobody gives", action=author)
     annotation = parameters["options"].annotation if "options" in parameters else NoOptions
     if annotation is inspect.Parameter.empty:
         raise PluginError(blame, f"{what} does not annotate 'options'", action=author)

@@ -49,8 +49,7 @@ class Finish:
         ending = self.keep_state(trained, at_all=self.at_all)
         waits = ending.error is not None and blame.is_full(ending.error)
         waits = waits and not alike.all(self.run.checkpoint_folder.is_dir())
-        if waits and trained.error is None:
-            ending = trained
+        ending = trained if waits and trained.error is None else ending
         try:
             with alike.last_stops(at_all=self.at_all):
                 ending = once_there_is_room(
@@ -65,8 +64,7 @@ class Finish:
             if ending.error is not None:
                 self.run.say(f"the trained weights could not be saved: {failed(error).reason}")
             self.keep_unwritten()
-            artifact = target if target.exists() else None
-            return artifact, ending if ending.error else failed(error)
+            return target if target.exists() else None, ending if ending.error else failed(error)
         return target, ending
 
     def keep_state(self, ending: Ending, *, at_all: bool = False) -> Ending:
