@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
-from finetooth_fsdp.one_row import ROW, put_in_rows
+from finetooth_fsdp.one_row import PART, ROW, keep_part, put_in_rows
 from finetooth_hooks import PlanError
 from finetooth_torchshared.codebook_linear import CodebookLinear
 from finetooth_torchshared.grouped_linear import Bits, Grouped, GroupedLinear
@@ -83,6 +84,38 @@ def test_a_module_computes_the_same_from_one_row(form: str, dtype: torch.dtype) 
         assert torch.equal(of, was)
     assert is_quantised(held) and stored_weights(held) + len(row) == weights
     assert module.qweight is module._parameters[ROW]
+
+
+@pytest.mark.parametrize("form", MODULES)
+def test_a_module_of_which_a_rank_keeps_a_part_computes_the_same(form: str) -> None:
+    """Three ranks have a third each, up to the end of the row; a row is gathered once where a module reads it often."""
+    parts: list[Tensor] = []
+    gathers: list[int] = []
+
+    def gathered(part: Tensor) -> list[Tensor]:
+        gathers.append(len(part))
+        return parts
+
+    def made() -> QuantisedLinear:
+        torch.manual_seed(0)
+        return MODULES[form]()
+
+    before, ranks = passed(made(), torch.float32), [made() for _ in range(3)]
+    for rank, module in enumerate(ranks):
+        keep_part("inner", module, SimpleNamespace(rank=rank, world=3, all_gather=gathered), "cpu")  # type: ignore[arg-type]
+        parts.append(vars(module)[PART].part)
+        assert not list(module.parameters()) and {name for name, _ in module.named_buffers()} <= {"bias"}
+        assert module.qweight is parts[-1]
+    for module in ranks:
+        for of, was in zip(passed(module, torch.float32), before, strict=True):
+            assert torch.equal(of, was)
+    assert len(gathers) == 3
+    put_in_rows(held := nn.ModuleDict({"inner": ranks[1]}))
+    (row,) = held.parameters()
+    assert torch.equal(row, torch.cat(parts)[: len(row)]) and 3 * len(parts[0]) < len(row) + 3
+    assert len({len(part) for part in parts}) == 1 and PART not in vars(ranks[1])
+    for of, was in zip(passed(ranks[1], torch.float32), before, strict=True):
+        assert torch.equal(of, was)
 
 
 def test_experts_compute_the_same_from_one_row() -> None:
