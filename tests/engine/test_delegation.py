@@ -52,7 +52,6 @@ sys.path.insert(0, sys.argv[1])
 import finetooth
 from finetooth_core.models import base_model
 from finetooth_core.plugins import builders
-from finetooth_core.plugins import part_builder
 from finetooth_hooks import NotFinite
 from finetooth_hooks.bases import BASES
 from finetooth_kit import delegating
@@ -74,7 +73,7 @@ def fails_once(self, data, loss, *, normalizer=None):
 
 NumpyEngine.forward_backward = fails_once
 if sys.argv[3] == "wrapped":
-    builders.derived = base_model.derived = part_builder.derived = in_front
+    builders.derived = base_model.derived = in_front
 outcome = finetooth.run(json.loads(sys.argv[2]), plugins=["toy_numpy.plugin", "proof_losses.plugin"])
 print(json.dumps([outcome.status, sorted(WRAPPED)]))
 """

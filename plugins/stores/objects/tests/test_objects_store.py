@@ -327,7 +327,7 @@ def test_another_process_goes_on_after_a_kill(proxy, store, checkpoint, kept_in,
         "import sys\nfrom pathlib import Path\n"
         "from finetooth_objects.options import S3Options\nfrom finetooth_objects.store import build\n"
         f"options = S3Options(url='s3://kept/runs/one', endpoint={proxy.address!r}, part_bytes={PART})\n"
-        f"sys.stdin.read(1)\nbuild(options, None).put('step-1', Path({str(folder)!r}))\n"
+        f"sys.stdin.read(1)\nbuild(options).put('step-1', Path({str(folder)!r}))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
     child.append(process)
