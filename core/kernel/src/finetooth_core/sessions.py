@@ -107,14 +107,15 @@ def resume_session(
 
 
 def _missing(run: Path, present: Mapping[str, str]) -> dict[str, str]:
-    """Plugins that the run's newest checkpoint names and that are not there, with their versions."""
+    """Plugins that the run's newest checkpoint names and that are not there, with their versions; of a file its
+    SHA-256."""
     manifests = (run / names.FOLDER).glob("step-*/manifest.json")
     try:
         newest = max(manifests, key=lambda file: file.stat().st_mtime)
         versions = json.loads(newest.read_bytes())["plugins"]
     except (OSError, ValueError, KeyError):  # nothing was saved yet, or what is damaged is named when it is read
         return {}
-    return {n: v for n, v in versions.items() if n not in present and not v.startswith("sha256:")}
+    return {name: version for name, version in versions.items() if name not in present}
 
 
 def _texts(overrides: tuple[object, ...]) -> tuple[str, ...]:

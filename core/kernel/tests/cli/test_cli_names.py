@@ -87,3 +87,26 @@ def test_every_command_takes_a_runs_name(ft: Any, folder: Path) -> None:
     assert answer.code == 0 and "resuming after step 4" in answer.err, answer.err
     answer = ft("resume", "mime")
     assert answer.code == 2 and "no run has this name (did you mean runs/mine?)" in answer.err
+
+
+def test_a_folder_under_runs_that_holds_no_run_is_not_proposed(ft: Any, folder: Path) -> None:
+    (folder / "runs/half").mkdir(parents=True)
+    answer = ft("resume", "half")
+    assert answer.code == 2 and "half: the folder holds no run (none is here: ft run RECIPE" in answer.err, answer.err
+
+
+def test_a_resumed_run_asks_for_the_file_that_the_command_line_named(ft: Any, folder: Path) -> None:
+    (folder / "own.py").write_text(
+        "from finetooth_hooks import NoOptions, Schedule, hookimpl\n\n\n"
+        "@hookimpl\ndef ft_schedules():\n    yield Schedule(name='own', build=f'{__name__}:build')\n\n\n"
+        "class Flat:\n    def factor(self, step, total):\n        return 1.0\n\n"
+        "    def observe(self, metrics): ...\n\n    def state(self):\n        return {}\n\n"
+        "    def restore(self, state): ...\n\n\n"
+        "def build(options: NoOptions, context):\n    return Flat()\n"
+    )
+    begun = ft("run", "recipe.yaml", "schedule=own", "plugins.0.options.interrupt_at=2", "--plugins", "own.py")
+    assert begun.code == 130, begun.err
+    answer = ft("resume", "mine")
+    assert answer.code == 2 and "the run was made with own.py, which is not named" in answer.err, answer.err
+    assert answer.err.rstrip().endswith("(add --plugins with the path of own.py)")
+    assert "no schedule 'own'" not in ft("resume", "mine", "--plugins", "own.py").err

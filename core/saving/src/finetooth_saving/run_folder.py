@@ -128,6 +128,7 @@ def no_such_run(reference: str) -> UserError:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         action = f"train it first: ft run {reference}; then name the folder of its run"
         return UserError(f"{reference} is a recipe, not a run", action=action)
+    path = RUNS / path if len(path.parts) == 1 and (RUNS / path).is_dir() else path
     near = nearest_path(path, ("",)) or (nearest_path(RUNS / path) if len(path.parts) == 1 else None)
     there = _there()[-_SHOWN:]
     action = f"name one, such as {', '.join(there)}" if there else "none is here: ft run RECIPE makes one"
