@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from finetooth_hooks import UserError
 from finetooth_saving.runs import processes
 
 
@@ -22,3 +23,23 @@ def test_a_run_has_no_secret_of_the_server_that_begins_it(tmp_path: Path, monkey
     processes.BEGUN[-1].wait()
     seen = json.loads(processes.log_of(tmp_path / "run").read_text(encoding="utf-8"))
     assert "secret" not in seen.values() and seen["FT_SOMETHING"] == "else"
+
+
+def test_the_name_of_a_run_that_was_refused_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "import sys; sys.stdin.read(); print('error: ' + sys.argv[2])"
+    monkeypatch.setattr(processes, "ft", lambda *arguments: [sys.executable, "-c", said, *arguments])
+    folder = processes.start([], "one", name=str(tmp_path / "run"))
+    processes.BEGUN[-1].wait()
+    assert "error: one" in processes.output_of(folder)
+    processes.start([], "two", name=str(folder))
+    processes.BEGUN[-1].wait()
+    assert processes.output_of(folder) == "error: two\n"
+    waits = "import time; time.sleep(60)"
+    monkeypatch.setattr(processes, "ft", lambda *arguments: [sys.executable, "-c", waits, *arguments])
+    processes.start([], "three", name=str(folder))
+    assert not processes.is_free(folder)
+    processes.BEGUN[-1].kill()
+    processes.BEGUN[-1].wait()
+    folder.mkdir()
+    with pytest.raises(UserError, match="there is a run"):
+        processes.start([], "two", name=str(folder))

@@ -256,6 +256,14 @@ def test_a_run_is_begun_from_rows(serve: Serve, commands: list[tuple[str, ...]])
     while "asked run" not in processes.output_of(Path("runs/mine")):
         time.sleep(0.01)
     assert "asked run mine.yaml" in httpx.get(f"{address}/runs/mine").text
+    while not processes.is_free(Path("runs/mine")):
+        time.sleep(0.01)
+    assert "It did not begin" in httpx.get(f"{address}/runs/mine").text
+    assert post(address, "/start", name="mine", recipe="model: toy\n").status_code == 303  # the corrected recipe
+    assert Path("mine.yaml").read_bytes() == b"model: toy\n"
+    while not processes.is_free(Path("runs/mine")):
+        time.sleep(0.01)
+    Path("runs/mine").mkdir()
     again = post(address, "/start", name="mine", recipe="model: toy\n")
     assert again.status_code == 400 and "there is a run" in again.text
 

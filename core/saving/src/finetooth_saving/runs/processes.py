@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.locks import FILE as LOCK
@@ -67,8 +68,9 @@ def start(options: Sequence[str], recipe: Path | str, overrides: Sequence[str] =
     """
     folder = Path(name or Path(recipe).stem)
     folder = RUNS / folder if len(folder.parts) == 1 else folder
-    if folder.exists() or log_of(folder).exists():
+    if not is_free(folder):
         raise UserError(f"name: there is a run {folder}", action="choose another name")
+    log_of(folder).unlink(missing_ok=True)
     begin([*options, "run", str(recipe), *overrides, "--output", str(folder)], folder)
     return folder
 
@@ -109,6 +111,13 @@ def _begun(run: str) -> Path:
     if folder is None:
         raise no_such_run(run)
     return folder
+
+
+def is_free(folder: Path) -> bool:
+    """Whether a run can begin in the folder: none is there, and no process that was begun here is about to make it. A
+    run that was refused leaves only its log."""
+    reap()
+    return not folder.exists() and not any(str(folder) in cast(list[str], process.args) for process in BEGUN)
 
 
 def log_of(folder: Path) -> Path:

@@ -169,7 +169,9 @@ class Board:
         if not form.get("data", "").strip():
             raise UserError("rows: no file is named", action="upload a file, or name one")
         if self._taken(name):
-            return HTMLResponse(pages.new_page(self.tokens.token, form, f"name: there is a run {name!r}"), 400)
+            return HTMLResponse(
+                pages.new_page(self.tokens.token, form, f"name: there is a run {name!r} (choose another name)"), 400
+            )
         written = self.scratch / f"{name}.yaml"
         written.unlink(missing_ok=True)
         options = [f"--{option}={form[option]}" for option in OPTIONS if form.get(option)]
@@ -188,7 +190,8 @@ class Board:
         self.runs.mkdir(parents=True, exist_ok=True)
         file = Path(f"{name}.yaml")
         text = recipe.replace("\r\n", "\n")
-        if file.exists() and file.read_text(encoding="utf-8") != text:
+        refused = processes.log_of(self.runs / name).exists()  # the board wrote the file then
+        if not refused and file.exists() and file.read_text(encoding="utf-8") != text:
             raise UserError(f"{file} exists and holds another recipe", action="choose another name for the run")
         file.write_text(text, encoding="utf-8")
         self.context.start(file, name=str(self.runs / name))
@@ -318,7 +321,7 @@ class Board:
         raise UserError(f"no run has the name {name!r}", action="the list names them")
 
     def _taken(self, name: str) -> bool:
-        return (self.runs / name).exists() or processes.log_of(self.runs / name).exists()
+        return not processes.is_free(self.runs / name)
 
 
 def _file(content: str, kind: str) -> Callable[[Request], Awaitable[Response]]:

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from finetooth_saving.runs.advice import advice
 from finetooth_saving.runs.chart import chart, svg
-from finetooth_saving.runs.processes import output_of
+from finetooth_saving.runs.processes import is_free, output_of
 from finetooth_saving.runs.recorded import Point, Recorded
 from finetooth_toolbox.text.controls import escape_controls
 
@@ -104,7 +104,8 @@ def live(address: str, state: str, inside: str) -> str:
 
 def starting(folder: Path) -> str:
     """What is shown of a run that has no folder yet, or never got one."""
-    return f"<p>It is starting, or did not get far:</p>{output(output_of(folder))}"
+    refused = "It did not begin. Go back, change the recipe, and press <b>Train</b> again:"
+    return f"<p>{refused if is_free(folder) else 'It is starting:'}</p>{output(output_of(folder))}"
 
 
 def run_page(name: str, run: Recorded, token: str, links: str) -> str:
