@@ -1,13 +1,14 @@
 """A whole training loop. finetooth reads the rows, loads the model and computes; the loop is yours.
 
-    python examples/loop.py                          trains examples/sft.yaml into runs/loop
-    python examples/loop.py my.yaml train.epochs=2   another recipe, with overrides
+    python examples/loop.py                          trains examples/sft.yaml into runs/loop-sft
+    python examples/loop.py my.yaml train.epochs=2   another recipe, into runs/loop-my
 
 Stop it with Ctrl-C and start it again: it continues where the last saved state was, with the same numbers.
 """
 
 import math
 import sys
+from pathlib import Path
 
 import finetooth
 import numpy as np
@@ -19,7 +20,7 @@ HELD_OUT = 1  # the last rows, which do not train
 
 def main(recipe: str = "examples/sft.yaml", *overrides: str) -> None:
     # The recipe is read and every open choice is decided. No weights are loaded yet.
-    session = finetooth.session(recipe, "output=runs/loop", *overrides)
+    session = finetooth.session(recipe, f"output=runs/loop-{Path(recipe).stem}", *overrides)
     for decision in session.plan.decisions:
         print(f"{decision.setting} = {decision.value}  ({decision.reason})")
 

@@ -76,6 +76,22 @@ def test_the_loop_trains_saves_and_continues_with_the_same_numbers(
     assert all(np.array_equal(again[name], values) for name, values in trained.items())
 
 
+def test_the_loop_of_another_recipe_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It continues from the state in its folder, which would be the weights of another recipe."""
+    asked = []
+
+    def session(*arguments: str) -> None:
+        asked.append(arguments[1])
+        raise InterruptedError
+
+    monkeypatch.setattr(finetooth, "session", session)
+    main = runpy.run_path(str(ROOT / "examples/loop.py"))["main"]
+    for recipe in ("examples/sft.yaml", "my.yaml"):
+        with pytest.raises(InterruptedError):
+            main(recipe)
+    assert asked == ["output=runs/loop-sft", "output=runs/loop-my"]
+
+
 def test_the_loop_fits_on_two_screens() -> None:
     assert (ROOT / "examples/loop.py").read_text().count("\n") <= 2 * 50
 
