@@ -25,6 +25,8 @@ def test_commands_and_settings_exist(topic: str, capsys: pytest.CaptureFixture[s
             for option in re.findall(r"--[a-z-]+", code):
                 inner = [*call, *(["run"] if call == ["doctor"] else []), "--help"]
                 assert main(inner) == 0 and option in shown + capsys.readouterr().out, code
+            for option in re.findall(r"(--[a-z-]+) .*\[required\]", shown) if len(words) > 2 else ():
+                assert option in code, code
         name = re.match(r"([a-z_]+)\.([a-z_]+)(:|$)", code)
         if name and name[1] in {"train", "evaluate", "checkpoint"} & sections:
             assert f"{name[1]}.{name[2]}" in settings, code
