@@ -281,11 +281,8 @@ def _lines(recipe: Recipe, taken: StepTrial, outcomes: list[StepTrial]) -> Itera
 
 def _in_vain(tried: StepTrial, before: list[StepTrial]) -> str:
     """A note that a step saves nothing compared with a milder one."""
-    able = [earlier for earlier in before if earlier.job is not None]
-    least = min(able, key=_total, default=None)
-    if least is None or _total(tried) < _total(least):
-        return ""
-    return f" (no less than {least.step.label})"
+    least = min((earlier for earlier in before if earlier.job is not None), key=_total, default=None)
+    return "" if least is None or _total(tried) < _total(least) else f" (no less than {least.step.label})"
 
 
 def _total(tried: StepTrial) -> int:

@@ -216,14 +216,13 @@ class Catalog:
             problem += f"; broken plugins that may bring it: {broken}"
         remedy = self._remedy(kind, source, bare)
         if self.missing:
+            made = ", ".join(f"{plugin} {version}".partition(" sha256:")[0] for plugin, version in self.missing.items())
             files = [plugin for plugin, version in self.missing.items() if version.startswith("sha256:")]
-            packages = {plugin: version for plugin, version in self.missing.items() if plugin not in files}
-            made = ", ".join([*(f"{plugin} {version}" for plugin, version in packages.items()), *files])
-            verb = "is" if len(self.missing) == 1 else "are"
-            problem += f"; the run was made with {made}, which {verb} not {'installed' if packages else 'named'}"
-            remedies = [f"add --plugins with the path of {file}" for file in files]
-            installs = [f"{plugin}=={version}" for plugin, version in packages.items()]
-            remedy = "; ".join([*([install_command(*installs)] if installs else []), *remedies])
+            installs = [f"{plugin}=={version}" for plugin, version in self.missing.items() if plugin not in files]
+            verb, state = "is" if len(self.missing) == 1 else "are", "installed" if installs else "named"
+            problem += f"; the run was made with {made}, which {verb} not {state}"
+            ways = [install_command(*installs)] if installs else []
+            remedy = "; ".join([*ways, *(f"add --plugins with the path of {file}" for file in files)])
         return PluginError("", problem, action=remedy or "see ft plugins list", known=bool(remedy))
 
     def _remedy(self, kind: str, source: str, bare: str) -> str:
