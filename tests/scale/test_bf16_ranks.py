@@ -25,7 +25,7 @@ def masters(folder: Path, precision: str, strategy: str = "") -> tuple[Path, dic
     """A run of three steps, and the fp32 weights behind them. With `sgd` a step is as far from another one as their
     gradients are: `adamw` would make steps of one length also of numbers that rounding has made up."""
     run = folder / "".join(letter for letter in f"{precision}{strategy}" if letter.isalnum())
-    train = {**RECIPE["train"], "precision": precision, "max_steps": 3}
+    train = {**RECIPE["train"], "precision": precision, "epochs": 2, "max_steps": 3}
     recipe = {
         **RECIPE, **CASES["full"], "train": train, "schedule": "constant", "checkpoint": {"every": 3},
         "optimizer": {"name": "sgd", "learning_rate": 0.05}, "output": run.name,

@@ -60,6 +60,38 @@ def test_ranks_of_one_machine_listen_at_its_own_address_alone() -> None:
     assert {address for address, _ in places} == {"0100007F"}
 
 
+BUSY = """
+import sys, time
+from contextlib import nullcontext
+from finetooth_ddp.options import DdpOptions
+from finetooth_ddp.strategy import Ddp
+from finetooth_hooks import EngineError
+from finetooth_hooks.protocols import Rank
+number, port, patient = map(int, sys.argv[1:])
+strategy = Ddp(DdpOptions(timeout=30))
+line = strategy.open(Rank(number, 2, number, "127.0.0.1", port), "cpu")
+try:
+    with line.waits() if patient else nullcontext():
+        if number == 0:
+            time.sleep(45)
+    print(line.gather(number), end="")
+except EngineError as error:
+    print("lost", end="")
+"""
+"""The first rank is busy for longer than the other one waits for an answer."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("patient", "said"), [("1", ["[0, 1]", "[0, 1]"]), ("0", ["lost", "lost"])])
+def test_a_rank_that_is_busy_and_lives_is_waited_for(patient: str, said: list[str]) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        port = str(listening.getsockname()[1])
+    command = [sys.executable, "-c", BUSY]
+    ranks = [subprocess.Popen([*command, number, port, patient], stdout=subprocess.PIPE, text=True) for number in "01"]
+    assert [rank.communicate(timeout=300)[0] for rank in ranks] == said
+
+
 def squared(outputs: Any, data: Any, state: Any) -> LossResult:
     total = (torch.where(data.mask, outputs["logprobs"], 0.0).sum()) ** 2
     return LossResult({"squared": Contribution(total, "tokens")}, {}, {"seen": 1} if state is None else {})
