@@ -1,4 +1,4 @@
-"""What becomes of a module of a model as soon as it has been read, while the next ones wait in their files."""
+"""A caller takes each module of a model as soon as it is read, while the next ones wait in their files."""
 
 from __future__ import annotations
 
