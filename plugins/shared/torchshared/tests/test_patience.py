@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from finetooth_torchshared import patience
-from finetooth_torchshared.patience import Patience
+from finetooth_torchshared import collective
+from finetooth_torchshared.collective import Patience
 
 WORLD = 3
 
@@ -56,7 +56,7 @@ class Group:
 def group(monkeypatch: pytest.MonkeyPatch) -> Group:
     made = Group()
     monkeypatch.setattr(dist, "all_reduce", made.all_reduce)
-    monkeypatch.setattr(patience, "BEAT", 0.0)
+    monkeypatch.setattr(collective, "BEAT", 0.0)
     return made
 
 

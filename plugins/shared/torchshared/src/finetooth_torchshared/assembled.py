@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -14,10 +16,31 @@ from torch import Tensor, nn
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 from finetooth_torchshared.plain_modules import is_only_read
 from finetooth_torchshared.quantised import QuantisedLinear, check_any, store_experts, stored_linear
-from finetooth_torchshared.settling import settled
 
 ReadModule = Callable[[nn.Linear], QuantisedLinear]
 """From a linear module without memory to what stands in its place, read as the file stores it."""
+
+
+Settle = Callable[[str, nn.Module], None]
+"""Called with a module's path in its model and the module, whose own tensors are there."""
+
+_settles: ContextVar[Settle | None] = ContextVar("settles", default=None)
+
+
+@contextmanager
+def settling(settle: Settle) -> Iterator[None]:
+    """While entered, models that are put together module by module give each to `settle`."""
+    token = _settles.set(settle)
+    try:
+        yield
+    finally:
+        _settles.reset(token)
+
+
+def settled(path: str, module: nn.Module) -> None:
+    """A module has been read, and stored if it is stored in fewer bits."""
+    if (settle := _settles.get()) is not None:
+        settle(path, module)
 
 
 class CannotAssemble(Exception):

@@ -20,8 +20,7 @@ from finetooth_steps.outputs import per_datum, side_by_side
 from finetooth_steps.rectangles import loss_data
 from finetooth_steps.sharding import Scores, ShardedEngine
 from finetooth_steps.totals import Totals
-from finetooth_torchshared.collective import TorchCollective, digest_of, meeting_point
-from finetooth_torchshared.patience import Patience
+from finetooth_torchshared.collective import Patience, TorchCollective, digest_of, meeting_point
 from numpy.typing import NDArray
 
 from finetooth_ddp.options import DdpOptions

@@ -15,9 +15,8 @@ from typing import Any
 
 import torch
 from finetooth_hooks.protocols import BasePart, ModelTensors, Stages
-from finetooth_torchshared.assembled import CannotAssemble, assembled
+from finetooth_torchshared.assembled import CannotAssemble, assembled, settling
 from finetooth_torchshared.quantised import QuantisedLinear
-from finetooth_torchshared.settling import settling
 from torch import Tensor, nn
 
 from finetooth_torch.offload.mapped_memory import in_one_file
