@@ -48,6 +48,9 @@ def test_runs_are_listed_shown_and_diagnosed(stalled: Path) -> None:
     shown = call("show_run", run="mine").structured_content
     points = shown["curves"]["loss"]
     assert shown["recipe"] == "model: toy\n" and points[0][0] == 1 and points[-1][0] == 120 and len(points) <= 51
+    processes.log_of(stalled.with_name("refused")).write_text("error: no such file\n")
+    refused = call("show_run", run="refused").structured_content
+    assert (refused["status"], refused["output"]) == ("failed", "error: no such file\n")  # nothing is on its way
     assert "the loss stands still at 2" in call("diagnose_run", run="mine").structured_content["wrong"][0]
 
 

@@ -52,7 +52,7 @@ def one_run(name: str) -> Json:
     """The facts of a run from its folder, with its curves."""
     folder = folder_of(name)
     if not is_run(folder):
-        status = "starting" if log_of(folder).exists() else "failed"
+        status = "failed" if processes.is_free(folder) else "starting"
         return {"run": name, "status": status, "output": output_of(folder)}
     run = read_run(folder)
     curves = {key: _thinned(points) for key, points in run.series().items() if key == "loss" or key.startswith("eval/")}
