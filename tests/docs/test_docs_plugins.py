@@ -83,3 +83,16 @@ def test_they_train_together(
     lines = (tmp_path / "run/table.md").read_text(encoding="utf-8").splitlines()
     assert [line.split(" | ")[1] for line in lines if "| loss |" in line] == ["loss", "loss"]
     assert lines[-1] == "| 2 | outcome | done |"
+
+
+def test_numbers_of_entries_are_those_that_are_installed() -> None:
+    catalog = State(StartOptions()).catalog
+    changes, readme = ((ROOT / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "README.md"))
+
+    def count(kind: str) -> int:
+        return len({registered.entry.name for registered in catalog.all(kind)})
+
+    assert f"**Optimizers.** {count('optimizer')} of them" in changes
+    assert f"| Optimizers | {count('optimizer')}, " in readme
+    assert f"{count('renderer')} chat templates" in changes
+    assert f"Plugins of {len(catalog.kinds)} kinds" in changes
