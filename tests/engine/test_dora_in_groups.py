@@ -77,7 +77,7 @@ def test_adapters_of_rows_are_not_added_to_dora(tmp_path: Any) -> None:
 def test_sampling_measures_lengths_once_and_computes_the_same(
     precision: str, allowed: float, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finetooth_kernels import directions
+    from finetooth_kernels import low_rank_linear
     from finetooth_native.stream_decoder import Group
     from finetooth_torch.compute import TORCH
     from finetooth_torch.generation.packed_layers import PackedGroup, packed
@@ -94,7 +94,7 @@ def test_sampling_measures_lengths_once_and_computes_the_same(
         for onto in (None, base):
             wanted = group(x, base_no=onto)
             with monkeypatch.context() as patch:
-                patch.setattr(directions.torch.linalg, "vector_norm", None)
+                patch.setattr(low_rank_linear.torch.linalg, "vector_norm", None)
                 made = fast(x, base_no=onto)
             assert made.dtype == wanted.dtype
             assert float((made - wanted).norm() / wanted.norm()) < allowed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from finetooth_kernels import directions
+from finetooth_kernels import low_rank_linear
 from finetooth_lora import dora
 from peft.tuners.lora.dora import DoraLinearLayer
 
@@ -15,7 +15,7 @@ from peft.tuners.lora.dora import DoraLinearLayer
 def test_outputs_and_slopes_are_pefts(
     piece: int, given: bool, bias: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
-    monkeypatch.setitem(directions.PIECE, "cpu", piece)
+    monkeypatch.setitem(low_rank_linear.PIECE, "cpu", piece)
     torch.manual_seed(0)
     base = torch.nn.Linear(24, 31, bias=bias).requires_grad_(False)
     a, b = torch.nn.Linear(24, 3, bias=False), torch.nn.Linear(3, 31, bias=False)

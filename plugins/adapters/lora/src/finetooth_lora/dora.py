@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from finetooth_kernels.directions import row_lengths
+from finetooth_kernels.low_rank_linear import row_lengths
 from peft.tuners.lora.dora import DoraLinearLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor

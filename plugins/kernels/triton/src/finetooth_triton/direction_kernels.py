@@ -1,6 +1,6 @@
 """Kernels of DoRA: lengths of the rows of W + s B A, and products that they scale. Imports Triton.
 
-See `finetooth_kernels.directions`. Everything is summed in float32 and in a fixed order.
+See `finetooth_kernels.low_rank_linear`. Everything is summed in float32 and in a fixed order.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def,no-untyped-call,import-not-found,import-untyped,misc"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from finetooth_kernels.directions import Directions, torch_directions
-from finetooth_kernels.low_rank_linear import low_rank_linear
+from finetooth_kernels.low_rank_linear import Directions, low_rank_linear, torch_directions
 from torch import Tensor
 
 from finetooth_triton import gpu

@@ -13,8 +13,7 @@ from typing import Any, Protocol
 
 import torch
 from finetooth_kernels.decoder import Group, PlainGroup
-from finetooth_kernels.directions import torch_directions
-from finetooth_kernels.low_rank_linear import Again
+from finetooth_kernels.low_rank_linear import Again, torch_directions
 from finetooth_kernels.memory import Arena
 from finetooth_kernels.runs import Run
 from torch import Tensor, nn
