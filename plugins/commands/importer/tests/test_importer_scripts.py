@@ -105,7 +105,7 @@ GKDTrainer(model="small", teacher_model="large", args=args, train_dataset=load_d
     }  # fmt: skip
     assert account.recipe["optimizer"]["learning_rate"] == 2e-5
     (line,) = (line for line in account if line.key == "seq_kd")
-    assert line.outcome == "otherwise" and "rows are prompts" in line.note
+    assert line.outcome == "otherwise" and "rows are only prompts" in line.note
 
 
 CHANGED = """

@@ -42,7 +42,7 @@ def test_rows_of_axolotls_alpaca_keep_its_prompt() -> None:
     mixed = read_tool({"base_model": "m", "datasets": [alpaca, chat], "chat_template": "chatml"}, "axolotl")
     assert mixed.recipe["data"]["renderer"] == {"name": "chatml", "default_system": ""}
     (line,) = (line for line in mixed if line.key == "datasets[0].type")
-    assert line.outcome == "otherwise" and "a prompt of Alpaca's" in line.note
+    assert line.outcome == "otherwise" and "Alpaca's prompt" in line.note
 
 
 def test_what_trains_and_was_compared_with_nobody_is_said(tmp_path: Path) -> None:
