@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Handle:
-    """Names a forward pass whose backward pass may still follow: its data, random state and weights version."""
+    """Identifies a forward pass whose backward pass may follow: its data, random state and weights version."""
 
     id: int
     weights_version: int
@@ -51,11 +51,10 @@ class Forward:
         tokens: input positions that are not padding.
         padded: input positions computed, padding included.
         targets: targets that counted.
-        micro_batches: into how many the data were cut.
+        micro_batches: number of micro-batches.
         handle: for `backward`; None after `forward_backward` and without the capability `handles`.
-        flops: floating-point operations that were executed, padding and recomputation included; 0 if not counted.
-        totals: what the loss added up to before it was divided, to be merged with that of other calls of the step;
-            None without a loss.
+        flops: executed floating-point operations, with padding and recomputation; 0 if not counted.
+        totals: of the loss before normalisation, to be merged with other calls of the step; None without a loss.
     """
 
     outputs: tuple[Mapping[str, NDArray[Any]], ...] = ()
@@ -78,8 +77,7 @@ class Backward:
     Attributes:
         grad_norm: global L2 norm of all accumulated gradients, unscaled.
         overflow: it is not finite.
-        flops: floating-point operations that were executed, those of a forward pass made again included; 0 if not
-            counted.
+        flops: executed floating-point operations, with a repeated forward pass; 0 if not counted.
     """
 
     grad_norm: float
@@ -93,7 +91,7 @@ class Stepped:
 
     Attributes:
         step: number of optimizer steps done, this one included (skipped ones too).
-        learning_rate: the one that was applied.
+        learning_rate: the applied one.
         grad_norm: global L2 norm before clipping.
         skipped: nothing was applied (fp16 overflow); the scale was lowered.
     """
@@ -106,13 +104,13 @@ class Stepped:
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Numbers for one optimizer step in place of the recipe's, for a caller that keeps a schedule of its own.
+    """Settings of one optimizer step instead of the recipe's, for a caller with its own schedule.
 
     Attributes:
-        learning_rate: applied as it is, the schedule's factor left out; None is the recipe's.
-        max_grad_norm: global L2 norm to clip to, 0 is off; None is the recipe's.
-        optimizer: options of the optimizer by their names in a recipe (`betas`, `eps`, `weight_decay`); the recipe's
-            stand for those left out. `weight_decay` is that of what decays: norms and biases keep theirs.
+        learning_rate: applied without the schedule's factor; None: the recipe's.
+        max_grad_norm: global L2 norm to clip to, 0 is off; None: the recipe's.
+        optimizer: options of the optimizer by their names in a recipe (`betas`, `eps`, `weight_decay`), default: the
+            recipe's. `weight_decay` applies to decaying parameters: norms and biases keep theirs.
     """
 
     learning_rate: float | None = None
@@ -131,8 +129,8 @@ class EngineInfo:
         parameters: all parameters.
         trained: parameters that train.
         max_length: longest sequence, in tokens; 0 if unbounded.
-        environment: what its numbers depend on, other than the plan, by name (`torch`: its version, `threads`). Where
-            one of them differs, a resumed run is the same only within float tolerance.
+        environment: on which its numbers depend, besides the plan, by name (`torch`: its version, `threads`). If one
+            differs, a resumed run is the same only within float tolerance.
     """
 
     framework: str
@@ -146,7 +144,7 @@ class EngineInfo:
 
 @dataclass(frozen=True)
 class Usage:
-    """What an engine takes of its device.
+    """An engine's memory on its device.
 
     Attributes:
         memory: bytes now.
@@ -161,11 +159,11 @@ class Usage:
 
 @dataclass(frozen=True)
 class RoleModel:
-    """A frozen model that an engine holds in addition to the policy, known by the name of its role.
+    """A frozen model of an engine besides the policy, by the name of its role.
 
     Attributes:
-        reference: the model, as a recipe names one; empty: a copy of the policy as it is when the engine is built.
-        only_if_needed: not held where the policy without its adapter can take the role.
+        reference: of the model, as in a recipe; empty: a copy of the initial policy.
+        only_if_needed: not held if the policy without its adapter can be the role.
     """
 
     reference: str = ""
@@ -173,8 +171,7 @@ class RoleModel:
 
 
 class Snapshot(Protocol):
-    """Everything that trains, as `Engine.save` would have written it at one moment. It stays the same while the engine
-    continues."""
+    """The training state at one moment, as `Engine.save` writes it. It does not change while the engine continues."""
 
     @property
     def nbytes(self) -> int:
@@ -182,23 +179,23 @@ class Snapshot(Protocol):
         ...
 
     def to_host(self) -> Snapshot:
-        """The same in host memory, itself if it lies there already. Another thread may call it while the engine
+        """The snapshot in host memory, or itself if it is there. Another thread may call it while the engine
         continues."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write what `Engine.load` reads; from any thread."""
+        """Write files for `Engine.load`; from any thread."""
         ...
 
 
 STEP_SPAN = "step"
 """The span that the run loop puts around every recorded step."""
 OBSERVERS_SPAN = "trackers and hooks"
-"""The span around what trackers and event hooks do with a recorded step."""
+"""The span around trackers and event hooks of a recorded step."""
 
 
 class Spans(Protocol):
-    """A recording under way."""
+    """A running recording."""
 
     def span(self, name: str) -> AbstractContextManager[Any]:
         """Inside the `with` block, what happens is recorded as part of `name`."""
@@ -206,10 +203,10 @@ class Spans(Protocol):
 
 
 class Engine(Protocol):
-    """The eight primitives, and what is needed around them. See `finetooth_kit` for the checks every engine
-    passes.
+    """The eight primitives, and further methods.
 
-    An engine derives from `finetooth_hooks.EngineBase`, where every method with a capability of its own refuses.
+    `finetooth_kit` has the checks of every engine. An engine derives from `finetooth_hooks.EngineBase`, where every
+    method of a capability raises an error.
     """
 
     @property
@@ -235,12 +232,11 @@ class Engine(Protocol):
         normalizer: Counts | None = None,
         train: bool = True,
     ) -> Forward:
-        """Evaluate. With the policy role and the capability `handles`, keep what `backward` needs and return its
+        """Evaluate. With the policy role and the capability `handles`, keep the data for `backward` and return a
         handle.
 
         Args:
-            train: False to measure: the policy computes without dropout, as other roles always do, and returns no
-                handle.
+            train: False to measure: the policy computes without dropout, like other roles, and returns no handle.
         """
         ...
 
@@ -251,11 +247,11 @@ class Engine(Protocol):
         *,
         normalizer: Counts | None = None,
     ) -> Backward:
-        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per datum. Capability `handles`;
+        """Accumulate gradients of the loss given to `forward`, or from dL/dlogprob per example. Capability `handles`;
         gradients from the caller also need `gradients`.
 
         Raises:
-            EngineError: the handle is unknown, used up, or from before a `step`.
+            EngineError: the handle is unknown, already used, or from before a `step`.
         """
         ...
 
@@ -267,7 +263,7 @@ class Engine(Protocol):
                 `data`.
 
         Raises:
-            NotFinite: the loss is not finite; it names the data.
+            NotFinite: the loss is not finite; it names the examples.
         """
         ...
 
@@ -275,13 +271,12 @@ class Engine(Protocol):
         """Unscale, clip, optimizer, schedule; gradients are dropped afterwards.
 
         Args:
-            metrics: what a schedule that watches a metric may read.
-            settings: numbers for this step alone; given only to an engine with the capability `step_settings`.
+            metrics: for a schedule that watches a metric.
+            settings: for this step only; needs the capability `step_settings`.
 
         Raises:
-            EngineError: the optimizer has no option of a name in `settings`, or a number makes no sense.
-            NotFinite: a gradient is not finite (and no loss scale is there to be lowered); nothing was changed but that
-                the gradients are dropped.
+            EngineError: the optimizer has no option of a name in `settings`, or a number is invalid.
+            NotFinite: a gradient is not finite (and no loss scale can be lowered); only the gradients were dropped.
         """
         ...
 
@@ -296,17 +291,17 @@ class Engine(Protocol):
             prompts: token ids; one with images or sounds is a `finetooth_hooks.sampling.ShownPrompt`.
 
         Raises:
-            EngineError: a prompt cannot be answered, or holds what the model cannot read.
+            EngineError: a prompt cannot be completed, or holds content that the model cannot read.
         """
         ...
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
-        """Score targets without a graph: per datum (N,) or (N, K), 0 where the mask is false."""
+        """Score targets without a graph: per example (N,) or (N, K), 0 where the mask is false."""
         ...
 
     def save(self, path: Path) -> None:
-        """Write everything that trains into the folder `path` (made if missing): weights, optimizer, schedule,
-        scaler, random state, accumulated gradients and their count, loss states. safetensors and JSON, no pickle."""
+        """Write the training state into the folder `path` (made if missing): weights, optimizer, schedule, scaler,
+        random state, accumulated gradients and their count, loss states. safetensors and JSON, no pickle."""
         ...
 
     def load(self, path: Path) -> None:
@@ -318,11 +313,11 @@ class Engine(Protocol):
         ...
 
     def export(self, path: Path) -> None:
-        """Write the artifact into the folder `path` in the layout of peft or transformers: what other tools load."""
+        """Write the artifact into the folder `path`, in the layout of peft or transformers, for other tools."""
         ...
 
     def restore(self, path: Path) -> None:
-        """Take the trained weights of an artifact that `export` wrote; optimizer and schedule stay as they are.
+        """Load the trained weights of an artifact from `export`; optimizer and schedule do not change.
 
         Raises:
             UserError: the artifact does not fit this model and adapter.
@@ -334,7 +329,7 @@ class Engine(Protocol):
         ...
 
     def release(self, handle: Handle) -> None:
-        """Drop what `forward` kept for a backward that will not come; nothing happens if it is gone already. Capability
+        """Drop the data that `forward` kept for a backward; nothing happens if they were dropped already. Capability
         `release`."""
         ...
 
@@ -344,29 +339,29 @@ class Engine(Protocol):
         ...
 
     def first(self, call: Callable[[], R]) -> R:
-        """What `call` gives at the first rank, at all ranks; they call this in the same order. For what ranks could not
-        do alike: ask a server, judge answers.
+        """The first rank's result of `call`, at all ranks; they call this in the same order. For work that ranks could
+        do differently: requests to a server, judging answers.
 
         Args:
-            call: makes no call of an engine. It returns what is JSON-able, NumPy arrays, or dataclasses of these.
+            call: does not call an engine. It returns JSON-able data, NumPy arrays, or dataclasses of these.
         """
         ...
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Inside the `with` block, the policy has the weights to evaluate and to keep, where they are others than those
-        at which gradients are taken (an optimizer with the capability `averages`); nothing is trained or saved
-        meanwhile. `export` enters it by itself."""
+        """Inside the `with` block, the policy has the weights to evaluate and save, if they differ from those for
+        gradients (an optimizer with the capability `averages`); nothing may be trained or saved inside it. `export`
+        enters it itself."""
         ...
 
     def running_batch(self) -> RunningBatch:
-        """An empty batch that samples the weights as they are now. Several may be open; their steps are apart.
-        Capability `continuous`."""
+        """An empty batch that samples the current weights. Several may be open; their steps are independent. Capability
+        `continuous`."""
         ...
 
     def hold(self, path: Path | Stack | None) -> HeldAdapter | None:
-        """An adapter on the same base, read from what `export` wrote; of several with weights, their sum; without a
-        path the base alone. None where one is more than a low-rank addition, to be `restore`d into an engine of its
-        own. UserError: it is of another base. Capability `adapters`."""
+        """An adapter on the same base, read from a folder of `export`; of several with weights, their sum; without a
+        path only the base. None if one is more than low-rank matrices, which needs `restore` into a separate engine.
+        UserError: it has another base. Capability `adapters`."""
         ...
 
     def snapshot(self) -> Snapshot:
@@ -378,21 +373,21 @@ class Engine(Protocol):
         ...
 
     def rollback(self, snapshot: Snapshot) -> None:
-        """Take a state back; the snapshot can be used again. Capability `snapshots`.
+        """Restore a state; the snapshot can be used again. Capability `snapshots`.
 
         Raises:
-            EngineError: it is not of this kind of engine.
+            EngineError: it is from another kind of engine.
         """
         ...
 
     def interrupt_when(self, asked: Callable[[], bool]) -> None:
-        """From now on ask before every micro-batch; once the answer is yes, the primitive raises `Interrupted`, and
-        what it had accumulated is dropped. Capability `interrupt`."""
+        """Call the function before every micro-batch; once it returns True, the primitive raises `Interrupted`, and its
+        accumulated gradients are dropped. Capability `interrupt`."""
         ...
 
     def move_role(self, role: str, mix: float) -> None:
-        """Move a frozen copy towards the policy: `mix` times the policy's weights and 1 - `mix` times its own. Copies
-        are part of what `save` writes. Capability `roles`.
+        """Move a frozen copy towards the policy: `mix` times the policy's weights and 1 - `mix` times its own. `save`
+        includes copies. Capability `roles`.
 
         Raises:
             PlanError: the role is not a copy.
@@ -400,31 +395,31 @@ class Engine(Protocol):
         ...
 
     def module(self) -> Any:
-        """The framework's own model that trains, for a trainer that computes with it itself: in torch an `nn.Module`
-        that takes `input_ids` and gives `logits`. What a backward through it leaves in the parameters that require
-        gradients is what the next `step` applies; its holder changes no weight. Capability `module`."""
+        """The framework's own trained model, for a trainer that computes with it: in torch an `nn.Module` from
+        `input_ids` to `logits`. The next `step` applies the gradients that a backward leaves in its parameters; the
+        caller must not change weights. Capability `module`."""
         ...
 
     def weights(self) -> Mapping[str, Any]:
-        """What trains, by name: the framework's own arrays as the optimizer holds them, valid until weights change and
-        not to be written. Capability `weights`."""
+        """The trained weights by name: the optimizer's arrays, valid until weights change and read-only. Capability
+        `weights`."""
         ...
 
     def set_weights(self, weights: Mapping[str, Any]) -> None:
-        """Copy weights, named and shaped as `weights` gives them, into what trains. Capability `weights`.
+        """Copy weights, with the names and shapes of `weights`, into the engine. Capability `weights`.
 
         Raises:
-            EngineError: other names than those that train.
+            EngineError: the names differ.
         """
         ...
 
     def usage(self) -> Usage:
-        """Memory now and at the peak; cheap, since the run loop asks after every step. Capability `usage`."""
+        """Memory now and at the peak; cheap, since the run loop calls it after every step. Capability `usage`."""
         ...
 
     def peak_flops(self) -> float:
-        """FLOP/s that the device does at most in the engine's precision: known, or measured once (0.2 s at most); 0 if
-        unknown. Capability `usage`."""
+        """The device's peak FLOP/s in the engine's precision: known, or measured once (0.2 s at most); 0 if unknown.
+        Capability `usage`."""
         ...
 
     def profile(self, folder: Path) -> AbstractContextManager[Spans]:

@@ -28,20 +28,20 @@ Tier = Literal["device", "host", "disk", "remote"]
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Entry:
-    """One thing a plugin offers. Its full name is `DISTRIBUTION:NAME`.
+    """One offer of a plugin. Its full name is `DISTRIBUTION:NAME`.
 
     Attributes:
         name: how a recipe picks it; lower case letters, digits, `_` and `-`.
         build: reference to the builder, `"package.module:Class"` or a function; imported only when picked.
         summary: one line for `ft plugins list`.
-        default: taken when the recipe leaves the choice open; one entry a kind and framework should say so, but of
-            trackers, evaluators and gates all that do are taken.
+        default: used if the recipe leaves the choice open; one entry per kind and framework should be it, but all
+            default trackers, evaluators and gates are used.
         example: options of a small instance for the conformance kit; `{folder}` in a string is a scratch folder.
         example_files: text by file name, written into that scratch folder first.
-        expected_failures: checks of the conformance kit that it fails on purpose, each with the reason:
+        expected_failures: checks of the conformance kit that it fails on purpose, with reasons:
             `{"gradient_is_the_slope": "its ratio is held constant"}`. A listed check that passes counts as a failure.
-        elsewhere: names that the field and other tools give it, each with the options that it implies there:
-            `{"dora": {"dora": True}, "peft": {}}`. No recipe may use them: the error says what to write.
+        elsewhere: names in the field and other tools, each with the options that it implies: `{"dora": {"dora": True},
+            "peft": {}}`. No recipe may use them: the error says what to write.
     """
 
     kind: ClassVar[str] = ""
@@ -72,7 +72,7 @@ class Loader(Entry):
     """Finds a base model by reference (a name, a file, a folder, a hub id) and loads it.
 
     Attributes:
-        claims: light function (no heavy import) that says whether a reference is its own.
+        claims: light function (no heavy import) that tells whether it can load a reference.
         frameworks: what it can load for: `torch`, `mlx`, `numpy`.
         names: fixed names it knows, not paths (`smollm2-135m`); suggested where one is misspelt.
     """
@@ -88,7 +88,7 @@ class Source(Entry):
     """Yields rows of data.
 
     Attributes:
-        claims: says whether a reference in `data.train` (a path, a hub id) is its own; None when picked by name only.
+        claims: tells whether it can read a reference in `data.train` (a path, a hub id); None if picked by name only.
     """
 
     kind = "source"
@@ -127,7 +127,7 @@ class Family(Entry):
     """Describes a model family: module names, head, renderer, stop tokens.
 
     Attributes:
-        model_types: values of `model_type` that belong to the family; the `default=True` family takes the rest.
+        model_types: values of `model_type` that belong to the family; the `default=True` family has the rest.
         registers: `package.module:function`, called once before a config of `model_types` is read: it makes them known
             to transformers (`AutoConfig.register`, `AutoModelForCausalLM.register`). Empty: they are known.
     """
@@ -142,12 +142,12 @@ class Method(Entry):
     """Turns examples into data and drives the engine, step by step.
 
     Attributes:
-        needs: engine capabilities the method relies on, checked by the plan.
-        roles: models it needs in addition to the policy (`reference`, ...). Where its options decide, the method says
-            it itself: `protocols.Method.roles`.
+        needs: engine capabilities that the method needs, checked by the plan.
+        roles: models that it needs besides the policy (`reference`, ...). If its options decide that, the method does:
+            `protocols.Method.roles`.
         head: a scalar head that the engine is built with, so that losses can read `scores` and `values`.
-        evaluators: names of evaluators that measure what it learns, where a recipe names none; empty: the defaults.
-        headline: metrics that trackers show, the most telling first; `reward ↑` says which way it should move.
+        evaluators: names of its default evaluators; empty: the general defaults.
+        headline: metrics that trackers show, the most important first; `reward ↑` gives the desired direction.
         formats: names of formats that `data.format: auto` tries before all others: of a text with a label, for one.
         learns_from, rows: what it learns from and how much of it is usual, as `ft advise --goal` says; empty: unsaid.
     """
@@ -172,9 +172,9 @@ class Loss(Entry):
         together: what it must see at once. A loss that carries state needs `step`.
         fields: numbers of each target that it reads in addition to `weights`: `advantages`, `old_logprobs`.
         scalars: numbers of each sequence that it reads: `label`, `margin`.
-        proportional_to: field of the data that its gradient with respect to `logprobs` is in proportion to wherever
-            the mask is true: `weights` for cross entropy. An engine may then form gradients of a trained head while it
-            has the logits, and checks that. None: the gradient depends on the log-probabilities.
+        proportional_to: field of the data proportional to its gradient with respect to `logprobs` where the mask is
+            true: `weights` for cross entropy. An engine may then compute gradients of a trained head while it has the
+            logits, and checks them. None: the gradient depends on the log-probabilities.
     """
 
     kind = "loss"
@@ -194,8 +194,8 @@ class Reward(Entry):
     """Scores completions.
 
     Attributes:
-        concurrent: it may score in a thread of its own while the engine trains. False for one that computes with a
-            framework in this process: its random numbers would mix with the engine's.
+        concurrent: it may score in a separate thread while the engine trains. False if it uses a framework in this
+            process, whose random numbers would mix with the engine's.
     """
 
     kind = "reward"
@@ -233,13 +233,13 @@ class Adapter(Entry):
     """Decides which parameters train: all, a low-rank addition, the top layers.
 
     Attributes:
-        can_disable: the base can be evaluated without it, so it can serve as its own reference.
-        base_frozen: the base's own weights stay as they are; what trains is added to them.
-        accepts_quantised: it can be put over a base whose linear weights are stored in fewer bits, which only
-            multiply; not one that trains, reads or writes those weights.
+        can_disable: the base can be evaluated without it, so the policy can be its own reference.
+        base_frozen: the base's weights do not change; trained weights are added.
+        accepts_quantised: it works over a quantised base, since it does not train, read or write the base's linear
+            weights.
         frameworks: what it adapts.
-        base_of: light function (no heavy import): the model that the artifact in a folder was made for, if this adapter
-            can fold it; empty if the folder does not say, None for others. A recipe's `model` can be such a folder.
+        base_of: light function (no heavy import): the base model of an artifact in a folder that this adapter can merge;
+            empty if the folder does not say, None for others. A recipe's `model` can be such a folder.
     """
 
     kind = "adapter"
@@ -256,7 +256,7 @@ class Quantizer(Entry):
 
     Attributes:
         frameworks: whose modules it replaces.
-        rank: of several with as many bits `quantization: auto` takes the highest, then what keeps most.
+        rank: of several with the same bits `quantization: auto` takes the highest, then the one with the most bytes.
     """
 
     kind = "quantizer"
@@ -273,9 +273,9 @@ class Optimizer(Entry):
         checkpointing: works with gradient checkpointing.
         frameworks: whose parameters it takes.
         state_bytes: bytes of optimizer state per trained parameter, for the memory estimate.
-        update_bytes: the same of what an update of all tensors at once, as on an accelerator, holds for a moment.
-        tensor_bytes: the same of one tensor after the other, as on a host: bytes per number of the largest.
-        devices: types of devices that it runs on (`cuda`); empty: on all.
+        update_bytes: the same for the temporary memory of updating all tensors at once, as on an accelerator.
+        tensor_bytes: the same for one tensor after the other, as on a host: bytes per number of the largest.
+        devices: supported types (`cuda`); empty: all.
     """
 
     kind = "optimizer"
@@ -302,12 +302,12 @@ class Backend(Entry):
     """Builds an engine from a plan.
 
     Attributes:
-        framework: `torch`, `mlx`, `numpy`: what adapters, optimizers and loaders must speak.
+        framework: `torch`, `mlx`, `numpy`: of adapters, optimizers and loaders.
         capabilities: see `finetooth_hooks.engine.CAPABILITIES`.
-        outputs: what a loss may need of it, without roles; none: its engines answer, and train nothing.
+        outputs: that a loss may need, without roles; empty: its engines only sample.
         remote: its engines are at a server, which its option `url` names; `ft run --remote URL` picks it if it trains.
-        savings: what `adapter: auto` and `quantization: auto` try where nothing else fits, the cheapest first. The
-            backend's plan refuses one that has no effect on a device.
+        savings: that `adapter: auto` and `quantization: auto` try if nothing else fits, the cheapest first. The
+            backend's plan refuses one without effect on a device.
     """
 
     kind = "backend"
@@ -325,10 +325,10 @@ class Hardware(Entry):
     Attributes:
         framework: the backend framework it serves.
         rank: the available one with the highest rank is taken by `auto`.
-        in_machine: light function (no heavy import) that says which devices of the kind the machine has, usable or not,
-            `an AMD GPU (gfx942)`; empty if none. The plan names those that `auto` does not take. None: unknown.
-        built_for: light function that says whether the installed framework was built for such devices. With
-            `in_machine` it decides what is suggested for a name that means several entries, such as `gpu`.
+        in_machine: light function (no heavy import) with the machine's devices of the kind, usable or not, `an AMD GPU
+            (gfx942)`; empty if none. The plan names those that `auto` does not take. None: unknown.
+        built_for: light function that tells whether the installed framework supports such devices. With `in_machine` it
+            decides the suggestion for a name of several entries, such as `gpu`.
     """
 
     kind = "hardware"
@@ -357,7 +357,7 @@ class Launcher(Entry):
     """Starts the ranks of a run.
 
     Attributes:
-        here: light function that says whether this process was started as one of several ranks.
+        here: light function that tells whether this process was started as one of several ranks.
         capabilities: words of `finetooth_hooks.capabilities.LAUNCHER`.
     """
 
@@ -370,17 +370,17 @@ class Launcher(Entry):
 class Attention(Entry):
     """Computes attention for layers of a model.
 
-    The builder raises `PlanError` for what only this machine can tell (no compiler, an old library): a plan builds a
-    function before it picks it, and `auto` then tries the next.
+    The builder raises `PlanError` for obstacles on this machine (no compiler, an old library): a plan builds a function
+    before it picks it, and `auto` then tries the next.
 
     Attributes:
-        serves: devices, types and shapes that it is for; the plan refuses it for anything else.
-        framework: whose arrays it takes.
-        rank: `auto` takes the one with the highest rank of those that serve; None: only when the recipe names it.
-        aliases: other names that a recipe may write. Several entries of one plugin may share an alias, which then means
-            the best of them that serves.
-        transformers: name under which transformers has the same implementation; a backend over models of
-            transformers takes that. Empty: the function that `build` returns is what computes.
+        serves: supported devices, types and shapes; the plan refuses others.
+        framework: of its arrays.
+        rank: `auto` takes the highest usable one; None: only if the recipe names it.
+        aliases: other names in recipes. Several entries of one plugin may share an alias, which means the best usable
+            one.
+        transformers: name of the same implementation in transformers, which backends over its models use. Empty: the
+            function from `build` computes.
     """
 
     kind = "attention"
@@ -422,7 +422,7 @@ class Evaluator(Entry):
     needs: frozenset[str] = frozenset()
     """Engine capabilities it relies on."""
     brings_rows: bool = False
-    """It asks questions of its own, so that `ft eval --suite NAME` needs no rows."""
+    """It has its own questions, so that `ft eval --suite NAME` needs no rows."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -442,8 +442,8 @@ class Store(Entry):
 
     Attributes:
         tier: `device` and `host` build a `SnapshotStore`, `disk` and `remote` a `Store`.
-        claims: says whether a place in `checkpoint.stores` (a URL, a path) is its own; the builder then gets it as the
-            option `url`. None when it is picked by name only.
+        claims: tells whether it can use a place in `checkpoint.stores` (a URL, a path); the builder then gets it as the
+            option `url`. None if it is picked by name only.
     """
 
     kind = "store"
@@ -453,7 +453,7 @@ class Store(Entry):
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
 class Gate(Entry):
-    """Checks a checkpoint before it counts."""
+    """Checks a checkpoint before it is promoted."""
 
     kind = "gate"
     engine: bool = False
@@ -480,7 +480,7 @@ class Page(Entry):
 
     kind = "page"
     title: str = ""
-    """The words of the link to it in the head of every page; empty: its name."""
+    """The text of its link in every page's head; empty: its name."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -493,7 +493,7 @@ class Command(Entry):
     after_run: str = ""
     """Arguments with which the end of a run suggests it, `{run}` is the run folder; empty: it is not suggested."""
     after_scalar_run: str = ""
-    """The same, first of all, where the run trained a scalar head, such as a reward model's."""
+    """The same, first of all, if the run trained a scalar head, such as a reward model's."""
 
 
 ENTRY_TYPES: Mapping[str, type[Entry]] = MappingProxyType({cls.kind: cls for cls in Entry.__subclasses__()})

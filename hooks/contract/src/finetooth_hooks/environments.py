@@ -1,8 +1,8 @@
 """Environments, which answer a policy's turns and score them.
 
-A method asks an environment for an episode of a task, shows the policy what the episode says, and hands back what the
-policy wrote, turn by turn. A turn is passed both as tokens and as a message: an environment that reads messages need
-not tokenise, and the policy's own tokens are never made from text again.
+A method gets an episode of a task from an environment, shows the policy its observations, and passes back the policy's
+turns. A turn is passed both as tokens and as a message: an environment that reads messages need not tokenise, and the
+policy's tokens are never tokenised again from text.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ class Observation:
 
     Attributes:
         messages: new ones, in order; those of the first observation begin the conversation.
-        tools: what the policy may call, as schemas in the OpenAI shape. Of the first observation, for the whole
-            episode.
-        tokens: from an environment that tokenises itself, in place of messages: the whole prompt of the turn. Where it
-            begins with the prompt and the tokens of the turn before, one sequence trains both turns.
+        tools: that the policy may call, as schemas in OpenAI's format; of the first observation, for the whole episode.
+        tokens: the whole prompt of the turn, instead of messages, from an environment that tokenises itself. If it
+            begins with the previous turn's prompt and tokens, one sequence trains both turns.
         stop: strings that end the turn.
         stop_ids: token ids that end it; None: the family's stop tokens.
     """
@@ -38,12 +37,12 @@ class Observation:
 
 @dataclass(frozen=True)
 class Turn:
-    """What the policy wrote.
+    """A turn of the policy.
 
     Attributes:
-        tokens: (T,) as it drew them, the stop token included.
+        tokens: (T,) as sampled, with the stop token.
         text: the tokens decoded, without the stop token.
-        message: what the renderer reads in them: content, reasoning, calls of tools.
+        message: parsed by the renderer: content, reasoning, calls of tools.
         stop: how it ended. After a turn that was cut off (`length`) the episode ends, whatever the answer to it is.
     """
 
@@ -59,9 +58,9 @@ class Answer:
 
     Attributes:
         observation: what the policy sees next; None ends the episode.
-        reward: of this turn; that of an episode is their sum. None: the turn is not scored, and an episode none of
-            whose turns is scored has no reward of the environment's.
-        metrics: numbers to report, added up over the turns of an episode, the mean of episodes told.
+        reward: of this turn; an episode's is their sum. None: the turn is not scored, and an episode without scored
+            turns has no reward from the environment.
+        metrics: numbers to report: the mean over episodes of the sum over turns.
     """
 
     observation: Observation | None = None
@@ -106,7 +105,7 @@ class Environment(Protocol):
 
         Args:
             task: the row: its prompt, and `columns` for all else it has.
-            seed: decides what is random. Episodes of a group have the same one, so that its rollouts answer the same
+            seed: of all random choices. Episodes of a group have the same one, so that its rollouts answer the same
                 question.
 
         Raises:

@@ -1,7 +1,7 @@
-"""Rollouts: what a policy sampled and learns from, and where they come from.
+"""Rollouts, from which a policy learns, and their samplers.
 
-A method asks a sampler for rollouts, has them scored, gives each an advantage, and trains on per-token weights. Tokens
-are never tokenised twice: what was sampled is what is trained.
+A method gets rollouts from a sampler, scores them, gives each an advantage, and trains on per-token weights. Text is
+never tokenised again: the sampled tokens train.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ End = Literal["stop", "length", "turns", "error", "timeout"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked of the policy.
+    """A prompt of the policy.
 
     Attributes:
-        id: where it came from, `train.jsonl:17`.
-        group: key that its rollouts share. One row that is asked twice in a run has two.
+        id: its source, `train.jsonl:17`.
+        group: key that its rollouts share. A row that is used twice in a run has two.
         tokens: token ids.
     """
 
@@ -37,32 +37,31 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled sequence. A sampler fills the first part, who scores it the rest.
+    """One sampled sequence.
 
-    Of an episode of several turns it is all of them, with what the environment said between two of them, or one of the
-    turns: see `own` and `episode`.
+    A sampler fills the first part, the scoring code the rest. Of an episode of several turns it is all of them, with
+    the environment's texts in between, or one of the turns: see `own` and `episode`.
 
     Attributes:
         id: of the prompt.
         group: of the prompt; rollouts of one group answer the same prompt and stand next to each other.
         prompt: (P,) token ids of what was asked.
         tokens: (T,) sampled token ids, the stop token included.
-        logprobs: (T,) log-probability of each token of the policy's own **under the distribution that it was drawn
-            from**: at the sampling temperature, with the repetition penalty, and among the tokens that `top_k`,
-            `top_p`, `min_p` and a form left; 0 for others.
-        versions: (T,) weights version (optimizer steps done) that drew each token; -1 for those that no policy drew.
+        logprobs: (T,) log-probability of each of the policy's tokens **under the sampling distribution**: at the
+            sampling temperature, with the repetition penalty, and among the tokens that `top_k`, `top_p`, `min_p` and a
+            schema left; 0 for others.
+        versions: (T,) weights version (optimizer steps done) that sampled each token; -1 for others.
         text: the tokens decoded, without the stop token; of an episode its last turn.
-        outcome: how it ended: `stop` by itself, `length` where it was cut off, `turns` where an episode had as many as
-            it may, `error` and `timeout` where the environment failed, which says nothing about the policy.
-        kept: (T,) for each token the ids that it was drawn among, if `top_k`, `top_p`, `min_p` or a form left some
-            out; else empty. Negative numbers are -1 - id of the tokens that were left out, as in `Completion.kept`.
-        rewards: by the name of the reward; None where that one leaves it out.
-        reward: their weighted sum; None while it is not scored, and where no reward scored it.
-        advantages: (T,) of each token; empty while they are not known, or where the rollout is not trained.
+        outcome: how it ended: `stop` by itself, `length` where it was cut off, `turns` at an episode's limit of turns,
+            `error` and `timeout` if the environment failed, independent of the policy.
+        kept: (T,) candidate ids of each token, if `top_k`, `top_p`, `min_p` or a schema left some out; else empty.
+            Negative numbers are -1 - id of the excluded tokens, as in `Completion.kept`.
+        rewards: by the name of the reward; None if that one did not score it.
+        reward: their weighted sum; None without a score.
+        advantages: (T,) of each token; empty while unknown, or if the rollout does not train.
         fields: (T,) numbers of each token by name, for a loss that reads more than advantages: a critic's values.
-        own: (T,) whether the policy wrote the token; only such tokens are trained. Empty: it wrote them all.
-        episode: key of the episode that it is of, alike in its rollouts, which stand next to each other and have the
-            same reward; empty without an environment.
+        own: (T,) whether the policy wrote the token; only such tokens train. Empty: it wrote them all.
+        episode: key of its episode, whose rollouts are adjacent and have the same reward; empty without an environment.
         transcript: all tokens decoded, of an episode.
         failure: why the environment failed.
         metrics: what the environment counted.
@@ -93,7 +92,7 @@ class Rollout:
         return sum(self.own) if self.own else len(self.tokens)
 
     def of_policy(self, values: Sequence[T]) -> tuple[T, ...]:
-        """What belongs to the tokens that the policy wrote.
+        """The values of the tokens that the policy wrote.
 
         Args:
             values: (T,).

@@ -22,23 +22,23 @@ class Sampling:
         n: completions per prompt.
         stop: strings that end a completion; the text ends before, the tokens include it.
         stop_ids: token ids that end a completion, included in its tokens. None: the family's stop tokens; empty: never.
-        seed: owned seed; the same seed gives the same tokens whatever else is in the batch.
-        drawn: say also what each token was drawn from: `Completion.drawn_logprobs` and `Completion.kept`. An engine
-            that cannot leaves them empty.
-        schema: a JSON schema, as JSON, which a completion that ends by itself fits: tokens that could not lead there
-            are not chosen. No space stands between its parts. None: any text. Capability `schema` of an engine, as for
-            the two that follow; at most one of the three.
+        seed: the same seed gives the same tokens in every batch.
+        drawn: return the sampling distribution too: `Completion.drawn_logprobs` and `Completion.kept`. Engines without
+            support leave them empty.
+        schema: a JSON schema, as JSON, for completions that end by themselves: tokens that cannot lead to it are
+            excluded. Without spaces between its parts. None: any text. Capability `schema` of an engine, as for the two
+            that follow; at most one of the three.
         regex: the same for a regular expression that the whole text matches, without look-around and backreferences.
         grammar: the same for a context-free grammar, in the form that llguidance reads (Lark's, with the rule `start`).
-        min_p: of what `top_k` and `top_p` left, tokens are drawn from that have at least this share of the likeliest
-            one's probability, at the temperature; 0 is off. Capability `min_p` of an engine.
-        repetition_penalty: of every token that the prompt or the completion has already, the logit is divided by it
-            where it is positive and multiplied with it elsewhere, before the temperature (Keskar et al., 2019,
-            arXiv:1909.05858, section 4.1); 1 is off. Capability `repetition_penalty` of an engine.
-        presence_penalty: subtracted from the logit of every token that the completion has already; 0 is off.
-            Capability `additions` of an engine, as for the two that follow.
+        min_p: of the tokens that `top_k` and `top_p` left, only those with at least this share of the likeliest one's
+            probability, at the temperature; 0 is off. Capability `min_p` of an engine.
+        repetition_penalty: divides the positive logit of every token that the prompt or the completion already has, and
+            multiplies a negative one, before the temperature (Keskar et al., 2019, arXiv:1909.05858, section 4.1); 1 is
+            off. Capability `repetition_penalty` of an engine.
+        presence_penalty: subtracted from the logit of every token that the completion has already; 0 is off. Capability
+            `additions` of an engine, as for the two that follow.
         frequency_penalty: the same for each time that the completion has it; 0 is off.
-        logit_bias: token ids, each once, with what is added to their logits at every token.
+        logit_bias: distinct token ids with constants to add to their logits.
     """
 
     max_tokens: int = 128
@@ -61,35 +61,34 @@ class Sampling:
 
     @property
     def form(self) -> tuple[str, str] | None:
-        """What a completion is held to: `schema`, `regex` or `grammar`, and its text; None: any text."""
+        """The constraint of a completion: `schema`, `regex` or `grammar`, and its text; None: any text."""
         forms = (("schema", self.schema), ("regex", self.regex), ("grammar", self.grammar))
         return next(((kind, text) for kind, text in forms if text is not None), None)
 
     @property
     def adds(self) -> bool:
-        """Whether something is added to logits."""
+        """Whether there are penalties or biases on logits."""
         return bool(self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
     @property
     def leaves_out(self) -> bool:
-        """Whether tokens are drawn among some only."""
+        """Whether some tokens are excluded."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
     @property
     def as_it_is(self) -> bool:
-        """Whether tokens are drawn from the distribution of the model as it is."""
+        """Whether tokens are sampled from the model's unchanged distribution."""
         plain = self.temperature == 1 and self.repetition_penalty == 1 and self.form is None
         return plain and not self.leaves_out and not self.adds
 
 
 @dataclass(frozen=True)
 class ShownPrompt(Sequence[int]):
-    """A prompt with pictures, sounds or videos: as a sequence its token ids, with the model's
-    placeholders where they stand.
+    """A prompt with pictures, sounds or videos: a sequence of token ids, with the model's placeholders.
 
     Attributes:
         tokens: the ids.
-        media: index of the first token that stands for each, and what it is, in order.
+        media: index of the first placeholder of each, and the medium, in order.
     """
 
     tokens: tuple[int, ...]
@@ -116,12 +115,11 @@ class Completion:
         text: decoded, without stop token and stop string.
         stop: why it ended.
         weights_version: optimizer steps done when it was sampled.
-        drawn_logprobs: log-probabilities of the tokens under the distribution that they were drawn from, at the
-            sampling temperature, with the repetition penalty and among what `top_k`, `top_p`, `min_p` and a form
-            left; empty unless `Sampling.drawn` asks for them.
-        kept: for each token the ids that it was drawn among; empty unless `Sampling.drawn` asks for them, and where
-            nothing is left out. Where a form allows most of the vocabulary it may be what the form forbids: -1 - id of
-            each such token.
+        drawn_logprobs: log-probabilities of the tokens under the sampling distribution, at the sampling temperature,
+            with the repetition penalty and among the tokens that `top_k`, `top_p`, `min_p` and a schema left; empty
+            without `Sampling.drawn`.
+        kept: candidate ids of each token; empty without `Sampling.drawn`, or if no token was excluded. If a schema
+            allows most of the vocabulary it may list the excluded tokens instead: -1 - id of each.
     """
 
     tokens: tuple[int, ...]

@@ -14,11 +14,11 @@ from finetooth_hooks.errors import DataError
 
 @dataclass(frozen=True)
 class Portion:
-    """Rows of a source, not yet read.
+    """Unread rows of a source.
 
     Attributes:
-        content: bytes that hold some rows.
-        place: what the source needs to know to name them, such as the number of the first line.
+        content: bytes with some rows.
+        place: for naming them, such as the number of the first line.
     """
 
     content: bytes
@@ -28,13 +28,13 @@ class Portion:
 class Source(Protocol):
     """Rows, in the same order every time; as far as possible one by one, without holding all of them.
 
-    A source derives from `finetooth_hooks.SourceBase`, which has everything but `rows`: no files, no identity, no
-    portions.
+    A source derives from `finetooth_hooks.SourceBase`, which has defaults of everything but `rows`: no files, no
+    identity, no portions.
     """
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Its abilities in addition to `rows`: words of `finetooth_hooks.capabilities.SOURCE`."""
+        """Its abilities besides `rows`, from `finetooth_hooks.capabilities.SOURCE`."""
         ...
 
     def rows(self) -> Iterator[Row]:
@@ -46,20 +46,20 @@ class Source(Protocol):
         ...
 
     def files(self) -> tuple[Path, ...] | None:
-        """Every file that is read. With its options and the versions of its packages they decide every row; None if
+        """Every file that is read. With its options and the versions of its packages they determine every row; None if
         they do not. Only rows of known files, or with an `identity`, may be cached.
 
         Raises:
-            DataError: they are not there.
+            DataError: a file is missing.
         """
         ...
 
     def identity(self) -> str | None:
         """A text that changes whenever the rows change, such as a commit or a fingerprint; None if the source has none.
-        Called only where `files` returns None.
+        Called only if `files` returns None.
 
         Raises:
-            DataError: the rows are not there.
+            DataError: the rows are missing.
         """
         ...
 
@@ -103,16 +103,16 @@ class Format(Protocol):
     """Turns a row into an example, or into several."""
 
     def detect(self, values: Mapping[str, Any]) -> str | None:
-        """Why this row is of the format, for the plan (`has a column 'messages'`), or None if it is not."""
+        """Why this row has the format, for the plan (`has a column 'messages'`), or None if it does not."""
         ...
 
     def read(self, row: Row) -> ReadRow:
         """
-        The columns that it looks up in `row.values` are recorded; the user hears of those that are never looked up.
+        The columns that it reads in `row.values` are recorded; unused columns are reported to the user.
 
         Returns:
-            An example; or several of them, which are called `ROW#1`, `ROW#2`, ... in this order. A `LeftOut` in place
-            of one is counted by its reason: for rows that are what they should be and yet teach nothing.
+            An example; or several, with the ids `ROW#1`, `ROW#2`, ... in order. A `LeftOut` instead of one is counted
+            by its reason, for correct rows that teach nothing.
 
         Raises:
             DataError: the row is not of the format; names row and field. Such a row ends a run before it begins.
