@@ -174,7 +174,7 @@ def find(present: ThisRun, resuming: Resuming) -> Resumable:
 
     Raises:
         NoCheckpoint: there is none.
-        UserError: there is no complete one.
+        UserError: none is complete.
     """
     from finetooth_core.planning.context import RunContext
     from finetooth_core.settings.recipe import load

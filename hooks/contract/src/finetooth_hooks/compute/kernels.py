@@ -34,7 +34,7 @@ class KernelRequest:
     Attributes:
         dtypes: of its inputs, all of which the provider must support.
         backward: gradients pass through it.
-        optional: the backend has its own implementation if there is no provider.
+        optional: the backend has its own implementation without a provider.
         only_named: the backend prefers its own to providers that the recipe does not name.
     """
 

@@ -75,6 +75,6 @@ class Quantizer(Protocol):
             The number of quantised modules.
 
         Raises:
-            RecipeError: there is no calibration data.
+            RecipeError: calibration data are missing.
         """
         ...

@@ -14,7 +14,7 @@ MLX = frozenset({"mlx"})
 
 
 def claims(reference: str) -> Claim | None:
-    """Whether the name is a folder with a config, or has the form `org/name` and is no path on this machine."""
+    """Whether the name is a folder with a config, or has the form `org/name` and no such path exists here."""
     folder = Path(reference)
     if folder.is_dir():
         mark = next((mark for mark in ("config.json", "artifact/config.json") if (folder / mark).is_file()), None)

@@ -37,7 +37,7 @@ def admit(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
     """Check the data of a recipe, and of its base version, against the policy before the run trains.
 
     Raises:
-        UserError: there is no registry, or its policy refuses the data; it logs the refusal.
+        UserError: the registry is missing, or its policy refuses the data; it logs the refusal.
     """
     chosen = RegistryOptions.model_validate(options)
     open_registry(chosen.registry).admit(chosen.model, data_of(recipe))

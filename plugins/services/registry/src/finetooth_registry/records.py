@@ -82,7 +82,7 @@ def read(record: bytes, kind: str = PREDICATE) -> dict[str, Any]:
         kind: the type that its predicate must have.
 
     Raises:
-        UserError: the bytes are no envelope of this format, or name files outside their folder.
+        UserError: the bytes are not an envelope of this format, or name files outside their folder.
     """
     try:
         content = json.loads(_envelope(record).payload)

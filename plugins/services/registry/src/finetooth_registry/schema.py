@@ -26,7 +26,7 @@ TENANTS = "tenants"
 
 
 def shared(folder: Path) -> Path | None:
-    """The registry that contains the tenant's registry in a folder; None if it is no tenant's."""
+    """The registry that contains the tenant's registry in a folder; None without one."""
     whole = folder.parent.parent
     return whole if folder.parent.name == TENANTS and is_registry(whole) else None
 

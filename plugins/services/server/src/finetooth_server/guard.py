@@ -199,7 +199,7 @@ class Guard:
 
         Raises:
             Busy: incoming bodies already fill their room.
-            ClientLeft: the client disconnected before the end: an incomplete body is no request.
+            ClientLeft: the client disconnected before the end: an incomplete body does not count.
             TooLarge: it is longer than allowed, or holds too many values.
             TimeoutError: it comes too slowly.
         """

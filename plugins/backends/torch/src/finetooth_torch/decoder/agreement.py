@@ -8,8 +8,8 @@ The trial compares gradients too: of the states, and of the layer's trained para
 forward and backward, and reads no weight.
 
 If they differ, the trial replaces each picked kernel by torch's own in turn, then calls wrapped modules directly
-instead of by the adapter's low-rank matrices. The error names the part without which all agrees, and the model only if
-there is no such part.
+instead of by the adapter's low-rank matrices. The error names the part without which all agrees, and the model only
+without such a part.
 
 The states show what ordinary ones hide. Some are so small that a norm's eps matters, and a second trial has small
 attention outputs, for norms after attention. Positions are far apart, so that slow rotations turn. Windows are narrowed

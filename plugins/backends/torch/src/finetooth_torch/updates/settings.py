@@ -12,7 +12,7 @@ from finetooth_steps import step_settings
 from finetooth_torch.state.optimizer import Options
 
 NOT_OPTIONS = frozenset({"params", "lr", "initial_lr", "foreach", "fused", "capturable", "differentiable", "maximize"})
-"""Keys of a parameter group that are no options of a recipe."""
+"""Keys of a parameter group that a recipe cannot set."""
 
 
 def check_settings(settings: StepSettings, optimizer: torch.optim.Optimizer) -> None:
