@@ -238,8 +238,8 @@ class Adapter(Entry):
         accepts_quantised: it works over a quantised base, since it does not train, read or write the base's linear
             weights.
         frameworks: what it adapts.
-        base_of: light function (no heavy import): the base model of an artifact in a folder that this adapter can merge;
-            empty if the folder does not say, None for others. A recipe's `model` can be such a folder.
+        base_of: light function (no heavy import): the base model of an artifact in a folder, if this adapter can merge
+            it; empty if the folder does not say, None for others. A recipe's `model` can be such a folder.
     """
 
     kind = "adapter"
