@@ -238,7 +238,7 @@ class RowLine(TorchCollective):
         super().__init__(group=groups[everyone.rank // size * neighbours + everyone.rank % neighbours])
         self._everyone, self._firsts = everyone, lines[0]
         self.barrier, self.broadcast = everyone.barrier, everyone.broadcast  # type: ignore[method-assign]
-        self.waits = getattr(everyone, "waits", nullcontext)  # type: ignore[method-assign]
+        self.waits = getattr(everyone, "waits", nullcontext)  # type: ignore[method-assign, arg-type]
         if adds:
             self.sum = everyone.sum  # type: ignore[method-assign]
 
