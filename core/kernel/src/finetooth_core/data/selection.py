@@ -17,7 +17,7 @@ def source_choice(item: Any, setting: str, data: DataSection) -> tuple[Any, Sour
     """A source of the recipe without the keys common to all sources; its selected rows; and those keys.
 
     Raises:
-        RecipeError: wrong common keys.
+        RecipeError: a common key has a wrong value, or a slice without rows.
     """
     options: dict[str, Any] = {}
     if isinstance(item, Mapping):
@@ -51,7 +51,7 @@ def choice_of(data: DataSection, split: str, sources: Sequence[PickedSource]) ->
     """The recipe's selection of rows for a split.
 
     Raises:
-        RecipeError: it is impossible.
+        RecipeError: `data.mix` has only one source to mix.
     """
     choices = tuple(picked.choice or SourceChoice(picked.setting) for picked in sources)
     if split == "eval":
