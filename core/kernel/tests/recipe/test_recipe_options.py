@@ -184,6 +184,13 @@ def test_a_mistake_gets_one_line(module: str, given: dict[str, Any], said: str) 
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("key", ["type", "lr", "batch_size"])
+def test_options_on_a_command_line_are_no_settings_of_a_recipe(module: str, key: str) -> None:
+    """`ft export --to gguf type=f16` was answered with `train.precision`."""
+    with pytest.raises(RecipeError, match=r"--to.\w+: unknown option of loss shown \(known: betas, inner"):
+        options(module, {"name": "shown", "must": 1, key: 3}, setting="--to")
+
+
 def test_all_mistakes_are_named(module: str) -> None:
     with pytest.raises(RecipeProblems) as raised:
         options(module, {"name": "shown", "rank": 0})

@@ -287,23 +287,24 @@ class _Translator:
         key, here = str(path[-1]), self._keys(path[:-1])
         close = nearest(key, here)
         misspelt = len(path) > 1 and nearest_slip(key, here, LETTER) is not None
-        known = None if misspelt else meaning_of(key)
+        option = str(*self.prefix[:1]).startswith("-")  # of a command: a recipe's settings are no help
+        known = None if misspelt or option else meaning_of(key)
         if known is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
-            section, _, option = known.setting.rpartition(".")
-            if section == self._setting(path[:-1]) and option not in here:
+            section, _, last = known.setting.rpartition(".")
+            if section == self._setting(path[:-1]) and last not in here:
                 name = "it" if known.setting == self._setting(path) else known.setting
                 return f"{name} is an option of another {section}: pick that one by name"
             return known.action
         from finetooth_recipes.aliases import ALIASES  # here: that module imports this one
 
-        if meant := ALIASES.get(key):
+        if not option and (meant := ALIASES.get(key)):
             return f"did you mean {dotted(meant)}?"
         if close:
             return f"did you mean {self._setting((*path[:-1], close))}?"
         far = nearest(key, self.elsewhere)
         if far and form(far) == form(key):
             return f"did you mean {self.elsewhere[far]}?"
-        if slip := almost(key):
+        if not option and (slip := almost(key)):
             return slip.action
         return f"known: {', '.join(sorted(here))}" if here else "it takes none; remove it"
 

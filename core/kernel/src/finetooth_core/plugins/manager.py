@@ -225,7 +225,7 @@ class _Manager:
             file = local_files.read(named.reference.use, self.base)
         except OSError as error:
             text = f"cannot be read: {error.strerror or error}"
-            self._fault(named.name, "", Problem(text, "paths are relative to the recipe's folder", str(self.base)))
+            self._fault(named.name, "", Problem(text, "check the path, relative to this folder", str(self.base)))
             return
         try:
             module = local_files.load(file)
