@@ -29,6 +29,7 @@ MODELS: dict[str, Any] = {
     "llama-tied": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True)),
     "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES)),
 }
+PLAIN = GgufOptions()
 KEEPING = GgufOptions(keep_quantised=True)
 
 
@@ -65,7 +66,7 @@ def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(model(input_ids=ids).logits)
 
 
-def load(path: Path, options: GgufOptions | None = None, precision: str = "fp32", quantizer: Any = None) -> Any:
+def load(path: Path, options: GgufOptions = PLAIN, precision: str = "fp32", quantizer: Any = None) -> Any:
     loader = GgufLoader(options)
     return loader.load(str(path), framework="torch", precision=precision, device="cpu", quantizer=quantizer)
 

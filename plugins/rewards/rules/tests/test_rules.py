@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from finetooth_hooks import DataError
-from finetooth_kit import FakeContext, parametrize_with_checks
+from finetooth_kit import parametrize_with_checks
 from finetooth_rules import length, number, overlong, pattern, schema, tags
 from pydantic import ValidationError
 
@@ -19,11 +18,11 @@ def test_conforms(check: Any) -> None:
 
 
 @pytest.fixture
-def score(tmp_path: Path) -> Any:
+def score() -> Any:
     """The score of one answer by a rule."""
 
     def call(module: Any, options: Any, completion: str, **columns: Any) -> float | None:
-        reward = module.build(options, FakeContext(tmp_path))
+        reward = module.build(options)
         return reward(["?"], [completion], {name: [value] for name, value in columns.items()})[0]  # type: ignore[no-any-return]
 
     return call

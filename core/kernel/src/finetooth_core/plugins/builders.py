@@ -126,9 +126,10 @@ def derived(built: Any, kind: str, registered: Registered) -> Any:
     if base is not None and not isinstance(built, base):
         who = f"{registered.entry.kind} {registered.entry.name!r}"
         what = "" if kind == registered.entry.kind else f"the {kind} of "
+        builder = load_builder(registered.entry, registered.distribution)
         raise PluginError(
             registered.distribution,
-            f"{what}{who} is a {type(built).__name__}, not a {base.__name__}{where(load_builder(registered.entry))}",
+            f"{what}{who} is a {type(built).__name__}, not a {base.__name__}{where(builder)}",
             action=f"derive it from finetooth_hooks.{base.__name__}",
         )
     from finetooth_guards.returned import METHODS, checked

@@ -392,8 +392,7 @@ class TorchEngine(EngineBase):
 
     def peak_flops(self) -> float:
         place = self._request.place  # ranks that divide a row count the operations of the whole row
-        together = place.sharding.together if place.sharding else 1
-        return peak_flops(place.hardware, self._info.precision) * together
+        return peak_flops(place.hardware, self._info.precision) * (place.sharding.together if place.sharding else 1)
 
     def profile(self, folder: Path) -> AbstractContextManager[Spans]:
         return record(Path(folder), self._parts.device)

@@ -86,9 +86,8 @@ def assembled(
 
     def number(name: str) -> Tensor:
         tensor = read(name)
-        if not tensor.is_floating_point():
-            return tensor
-        return tensor.to(dtype=torch.float32 if name in in_fp32 else dtype)
+        wanted = torch.float32 if name in in_fp32 else dtype
+        return tensor.to(dtype=wanted) if tensor.is_floating_point() else tensor
 
     count, paths = 0, [path for path, _ in model.named_modules()]
     for done, path in enumerate(paths):

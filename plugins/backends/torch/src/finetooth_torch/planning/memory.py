@@ -10,6 +10,7 @@ from finetooth_steps.layout import least_saved, worth_sharing
 from finetooth_toolbox.llama_shape import layer_matrices
 from finetooth_torchshared.gpus import CONTEXT
 
+from finetooth_torch.planning.base_bytes import resident_bytes
 from finetooth_torch.planning.fp8 import FP8, kept_bytes, rounding_bytes
 from finetooth_torch.planning.layer_memory import (
     BYTES,
@@ -30,7 +31,7 @@ from finetooth_torch.planning.layer_memory import (
 )
 from finetooth_torch.planning.offload import DEVICE, DISK, HOST, ON_DEVICE, SPREAD, Offload, layers_apart
 from finetooth_torch.planning.process_memory import host_overhead, loading_bytes
-from finetooth_torch.planning.role_memory import linear_weights, role_bytes, role_layers_apart
+from finetooth_torch.planning.role_memory import role_bytes, role_layers_apart
 from finetooth_torch.planning.routers import NO_ROUTERS, RouterCoefficients
 from finetooth_torch.planning.row_sharing import largest_positions
 
@@ -357,36 +358,6 @@ def stays_in_files(base: BasePart, precision: str) -> bool:
         base.stored is None
         and abs(model.weight_bytes - model.parameters * BYTES[precision]) <= model.weight_bytes // 100
     )
-
-
-def resident_bytes(base: BasePart, precision: str) -> int:
-    """Bytes of the base's weights after loading: from its loader, from its quantizer, else in the run's precision."""
-    size, model = BYTES[precision], base.model
-    weights, taken = stored_bytes(base)
-    if weights:
-        return (model.parameters - weights) * size + taken
-    return model.parameters * size if model.resident_bytes is None else model.resident_bytes
-
-
-def stored_bytes(base: BasePart) -> tuple[int, int]:
-    """How many of the base's weights are stored in fewer bits, and the bytes that these take."""
-    model = base.model
-    if base.quantizer is not None:
-        weights = linear_weights(base.quantizer, base.facts) + model.expert_weights
-        return weights, int(weights * base.quantizer.stored.bytes_per_weight)
-    if model.stored is not None and model.stored_weights:
-        return model.stored_weights, int(model.stored_weights * model.stored.bytes_per_weight)
-    return 0, 0
-
-
-def kept_by_others(request: PlanRequest) -> int:
-    """Bytes of a base in fewer bits that this rank does not hold even while it reads it, since others keep them."""
-    sharding, quantizer = request.place.sharding, request.base.quantizer
-    whole = quantizer is not None and "calibrate" in quantizer.capabilities
-    if sharding is None or sharding.keeps is None or whole:
-        return 0
-    stored = stored_bytes(request.base)[1]
-    return stored - stored // sharding.weights
 
 
 def tokens_at_once(

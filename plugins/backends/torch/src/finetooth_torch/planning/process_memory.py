@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetooth_hooks.protocols import EngineRequest, PlanRequest
 
+from finetooth_torch.planning.base_bytes import kept_by_others, resident_bytes
 from finetooth_torch.planning.layer_memory import BYTES
 
 HOST_LATER = 104 * 2**20
@@ -79,8 +80,6 @@ def loading_bytes(request: PlanRequest, precision: str, *, away: bool = False) -
         if not whole:
             return of_module
         if quantizer is not None:
-            from finetooth_torch.planning.memory import kept_by_others, resident_bytes
-
             return resident_bytes(request.base, precision) - kept_by_others(request) + of_module
     return model.parameters * size
 

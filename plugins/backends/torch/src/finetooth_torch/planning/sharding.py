@@ -10,8 +10,9 @@ from finetooth_hooks.protocols import PlanRequest, Sharding
 from finetooth_toolbox.attention_choice import demands_of
 
 from finetooth_torch.planning.attention import AttentionChoice
+from finetooth_torch.planning.base_bytes import kept_by_others, resident_bytes
 from finetooth_torch.planning.layer_memory import BYTES
-from finetooth_torch.planning.memory import STATE_ELSEWHERE, kept_by_others, layers_bytes, resident_bytes
+from finetooth_torch.planning.memory import STATE_ELSEWHERE, layers_bytes
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.process_memory import reads_apart
 from finetooth_torch.planning.row_sharing import obstacle
