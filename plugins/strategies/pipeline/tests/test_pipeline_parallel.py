@@ -72,4 +72,5 @@ def test_what_only_fsdp_does_is_refused_with_what_to_do(name: str, shard: bool) 
     with pytest.raises(ValidationError) as caught:
         PipelineOptions.model_validate({name: True, "shard": shard})
     (problem,) = caught.value.errors()
-    assert f"{name} is an option of fsdp" in problem["msg"] and "leave it out, or set scale.strategy" in problem["msg"]
+    assert f"{name} is an option of fsdp" in problem["msg"]
+    assert problem["ctx"]["action"].startswith("leave it out, or set scale.strategy")

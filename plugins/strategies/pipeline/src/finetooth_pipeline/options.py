@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import Strategy
 from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 OF_FSDP = ("keep_layers", "offload")
 """Options of `fsdp` that say where a rank holds its part of layers, and for how long. Between two passes a stage
@@ -70,10 +71,9 @@ class PipelineOptions(Options):
     def _of_fsdp(cls, given: Any) -> Any:
         for name in OF_FSDP if isinstance(given, dict) else ():
             if name in given:
-                raise ValueError(
-                    f"{name} is an option of fsdp, and pipeline does without it, also with shard: leave it out, or set "
-                    f"scale.strategy to {{name: fsdp, {name}: true}}, which has no stages"
-                )
+                action = f"leave it out, or set scale.strategy to {{name: fsdp, {name}: true}}, which has no stages"
+                problem = f"{name} is an option of fsdp, and pipeline does without it, also with shard"
+                raise PydanticCustomError("invalid", "{problem}", {"problem": problem, "action": action})
         return given
 
 
