@@ -125,7 +125,7 @@ class EngineBase(ContractBase):
         return call()
 
     def averaged(self) -> AbstractContextManager[None]:
-        """The weights are evaluated as they are trained."""
+        """Evaluations use the trained weights themselves, without averaging."""
         return nullcontext()
 
     def usage(self) -> Usage:
@@ -142,14 +142,14 @@ class SourceBase(ContractBase):
     """Base of sources (`finetooth_hooks.protocols.Source`).
 
     Attributes:
-        relies_on: full names of the entries that read rows for it.
+        relies_on: full names of other entries that read rows for this source.
     """
 
     _contract = "source"
     relies_on: tuple[str, ...] = ()
 
     def files(self) -> tuple[Path, ...] | None:
-        """None: the rows are not decided by files."""
+        """None: files do not determine the rows."""
         return None
 
     def identity(self) -> str | None:
@@ -179,7 +179,7 @@ class AdapterBase(ContractBase):
         raise self._cannot("be switched off", "disable")
 
     def low_rank(self, module: Any) -> LowRank | None:
-        """None: the module is called as it is."""
+        """None: no low-rank form is known; the module is called as a whole."""
         return None
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
@@ -191,7 +191,7 @@ class AdapterBase(ContractBase):
         return 0
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
-        """0: its own modules save nothing."""
+        """0: its own modules save no activations."""
         return 0.0
 
     def beginning_bytes(self, facts: ModelFacts) -> int:
@@ -408,7 +408,7 @@ class OptimizerBase(ContractBase):
         raise self._cannot("train parameters in turn", "in_turn")
 
     def state_bytes(self, facts: ModelFacts) -> float | None:
-        """None: what the entry says."""
+        """None: the entry's value applies."""
         return None
 
 
@@ -443,7 +443,7 @@ BASES: Mapping[str, type[ContractBase]] = {
     "tokenizer": TokenizerBase,
     "tracker": TrackerBase,
 }
-"""The base of each kind that has one; their words are in `finetooth_hooks.capabilities`."""
+"""The base class of each kind that has one; capability words are in `finetooth_hooks.capabilities`."""
 
 __all__ = [
     "BASES",

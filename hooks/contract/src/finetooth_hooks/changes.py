@@ -21,9 +21,9 @@ class Change:
 
     Attributes:
         number: of the contract with the change.
-        about: whom it concerns, in a word or two.
-        text: the change, and what an author does now; one line, without a full stop.
-        marks: names in a plugin's source, any of which shows that it is concerned.
+        about: the affected plugins, in a word or two.
+        text: the change and what authors must do; one line, without a full stop.
+        marks: names in a plugin's source, any of which shows that it is affected.
         unless: a name that shows that the source is up to date.
     """
 
@@ -34,7 +34,7 @@ class Change:
     unless: str = ""
 
     def meets(self, source: str) -> bool:
-        """Whether a plugin with this source is concerned."""
+        """Whether a plugin with this source is affected."""
         words = set(re.findall(r"\w+", source))
 
         def occurs(mark: str) -> bool:
@@ -61,7 +61,7 @@ def met(sources: Iterable[str], admitted: Iterable[str]) -> str:
 
     Args:
         sources: its Python files.
-        admitted: those of `numbers()` that it supports.
+        admitted: the numbers (of `numbers()`) that it supports.
 
     Returns:
         An empty text if it supports none of them, but only a later contract.

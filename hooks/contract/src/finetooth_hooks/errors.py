@@ -11,9 +11,9 @@ command line prints that line and exits with `exit_code`; the traceback appears 
     │   └── PlanError        a combination that cannot work
     ├── EngineError          exit 1: the run failed while training
     │   ├── NotFinite        a loss or a gradient is not finite
-    │   ├── Interrupted      a primitive was broken off because the run was asked to stop
+    │   ├── Interrupted      an engine call was stopped early because the run is to stop
     │   └── UpstreamError    another server, which the engine asks, failed
-    ├── StoreError           exit 1: a store could not keep or give what it was asked for
+    ├── StoreError           exit 1: a store could not save or return a checkpoint
     └── StopRun              a plugin ends a run cleanly, with its own exit code
 """
 
@@ -76,7 +76,7 @@ class PluginError(UserError):
 
     Args:
         plugin: the distribution name, or the local file.
-        known: whether the action says what was meant, or which package brings it.
+        known: whether the action gives the intended name, or the package that has it.
     """
 
     def __init__(self, plugin: str, problem: str, *, action: str = "", known: bool = True) -> None:
@@ -98,7 +98,7 @@ class NotFinite(EngineError):
     optimizer are as before.
 
     Args:
-        rows: ids of the data whose computation it was, as far as they are known.
+        rows: ids of the data in that computation, as far as known.
     """
 
     def __init__(self, problem: str, *, action: str = "", rows: tuple[str, ...] = ()) -> None:
@@ -107,8 +107,8 @@ class NotFinite(EngineError):
 
 
 class Interrupted(EngineError):
-    """A primitive was broken off between two micro-batches, because its caller asked for it
-    (`Engine.interrupt_when`). What the call had accumulated was dropped."""
+    """An engine call was stopped between two micro-batches at its caller's request (`Engine.interrupt_when`). The
+    gradients that it had accumulated were dropped."""
 
 
 class UpstreamError(EngineError):
@@ -125,7 +125,7 @@ class UpstreamError(EngineError):
 
 
 class StoreError(FinetoothError):
-    """A store of checkpoints could not do what it was asked for; exit code 1.
+    """A store of checkpoints could not complete an operation; exit code 1.
 
     Args:
         place: the store's folder or URL.
@@ -151,10 +151,11 @@ class StopRun(Exception):
 
 
 def install_command(*requirements: str, option: str = "") -> str:
-    """What installs packages here, to be typed as it is: the action of an error that misses one.
+    """The shell command that installs packages here, for the action of an error about a missing package.
 
-    Where finetooth runs from a clone, no index has its packages: pip gets their folders, and for an extra of
-    `finetooth` those of what it stands for. Where the shell would find another environment's pip, its path is written.
+    If finetooth runs from a clone, no index has its packages: pip gets their folders, and for an extra of `finetooth`
+    the folders of the extra's packages. If the shell would find another environment's pip, the command has the full
+    path of pip.
 
     Args:
         requirements: as pip takes them: `numpy>=2`, `finetooth-raylauncher`, `finetooth[ray]`.
@@ -175,7 +176,7 @@ def install_command(*requirements: str, option: str = "") -> str:
 
 
 def _in_clone(requirement: str) -> list[str]:
-    """Words that give pip the folders of one of our packages; empty outside a clone and for packages of others."""
+    """Arguments of pip for the folders of one of our packages; empty outside a clone and for packages of others."""
     import re
     import tomllib
     from os.path import relpath

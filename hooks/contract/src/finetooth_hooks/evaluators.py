@@ -10,16 +10,16 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.reports import DataReport, Evaluation
 
 SAMPLED_COLUMNS = ("row_id", "conversation", "completion_ids", "outcome", "version")
-"""Columns that rewards get in addition to those of the rows, where a method samples."""
+"""Columns that rewards of a sampling method get in addition to those of the rows."""
 
 
 class Reward(Protocol):
-    """Scores completions: one finite float a completion, or None to leave it out. A caller that builds one through the
-    context gets it with a check around it: another number of scores, or anything but a number, ends the run and
-    names the plugin and the row; and a reward whose call is a coroutine (`async def`) is awaited.
+    """Scores completions: one finite float per completion, or None to leave it out. A reward from the context is
+    checked: a wrong number of scores, or a value that is not a number, ends the run with the names of the plugin and
+    the row. The check also awaits a reward with an `async def` call.
 
-    A reward may have `needed_columns`, names of columns that it cannot do without: rows of which none has one are
-    refused before anything is sampled.
+    A reward may have `needed_columns`, names of necessary columns. If no row has one of them, the data are refused
+    before sampling.
     """
 
     def __call__(
@@ -27,11 +27,11 @@ class Reward(Protocol):
     ) -> list[float | None]:
         """
         Args:
-            columns: further columns by name, as long as `completions`; `answer` holds the expected text where there
-                is one. A method that samples adds `row_id` (`train.jsonl:17`), `conversation` (the prompt as mappings
-                with `role` and `content`; None where the row gives it as text), `completion_ids` (token ids), `outcome`
-                (`stop` or `length`, of a completion that was cut off) and `version` (optimizer steps of the weights
-                that sampled it); rollouts of one prompt stand next to each other.
+            columns: further columns by name, as long as `completions`; `answer` holds the expected text if known. A
+                method that samples adds `row_id` (`train.jsonl:17`), `conversation` (the prompt as mappings with `role`
+                and `content`; None if the row has it as text), `completion_ids` (token ids), `outcome` (`stop` or
+                `length`, of a completion that was cut off) and `version` (optimizer steps of the weights that sampled
+                it); rollouts of one prompt are adjacent.
         """
         ...
 
@@ -39,8 +39,8 @@ class Reward(Protocol):
 class Evaluator(Protocol):
     """Measures the engine on held-out examples.
 
-    An evaluator derives from `finetooth_hooks.EvaluatorBase`, where `noun`, `data`, `metrics` and `read_beginning` have
-    the answers of one that needs none of them.
+    An evaluator derives from `finetooth_hooks.EvaluatorBase`, which has defaults of `noun`, `data`, `metrics` and
+    `read_beginning`.
     """
 
     @property
@@ -50,19 +50,18 @@ class Evaluator(Protocol):
 
     @property
     def noun(self) -> str:
-        """What a datum is, in reports: `row`, `window`, `pair`."""
+        """The word for a datum in reports: `row`, `window`, `pair`."""
         ...
 
     @property
     def data(self) -> Sequence[Datum]:
-        """What it scores, in the order of the rows, if that is known once it is prepared; else empty."""
+        """The scored data in the order of the rows, if preparation determines them; else empty."""
         ...
 
     @property
     def metrics(self) -> frozenset[str] | None:
-        """Names of all metrics that `evaluate` may give, as they stand in `Evaluation.metrics`, once it is prepared; so
-        that a recipe that waits for another one (`checkpoint.select_on`) is refused before it trains. None: they are
-        not known ahead."""
+        """All possible names in `Evaluation.metrics`, known after preparation, so that a recipe with an impossible name
+        in `checkpoint.select_on` is refused before training. None: unknown in advance."""
         ...
 
     def read_beginning(self, engine: Engine) -> None:

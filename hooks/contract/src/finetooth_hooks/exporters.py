@@ -10,16 +10,16 @@ from finetooth_hooks.context import Context
 
 
 class ExportSource(Protocol):
-    """What a run trained, for an exporter. Nothing is read before it is asked for.
+    """A run's trained model, for an exporter. Weights are read only on request.
 
     Attributes:
         run: its folder.
-        artifact: the folder of what it trained, every file checked.
-        adapter: whether that is an adapter; else it is a model in transformers' layout.
-        context: of a recipe whose model is the run: what it trained is `context.loader`, `context.tokenizer`,
-            `context.renderer` and `context.facts`.
-        card: the model card, Markdown with a YAML head; the folder that is exported gets it as README.md.
-        scratch: an empty folder on the disk of the export, gone afterwards.
+        artifact: the folder of the trained model or adapter, with every file checked.
+        adapter: the artifact is an adapter; otherwise a model in transformers' layout.
+        context: of a recipe whose model is the run: `context.loader`, `context.tokenizer`, `context.renderer` and
+            `context.facts` are those of the trained model.
+        card: the model card, Markdown with a YAML head; README.md of the exported folder.
+        scratch: an empty folder on the disk of the export, deleted afterwards.
     """
 
     @property
@@ -36,29 +36,30 @@ class ExportSource(Protocol):
     def scratch(self) -> Path: ...
 
     def weights(self, precision: str, *, folder: Path | None = None) -> Path:
-        """A folder in transformers' layout with the whole model, an adapter folded in: config and safetensors files,
-        the tokenizer in the same folder.
+        """A folder in transformers' layout with the whole model, its adapter merged: config, safetensors files and
+        tokenizer.
 
         Args:
             precision: of the numbers, `fp32`, `bf16` or `fp16`.
-            folder: where to write it; None: the artifact itself if that is what is asked for, else below `scratch`.
+            folder: the folder to write; None: the artifact itself if it is such a folder, else a folder below
+                `scratch`.
 
         Raises:
-            UserError: the adapter cannot be folded into its base, or was made for another one.
-            EngineError: no room.
+            UserError: the adapter cannot be merged into its base, or was made for another base.
+            EngineError: the disk lacks space.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        use: one command line that uses it, `{folder}` standing for the folder; empty: none is known.
-        checks: what was compared with the run, one clause each: `272 tensors read back`.
-        model: what of the folder can stand under `model:` in a recipe: a file in it, or `.` for the folder itself. It
-            is measured with the run's own evaluator. Empty: nothing, as of an adapter.
+        use: one command line that uses the export, with `{folder}` for its folder; empty: unknown.
+        checks: the comparisons with the run, one clause each: `272 tensors read back`.
+        model: the part of the folder that a recipe can name as `model:`: a file in it, or `.` for the folder itself.
+            The run's own evaluator measures it. Empty: none, as for an adapter.
     """
 
     use: str = ""
@@ -67,8 +68,8 @@ class Exported:
 
 
 class Exporter(Protocol):
-    """Writes what a run trained for another tool; `ft export RUN --to NAME` picks it, no recipe does. Its builder gets
-    the `CommandContext` as its context. An exporter derives from `finetooth_hooks.ExporterBase`."""
+    """Writes a run's trained model for another tool. `ft export RUN --to NAME` picks it, and no recipe can. Its builder
+    gets the `CommandContext` as its context. An exporter derives from `finetooth_hooks.ExporterBase`."""
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -76,17 +77,17 @@ class Exporter(Protocol):
         ...
 
     def check(self, source: ExportSource) -> None:
-        """Check whether it can be written, before any weight is read.
+        """Check that the model can be written, before any weight is read.
 
         Raises:
-            UserError: this layout cannot hold the model; names why.
+            UserError: this layout cannot hold the model; gives the reason.
         """
         ...
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
-        """Write it into an empty folder, read it back and compare.
+        """Write the model into an empty folder, read it back and compare.
 
         Raises:
-            UserError: what was read back is not what was written.
+            UserError: the folder, read back, differs from the model.
         """
         ...

@@ -1,7 +1,7 @@
-"""Faces: protocols under which a server offers its models to clients. Pages: what a plugin adds to the board.
+"""Faces: protocols under which a server offers its models to clients. Pages: a plugin's additions to the board.
 
-A face translates: a request into a call on a `FaceService`, and the call's result back. It computes nothing. A plugin
-yields it from `ft_faces`, and `ft serve NAME` picks it by the entry's name.
+A face translates a request into a call on a `FaceService`, and the call's result into a response. It computes nothing.
+A plugin yields it from `ft_faces`, and `ft serve NAME` picks it by the entry's name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Asgi = Callable[
 """An ASGI application."""
 
 Json = Any
-"""Whatever JSON can say, as Python has it."""
+"""A JSON value as a Python object."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class FaceRoute:
     """A request that a face answers.
 
     Attributes:
-        method: of HTTP.
+        method: the HTTP method.
         path: below the face's `path`, in Starlette's notation: `/models/{model:path}`.
-        scopes: each of them opens it to an API key, and `admin` always does; empty: every valid key may ask. The
-            service holds calls to them; here they are written down for the test that holds every route against them.
+        scopes: an API key needs one of them, or `admin`; empty: every valid key is allowed. The service enforces
+            scopes; a test compares these with it for every route.
     """
 
     method: str
@@ -46,11 +46,11 @@ class FaceRoute:
 
 @dataclass(frozen=True)
 class FacePiece:
-    """Tokens that follow each other in one completion of a call that samples.
+    """Consecutive tokens of one completion of a sampling call.
 
     Attributes:
-        completion: which one, from 0.
-        index: place of the first of them in the completion.
+        completion: its index, from 0.
+        index: position of the first token in the completion.
         logprobs: of the tokens, under the unscaled model.
     """
 
@@ -65,8 +65,8 @@ class StackPart:
     """One of several low-rank adapters on one base whose weighted sum is sampled.
 
     Attributes:
-        adapter: name of one that the server was started with; empty: it is a checkpoint.
-        checkpoint: id of the caller's; empty: it is an adapter of the server.
+        adapter: name of an adapter that the server was started with; empty: the part is a checkpoint.
+        checkpoint: id of the caller's checkpoint; empty: the part is an adapter of the server.
     """
 
     adapter: str = ""
@@ -75,7 +75,7 @@ class StackPart:
 
 
 class FaceCaller(Protocol):
-    """Who calls."""
+    """The caller of a request, known by its API key."""
 
     @property
     def tenant(self) -> str: ...
@@ -86,33 +86,33 @@ class FaceCaller(Protocol):
 
 
 class FaceService(Protocol):
-    """What a face may ask of a server. Methods that are not `async` may wait for a disk: call them in a thread.
+    """The services of a server for a face. Methods that are not `async` may wait for a disk: call them in a thread.
 
-    Answers are JSON, as the REST routes give them. Whatever is refused is raised as a `FinetoothError` of one line, the
-    same for what is not there and what is another tenant's.
+    Answers are JSON, as from the REST routes. A refusal is a `FinetoothError` with one line. A missing object and
+    another tenant's object give the same error.
     """
 
     @property
     def context(self) -> CommandContext:
-        """How tokenizers and renderers are made."""
+        """The context that makes tokenizers and renderers."""
         ...
 
     @property
     def served(self) -> Mapping[str, Mapping[str, Any]]:
-        """The recipe of each base model, by the name under which it is served."""
+        """The recipe of each base model, by its served name."""
         ...
 
     @property
     def adapters(self) -> Mapping[str, str]:
-        """Name of the base of each adapter that the server was started with, by the adapter's own name."""
+        """Base name of each adapter that the server was started with, by adapter name."""
         ...
 
     def caller(self, key: str | None) -> FaceCaller:
-        """Who calls with this API key; None: without one. For what comes by standard input: the caller of a request
-        stands in its scope.
+        """The caller with this API key; None: without a key. For standard input only: the scope of an HTTP request has
+        its caller.
 
         Raises:
-            UserError: no valid key, and one is needed.
+            UserError: a key is needed, and this one is missing or invalid.
         """
         ...
 
@@ -130,7 +130,7 @@ class FaceService(Protocol):
         Args:
             base: name of a base model; empty with `checkpoint`.
             sections: `adapter`, `optimizer`, `schedule` and `train` of its recipe.
-            checkpoint: begin with this one, and with the recipe that it was made with.
+            checkpoint: start from this checkpoint and its recipe.
         """
         ...
 
@@ -144,18 +144,18 @@ class FaceService(Protocol):
         ...
 
     async def wait(self, caller: FaceCaller, call: str, seconds: float) -> Json:
-        """The call: `id`, `session`, `seq`, `operation`, `state` (`queued`, `done`, `failed`), `result`, `error`;
-        waits for its end, at most `seconds`. An `error` has a `message` in one line, a `category` (`user`, `server`)
-        and a `status`: what HTTP calls it, 502 or 504 where another server failed that this one asks."""
+        """The call: `id`, `session`, `seq`, `operation`, `state` (`queued`, `done`, `failed`), `result`, `error`; waits
+        for its end, at most `seconds`. An `error` has a `message` of one line, a `category` (`user`, `server`) and an
+        HTTP `status`, 502 or 504 if another server failed that this one uses."""
         ...
 
     def sampler(
         self, caller: FaceCaller, *, base: str = "", checkpoint: str | None = None, stack: Sequence[StackPart] = ()
     ) -> str:
-        """Id of the caller's sampler of a base model, a checkpoint or a stack; made when it is first asked for.
+        """Id of the caller's sampler of a base model, a checkpoint or a stack; made at the first request.
 
         Raises:
-            UserError: nothing has this name, or the parts of a stack have different bases.
+            UserError: no model, checkpoint or adapter has this name, or the parts of a stack have different bases.
         """
         ...
 
@@ -170,15 +170,15 @@ class FaceService(Protocol):
         top_logprobs: int = 0,
         embedding: bool = False,
     ) -> str:
-        """Sample a prompt; calls of all clients that read the same weights are written together.
+        """Sample a prompt; the server samples calls of all clients with the same weights together.
 
         Args:
             prompt: token ids.
-            seeded: the client chose the seed; without one the call's own is taken.
-            top_logprobs: so many likeliest tokens come with each completion where its T tokens were written:
-                `top_tokens` and `top_logprobs`, both (T, top_logprobs), best first.
-            embedding: the result has the `embedding` (D,) of the prompt: the mean of its tokens' last hidden states, of
-                length 1. With `sampling.max_tokens` 0 nothing is written.
+            seeded: the client chose the seed; otherwise the server derives it from the call.
+            top_logprobs: number of likeliest tokens at each of the T tokens of a completion, returned as `top_tokens`
+                and `top_logprobs`, both (T, top_logprobs), best first.
+            embedding: the result has the `embedding` (D,) of the prompt: the mean of its tokens' last hidden states,
+                normalised to length 1. With `sampling.max_tokens` 0 no tokens are sampled.
 
         Returns:
             the call's id; its result has `completions`, one for each of `sampling.n`, as `finetooth_wire` writes them.
@@ -186,17 +186,17 @@ class FaceService(Protocol):
         ...
 
     def follow(self, caller: FaceCaller, call: str) -> AsyncGenerator[FacePiece | Json | None, None]:
-        """What a call that samples writes, from its beginning: pieces as they come, None where nothing came for a
-        while, and at the end the call as `wait` gives it.
+        """Stream the output of a sampling call from its beginning: pieces as they come, None after a while without any,
+        and finally the call as `wait` returns it.
 
         Raises:
-            UserError: as many of the tenant's clients as may follow calls already do.
+            UserError: the tenant's clients already follow as many calls as allowed.
         """
         ...
 
     def cancel(self, caller: FaceCaller, call: str) -> None:
-        """Let a call fail that is not finished: where it waits when its turn comes, else before its next micro-batch or
-        token. Its model is as it was before."""
+        """Make an unfinished call fail: a waiting call at its turn, a running one before its next micro-batch or token.
+        Its model is as before the call."""
         ...
 
     def sessions(self, caller: FaceCaller) -> Json:
@@ -204,7 +204,7 @@ class FaceService(Protocol):
         ...
 
     def session(self, caller: FaceCaller, id: str) -> Json:
-        """One of them."""
+        """One of the caller's models, as in `sessions`."""
         ...
 
     def close(self, caller: FaceCaller, session: str) -> None:
@@ -212,7 +212,7 @@ class FaceService(Protocol):
         ...
 
     def checkpoints(self, caller: FaceCaller, session: str | None = None) -> Json:
-        """The caller's checkpoints, of one model if asked."""
+        """The caller's checkpoints, or only those of one model."""
         ...
 
     def delete_checkpoint(self, caller: FaceCaller, id: str) -> None:
@@ -220,18 +220,17 @@ class FaceService(Protocol):
         ...
 
     def record(self, what: str, caller: FaceCaller, *, model: str = "", outcome: str = "") -> None:
-        """Add a line to the audit record, without content."""
+        """Add a line to the audit record, without prompts or completions."""
         ...
 
 
 class Face(Protocol):
-    """A protocol of clients. A face derives from `finetooth_hooks.FaceBase`, where `stdio` refuses.
+    """A protocol of clients. A face derives from `finetooth_hooks.FaceBase`, whose `stdio` raises an error.
 
     Attributes:
-        path: of its requests; the server sends what comes there to `app`. Where `routes` are given and one of them is
-            another face's as well, all of them are served below the face's name, `/NAME/path`, and the scope's
-            `root_path` is `/NAME`.
-        routes: what it answers below `path`. `FaceBase` has none: every request comes to `path` itself.
+        path: prefix of its requests, which the server passes to `app`. If another face has one of its `routes` too, all
+            of them are below the face's name, `/NAME/path`, and the scope's `root_path` is `/NAME`.
+        routes: its routes below `path`. `FaceBase` has none: every request is at `path` itself.
     """
 
     @property
@@ -255,9 +254,9 @@ class Face(Protocol):
         ...
 
     def app(self, service: FaceService) -> tuple[Asgi, AbstractAsyncContextManager[Any]]:
-        """What answers, and what must be entered while it does.
+        """The ASGI application, and a context manager to enter while it serves.
 
-        The server has checked a request before it comes here: `scope["state"]["caller"]` is who calls, a `FaceCaller`.
+        The server has checked each request before: `scope["state"]["caller"]` is the `FaceCaller`.
         """
         ...
 
@@ -268,20 +267,20 @@ class Face(Protocol):
 
 
 class PageService(Protocol):
-    """What pages may ask of the board. It has let a request through: from this machine or with the board's key, and a
-    form only from one of the board's own pages."""
+    """The services of the board for pages. The board has checked each request: it comes from this machine or has the
+    board's key, and a form comes from one of the board's own pages."""
 
     @property
     def token(self) -> str:
-        """What every form carries in its field `token`."""
+        """The value of every form's field `token`."""
         ...
 
     def whole(self, title: str, body: str) -> str:
-        """A whole page, with the board's head, style and script.
+        """A complete page, with the board's head, style and script.
 
         Args:
             title: text.
-            body: HTML. Scripts and styles in it do nothing: the board allows none.
+            body: HTML. Scripts and styles in it have no effect: the board forbids them.
         """
         ...
 
@@ -289,7 +288,7 @@ class PageService(Protocol):
         """The fields of a form, without the token.
 
         Raises:
-            UserError: the token is missing or another process's.
+            UserError: the token is missing or belongs to another process.
         """
         ...
 
@@ -298,8 +297,8 @@ class Page(Protocol):
     """Pages of the board."""
 
     def app(self, service: PageService) -> Asgi:
-        """What answers requests below `/NAME`, which is the `root_path` of their scopes. A `FinetoothError` that it
-        raises is shown as a page."""
+        """The ASGI application for requests below `/NAME`, the `root_path` of their scopes. The board shows a
+        `FinetoothError` from it as a page."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Two decorators of pluggy: `@hookspec` declares a hook of the contract, `@hookimpl` marks what implements one.
+"""Two decorators of pluggy: `@hookspec` declares a hook of the contract, `@hookimpl` marks an implementation.
 
 The core registers plugins with pluggy and calls them one by one (docs/decisions/0027), so of the options of `hookimpl`
 only `specname` and `optionalhook` have a meaning; the others are a fault of the plugin.

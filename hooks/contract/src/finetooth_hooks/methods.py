@@ -14,8 +14,7 @@ class Method(Protocol):
     """Turns examples into data and drives the engine: a generator of steps.
 
     Everything that must survive a `yield` (cursor, replay buffer, controllers) is in `state()`. A method derives from
-    `finetooth_hooks.MethodBase`, where `noun`, `data`, `roles` and `read_beginning` have the answers of one that needs
-    none of them.
+    `finetooth_hooks.MethodBase`, which has defaults of `noun`, `data`, `roles` and `read_beginning`.
     """
 
     @property
@@ -25,19 +24,19 @@ class Method(Protocol):
 
     @property
     def noun(self) -> str:
-        """What a datum is, in reports: `row`, `window`, `pair`."""
+        """The word for a datum in reports: `row`, `window`, `pair`."""
         ...
 
     @property
     def data(self) -> Sequence[Datum]:
-        """What it trains, in the order of the rows, if that is known once it is prepared, and stays the same; else
-        empty. Lengths are asked for with `token_rows.positions_of`."""
+        """The training data in the order of the rows, if preparation determines them for the whole run; else empty.
+        `token_rows.positions_of` gives their lengths."""
         ...
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
-        """What the engine shall hold for each role; None: nothing, the method gives the role's numbers with the data.
-        A role that is not named is the policy without its adapter."""
+        """The model that the engine holds for each role; None: no model, since the method's data contain the role's
+        numbers. A role without an item is the policy without its adapter."""
         ...
 
     def prepare(self) -> Prepared:
@@ -45,17 +44,17 @@ class Method(Protocol):
         ...
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
-        """One optimizer step per item; the run loop may log, evaluate, save or stop between two."""
+        """Train, one optimizer step per item; between two items the run loop may log, evaluate, save or stop."""
         ...
 
     def state(self) -> Mapping[str, Any]:
-        """JSON, and NumPy arrays of any type but objects at any place in its mappings (with text keys) and lists;
-        `restore` gets them back with dtype, shape and content. Asked for after every step, so that the state before a
-        failed one is known: keep it cheap. Arrays are copied, but for those that are read-only.
+        """The state for `restore`: JSON values, and NumPy arrays of any type except objects, anywhere in mappings (with
+        text keys) and lists; arrays keep dtype, shape and content. The run loop calls this after every step, to have
+        the state before a failed one: keep it cheap. It copies arrays, except read-only ones.
 
-        After a failed step, the state already stands after the data of that step: a run that skips these data restores
-        the state, and a new call of `steps` continues with the next data. So advance the cursor before the engine is
-        called.
+        After a failed step, the state must already be past the data of that step: a run that skips these data restores
+        the state, and a new call of `steps` continues with the next data. So advance the cursor before calling the
+        engine.
         """
         ...
 
@@ -69,6 +68,6 @@ class Method(Protocol):
         step or evaluation sees these weights anyway.
 
         Raises:
-            FinetoothError: it could not be had.
+            FinetoothError: the needed values could not be read or computed.
         """
         ...

@@ -16,8 +16,9 @@ from finetooth_hooks.plan import Pick
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back, for any library. `finetooth_toolbox.text.tokenizers.FastTokenizer` wraps a transformers
-    tokenizer; others derive from `finetooth_hooks.TokenizerBase`, where what has a capability of its own refuses."""
+    """Converts text to token ids and back, with any library. `finetooth_toolbox.text.tokenizers.FastTokenizer` wraps a
+    transformers tokenizer; others derive from `finetooth_hooks.TokenizerBase`, whose methods of a capability raise an
+    error."""
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -47,8 +48,8 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
-        """Ids of `text`, nothing added. With `special`, text that spells a special token becomes that token; without,
-        it stays plain text."""
+        """Ids of `text` without added tokens. With `special`, the spelling of a special token becomes that token;
+        without, it stays plain text."""
         ...
 
     def encode_with_offsets(self, text: str, *, special: bool = False) -> tuple[list[int], list[tuple[int, int]]]:
@@ -58,11 +59,11 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str: ...
 
     def token_id(self, token: str) -> int | None:
-        """Id of a token by its spelling, None if there is none."""
+        """Id of a token by its spelling; None if the vocabulary lacks it."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the tokenizer so that transformers' AutoTokenizer gives the same ids."""
+        """Write the tokenizer's files; transformers' AutoTokenizer gives the same ids from them."""
         ...
 
     def encode_from(self, stretches: Sequence[tuple[str, int | None]]) -> list[tuple[list[int], int]]:
@@ -70,7 +71,7 @@ class Tokenizer(Protocol):
         Capability `stretches`.
 
         Args:
-            stretches: texts and characters; None stands for the end.
+            stretches: pairs of a text and a character position; None is the end of the text.
         """
         ...
 
@@ -81,18 +82,19 @@ class Tokenizer(Protocol):
             changes: which tokens.
 
         Raises:
-            RecipeError: a token that should be new is there already, or one that should be there is not.
+            RecipeError: a new token is already in the vocabulary, or a token to rename is missing.
         """
         ...
 
 
 @dataclass(frozen=True)
 class NewToken:
-    """A token that a tokenizer shall have.
+    """A token that a recipe adds to a tokenizer.
 
     Attributes:
         text: its spelling.
-        special: it is markup; text that spells one that is not becomes the token, and decoding shows it.
+        special: it is markup. Any text with the spelling of a token that is not special becomes the token, and decoding
+            shows it.
     """
 
     text: str
@@ -104,9 +106,9 @@ class TokenChanges:
     """What a recipe changes about a tokenizer.
 
     Attributes:
-        added: new tokens; their ids follow each other in this order.
-        renamed: new spellings by the id of a token that nobody uses.
-        roles: spellings by what they are for, `pad_token`, `eos_token`.
+        added: new tokens, with consecutive ids in this order.
+        renamed: new spellings of unused tokens, by token id.
+        roles: spellings by role: `pad_token`, `eos_token`.
     """
 
     added: tuple[NewToken, ...] = ()
@@ -124,27 +126,28 @@ class ModelInfo:
     Attributes:
         reference: as the recipe names it.
         loader: full name of the loader's entry.
-        model_type: of its config, picks the family.
+        model_type: of its config; it decides the family.
         config: the config in transformers' shape.
-        parameters: how many.
-        weight_bytes: on disk.
-        files: what it is made of.
-        revision: hub revision or content hash, as far as known.
-        contents: SHA-256 of every file that decides what the model computes and how it reads text (weights, config,
-            tokenizer, template), by name; may be read when somebody first asks. Empty: it is not known.
-        resident_bytes: what its weights take in memory once they are loaded, where that does not follow from their
-            number and the precision of the run; None: it does.
-        stored: how the file stores its linear weights, if not as plain numbers; what would change them is refused, also
-            where nothing computes with them and they are plain numbers in memory. None: as plain numbers.
-        stored_weights: how many weights stay so in memory, while all others are in the precision of the run; 0: it is
-            not known, or none does.
-        published: by what other tools load the model: its hub id, or an absolute folder in transformers' layout. An
-            adapter's artifact names its base by this. Empty: by its reference.
-        expert_weights: how many weights belong to experts that the model holds as one weight of three axes, which a
-            quantizer stores in addition to the linear ones.
-        loading_bytes: what loading takes of the host at its peak, where that is more than the weights once they are
-            loaded: a model that is folded together is held in fp32 first. None: no more.
-        by_module: plain numbers go to an accelerator one module after the other, so that the host never holds them all.
+        parameters: their number.
+        weight_bytes: bytes of the weights on disk.
+        files: the files of the model.
+        revision: hub revision or content hash, if known.
+        contents: SHA-256 by name of every file that affects the model's output or tokens (weights, config, tokenizer,
+            template); the files may be read at the first access. Empty: unknown.
+        resident_bytes: memory of the loaded weights, in bytes, if it does not follow from their number and the run's
+            precision; None: it does.
+        stored: storage format of the linear weights, if they are not plain numbers. A recipe that would change such
+            weights is refused, even if no kernel computes with the format and they are plain numbers in memory. None:
+            plain numbers.
+        stored_weights: number of weights that keep this format in memory; all others have the run's precision. 0:
+            unknown, or none.
+        published: the name by which other tools load the model: its hub id, or an absolute folder in transformers'
+            layout. An adapter's artifact names its base so. Empty: the reference.
+        expert_weights: number of weights of experts that the model holds as one tensor of three axes; a quantizer
+            stores them in addition to the linear weights.
+        loading_bytes: peak host memory while loading, in bytes, if it exceeds the loaded weights: a model that merges
+            an adapter is first held in fp32. None: it does not exceed them.
+        by_module: plain weights move to an accelerator one module after the other, so the host never holds all of them.
     """
 
     reference: str
@@ -166,9 +169,9 @@ class ModelInfo:
 
     @property
     def digest(self) -> str:
-        """SHA-256 that stands for `contents`, hexadecimal; empty where they are not known.
+        """SHA-256 over `contents`, hexadecimal; empty if they are unknown.
 
-        Files may be read for the first time: seconds for each gigabyte.
+        The first call may read the files, which takes seconds per gigabyte.
         """
         if not self.contents:
             return ""
@@ -182,7 +185,7 @@ class Head:
     Attributes:
         module: path of the linear module, `lm_head`.
         scale: factor on the logits.
-        softcap: None is off.
+        softcap: `cap` in the formula; None is off.
     """
 
     module: str = "lm_head"
@@ -192,35 +195,37 @@ class Head:
 
 @dataclass(frozen=True)
 class Block:
-    """A decoder of the usual kind, which a backend may compute with code of its own. Layer by layer:
+    """A decoder of the usual kind, which a backend may compute with its own code. Each layer computes:
 
         h = h + output(attend(rotate(query(n)), rotate(key(n)), value(n)))    n = attention_norm(h), root-mean-square
         h = h + down(activation(gate(n)) * up(n))                             n = ffn_norm(h)
 
-    with causal attention over everything before, grouped key-value heads, scores scaled by 1 / sqrt(head_dim) or by
-    what the family says, no dropout, and `final_norm` at the end. What differs is said by the attributes, by
-    `ModelFacts.attention` (a cap on scores, sinks) and by `ModelFacts.per_layer` (windows). A backend makes sure by
-    comparing it with the model itself.
+    with causal attention over all earlier positions, grouped key-value heads, scores scaled by 1 / sqrt(head_dim) or by
+    the family's factor, no dropout, and `final_norm` at the end. The attributes, `ModelFacts.attention` (a cap on
+    scores, sinks) and `ModelFacts.per_layer` (windows) describe deviations. A backend compares its results with the
+    model's to be sure.
 
     Attributes:
         eps: of the norms.
-        embedding, rotary, final_norm: module paths in the body; `rotary` gives cosines and sines for positions.
-        attention_norm, ffn_norm, query, key, value, output, gate, up, down: module paths in a layer. Norms may be
-            empty: there is none. Where `key` and `value` are empty, the module `query` gives all three, one behind the
-            other; where `up` is empty, `gate` gives both; where `gate` is empty, `activation(up(n))` goes down.
-        query_norm, key_norm: module paths of norms over each head before the rotation, or over all heads together,
-            as their weights tell; empty where there are none.
-        attention_after, ffn_after: module paths of norms on what attention and feed-forward add; empty: none.
-        feed_forward: module path of a feed-forward block that is called as it is, in place of gate, up and down.
-        parallel: the feed-forward block reads the residual stream that attention reads.
-        norms: what norms compute: the root mean square; the same with 1 added to the weight; what their modules do.
-        rotations: for each layer the kind of layer that `rotary` is given in addition to states and positions, an
-            empty text where it is given none; None where the layer does not rotate. Empty: all layers rotate alike.
+        embedding, rotary, final_norm: module paths in the body; `rotary` computes cosines and sines of positions.
+        attention_norm, ffn_norm, query, key, value, output, gate, up, down: module paths in a layer. An empty norm: the
+            layer lacks it. Empty `key` and `value`: the module `query` computes all three, concatenated. Empty `up`:
+            `gate` computes both. Empty `gate`: `activation(up(n))` is the input of `down`.
+        query_norm, key_norm: module paths of norms before the rotation, over each head or over all heads together,
+            according to the size of their weights; empty: none.
+        attention_after, ffn_after: module paths of norms on the outputs of attention and feed-forward before they are
+            added; empty: none.
+        feed_forward: module path of a feed-forward block that is called as a whole, instead of gate, up and down.
+        parallel: the feed-forward block reads the same residual stream as attention.
+        norms: computation of the norms: root mean square; the same with 1 added to the weight; or a call of their
+            modules.
+        rotations: of each layer, the layer type that `rotary` receives besides states and positions; an empty text:
+            `rotary` receives no type; None: the layer does not rotate. Empty: all layers rotate alike.
         interleaved: the rotation turns the pairs (2 i, 2 i + 1), not the pairs (i, i + R / 2).
-        sinks: path of the parameter of a layer that holds the scores of `AttentionNeeds.sinks`.
+        sinks: path in a layer of the parameter with the scores of `AttentionNeeds.sinks`.
         activation: `silu`, `gelu` or `gelu_tanh`.
-        embedding_scale: factor on embeddings, where the residual stream begins.
-        residual_scale: factor on what attention and feed-forward add to it.
+        embedding_scale: factor on embeddings at the start of the residual stream.
+        residual_scale: factor on the outputs of attention and feed-forward before they are added to it.
         attention_scale: factor on attention's scores; None: 1 / sqrt(head_dim).
     """
 
@@ -255,16 +260,16 @@ class Block:
 
 @dataclass(frozen=True)
 class LowRank:
-    """What an adapted linear module computes, if it is its base and a low-rank addition: base(x) + scale (x A^T) B^T.
+    """An adapted linear module that computes its base and a low-rank addition: base(x) + scale (x A^T) B^T.
 
     With DoRA each output, without the base's bias, is multiplied by m and divided by the length of its row of
     W + scale B A.
 
     Attributes:
-        base: the framework's linear module. Its weight is plain numbers, or stored by a quantizer in a module that
-            computes the numbers when asked; a module that can only be called has no `LowRank`.
+        base: the framework's linear module. Its weight is plain numbers, or a quantizer's module that can compute them;
+            a module that can only be called has no `LowRank`.
         a, b: (rank, inputs) and (outputs, rank); None while the adapter is switched off.
-        magnitude: (outputs,), with DoRA the m, of an adapter that has a and b.
+        magnitude: DoRA's m, (outputs,); None without DoRA or without a and b.
     """
 
     base: Any
@@ -276,30 +281,30 @@ class LowRank:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a family says of one model.
+    """A family's description of one model.
 
     Attributes:
         hidden_size, layers, heads, kv_heads, head_dim, ffn_size, vocab_size: sizes.
-        max_positions: longest sequence it was made for, in tokens.
+        max_positions: longest supported sequence, in tokens.
         layer_path: module path of the list of decoder layers, `model.layers`.
         body: module path of the model without head, `model`.
         head: how hidden states become logits.
         attention_targets: names of linear modules inside attention, for adapters.
-        linear_targets: names of all linear modules of the decoder layers, but for those of `untargeted`.
-        renderer: the renderer pick that speaks its chat markup.
+        linear_targets: names of all linear modules of the decoder layers except `untargeted`.
+        renderer: the renderer pick for its chat markup.
         tied: head and embedding share their weight.
         first_loss: (low, high) of a healthy first training loss, in nats per token.
-        block: how a decoder layer computes, where it is of the usual kind; None leaves it to the model's own code.
-        new_tokens: ids of tokens that the recipe added, whose embeddings nobody has trained; the recipe's, not the
-            family's to say.
-        untargeted: names of linear modules that adapters leave alone unless a recipe names them: those that cannot be
-            merged or served with one, such as the projections of linear attention.
-        attention: what its layers need of attention in addition to products and a softmax.
-        towers: module paths of what reads images or sound and hands it to the decoder, the modules between included.
-        tower_parameters: how many parameters those have.
-        modules: gives (inputs, outputs) of every linear module and embedding of the model by path; asked only where
-            that does not follow from the other facts. The loader's to say (`Loader.modules`), not the family's.
-        per_layer: facts of each layer, where layers differ or hold experts. Empty: all are alike, as above.
+        block: computation of a decoder layer of the usual kind; None: only the model's own code computes it.
+        new_tokens: ids of tokens that the recipe added, with untrained embeddings; set from the recipe, not by the
+            family.
+        untargeted: names of linear modules that adapters skip unless a recipe names them, because an adapter on them
+            cannot be merged or served: projections of linear attention, for example.
+        attention: requirements of its layers on attention besides products and a softmax.
+        towers: module paths of the encoders of images or sound, with the modules between them and the decoder.
+        tower_parameters: number of parameters of the towers.
+        modules: returns (inputs, outputs) of every linear module and embedding by path; called only if the other facts
+            do not determine them. Set from the loader (`Loader.modules`), not by the family.
+        per_layer: facts of each layer, if layers differ or hold experts. Empty: all layers are as described above.
     """
 
     hidden_size: int
@@ -333,12 +338,11 @@ class ModelTensors:
     """A model whose tensors are read one by one, so that a writer never holds it whole.
 
     Attributes:
-        model: the framework's model without memory (for `torch` a transformers model on the device `meta`); its linear
-            modules are plain ones. By its `state_dict` the tensors are named.
-        files: of the tensors that files hold, each end of a tied pair once, the name of the file. A writer of the
-            model may write as many.
-        read: one of them by name, in host memory: plain numbers, of shape as in the model. What a file or a quantizer
-            stores in fewer bits is in fp32, all else in the precision that was asked for, or as the model keeps it.
+        model: the framework's model without memory (for `torch` a transformers model on the device `meta`), with plain
+            linear modules. Its `state_dict` names the tensors.
+        files: file name of every tensor in a file, a tied pair once. A writer of the model may write as many files.
+        read: returns a tensor by name, in host memory: plain numbers with the model's shape. Quantised tensors of a
+            file or a quantizer are in fp32, all others in the requested precision, or the one that the model fixes.
     """
 
     model: Any
@@ -347,7 +351,7 @@ class ModelTensors:
 
 
 class Loader(Protocol):
-    """Built from the recipe's `model` section (options: whatever the loader adds). A loader derives from
+    """Loads models; built from the recipe's `model` section and the loader's own options. A loader derives from
     `finetooth_hooks.LoaderBase`."""
 
     @property
@@ -356,16 +360,16 @@ class Loader(Protocol):
         ...
 
     def describe(self, reference: str) -> ModelInfo:
-        """Config and sizes; reads no weights.
+        """Describe a model by config and sizes, without reading weights.
 
         Raises:
-            RecipeError: nothing is there, it is not a model, or its package is missing.
+            RecipeError: the reference does not exist or is not a model, or a needed package is missing.
         """
         ...
 
     def sketch(self, reference: str) -> ModelInfo:
-        """The same from the config alone, of a model whose weights may be elsewhere: to ask what would fit. A loader
-        whose config and weights are one file says what `describe` says.
+        """Describe a model from its config alone, for memory estimates; its weights may be missing. If config and
+        weights are one file, the result is that of `describe`.
 
         Raises:
             RecipeError: as `describe`.
@@ -382,23 +386,21 @@ class Loader(Protocol):
 
         Args:
             precision: of the weights, `fp32`, `bf16`, `fp16`.
-            quantizer: stores the linear weights, one after the other while the model is loaded; None: they stay in
-                `precision`.
-            meta: no weight is read and none takes memory, whatever the device; modules, names, shapes and types are
-                those of the model with its weights, which the caller fills, a strategy rank by rank (`tensors`).
-                Capability `meta`; without it nobody passes the argument.
+            quantizer: stores the linear weights one after the other during loading; None: they stay in `precision`.
+            meta: reads no weights and takes no memory for them on any device. Modules, names, shapes and types are
+                those of the loaded model; the caller fills the weights in, a strategy rank by rank (`tensors`).
+                Capability `meta`; passed only with it.
 
         Raises:
-            RecipeError: what is stored cannot be said without reading it, with `meta` and a quantizer for instance.
+            RecipeError: the storage is unknown until the weights are read, for example with `meta` and a quantizer.
         """
         ...
 
     def tensors(
         self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
     ) -> ModelTensors | None:
-        """The numbers that `load` of the same arguments computes with, tensor by tensor. None where this model must be
-        loaded whole: its files name tensors otherwise than its modules do, or its quantizer asks for all of it.
-        Capability `tensors`.
+        """The tensors of `load` with the same arguments, read one by one. None if the model must be loaded whole: its
+        files and its modules name tensors differently, or its quantizer needs the whole model. Capability `tensors`.
 
         Raises:
             RecipeError: as `load`.
@@ -406,29 +408,28 @@ class Loader(Protocol):
         ...
 
     def modules(self, reference: str) -> Mapping[str, tuple[int, int]]:
-        """(inputs, outputs) of every linear module and embedding by path, without reading a weight. Needs the
-        capability `modules`."""
+        """(inputs, outputs) of every linear module and embedding by path, without reading a weight. Capability
+        `modules`."""
         ...
 
     def widen(self, model: Any, size: int, new: Sequence[int]) -> None:
-        """Give a loaded model a row for every token, and the new ones the mean of those that were trained.
+        """Add embedding rows to a loaded model until every token has one; new rows are the mean of the trained rows.
         Capability `widen`.
 
         Args:
-            size: number of ids of the tokenizer; a model that has more rows keeps them.
-            new: ids whose rows nobody has trained.
+            size: number of ids of the tokenizer; a model with more rows keeps them.
+            new: ids with untrained rows.
 
         Raises:
-            PlanError: the model cannot be given more rows.
+            PlanError: the model does not support more rows.
         """
         ...
 
     def write(self, reference: str, folder: Path, *, precision: str, of: Loader | None = None) -> None:
-        """Write a model with its tokenizer in transformers' layout, tensor by tensor where that is possible.
-        Capability `write`.
+        """Write a model with its tokenizer in transformers' layout, tensor by tensor if possible. Capability `write`.
 
         Args:
-            of: the loader whose model is written, where that wraps this one; None: this one.
+            of: the loader of the written model, if it wraps this one; None: this one.
 
         Raises:
             OSError: a file cannot be written.
@@ -437,6 +438,6 @@ class Loader(Protocol):
 
 
 class Family(Protocol):
-    """What is particular to a family."""
+    """Describes the models of one family."""
 
     def facts(self, config: Mapping[str, Any]) -> ModelFacts: ...

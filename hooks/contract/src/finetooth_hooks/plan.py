@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Pick = str | Mapping[str, Any]
-"""How a recipe picks an entry: its name, or a mapping with `name` and the entry's options."""
+"""A recipe's pick of an entry: its name, or a mapping with `name` and the entry's options."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Decision:
 
     Attributes:
         setting: dotted path, `train.precision`.
-        value: what was decided, JSON-able.
-        reason: one clause: why, or that the recipe says so.
+        value: the decided value, JSON-able.
+        reason: one clause with the reason, or that the recipe sets it.
     """
 
     setting: str
@@ -28,14 +28,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Peak memory in bytes, in two pools, and what is kept on a disk in place of them.
+    """Peak memory in bytes, in two pools, and bytes on a disk that replace memory.
 
     Attributes:
         parts: of the device, by part (`weights`, `gradients`, `optimizer`, `activations`, `logits`, `overhead`). On a
-            CPU the device's memory is the host's, and this is all there is.
-        host: of the host, by part, where the device has memory of its own.
-        device_has, host_has: total bytes of each pool, which the core fills in; 0: it is not known.
-        disk: of the disk that holds temporary files, by part: what a backend keeps there while it trains.
+            CPU the device's memory is the host's, and `host` is empty.
+        host: of the host, by part, if the device has separate memory.
+        device_has, host_has: total bytes of each pool, filled in by the core; 0: unknown.
+        disk: of the disk with temporary files, by part: data that a backend keeps there during training.
     """
 
     parts: Mapping[str, int]
@@ -51,26 +51,26 @@ class MemoryEstimate:
 
     @property
     def host_total(self) -> int:
-        """Sum of the host's parts, in bytes; 0 where the device's memory is the host's."""
+        """Sum of the host's parts, in bytes; 0 if the device's memory is the host's."""
         return sum(self.host.values())
 
     @property
     def disk_total(self) -> int:
-        """Sum of what is kept on a disk, in bytes."""
+        """Sum of the parts on a disk, in bytes."""
         return sum(self.disk.values())
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The `train` section. `None` stands for `auto` in a request and never in a plan.
+    """The `train` section. In a request `None` means `auto`; a plan has no `None` for it.
 
     Attributes:
-        epochs: passes over the training data; 0 is as many as `max_steps` takes.
-        max_steps: optimizer steps; ends the run before `epochs` do; None: no bound.
+        epochs: passes over the training data; 0 is as many as `max_steps` needs.
+        max_steps: optimizer steps, which may end the run before `epochs`; None: no bound.
         batch_size: data in one optimizer step, over all ranks.
         max_length: longest sequence in tokens.
-        excess_length: what happens to a longer one, counted: `drop`, `truncate`, `truncate_answers`, `truncate_turns`,
-            `split` into several; or `raise`.
+        excess_length: treatment of a longer one, counted in reports: `drop`, `truncate`, `truncate_answers`,
+            `truncate_turns`, `split` into several; or `raise`.
         seed: of everything random.
         shuffle: new order each epoch.
         precision: `fp32`, `bf16`, `fp16` or `fp8`.
@@ -98,14 +98,14 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """A run, decided.
+    """A run with all settings decided.
 
     Attributes:
         recipe: the recipe as the user gave it, overrides applied; JSON-able.
         picks: the entry picked for each single-choice section, by kind: full name `DIST:NAME`.
         options: the options of each pick by kind, defaults filled in; JSON-able.
         train: the `train` section, decided.
-        decisions: every decision with its reason, in the order they were made.
+        decisions: every decision with its reason, in order.
         memory: estimated peak.
         total_steps: optimizer steps, None if unknown.
         hash: SHA-256 over recipe, picks, options, decisions and plugin versions.

@@ -1,8 +1,8 @@
-"""What builders return. An entry declares (`finetooth_hooks.Loss`), the protocol of the same name here is the thing
-itself.
+"""The protocols of objects that builders return. An entry (`finetooth_hooks.Loss`) declares a plugin's offer; the
+protocol of the same name here describes the built object.
 
-What a builder returns derives from the base class of its kind (`finetooth_hooks.bases`), which has every method that is
-optional. Import the protocols from here; each is written down in the module of its kind.
+The object derives from the base class of its kind (`finetooth_hooks.bases`), which has every optional method. Import
+the protocols from here; each is defined in the module of its kind.
 """
 
 from __future__ import annotations

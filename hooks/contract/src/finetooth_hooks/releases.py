@@ -1,4 +1,4 @@
-"""Releases: what a release gate sees of a registry's versions, and what it answers."""
+"""Releases: a registry's versions as a release gate sees them, and its verdict."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class ReleaseVersion:
     Attributes:
         name: of the model.
         number: of the version, from 0.
-        folder: its files as they were registered, checked against their digests.
-        record: the statement that was signed: base, recipe, data, plugins, environment, parents.
-        metrics: what was measured, by name (`eval/loss`, `exact_match/accuracy`); the latest measurement of each.
-        answers: kept answers of each evaluator, one mapping for each row, in the order of the rows.
+        folder: folder with its registered files, checked against their digests.
+        record: the signed statement: base, recipe, data, plugins, environment, parents.
+        metrics: the latest value of each metric, by name (`eval/loss`, `exact_match/accuracy`).
+        answers: saved answers of each evaluator, one mapping per row, in the order of the rows.
         signers: names of trusted keys whose signatures of the record are valid.
     """
 
@@ -33,13 +33,13 @@ class ReleaseVersion:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a release gate decides.
+    """A release gate's decision.
 
     Attributes:
         passed: whether the version may be released.
         reason: one line, for the record of the decision.
-        evidence: numbers and names that the decision was made from; JSON values. A verdict that did not pass and has
-            none says that something is still missing: the version is held, not rejected.
+        evidence: numbers and names behind the decision, as JSON values. A verdict that did not pass and has no evidence
+            means that a measurement is still missing: the version is held, not rejected.
     """
 
     passed: bool
@@ -51,10 +51,10 @@ class ReleaseGate(Protocol):
     """Decides whether a version may enter a channel of a registry."""
 
     def judge(self, candidate: ReleaseVersion, predecessor: ReleaseVersion | None) -> Verdict:
-        """Decide. The same versions give the same verdict: no clock, no randomness that is not seeded.
+        """Decide. The same versions give the same verdict: the gate uses no clock and no unseeded randomness.
 
         Args:
-            candidate: the version that would enter the channel.
-            predecessor: the version that the channel holds now; None if it holds none.
+            candidate: the version to release.
+            predecessor: the channel's current version; None if it has none.
         """
         ...

@@ -1,5 +1,4 @@
-"""Renderers turn messages into tokens; processors turn pictures, sounds and videos into what a
-model reads."""
+"""Renderers turn messages into tokens; processors turn pictures, sounds and videos into a model's inputs."""
 
 from __future__ import annotations
 
@@ -16,12 +15,12 @@ if TYPE_CHECKING:
 
 
 def shows(marks: Sequence[str] | None, tokenizer: Tokenizer | None) -> bool:
-    """Whether a model shows a markup: all of its marks stand in the model's chat template; in the tokenizer of a model
-    without a template, all are tokens.
+    """Whether a model shows signs of a markup: its chat template contains all marks; without a template, its tokenizer
+    has all of them as tokens.
 
     Args:
-        marks: of a renderer, for models of this type; None or empty if it is not recognised.
-        tokenizer: the model's own; None if it is not read.
+        marks: of a renderer, for models of this type; None or empty: nothing identifies the markup.
+        tokenizer: the model's own; None if it was not loaded.
     """
     if not marks or tokenizer is None:
         return False
@@ -30,7 +29,7 @@ def shows(marks: Sequence[str] | None, tokenizer: Tokenizer | None) -> bool:
 
 
 class Renderer(Protocol):
-    """Messages to tokens with loss weights, and back; built with the model's tokenizer (`context.tokenizer`).
+    """Turns messages into tokens with loss weights, and back; built with the model's tokenizer (`context.tokenizer`).
 
     A renderer derives from `finetooth_hooks.RendererBase`, where `extension` is False and
     `template` None.
@@ -43,15 +42,15 @@ class Renderer(Protocol):
 
     @property
     def extension(self) -> bool:
-        """The prompt for turn k + 1 begins with the tokens of the conversation up to and with turn k, for every
-        conversation: then a rollout of several turns can keep its key-value cache, and one sequence can train all its
+        """The prompt of turn k + 1 begins with the tokens of the conversation up to and including turn k, for every
+        conversation. A rollout of several turns can then keep its key-value cache, and one sequence can train all its
         turns."""
         ...
 
     @property
     def template(self) -> str | None:
-        """The Jinja chat template that it renders by, its variables set; None: its markup is written by hand, and what
-        is shipped gets a template that is learned from what it writes."""
+        """The Jinja chat template behind it, with its variables set. None: code writes the markup, and a saved model
+        gets a template that is learned from the rendered text."""
         ...
 
     @property
@@ -63,23 +62,23 @@ class Renderer(Protocol):
         """Tokens of the whole conversation; the trained messages' content and end-of-turn weigh 1, everything else 0.
 
         Raises:
-            DataError: a role or shape the family cannot say.
+            DataError: the markup cannot express a role or the shape of a message.
         """
         ...
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[int, ...]:
-        """Tokens up to where the assistant begins to speak.
+        """Tokens up to the start of the assistant's answer.
 
         Raises:
-            DataError: a message holds more than text, for which tokens alone do not stand.
+            DataError: a message holds more than text, which tokens alone cannot represent.
         """
         ...
 
     def shown_prompt(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
-        """As `prompt`, with the places of pictures, sounds and videos; nothing trains.
+        """As `prompt`, with the places of pictures, sounds and videos; all weights are 0.
 
         Raises:
-            DataError: the family takes none of the kind, or one of them cannot be used.
+            DataError: the family does not support a kind of medium, or one of the files is unusable.
         """
         ...
 
@@ -90,13 +89,13 @@ class Renderer(Protocol):
 
 @dataclass(frozen=True)
 class MediumPlace:
-    """How a picture, sound or video stands in text.
+    """The representation of a picture, sound or video in text.
 
     Attributes:
-        text: what takes the place of the chat template's placeholder, special tokens spelled.
-        start, stop: half-open range of its characters that stand for it; the rest is markup around it.
-        medium: as it was given, its `sha256` known.
-        size: before the processor changes it, for showing: `640x480`, `3.2 s`, `8 frames of 64x64`.
+        text: text instead of the chat template's placeholder, with special tokens spelled out.
+        start, stop: half-open range of the characters of the medium; the rest is markup around it.
+        medium: the given medium, with its `sha256`.
+        size: of the original, for display: `640x480`, `3.2 s`, `8 frames of 64x64`.
     """
 
     text: str
@@ -107,28 +106,28 @@ class MediumPlace:
 
 
 class Processor(Protocol):
-    """Pictures, sounds and videos as one model was trained to see and hear them; built for the recipe's model."""
+    """Prepares pictures, sounds and videos as in one model's training; built for the recipe's model."""
 
     @property
     def kinds(self) -> tuple[MediumKind, ...]:
-        """What the model takes in addition to text.
+        """The kinds of media that the model reads besides text.
 
         Raises:
-            RecipeError: nothing.
+            RecipeError: the model reads only text.
         """
         ...
 
     def placeholder(self, kind: MediumKind) -> str:
-        """What the model's chat template writes for one of a kind, one special token.
+        """The special token that the model's chat template writes for a medium of a kind.
 
         Raises:
-            DataError: the model takes none of the kind.
-            RecipeError: what comes with the model does not work here.
+            DataError: the model does not support the kind.
+            RecipeError: the model's own processor does not work here.
         """
         ...
 
     def token_ids(self, kind: MediumKind) -> frozenset[int]:
-        """Ids of the tokens in whose place the model reads features of one of a kind.
+        """Ids of the tokens that the model replaces by features of a medium of a kind.
 
         Raises:
             DataError, RecipeError: as `placeholder`.
@@ -136,15 +135,16 @@ class Processor(Protocol):
         ...
 
     def place(self, medium: Medium) -> MediumPlace:
-        """Open one, make sure that it is whole, and say what it becomes among the tokens.
+        """Open a medium, check that it is complete, and return its representation in text.
 
         Raises:
-            DataError: it is missing, broken, too large, or of a kind that the model does not take; names it.
+            DataError: the medium is missing, broken, too large, or of an unsupported kind; names it.
         """
         ...
 
     def inputs(self, media: Sequence[MediumChunk]) -> Mapping[str, Any]:
-        """What the model's forward takes for these in addition to tokens, in this order: NumPy arrays by argument."""
+        """Inputs of the model's forward pass for these media besides tokens, in this order: NumPy arrays by
+        argument."""
         ...
 
     def save(self, folder: Path) -> None:

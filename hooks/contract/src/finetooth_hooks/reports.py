@@ -12,7 +12,7 @@ from finetooth_hooks.rollouts import Rollout
 
 @dataclass(frozen=True)
 class DataReport:
-    """How many rows of a split are used, and why others are not.
+    """Counts of used, dropped and changed rows of a split, with reasons.
 
     Attributes:
         split: `train` or `eval`.
@@ -20,25 +20,24 @@ class DataReport:
         used: data made from them (windows, for pre-training).
         dropped: rows left out, by reason.
         dropped_ids: the first few ids by reason.
-        settings: what decides about rows left out, by reason, `train.max_length`; a reason that is not there is one of
-            the data alone.
+        settings: the setting (`train.max_length`) that dropped rows, by reason; a missing reason depends only on the
+            data.
         changed: rows kept but altered (truncated), by reason.
-        tokens: input positions: what the engine reads, and what `train.max_length` counts. A row of N + 1 tokens has N
-            of them, since its last token is only predicted.
+        tokens: input positions, which the engine reads and `train.max_length` counts. A row of N + 1 tokens has N of
+            them, since its last token is only predicted.
         trained_tokens: targets that count.
-        trained_by_role: those of conversations by whose words they are; empty if that is not known.
+        trained_by_role: trained tokens of conversations by the role of their message; empty if unknown.
         longest: positions of the longest datum.
-        longest_id: its row; empty if no row is to be named.
+        longest_id: row id of the longest datum; empty to name none.
         length_deviation: standard deviation of the data's positions.
-        lengths: positions of the data at equal shares, from the shortest to the longest, within 5 %; empty if they are
-            not known.
-        beginning: positions that all data have in common at their start, as far as they are compared; 0 if that is not
-            known.
+        lengths: quantiles of the data's positions at equal shares, from the shortest to the longest, within 5 %; empty
+            if unknown.
+        beginning: length of the beginning that all compared data share, in positions; 0 if unknown.
         segmented: data hold several segments (`Datum.parents`), which the backend must keep apart.
         notes: sentences for the user.
-        examples: what the rows gave: as many, unless the format makes several of a row; 0 if it is not known.
-        settled: reasons of `dropped` for which the recipe itself says that such rows are left out; a method that is
-            told to refuse what teaches nothing lets them pass.
+        examples: number of examples: that of the rows, unless the format makes several of one row; 0 if unknown.
+        settled: reasons in `dropped` for which the recipe itself asks to drop rows; a method whose options refuse
+            untrainable rows still accepts these.
     """
 
     split: str
@@ -64,7 +63,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a method knows before the engine exists.
+    """A method's result of preparation, before the engine exists.
 
     Attributes:
         total_steps: optimizer steps of the whole run; None if unknown.
@@ -88,10 +87,10 @@ class StepReport:
         tokens: input positions that are not padding.
         targets: targets that counted.
         rows: data in the step.
-        learning_rate: the one applied.
+        learning_rate: the applied one.
         grad_norm: before clipping.
         skipped: the optimizer was not applied (fp16 overflow).
-        metrics: whatever else the loss or the method reports.
+        metrics: further metrics of the loss or the method.
         padding: share of computed positions that were padding.
         seconds: wall time of the step.
         tokens_per_second: over the step.
@@ -100,10 +99,10 @@ class StepReport:
         flops: floating-point operations that the step executed, padding and recomputation included; 0 if the engine
             does not count them.
         flops_per_second: over the step.
-        mfu: model FLOP/s utilisation, `flops_per_second` as a share of what the device can do; 0 if either is unknown.
-        samples: answers that the step learned from, a few of them; empty for a method that samples none.
-        rollouts: what it learned from, if it was new in this step. The run loop gives it to `ft_rollouts_scored` and
-            drops it: no tracker sees it, and no history keeps it.
+        mfu: model FLOP/s utilisation, `flops_per_second` as a share of the device's peak; 0 if either is unknown.
+        samples: a few answers that the step learned from; empty for a method that samples none.
+        rollouts: rollouts that were new in this step. The run loop passes them to `ft_rollouts_scored` and drops them:
+            no tracker and no history gets them.
     """
 
     step: int
@@ -134,9 +133,9 @@ class Sample:
 
     Attributes:
         id: row id.
-        prompt: what was asked, as text.
-        expected: the right answer; empty where there is none.
-        answer: what the model said.
+        prompt: the question, as text.
+        expected: the right answer; empty if unknown.
+        answer: the model's answer.
         score: 0 to 1 in an evaluation; in a step the reward.
     """
 
@@ -154,14 +153,14 @@ class Evaluation:
     Attributes:
         name: the evaluator.
         step: optimizer steps done; 0 is before training.
-        metrics: by name, `exact_match`, `loss`; recorded as `eval/NAME`. Each is finite; leave out what has no value.
-        baselines: what a trivial answer would score, by name (`majority answer`), in the unit of the evaluator's
-            first metric.
+        metrics: by name, `exact_match`, `loss`; recorded as `eval/NAME`. Each is finite; leave out metrics without a
+            value.
+        baselines: scores of trivial answers by name (`majority answer`), in the unit of the evaluator's first metric.
         samples: some questions with answers, the same ones at every evaluation.
-        rows: how many examples it stands on.
+        rows: number of measured examples.
         higher_is_better: for the first metric.
-        settings: what answers depend on, in JSON's types: `template` (a prompt with `{question}` in the place of the
-            question), `stop` (texts that end an answer), `max_tokens`; empty if it asks nothing.
+        settings: settings that affect answers, as JSON values: `template` (a prompt with `{question}` for the
+            question), `stop` (texts that end an answer), `max_tokens`; empty if it asks no questions.
     """
 
     name: str
@@ -185,15 +184,15 @@ class Outcome:
         steps: optimizer steps done.
         metrics: the last value of each metric.
         best: the best value of each evaluation metric.
-        artifact: folder of what was trained, None if there is none.
+        artifact: folder of the trained model or adapter; None if nothing was saved.
         plan_hash: SHA-256 of the plan.
         seconds: wall time.
-        artifact_step: optimizer steps after which the artifact is of; fewer than `steps` where a better checkpoint was
-            chosen. None if there is none.
-        history: every step that was reported, also by earlier processes of the run; result.json leaves it out.
-        evaluations: likewise every evaluation.
+        artifact_step: optimizer steps of the artifact; fewer than `steps` if an earlier checkpoint was better. None
+            without artifact.
+        history: every reported step, also of earlier processes of the run; not in result.json.
+        evaluations: every evaluation, likewise.
         data: the reports on the rows, training rows first.
-        environment: what the numbers depend on, other than the plan: versions, the device.
+        environment: what affects the numbers besides the plan: versions, the device.
     """
 
     status: Literal["done", "stopped", "interrupted", "failed"]
@@ -213,8 +212,8 @@ class Outcome:
 
     def rows(self) -> list[dict[str, float]]:
         """Every step with its metrics, one dictionary a step: `step`, `epoch`, `loss`, `learning_rate`, `grad_norm`,
-        `tokens_per_second`, `seconds`, whatever else the method reports, and `eval/NAME` of evaluations at that step;
-        step 0 holds those before training. `pandas.DataFrame(outcome.rows())` is a table of them.
+        `tokens_per_second`, `seconds`, further metrics of the method, and `eval/NAME` of evaluations at that step;
+        evaluations before training are at step 0. `pandas.DataFrame(outcome.rows())` is a table of them.
         """
         by_step: dict[int, dict[str, float]] = {}
         for report in self.history:

@@ -15,14 +15,14 @@ class Run(Protocol):
     Attributes:
         id: name of the run, the last part of its folder.
         folder: the run folder.
-        plan: what was decided.
+        plan: the decided settings.
         step: optimizer steps done.
         total_steps: planned, None if unknown.
         metrics: the last value of every metric.
         options: the plugin's options (an instance of its `plugin_options` model), or None; None for a
             tracker, whose builder was given its own.
-        state: the plugin's own dictionary, JSON-able; saved in every checkpoint. Each tracker of a recipe has another,
-            apart from that of its plugin's event hooks.
+        state: the plugin's own dictionary, JSON-able; saved in every checkpoint. Each tracker of a recipe has a
+            separate one, distinct from that of its plugin's event hooks.
     """
 
     @property

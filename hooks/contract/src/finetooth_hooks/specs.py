@@ -1,4 +1,4 @@
-"""The hookspecs: every place where a plugin may join in.
+"""The hookspecs: all hooks that a plugin may implement.
 
 **Registration hooks** are called once at start and yield typed entries; one hook per kind. **Event hooks** observe a
 run and return nothing; an exception in one fails the run (exit 1) if the user named the plugin, else it warns.
@@ -68,7 +68,7 @@ def ft_loaders() -> Iterable[Loader]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_sources() -> Iterable[Source]:  # type: ignore[empty-body]
-    """Yield sources, from which rows of data come.
+    """Yield sources, which read rows of data.
 
     Example:
         @hookimpl
@@ -235,7 +235,7 @@ def ft_backends() -> Iterable[Backend]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_hardware() -> Iterable[Hardware]:  # type: ignore[empty-body]
-    """Yield hardware: kinds of devices, with a check whether they are there and with what they can do.
+    """Yield hardware: kinds of devices, with a check whether they are available and with their abilities.
 
     Example:
         @hookimpl
@@ -257,7 +257,7 @@ def ft_strategies() -> Iterable[Strategy]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_launchers() -> Iterable[Launcher]:  # type: ignore[empty-body]
-    """Yield launchers, which start ranks, and tell a process that was started as a rank which one it is.
+    """Yield launchers, which start ranks, and tell each started process its rank.
 
     Example:
         @hookimpl
@@ -268,7 +268,7 @@ def ft_launchers() -> Iterable[Launcher]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_attention() -> Iterable[Attention]:  # type: ignore[empty-body]
-    """Yield implementations of attention, each with the devices, types and shapes that it serves.
+    """Yield implementations of attention, each with its supported devices, types and shapes.
 
     Example:
         @hookimpl
@@ -291,7 +291,7 @@ def ft_kernels() -> Iterable[Kernel]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_trackers() -> Iterable[Tracker]:  # type: ignore[empty-body]
-    """Yield trackers, which write down steps and evaluations.
+    """Yield trackers, which record steps and evaluations.
 
     Example:
         @hookimpl
@@ -335,7 +335,7 @@ def ft_stores() -> Iterable[Store]:  # type: ignore[empty-body]
 
 @hookspec
 def ft_gates() -> Iterable[Gate]:  # type: ignore[empty-body]
-    """Yield gates: checks that a checkpoint must pass before it counts.
+    """Yield gates: checks that a checkpoint must pass before it is promoted.
 
     Example:
         @hookimpl
@@ -438,8 +438,8 @@ def ft_evaluated(run: Run, evaluation: Evaluation) -> None:
 
 @hookspec
 def ft_promote(run: Run, candidate: Candidate) -> str | None:
-    """Decide whether a checkpoint counts, after every gate has let it pass: None for yes, or the reason why not. A
-    checkpoint that does not count is put into quarantine with the reason, and is neither the latest nor the best.
+    """Decide whether to promote a checkpoint that has passed every gate: None for yes, or the reason against it. A
+    refused checkpoint goes into quarantine with the reason, and is neither the latest nor the best.
 
     Called from the thread that saves, while training continues: look at the files and metrics of the candidate, not at
     the engine.
@@ -497,4 +497,4 @@ EVENT_HOOKS = (
     "ft_checkpoint_saved",
     "ft_run_end",
 )
-"""Event hooks, in the order in which a run fires them. `ft_promote` is the one that decides: it may return a reason."""
+"""Event hooks, in the order in which a run fires them. Only `ft_promote` decides: it may return a reason."""

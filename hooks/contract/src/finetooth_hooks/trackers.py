@@ -1,4 +1,4 @@
-"""Trackers: where the steps and evaluations of a run are written."""
+"""Trackers, which record the steps and evaluations of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetooth_hooks.run import Run
 
 
 class Tracker(Protocol):
-    """Receives the steps and evaluations of a run; must be cheap.
+    """Records the steps and evaluations of a run; its methods must be cheap.
 
     A tracker derives from `finetooth_hooks.TrackerBase`, where `resume` calls `start`.
     """
@@ -24,11 +24,11 @@ class Tracker(Protocol):
 
     def resume(self, run: Run, history: Sequence[StepReport | Evaluation]) -> None:
         """Called instead of `start` when a run resumes after `run.step`. With the capability `resume`, a tracker
-        deletes what it holds of later steps and adds what it lacks from `history`, so that it shows every step once; it
-        is then also called when a run goes back to an earlier step. Without it, `TrackerBase` calls `start`.
+        deletes its entries of later steps and adds missing ones from `history`, so that it shows every step once; it is
+        then also called when a run returns to an earlier step. Without it, `TrackerBase` calls `start`.
 
         Args:
-            history: every report of the run up to and with `run.step`, in the order in which they came.
+            history: every report of the run up to and including `run.step`, in order.
         """
         ...
 
