@@ -1,4 +1,4 @@
-"""Rows whose last answer trains behind the tokens with which the model is asked for it, as in inference."""
+"""Makes the last answer of a row follow the same tokens as in inference: those of its prompt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Asking:
     """Compares rows with their prompts, for one run.
 
     Args:
-        context: gives tokenizer and renderer.
+        context: has tokenizer and renderer.
     """
 
     def __init__(self, context: Context) -> None:
@@ -32,7 +32,7 @@ class Asking:
         self._differing: dict[tuple[str, str], bool] = {}
 
     def mended(self, example: Conversation, rendered: Rendered) -> Rendered:
-        """The row with the tokens of its last prompt, where only those differ and the text is the same."""
+        """The row with the tokens of its last prompt, if only those tokens differ and the text is the same."""
         last = len(example.messages) - 1
         if not self._differs(example, rendered, last):
             return rendered
@@ -43,7 +43,7 @@ class Asking:
         return rendered if example.messages[last].weights and encoded_anew else row
 
     def notices(self, example: Conversation, rendered: Rendered) -> Iterator[str]:
-        """What there is to tell of answers that still train behind other tokens than their prompts end with."""
+        """Notices about answers that still follow other tokens than their prompts have."""
         last = len(example.messages) - 1
         known = len(rendered.spans) == len(example.messages)
         for i, (begin, end) in enumerate(rendered.spans if known else ()):
@@ -56,9 +56,9 @@ class Asking:
                 yield ASKED_OTHERWISE
 
     def _differs(self, example: Conversation, rendered: Rendered, i: int) -> bool:
-        """Whether the tokens before answer i differ from those of its prompt, though the text is the same.
+        """Whether the tokens before answer i differ from those of its prompt although the text is the same.
 
-        How the text is split depends on the markup and on how the answer begins: each beginning is looked at once.
+        The tokenisation depends on the markup and on the answer's beginning: each beginning is compared once.
         """
         messages = example.messages
         if i < 1 or rendered.media or messages[i].role != "assistant" or messages[i - 1].role not in ("user", "tool"):
@@ -75,5 +75,5 @@ class Asking:
     def _prompt(self, example: Conversation, i: int) -> tuple[int, ...] | None:
         try:
             return tuple(self._context.renderer.prompt(example.messages[:i], example.tools))
-        except DataError:  # this markup asks for no answer here
+        except DataError:  # this markup has no prompt here
             return None

@@ -1,4 +1,4 @@
-"""Which columns of the rows their format looks up, so that none is lost without a word."""
+"""Records the columns that a format reads, so that an unused column is reported."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from finetooth_hooks.data.examples import Row
 
 WATCHED = 20
-"""So many rows with the same columns are watched: what is looked up hardly depends on more than which are there."""
+"""Number of watched rows with the same columns: the columns of a row nearly determine which of them are read."""
 
 Columns = dict[str, bool]
-"""Columns that hold something, and whether they were looked up."""
+"""Non-empty columns, and whether they were read."""
 
 
 class WatchedColumns(dict[str, Any]):
-    """The columns of a row; remembers which were looked up, all of them when it is gone through or copied."""
+    """The columns of a row; remembers which were read: all of them after an iteration or a copy."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         super().__init__(values)
@@ -67,14 +67,14 @@ class _Shape:
 
 
 class ColumnWatch:
-    """Watches what one format looks up in the rows it reads."""
+    """Watches the columns that one format reads."""
 
     def __init__(self) -> None:
         self._shapes: dict[tuple[str, ...], _Shape] = {}
 
     @contextmanager
     def over(self, columns: Columns) -> Iterator[_Watching]:
-        """Inside the `with` block, rows may be watched; in the end `columns` says what is known of those that were."""
+        """Watch rows inside the `with` block; at its end `columns` has the results."""
         watching = _Watching(self._shapes)
         try:
             yield watching
@@ -92,7 +92,7 @@ class _Watching:
         self._row: WatchedColumns | None = None
 
     def row(self, row: Row) -> Row:
-        """The row, watched if there is still something to learn."""
+        """The row, watched if its columns need more rows."""
         self._names = tuple([name for name, value in row.values.items() if value is not None])
         self._row = None
         if self._names in self._shapes and self._shapes[self._names].watched >= WATCHED:
@@ -101,8 +101,8 @@ class _Watching:
         return replace(row, values=self._row)
 
     def was_read(self) -> None:
-        """Count the last row, which was read to its end. Refused rows are not counted: the error message looks at all
-        their columns."""
+        """Count the last row, after its format has read it. Refused rows are not counted: their error message reads all
+        columns."""
         self.seen.add(self._names)
         if self._row is not None:
             shape = self._shapes.setdefault(self._names, _Shape())
@@ -111,17 +111,17 @@ class _Watching:
 
 
 def merge(columns: Columns, later: Columns) -> None:
-    """Take over what is known of the rows that follow."""
+    """Add the results of later rows."""
     for name, read in later.items():
         columns[name] = columns.get(name, False) or read
 
 
 def unread(by_source: Mapping[int, Columns], settings: Mapping[int, str]) -> str:
-    """A sentence about the columns that nothing has looked up; empty if there are none.
+    """A sentence about unread columns; empty without any.
 
     Args:
-        by_source: what is known of each source.
-        settings: by source, what the recipe calls it; said where there are several.
+        by_source: the columns of each source.
+        settings: the recipe's setting by source, named if there are several.
     """
     unused = {source: sorted(name for name, read in of.items() if not read) for source, of in by_source.items()}
     parts = [

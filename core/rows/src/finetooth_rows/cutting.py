@@ -1,8 +1,8 @@
-"""Rows that are too long, cut so that answers keep training (`excess_length: truncate_turns`).
+"""Cuts rows that are too long so that answers still train (`excess_length: truncate_turns`).
 
-A row is a sequence of turns, each a prompt (all that stands before an answer) and its answer. The first turns stay
-whole as long as they fit; of the one that does not, prompt and answer are cut, and what follows is left out. If the
-last answer alone trains, the last turns stay. This is how LLaMA-Factory reads its `cutoff_len`.
+A row is a sequence of turns, each a prompt (everything before an answer) and its answer. The first turns stay whole
+while they fit; prompt and answer of the next turn are cut, and all later turns are left out. If only the last answer
+trains, the last turns stay. LLaMA-Factory applies its `cutoff_len` in this way.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from finetooth_hooks.data.examples import Conversation, Message, Rendered
 
 TURNS = "truncate_turns"
 Range = tuple[int, int]
-"""Half-open, of tokens."""
+"""A half-open range of tokens."""
 
 
 def cut(rendered: Rendered, ranges: Sequence[Range]) -> Rendered:
-    """Some tokens of a row, one range behind the other, with the media that lie in them.
+    """Some ranges of tokens of a row, concatenated, with the media in them.
 
     A medium that ends a range is left out: nothing is predicted from it.
     """
@@ -28,7 +28,7 @@ def cut(rendered: Rendered, ranges: Sequence[Range]) -> Rendered:
         return rendered
     places = [place for start, stop in ranges for place in range(start, stop)]
     remaining = set(places)
-    before = [0, *accumulate(place in remaining for place in range(size))]  # how many are kept before each token
+    before = [0, *accumulate(place in remaining for place in range(size))]  # remaining tokens before each token
     inside = (
         medium
         for medium in rendered.media
@@ -45,7 +45,7 @@ def cut(rendered: Rendered, ranges: Sequence[Range]) -> Rendered:
 
 
 def cuts_medium(rendered: Rendered, ranges: Sequence[Range]) -> bool:
-    """Whether a part of a medium would be read. The last token of all is only predicted."""
+    """Whether the model would read only a part of a medium. It only predicts the last token of all."""
     read = [*ranges[:-1], (ranges[-1][0], ranges[-1][1] - 1)]
     return any(
         medium.start < stop and start < medium.stop and not (start <= medium.start and medium.stop <= stop)
@@ -57,10 +57,10 @@ def cuts_medium(rendered: Rendered, ranges: Sequence[Range]) -> bool:
 def answers_of(
     example: Conversation, rendered: Rendered, render: Callable[[Conversation], Rendered]
 ) -> tuple[Range, ...]:
-    """The answers of a conversation, whether they train or not, each to the end of its message.
+    """The ranges of all answers of a conversation, trained or not, each up to the end of its message.
 
     Args:
-        render: writes a conversation of which every answer trains.
+        render: renders a conversation in which every answer trains.
     """
     plain = tuple(replace(message, train=None, weights=(), reasoning_weights=()) for message in example.messages)
     other = render(replace(example, messages=plain))
@@ -68,7 +68,7 @@ def answers_of(
 
 
 def cut_by_turns(rendered: Rendered, longest: int) -> tuple[Range, ...]:
-    """The tokens that are kept of a row with more than `longest` tokens."""
+    """The remaining ranges of a row with more than `longest` tokens."""
     answers = rendered.answers or _answers(rendered, ())
     bounds = [0, *(stop for _, stop in answers)]
     turns = [(begin, start, stop) for begin, (start, stop) in zip(bounds, answers, strict=False)]
@@ -88,9 +88,9 @@ def cut_by_turns(rendered: Rendered, longest: int) -> tuple[Range, ...]:
 
 
 def share(prompt: int, answer: int, room: int) -> Range:
-    """How many tokens of a prompt and of its answer are kept in a place for `room` tokens.
+    """The remaining numbers of tokens of a prompt and its answer, with space for `room` tokens.
 
-    The shorter of the two stays whole if it takes less than half of the place, the answer first. Otherwise both are cut
+    The shorter of the two stays whole if it needs less than half of the space, the answer first. Otherwise both are cut
     in proportion to their lengths.
     """
     if 2 * answer < room:
@@ -103,7 +103,7 @@ def share(prompt: int, answer: int, room: int) -> Range:
 
 
 def _answers(rendered: Rendered, messages: Sequence[Message]) -> tuple[Range, ...]:
-    """Stretches of tokens that train; of a message of the assistant one, from its first such token to its end."""
+    """Ranges of trained tokens; one per assistant message, from its first trained token to its end."""
     if messages and len(messages) == len(rendered.spans):
         ranges = []
         for message, (begin, end) in zip(messages, rendered.spans, strict=True):
@@ -125,13 +125,13 @@ def _runs(weights: Sequence[float]) -> Iterator[Range]:
 
 
 def _trains_last_alone(rendered: Rendered, answers: Sequence[Range]) -> bool:
-    """Whether something trains, and all of it stands in the last answer."""
+    """Whether some tokens train, and all of them are in the last answer."""
     last = answers[-1][0] if answers else 0
     return len(answers) > 1 and any(rendered.weights[last:]) and not any(rendered.weights[:last])
 
 
 def _joined(ranges: Sequence[Range]) -> Iterator[Range]:
-    """Without empty ranges; those that meet are one."""
+    """The ranges without empty ones, adjacent ones merged."""
     begin = end = -1
     for start, stop in ranges:
         if start == end:

@@ -1,7 +1,7 @@
-"""Datasets as LLaMA-Factory lists them in `dataset_info.json`, read as sources of a recipe with their formats.
+"""Reads LLaMA-Factory's list of datasets, `dataset_info.json`, as sources of a recipe with their formats.
 
-The keys are those that its `data/README.md` documents; defaults, and what they become where some of `columns` or `tags`
-are named and others are not, are those of its version 0.9.5."""
+Its `data/README.md` documents the keys. Defaults, also those of unnamed `columns` or `tags` next to named ones, are
+those of its version 0.9.5."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetooth_toolbox.text.nearest import nearest
 FILE = "dataset_info.json"
 HUB = "https://huggingface.co/datasets/"
 PLACES = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name", "file_name")
-"""Keys that say where rows lie, in the order in which they are asked there."""
+"""Keys for the location of the rows, in LLaMA-Factory's order of lookup."""
 KEYS = ("formatting", "ranking", "subset", "split", "folder", "num_samples", "columns", "tags", *PLACES)
 COLUMNS: Mapping[str, str | None] = {
     "prompt": "instruction",
@@ -28,8 +28,8 @@ COLUMNS: Mapping[str, str | None] = {
     "messages": "conversations",
     **dict.fromkeys(("system", "tools", "images", "videos", "audios", "chosen", "rejected", "kto_tag")),
 }
-"""Columns by what they hold, as they are called where an entry has no `columns`; of one that has them, those that are
-missing are not read."""
+"""Default column names by content, for an entry without `columns`; if an entry has `columns`, unnamed ones are not
+read."""
 TAGS: Mapping[str, str] = {
     "role_tag": "from",
     "content_tag": "value",
@@ -46,20 +46,20 @@ ROLES: Mapping[str, str] = {
     "system_tag": "system",
 }
 SHAREGPT = ("human", "user", "gpt", "assistant", "system", "tool", "observation")
-"""Speakers of `from` that the formats know by themselves."""
+"""Values of `from` that the formats know without settings."""
 MEDIA = ("images", "audios", "videos")
 FORMATTINGS = ("alpaca", "sharegpt", "openai")
 
 
 @dataclass(frozen=True)
 class Remark:
-    """A remark on a key that was not simply taken.
+    """A remark on a key that was not translated exactly.
 
     Attributes:
         key: `columns.videos`.
-        value: as it stands there.
-        text: why it is not taken, or how its meaning differs.
-        taken: whether it is taken all the same.
+        value: the value in the file.
+        text: the reason why it is not translated, or the difference in meaning.
+        taken: whether it is translated anyway.
     """
 
     key: str
@@ -73,8 +73,8 @@ class ListedSource:
     """One entry as a source.
 
     Attributes:
-        pick: the source, with `format` and `max_rows` next to its own options; None: nothing here reads it.
-        remarks: on keys that change their meaning or have no effect.
+        pick: the pick of the source, with `format` and `max_rows` next to its own options; None: no source can read it.
+        remarks: about keys with a changed meaning or without effect.
     """
 
     pick: Mapping[str, Any] | None
@@ -96,10 +96,10 @@ def listing(path: Path) -> Path | None:
 
 
 def read_listing(file: Path) -> dict[str, Mapping[str, Any]]:
-    """What a `dataset_info.json` says of each dataset, by name.
+    """The entries of a `dataset_info.json` by the name of the dataset.
 
     Raises:
-        DataError: it is missing, no JSON, or lists no datasets.
+        DataError: the file is missing, not JSON, or lists no datasets.
     """
     where = file.as_posix()
     try:
@@ -119,10 +119,10 @@ def listed(entries: Mapping[str, Mapping[str, Any]], name: str, folder: Path) ->
 
     Args:
         entries: see `read_listing`.
-        folder: of the file, which `file_name` is relative to.
+        folder: the file's folder, to which `file_name` is relative.
 
     Raises:
-        DataError: there is none of that name.
+        DataError: the file has no entry with that name.
     """
     if name not in entries:
         near = nearest(name, list(entries))
@@ -133,7 +133,7 @@ def listed(entries: Mapping[str, Mapping[str, Any]], name: str, folder: Path) ->
 
 
 class _Entry:
-    """One entry, as it is read."""
+    """One entry during its translation."""
 
     def __init__(self, entry: Mapping[str, Any], folder: Path) -> None:
         self._entry, self._folder = entry, folder
@@ -165,7 +165,7 @@ class _Entry:
         return ListedSource(None if made is None else {**options, "format": made}, tuple(self._remarks))
 
     def _source(self) -> dict[str, Any] | None:
-        """The pick of a source for where the rows lie."""
+        """The pick of a source for the location of the rows."""
         entry = self._entry
         place = next((key for key in PLACES if entry.get(key)), "")
         if place in ("ms_hub_url", "om_hub_url") and not entry.get("hf_hub_url"):
@@ -238,7 +238,7 @@ class _Entry:
         return {"input": self._columns["query"], "separator": "\n"} if self._columns["query"] else {}
 
     def _spoken(self) -> dict[str, Any]:
-        """How messages name their parts and roles; nothing where no column holds messages."""
+        """Options for the names of message parts and roles; empty if no column holds messages."""
         if self._formatting == "alpaca":
             return {}
         tags = self._tags
@@ -251,7 +251,7 @@ class _Entry:
         return {"fields": fields, **({"roles": roles} if roles else {})}
 
     def _named(self, key: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
-        """`columns` or `tags`: all defaults, or what is named and nothing else."""
+        """`columns` or `tags`: all defaults, or only the named ones."""
         named = self._entry.get(key)
         if not isinstance(named, Mapping):
             return dict(defaults)
@@ -278,7 +278,7 @@ class _Entry:
 
 
 def source_of(path: str) -> dict[str, Any]:
-    """The pick of the source that reads a file or a folder, by its name, or that fetches an address."""
+    """The pick of the source for a file or a folder, by its name, or for an address to download."""
     if "://" in path:
         return {"name": "remote", "path": path}
     match = re.search(r"\.(\w+)(\.gz|\.zst)?$", path)

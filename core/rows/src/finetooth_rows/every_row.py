@@ -1,5 +1,4 @@
-"""Rows one after the other, among them the broken ones, with the first of which a run would end, and those that their
-format leaves out."""
+"""Rows one after the other, including broken ones, at which a run would end, and rows that their format leaves out."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ from finetooth_rows.reading import SplitRows
 
 @dataclass
 class _Heard(Problems):
-    """Hands on each error when its row is passed, instead of counting it."""
+    """Passes on each error at its row, instead of counting it."""
 
     waiting: list[DataError] = field(default_factory=list)
 
@@ -24,14 +23,14 @@ class _Heard(Problems):
         self.waiting.append(error)
 
     def taken(self) -> Iterator[DataError]:
-        """Those not yet taken."""
+        """The errors that were not yet taken."""
         yield from self.waiting
         self.waiting.clear()
 
 
 def every_row(rows: SplitRows) -> Iterator[tuple[str, Example | LeftOut] | DataError]:
-    """Ids and examples in order, or why the format leaves one out; and an error in place of each row that cannot be
-    read or is not of the format.
+    """Ids and examples in order, or the format's reason for leaving one out; an error for each row that is unreadable
+    or not of the format.
 
     Raises:
         DataError: a source is missing, or cannot be read any further.

@@ -1,4 +1,4 @@
-"""Files that a library of others reads, which is installed by who has such files."""
+"""Files that need a third-party library, which only users of such files install."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from finetooth_hooks import DataError, RecipeError, install_command
 from finetooth_toolbox.files.missing import MissingFile
 
 LARGEST = 1 << 30
-"""Bytes that the parts of a file may have together once unpacked: the libraries hold all of them in memory."""
+"""Largest total size of a file's unpacked parts, in bytes: the libraries hold all of them in memory."""
 
 
 @contextmanager
 def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator[Any]:
-    """The module that reads a file; whatever it raises inside is an error of the file.
+    """The module that reads a file; any exception inside the context becomes an error about the file.
 
     Args:
-        package: what pip installs it as.
-        otherwise: what can be done without it.
+        package: its name for pip.
+        otherwise: the alternative without the library.
 
     Raises:
         DataError: the file is missing, or the library cannot read it.
@@ -41,7 +41,7 @@ def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator
         yield library
     except DataError:
         raise
-    except Exception as error:  # these libraries raise whatever their parsers do
+    except Exception as error:  # these libraries pass on any exception of their parsers
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
             name, f"it cannot be read as {ending}: {problem}", action=f"save it again, or {otherwise}"
@@ -49,16 +49,16 @@ def read_with(module: str, package: str, path: Path, otherwise: str) -> Iterator
 
 
 def check_unpacked(path: Path, largest: int = LARGEST) -> None:
-    """Checks that an archive does not unpack to more than may be held in memory.
+    """Check that the unpacked size of an archive fits the bound for memory.
 
     Raises:
-        DataError: the file is an archive whose parts say that they are larger together than `largest`.
+        DataError: the file is an archive whose parts have a declared total size above `largest`.
     """
     try:
         with ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
     except BadZipFile:
-        return  # what reads it knows what it should be
+        return  # not an archive: its reader checks the file
     if size > largest:
         raise DataError(
             path.as_posix(),

@@ -20,11 +20,11 @@ ONE_SIDED = "one answer would be truncated and the other not"
 
 
 def usable_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally) -> list[Rendered]:
-    """What is kept of the sequences of a row, nothing if the row is left out; counted.
+    """The remaining sequences of a row, empty if the row is left out; counts both.
 
-    A cut sequence does not match a whole one: `truncate` keeps a row only if it cuts all of them.
-    `truncate_answers` cuts each that is too long, and counts the rows in which another stays whole. `truncate_turns`
-    cuts their prompt too, by the longest of the answers.
+    A cut sequence cannot be compared with a whole one: `truncate` keeps a row only if it cuts all of them.
+    `truncate_answers` cuts each sequence that is too long, and counts rows in which another one stays whole.
+    `truncate_turns` also cuts the prompt, by the longest answer.
 
     Args:
         limit: None keeps every row whole.
@@ -75,7 +75,7 @@ def usable_group(id_: str, rendered: Rendered, limit: Limit | None, tally: Tally
 
 
 def _reason(parts: Sequence[Rendered], cut_parts: Sequence[Rendered], ranges: Sequence[Range], limit: Limit) -> str:
-    """Why a row with a sequence that is too long is left out; empty if it is cut."""
+    """The reason for leaving out a row with a sequence that is too long; empty if it is cut."""
     if not all(any(part.weights[1:]) for part in cut_parts):
         return PROMPT_TOO_LONG
     if limit.excess_length == "drop":

@@ -1,4 +1,4 @@
-"""Examples of many rows, which are not held."""
+"""Examples of many rows, which are not held in memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from finetooth_rows.reading import SplitRows
 from finetooth_rows.work import broken_rows_first
 
 SMALL_ROWS = 2_000
-"""So many rows, if they have no more than `SMALL_CHARACTERS`, are held in memory and prepared in this process."""
+"""Up to this number, rows with at most `SMALL_CHARACTERS` are held in memory and prepared in this process."""
 SMALL_CHARACTERS = 50_000_000
 
 
 def read_examples(rows: SplitRows, reading: Reading) -> Iterator[tuple[str, Example]]:
-    """All examples with their ids, one after the other; what is broken or left out is noted in `reading`, and raised at
-    the end.
+    """All examples with their ids, one after the other. `reading` records broken and left-out rows; errors are raised
+    at the end.
 
     Raises:
         DataError: rows cannot be read.
@@ -32,7 +32,7 @@ def read_examples(rows: SplitRows, reading: Reading) -> Iterator[tuple[str, Exam
 
 
 class LazyExamples(Sequence[tuple[str, Example]]):
-    """Examples that are read again whenever they are gone through; errors come at the end."""
+    """Examples that are read again in every iteration; errors are raised at the end."""
 
     def __init__(self, rows: SplitRows) -> None:
         self.rows = rows
@@ -59,8 +59,8 @@ class LazyExamples(Sequence[tuple[str, Example]]):
         if isinstance(index, slice):
             begin, end = index.start or 0, index.stop
             if begin >= 0 and end is not None and end >= 0 and index.step in (None, 1):
-                examples = tuple(LazyExamples(self.rows.first(end)))  # reads no further than it must
-                if len(examples) < end:  # some rows give none
+                examples = tuple(LazyExamples(self.rows.first(end)))  # reads only as far as needed
+                if len(examples) < end:  # some rows give no example
                     examples = tuple(islice(self, end))
                 return examples[begin:end]
             return tuple(self)[index]
@@ -71,8 +71,8 @@ class LazyExamples(Sequence[tuple[str, Example]]):
 
 
 def examples_of(rows: SplitRows) -> Sequence[tuple[str, Example]]:
-    """All examples with their ids: a tuple, checked, if they are few (`rows.read_to_end` then reports on the
-    rows); else read again whenever they are gone through."""
+    """All examples with their ids: a tuple, checked, if they are few (`rows.read_to_end` then reports on the rows);
+    else read again in every iteration."""
     reading = Reading()
     examples: list[tuple[str, Example]] = []
     size = 0

@@ -11,13 +11,13 @@ COLUMNS = {
     "audio": "audio", "audios": "audio", "sound": "audio",
     "video": "video", "videos": "video",
 }  # fmt: skip
-"""What columns of these names hold."""
+"""The media of columns with these names."""
 
 
 def unread_media(row: Row, format: Format) -> str:
-    """The column of a row that holds pictures, sound or video which the format does not read; empty if there is none.
+    """The column of a row with pictures, sound or video that the format does not read; empty without one.
 
-    A row that is refused says itself what is wrong with it.
+    A row that the format refuses gets the format's own error.
     """
     filled = [name for name in COLUMNS if row.values.get(name)]
     if not filled:

@@ -1,5 +1,5 @@
-"""What is looked at in every row before and after it is rendered, whatever the method: schemas and calls of tools,
-markup in plain text, ends that do not train."""
+"""Inspects every row before and after rendering, for all methods: schemas and calls of tools, markup in plain text, end
+tokens that do not train."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ UNDECLARED = "a call is of a function that is not among the row's tools"
 
 
 class RowInspector:
-    """Looks at rows for one run.
+    """Inspects rows of one run.
 
     Args:
-        context: gives tokenizer, renderer and `data.markup`.
+        context: has tokenizer, renderer and `data.markup`.
     """
 
     def __init__(self, context: Context) -> None:
@@ -57,10 +57,10 @@ class RowInspector:
         return PlainMarkup(self._context.tokenizer)
 
     def before(self, example: Example) -> tuple[str, ...]:
-        """What there is to tell of an example, in words that are the same for all such rows.
+        """Notices about an example, with the same words for all such rows.
 
         Raises:
-            DataError: schemas of tools are malformed, or results belong to no call.
+            DataError: schemas of tools are malformed, or tool results do not belong to a call.
         """
         notices: dict[str, None] = {}
         tools = _tools(example)
@@ -76,9 +76,9 @@ class RowInspector:
         return tuple(notices)
 
     def after(self, example: Example, rendered: Rendered) -> tuple[str, ...]:
-        """What there is to tell of its tokens: answers that train, but not what ends them.
+        """Notices about its tokens: answers that train without the token that ends them.
 
-        Scored texts end where they end. A message whose parts have weights of their own says itself what trains.
+        Scored texts need no end token. In a message whose parts have their own weights, the row decides what trains.
         """
         notices: dict[str, None] = {}
         parts = [part for part in (rendered, *rendered.others) if any(part.weights) and not is_scored_at_end(part)]
@@ -96,10 +96,10 @@ class RowInspector:
     def _endless(self, messages: Sequence[Message], rendered: Rendered) -> Iterator[str]:
         """
         Args:
-            messages: of which the sequence was made.
+            messages: the messages of the sequence.
         """
         answers = [i for i, message in enumerate(messages) if message.role == "assistant"]
-        if len(rendered.spans) != len(messages):  # then only the last one's end is known
+        if len(rendered.spans) != len(messages):  # then only the end of the last one is known
             weights = rendered.weights if answers and answers[-1] == len(messages) - 1 else ()
             answers, ranges = answers[-1:], [(0, len(weights))] * len(messages)
         else:
@@ -108,13 +108,14 @@ class RowInspector:
             begin, end = ranges[i]
             if not any(rendered.weights[begin:end]) or messages[i].weights or messages[i].reasoning_weights:
                 continue
-            # of some markups it is the token that opens the next message
+            # in some markups it is the token that opens the next message
             end += end < len(rendered.tokens) and bool(rendered.weights[end])
             if not self._ends(rendered, begin, end):
                 yield ENDLESS if i == answers[-1] else ENDLESS_EARLIER
 
     def _ends(self, rendered: Rendered, begin: int, end: int) -> bool:
-        """What trains between two tokens ends with one that stops the model, and blanks or control tokens behind it."""
+        """Whether the trained tokens between two positions end with a stop token, perhaps with blanks or control tokens
+        after it."""
         trained = [token for token, weight in zip(rendered.tokens[begin:end], rendered.weights[begin:end], strict=True)
                    if weight]  # fmt: skip
         stops = [k for k, token in enumerate(trained) if token in self._context.renderer.stop_ids]
@@ -127,7 +128,7 @@ def _tools(example: Example) -> Sequence[Mapping[str, Any]]:
 
 
 def _conversations(example: Example) -> Iterator[tuple[Message, ...]]:
-    """Each as it is rendered: a prompt with each of its answers."""
+    """Conversations as they are rendered: a prompt with each of its answers."""
     if isinstance(example, Conversation):
         yield example.messages
     elif isinstance(example, Pair):
@@ -144,16 +145,16 @@ def _joined(prompt: Side, answer: Side) -> tuple[Message, ...]:
 
 
 def check_links(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()) -> tuple[str, ...]:
-    """What there is to tell of a conversation's calls and results, in words that are the same for all such rows.
+    """Notices about a conversation's calls and results, with the same words for all such rows.
 
-    What contradicts itself is refused: which call a result answers would be a guess. What may be meant so (a result
-    whose call stands in plain text, a call of a tool that the model knows from elsewhere) is only said.
+    Contradictions are refused, since the call of a result would be a guess. Possible intentions (a result whose call is
+    in plain text, a call of a tool that the model already knows) are only reported.
 
     Args:
         tools: schemas, of functions with or without the level `function`.
 
     Raises:
-        DataError: two calls of a message have one id, or a result names an id that no call before it has.
+        DataError: two calls of a message have the same id, or a result has an id that is not the id of an earlier call.
     """
     remarks: dict[str, None] = {}
     declared = {name for tool in tools if (name := _called(tool).get("name"))}
@@ -178,10 +179,10 @@ def check_links(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] 
 def _of_result(
     where: str, results: Sequence[Message], calls: Sequence[Mapping[str, Any]], known: set[str]
 ) -> tuple[str, ...]:
-    """What there is to tell of the last result since the calls.
+    """Notices about the latest result after the calls.
 
     Raises:
-        DataError: no call has its id.
+        DataError: none of the calls has the id of the result.
     """
     place, result = len(results) - 1, results[-1]
     ids = [str(call.get("id") or "") for call in calls]

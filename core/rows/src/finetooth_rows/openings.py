@@ -1,4 +1,5 @@
-"""What rows in messages begin with, counted as they are read, so that what nearly all of them share can be kept."""
+"""Counts the beginnings of rows in messages while they are read, so that a beginning that nearly all share can be
+saved."""
 
 from __future__ import annotations
 
@@ -11,12 +12,12 @@ from finetooth_toolbox.messages.openings import Opening
 NEARLY_ALL = 0.95
 """The share of the rows in messages that must begin alike."""
 MOST = 64
-"""So many different beginnings are remembered; what nearly all rows share is never one of the rare ones."""
+"""Number of remembered beginnings; the one that nearly all rows share is never rare."""
 KINDS, SYSTEMS, TOOLS = "kinds", "systems", "tools"
 TALK, TEXT = "talk", "text"
 
 Counts = dict[str, dict[str, int]]
-"""Rows by kind, by system message, and by their tools as JSON: plain data, as a tally keeps them."""
+"""Numbers of rows by kind, system message, and tools as JSON: plain data for a tally."""
 
 
 def count(counts: Counts, example: Example) -> None:
@@ -32,19 +33,19 @@ def count(counts: Counts, example: Example) -> None:
 
 
 def merge(counts: Counts, later: Mapping[str, Mapping[str, int]]) -> None:
-    """Add what was counted of the rows that follow."""
+    """Add the counts of later rows."""
     for what, many in later.items():
         for value, number in many.items():
             _add(counts, what, value, number)
 
 
 def rows_of_kind(counts: Counts, kind: str) -> int:
-    """How many rows were in messages (`TALK`), or text (`TEXT`)."""
+    """Number of rows in messages (`TALK`), or in text (`TEXT`)."""
     return counts.get(KINDS, {}).get(kind, 0)
 
 
 def shared(counts: Counts) -> Opening:
-    """What nearly all rows in messages begin with; nothing if they begin in different ways."""
+    """The beginning that nearly all rows in messages share; empty if they differ."""
     of = rows_of_kind(counts, TALK)
     system, with_system = _commonest(counts, SYSTEMS)
     tools, with_tools = _commonest(counts, TOOLS)

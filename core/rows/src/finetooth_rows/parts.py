@@ -1,4 +1,4 @@
-"""What the data of a run are made with."""
+"""The inputs that determine the data of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetooth_toolbox.decisions import Decisions
 
 
 class DataSettings(Protocol):
-    """What preparing reads of a recipe's section `data`."""
+    """The settings of a recipe's section `data` that preparation reads."""
 
     @property
     def examples(self) -> int | None: ...
@@ -31,7 +31,7 @@ class DataSettings(Protocol):
 
 
 class RowRecipe(Protocol):
-    """A recipe, as another process needs it."""
+    """A recipe for another process."""
 
     @property
     def data(self) -> Any: ...
@@ -39,7 +39,7 @@ class RowRecipe(Protocol):
 
 
 class PluginFiles(Protocol):
-    """Which plugins another process must load to build the same."""
+    """The plugins that another process must load to build the same objects."""
 
     @property
     def files(self) -> Any: ...
@@ -62,10 +62,10 @@ class RowBuilder(Protocol):
 
 @dataclass(frozen=True)
 class SpokenModel:
-    """What of a model decides the tokens of a row.
+    """The parts of a model that determine the tokens of a row.
 
     Attributes:
-        entries: loader, family and renderer, with their options where they are known.
+        entries: loader, family and renderer, with their options if known.
         config: of the model.
         tokenizer: of the model.
     """
@@ -77,16 +77,16 @@ class SpokenModel:
 
 @dataclass(frozen=True)
 class DataParts:
-    """What the data of a run are made with.
+    """The inputs that determine the data of a run.
 
     Attributes:
         recipe: of the run.
         builder: of sources and formats.
         folder: of the run.
-        plugins: where the catalog came from; without them no other process can build the same.
-        model: whose tokens they become; asked for only where tokens are made.
+        plugins: sources of the catalog; without them no other process can build the same objects.
+        model: the model that determines the tokens; accessed only if tokens are made.
         worker: the module that renders rows in another process, `python -m WORKER`.
-        scratch: folders that go with the context.
+        scratch: temporary folders that are deleted with the context.
     """
 
     recipe: RowRecipe
@@ -105,7 +105,7 @@ class DataParts:
 
     @property
     def log(self) -> Decisions:
-        """Takes what there is to say."""
+        """Receives notes and decisions."""
         return self.builder.log
 
     @property

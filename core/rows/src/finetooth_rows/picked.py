@@ -19,7 +19,7 @@ class PickedEntry:
     """An entry of the data section, built.
 
     Attributes:
-        setting: that picked it.
+        setting: the setting that picked it.
         registered: the entry.
         options: checked, defaults filled in; JSON-able.
     """
@@ -34,11 +34,11 @@ class PickedSource(PickedEntry):
     """A source of the split.
 
     Attributes:
-        source: gives the rows.
-        choice: which of them.
-        pin: SHA-256 that its files must have: of all, or of each by name.
-        format: the pick of what reads its rows, where its own mapping has one.
-        format_said: why it is that one, for the plan.
+        source: yields the rows.
+        choice: the choice among its rows.
+        pin: required SHA-256 of its files: of all together, or of each by name.
+        format: the pick of its rows' format, if the source's mapping has one.
+        format_said: the reason for the format, for the plan.
     """
 
     source: Source
@@ -48,10 +48,10 @@ class PickedSource(PickedEntry):
     format_said: str = "the recipe says so"
 
     def files(self) -> tuple[Path, ...] | None:
-        """What the rows are made of; None if no files decide them.
+        """The files that determine the rows; None if files do not.
 
         Raises:
-            DataError: they are not there.
+            DataError: a file is missing.
         """
         try:
             files = self.source.files()
@@ -65,6 +65,6 @@ class PickedSource(PickedEntry):
 
 @dataclass(frozen=True)
 class PickedFormat(PickedEntry):
-    """What reads the rows of one source."""
+    """The format that reads the rows of one source."""
 
     format: Format

@@ -1,4 +1,4 @@
-"""What sources that are read in portions share."""
+"""Base class of sources that are read in portions."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from finetooth_hooks.protocols import Portion
 
 
 class PortionedRows(SourceBase, ABC):
-    """`rows` of a source with the capability `portions`, made of them: base of classes that have `portions` and `read`.
+    """Defines `rows` of a source with the capability `portions`; a subclass defines `portions` and `read`.
 
     Attributes:
-        name: of the source, which begins the id of every row: `NAME:17`, `NAME:row 17`.
-        noun: what a row is called, with its plural.
+        name: name of the source, at the beginning of every row id: `NAME:17`, `NAME:row 17`.
+        noun: the word for a row, with its plural.
     """
 
     capabilities = frozenset({"portions"})
@@ -37,8 +37,8 @@ class PortionedRows(SourceBase, ABC):
         """Yields the rows of every portion in order.
 
         Raises:
-            DataError: the source is missing or empty. Rows that cannot be read are named after the last good one, the
-                first few with the reason.
+            DataError: the source is missing or empty. Unreadable rows are reported after the last good one, the first
+                few with the reason.
         """
         broken, good = Problems(), 0
         for portion in self.portions():
@@ -52,7 +52,7 @@ class PortionedRows(SourceBase, ABC):
             raise self.refusal(broken, good)
 
     def refusal(self, broken: Problems, good: int) -> DataError:
-        """The error for a source with rows that cannot be read: names the first few, counts them all."""
+        """The error for a source with rows that cannot be read: names the first few and gives the total."""
         problems = said_once(
             (_place(error.where.removeprefix(f"{self.name}:")), error.problem.removeprefix(f"{error.where}: "))
             for error in broken.first

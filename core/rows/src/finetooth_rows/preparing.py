@@ -1,4 +1,4 @@
-"""From examples to data: rendered, limited in length, and counted, so that no row is lost unseen."""
+"""Turns examples into data: renders them, limits their length, and counts every row that is left out."""
 
 from __future__ import annotations
 
@@ -29,19 +29,18 @@ if TYPE_CHECKING:
     from finetooth_hooks.context import Context
 
 COMPARED = 1024
-"""Tokens at the start of rows up to which they are compared."""
+"""Number of tokens at the start of rows that are compared."""
 
 
 def load_rendering(rendering: Rendering, context: Context) -> Render:
-    """Build a rendering. What libraries raise of rows that they cannot walk through or encode is a refusal of the
-    row."""
+    """Build a rendering. If a library cannot traverse or encode a row, its exception becomes a refusal of the row."""
     module, _, function = rendering.build.partition(":")
     built: Render = getattr(import_module(module), function)(rendering.options, context)
     return partial(_watched, built, context, RowInspector(context), Asking(context))
 
 
 def _watched(render: Render, context: Context, noticing: RowInspector, asking: Asking, example: Example) -> Rendered:
-    """Tokens, with what there is to tell of the row."""
+    """The tokens of a row, with notices about it."""
     if media_of(example):
         _check_model(context, example)
     notices = noticing.before(example)
@@ -57,7 +56,7 @@ def _watched(render: Render, context: Context, noticing: RowInspector, asking: A
 
 
 def _plainly(context: Context, asking: Asking, example: Conversation) -> Rendered:
-    """A conversation of which every answer trains."""
+    """Tokens of a conversation in which every answer trains."""
     return asking.mended(example, context.renderer.render(example, train_on="assistant"))
 
 
@@ -66,7 +65,7 @@ def _refusing(render: Render, example: Example) -> Rendered:
         return render(example)
     except RecursionError as error:
         raise DataError("", "objects are nested too deep to be written", action="flatten or remove the row") from error
-    except (UnicodeEncodeError, TypeError) as error:  # tokenizers say that such a text is not text
+    except (UnicodeEncodeError, TypeError) as error:  # tokenizers raise these for such a text
         half = _half_character(example)
         if not half:
             raise
@@ -76,7 +75,8 @@ def _refusing(render: Render, example: Example) -> Rendered:
 
 
 def _half_character(example: Example) -> str:
-    """The first half of a surrogate pair in any text of an example, which JSON can say and no tokenizer can read."""
+    """The first half of a surrogate pair in any text of an example: JSON can express it, and no tokenizer can read
+    it."""
     rest: list[Any] = [example]
     while rest:
         value = rest.pop()
@@ -94,23 +94,23 @@ def _half_character(example: Example) -> str:
 
 
 def prepare(examples: Examples, render: Render, train: TrainSettings) -> Preparation:
-    """Render examples to data in this process. A row that cannot be used is counted by reason, never dropped unseen.
+    """Render examples to data in this process. Unusable rows are counted by reason.
 
-    A method that calls `Context.prepare` gets the same from as many rows as a disk holds.
+    `Context.prepare` returns the same for methods, for as many rows as a disk holds.
 
     Args:
         render: tokens and weights of one example.
-        train: gives `max_length` and `excess_length`.
+        train: has `max_length` and `excess_length`.
 
     Raises:
-        DataError: rows are longer than `max_length` and `excess_length` is `raise`; a row has no answer that could
-            train; or no row is left.
+        DataError: rows are longer than `max_length` and `excess_length` is `raise`; a row has no trainable answer; or
+            no row is left.
     """
     return prepare_examples(examples, render, Limit.of(train))
 
 
 def prepare_examples(examples: Examples, render: Render, limit: Limit | None) -> Preparation:
-    """As `prepare`; without a limit every row stays whole, whatever it trains."""
+    """As `prepare`; without a limit every row stays whole, even if it trains nothing."""
     portion, tally = render_rows(examples.rows, render, limit)
     return finish(TokenRows([portion]), tally, examples.split, limit)
 
@@ -135,8 +135,8 @@ def finish(rows: TokenRows, tally: Tally, split: str, limit: Limit | None) -> Pr
 def render_rows(
     items: Iterable[tuple[str, Example]], render: Render, limit: Limit | None
 ) -> tuple[TokenPortion, Tally]:
-    """Render some rows; nothing is raised for what is wrong with one, it is counted. Rows that are split
-    (`excess_length: split`) become `ROW#1`, `ROW#2`, ...; their pieces train what the row would.
+    """Render some rows. A wrong row is counted and raises no error. Rows that are split (`excess_length: split`) become
+    `ROW#1`, `ROW#2`, ...; together the pieces train the same targets as the row.
 
     Args:
         items: row ids and examples; read to the end in any case.
@@ -192,14 +192,14 @@ def render_rows(
 def _check_media(example: Example, rendered: Rendered) -> None:
     """
     Raises:
-        DataError: the renderer has left some out, or nothing comes after the last one.
+        DataError: the renderer has left out a medium, or the last medium ends the row.
     """
     if rendered.left_out:
         return
     parts = (rendered, *rendered.others)
     expected = len(media_of(example))
     shown = sum(len(part.media) for part in parts)
-    if isinstance(example, Pair) and rendered.others:  # both answers stand behind those of the prompt
+    if isinstance(example, Pair) and rendered.others:  # both answers follow the media of the prompt
         shown -= media_in(example.prompt)
     if expected != shown:
         raise DataError(
@@ -216,7 +216,7 @@ def _check_media(example: Example, rendered: Rendered) -> None:
 def _check_model(context: Context, example: Example) -> None:
     """
     Raises:
-        DataError: the model takes text alone, which no other renderer would change.
+        DataError: the model reads only text, with any renderer.
     """
     try:
         _ = context.processor.kinds
@@ -236,16 +236,16 @@ def _counted(example: Example) -> str:
 
 
 def media_in(side: Side) -> int:
-    """How many pictures, sounds and videos a side has."""
+    """Number of pictures, sounds and videos of a side."""
     return 0 if isinstance(side, str) else sum(len(message.media) for message in side)
 
 
 IdsAndTokens = list[tuple[str, Rendered]]
-"""Id and tokens of what is kept of a row."""
+"""Ids and tokens of the data from a row."""
 
 
 def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, tally: Tally) -> IdsAndTokens:
-    """What is kept of a row, nothing if it is left out; counted."""
+    """Ids and tokens of the data from a row, empty if the row is left out; counts both."""
     if not any(rendered.weights[1:]):
         if reason := why_untrained(example):
             tally.drop(f"{NOTHING_TRAINED}: {reason}", id_)
@@ -254,7 +254,7 @@ def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, t
         action = "remove the row, or choose what trains with method.train_on"
         tally.unusable.add(DataError(id_, problem, action=action))
         return []
-    positions = len(rendered.tokens) - 1  # a datum of N positions is made of N + 1 tokens
+    positions = len(rendered.tokens) - 1  # a datum of N positions has N + 1 tokens
     if positions < limit.max_length + (limit.excess_length != TURNS):
         return [(id_, rendered)]
     if limit.excess_length == "raise":
@@ -282,10 +282,11 @@ def _apply_limit(id_: str, example: Example, rendered: Rendered, limit: Limit, t
 
 
 def _pieces(id_: str, rendered: Rendered, limit: Limit) -> list[tuple[str, Sequence[Range]]]:
-    """The ranges of tokens that are kept of a row that is too long, by the id of the datum that they become.
+    """The remaining ranges of tokens of a row that is too long, by the id of their datum.
 
-    A row that is split becomes `id_#1`, `id_#2`, ...: each begins with the token that the one before predicts last, so
-    that every token is predicted once. A piece that trains nothing is left out and counted, and keeps its number.
+    A row that is split becomes `id_#1`, `id_#2`, ...: each begins with the last predicted token of the previous piece,
+    so that every token is predicted once. A piece without trained tokens is left out and counted, and the other pieces
+    keep their numbers.
     """
     size, longest = len(rendered.tokens), limit.max_length
     if limit.excess_length == "split":
@@ -295,7 +296,7 @@ def _pieces(id_: str, rendered: Rendered, limit: Limit) -> list[tuple[str, Seque
 
 
 def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]], tally: Tally) -> None:
-    """What the rows of a portion add up to."""
+    """Add the sums over the rows of a portion to the tally."""
     lengths = np.diff(portion.starts)
     tally.used = len(portion)
     if not tally.used:
@@ -311,8 +312,8 @@ def _count(portion: TokenPortion, weights: np.ndarray[Any, np.dtype[np.float32]]
 
 
 def _beginning(portion: TokenPortion) -> Int32Array:
-    """Tokens that all rows of a portion have in common at their start, all of them positions; none where rows have
-    media, whose places have the same token whatever they show."""
+    """The common beginning of all rows of a portion, in tokens that are positions; empty if rows have media, since all
+    media of a kind have the same token."""
     lengths = np.diff(portion.starts)
     width = 0 if any(portion.media) else min(COMPARED, int(lengths.min()) - 1)
     common = portion.tokens[portion.starts[0] :][:width]

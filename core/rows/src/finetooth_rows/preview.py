@@ -1,4 +1,4 @@
-"""Rows rendered one by one, and what happens to each."""
+"""Renders rows one by one, with the treatment of each."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from finetooth_rows.tally import Tally
 
 
 def rendered_rows(context: Context, rows: SplitRows, how: PreparedAs) -> Iterator[PreviewRow]:
-    """Rows as a run renders them, one after the other, the broken ones among them.
+    """Rows as a run renders them, one after the other, including broken ones.
 
     Args:
-        how: they become tokens.
+        how: the way from rows to tokens.
 
     Raises:
         DataError: a source is missing or cannot be read any further.
@@ -70,7 +70,7 @@ def _refusal(id_: str, error: DataError) -> str:
 
 
 def _together(number: int, id_: str, example: Example, rendered: Rendered, limit: Limit | None) -> Iterator[PreviewRow]:
-    """The sequences of a row that are kept or left out together, one after the other."""
+    """The sequences of one row, which are kept or left out together, one after the other."""
     portion, tally = render_rows([(id_, example)], partial(_same, rendered), limit)
     refused = next(iter((*tally.refused.first, *tally.unusable.first)), None)
     parts = [rendered, *rendered.others]

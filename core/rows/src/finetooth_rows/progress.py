@@ -1,4 +1,4 @@
-"""How far a long preparation is, on stderr."""
+"""Shows the progress of a long preparation on stderr."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from types import TracebackType
 from finetooth_toolbox.cli.working import time_left, working
 
 LINE_EVERY = 30.0
-"""Seconds between two lines where the output is not a terminal."""
+"""Seconds between two lines if the output is not a terminal."""
 
 
 class PreparationProgress:
-    """Shows rows done, their rate and the time left; on a terminal as a line that is redrawn, else as a line now and
-    then.
+    """Shows rows done, their rate and the time left; on a terminal as one redrawn line, else as occasional lines.
 
     Args:
-        label: what is prepared, `data.train`.
-        total: of all sizes that `advance` will be told, None if it is not known.
+        label: the prepared split, `data.train`.
+        total: sum of all sizes that `advance` will get; None if unknown.
     """
 
     def __init__(self, label: str, total: int | None) -> None:
@@ -30,7 +29,7 @@ class PreparationProgress:
         self._draw = self._open.enter_context(working(f"{label}: reading rows"))
 
     def advance(self, rows: int, size: int) -> None:
-        """So many more rows, of so many characters."""
+        """Add the number of finished rows and their size in characters."""
         self._rows += rows
         self._done += size
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What is known of rows that were read, portion by portion, before any of them is rendered."""
+"""Results of reading rows, portion by portion, before rendering."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from finetooth_rows.tally import Tally
 
 @dataclass
 class Reading:
-    """What is known of rows that were read; `merge` adds those that follow.
+    """Results of reading some rows; `merge` adds those of later rows.
 
     Attributes:
-        good: rows read, by source.
-        broken: those that could not be read, by source.
-        malformed: those that are not of the format.
-        digests: `DIGEST_BYTES` of a hash of each id, to find two rows with one.
-        left: what the format left out, and by how much rows and examples differ in number; to be added to what
-            `render_rows` counts of the examples.
+        good: number of rows read, by source.
+        broken: unreadable rows, by source.
+        malformed: rows that are not of the format.
+        digests: `DIGEST_BYTES` of a hash of each id, to find two rows with the same id.
+        left: rows that the format left out, and the difference between the numbers of rows and examples; to be added to
+            the counts of `render_rows`.
         columns: of the rows of each source.
     """
 
@@ -40,11 +40,11 @@ class Reading:
 
     @property
     def failed(self) -> bool:
-        """A row cannot be read, so nothing can come of the others."""
+        """A row is unreadable, so the run cannot use the others."""
         return bool(self.broken or self.malformed.count)
 
     def merge(self, later: Reading) -> None:
-        """Take over what is known of the rows that follow."""
+        """Add the results of later rows."""
         for source, count in later.good.items():
             self.good[source] = self.good.get(source, 0) + count
         for source, problems in later.broken.items():
@@ -56,7 +56,7 @@ class Reading:
             merge(self.columns.setdefault(source, {}), columns)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, without the digests and without `left`, which is part of another tally by then."""
+        """Plain data, without the digests and without `left`, which is by then part of another tally."""
         return {
             "good": list(self.good.items()),
             "broken": [(source, problems.as_json()) for source, problems in self.broken.items()],

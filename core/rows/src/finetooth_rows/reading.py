@@ -24,15 +24,15 @@ DIGEST_BYTES = 8
 
 
 class SplitRows:
-    """The rows of one split, through sources and formats; may be gone through as often as needed.
+    """The rows of one split, read with sources and formats, as often as needed.
 
     Args:
         split: `train` or `eval`.
         sources: in the recipe's order.
-        formats: read the rows of each.
-        selection: which of the rows; None is each once.
-        held_out: those that the selection holds out, not those it takes.
-        count: only the first so many rows; None is all of them.
+        formats: the format of each source.
+        selection: the chosen rows; None is each once.
+        held_out: read the rows that the selection holds out, instead of those it trains.
+        count: read only this number of rows from the start; None is all of them.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class SplitRows:
         self._watches = tuple(ColumnWatch() for _ in formats)
 
     def first(self, count: int | None) -> SplitRows:
-        """The first so many rows; all of them for None."""
+        """The first `count` rows; all of them for None."""
         if count is None:
             return self
         count = count if self.count is None else min(count, self.count)
@@ -60,13 +60,14 @@ class SplitRows:
 
     @property
     def dropped(self) -> Tally:
-        """Rows that are left out before they are read for good, since they repeat others; those held out never do."""
+        """Rows that the choice leaves out as repetitions, before the final reading; held-out rows never are
+        repetitions."""
         if self.selection is None or self.held_out or self.count is not None:
             return Tally()
         return self.selection.chosen.dropped
 
     def work(self) -> Iterator[Work]:
-        """Everything to be read, in order; see `work_of`."""
+        """All work to read, in order; see `work_of`."""
         work = work_of(self.sources) if self.selection is None else self._taken(self.selection.chosen)
         return work if self.count is None else first_of(self.sources, work, self.count)
 
@@ -77,7 +78,7 @@ class SplitRows:
                 yield from chosen_work(work_of_source(index, picked), taken, number)
 
     def read(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example]]:
-        """Ids and examples of some rows; what cannot be read, and what is left out, is told to `reading`."""
+        """Ids and examples of some rows; `reading` records unreadable and left-out rows."""
         for id_, outcome in self.outcomes(work, reading):
             if isinstance(outcome, DataError):
                 reading.malformed.add(outcome)
@@ -87,8 +88,8 @@ class SplitRows:
                 yield id_, outcome
 
     def outcomes(self, work: Work, reading: Reading) -> Iterator[tuple[str, Example | LeftOut | DataError]]:
-        """What the formats make of some rows, in order, with the ids: of a row that gives several examples `ROW#1`,
-        `ROW#2`, ...; of one that an epoch takes again, with `~2`, `~3`, ... behind it."""
+        """The formats' results for some rows, in order, with ids. Several examples of a row have the ids `ROW#1`,
+        `ROW#2`, ...; repetitions in an epoch end in `~2`, `~3`, ..."""
         format_ = self.formats[work.source].format
         again = f"~{work.time + 1}" if work.time else ""
         good = 0
@@ -105,7 +106,7 @@ class SplitRows:
                     continue
                 watching.was_read()
                 left = sum(isinstance(example, LeftOut) for example in examples)
-                reading.left.rows += 1 - (len(examples) - left)  # each of the others will count as a row and an example
+                reading.left.rows += 1 - (len(examples) - left)  # the others later count as row and example
                 reading.left.examples += left
                 for number, example in enumerate(examples, start=1):
                     if not isinstance(example, LeftOut):
@@ -114,7 +115,7 @@ class SplitRows:
         reading.good[work.source] = reading.good.get(work.source, 0) + good
 
     def unread(self, reading: Reading) -> str:
-        """A sentence about the columns that no format has looked up; empty if there are none."""
+        """A sentence about the columns that no format has read; empty without any."""
         return unread(reading.columns, {index: picked.setting for index, picked in enumerate(self.sources)})
 
     def _rows(self, work: Work, reading: Reading) -> Iterator[Row]:
@@ -126,10 +127,10 @@ class SplitRows:
                 reading.broken.setdefault(work.source, Problems()).add(item)
 
     def check(self, reading: Reading) -> None:
-        """After all rows were read.
+        """Check the results after all rows were read.
 
         Raises:
-            DataError: rows cannot be read or are not of the format (all that is wrong at once), or two have one id.
+            DataError: rows are unreadable or not of the format (all errors at once), or two rows have the same id.
         """
         malformed = reading.malformed.error(reading.rows)
         raise_together([*refusals(self.sources, reading), *([] if malformed is None else [malformed])])
@@ -139,7 +140,7 @@ class SplitRows:
             self._refuse_twins(digests, frozenset(values[counts > 1].tolist()))
 
     def _refuse_twins(self, digests: np.ndarray[Any, np.dtype[np.uint64]], twice: frozenset[int]) -> None:
-        """Read again, to tell two rows with one id from two ids with one digest."""
+        """Read the rows again, to distinguish two rows with one id from two ids with one digest."""
         seen: set[str] = set()
         firsts = (work for work in self.work() if not work.time)
         ids = (item.id for work in firsts for item in rows_of(self.sources, work) if isinstance(item, Row))
@@ -151,6 +152,6 @@ class SplitRows:
 
 
 def _folder(picked: PickedSource) -> Path | None:
-    """Where files lie that rows name: the folder of the source's files, if they have one."""
+    """The folder of files that rows name: the one of the source's files, if it has files."""
     folders = {path.parent for path in picked.files() or ()}
     return folders.pop() if len(folders) == 1 else None

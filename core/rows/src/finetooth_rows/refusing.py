@@ -9,18 +9,18 @@ from finetooth_rows.groups import MEDIUM_CUT, ONE_SIDED, PROMPT_TOO_LONG
 from finetooth_rows.tally import TOO_LONG
 
 BY_LENGTH = frozenset({TOO_LONG, PROMPT_TOO_LONG, ONE_SIDED, MEDIUM_CUT})
-"""Reasons that `train.excess_length` decides on."""
+"""Reasons that depend on `train.excess_length`."""
 
 
 def refuse_left_out(report: DataReport, setting: str) -> None:
-    """A format leaves rows out that teach nothing; a method that is told to refuse such rows must not pass them over.
+    """Raise an error if the format left out rows that teach nothing, for a method that must refuse such rows.
 
     Args:
-        setting: what tells it so, `method.bad_rows`.
+        setting: the setting that asks for it, `method.bad_rows`.
 
     Raises:
-        DataError: rows were left out for another reason than their length, and the recipe does not say itself that
-            they are (`data.format.unusable: drop`); names the first of them.
+        DataError: rows were left out for another reason than their length, and the recipe does not ask for it
+            (`data.format.unusable: drop`); names the first of them.
     """
     passed = BY_LENGTH | set(report.settled)
     refused = {reason: count for reason, count in report.dropped.items() if reason not in passed}

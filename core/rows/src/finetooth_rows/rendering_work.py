@@ -1,4 +1,4 @@
-"""Some rows to tokens: what this process does, and every worker by the same code."""
+"""Renders some rows to tokens, with the same code in this process and in every worker."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Rendered:
     Attributes:
         portion: the rows that became data.
         tally: counts of the others, by reason.
-        reading: what could not be read.
-        notes: told while it was done.
+        reading: unreadable rows.
+        notes: notes from the work.
         size: of the work.
     """
 
@@ -38,7 +38,7 @@ class Rendering:
     """Reads and renders work.
 
     Args:
-        log: where notes are told.
+        log: receives notes.
         rows: of the split.
         render: tokens of one example.
         limit: see `render_rows`.
@@ -50,7 +50,7 @@ class Rendering:
     def __call__(self, work: Work, *, render: bool = True) -> Rendered:
         """
         Args:
-            render: False only reads, which is enough when nothing can come of the rows any more.
+            render: False only reads the rows, which is enough after an error in another row.
         """
         earlier = len(self._log.told)
         reading = Reading()

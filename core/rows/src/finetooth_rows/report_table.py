@@ -1,4 +1,4 @@
-"""What happened to the rows of every split, as a table."""
+"""A table of the used and left-out rows of every split."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from finetooth_rows.choices import left_out
 
 
 def data_table(console: Console, reports: Iterable[DataReport], every: Iterable[DataReport] = ()) -> RenderableType:
-    """A table of the rows of every split, used and left out; where many are left out, a line says so.
+    """The table; a line reports a split with many rows left out.
 
     Args:
-        every: reports of all that read the rows, where several read those of one split.
+        every: all reports, if several readers read the rows of one split.
     """
     reports = list(reports)
     headers = ("split", "rows", "used", "tokens", "trained tokens", "longest", "left out or changed")

@@ -1,8 +1,8 @@
-"""Data of a split: found in the cache, or made by all cores in one pass over the rows.
+"""Data of a split, from the cache or made by all cores in one pass over the rows.
 
-Few rows are rendered in this process and held in memory. Many are rendered portion by portion and written to a file
-that is mapped, so that memory does not grow with them. Whichever process renders, the results are taken in the order of
-the rows: report, dropped rows, errors and notes are the same.
+Few rows are rendered in this process and held in memory. Many rows are rendered portion by portion and written to a
+memory-mapped file, so that memory does not grow with them. The results come in the order of the rows from any process:
+report, dropped rows, errors and notes are the same.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from finetooth_rows.work import broken_rows_first
 from finetooth_rows.workers import Workers, usable_cores
 
 STARTUP = 3.0
-"""Seconds: about what starting workers takes. `auto` starts them when the work has taken as long, so that it never
-takes more than twice the time of the better choice."""
+"""Approximate time to start workers, in seconds. `auto` starts them after this time of work, so that it never takes
+more than twice the time of the better choice."""
 
 
 GIGABYTE = 10**9
@@ -48,12 +48,12 @@ GIGABYTE = 10**9
 
 @dataclass
 class PassResult:
-    """What one pass over the rows has made.
+    """The result of one pass over the rows.
 
     Attributes:
-        workers: how many processes took part.
-        alone: why only this one did.
-        media: files of the rows' images and sounds, and the SHA-256 of what was read of each.
+        workers: number of processes.
+        alone: the reason for only one process.
+        media: files of the rows' images and sounds, with the SHA-256 of their content.
     """
 
     tally: Tally = field(default_factory=Tally)
@@ -65,7 +65,7 @@ class PassResult:
 
     @property
     def failed(self) -> bool:
-        """Nothing can come of the rows any more."""
+        """An error makes the rows unusable."""
         return self.reading.failed
 
 
@@ -81,13 +81,13 @@ def prepare(
 
     Args:
         whole: all examples of the split; a tuple if they are few.
-        all_rows: the rows that they come from.
+        all_rows: the rows of the examples.
 
     Returns:
-        the preparation, and why the tokens are not kept where the recipe has no say.
+        the preparation, and the reason for not caching the tokens if it is not the recipe's wish.
 
     Raises:
-        DataError: the rows are broken, or not as many as `data.examples` says.
+        DataError: rows are broken, or there are fewer than `data.examples`.
     """
     made = _prepared(parts, whole, all_rows, rendering, limit, first)
     if all_rows.split == "train" and first is None:
@@ -98,7 +98,7 @@ def prepare(
 def _check_count(wanted: int | None, rows: SplitRows, read: int) -> None:
     """
     Raises:
-        DataError: there are not so many rows.
+        DataError: the split has fewer rows.
     """
     if wanted is None:
         return
@@ -133,7 +133,7 @@ def _prepared(
 
 
 def _many(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None) -> Preparation:
-    """More rows than are held in memory."""
+    """Prepare more rows than fit in memory."""
     split = rows.split
     if parts.section.cache == "off":
         return _uncached(parts, rows, rendering, limit, "the recipe says so")
@@ -165,7 +165,7 @@ def _fill(
     key: DataKey,
     hashes: FileHashes,
 ) -> CacheEntry:
-    """Make an entry."""
+    """Make an entry of the cache."""
     try:
         with cache.writing(key.value) as folder:
             made, portions = _write(parts, rows, rendering, limit, folder)
@@ -186,7 +186,7 @@ def _fill(
 
 
 def _bound(parts: DataParts, cache: DataCache) -> None:
-    """Keep the cache within `data.cache_gb`, and say so."""
+    """Prune the cache to `data.cache_gb`, with a note."""
     bound = parts.section.cache_gb
     pruned = cache.prune(keep_bytes=int(bound * GIGABYTE))
     if pruned.removed:
@@ -206,7 +206,7 @@ def _bound(parts: DataParts, cache: DataCache) -> None:
 
 
 def _uncached(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, reason: str) -> Preparation:
-    """Data in a file that is gone when the process ends."""
+    """Data in a temporary file, deleted when the process ends."""
     from finetooth_rows.storage.arrow_rows import ArrowPortions
 
     parts.log.decide(f"data.cache.{rows.split}", "off", reason)
@@ -233,7 +233,7 @@ def _write(
     """Render every row into a file.
 
     Raises:
-        DataError: what is wrong with the rows.
+        DataError: the rows have errors.
     """
     from finetooth_rows.storage.arrow_rows import ArrowWriter
 
@@ -264,7 +264,7 @@ def _write(
 
 
 def _count_unrendered(rows: SplitRows, reading: Reading, tally: Tally) -> None:
-    """Rows that were left out before any was read for good, and columns that nothing reads."""
+    """Count the rows that were left out before the final reading, and report unread columns."""
     tally.merge(rows.dropped)
     if unread := rows.unread(reading):
         tally.notes.append(unread)
@@ -273,7 +273,7 @@ def _count_unrendered(rows: SplitRows, reading: Reading, tally: Tally) -> None:
 def _rendered(
     parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, made: PassResult
 ) -> Iterator[Rendered]:
-    """All results in order: by this process first, and by workers if there is enough to do."""
+    """All results in order: first from this process, then from workers if there is enough work."""
     wanted = parts.section.workers
     here = rendering_work.Rendering(parts.log, rows, load_rendering(rendering, parts.context), limit)
     work = rows.work()
@@ -308,7 +308,7 @@ def _rendered(
 
 
 def _job(parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None) -> dict[str, Any]:
-    """What a worker needs to build the same."""
+    """The information with which a worker builds the same objects."""
     assert parts.plugins is not None
     return {
         "worker": parts.worker,
@@ -331,7 +331,7 @@ def _media_files(portion: TokenPortion) -> dict[str, str]:
 
 
 def _total(rows: SplitRows) -> int | None:
-    """Bytes of the source files, None if they say little about the rows."""
+    """Bytes of the source files; None if the number of rows does not depend on them."""
     if rows.count is not None or rows.selection is not None:
         return None
     total = 0

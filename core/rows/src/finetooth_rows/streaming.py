@@ -1,7 +1,7 @@
-"""Rows as they come: read portion by portion and rendered one by one, nothing is held.
+"""Streams rows: reads them portion by portion and renders them one by one, without holding them.
 
-What the rows are like as a whole is not known, so a row that is not of the format does not end the run as it would
-before one: it is an error in its place, which the method counts."""
+The rows as a whole are unknown, so a row that is not of the format does not end the run, as it would before training:
+it is an error in its place, which the method counts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def stream(
     """See `Context.stream`.
 
     Raises:
-        RecipeError: which rows are taken is only known when all are read.
+        RecipeError: the choice of rows needs a reading of all rows.
     """
     if rows.selection is not None:
         raise RecipeError(
@@ -42,7 +42,7 @@ def _rendered(
 ) -> Iterator[tuple[str, Rendered | DataError]]:
     passed = 0
     for work in rows.work():
-        reading = Reading()  # of this portion alone, so that nothing grows
+        reading = Reading()  # only of this portion, so that memory does not grow
         with broken_rows_first(rows.sources, reading):
             for id_, row in rows.outcomes(work, reading):
                 passed += 1
@@ -65,7 +65,7 @@ def _tokens(id_: str, example: Example, render: Render) -> Rendered | DataError:
 
 
 def _named_error(id_: str, outcome: DataError | LeftOut) -> DataError:
-    """Why a row gives no tokens, with its id."""
+    """The reason why a row gives no tokens, as an error with its id."""
     if isinstance(outcome, LeftOut):
         return DataError(id_, outcome.reason, action="remove the row")
     problem = outcome.problem.removeprefix(f"{outcome.where}: ") if outcome.where == id_ else outcome.problem

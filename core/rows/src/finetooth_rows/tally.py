@@ -1,4 +1,4 @@
-"""Counts used and left-out rows by portion, so that processes can share the work and the sum stays the same."""
+"""Counts used and left-out rows by portion, so that several processes get the same sum."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from finetooth_rows import openings
 
 NOTHING_TRAINED = "nothing to train on"
 IN_A_PIECE = f"{NOTHING_TRAINED} in a piece of a split row"
-"""The one reason that counts pieces of rows, not rows."""
+"""The only reason that counts pieces of rows, not rows."""
 LENGTH_SETTINGS = "train.max_length, train.excess_length"
 TOO_LONG = "longer than train.max_length"
 TRUNCATED = "truncated to train.max_length"
@@ -26,11 +26,11 @@ SUMS = ("rows", "examples", "used", "tokens", "squares", "trained_tokens", "trun
 ONE_ANSWER = "only one answer was truncated, which tells the two apart"
 SPLIT = "split at train.max_length"
 OCTAVE = 8
-"""Steps an octave in which lengths are counted."""
+"""Number of length classes per octave."""
 LENGTH_SHARES = 33
-"""So many lengths stand for those of all data."""
+"""Number of quantiles of the lengths of all data."""
 NO_MESSAGE = "no message"
-"""Stands for the role of tokens that no message of a conversation holds, or where the renderer does not tell."""
+"""The role of tokens outside all messages of a conversation, or with an unknown message."""
 
 
 def _remember(ids: dict[str, list[str]], what: str, id_: str) -> None:
@@ -41,35 +41,35 @@ def _remember(ids: dict[str, list[str]], what: str, id_: str) -> None:
 
 @dataclass
 class Tally:
-    """Counts over some rows; `merge` adds those of the rows that follow.
+    """Counts over some rows; `merge` adds those of later rows.
 
     Attributes:
         rows: rows that were read.
-        examples: what they gave: as many, unless the format makes several of a row.
+        examples: number of examples: that of the rows, unless the format makes several of a row.
         used: examples that became data.
         tokens: input positions.
-        squares: sum of the squares of each datum's positions, for their deviation.
+        squares: sum of the squares of each datum's positions, for their standard deviation.
         by_length: data by the logarithm of their positions, in steps of an eighth of an octave.
-        beginning: tokens that all data have in common at their start, as far as they are compared; None before any.
+        beginning: the common beginning of all data in tokens, as far as compared; None without data.
         trained_tokens: targets that count.
-        trained_by_role: of those of conversations, how many are in messages of each role; `NO_MESSAGE` for the others.
+        trained_by_role: trained tokens of conversations by the role of their message, or `NO_MESSAGE`.
         longest: positions of the longest datum.
-        longest_id: its row.
+        longest_id: row id of the longest datum.
         truncated: rows that were cut.
-        one_sided: those of them of which an answer was cut and another one was not.
-        split: rows that became several.
-        shortest: positions of the shortest row left out for its length, 0 if there is none.
+        one_sided: cut rows with one cut and one whole answer.
+        split: rows that were split into several.
+        shortest: positions of the shortest row left out for its length; 0 if no row was.
         dropped: rows left out, by reason.
-        dropped_ids: the first few of them.
-        settings: what decides about them, by reason, where a setting does.
-        remarks: rows by what was remarked on them (`Rendered.remarks`).
-        noticed: rows by what may be wrong with them (`Rendered.notices`).
-        noticed_ids: the first few of them.
-        settled: reasons of `dropped` for which the recipe says so itself (`LeftOut.settled`).
+        dropped_ids: their first few ids, by reason.
+        settings: the responsible setting by reason, if a setting is responsible.
+        remarks: number of rows by remark (`Rendered.remarks`).
+        noticed: number of rows by possible fault (`Rendered.notices`).
+        noticed_ids: their first few ids.
+        settled: reasons of `dropped` that the recipe itself asks for (`LeftOut.settled`).
         unusable: rows that cannot be rendered or train nothing.
-        refused: rows too long where that is an error.
+        refused: rows that are too long, if that is an error.
         notes: sentences for the user.
-        openings: what the rows begin with; see `openings.Counts`.
+        openings: beginnings of the rows; see `openings.Counts`.
     """
 
     rows: int = 0
@@ -103,8 +103,8 @@ class Tally:
         """Count a row that is left out.
 
         Args:
-            setting: what decides about it; empty: the data alone.
-            settled: the recipe says itself that such rows are.
+            setting: the responsible setting; empty: only the data decide.
+            settled: the recipe itself asks to leave out such rows.
         """
         if setting:
             self.settings[reason] = setting
@@ -114,12 +114,12 @@ class Tally:
             self.settled.append(reason)
 
     def notice(self, text: str, id_: str) -> None:
-        """Count a row of which there is something to tell."""
+        """Count a row with a notice."""
         self.noticed[text] = self.noticed.get(text, 0) + 1
         _remember(self.noticed_ids, text, id_)
 
     def merge(self, later: Tally) -> None:
-        """Take over what is known of the rows that follow."""
+        """Add the counts of later rows."""
         for name in SUMS:
             setattr(self, name, getattr(self, name) + getattr(later, name))
         if later.longest > self.longest:
@@ -153,7 +153,7 @@ class Tally:
         """Checks that no row was refused.
 
         Raises:
-            DataError: rows are too long where that is an error, or cannot be used; all of it in one.
+            DataError: rows are too long and that is an error, or rows are unusable; one error for all.
         """
         noun = "rows" if self.examples == self.rows else "examples"
         wrong = self.refused.error(self.examples, noun, counted=True), self.unusable.error(self.examples, noun)
@@ -176,7 +176,7 @@ class Tally:
         return tuple(min(length, self.longest) for length in rounded)
 
     def report(self, split: str) -> DataReport:
-        """The counts as they are shown."""
+        """The counts as a report."""
         changed = ((TRUNCATED, self.truncated), (ONE_ANSWER, self.one_sided), (SPLIT, self.split))
         return DataReport(
             split=split,
@@ -200,13 +200,13 @@ class Tally:
         )
 
     def _notices(self) -> Iterator[str]:
-        """What may be wrong with rows, with the first few of them."""
+        """Notices about possible faults, with the first few rows of each."""
         for text, count in self.noticed.items():
             ids = ", ".join(self.noticed_ids[text])
             yield f"{count:,} row{'s' if count != 1 else ''} ({ids}{', ...' if count > SHOWN else ''}): {text}"
 
     def _examples_note(self) -> tuple[str, ...]:
-        """That rows gave several examples, or none."""
+        """A note that rows gave several examples, or none; empty otherwise."""
         if self.examples == self.rows:
             return ()
         rows, examples = (f"{count:,} {noun}{'' if count == 1 else 's'}" for count, noun in
@@ -214,7 +214,7 @@ class Tally:
         return (f"{rows} gave {examples}",)
 
     def nothing_left(self, split: str, max_length: int) -> DataError:
-        """The error for a split of which no row can be used."""
+        """The error for a split without usable rows."""
         figures = {TOO_LONG: f" {max_length} (the shortest has {self.shortest} tokens)"}
         for reason, ids in self.dropped_ids.items():
             figures.setdefault(reason, f" ({', '.join(ids)}{', ...' if self.dropped[reason] > len(ids) else ''})")

@@ -1,4 +1,4 @@
-"""Whose words train: tokens of conversations by the role of the message that holds them."""
+"""Counts trained tokens of conversations by the role of their message."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from finetooth_rows.tally import NO_MESSAGE
 
 
 def count_roles(example: Conversation, kept: Sequence[Rendered], counts: dict[str, int]) -> None:
-    """Add what trains of a conversation to the counts; roles that train nothing are named too.
+    """Add the trained tokens of a conversation to the counts, with 0 for roles that train nothing.
 
     Args:
-        kept: what becomes data. The first token of each does not count: it is predicted from nothing, or by the one
-            before.
+        kept: the sequences that become data. The first token of each does not count: it is not predicted, or it is the
+            last one of the previous sequence.
     """
     for rendered in kept:
         spans = rendered.spans if len(rendered.spans) == len(example.messages) else ()

@@ -1,4 +1,4 @@
-"""Rows of some sources in pieces that are read together: in this process or, by the same code, in several."""
+"""Divides rows of some sources into pieces of work for one process or several."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Work:
     """Some rows that are read together.
 
     Attributes:
-        source: index of their source.
-        rows: a portion to be read, or rows.
-        size: about how many characters.
-        places: which rows of the portion are taken, in order; None is all of them.
-        time: how often an epoch took them before. From 1 on their ids end in `~2`, `~3`, ...
+        source: index of the source.
+        rows: a portion to read, or rows.
+        size: approximate number of characters.
+        places: positions of the chosen rows in the portion, in order; None is all of them.
+        time: number of earlier repetitions in the epoch. With 1 or more, the ids end in `~2`, `~3`, ...
     """
 
     source: int
@@ -42,7 +42,7 @@ class Work:
 
 
 def work_of(sources: Sequence[PickedSource]) -> Iterator[Work]:
-    """All rows of the sources, cut into work.
+    """All rows of the sources, divided into pieces of work.
 
     Raises:
         DataError: a source is missing or has no rows.
@@ -63,10 +63,10 @@ def no_rows(picked: PickedSource) -> DataError:
 
 
 def work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
-    """All rows of one source, cut into work, the same way every time.
+    """All rows of one source, divided into the same pieces of work every time.
 
     Raises:
-        DataError: a file is missing or broken, or a row of a source without portions.
+        DataError: a file is missing or broken, or a row of a source without portions is.
     """
     try:
         yield from _work_of_source(index, picked)
@@ -93,7 +93,7 @@ def _work_of_source(index: int, picked: PickedSource) -> Iterator[Work]:
 
 
 def _characters(value: Any) -> int:
-    """About how long a value is as text."""
+    """Approximate length of a value as text."""
     if isinstance(value, (str, bytes)):
         return len(value)
     if isinstance(value, Mapping):
@@ -102,8 +102,8 @@ def _characters(value: Any) -> int:
 
 
 def first_of(sources: Sequence[PickedSource], work: Iterator[Work], count: int) -> Iterator[Work]:
-    """The work that holds the first `count` rows, and nothing after them; of a portion in which a row before that is
-    broken all, for it to be found."""
+    """The work with only the first `count` rows. A portion with an earlier broken row is included in full, so that the
+    error is found."""
     for item in work:
         if not count:
             return
@@ -132,7 +132,7 @@ def rows_of(sources: Sequence[PickedSource], work: Work) -> Iterable[Row | DataE
 
 
 def _at(rows: Iterator[Row | DataError], places: Sequence[int]) -> Iterator[Row | DataError]:
-    """Rows at some places, in order."""
+    """Rows at some positions, in order."""
     wanted = iter(places)
     next_ = next(wanted, None)
     for place, item in enumerate(rows):
@@ -163,7 +163,7 @@ def refusals(sources: Sequence[PickedSource], reading: Reading) -> list[DataErro
 
 @contextmanager
 def broken_rows_first(sources: Sequence[PickedSource], reading: Reading) -> Iterator[None]:
-    """A source with rows that cannot be read goes before one that is missing, if it comes first in the recipe."""
+    """Report a source with unreadable rows before a missing one if it comes first in the recipe."""
     try:
         yield
     except DataError:
@@ -172,14 +172,13 @@ def broken_rows_first(sources: Sequence[PickedSource], reading: Reading) -> Iter
 
 
 def first_rows(picked: PickedSource, count: int) -> tuple[Row, ...]:
-    """Rows at the beginning of a source, of those that can be read, by which the format is found: at least one, and no
-    more than a first piece of it has.
+    """The first readable rows of a source, for detecting the format: at least one, at most those of its first piece.
 
     Args:
-        count: at most so many.
+        count: largest number of rows.
 
     Raises:
-        DataError: there is none.
+        DataError: the source has no readable row.
     """
     reading = Reading()
     for work in work_of([picked]):
@@ -198,7 +197,7 @@ def first_rows(picked: PickedSource, count: int) -> tuple[Row, ...]:
 
 
 def read_all(sources: Sequence[PickedSource]) -> None:
-    """Read every row and forget it, so that errors in the files are reported before errors in the rows.
+    """Read every row without using it, so that errors in the files are reported before errors in the rows.
 
     Raises:
         DataError: a source is missing, or has rows that cannot be read.
@@ -215,7 +214,7 @@ def read_all(sources: Sequence[PickedSource]) -> None:
 
 
 def passes(times: NDArray[np.uint32], sizes: NDArray[np.int64]) -> Iterator[list[tuple[int, ...]]]:
-    """For each time that rows are taken, the places within each portion of those that are."""
+    """For each repetition, the positions of the chosen rows in each portion."""
     ends = np.cumsum(sizes)
     for number in range(int(times.max(initial=0))):
         yield [
@@ -225,14 +224,14 @@ def passes(times: NDArray[np.uint32], sizes: NDArray[np.int64]) -> Iterator[list
 
 
 def chosen_work(work: Iterator[Work], taken: Sequence[tuple[int, ...]], number: int) -> Iterator[Work]:
-    """The work of one source that holds rows which are taken, with their places.
+    """The work of one source with chosen rows, and their positions.
 
     Args:
-        taken: places by portion.
-        number: how often they were taken before.
+        taken: positions by portion.
+        number: number of earlier repetitions.
 
     Raises:
-        DataError: there are fewer rows than when they were gone through.
+        DataError: the source has fewer rows than in the first reading.
     """
     for places in taken:
         item = next(work, None)
@@ -247,5 +246,5 @@ def chosen_work(work: Iterator[Work], taken: Sequence[tuple[int, ...]], number: 
 
 
 def fewer_rows() -> DataError:
-    """The error for a source that changed under our hands."""
+    """The error for a source that changed during the run."""
     return DataError("data", "a source has fewer rows than a moment ago", action="run it again when it is complete")

@@ -1,4 +1,4 @@
-"""What goes over the pipe between this process and a worker: a header in JSON and some bytes; nothing that is code."""
+"""Messages between this process and a worker: a JSON header and some bytes, never code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetooth_rows.work import Work
 
 _LENGTHS = struct.Struct("<QQ")
 _TYPES = (np.int64, np.int32, np.int64, np.int32, np.float32)
-"""Of the arrays of a `TokenPortion`, in order."""
+"""Types of the arrays of a `TokenPortion`, in order."""
 
 Header = Mapping[str, Any]
 
@@ -37,10 +37,10 @@ def send(stream: BinaryIO, header: Header, *parts: bytes) -> None:
 
 
 def receive(stream: BinaryIO) -> tuple[Header, bytes] | None:
-    """Read one message; None where the stream ends.
+    """Read one message; None at the end of the stream.
 
     Raises:
-        EOFError: it ends inside a message.
+        EOFError: the stream ends inside a message.
     """
     start = stream.read(_LENGTHS.size)
     if not start:
@@ -56,7 +56,7 @@ def _whole(content: bytes, length: int) -> bytes:
 
 
 def pack_work(work: Work, render: bool) -> tuple[Header, bytes] | None:
-    """Work as a message; None for rows that JSON would not give back as they are (bytes, dates, media)."""
+    """Work as a message; None for rows that JSON cannot restore exactly (bytes, dates, media)."""
     header: dict[str, Any] = {"source": work.source, "size": work.size, "render": render, "time": work.time}
     if isinstance(work.rows, Portion):
         return {**header, "place": list(work.rows.place), "places": work.places}, work.rows.content
@@ -123,7 +123,7 @@ def pack_failure(error: Exception, trace: str, explain: Callable[[BaseException]
     """An error that ends the work.
 
     Args:
-        explain: problem and action of an error that is not one of finetooth's own.
+        explain: gives problem and action of a foreign exception.
     """
     if isinstance(error, FinetoothError):
         return {"failure": [error.problem, error.action, error.exit_code], "trace": trace}

@@ -1,4 +1,4 @@
-"""Several processes that render rows, seen from the one that started them."""
+"""Starts and drives several processes that render rows."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from finetooth_rows.rendering_work import Rendered
 from finetooth_rows.work import Work
 
 AHEAD = 2
-"""Portions that wait for each worker, so that none waits for rows."""
+"""Number of portions in each worker's queue, so that workers do not wait for rows."""
 
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def usable_cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
@@ -38,8 +38,8 @@ class Worker:
     """One worker process.
 
     Args:
-        label: names it in errors, `worker 1 of 4`.
-        job: what it builds; `worker` is the module that serves.
+        label: its name in errors, `worker 1 of 4`.
+        job: the objects to build; `worker` is the module to run.
     """
 
     def __init__(self, label: str, job: Mapping[str, Any]) -> None:
@@ -59,16 +59,16 @@ class Worker:
         self._job = job
 
     def begin(self) -> list[Note]:
-        """Wait until it has built what it needs; its notes."""
+        """Wait until it has built its objects; returns its notes."""
         header, _ = self._ask(self._job, b"")
         return [(topic, text) for topic, text in header["notes"]]
 
     def render(self, header: Mapping[str, Any], body: bytes) -> Rendered:
-        """Have some work done.
+        """Render some work in the worker.
 
         Raises:
             EngineError: the worker died.
-            FinetoothError: what it raised.
+            FinetoothError: the worker raised it.
         """
         return wire.unpack_rendered(*self._ask(header, body))
 
@@ -101,23 +101,23 @@ class Worker:
         )
 
     def end(self) -> None:
-        """End it at once."""
+        """End the process at once."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._said):
             if stream is not None:
-                with suppress(OSError):  # what was not yet written to a dead process
+                with suppress(OSError):  # the buffer may hold data for a dead process
                     stream.close()
 
 
 class Workers:
-    """Some workers, used as a context manager: however it is left, they are gone.
+    """Some workers, as a context manager; they end with it in any case.
 
     Args:
-        count: how many.
-        job: what each builds.
-        local: does work in this process, that which cannot be sent.
-        note: takes the notes of the workers.
+        count: number of workers.
+        job: the objects that each builds.
+        local: does the work that cannot be sent, in this process.
+        note: receives the notes of the workers.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Workers:
         """Results in the order of the work.
 
         Args:
-            wanted: asked for each piece of work: False only reads it.
+            wanted: called for each piece of work: False only reads it.
         """
         waiting: deque[Future[Rendered] | Rendered] = deque()
         for item in work:

@@ -1,5 +1,4 @@
-"""What a person should know of a decided run before its first step: held-out rows that train too, and how long it
-takes."""
+"""Facts for the user before the first step of a decided run: held-out rows that train too, and the expected time."""
 
 from __future__ import annotations
 
@@ -15,19 +14,18 @@ from finetooth_rows.choices.overlap import overlap, overlap_line
 from finetooth_rows.storage.token_rows import positions_of
 
 UTILISATION = 0.4
-"""Share of the device's peak for which the time is given: what well-laid-out training reaches, small models on large
-devices do not."""
+"""Assumed share of the device's peak: well-tuned training reaches it, small models on large devices do not."""
 SAMPLED = 1000
-"""Steps that are counted, evenly spread over the data."""
+"""Number of counted steps, evenly spread over the data."""
 LOOKED_AT = 16
-"""Data of which an image or a sound is looked for."""
+"""Number of data in which images and sounds are looked for."""
 
 
 @dataclass(frozen=True)
 class Time:
-    """An estimate of what the steps take; loading, evaluation and checkpoints come on top.
+    """An estimate of the time of all steps, without loading, evaluation and checkpoints.
 
-    Every row counts whole. An engine that computes the shared beginning of rows once takes less.
+    Every row counts in full. An engine that computes the shared beginning of rows once needs less.
 
     Attributes:
         seconds: if steps run at `utilisation` of the device's peak.
@@ -46,17 +44,17 @@ class Time:
 
 
 def lines_ahead(job: Decided) -> Iterator[str]:
-    """Sentences for who is about to train."""
+    """Sentences for the user who is about to train."""
     if both := overlap_line(overlap(job)):
         yield both
     yield time_line(time_ahead(job), device_of(job))
 
 
 def time_ahead(job: Decided, steps: Sequence[Sequence[int]] | None = None) -> Time | str:
-    """The estimate, or why there is none, as the end of a sentence.
+    """The estimate, or the reason for its absence, as the end of a sentence.
 
     Args:
-        steps: positions of the data of some steps; None: rows as they follow each other.
+        steps: positions of the data of some steps; None: rows in their order.
     """
     data, total = () if job.method is None else job.method.data, job.prepared.total_steps
     if not len(data):
@@ -83,7 +81,7 @@ def _steps(data: Sequence[Datum], rows: int) -> list[list[int]]:
     """Positions of the data of each step, in the order of the data.
 
     Args:
-        rows: of a step.
+        rows: number per step.
     """
     size = rows * data_of_row(data)
     positions = positions_of(data)
@@ -92,7 +90,7 @@ def _steps(data: Sequence[Datum], rows: int) -> list[list[int]]:
 
 
 def data_of_row(data: Sequence[Datum]) -> int:
-    """How many data one row is, such as the two answers of a pair; `train.batch_size` counts rows."""
+    """Number of data per row, such as the two answers of a pair; `train.batch_size` counts rows."""
     group = data[0].group if len(data) else None
     if group is None:
         return 1
@@ -100,14 +98,14 @@ def data_of_row(data: Sequence[Datum]) -> int:
 
 
 def devices_of(job: Decided) -> int:
-    """How many devices share a step: one a rank, but for CPUs, whose ranks share one."""
+    """Number of devices that share a step: one per rank; but all ranks on CPUs share one."""
     place = job.request.place
     own = place.hardware.memory != place.hardware.host_memory
     return place.collective.world if place.collective is not None and own else 1
 
 
 def device_of(job: Decided) -> str:
-    """What computes, with its precision."""
+    """The computing device with its precision, as text."""
     count = devices_of(job)
     return f"{f'{count} x ' if count > 1 else ''}{job.request.place.hardware.label}, {job.plan.train.precision}"
 

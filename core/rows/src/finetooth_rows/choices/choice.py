@@ -1,4 +1,4 @@
-"""What a recipe asks of the rows of its sources, and what that came to: a number for each row."""
+"""A recipe's choice of rows of its sources, and the result: a number for each row."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from finetooth_rows.tally import Tally
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """What the recipe asks of one source.
+    """The recipe's choice of rows of one source.
 
     Attributes:
-        setting: that picked it, `data.train.0`.
+        setting: the setting that picked it, `data.train.0`.
         slice: the part of its rows; None is all.
-        max_rows: at most so many of them.
-        weight: how often an epoch takes it.
+        max_rows: the largest number of them.
+        weight: the number of times that an epoch takes it.
     """
 
     setting: str
@@ -30,13 +30,13 @@ class SourceChoice:
     weight: float = 1.0
 
     def within(self, inner: SourceChoice | None) -> SourceChoice:
-        """What is asked of a source that another one stands for.
+        """The choice for a source in a listing, to which this choice applies.
 
         Args:
-            inner: what that one asks of it; its setting names it.
+            inner: the choice of the listed source itself, with its own setting.
 
         Raises:
-            RecipeError: both ask for a part of its rows.
+            RecipeError: both take a part of its rows.
         """
         if inner is None:
             return self
@@ -52,14 +52,14 @@ class SourceChoice:
 
 @dataclass(frozen=True)
 class Choice:
-    """What the recipe asks of the rows of some sources.
+    """The recipe's choice of rows of some sources.
 
     Attributes:
-        sources: one for each.
-        deduplicate: whether rows that repeat an earlier one are left out.
-        near_threshold: similarity from which on rows are near.
+        sources: one choice for each.
+        deduplicate: whether repetitions of earlier rows are left out.
+        near_threshold: smallest similarity of near duplicates.
         fraction: share of the rows held out; 0 is none.
-        fraction_seed: decides which.
+        fraction_seed: decides which rows are held out.
         temperature, mix_rows, mix_seed: as in `data.mix` of a recipe; a temperature of None is `even`.
     """
 
@@ -80,24 +80,24 @@ class Choice:
 
     @property
     def by_content(self) -> bool:
-        """Whether what the rows say decides."""
+        """Whether the content of the rows affects the choice."""
         return self.deduplicate != "off" or self.fraction > 0
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data, by which two choices are told apart."""
+        """Plain data that differ between different choices."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """How often each row is taken.
+    """The number of times that each row is taken.
 
     Attributes:
-        sizes: by source, rows of each portion, as far as rows were gone through.
-        taken: by source, how often an epoch takes each of these rows, uint32.
-        held: by source, whether it is held out, 0 or 1.
-        dropped: rows left out because they repeat another, as they are reported.
-        said: (setting, rows, why) for the plan: of each source, and last of what is held out.
+        sizes: by source, rows of each portion, as far as they were read.
+        taken: by source, the number of times that an epoch takes each of these rows, uint32.
+        held: by source, 1 for each held-out row, else 0.
+        dropped: rows left out as repetitions, for the report.
+        said: (setting, rows, reason) for the plan: of each source, then of the held-out rows.
     """
 
     sizes: tuple[NDArray[np.int64], ...]
@@ -108,14 +108,14 @@ class Chosen:
 
 
 class Selected(Protocol):
-    """Rows of some sources that are taken."""
+    """The chosen rows of some sources."""
 
     @property
     def choice(self) -> Choice:
-        """What the recipe asks."""
+        """The recipe's choice."""
         ...
 
     @property
     def chosen(self) -> Chosen:
-        """What that comes to; found when it is first asked for."""
+        """The result of the choice, computed at the first access."""
         ...

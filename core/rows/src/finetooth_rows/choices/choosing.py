@@ -1,7 +1,7 @@
-"""Which rows are taken, and how often: slices, duplicates, held-out rows, and how much of each source an epoch takes.
+"""Chooses rows and their repetitions: slices, duplicates, held-out rows, and the share of each source in an epoch.
 
-The rows of all sources are gone through once, in this process: first each source is sliced, then rows that repeat an
-earlier one are left out, then some are held out, and what is left is mixed. The outcome is a number for each row.
+This process reads the rows of all sources once. It first slices each source, then leaves out repetitions of earlier
+rows, then holds some rows out, and mixes the rest. The result is a number for each row.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ REPEATED = "the same as an earlier row"
 NEARLY_REPEATED = "nearly the same as an earlier row"
 
 _LEFT, _TRAIN, _EVAL, _DRAWN = 0, 1, 2, 3
-"""Where a row belongs; a row that has drawn a lot is decided when all rows have."""
+"""The place of a row; rows with a lot are decided after all lots are drawn."""
 
 
 @dataclass
 class _Source:
-    """What was found in one source; `size` is all its rows, if they had to be counted, and `lots` are of its rows that
-    may be held out."""
+    """Results for one source. `size` is the number of its rows, if they had to be counted; `lots` belong to its rows
+    that may be held out."""
 
     size: int | None = None
     sizes: array[int] = field(default_factory=lambda: array("q"))
@@ -50,7 +50,7 @@ class _Source:
 
 
 class _Pass:
-    """Goes through the rows and says of each whether it is left, trained or held out."""
+    """Reads the rows and decides for each whether it is left out, trained or held out."""
 
     def __init__(self, choice: Choice, formats: Sequence[PickedFormat]) -> None:
         self._choice, self._formats = choice, formats
@@ -81,11 +81,12 @@ class _Pass:
         if not source.kinds:
             raise no_rows(sources[index])
         if not any(source.kinds) and not source.repeated + source.near:
-            raise _takes_none(choice, len(source.kinds))  # all of them: the slice begins behind the last
+            raise _takes_none(choice, len(source.kinds))  # all rows are read: the slice begins after the last
         return source
 
     def _kind(self, item: Row | DataError, source: _Source, index: int) -> int:
-        """A row that cannot be read, or gives no example, stays, so that it is told where rows are read for good."""
+        """Kind of a row. A row that is unreadable or gives no example stays, so that the final reading of the rows
+        reports it."""
         if not self._choice.by_content or not isinstance(item, Row):
             return _TRAIN
         try:
@@ -118,7 +119,7 @@ class _Pass:
 
 
 def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[PickedFormat]) -> Chosen:
-    """Go through the rows.
+    """Read the rows and choose among them.
 
     Args:
         formats: of each source.
@@ -150,8 +151,8 @@ def choose(choice: Choice, sources: Sequence[PickedSource], formats: Sequence[Pi
 
 
 def _hold_out(fraction: float, sources: Sequence[_Source]) -> None:
-    """Decide which rows are held out: of the different lots the lowest, the fraction of them rounded to the nearest, at
-    least one and not all. Rows that are added later move the bound a little, and with it few rows.
+    """Hold out rows with the lowest of all different lots: the fraction of them, rounded to the nearest number, at
+    least one and not all. Rows that are added later move the bound, and thus a few rows, only slightly.
 
     Raises:
         DataError: all rows are equal.
@@ -164,23 +165,23 @@ def _hold_out(fraction: float, sources: Sequence[_Source]) -> None:
         )
     count = min(max(1, int(fraction * len(different) + 0.5)), len(different) - 1)
     for source, drawn in zip(sources, lots, strict=True):
-        kinds = np.frombuffer(source.kinds, np.uint8)  # of the bytes themselves
+        kinds = np.frombuffer(source.kinds, np.uint8)  # a view of the bytes, no copy
         kinds[kinds == _DRAWN] = np.where(drawn < different[count], _EVAL, _TRAIN)
 
 
 MOST = 2**31
-"""Rows of an epoch; their order alone takes eight bytes for each."""
+"""Largest number of rows in an epoch; their order alone takes eight bytes per row."""
 
 
 def mixed(choice: Choice, available: Sequence[NDArray[np.uint32]]) -> list[NDArray[np.uint32]]:
-    """How often an epoch takes each row: all rows of a source a whole number of times, and some of them, drawn from the
-    seed, once more.
+    """The number of times that an epoch takes each row: the same for all rows of a source, and once more for some rows,
+    drawn with the seed.
 
     Args:
         available: by source, 1 for each row that may be taken.
 
     Raises:
-        DataError: a source would not be taken at all, or more often than rows can be put in order.
+        DataError: a source would give no row, or an epoch would exceed the largest number of rows.
     """
     counts = [int(rows.sum()) for rows in available]
     if (
@@ -209,8 +210,8 @@ def mixed(choice: Choice, available: Sequence[NDArray[np.uint32]]) -> list[NDArr
 
 
 def epoch_rows(choice: Choice, counts: Sequence[int]) -> list[int]:
-    """Rows an epoch takes of each source, in proportion to weight * n^(1/T); without `mix_rows` the largest source is
-    taken `weight` times."""
+    """Number of rows of each source in an epoch, proportional to weight * n^(1/T); without `mix_rows` the largest
+    source is taken `weight` times."""
     power = 0.0 if choice.temperature is None else 1 / choice.temperature
     largest = max(counts, default=0)
     shares = [
@@ -246,7 +247,7 @@ def _near(choice: Choice) -> NearRows | None:
 
 
 def _wanted(choice: SourceChoice, size: int | None) -> range:
-    """Places of the rows that the slice takes."""
+    """Positions of the rows in the slice."""
     wanted = (choice.slice or Slice("[:]", None, None)).of(size)
     return wanted if choice.max_rows is None else wanted[: choice.max_rows]
 
@@ -256,7 +257,7 @@ def _size(index: int, sources: Sequence[PickedSource]) -> int:
 
 
 def _decision_of(choice: SourceChoice, source: _Source, trained: NDArray[np.uint32], times: NDArray[np.uint32]) -> Any:
-    """What the plan says of a source: a setting, the rows an epoch takes, and why."""
+    """The plan's decision about a source: setting, rows per epoch, and reason."""
     available, taken = int(trained.sum()), int(times.sum())
     sliced = len(source.kinds) - source.count(_LEFT) + source.repeated + source.near
     most = f"max_rows {choice.max_rows:,}" if choice.max_rows else ""

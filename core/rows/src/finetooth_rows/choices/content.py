@@ -1,4 +1,5 @@
-"""What an example says, as a hash that tells it from all others, and as the words by which near ones are found."""
+"""The content of an example, as a hash that differs for all others, and as word sequences for finding near
+duplicates."""
 
 from __future__ import annotations
 
@@ -16,26 +17,27 @@ if TYPE_CHECKING:
 PERMUTATIONS = 128
 """Of MinHash: the estimate of a similarity s errs by about sqrt(s (1 - s) / 128), 0.035 at 0.8."""
 SHINGLE = 3
-"""Words in a row that are compared."""
+"""Number of consecutive words that are compared."""
 FIRST_NAMED = {"media": "images", "medium": "image"}
-"""Fields of examples as they were named at first: renaming one moves no row between training and what is held out."""
+"""Original names of renamed fields of examples, so that a renaming moves no row between training and held-out rows."""
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
-"""Scripts without spaces between words: every character is a word of its own."""
+"""Scripts without spaces between words: every character is a word."""
 _WORDS = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 
 
 def digest(*examples: Example) -> bytes:
-    """16 bytes of a hash over everything in the examples of a row; the order of a mapping's keys says nothing."""
+    """16 bytes of a hash over everything in the examples of a row; the order of a mapping's keys has no effect."""
     content = [part for example in examples for part in (type(example).__name__, example)]
     try:
         text = json.dumps(content, default=_plain, sort_keys=True)
-    except TypeError:  # keys of several kinds, which have no order
+    except TypeError:  # keys of different types, which have no order
         text = repr(content)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _plain(value: Any) -> Any:
-    """What json does not know: a mapping or part of an example by its fields, all else by how it shows itself."""
+    """Plain data of an object that json does not support: fields of a mapping or of a part of an example, a hash of
+    bytes, `repr` of others."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (bytes, bytearray, memoryview)):
@@ -45,16 +47,17 @@ def _plain(value: Any) -> Any:
 
 
 def lot(content: bytes, seed: int) -> int:
-    """A number of 64 bits that rows of this content draw; those that draw the lowest are held out."""
+    """The lot of rows with this content, a 64-bit number; rows with the lowest lots are held out."""
     drawn = hashlib.blake2b(content, digest_size=8, key=seed.to_bytes(8, "little")).digest()
     return int.from_bytes(drawn, "little")
 
 
 def shingles(*examples: Example) -> set[str]:
-    """All runs of `SHINGLE` words, in lower case; of fewer words, all of them as one. Without words every sign is one.
+    """All sequences of `SHINGLE` consecutive words, in lower case; with fewer words, one sequence of all. Without words
+    every sign counts as a word.
 
-    What no word says stands before each run, so that rows have none in common which differ in a picture, or in whether
-    an answer is a good one.
+    Each sequence begins with the content that is not text, so that rows share no sequence if they differ in a picture
+    or in a yes-or-no label.
     """
     texts = list(_texts(examples))
     words = [word for text in texts for word in _WORDS.findall(text.lower())] or "".join("".join(texts).split())
@@ -64,8 +67,8 @@ def shingles(*examples: Example) -> set[str]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in an example, but for those that name a role; numbers in a mapping, such as a call's arguments, are
-    texts too."""
+    """All texts in an example except names of roles; numbers in a mapping, such as a call's arguments, count as
+    texts."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -81,7 +84,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _apart(value: Any) -> Iterator[Any]:
-    """Pictures, sounds and films of an example, and its labels that say yes or no."""
+    """Pictures, sounds and videos of an example, and its yes-or-no labels."""
     if isinstance(value, Medium | bool):
         yield value
     elif isinstance(value, Sequence) and not isinstance(value, str):
@@ -94,10 +97,10 @@ def _apart(value: Any) -> Iterator[Any]:
 
 
 class NearRows:
-    """Examples that were seen, by their MinHash.
+    """Examples seen so far, by their MinHash.
 
     Args:
-        threshold: Jaccard similarity of the `shingles` from which on an example counts as one that was seen.
+        threshold: smallest Jaccard similarity of the `shingles` with which an example counts as seen.
 
     Raises:
         ImportError: datasketch is not installed.
@@ -108,12 +111,12 @@ class NearRows:
 
         self._threshold = threshold
         self._empty = MinHash(num_perm=PERMUTATIONS, seed=1)
-        # the index only proposes: it rather proposes too much, and cannot be built for 1.0
+        # the index only proposes candidates, rather too many, and cannot be built for 1.0
         self._index = MinHashLSH(threshold=min(threshold, 0.95), num_perm=PERMUTATIONS, weights=(0.1, 0.9))
         self._kept: list[NDArray[Any]] = []
 
     def seen(self, *examples: Example) -> bool:
-        """Whether a similar row was seen, by its examples; if not, this one is from now on."""
+        """Whether a row with similar examples was seen; if not, remember this one."""
         sketch = self._empty.copy()  # a new one would draw its permutations again
         sketch.update_batch([shingle.encode("utf-8", "surrogatepass") for shingle in sorted(shingles(*examples))])
         values = sketch.hashvalues

@@ -1,4 +1,4 @@
-"""Rows that are left out: the shares from which a command warns and asks."""
+"""Rows that are left out, and the shares above which a command warns or asks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from finetooth_rows.choices.choosing import DEDUPLICATE
 from finetooth_rows.tally import IN_A_PIECE, LENGTH_SETTINGS
 
 SAID = 0.1
-"""A larger share of a split is a line of its own."""
+"""A larger share of a split gets a separate line."""
 ASKED = 0.5
-"""Above this share of the training rows the user is asked."""
+"""Above this share of the training rows, the user must confirm."""
 SETTING = "data.accept_dropped"
 
 _MEND = {LENGTH_SETTINGS: "raise train.max_length, or set train.excess_length to truncate, truncate_turns or split"}
@@ -25,9 +25,9 @@ class LeftOut:
     """Rows of a split that are left out.
 
     Attributes:
-        rows: of the split; examples, where the format makes several of a row.
-        reasons: how many, by reason.
-        settings: what decides about them, by reason, where a setting does.
+        rows: number in the split; number of examples if the format makes several of a row.
+        reasons: number of rows, by reason.
+        settings: the responsible setting by reason, if a setting is responsible.
     """
 
     split: str
@@ -37,17 +37,17 @@ class LeftOut:
 
     @property
     def count(self) -> int:
-        """How many in all."""
+        """Number of all rows left out."""
         return sum(self.reasons.values())
 
     @property
     def share(self) -> float:
-        """Of all rows, 0 to 1."""
+        """Share of all rows, 0 to 1."""
         return min(1.0, self.count / self.rows) if self.rows else 0.0
 
     @property
     def line(self) -> str:
-        """How many, why, and by which settings."""
+        """One line with number, reasons and settings."""
         reasons = (
             f"{count:,} {reason}" + (f" ({self.settings[reason]})" if reason in self.settings else "")
             for reason, count in sorted(self.reasons.items(), key=lambda pair: -pair[1])
@@ -59,10 +59,10 @@ class LeftOut:
 
 
 def left_out_rows(report: DataReport, *, unasked: bool = False) -> LeftOut:
-    """What a report says of rows left out.
+    """The rows left out according to a report.
 
     Args:
-        unasked: only those that no setting of the recipe asks to leave out, as `data.deduplicate` does.
+        unasked: only rows that no setting, such as `data.deduplicate`, asks to leave out.
     """
     reasons = {
         reason: count
@@ -73,16 +73,16 @@ def left_out_rows(report: DataReport, *, unasked: bool = False) -> LeftOut:
 
 
 def lines(reports: Sequence[DataReport]) -> list[str]:
-    """A line for every split of which many rows are left out."""
+    """A line for every split with many rows left out."""
     splits = (left_out_rows(report) for report in reports)
     return [split.line for split in splits if split.share > SAID]
 
 
 def refuse_most(reports: Sequence[DataReport]) -> None:
-    """Refuses training rows of which most are left out unasked.
+    """Raise an error if most training rows are left out without a setting that asks for it.
 
     Raises:
-        DataError: most of the training rows are left out; says why, and how it can be accepted.
+        DataError: most of the training rows are left out; gives the reasons, and the way to accept it.
     """
     for report in reports:
         dropped = left_out_rows(report, unasked=True)

@@ -14,16 +14,16 @@ from finetooth_rows.choices.repeats import Digests, Repeats, digests_of, shared
 from finetooth_rows.tally import SPLIT
 
 COMPARED = 50_000
-"""Rows that are compared before a run begins, which takes a second or two."""
+"""Largest number of rows that are compared before a run, which takes a second or two."""
 
 
 @dataclass(frozen=True)
 class NotCompared:
-    """Held-out rows were not looked for among those that train.
+    """The result if held-out rows were not compared with training rows.
 
     Attributes:
         reason: `there are 80,000 rows, more than 50,000`.
-        later: `ft data check` looks for them, and takes its time.
+        later: `ft data check` compares them, which may take long.
     """
 
     reason: str
@@ -31,8 +31,8 @@ class NotCompared:
 
 
 def overlap(job: Decided) -> Repeats | NotCompared:
-    """Held-out rows that a run also trains; not looked for where rows are read while it trains, or where looking would
-    take noticeable time: more than `COMPARED` rows, or rows that are kept nowhere and would be made again."""
+    """Held-out rows that a run also trains. They are not compared if the run streams its rows, or if it would take
+    noticeable time: more than `COMPARED` rows, or rows that are not stored and must be made again."""
     prepared = job.prepared_as
     if not {"train", "eval"} <= prepared.keys():
         return Repeats()
@@ -55,12 +55,13 @@ def overlap(job: Decided) -> Repeats | NotCompared:
 
 
 def cut_at(limit: Limit | None, report: DataReport | None) -> int | None:
-    """Positions at which rows were split, None if none was."""
+    """Positions at which rows were split; None if no row was."""
     return limit.max_length if limit is not None and report is not None and report.changed.get(SPLIT) else None
 
 
 def held_out_as_trained(job: Decided, known: Mapping[str, PreparedAs]) -> Digests | None:
-    """Held-out rows as they would train, since an evaluator may write them otherwise; None if they could not."""
+    """Digests of held-out rows rendered for training, since an evaluator may render them differently; None if that
+    fails."""
     how, first = known["train"], known["eval"].first
     limit = how.limit
     if limit is not None and limit.excess_length == "raise":
@@ -73,7 +74,7 @@ def held_out_as_trained(job: Decided, known: Mapping[str, PreparedAs]) -> Digest
 
 
 def overlap_line(both: Repeats | NotCompared) -> str:
-    """That held-out rows are in training too, or were not looked for there; empty if there is nothing to say."""
+    """A line that held-out rows are in training too, or were not compared; empty if neither."""
     if isinstance(both, NotCompared):
         look = "; ft data check compares them" if both.later else ""
         return f"note: nobody checked whether rows of eval are in train too: {both.reason}{look}"
@@ -89,5 +90,5 @@ def named(repeats: Repeats) -> str:
 
 
 def rows_of(count: int, split: str, singular: str, plural: str) -> str:
-    """How many rows of a split, with the verb."""
+    """The number of rows of a split, with the verb."""
     return f"1 row of {split} {singular}" if count == 1 else f"{count:,} rows of {split} {plural}"

@@ -1,4 +1,4 @@
-"""Rows that say the same: told apart by their tokens, in memory that grows by some bytes a row."""
+"""Finds rows with equal tokens, in memory of a few bytes per row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Digests = Sequence[tuple[bytes, str]]
 """Digest and id of each row, in order."""
 
 _TAKEN_AGAIN = re.compile(r"(.*)~[0-9]+((?:#[0-9]+)?)", re.DOTALL)
-"""Id of a row that an epoch takes once more."""
+"""Id of a repetition of a row in an epoch."""
 _PIECE = re.compile(r"(.*)#([0-9]+)", re.DOTALL)
 """Id of a piece of a row that was split."""
 
@@ -25,7 +25,7 @@ class Repeats:
     """Rows with the same tokens as an earlier one.
 
     Attributes:
-        count: all of them.
+        count: number of all of them.
         first: some, each with the row it repeats.
     """
 
@@ -34,10 +34,10 @@ class Repeats:
 
 
 def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
-    """What tells rows apart by their tokens, images and sounds, with their ids. Data of one group are one row.
+    """Digests of rows by tokens, images and sounds, with their ids. Data of one group are one row.
 
     Args:
-        cut: positions at which rows were split; None if none was. The pieces of a row are one row here.
+        cut: positions at which rows were split; None if no row was. The pieces of a row count as one row.
     """
     digests: list[tuple[bytes, str]] = []
     for id_, pieces in _whole_rows(rows, cut):
@@ -52,7 +52,7 @@ def digests_of(rows: Iterable[Datum], cut: int | None = None) -> Digests:
 
 
 def _whole_rows(rows: Iterable[Datum], cut: int | None) -> Iterator[tuple[str, list[tuple[int, Datum]]]]:
-    """Id of each row with its data; with the number of each piece if there are several, else 0."""
+    """Id of each row with its data, each with its piece's number, or 0 for a single piece."""
     id_, pieces = "", list[tuple[int, Datum]]()
     for datum in rows:
         if datum.group is not None:
@@ -75,12 +75,13 @@ def _whole_rows(rows: Iterable[Datum], cut: int | None) -> Iterator[tuple[str, l
 
 
 def _row(id_: str, pieces: list[tuple[int, Datum]]) -> tuple[str, list[tuple[int, Datum]]]:
-    """A single piece goes by its own id: it is a row whose id looks like a piece's, or all that trains of a row."""
+    """The row of some pieces. A single piece keeps its own id: its id only looks like a piece's, or no other piece
+    trains."""
     return (id_, pieces) if len(pieces) > 1 else (pieces[0][1].id, [(0, pieces[0][1])])
 
 
 def repeats(digests: Digests) -> Repeats:
-    """Rows with the same tokens, but for those that mixing takes once more."""
+    """Rows with the same tokens as an earlier row, without repetitions from mixing."""
     ids = {id_ for _, id_ in digests}
     seen: dict[bytes, str] = {}
     pairs: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""The rows of some sources that are taken, made once and remembered."""
+"""The chosen rows of some sources, computed once and remembered."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from finetooth_rows.storage.key import OWN_PACKAGES, NoDataKey, codes, named_sou
 from finetooth_rows.tally import Tally
 
 REMEMBERED_FROM = 2_000_000
-"""Bytes of source files from which on a choice is remembered: less is gone through as quickly."""
+"""Smallest size of source files, in bytes, for a choice to be stored: smaller ones are read as quickly."""
 
 
 class Selection:
-    """The rows of some sources that are taken, found when they are first asked for.
+    """The chosen rows of some sources, computed at the first access.
 
     Args:
-        log: takes what there is to say.
-        choice: what the recipe asks.
+        log: receives the notes and decisions.
+        choice: the recipe's choice.
         sources, formats: read the rows, a format for each source.
-        remembers: whether the choice may be kept on disk.
+        remembers: whether the choice may be stored on disk.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Selection:
         Raises:
             DataError, RecipeError: see `choose`.
         """
-        with self._log.unheard():  # what a format says of rows is heard when they are read for good
+        with self._log.unheard():  # the final reading reports the format's notes
             chosen = self._remembered()
         for setting, rows, why in chosen.said:
             self._log.decide(setting, rows, why)
@@ -79,7 +79,7 @@ class Selection:
         if chosen is None:
             chosen = choose_now()
             hashes.check_unchanged()
-            with suppress(OSError):  # it is made again next time
+            with suppress(OSError):  # it is computed again next time
                 write_whole(path, _packed(chosen))
         return chosen
 
@@ -102,7 +102,7 @@ class Selection:
 
 
 def _are_small(sources: Sequence[PickedSource]) -> bool:
-    """Whether all rows lie in files that are quickly gone through."""
+    """Whether all rows are in files that are quickly read."""
     total = 0
     for picked in sources:
         files = picked.files()
@@ -122,7 +122,7 @@ def _packed(chosen: Chosen) -> bytes:
 
 
 def _read(path: Path) -> Chosen | None:
-    """What `_packed` gave; None if it is not there or damaged."""
+    """The stored result of `_packed`; None if it is missing or damaged."""
     try:
         with np.load(path) as content:  # a zip archive, which has checksums; nothing in it is code
             facts = json.loads(content["facts"].tobytes())

@@ -52,7 +52,7 @@ class Slice:
 
     @property
     def is_empty(self) -> bool:
-        """Whether it takes nothing, however many rows there are."""
+        """Whether it contains no row for any number of rows."""
         if self.stop is None:
             return False
         start = self.start or (0, False)
@@ -61,14 +61,14 @@ class Slice:
 
     @property
     def needs_size(self) -> bool:
-        """Whether the rows have to be counted to know which they are."""
+        """Whether the slice depends on the number of rows."""
         return any(bound is not None and (bound[1] or bound[0] < 0) for bound in (self.start, self.stop))
 
     def of(self, size: int | None) -> range:
         """Places of the rows.
 
         Args:
-            size: number of rows; None if it is not needed. Then the range may reach beyond them.
+            size: number of rows; None if it is not needed. Then the range may exceed them.
         """
         start = 0 if self.start is None else _place(self.start, size)
         if self.stop is None:
@@ -88,7 +88,8 @@ def _place(bound: tuple[int, bool], size: int | None) -> int:
 
 
 def split_reference(reference: str) -> tuple[str, str]:
-    """A reference and the slice behind it, empty if there is none; a file that has such a name is a file."""
+    """A reference and the slice after it (empty without one). If a file with the full name exists, it is a file without
+    a slice."""
     match = _BEHIND.fullmatch(reference)
     if match is None or ":" not in match["slice"] or _is_file(reference):
         return reference, ""
@@ -98,5 +99,5 @@ def split_reference(reference: str) -> tuple[str, str]:
 def _is_file(reference: str) -> bool:
     try:
         return Path(reference).expanduser().exists()
-    except (OSError, RuntimeError, ValueError):  # a name that no file can have
+    except (OSError, RuntimeError, ValueError):  # an impossible file name
         return False

@@ -1,4 +1,4 @@
-"""Rendered rows in an Arrow file that is mapped into memory: written as a stream, read where they are needed."""
+"""Rendered rows in a memory-mapped Arrow file, written as a stream and read on demand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMA = pa.schema(
     ]
 )
 VIEWS = 1024
-"""Portions whose views are kept; a view is small, its content is in the map."""
+"""Number of portions with cached views; a view is small, since its content stays in the map."""
 
 PortionFacts = tuple[int, int, int]
 """Rows, tokens, and a checksum of the content."""
@@ -35,7 +35,7 @@ class ArrowWriter:
     """Writes portions to a file, one record batch each.
 
     Attributes:
-        portions: facts of those written.
+        portions: facts of the written portions.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class ArrowWriter:
         self._writer = pa.ipc.new_file(self._sink, SCHEMA)
 
     def write(self, portion: TokenPortion) -> None:
-        """Append a portion; an empty one is nothing."""
+        """Append a portion; an empty one has no effect."""
         if not len(portion):
             return
         starts, runs = (array.astype(np.int32) for array in (portion.starts, portion.run_starts))
@@ -72,20 +72,20 @@ class ArrowWriter:
 
 
 class ArrowPortions(Sequence[TokenPortion]):
-    """Portions of a file, read from the map when they are asked for.
+    """Portions of a file, read from the map on demand.
 
     Args:
-        path: what `ArrowWriter` wrote.
-        facts: what it said.
-        damaged: makes the error for a portion whose content is not what was written.
+        path: the file from `ArrowWriter`.
+        facts: its `portions`.
+        damaged: makes the error for a portion whose content has changed since it was written.
 
     Raises:
-        OSError, pyarrow.ArrowInvalid: it cannot be opened.
+        OSError, pyarrow.ArrowInvalid: the file cannot be opened.
     """
 
     def __init__(self, path: Path, facts: Sequence[PortionFacts], damaged: Callable[[], Exception]) -> None:
         self._size = len(facts)
-        # the views belong to this object and know nothing of it, so that it goes, and the file, with its last user
+        # views do not refer to this object, so that it and the file are released with their last user
         self._view = lru_cache(VIEWS)(_MappedFile(path, facts, damaged).read)
 
     def __len__(self) -> int:
@@ -118,7 +118,7 @@ class _MappedFile:
         """One portion; its content is compared with its checksum the first time.
 
         Raises:
-            Exception: what `damaged` makes, if it is not what was written.
+            Exception: the error from `damaged`, if the content has changed since it was written.
         """
         batch = self._reader.get_batch(index)
         ids, tokens, lengths, weights, media, about = batch.columns
@@ -140,7 +140,7 @@ class _MappedFile:
 
 
 class _Contents(Sequence[bytes]):
-    """Bytes of an Arrow array, copied when they are asked for."""
+    """Bytes of an Arrow array, copied on demand."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -159,7 +159,7 @@ class _Contents(Sequence[bytes]):
 
 
 class _Texts(Sequence[str]):
-    """Texts of an Arrow array, made when they are asked for."""
+    """Texts of an Arrow array, decoded on demand."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -191,7 +191,7 @@ def checksum(portion: TokenPortion) -> int:
 
 
 def _bytes(text: str) -> bytes:
-    """A row id may hold a file name that is not UTF-8."""
+    """Bytes of a text; a row id may contain a file name that is not UTF-8."""
     return text.encode("utf-8", "surrogatepass")
 
 

@@ -1,4 +1,4 @@
-"""Prepared data on disk, by key: found again, checked, listed, pruned.
+"""The cache of prepared data on disk, by key: find, check, list and prune entries.
 
 FT_CACHE/
   entries/KEY/rows.arrow       the rows
@@ -9,7 +9,7 @@ FT_CACHE/
   media/KEY.json               where the images and sounds of rows lie whose other parts have that key
   plugins/NAME/contents/...    what plugins have fetched; see `fetched`
 
-What a process reads is held (`in_use`) and never removed by `prune`.
+A process marks the data that it reads (`in_use`), and `prune` never removes them.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ ROWS = "rows.arrow"
 MANIFEST = "manifest.json"
 CHOICES = "choices"
 FORGOTTEN = 30 * 24 * 3600
-"""Seconds after which a choice of rows that nobody asked for is removed; it is small."""
+"""Seconds after which an unused choice of rows is removed; it is small."""
 RECENT = 24 * 3600
-"""Seconds for which data count as in use after a run began to use them, where nobody can tell whether it still does."""
+"""Seconds for which data count as in use after a run began to read them, if locks do not work."""
 
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """Prepared data that are kept.
+    """Prepared data in the cache.
 
     Attributes:
         key: 64 hexadecimal digits.
-        folder: where they lie.
+        folder: their folder.
         bytes: on disk.
         sources: the sources as the recipe names them.
         rows: rows read, of which `tally.used` became data.
-        made: when, seconds since 1970.
-        used: when last.
+        made: time of preparation, seconds since 1970.
+        used: time of the last use, likewise.
         tally: counts of the rows, used and left out.
-        notes: what was told while they were prepared.
+        notes: notes from the preparation.
         portions: facts of the rows' portions.
     """
 
@@ -77,10 +77,10 @@ class CacheEntry:
     portions: tuple[PortionFacts, ...]
 
     def data(self) -> TokenRows:
-        """The rows, mapped; they count as in use for as long as somebody holds them, or this entry.
+        """The rows, memory-mapped; they count as in use as long as they or this entry are referenced.
 
         Raises:
-            OSError, ValueError: they are gone or no Arrow file.
+            OSError, ValueError: the file is missing or not an Arrow file.
         """
         return self._data
 
@@ -103,17 +103,17 @@ class CacheEntry:
 
 
 CacheItem = CacheEntry | Fetched
-"""What a user may have removed: it is made, or fetched, again when it is needed."""
+"""Data that a user may remove: they are prepared or fetched again when needed."""
 
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` has done.
+    """The result of `prune`.
 
     Attributes:
-        removed: what is gone, last used longest ago first.
-        in_use: those that would be, but some process reads them.
-        bytes: size of all that are left.
+        removed: removed items, the longest unused first.
+        in_use: items that stayed because a process reads them.
+        bytes: total size of the remaining items.
     """
 
     removed: tuple[CacheItem, ...] = ()
@@ -138,7 +138,7 @@ class DataCache:
         return FileHashes(self.root / "files")
 
     def entries(self) -> list[CacheEntry]:
-        """Everything that is kept, last used first."""
+        """All entries, the last used first."""
         folders = self._entries.iterdir() if self._entries.is_dir() else ()
         candidates = [_read(folder) for folder in folders if not folder.name.startswith(".")]
         return sorted((entry for entry in candidates if entry is not None), key=lambda entry: -entry.used)
@@ -149,12 +149,12 @@ class DataCache:
         return list(record["files"]) if record is not None else []
 
     def keep_media_files(self, key: str, files: Sequence[str]) -> None:
-        """Remember them for `media_files`: rows must be read to know what they hold, and what is prepared is
-        found before they are read."""
+        """Store the files for `media_files`: only a reading of the rows finds them, and the cache looks for prepared
+        data before that."""
         write_whole(self.root / "media" / f"{key}.json", _sealed({"files": list(files)}))
 
     def find(self, key: str) -> CacheEntry | None:
-        """The entry of a key, none for an empty one; one that is damaged is removed and not found."""
+        """The entry of a key; None for an empty key. A damaged entry is removed and not returned."""
         folder = self._entries / key
         if not key or not folder.exists():
             return None
@@ -167,13 +167,13 @@ class DataCache:
         except (OSError, ValueError):  # Arrow's own errors are ValueErrors
             remove_folder(folder)
             return None
-        with suppress(OSError):  # a folder that may only be read
+        with suppress(OSError):  # a read-only folder
             (folder / MANIFEST).touch()
         return entry
 
     @contextmanager
     def writing(self, key: str) -> Iterator[Path]:
-        """A folder to write `ROWS` into; `keep` makes an entry of it, else it is gone in the end."""
+        """A folder to write `ROWS` into; `keep` makes an entry of it, else it is deleted at the end of the context."""
         self._entries.mkdir(parents=True, exist_ok=True)
         folder = self._entries / f".{key}-{secrets.token_hex(4)}"
         folder.mkdir()
@@ -192,7 +192,7 @@ class DataCache:
         notes: Sequence[Note],
         portions: Sequence[PortionFacts],
     ) -> CacheEntry:
-        """Make an entry of a folder that `writing` gave."""
+        """Make an entry of a folder from `writing`."""
         path = folder / ROWS
         content = {
             "key": key,
@@ -213,23 +213,22 @@ class DataCache:
         except OSError:
             if not target.exists():
                 raise
-            # another run has made the same meanwhile
+            # another run has made the same entry meanwhile
         entry = self.find(key)
         if entry is None:
             raise EngineError(f"prepared data {key[:12]} were damaged as they were written", action="check the disk")
         return entry
 
     def remove(self, key: str) -> None:
-        """Remove an entry. A run that reads it keeps reading where the platform allows that."""
+        """Remove an entry. A run that reads it can continue if the platform allows that."""
         remove_folder(self._entries / key)
 
     def kept(self) -> list[CacheItem]:
-        """Entries, and files that plugins have fetched; last used first."""
+        """Entries, and files that plugins have fetched, the last used first."""
         return sorted([*self.entries(), *fetched(self.root)], key=lambda entry: -entry.used)
 
     def prune(self, *, older_than: float = 0.0, keep_bytes: int = 0, with_fetched: bool = False) -> Pruned:
-        """Remove entries, those last used longest ago first, never one that is in use; and what is left of work that
-        was never completed.
+        """Remove entries, the longest unused first, never one in use; also remove remains of unfinished work.
 
         Args:
             with_fetched: also remove files that plugins have fetched.
@@ -258,7 +257,7 @@ class DataCache:
         return Pruned(tuple(removed), tuple(in_use), size)
 
     def _sweep(self) -> None:
-        """Remove damaged entries, and unfinished folders that nobody has written to for long."""
+        """Remove damaged entries, and old unfinished folders."""
         for folder in self._entries.iterdir() if self._entries.is_dir() else ():
             if not folder.name.startswith("."):
                 with unused(folder / ROWS) as free:
@@ -272,7 +271,7 @@ class DataCache:
 
 
 def list_kept(root: Path | None = None) -> list[CacheItem]:
-    """All prepared data and all files that plugins have fetched, last used first."""
+    """All prepared data and all files that plugins have fetched, the last used first."""
     return DataCache(root).kept()
 
 
@@ -335,8 +334,8 @@ def _read(folder: Path) -> CacheEntry | None:
 
 
 def _is_whole(folder: Path) -> bool:
-    """The rows are what was written. They are hashed only if the file system says that the file changed; what it cannot
-    see is found by the checksum of each portion when that is read."""
+    """Whether the file of rows is unchanged. It is hashed only if the file system reports a change; the checksum of
+    each portion, compared when it is read, finds other damage."""
     content = _unsealed(folder / MANIFEST)
     path = folder / ROWS
     try:
@@ -355,8 +354,8 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _damaged(key: str, folder: Path) -> EngineError:
-    """The error for rows that are not what was written; they are removed."""
-    if not remove_folder(folder):  # not where their file cannot be moved because it is open, here
+    """The error for rows that have changed since they were written; removes them."""
+    if not remove_folder(folder):  # it fails if the file is open here and the platform cannot move open files
         with suppress(OSError):
             (folder / MANIFEST).unlink(missing_ok=True)
     return EngineError(

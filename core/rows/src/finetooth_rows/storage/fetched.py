@@ -1,7 +1,7 @@
-"""Files that plugins have fetched and keep: `plugins/NAME/contents/KEY/`, a folder for each (`Context.cache`).
+"""Files that plugins have fetched into the cache: `plugins/NAME/contents/KEY/`, one folder per key (`Context.cache`).
 
-A plugin marks what it uses (`Context.hold`), which also says when that was: the folder's time of modification is its
-last use.
+A plugin marks the files that it uses (`Context.hold`), which also sets the folder's time of modification, the time of
+the last use.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ CONTENTS = "contents"
 
 @dataclass(frozen=True)
 class Fetched:
-    """Something that a plugin has fetched and would fetch again.
+    """A folder of files that a plugin has fetched and can fetch again.
 
     Attributes:
         key: the folder's name.
-        folder: where it lies.
-        plugin: name of the folder of the plugin.
-        held: its files; a reader marks those it uses.
+        folder: its path.
+        plugin: name of the plugin's folder.
+        held: its files; a reader marks those that it uses.
         bytes: on disk.
-        used: when last, seconds since 1970.
+        used: time of the last use, seconds since 1970.
     """
 
     key: str
@@ -46,7 +46,7 @@ class Fetched:
 
 
 def fetched(root: Path) -> list[Fetched]:
-    """Everything that plugins keep in a cache.
+    """All folders that plugins have fetched into a cache.
 
     Args:
         root: of the cache.
@@ -55,7 +55,7 @@ def fetched(root: Path) -> list[Fetched]:
 
 
 def sweep_fetched(root: Path) -> None:
-    """Remove what was never fetched to its end: hidden files and folders that nobody has written to for long."""
+    """Remove incomplete downloads: old hidden files and folders."""
     for place in (root / PLUGINS).glob("*"):
         for path in (*place.glob(".*"), *(place / CONTENTS).glob(".*")):
             with suppress(OSError):  # completed or removed meanwhile

@@ -1,4 +1,4 @@
-"""Which prepared data some process reads: it holds a shared lock on their file, which goes with the process."""
+"""Marks prepared data that a process reads: it holds a shared lock on their file, which ends with the process."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows, where an open file can be neither moved nor removed
+except ImportError:  # Windows: an open file can be neither moved nor removed
     fcntl = None  # type: ignore[assignment]
 
 
 def hold(path: Path) -> int:
-    """Mark a file as in use until what is returned is closed, at the latest when the process ends.
+    """Mark a file as in use until the returned descriptor is closed, at the latest until the process ends.
 
     Returns:
         A file descriptor, not inherited by other processes.
@@ -31,8 +31,8 @@ def hold(path: Path) -> int:
 
 @contextmanager
 def unused(path: Path) -> Iterator[bool | None]:
-    """Yields whether no process holds the file, this one included; None if the platform or the file system cannot tell.
-    No process can begin to hold it before the context ends."""
+    """Yields whether the file is unused by all processes, including this one; None if the platform or the file system
+    cannot tell. Until the context ends, no process can mark it."""
     descriptor = -1
     free: bool | None = None
     try:
@@ -55,7 +55,7 @@ def unused(path: Path) -> Iterator[bool | None]:
 
 @contextmanager
 def all_unused(paths: Sequence[Path]) -> Iterator[bool | None]:
-    """As `unused`, for several files: whether no process holds any of them."""
+    """As `unused`, for several files: whether all of them are unused."""
     with ExitStack() as stack:
         states = [stack.enter_context(unused(path)) for path in paths]
         yield False if False in states else None if None in states else True

@@ -1,9 +1,8 @@
-"""The key of prepared data: SHA-256 over everything that decides them, so that a stale cache cannot be.
+"""The key of prepared data: SHA-256 over everything that determines them, so that the cache is never stale.
 
-It covers the bytes of every source file (where the rows lie elsewhere, what names them), the options of every entry
-that takes part, the code of their packages and the versions of all they depend on, the tokenizer's content, the model's
-config and the limits. What another process or another day may change without changing a token is left out: where the
-run writes, how it trains.
+It covers the bytes of every source file (or the source's identity, if the rows are not in files), the options of every
+entry involved, the code of their packages and the versions of all dependencies, the tokenizer's content, the model's
+config and the limits. It leaves out settings without effect on tokens: the run's folder, its training settings.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from finetooth_rows.reading import SplitRows
 
 AUTO = "auto"
 LAYOUT = 3
-"""Of the files in the cache."""
+"""Version of the layout of files in the cache."""
 OWN_PACKAGES = ("finetooth_hooks", "finetooth_toolbox", "finetooth_rows", "finetooth_core")
 
 
 class NoDataKey(Exception):
-    """Why no key can be made."""
+    """The reason why a key is impossible."""
 
 
 @dataclass(frozen=True)
 class DataKey:
-    """What prepared data are found by.
+    """The key with which the cache finds prepared data.
 
     Attributes:
         value: 64 hexadecimal digits.
@@ -58,10 +57,10 @@ class DataKey:
 def data_key(
     parts: DataParts, rows: SplitRows, rendering: Rendering, limit: Limit | None, hashes: FileHashes
 ) -> DataKey:
-    """Returns the key of the prepared rows: a hash of all that they are made of.
+    """Returns the key of the prepared rows: a hash of everything that determines them.
 
     Raises:
-        NoDataKey: a source does not say what its rows are made of.
+        NoDataKey: a source has neither files nor an identity.
         DataError: a source file is missing.
     """
     sources, files = named_sources(rows.sources, hashes)
@@ -101,10 +100,10 @@ def data_key(
 
 
 def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) -> tuple[list[Any], dict[Path, str]]:
-    """Sources with their options and what their rows are made of; and the files among that.
+    """Sources with their options and files or identities; and these files with hashes.
 
     Raises:
-        NoDataKey: a source does not say it.
+        NoDataKey: a source has neither files nor an identity.
         DataError: a source file is missing.
     """
     files: dict[Path, str] = {}
@@ -125,18 +124,18 @@ def named_sources(picked_sources: Sequence[PickedSource], hashes: FileHashes) ->
 
 
 def with_media(value: str, files: Sequence[str], hashes: FileHashes) -> str:
-    """The key of rows whose images, sounds and videos lie in files: another one whenever one of them is.
+    """The key of rows with images, sounds and videos in files, which changes with each of these files.
 
     Args:
         value: the key of everything else.
-        files: of these, as an earlier preparation under that key found them; none if there was none.
+        files: the media files that an earlier preparation under that key found; empty without one.
     """
     if not files:
         return value
     try:
         return media_key(value, {name: hashes.sha256(Path(name)) for name in files})
     except DataError:
-        return ""  # one is gone: nothing was prepared from what there is now
+        return ""  # a file is missing: nothing was prepared from the present files
 
 
 def media_key(value: str, digests: Mapping[str, str]) -> str:
@@ -145,25 +144,25 @@ def media_key(value: str, digests: Mapping[str, str]) -> str:
 
 
 def _offering(catalog: Catalog, build: str) -> list[Registered]:
-    """Entries of the package that a builder is in."""
+    """Entries of a builder's package."""
     package = build.partition(".")[0]
     kinds = ("method", "evaluator")
     return [r for kind in kinds for r in catalog.all(kind) if r.entry.build.partition(".")[0] == package]
 
 
 def _processor(catalog: Catalog, pick: Pick) -> list[Registered]:
-    """What would turn images and sounds into inputs; whether there are any is not known before the rows are read."""
+    """The processor for images and sounds; whether rows have any is unknown before they are read."""
     name = pick if isinstance(pick, str) else pick.get("name", AUTO)
     try:
         if name == AUTO:
             return [catalog.default("processor", setting="data.processor")]
         return [catalog.get("processor", name, setting="data.processor")]
     except PluginError:
-        return []  # told when an image comes
+        return []  # an image raises the error later
 
 
 def option_files(value: Any, hashes: FileHashes) -> dict[str, str]:
-    """Content of every file that an option names."""
+    """Hashes of every file that an option names."""
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, list):
@@ -178,33 +177,33 @@ def option_files(value: Any, hashes: FileHashes) -> dict[str, str]:
 
 
 def _tokenizer(tokenizer: Tokenizer) -> str:
-    """SHA-256 over the tokenizer's own files, as it writes them."""
+    """SHA-256 over the files that the tokenizer writes."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save(Path(folder))
         return tree_hash(Path(folder), "*")
 
 
 def codes(packages: Iterable[str], distributions: Iterable[str]) -> dict[str, str]:
-    """Hashes of the code of packages, and of those among distributions that are edited where they lie, as in a clone:
-    their versions say nothing of their code.
+    """Hashes of the code of packages, and of editable distributions, as in a clone, whose versions do not identify
+    their code.
 
     Args:
-        packages: by their names as modules.
-        distributions: by their names, as `versions` gives them.
+        packages: module names of packages.
+        distributions: names of distributions, as from `versions`.
     """
     edited = {name.replace("-", "_") for name in distributions if _is_edited(name)}
     return {name: code_hash(name) for name in sorted({*packages, *edited})}
 
 
 def _is_edited(distribution: str) -> bool:
-    """It is imported from elsewhere than where it is installed."""
+    """Whether it is imported from another folder than the one it is installed in."""
     file = _file(distribution.replace("-", "_"))
     installed = Path(str(importlib.metadata.distribution(distribution).locate_file("")))
     return file is not None and not file.resolve().is_relative_to(installed.resolve())
 
 
 def code_hash(package: str) -> str:
-    """SHA-256 over the source files of a package or module; whether it has been imported makes no difference."""
+    """SHA-256 over the source files of a package or module; imported or not."""
     path = _file(package)
     if path is None:
         return ""
@@ -212,7 +211,7 @@ def code_hash(package: str) -> str:
 
 
 def _file(package: str) -> Path | None:
-    """What importing it runs; None if there is none."""
+    """The file that an import runs; None if it is missing."""
     file = getattr(sys.modules.get(package), "__file__", None)
     if file is None and package not in sys.modules and (spec := importlib.util.find_spec(package)) is not None:
         file = spec.origin

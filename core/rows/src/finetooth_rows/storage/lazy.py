@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class LazySequence(Sequence[T]):
-    """Indices as a list takes them; a subclass says how many items there are and makes each.
+    """A sequence with the indices of a list; a subclass defines the length and makes each item.
 
     Attributes:
-        noun: what an item is called in the error for an index outside.
+        noun: the word for an item in the error for an index out of range.
     """
 
     noun: ClassVar[str] = "item"

@@ -1,4 +1,4 @@
-"""Hashes of the data files: shown in the plan, and compared with those that the recipe pins."""
+"""Shows hashes of the data files in the plan, and compares them with the recipe's pins."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetooth_toolbox.files.file_hashes import FileHashes
 from finetooth_rows.picked import PickedSource
 
 SHOWN = 5
-"""Files that are named."""
+"""Largest number of named files."""
 
 
 def corpus_sha256(files: Iterable[tuple[str, str]]) -> str:
@@ -24,7 +24,7 @@ def corpus_sha256(files: Iterable[tuple[str, str]]) -> str:
 
 
 class Snapshot(Protocol):
-    """What `data.snapshot` of a recipe pins."""
+    """The pinned hashes in a recipe's `data.snapshot`."""
 
     @property
     def name(self) -> str: ...
@@ -33,10 +33,10 @@ class Snapshot(Protocol):
 
 
 def show_files(log: Decisions, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
-    """Say the hash of each source in the plan.
+    """Show the hash of each source in the plan.
 
     Raises:
-        DataError: a file is not what the recipe pins, or a pinned source has no files to go by.
+        DataError: a file differs from the recipe's pin, or a pinned source has no files.
     """
     for picked in sources:
         setting = f"{picked.setting}.sha256"
@@ -57,10 +57,10 @@ def show_files(log: Decisions, sources: Sequence[PickedSource], hashes: FileHash
 
 
 def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedSource], hashes: FileHashes) -> None:
-    """Compare all data files with what `data.snapshot` pins.
+    """Compare all data files with the pins in `data.snapshot`.
 
     Raises:
-        DataError: they are not what it pins, or a source has no files to go by.
+        DataError: a file differs from its pin, or a source has no files.
     """
     everything: list[tuple[str, str]] = []
     for picked in sources:
@@ -83,8 +83,7 @@ def check_snapshot(log: Decisions, snapshot: Snapshot, sources: Sequence[PickedS
 
 
 def _files(picked: PickedSource, hashes: FileHashes) -> dict[str, str]:
-    """Hashes by name, without the folder that all files are in; of rows that lie elsewhere or are made, the hash of
-    what decides them."""
+    """Hashes by name, without the common folder of all files; for rows without files, the hash of their identity."""
     made_of = picked.files()
     if made_of:
         folder = os.path.commonpath([path.parent for path in made_of])

@@ -1,6 +1,6 @@
-"""Rendered rows, held compactly: in memory or in a file that is mapped, read the same way.
+"""Rendered rows in a compact form, in memory or in a memory-mapped file.
 
-Rows lie in portions, each a few flat arrays, so that a million rows cost neither a million Python objects nor their
+Rows are in portions of a few flat arrays, so that a million rows need neither a million Python objects nor their
 memory: a row becomes a `Datum` when it is read.
 """
 
@@ -26,17 +26,16 @@ Int64Array = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class TokenPortion:
-    """Some rows that follow each other, R rows with T tokens together.
+    """Consecutive rows: R rows with T tokens together.
 
-    Loss weights are mostly long runs of 0 and of 1, so they are held as runs; a run never reaches over the end of a
-    row.
+    Loss weights are mostly long runs of 0 and of 1, so they are stored as runs; a run never crosses the end of a row.
 
     Attributes:
         ids: R row ids.
         starts: (R + 1,) row r has the tokens `starts[r]` to `starts[r + 1]`.
         tokens: (T,) token ids.
         run_starts: (R + 1,) row r has the runs `run_starts[r]` to `run_starts[r + 1]`.
-        run_lengths: how many tokens each run has.
+        run_lengths: number of tokens of each run.
         run_weights: their weight, float32.
         media: R, the media of each row as `row_media.pack` writes them; empty: no row has any.
         about: R, the scalars and the group of each row as `pack_about` writes them; empty: no row has any.
@@ -93,7 +92,7 @@ class TokenPortion:
 
     @property
     def arrays(self) -> tuple[NDArray[Any], ...]:
-        """All but ids, media and remarks, in the order of the fields."""
+        """All arrays, in the order of the fields; without ids, media and `about`."""
         return (self.starts, self.tokens, self.run_starts, self.run_lengths, self.run_weights)
 
 
@@ -101,8 +100,8 @@ class TokenRows(LazySequence[Datum], PreparedRows):
     """Rows as data, in the order of their source; each is made when it is read.
 
     Args:
-        portions: the rows; may read them from a file.
-        sizes: rows and tokens of each portion, so that nothing is read to know them; default: asked of the portions.
+        portions: the rows; the sequence may read them from a file.
+        sizes: rows and tokens of each portion, to know them without reading; default: counted from the portions.
     """
 
     noun = "row"
@@ -130,7 +129,7 @@ class TokenRows(LazySequence[Datum], PreparedRows):
 
     @property
     def positions(self) -> Int64Array:
-        """Positions of each row, (R,): its tokens but the last, which is only predicted."""
+        """Positions of each row, (R,): its tokens except the last, which is only predicted."""
         return self.lengths - 1
 
     def make(self, place: int) -> Datum:
@@ -151,12 +150,12 @@ class TokenRows(LazySequence[Datum], PreparedRows):
 
     @property
     def media(self) -> Iterator[tuple[RenderedMedium, ...]]:
-        """The media of each row that has any, not read."""
+        """The media of each row that has any, without reading their files."""
         for portion in self._portions:
             yield from (row_media.unpack(content) for content in portion.media if content)
 
     def span(self, begin: int, end: int) -> Int64Array:
-        """Tokens `begin` to `end` of all rows laid end to end, (end - begin,), shorter where they end."""
+        """Tokens `begin` to `end` of all rows laid end to end, (end - begin,), or fewer at their end."""
         parts: list[Int32Array] = []
         end = min(end, self.token_count)
         number = int(np.searchsorted(self._token_ends, begin, side="right"))
@@ -168,7 +167,7 @@ class TokenRows(LazySequence[Datum], PreparedRows):
         return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
 
     def begins(self, begin: int, end: int) -> Int64Array:
-        """Where rows begin among the tokens `begin` to `end` of all rows laid end to end: how far behind `begin`."""
+        """Beginnings of rows among the tokens `begin` to `end` of all rows laid end to end, relative to `begin`."""
         parts: list[Int64Array] = []
         number = int(np.searchsorted(self._token_ends, begin, side="right"))
         end = min(end, self.token_count)
@@ -183,10 +182,10 @@ class TokenRows(LazySequence[Datum], PreparedRows):
         return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
     def place(self, position: int) -> tuple[str, int]:
-        """Which row holds token number `position` of all rows laid end to end.
+        """Finds the row with token number `position` of all rows laid end to end.
 
         Returns:
-            The row's id, and the place of the token in it.
+            The row's id, and the index of the token in it.
         """
         number = int(np.searchsorted(self._token_ends, position, side="right"))
         portion = self._portions[number]
@@ -196,13 +195,13 @@ class TokenRows(LazySequence[Datum], PreparedRows):
 
 
 def positions_of(data: Sequence[Datum]) -> Int64Array:
-    """Positions of each datum, (len(data),), without making the data where they are rows or windows that know them."""
+    """Positions of each datum, (len(data),), without making the data if they are rows or windows with known lengths."""
     known: Int64Array | None = getattr(data, "positions", None)
     return np.fromiter(map(len, data), np.int64, len(data)) if known is None else known
 
 
 def pack_about(scalars: Mapping[str, float], group: str | None) -> bytes:
-    """Scalars and group of a row as bytes; nothing if it has neither."""
+    """Scalars and group of a row as bytes; empty if it has neither."""
     return json.dumps([dict(scalars), group]).encode() if scalars or group is not None else b""
 
 
