@@ -1,1 +1,1 @@
-"""What plugins return is checked where it crosses to the core; the plugin at fault is named."""
+"""Checks the values that plugins return to the core, and names a plugin at fault."""

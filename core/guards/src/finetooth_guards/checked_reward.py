@@ -1,4 +1,4 @@
-"""A check around every reward: what it returns is trained on, so it must be a score for each answer."""
+"""Checks every reward: training uses its result, so it must be one score per answer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetooth_hooks.protocols import Reward
 from finetooth_toolbox.blame import error_line, shown, where
 
 LARGEST = 1e100
-"""A score may be: advantages are made of squares and sums."""
+"""Largest allowed absolute score, since advantages use squares and sums."""
 ACTION = "it must return a list with one number, or None, for each completion"
 
 
@@ -27,7 +27,7 @@ class CheckedReward:
     """A reward (`protocols.Reward`) that names its plugin if it does not keep the contract.
 
     Attributes:
-        reward: as its builder made it.
+        reward: the builder's result.
         registered: its entry.
     """
 
@@ -39,7 +39,7 @@ class CheckedReward:
         """See `protocols.Reward`.
 
         Raises:
-            PluginError: the reward names something else.
+            PluginError: `needed_columns` is not a sequence of names.
         """
         names: Any = getattr(self.reward, "needed_columns", ())
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -51,8 +51,8 @@ class CheckedReward:
     ) -> list[float | None]:
         """
         Raises:
-            PluginError: the reward raised what it does not mean to say to the user, or returned something else than one
-                finite number or None for each completion.
+            PluginError: the reward raised an exception that is not a `FinetoothError`, or did not return one finite
+                number or None per completion.
         """
         try:
             scores_given: Any = self.reward(prompts, completions, columns)
@@ -95,14 +95,15 @@ class CheckedReward:
         return value
 
     def _wrong(self, problem: str, action: str = ACTION) -> PluginError:
-        """The refusal, with the place of what was raised, or of the reward's code."""
+        """The refusal, with the line of the exception or of the reward's code."""
         what = f"reward {self.registered.entry.name!r} {problem}"
         place = "" if problem.startswith("raised ") else where(self.reward)
         return PluginError(self.registered.distribution, f"{what}{place}", action=action)
 
 
 def _awaited(awaitable: Awaitable[Any]) -> Any:
-    """What a coroutine returns; in a thread of its own, since the caller's may be running a loop, as notebooks do."""
+    """The result of a coroutine; runs it in a separate thread, since the caller's thread may have a running loop, as in
+    notebooks."""
 
     async def wait() -> Any:
         return await awaitable

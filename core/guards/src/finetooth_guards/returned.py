@@ -1,7 +1,7 @@
-"""What plugins return is checked where it crosses to us: type, shape, count, finite numbers.
+"""Checks the values that plugins return to the core: type, shape, count, finite numbers.
 
-Whatever a plugin returns is used by somebody else next, who would raise in its place: the plugin that returned it is
-named here, with the line where its code stands. No check looks at numbers that lie on a device.
+Otherwise the code that uses a wrong value would raise the error. The message here names the plugin that returned it,
+with the line of its code. No check reads numbers on a device.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Called:
 
     Attributes:
         of: the entry.
-        name: of the method; empty: what the builder returned is a function.
+        name: of the method; empty: the builder returned a function.
         code: the function itself.
     """
 
@@ -49,10 +49,10 @@ class Called:
     code: Any
 
     def wrong(self, value: Any, wanted: str) -> PluginError:
-        """The refusal of what it returned.
+        """The refusal of a returned value.
 
         Args:
-            wanted: what it must return, `an Evaluation`.
+            wanted: the required value, `an Evaluation`.
         """
         return self.refused(f"returned {blame.shown(value)} not {wanted}", f"return {wanted}")
 
@@ -68,11 +68,11 @@ class Called:
 
 
 Check = Callable[[Called, Any, tuple[Any, ...]], Any]
-"""What is handed on of a value that a plugin returned for some arguments; it raises where the value is wrong."""
+"""Returns the value to pass on, from a plugin's value and arguments; raises an error if the value is wrong."""
 
 
 def a(*types: type, wanted: str = "") -> Check:
-    """A value of one of some types; None among them is written `type(None)`."""
+    """Checks that a value has one of some types; `type(None)` allows None."""
     text = wanted or " or ".join("None" if kind is type(None) else kind.__name__ for kind in types)
 
     def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
@@ -84,7 +84,7 @@ def a(*types: type, wanted: str = "") -> Check:
 
 
 def something(wanted: str, *attributes: str) -> Check:
-    """Anything but None and plain values, which every framework makes its own way, with some attributes."""
+    """Checks that a value is an object of a framework, so neither None nor a plain value, and has some attributes."""
 
     def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
         plain = value is None or isinstance(value, str | int | float | list)
@@ -96,10 +96,10 @@ def something(wanted: str, *attributes: str) -> Check:
 
 
 def each(*types: type, wanted: str, look: Callable[[Called, Any], None] | None = None) -> Check:
-    """An iterable, whose values are looked at as they are asked for.
+    """Checks that a value is an iterable, and checks its items while they are consumed.
 
     Args:
-        look: raises where something of a value is wrong.
+        look: raises an error for a wrong item.
     """
 
     def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Iterator[Any]:
@@ -131,7 +131,8 @@ def number(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def finite(*types: type) -> Check:
-    """A value of one of some types whose numbers are finite, those of its parts too, and whose pairs are pairs."""
+    """Checks that a value has one of some types, that its numbers and those of its parts are finite, and that pairs
+    have two items."""
     of_type = a(*types)
 
     def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
@@ -159,14 +160,14 @@ def _not_finite(value: Any) -> str:
 
 
 def hardware(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
-    """Facts with a device, on which a run could compute."""
+    """Checks for hardware facts with at least one device."""
     if not finite(protocols.HardwareFacts)(called, value, arguments).devices:
         raise called.refused("returned a HardwareFacts without devices", "give one, or say in missing() why not")
     return value
 
 
 def stepped(called: Called, value: Any) -> None:
-    """A report of a step: its loss is a number, and finite unless the optimizer was not applied."""
+    """Checks the report of a step: its loss is a number, and finite unless the optimizer was not applied."""
     for name, part in {"loss": value.loss, **value.metrics}.items():
         if not isinstance(part, Real) or (name == "loss" and not value.skipped and not math.isfinite(part)):
             raise called.refused(f"yielded a StepReport whose {name} is {part!r}", "report a finite number")
@@ -180,14 +181,14 @@ def ids(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def read_row(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
-    """An example, what leaves one out, or several of them."""
+    """Checks for an example, a `LeftOut`, or several of them."""
     if not hasattr(value, "__dataclass_fields__") and not (isinstance(value, list | tuple) and value):
         raise called.wrong(value, "an example, or a list of them")
     return value
 
 
 def rendered(called: Called, value: Any, arguments: tuple[Any, ...]) -> Rendered:
-    """Tokens, each with a finite weight."""
+    """Checks for tokens, each with a finite weight."""
     if not isinstance(value, Rendered):
         raise called.wrong(value, "a Rendered")
     if len(value.weights) != len(value.tokens):
@@ -200,7 +201,7 @@ def rendered(called: Called, value: Any, arguments: tuple[Any, ...]) -> Rendered
 
 
 def measured(called: Called, value: Any, arguments: tuple[Any, ...]) -> Evaluation:
-    """Metrics and baselines, each a finite number: no rule that watches a metric can judge another one."""
+    """Checks that metrics and baselines are finite numbers, since rules on metrics cannot judge others."""
     if not isinstance(value, Evaluation):
         raise called.wrong(value, "an Evaluation")
     for kind, numbers in (("metric", value.metrics), ("baseline", value.baselines)):
@@ -213,7 +214,7 @@ def measured(called: Called, value: Any, arguments: tuple[Any, ...]) -> Evaluati
 
 
 def contributions(called: Called, value: Any, arguments: tuple[Any, ...]) -> LossResult:
-    """What a loss adds up: scalars, each with a normalizer that exists."""
+    """Checks the contributions of a loss: scalars, each with a known normalizer."""
     if not isinstance(value, LossResult):
         raise called.wrong(value, "a LossResult")
     for name, part in value.contributions.items():
@@ -229,7 +230,7 @@ def contributions(called: Called, value: Any, arguments: tuple[Any, ...]) -> Los
 
 
 def attended(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
-    """(rows, heads, positions, value size), in the query's type."""
+    """Checks the shape (rows, heads, positions, value size), and the query's type."""
     query, _, values = arguments[:3]
     wanted = (*query.shape[:3], values.shape[-1])
     if getattr(value, "shape", None) != wanted or value.dtype != query.dtype:
@@ -240,7 +241,7 @@ def attended(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def sampled(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
-    """As many rollouts as were asked for."""
+    """Checks the requested number of rollouts."""
     if not isinstance(value, Sampled):
         raise called.wrong(value, "a Sampled")
     _, prompts, sampling = arguments[:3]
@@ -253,7 +254,7 @@ def sampled(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def answered(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
-    """An answer whose reward and metrics are numbers; a reward of NaN fails its episode alone, where it is added."""
+    """Checks for an answer whose reward and metrics are numbers; a NaN reward later fails only its episode."""
     a(Answer)(called, value, arguments)
     scored = {} if value.reward is None else {"reward": value.reward}
     for name, number in {**value.metrics, **scored}.items():
@@ -263,7 +264,7 @@ def answered(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
 
 
 def wrote(inner: Check) -> Check:
-    """A value, where the folder among the arguments is no longer empty."""
+    """Checks a value with `inner`, and that the folder among the arguments is no longer empty."""
 
     def check(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
         folder = next((argument for argument in arguments if isinstance(argument, Path)), None)
@@ -275,20 +276,20 @@ def wrote(inner: Check) -> Check:
 
 
 def episode(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
-    """An episode, what it says checked too."""
+    """Checks for an episode, and adds checks to its methods."""
     something("an Episode, with begin(), answer() and close()", "begin", "answer", "close")(called, value, arguments)
     return checked(value, EPISODE, called.of)
 
 
 def has_run(called: Called, value: Any, arguments: tuple[Any, ...]) -> None:
-    """Nothing, from what has run: the body of a coroutine or of a generator never would."""
+    """Checks for None from a function that has run: a coroutine or a generator would never run its body."""
     if isinstance(value, Coroutine | Generator):
         value.close()
         raise called.refused(f"returned a {type(value).__name__}, whose body never runs", "make it a plain function")
 
 
 def application(called: Called, value: Any, arguments: tuple[Any, ...]) -> Any:
-    """An ASGI application, and what is entered while it answers."""
+    """Checks for an ASGI application and its context manager."""
     if not (isinstance(value, tuple) and len(value) == 2 and callable(value[0]) and hasattr(value[1], "__aenter__")):
         raise called.wrong(value, "an ASGI application and an asynchronous context manager")
     return value
@@ -314,7 +315,7 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     "face": {"app": application, "refusal": a(Mapping)},
     "family": {"facts": finite(protocols.ModelFacts)},
     "format": {"detect": a(str, NONE), "read": read_row},
-    "gate": {"check": lambda called, value, given: value},  # what answers no text is a refusal of the checkpoint's
+    "gate": {"check": lambda called, value, given: value},  # a result that is not text is a refusal of the checkpoint
     "kernel": {},
     "hardware": {"missing": a(str), "facts": hardware},
     "launcher": {"rank": a(Rank, NONE), "start": a(Integral, wanted="the exit code of the run")},
@@ -351,14 +352,14 @@ METHODS: Mapping[str, Mapping[str, Check]] = {
     },
     "tracker": dict.fromkeys(("start", "resume", "step", "evaluated", "end"), has_run),
 }
-"""By kind and method; where the name is empty, what a builder returns is itself the function."""
+"""Checks by kind and method; with an empty name the builder's result is itself the function."""
 
 
 def checked(built: Any, methods: Mapping[str, Check], registered: Registered) -> Any:
-    """What a builder returned, its methods (or itself, as a function) checked.
+    """A builder's result with checks around its methods, or around itself if it is a function.
 
     Raises:
-        PluginError: it is nothing that could have any.
+        PluginError: the result can have no methods.
     """
     if "" in methods:
         if not callable(built):
@@ -373,8 +374,8 @@ def checked(built: Any, methods: Mapping[str, Check], registered: Registered) ->
     own = vars(built) if hasattr(built, "__dict__") else {}
     for name in methods.keys() & own.keys():
         object.__setattr__(built, name, _function(own[name], methods[name], Called(registered, name, own[name])))
-    with suppress(TypeError):  # what cannot be of another class is taken as it is
-        object.__setattr__(built, "__class__", _class_of(type(built), methods, registered))  # frozen: no other way
+    with suppress(TypeError):  # an object whose class cannot change stays unchecked
+        object.__setattr__(built, "__class__", _class_of(type(built), methods, registered))  # for frozen objects
     return built
 
 
@@ -384,7 +385,7 @@ def _builder(registered: Registered) -> Called:
 
 
 def _class_of(kind: type, methods: Mapping[str, Check], registered: Registered) -> type:
-    """The class with checks around some of its methods, under its own name."""
+    """A subclass of the same name with checks around some methods."""
     if getattr(kind, CHECKED, False):
         return kind
     key = kind, registered.full_name, tuple(methods)
@@ -401,11 +402,11 @@ def _class_of(kind: type, methods: Mapping[str, Check], registered: Registered) 
 
 
 def _current(kind: type, name: str, code: Any) -> Callable[..., Any]:
-    """The method as its class has it when it is called: somebody may replace it there, and checked classes stay."""
+    """Looks up the method in its class at each call: it may be replaced there, and checked classes are permanent."""
 
     @wraps(code)
     def function(*arguments: Any, **named: Any) -> Any:
-        own = getattr_static(kind, name)  # a static method or one of the class takes no object
+        own = getattr_static(kind, name)  # static methods and class methods take no object
         return (own.__get__(arguments[0], kind) if hasattr(own, "__get__") else own)(*arguments[1:], **named)
 
     return function
@@ -414,7 +415,7 @@ def _current(kind: type, name: str, code: Any) -> Callable[..., Any]:
 def _function(code: Any, check: Check, called: Called, skip: int = 0) -> Callable[..., Any]:
     """
     Args:
-        skip: leading arguments that the check does not see: `self`.
+        skip: number of leading arguments that the check does not get: `self`.
     """
 
     @wraps(code)
@@ -426,4 +427,4 @@ def _function(code: Any, check: Check, called: Called, skip: int = 0) -> Callabl
 
 CHECKED = "_finetooth_checked"
 _classes: dict[tuple[type, str, tuple[str, ...]], type] = {}
-"""Classes with checks; of the process, as classes are."""
+"""Classes with checks, one per process, like all classes."""

@@ -287,7 +287,7 @@ class _Translator:
         key, here = str(path[-1]), self._keys(path[:-1])
         close = nearest(key, here)
         misspelt = len(path) > 1 and nearest_slip(key, here, LETTER) is not None
-        option = str(*self.prefix[:1]).startswith("-")  # of a command: a recipe's settings are no help
+        option = str(*self.prefix[:1]).startswith("-")  # of a command, not of a recipe: no setting helps
         known = None if misspelt or option else meaning_of(key)
         if known is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
             section, _, last = known.setting.rpartition(".")

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its folder, checkpoints, artifact, manifests and locks."""
+"""Files of a run on disk: its folder, checkpoints, artifact, manifests and locks."""

@@ -1,4 +1,4 @@
-"""Ranks that save together act alike between two steps: what one of them is told, all do."""
+"""Makes ranks that save together act alike between two steps: a request to one of them holds for all."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ T = TypeVar("T")
 
 
 class Alike:
-    """What ranks ask each other between two steps. All of them ask the same, in the same order.
+    """Exchanges decisions of ranks between two steps. All ranks make the same calls in the same order.
 
     Args:
         line: between ranks that train one model; None for a process that trains alone.
-        together: no rank can save alone, since each holds a part of what is saved.
+        together: no rank can save alone, since each holds a part of the state.
 
     Attributes:
-        leads: what this rank decides holds for all.
+        leads: this rank's decisions hold for all.
     """
 
     def __init__(self, line: Collective | None = None, *, together: bool = False) -> None:
-        self._line, self._together = line, together  # a line between rows may count one rank and tell neighbours too
+        self._line, self._together = line, together  # a line between rows may count one rank and still reach neighbours
         self._signal = 0
         self._own: StopRun | None = None
         self.leads = line is None or is_first(line)
@@ -35,11 +35,11 @@ class Alike:
 
     @property
     def alone(self) -> bool:
-        """No other rank trains the same model."""
+        """Whether no other rank trains the same model."""
         return self._line is None
 
     def are_lost(self) -> bool:
-        """Whether ranks that can only save together do not reach each other any more."""
+        """Whether ranks that can only save together can no longer reach each other."""
         if self._line is None or not self._together:
             return False
         try:
@@ -49,7 +49,7 @@ class Alike:
         return False
 
     def first(self, value: T) -> T:
-        """What the first rank gave."""
+        """The first rank's value, at every rank."""
         if self._line is None:
             return value
         told: T = self._line.broadcast(value)
@@ -57,21 +57,21 @@ class Alike:
 
     @contextmanager
     def waits(self) -> Iterator[None]:
-        """Inside the `with` block, this rank is busy with its disk; the others wait as long as its process lives.
+        """Inside the `with` block, this rank is busy with its disk; the others wait as long as its process runs.
 
         Raises:
-            EngineError: behind the body, where another rank is lost.
+            EngineError: after the body, if another rank is lost.
         """
         with self._waits():
             yield
 
     @contextmanager
     def stops(self) -> Iterator[None]:
-        """Inside the `with` block, plugins and trackers are called. A stop that one asks for at some rank is that of
+        """Call plugins and trackers inside the `with` block. A stop that one of them requests at any rank holds for
         all.
 
         Raises:
-            StopRun: the first rank's that asked, behind the body.
+            StopRun: after the body, the stop of the first rank that requested one.
         """
         own, self._own = self._own, None
         try:
@@ -87,11 +87,12 @@ class Alike:
 
     @contextmanager
     def last_stops(self, *, at_all: bool = False) -> Iterator[None]:
-        """As `stops`, where a run ends and saves; others wait for a rank that is busy. What fails meanwhile is raised
-        once all were asked, at its rank in place of another's stop.
+        """As `stops`, for the end of a run that saves; others wait for a busy rank. An error in the body is raised
+        after the exchange, at its rank instead of another rank's stop.
 
         Args:
-            at_all: every rank comes here; else those that can save alone are not asked, since one may have ended.
+            at_all: every rank calls this; otherwise ranks that can save alone exchange nothing, since one may have
+                ended.
         """
         if self._line is None or not (at_all or self._together):
             yield
@@ -117,12 +118,12 @@ class Alike:
 
     @contextmanager
     def fails(self) -> Iterator[None]:
-        """Inside the `with` block, something may fail at a rank; then it has failed at all that can only save together,
-        which wait for one that is busy. A rank that saves alone may do so where the others train.
+        """An error of one rank inside the `with` block becomes an error of all ranks that can only save together; they
+        wait for a busy rank. A rank that can save alone may do so while the others train.
 
         Raises:
-            EngineError: the first rank's, behind the body, where nothing failed at this one; a full disk is one here,
-                too (`blame.is_full`).
+            EngineError: after the body, the first rank's error, if this rank had none; a full disk counts as one
+                (`blame.is_full`).
         """
         own: Exception | None = None
         with self.waits() if self._together else nullcontext():
@@ -140,14 +141,15 @@ class Alike:
             raise own
 
     def all(self, own: bool) -> bool:
-        """Whether it is so at every rank that can only save with this one."""
+        """Whether `own` is true at every rank that can only save together with this one."""
         return own if self._line is None or not self._together else all(self._line.gather(own))
 
     def later(self, call: Callable[[], None]) -> None:
-        """Call what may ask for a stop at another step of each rank: such a stop counts with the next of `stops`.
+        """Call a function that may request a stop, at different steps of different ranks. The stop takes effect at the
+        next `stops`.
 
         Raises:
-            StopRun: of a process that trains alone.
+            StopRun: in a process that trains alone.
         """
         try:
             call()
@@ -157,8 +159,8 @@ class Alike:
             self._own = stop
 
     def signal(self, own: int) -> int:
-        """The signal that asked some rank to end; 0 for none. A rank that can save alone ends alone, and what started
-        the ranks ends the others. Once there is one, nobody asks again."""
+        """The signal that asked some rank to end; 0 for none. A rank that can save alone ends alone, and the launcher
+        ends the others. After the first signal, ranks no longer exchange."""
         if self._line is None or not self._together:
             return own
         self._signal = self._signal or max(self._line.gather(own))

@@ -37,7 +37,7 @@ _ACTIONS = {
     errno.EPERM: "check the rights of that folder, or choose another output",
     errno.EROFS: "choose another output",
 }
-"""What to do, by the number of the system's error."""
+"""The next action, by the number of the system's error."""
 
 
 def write_folder(
@@ -46,13 +46,13 @@ def write_folder(
     """Write a folder atomically.
 
     Args:
-        target: where it will be.
-        fill: writes the files into the folder it is given.
+        target: its final path.
+        fill: writes the files into the given folder.
         about: goes into the manifest in addition to size and SHA-256 of every file.
-        replace: a folder that exists at `target` is replaced; else none may exist yet.
+        replace: an existing folder at `target` is replaced; else none may exist.
 
     Raises:
-        EngineError: the disk is full or not writable; what was at `target` is untouched.
+        EngineError: the disk is full or not writable; an existing `target` is unchanged.
     """
     if target.exists() and not replace:
         raise EngineError(f"{target} is there already", action="choose another output")
@@ -68,7 +68,7 @@ def stage_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
     """Write a complete folder under a hidden name next to `target`, every file flushed; returns it.
 
     Raises:
-        EngineError: the disk is full or not writable; nothing is left behind.
+        EngineError: the disk is full or not writable; no files remain.
     """
     beside: Path | None = None
     try:
@@ -89,12 +89,12 @@ def stage_folder(target: Path, fill: Callable[[Path], None], about: Mapping[str,
             shutil.rmtree(beside, ignore_errors=True)
         if isinstance(error, FinetoothError) or not isinstance(error, Exception | SystemExit):
             raise
-        raise _unwritable(target, error) from error  # libraries wrap a full disk in exceptions of their own
+        raise _unwritable(target, error) from error  # libraries wrap the error of a full disk in their own exceptions
     return beside
 
 
 def check_room(target: Path) -> None:
-    """See that a folder can be made next to `target`, before ranks begin what they can only do together.
+    """Check that a folder can be made next to `target`, before ranks begin work that they can only do together.
 
     Raises:
         EngineError: the disk is full or not writable.
@@ -107,10 +107,10 @@ def check_room(target: Path) -> None:
 
 
 def settle_folder(staged: Path, target: Path) -> None:
-    """Move a staged folder into its place; what is there gives way only once the new one is whole.
+    """Move a staged folder to its final path, and only then remove an existing folder there.
 
     Raises:
-        EngineError: it cannot be moved.
+        EngineError: the folder cannot be moved.
     """
     aside = None
     try:
@@ -129,10 +129,10 @@ def settle_folder(staged: Path, target: Path) -> None:
 
 
 def read_manifest(text: bytes, where: str) -> Mapping[str, Any]:
-    """A manifest; its own SHA-256, and the names and sizes in it, are checked. The files are not looked at.
+    """Read a manifest and check its own SHA-256, and the names and sizes in it, but not the files.
 
     Raises:
-        UserError: the manifest is malformed or was changed, or it names files that no folder of a run has.
+        UserError: the manifest is malformed or was changed, or it has file names that are invalid in a folder of a run.
     """
     try:
         listed_files(text)
@@ -165,18 +165,18 @@ def verify_folder(folder: Path) -> Mapping[str, Any]:
 
 
 def digest_of(artifact: Path) -> str:
-    """SHA-256 that stands for every file of an artifact: the revision of the base that a later run makes of it."""
+    """SHA-256 over every file of an artifact: its revision as the base of a later run."""
     return hashlib.sha256((artifact / MANIFEST).read_bytes()).hexdigest()
 
 
 def write_json(path: Path, content: Any, *, strict: bool = False) -> None:
-    """Write JSON to a temporary file, flush and rename: a reader never sees half of it.
+    """Write JSON to a temporary file, flush and rename: a reader never sees a partial file.
 
     Args:
-        strict: refuse values that JSON does not have instead of writing them as text: for what will be read back.
+        strict: refuse values that JSON cannot represent, instead of writing them as text; for files that are read back.
 
     Raises:
-        TypeError: with `strict`, a value has no form in JSON.
+        TypeError: with `strict`, JSON cannot represent a value.
     """
     text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False, default=None if strict else str)
     write_text(path, text + "\n")
@@ -192,15 +192,15 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         with suppress(OSError):
             beside.unlink()
-        error.filename = str(path)  # what the user knows, not the file next to it
+        error.filename = str(path)  # the path that the user knows, not the temporary file
         raise
 
 
 def _unwritable(target: Path, error: Exception | SystemExit) -> EngineError:
     number = error.errno if isinstance(error, OSError) and _is_of(target.parent, error) else None
-    if number is None and (match := _OS_ERROR.search(str(error))):  # as libraries written in Rust tell it
+    if number is None and (match := _OS_ERROR.search(str(error))):  # as in messages of libraries written in Rust
         number = int(match[1])
-    if number is None:  # not the disk: what was to be written could not be made
+    if number is None:  # not an error of the disk: making the content failed
         problem, action = blame.problem(error)
         return EngineError(f"{target} cannot be written: {problem}", action=action)
     of_rank = any(part.startswith(SCRATCH) for part in target.parts)
@@ -210,7 +210,7 @@ def _unwritable(target: Path, error: Exception | SystemExit) -> EngineError:
 
 
 def _is_of(folder: Path, error: OSError) -> bool:
-    """Whether an error is of what was written into a folder: it names no other file, and no server."""
+    """Whether an error is about writing into a folder: it names neither another file nor a server."""
     named = error.filename if isinstance(error.filename, str) else ""
     return not isinstance(error, ConnectionError | TimeoutError) and (not named or Path(named).is_relative_to(folder))
 

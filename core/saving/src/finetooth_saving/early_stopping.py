@@ -1,4 +1,4 @@
-"""The end of a run that learns nothing more, as its evaluations show."""
+"""Ends a run whose evaluations show that it no longer improves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _measured(value: Any) -> Any:
 
 
 class EarlyStopping(Options):
-    """When a run ends before its last step."""
+    """Conditions for the end of a run before its last step."""
 
     metric: Annotated[str, AfterValidator(_measured)] = "eval/loss"
     """The evaluation metric that must improve."""
@@ -38,16 +38,16 @@ class EarlyStopping(Options):
     min_delta: float = Field(default=0.0, ge=0)
     """Smallest change that counts as an improvement."""
     mode: Literal["auto", "min", "max"] = "auto"
-    """Whether lower (`min`) or higher (`max`) is better; `auto` goes by the name, as in `checkpoint.keep_best`."""
+    """Whether lower (`min`) or higher (`max`) is better; `auto` depends on the name, as in `checkpoint.keep_best`."""
 
     def verdict(self, evaluations: Iterable[Evaluation]) -> str | None:
-        """Why the run ends, in one line; None if it continues.
+        """The reason why the run ends, in one line; None if it continues.
 
-        It follows from the evaluations alone, which every checkpoint keeps: a run that was killed and resumed stops
-        where the whole one stops. One that is not finite never improves.
+        The verdict depends only on the evaluations, which every checkpoint contains: a resumed run stops at the same
+        step as an uninterrupted one. A value that is not finite never improves.
 
         Args:
-            evaluations: all of the run, in the order in which they came.
+            evaluations: all evaluations of the run, in order.
         """
         mode = mode_of(self.metric) if self.mode == "auto" else self.mode
         best, at, waited = math.nan, 0, 0
@@ -74,7 +74,7 @@ def check_watched(stopping: EarlyStopping | None, every: int | str) -> None:
         every: `evaluate.every`.
 
     Raises:
-        PydanticCustomError: nothing would be measured before the end.
+        PydanticCustomError: the recipe has no evaluation before the end of the run.
     """
     if stopping is not None and not cadence.parse(every):
         context = {"problem": f"{SETTING} needs evaluations to watch", "action": "add evaluate.every, such as 50"}

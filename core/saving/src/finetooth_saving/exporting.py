@@ -1,4 +1,4 @@
-"""Writing what a run trained for another tool: the source that exporters read, and the folder that they fill."""
+"""Writes a trained model for another tool: the source for exporters, and the folder that they fill."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TrainedRun:
         scratch: an empty folder on the disk of the export.
 
     Raises:
-        UserError: the run kept no artifact, a file of it is damaged, or its base is another one now.
+        UserError: the run has no artifact, a file of it is damaged, or its base has changed.
     """
 
     def __init__(self, run: Path, commands: CommandContext, scratch: Path) -> None:
@@ -59,7 +59,8 @@ class TrainedRun:
 
     @cached_property
     def context(self) -> Context:
-        """Of a recipe whose model is the run; a base in fewer bits takes the run's own backend, which reads them."""
+        """The context of a recipe whose model is the run; a quantised base needs the run's own backend, which reads
+        it."""
         data = {"renderer": self._recipe.get("data", {}).get("renderer", "auto")}
         plugins = {"plugins": self._recipe["plugins"]} if "plugins" in self._recipe else {}
         in_bits = self._recipe.get("quantization") is not None or self.base.stored is not None
@@ -69,7 +70,7 @@ class TrainedRun:
 
     @cached_property
     def base(self) -> ModelInfo:
-        """The model that the run began with."""
+        """The run's base model."""
         return self._context(without_training(self._recipe)).model
 
     @cached_property
@@ -92,7 +93,7 @@ class BareModel:
 
     Args:
         reference: of the model, as a recipe names it.
-        rows: what its exporter may calibrate with.
+        rows: rows with which the exporter may calibrate.
         scratch: an empty folder on the disk of the export.
     """
 
@@ -103,7 +104,7 @@ class BareModel:
         self.run = self.artifact = scratch / (Path(reference).name or "model")
         self.run.mkdir()
         recipe = {"model": reference, "data": {"train": rows}}
-        (self.run / RECIPE).write_text(json.dumps(recipe), encoding="utf-8")  # which is YAML as well
+        (self.run / RECIPE).write_text(json.dumps(recipe), encoding="utf-8")  # JSON is valid YAML
         self.context = commands.context(recipe)
         self.card = f"# {self.run.name}\n\nThe weights of {reference}, stored in another format.\n"
 
@@ -113,10 +114,10 @@ class BareModel:
 
 
 def _weights(context: Context, reference: str, precision: str, target: Path) -> Path:
-    """A model's weights in a folder, written unless they are there.
+    """A model's weights in a folder; writes them unless they exist there.
 
     Raises:
-        UserError: the disk has no room.
+        UserError: the disk lacks space.
     """
     if (target / "config.json").is_file():
         return target
@@ -133,10 +134,10 @@ def _weights(context: Context, reference: str, precision: str, target: Path) -> 
 
 @contextmanager
 def scratch_of(output: Path) -> Iterator[Path]:
-    """A folder on the disk of an output, gone afterwards.
+    """A temporary folder on the disk of an output, deleted afterwards.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be made.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -158,10 +159,10 @@ def export_model(
         reference: of the model, as a recipe names it.
         rows: what the exporter may calibrate with.
         output: the folder to write.
-        measure: looks at what was written, and says what it found; what it raises leaves nothing behind.
+        measure: checks the written model and returns its findings; if it raises an error, no files remain.
 
     Raises:
-        UserError: the exporter cannot say this model, or `measure` refuses it.
+        UserError: the exporter does not support this model, or `measure` refuses it.
     """
     name = pick if isinstance(pick, str) else str(pick["name"])
     exporter: Exporter = commands.build("exporter", pick, setting="--to")
@@ -185,19 +186,19 @@ def export(
     commands: CommandContext, reference: str, pick: Pick, output: Path | None = None, *, replace: bool = False,
     bound: float | None = None,
 ) -> tuple[Path, Exported]:  # fmt: skip
-    """Write what a run trained, complete or not at all.
+    """Write a run's trained model, complete or not at all.
 
     Args:
         commands: builds the exporter, and contexts.
         reference: a run by its folder or its name.
-        pick: which exporter, with its options.
+        pick: the exporter, with its options.
         output: the folder to write; None: `exports/NAME` in the run folder.
-        replace: what is there gives way to it, once it is complete.
-        bound: how much worse than the run its own evaluator may find what was written; None: it is not measured.
+        replace: replace existing files once the export is complete.
+        bound: how much worse the written model may be by the run's own evaluator; None: it is not measured.
 
     Raises:
-        UserError: no such run or exporter, the artifact is damaged, something is at `output` already, or the exporter
-            cannot say this model; or what it wrote is worse by more than the bound.
+        UserError: the run or the exporter does not exist, the artifact is damaged, `output` exists, the exporter does
+            not support this model, or the written model is worse by more than the bound.
     """
     name = pick if isinstance(pick, str) else str(pick["name"])
     run = commands.run_folder(reference)
@@ -226,10 +227,10 @@ def export(
 
 
 def _measured(commands: CommandContext, run: Path, folder: Path, made: Exported, bound: float) -> str:
-    """What the run's own evaluator finds.
+    """The result of the run's own evaluator, as text.
 
     Raises:
-        UserError: it is worse by more than the bound, or cannot be measured.
+        UserError: the written model is worse by more than the bound, or cannot be measured.
     """
     from finetooth_saving.runs.written_models import compare
 
@@ -248,11 +249,12 @@ def _measured(commands: CommandContext, run: Path, folder: Path, made: Exported,
 
 
 def export_all(commands: CommandContext, run: Path, picks: Sequence[Pick], say: Callable[[str], None]) -> None:
-    """What a recipe's `export` lists, once its run has ended. What an earlier end of the run left there is replaced.
+    """Write all exports in a recipe's `export` after its run has ended. They replace those of an earlier end of the
+    run.
 
     Args:
         run: its folder.
-        say: is told what was written, a line each.
+        say: receives one line per export.
 
     Raises:
         UserError, EngineError: the first one that failed, after all others were tried.

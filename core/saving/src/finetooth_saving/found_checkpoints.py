@@ -1,4 +1,4 @@
-"""Where a run resumes: the newest checkpoint that is whole, and what is different now."""
+"""Finds the newest complete checkpoint for a run to resume from, and the differences since then."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class OtherRun(UserError):
 
 @dataclass(frozen=True)
 class Resumable:
-    """A checkpoint to resume from, every file checked.
+    """A checkpoint to resume from, with every file checked.
 
     Attributes:
-        folder: where it is.
+        folder: its path.
         plan: the content of its `plan.json`.
         recipe: its `recipe.yaml`.
     """
@@ -58,21 +58,21 @@ class Resumable:
 def newest_good(
     keeping: Keeping, run: str, say: Callable[[str], None], at: int | None = None, *, sends: bool = True
 ) -> Resumable:
-    """The newest whole checkpoint of a run, from the disk, else from a remote store. One that is damaged is set aside
-    and named, one of another run is named.
+    """The newest complete checkpoint of a run, from the disk, else from a remote store. Damaged ones are set aside and
+    reported; those of another run are reported.
 
     Args:
-        run: id of the run; empty if it is not known.
-        at: the step it must be of; None is the newest. What is newer than that is set aside: it is no longer what the
-            run comes to.
-        sends: the run sends what comes now to these remote stores.
+        run: id of the run; empty if unknown.
+        at: its required step; None is the newest. Newer checkpoints are set aside, since the run will no longer pass
+            through them.
+        sends: the run will send new checkpoints to these remote stores.
 
     Raises:
-        NoCheckpoint: there is none.
-        UserError: there is none that is whole, or a remote store has newer ones than `at`.
+        NoCheckpoint: the run has no checkpoint.
+        UserError: no checkpoint is complete, or a remote store has newer ones than `at`.
     """
     keeping.folder.mkdir(parents=True, exist_ok=True)
-    for left in keeping.folder.glob(STAGED):  # half of a checkpoint, from a process that was killed
+    for left in keeping.folder.glob(STAGED):  # a partial checkpoint of a killed process
         shutil.rmtree(left, ignore_errors=True)
     if at is not None and sends:
         _check_remote_ends_at(keeping, at)
@@ -101,7 +101,7 @@ def newest_good(
 
 
 def newest_step(keeping: Keeping) -> int:
-    """The step of the newest checkpoint, whole or not; -1 if there is none, or nobody says."""
+    """The step of the newest checkpoint, complete or not; -1 if the stores have none or cannot be read."""
     try:
         names = [name for name, _ in _candidates(keeping, None)] if keeping.folder.is_dir() or keeping.remote else []
     except FinetoothError:
@@ -110,10 +110,10 @@ def newest_step(keeping: Keeping) -> int:
 
 
 def read(folder: Path, run: str = "") -> Resumable:
-    """A checkpoint, every file checked.
+    """Read a checkpoint and check every file.
 
     Raises:
-        UserError: it is damaged, or of another run.
+        UserError: the checkpoint is damaged, or of another run.
     """
     manifest = verify_folder(folder)
     if manifest.get("kind") != "checkpoint":
@@ -131,14 +131,14 @@ def read(folder: Path, run: str = "") -> Resumable:
 
 
 def fetch(store: Store, name: str, folder: Path) -> Path:
-    """Bring a checkpoint from a remote store; nothing has its name before it is whole.
+    """Download a checkpoint from a remote store; it gets its name only when it is complete.
 
     Raises:
-        FinetoothError: it could not be fetched, or came damaged.
+        FinetoothError: the download failed, or the files are damaged.
     """
     target = folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    read_manifest(store.manifest(name), f"{store.place}/{name}")  # before anything large is fetched
+    read_manifest(store.manifest(name), f"{store.place}/{name}")  # before downloading large files
     beside = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder))
     try:
         store.fetch(name, beside)
@@ -153,8 +153,8 @@ def fetch(store: Store, name: str, folder: Path) -> Path:
 
 
 def differences(before: Mapping[str, Any], now: Plan) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What was decided otherwise than in the plan of a checkpoint: data that are not the same, and parts that compute
-    otherwise, both as `setting: before -> now`."""
+    """Decisions that differ from the plan of a checkpoint: different data, and parts that compute differently, both as
+    `setting: before -> now`."""
     old = {decision["setting"]: decision["value"] for decision in before.get("decisions", ())}
     new = {decision.setting: json.loads(json.dumps(decision.value, default=str)) for decision in now.decisions}
     data, parts = [], []
@@ -170,11 +170,11 @@ def differences(before: Mapping[str, Any], now: Plan) -> tuple[tuple[str, ...], 
 
 
 def versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """Versions and surroundings that are not what they were, `torch: 2.12.0 -> 2.13.0`.
+    """Changed versions and environment, `torch: 2.12.0 -> 2.13.0`.
 
     Args:
         before: of the manifest: `plugins`, `environment`.
-        now: the same for this process.
+        now: the same values of this process.
     """
     changes = []
     for group in ("environment", "plugins"):
@@ -186,17 +186,16 @@ def versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ..
 
 
 def _by_file_name(versions: Mapping[str, str]) -> dict[str, str]:
-    """Versions in which a local file goes by its last name: which folder its path begins at differs from start to
-    start."""
+    """Versions with a local file under its file name only, since the beginning of its path varies between starts."""
     return {name.rpartition("/")[2] if of.startswith("sha256:") else name: of for name, of in versions.items()}
 
 
 def content_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """Files of the base model, files that settings name, and models other than the policy that are not what they were.
+    """Changed files: of the base model, of settings, and of models other than the policy.
 
     Args:
         before: the manifest of a checkpoint.
-        now: hashes, as a manifest has them: `base`, `named`.
+        now: hashes in the form of a manifest: `base`, `named`.
     """
     changes = []
     for group, words in (("base", "base model, "), ("named", "content of ")):
@@ -210,7 +209,7 @@ def content_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[
 
 
 def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[Store | None]]]:
-    """Names of checkpoints, newest first, each with where it may be had; None is the disk."""
+    """Names of checkpoints, newest first, each with the stores that have it; None is the disk."""
     places: dict[str, list[Store | None]] = {}
     for path in keeping.folder.iterdir() if keeping.folder.is_dir() else ():
         if path.is_dir() and step_of(path.name) is not None:
@@ -221,7 +220,7 @@ def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[St
         except FinetoothError:
             if not places:
                 raise
-            continue  # what is on disk will do
+            continue  # the checkpoint on disk is enough
         for name in names:
             places.setdefault(name, []).append(store)
     for name in newest_first(places):
@@ -230,11 +229,11 @@ def _candidates(keeping: Keeping, at: int | None) -> Iterator[tuple[str, list[St
 
 
 def _check_remote_ends_at(keeping: Keeping, at: int) -> None:
-    """Refuse to resume from a step when a remote store has later ones, which a reader of its URL would take for ours.
+    """Refuse to resume from a step if a remote store has later ones, which its readers would take for this run's.
 
     Raises:
         UserError: a remote store has checkpoints after `at`.
-        StoreError: it does not say what it has.
+        StoreError: the store cannot list its checkpoints.
     """
     for store in keeping.remote:
         newer = [name for name in newest_first(store.names()) if (step_of(name) or 0) > at]
@@ -247,7 +246,7 @@ def _check_remote_ends_at(keeping: Keeping, at: int) -> None:
 
 
 def _set_newer_aside(folder: Path, at: int, say: Callable[[str], None]) -> None:
-    """Move newer checkpoints away, lest they be taken for what comes after `at`."""
+    """Set newer checkpoints aside, so that they are not taken for later steps of the resumed run."""
     for name in newest_first(path.name for path in folder.iterdir() if path.is_dir()):
         if (step_of(name) or 0) > at:
             say(f"{name} is in {set_aside(folder / name, name, f'the run went on from step {at}')}")

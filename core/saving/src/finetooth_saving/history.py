@@ -1,7 +1,7 @@
-"""Everything a run has reported, as a file: `history.jsonl.gz`, one report a line, in the order in which they came.
+"""All reports of a run as a file: `history.jsonl.gz`, one report per line, in order.
 
-A number that is not finite stands as text (`"NaN"`), since JSON has none. A report becomes text once, when it comes, so
-that a long history costs a checkpoint little.
+A number that is not finite is a text (`"NaN"`), since JSON has no such number. Each report becomes text once, on
+arrival, so that a long history adds little time to a checkpoint.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class History:
         self._lines.append(json.dumps({kind: plain(values)}, allow_nan=False).encode() + b"\n")
 
     def cut(self, step: int) -> None:
-        """Forget what came after `step`."""
+        """Remove the reports after `step`."""
         indices = [index for index, report in enumerate(self.reports) if report.step <= step]
         self.reports = [self.reports[index] for index in indices]
         self._lines = [self._lines[index] for index in indices]
 
     def lines(self) -> Sequence[bytes]:
-        """What `write` takes: the history as it is now, for another thread."""
+        """The current lines for `write`, which another thread may call."""
         return tuple(self._lines)
 
 
@@ -59,10 +59,10 @@ def write(path: Path, lines: Sequence[bytes]) -> None:
 
 
 def read(path: Path) -> History:
-    """What `write` wrote.
+    """Read a file from `write`.
 
     Raises:
-        UserError: the file does not hold a history.
+        UserError: the file is not a history.
     """
     history = History()
     try:
@@ -85,7 +85,7 @@ def _reports(content: bytes) -> Iterator[Report]:
 
 
 def report_of(kind: str, plain_values: Mapping[str, Any]) -> Report:
-    """A `step` or an `evaluation` from its fields as JSON has them."""
+    """A `step` or an `evaluation` from its fields in JSON."""
     values = {key: unplain(value) for key, value in plain_values.items() if key != "samples"}
     samples = _samples(plain_values.get("samples", ()))
     if kind == "step":
@@ -114,7 +114,7 @@ def plain(value: Any) -> Any:
 
 
 def unplain(value: Any) -> Any:
-    """Numbers back from what `plain` made of them; for values that hold no other text."""
+    """Undo `plain`, for values without other texts."""
     if isinstance(value, dict):
         return {key: unplain(inner) for key, inner in value.items()}
     return float(cast(str, value)) if value in ("NaN", "Infinity", "-Infinity") else value

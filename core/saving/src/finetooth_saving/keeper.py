@@ -1,8 +1,8 @@
 """Saves a run while it trains.
 
-`Keeper.save` copies the engine's state, which is all that training waits for; a thread then brings the copy to the
-host, writes a complete folder under a hidden name, asks the gates, moves it into its place, and removes superfluous
-checkpoints. Another thread sends it to the remote stores. A folder under its final name is whole and has passed.
+`Keeper.save` copies the engine's state, and training waits only for that. A thread then moves the copy to the host,
+writes a complete folder under a hidden name, asks the gates, renames the folder, and removes superfluous checkpoints.
+Another thread sends it to the remote stores. A folder under its final name is complete and has passed the gates.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ NEVER = Cadence()
 
 @dataclass(frozen=True)
 class Keeping:
-    """What the recipe says of keeping checkpoints.
+    """A recipe's settings for checkpoints.
 
     Attributes:
-        folder: where folders are written: the disk store's place, or `checkpoints` in the run folder.
+        folder: folder for checkpoints: the disk store's, or `checkpoints` in the run folder.
         cadence: when to save.
-        last: so many of the newest stay; 0 is all.
-        best: those stay too.
-        disk: keeps folders in `folder`; None if the recipe has none, and they go once they were sent.
-        remote: stores that folders are sent to.
+        last: number of newest checkpoints that stay; 0 is all.
+        best: the best ones by a metric stay too.
+        disk: keeps checkpoints in `folder`; None if the recipe has no disk store, and they are removed after they were
+            sent.
+        remote: stores that receive the folders.
         device, host: stores that keep snapshots.
         gates: by name, called from the thread that saves.
         engine_gates: by name, called between two steps.
@@ -65,7 +66,7 @@ class Keeping:
 
     @property
     def on_disk(self) -> bool:
-        """Whether folders are written when it is time."""
+        """Whether a due save writes a folder."""
         return self.disk is not None or bool(self.remote)
 
 
@@ -80,7 +81,7 @@ class BestKept:
 
 @dataclass(frozen=True)
 class Work:
-    """One checkpoint on its way."""
+    """A checkpoint that is being saved."""
 
     state: RunState
     lines: Sequence[bytes]
@@ -95,16 +96,16 @@ class Work:
 
 
 class Keeper:
-    """Keeps the checkpoints of one run.
+    """Saves and keeps the checkpoints of one run.
 
     Args:
-        keeping: where, when and how many.
+        keeping: places, cadence and number.
         texts: files that go into every checkpoint, by name: recipe and plan.
-        promote: asks the plugins; returns why one must not count.
-        say: tells the user one line.
-        known: hashes of what the run stands on, asked for once, from the thread that saves.
+        promote: asks the plugins; returns the reason against a checkpoint.
+        say: shows the user one line.
+        known: hashes of the run's inputs, called once, from the thread that saves.
         epoch: passes over the data done already.
-        alike: the ranks that save the same. The first of them judges for all: others keep what it keeps.
+        alike: the ranks with the same saves. The first of them decides for all: the others keep the same checkpoints.
     """
 
     def __init__(
@@ -134,17 +135,17 @@ class Keeper:
         self._placing = threading.Lock()
 
     def due(self, step: int, epoch: float) -> bool:
-        """Whether it is time to save after this step. Ranks then also keep the same of what was saved before."""
+        """Whether to save after this step. If so, ranks also make their earlier checkpoints agree."""
         due = self._clock.due(step, epoch, time.monotonic())
         if due and not self.alike.alone:
             self._keep_alike()
         return due
 
     def _keep_alike(self) -> None:
-        """Remove what the first rank does not keep: a gate refused it, or it is superfluous there.
+        """Remove checkpoints that the first rank does not have: a gate refused them, or they are superfluous there.
 
         Raises:
-            EngineError: what was begun could not be written at some rank.
+            EngineError: a pending save failed at some rank.
         """
         with self.alike.fails(), self.alike.waits():
             self.settle()
@@ -159,8 +160,8 @@ class Keeper:
     def save(
         self, engine: Engine, state: RunState, lines: Sequence[bytes], about: Mapping[str, Any], *, folder: bool = False
     ) -> None:
-        """Begin to save; training waits for the copy of the engine's state, for a save that is still under way, and
-        for gates that need the engine.
+        """Start to save. Training waits for the copy of the engine's state, for a save in progress, and for gates that
+        need the engine.
 
         Args:
             lines: the history up to now.
@@ -168,7 +169,7 @@ class Keeper:
             folder: write one even if no store asks for it.
 
         Raises:
-            EngineError: the save before could not be written.
+            EngineError: the previous save failed.
         """
         begun = time.perf_counter()
         self.settle()
@@ -189,18 +190,18 @@ class Keeper:
         """Keep a snapshot in memory only.
 
         Raises:
-            EngineError: the engine makes none.
+            EngineError: the engine cannot make snapshots.
         """
         snapshot = StepSnapshot(state.step, engine.snapshot(), state.as_kept())
         for store in (*self.keeping.device, *self.keeping.host):
             store.put(snapshot)
 
     def arrived(self) -> list[Path]:
-        """Folders that are in their place since this was last asked.
+        """Folders that were completed since the last call.
 
         Raises:
-            EngineError: one could not be written. Where ranks save together, that is said when all settle: one that
-                stopped here would leave the others waiting.
+            EngineError: a save failed. If ranks save together, `settle` raises it at all of them: a rank that stopped
+                here would leave the others waiting.
         """
         while self._pending and self._pending[0].done.is_set():
             if self._pending[0].error is not None and not self.alike.alone:
@@ -212,10 +213,10 @@ class Keeper:
         return folders
 
     def settle(self) -> None:
-        """Wait until what was begun is written.
+        """Wait until pending saves are written.
 
         Raises:
-            EngineError: it could not be.
+            EngineError: a save failed.
         """
         for pending in self._pending:
             pending.done.wait()
@@ -225,25 +226,26 @@ class Keeper:
                 raise error
 
     def close(self) -> str:
-        """Wait until everything is written and sent; what could not be sent is tried once more.
+        """Wait until everything is written and sent; try failed transfers once more.
 
         Returns:
-            why the newest checkpoint is not in a remote store; empty if it is, or there is none.
+            the reason why the newest checkpoint is missing in a remote store; empty if it is there, or the run has no
+            remote store.
 
         Raises:
-            EngineError: it could not be written.
+            EngineError: a save failed.
         """
         self.settle()
         self._wait_for_uploads()
         if self._unsent:
             self._send(self._unsent)
             self._wait_for_uploads()
-        self._tidy(self.keeping.disk, self._newest)  # what had to stay until it was sent
+        self._tidy(self.keeping.disk, self._newest)  # checkpoints that had to stay until they were sent
         problem = next((f"{pending.error}" for _, pending in self._uploads if pending.error is not None), "")
         return problem if self._unsent else ""
 
     def cannot_save(self, error: Exception | None) -> bool:
-        """Whether a failed run has lost ranks without which nothing can be saved; then what was begun is written."""
+        """Whether a failed run has lost ranks that saving needs; pending saves are then written."""
         without = error is not None and self.alike.are_lost()
         if without:
             with suppress(FinetoothError):
@@ -251,22 +253,22 @@ class Keeper:
         return without
 
     def leave(self) -> None:
-        """Do not wait for what is being written: it gets no place any more, so that nothing appears in the folder of a
-        run that has ended."""
+        """Do not wait for saves in progress: they are not renamed any more, so that the folder of an ended run does not
+        change."""
         for pending in (*self._local.withdraw(), *self._sending.withdraw()):
             pending.done.set()
-        with self._placing:  # at most the rename that is under way
+        with self._placing:  # waits at most for a rename in progress
             self._left = True
 
     def latest_snapshot(self) -> StepSnapshot | None:
-        """The newest snapshot in memory, from the nearest tier that has one."""
+        """The newest snapshot in memory, from the fastest tier that has one."""
         with suppress(FinetoothError):
             self.settle()
         snapshots = [snapshot for store in (*self.keeping.device, *self.keeping.host) for snapshot in store.kept()]
         return max(snapshots, key=lambda snapshot: snapshot.step, default=None)
 
     def best_kept(self, best: Best) -> BestKept | None:
-        """The best checkpoint on disk; None if none has the metric. Ranks choose what the first of them does."""
+        """The best checkpoint on disk; None if none has the metric. All ranks choose that of the first rank."""
         self.settle()
         metrics = self._found(self.keeping.disk) if self.keeping.disk else {}
         order = ranked(metrics, best.metric, best.mode)
@@ -328,8 +330,8 @@ class Keeper:
             settle_folder(staged, target)
 
     def _judge(self, candidate: Candidate, engine: Engine) -> str:
-        """Why a checkpoint must not count; empty if it may. Of several ranks the first asks, since the others may have
-        no tensors; gates that need the engine are asked at all of them, and the first rank's answer counts."""
+        """The reason against a checkpoint; empty if it passes. Only the first rank asks the gates, since others may
+        have no tensors. Gates that need the engine run at all ranks, and the first rank's answer counts."""
         leads = self.alike.leads
         reason = _objection(self.keeping.gates, candidate) if leads else ""
         if self.keeping.engine_gates and not (reason := self.alike.first(reason)):
@@ -344,7 +346,7 @@ class Keeper:
     # --- in the thread that sends -------------------------------------------------------------------------------------
 
     def _send(self, name: str) -> None:
-        """Send a folder to the remote stores; one that waits for its turn gives way to it."""
+        """Send a folder to the remote stores; it replaces a waiting one."""
         if not self.keeping.remote:
             return
         waiting = {id(pending) for pending in self._sending.withdraw()}
@@ -378,11 +380,11 @@ class Keeper:
             shutil.rmtree(self.keeping.folder / name, ignore_errors=True)
 
     def _put(self, store: Store, name: str) -> None:
-        """Send a folder. A folder of the same run and name in the store is replaced: it was damaged, or the run could
+        """Send a folder to one store. It replaces a folder of the same run and name: that was damaged, or the run could
         not resume from it and reached its step again.
 
         Raises:
-            StoreError: it could not be sent.
+            StoreError: sending failed.
         """
         folder = self.keeping.folder / name
         try:
@@ -402,7 +404,7 @@ class Keeper:
     # --- what is kept -------------------------------------------------------------------------------------------------
 
     def _found(self, store: Store) -> dict[int, Mapping[str, float]]:
-        """Metrics of what a store keeps, by step."""
+        """Metrics of a store's checkpoints, by step."""
         metrics: dict[int, Mapping[str, float]] = {}
         for name in store.names():
             step = step_of(name)
@@ -418,7 +420,7 @@ class Keeper:
 
     def _tidy(self, store: Store | None, now: int) -> None:
         """Remove superfluous checkpoints from a store, except those that are being sent. A checkpoint of a later step
-        than `now` is not one that this run has reached: it does not count, and stays."""
+        than `now` is not from this run's present course: it is ignored, and stays."""
         if store is None or not self.alike.leads:
             return
         busy = {name for name, pending in self._uploads if not pending.done.is_set()}
@@ -433,7 +435,7 @@ class Keeper:
 
 
 def _objection(gates: Mapping[str, Gate], candidate: Candidate) -> str:
-    """What the first of some gates says that does not let a checkpoint pass; empty if all do."""
+    """The reason of the first gate that refuses a checkpoint; empty if all pass it."""
     for name, gate in gates.items():
         try:
             reason = reason_of(gate.check(candidate), gate.check)
@@ -445,12 +447,12 @@ def _objection(gates: Mapping[str, Gate], candidate: Candidate) -> str:
 
 
 def _lost(name: str, store: Store) -> StoreError:
-    """The error of a store that says nothing, and has nothing."""
+    """The error for a store that reports success and lacks the checkpoint."""
     return StoreError("", f"{whose(store.put)}put() kept no {name}{where(store.put)}")
 
 
 def _is_of_same_run(store: Store, name: str, folder: Path) -> bool:
-    """Whether a store keeps another checkpoint of this name and run."""
+    """Whether a store has another checkpoint of this name and run."""
     try:
         there, here = store.manifest(name), (folder / MANIFEST).read_bytes()
         run = json.loads(here).get("run")

@@ -1,9 +1,9 @@
-"""Chat templates for models that learned another markup than their base's: what a renderer writes, as Jinja.
+"""Makes chat templates for models that learned another markup than their base's: a renderer's markup as Jinja.
 
-A renderer is code, and other tools read templates. What stands between two pieces of a conversation (a question, the
-name of a call, its arguments, a result) is learned from what the renderer writes around marked pieces, and a template
-puts the same between the pieces of any conversation. It counts only if it gives the renderer's own tokens for whole
-conversations.
+A renderer is code, and other tools read templates. The code here renders marked pieces of a conversation (a question,
+the name of a call, its arguments, a result), learns the text between two pieces, and makes a template that writes the
+same text between the pieces of any conversation. The template is used only if it gives the renderer's own tokens for
+whole conversations.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from finetooth_toolbox.messages.written_templates import CALLING, gives_the_same
 
 BODY = (Path(__file__).parent / "learned.jinja").read_text(encoding="utf-8").removesuffix("\n")
 KINDS = {"system": "system", "user": "user", "assistant": "answer", "tool": "result"}
-"""The kind of piece that a message of a role is; one of an assistant that calls is made of several."""
+"""The kind of piece of a message by its role; an assistant's message with calls has several pieces."""
 
 PLAIN, SYSTEM = ("u", "uau", "uu", "uaau"), ("su", "suau")
-"""What is learned from, a letter for each message: System, User, Answer; with tools also a Call, two Calls (C), Text
-next to a call, a call with Empty arguments, the Result of a call."""
+"""Shapes of the rendered conversations, a letter per message: System, User, Answer; with tools also a Call, two Calls
+(C), Text next to a call, a call with Empty arguments, the Result of a call."""
 CALLED = ("ucr", "uCrr", "utr", "ucru", "ucrcr", "ucrtr", "utrtr", "uer", "uerau", "uaucr", "uauCrr", "uautr",
           "ucrau", "uCrrau", "utrau", "ucrcrau", "ucrtrau", "utrtrau")  # fmt: skip
 ENDED, ENDED_CALLED = ("ua", "uaua", "u", "uau"), ("uc", "uC", "ut", "ue", "ucr", "ucra", "uaucra")
-"""What is learned from with nothing behind it."""
+"""Shapes of conversations without a prompt at their end."""
 
 
 def template_of(renderer: Renderer, tokenizer: Tokenizer, opening: Opening = NONE) -> str | None:
     """A chat template that gives the renderer's tokens: its own, that of the tokenizer, or one that is learned here;
-    None if there is none.
+    None if none does.
 
     Args:
-        opening: what conversations begin with that bring no system message.
+        opening: the beginning of conversations without a system message.
     """
     head = _with_system(opening.system) if opening.system else ""
     for source in (renderer.template, tokenizer.chat_template):
@@ -47,7 +47,7 @@ def template_of(renderer: Renderer, tokenizer: Tokenizer, opening: Opening = NON
     for system, tools in ((True, True), (False, True), (True, False), (False, False)):
         try:
             source = _Learner(renderer, tokenizer).template(system=system, tools=tools)
-        except DataError:  # it has no tools, or no system message, or more than the neighbours decides
+        except DataError:  # the markup lacks tools or a system message, or more than the neighbours matters
             continue
         if gives_the_same(head + source, renderer, tokenizer, opening, calling=CALLING if tools else ()):
             return head + source
@@ -55,7 +55,7 @@ def template_of(renderer: Renderer, tokenizer: Tokenizer, opening: Opening = NON
 
 
 def _with_system(text: str) -> str:
-    """What makes a template begin with a system message where the conversation has none."""
+    """Jinja that adds a system message to conversations without one."""
     message = literal({"role": "system", "content": text})
     return (
         "{%- if not messages or messages[0]['role'] != 'system' %}{% set messages = [" + message + "] + messages %}"
@@ -81,7 +81,7 @@ DESCRIBED: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "tool | tojson(indent=4)": lambda tool: _json(tool, indent=4),
     f"{_FUNCTION} | tojson(indent=4)": lambda tool: _json(tool["function"], indent=4),
 }
-"""How a tool is described, as Jinja says it."""
+"""Descriptions of a tool, as Jinja."""
 CUTS: Mapping[str, Callable[[str], str]] = {
     "X": str,
     "X.strip()": str.strip,
@@ -89,7 +89,7 @@ CUTS: Mapping[str, Callable[[str], str]] = {
     "X.rstrip()": str.rstrip,
     "(X | tojson)[1:-1]": lambda text: _json(text)[1:-1],
 }
-"""What is done to a content, as Jinja says it of X."""
+"""Treatments of a content X, as Jinja."""
 
 
 def _call(number: int, *, empty: bool = False) -> Mapping[str, Any]:
@@ -99,7 +99,7 @@ def _call(number: int, *, empty: bool = False) -> Mapping[str, Any]:
 
 
 def _talk(shape: str) -> tuple[Message, ...]:
-    """The messages that letters stand for, each with a content that stands nowhere else."""
+    """The messages of a shape's letters, each with a unique content."""
     messages: list[Message] = []
     open_calls: list[Mapping[str, Any]] = []
     for place, letter in enumerate(shape):
@@ -118,18 +118,17 @@ def _talk(shape: str) -> tuple[Message, ...]:
 
 @dataclass
 class _Learner:
-    """Learns what stands between pieces.
+    """Learns the text between pieces.
 
     Attributes:
-        edges: what stands between two, by their kinds; behind the last question it may be something else (`late`), and
-            in a conversation that ends with no question for an answer once more (`last`).
-        described: how tools are; empty if they are not.
-        escapes: quotes in what describes a tool are escaped; where they are not, a template refuses such a tool.
-        call: the pieces of a call in their order; `items` are arguments one by one.
-        as_json: of those, a value that is not text is JSON, not `True` or `None`.
-        result: those of a result.
-        early: which of the system message and the tools stand before the conversation, in their order; the others stand
-            before its last question.
+        edges: the text between two pieces, by their kinds. It may differ after the last question (`late`), and in a
+            conversation without a prompt at its end (`last`).
+        described: the description of tools; empty without one.
+        escapes: quotes in a tool's description are escaped; otherwise a template refuses such a tool.
+        call: the pieces of a call in order; `items` are arguments one by one.
+        as_json: values in `items` that are not text are JSON, not `True` or `None`.
+        result: the pieces of a result.
+        early: system message and tools, if they precede the conversation, in order; others precede its last question.
     """
 
     renderer: Renderer
@@ -147,7 +146,7 @@ class _Learner:
         """Returns the renderer's markup as a chat template in Jinja.
 
         Raises:
-            DataError: what the renderer writes cannot be said so.
+            DataError: a template cannot express the renderer's markup.
         """
         if system:
             self._place("suau", (), {"system": "SYSTEM0."})
@@ -172,7 +171,7 @@ class _Learner:
         return self.tokenizer.decode(self.renderer.render(Conversation(tuple(messages), tuple(tools))).tokens)
 
     def _look_at_tools(self, system: bool) -> None:
-        """How they are described and where, and what calls and results consist of."""
+        """Learn the description and place of tools, and the pieces of calls and results."""
         text = self._text(_talk("u"), TOOLS[:1])
         self.described = next((expression for expression, write in DESCRIBED.items() if write(TOOLS[0]) in text), "")
         if not self.described and text != self._text(_talk("u")):
@@ -203,7 +202,7 @@ class _Learner:
         self.result = tuple(sorted((kind for kind in places if places[kind] >= 0), key=places.__getitem__))
 
     def _place(self, shape: str, tools: Sequence[Mapping[str, Any]], marks: Mapping[str, str]) -> None:
-        """Where the system message and the tools stand."""
+        """Learn the places of the system message and the tools."""
         text = self._text(_talk(shape), tools)
         order = sorted(marks, key=lambda kind: text.find(marks[kind]))
         answer = text.find(_talk(shape)[-2].content)
@@ -213,14 +212,14 @@ class _Learner:
     def _learn(self, asked: Sequence[str], ended: Sequence[str], tools: Sequence[Mapping[str, Any]] = ()) -> None:
         """
         Raises:
-            DataError: what stands between two pieces depends on more than them.
+            DataError: the text between two pieces depends on more than these pieces.
         """
         for shape, ask in (*((shape, True) for shape in asked), *((shape, False) for shape in ended)):
             messages = _talk(shape)
             try:
                 text = self._text(messages, tools, ask=ask)
             except DataError:
-                continue  # the markup has no place for it, and the template will have none
+                continue  # neither the markup nor the template has a place for it
             at, last = 0, "tooled" if tools else "start"
             for when, kind, value in self._pieces(messages, tools, ask=ask):
                 place = text.find(value, at) if value else len(text)
@@ -232,7 +231,7 @@ class _Learner:
     def _pieces(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], *, ask: bool
     ) -> Iterator[tuple[str, str, str]]:
-        """When, kind and text of each piece, and what follows."""
+        """Position (`late `, `last ` or empty), kind and text of each piece, and finally of the prompt or the end."""
         question = max(place for place, message in enumerate(messages) if message.role == "user")
         first = {"tools": [("tool", DESCRIBED[self.described](tool)) for tool in tools if self.described]}
         if messages[0].role == "system":
@@ -272,7 +271,7 @@ class _Learner:
         return _json(value) if self.as_json and not isinstance(value, str) else str(value)
 
     def _cut(self, shape: str, place: int, tools: Sequence[Mapping[str, Any]] = ()) -> str:
-        """What a renderer does to blanks and quotes in a message's content, as Jinja says it."""
+        """A renderer's treatment of blanks and quotes in a message's content, as Jinja."""
         messages = [*_talk(shape)]
         content = messages[place].content
         padded = f' \n "{content}" \n '
@@ -288,7 +287,7 @@ class _Learner:
         """The template.
 
         Args:
-            cuts: what is done to a content, by kind; `asked` is a question right behind a system message.
+            cuts: treatment of a content, by kind; `asked` is a question directly after a system message.
         """
         edges = {edge: text for edge, text in self.edges.items() if self.edges.get(edge[5:]) != text}
         lists = {"call_pieces": self.call, "result_pieces": self.result, "early": self.early, "late": self.late}

@@ -1,4 +1,4 @@
-"""The model card of a run, written from what the run kept: what it is, its data, recipe, scores, licence and limits.
+"""Writes the model card of a run from its files: description, data, recipe, scores, licence and limits.
 
 The layout is that of model hubs: YAML between two lines of dashes, then Markdown
 (https://huggingface.co/docs/hub/model-cards; Mitchell et al., 2019, arXiv:1810.03993).
@@ -18,16 +18,16 @@ from finetooth_recipes import yaml_text
 from finetooth_saving.run_folder import RESULT, plan_of
 
 PRIVATE = frozenset({"output", "trackers", "plugins", "export"})
-"""Sections of the recipe that a card does not show: they are of the machine, and may hold keys."""
+"""Sections of the recipe that a card does not show: they concern the machine, and may hold keys."""
 
 
 def model_card(run: Path, recipe: Mapping[str, Any], base: ModelInfo, *, adapter: bool) -> str:
-    """The card of what a run trained.
+    """The card of a run's trained model.
 
     Args:
         recipe: of the run.
-        base: the model that it began with.
-        adapter: an adapter is what is published, not a whole model.
+        base: its base model.
+        adapter: the published artifact is an adapter, not a whole model.
 
     Raises:
         UserError: the run's files cannot be read.
@@ -61,7 +61,7 @@ def model_card(run: Path, recipe: Mapping[str, Any], base: ModelInfo, *, adapter
 
 
 def licence_of(base: ModelInfo) -> str:
-    """The licence that the card in the base's folder names; empty if there is none."""
+    """The licence in the card in the base's folder; empty without one."""
     for folder in dict.fromkeys(path.parent for path in base.files):
         card = folder / "README.md"
         if not card.is_file():
@@ -88,7 +88,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 
 
 def _data(plan: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
-    """Where the rows came from and how many were used."""
+    """Sources of the rows and the number of used ones."""
     decided = {decision["setting"]: decision["value"] for decision in plan["decisions"]}
     reports = result.get("rows") or []
     if not reports:
@@ -133,7 +133,7 @@ def _licence(base: str, licence: str) -> str:
 
 
 def _limits(plan: Mapping[str, Any], result: Mapping[str, Any], base: str) -> Iterator[str]:
-    """What the run itself shows of where not to trust the model."""
+    """Limits of the model that the run itself shows."""
     longest = plan.get("train", {}).get("max_length")
     yield f"- It may have the errors and biases of {base}; nothing beyond the scores above was measured."
     if longest:
@@ -146,7 +146,7 @@ def _limits(plan: Mapping[str, Any], result: Mapping[str, Any], base: str) -> It
 
 
 def _without_paths(value: Any) -> Any:
-    """The same with the last part of each absolute path alone: where files lie is nobody's concern."""
+    """The value with only the last part of each absolute path, since folders are private."""
     if isinstance(value, Mapping):
         return {name: _without_paths(item) for name, item in value.items()}
     if isinstance(value, list):

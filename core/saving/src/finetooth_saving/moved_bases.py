@@ -1,4 +1,4 @@
-"""Where the bases of runs are now, as a command line says it, while a command runs."""
+"""New paths of the bases of runs, from the command line, for the duration of a command."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from finetooth_hooks.errors import UserError
 
 _OVERRIDES: dict[Path, tuple[str, ...]] = {}
-"""By the folder of the run."""
+"""Overrides by the folder of the run."""
 
 
 @contextmanager
 def base_moved(folder: Path, settings: Sequence[str]) -> Iterator[None]:
-    """Read the recipe of a run with another place of its base, for `click.Context.with_resource`. The files there are
-    compared with those that the run was trained over, as ever.
+    """Read the recipe of a run with another path of its base, for `click.Context.with_resource`. The files there are
+    compared with those of the training, as always.
 
     Args:
         folder: of the run.
         settings: `model=NEW`.
 
     Raises:
-        UserError: another setting.
+        UserError: a setting other than `model` is given.
     """
     for setting in settings:
         if not setting.startswith("model="):
@@ -38,5 +38,5 @@ def base_moved(folder: Path, settings: Sequence[str]) -> Iterator[None]:
 
 
 def overrides_of(recipe: Path) -> tuple[str, ...]:
-    """What is set over the recipe of a run."""
+    """The overrides of a run's recipe."""
     return _OVERRIDES.get(recipe.resolve().parent, ()) if _OVERRIDES else ()

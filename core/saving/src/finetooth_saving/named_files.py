@@ -1,5 +1,4 @@
-"""What settings of a recipe name in addition to the model and the data: a template, a function that rewards, a
-teacher."""
+"""Files that a recipe's settings name besides the model and the data: a template, a reward function, a teacher."""
 
 from __future__ import annotations
 
@@ -12,14 +11,14 @@ from finetooth_hooks.protocols import RoleRequest
 from finetooth_toolbox.files.file_hashes import FileHashes
 
 ELSEWHERE = ("model", "data.train", "data.eval", "plugins", "evaluate", "trackers", "export", "checkpoint", "output")
-"""Settings whose files are compared by other means, or decide no weight."""
+"""Settings whose files are compared elsewhere, or do not affect weights."""
 
 
 def named_files(recipe: Mapping[str, Any], roles: Mapping[str, RoleRequest]) -> dict[str, str]:
     """SHA-256 of each file, and of each model other than the policy, by the setting that names it.
 
     Args:
-        recipe: as the user gave it; relative paths are of the folder of this process.
+        recipe: as the user gave it; relative paths start at the current folder.
         roles: models that the engine holds for the method.
     """
     hashes = FileHashes(None)
@@ -28,7 +27,7 @@ def named_files(recipe: Mapping[str, Any], roles: Mapping[str, RoleRequest]) -> 
         try:
             if path.is_file():
                 digests[setting] = hashes.sha256(path)
-        except (OSError, ValueError, DataError):  # a name that no file can have, or a file that nobody may read
+        except (OSError, ValueError, DataError):  # an impossible file name, or an unreadable file
             continue
     return digests
 
@@ -42,5 +41,5 @@ def _paths(value: Any, setting: str) -> Iterator[tuple[str, Path]]:
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _paths(inner, f"{setting}.{index}")
-    elif isinstance(value, str) and ("." in value or "/" in value):  # a bare word picks an entry
+    elif isinstance(value, str) and ("." in value or "/" in value):  # a single word picks an entry
         yield setting, Path(value)

@@ -1,4 +1,4 @@
-"""Names of checkpoints, `step-40`, and of folders that hold what a run writes."""
+"""Names of checkpoints, `step-40`, and of folders that a run writes to."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _NAME = re.compile(r"step-(\d+)")
 FOLDER = "checkpoints"
 """Folder of a run that holds its checkpoints."""
 SCRATCH = "ft-rank-"
-"""What the name of a folder in TMPDIR begins with in which a rank works that does not write the run's."""
+"""Name prefix of the folder in TMPDIR for a rank that does not write to the run folder."""
 
 
 def name_of(step: int) -> str:
-    """The name of the checkpoint after so many steps."""
+    """The name of the checkpoint after `step` steps."""
     return f"step-{step}"
 
 
 def step_of(name: str) -> int | None:
-    """The step that a checkpoint's name says; None for another name."""
+    """The step in a checkpoint's name; None for another name."""
     match = _NAME.fullmatch(name)
     return int(match[1]) if match else None
 
@@ -32,7 +32,7 @@ def newest_first(names: Iterable[str]) -> list[str]:
 
 
 def split_url(url: str, at: int | None = None) -> tuple[str, int | None]:
-    """The URL of a run and a step, from the URL of the run or of one of its checkpoints."""
+    """The URL of a run, and the step in the URL of one of its checkpoints, else `at`."""
     head, _, last = url.rstrip("/").rpartition("/")
     step = step_of(last)
     return (url, at) if step is None else (head, step)

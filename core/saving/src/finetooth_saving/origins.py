@@ -1,4 +1,4 @@
-"""Where weights came from that lie in a folder of their own, merged or in another format: `origin` in its manifest."""
+"""The origin of merged or converted weights in a separate folder: `origin` in its manifest."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ RECORD = "record.dsse.json"
 
 @dataclass(frozen=True)
 class Origin:
-    """What weights were made of.
+    """The origin of weights.
 
     Attributes:
         run: folder of the run; empty: an artifact without one.
-        artifact: SHA-256 of the manifest of its artifact, which lists every file; empty: it has none.
-        record: of the version that the run was, as a registry wrote it; empty: it came from none.
+        artifact: SHA-256 of the manifest of its artifact, which lists every file; empty: the artifact has no manifest.
+        record: the record of the registry's version behind the run; empty: it came from no registry.
     """
 
     run: str
@@ -33,14 +33,14 @@ class Origin:
     record: str = ""
 
     def folder(self) -> Path | None:
-        """The run's folder; None where it is gone, or holds another artifact now."""
+        """The run's folder; None if it is missing or has another artifact now."""
         folder = Path(self.run)
         same = self.run and is_run_folder(folder) and origin_of(folder / ARTIFACT).artifact == self.artifact
         return folder if same and self.artifact else None
 
 
 def origin_of(artifact: Path) -> Origin:
-    """What will be made of an artifact comes from there."""
+    """The origin of weights that are made from an artifact."""
     run, manifest = artifact.absolute().parent, artifact / MANIFEST
     record = run / RECORD
     return Origin(
@@ -51,12 +51,12 @@ def origin_of(artifact: Path) -> Origin:
 
 
 def as_written(origin: Origin | None) -> dict[str, Any]:
-    """What a manifest says of it; nothing where it is not known."""
+    """An origin as the items of a manifest; empty if unknown."""
     return {} if origin is None else {"origin": asdict(origin)}
 
 
 def read_origin(folder: Path) -> Origin | None:
-    """What a folder's manifest says of the origin of its weights; None where none says it.
+    """The origin in a folder's manifest; None if the manifest is missing or has none.
 
     Raises:
         UserError: the manifest was changed.

@@ -1,4 +1,4 @@
-"""Checkpoints of a place, on disk or elsewhere, as the commands look at them."""
+"""Checkpoints of a place, on disk or in a remote store, for commands."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from finetooth_saving.run_folder import is_begun, no_such_run, run_at
 
 @dataclass(frozen=True)
 class Place:
-    """Where checkpoints are.
+    """A place with checkpoints.
 
     Attributes:
-        name: for people.
-        folder: on this machine; None for a store elsewhere.
-        store: elsewhere; None on this machine.
-        only: the one checkpoint that was named.
+        name: for messages.
+        folder: on this machine; None for a remote store.
+        store: the remote store; None on this machine.
+        only: the name of the only requested checkpoint.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Place:
         """Names of checkpoints, newest first.
 
         Args:
-            none: there may be none.
+            none: an empty result is allowed.
 
         Raises:
-            FinetoothError: there is none.
+            FinetoothError: the place has no checkpoint.
         """
         if self.only:
             return [self.only]
@@ -60,14 +60,14 @@ class Place:
         return newest
 
     def set_aside(self) -> Mapping[str, str]:
-        """What does not count, by name, with the reason."""
+        """Checkpoints in quarantine: the reason by name."""
         return {} if self.folder is None or self.only else quarantine.reasons(self.folder)
 
     def manifest(self, name: str) -> Mapping[str, Any]:
         """The manifest of a checkpoint, its own SHA-256 checked.
 
         Raises:
-            FinetoothError: it cannot be read, or was changed.
+            FinetoothError: the manifest cannot be read, or was changed.
         """
         if self.store is not None:
             return read_manifest(self.store.manifest(name), f"{self.store.place}/{name}")
@@ -82,10 +82,11 @@ class Place:
 
     @contextmanager
     def whole(self, name: str) -> Iterator[Path]:
-        """A folder with the files of a checkpoint; from elsewhere they are fetched for as long as it is used.
+        """A folder with the files of a checkpoint; those of a remote store are downloaded for the duration of the
+        context.
 
         Raises:
-            FinetoothError: they cannot be had.
+            FinetoothError: the files cannot be downloaded.
         """
         if self.store is None:
             assert self.folder is not None
@@ -96,7 +97,7 @@ class Place:
             yield Path(scratch)
 
     def verify(self, name: str) -> str:
-        """What is wrong with a checkpoint; empty if every file is as it was written."""
+        """The fault of a checkpoint; empty if every file is unchanged since it was written."""
         try:
             with self.whole(name) as folder:
                 manifest = verify_folder(folder)
@@ -108,10 +109,10 @@ class Place:
         return ""
 
     def remove(self, name: str) -> None:
-        """Take a checkpoint out.
+        """Remove a checkpoint.
 
         Raises:
-            StoreError: it cannot be removed.
+            StoreError: the checkpoint cannot be removed.
         """
         if self.store is not None:
             self.store.remove(name)
@@ -121,21 +122,22 @@ class Place:
         assert self.folder is not None
         aside = self.folder / f".{name}.gone"
         try:
-            (self.folder / name).rename(aside)  # whole or absent, whenever this is broken off
+            (self.folder / name).rename(aside)  # complete or absent, even if this is interrupted
             shutil.rmtree(aside)
         except OSError as error:
             raise StoreError(str(self.folder), f"{name} cannot be removed: {error.strerror}") from error
 
 
 def place_of(reference: str, opened: Callable[[str], Store], disk: Callable[[Path], Path | None]) -> Place:
-    """A run folder or a run's name under `runs/`, its `checkpoints`, one checkpoint in them, or a URL.
+    """The place of a reference: a run folder or a run's name under `runs/`, its `checkpoints`, one checkpoint in them,
+    or a URL.
 
     Args:
-        opened: the store of a URL.
-        disk: the folder where the recipe of a run keeps its checkpoints; None if it does not say.
+        opened: returns the store of a URL.
+        disk: returns the folder of a run's checkpoints according to its recipe; None if the recipe has none.
 
     Raises:
-        UserError: there is nothing of the kind.
+        UserError: the reference does not exist or has no checkpoints.
     """
     if "://" in reference:
         url, step = split_url(reference)
@@ -166,11 +168,11 @@ def place_of(reference: str, opened: Callable[[str], Store], disk: Callable[[Pat
 
 @dataclass(frozen=True)
 class Difference:
-    """How two checkpoints differ.
+    """The differences between two checkpoints.
 
     Attributes:
         files: `FILE: changed`, `only in A`, `only in B`.
-        facts: what their manifests say, `step: 5 -> 10`.
+        facts: differences of their manifests, `step: 5 -> 10`.
     """
 
     files: tuple[str, ...] = field(default=())

@@ -1,4 +1,4 @@
-"""A folder for checkpoints that do not count, next to the others, each with the reason in a file."""
+"""The quarantine: a folder of refused checkpoints next to the others, each with the reason in a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REASON = "reason.txt"
 
 
 def set_aside(folder: Path, name: str, reason: str) -> Path:
-    """Move a folder into `quarantine` next to it, with the reason in a file; returns where it is."""
+    """Move a folder into `quarantine` next to it, with the reason in a file; returns its new path."""
     place = folder.parent / FOLDER
     place.mkdir(exist_ok=True)
     target = next(path for path in (place / (name if n == 1 else f"{name}-{n}") for n in count(1)) if not path.exists())
@@ -23,7 +23,7 @@ def set_aside(folder: Path, name: str, reason: str) -> Path:
 
 
 def reasons(folder: Path) -> Mapping[str, str]:
-    """The checkpoints of `folder` that were set aside, and why, by name."""
+    """The reasons of the checkpoints of `folder` in quarantine, by name."""
     place = folder / FOLDER
     reasons_by_name: dict[str, str] = {}
     for path in sorted(place.iterdir()) if place.is_dir() else ():

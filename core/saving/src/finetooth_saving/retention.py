@@ -1,4 +1,4 @@
-"""Which checkpoints stay."""
+"""Decides which checkpoints stay."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ Mode = Literal["min", "max"]
 LESS = (
     "loss", "perplexity", "error", "mse", "mae", "bits_per_byte", "brier_score", "/wer", "/cer", "/ter", "unfinished",
 )  # fmt: skip
-"""How metrics end of which less is better: errors, what lm-eval measures of a text and of a transcript, the share of
-answers that were cut off."""
+"""Name endings of metrics of which less is better: errors, lm-eval's metrics of texts and transcripts, the share of
+truncated answers."""
 MEASURED = "eval/"
-"""What the names of evaluators' metrics begin with."""
+"""Name prefix of evaluators' metrics."""
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best so many by one metric."""
+    """A number of best checkpoints by one metric."""
 
     n: int
     metric: str
@@ -27,7 +27,7 @@ class Best:
 
 
 def mode_of(metric: str) -> Mode:
-    """Which way a metric is better, by its name: less of a loss, a perplexity or an error, more of anything else."""
+    """The better direction of a metric, by its name: lower for a loss, a perplexity or an error, higher for others."""
     return "min" if metric.endswith(LESS) else "max"
 
 
@@ -37,7 +37,7 @@ def is_better(value: float, than: float, mode: Mode) -> bool:
 
 
 def ranked(by_step: Mapping[int, Mapping[str, float]], metric: str, mode: Mode) -> list[int]:
-    """Steps that have the metric, best first; of equals the earlier.
+    """Steps that have the metric, best first; of equal ones, the earlier first.
 
     Args:
         by_step: metrics of each checkpoint by its step.
@@ -50,12 +50,12 @@ def ranked(by_step: Mapping[int, Mapping[str, float]], metric: str, mode: Mode) 
 
 
 def superfluous(by_step: Mapping[int, Mapping[str, float]], last: int, best: Best | None) -> list[int]:
-    """Steps whose checkpoints may go, oldest first. The newest always stays.
+    """Steps of checkpoints to remove, oldest first. The newest always stays.
 
     Args:
         by_step: metrics of each checkpoint by its step.
-        last: so many of the newest stay; 0 keeps all.
-        best: those stay too.
+        last: number of newest checkpoints that stay; 0 keeps all.
+        best: the best ones by a metric stay too.
     """
     if not last:
         return []

@@ -1,4 +1,4 @@
-"""Saving where a disk is full: tried again until somebody has made room."""
+"""Repeats a save on a full disk until the disk has space."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ PAUSE = 1.0
 def once_there_is_room(
     save: Callable[[], T], alike: Alike, seconds: float, asked: Callable[[], bool], say: Callable[[str], None]
 ) -> T:
-    """What saving gives, tried again and again while a disk is full, until the time for that is over or the user wants
-    no more of it. Ranks that can only save together all try again where the disk of one is full.
+    """The result of saving, repeated while a disk is full, until the time is over or the user stops it. Ranks that can
+    only save together all try again if one disk is full.
 
     Args:
-        save: may be called again after it has returned, since another rank failed.
-        seconds: of the wait.
-        asked: whether the user wants no more of it.
+        save: may be called again after success, if another rank failed.
+        seconds: longest wait.
+        asked: returns whether the user has asked to stop.
         say: tells the user one line.
 
     Raises:
-        Exception: what was raised last.
+        Exception: the last error.
     """
     end, reported = time.monotonic() + seconds, False
     while True:
         try:
             with alike.fails():
                 return save()
-        except Exception as error:  # whatever it is, no rank may leave the others waiting
+        except Exception as error:  # any error: no rank may leave the others waiting
             if not alike.all(blame.is_full(error) and time.monotonic() < end and not asked()):
                 raise
             if not reported:

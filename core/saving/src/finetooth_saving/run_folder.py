@@ -1,4 +1,4 @@
-"""What a run folder says of its run: enough to build its engine again, with every choice as it was."""
+"""Reads a run folder: it has everything to rebuild the engine with the same choices."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
 
 ARTIFACT = "artifact"
 MERGED = "merged"
-"""Where a command that folds an adapter into its base puts the model, unless it is told otherwise."""
+"""Default folder for a model with its adapter merged."""
 PLAN = "plan.json"
 RECIPE = "recipe.yaml"
 RESULT = "result.json"
 RUN = "run.json"
 
 OF_THE_PROCESS = ("history", "evaluations", "data")
-"""Fields of an outcome that only the process that trained knows; they are empty for a run that had ended before."""
+"""Fields of an outcome that only the training process knows; they are empty for a run that had ended before."""
 
 RUNS = Path("runs")
-"""Where runs are that are named without a folder."""
+"""Folder of runs that are named without a folder."""
 
 _SHOWN = 5
-"""Runs that an error names."""
+"""Number of runs that an error names."""
 
 FIXED = {
     "loader": ("model", "loader"),
@@ -50,7 +50,7 @@ FIXED = {
     "adapter": ("adapter",),
     "quantizer": ("quantization",),
 }
-"""Where in a recipe the picks stand that decide what the trained weights mean."""
+"""Paths in a recipe of picks that determine the meaning of the trained weights."""
 
 ALSO_FIXED = {
     "method": ("method",),
@@ -58,43 +58,43 @@ ALSO_FIXED = {
     "schedule": ("schedule",),
     "backend": ("backend",),
 }
-"""Where the picks stand that decide how the weights are trained: a resumed run keeps them."""
+"""Paths of picks that determine the training: a resumed run keeps them."""
 
 DECIDED = ("precision", "micro_batch_tokens", "gradient_checkpointing")
-"""Settings of `train` that a resumed run takes as its plan decided them."""
+"""Settings of `train` that a resumed run takes from its plan."""
 
 
 def is_run_folder(path: Path) -> bool:
-    """Whether a run has written its recipe and its plan there."""
+    """Whether a folder has a run's recipe and plan."""
     return (path / RECIPE).is_file() and (path / PLAN).is_file()
 
 
 def is_begun(path: Path) -> bool:
-    """Whether a run has begun there: it has written who it is, and then its recipe. That is the first thing it does;
-    the plan comes once the data are read, so it may be missing in the folder of a run that was killed."""
+    """Whether a run has begun in a folder: it has written its id, and then its recipe, before anything else. The plan
+    comes after reading the data, so a killed run may lack it."""
     return is_run_folder(path) or ((path / RECIPE).is_file() and (path / RUN).is_file())
 
 
 def run_at(reference: str, is_there: Callable[[Path], bool] = is_run_folder) -> Path | None:
-    """The folder that a reference to a run means: a path, or a name under `runs/`; None if it means none.
+    """The folder of a reference to a run: a path, or a name under `runs/`; None if it is not a run.
 
     Args:
-        is_there: whether a folder counts.
+        is_there: whether a folder counts as a run.
     """
     try:
         path = Path(reference).expanduser()
         places = [path] if len(path.parts) != 1 else [path, RUNS / path]
         return next((place for place in places if is_there(place)), None)
-    except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
+    except (OSError, RuntimeError, ValueError):  # too long for a path, or ~ of an unknown user
         return None
 
 
 def run_of(reference: str, catalog: Catalog | None = None) -> Path | None:
-    """The folder of a run with recipe and plan that a reference means, absolute; None if it means none. Its adapter in
-    `artifact` means the run, which knows more of it.
+    """The absolute folder of a referenced run with recipe and plan; None if it is not a run. A reference to the adapter
+    in `artifact` means the run, which has more information.
 
     Args:
-        catalog: its exporters are asked for runs that they keep (`got_back`).
+        catalog: its exporters can fetch runs that they keep (`got_back`).
     """
     reference = reference if catalog is None else got_back(reference, catalog)
     folder = run_at(reference)
@@ -107,7 +107,7 @@ def check_no_such_run(reference: str) -> None:
     """Checks that a reference under `runs/` names something that exists.
 
     Raises:
-        RecipeError: it names a run where runs are, and there is nothing.
+        RecipeError: the reference is a path under `runs/` that does not exist.
     """
     path = Path(reference)
     if path.parts[:1] != RUNS.parts or len(path.parts) < 2 or path.exists():
@@ -123,7 +123,7 @@ def check_no_such_run(reference: str) -> None:
 
 
 def no_such_run(reference: str) -> UserError:
-    """The error for a reference that means no run; a recipe and a folder are named as what they are."""
+    """The error for a reference that is not a run; the message recognises a recipe or a plain folder."""
     path = Path(reference)
     if path.suffix in (".yaml", ".yml") and path.is_file():
         action = f"train it first: ft run {reference}; then name the folder of its run"
@@ -142,11 +142,11 @@ def _there() -> list[str]:
 
 
 def got_back(reference: str, catalog: Catalog) -> str:
-    """A reference `NAME:REST` to a run that the exporter NAME keeps, as the folder of that run on this machine; any
-    other reference as it is.
+    """Fetch the run of a reference `NAME:REST` from the exporter NAME and return its folder on this machine; return any
+    other reference unchanged.
 
     Raises:
-        FinetoothError: the exporter knows no such run, or what it got back is not what was exported.
+        FinetoothError: the exporter does not know the run, or the fetched files differ from the exported ones.
         PluginError: two exporters have this name, or its function cannot be imported.
     """
     name, colon, rest = reference.partition(":")
@@ -157,10 +157,10 @@ def got_back(reference: str, catalog: Catalog) -> str:
 
 
 def check_admitted(catalog: Catalog, recipe: Mapping[str, Any]) -> None:
-    """Ask each exporter that a recipe lists whether it will take what the run trains.
+    """Ask each exporter in a recipe whether it will accept the trained model.
 
     Raises:
-        UserError: one will not.
+        UserError: an exporter will refuse it.
         PluginError: a function cannot be imported.
     """
     for pick in recipe.get("export") or ():
@@ -171,7 +171,7 @@ def check_admitted(catalog: Catalog, recipe: Mapping[str, Any]) -> None:
 
 
 def _asked(registered: Registered, field: str, *about: Any) -> Any:
-    """What the function says that a field of an exporter's entry names."""
+    """Call the function that a field of an exporter's entry names."""
     module, _, function = getattr(registered.entry, field).partition(":")
     try:
         return getattr(import_module(module), function)(*about)
@@ -181,23 +181,23 @@ def _asked(registered: Registered, field: str, *about: Any) -> Any:
 
 
 def check_output(reference: str, output: Path | None) -> None:
-    """Checks that what is made of a run has a folder to go into.
+    """Check that files made from a run have a target folder.
 
     Raises:
-        UserError: the run that is meant is kept elsewhere, so what is made of it cannot go into its folder.
+        UserError: an exporter keeps the run elsewhere, so it has no local folder for them.
     """
     if output is None and ":" in reference and not Path(reference).exists() and run_of(reference) is None:
         raise UserError(f"{reference} is kept elsewhere", action="name the folder to write with --output")
 
 
 def is_whole(artifact: Path) -> bool:
-    """Whether an artifact holds whole weights, and no adapter."""
+    """Whether an artifact is a whole model, not an adapter."""
     return (artifact / "config.json").is_file()
 
 
 def started_in(folder: Path) -> Path | None:
-    """Where a run was started, which relative paths in its recipe are of; None if that is the current folder, is not
-    known, or is not there any more."""
+    """The folder in which a run was started, the start of relative paths in its recipe; None if it is the current
+    folder, unknown, or deleted."""
     try:
         place = Path(json.loads((folder / RUN).read_text(encoding="utf-8"))["started_in"])
         return place if place.is_dir() and not place.samefile(Path.cwd()) else None
@@ -206,10 +206,10 @@ def started_in(folder: Path) -> Path | None:
 
 
 def decided_so_far(folder: Path) -> Mapping[str, Any]:
-    """The plan of a run that has begun; one without decisions if it was killed before it had decided anything.
+    """The plan of a run that has begun; a plan without decisions if it was killed before the first decision.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the plan cannot be read.
     """
     return plan_of(folder) if (folder / PLAN).exists() else {"picks": {}, "options": {}, "train": {}}
 
@@ -218,7 +218,7 @@ def plan_of(folder: Path) -> Mapping[str, Any]:
     """The plan that a run wrote.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the plan cannot be read.
     """
     try:
         plan: Mapping[str, Any] = json.loads((folder / PLAN).read_text(encoding="utf-8"))
@@ -229,15 +229,14 @@ def plan_of(folder: Path) -> Mapping[str, Any]:
 
 
 def as_decided(recipe: dict[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe for a run that resumes: whatever it leaves open is what the plan decided, so that `auto` never decides
-    twice."""
+    """A recipe for a resumed run: open settings have the plan's decisions, so that `auto` never decides twice."""
     recipe = json.loads(json.dumps(recipe, default=str))
     if isinstance(recipe.get("model"), str):
         recipe["model"] = {"name": recipe["model"]}
     for kind, path in (FIXED | ALSO_FIXED).items():
         if kind in plan["picks"] and _left_open(recipe, path):
             fix_pick(recipe, path, plan["picks"][kind], plan["options"].get(kind, {}))
-    if recipe.get("quantization") == "auto" and plan["picks"]:  # it was decided, and nothing was picked
+    if recipe.get("quantization") == "auto" and plan["picks"]:  # the plan decided against quantization
         recipe["quantization"] = None
     train = recipe.setdefault("train", {})
     for name in DECIDED:
@@ -247,7 +246,7 @@ def as_decided(recipe: dict[str, Any], plan: Mapping[str, Any]) -> dict[str, Any
 
 
 def run_id(folder: Path) -> str:
-    """The id of a run, the same over all its resumes; empty for a folder that does not say.
+    """The id of a run, the same over all its resumes; empty for a folder without one.
 
     Raises:
         UserError: the file cannot be read.
@@ -261,7 +260,7 @@ def run_id(folder: Path) -> str:
 
 
 def status_of(folder: Path) -> str:
-    """How a run ended: as result.json says, `unfinished` without one."""
+    """The status of a run from result.json; `unfinished` without one."""
     try:
         return str(json.loads((folder / RESULT).read_text(encoding="utf-8"))["status"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -269,7 +268,7 @@ def status_of(folder: Path) -> str:
 
 
 def outcome_of(folder: Path) -> Outcome | None:
-    """How a run ended, as result.json says; None without one, or if it cannot be read."""
+    """The outcome of a run from result.json; None if it is missing or unreadable."""
     try:
         content = json.loads((folder / RESULT).read_text(encoding="utf-8"))
         values = {
@@ -295,7 +294,7 @@ def check_unused(folder: Path) -> None:
     """Checks that a new run can use the folder.
 
     Raises:
-        UserError: the folder holds something already, or cannot be made.
+        UserError: the folder is not empty, or cannot be made.
     """
     if folder.exists() and not is_unused(folder):
         if not is_begun(folder):
@@ -321,13 +320,13 @@ def check_unused(folder: Path) -> None:
 
 
 def is_unused(folder: Path) -> bool:
-    """Whether a folder holds nothing, or nothing but what a run wrote that was killed before it had begun."""
+    """Whether a folder is empty, or has only files of a run that was killed before it had begun."""
     return folder.is_dir() and all(_is_beginning(path) for path in folder.iterdir())
 
 
 def _is_beginning(path: Path) -> bool:
-    """Whether a run that was killed at its very beginning left this: the recipe, without which no run counts, is
-    written last."""
+    """Whether a file may remain from a run that was killed at its start: it writes the recipe, without which it does
+    not count, last."""
     return path.name in (PLAN, RUN, LOCK) or path.name.startswith((f".{PLAN}.", f".{RUN}.", f".{RECIPE}."))
 
 
@@ -343,7 +342,7 @@ def artifact_of(folder: Path) -> Path:
     """The trained weights of a run, every file checked against the manifest.
 
     Raises:
-        UserError: the run kept none, or a file is damaged.
+        UserError: the run has no artifact, or a file is damaged.
     """
     from finetooth_saving.artifact import verify_folder
 
@@ -358,18 +357,18 @@ def artifact_of(folder: Path) -> Path:
 
 
 def opening_of(reference: str) -> Opening:
-    """What nearly all training rows of a run, an adapter's folder or a model's folder began with; nothing for anything
-    else.
+    """The common beginning of nearly all training rows of a run, an adapter or a model in a folder; empty for other
+    references.
 
     Raises:
-        UserError: the file that keeps it is damaged.
+        UserError: the file with the beginning is damaged.
     """
     run = run_of(reference)
     return read_opening(Path(reference).expanduser() if run is None else run / ARTIFACT)
 
 
 def fix_pick(recipe: dict[str, Any], path: tuple[str, ...], full_name: str, options: Mapping[str, Any]) -> None:
-    """Put a pick with all its options in its place; a name that the user gave stays."""
+    """Set a pick with all its options in a recipe; a name from the user stays."""
     holder = recipe
     for key in path[:-1]:
         holder = holder.setdefault(key, {})
@@ -377,12 +376,13 @@ def fix_pick(recipe: dict[str, Any], path: tuple[str, ...], full_name: str, opti
     name = pick if isinstance(pick, str) else pick["name"]
     if name == "auto":
         source, _, bare = full_name.rpartition(":")
-        name = bare if source.endswith(".py") else full_name  # a local file's name depends on where the recipe is
+        name = bare if source.endswith(".py") else full_name  # the name of a local file depends on the recipe's folder
     holder[path[-1]] = {"name": name, **options}
 
 
 def scratch(folder: Path, *, resumes: bool) -> Path:
-    """A folder of its own for a rank that does not write the run's; with a copy of it where a run resumes."""
+    """A separate folder for a rank that does not write to the run folder; a copy of the run folder if the run
+    resumes."""
     own = Path(tempfile.mkdtemp(prefix=SCRATCH)) / folder.name
     if resumes:
         shutil.copytree(folder, own, ignore=shutil.ignore_patterns("*.lock", "exports", "artifact"))

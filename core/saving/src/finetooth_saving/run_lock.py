@@ -1,4 +1,4 @@
-"""One process at a time writes into a run folder."""
+"""A lock that lets only one process at a time write into a run folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from finetooth_toolbox.files.locks import FolderHeldError, lock_folder
 
 
 def run_lock(folder: Path) -> ExitStack:
-    """Hold the folder until the returned stack is closed; the system releases it however the process ends.
+    """Lock the folder until the returned stack is closed; the system releases the lock with any end of the process.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds the lock.
     """
     lock = ExitStack()
     try:

@@ -1,4 +1,4 @@
-"""The recipe of a run, as its plan decided it."""
+"""The recipe of a run with the decisions of its plan."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 from finetooth_saving.run_folder import FIXED, fix_pick, plan_of
 
 OF_TRAINING = ("checkpoint", "export", "profile", "scale")
-"""Sections that say what happens while a run trains and at its end, and nothing about what it trained."""
+"""Sections that only affect the course and the end of a run, not the trained weights."""
 
 
 def without_training(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe for opening what its run trained: nothing is measured, saved or reported on the way, and the settings
-    that say when to do so are not judged a second time."""
+    """A recipe for opening a trained model: without measuring, saving or reporting, so that the settings for these are
+    not validated again."""
     train = {name: value for name, value in (recipe.get("train") or {}).items() if name != "early_stopping"}
     rest = {name: value for name, value in recipe.items() if name not in OF_TRAINING}
     return {**rest, **({"train": train} if train else {}), "trackers": [], "evaluate": {"evaluators": []}}
 
 
 def with_picks(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe of a run with the picks and options that its plan recorded: a default that has changed since, or an
-    `auto` that would now decide otherwise, must not change what the trained weights mean.
+    """The recipe of a run with the picks and options of its plan. A changed default, or another decision of `auto`,
+    must not change the meaning of the trained weights.
 
     Raises:
         UserError: the folder's plan cannot be read.

@@ -1,4 +1,4 @@
-"""The state of a run between two steps, without the engine's: everything else that decides how it continues."""
+"""The state of a run between two steps: everything that affects its continuation, without the engine's state."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class BadStep:
     Attributes:
         step: the number it would have had.
         reason: what was not finite.
-        rows: ids of its data, as far as they are known.
-        policy: what was done: `skip` or `rollback`.
-        back_to: the step to which weights and optimizer went back.
+        rows: ids of its data, as far as known.
+        policy: the reaction, `skip` or `rollback`.
+        back_to: the step of the restored weights and optimizer.
     """
 
     step: int
@@ -42,13 +42,13 @@ class BadStep:
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that went on.
+    """A resume of a run.
 
     Attributes:
-        step: after which.
-        accepted: changes of the recipe that alter what was done, `setting: before -> now`, and were accepted.
+        step: the step after which it resumed.
+        accepted: accepted changes of the recipe with an effect on the result, `setting: before -> now`.
         changed: other changes of the recipe.
-        versions: what the numbers depend on and was another version, `torch: 2.12.0 -> 2.13.0`.
+        versions: changed versions with an effect on the numbers, `torch: 2.12.0 -> 2.13.0`.
     """
 
     step: int
@@ -65,12 +65,12 @@ class RunState:
         run: id of the run, the same over all its resumes.
         step: optimizer steps done.
         epoch: passes over the data done.
-        method: the method's cursor; may hold NumPy arrays, which the run no longer writes to.
+        method: the method's cursor; may hold NumPy arrays, which the run no longer changes.
         plugins: states of event plugins by name, and of trackers by `tracker:` and name.
         metrics: the last value of every metric.
         best: the best value of each evaluation metric.
         evaluated_at: the step of the last whole evaluation.
-        seconds: that the run has taken so far.
+        seconds: time of the run so far.
         random: states of Python's and NumPy's global generators, for plugins that use them.
         bad_steps: every bad step so far.
         resumed: every resume so far.
@@ -90,8 +90,7 @@ class RunState:
     resumed: Sequence[Resumed] = ()
 
     def measured_here(self) -> dict[str, float]:
-        """Metrics by which the state is compared with others: finite ones; of evaluations only those of these
-        weights."""
+        """Metrics for comparing the state with others: finite ones; evaluations only if they measured these weights."""
         stale = self.evaluated_at != self.step
         return {
             name: value
@@ -100,10 +99,10 @@ class RunState:
         }
 
     def as_json(self) -> dict[str, Any]:
-        """Plain data; in place of each array of the cursor stands None, and `arrays` says where they belong.
+        """Plain data; None replaces each array of the cursor, and `arrays` has their places.
 
         Raises:
-            TypeError: a cursor or a plugin's state holds what JSON does not have.
+            TypeError: a cursor or a plugin's state has a value that JSON cannot represent.
         """
         return self._separated()[0]
 
@@ -113,7 +112,7 @@ class RunState:
         return {**content, "values": arrays} if arrays else content
 
     def write(self, folder: Path) -> None:
-        """Write `state.json` into a folder, and the arrays next to it, if there are any."""
+        """Write `state.json` into a folder, and the arrays, if any, next to it."""
         content, arrays = self._separated()
         if arrays:
             state_arrays.write(folder / state_arrays.FILE, arrays)
@@ -127,10 +126,10 @@ class RunState:
 
 
 def read(path: Path) -> RunState:
-    """A state that was written as JSON.
+    """Read a state from a JSON file.
 
     Raises:
-        UserError: it is none, or one of another version of the format.
+        UserError: the file is not a state, or has another version of the format.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -148,7 +147,7 @@ def read(path: Path) -> RunState:
 
 
 def as_state(content: Mapping[str, Any]) -> RunState:
-    """A state from what `as_json` or `as_kept` made of it."""
+    """A state from the result of `as_json` or `as_kept`."""
     values = {key: value for key, value in content.items() if key not in ("format", "arrays", "values")}
     values["method"] = state_arrays.joined(content["method"], content.get("arrays", ()), content.get("values", ()))
     values["bad_steps"] = tuple(BadStep(**{**bad, "rows": tuple(bad["rows"])}) for bad in content["bad_steps"])
@@ -168,14 +167,14 @@ def random_state() -> dict[str, Any]:
 
 
 def seed_random(generator: np.random.Generator) -> None:
-    """Seed the global generators of Python and NumPy: the core and its plugins own theirs, but what a plugin of the
-    user draws from these shall be the same in every run of the recipe too."""
+    """Seed the global generators of Python and NumPy: the core and its plugins have their own generators, but random
+    numbers of user plugins must also be the same in every run of the recipe."""
     random.seed(int(generator.integers(2**63)))
     np.random.seed(int(generator.integers(2**32)))
 
 
 def restore_random(state: Mapping[str, Any]) -> None:
-    """Set the global generators to what `random_state` read."""
+    """Set the global generators to a state from `random_state`."""
     if "python" in state:
         version, words, gauss = state["python"]
         random.setstate((version, tuple(words), gauss))

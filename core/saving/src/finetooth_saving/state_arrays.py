@@ -1,7 +1,7 @@
-"""NumPy arrays in the state of a method: taken out of it for `state.json`, kept in a second file, and put back.
+"""Separates NumPy arrays from the state of a method for `state.json`, saves them in a second file, and restores them.
 
-They are kept as .npy files in one archive, `state.npz`, and not as safetensors: .npy has every type that NumPy has, and
-keeps byte order and memory order. Nothing in it is code: arrays of Python objects are refused on both ways.
+They are .npy files in one archive, `state.npz`, not safetensors: .npy supports every NumPy type, and preserves byte
+order and memory order. The archive never has code: writing and reading refuse arrays of Python objects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Place = list[str | int]
 
 
 def own_arrays(value: Any) -> Any:
-    """A state whose arrays nobody writes to any more: those that their owner may still change are copied."""
+    """A state with unchanging arrays: copies those that their owner may still change."""
     if isinstance(value, np.ndarray):
         return value if _is_constant(value) else value.copy(order="K")
     if isinstance(value, Mapping):
@@ -31,10 +31,10 @@ def own_arrays(value: Any) -> Any:
 
 
 def separated(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Place], tuple[Array, ...]]:
-    """A state with None in place of each array; where the arrays belong; and the arrays.
+    """A state with None instead of each array; the places of the arrays; and the arrays.
 
     Raises:
-        TypeError: an array holds Python objects, or lies below a key that is not text, which JSON would not give back.
+        TypeError: an array holds Python objects, or is below a key that is not text, which JSON cannot restore.
     """
     places: list[Place] = []
     arrays: list[Array] = []
@@ -59,10 +59,10 @@ def separated(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[Place], tu
 
 
 def joined(state: Mapping[str, Any], places: Sequence[Place], arrays: Sequence[Array]) -> Mapping[str, Any]:
-    """What `separated` took apart; mappings and lists on the way to an array are copied.
+    """Undo `separated`; mappings and lists on the path to an array are copied.
 
     Raises:
-        KeyError, IndexError, TypeError, ValueError: they do not belong together.
+        KeyError, IndexError, TypeError, ValueError: the places or the arrays do not fit the state.
     """
     for place, array in zip(places, arrays, strict=True):
         state = _with(state, place, array)
@@ -78,7 +78,7 @@ def _with(value: Any, place: Sequence[str | int], array: Array) -> Any:
 
 
 def write(path: Path, arrays: Sequence[Array]) -> None:
-    """One .npy file each, named by its number; the same arrays give the same bytes."""
+    """Write one .npy file per array, named by its number; the same arrays give the same bytes."""
     with zipfile.ZipFile(path, "w") as archive:
         for number, array in enumerate(arrays):
             with archive.open(zipfile.ZipInfo(f"{number}.npy"), "w", force_zip64=True) as file:
@@ -89,7 +89,7 @@ def read(path: Path, count: int) -> tuple[Array, ...]:
     """Reads `count` arrays from an archive.
 
     Raises:
-        OSError, ValueError: they are not there, damaged, or would need code.
+        OSError, ValueError: the arrays are missing, damaged, or hold Python objects.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -105,7 +105,7 @@ def read(path: Path, count: int) -> tuple[Array, ...]:
 
 
 def _is_constant(array: Array) -> bool:
-    """Whether neither the array nor what it is a view of can be written to."""
+    """Whether neither the array nor the array that it views is writable."""
     base: Any = array
     while isinstance(base, np.ndarray):
         if base.flags.writeable:

@@ -1,4 +1,4 @@
-"""One thread that does one job after the other."""
+"""A thread that does one job after the other."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from finetooth_toolbox import blame
 
 @dataclass
 class Pending:
-    """A job that was handed over. Once it is done it is dropped, with the copy of all that trains that it holds.
+    """A queued job. When it is done it is dropped, with its copy of the trained parameters.
 
     Attributes:
-        error: what it raised.
+        error: its exception.
     """
 
     job: Callable[[], None]
@@ -29,7 +29,7 @@ class Pending:
             self.job()
         except Exception as error:
             self.error = error
-        except SystemExit as error:  # of a plugin; it would end this thread, and its callers would wait for ever
+        except SystemExit as error:  # from a plugin: it would end this thread, and callers would wait forever
             what, action = blame.problem(error)
             self.error = EngineError(what, action=action)
         finally:
@@ -38,12 +38,11 @@ class Pending:
 
 
 def _nothing() -> None:
-    """The job of what is done."""
+    """The empty job of a finished `Pending`."""
 
 
 class Worker:
-    """Does jobs in the order in which they come, in a thread that does not keep the process alive: a caller that needs
-    them waits.
+    """Does jobs in order in a thread that does not keep the process alive: callers must wait for jobs that they need.
 
     Args:
         name: of the thread.
@@ -56,7 +55,7 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def hand(self, name: str, job: Callable[[], None]) -> Pending:
-        """Hand over a job; it is done as soon as those before it are."""
+        """Queue a job; it runs after the earlier ones."""
         pending = Pending(job, name)
         with self._changed:
             self._jobs.append(pending)
@@ -67,7 +66,7 @@ class Worker:
         return pending
 
     def withdraw(self) -> list[Pending]:
-        """Take back the jobs that have not begun."""
+        """Remove the jobs that have not begun."""
         with self._changed:
             waiting = list(self._jobs)
             self._jobs.clear()

@@ -1,8 +1,8 @@
-"""What a recipe is given from Python, kept as files: rows in memory, and functions.
+"""Saves the Python objects of a recipe as files: rows in memory, and functions.
 
-A run must be able to resume, to hand its rows to worker processes and to say what it was made from. So everything in a
-recipe that is not text is written to a folder next to the runs, under its hash, and the recipe names the file. The same
-rows are one file, however many runs take them.
+A run must be able to resume, to pass its rows to worker processes and to report its inputs. So every value of a recipe
+that is not text is written to a folder next to the runs, under its hash, and the recipe names the file. Equal rows are
+one file for all runs.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 FOLDER = "kept"
 """The folder next to the runs."""
 PLACES = "data.format, method.loss, method.rewards and evaluate.evaluators"
-"""Settings at which a function may stand."""
+"""Settings that accept a function."""
 
 
 def keep_values(recipe: Path | str | Mapping[str, Any] | Options) -> Path | str | Mapping[str, Any]:
-    """A recipe with rows and functions kept as files that it names; one without any is returned as it is, and so is a
-    file. Of a typed one, what was set.
+    """A recipe that names files instead of rows and functions. A recipe without such objects, or a file, is returned
+    unchanged; a typed recipe becomes a mapping of its set fields.
 
     Raises:
-        RecipeError: the rows are malformed, or a function cannot be kept; names the setting.
+        RecipeError: the rows are malformed, or a function cannot be saved; names the setting.
     """
     if hasattr(recipe, "model_dump"):
-        recipe = recipe.model_dump(exclude_unset=True, warnings=False)  # rows in memory fit no type
+        recipe = recipe.model_dump(exclude_unset=True, warnings=False)  # no type includes rows in memory
     if not isinstance(recipe, Mapping) or not any(True for _ in _objects(recipe)):
         return recipe
     output = recipe.get("output")
@@ -43,7 +43,7 @@ def keep_values(recipe: Path | str | Mapping[str, Any] | Options) -> Path | str 
 
 
 def _objects(value: Any) -> Iterator[Any]:
-    """Everything in a recipe that is neither text, number nor path, and lists of rows."""
+    """All values in a recipe that are not texts, numbers or paths, and lists of rows."""
     if isinstance(value, Mapping):
         for content in value.values():
             yield from _objects(content)
@@ -57,7 +57,7 @@ def _objects(value: Any) -> Iterator[Any]:
 
 
 def _value(value: Any, setting: str, folder: Path, plugins: list[Any]) -> Any:
-    """The value of a setting, with files in place of anything but text."""
+    """The value of a setting, with files instead of objects."""
     from finetooth_saving.given import functions, rows
 
     nested = isinstance(value, Mapping) and not hasattr(value, "column_names")  # a DatasetDict is a mapping too
@@ -93,7 +93,7 @@ def _misplaced(function: Any, setting: str) -> RecipeError:
 def _plugin(
     keep: Callable[[Any, str, Path], tuple[str, str]], function: Any, setting: str, folder: Path, plugins: list[Any]
 ) -> str:
-    """Keep a function as the file of a plugin, which the recipe then asks for.
+    """Save a function as the file of a plugin, and add it to the recipe's plugins.
 
     Returns:
         The name of its entry.

@@ -1,4 +1,4 @@
-"""Functions that a recipe is given, kept as Python files, and the picks that name them."""
+"""Saves functions of a recipe as Python files, and makes the picks that name them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def keep_reward(function: Callable[..., Any], setting: str, folder: Path) -> dic
 
 
 def keep_evaluator(function: Callable[..., Any], setting: str, folder: Path) -> dict[str, Any]:
-    """The pick of an evaluator that asks held-out questions and has the function score the answers, as a reward does.
+    """The pick of an evaluator that asks held-out questions and scores the answers with the function, as a reward.
 
     Raises:
         RecipeError: it cannot be kept.
@@ -68,14 +68,14 @@ def keep_evaluator(function: Callable[..., Any], setting: str, folder: Path) -> 
 
 def keep_loss(function: Callable[..., Any], setting: str, folder: Path) -> tuple[str, str]:
     """A function `(outputs, data, state)` that returns a `LossResult`, or `(outputs, data)` that returns the loss of
-    each target, as the plugin of a loss. What it reads of `outputs`, `data.fields` and `data.scalars` by name is
-    declared.
+    each target, as the plugin of a loss. The entry declares the names that it reads from `outputs`, `data.fields` and
+    `data.scalars`.
 
     Returns:
         The name of the loss, and the file.
 
     Raises:
-        RecipeError: it cannot be kept, or takes other arguments.
+        RecipeError: the function cannot be saved, or takes other arguments.
     """
     name, text = source_of(function, setting)
     taken = list(inspect.signature(function).parameters)
@@ -97,7 +97,7 @@ def keep_loss(function: Callable[..., Any], setting: str, folder: Path) -> tuple
 
 
 def keep_format(function: Callable[..., Any], setting: str, folder: Path) -> tuple[str, str]:
-    """A function from the columns of a row to an example, as the plugin of a format.
+    """Save a function from the columns of a row to an example, as the plugin of a format.
 
     Returns:
         The name of the format, and the file.
@@ -111,7 +111,7 @@ def keep_format(function: Callable[..., Any], setting: str, folder: Path) -> tup
 
 
 def _unused(name: str, text: str) -> str:
-    """A name for the entry that no installed one has."""
+    """A name for the entry that no installed entry has."""
     return f"{name}-{_hash(text.encode())}"
 
 
@@ -120,7 +120,7 @@ def _hash(content: bytes) -> str:
 
 
 def _read_by_name(text: str, name: str, outputs: str) -> tuple[set[str], set[str], set[str]]:
-    """What a loss reads: `outputs["NAME"]`, `data.fields["NAME"]`, `data.scalars["NAME"]`."""
+    """The names that a loss reads: `outputs["NAME"]`, `data.fields["NAME"]`, `data.scalars["NAME"]`."""
     read: dict[str, set[str]] = {"outputs": set(), "fields": set(), "scalars": set()}
     for node in ast.walk(ast.parse(text)):
         if not (isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)):

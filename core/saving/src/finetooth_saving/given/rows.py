@@ -1,4 +1,4 @@
-"""Rows in memory as a file of JSON lines: lists, iterators, DataFrames, data sets of the library datasets."""
+"""Saves rows in memory as a file of JSON lines: lists, iterators, DataFrames, data sets of the library datasets."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ EXPECTED = "give mappings from column to value, a DataFrame, or a Dataset of the
 
 
 def keep_rows(value: Any, setting: str, folder: Path) -> Any:
-    """The reference under which the rows are kept. A list of references (paths, mappings that pick a source by `name`)
-    stays one; tables among its items are kept each.
+    """Save rows and return their reference. A list of references (paths, mappings that pick a source by `name`) stays a
+    list; each table in it is saved.
 
     Raises:
-        RecipeError: it holds no rows, or a value that JSON does not have; names the row and the column.
+        RecipeError: the value has no rows, or a cell that JSON cannot represent; names the row and the column.
     """
     if isinstance(value, list | tuple):
         if all(_is_source(item) for item in value):
@@ -35,15 +35,15 @@ def keep_rows(value: Any, setting: str, folder: Path) -> Any:
 
 
 def _is_source(item: Any) -> bool:
-    """Whether an item of a list names rows, and is none itself."""
+    """Whether an item of a list is a reference to rows, not a row."""
     return isinstance(item, str | Path) or (isinstance(item, Mapping) and isinstance(item.get("name"), str))
 
 
 def _mappings(value: Any, setting: str) -> Iterator[Any]:
-    """The rows of whatever they are given in.
+    """The rows of a list, an iterator or a table, as mappings.
 
     Raises:
-        RecipeError: it is nothing that has rows.
+        RecipeError: the value has no rows.
     """
     if hasattr(value, "to_dict") and hasattr(value, "columns") and hasattr(value, "index"):  # pandas
         _check_columns(value.columns, setting)
@@ -63,7 +63,7 @@ def _mappings(value: Any, setting: str) -> Iterator[Any]:
 def _check_columns(columns: Iterable[Any], setting: str) -> None:
     """
     Raises:
-        RecipeError: two columns of a DataFrame have one name, and one of them would be lost.
+        RecipeError: two columns of a DataFrame have the same name, so one of them would be lost.
     """
     twice = repeated(str(column) for column in columns)
     if twice is not None:
@@ -71,7 +71,7 @@ def _check_columns(columns: Iterable[Any], setting: str) -> None:
 
 
 def _write(rows: Iterator[Any], setting: str, folder: Path) -> str:
-    """Write the rows under the hash of what they say.
+    """Write the rows to a file named by the hash of their content.
 
     Returns:
         The path of the file.
@@ -102,10 +102,10 @@ def _line(row: Any, name: str, setting: str) -> bytes:
 
 
 def _plain(value: Any, where: str, setting: str) -> Any:
-    """A value as JSON has it. An empty cell of a table (NaN, NaT, NA) is null; times are texts (ISO 8601).
+    """A value as JSON. An empty cell of a table (NaN, NaT, NA) becomes null; times become texts (ISO 8601).
 
     Raises:
-        RecipeError: JSON has no such value.
+        RecipeError: JSON cannot represent the value.
     """
     if value is None or isinstance(value, str | bool | int):
         return value

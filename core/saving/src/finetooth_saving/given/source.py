@@ -1,4 +1,4 @@
-"""The source of a function with everything of its module that it uses, as the text of a module of its own."""
+"""The source of a function, with everything that it uses of its module, as the text of a separate module."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FUTURE = 0x1000000
 
 
 def source_of(function: Any, setting: str) -> tuple[str, str]:
-    """The name of a function, and a module that holds it: what it uses of its own module (imports, functions, classes,
-    plain constants) goes with it.
+    """The name of a function, and the text of a module with it and everything that it uses of its own module (imports,
+    functions, classes, plain constants).
 
     Raises:
-        RecipeError: the function has no name, it reads variables of a function around it, its source is not
-            known, or it uses an object that has no source; one line that names it.
+        RecipeError: the function has no name, reads variables of an enclosing function, has no known source, or uses an
+            object without source; one line that names it.
     """
     shown = getattr(function, "__qualname__", None) or repr(function)
     if not isinstance(function, FunctionType):
@@ -41,7 +41,7 @@ def source_of(function: Any, setting: str) -> tuple[str, str]:
 
 @dataclass
 class _Text:
-    """Collects parts, whatever is used before what uses it."""
+    """Collects parts of the text, each after the parts that it uses."""
 
     setting: str
     shown: str
@@ -51,7 +51,7 @@ class _Text:
     seen: dict[str, Any] = field(default_factory=dict)
 
     def add(self, thing: Any) -> None:
-        """A function or class, behind all that it uses."""
+        """Add a function or class, after everything that it uses."""
         name = thing.__name__
         if free := getattr(getattr(thing, "__code__", None), "co_freevars", ()):
             raise self._refused(
@@ -104,7 +104,7 @@ def _home(value: Any) -> str | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether its text is a literal that says all of it."""
+    """Whether its `repr` is a literal that recreates it."""
     try:
         return bool(ast.literal_eval(repr(value)) == value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -1,1 +1,1 @@
-"""Runs as their folders tell of them, and what trackers share."""
+"""Information about runs from their folders, and code that trackers share."""

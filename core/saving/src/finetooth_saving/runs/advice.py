@@ -1,7 +1,7 @@
-"""What the reports of a run show to be wrong, with the next action; of a run under way as of one that has ended.
+"""Finds faults in the reports of a run, running or ended, with the next action.
 
-The bounds are those that practice has settled on for fine-tuning: gradients above 100 are unstable, a loss several
-times its own median is a spike. A rule that is not sure says what to look at, not what to change.
+The bounds are common practice in fine-tuning: gradients above 100 are unstable, a loss several times its own median is
+a spike. An uncertain rule names what to inspect, not what to change.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any
 from finetooth_saving.runs.recorded import Point, Recorded
 
 STILL = 3
-"""So many steps without any gradient show that nothing trains."""
+"""Number of steps without any gradient that shows that nothing trains."""
 UNSTABLE = 100.0
-"""Gradient norm before clipping."""
+"""Gradient norm before clipping above which training is unstable."""
 SPIKE = 3.0
-"""A loss so many times the median of the steps before it."""
+"""Ratio of a spike's loss to the median of the steps before it."""
 WINDOW = 20
-"""Steps that a median is taken over."""
+"""Number of steps for a median."""
 PLATEAU = 0.01
-"""Share by which the loss must fall over the second half of the steps, or it stands still."""
+"""Smallest relative fall of the loss over the second half of the steps; less is a plateau."""
 LONG = 60
-"""Steps before a plateau is one."""
+"""Smallest number of steps for a plateau."""
 DECAY = 0.1
-"""Weight decay above which small adapters are held back."""
+"""Weight decay above which small adapters learn too little."""
 HIGHEST_RATE = 1.0
-"""Learning rate that no optimizer is given to train with; those that find their own scale it by 1."""
+"""A learning rate that is too high for any optimizer; those that find their own rate use 1 as a factor."""
 
 
 def advice(run: Recorded) -> list[str]:
-    """One line for each thing that is wrong, the gravest first; empty if nothing is."""
+    """One line per fault, the gravest first; empty without faults."""
     series = run.series()
     losses = series.get("loss", [])
     problems = [*_not_finite(run), *_gradients(run), *_spikes(losses), *_overfits(series)]
@@ -58,7 +58,7 @@ def _not_finite(run: Recorded) -> Iterator[str]:
 
 
 def _why_not_finite(before: Sequence[Mapping[str, Any]]) -> str:
-    """What the steps before one that was not finite say of its cause, with the next action."""
+    """The probable cause of a step that was not finite, from the steps before it, with the next action."""
     rows = "look at the step's rows for empty or extreme ones (ft data check), and try train.precision: fp32"
     if not before:
         return f"no update came before it, so the learning rate is not why: see ft doctor weights MODEL, {rows}"
@@ -126,7 +126,7 @@ def _overfits(series: Mapping[str, list[Point]]) -> Iterator[str]:
 
 
 def _weight_decay(run: Recorded) -> float:
-    """What the recipe sets; 0 if it sets none."""
+    """The recipe's weight decay; 0 if it sets none."""
     optimizer = run.plan.get("recipe", {}).get("optimizer")
     decay = optimizer.get("weight_decay") if isinstance(optimizer, Mapping) else None
     return float(decay) if isinstance(decay, int | float) else 0.0

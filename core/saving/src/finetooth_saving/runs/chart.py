@@ -1,6 +1,6 @@
 """Curves as SVG: small charts that need no script and nothing from a network.
 
-`Chart` says where everything stands; `svg` writes it. Another writer (PNG) draws the same chart.
+`Chart` has the positions; `svg` writes it. Another writer (PNG) draws the same chart.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from finetooth_toolbox.text.controls import escape_controls
 
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf")
 MOST_POINTS = 600
-"""Of a curve; longer ones are thinned, with the least and the greatest value of each stretch kept."""
+"""Largest number of points of a curve; longer ones are thinned to the least and the greatest value of each section."""
 
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart with the places of what is in it, in pixels from the upper left corner.
+    """A chart with the positions of its elements, in pixels from the upper left corner.
 
     Attributes:
-        title: above.
+        title: text above the curves.
         width, height: of the whole.
-        left, top, right, bottom: of the area in which the curves are.
+        left, top, right, bottom: of the area with the curves.
         curves: pixels of each curve, by its name.
         marks: pixels of points with a ring around them.
         x_ticks, y_ticks: place and label.
@@ -46,14 +46,14 @@ class Chart:
 
     @property
     def legend(self) -> tuple[str, ...]:
-        """Names of the curves, where there are several."""
+        """Names of the curves, if there are several."""
         return tuple(self.curves) if len(self.curves) > 1 else ()
 
 
 def chart(
     title: str, series: Mapping[str, Points], *, width: int = 460, height: int = 240, marks: Points = ()
 ) -> Chart | None:
-    """A chart of curves over the steps; None where nothing finite is to be shown.
+    """A chart of curves over the steps; None without finite values.
 
     Args:
         series: (step, value) by name, in the order of the steps.
@@ -128,7 +128,7 @@ def svg(made: Chart) -> str:
 
 
 def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]]:
-    """At most so many of the points: of each stretch the least and the greatest, so that no spike is lost."""
+    """At most `most` of the points: the least and the greatest of each section, so that no spike is lost."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / (most // 2))
@@ -140,7 +140,7 @@ def thinned(points: Points, most: int = MOST_POINTS) -> list[tuple[float, float]
 
 
 def ticks(low: float, high: float, about: int = 4, least: float = 0.0) -> list[float]:
-    """Round numbers between two values, about so many, each at least `least` from the next."""
+    """About `about` round numbers between two values, each at least `least` from the next."""
     if not high > low:
         return [low]
     raw = max((high - low) / about, least)
@@ -151,17 +151,17 @@ def ticks(low: float, high: float, about: int = 4, least: float = 0.0) -> list[f
 
 
 def label(value: float) -> str:
-    """A number at an axis."""
+    """The label of a number at an axis."""
     return f"{value:.4g}"
 
 
 def _text(text: str) -> str:
-    """Text of the chart, whatever it spells."""
+    """Text for SVG, escaped."""
     return escape(escape_controls(text))
 
 
 def _span(low: float, high: float) -> tuple[float, float]:
-    """Two values that differ, also where all are one: half a unit around it, or a share of a huge one, which half
-    a unit would not move."""
+    """Two different bounds, even for equal values: half a unit around the value, or a share of a huge value, for which
+    half a unit is lost in rounding."""
     around = max(0.5, 1e-3 * abs(low))
     return (low, high) if high > low else (low - around, high + around)

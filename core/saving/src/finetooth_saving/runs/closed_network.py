@@ -1,7 +1,7 @@
 """Runs whose network is closed: `data.classification.egress: never`.
 
-The run's process gets a network namespace of its own, in which only the loopback device is. Nothing that it starts or
-loads can leave it, whatever library it calls.
+The run's process gets a separate network namespace with only the loopback device. No process or library of the run can
+leave it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
     fcntl.ioctl(line, 0x8914, struct.pack("16sh14x", b"lo", 1 | 0x40))  # SIOCSIFFLAGS: IFF_UP | IFF_RUNNING
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Brings the loopback device up, over which the ranks of a run speak, and becomes the command."""
+"""Starts the loopback device, over which the ranks of a run communicate, and executes the command."""
 
 
 def is_closed() -> bool:
@@ -45,11 +45,11 @@ def must_close(recipe: Mapping[str, Any]) -> bool:
 def run_closed(
     command: Sequence[str], *, output: IO[Any] | int | None = None, environment: Mapping[str, str] | None = None
 ) -> int:
-    """Run a command in a network namespace of its own, and wait for it.
+    """Run a command in a separate network namespace, and wait for it.
 
     Args:
         command: a program, as an absolute path, and its arguments.
-        output: takes what it prints; None: it prints where this process does.
+        output: receives its output; None: the output of this process.
         environment: variables to set for it.
 
     Returns:
@@ -71,8 +71,8 @@ def run_closed(
     variables = {**os.environ, **(environment or {})}
     with subprocess.Popen(started, stdout=output, stderr=output, env=variables) as process:
         if threading.current_thread() is not threading.main_thread():
-            return process.wait()  # signals come to the main thread
-        # a terminal sends the interrupt key to both, and the run answers it; what ends this process ends the run
+            return process.wait()  # signals interrupt the main thread
+        # a terminal sends the interrupt key to both, and the run handles it; the end of this process ends the run
         before = signal.signal(signal.SIGINT, lambda number, frame: None)
         ending = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
         try:
@@ -83,20 +83,21 @@ def run_closed(
 
 
 def train(recipe: str, folder: Path, plugins: Sequence[str], resuming: object = None) -> Outcome:
-    """Train a recipe, or resume its run, in a process whose network is closed, and export what it lists there.
+    """Train a recipe, or resume its run, in a process with a closed network, with the exports of the recipe.
 
     Args:
         recipe: as YAML.
         folder: of the run.
-        plugins: those that the user named and the recipe does not.
+        plugins: plugins that the user named in addition to the recipe.
         resuming: how the run resumes, an object with what `ft resume` takes: `overrides`, `at`, `accept_changes`,
             `strict`; None: it begins.
 
     Returns:
-        How it ended; its history is that of metrics.jsonl.
+        The outcome, with the history from metrics.jsonl.
 
     Raises:
-        FinetoothError: this machine cannot close the network, or the run did not begin; with the line that it printed.
+        FinetoothError: this machine cannot close the network, or the run failed before it had begun; with its error
+            line.
     """
     from finetooth_saving.history import report_of
     from finetooth_saving.run_folder import RECIPE, outcome_of
@@ -127,7 +128,7 @@ def train(recipe: str, folder: Path, plugins: Sequence[str], resuming: object = 
 def _resume(folder: Path, resuming: Mapping[str, Any]) -> list[str]:
     """
     Raises:
-        PlanError: another recipe is in the place of the run's own, and no command says that.
+        PlanError: the arguments have another recipe for the run, which `ft resume` cannot express.
     """
     check_closed(wanted=resuming["overrides"] is None)
     step = [] if resuming["at"] is None else ["--at", str(resuming["at"])]
@@ -136,12 +137,12 @@ def _resume(folder: Path, resuming: Mapping[str, Any]) -> list[str]:
 
 
 def facts() -> dict[str, str]:
-    """What a record says of the network of this process; nothing where it has one."""
+    """Facts for a record about the closed network of this process; empty if it is open."""
     return {"network": "closed"} if is_closed() else {}
 
 
 def check_closed(*, wanted: bool) -> None:
-    """Checks that the network is closed where it must be.
+    """Check that the network is closed if the recipe demands it.
 
     Raises:
         PlanError: the network must be closed, and this process has one.

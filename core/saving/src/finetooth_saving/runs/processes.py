@@ -17,15 +17,15 @@ from finetooth_saving.run_folder import RUNS, is_begun, no_such_run, run_at
 from finetooth_saving.runs.recorded import is_running
 
 OWN = ("FT_ENCRYPTION_KEY", "FT_API_KEY", "FT_BOARD_KEY")
-"""Secrets of a server, which no run that it begins needs."""
+"""Secrets of a server, which its runs do not need."""
 TAIL = 2_000
-"""Characters of a run's output that are told."""
+"""Number of shown characters of a run's output."""
 BEGUN: list[subprocess.Popen[bytes]] = []
-"""Processes that were begun here, so that those that have ended leave no zombies."""
+"""Processes that were started here, recorded so that ended ones leave no zombies."""
 
 
 def environment() -> dict[str, str]:
-    """The environment without secrets of a server."""
+    """The environment variables without secrets of a server."""
     return {name: value for name, value in os.environ.items() if name not in OWN}
 
 
@@ -35,8 +35,7 @@ def ft(*arguments: str) -> list[str]:
 
 
 def begin(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Run `ft` with arguments in a process of its own, in the background; what it prints goes behind what is in the
-    run's log.
+    """Run `ft` with arguments in a background process; its output is appended to the run's log.
 
     Args:
         folder: of the run.
@@ -83,7 +82,7 @@ def stop(run: str) -> None:
         try:
             os.kill(int((folder / LOCK).read_text(encoding="utf-8")), signal.SIGINT)
             return
-        except (OSError, ValueError) as error:  # its process has just ended, or another machine wrote the file
+        except (OSError, ValueError) as error:  # the process has just ended, or another machine wrote the file
             problem = f"; {error}"
     raise UserError(f"{folder} is not under way{problem}", action=f"{folder / 'result.json'} says how it ended")
 
@@ -105,7 +104,7 @@ def _begun(run: str) -> Path:
     """The folder of a run that has begun.
 
     Raises:
-        UserError: no run is there.
+        UserError: the run does not exist.
     """
     folder = run_at(run, is_begun)
     if folder is None:
@@ -114,19 +113,19 @@ def _begun(run: str) -> Path:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a run can begin in the folder: none is there, and no process that was begun here is about to make it. A
-    run that was refused leaves only its log."""
+    """Whether a run can begin in the folder: it has no run, and no process started here is about to make one. A refused
+    run leaves only its log."""
     reap()
     return not folder.exists() and not any(str(folder) in cast(list[str], process.args) for process in BEGUN)
 
 
 def log_of(folder: Path) -> Path:
-    """Where a run that was begun in the background prints: a file next to its folder."""
+    """The log file of a background run, next to its folder."""
     return folder.with_name(f"{folder.name}.log")
 
 
 def output_of(folder: Path, characters: int = TAIL) -> str:
-    """The end of what such a run printed; empty for others."""
+    """The end of a background run's output; empty for other runs."""
     try:
         return log_of(folder).read_text(encoding="utf-8", errors="replace")[-characters:]
     except OSError:
@@ -134,5 +133,5 @@ def output_of(folder: Path, characters: int = TAIL) -> str:
 
 
 def reap() -> None:
-    """Note which of the processes that were begun here have ended."""
+    """Collect the exit status of ended processes that were started here."""
     BEGUN[:] = [process for process in BEGUN if process.poll() is None]

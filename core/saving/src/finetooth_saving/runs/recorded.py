@@ -1,7 +1,7 @@
-"""What the folder of a run says of it: for tables, reports and views, of runs that are under way, done or broken.
+"""Reads the folder of a run, running, done or broken, for tables, reports and views.
 
-Only files that trainers and trackers of the run wrote are read (`run.json`, `recipe.yaml`, `plan.json`, `result.json`,
-`metrics.jsonl`), as JSON and text. What cannot be read is missing, and `Recorded.problems` names it.
+It reads only files that trainers and trackers of the run wrote (`run.json`, `recipe.yaml`, `plan.json`, `result.json`,
+`metrics.jsonl`), as JSON and text. An unreadable file counts as missing, and `Recorded.problems` names it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from finetooth_toolbox.files.locks import FILE as LOCK
 
 METRICS = "metrics.jsonl"
 BEGUN = ("run.json", "recipe.yaml")
-"""What a folder holds in which a run has begun."""
+"""Files in every folder of a run that has begun."""
 PLAIN_NAME = re.compile(r"[\w][\w.+-]*")
-"""A name that could not be a path."""
+"""A name that cannot be a path."""
 
 Point = tuple[int, float]
 """A step with a value."""
@@ -30,17 +30,17 @@ Point = tuple[int, float]
 
 @dataclass(frozen=True)
 class Recorded:
-    """A run as its folder tells of it.
+    """The information about a run in its folder.
 
     Attributes:
         folder: of the run.
-        status: `done`, `stopped`, `interrupted` or `failed`, as result.json says; `running` while a process holds the
-            folder; `unfinished` for one that was killed.
-        reason: why it ended, one line.
-        began: seconds since the epoch at which the folder's first file was written.
+        status: `done`, `stopped`, `interrupted` or `failed`, from result.json; `running` while a process holds the
+            folder; `unfinished` for a killed run.
+        reason: the reason for its end, one line.
+        began: time of the folder's first file, seconds since 1970.
         recipe: the text of recipe.yaml.
-        plan, result: contents of the files; empty if they are not there.
-        steps: reports of the steps, as metrics.jsonl has them.
+        plan, result: contents of the files; empty if missing.
+        steps: reports of the steps from metrics.jsonl.
         evaluations: likewise.
         problems: files that cannot be read, one line each.
     """
@@ -58,7 +58,7 @@ class Recorded:
 
     @property
     def name(self) -> str:
-        """Of the folder."""
+        """Name of the folder."""
         return self.folder.name
 
     @property
@@ -69,7 +69,7 @@ class Recorded:
 
     @property
     def total_steps(self) -> int | None:
-        """Planned; None if that is not known."""
+        """Planned optimizer steps; None if unknown."""
         return self.plan.get("total_steps")
 
     @property
@@ -79,12 +79,12 @@ class Recorded:
         return str(model.get("name", "") if isinstance(model, Mapping) else model)
 
     def pick(self, kind: str) -> str:
-        """Bare name of the entry that was picked for a kind; empty if that is not known."""
+        """Short name of the picked entry of a kind; empty if unknown."""
         return str(self.plan.get("picks", {}).get(kind, "")).rpartition(":")[2]
 
     @property
     def seconds(self) -> float:
-        """Spent on the run, of all its processes."""
+        """Time of the run in all its processes."""
         recorded = self.result.get("seconds")
         if recorded is not None:
             return float(recorded)
@@ -101,7 +101,7 @@ class Recorded:
 
     @property
     def best(self) -> Mapping[str, float]:
-        """The best value of each evaluator's first metric, as result.json says, else as the evaluations show."""
+        """The best value of each evaluator's first metric, from result.json, else from the evaluations."""
         recorded = self.result.get("best")
         if recorded:
             return {name: value for name, value in recorded.items() if value is not None}
@@ -114,8 +114,8 @@ class Recorded:
         return values
 
     def series(self) -> dict[str, list[Point]]:
-        """Values by step: figures of the steps under their names, `eval/NAME` of evaluations. What is not finite is
-        left out of the list, and is in metrics.jsonl."""
+        """Values by step: figures of the steps under their names, `eval/NAME` of evaluations. Values that are not
+        finite are only in metrics.jsonl."""
         points: dict[str, list[Point]] = {}
         for report in self.steps:
             step = int(report["step"])
@@ -135,13 +135,13 @@ def _put(series: dict[str, list[Point]], name: str, step: int, value: Any) -> No
 
 
 def plain_name(name: str, argument: str) -> str:
-    """A name that callers from outside give for a run or a recipe, so that they reach no other folder.
+    """Check a name of a run or a recipe from an external caller, which must not reach another folder.
 
     Args:
-        argument: that gives it, for the message.
+        argument: the caller's argument, for the message.
 
     Raises:
-        UserError: it could be a path.
+        UserError: the name could be a path.
     """
     if not PLAIN_NAME.fullmatch(name):
         raise UserError(
@@ -156,7 +156,7 @@ def is_run(folder: Path) -> bool:
 
 
 def runs_below(folder: Path) -> list[Path]:
-    """Folders of runs in a folder, the one that began last at the end."""
+    """Folders of runs in a folder, in the order of their beginning."""
     try:
         runs = [path for path in folder.iterdir() if path.is_dir() and is_run(path)]
     except OSError:
@@ -165,7 +165,7 @@ def runs_below(folder: Path) -> list[Path]:
 
 
 def groups_below(folder: Path) -> dict[Path, list[Path]]:
-    """Folders in a folder that hold runs without being runs, as that of a sweep does, with these runs."""
+    """Folders in a folder that contain runs and are not runs, such as that of a sweep, with their runs."""
     try:
         inside = sorted(path for path in folder.iterdir() if path.is_dir() and not is_run(path))
     except OSError:
@@ -174,7 +174,7 @@ def groups_below(folder: Path) -> dict[Path, list[Path]]:
 
 
 def read_run(folder: Path) -> Recorded:
-    """All that the folder of a run says now."""
+    """The current information in the folder of a run."""
     problems: list[str] = []
     plan, result = (_json(folder / name, problems) for name in ("plan.json", "result.json"))
     steps, evaluations = [], []
@@ -207,7 +207,7 @@ def is_running(folder: Path) -> bool:
         with (folder / LOCK).open() as file:
             holder = file.read().strip()
             if holder.isdecimal() and not _lives(int(holder)):
-                return False  # so that a run which begins now is never refused for having been looked at
+                return False  # this check must never make a new run fail
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except OSError:
@@ -218,7 +218,7 @@ def is_running(folder: Path) -> bool:
 
 
 def size_of(folder: Path) -> dict[str, int]:
-    """Bytes that each thing in a folder takes, by its name; links count for what they are."""
+    """Bytes that each thing in a folder takes, by its name; a link counts with its own size."""
     sizes = {}
     for path in sorted(folder.iterdir()):
         inside = path.rglob("*") if path.is_dir() and not path.is_symlink() else [path]
@@ -231,7 +231,7 @@ def _lives(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's
+    except OSError:  # a folder of another user
         return True
     return True
 
@@ -266,7 +266,7 @@ def _json(path: Path, problems: list[str]) -> Mapping[str, Any]:
 
 
 def _lines(path: Path, problems: list[str]) -> Iterator[Mapping[str, Any]]:
-    """Lines of metrics.jsonl; half a line at the end is one that is being written."""
+    """Lines of metrics.jsonl; an incomplete last line is still being written, and is skipped."""
     if not path.exists():
         return
     try:
@@ -290,11 +290,11 @@ def _lines(path: Path, problems: list[str]) -> Iterator[Mapping[str, Any]]:
 
 
 def find_run(reference: str, below: Path = Path("runs")) -> Path | None:
-    """The folder that a reference to a run means: a path, or a name under `runs/`, such as that of a trial,
-    `recipe-sweep/trial-3`; None if it means none. The run may have been killed before its plan was written."""
+    """The folder of a reference to a run: a path, or a name under `runs/`, such as that of a trial,
+    `recipe-sweep/trial-3`; None if it is not a run. The run may have been killed before its plan was written."""
     try:
         path = Path(reference).expanduser()
         places = [path] if path.is_absolute() or ".." in path.parts else [path, below / path]
         return next((place for place in places if is_run(place)), None)
-    except (OSError, RuntimeError, ValueError):  # too long for a path; ~ of nobody
+    except (OSError, RuntimeError, ValueError):  # too long for a path, or ~ of an unknown user
         return None

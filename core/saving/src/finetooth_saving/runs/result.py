@@ -23,8 +23,7 @@ class Result(Outcome):
 
     @property
     def frame(self) -> pandas.DataFrame:
-        """Every step with its metrics as a pandas data frame, `rows()` by `step`. pandas is imported when this is asked
-        for.
+        """Every step with its metrics as a pandas data frame, `rows()` by `step`. This call imports pandas.
 
         Raises:
             UserError: pandas is not installed.

@@ -1,7 +1,7 @@
-"""Trackers that write to a service of somebody else's: one that is away, or refuses, never ends a run.
+"""Trackers that write to an external service; its absence or refusal never ends a run.
 
-What trains is worth more than a record of it. So whatever a service raises is told once, in one line without the
-values of secrets, and the tracker is silent from then on; `metrics.jsonl` in the run folder has everything.
+Training is worth more than its record. So the first error of a service is reported in one line, without values of
+secrets, and the tracker then stops writing; `metrics.jsonl` in the run folder has everything.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from pydantic import Field
 from finetooth_saving.runs.values import evaluation_values, sample_rows, step_values
 
 SECRET = re.compile(r"(?i)(secret|token|password|passwd|api_?key|credential)")
-"""In the name of an environment variable or of a setting: its value is never shown nor sent."""
+"""Words in the name of an environment variable or a setting whose value is never shown or sent."""
 
 LONGEST = 300
-"""Characters of a service's complaint that are shown."""
+"""Number of shown characters of a service's error."""
 
 STATE = "run"
-"""Where a tracker's state keeps which run of the service it writes to."""
+"""Key in a tracker's state for the id of the service's run."""
 
 
 class SampleOptions(Options):
-    """Options of trackers that can show answers which a step sampled."""
+    """Options of trackers that can show a step's sampled answers."""
 
     samples_every: int = Field(default=0, ge=0)
     """Steps from one recorded table of answers (question, answer, reward) to the next; 0 records none."""
@@ -42,20 +42,20 @@ class SampleOptions(Options):
     """At most this many answers of a step are recorded; a step reports a few."""
 
     def due(self, report: StepReport) -> tuple[Sample, ...]:
-        """The answers of a step that are to be recorded."""
+        """The answers of a step to record."""
         return report.samples[: self.samples] if self.samples_every and report.step % self.samples_every == 0 else ()
 
 
 class ServiceTracker(TrackerBase):
-    """A tracker over a service's client: a subclass says how to open, write and close.
+    """A tracker over a service's client: a subclass defines `open`, `write` and `close`.
 
     Args:
-        context: the builder's; it is told what went wrong.
-        samples: which answers are recorded; None: none are.
+        context: the builder's; receives the error line.
+        samples: options for recording answers; None: records none.
     """
 
     service: ClassVar[str]
-    """How messages call it."""
+    """Its name in messages."""
 
     def __init__(self, context: Context, samples: SampleOptions | None = None) -> None:
         self._context, self._samples = context, samples
@@ -65,13 +65,13 @@ class ServiceTracker(TrackerBase):
 
     @abstractmethod
     def open(self, run: Run, known: str | None) -> str:
-        """Begin a run of the service, or continue the known one.
+        """Start a run of the service, or continue a known one.
 
         Args:
-            known: what an earlier call returned for this run; None: it begins.
+            known: the result of an earlier call for this run; None: start a new one.
 
         Returns:
-            What finds the service's run again.
+            The id that identifies the service's run.
         """
 
     @abstractmethod
@@ -88,7 +88,7 @@ class ServiceTracker(TrackerBase):
     # --- what a tracker does ------------------------------------------------------------------------------------------
 
     def start(self, run: Run) -> None:
-        """Open the service's run; that of an earlier process of the same run is gone on with."""
+        """Open the service's run; continue that of an earlier process of the same run."""
 
         def opened() -> None:
             run.state[STATE] = self.open(run, run.state.get(STATE))
@@ -97,7 +97,7 @@ class ServiceTracker(TrackerBase):
         self._try("cannot be opened", opened)
 
     def step(self, run: Run, report: StepReport) -> None:
-        """The step's figures as `train/NAME`, and its answers as a table."""
+        """Write the step's figures as `train/NAME`, and its answers as a table."""
         if self._open and self._samples is not None and (samples := self._samples.due(report)):
             self._try("took no more", lambda: self.write_samples(report.step, sample_rows(samples)))
         self._write(report.step, step_values(report))
@@ -120,7 +120,7 @@ class ServiceTracker(TrackerBase):
         try:
             call()
         except UserError:
-            raise  # of a setting, which the user can fix before anything trains
+            raise  # a wrong setting, which the user can fix before training
         except Exception as error:
             self._open = False
             self._context.note(
@@ -130,8 +130,7 @@ class ServiceTracker(TrackerBase):
 
 
 def plain(error: BaseException) -> str:
-    """What an error says, in one line, without control characters and without the value of any secret that the
-    environment holds."""
+    """The message of an error in one line, without control characters and without secret values of the environment."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) >= 6:
@@ -141,8 +140,8 @@ def plain(error: BaseException) -> str:
 
 
 def shown_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as it is sent to a service: nested settings as `section.key`, and no value under a name that is one of
-    a secret, nor the password in an address."""
+    """A recipe for a service: nested settings as `section.key`, without values of settings with secret names and
+    without passwords in addresses."""
     shown: dict[str, Any] = {}
 
     def walk(value: Any, path: str) -> None:

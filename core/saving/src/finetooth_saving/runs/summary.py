@@ -1,4 +1,4 @@
-"""How the end of a run looks: scores before and after, and some answers side by side."""
+"""The summary at the end of a run: scores before and after, and some answers side by side."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 SAMPLES = 3
-"""Answers shown side by side."""
+"""Number of answers side by side."""
 
 PROMPT_TAIL = 240
-"""Characters of a question that are shown, counted from its end: the question stands there."""
+"""Number of shown characters of a prompt, from its end, where the question is."""
 
 
 def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Evaluation]) -> list[RenderableType]:
@@ -38,17 +38,17 @@ def summary_parts(console: Console, outcome: Outcome, evaluations: Sequence[Eval
 
 
 Pair = tuple[Evaluation | None, Evaluation | None]
-"""An evaluator's evaluation before the first step, and the one of the artifact or the last before it."""
+"""An evaluator's evaluation before the first step, and that of the artifact or the last one before it."""
 
 
 def _before_and_after(evaluations: Sequence[Evaluation], step: int | None) -> list[Pair]:
-    """By evaluator.
+    """The evaluations before and after, by evaluator.
 
     Args:
-        step: of the artifact; None if there is none, and the last evaluation is taken.
+        step: of the artifact; None without artifact: take the last evaluation.
     """
     by_evaluator: dict[tuple[str, str], list[Evaluation]] = {}
-    for evaluation in evaluations:  # two of one name measure something else
+    for evaluation in evaluations:  # two evaluators of the same name may measure different metrics
         key = evaluation.name, next(iter(evaluation.metrics), "")
         by_evaluator.setdefault(key, []).append(evaluation)
     pairs: list[Pair] = []
@@ -64,7 +64,7 @@ def _score_row(first: Evaluation | None, last: Evaluation | None, step: int | No
     """Cells of an evaluator's row.
 
     Args:
-        step: of the artifact; an evaluation of another step says of which it is.
+        step: of the artifact; the row of another step's evaluation names that step.
     """
     shown = last if last is not None else first
     assert shown is not None
@@ -107,13 +107,13 @@ def _answers(console: Console, first: Evaluation | None, last: Evaluation) -> Re
 
 
 def _escaped(sample: Sample) -> Sample:
-    """A sample as it may be printed; its texts are a model's and a row's."""
+    """A sample with escaped texts, since they come from a model and a row."""
     prompt, answer, expected = map(escape_controls, (sample.prompt, sample.answer, sample.expected))
     return replace(sample, prompt=prompt, answer=answer, expected=expected)
 
 
 def _telling(before: Sample | None, after: Sample) -> int:
-    """Rank of a sample: what training changed is worth showing first; the order is otherwise the evaluator's."""
+    """Rank of a sample: changed answers come first, otherwise in the evaluator's order."""
     return 0 if before is not None and before.score != after.score else 1
 
 
@@ -126,7 +126,7 @@ def _answer(sample: Sample | None) -> Text:
 
 
 def score(number: float, share: bool) -> str:
-    """A metric: shares of one as percent."""
+    """A metric as text: shares of one as percent."""
     return f"{100 * number:.1f} %" if share else f"{number:.3f}"
 
 

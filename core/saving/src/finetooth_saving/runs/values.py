@@ -21,9 +21,9 @@ FIELDS = (
 """Fields of a step's report that are shown under their own names."""
 
 COLUMNS = ["id", "prompt", "answer", "reward"]
-"""Of a table of answers that a step sampled."""
+"""Columns of the table of a step's sampled answers."""
 TABLE = "train/samples"
-"""Its name among a tracker's metrics."""
+"""The table's name among a tracker's metrics."""
 
 
 def sample_rows(samples: Sequence[Sample]) -> list[list[Any]]:
@@ -40,6 +40,6 @@ def step_values(report: StepReport) -> dict[str, float]:
 
 
 def evaluation_values(evaluation: Evaluation) -> dict[str, float]:
-    """`eval/NAME` of an evaluation's metrics, and `baseline/NAME` of what a trivial answer scores, blanks as `_`."""
+    """`eval/NAME` of an evaluation's metrics, and `baseline/NAME` of the scores of trivial answers, blanks as `_`."""
     values = {f"eval/{name}": float(value) for name, value in evaluation.metrics.items()}
     return values | {f"baseline/{name.replace(' ', '_')}": float(v) for name, v in evaluation.baselines.items()}

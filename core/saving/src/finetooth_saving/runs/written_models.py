@@ -1,4 +1,4 @@
-"""What a written model is worth: the run's own evaluators measure it as they measured the run."""
+"""Measures a written model with the run's own evaluators, under the same settings."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from finetooth_hooks import Evaluation
 
 KEPT = ("data", "train", "method", "backend", "hardware", "kernels", "plugins")
-"""Sections of the run's recipe that what is measured is measured with."""
+"""Sections of the run's recipe that apply to the measurement."""
 UNMEASURED = "not measured: the run has no evaluator (data.eval, evaluate.evaluators)"
 
 
 def compare(
     commands: CommandContext, run: Path, recipe: Mapping[str, Any], written: Path, bound: float, *, action: str
 ) -> str:
-    """Measure a run and what was written of it with the first of the run's evaluators.
+    """Measure a run and the model written from it with the run's first evaluator.
 
     Args:
         run: its folder.
         recipe: of the run, paths absolute.
         written: a folder or a file that a loader reads as a whole model.
-        bound: by how much the first metric may be worse.
-        action: what to do where it is.
+        bound: largest allowed worsening of the first metric.
+        action: the next action if it is exceeded.
 
     Returns:
-        A line that says what was found.
+        A line with the result.
 
     Raises:
-        UserError: it is worse by more, or cannot be measured.
+        UserError: the written model is worse by more than the bound, or cannot be measured.
     """
     picks = evaluators_of(run, recipe)
     if not picks:
@@ -52,7 +52,7 @@ def compare(
 
 
 def evaluators_of(run: Path, recipe: Mapping[str, Any]) -> list[Any]:
-    """What a run measured itself with."""
+    """The evaluators of a run."""
     if not (recipe.get("data") or {}).get("eval"):
         return []
     listed = (recipe.get("evaluate") or {}).get("evaluators")
