@@ -1,1 +1,1 @@
-"""From the text of a recipe to checked settings: YAML, overrides, other spellings, and what is wrong."""
+"""Turns the text of a recipe into checked settings: YAML, overrides, other names, and error messages."""

@@ -1,8 +1,7 @@
-"""Settings under the names that other tools give them: read as ours where they mean exactly one of ours, and told.
+"""Settings with the names of other tools: they become the one setting here with the same meaning, with a note.
 
-A name stands here only if every value it takes elsewhere means the same here, or is refused by the check of our
-setting. For names that mean something else, or several things, there is a hint (`names_elsewhere`) and the recipe is
-refused.
+A name is listed only if each of its values elsewhere means the same here, or the check of the setting refuses it. A
+recipe with a name of another or several meanings is refused with a hint (`names_elsewhere`).
 """
 
 from __future__ import annotations
@@ -33,20 +32,20 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "diloco_num_islands": ("scale", "strategy", "num_islands"),
     "diloco_pseudo_gradient_dtype": ("scale", "strategy", "pseudo_gradient_dtype"),
 }
-"""Name at the top of a recipe, and the setting it is."""
+"""The setting of each name at the top of a recipe."""
 
 
 def read_aliases(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, tuple[str, ...]]]:
-    """A recipe in our names.
+    """A recipe with the names of finetooth.
 
     Args:
         recipe: as the user wrote it, overrides applied.
 
     Returns:
-        The recipe, and the path of each setting that had another name.
+        The recipe, and the path of each renamed setting.
 
     Raises:
-        RecipeError: a setting is given under both names, or has no place here.
+        RecipeError: a setting is given under both names, or its section cannot hold it.
     """
     settings = dict(recipe)
     renamed: dict[str, tuple[str, ...]] = {}
@@ -59,7 +58,7 @@ def read_aliases(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, t
             raise RecipeError(name, f"{other} is given too, and both are {'.'.join(path)}", action="keep one of them")
         if name == "val_set_size":
             if value in (0, None):
-                continue  # none are held out, as without it
+                continue  # no rows are held out, as by default
             if not isinstance(value, float):
                 raise RecipeError(
                     name, f"a number of rows cannot be held out, only a fraction of them, got {show(value)}",
@@ -71,7 +70,7 @@ def read_aliases(recipe: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, t
 
 
 def _put(recipe: dict[str, Any], name: str, path: tuple[str, ...], value: Any) -> None:
-    """Set a setting that must not be there yet; the mappings on the way are copied, not changed."""
+    """Set a setting that must be unset; the mappings on its path are copied, not changed."""
     holder = recipe
     for depth, key in enumerate(path[:-1], start=1):
         below = holder.get(key)

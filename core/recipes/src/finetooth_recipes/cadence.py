@@ -1,4 +1,4 @@
-"""How often something happens: `50 steps`, `10 minutes`, `epoch`."""
+"""Cadences such as `50 steps`, `10 minutes`, `epoch`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ EXPECTED = "a number of steps, '50 steps', '10 minutes', '2 hours', 'epoch' or '
 
 @dataclass(frozen=True)
 class Cadence:
-    """How often; all zero is never.
+    """A cadence; all zero is never.
 
     Attributes:
-        steps: every so many optimizer steps.
-        seconds: when so much time has passed since the last.
-        epochs: every so many passes over the data.
+        steps: interval in optimizer steps.
+        seconds: interval in time.
+        epochs: interval in passes over the data.
     """
 
     steps: int = 0
@@ -33,7 +33,7 @@ class Cadence:
         return bool(self.steps or self.seconds or self.epochs)
 
     def times(self, steps: int | None, epochs: float) -> int:
-        """How many times in a run of so many steps and epochs, at most as far as known; 1 if only time decides."""
+        """Number of times in a run of these steps and epochs, as an upper bound if known; 1 if only time decides."""
         if self.steps and steps:
             return steps // self.steps
         if self.epochs:
@@ -42,10 +42,10 @@ class Cadence:
 
 
 def parse(value: Any) -> Cadence:
-    """Reads how often something happens from a recipe's value.
+    """Read a cadence from a recipe's value.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the value is not a cadence.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 0:
@@ -66,21 +66,21 @@ def parse(value: Any) -> Cadence:
 
 
 class Clock:
-    """Tells when it is time again.
+    """Tells when a cadence is due.
 
     Args:
-        cadence: how often.
+        cadence: the interval.
         now: seconds, any origin.
         epoch: passes done already.
-        agreed: what holds of several clocks' verdicts by time: ranks act alike, and their clocks differ.
+        agreed: returns the common verdict of several ranks' clocks, which may differ.
     """
 
     def __init__(self, cadence: Cadence, now: float, epoch: float = 0.0, agreed: Callable[[bool], bool] = bool) -> None:
         self._cadence, self._last, self._epoch, self._agreed = cadence, now, epoch, agreed
 
     def due(self, step: int, epoch: float, now: float) -> bool:
-        """Whether it is time after `step`, and if so begin to wait for the next. A step never crosses two epochs'
-        ends without one being told."""
+        """Whether the cadence is due after `step`; if so, start the next interval. A step over the ends of two epochs
+        is due once."""
         cadence, before = self._cadence, self._epoch
         self._epoch = epoch
         due = bool(cadence.steps) and step % cadence.steps == 0

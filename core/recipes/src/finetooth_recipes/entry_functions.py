@@ -19,7 +19,7 @@ ROWS = (("data", "train"), ("data", "eval"))
 
 
 class EntryFunctions:
-    """The entries of one kind, as functions that return what a recipe says.
+    """The entries of one kind, as functions that return picks for a recipe.
 
     Example:
         >>> finetooth.adapter.lora(rank=8)  # doctest: +SKIP
@@ -50,7 +50,7 @@ class EntryFunctions:
         Raises:
             AttributeError: no entry has this name.
         """
-        if name.startswith("_"):  # what tools ask of any object, a copy's too that is not whole yet
+        if name.startswith("_"):  # tools read such names of any object, even of an incomplete copy
             raise AttributeError(name)
         called = [registered.entry for registered in self._catalog.all(self._kind) if registered.entry.name == name]
         if not called:
@@ -63,7 +63,7 @@ class EntryFunctions:
         def function(**options: Any) -> dict[str, Any]:
             made = {"name": name, **options}
             functions = any(callable(value) for option in options.values() for value in _values(option))
-            if len(called) == 1 and not functions:  # else the run checks: it knows the framework, and keeps functions
+            if len(called) == 1 and not functions:  # else the run checks: it knows the framework and saves functions
                 self._check(made)
             return made
 
@@ -73,8 +73,8 @@ class EntryFunctions:
 def section_function(
     name: str, recipe: type[Options], load: Callable[[Mapping[str, Any]], Options], elsewhere: Mapping[str, str]
 ) -> Callable[..., Options]:
-    """A recipe, or a section of it, as a function with its settings as arguments. Rows in memory and functions stay as
-    they are, and are looked at when a run keeps them.
+    """A recipe, or a section of it, as a function with its settings as arguments. Rows in memory and functions stay
+    unchanged; a run checks them when it saves them.
 
     Args:
         name: `Recipe`, `Train`.
@@ -97,7 +97,7 @@ def section_function(
 
 
 def _documented(function: Callable[..., Any], name: str, summary: str, model: type[Options]) -> Callable[..., Any]:
-    """The function with the fields of a model as its arguments, and what each of them means."""
+    """The function with the fields of a model as its arguments, and their documentation."""
     fields = model.model_fields
     about = [f"    {option}: {field.description}" for option, field in fields.items()]
     function.__name__ = function.__qualname__ = name
@@ -109,7 +109,7 @@ def _documented(function: Callable[..., Any], name: str, summary: str, model: ty
 
 
 def _as_set(value: Any) -> Any:
-    """What was set of a section that was made by such a function; anything else as it is."""
+    """The set fields of a section from such a function; other values unchanged."""
     return value.model_dump(exclude_unset=True, warnings=False) if isinstance(value, Options) else value
 
 
@@ -119,14 +119,14 @@ def _is_section(value: Any) -> bool:
 
 
 def _has_objects(value: Any, place: tuple[str, ...]) -> bool:
-    """Whether a value holds rows in memory or functions, which no model of pydantic takes."""
+    """Whether a value holds rows in memory or functions, which pydantic models do not accept."""
     if _is_section(value):
         return any(_has_objects(item, (*place, name)) for name, item in value.items())
     return any(callable(item) or (place in ROWS and not _is_named(item)) for item in _values(value))
 
 
 def _is_named(item: Any) -> bool:
-    """Whether it names rows, or is nothing that could hold some."""
+    """Whether an item is a reference to rows, or cannot hold rows."""
     named = isinstance(item, Mapping) and "name" in item
     return named or item is None or isinstance(item, str | int | float | os.PathLike)
 

@@ -1,4 +1,4 @@
-"""Settings that decide no number: where a run writes, who watches it, how fast its data are made."""
+"""Settings without effect on numbers: a run's folder, its trackers, the speed of data preparation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class _Mark:
 
 
 Incidental = Annotated[T, _Mark()]
-"""The type of a field of the recipe that decides no number, so that it is not part of a plan's hash."""
+"""The type of a recipe's field without effect on numbers, which is not part of a plan's hash."""
 
 
 def incidental_settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

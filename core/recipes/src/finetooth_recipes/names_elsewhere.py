@@ -1,7 +1,7 @@
-"""Names that other tools use: what is meant here by a setting of theirs, and what nothing here brings.
+"""Names of other tools: the corresponding settings, and the entries that no package has.
 
 Distributions offer them in the entry point group `finetooth.elsewhere`, as modules with two mappings: `SETTINGS`, from
-a name to (setting that is meant, advice), and `ABSENT`, by kind, from a name to the reason why no package brings it.
+a name to (corresponding setting, advice), and `ABSENT`, by kind, from a name to the reason why no package has it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 from finetooth_toolbox.text.nearest import form, nearest_slip
 
 SLIP = 0.88
-"""Likeness from which on a name that belongs elsewhere is meant: a letter that is missing, doubled or swapped."""
+"""Smallest similarity to a name of another tool: a letter may be missing, doubled or swapped."""
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a name from elsewhere stands for.
+    """The meaning of another tool's name.
 
     Attributes:
-        setting: path of the setting that is meant; empty if there is none.
-        advice: what to do, where naming the setting is not enough.
+        setting: path of the corresponding setting; empty without one.
+        advice: what to do, if naming the setting is not enough.
     """
 
     setting: str
@@ -31,23 +31,23 @@ class Meaning:
 
     @property
     def action(self) -> str:
-        """What to tell the user who wrote the name."""
+        """The next action for a user who wrote the name."""
         return self.advice or f"did you mean {self.setting}?"
 
 
 def meaning_of(key: str) -> Meaning | None:
-    """What a key stands for that no section has; None if it is not known."""
+    """The meaning of a key that no section has; None if unknown."""
     return _by_form().get(form(key))
 
 
 def almost(key: str) -> Meaning | None:
-    """What a key stands for that is a known name with a slip of the pen."""
+    """The meaning of a key that is a misspelt known name."""
     close = nearest_slip(form(key), _by_form(), SLIP)
     return None if close is None else _by_form()[close]
 
 
 def option_meant(option: str, parameters: Iterable[str | None]) -> str:
-    """The setting that somebody gave as an option of a command; empty if it is none.
+    """The setting that a user gave as an option of a command; empty if the option is not a setting.
 
     Args:
         parameters: the command's; `overrides` are settings.
@@ -59,7 +59,7 @@ def option_meant(option: str, parameters: Iterable[str | None]) -> str:
 
 
 def absent(kind: str, name: str) -> str:
-    """Why no package brings an entry of this name; empty if that is not known."""
+    """The reason why no package has an entry of this name; empty if unknown."""
     reasons = (module.ABSENT.get(kind, {}).get(name.lower().replace("-", "_"), "") for module in _modules())
     return next(filter(None, reasons), "")
 
@@ -71,6 +71,6 @@ def _by_form() -> Mapping[str, Meaning]:
 
 @cache
 def _modules() -> tuple[Any, ...]:
-    from importlib.metadata import entry_points  # here: errors alone need it
+    from importlib.metadata import entry_points  # imported here: only errors need it
 
     return tuple(entry.load() for entry in sorted(entry_points(group="finetooth.elsewhere"), key=lambda e: e.value))

@@ -42,7 +42,7 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> None:
 
 
 def _in_place(recipe: dict[str, Any], keys: list[str]) -> list[str]:
-    """The path of an override; where the recipe has the setting under another name (see `aliases`), it is replaced."""
+    """The path of an override; replaces a setting that the recipe has under another name (see `aliases`)."""
     setting = ALIASES.get(".".join(keys), tuple(keys))
     for name, other in ALIASES.items():
         if other == setting and name != keys[0]:
@@ -77,10 +77,10 @@ def picked(name: str, options: Sequence[str]) -> Pick:
     """An entry picked on a command line, by its name and `KEY=VALUE`.
 
     Raises:
-        RecipeError: an option is not such a pair.
+        RecipeError: an option is not a `KEY=VALUE` pair.
     """
     source, colon, bare = name.rpartition(":")
-    name = source + colon + bare.replace("-", "_")  # as one writes it on a command line
+    name = source + colon + bare.replace("-", "_")  # the spelling on a command line
     values: dict[str, Any] = {}
     for option in options:
         keys, value = parse_override(option)
@@ -91,7 +91,7 @@ def picked(name: str, options: Sequence[str]) -> Pick:
 
 
 def _assign(recipe: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Walk to the holder of the last key, promoting names to mappings on the way, and set the value there."""
+    """Follow the keys to the holder of the last one, turn names on the path into mappings, and set the value there."""
     holder: Any = recipe
     for depth, key in enumerate(keys[:-1]):
         holder = _enter(holder, key, keys[: depth + 1])
@@ -104,7 +104,7 @@ def _assign(recipe: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def _enter(holder: Any, key: str, path: list[str]) -> Any:
-    """The mapping or list under `key`, made where there is none yet."""
+    """The mapping or list under `key`, made if it is missing."""
     where = ".".join(path)
     slot: Any = _index(holder, key, where, append=False) if isinstance(holder, list) else key
     current = holder[slot] if isinstance(holder, list) else holder.get(slot)

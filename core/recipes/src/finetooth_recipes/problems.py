@@ -1,4 +1,4 @@
-"""From what pydantic finds wrong to lines a user can act on: setting, problem, nearest valid name, action."""
+"""Turns pydantic's errors into lines for the user: setting, problem, nearest valid name, action."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ INVALID = "invalid"
 """Type of a `PydanticCustomError` whose context holds the `action`; its message is the problem."""
 
 LETTER = 0.9
-"""Likeness of two names of which one lacks a letter, from 0 to 1."""
+"""Similarity of two names of which one lacks a letter, from 0 to 1."""
 
 IN_WORDS = {"model": ", or on a command line --model MODEL"}
-"""How else a setting that is required is given."""
+"""Other ways to give a required setting."""
 
 
 class RecipeProblems(RecipeError):
-    """Several things are wrong with a recipe; one line each.
+    """Several errors of a recipe, one line each.
 
     Attributes:
         problems: at least two.
@@ -47,7 +47,7 @@ class RecipeProblems(RecipeError):
 
 
 def raise_problems(problems: Sequence[RecipeError]) -> None:
-    """Raise what there is: nothing, the one problem, or all of them together."""
+    """Raise the only problem, or all of them in one error; nothing without problems."""
     problems = [part for problem in problems for part in parts_of(problem)]
     if len(problems) == 1:
         raise problems[0]
@@ -56,15 +56,16 @@ def raise_problems(problems: Sequence[RecipeError]) -> None:
 
 
 def parts_of(error: RecipeError) -> tuple[RecipeError, ...]:
-    """The problems an error is made of."""
+    """The single problems of an error."""
     return error.problems if isinstance(error, RecipeProblems) else (error,)
 
 
 def plain_data(value: Any, path: Path) -> Any:
-    """A copy of `value` made of what YAML and JSON can say; tuples become lists, paths become text.
+    """A copy of `value` as plain data for YAML and JSON; tuples become lists, paths become text.
 
     Raises:
-        RecipeError: another value, a number that is not finite, or a key that is not text; names the setting.
+        RecipeError: `value` has another type, a number that is not finite, or a key that is not text; names the
+            setting.
     """
     if isinstance(value, str):
         if any("\ud800" <= character <= "\udfff" for character in value):
@@ -104,15 +105,15 @@ def validate(
 
     Args:
         prefix: path of `value` in the recipe.
-        noun: what a key is called, `option of adapter x`.
-        elsewhere: keys of other places with their full setting, for the nearest name.
-        place: where in the file a path is, appended to the problem.
+        noun: the word for a key, `option of adapter x`.
+        elsewhere: keys of other sections with their full path, for the nearest name.
+        place: returns the position of a path in the file, appended to the problem.
 
     Raises:
-        RecipeError: everything that is wrong, one line each.
+        RecipeError: all errors, one line each.
     """
     try:
-        # JSON is the one strict mode of pydantic that still takes a list for a tuple and a text for a path
+        # only pydantic's strict mode for JSON still accepts a list as a tuple and a text as a path
         return model.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
         problems = _Translator(model, value, prefix, noun, elsewhere or {}, place).problems(error)
@@ -121,7 +122,7 @@ def validate(
 
 
 def show(value: Any) -> str:
-    """A value as a message shows it."""
+    """A value as text for a message."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
@@ -186,14 +187,14 @@ class _Translator:
         self.noun, self.elsewhere, self.place = noun, elsewhere, place
 
     def problems(self, error: ValidationError) -> list[RecipeError]:
-        """One error per setting: a union reports every branch, the deepest says what the user meant."""
+        """One error per setting: a union reports every branch, and the deepest is the one that the user meant."""
         groups: dict[Path, list[Detail]] = {}
         for detail in error.errors(include_url=False):
             groups.setdefault(self._path(detail), []).append(typing.cast(Detail, detail))
         paths = [path for path in groups if not any(len(p) > len(path) and p[: len(path)] == path for p in groups)]
         by_path = {path: self._problem(path, groups[path]) for path in paths}
         meant = {problem.action for problem in by_path.values()}
-        for path in paths:  # a misspelt key also leaves the right one missing: say it once
+        for path in paths:  # a misspelt key also leaves the right one missing: report it once
             if groups[path][0]["type"] == "missing" and f"did you mean {self._setting(path)}?" in meant:
                 del by_path[path]
         return list(by_path.values())
@@ -273,7 +274,7 @@ class _Translator:
         return self._default(path)
 
     def _default(self, path: Path) -> str:
-        """The way back to a value that works."""
+        """An action that restores a valid value."""
         for model in self._models(path[:-1]) if path else []:
             field = model.model_fields.get(str(path[-1])) if issubclass(model, BaseModel) else None
             if field is not None and not field.is_required():
@@ -283,13 +284,13 @@ class _Translator:
         return f"change {self._setting(path)}"
 
     def _known(self, path: Path) -> str:
-        """What the user may have meant by an unknown key."""
+        """The intended meaning of an unknown key."""
         key, here = str(path[-1]), self._keys(path[:-1])
         close = nearest(key, here)
         misspelt = len(path) > 1 and nearest_slip(key, here, LETTER) is not None
         option = str(*self.prefix[:1]).startswith("-")  # of a command, not of a recipe: no setting helps
         known = None if misspelt or option else meaning_of(key)
-        if known is not None and not (close and form(close) == form(key)):  # known elsewhere: no misspelling
+        if known is not None and not (close and form(close) == form(key)):  # a known name elsewhere, not a misspelling
             section, _, last = known.setting.rpartition(".")
             if section == self._setting(path[:-1]) and last not in here:
                 name = "it" if known.setting == self._setting(path) else known.setting
@@ -309,11 +310,11 @@ class _Translator:
         return f"known: {', '.join(sorted(here))}" if here else "it takes none; remove it"
 
     def _keys(self, path: Path) -> tuple[str, ...]:
-        """Names of the fields there are at a path, in their order."""
+        """Names of the fields at a path, in order."""
         return tuple(dict.fromkeys(name for model in self._models(path) for name in _annotations(model)))
 
     def _models(self, path: Path) -> list[type]:
-        """The models that may stand at a path."""
+        """The possible models at a path."""
         models: list[type] = [self.model]
         for part in path:
             if isinstance(part, str):
@@ -329,7 +330,7 @@ def _annotations(model: type) -> Mapping[str, Any]:
 
 
 def _models_in(annotation: Any) -> list[type]:
-    """The pydantic models and typed dictionaries an annotation mentions."""
+    """The pydantic models and typed dictionaries in an annotation."""
     if isinstance(annotation, type) and (is_typeddict(annotation) or issubclass(annotation, BaseModel)):
         return [annotation]
     return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]

@@ -1,4 +1,4 @@
-"""The section `data` of a recipe: where rows come from, which of them train, which are held out."""
+"""The section `data` of a recipe: sources of rows, training rows and held-out rows."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Mix(Options):
     T takes small sources more often, and the largest one `weight` times. `even` gives sources of the same weight equal
     shares."""
     rows: int | None = Field(default=None, ge=1)
-    """Rows in an epoch, divided into these shares. Default: what weights and temperature give."""
+    """Rows in an epoch, divided into these shares. Default: the number that follows from weights and temperature."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Draws the remaining rows of a source whose share is not a whole multiple of its rows."""
 
@@ -89,7 +89,7 @@ class Snapshot(Options):
 
 def _checked_evaluation(pick: Any) -> Any:
     if isinstance(pick, dict) and "name" not in pick and HELD_OUT in pick:
-        return pick  # checked as `HeldOut` when the rows are asked for, with lines of its own
+        return pick  # checked later as `HeldOut`, with its own lines
     return checked_named_pick(pick)
 
 
@@ -99,12 +99,12 @@ Evaluation = Annotated[
 
 
 def inner_problems(data: Any, place: Callable[[Path], str]) -> list[RecipeError]:
-    """What is wrong inside sources and the held-out part, which the section itself takes as they are: checked here, so
-    that all that is wrong with a recipe is told at once.
+    """Errors inside sources and the held-out part, which the section itself does not check. The check here lets the
+    user see all errors of a recipe at once.
 
     Args:
         data: the section as plain data.
-        place: where in the file a path is.
+        place: returns the position of a path in the file.
     """
     if not isinstance(data, Mapping):
         return []

@@ -1,4 +1,4 @@
-"""The sections of a recipe that say when a run is measured and when it is saved."""
+"""The sections of a recipe for evaluation and checkpoints."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CheckpointSection(Options):
     """Where to save: stores by name (`device`, `host`, `disk`), or places that a store claims (`s3://bucket/run`);
     `auto` takes the default ones."""
     gates: Literal["auto"] | list[Annotated[str | PickMapping, Checked, picks("gate", auto=False)]] = "auto"
-    """Checks that a checkpoint must pass before it counts; `auto` takes the default ones."""
+    """Checks that a checkpoint must pass before it is used; `auto` takes the default ones."""
     select_on: str | None = Field(default=None, min_length=1)
     """Make the trained model from the best checkpoint by this metric, not from the last step."""
     wait_for_room: float = Field(default=600.0, ge=0)

@@ -1,4 +1,4 @@
-"""Picks: how a section of a recipe names the entry it wants, and how such a section is checked and marked."""
+"""Picks: the choice of an entry in a section of a recipe, with checks and marks of such fields."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ AUTO = "auto"
 
 @contextmanager
 def pinned(setting: str, pick: Any) -> Iterator[None]:
-    """Inside the `with` block, an error of a user also says that the recipe picks an entry, which what failed may not
-    be for."""
+    """Inside the `with` block, a user's error also says that the recipe picks an entry, since this entry may be
+    unsuitable."""
     try:
         yield
     except UserError as error:
@@ -42,7 +42,7 @@ def checked_pick(pick: Any) -> Any:
 
 
 def checked_named_pick(pick: Any) -> Any:
-    """A pick of which `auto` may not have options."""
+    """A pick whose name is a text; `auto` may not have options."""
     if isinstance(pick, dict) and pick.get("name") == AUTO and len(pick) > 1:
         raise PydanticCustomError(
             INVALID, "options need a pick by name here, not 'auto'", {"action": "write name: NAME"}
@@ -51,10 +51,10 @@ def checked_named_pick(pick: Any) -> Any:
 
 
 def picks(kind: str, *, auto: bool = True, also: str = "") -> WithJsonSchema:
-    """Marks a field as a pick of `kind`; `finetooth_core.settings.schema` puts the installed entries in its place.
+    """Marks a field as a pick of `kind`; `finetooth_core.settings.schema` replaces the mark by the installed entries.
 
     Args:
-        also: name of a further shape that the field may have.
+        also: name of a further allowed shape of the field.
     """
     return WithJsonSchema({"pick": kind, "auto": auto, **({"also": also} if also else {})})
 

@@ -1,7 +1,6 @@
-"""Slips that are easily made in YAML, each with its cure: what a parser says of them helps nobody.
+"""Common mistakes in YAML, each with its remedy, since the parser's own messages do not help.
 
-Some are YAML all the same and would be read as something else: `{fraction:0.3}` has one key, `fraction:0.3`, without a
-value.
+Some of them are valid YAML with another meaning: `{fraction:0.3}` has one key, `fraction:0.3`, without a value.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from finetooth_hooks.errors import RecipeError
 CHECK = "check indentation, colons and quotes there"
 INDENT = "begin settings of one level in the same column, those of a section further right"
 _JOINED = re.compile(r"\s*(?:- )?(?P<key>[\w.-]+):(?P<value>[^\s:].*)")
-"""A line without a space behind its colon."""
+"""A line without a space after its colon."""
 _TWICE = re.compile(r"[^\s'\"{\[#][^'\"{\[#]*?: [^'\"{\[#]*?: ")
 _TURNED_SPACES = re.compile("[\u00a0\u2000-\u200b\u202f\u3000]")
 _TURNED_QUOTES = re.compile("[\u2018-\u201f]")
@@ -25,7 +24,7 @@ def not_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> RecipeError
     """The error for text that is not YAML.
 
     Args:
-        source: what errors call the text.
+        source: the name of the text in errors.
     """
     mark = error.problem_mark or error.context_mark
     problem, action = _explained(error, text)
@@ -35,7 +34,7 @@ def not_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> RecipeError
 
 
 def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
-    """What is wrong and what to do, by what PyYAML says."""
+    """Problem and action for an error of PyYAML."""
     problem = error.problem or error.context or ""
     context = error.context or ""
     opened = "" if error.context_mark is None else f" that opens in line {error.context_mark.line + 1}"
@@ -64,7 +63,7 @@ def _explained(error: yaml.MarkedYAMLError, text: str) -> tuple[str, str]:
 
 
 def _second_colon(mark: Any, text: str) -> tuple[str, str]:
-    """What a colon does where none can be."""
+    """Problem and action for a colon at a wrong place."""
     lines = text.splitlines()
     here = lines[mark.line] if mark is not None and mark.line < len(lines) else ""
     before = next((line for line in reversed(lines[: mark.line]) if line.strip()), "") if mark is not None else ""
@@ -80,11 +79,11 @@ def _second_colon(mark: Any, text: str) -> tuple[str, str]:
 
 
 def check_key(key: str, *, plain: bool, lone: bool) -> tuple[str, str] | None:
-    """What is wrong with a key that YAML takes, and what to do.
+    """Problem and action for a key that is valid in YAML; None if the key is right.
 
     Args:
         plain: it is not in quotes.
-        lone: it stands in braces and has no value.
+        lone: it is in braces and has no value.
     """
     if not plain:
         return None
@@ -109,10 +108,10 @@ def _spaced(joined: re.Match[str]) -> str:
 
 
 def instead(value: Any, *, wanted: set[str]) -> str:
-    """What to write for a value of another kind than its setting takes; empty if nobody knows.
+    """The right spelling of a value with a wrong type for its setting; empty if unknown.
 
     Args:
-        wanted: kinds that the setting takes, as messages call them.
+        wanted: accepted types of the setting, in the words of messages.
     """
     if isinstance(value, float) and "a whole number" in wanted and value.is_integer() and abs(value) < 2**53:
         return f"write {int(value)}"

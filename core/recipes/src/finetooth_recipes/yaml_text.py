@@ -1,11 +1,11 @@
-"""The YAML that recipes are written in: a strict, safe subset of YAML 1.2.
+"""The YAML of recipes: a strict, safe subset of YAML 1.2.
 
-What differs from PyYAML's defaults (YAML 1.1), and why:
+Differences from PyYAML's defaults (YAML 1.1), with reasons:
 
 * `2e-4` is a number, as in every other language; PyYAML alone reads it as text.
 * `on`, `off`, `yes`, `no`, dates and `1:30` stay text; only `true` and `false` are booleans, only `null` and `~` are
 null.
-* A duplicate key is an error with both line numbers; PyYAML keeps the last one and says nothing.
+* A duplicate key is an error with both line numbers; PyYAML silently keeps the last one.
 * `{fraction:0.3}`, a key `fraction:0.3` without a value, is an error, as is any other key without one in braces.
 * Every tag (`!!python/name:...`, `!anything`) is an error: nothing in a recipe can make an object.
 * Keys are always text, so that a recipe is also JSON. Merge keys (`<<`) do not exist in YAML 1.2 and are an error.
@@ -29,13 +29,13 @@ ROWS = (
     ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".docx", ".odt", ".pdf", ".txt",
     ".md",
 )  # fmt: skip
-"""Endings of files that are given as a recipe and hold rows."""
+"""Endings of files with rows, which a user may pass by mistake as a recipe."""
 
 MAX_VALUES = 100_000
-"""How many values a document may hold once its aliases are written out; a "billion laughs" file stops here."""
+"""Largest number of values in a document with all aliases expanded; it stops a "billion laughs" file."""
 
 Path = tuple[str | int, ...]
-"""Where a value sits: keys and list indices from the top."""
+"""The place of a value: keys and list indices from the top."""
 
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _BOOL = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -48,7 +48,7 @@ _SPECIAL = {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"),
 
 @dataclass(frozen=True)
 class Document:
-    """What a YAML text says.
+    """The content of a YAML text.
 
     Attributes:
         value: mappings, lists, texts, numbers, booleans and None.
@@ -81,10 +81,10 @@ def plain(text: str) -> Any:
 
 
 def not_rows(path: pathlib.Path) -> pathlib.Path:
-    """A path that may be of a recipe.
+    """Check that a path can be a recipe, and return it.
 
     Raises:
-        RecipeError: by its name the file holds rows.
+        RecipeError: the file's name is that of a file with rows.
     """
     if path.suffix.lower() in ROWS and path.is_file():
         action = f"ft run --data {path} --model MODEL, or ft init --data {path}"
@@ -96,7 +96,7 @@ def read_yaml(text: str, source: str) -> Document:
     """Read one document.
 
     Args:
-        source: what errors call the text: the path of its file, or the override it came from.
+        source: the name of the text in errors: the path of its file, or the override.
 
     Raises:
         RecipeError: not YAML, more than one document, a duplicate key, a tag; names the line.
@@ -123,7 +123,7 @@ def read_yaml(text: str, source: str) -> Document:
 class _Loader(
     yaml.reader.Reader, yaml.scanner.Scanner, yaml.parser.Parser, yaml.composer.Composer, yaml.resolver.BaseResolver
 ):
-    """PyYAML up to its node tree; values are made by `_Reader`, so no constructor exists that a tag could call."""
+    """PyYAML up to its node tree. `_Reader` makes the values, so a tag has no constructor to call."""
 
     source = ""
 
@@ -135,7 +135,7 @@ class _Loader(
         yaml.resolver.BaseResolver.__init__(self)
 
     def dispose(self) -> None:
-        """Drop what the parser still holds."""
+        """Release the parser's data."""
         self.states: list[Any] = []
         self.state = None
 
@@ -213,7 +213,7 @@ _TAGS = {type(None): "null", bool: "bool", int: "int", float: "float", str: "str
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes by the rules of `plain`, so that what is written is what is read back."""
+    """Quotes by the rules of `plain`, so that a written value is read back unchanged."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
         if kind is yaml.ScalarNode and implicit[0]:

@@ -1,4 +1,4 @@
-"""From an entry to its builder, a class or a function, to its options model, and to what the builder makes."""
+"""Imports the builder of an entry, a class or a function, finds its options model, and calls it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def load_builder(entry: Entry, distribution: str = "") -> Callable[..., Any]:
-    """Import what the entry's `build` (`"package.module:name"`) names.
+    """Import the builder in the entry's `build` (`"package.module:name"`).
 
     Args:
         distribution: named in errors.
@@ -50,10 +50,10 @@ def load_builder(entry: Entry, distribution: str = "") -> Callable[..., Any]:
 
 
 def built(registered: Registered, options: Options, context: Any) -> Any:
-    """What the builder of an entry makes. It gets those of `options` and `context` that it has parameters for.
+    """Call the builder of an entry. It gets those of `options` and `context` that it has parameters for.
 
     Raises:
-        PluginError: a library is missing, or what was made is not of the entry's kind.
+        PluginError: a library is missing, or the built object is not of the entry's kind.
     """
     builder, kind = load_builder(registered.entry, registered.distribution), registered.entry.kind
     offered = {"options": options, "context": context}
@@ -67,7 +67,7 @@ def built(registered: Registered, options: Options, context: Any) -> Any:
 def options_model(entry: Entry, distribution: str = "") -> type[Options]:
     """The options model of an entry: the annotation of its builder's parameter `options`; without it, `NoOptions`.
 
-    Only this annotation is evaluated, so a builder may import its other types for the type checker alone.
+    Only this annotation is evaluated, so a builder may import its other types only for the type checker.
 
     Args:
         distribution: named in errors.
@@ -102,12 +102,12 @@ def options_model(entry: Entry, distribution: str = "") -> type[Options]:
 
 
 def derived(built: Any, kind: str, registered: Registered) -> Any:
-    """What a builder returned, once it is sure that it has every method and property of its contract.
+    """Check that a builder's result has every method and property of its contract, and return it.
 
-    There are checks around what it returns in turn.
+    Its methods are wrapped in checks of their own results.
 
     Raises:
-        PluginError: it does not derive from the base class of its kind, or is a reward that cannot be called.
+        PluginError: the result does not derive from the base class of its kind, or is a reward that cannot be called.
     """
     from finetooth_hooks.bases import BASES
 
@@ -142,7 +142,8 @@ def derived(built: Any, kind: str, registered: Registered) -> Any:
 
 @contextmanager
 def _collecting_paused() -> Iterator[None]:
-    """What an import makes stays: looking for garbage in it takes a tenth of the time of a large one."""
+    """Pause garbage collection during imports: their objects stay, and the search takes a tenth of the time of a large
+    import."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -153,7 +154,7 @@ def _collecting_paused() -> Iterator[None]:
 
 
 def import_failure(error: ImportError, what: str, distribution: str) -> PluginError:
-    """An ImportError inside a plugin, said as what it is.
+    """A clear error for an ImportError inside a plugin.
 
     Args:
         what: the entry that needed the import, `loss 'x'`.

@@ -18,12 +18,12 @@ from finetooth_core.plugins.faults import Fault
 from finetooth_core.plugins.versions import canonical
 
 INDEX = Path(__file__).parents[1] / "index.json"
-"""Which package of the workspace brings which entry; generated, see `tools/make_index.py`."""
+"""The packages of the workspace by their entries; generated, see `tools/make_index.py`."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """An entry with where it came from.
+    """An entry with its source.
 
     Attributes:
         entry: as the plugin yielded it.
@@ -55,9 +55,9 @@ class Catalog:
 
     Args:
         entries: of all plugins in use.
-        faults: of the plugins that were left out; named when an unknown name may be theirs.
+        faults: of plugins that were left out; an error about an unknown name lists them if it may be theirs.
         blocked: distributions the user blocked.
-        index: which packages would bring an entry, by kind and name; default is the generated index.
+        index: packages that have an entry, by kind and name; default is the generated index.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Catalog:
         self.faults = tuple(faults)
         self.blocked = frozenset(canonical(name) for name in blocked)
         self._given_index = index
-        self.missing: Mapping[str, str] = {}  # plugins that a run was made with, by name, and their versions
+        self.missing: Mapping[str, str] = {}  # missing plugins of a run: version by name
         self._entries: dict[str, tuple[Registered, ...]] = {}
         ordered = sorted(entries, key=lambda r: (r.entry.name, r.distribution))
         for kind in ENTRY_TYPES:
@@ -85,14 +85,15 @@ class Catalog:
         """Entries of a kind, sorted by name and distribution.
 
         Raises:
-            ValueError: no such kind.
+            ValueError: the kind is unknown.
         """
         if kind not in self._entries:
             raise ValueError(f"{kind!r} is not a kind of entry; kinds are {', '.join(self._entries)}")
         return self._entries[kind]
 
     def speaking(self, kind: str, framework: str) -> tuple[Registered, ...]:
-        """Entries of a kind that a backend of a framework can use: those that name it, and those that name none.
+        """Entries of a kind that a backend of a framework can use: entries for the framework, and entries without a
+        framework.
 
         Args:
             framework: empty is any.
@@ -103,8 +104,8 @@ class Catalog:
         """The entry called `name`: bare, or `DISTRIBUTION:NAME`.
 
         Args:
-            framework: of several entries with this name the one that speaks it; empty is any. One that is the only one
-                is returned whatever it speaks.
+            framework: selects among several entries with this name; empty is any. A single entry is returned for any
+                framework.
 
         Raises:
             PluginError: unknown (lists what is installed and which package would bring it), ambiguous, or its plugin
@@ -135,17 +136,17 @@ class Catalog:
         )
 
     def defaults(self, kind: str, framework: str = "") -> tuple[Registered, ...]:
-        """Entries of a kind that are taken when the recipe leaves the choice open."""
+        """Entries of a kind that are used if the recipe leaves the choice open."""
         return tuple(registered for registered in self.speaking(kind, framework) if registered.entry.default)
 
     def default(self, kind: str, *, setting: str = "", framework: str = "") -> Registered:
-        """The one entry of a kind that is taken when the recipe leaves the choice open.
+        """The single entry of a kind that is used if the recipe leaves the choice open.
 
         Args:
-            framework: only entries that speak it are looked at; empty is all.
+            framework: only entries for it are considered; empty is all.
 
         Raises:
-            PluginError: none or several say they are the default.
+            PluginError: no entry or several are marked as the default.
         """
         defaults = self.defaults(kind, framework)
         if len(defaults) == 1:
@@ -162,10 +163,10 @@ class Catalog:
         raise PluginError("", f"{_prefix(setting)}{problem}", action=f"name one in {setting or 'the recipe'}")
 
     def find(self, text: str) -> tuple[Registered, ...]:
-        """Entries that `NAME`, `KIND:NAME`, `DISTRIBUTION:NAME` or `KIND:DISTRIBUTION:NAME` may mean.
+        """Entries that match `NAME`, `KIND:NAME`, `DISTRIBUTION:NAME` or `KIND:DISTRIBUTION:NAME`.
 
         Raises:
-            PluginError: none is installed.
+            PluginError: no matching entry is installed.
         """
         *sources, bare = text.split(":")
         kinds = [source for source in sources if source in self._entries]
@@ -189,14 +190,14 @@ class Catalog:
 
     @cached_property
     def index(self) -> Mapping[str, Mapping[str, Sequence[str]]]:
-        """Packages that would bring an entry, by kind and name."""
+        """Packages that have an entry, by kind and name."""
         if self._given_index is not None:
             return self._given_index
         import json
 
         try:
             loaded: Mapping[str, Mapping[str, Sequence[str]]] = json.loads(INDEX.read_text(encoding="utf-8"))
-        except OSError:  # a checkout in which it was not yet generated
+        except OSError:  # the index of this checkout is not yet generated
             return {}
         return loaded
 
@@ -258,8 +259,8 @@ class Catalog:
         return "; ".join(actions)
 
     def _known_elsewhere(self, kind: str, name: str) -> str:
-        """How a recipe says what the field calls by another name: an entry's name, with the options that it implies.
-        Of several, those that suit this machine."""
+        """The recipe's spelling of another name in the field: an entry's name with the implied options. Of several
+        entries, those that suit this machine."""
         known = [
             (registered.entry, other)
             for registered in self.all(kind)
@@ -283,7 +284,7 @@ def _written(entry: Entry, options: Mapping[str, Any]) -> str:
 
 
 def _suits(entry: Entry) -> tuple[bool, bool]:
-    """Whether the machine has such devices, and whether the installed framework is for them."""
+    """Whether the machine has such devices, and whether the installed framework supports them."""
     if not isinstance(entry, Hardware):
         return False, False
     here = entry.in_machine is not None and bool(entry.in_machine())

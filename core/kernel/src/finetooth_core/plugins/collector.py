@@ -1,7 +1,7 @@
-"""Python's collector of reference cycles, out of the way while modules and models are loaded.
+"""Pauses Python's garbage collector of reference cycles while modules and models are loaded.
 
-Importing torch, transformers and peft makes some 700,000 objects that stay. The collector walks over all of them again
-and again meanwhile (1,265 times, a quarter of the time the imports take) and finds next to nothing.
+Importing torch, transformers and peft makes some 700,000 objects that stay. During the imports the collector traverses
+all of them repeatedly (1,265 times, a quarter of the import time) and finds almost no garbage.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def paused_collector() -> Iterator[None]:
-    """Inside the `with` block, reference cycles are not looked for; also a decorator.
+    """Pause the garbage collector inside the `with` block; also a decorator.
 
-    For what makes many objects that stay and no garbage to speak of, not for work that grows with the data. What was
-    made meanwhile counts as old afterwards: only the rare full collections look at it. A collector that is off stays
+    For code that makes many permanent objects and hardly any garbage, not for work that grows with the data. Objects
+    from the block count as old afterwards: only the rare full collections traverse them. A collector that is off stays
     off.
     """
     if not gc.isenabled():
@@ -28,7 +28,7 @@ def paused_collector() -> Iterator[None]:
     finally:
         if not _others_froze():  # the caller's own frozen objects stay frozen
             gc.freeze()
-            gc.unfreeze()  # back from the permanent generation, not into the youngest but into the oldest
+            gc.unfreeze()  # from the permanent generation into the oldest, not the youngest
         gc.enable()
 
 
@@ -36,8 +36,8 @@ _seen_frozen = False
 
 
 def _others_froze() -> bool:
-    """Whether the process has objects that somebody else froze. To count them walks over all of them, so once they are
-    seen it is not asked again: a server freezes what it imported, and builds hundreds of parts for every engine."""
+    """Whether other code has frozen objects of the process. Counting traverses all of them, so a positive result is
+    remembered: a server freezes its imports, and builds hundreds of parts for every engine."""
     global _seen_frozen
     _seen_frozen = _seen_frozen or gc.get_freeze_count() > 0
     return _seen_frozen

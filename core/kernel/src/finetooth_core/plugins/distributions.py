@@ -1,6 +1,7 @@
-"""Installed distributions that bring plugins, read straight from their `.dist-info` folders.
+"""Finds installed distributions with plugins by reading their `.dist-info` folders.
 
-`importlib.metadata` finds the same (a test compares the two), but importing it costs more than reading all the folders.
+`importlib.metadata` finds the same ones (a test compares the two), but importing it costs more than reading all the
+folders.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Installed:
         references: values of its entry points, by name.
         requires: its declared requirements, as text.
         folder: its `.dist-info` folder.
-        shadowed: further `.dist-info` folders of the same name: left over, or hidden behind this one.
+        shadowed: further `.dist-info` folders of the same name, left over or hidden by this one.
     """
 
     distribution: str
@@ -41,8 +42,8 @@ class Installed:
 
 
 def discover(path: Sequence[str] | None = None) -> tuple[Installed, ...]:
-    """Distributions with plugins on `path` (default `sys.path`), sorted by name. The first of a name wins, as for
-    imports."""
+    """Distributions with plugins on `path` (default `sys.path`), sorted by name. The first distribution of a name wins,
+    as for imports."""
     first: dict[str, tuple[str, str]] = {}
     hidden: dict[str, list[Path]] = {}
     seen_folders: set[str] = set()
@@ -54,7 +55,7 @@ def discover(path: Sequence[str] | None = None) -> tuple[Installed, ...]:
         try:
             names = sorted(name for name in os.listdir(place) if name.endswith(SUFFIX))  # noqa: PTH208 (faster)
         except OSError:
-            continue  # a path entry that is not a folder brings no distributions
+            continue  # a path entry that is not a folder has no distributions
         for name in names:
             distribution = canonical(name[: -len(SUFFIX)].partition("-")[0])
             if distribution not in first:
@@ -83,7 +84,7 @@ def _installed_last(folder: Path) -> tuple[bool, float]:
 
 
 def _entry_points(file: str) -> tuple[tuple[str, str], ...]:
-    """Names and values in our group."""
+    """Names and values in the group of plugins."""
     try:
         with open(file, encoding="utf-8") as opened:  # noqa: PTH123 (a Path for each of hundreds of folders is slow)
             text = opened.read()

@@ -1,4 +1,5 @@
-"""Event hooks: each plugin is called by itself, sees its own options and state, and is judged by who named it."""
+"""Event hooks: each plugin is called separately with its own options and state, and a failure counts only if the user
+named the plugin."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ class PluginFailed(FinetoothError):
 
 @dataclass
 class Progress:
-    """What all views of a run share; the loop writes it."""
+    """State that all views of a run share; the run loop writes it."""
 
     id: str
     folder: Path
@@ -71,10 +72,10 @@ def kept_states(views: Mapping[str, RunView], whose: str) -> dict[str, Any]:
     """The states of plugins by name, for checkpoints; empty ones are left out.
 
     Args:
-        whose: what has the names, for messages.
+        whose: the kind of the named objects, for messages.
 
     Raises:
-        PluginFailed: a state holds what JSON does not have, and so would not come back as it was.
+        PluginFailed: a state has a value that JSON cannot represent, so it could not be restored.
     """
     for name, view in views.items():
         for key, value in view.state.items():
@@ -89,9 +90,9 @@ def kept_states(views: Mapping[str, RunView], whose: str) -> dict[str, Any]:
 
 
 def take_states(views: Mapping[str, RunView], states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Give states back by name; what a view keeps besides stays."""
+    """Restore states by name; other values of a view stay."""
     for name in views.keys() & states.keys():
-        views[name].state.update(json.loads(json.dumps(states[name])))  # a copy: the plugin continues to write
+        views[name].state.update(json.loads(json.dumps(states[name])))  # a copy, since the plugin continues to write
 
 
 class Events:
@@ -100,7 +101,7 @@ class Events:
     Args:
         plugins: those with event hooks.
         progress: of the run.
-        warn: told about a failing plugin that the user did not name; that plugin is not called again.
+        warn: receives a line about a failing plugin that the user did not name; that plugin is not called again.
     """
 
     def __init__(self, plugins: tuple[EventPlugin, ...], progress: Progress, warn: Callable[[str], None]) -> None:
@@ -121,7 +122,7 @@ class Events:
         """Call one hook of every plugin.
 
         Raises:
-            StopRun: a plugin asks for the end; the others are still called, the first request counts.
+            StopRun: a plugin requests the end; the others are still called, and the first request counts.
             PluginFailed: a plugin that the user named raised anything else.
         """
         stop: StopRun | None = None
@@ -145,17 +146,17 @@ class Events:
         """Every plugin's state, for checkpoints.
 
         Raises:
-            PluginFailed: a state holds what JSON does not have, and so would not come back as it was.
+            PluginFailed: a state has a value that JSON cannot represent, so it could not be restored.
         """
         return kept_states(self.views, "plugin")
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Give every plugin its state back; what it keeps besides stays."""
+        """Restore every plugin's state; its other values stay."""
         take_states(self.views, states)
 
     def objection(self, candidate: Candidate) -> str:
-        """Why a plugin does not let a checkpoint count (`ft_promote`); empty if none objects. A plugin that fails
-        objects, if the user named it; any other only warns."""
+        """The reason of a plugin that refuses a checkpoint (`ft_promote`); empty if none does. A failing plugin that
+        the user named refuses; any other only causes a warning."""
         for plugin in self._plugins:
             if plugin.name in self._silenced:
                 continue

@@ -1,4 +1,4 @@
-"""What is wrong with a plugin: named with distribution, file and remedy."""
+"""Faults of plugins, with distribution, file and remedy."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong with one plugin; the plugin is left out.
+    """One fault of a plugin, which is therefore left out.
 
     Attributes:
         distribution: its distribution name, or the local file or module as the user named it.
         version: of the distribution; empty for a local file.
-        file: where the fault is, `path/plugin.py:12` as far as known.
+        file: place of the fault, `path/plugin.py:12` if known.
         problem: what is wrong.
         action: what to do next.
-        offers: the entries it would have brought, `loss:dpo`, as far as known.
+        offers: its entries, `loss:dpo`, as far as known.
     """
 
     distribution: str

@@ -1,4 +1,4 @@
-"""A plugin that is in use."""
+"""The record of a plugin in use."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Loaded:
         version: of the distribution; empty for a local file.
         module: name of its module.
         file: of the module.
-        entries: what it offers.
+        entries: its entries.
         sha256: of a local file's content; empty otherwise.
-        named_by_user: the user named it, beyond installing it.
+        named_by_user: the user named it, in addition to installing it.
     """
 
     distribution: str

@@ -18,7 +18,7 @@ class LocalFile:
 
     Attributes:
         path: resolved.
-        content: what was read, once: what runs is what was hashed.
+        content: read once, so that the executed code is the hashed one.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class LocalFile:
 
 
 def is_file_reference(text: str) -> bool:
-    """Whether a plugin reference means a file rather than a distribution or a module."""
+    """Whether a plugin reference is a file, not a distribution or a module."""
     return text.endswith(".py") or "/" in text or os.sep in text
 
 
@@ -52,7 +52,7 @@ def read(reference: str, base: Path) -> LocalFile:
     """The file that `reference` names, relative to `base`.
 
     Raises:
-        OSError: there is none, or it cannot be read.
+        OSError: the file is missing, or cannot be read.
     """
     path = _resolved(reference, base)
     return LocalFile(path, path.read_bytes())
@@ -60,8 +60,8 @@ def read(reference: str, base: Path) -> LocalFile:
 
 def load(file: LocalFile) -> ModuleType:
     """Run the file as a module. It is registered in `sys.modules`, which dataclasses with postponed annotations and
-    references to builders (`f"{__name__}:build"`) rely on; path and content make its name, so a file that was changed
-    is loaded again and one that was not is not run twice.
+    references to builders (`f"{__name__}:build"`) need. Its name depends on path and content, so a changed file is
+    loaded again, and an unchanged one runs only once.
     """
     digest = _sha256(str(file.path).encode() + b"\0" + file.content)[:12]
     stem = "".join(c if c.isalnum() else "_" for c in file.path.stem)
@@ -82,6 +82,6 @@ def load(file: LocalFile) -> ModuleType:
 
 
 def _sha256(content: bytes) -> str:
-    import hashlib  # here: most starts load no file
+    import hashlib  # imported here: most starts load no file
 
     return hashlib.sha256(content).hexdigest()

@@ -1,8 +1,8 @@
 """The plugin manager: finds plugins, imports each one guarded, checks its hooks and fills the catalog, once at start.
 
 A plugin is an installed distribution with an entry point in group `finetooth`, a local `.py` file, or a module the user
-names. One that is broken is left out with a warning; it stops the command only if the user named it, or if the recipe
-picks one of its entries (then the catalog says so).
+names. A broken plugin is left out with a warning. It stops the command only if the user named it, or if the recipe
+picks one of its entries (then the catalog raises the error).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class EventPlugin:
         name: as in `Loaded.distribution`.
         module: the plugin's module.
         named_by_user: an exception in one of its event hooks fails the run.
-        hooks: its event hooks by name; empty for a plugin that only brings entries.
+        hooks: its event hooks by name; empty for a plugin with only entries.
         given: the options the user gave, or None.
     """
 
@@ -77,8 +77,8 @@ class EventPlugin:
         return validate(self.name, self.module, self.given)
 
     def call(self, hook: str, **arguments: Any) -> Any:
-        """Call one event hook with those of `arguments` that it takes and return what it returns; does nothing if the
-        plugin has no such hook."""
+        """Call an event hook with those of `arguments` that it takes, and return its result; does nothing if the plugin
+        lacks the hook."""
         function = self.hooks.get(hook)
         return None if function is None else function(**arguments)
 
@@ -89,7 +89,7 @@ class Plugins:
 
     Attributes:
         catalog: their entries.
-        faults: what is wrong with those left out.
+        faults: faults of plugins that were left out.
         loaded: those in use, sorted by name.
         events: those with event hooks or with options, sorted by name.
         installed: every distribution found, broken ones included.
@@ -109,7 +109,7 @@ class Plugins:
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Version of every plugin in use, by name; `sha256:...` for a local file. What manifests record."""
+        """Version of every plugin in use, by name, for manifests; `sha256:...` for a local file."""
         return {p.distribution: f"sha256:{p.sha256}" if p.sha256 else p.version for p in self.loaded}
 
 
@@ -123,8 +123,8 @@ def start(
     """Find, import and register all plugins.
 
     Args:
-        files: what the user named, in `plugins:`, `--plugins` or `FT_PLUGINS`: local files, modules, distributions with
-            a version requirement, or mappings `{use: ..., options: {...}}`.
+        files: plugins that the user named, in `plugins:`, `--plugins` or `FT_PLUGINS`: local files, modules,
+            distributions with a version requirement, or mappings `{use: ..., options: {...}}`.
         blocked: distributions that must not even be imported (`-p no:DIST`).
         base: folder that local files are relative to; default is the current one.
         strict: False reports a fault of a plugin the user named like any other, for `ft plugins doctor`.
@@ -165,7 +165,7 @@ def _raise_named(faults: Sequence[Fault], named: Mapping[str, PluginRef]) -> Non
 
 @dataclass
 class _Manager:
-    """Collects while plugins are read."""
+    """Collects entries, hooks and faults while plugins are read."""
 
     base: Path
     blocked: frozenset[str]
@@ -177,7 +177,7 @@ class _Manager:
     hooks: PluginManager = field(default_factory=registration.new_manager)
 
     def check_blocked(self) -> None:
-        """A misspelt block would load what the user wanted to keep out.
+        """Check the blocked names: a misspelt one would load a plugin that the user wants to block.
 
         Raises:
             PluginError: a blocked distribution is not installed.
@@ -265,7 +265,7 @@ class _Manager:
             self.faults.append(Fault(name, version, problem.where or file, problem.text, problem.action, offers))
 
     def plugins(self) -> Plugins:
-        """What was collected."""
+        """The collected plugins."""
         entries = [entry for plugin in self.loaded for entry in plugin.entries]
         return Plugins(
             Catalog(entries, self.faults, tuple(self.blocked)),
@@ -278,7 +278,7 @@ class _Manager:
 
 
 def _entry_point_problem(installed: Installed) -> Problem | None:
-    """A distribution is one plugin, and its entry point names its module."""
+    """Check that a distribution is one plugin, with an entry point that names its module."""
     references = [reference for _, reference in installed.references]
     if len(references) > 1:
         text = f"it has {len(references)} entry points ({', '.join(references)}), and a plugin has one"
@@ -290,7 +290,7 @@ def _entry_point_problem(installed: Installed) -> Problem | None:
 
 
 def _contract_problem(installed: Installed) -> Problem | None:
-    """Asked before the import: a plugin for another contract may fail in ways that say nothing."""
+    """Check the contract before the import, since a plugin for another contract may fail with unclear errors."""
     for requirement in versions.on(CONTRACT, installed.requires):
         if not versions.admits(requirement.specifier, CONTRACT_VERSION):
             plugin = _source_of(installed.references[0][1])
@@ -307,7 +307,7 @@ def _contract_problem(installed: Installed) -> Problem | None:
 
 
 def _import_problem(error: BaseException, module: str, name: str, file: str = "") -> Problem:
-    """What went wrong while a plugin was imported, with the remedy."""
+    """The problem of a failed import of a plugin, with the remedy."""
     text = f"it cannot be imported: {blame.describe(error)}"
     where = blame.origin(error, file) or file or _source_of(module)
     own = isinstance(error, ImportError) and (error.name or "").partition(".")[0] == module.partition(".")[0]
@@ -316,7 +316,7 @@ def _import_problem(error: BaseException, module: str, name: str, file: str = ""
 
 
 def _source_of(module: str) -> str:
-    """File of a module that could not be imported, as far as it can be told without importing it."""
+    """File of a module that could not be imported, if it can be found without importing it."""
     top, _, rest = module.partition(".")
     for place in sys.path:
         folder = Path(place or ".", top)

@@ -1,4 +1,4 @@
-"""A hint that reading a recipe alone cannot give: `rank=8` means an option of the adapter that the recipe picks."""
+"""A hint that needs the plugins: `rank=8` probably means an option of the recipe's adapter."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetooth_core.plugins.catalog import Catalog
 from finetooth_core.settings.recipe import load
 
 SECTIONS = ("adapter", "optimizer", "schedule", "method", "backend", "hardware", "quantizer")
-"""Sections that are one pick, in the order in which an option is looked for."""
+"""Sections with one pick, in the order of the search for an option."""
 
 _UNKNOWN = "unknown setting"
 
@@ -33,10 +33,10 @@ def with_option_hints(
     plugins: Sequence[str] = (),
     blocked: Sequence[str] = (),
 ) -> RecipeError:
-    """The error, in which unknown top-level settings that an option of a picked entry is called say so.
+    """The error, with a hint at unknown top-level settings that are names of a picked entry's options.
 
     Args:
-        recipe, overrides: what the error is about.
+        recipe, overrides: the wrong input.
         plugins, blocked: as for `finetooth_core.api.session`.
     """
     problems = error.problems if isinstance(error, RecipeProblems) else (error,)
@@ -52,7 +52,7 @@ def with_option_hints(
         files = load(settings, base=folder).plugins
         started = manager.start(files=[*files, *here], blocked=blocked, base=folder, strict=False)
     except FinetoothError:
-        return error  # with more mistakes than this one, what is picked is not known
+        return error  # with further mistakes, the picks are unknown
     options = {**dict(_loader_options(started.catalog)), **dict(_options(settings, started.catalog))}
     for problem in lost:
         if form(problem.setting) in options:
@@ -61,13 +61,15 @@ def with_option_hints(
 
 
 def _is_lost(problem: RecipeError) -> bool:
-    """A top-level key that is not a setting; one that is exactly a setting inside a section (`train.seed`) is found."""
+    """Whether a problem is an unknown top-level key. A key that is exactly a setting inside a section (`train.seed`)
+    already has a hint."""
     suggested = problem.action.startswith("did you mean") and "." in problem.action
     return _UNKNOWN in problem.problem and "." not in problem.setting and not suggested
 
 
 def _options(settings: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[str, str]]:
-    """Form and full setting of every option of the picked entries; the last of a form wins, so the first comes last."""
+    """Form and full setting of every option of the picked entries; the last of a form wins, so the most important comes
+    last."""
     for kind in reversed(SECTIONS):
         section = "quantization" if kind == "quantizer" else kind
         pick = settings.get(section, AUTO)
@@ -76,12 +78,12 @@ def _options(settings: Mapping[str, Any], catalog: Catalog) -> Iterator[tuple[st
             registered = catalog.default(kind) if name == AUTO else catalog.get(kind, str(name))
             model = options_model(registered.entry, registered.distribution)
         except FinetoothError:
-            continue  # it has its own mistake, of which the user hears when this one is mended
+            continue  # its own mistake is reported after this one is fixed
         yield from ((form(option), f"did you mean {section}.{option}?") for option in model.model_fields)
 
 
 def _loader_options(catalog: Catalog) -> Iterator[tuple[str, str]]:
-    """The same for loaders, which are chosen by the model, so that giving one an option means naming it."""
+    """The options of loaders. The model chooses the loader, so a recipe with an option must name the loader."""
     for registered in catalog.all("loader"):
         with suppress(FinetoothError):
             for option in options_model(registered.entry, registered.distribution).model_fields:
@@ -90,7 +92,7 @@ def _loader_options(catalog: Catalog) -> Iterator[tuple[str, str]]:
 
 
 def _given(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """What the user wrote, unchecked; it has been read once, so that it can be read."""
+    """The user's unchecked recipe; it was read before, so reading cannot fail."""
     if not isinstance(recipe, Mapping):
         recipe = yaml_text.read_yaml(Path(recipe).read_bytes().decode("utf-8-sig"), str(recipe)).value
     settings: dict[str, Any] = plain_data(recipe, ())

@@ -1,4 +1,4 @@
-"""From a pick to what its entry builds: the entry is found, its options are checked, its builder is called."""
+"""Builds a pick: finds the entry, checks its options, and calls its builder."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from finetooth_core.settings.recipe import validate_options
 
 @dataclass(frozen=True)
 class BuiltPart:
-    """What a pick came to.
+    """The result of building a pick.
 
     Attributes:
         registered: the entry.
-        part: what its builder returned.
+        part: the builder's result.
         options: checked, defaults filled in.
-        losses: those that its builder asked for, in order, each with the setting that picked it.
+        losses: losses that its builder requested, in order, each with its setting.
     """
 
     registered: Registered
@@ -44,21 +44,21 @@ class BuiltPart:
 
 
 class Builder:
-    """Builds what recipes pick.
+    """Builds the picks of recipes.
 
     Args:
         catalog: all entries.
-        log: where decisions go.
-        context: what builders get in addition to their options.
+        log: receives decisions.
+        context: the builders' second argument, after their options.
     """
 
     def __init__(self, catalog: Catalog, log: Decisions, context: Context) -> None:
         self.catalog, self.log, self.context = catalog, log, context
-        self.used: list[Registered] = []  # what was built, in order
-        self._losses: list[tuple[str, LossSpec]] = []  # of the builders that are at work, in order
+        self.used: list[Registered] = []  # built entries, in order
+        self._losses: list[tuple[str, LossSpec]] = []  # of the running builders, in order
 
     def entry(self, kind: str, pick: Pick, *, setting: str = "", framework: str = "") -> Registered:
-        """The entry a pick names.
+        """The entry of a pick.
 
         Args:
             framework: see `Catalog.get`.
@@ -69,7 +69,7 @@ class Builder:
         return self.catalog.get(kind, name, setting=setting, framework=framework)
 
     def build(self, kind: str, pick: Pick, *, setting: str = "", framework: str = "") -> BuiltPart:
-        """Build the entry a pick names; nothing is recorded.
+        """Build the entry of a pick without recording it.
 
         Args:
             framework: see `Catalog.get`.
@@ -77,11 +77,10 @@ class Builder:
         return self.built(self.entry(kind, pick, setting=setting, framework=framework), pick, setting)
 
     def section(self, kind: str, pick: Pick, setting: str, *, framework: str = "") -> BuiltPart:
-        """Build a single-choice section of the recipe and record the pick for the plan; `auto` takes the default
-        entry.
+        """Build a single-choice section of the recipe and record the pick for the plan; `auto` uses the default entry.
 
         Args:
-            framework: only entries that speak it are looked at; empty is all.
+            framework: only entries for it are considered; empty is all.
         """
         if is_auto(pick):
             registered = self.catalog.default(kind, setting=setting, framework=framework)
@@ -116,7 +115,7 @@ class Builder:
         return BuiltPart(registered, part, options, tuple(self._losses[before:]))
 
     def loss(self, pick: Pick, *, setting: str = "") -> LossSpec:
-        """A loss with what its entry declares. It is part of what the builder that asks for it has built."""
+        """A loss with its entry's declarations. It becomes part of the object whose builder requests it."""
         registered = self.entry("loss", pick, setting=setting)
         entry = registered.entry
         if not isinstance(entry, Loss):

@@ -1,4 +1,4 @@
-"""What there is to say about each plugin, the broken ones among them; the start of a command has no time for it."""
+"""Facts about each plugin, including broken ones; gathering them would slow the start of a command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def plugin_facts(plugins: Plugins, names: Sequence[str] = ()) -> Iterator[Plugin
     """See `CommandContext.plugin_facts`.
 
     Args:
-        plugins: started with `strict=False`, so that broken ones are there.
+        plugins: started with `strict=False`, so that broken ones are included.
 
     Raises:
         PluginError: no plugin has one of the names.

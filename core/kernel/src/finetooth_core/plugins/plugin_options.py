@@ -1,4 +1,4 @@
-"""Options of a plugin as a whole: its `plugin_options` model and what the user gave in `plugins:`."""
+"""Options of a plugin as a whole: its `plugin_options` model and the user's values in `plugins:`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def model(name: str, module: ModuleType) -> type[Options] | None:
     """The plugin's options model; the attribute `plugin_options` is the class, or a reference `package.module:Class`.
 
     Raises:
-        PluginError: it is neither, or cannot be imported.
+        PluginError: the attribute is neither, or cannot be imported.
     """
     declared = getattr(module, ATTRIBUTE, None)
     if isinstance(declared, str):
@@ -43,7 +43,7 @@ def validate(name: str, module: ModuleType, options: Mapping[str, Any] | None) -
 
     Raises:
         PluginError: options are given and no model is declared.
-        RecipeError: they are wrong; one line each.
+        RecipeError: options are wrong; one line each.
     """
     declared = model(name, module)
     if declared is None:

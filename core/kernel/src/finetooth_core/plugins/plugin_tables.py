@@ -14,10 +14,10 @@ from finetooth_core.plugins.references import choose
 
 
 def list_lines(plugins: Plugins, kind: str | None = None) -> Iterator[str]:
-    """A table of all plugins, then what is broken.
+    """A table of all plugins, then the faults.
 
     Raises:
-        PluginError: no such kind.
+        PluginError: the kind is unknown.
     """
     if kind is not None and kind not in ENTRY_TYPES:
         near = nearest(kind, ENTRY_TYPES)
@@ -37,7 +37,7 @@ def show_lines(plugins: Plugins, name: str) -> Iterator[str]:
     """Everything about one plugin.
 
     Raises:
-        PluginError: no such plugin.
+        PluginError: no plugin has this name.
     """
     installed = {plugin.distribution: plugin for plugin in plugins.installed}
     loaded = {plugin.distribution: plugin for plugin in plugins.loaded}

@@ -1,4 +1,4 @@
-"""What users write to name a plugin: in `plugins:` of a recipe, `--plugins` or `FT_PLUGINS`."""
+"""References to plugins in `plugins:` of a recipe, `--plugins` or `FT_PLUGINS`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Reference:
         """Reads an item of the recipe's `plugins`.
 
         Raises:
-            PluginError: it is neither a text nor `{use: ..., options: {...}}`.
+            PluginError: the item is neither a text nor `{use: ..., options: {...}}`.
         """
         form = "write a text, or {use: REFERENCE, options: {...}}"
         if isinstance(item, str):
@@ -57,14 +57,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class PluginRef:
-    """A reference, resolved.
+    """A resolved reference.
 
     Attributes:
         name: of the plugin: distribution, module, or the path of a file relative to the recipe.
         reference: what the user wrote.
         is_file: it is a local file.
-        is_module: it is a module that no installed distribution brings as its plugin.
-        problem: why it cannot be used, None if nothing is known yet.
+        is_module: it is a module that is not the plugin of an installed distribution.
+        problem: the reason why it cannot be used; None if no problem is known yet.
     """
 
     name: str
@@ -98,7 +98,7 @@ def resolve(references: Iterable[Reference], installed: Sequence[Installed], bas
 
 
 def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
-    """The plugins that `names` mean; all if empty.
+    """The plugins with these names; all if `names` is empty.
 
     Raises:
         PluginError: no plugin has one of the names.
@@ -148,7 +148,7 @@ def _version_problem(requirement: versions.Requirement, installed: Installed) ->
 
 
 def _importable(module: str) -> bool:
-    """Whether the top-level package of a module is there; nothing of the module is run."""
+    """Whether the top-level package of a module exists; does not run the module."""
     from importlib.util import find_spec
 
     try:

@@ -1,7 +1,7 @@
-"""Reading one plugin module: its hooks, checked, and the entries they yield.
+"""Reads a plugin module: checks its hooks, and the entries that they yield.
 
-pluggy registers the module. Whatever would leave a hook uncalled without a word is a problem here, told with its place
-and remedy before pluggy sees it: a misspelt name, a forgotten decorator, an argument that the hook does not have
+pluggy registers the module. Before that, the checks here report every mistake that would silently leave a hook
+uncalled, with place and remedy: a misspelt name, a forgotten decorator, an argument that the hook does not have
 (docs/decisions/0027).
 """
 
@@ -22,7 +22,7 @@ from finetooth_toolbox.blame import describe, origin
 from finetooth_toolbox.text.nearest import nearest
 
 NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")
-"""What an entry may be called."""
+"""Pattern of names of entries."""
 
 REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*\Z")
 """`package.module:attribute`."""
@@ -44,17 +44,17 @@ class Hook:
 
     @property
     def function(self) -> Callable[..., Any]:
-        """The plugin's."""
+        """The plugin's function."""
         return self.implementation.function
 
     def __call__(self, **given: Any) -> Any:
-        """Call this plugin alone, with those of the hook's arguments that it takes."""
+        """Call only this plugin's hook, with those of the arguments that it takes."""
         return self.function(**{name: given[name] for name in self.implementation.argnames})
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, where (`file:line` as far as known), and the remedy."""
+    """A problem with its place (`file:line` if known) and remedy."""
 
     text: str
     action: str
@@ -63,12 +63,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Registration:
-    """What a plugin module brings.
+    """The content of a plugin module.
 
     Attributes:
         hooks: implementations, in the order of the hookspecs.
-        entries: everything its registration hooks yield.
-        problems: what is wrong; with any, the plugin is not to be used.
+        entries: all entries from its registration hooks.
+        problems: its problems; with any, the plugin must not be used.
     """
 
     hooks: tuple[Hook, ...]
@@ -89,29 +89,28 @@ def hook_arguments() -> Mapping[str, tuple[str, ...]]:
 
 
 class _Manager(pluggy.PluginManager):
-    """Asks for implementations as `_check_hooks` does; pluggy's own way costs a twentieth of the start."""
+    """Finds implementations as `_check_hooks` does; pluggy's own search takes a twentieth of the start."""
 
     def parse_hookimpl_opts(self, plugin: object, name: str) -> pluggy.HookimplOpts | None:
         return implementation(getattr(plugin, name, None))
 
 
 def new_manager() -> pluggy.PluginManager:
-    """One that knows the hooks of the contract."""
+    """A manager with the hooks of the contract."""
     manager = _Manager(PROJECT)
     manager.add_hookspecs(specs)
     return manager
 
 
 def read(module: ModuleType, manager: pluggy.PluginManager | None = None) -> Registration:
-    """Check the hooks of a plugin module, register it, call its registration hooks once each, and check what they
-    yield.
+    """Check the hooks of a plugin module, register it, call its registration hooks once each, and check their entries.
 
     Args:
-        manager: that the module is registered with; default: one of its own.
+        manager: the manager for the registration; default: a new one.
     """
     sound, problems = _check_hooks(module)
     manager = manager or new_manager()
-    if problems:  # it will not be used, and messages name what it would bring
+    if problems:  # the plugin will not be used, and messages name its entries
         made = {name: pluggy.HookImpl(module, module.__name__, *options) for name, options in sound.items()}
     else:
         manager.register(module)
@@ -140,7 +139,7 @@ def read(module: ModuleType, manager: pluggy.PluginManager | None = None) -> Reg
 def _check_hooks(
     module: ModuleType,
 ) -> tuple[dict[str, tuple[Callable[..., Any], pluggy.HookimplOpts]], list[Problem]]:
-    """The sound hooks of a module by name, and what is wrong with the others."""
+    """The correct hooks of a module by name, and the problems of the others."""
     sound: dict[str, tuple[Callable[..., Any], pluggy.HookimplOpts]] = {}
     problems: list[Problem] = []
     for attribute, value in list(vars(module).items()):
@@ -245,7 +244,7 @@ def _collect(hook: Hook) -> tuple[list[Entry], list[Problem]]:
 
 
 class _NotIterable(Exception):
-    """What a registration hook returned is not a series of entries."""
+    """The result of a registration hook is not an iterable of entries."""
 
 
 def _items(returned: object) -> Iterator[Any]:
@@ -259,7 +258,7 @@ def _items(returned: object) -> Iterator[Any]:
 
 
 def _check_entry(item: object, expected: type[Entry], hook: str) -> str:
-    """What is wrong with one thing that a registration hook yielded; empty if nothing is."""
+    """The problem of an item from a registration hook; empty without one."""
     if not isinstance(item, Entry):
         shown = "None" if item is None else f"a {type(item).__name__}"
         return f"{hook} yields {shown}"

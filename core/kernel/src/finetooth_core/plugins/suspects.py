@@ -1,4 +1,4 @@
-"""Who may have computed a number that is not finite: what other authors brought and the run computes with."""
+"""Names possible causes of a number that is not finite: parts of other authors that the run computes with."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from finetooth_hooks.errors import NotFinite
 from finetooth_core.planning.context import RunContext
 
 COMPUTES = ("optimizer", "kernel", "attention", "loss", "method", "quantizer", "adapter", "schedule", "backend")
-"""Kinds whose code makes numbers of a step."""
+"""Kinds of entries whose code computes numbers of a step."""
 
 
 def with_suspects(error: Exception, context: RunContext) -> Exception:
-    """The error; where a loss or a gradient is not finite, one that names the parts that other authors brought."""
+    """The error; if a loss or a gradient is not finite, one that names the parts of other authors."""
     if not isinstance(error, NotFinite):
         return error
     used, index = context.builder.used, context.builder.catalog.index

@@ -1,4 +1,5 @@
-"""The trackers of a run: each is called by itself, sees a state of its own, and is judged by who named it."""
+"""The trackers of a run: each is called separately with its own state, and a failure counts only if the user named the
+tracker."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from finetooth_toolbox.blame import error_line
 from finetooth_core.plugins.events import PluginFailed, Progress, RunView, kept_states, take_states
 
 PREFIX = "tracker:"
-"""Before a tracker's name among the states of plugins."""
+"""Prefix of a tracker's name among the states of plugins."""
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class PickedTracker:
     """A tracker of a run.
 
     Attributes:
-        name: full name of its entry; with `#2` behind where a recipe lists it a second time.
-        tracker: built.
-        named_by_user: the recipe lists it, or the user named its plugin; else it is there by default.
+        name: full name of its entry, with `#2` for the second in the same recipe.
+        tracker: the built tracker.
+        named_by_user: the recipe lists it, or the user named its plugin; else it is a default.
     """
 
     name: str
@@ -33,15 +34,15 @@ class PickedTracker:
 
 
 class Trackers:
-    """Tells trackers in the recipe's order.
+    """Calls trackers in the recipe's order.
 
-    One that fails ends the run if the user named it. Any other fails with one warning and is not called again: nobody
-    asked for it, and what trains is worth more than a record of it.
+    A failing tracker ends the run if the user named it. Any other causes one warning and is not called again: nobody
+    requested it, and training is worth more than its record.
 
     Args:
         picked: in the recipe's order.
         progress: of the run.
-        warn: told about a failing tracker that the user did not name.
+        warn: receives a line about a failing tracker that the user did not name.
     """
 
     def __init__(self, picked: Sequence[PickedTracker], progress: Progress, warn: Callable[[str], None]) -> None:
@@ -50,11 +51,11 @@ class Trackers:
         self._silenced: set[str] = set()
 
     def begin(self, history: Sequence[StepReport | Evaluation] | None) -> None:
-        """Tell that the run begins, or that it resumes after what the history holds. What a tracker puts into its state
-        as it begins does not undo what it had there.
+        """Announce that the run begins, or that it resumes after the end of the history. Values that a tracker sets in
+        its state at this point do not replace its restored ones.
 
         Args:
-            history: None: it begins.
+            history: reports so far; None: the run begins.
         """
         before = self.state()
         for picked in self._picked:
@@ -65,26 +66,26 @@ class Trackers:
         self.restore(before)
 
     def step(self, report: StepReport) -> None:
-        """After every step."""
+        """Report a step to all trackers."""
         for picked in self._picked:
             self._tell(picked, "step", picked.tracker.step, report)
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        """After every evaluation."""
+        """Report an evaluation to all trackers."""
         for picked in self._picked:
             self._tell(picked, "evaluated", picked.tracker.evaluated, evaluation)
 
     def go_back(self, history: Sequence[StepReport | Evaluation]) -> None:
-        """Tell those that can take steps back that the run has gone back to the end of the history."""
+        """Announce to trackers that can remove steps that the run has returned to the end of the history."""
         for picked in self._picked:
             if "resume" in picked.tracker.capabilities:
                 self._tell(picked, "resume", picked.tracker.resume, tuple(history))
 
     def end(self, outcome: Outcome) -> None:
-        """Tell all of them how it ended, also after one has failed.
+        """Report the outcome to all trackers, even after a failure of one.
 
         Raises:
-            StopRun, FinetoothError: what the first that the user named raised.
+            StopRun, FinetoothError: the exception of the first failing tracker that the user named.
         """
         first: Exception | None = None
         for picked in self._picked:
@@ -99,7 +100,7 @@ class Trackers:
         """The state of every tracker, for checkpoints, by its name with a prefix.
 
         Raises:
-            PluginFailed: that of one that the user named holds what JSON does not have.
+            PluginFailed: the state of a tracker that the user named has a value that JSON cannot represent.
         """
         states: dict[str, Any] = {}
         for tracker in self._picked:
@@ -112,7 +113,7 @@ class Trackers:
         return {PREFIX + name: state for name, state in states.items()}
 
     def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Give every tracker its state back; what it keeps besides stays."""
+        """Restore every tracker's state; its other values stay."""
         take_states({PREFIX + name: view for name, view in self._views.items()}, states)
 
     def _tell(self, picked: PickedTracker, name: str, method: Callable[..., None], *what: Any) -> None:
@@ -128,7 +129,7 @@ class Trackers:
     def _judge(self, picked: PickedTracker, problem: str, error: Exception) -> None:
         """
         Raises:
-            FinetoothError: the user named the tracker; its own error if it is one a user can act on.
+            FinetoothError: the user named the tracker; its own error if that is for the user.
         """
         if not picked.named_by_user:
             self._silenced.add(picked.name)

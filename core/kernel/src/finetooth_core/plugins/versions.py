@@ -1,8 +1,8 @@
 """Distribution names, versions and requirements.
 
-The start of every command asks one question of every plugin: does its requirement on finetooth-hooks admit this
-contract? `packaging` alone takes longer to import than all of that takes here, so plain requirements (`>=1,<2`) are
-answered by comparing tuples, and everything else is left to `packaging`.
+The start of every command checks for every plugin that its requirement on finetooth-hooks admits this contract.
+Importing `packaging` takes longer than all these checks, so simple requirements (`>=1,<2`) are compared as tuples, and
+only others use `packaging`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Requirement:
     """One requirement of a distribution.
 
     Attributes:
-        name: canonical name of the distribution that is required.
-        specifier: versions that will do, `>=1,<2`; empty for any.
-        text: as it was declared.
+        name: canonical name of the required distribution.
+        specifier: allowed versions, `>=1,<2`; empty for any.
+        text: the declaration.
     """
 
     name: str
@@ -64,7 +64,7 @@ def parse(text: str) -> Requirement | None:
 
 
 def on(name: str, requires: Iterable[str]) -> list[Requirement]:
-    """The requirements on one distribution; what the others say is not even parsed."""
+    """The requirements on one distribution; does not parse the others."""
     texts = (text for text in requires if (match := _REQUIREMENT.match(text)) and canonical(match[1]) == name)
     return [requirement for requirement in map(parse, texts) if requirement is not None]
 
@@ -80,7 +80,7 @@ def _applies(marker: str) -> bool:
 
 @cache
 def admits(specifier: str, version: str) -> bool:
-    """Whether `version` is among the versions `specifier` allows; as `packaging` says, pre-releases included."""
+    """Whether `version` is among the versions `specifier` allows; as in `packaging`, pre-releases included."""
     clauses = specifier.split(",") if specifier.strip() else []
     matches = [_PLAIN_CLAUSE.match(clause) for clause in clauses]
     if not _PLAIN_VERSION.match(version) or not all(matches):
@@ -106,7 +106,8 @@ def _compare(operator: str, version: str, bound: str) -> bool:
 
 @dataclass(frozen=True)
 class Unmet:
-    """A declared requirement that this environment does not meet; `installed` is None if nothing of it is there."""
+    """A declared requirement that this environment does not meet; `installed` is None if the distribution is
+    missing."""
 
     requirement: Requirement
     installed: str | None
@@ -118,8 +119,8 @@ class Unmet:
 
 
 def unmet(requires: Iterable[str]) -> tuple[Unmet, ...]:
-    """The declared requirements that are not installed, or not in a version that will do. Slow: asked only when
-    something failed, and by `ft plugins doctor`."""
+    """The declared requirements that are missing or have a wrong version. Slow: called only after a failure, and by `ft
+    plugins doctor`."""
     from importlib.metadata import distributions
 
     lacking = []
@@ -131,7 +132,8 @@ def unmet(requires: Iterable[str]) -> tuple[Unmet, ...]:
 
 
 def remedy(error: ImportError, distribution: str) -> tuple[str, str]:
-    """What a plugin lacks whose import failed (`; not met: ...`), and what to type; both empty if nothing is known."""
+    """Missing requirements of a plugin whose import failed (`; not met: ...`), and the command to type; both empty if
+    unknown."""
     from importlib.metadata import distributions
 
     declared = next((dist.requires or [] for dist in distributions(name=distribution)), [])

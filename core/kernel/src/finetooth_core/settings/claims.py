@@ -1,4 +1,5 @@
-"""What to say of a reference (`model: REFERENCE`, `data.train: REFERENCE`) that nobody claims, or that is misspelt."""
+"""Finds the entry for a reference (`model: REFERENCE`, `data.train: REFERENCE`), and explains unclaimed or misspelt
+ones."""
 
 from __future__ import annotations
 
@@ -31,16 +32,16 @@ _NEXT = {
     "source": 'name a file or folder of rows; a row names its pictures itself: "images": ["FILE.png"]',
 }
 _NO_PATH = re.compile(r"[:*?\[{]")
-"""A scheme (`package:x.gguf`) or a pattern (`data/*.jsonl`, `{00..09}.tar`): only its plugin knows what it means."""
+"""A scheme (`package:x.gguf`) or a pattern (`data/*.jsonl`, `{00..09}.tar`): only its plugin knows its meaning."""
 
 NAMED = 5
-"""Of what a folder holds, so many names are said."""
+"""Number of named files of a folder."""
 
 
 def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> RecipeError:
-    """The error for a reference that no entry of `kind` knows."""
+    """The error for a reference that no entry of `kind` claims."""
     entries = [registered.entry for registered in catalog.all(kind)]
-    # a source may be picked by its bare name; a loader stands under model.loader
+    # a source may be picked by its bare name; a loader is in model.loader
     names = [name for entry in entries if isinstance(entry, Loader) for name in entry.names]
     near = nearest(reference, names or [entry.name for entry in entries if kind == "source"])
     meant = f"did you mean {near}?" if near else ""
@@ -77,7 +78,7 @@ def unclaimed(catalog: Catalog, kind: str, reference: str, setting: str) -> Reci
 
 
 def _contents(folder: Path) -> str:
-    """What a folder holds, in a few words."""
+    """The content of a folder, in a few words."""
     try:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
@@ -90,11 +91,11 @@ def claimed(recipe: Recipe, catalog: Catalog, kind: str, setting: str, reference
     """The entry with the strongest claim on a reference of a recipe.
 
     Args:
-        framework: only entries that speak it are asked; empty is all.
+        framework: only entries for it are asked; empty is all.
 
     Raises:
-        RecipeError: nobody claims it, or several do.
-        DataError: it is misspelt.
+        RecipeError: no entry claims the reference, or several do equally.
+        DataError: the reference is a misspelt file name.
     """
     claims: list[Claimed] = []
     for registered in catalog.speaking(kind, framework):
@@ -112,17 +113,17 @@ def claimed(recipe: Recipe, catalog: Catalog, kind: str, setting: str, reference
     entry = best[0][0].entry
     if isinstance(entry, Loader) and reference in entry.names:
         recipe.model_is_name()
-    elif strongest > 1:  # a file by its ending: it is claimed whether it is there or not
+    elif strongest > 1:  # a claim by the ending of the file, which may not exist
         refuse_misspelt(reference, setting)
     return best[0]
 
 
 def refuse_misspelt(reference: str, setting: str) -> None:
-    """Refuse a missing file that is claimed by its ending if its folder has one of nearly its name; the source that
-    claimed it reports any other missing file.
+    """Refuse a missing file that is claimed by its ending if its folder has a file of a similar name; its source
+    reports any other missing file.
 
     Raises:
-        RecipeError: names the file that was probably meant.
+        RecipeError: the name is probably misspelt; names the similar file.
     """
     if not _is_path(reference) or _exists(reference):
         return
@@ -132,14 +133,14 @@ def refuse_misspelt(reference: str, setting: str) -> None:
 
 
 def unread(formats: Sequence[Registered], first: Row, build: Callable[[Registered, Pick], Format]) -> DataError:
-    """The error for rows of columns that no installed format knows.
+    """The error for rows with columns that no installed format knows.
 
     Args:
-        build: makes a format of a pick.
+        build: builds the format of a pick.
     """
     texts = [name for name, value in first.values.items() if isinstance(value, str) and not name.startswith("__")]
     action = "set data.format (or format in the source's mapping), or rename the columns"
-    for registered in formats if len(texts) == 1 else ():  # one of them may read that column if it is told so
+    for registered in formats if len(texts) == 1 else ():  # a format may read that column with an option
         if "column" in options_model(registered.entry, registered.distribution).model_fields:
             pick = {"name": registered.entry.name, "column": texts[0]}
             if build(registered, pick).detect(first.values) is not None:
@@ -151,7 +152,7 @@ def unread(formats: Sequence[Registered], first: Row, build: Callable[[Registere
 
 
 def _is_path(reference: str) -> bool:
-    """Whether a reference looks like a path on this machine rather than a name."""
+    """Whether a reference looks like a local path, not a name."""
     if _NO_PATH.search(reference):
         return False
     in_folder = "/" in reference and _exists(str(Path(reference).parent))
@@ -161,5 +162,5 @@ def _is_path(reference: str) -> bool:
 def _exists(reference: str) -> bool:
     try:
         return Path(reference).expanduser().exists()
-    except (OSError, RuntimeError):  # too long for a path; ~ of nobody
+    except (OSError, RuntimeError):  # too long for a path, or ~ of an unknown user
         return False

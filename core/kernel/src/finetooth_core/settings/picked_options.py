@@ -1,4 +1,4 @@
-"""The options of all that a recipe picks, checked before anything is built: all that is wrong is said at once."""
+"""Checks the options of all picks of a recipe before building, to report all errors at once."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SECTIONS = ("backend", "hardware", "adapter", "optimizer", "schedule")
 
 
 def check_picked_options(recipe: Recipe, catalog: Catalog, framework: str, *, data: bool) -> None:
-    """Only picks with options of their own are looked at. An entry that is missing or broken is said when it is built.
+    """Check all picks with options. Building reports missing or broken entries later.
 
     Args:
-        framework: that entries are chosen by; see `framework_of`.
-        data: False where neither a method nor its data are built.
+        framework: selects entries; see `framework_of`.
+        data: False if neither a method nor its data are built.
 
     Raises:
         RecipeError: options are wrong, one line each.

@@ -1,9 +1,9 @@
 """The recipe: what a user writes to describe one run, checked and typed; nothing is decided here.
 
 `load` reads a file or a mapping, applies overrides and checks everything that can be known without plugins: unknown
-keys, types, ranges. The part of a section that belongs to an entry (its options) is checked by `validate_options` when
-that entry is known. A section that picks an entry holds its name, a mapping with `name` and the entry's options, or
-`auto`; `{name: auto, ...}` leaves the choice open and still gives options.
+keys, types, ranges. `validate_options` checks an entry's part of a section (its options) when that entry is known. A
+section that picks an entry holds its name, a mapping with `name` and the entry's options, or `auto`; `{name: auto,
+...}` leaves the choice open and still gives options.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ModelSection(Options):
     """Tokens that begin, end and pad a text, if the model's tokenizer names the wrong ones or none."""
 
     def token_changes(self) -> TokenChanges:
-        """What the section changes about the model's tokens."""
+        """The section's changes of the model's tokens."""
         tokens = [AddedToken(token=item) if isinstance(item, str) else item for item in self.added_tokens]
         return TokenChanges(
             added=tuple(NewToken(item.token, item.special) for item in tokens),
@@ -119,7 +119,7 @@ class TrainSection(Options):
     """Ends the run when evaluations stop improving; null trains to the end."""
 
     def settings(self) -> TrainSettings:
-        """The section as plugins see it; `None` stands for `auto`."""
+        """The section for plugins; `None` stands for `auto`."""
         return TrainSettings(
             epochs=self.epochs if self.epochs is not None else (1.0 if self.max_steps is None else 0.0),
             max_steps=self.max_steps,
@@ -240,21 +240,21 @@ class Recipe(Options):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of how it was read."""
+        """Notes for the user about the reading of the recipe."""
         return tuple(self._notes)
 
     @property
     def source(self) -> Path | None:
-        """The file it was read from."""
+        """The file of the recipe; None for a mapping."""
         return self._source
 
     @property
     def folder(self) -> Path:
-        """What local plugin files are relative to: the recipe's folder, the current one for a mapping."""
+        """The start of relative paths of local plugin files: the recipe's folder, or the current one for a mapping."""
         return self._folder
 
     def as_dict(self) -> dict[str, Any]:
-        """Exactly what the user set, overrides applied and no defaults; JSON-able, and `load` takes it back."""
+        """The user's settings with overrides and without defaults; JSON-able, and `load` can read it."""
         return copy.deepcopy(self._given)
 
     def changed(self, settings: Mapping[str, Any]) -> Recipe:
@@ -268,7 +268,7 @@ class Recipe(Options):
         return made
 
     def anchored(self) -> dict[str, Any]:
-        """`as_dict` for a copy that is kept elsewhere: local plugin files become absolute."""
+        """`as_dict` for a copy in another folder: paths of local plugin files become absolute."""
         settings = self.as_dict()
         for index, item in enumerate(settings.get("plugins", [])):
             use = item if isinstance(item, str) else item["use"]
@@ -290,11 +290,12 @@ class Recipe(Options):
         return self.model.name if self._model_path is None else str(self._model_path)
 
     def model_is_at(self, folder: Path) -> None:
-        """Told by who found it there: a run by its name."""
+        """Set the model's folder; called by code that found a run by its name."""
         self._model_path = folder
 
     def model_is_name(self) -> None:
-        """Told by who knows the loader: it goes by the model's name, even if a file or folder happens to have it."""
+        """Keep the model's name relative, although a file or folder has the same name; called by code that knows the
+        loader."""
         self._model_path = None
 
 
@@ -304,10 +305,10 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     Args:
         recipe: the path of a YAML file, or the recipe itself as a mapping.
         overrides: `key.path=value`, applied from left to right; see `finetooth_recipes.overrides`.
-        base: what local plugin files are relative to; default: the folder of the file.
+        base: start of relative paths of local plugin files; default: the folder of the file.
 
     Raises:
-        RecipeError: everything that is wrong, one line each.
+        RecipeError: all errors, one line each.
     """
     if isinstance(recipe, Mapping):
         source, document = None, yaml_text.Document(recipe)
@@ -350,8 +351,8 @@ def validate_options(catalog: Catalog, kind: str, pick: Pick, setting: str = "")
         setting: dotted path of the pick, for messages.
 
     Raises:
-        PluginError: no such entry, or it is broken.
-        RecipeError: its options are wrong, one line each.
+        PluginError: the entry is unknown or broken.
+        RecipeError: options are wrong, one line each.
     """
     name = pick_name(pick, setting or kind)
     registered = catalog.get(kind, name, setting=setting)
@@ -379,7 +380,7 @@ def pick_options(pick: Pick) -> dict[str, Any]:
 
 
 def setting_names() -> list[str]:
-    """Every setting the recipe itself has, sections as `section.setting`; the options of entries are not among them."""
+    """Every setting of the recipe itself, in sections as `section.setting`; without the options of entries."""
     inside = leaves()
     sections = {setting.partition(".")[0] for setting in inside.values()}
     return sorted([*inside.values(), *(name for name in Recipe.model_fields if name not in sections)])
@@ -408,7 +409,7 @@ def _read(path: Path) -> str:
 
 
 def _with_model_section(settings: Mapping[str, Any], problems: list[RecipeError]) -> dict[str, Any]:
-    """`model: NAME` as `model: {name: NAME}`; where it is neither, with that problem and a name in its place."""
+    """`model: NAME` as `model: {name: NAME}`; for another value, adds a problem and uses a placeholder name."""
     model = settings.get("model")
     if isinstance(model, str):
         return {**settings, "model": {"name": model}}

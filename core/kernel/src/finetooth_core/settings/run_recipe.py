@@ -1,4 +1,4 @@
-"""The recipe of a run, as its plan decided it."""
+"""The recipe of a run with the decisions of its plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetooth_core.settings.recipe import load
 
 
 def tell_not_run(folder: Path, foreign: Sequence[str]) -> None:
-    """Say once which Python of a run folder was not run."""
+    """Report once which Python files of a run folder were not run."""
     line = f"{folder}: {', '.join(foreign)} is named by no run of this machine and was not run ({CONSENT})"
     if foreign and line not in _TOLD:
         _TOLD.add(line)
@@ -26,8 +26,8 @@ _TOLD: set[str] = set()
 
 
 def recipe_of(folder: Path) -> dict[str, Any]:
-    """The recipe of a run with the picks and options that its plan recorded; Python that it names and no run of this
-    machine has named is left out, see `own_python`.
+    """The recipe of a run with the picks and options of its plan, without Python files that no run on this machine has
+    named; see `own_python`.
 
     Raises:
         UserError: the folder's plan cannot be read.

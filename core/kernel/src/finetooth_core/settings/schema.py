@@ -1,4 +1,4 @@
-"""JSON Schema of the recipe, with the options of every installed entry in the place of every pick."""
+"""JSON Schema of the recipe, with the options of every installed entry at every pick."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def field_schema(catalog: Catalog, field: str) -> Schema:
     """The part of the schema that describes one setting.
 
     Args:
-        field: dotted path, `train.batch_size`; inside a pick the option's name, with or without the entry's before it:
-            `adapter.rank`, `adapter.NAME.rank`.
+        field: dotted path, `train.batch_size`; for an option of a pick, its name with or without the entry's name
+            before it: `adapter.rank`, `adapter.NAME.rank`.
 
     Raises:
         RecipeError: no setting has this name; names the nearest.
@@ -39,7 +39,8 @@ def field_schema(catalog: Catalog, field: str) -> Schema:
 
 
 def field_in(schema: Schema, field: str) -> Schema:
-    """The same of a schema that is there, as `recipe_schema` gives it or of the kinds that the setting needs.
+    """As `field_schema`, but from an existing schema: that of `recipe_schema`, or one with only the kinds that the
+    setting needs.
 
     Raises:
         RecipeError: no setting has this name; names the nearest.
@@ -67,7 +68,7 @@ class _Builder:
     """Puts the schema together; the options of entries become definitions `KIND.DISTRIBUTION:NAME`.
 
     Args:
-        kinds: whose options are wanted, None for all; their builders are imported.
+        kinds: kinds with options in the schema, whose builders are imported; None for all.
     """
 
     def __init__(self, catalog: Catalog, kinds: set[str] | None = None) -> None:
@@ -87,7 +88,7 @@ class _Builder:
         return {"$schema": DIALECT, **filled, "$defs": self.definitions}
 
     def _fill(self, node: Any) -> Any:
-        """Replace every mark `{"pick": KIND}` in a schema by what is installed."""
+        """Replace every mark `{"pick": KIND}` in a schema by the installed entries."""
         if isinstance(node, list):
             return [self._fill(item) for item in node]
         if not isinstance(node, dict):
@@ -133,7 +134,7 @@ class _Builder:
         return {"$ref": f"#/$defs/{HeldOut.__name__}"}
 
     def _options(self, registered: Registered) -> Schema:
-        """The schema of an entry's options; open where they cannot be known here."""
+        """The schema of an entry's options; open if they are unknown here."""
         entry = registered.entry
         try:
             schema = options_model(entry, registered.distribution).model_json_schema(
@@ -172,7 +173,7 @@ def _escaped(key: str) -> str:
 
 
 def _below(node: Mapping[str, Any], schema: Schema) -> dict[str, Schema]:
-    """Named parts of a schema: properties, and what each way to pick an entry holds, also under the entry's name."""
+    """Named parts of a schema: properties, and the parts of each way to pick an entry, also under the entry's name."""
     node = _resolved(node, schema)
     parts: dict[str, Schema] = {}
     several: dict[str, list[Schema]] = {}
