@@ -1,1 +1,1 @@
-"""finetooth-toolbox: what plugins and the core share and no contract names. Importing it loads nothing heavy."""
+"""finetooth-toolbox: code that plugins and the core share outside of the contract. Importing it loads nothing heavy."""

@@ -1,4 +1,4 @@
-"""Which attention serves a model's layers: what they ask, as far as the model's config shows. No framework."""
+"""Finds suitable attention for a model's layers from the model's config, without a framework."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from finetooth_hooks.compute.attention import LayerKind, Lengths
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts
 
 TEXT_CONFIGS = ("text_config", "llm_config")
-"""Where the config of a model that reads more than text has that of its language model."""
+"""Keys of the language model's config in the config of a multimodal model."""
 WINDOWED = ("sliding", "local", "window")
-"""Parts of the names of layers that see a window."""
+"""Parts of the names of layers with a window."""
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "attn_dropout")
-"""What configs call the share of attention weights that are dropped in training."""
+"""Names in configs of the share of attention weights that are dropped in training."""
 OTHER_HARDWARE = "it is for "
-"""How the reason of an entry begins that is made for other devices."""
+"""The beginning of the reason against an entry for other devices."""
 WITHOUT = ("mamba", "linear", "conv", "recurrent", "rwkv", "ssm", "delta", "moe", "mlp")
-"""Parts of the names of layers that have no attention."""
+"""Parts of the names of layers without attention."""
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What layers of one kind ask of attention.
+    """Requirements on attention of layers of one kind.
 
     Attributes:
         kind: of the layers.
         head_size: elements of a head, of queries and keys.
-        window: positions that are seen, where the config says so; None: all.
-        chunks: a position sees its own chunk.
+        window: number of visible positions, if the config limits it; None: all.
+        chunks: a position sees only its own chunk.
         grouped: keys and values have fewer heads than queries.
         dropout: weights are dropped at random in training.
         softcap, sinks: see `AttentionNeeds`.
@@ -49,8 +49,8 @@ class Demand:
 
 
 def demands_of(config: Mapping[str, Any], facts: ModelFacts) -> tuple[Demand, ...]:
-    """What a model's layers ask, one demand for each kind that it has; where a config names a window but not the layers
-    that have it, one for both.
+    """The requirements of a model's layers, one demand per kind of layer; if a config has a window but does not name
+    its layers, one demand covers both kinds.
 
     Args:
         config: of the model, in transformers' shape.
@@ -79,7 +79,8 @@ def demands_of(config: Mapping[str, Any], facts: ModelFacts) -> tuple[Demand, ..
 
 
 def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precision: str) -> str:
-    """Why an entry cannot compute attention of such layers there; empty if it can. The reason ends a sentence.
+    """The reason why an entry cannot compute attention of such layers on this hardware, as the end of a sentence; empty
+    if it can.
 
     Args:
         precision: of queries, keys and values.
@@ -121,7 +122,7 @@ def _enumeration(names: Any) -> str:
 
 
 def queries_of(lengths: Lengths, positions: int) -> list[int]:
-    """How many queries each sequence has, row after row, where the queries of a row are those of its last positions.
+    """Number of queries of each sequence, row by row, if the queries of a row are at its last positions.
 
     Args:
         lengths: as in `finetooth_hooks.compute.attention.Attention`.
@@ -141,13 +142,14 @@ _REQUIREMENT = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:>=\s*([0-9]+(?:\.[0-9]+)*)
 
 
 def missing_packages(packages: tuple[str, ...]) -> str:
-    """Why what an entry needs is not there, `flash-attn is not installed`; empty if it is. Nothing is imported.
+    """The reason why an entry's packages are missing, `flash-attn is not installed`; empty if they are installed.
+    Imports none of them.
 
     Args:
-        packages: names of distributions, each with a least version if need be: `torch>=2.10`.
+        packages: names of distributions, some with a minimum version: `torch>=2.10`.
 
     Raises:
-        ValueError: a requirement that is written otherwise.
+        ValueError: a requirement has another form.
     """
     from importlib.metadata import PackageNotFoundError, version
 
@@ -166,6 +168,6 @@ def missing_packages(packages: tuple[str, ...]) -> str:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: `2.13.0+cpu` is (2, 13, 0)."""
+    """The numbers at the beginning of a version: `2.13.0+cpu` is (2, 13, 0)."""
     begins = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
     return tuple(int(number) for number in begins.group().split(".")) if begins else ()

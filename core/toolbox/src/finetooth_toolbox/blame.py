@@ -1,7 +1,7 @@
-"""Which plugin an exception came out of: the one whose code its traceback was in last, whatever kind of thing it is.
+"""Finds the plugin behind an exception of any kind: the one with the deepest frame in the traceback.
 
-The table of whose code lies where is of the process, as `sys.modules` is: a plugin that was loaded once can raise
-through anybody.
+The table of plugins and their modules belongs to the process, like `sys.modules`: a loaded plugin can raise through any
+code.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ BUG = "a bug; --debug shows where"
 DISK = "check the disk and the rights of that file"
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
-"""What writing raises without a word of which file it was."""
+"""Errors of writing that do not name the file."""
 
 _owners: dict[str, str] = {}
-"""Label of a plugin by the module that its entry point names: the whole package around it is its own."""
+"""Label of a plugin by the module that its entry point names: the whole package around it belongs to the plugin."""
 _builders: dict[str, str] = {}
-"""Label of a plugin by a module that one of its entries names: the module may lie in a package of somebody else."""
+"""Label of a plugin by a module that one of its entries names: the module may be in another author's package."""
 
 
 _NOT_A_PLUGIN = ("/importlib/", "/finetooth_core/", "/finetooth_toolbox/")
-"""Folders of frames that are never a plugin's own."""
+"""Folders of frames that never belong to a plugin."""
 
 
 class PluginInUse(Protocol):
-    """What is remembered of a plugin."""
+    """The facts about a plugin that are remembered."""
 
     @property
     def distribution(self) -> str: ...
@@ -62,7 +62,7 @@ class Blamed:
 
 
 def remember(loaded: Iterable[PluginInUse]) -> None:
-    """Remember which plugins own which modules. Called whenever plugins come into use."""
+    """Remember the modules of plugins. Called whenever plugins are loaded."""
     for plugin in loaded:
         label = f"{plugin.distribution} {plugin.version}".rstrip()
         _owners[plugin.module] = label
@@ -71,8 +71,8 @@ def remember(loaded: Iterable[PluginInUse]) -> None:
 
 
 def blamed(error: BaseException) -> Blamed | None:
-    """The plugin in whose code an exception was raised, or which called what raised it; else of what caused it; None if
-    no plugin had to do with it."""
+    """The plugin whose code raised an exception, or called the code that raised it; else the plugin behind its cause;
+    None if no plugin was involved."""
     places = _places()
     seen: BaseException | None = error.__cause__ if isinstance(error.__cause__, StopIteration) else error
     while seen is not None:
@@ -87,8 +87,7 @@ def blamed(error: BaseException) -> Blamed | None:
 
 
 def place_of(thing: Any) -> str:
-    """`file:line` where a function, or the class of anything else, is written; empty for what was not written in
-    Python."""
+    """`file:line` of a function, or of the class of another object; empty for code that is not Python."""
     while isinstance(thing, partial) or hasattr(thing, "__wrapped__"):
         thing = thing.func if isinstance(thing, partial) else thing.__wrapped__
     thing = getattr(thing, "__func__", thing)
@@ -103,31 +102,31 @@ def place_of(thing: Any) -> str:
 
 
 def owner_of(thing: Any) -> str:
-    """The plugin in whose code a function, or the class of anything else, is written; empty if no plugin wrote it."""
+    """The plugin that defines a function, or the class of another object; empty if no plugin does."""
     file, places = place_of(thing).rpartition(":")[0].replace("\\", "/"), _places()
     owner = max((place for place in places if _within(file, place)), key=len, default=None)
     return places[owner] if owner else ""
 
 
 def whose(thing: Any) -> str:
-    """The beginning of a line that blames the author of a function or a class: `plugin acme-x 0.1.0: `, or nothing."""
+    """The beginning of an error line about a plugin's function or class: `plugin acme-x 0.1.0: `, or empty."""
     owner = owner_of(thing)
     return f"plugin {owner}: " if owner else ""
 
 
 def where(thing: Any) -> str:
-    """The end of such a line: ` [file:line]`, or nothing."""
+    """The end of such a line: ` [file:line]`, or empty."""
     place = place_of(thing)
     return f" [{place}]" if place else ""
 
 
 def with_article(noun: str) -> str:
-    """The noun after `a`, or after `an` where it begins with a vowel: `an adapter`."""
+    """The noun with `a`, or with `an` before a vowel: `an adapter`."""
     return f"a{'n' * (noun[0] in 'aeiou')} {noun}"
 
 
 def shown(value: Any) -> str:
-    """A value of the wrong type, briefly: `a str, 'good',`."""
+    """A short description of a value of the wrong type: `a str, 'good',`."""
     if value is None:
         return "None,"
     text, kind = " ".join(repr(value).split()), type(value).__name__
@@ -135,10 +134,10 @@ def shown(value: Any) -> str:
 
 
 def reason_of(answer: Any, check: Any) -> str:
-    """What a gate answered; a reason of ours where it answered no text, which would let everything pass.
+    """A gate's answer. If it is not a text, which would otherwise pass everything, the result is a refusal about that.
 
     Args:
-        check: what answered.
+        check: the gate.
     """
     if isinstance(answer, str):
         return answer
@@ -147,28 +146,27 @@ def reason_of(answer: Any, check: Any) -> str:
 
 
 def is_of_the_disk(error: BaseException) -> bool:
-    """Whether an exception says that a file could not be read or written. Many an OSError says something else: that a
-    server does not answer, for instance."""
+    """Whether an exception is about reading or writing a file. An OSError may also be about something else, such as a
+    server that does not answer."""
     if not isinstance(error, OSError) or isinstance(error, ConnectionError | TimeoutError):
         return False
     return error.errno in _FULL or (error.errno is not None and error.filename is not None)
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an exception, or what it came from, says that a disk has no room."""
+    """Whether an exception or its cause is about a full disk."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if f"(os error {errno.ENOSPC})" in str(cause):  # as libraries written in Rust say it
+        if f"(os error {errno.ENOSPC})" in str(cause):  # as in messages of libraries written in Rust
             return True
         cause = cause.__cause__
     return False
 
 
 def problem(error: BaseException) -> tuple[str, str]:
-    """What to say of an exception that nobody meant to raise: the problem with the plugin it came out of, and the next
-    action."""
+    """Problem and action of an unexpected exception; the problem names the plugin behind it."""
     plugin_frame = blamed(error)
     if isinstance(error, OSError) and is_of_the_disk(error):
         place = f"{error.filename}: " if error.filename else ""
@@ -186,11 +184,11 @@ def line(error: BaseException) -> str:
 
 
 def error_line(error: BaseException, *, importing: bool = False) -> str:
-    """What a plugin that is known by name has raised, in one line: what it says to the user itself, or type, message
-    and `[file:line]` of the deepest frame in a plugin's code.
+    """One line for an exception of a plugin that the caller names: the message of an error for the user, or type,
+    message and `[file:line]` of the deepest frame in a plugin's code.
 
     Args:
-        importing: it was raised by an import, of a module that nobody may know as a plugin's.
+        importing: an import raised it, so its module may not be known as a plugin's.
     """
     if isinstance(error, FinetoothError):
         return " ".join(str(error).split())
@@ -202,8 +200,8 @@ def error_line(error: BaseException, *, importing: bool = False) -> str:
 
 
 def named(error: BaseException) -> str:
-    """What a plugin's code has raised, in one line that names the plugin, unless it says to the user itself what to
-    say."""
+    """One line for an exception from a plugin's code. It names the plugin, unless the exception is an error for the
+    user."""
     return error_line(error) if isinstance(error, FinetoothError) else problem(error)[0]
 
 
@@ -215,7 +213,7 @@ def describe(error: BaseException) -> str:
 
 def origin(error: BaseException, file: str = "") -> str:
     """`file:line` of the deepest frame in the plugin's own code: in the package of `file`, or of the first frame that
-    is neither ours nor the import system's."""
+    belongs neither to finetooth nor to the import system."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"
     package, deepest = _package(file), ""
@@ -240,7 +238,7 @@ def _places() -> Mapping[str, str]:
     for module, label in _owners.items():
         for name in accumulate(module.split("."), lambda package, part: f"{package}.{part}"):
             file = _file(name)
-            if file:  # else it is a namespace that several distributions may share
+            if file:  # otherwise a namespace package, which several distributions may share
                 folder = file.removesuffix("__init__.py")
                 labels[folder if folder.endswith("/") else file] = label
                 break

@@ -1,4 +1,4 @@
-"""Several losses as one: what each needs, what the strictest must see at once, components side by side."""
+"""Combines several losses into one: the union of their needs, the strictest grouping, all components."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _STRICTNESS: tuple[Together, ...] = get_args(Together)
 def combined(parts: Sequence[tuple[LossSpec, float]]) -> LossSpec:
     """The weighted sum of losses, evaluated on the same outputs.
 
-    Components keep their names; a name that is there already gets a number behind it. Of metrics of one name the first
-    loss's is reported. Each loss has its own state.
+    Components keep their names; a repeated name gets a number. Of metrics with the same name, that of the first loss is
+    reported. Each loss has its own state.
 
     Args:
         parts: losses with their weights, at least one.
@@ -49,7 +49,7 @@ def combined(parts: Sequence[tuple[LossSpec, float]]) -> LossSpec:
 
 
 def common_field(specs: Iterable[LossSpec]) -> str | None:
-    """The field that the gradients of all of them are in proportion to, if there is one."""
+    """The common field to which the gradients of all losses are proportional; None without one."""
     fields = {spec.proportional_to for spec in specs}
     return fields.pop() if len(fields) == 1 else None
 
@@ -63,8 +63,8 @@ def _free(name: str, taken: dict[str, Contribution]) -> str:
 
 
 def with_known_role(spec: LossSpec, role: str) -> LossSpec:
-    """The loss with the log-probabilities of a role read from the data: the field `logprobs@ROLE` (N,) of every datum
-    takes the place of the output of that name."""
+    """The loss with the log-probabilities of a role from the data: the field `logprobs@ROLE` (N,) of every datum
+    replaces the output of that name."""
     known = f"logprobs@{role}"
 
     def fn(outputs: Outputs, data: LossData, state: LossState) -> LossResult:

@@ -1,4 +1,4 @@
-"""What is decided and told while a run is made ready: it all goes into the plan."""
+"""Decisions and notes during the preparation of a run, for the plan."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Decisions:
     """A log of decisions, picks and notes.
 
     Args:
-        notes: told already.
+        notes: earlier notes.
 
     Attributes:
-        made: by setting, in order; a later one about the same setting replaces it.
-        picks: full names of the entries that were picked, by kind.
-        options: of the sections that were built, by kind, defaults filled in; JSON-able.
+        made: decisions by setting, in order; a later one about the same setting replaces it.
+        picks: full names of the picked entries, by kind.
+        options: options of the built sections, by kind, with defaults; JSON-able.
         notes: texts, in order.
-        announce: told each further note at once.
+        announce: receives each new note at once.
     """
 
     def __init__(self, notes: Iterable[str] = ()) -> None:
@@ -39,13 +39,13 @@ class Decisions:
         self.made[setting] = Decision(setting, value, reason)
 
     def pick(self, kind: str, full_name: str, options: Mapping[str, Any] | None = None) -> None:
-        """Record which entry of a kind is used, and with which options."""
+        """Record the used entry of a kind, with its options."""
         self.picks[kind] = full_name
         if options is not None:
             self.options[kind] = options
 
     def note(self, text: str, *, topic: str = "") -> None:
-        """Tell the user something; of several notes on one topic only the first."""
+        """Add a note for the user; of several notes on one topic only the first counts."""
         if (topic or text) not in self._topics:
             self._topics[topic or text] = text
             self.notes.append(text)
@@ -54,7 +54,7 @@ class Decisions:
 
     @contextmanager
     def unheard(self) -> Iterator[None]:
-        """Notes told meanwhile are forgotten, and may be told again."""
+        """Forget notes from inside the context, so that they may be added again later."""
         topics, notes, announce = dict(self._topics), list(self.notes), self.announce
         self.announce = None
         try:

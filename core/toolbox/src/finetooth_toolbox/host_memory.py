@@ -1,4 +1,4 @@
-"""How much memory the machine has, and how much of it this process could have; no framework is imported."""
+"""Total memory of the machine and available memory for this process, without a framework."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import subprocess
 from pathlib import Path
 
 PROC = Path("/proc")
-"""Where Linux tells of processes and memory."""
+"""Linux's folder of facts about processes and memory."""
 GROUP = Path("/sys/fs/cgroup")
-"""Where it tells of the control group that a container is."""
+"""Linux's folder of facts about a container's control group."""
 
 
 def total_memory() -> int:
-    """Bytes of memory this process may use: the machine's, or its control group's limit if that is lower; 0 where the
-    system does not tell."""
+    """Bytes of memory this process may use: the machine's, or its control group's limit if that is lower; 0 if
+    unknown."""
     if platform.system() == "Darwin":
         return int(sysctl("hw.memsize") or 0)
     try:
@@ -27,11 +27,11 @@ def total_memory() -> int:
 
 
 def available_memory(proc: Path = PROC, group: Path = GROUP) -> int | None:
-    """Bytes this process could hold now: what the system can give without swapping, or what is left of its control
-    group's limit if that is less, and what it holds already; None where the system does not tell.
+    """Bytes that this process could use now: its present memory, plus free memory without swapping, or the remaining
+    limit of its control group if that is less; None if unknown.
 
     Args:
-        proc, group: where Linux tells of processes and memory, and of the control group.
+        proc, group: Linux's folders of facts about processes and memory, and about the control group.
     """
     left = _kibibytes(proc / "meminfo", "MemAvailable")
     if left is None:
@@ -39,7 +39,7 @@ def available_memory(proc: Path = PROC, group: Path = GROUP) -> int | None:
     limit, taken = _number(group / "memory.max"), _number(group / "memory.current")
     if limit is not None and taken is not None:
         files = sum(_value(group / "memory.stat", f"{kind}_file") or 0 for kind in ("active", "inactive"))
-        left = min(left, limit - taken + files)  # pages of files give way
+        left = min(left, limit - taken + files)  # cached pages of files can be freed
     return max(0, left) + (_kibibytes(proc / "self" / "status", "VmRSS") or 0)
 
 
@@ -49,7 +49,7 @@ def _kibibytes(path: Path, field: str) -> int | None:
 
 
 def _value(path: Path, field: str) -> int | None:
-    """The number behind a field, in a file of one field a line."""
+    """The number of a field, in a file with one field per line."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -59,7 +59,7 @@ def _value(path: Path, field: str) -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """A file's only number; None if it is not there, or says `max`."""
+    """A file's only number; None if the file is missing or contains `max`."""
     try:
         text = path.read_text(encoding="utf-8").strip()
     except OSError:
@@ -68,7 +68,7 @@ def _number(path: Path) -> int | None:
 
 
 def sysctl(name: str) -> str:
-    """What macOS says of itself under this name; empty elsewhere."""
+    """A system value of macOS by name; empty on other systems."""
     try:
         done = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):

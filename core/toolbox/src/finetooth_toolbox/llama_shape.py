@@ -1,4 +1,4 @@
-"""Facts of models whose config reads like Llama's: what their families share."""
+"""Facts of models with a config like Llama's, for their families."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 ACTIVATIONS = {
     "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
 }  # fmt: skip
-"""`hidden_act` of a config, and what a `Block` calls it."""
+"""Names of activations in a `Block`, by `hidden_act` of a config."""
 
 FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
-"""Kinds of rotary scaling whose angles do not depend on the longest sequence at hand."""
+"""Kinds of rotary scaling whose angles do not depend on the present sequence length."""
 
 
 def llama_facts(
     config: Mapping[str, Any], *, renderer: Pick, max_positions: int, block: Mapping[str, Any] | None = None
 ) -> ModelFacts:
-    """Facts from a config in Llama's words.
+    """Facts from a config with Llama's names.
 
     Args:
         renderer: the family's.
-        max_positions: where the config does not say.
+        max_positions: used if the config has no value.
         block: see `llama_block`.
     """
     heads, hidden = int(config["num_attention_heads"]), int(config["hidden_size"])
@@ -52,10 +52,10 @@ def llama_facts(
 
 
 def longest_row(config: Mapping[str, Any], otherwise: int) -> int:
-    """Positions of the longest sequence; where `dynamic` scaling adds some, the config states the original ones.
+    """Positions of the longest sequence. With `dynamic` scaling, the config has only the original number.
 
     Args:
-        otherwise: where the config does not say.
+        otherwise: used if the config has no value.
     """
     scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
     factor = scaling.get("factor", 1) if scaling.get("rope_type", scaling.get("type")) == "dynamic" else 1
@@ -81,7 +81,7 @@ def linear_shapes(facts: ModelFacts) -> dict[str, tuple[int, int]]:
 
 
 def layer_matrices(facts: ModelFacts) -> list[tuple[int, int]]:
-    """(inputs, outputs) of every linear module of the decoder layers that adapters may reach and whose shape follows
+    """(inputs, outputs) of every linear module of the decoder layers that adapters may train and whose shape follows
     from the facts."""
     if facts.per_layer:
         modules = [module for layer in facts.per_layer for module in linears(layer).items()]
@@ -91,7 +91,7 @@ def layer_matrices(facts: ModelFacts) -> list[tuple[int, int]]:
 
 
 def layer_weights(facts: ModelFacts) -> int:
-    """Numbers in the matrices of all decoder layers, experts included, as far as the facts tell."""
+    """Number of weights in the matrices of all decoder layers, with experts, as far as the facts determine them."""
     if not facts.per_layer:
         return sum(inputs * outputs for inputs, outputs in layer_matrices(facts))
     total = sum(inputs * outputs for layer in facts.per_layer for inputs, outputs in linears(layer).values())
@@ -105,7 +105,7 @@ def linears(layer: LayerFacts) -> dict[str, tuple[int, int]]:
 
 
 def targeted(path: str, names: Iterable[str]) -> bool:
-    """Whether the path of a module is one of some names, or ends with one, as `linear_targets` mean modules."""
+    """Whether the path of a module equals or ends with one of some names, as for `linear_targets`."""
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
@@ -113,8 +113,8 @@ def layer_of(facts: ModelFacts, *, window: int = 0, experts: Experts | None = No
     """A layer with attention of the model's sizes.
 
     Args:
-        window: positions that it sees; 0: all.
-        experts: in place of a feed-forward block of the model's size.
+        window: number of visible positions; 0: all.
+        experts: experts instead of a feed-forward block of the model's size.
     """
     shapes = linear_shapes(facts)
     return LayerFacts(
@@ -133,8 +133,8 @@ def layer_of(facts: ModelFacts, *, window: int = 0, experts: Experts | None = No
 def windowed_layers(
     facts: ModelFacts, config: Mapping[str, Any], experts: Experts | None = None
 ) -> tuple[LayerFacts, ...]:
-    """Layers of a config that says by `layer_types` which of them attend to a window; all do where it names a window
-    and no types."""
+    """Layers of a config with windows on the layers that `layer_types` marks, or on all layers if it has a window and
+    no types."""
     window = int(config.get("sliding_window") or 0)
     kinds = config.get("layer_types") or ["sliding_attention" if window else "full_attention"] * facts.layers
     return tuple(
@@ -143,27 +143,27 @@ def windowed_layers(
 
 
 def cached_numbers(facts: ModelFacts) -> int:
-    """Keys and values that a token leaves in all layers, as numbers."""
+    """Count of numbers in the keys and values of a token in all layers."""
     if facts.per_layer:
         return sum(layer.kv_heads * (layer.head_dim + (layer.value_dim or layer.head_dim)) for layer in facts.per_layer)
     return 2 * facts.layers * facts.kv_heads * facts.head_dim
 
 
 HEAD_NORMS: Mapping[str, Any] = {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
-"""Of a `Block`, where queries and keys are normalised."""
+"""Fields of a `Block` with normalised queries and keys."""
 
 
 FUSED_MLP: Mapping[str, Any] = {"gate": "mlp.gate_up_proj", "up": ""}
-"""Of a `Block`, where gate and up are one module."""
+"""Fields of a `Block` with gate and up as one module."""
 
 
 def llama_block(config: Mapping[str, Any], *, windows: bool = False, **named: Any) -> Block | None:
-    """How the layers compute; None where the config asks for more than a `Block` can say: attention dropout, a sliding
-    window, an activation without a name, angles that change with the length.
+    """The computation of the layers; None if a `Block` cannot describe the config: attention dropout, a sliding window,
+    an unknown activation, angles that change with the length.
 
     Args:
-        windows: the family's facts say which layers have a window, so the block need not.
-        named: of `Block`.
+        windows: the family's facts already describe windows, so the block need not.
+        named: further fields of `Block`.
     """
     activation = ACTIVATIONS.get(str(config.get("hidden_act", "silu")))
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}

@@ -1,4 +1,4 @@
-"""Which hosts and URLs name this machine alone."""
+"""Tests whether hosts and URLs refer only to this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is `localhost` or a loopback address; False for other names and what is not an address."""
+    """Whether a host is `localhost` or a loopback address; False for other names and invalid addresses."""
     if host == "localhost":
         return True
     try:

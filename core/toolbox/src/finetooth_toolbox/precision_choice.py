@@ -1,4 +1,4 @@
-"""Which precision a run computes in."""
+"""Chooses the precision of a run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from finetooth_hooks.protocols import HardwareFacts
 
 
 def stored_precision(precision: str) -> str:
-    """The precision in which weights, activations and gradients are held: fp8 is one that only multiplies."""
+    """The precision of stored weights, activations and gradients: fp8 applies only to multiplications."""
     return "bf16" if precision == "fp8" else precision
 
 
 def choose_precision(precision: str | None, hardware: HardwareFacts) -> Decision:
-    """The precision that the recipe asks for, or the best that the hardware computes.
+    """The recipe's precision, or the best one of the hardware.
 
     Args:
         precision: `train.precision`; None: `auto`.
 
     Raises:
-        PlanError: the hardware cannot compute in it.
+        PlanError: the hardware does not support the precision.
     """
     setting, recipe_says = "train.precision", "the recipe says so"
     if precision is None:

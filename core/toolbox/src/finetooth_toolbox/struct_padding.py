@@ -1,7 +1,7 @@
-"""Nulls that Arrow puts into structs: every struct of a column has the fields of all, null where a row has none.
+"""Removes nulls that Arrow adds to structs: every struct of a column has the fields of all, with null for missing ones.
 
-A tool call kept as a struct therefore holds the other tools' arguments, and a schema the other schemas' keys. A null in
-a struct cannot be told from one that an author wrote, so it is read as absent; JSON keeps what it says.
+So a tool call as a struct has the other tools' arguments, and a schema the other schemas' keys. Such a null looks like
+an author's null, so every null in a struct is read as absent; JSON keeps its nulls.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def without_padding(value: Any) -> Any:
 
 
 def padding_note(name: str, column: str) -> str:
-    """What is said once of a file or a data set.
+    """The note about a file or a data set, added once.
 
     Args:
         name: of the file or data set.
-        column: the first that is padded.
+        column: the first padded column.
     """
     return (
         f"{name}: nulls inside column {column!r} are read as absent: its structs all have the same fields, null where "

@@ -1,1 +1,1 @@
-"""What commands share: streams, options."""
+"""Code that commands share: streams, options."""

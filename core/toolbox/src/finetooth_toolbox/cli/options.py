@@ -1,4 +1,4 @@
-"""Options that several commands take."""
+"""Options of several commands."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def accepting(overrides: Sequence[str], accepted: bool) -> tuple[str, ...]:
 
 
 def start_options() -> list[click.Parameter]:
-    """The options that are read before parsing, for the help text: they may stand anywhere on the line."""
+    """The options that are read before parsing, for the help text: they may be anywhere on the line."""
     said = "Also load this plugin; may be repeated. The variable FT_PLUGINS does the same."
     trust = "Run the Python files that a run folder names, even if no run of this machine has used them."
     logs = "Show on stderr what libraries log, from this level on. The variable FT_LOG_LEVEL does the same."
@@ -50,7 +50,7 @@ def _only_blocks(ctx: click.Context, parameter: click.Parameter, value: tuple[st
 
 
 def _show_logs(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    """Here, in the processes that this one starts, and in libraries that have a level of their own."""
+    """Set the log level in this process, in processes that it starts, and in libraries with their own level."""
     if value is not None and not ctx.resilient_parsing:
         import logging
 

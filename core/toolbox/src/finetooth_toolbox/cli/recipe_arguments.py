@@ -18,20 +18,20 @@ SECTIONS = (
     "model", "data", "method", "adapter", "quantization", "optimizer", "schedule", "train", "evaluate", "checkpoint",
     "trackers", "export", "output",
 )  # fmt: skip
-"""Sections of a recipe in the order in which it is read, for commands that write one."""
+"""Sections of a recipe in reading order, for commands that write a recipe."""
 
 Described = str | Mapping[str, Any]
 """The path of a recipe, or a recipe."""
 
 FLAGS = {"model": "model.name", "data": "data.train", "held_out": "data.eval", "method": "method"}
-"""Options that set what nearly every recipe sets, and the settings."""
+"""Options for the most common settings, with these settings."""
 
 
 def recipe_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds RECIPE, the overrides KEY=VALUE, `--output`, and options that make up a recipe where no file is named.
+    """Adds RECIPE, the overrides KEY=VALUE, `--output`, and options that describe a recipe without a file.
 
-    The command gets `recipe`, the path or an empty mapping, and `overrides`, in which the options come first. The start
-    options are added for the help text.
+    The command gets `recipe`, the path or an empty mapping, and `overrides`, with the options first. The start options
+    are added for the help text.
     """
 
     @functools.wraps(function)
@@ -58,7 +58,7 @@ def _described(recipe: str | None, overrides: tuple[str, ...], flags: bool) -> t
     """The recipe's path, or an empty recipe that the overrides fill, if the first argument is `KEY=VALUE`.
 
     Raises:
-        UserError: nothing says what to train.
+        UserError: neither a recipe nor settings are given.
     """
     if recipe is not None and not (flags and "=" in recipe and not Path(recipe).exists()):
         return recipe, overrides
@@ -74,6 +74,6 @@ def with_output(overrides: Sequence[str], output: str | None) -> tuple[str, ...]
 
 
 def complete_override(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Settings of the core that begin with what is typed; options of entries are not known without the recipe."""
+    """Settings of the core that begin with the typed text; options of entries are unknown without the recipe."""
     names = [f"{name}=" for name in ctx.find_root().obj.setting_names() if name.startswith(incomplete)]
     return [CompletionItem(name) for name in names] if "=" not in incomplete else []

@@ -1,4 +1,4 @@
-"""Standard streams whose encoding lacks a character: it is written in ASCII in its place, and never an error."""
+"""Makes standard streams write ASCII instead of a character that their encoding lacks, without an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from finetooth_toolbox.text.controls import escape_controls
 
 HANDLER = "finetooth"
-"""Name of the way in which standard streams write what they have no code for."""
+"""Name of the error handler of standard streams for characters that they cannot encode."""
 
 LOOK_ALIKES = {
     "\u27e8": "<",  # around a control token
@@ -25,19 +25,19 @@ LOOK_ALIKES = {
     "\u2013": "-",
     "\u2026": "...",
 }
-"""Signs that `ft` itself draws, and what stands for them where they are lacking."""
+"""Characters that `ft` draws, and their replacements."""
 
 
 def warn(line: str) -> None:
-    """Tell the user one thing in addition to the output proper; control characters in it are escaped."""
+    """Write a line for the user to stderr, with control characters escaped."""
     print(f"note: {escape_controls(line)}", file=sys.stderr, flush=True)
 
 
 def in_ascii(error: UnicodeError) -> tuple[str, int]:
-    """An error handler of `codecs`: signs of ours become what looks like them, other characters their escapes.
+    """An error handler of `codecs`: characters of `LOOK_ALIKES` become similar ones, others their escapes.
 
     Raises:
-        UnicodeError: it was read, not written.
+        UnicodeError: the error is from reading, not writing.
     """
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -53,23 +53,23 @@ codecs.register_error(HANDLER, in_ascii)
 
 
 def accept_all() -> None:
-    """From now on standard output and error take every text, and standard input gives what it cannot read as lone
-    surrogates, which `is_text` finds."""
+    """Make standard output and error accept every text, and standard input return undecodable bytes as lone surrogates,
+    which `is_text` finds."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=HANDLER)
     if isinstance(sys.stdin, io.TextIOWrapper):
-        with suppress(io.UnsupportedOperation):  # somebody has read from it already, and reads it in their own way
+        with suppress(io.UnsupportedOperation):  # other code has already read from it, in its own way
             sys.stdin.reconfigure(errors="surrogateescape")
 
 
 def is_text(text: str) -> bool:
-    """Whether all of what was given could be read in its encoding."""
+    """Whether the whole text could be decoded."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def json_text(content: Any) -> str:
-    """JSON to print: as it is read best, and in ASCII where the output has no code for the rest, since an escape of
-    another kind would be no JSON."""
+    """JSON to print: in readable form, but in ASCII if the output cannot encode a character, since another kind of
+    escape would be invalid JSON."""
     whole = (getattr(sys.stdout, "encoding", None) or "ascii").lower().startswith("utf")
     return json.dumps(content, indent=2, ensure_ascii=not whole)

@@ -14,23 +14,22 @@ from rich.text import Text
 from finetooth_toolbox.text.measures import short_hashes
 
 NARROW = 60
-"""Columns of a terminal below which a table that does not fit is written as paragraphs."""
+"""Width of a terminal, in columns, below which a table that does not fit becomes paragraphs."""
 
 Row = Sequence[str]
 
 
 def plain_console(**options: Any) -> Console:
-    """A console that shows texts as they are: in rows, paths and names `:train:` stays text, and no number has a
-    colour of its own.
+    """A console that shows texts unchanged: `:train:` in rows, paths and names stays text, and numbers get no colour.
 
     Args:
-        options: more of rich's, `stderr` or `width`.
+        options: further options of rich, `stderr` or `width`.
     """
     return Console(highlight=False, emoji=False, **options)
 
 
 def coloured(console: Console) -> bool:
-    """Whether colour shows: not in a pipe, not on a terminal that has none, and not against the user's will
+    """Whether to use colour: not in a pipe, not on a terminal without colour, and not if the user forbids it
     (`NO_COLOR`)."""
     return console.color_system is not None and not console.no_color
 
@@ -43,11 +42,11 @@ def show(console: Console, *parts: RenderableType) -> None:
 
 
 def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, numbers: int = 0) -> RenderableType:
-    """A table; aligned lines for a pipe or a file, so that they can be searched and compared. In a terminal
-    where columns would be too narrow for words, each row is a paragraph.
+    """A table; aligned lines for a pipe or a file, so that they can be searched and compared. If columns would be too
+    narrow for words in a terminal, each row is a paragraph.
 
     Args:
-        numbers: how many columns, counted from the second, hold numbers.
+        numbers: number of columns with numbers, from the second.
     """
     lines = [tuple(row) for row in rows]
     if not console.is_terminal:
@@ -63,18 +62,18 @@ def table(console: Console, title: str, headers: Row, rows: Iterable[Row], *, nu
 
 
 def _paragraph(headers: Row, row: Row) -> list[RenderableType]:
-    """The first cell of a row, and a line for each other one that says something."""
+    """The first cell of a row, and a line for each other cell that is not empty."""
     lines = [f"{header}: {cell}" for header, cell in zip(headers[1:], row[1:], strict=True) if cell not in ("", "-")]
     return [Text(row[0]), *(Padding(Text(line), (0, 0, 0, 2), expand=False) for line in lines)]
 
 
 def value(decided: Any) -> str:
-    """A decided value as YAML would spell it; of a hash, the first digits."""
+    """A decided value as YAML; of a hash only the first digits."""
     return short_hashes(decided if isinstance(decided, str) else json.dumps(decided, default=str))
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Seconds as a readable duration."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -83,6 +82,6 @@ def duration(seconds: float) -> str:
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:
-    """Rows with columns padded to the widest cell; the last one is left ragged."""
+    """Rows with columns padded to the widest cell; the last column is not padded."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,4 +1,4 @@
-"""What a command is at, as a bar that moves: for as long as nothing else shows that it works."""
+"""A moving bar with the present work of a command, while nothing else shows progress."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Show = Callable[[str, float | None], None]
-"""Takes another text, and the share that is done where that is known: then the time that is left is shown too."""
+"""Sets another text, and the finished share if known; with a share, the bar also shows the remaining time."""
 
 _shown: list[Progress | None] = []
-"""The bars that are drawn; None last: something else has the terminal."""
+"""The drawn bars; a None at the end means that other output has the terminal."""
 _shares: list[Callable[[float], None]] = []
-"""Moves each of them."""
+"""Functions that set the share of each bar."""
 
 
 @contextmanager
 def working(what: str) -> Iterator[Show]:
-    """Say what is done and for how long already, in a line at the bottom of the terminal that is gone afterwards.
+    """Show the present work and its duration in a temporary line at the bottom of the terminal.
 
-    Inside another one it stands below that. Nothing is shown where stderr is not a terminal, in a thread, and by ranks
-    after the first.
+    A nested line is below the outer one. Nothing is shown if stderr is not a terminal, in a thread, and by ranks after
+    the first.
 
     Args:
-        what: such as `loading the weights`.
+        what: the work, such as `loading the weights`.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or _shown[-1:] == [None] or not sys.stderr.isatty() or os.environ.get("RANK", "0") != "0":
@@ -70,7 +70,7 @@ def working(what: str) -> Iterator[Show]:
 
 
 def show_share(share: float) -> None:
-    """Show how much is done of what the innermost bar says, for code that does not know who waits for it.
+    """Set the finished share of the innermost bar, from code that does not have the bar.
 
     Args:
         share: from 0 to 1.
@@ -80,7 +80,8 @@ def show_share(share: float) -> None:
 
 
 def time_left(began: float, share: float | None) -> str:
-    """The end of a line about work that began then (`time.monotonic`): `, 25%, 1:30 left`; empty without a share."""
+    """The end of a line about work that began at `began` (`time.monotonic`): `, 25%, 1:30 left`; empty without a
+    share."""
     if not share:
         return ""
     minutes, seconds = divmod(round((time.monotonic() - began) * (1 - share) / share), 60)
@@ -90,7 +91,7 @@ def time_left(began: float, share: float | None) -> str:
 
 @contextmanager
 def lend_terminal() -> Iterator[None]:
-    """Show nothing inside, since something else draws there."""
+    """Hide the bars inside the context, while other output uses the terminal."""
     _shown.append(None)
     try:
         yield

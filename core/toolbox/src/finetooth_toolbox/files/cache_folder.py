@@ -1,4 +1,4 @@
-"""Where prepared data are kept, and how they come and go in one piece."""
+"""The folder of prepared data, and functions that write and remove them atomically."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 VARIABLE = "FT_CACHE"
 ABANDONED = 24 * 3600
-"""Seconds after which what was never completed is removed."""
+"""Seconds after which unfinished files are removed."""
 
 
 def cache_folder() -> Path:
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees half of it."""
+    """Write a file atomically, so that no reader sees a partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -39,10 +39,10 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def remove_folder(folder: Path) -> bool:
-    """Remove what is kept at one stroke, so that nobody finds half of it.
+    """Remove a folder atomically, so that no reader finds a part of it.
 
     Returns:
-        Whether it is gone. Where files that are open cannot be moved, one that is in use is not.
+        Whether it was removed. On a system that cannot move open files, a folder in use stays.
     """
     aside = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
     try:

@@ -1,4 +1,4 @@
-"""What the files of a model hold, as `ModelInfo.contents` says it: hashed when somebody first asks, then remembered."""
+"""Hashes of a model's files for `ModelInfo.contents`, computed at the first access and remembered."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from finetooth_toolbox.files.file_hashes import FileHashes
 
 
 class FileContents(Mapping[str, str]):
-    """SHA-256 by the name of a file. No file is read before somebody asks; what `FileHashes` remembers on disk is not
-    read again while the file system says that it did not change.
+    """SHA-256 by file name. Files are read at the first access. Files with a hash in `FileHashes` on disk are not read
+    again, unless the file system reports a change.
 
     Args:
-        files: by name; or what finds them, for files that may arrive later.
-        also: contents that are known, or hashed by somebody else, of other names.
+        files: paths by name; or a function that finds them, for files that may arrive later.
+        also: hashes of further names that are known, or computed elsewhere.
 
     Raises:
-        DataError: while it is read: a file is gone, or changes.
+        DataError: during an access: a file is missing, or changes.
     """
 
     def __init__(

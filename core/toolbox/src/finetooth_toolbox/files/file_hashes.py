@@ -1,4 +1,4 @@
-"""SHA-256 of files, remembered for as long as the file system says that they did not change."""
+"""SHA-256 of files, remembered until the file system reports a change."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from finetooth_hooks.errors import DataError
 from finetooth_toolbox.files.cache_folder import write_whole
 
 SETTLED = 2 * 10**9
-"""Nanoseconds after its last change from which on a file is remembered: before, it could change again within one tick
-of the file system's clock and look the same."""
+"""Smallest age of a file's last change for its hash to be remembered, in nanoseconds: earlier, it could change again
+within one tick of the file system's clock and look the same."""
 
 Signature = tuple[int, int, int, int, int]
-"""Device, inode, size, times of the last change of content and of the last change at all, in ns. The last one cannot be
-set by hand, as the time of the content can."""
+"""Device, inode, size, times of the last change of content and of the last change of anything, in ns. Users cannot set
+the last one, unlike the time of the content."""
 
 
 def signature(path: Path) -> Signature:
-    """What the file system says of a file."""
+    """The file system's facts about a file."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
@@ -37,7 +37,7 @@ class FileHashes:
     """Hashes by file.
 
     Args:
-        folder: where they are remembered; None remembers nothing.
+        folder: folder of the remembered hashes; None remembers nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -67,10 +67,10 @@ class FileHashes:
         return digest
 
     def check_unchanged(self) -> None:
-        """After the files were read: they are still those that were hashed.
+        """Check after reading that the files have not changed since they were hashed.
 
         Raises:
-            DataError: one is not.
+            DataError: a file has changed.
         """
         for path, seen in self._seen.items():
             if not path.exists() or signature(path) != seen:
@@ -94,10 +94,10 @@ class FileHashes:
         place = self._place(path)
         if place is None or time.time_ns() - max(seen[3], seen[4]) < SETTLED:
             return
-        with suppress(OSError):  # it is hashed again next time
+        with suppress(OSError):  # the file is hashed again next time
             write_whole(place, json.dumps({"file": str(path), "signature": seen, "sha256": digest}).encode())
 
 
 def changed(path: Path) -> DataError:
-    """The error for a file that changed under our hands."""
+    """The error for a file that changed while it was in use."""
     return DataError(path.as_posix(), "the file changed while it was read", action="run it again when it is complete")

@@ -1,6 +1,6 @@
-"""The model hub when it does not answer: found out once and within seconds, where its libraries would try for a minute.
+"""Detects once, within seconds, that the model hub does not answer; its libraries would try for a minute.
 
-Imports huggingface_hub, which every plugin that asks the hub has.
+Imports huggingface_hub, which every plugin that uses the hub has installed.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ from threading import Lock, Thread
 from typing import Any
 
 WAIT = 5.0
-"""Seconds within which the hub must answer something."""
+"""Seconds within which the hub must answer."""
 LASTS = 60.0
-"""Seconds for which an answer, or that there was none, is believed."""
+"""Seconds for which the result of a check is valid."""
 
 _lock = Lock()
 _known: dict[str, tuple[float, str]] = {}
-"""When each address was last asked, and what was wrong with it."""
+"""Time and problem of the last check, by address."""
 
 
 def why_unreachable() -> str:
-    """Why the hub cannot be asked, for a message: the user wants to stay offline, or nothing answers. Empty if it can.
+    """The reason why the hub is unreachable, for a message: the user wants to stay offline, or nothing answers. Empty
+    if it is reachable.
 
-    Whatever proxies, certificates and address (`HF_ENDPOINT`) the hub's own client has been told are used.
+    The check uses the proxies, certificates and address (`HF_ENDPOINT`) of the hub's own client.
     """
     constants = _constants()
     if constants.HF_HUB_OFFLINE:
@@ -41,12 +42,11 @@ def why_unreachable() -> str:
 
 @contextmanager
 def without_retries() -> Iterator[str]:
-    """Inside the `with` block, libraries that ask the hub go by what is on this machine if the hub cannot be reached;
-    they alone would try every file again and again. Yields why, empty if it can be reached or the user wants to stay
-    offline."""
+    """Inside the `with` block, libraries of an unreachable hub use only local files; otherwise they would retry every
+    file. Yields the reason; empty if the hub is reachable or the user wants to stay offline."""
     offline = _constants().HF_HUB_OFFLINE
     why = "" if offline else why_unreachable()
-    # what HF_HUB_OFFLINE=1 sets as they are imported
+    # the values that HF_HUB_OFFLINE=1 sets at their import
     switches: list[Any] = [
         module for module in (_constants(), sys.modules.get("datasets.config")) if module is not None
     ]
@@ -61,7 +61,7 @@ def without_retries() -> Iterator[str]:
 
 
 def _ask(address: str) -> str:
-    """What keeps an address from being reached; any answer will do."""
+    """The reason why an address is unreachable; empty after any answer."""
     from huggingface_hub import get_session
 
     answers: list[str] = []
@@ -70,11 +70,11 @@ def _ask(address: str) -> str:
         try:
             get_session().head(address, timeout=WAIT)
             answers.append("")
-        except Exception as error:  # the client's own, which differ between its versions
+        except Exception as error:  # the client's exceptions differ between its versions
             text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))
             answers.append(text[:100] or type(error).__name__)
 
-    # a timeout does not bound how long the address of a name is looked for
+    # a timeout does not limit the lookup of a name
     thread = Thread(target=ask, daemon=True)
     thread.start()
     thread.join(WAIT)

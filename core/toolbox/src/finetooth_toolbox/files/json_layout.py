@@ -1,4 +1,5 @@
-"""How JSON lies in a file, whatever the file's name says: other tools read lines and arrays under either name."""
+"""Detects JSON lines or a JSON array in a file, independent of its name, since other tools read both under either
+name."""
 
 from __future__ import annotations
 
@@ -10,17 +11,17 @@ from finetooth_hooks.errors import DataError
 from finetooth_toolbox.files.packed import open_bytes, without_mark
 
 FIRST_LINE = 1 << 24
-"""Bytes of the longest first line that is looked at."""
+"""Largest number of bytes of a first line that is examined."""
 
 
 def is_array(path: Path) -> bool:
-    """Whether the file is there and holds one JSON array."""
+    """Whether the file exists and holds one JSON array."""
     first, second = _start(path)
     return first.startswith(b"[") and not (second and _is_whole(first))
 
 
 def is_lines(path: Path) -> bool:
-    """Whether the file is there, its first line is a whole JSON object, and another object follows."""
+    """Whether the file exists, its first line is a complete JSON object, and another object follows."""
     first, second = _start(path)
     return first.startswith(b"{") and second.startswith(b"{") and _is_whole(first)
 
@@ -34,8 +35,8 @@ def _is_whole(line: bytes) -> bool:
 
 
 def _start(path: Path) -> tuple[bytes, bytes]:
-    """The first two lines that are not blank, without blanks around them; empty if they are not there, or if the file
-    cannot be read, which its reader says."""
+    """The first two lines that are not blank, stripped; empty if they are missing, or if the file is unreadable, which
+    its reader reports."""
     if not path.is_file():
         return b"", b""
     lines = [b"", b""]

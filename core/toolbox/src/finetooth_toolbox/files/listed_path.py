@@ -1,7 +1,7 @@
-"""Imports of many packages over a search path of many folders.
+"""Speeds up imports over a search path of many folders.
 
-Each package that is installed to be edited adds a folder to `sys.path`, and an import looks into every folder that
-comes before the one that has the module: with 150 packages that is a third of the start of a command.
+Each editable package adds a folder to `sys.path`, and an import searches every folder before the right one: with 150
+packages this is a third of the start of a command.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import ModuleType
 
 
 class _ListedFinder:
-    """Finds a top-level module in the first folder of the path whose listing has its name."""
+    """Finds a top-level module in the first folder of the path with its name in the listing."""
 
     def __init__(self) -> None:
         self._path = list(sys.path)
@@ -26,15 +26,15 @@ class _ListedFinder:
             except FileNotFoundError:
                 continue
             except OSError:
-                break  # an archive comes before the folders that follow, and its names are not known
+                break  # an archive comes before later folders, and its names are unknown
             for name in names:
                 self._places.setdefault(name.partition(".")[0], place)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """None where Python must search itself: for a submodule, a name that no listing has, a namespace package,
-        which may have folders in several places, and once `sys.path` has changed."""
+        """None if Python must search itself: for a submodule, a name that no listing has, a namespace package, which
+        may have folders in several places, and once `sys.path` has changed."""
         place = self._places.get(name) if path is None and sys.path == self._path else None
         spec = None if place is None else PathFinder.find_spec(name, [place])
         return spec if spec is not None and spec.has_location else None
@@ -42,8 +42,8 @@ class _ListedFinder:
 
 @contextmanager
 def listed_path() -> Iterator[None]:
-    """Inside the `with` block, an import of a top-level module goes to its folder at once. It finds what Python would
-    find."""
+    """Inside the `with` block, an import of a top-level module goes to its folder at once, with the same result as
+    Python's search."""
     finder = _ListedFinder()
     sys.meta_path.insert(sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else 0, finder)
     try:

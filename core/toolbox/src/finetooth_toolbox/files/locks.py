@@ -1,4 +1,4 @@
-"""One process at a time works in a folder."""
+"""A lock that lets only one process at a time work in a folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FolderHeldError(Exception):
     """Another process holds a folder.
 
     Attributes:
-        who: its number, or words for one that did not say.
+        who: its process id, or words if that is unknown.
     """
 
     def __init__(self, who: str) -> None:
@@ -24,11 +24,11 @@ class FolderHeldError(Exception):
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder, which must exist. The system releases it however the process ends, so nothing is left to clean
-    after a crash. Where the system has no such lock, nothing is held.
+    """Lock an existing folder. The system releases the lock with any end of the process, so a crash leaves nothing to
+    clean. On a system without such locks, nothing is locked.
 
     Raises:
-        FolderHeldError: another process holds it.
+        FolderHeldError: another process holds the lock.
     """
     try:
         import fcntl

@@ -1,9 +1,9 @@
-"""A checkpoint's manifest: the files it lists, and whether a folder holds them. Shared by stores and gates.
+"""Reads the manifest of a checkpoint and compares it with a folder, for stores and gates.
 
 `manifest.json` is an object whose `files` holds, by path with forward slashes, the file's SHA-256 in hexadecimal, or
-`{"size": BYTES, "sha256": HEXADECIMAL}`; its own `sha256` is that of everything else in it. A manifest comes from
-wherever a checkpoint came from, so it is read as if a stranger had written it: paths that lead out of the folder, names
-that mean another thing elsewhere, and absurd sizes are refused before anything is opened.
+`{"size": BYTES, "sha256": HEXADECIMAL}`; its own `sha256` covers everything else in it. A checkpoint may come from
+anywhere, so its manifest is not trusted: paths out of the folder, names with another meaning on other systems, and
+absurd sizes are refused before any file is opened.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from typing import Any
 from finetooth_toolbox.text.strict_json import JsonProblem, decode
 
 MANIFEST = "manifest.json"
-"""The file of a checkpoint that says what belongs to it."""
+"""Name of the file that lists the files of a checkpoint."""
 LONGEST = 64 * 2**20
-"""Bytes that a manifest has at most."""
+"""Largest size of a manifest, in bytes."""
 LARGEST = 2**50
-"""Bytes that a file of a checkpoint has at most."""
+"""Largest size of a file in a checkpoint, in bytes."""
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@,-]{0,199}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ManifestProblem(ValueError):
-    """What is wrong with a manifest, with a name, or with a folder that should be as its manifest says; one line."""
+    """The fault of a manifest, of a name, or of a folder that differs from its manifest; one line."""
 
 
 @dataclass(frozen=True)
 class ListedFile:
-    """A file as the manifest lists it.
+    """A file in a manifest.
 
     Attributes:
         sha256: of its content, hexadecimal, lower case.
-        size: bytes; None where the manifest does not say.
+        size: bytes; None if the manifest has no size.
     """
 
     sha256: str
@@ -51,11 +51,11 @@ class ListedFile:
 
 
 def check_name(name: str) -> str:
-    """The name of a checkpoint, if it can be one: a single path part of letters, digits and `_ . + = @ , -`, that does
-    not begin with a dot or a dash.
+    """Check the name of a checkpoint and return it: it must be a single path part of letters, digits and `_ . + = @ ,
+    -`, and not begin with a dot or a dash.
 
     Raises:
-        ManifestProblem: it cannot.
+        ManifestProblem: the name breaks these rules.
     """
     if not is_name(name):
         raise ManifestProblem(f"{name[:80]!r} cannot be the name of a checkpoint (letters, digits and _ . + = @ , -)")
@@ -68,13 +68,13 @@ def is_name(name: str) -> bool:
 
 
 def listed_files(manifest: bytes) -> dict[str, ListedFile]:
-    """The files that a manifest lists, by path; the manifest itself is not among them.
+    """The files that a manifest lists, by path; without the manifest itself.
 
     Args:
         manifest: the content of `manifest.json`.
 
     Raises:
-        ManifestProblem: it is malformed, or cannot be trusted.
+        ManifestProblem: the manifest is malformed, or has unsafe content.
     """
     if len(manifest) > LONGEST:
         raise ManifestProblem(f"{MANIFEST} has {len(manifest)} bytes, more than a manifest may have")
@@ -104,10 +104,10 @@ def seal(content: Mapping[str, Any]) -> str:
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """Files of one checkpoint must have plain names, and no two the same place.
+    """Check that the files of a checkpoint have plain names, and that no two have the same path.
 
     Raises:
-        ManifestProblem: names the first that cannot be.
+        ManifestProblem: names the first wrong path.
     """
     seen: dict[str, str] = {}
     ordered = sorted(paths)
@@ -138,10 +138,10 @@ def _read_listed_file(path: str, value: Any) -> ListedFile:
 
 
 def read_manifest(folder: Path) -> bytes:
-    """The content of a folder's manifest, not checked.
+    """The unchecked content of a folder's manifest.
 
     Raises:
-        ManifestProblem: it is missing, not a file, or larger than a manifest can be.
+        ManifestProblem: the manifest is missing, not a file, or too large.
     """
     path = folder / MANIFEST
     try:
@@ -161,8 +161,7 @@ def folder_files(folder: Path) -> dict[str, Path]:
     """Every file below a folder by its path with forward slashes, without the manifest.
 
     Raises:
-        ManifestProblem: there is a link, a device or a name that a checkpoint cannot have, or the folder cannot be
-            read.
+        ManifestProblem: the folder has a link, a device or a forbidden name, or is unreadable.
     """
     files: dict[str, Path] = {}
     waiting = [folder]
@@ -183,7 +182,7 @@ def folder_files(folder: Path) -> dict[str, Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, hexadecimal; the file is read."""
+    """SHA-256 of a file's content, hexadecimal; reads the file."""
     with path.open("rb") as file:
         before = _identity(file.fileno())
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -194,8 +193,8 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def hashes_remembered() -> Iterator[None]:
-    """Inside the `with` block, `remembered_sha256` knows what this thread has read. For code that writes a checkpoint:
-    no file is read again for each list that names it."""
+    """Inside the `with` block, `remembered_sha256` remembers the files that this thread has read. Code that writes a
+    checkpoint then reads each file only once for several lists."""
     token = _hashes.set({})
     try:
         yield
@@ -204,8 +203,8 @@ def hashes_remembered() -> Iterator[None]:
 
 
 def remembered_sha256(path: Path) -> str:
-    """As `sha256_of`, but a file that this thread has read since `hashes_remembered` was entered, and that was not
-    touched since, is not read again."""
+    """As `sha256_of`, but without reading a file again that this thread has read inside `hashes_remembered` and that
+    has not changed since."""
     hashes = _hashes.get()
     known = hashes.get(_identity(path)) if hashes else None
     return known or sha256_of(path)
@@ -216,16 +215,16 @@ _hashes: ContextVar[dict[_Identity, str] | None] = ContextVar("hashes", default=
 
 
 def _identity(file: Path | int) -> _Identity:
-    """Of a file and its content: another one after whatever is written to it."""
+    """Identity of a file and its content; any write to the file changes it."""
     status = os.fstat(file) if isinstance(file, int) else file.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_folder(folder: Path, *, more: bool = False, remembered: bool = False) -> dict[str, ListedFile]:
-    """Compare every file of a folder with its manifest; returns what the manifest lists.
+    """Compare every file of a folder with its manifest; returns the listed files.
 
     Args:
-        more: files that are not listed may be there too, such as a model card in an artifact.
+        more: further unlisted files are allowed, such as a model card in an artifact.
         remembered: see `remembered_sha256`; else every file is read.
 
     Raises:
@@ -243,10 +242,10 @@ def check_folder(folder: Path, *, more: bool = False, remembered: bool = False) 
 
 
 def _listed_there(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
-    """Those of the listed files that are there.
+    """The listed files that exist.
 
     Raises:
-        ManifestProblem: one is a link, lies behind one, or is not a file.
+        ManifestProblem: a listed path is a link, is reached through a link, or is not a file.
     """
     files = {}
     for name in listed:
@@ -263,13 +262,13 @@ def _listed_there(folder: Path, listed: Iterable[str]) -> dict[str, Path]:
 
 
 def check_file(name: str, path: Path, listed: ListedFile, *, remembered: bool = False) -> None:
-    """Compare one file with what the manifest says of it.
+    """Compare one file with its item in the manifest.
 
     Args:
-        remembered: see `remembered_sha256`; else it is read.
+        remembered: see `remembered_sha256`; else the file is read.
 
     Raises:
-        ManifestProblem: it differs, or cannot be read.
+        ManifestProblem: the file differs, or cannot be read.
     """
     try:
         size = path.stat().st_size

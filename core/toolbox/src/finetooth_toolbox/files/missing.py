@@ -1,4 +1,4 @@
-"""The error for a file that is not there: one wording, and the name that was probably meant."""
+"""The error for a missing file: one wording, and the name that the user probably meant."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from finetooth_toolbox.text.nearest import nearest_path
 
 
 def or_moved(action: str, model: str) -> str:
-    """What to do about a model that is not there, also where it is the base of a run, whose recipe keeps the absolute
-    path, and was moved."""
+    """The action for a missing model, including a base that was moved after a run recorded its absolute path."""
     moved = "a run's base that was moved: model=NEW, or model: NEW in the run's recipe.yaml"
     return f"{action}; {moved}" if Path(model).is_absolute() else action
 
 
 def no_such_file(path: Path | str, *, advice: str = "check the path", endings: Sequence[str] = ()) -> tuple[str, str]:
-    """Problem and action for a path at which nothing is, as errors take them: `no such file: trian.jsonl` and
-    `did you mean train.jsonl?`. Where no file has nearly that name, the problem names the folder that a relative path
-    counts from.
+    """Problem and action for a missing path: `no such file: trian.jsonl` and `did you mean train.jsonl?`. Without a
+    file of a similar name, the problem names the start folder of a relative path.
 
     Args:
-        advice: the action where no file has nearly that name.
-        endings: which the meant file may have; default is that of `path`.
+        advice: the action without a file of a similar name.
+        endings: endings of suggested files; default is that of `path`.
     """
     shown, path = path if isinstance(path, str) else path.as_posix(), Path(path)
     close = nearest_path(path.expanduser(), endings) or _of_another_kind(path.expanduser())
@@ -43,13 +41,13 @@ def _of_another_kind(path: Path) -> Path | None:
 
 
 class MissingFile(DataError):
-    """A file of a source that is not there.
+    """A missing file of a source.
 
-    A source raises it as `MissingFile(path)`; who knows the setting that named the file, `data.train`, adds it.
+    A source raises it as `MissingFile(path)`; a caller that knows the setting with the file, `data.train`, adds it.
 
     Args:
         path: of the file.
-        advice: the action where no file has nearly that name.
+        advice: the action without a file of a similar name.
         setting: dotted path of the setting.
     """
 
@@ -59,5 +57,5 @@ class MissingFile(DataError):
         self.path, self.advice, self.setting = path, advice, setting
 
     def of(self, setting: str) -> MissingFile:
-        """The same with the setting that named the file, unless it is known already."""
+        """The same error with the setting that named the file, unless it has one."""
         return self if self.setting else MissingFile(self.path, advice=self.advice, setting=setting)

@@ -1,9 +1,9 @@
-"""Python files that this machine's own runs named: code in a run folder from somebody else is not run without consent.
+"""Records Python files of runs on this machine, so that foreign code in a run folder does not run without consent.
 
 A recipe is a program: it may name Python files as plugins, reward functions, environments, and ask for a model's own
-code. A user who starts a run from it means that. A run folder that came from elsewhere names files too, and to merge
-or to talk to what was trained nobody should have to trust them. So a run that is begun here leaves the SHA-256 of its
-files in the user's state folder, and what a recorded recipe names counts only where that is known.
+code. A user who starts a run from a recipe agrees to that. A foreign run folder names files too, and merging or
+chatting with its model should not require trust in them. So a run on this machine writes the SHA-256 of its files to
+the user's state folder, and files of a recorded recipe run only if their hash is there.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from typing import Any
 from finetooth_hooks.errors import UserError
 
 VARIABLE = "FT_TRUST_CODE"
-"""Set to 1, code of any run folder may run, as with `--trust-code`."""
+"""If this variable is 1, code of any run folder may run, as with `--trust-code`."""
 REMOTE = "trust_remote_code"
 """The option of a loader that runs a model's own code."""
 CONSENT = "read it, then give consent with --trust-code"
 
 
 def consented() -> bool:
-    """Whether the user has said that code of run folders may run."""
+    """Whether the user has allowed code of run folders."""
     return os.environ.get(VARIABLE, "") not in ("", "0")
 
 
 def record_own(recipe: Mapping[str, Any], base: Path) -> None:
-    """Remember the Python that a recipe names, since a run of it begins on this machine.
+    """Remember the Python files of a recipe when its run begins on this machine.
 
     Args:
         base: folder that its paths are relative to.
     """
-    from finetooth_toolbox.files.cache_folder import write_whole  # every start would pay for what it imports
+    from finetooth_toolbox.files.cache_folder import write_whole  # its imports would slow every start
 
     for name, path in named_python(recipe, base):
-        with suppress(OSError):  # without a state folder that can be written, own runs need consent too
+        with suppress(OSError):  # without a writable state folder, own runs need consent too
             write_whole(_mark(name, path), json.dumps({"named": name}).encode())
             if path is not None:
                 write_whole(_place_mark(path), json.dumps({"named": name}).encode())
 
 
 def foreign_python(recipe: Mapping[str, Any], base: Path) -> list[str]:
-    """What a recipe names of Python that no run of this machine has named, as the recipe writes it; empty with consent.
+    """Python in a recipe that no run on this machine has named, in the recipe's spelling; empty with consent.
 
     Args:
         base: folder that its paths are relative to.
@@ -58,7 +58,7 @@ def foreign_python(recipe: Mapping[str, Any], base: Path) -> list[str]:
         try:
             if not (_mark(name, path).is_file() or _is_own_place(path, base)):
                 foreign.append(name)
-        except OSError:  # it cannot be read, and so not be run
+        except OSError:  # an unreadable file cannot run
             continue
     return list(dict.fromkeys(foreign))
 
@@ -68,7 +68,7 @@ def check_own(recipe: Mapping[str, Any], base: Path, where: str) -> None:
 
     Args:
         base: folder that its paths are relative to.
-        where: what the recipe belongs to, for the message.
+        where: the owner of the recipe, for the message.
 
     Raises:
         UserError: the recipe names Python that no run of this machine has named, and consent is missing.
@@ -84,8 +84,8 @@ def without_foreign(recipe: Mapping[str, Any], base: Path) -> tuple[dict[str, An
     """A recorded recipe whose foreign Python cannot run, for uses that need none of it.
 
     Returns:
-        The recipe: plugins of foreign files are left out, other files are named so that nothing is there, and no model
-        runs code of its own; and what was left out, as the recipe writes it.
+        The recipe: foreign plugin files are left out, other foreign files become missing paths, and models cannot run
+        their own code; and the removed values in the recipe's spelling.
     """
     foreign = foreign_python(recipe, base)
     if not foreign:
@@ -106,8 +106,8 @@ def without_foreign(recipe: Mapping[str, Any], base: Path) -> tuple[dict[str, An
 
 
 def named_python(recipe: Mapping[str, Any], base: Path) -> Iterator[tuple[str, Path | None]]:
-    """Python files that a recipe names anywhere, each where it may lie: relative paths are of the recipe's folder or of
-    the current one. Models whose own code it runs have no path."""
+    """Python files anywhere in a recipe, each with its possible paths: relative ones start at the recipe's folder or
+    the current one. Models that run their own code have no path."""
 
     def walk(value: Any, key: str, model: str) -> Iterator[tuple[str, Path | None]]:
         if isinstance(value, Mapping):
@@ -133,7 +133,7 @@ def _use(item: Any) -> str:
 
 
 def _mark(name: str, path: Path | None) -> Path:
-    """The file that says that a run of this machine named it.
+    """The marker of a file that a run on this machine has named.
 
     Raises:
         OSError: the file cannot be read.
@@ -143,21 +143,21 @@ def _mark(name: str, path: Path | None) -> Path:
 
 
 def _is_own_place(path: Path | None, base: Path) -> bool:
-    """Whether a run of this machine named the file at this place, whatever it holds now: an own plugin that was changed
-    after a run needs no consent. A file inside the recipe's folder came with that folder, and its content counts."""
+    """Whether a run on this machine has named this path, with any content: an own plugin that changed after a run needs
+    no consent. For a file inside the recipe's folder the content counts, since it came with that folder."""
     if path is None or path.resolve().is_relative_to(base.resolve()):
         return False
     return _place_mark(path).is_file()
 
 
 def _place_mark(path: Path) -> Path:
-    """The file that says that a run of this machine named the file at a place."""
+    """The marker of a path that a run on this machine has named."""
     place = str(path.resolve()).encode("utf-8", "surrogatepass")
     return state_folder() / "own-python" / f"at-{_sha256(place)}"
 
 
 def state_folder() -> Path:
-    """`finetooth` in the platform's folder for what programs remember."""
+    """`finetooth` in the platform's folder for programs' state."""
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "finetooth"
     if sys.platform == "darwin":
@@ -166,6 +166,6 @@ def state_folder() -> Path:
 
 
 def _sha256(content: bytes) -> str:
-    import hashlib  # every start would pay for it
+    import hashlib  # it would slow every start
 
     return hashlib.sha256(content).hexdigest()

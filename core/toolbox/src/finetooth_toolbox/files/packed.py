@@ -1,4 +1,4 @@
-"""Files of rows: whose they are by their name, and their bytes, unpacked where they are compressed."""
+"""Files of rows: claims by file name, and decompressed bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetooth_hooks.errors import DataError
 from finetooth_toolbox.files.missing import MissingFile
 
 COMPRESSIONS = {".gz": (b"\x1f\x8b", "gzip"), ".zst": (b"\x28\xb5\x2f\xfd", "zstandard")}
-"""Endings of compressed files, the bytes that begin one, and what they are called."""
+"""Endings of compressed files, with their first bytes and names."""
 
 FOREIGN_KINDS = {
     b"PK\x03\x04": "a ZIP archive (or an office document, which is one)",
@@ -35,7 +35,7 @@ FOREIGN_KINDS = {
     b"GGUF\x03\x00": "a GGUF model",
     **{magic: f"{kind} data" for magic, kind in COMPRESSIONS.values()},
 }
-"""Bytes that begin files of other kinds, which no file of text begins with, and what those are."""
+"""First bytes of files of other kinds, which text files never have, with descriptions."""
 _INSTEAD = {
     "a Parquet file": "rename it to .parquet",
     "an Arrow file": "rename it to .arrow",
@@ -46,11 +46,11 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def claim_file(reference: str, endings: Sequence[str]) -> Claim | None:
-    """The claim of a source on files of its own type, whether they exist or not. An address (`https://...`) does not
-    count as a file, whatever it ends with: the source that fetches it finds the source for what it got.
+    """The claim of a source on files of its own type, whether they exist or not. An address (`https://...`) with any
+    ending is not a file: the source that downloads it finds the source for the downloaded file.
 
     Args:
-        endings: in lower case, with the dot; the longest that fits is named (`.jsonl.gz`).
+        endings: in lower case, with the dot; the claim names the longest matching one (`.jsonl.gz`).
     """
     if "://" in reference:
         return None
@@ -59,18 +59,18 @@ def claim_file(reference: str, endings: Sequence[str]) -> Claim | None:
 
 
 def unpacked_name(name: str) -> str:
-    """A file name without the ending that says it is compressed."""
+    """A file name without the ending of compression."""
     ending = Path(name).suffix
     return name[: -len(ending)] if ending.lower() in COMPRESSIONS else name
 
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[BinaryIO]:
-    """A file's bytes, read on demand; unpacked if its name ends with `.gz` or `.zst`, which needs pyarrow
-    for the latter.
+    """A file's bytes, read on demand; decompressed if its name ends with `.gz`, or `.zst`, which needs pyarrow.
 
     Raises:
-        DataError: the file is missing, a folder, not what its name says, cut off or damaged; also while it is read.
+        DataError: the file is missing, a folder, of another kind than its name, truncated or damaged; also raised while
+            reading.
     """
     name = path.as_posix()
     if path.is_dir():
@@ -118,10 +118,10 @@ def _open(path: Path) -> BinaryIO:
 def _check_kind(start: bytes, path: Path, close: Callable[[], None]) -> None:
     """
     Args:
-        start: the first bytes of the file, looked at and not taken: a pipe cannot be read twice.
+        start: the first bytes of the file, examined without consuming them: a pipe cannot be read twice.
 
     Raises:
-        DataError: it is of another kind than its name says.
+        DataError: the content does not match the file's name.
     """
     kind = next((kind for magic, kind in FOREIGN_KINDS.items() if start.startswith(magic)), None)
     if kind is not None:

@@ -1,4 +1,4 @@
-"""What an adapter's artifact was trained over: its manifest holds the SHA-256 of every file of the base."""
+"""Checks the base of an adapter's artifact: its manifest has the SHA-256 of every file of the base."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from finetooth_hooks.models import ModelInfo
 from finetooth_toolbox.files.manifests import ManifestProblem, read_manifest
 
 SHOWN = 3
-"""Files that an error names."""
+"""Largest number of files in an error."""
 
 
 def check_base(artifact: Path, base: ModelInfo, *, named: str = "", own: bool = False) -> None:
-    """See that an adapter was trained over a base: by the content of its files where both are known, wherever they lie
-    now; else by its revision, else by its names.
+    """Check that an adapter was trained over a base: by the content of the base's files if both sides are known, in any
+    folder; else by its revision, else by its names.
 
     Args:
-        artifact: its folder, also one made elsewhere, without a manifest.
-        named: what the user called it; empty: its path.
-        own: the base is the one that the run's own recipe names, which may be written in another way there.
+        artifact: its folder; a foreign one may lack a manifest.
+        named: the user's name for it; empty: its path.
+        own: the base comes from the run's own recipe, whose spelling may differ from the artifact's.
 
     Raises:
-        UserError: it was trained over another base, or files of the base have changed since; names them.
+        UserError: the adapter was trained over another base, or files of the base have changed since; names them.
         DataError: a file of the base cannot be read.
     """
     manifest, config = (_json_of(artifact, name) for name in ("manifest.json", "adapter_config.json"))
@@ -62,11 +62,11 @@ def check_base(artifact: Path, base: ModelInfo, *, named: str = "", own: bool = 
 
 
 def changed_files(before: Mapping[str, str], now: Mapping[str, str], *, partly: bool = False) -> tuple[str, ...]:
-    """What differs between the files of two models, one entry a file; empty if they hold the same.
+    """Differences between the files of two models, one entry per file; empty if the contents are equal.
 
     Args:
-        before, now: SHA-256 by name. Files of other names with the same contents are the same model.
-        partly: only files that both have count: a hub's cache holds those that somebody has asked for.
+        before, now: SHA-256 by name. Other file names with the same contents are the same model.
+        partly: compare only files that both have: a hub's cache has only the downloaded ones.
     """
     if sorted(before.values()) == sorted(now.values()):
         return ()
@@ -81,13 +81,13 @@ def changed_files(before: Mapping[str, str], now: Mapping[str, str], *, partly: 
 
 
 def recorded_base(artifact: Path) -> Mapping[str, str]:
-    """SHA-256 of the files of the base that an artifact was trained over, by name; empty where it is not recorded."""
+    """SHA-256 of the files of the base that an artifact was trained over, by name; empty if not recorded."""
     base = _json_of(artifact, "manifest.json").get("base")
     return {str(name): str(value) for name, value in base.items()} if isinstance(base, Mapping) else {}
 
 
 def base_revision(artifact: Path) -> str:
-    """Revision of the base that an adapter was trained over, as its manifest says; empty where none does."""
+    """Revision of the base that an adapter was trained over, from its manifest; empty if unknown."""
     return str(_json_of(artifact, "manifest.json").get("base_revision") or "")
 
 

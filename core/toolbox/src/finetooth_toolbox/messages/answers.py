@@ -1,5 +1,5 @@
-"""Texts that a scalar head scores: a prompt with an answer, or an answer in steps. What methods, rewards and evaluators
-must agree on."""
+"""Texts for a scalar head: a prompt with an answer, or an answer in steps, the same for methods, rewards and
+evaluators."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ NO_WORDS = "is empty"
 
 
 def has_words(side: Side) -> bool:
-    """Whether a side says anything."""
+    """Whether a side has content."""
     if isinstance(side, str):
         return bool(side.strip())
     return any(message.content.strip() or message.tool_calls or message.reasoning for message in side)
 
 
 def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequence[Mapping[str, Any]] = ()) -> Rendered:
-    """A prompt with its answer as a scalar head reads them, with the images and sounds among them: it scores the last
-    token.
+    """A prompt with its answer, images and sounds included, for a scalar head, which scores the last token.
 
-    Messages are rendered as the recipe's renderer writes them. Plain texts stand one behind the other with the
-    end-of-text token after them. transformers' classifiers score the last token that is not padding; padding tokens at
-    the end (a model may end texts with the one it pads with) are therefore left out.
+    The recipe's renderer renders messages. Plain texts are concatenated, followed by the end-of-text token.
+    transformers' classifiers score the last token that is not padding, so padding tokens at the end are left out (a
+    model may end texts with its padding token).
 
     Raises:
-        DataError: one side is messages and the other text, or nothing is left to be scored.
+        DataError: one side is messages and the other text, or no token is left to score.
     """
     tokenizer = context.tokenizer
     media: tuple[RenderedMedium, ...] = ()
@@ -58,10 +57,10 @@ def rendered_answer(prompt: Side, answer: Side, context: Context, tools: Sequenc
 
 
 def scored_at_end(tokens: Sequence[int], **about: Any) -> Rendered:
-    """Tokens whose last position counts.
+    """Tokens with weight only at the last position.
 
-    A datum reads all tokens but the last and counts what predicts a token of weight 1; so one more token follows, which
-    nobody reads.
+    A datum reads all tokens except the last one, and counts positions that predict a token of weight 1. So one more
+    token follows, which is not read.
 
     Args:
         about: fields of `Rendered`.
@@ -70,7 +69,7 @@ def scored_at_end(tokens: Sequence[int], **about: Any) -> Rendered:
 
 
 def is_scored_at_end(rendered: Rendered) -> bool:
-    """Made by `scored_at_end`: nothing counts but a last token that stands there twice."""
+    """Whether the tokens are from `scored_at_end`: only the last token counts, and it occurs twice."""
     tokens, weights = rendered.tokens, rendered.weights
     return len(tokens) > 1 and tokens[-1] == tokens[-2] and bool(weights[-1]) and not any(weights[:-1])
 
@@ -81,7 +80,7 @@ def text_datum(
     """A datum that reads all tokens, for an engine's `scores` and `values`.
 
     Args:
-        counts: positions that count; default: the last.
+        counts: counted positions; default: the last.
         media: among the tokens.
 
     Raises:
@@ -97,10 +96,10 @@ def text_datum(
 
 
 def separator_tokens(separator: str, tokenizer: Tokenizer, setting: str) -> tuple[int, ...]:
-    """The tokens that end a step: one token where the separator is the spelling of one, else those of its text.
+    """The tokens at the end of a step: one token if the separator is the spelling of one, else those of its text.
 
     Raises:
-        RecipeError: it has no tokens.
+        RecipeError: the separator has no tokens.
     """
     known = tokenizer.token_id(separator)
     tokens = (known,) if known is not None else tuple(tokenizer.encode(separator))
@@ -115,8 +114,8 @@ def step_tokens(
     """The tokens of a prompt with an answer in steps, and the position where each step ends: that of the separator's
     last token.
 
-    Prompt, steps and separator are each encoded on their own, so that the ends are exact. A prompt in messages is
-    followed by what begins an answer. Steps behind a prompt that is plain text are read as it is, by `data.markup`.
+    Prompt, steps and separator are encoded separately, so that the ends are exact. A prompt in messages ends with the
+    beginning of an answer. Steps after a plain text prompt follow `data.markup`, like the prompt.
 
     Raises:
         DataError: a step has no tokens.

@@ -1,4 +1,4 @@
-"""An answer behind the tokens with which the model is asked for it."""
+"""Makes an answer follow the exact tokens of its prompt."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from finetooth_hooks.protocols import Tokenizer
 
 
 def as_asked(rendered: Rendered, asked: Sequence[int], tokenizer: Tokenizer) -> Rendered | None:
-    """A conversation that begins with the tokens of the prompt for its last answer.
+    """The conversation, beginning with the tokens of the prompt for its last answer.
 
-    Many tokenizers split markup otherwise before a text than at the end of a prompt: of two line feeds one token, but
-    two before a letter. A model is always asked with the former. Its tokens are kept, the rest follows; a token that
-    reached over the border is encoded again.
+    Many tokenizers split markup before a text differently than at the end of a prompt: two line feeds are one token at
+    the end, but two before a letter. In inference a model always sees the former. The result keeps the prompt's tokens,
+    and encodes a token across the boundary again.
 
     Args:
         asked: the tokens of the prompt.
 
     Returns:
-        None if the text does not begin with the prompt's, or cannot be continued behind it.
+        None if the text does not begin with the prompt's text, or the rest cannot be encoded after it.
     """
     tokens = rendered.tokens
     if tokens[: len(asked)] == tuple(asked):

@@ -1,7 +1,7 @@
-"""Jinja for templates that strangers wrote: a sandbox in which whatever runs without end is refused.
+"""Jinja for untrusted templates: a sandbox that refuses endless templates.
 
-What a template can do again and again is go round a loop, call something, and make a text or a list longer. The first
-two are counted while it is rendered, the third is looked at where it happens; nothing is judged by time.
+A template can repeat loops and calls, and make texts or lists longer. The sandbox counts loops and calls during
+rendering, and checks each longer value before it is made; it measures no time.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from jinja2 import TemplateError, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MOST_STEPS = 4_000_000
-"""Rounds of loops and calls of a rendering; a conversation of ten thousand messages takes a tenth of it."""
+"""Largest number of loop iterations and calls in a rendering; ten thousand messages need a tenth of it."""
 
 A_CALL = 10
-"""Rounds that a call counts for."""
+"""Number of iterations that a call counts for."""
 
 LONGEST = 2**26
-"""Characters or elements of what an operator makes."""
+"""Largest length of an operator's result, in characters or elements."""
 
 MOST_WIDE = 2**20
-"""The largest number that a method of a text is given, such as a width."""
+"""The largest numeric argument of a text's method, such as a width."""
 
 FAILURES = (
     TemplateError,
@@ -35,13 +35,13 @@ FAILURES = (
     RecursionError,
     MemoryError,
 )
-"""What rendering a template may raise."""
+"""Exceptions of rendering a template."""
 
 _steps: ContextVar[list[int]] = ContextVar("_steps")
 
 
 class BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Counts what its templates do, within `counted`."""
+    """Counts the work of its templates inside `counted`."""
 
     intercepted_binops = frozenset({"*", "**", "+", "%"})
 
@@ -59,7 +59,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return tree
 
     def call(self, context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
-        """Of a sandbox's template; counted."""
+        """A call from a template; counts it."""
         _step(A_CALL)
         owner = getattr(function, "__self__", None)
         wide = (number for number in (*arguments, *named.values()) if isinstance(number, int))
@@ -68,7 +68,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call(context, function, *arguments, **named)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """An operator; what would become too long is not made."""
+        """An operator; refuses a result that would be too long."""
         if operator == "**" and any(isinstance(side, int | float) and abs(side) > 1024 for side in (left, right)):
             raise TemplateError("the template makes a number that is too large")
         sized = [len(side) for side in (left, right) if isinstance(side, str | bytes | list | tuple)]
@@ -81,10 +81,10 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def counted(render: Callable[..., str], **variables: Any) -> str:
-    """What a template of a `BoundedEnvironment` makes of variables.
+    """The text of a template of a `BoundedEnvironment` with variables.
 
     Raises:
-        TemplateError: it does not come to an end, or makes what is too long.
+        TemplateError: the template does too much work, or makes a value that is too long.
     """
     token = _steps.set([0])
     try:

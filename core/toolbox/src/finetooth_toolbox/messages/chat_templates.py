@@ -1,8 +1,8 @@
-"""Compares a model's own chat template with a renderer that was written by hand.
+"""Compares a model's own chat template with a hand-written renderer.
 
-A renderer of a family is proved against the family's official template, but a model may come with another one, as many
-fine-tuned models do. `foreign_template` says so in words, for `Context.note`. `shaped` is a message as templates read
-it, `default_system` what they say unasked. Needs jinja2, which is imported when there is a template to read.
+A family's renderer is tested against the official template, but a model may have another one, as many fine-tuned models
+do. `foreign_template` describes the difference for `Context.note`. `shaped` returns a message in the form that
+templates read, `default_system` their default system message. jinja2 is needed, and imported only if a template exists.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 """Marks around answers in templates made for training, which Jinja itself does not know."""
 
 TODAY = datetime(2026, 1, 15, 12)
-"""What a template gets that asks for today's date, so that it says the same tomorrow."""
+"""The fixed date for templates that use today's date, so that the result does not change."""
 
 _ASKED = (Message("user", "Hello?"), Message("assistant", "Yes."))
 PROBES = (
@@ -40,11 +40,11 @@ PROBES = (
 def render_template(
     template: str, messages: Sequence[Mapping[str, Any]], *, prompt: bool = False, **variables: Any
 ) -> str | None:
-    """What a template makes of messages, None if it cannot.
+    """A template's text for messages; None if it fails.
 
     Args:
-        prompt: end where the assistant begins to speak.
-        variables: what else the template reads, `bos_token="<s>"`.
+        prompt: end at the start of the assistant's answer.
+        variables: further variables of the template, `bos_token="<s>"`.
     """
     from finetooth_toolbox.messages.bounded_jinja import FAILURES, counted
 
@@ -59,9 +59,9 @@ def render_template(
 def _compiled(template: str) -> Template:
     from finetooth_toolbox.messages.bounded_jinja import BoundedEnvironment
 
-    # the two trim settings are the ones chat templates are written for
+    # chat templates expect these two trim settings
     environment = BoundedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    environment.filters["tojson"] = to_json  # Jinja's own escapes for web pages, and sorts keys
+    environment.filters["tojson"] = to_json  # Jinja's own filter escapes for web pages, and sorts keys
     environment.globals |= {"raise_exception": _refuse, "strftime_now": TODAY.strftime}
     return environment.from_string(_GENERATION.sub("", template))
 
@@ -79,7 +79,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """The filter `tojson` as transformers' templates have it."""
+    """The filter `tojson` of transformers' templates."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -92,8 +92,8 @@ def default_system(template: str | None, pattern: re.Pattern[str], **variables: 
     """The system message a template adds to a conversation without one; empty if it adds none, cannot run, or is None.
 
     Args:
-        pattern: of the beginning of a conversation with a system message, whose first group is what it says.
-        variables: what else the template reads, `bos_token=""`.
+        pattern: of the beginning of a conversation with a system message, whose first group is its content.
+        variables: further variables of the template, `bos_token=""`.
     """
     written = None if template is None else render_template(template, [shaped(_ASKED[0])], **variables)
     match = pattern.match(written or "")
@@ -101,7 +101,7 @@ def default_system(template: str | None, pattern: re.Pattern[str], **variables: 
 
 
 def shaped(message: Message) -> dict[str, Any]:
-    """A message as chat templates know it; what it does not have is left out, since templates test for presence."""
+    """A message in the form of chat templates; absent fields are left out, since templates test for presence."""
     shape: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.reasoning:
         # templates of different families read either name
@@ -116,9 +116,9 @@ def shaped(message: Message) -> dict[str, Any]:
 
 
 def chat_opening(tokenizer: Tokenizer) -> str:
-    """The beginning-of-text token, for a markup that is of no family: where the tokenizer itself puts one before a
-    text, or the model's own chat template writes it first. A tokenizer may have one that its model never saw there:
-    that of SmolLM2 is `<|im_start|>`, with which a turn begins.
+    """The beginning-of-text token for a markup without a family: used if the tokenizer itself adds it before a text, or
+    the model's own chat template begins with it. A tokenizer may have a token that its model never saw there: that of
+    SmolLM2 is `<|im_start|>`, which begins a turn.
     """
     if tokenizer.bos_id is None:
         return ""
@@ -131,11 +131,12 @@ def chat_opening(tokenizer: Tokenizer) -> str:
 
 
 def foreign_template(renderer: Renderer, name: str, tokenizer: Tokenizer, **variables: Any) -> str:
-    """In words how the tokenizer's chat template differs from a renderer, empty if it does not, or there is none.
+    """The difference between the tokenizer's chat template and a renderer in words; empty if they agree or the
+    tokenizer has no template.
 
     Args:
         name: of the renderer.
-        variables: what else the template reads, as the renderer's options have it.
+        variables: further variables of the template, from the renderer's options.
     """
     template = tokenizer.chat_template
     if template is None:
@@ -160,7 +161,7 @@ def _difference(
         shapes = [shaped(message) for message in messages]
         expected = render_template(template, shapes, prompt=ask, **{**variables, "tools": list(tools) or None})
         if tools and expected in (None, render_template(template, shapes, prompt=ask, **variables)):
-            continue  # the template takes no tools, or leaves them out
+            continue  # the template refuses tools, or leaves them out
         if expected is None:
             return "the model's chat template cannot be rendered for comparison"
         seen = True

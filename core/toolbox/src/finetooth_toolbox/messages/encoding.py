@@ -1,4 +1,4 @@
-"""Rendered text to tokens: only markup becomes special tokens, text in a message that spells one stays plain."""
+"""Encodes rendered text: only markup becomes special tokens; the spelling of one in a message stays plain text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Encoded:
     Attributes:
         ids: token ids.
         offsets: their half-open character ranges.
-        special: which of them are special tokens.
+        special: for each id, whether it is a special token.
     """
 
     ids: tuple[int, ...]
@@ -33,7 +33,7 @@ class Encoder:
         self._special: dict[int, bool] = {}
 
     def is_special(self, id_: int) -> bool:
-        """The id is a special token: decoding can leave it out."""
+        """Whether the id is a special token, which decoding can leave out."""
         if id_ not in self._special:
             left = self._tokenizer.decode([id_], skip_special=True)
             self._special[id_] = not left and bool(self._tokenizer.decode([id_]))
@@ -49,13 +49,13 @@ class Encoder:
         """Tokens of a text.
 
         Args:
-            plain: character ranges in which nothing is a special token, whatever it spells.
+            plain: character ranges without special tokens, even if the text spells one.
         """
         ids, offsets = self._tokenizer.encode_with_offsets(text, special=True)
         special = [self.is_special(id_) for id_ in ids]
         spelled = [(id_, offset) for id_, offset, is_special in zip(ids, offsets, special, strict=True) if is_special]
         markup = [(id_, offset) for id_, offset in spelled if not _touches(_spelled(text, offset), plain)]
-        if len(markup) == len(spelled):  # nothing plain spells a special token: exactly what the tokenizer itself does
+        if len(markup) == len(spelled):  # nothing plain spells a special token: the tokenizer's own result is right
             return Encoded(tuple(ids), tuple(offsets), tuple(special))
         return self._between(text, markup)
 
@@ -79,7 +79,7 @@ class Encoder:
 
 
 def _spelled(text: str, offset: Range) -> Range:
-    """Where a token is spelled, without the blanks around it that it only swallowed."""
+    """The range of a token's spelling, without surrounding blanks that it absorbed."""
     start, stop = offset
     spelled = text[start:stop].strip()
     if not spelled:
@@ -89,5 +89,5 @@ def _spelled(text: str, offset: Range) -> Range:
 
 
 def _touches(offset: Range, plain: Sequence[Range]) -> bool:
-    """A token has characters in one of the ranges."""
+    """Whether a token has characters in one of the ranges."""
     return any(offset[0] < end and begin < offset[1] for begin, end in plain)

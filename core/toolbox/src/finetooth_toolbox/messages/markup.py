@@ -1,9 +1,9 @@
-"""What renderers share: pieces of marked-up text to tokens and weights, and which messages train.
+"""Code that renderers share: turns pieces of marked-up text into tokens and weights, and decides which messages train.
 
 A rendered conversation is a sequence of pieces: control tokens and stretches of text. A stretch is encoded as a whole,
 as a tokenizer does between two special tokens, and never as special tokens: text that spells `<|im_end|>` stays plain
-text. What trains inside a stretch is decided by character offsets. `finetooth_rendering.turns` writes them
-for a family.
+text. Character offsets decide which tokens of a stretch train. `finetooth_rendering.turns` writes the pieces of a
+family.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Stretch(NamedTuple):
     """Text between two control tokens.
 
     Attributes:
-        trained_from: place of the first character that weighs 1; those before it weigh 0. None: all of them do.
-        weights: ranges that weigh something else, in order.
+        trained_from: index of the first character with weight 1; earlier ones have weight 0. None: all have weight 0.
+        weights: ranges with other weights, in order.
     """
 
     text: str
@@ -41,8 +41,8 @@ Piece = Control | Stretch
 def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[tuple[list[int], list[float]]]:
     """Tokens of each piece and their weights.
 
-    A token that holds characters of different weights has the least of them: one that reaches over the end of what
-    trains does not train.
+    A token with characters of different weights gets the smallest: a token across the end of a trained range does not
+    train.
     """
     pieces_of_tokens: list[tuple[list[int], list[float]]] = []
     stretches = iter(_encoded([piece for piece in pieces if isinstance(piece, Stretch)], tokenizer))
@@ -58,7 +58,7 @@ def tokenise(pieces: Sequence[Piece], tokenizer: Tokenizer) -> list[tuple[list[i
 
 
 def token_weights(offsets: Sequence[tuple[int, int]], of_characters: Sequence[float]) -> list[float]:
-    """The least weight of the characters of each token; 0 for a token without any.
+    """The smallest weight of the characters of each token; 0 for a token without characters.
 
     Args:
         offsets: half-open range of characters of each token.
@@ -68,7 +68,7 @@ def token_weights(offsets: Sequence[tuple[int, int]], of_characters: Sequence[fl
 
 
 def _weights(stretch: Stretch, tokenizer: Tokenizer) -> list[float]:
-    """Weights of the tokens of a stretch that has ranges of its own."""
+    """Weights of the tokens of a stretch with ranges in `weights`."""
     begin = len(stretch.text) if stretch.trained_from is None else stretch.trained_from
     of_characters = [float(at >= begin) for at in range(len(stretch.text))]
     for part in stretch.weights:
@@ -78,7 +78,7 @@ def _weights(stretch: Stretch, tokenizer: Tokenizer) -> list[float]:
 
 
 def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[list[int], int]]:
-    """Tokens of each stretch, and the index of the first that trains."""
+    """Tokens of each stretch, and the index of the first trained one."""
     if "stretches" in tokenizer.capabilities:
         return tokenizer.encode_from([(stretch.text, stretch.trained_from) for stretch in stretches])
     encoded = []
@@ -90,7 +90,7 @@ def _encoded(stretches: Sequence[Stretch], tokenizer: Tokenizer) -> list[tuple[l
 
 
 def is_taken_out(message: Message) -> bool:
-    """Whether flags of its parts or characters take out all that a message says, so that its end does not train
+    """Whether flags of its parts or characters exclude a message's whole content, so that its end does not train
     either."""
     texts = [(message.content, message.weights), (message.reasoning, message.reasoning_weights)]
     filled = [(text, weights) for text, weights in texts if text]
@@ -98,7 +98,7 @@ def is_taken_out(message: Message) -> bool:
 
 
 def _weighs_nothing(text: str, weights: Sequence[Weighted]) -> bool:
-    """Ranges without a weight cover the whole text."""
+    """Whether ranges of weight 0 cover the whole text."""
     at = 0
     for part in sorted(weights, key=lambda part: part.start):
         if part.weight or part.start > at:
@@ -108,8 +108,8 @@ def _weighs_nothing(text: str, weights: Sequence[Weighted]) -> bool:
 
 
 def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bool, ...]:
-    """Which messages train: those `train_on` chooses, unless a message's own `train` says otherwise, or the flags of
-    its parts leave nothing of it."""
+    """Which messages train: those `train_on` chooses, unless a message's own `train` differs, or the flags of its parts
+    exclude all of it."""
     last = max((i for i, message in enumerate(messages) if message.role == "assistant"), default=-1)
     chosen = {
         "assistant": [message.role == "assistant" for message in messages],
@@ -124,7 +124,7 @@ def trained_messages(messages: Sequence[Message], train_on: TrainOn) -> tuple[bo
 
 
 def why_untrained(example: Example) -> str:
-    """Why nothing trains of an example that has something to say; empty for one that has not."""
+    """The reason why an example with content trains nothing; empty for an example without content."""
     if isinstance(example, Segments):
         return "none of its segments trains" if any(text for text, _ in example.pieces) else ""
     if not isinstance(example, Conversation):

@@ -1,8 +1,7 @@
-"""Pictures, sounds and videos of a prepared row as bytes: where they stand, which they are, and their content where no
-file holds it.
+"""Pictures, sounds and videos of a prepared row as bytes: positions, identities, and their content if it is not in a
+file.
 
-Numbers are never kept: what lies in a file is its path and the hash of its bytes, and is read again when the row is
-trained.
+Decoded numbers are never stored. Of a file, only its path and hash are stored, and it is read again for training.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _RIFF, _WAVE = b"RIFF", b"WAVE"
 
 
 def pack(media: Sequence[RenderedMedium]) -> bytes:
-    """The media of a row; nothing if it has none."""
+    """Pack the media of a row; empty if it has none."""
     if not media:
         return b""
     contents: list[bytes] = []
@@ -70,7 +69,7 @@ def chunks(media: Sequence[RenderedMedium], row: str) -> list[tuple[int, MediumC
     """The media of a row, read, for `Datum.from_tokens`.
 
     Raises:
-        DataError: a file is gone, or not the one that was prepared.
+        DataError: a file is missing, or has changed since the preparation.
     """
     made = []
     for placed in media:
@@ -84,7 +83,7 @@ def chunks(media: Sequence[RenderedMedium], row: str) -> list[tuple[int, MediumC
 
 
 def format_of(kind: MediumKind, content: bytes) -> str:
-    """What an encoded picture or sound is, by its first bytes; empty where that is left to who decodes it."""
+    """The format of an encoded picture or sound, by its first bytes; empty if only the decoder can tell."""
     if kind == "image":
         if content.startswith(b"\x89PNG\r\n\x1a\n"):
             return "png"

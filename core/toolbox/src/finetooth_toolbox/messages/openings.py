@@ -1,6 +1,6 @@
-"""What a model was trained to see before every question: the system message and the tools that its rows share.
+"""The common beginning of a model's training rows: system message and tools.
 
-`opening.json` keeps it in the artifact. Chats, services and exports use it unless they are given another.
+It is in `opening.json` of the artifact. Chats, services and exports use it unless they are given another.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Opening:
     """The beginning that nearly all training rows share.
 
     Attributes:
-        system: content of their system message; empty: they share none.
-        tools: that they offer, in OpenAI's shape; empty: they share none.
-        rows: how many of the rows in messages begin so.
-        of: how many rows in messages there are.
+        system: content of the common system message; empty: none.
+        tools: the common tools, in OpenAI's shape; empty: none.
+        rows: number of rows in messages with this beginning.
+        of: number of all rows in messages.
     """
 
     system: str = ""
@@ -37,19 +37,19 @@ class Opening:
         return bool(self.system or self.tools)
 
     def before(self, messages: Sequence[Message]) -> tuple[Message, ...]:
-        """The messages behind the system message; a system message of their own replaces it."""
+        """The messages after this system message; their own system message replaces it."""
         own = not self.system or (bool(messages) and messages[0].role == "system")
         return tuple(messages) if own else (Message("system", self.system), *messages)
 
     def told(self) -> str:
-        """What it is, in one clause."""
+        """A description in one clause."""
         shortened = self.system if len(self.system) <= 60 else f"{self.system[:57]}..."
         tools = f"{len(self.tools)} tool{'' if len(self.tools) == 1 else 's'}"
         parts = [f"system message {json.dumps(shortened, ensure_ascii=False)}" if self.system else ""]
         return " and ".join(filter(None, [*parts, tools if self.tools else ""]))
 
     def write(self, folder: Path) -> None:
-        """Keep it in a folder."""
+        """Write it into a folder."""
         content = {**asdict(self), "tools": [dict(tool) for tool in self.tools]}
         (folder / FILE).write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -58,7 +58,7 @@ NONE = Opening()
 
 
 def read_opening(folder: Path | None) -> Opening:
-    """What a folder keeps; nothing where it keeps none.
+    """Read the opening of a folder; empty if it has none.
 
     Raises:
         UserError: the file is damaged.

@@ -1,6 +1,6 @@
-"""Plain text that spells control tokens: rendered chat markup in a column of text, which many notebooks make.
+"""Detects the spelling of control tokens in plain text, such as rendered chats in a text column from notebooks.
 
-Documents and raw prompts are plain characters, whatever they spell, unless the recipe says `data.markup: special`.
+Documents and raw prompts are always plain characters, unless the recipe sets `data.markup: special`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from finetooth_hooks.protocols import Tokenizer
 SPELLED = re.compile(
     r"<[|\uff5c][^<>\s]{1,60}?[|\uff5c]>|</?s>|<(?:bos|eos|pad)>|</?(?:start|end)_of_[a-z_]{2,12}>|\[/?[A-Z_]{3,24}\]"
 )
-"""How families spell the tokens that structure a conversation."""
+"""Spellings of the control tokens of conversations in model families."""
 
 
 class PlainMarkup:
-    """Finds control tokens of one tokenizer in text that is read as plain characters."""
+    """Finds spellings of one tokenizer's control tokens in plain text."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._known: dict[str, bool] = {}
 
     def first(self, text: str) -> str:
-        """The first control token that a text spells; empty if none."""
+        """The first control token in a text; empty without one."""
         return next((match.group() for match in SPELLED.finditer(text) if self._is_control(match.group())), "")
 
     def notice(self, example: Example) -> str:
-        """What there is to tell of an example whose plain text spells one; empty if none does."""
+        """A notice about an example with a control token in plain text; empty without one."""
         spelled = next((token for text in plain_texts(example) if (token := self.first(text))), "")
         if not spelled:
             return ""
@@ -49,7 +49,7 @@ class PlainMarkup:
 
 
 def plain_texts(example: Example) -> Iterator[str]:
-    """The texts of an example that stand in no message and no segment."""
+    """The texts of an example outside of messages and segments."""
     sides: tuple[object, ...] = ()
     if isinstance(example, Text):
         sides = (example.text,)
@@ -60,7 +60,7 @@ def plain_texts(example: Example) -> Iterator[str]:
     elif isinstance(example, Labelled):
         sides = (example.prompt, example.completion)
     elif isinstance(example, Stepwise) and isinstance(example.prompt, str):
-        sides = (example.prompt, *example.steps)  # steps behind messages are what a message says
+        sides = (example.prompt, *example.steps)  # steps after messages are the content of a message
     elif isinstance(example, Task):
         sides = (example.prompt,)
     for side in sides:

@@ -1,4 +1,4 @@
-"""Tokens of a raw prompt with its completion: what methods and evaluators must agree on."""
+"""Tokens of a raw prompt with its completion, the same for methods and evaluators."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from finetooth_toolbox.messages.asked import as_asked
 from finetooth_toolbox.messages.markup import token_weights
 
 Markup = Literal["plain", "special"]
-"""How text outside of messages is read where it spells control tokens: `data.markup`."""
+"""Meaning of spelled control tokens in text outside of messages: `data.markup`."""
 
 
 def encode_text(text: str, tokenizer: Tokenizer, markup: Markup = "plain") -> tuple[list[int], list[tuple[int, int]]]:
-    """Tokens of a text outside of messages behind what opens every text, and the characters of each, half-open.
+    """Tokens of a text outside of messages, after the opening of every text, and the half-open character range of each.
 
     Args:
-        markup: `data.markup`; with `special`, what spells a control token is one, and a text that begins with the
-            beginning-of-text token is not given another.
+        markup: `data.markup`; with `special`, the spelling of a control token becomes the token, and a text with a
+            beginning-of-text token gets no second one.
     """
     ids, offsets = tokenizer.encode_with_offsets(text, special=markup == "special")
     opening = text_opening(tokenizer)
@@ -30,14 +30,14 @@ def encode_text(text: str, tokenizer: Tokenizer, markup: Markup = "plain") -> tu
 
 
 def encode_document(text: str, tokenizer: Tokenizer, markup: Markup = "plain") -> tuple[int, ...]:
-    """As `encode_text`, the tokens alone."""
+    """As `encode_text`, but only the tokens."""
     ids = tokenizer.encode(text, special=markup == "special")
     opening = text_opening(tokenizer)
     return tuple(ids) if opening and markup == "special" and tuple(ids[:1]) == opening else (*opening, *ids)
 
 
 def closed(ids: Sequence[int], end: int, markup: Markup = "plain") -> bool:
-    """The tokens of a text end with a token, because the text spells it."""
+    """Whether the tokens of a text already end with a token that the text spells."""
     return markup == "special" and bool(ids) and ids[-1] == end
 
 
@@ -46,13 +46,13 @@ def render_completion(
 ) -> Rendered:
     """`[bos] prompt completion eos`; the completion and the end-of-text token weigh 1.
 
-    The tokens of the prompt come first, as the model is asked with them, and the rest follows as in one text. Where a
-    tokenizer writes no text so, the tokens are those of the one text, and one that holds characters of both weighs 0.
-    The beginning-of-text token stands first if the model was trained with it before every text.
+    The tokens of the prompt come first, as in inference, and the rest follows as in one text. If a tokenizer cannot do
+    that, the tokens are those of the one text, and a token with characters of both has weight 0. The beginning-of-text
+    token is first if the model was trained with it before every text.
 
     Args:
-        train_prompt: the prompt weighs 1 too; all of it is encoded as one text.
-        markup: `data.markup`; see `encode_text`. A completion that spells the end-of-text token is given no other.
+        train_prompt: the prompt has weight 1 too; everything is encoded as one text.
+        markup: `data.markup`; see `encode_text`. A completion that spells the end-of-text token gets no second one.
 
     Raises:
         DataError: the tokenizer has no end-of-text token.
@@ -74,10 +74,10 @@ def render_completion(
 
 
 def render_segments(example: Segments, tokenizer: Tokenizer) -> Rendered:
-    """The tokens of the pieces, read as one text; those of pieces that train weigh 1.
+    """The tokens of all pieces as one text; those of trained pieces have weight 1.
 
-    Nothing is added: where a beginning- or end-of-text token is wanted, the text spells it, and it is read as one. A
-    token that holds characters of a piece that trains and of one that does not weighs 0.
+    No tokens are added: the text must spell a beginning- or end-of-text token, which becomes the token. A token with
+    characters of a trained and an untrained piece has weight 0.
     """
     text = "".join(piece for piece, _ in example.pieces)
     of_characters = [float(trains) for piece, trains in example.pieces for _ in piece]
@@ -93,5 +93,5 @@ def render_segments(example: Segments, tokenizer: Tokenizer) -> Rendered:
 
 
 def text_opening(tokenizer: Tokenizer) -> tuple[int, ...]:
-    """What stands before every text: the beginning-of-text token, if the model was trained with it, or nothing."""
+    """The opening of every text: the beginning-of-text token, if the model was trained with it, or empty."""
     return (tokenizer.bos_id,) if tokenizer.adds_bos and tokenizer.bos_id is not None else ()

@@ -1,8 +1,8 @@
-"""Files next to weights and tokenizer that let other tools speak to a model as its run does.
+"""Files next to weights and tokenizer with which other tools prompt a model as its run does.
 
-A run may train with a renderer that is not its base's own markup. Its chat template, the tokens that end its answers
-and its usual opening are then written where other tools look for them: `chat_template.jinja`, `tokenizer_config.json`
-and `generation_config.json`, in transformers' layout.
+A run may train with another markup than its base's. Its chat template, the tokens that end its answers and its usual
+opening are then written to the files that other tools read: `chat_template.jinja`, `tokenizer_config.json` and
+`generation_config.json`, in transformers' layout.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ def ship(
     folder: Path, template: str | None, renderer: Renderer, tokenizer: Tokenizer, opening: Opening, *, ends: bool,
     text: bool,
 ) -> str:  # fmt: skip
-    """Write it into a folder in which the tokenizer was saved.
+    """Write these files into the folder of a saved tokenizer.
 
     Args:
-        template: that gives the renderer's tokens; None if there is none.
-        opening: what the rows share.
-        ends: whether the model writes answers; one that gives scores ends nothing.
+        template: a template with the renderer's tokens; None without one.
+        opening: the common beginning of the rows.
+        ends: whether the model writes answers; a model that gives scores has no end tokens.
         text: rows without messages train too: they end with the tokenizer's own end-of-text token, which then stays.
 
     Returns:
-        What other tools will not know, in one sentence; empty if they know all.
+        One sentence about the missing information for other tools; empty if complete.
     """
-    for name in (TEMPLATE, TOKENIZER):  # a template of the base's would speak another markup than was trained
+    for name in (TEMPLATE, TOKENIZER):  # the base's template would have another markup than the training
         _drop_template(folder / name)
     if template is not None:
         (folder / TEMPLATE).write_text(template, encoding="utf-8")
@@ -54,8 +54,8 @@ def ship(
 
 
 def carry(artifact: Path, folder: Path) -> None:
-    """Copy these files from an artifact to a model that was made of it, and how its media are read."""
-    speaks = (artifact / openings.FILE).is_file()  # else made elsewhere, or of rows without messages
+    """Copy these files, and the settings of the media processor, from an artifact to a model that was made from it."""
+    speaks = (artifact / openings.FILE).is_file()  # otherwise a foreign artifact, or one from rows without messages
     for name in (TEMPLATE, TOKENIZER) if speaks else ():
         _drop_template(folder / name)
     for pattern in ("*processor_config.json", *((TEMPLATE, openings.FILE) if speaks else ())):
@@ -69,17 +69,17 @@ def check(
     artifact: Path, renderer: Renderer, prompt: Callable[[Sequence[Mapping[str, Any]]], Sequence[int] | None],
     stops: Sequence[int],
 ) -> str:  # fmt: skip
-    """Compare what was written for other tools with the run, as they read it.
+    """Compare the files with the run, by reading them as other tools do.
 
     Args:
-        prompt: tokens of a question by the template that was written; None where it refuses.
-        stops: the ids at which they end an answer.
+        prompt: returns tokens of a question by the written template; None if the template refuses it.
+        stops: the ids at which other tools end an answer.
 
     Returns:
-        What was compared, in one clause; empty for a run without conversations.
+        The comparison in one clause; empty for a run without conversations.
 
     Raises:
-        UserError: they ask in another way than the run, or do not end where it ends.
+        UserError: other tools would prompt with other tokens than the run, or end answers at other tokens.
     """
     if not (artifact / openings.FILE).is_file():
         return ""
@@ -96,7 +96,7 @@ def check(
             continue  # the markup has no system message
         tokens = prompt([shaped(message) for message in probe])
         if tokens is None and probe[0].role == "system" and not opening.system:
-            continue  # the template refuses it, so nobody is misled
+            continue  # a refusal misleads nobody
         if tuple(tokens or ()) != wanted:
             raise UserError("the written chat template opens an answer differently from the run", action="report it")
         compared += 1
@@ -111,8 +111,8 @@ def stops_of(folder: Path) -> tuple[int, ...]:
 
 
 def _write_ends(folder: Path, stops: Sequence[int], spelling: str) -> None:
-    """Name the tokens that end an answer where libraries look; the tokenizer's own end of text only where one is
-    spelled."""
+    """Write the end tokens of answers to the files that libraries read; change the tokenizer's own end of text only if
+    `spelling` is given."""
     generation = folder / GENERATION
     known = _read(generation) if generation.is_file() else {}
     _write(generation, {**known, "eos_token_id": stops[0] if len(stops) == 1 else list(stops)})

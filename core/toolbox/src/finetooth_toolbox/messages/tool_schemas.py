@@ -1,4 +1,4 @@
-"""Schemas of tools, checked once before any renderer writes them: what one crashed on another wrote as it stood."""
+"""Checks schemas of tools once, before any renderer, since renderers treated the same fault differently."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VARIANTS = ("anyOf", "oneOf", "allOf")
 
 
 def is_bare(schema: Mapping[str, Any]) -> bool:
-    """A schema without the level `function`, as ShareGPT's and Glaive's are."""
+    """Whether a schema lacks the level `function`, like ShareGPT's and Glaive's."""
     return "function" not in schema and isinstance(schema.get("name"), str)
 
 
@@ -52,7 +52,7 @@ def _tool(path: str, tool: Any) -> Iterator[str]:
 
 
 def _schema(path: str, schema: Any) -> Iterator[str]:
-    """What is wrong with a schema, itself and all inside."""
+    """The faults of a schema and its nested schemas."""
     if isinstance(schema, bool):  # `true` allows anything
         return
     if not isinstance(schema, Mapping):

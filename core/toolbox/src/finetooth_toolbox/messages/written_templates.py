@@ -1,4 +1,4 @@
-"""Chat templates compared with renderers: whether a template gives a renderer's own tokens for whole conversations."""
+"""Compares chat templates with renderers: a template must give a renderer's own tokens for whole conversations."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TALK = (Message("user", "Hello?"), Message("assistant", "Yes."), Message("user"
 _BRIEF = Message("system", "Be brief.\nAlways.")
 PROBES = (_TALK[:1], _TALK, (*_TALK, Message("assistant", "4."), Message("user", "Sure?")), _PADDED,
           (_BRIEF, *_TALK[:1]), (_BRIEF, *_TALK), (_BRIEF, *_PADDED))  # fmt: skip
-"""Conversations that end with a question, on which a template is compared with a renderer."""
+"""Conversations that end with a question, for comparing a template with a renderer."""
 _SHOP = {"type": "function", "function": {
     "name": "price_of", "description": "What a thing costs.",
     "parameters": {"type": "object", "properties": {"thing": {"type": "string", "description": "Its name."}},
@@ -32,7 +32,7 @@ WITH_TOOLS = (
     (*_TALK[:1], Message("assistant", "", tool_calls=(_CALL,)),
      Message("tool", "12 €", name="price_of", tool_call_id="call00001")),
 )  # fmt: skip
-"""Conversations in which a tool may be called, on which a template that takes tools is compared."""
+"""Conversations with a tool, for comparing a template that supports tools."""
 
 _HOUR = {
     "type": "function",
@@ -64,19 +64,19 @@ CALLING = (
     (*_TALK, Message("assistant", "", tool_calls=(_EMPTY,)), *_results(_EMPTY)),
     (*_TALK, Message("assistant", "Let me see.\n", tool_calls=(_MANY,)), *_results(_MANY)),
 )  # fmt: skip
-"""Conversations with two tools at hand, on which a template that was learned is compared: several calls and results,
-arguments of all kinds and none, text next to a call, questions and answers behind one."""
+"""Conversations with two tools, for comparing a learned template: several calls and results, arguments of all kinds and
+none, text next to a call, questions and answers after one."""
 
 
 def gives_the_same(
     template: str, renderer: Renderer, tokenizer: Tokenizer, opening: Opening = NONE,
     calling: Sequence[Sequence[Message]] = (),
 ) -> bool:  # fmt: skip
-    """Whether a template gives the tokens of a renderer, for all conversations that the renderer can say; it
-    may refuse system messages, unless conversations begin with one, and tools.
+    """Whether a template gives the tokens of a renderer, for all conversations that the renderer supports; it may
+    refuse tools, and system messages unless conversations begin with one.
 
     Args:
-        calling: further conversations to compare, with two tools at hand.
+        calling: further conversations to compare, with two tools.
     """
     compared = 0
     for tools, probes in (((), PROBES), ((_SHOP,), WITH_TOOLS), ((_SHOP, _HOUR), calling)):
@@ -87,7 +87,7 @@ def gives_the_same(
                 continue  # the markup has no system message, or no tools
             tokens = tokens_by(template, probe, tokenizer, tools)
             if tokens is None and (tools or (probe[0].role == "system" and not opening.system)):
-                continue  # refused, so nobody is misled
+                continue  # a refusal misleads nobody
             if tuple(tokens or ()) != tuple(wanted):
                 return False
             compared += not tools
@@ -97,20 +97,20 @@ def gives_the_same(
 def tokens_by(
     template: str, messages: Sequence[Message], tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]] = ()
 ) -> list[int] | None:
-    """Tokens of a prompt as other tools make them: a template's text with its special tokens; None if it refuses."""
+    """Tokens of a prompt in other tools: a template's text with its special tokens; None if it refuses."""
     named: dict[str, Any] = {**named_tokens(tokenizer), **({"tools": list(tools)} if tools else {})}
     text = render_template(template, [shaped(message) for message in messages], prompt=True, **named)
     return None if text is None else tokenizer.encode(text, special=True)
 
 
 def named_tokens(tokenizer: Tokenizer) -> dict[str, str]:
-    """Spellings that templates read by name."""
+    """Spellings of tokens by the names in templates."""
     ids = {"bos_token": tokenizer.bos_id, "eos_token": tokenizer.eos_id}
     return {name: "" if id_ is None else tokenizer.decode([id_]) for name, id_ in ids.items()}
 
 
 def literal(value: str | Mapping[str, Any]) -> str:
-    """A text, or texts by name, as Jinja writes it; llama.cpp's reader of templates knows no escapes but these."""
+    """A text, or texts by name, as a literal of Jinja; llama.cpp's reader of templates knows only these escapes."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{literal(name)}: {literal(item)}" for name, item in value.items()) + "}"
     for plain, escaped in (("\\", "\\\\"), ("'", "\\'"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r")):

@@ -1,1 +1,1 @@
-"""Words, names and JSON: what reads and writes text."""
+"""Text: words, names and JSON."""

@@ -1,13 +1,11 @@
-"""ASCII text to ids by remembering words: several times quicker than a Rust tokenizer, with the same ids.
+"""Encodes ASCII text with remembered words: several times faster than a Rust tokenizer, with the same ids.
 
-A tokenizer first cuts a text into words by rules that look at characters alone, and then encodes each word for itself.
-So the ids of a text are those of its words, and most words come again and again. Only cuts that are known to the letter
-are taken over, and only for ASCII, where no two libraries can disagree about what a letter is; new words are encoded
-by the tokenizer itself.
+A tokenizer first splits a text into words by rules about characters, and then encodes each word separately. So the ids
+of a text are those of its words, and most words repeat. This module supports only exactly known rules, and only ASCII,
+where all libraries agree about letters; the tokenizer itself encodes new words.
 
-None of this holds for a tokenizer that draws lots (BPE dropout), that weighs several ways to cut a word, or that finds
-added tokens in a text before it is cut. And a tokenizer can be changed at any time: `WordMemory` looks again before
-each use.
+This is wrong for a tokenizer with random splits (BPE dropout), with several possible splits of a word, or with added
+tokens that it finds before splitting. A tokenizer can also change at any time: `WordMemory` checks before each use.
 """
 
 from __future__ import annotations
@@ -19,11 +17,11 @@ from types import MappingProxyType
 from typing import Any
 
 REMEMBERED = 100_000
-"""Words, of at most `LONGEST` characters."""
+"""Largest number of remembered words, of at most `LONGEST` characters."""
 LONGEST = 64
 WORTH = 2
-"""Characters for each added token from which on words are remembered: going through the added tokens, to see that none
-of them is found in plain text, takes about as long as a tokenizer takes for so many characters."""
+"""Smallest number of characters per added token for words to be remembered: checking that no added token is found in
+plain text takes about as long as encoding this many characters."""
 
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+"
 _GPT2_DIGITS = r"[0-9]|'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[^\sA-Za-z0-9]+|\s+(?![^\s0-9])|\s+"
@@ -41,7 +39,7 @@ _SPLITS: Mapping[str, str] = MappingProxyType(
         _WRITTEN % "": _CL100K.format(digits=1),  # Qwen 2
     }
 )
-"""Patterns as tokenizers write them, and what they are for ASCII."""
+"""Equivalent patterns for ASCII, by the patterns of tokenizers."""
 
 
 class AsciiWords:
@@ -78,14 +76,14 @@ class AsciiWords:
 
 
 class WordMemory:
-    """The remembered words of a tokenizer, for as long as it encodes as it did.
+    """The remembered words of a tokenizer, valid while its encoding does not change.
 
-    Noticed before each use: another tokenizer in its place, tokens added to it, dropout, another normalizer or
-    pre-tokenizer, other settings of its model, a vocabulary of another size. (That its model was replaced in place by
-    another one of the same size and settings cannot be seen.)
+    Each use checks for another tokenizer object, added tokens, dropout, another normalizer or pre-tokenizer, other
+    settings of its model, and another size of the vocabulary. (A replacement of its model by one of the same size and
+    settings is not detectable.)
 
     Args:
-        encode: ids of one word by the tokenizer as it is at that time, nothing added.
+        encode: ids of one word by the present tokenizer, without added tokens.
     """
 
     def __init__(self, encode: Callable[[str], list[int]]) -> None:
@@ -96,11 +94,11 @@ class WordMemory:
         self._added = 0
 
     def of(self, backend: Any, characters: int) -> AsciiWords | None:
-        """Words of the tokenizer as it is now; None if they cannot be remembered, or it is not worth while.
+        """Words of the present tokenizer; None if they cannot be remembered, or it is not worthwhile.
 
         Args:
-            backend: the `tokenizers.Tokenizer`, set to take special tokens in a text for plain text.
-            characters: how many are to be encoded.
+            backend: the `tokenizers.Tokenizer`, set to read special tokens in a text as plain text.
+            characters: number of characters to encode.
         """
         nature = _nature(backend)
         if backend is not self._backend or nature != self._nature:
@@ -111,23 +109,24 @@ class WordMemory:
             return None
         added = backend.get_added_tokens_decoder()
         self._added = len(added)
-        if not all(token.special for token in added.values()):  # others are found in the text before it is cut
+        if not all(token.special for token in added.values()):  # others are found in the text before splitting
             self._words = None  # and stay: a tokenizer forgets no token
         return self._words
 
 
 def ascii_words(backend: Any, encode: Callable[[str], list[int]]) -> AsciiWords | None:
-    """For a tokenizer of the library tokenizers whose cut is known; None for any other.
+    """Words for a tokenizer of the library tokenizers with known splitting rules; None for others.
 
     Args:
         backend: the `tokenizers.Tokenizer`. If it may change, use `WordMemory`.
-        encode: ids of one word by it, nothing added.
+        encode: its ids of one word, without added tokens.
     """
     return WordMemory(encode).of(backend, 0)
 
 
 def _nature(backend: Any) -> tuple[Any, ...] | None:
-    """What decides the ids of plain text apart from added tokens, the cut first; None if words cannot be remembered."""
+    """The facts that determine the ids of plain text besides added tokens, splitting rules first; None if words cannot
+    be remembered."""
     try:
         model = backend.model
         # BPE alone encodes a word in one way only, and without dropout; NFC leaves ASCII as it is
@@ -139,12 +138,12 @@ def _nature(backend: Any) -> tuple[Any, ...] | None:
         settings = (model.unk_token, model.fuse_unk, model.byte_fallback, model.ignore_merges)
         affixes = (model.continuing_subword_prefix, model.end_of_word_suffix)
         return cutter.__getstate__(), settings, affixes, backend.get_vocab_size(with_added_tokens=False)
-    except Exception:  # a custom pre-tokenizer cannot be written, which the library says with an Exception of no kind
+    except Exception:  # a custom pre-tokenizer cannot be serialised; the library raises a plain Exception
         return None
 
 
 def _pattern(cut: Mapping[str, Any]) -> str | None:
-    """What a pre-tokenizer, as JSON, is for ASCII; None if its cut is not known to the letter."""
+    """The pattern of a pre-tokenizer (as JSON) for ASCII; None if its rules are not exactly known."""
     parts = cut.get("pretokenizers", []) if cut.get("type") == "Sequence" else [cut]
     last = parts[-1] if parts else {}
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space") is not False:

@@ -1,4 +1,4 @@
-"""Names of a table's columns: they must differ, and what is asked for must be there."""
+"""Checks names of a table's columns: they must differ, and requested columns must exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from finetooth_hooks.errors import DataError
 
 
 def repeated(names: Iterable[str]) -> str | None:
-    """The first name that has come before; None if all differ."""
+    """The first repeated name; None if all differ."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -19,13 +19,13 @@ def repeated(names: Iterable[str]) -> str | None:
 
 
 def check_columns(names: Sequence[str], where: str, action: str = "rename one") -> None:
-    """Refuse columns of which one would hide another.
+    """Refuse columns with equal names, of which one would hide another.
 
     Args:
         where: the file and line that name them.
 
     Raises:
-        DataError: two columns have one name.
+        DataError: two columns have the same name.
     """
     twice = repeated(names)
     if twice is not None:
@@ -38,8 +38,8 @@ def column_of(
     """The values of a column that a reward reads.
 
     Args:
-        action: what to do where no column has the name.
-        holds: what it should hold, ` with tests`.
+        action: what to do if no column has the name.
+        holds: its expected content, ` with tests`.
 
     Raises:
         DataError: no column has this name.

@@ -1,8 +1,7 @@
-"""Control characters in text that somebody else wrote: shown, and never sent to a terminal, which would obey them.
+"""Escapes control characters in foreign text, which a terminal would otherwise obey.
 
-What a model writes, what rows and names of files hold, and errors that quote them may spell escape sequences that
-clear the screen, set its title or hide what stands before. Everything that `ft` and plugins print of such text goes
-through `escape_controls`.
+Texts of models, rows, file names and errors that quote them may contain escape sequences that clear the screen, set its
+title or hide earlier text. `ft` and plugins print such text only through `escape_controls`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def escape_controls(text: str) -> str:
-    """The text with escapes (`\\x1b`, `\\r`) in place of control characters; tabs and line feeds stay."""
+    """The text with escapes (`\\x1b`, `\\r`) instead of control characters; tabs and line feeds stay."""
     return _CONTROL.sub(lambda match: escaped(match.group()), text)
 
 

@@ -1,4 +1,4 @@
-"""Values of the environment in options: `${NAME}` stands for one, so that a recipe, a plan and a log never hold it."""
+"""Environment variables in options: a recipe, a plan and a log hold `${NAME}`, never the value."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from finetooth_hooks.errors import RecipeError
 
 _NAMED = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _WORTH_HIDING = 4
-"""Characters from which on a value is hidden; a shorter one would be found in every other word."""
+"""Smallest length of a hidden value, in characters; a shorter one would occur in many words."""
 
 
 def expand(text: str, setting: str) -> str:
-    """A text with the values that it names.
+    """A text with the values of its variables.
 
     Args:
         setting: for messages.
@@ -32,12 +32,12 @@ def expand(text: str, setting: str) -> str:
 
 
 def names_variable(text: str) -> bool:
-    """Whether a text is exactly one variable."""
+    """Whether a text is exactly one variable, `${NAME}`."""
     return _NAMED.fullmatch(text) is not None
 
 
 def hide(message: str, text: str) -> str:
-    """A message in which the values that `text` names are its `${NAME}` again."""
+    """A message with `${NAME}` instead of the values of the variables in `text`."""
     for name in set(_NAMED.findall(text)):
         value = os.environ.get(name, "")
         if len(value) >= _WORTH_HIDING:

@@ -12,16 +12,16 @@ AGES = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def number_with_unit(text: str, units: Mapping[str, int]) -> float | None:
-    """The number times its unit, in any case of letters; None if it is none."""
+    """The number times its unit, in upper or lower case; None if the text is not such a number."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     return None if match is None or match[2].lower() not in units else float(match[1]) * units[match[2].lower()]
 
 
 def measured(text: str, units: Mapping[str, int], option: str, example: str) -> float:
-    """A number with a unit.
+    """Read a number with a unit.
 
     Raises:
-        UserError: it is none.
+        UserError: the text is not a number with a unit.
     """
     number = number_with_unit(text, units)
     if number is None:
@@ -31,10 +31,10 @@ def measured(text: str, units: Mapping[str, int], option: str, example: str) -> 
 
 
 def memory_of(text: str, option: str) -> int:
-    """Bytes of a memory that is named, such as `24GB`.
+    """Bytes of a size of memory such as `24GB`.
 
     Raises:
-        UserError: the text is not a size, or so small that the unit was left out.
+        UserError: the text is not a size, or so small that its unit is probably missing.
     """
     size = number_with_unit(text, SIZES)
     if size is None:
@@ -48,12 +48,12 @@ def memory_of(text: str, option: str) -> int:
 
 
 def short_hashes(text: str) -> str:
-    """The text with the first twelve digits of each SHA-256 in it."""
+    """The text with each SHA-256 shortened to its first twelve digits."""
     return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", text)
 
 
 def size(taken: float) -> str:
-    """Bytes, decimal units."""
+    """A number of bytes as text, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
         if taken < 1000:
             return f"{taken:.0f} {unit}" if unit in ("B", "kB", "MB") else f"{taken:.2f} {unit}"

@@ -1,4 +1,4 @@
-"""What a user most likely meant by a name that is not there."""
+"""Finds the name that a user most likely meant by an unknown one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 PLUGIN_PREFIX = "finetooth-"
-"""What most plugins' names begin with; it says nothing about which one is meant."""
+"""The common beginning of most plugins' names, which does not help to identify one."""
 
 _CUTOFF = 0.6
 _CUTOFF_OF_FEW = 0.5
@@ -17,8 +17,8 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str | Non
     """The choice a user most likely meant, None if none is close.
 
     Args:
-        prefix: taken off the name and the choices before they are compared, where they have it: what most names share
-            would make any two of them alike.
+        prefix: removed from the name and the choices before the comparison, since a common beginning makes any two
+            names similar.
     """
     by_rest: dict[str, str] = {}
     for choice in sorted(set(choices), reverse=True):
@@ -27,17 +27,17 @@ def nearest(name: str, choices: Iterable[str], *, prefix: str = "") -> str | Non
     by_form = {form(rest): choice for rest, choice in by_rest.items()}
     if form(wanted) in by_form:
         return by_form[form(wanted)]
-    from difflib import get_close_matches  # here: a start without mistakes does not need it
+    from difflib import get_close_matches  # imported here: a start without mistakes does not need it
 
     close = get_close_matches(wanted.lower(), sorted(by_rest), n=1, cutoff=_CUTOFF)
     return by_rest[close[0]] if close else None
 
 
 def nearest_slip(name: str, choices: Iterable[str], cutoff: float) -> str | None:
-    """The choice of which a name is a slip of the pen, None if none is so like it.
+    """The choice of which a name is a misspelling; None if none is similar enough.
 
     Args:
-        cutoff: likeness from which on it counts, from 0 to 1.
+        cutoff: smallest similarity, from 0 to 1.
     """
     from difflib import get_close_matches
 
@@ -45,7 +45,8 @@ def nearest_slip(name: str, choices: Iterable[str], cutoff: float) -> str | None
 
 
 def nearest_few(name: str, choices: Iterable[str], count: int) -> list[str]:
-    """At most `count` choices that are like a name, the nearest first; less alike than what `nearest` gives."""
+    """At most `count` choices that are similar to a name, the nearest first; they may be less similar than those of
+    `nearest`."""
     from difflib import get_close_matches
 
     return get_close_matches(name, sorted(set(choices)), n=count, cutoff=_CUTOFF_OF_FEW)
@@ -55,22 +56,22 @@ def nearest_path(path: Path, endings: Sequence[str] = ()) -> Path | None:
     """The existing file or folder that a user most likely meant by a missing `path`.
 
     Args:
-        endings: which it may have; default is that of `path`, any if it has none.
+        endings: allowed endings; default is that of `path`, or any if it has none.
     """
     endings = endings or ((path.suffix,) if path.suffix else ())
     try:
         there = sorted(sibling for sibling in path.parent.iterdir() if not endings or sibling.suffix in endings)
     except OSError:
         return None
-    # what they share, the ending, would make any two alike
+    # the common ending would make any two names similar
     by_stem = {sibling.stem if endings else sibling.name: sibling.name for sibling in reversed(there)}
     close = nearest(path.stem if endings else path.name, by_stem)
     return None if close is None else path.parent / by_stem[close]
 
 
 def is_in_folder(reference: str) -> bool:
-    """Whether a reference that could be the name of something elsewhere (`org/name`) names a place in a folder that is
-    on this machine: then a path was probably meant."""
+    """Whether a reference that could be an external name (`org/name`) is inside an existing local folder, so that the
+    user probably meant a path."""
     try:
         return "/" in reference and Path(reference).parent.is_dir()
     except OSError:  # too long for a path
@@ -78,7 +79,7 @@ def is_in_folder(reference: str) -> bool:
 
 
 def form(name: str) -> str:
-    """A name without what people mix up: case, `-`, `_` and spaces."""
+    """A name without commonly confused characters: case, `-`, `_` and spaces."""
     return re.sub(r"[-_ ]", "", name).lower()
 
 

@@ -1,4 +1,4 @@
-"""Names of several adapters as one: `first+second*0.5` is the first and half of the second."""
+"""Names of stacks of adapters: `first+second*0.5` is the first and half of the second."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from finetooth_hooks.errors import UserError
 from finetooth_toolbox.text.column_names import repeated
 
 MOST = 64
-"""Pieces of a text between `+`: each is tried with those that follow it, so their number counts twice."""
+"""Largest number of pieces between `+`: each is tried with all later ones, so the work grows with the square."""
 
 
 def is_stack(text: str) -> bool:
-    """Whether a name may stand for several adapters, or for one with a weight."""
+    """Whether a name may be a stack, or one adapter with a weight."""
     return "+" in text or "*" in text
 
 
 def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[tuple[str, float]]:
-    """The names and weights that a text says, in its order; a name without a weight counts once.
+    """The names and weights in a text, in order; the default weight is 1.
 
-    A name may have a `+` or a `*` of its own: the longest that is known is taken.
+    A name may contain `+` or `*`: the longest known name is taken.
 
     Args:
-        known: whether there is an adapter of this name.
-        setting: what the text is given for, for the error.
+        known: whether an adapter has this name.
+        setting: the setting of the text, for the error.
 
     Raises:
-        UserError: a name is unknown, a weight is not a number, two parts have one name, or there are too many.
+        UserError: a name is unknown, a weight is not a number, two parts have the same name, or the text has too many
+            parts.
     """
     parts: list[tuple[str, float]] = []
     pieces = text.split("+")
@@ -61,7 +62,7 @@ def parts_of(text: str, known: Callable[[str], bool], *, setting: str) -> list[t
 
 
 def _part(piece: str, known: Callable[[str], bool]) -> tuple[str, float] | None:
-    """A name with its weight; None if it is none."""
+    """A name with its weight; None if the piece is not one."""
     whole = piece.strip()
     if whole and known(whole):
         return whole, 1.0

@@ -27,10 +27,10 @@ _HALF_IN_BYTES = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
 
 
 class JsonProblem(ValueError):
-    """What is wrong with a JSON text.
+    """The fault of a JSON text.
 
     Attributes:
-        position: of the first character that cannot be, None if the text is JSON.
+        position: of the first wrong character; None if the text is JSON.
         unfinished: more text might fix it.
     """
 
@@ -40,7 +40,7 @@ class JsonProblem(ValueError):
 
 
 def type_name(value: Any) -> str:
-    """What JSON calls the type of a value, with its article."""
+    """JSON's name of a value's type, with its article."""
     return _TYPES.get(type(value), "a value")
 
 
@@ -54,7 +54,7 @@ def decode(text: str) -> Any:
 
 
 def decode_from(text: str, start: int) -> tuple[Any, int]:
-    """The value that begins at a character, and where it ends; what follows is not looked at.
+    """The value that begins at a character, and the index of its end; later text is not read.
 
     Raises:
         JsonProblem: see `decode`.
@@ -64,7 +64,7 @@ def decode_from(text: str, start: int) -> tuple[Any, int]:
 
 
 def received(text: str | bytes, **how: Any) -> Any:
-    """What `json.loads` gives of a text that came from outside: a client, a model's answer, a file.
+    """`json.loads` for an external text: from a client, a model's answer, a file.
 
     Args:
         how: the hooks of `json.loads`.
@@ -87,13 +87,13 @@ def received(text: str | bytes, **how: Any) -> Any:
 
 
 def check_characters(text: str | bytes, value: Any) -> None:
-    """See that no text in a value holds half a character.
+    """Check that no text in a value holds half a character.
 
     Args:
-        text: that the value was read from: without an escape that could be one, nothing is looked at.
+        text: the source text of the value: without a suspicious escape, nothing is checked.
 
     Raises:
-        JsonProblem: one does.
+        JsonProblem: a text holds half a character.
     """
     may = _HALF_IN_BYTES.search(text) if isinstance(text, bytes) else _HALF.search(text)
     waiting = [value] if may else []
@@ -115,12 +115,12 @@ def _strictly(read: Callable[[json.JSONDecoder], Any], text: str) -> Any:
     try:
         value = read(decoder)
     except json.JSONDecodeError as error:
-        # a literal or an escape that is cut ends a few characters before the text does
+        # the error of a truncated literal or escape is a few characters before the end
         unfinished = error.msg.startswith("Unterminated string") or error.pos >= len(text) - 12
         raise JsonProblem(_syntax(text, error), error.pos, unfinished) from error
     except RecursionError as error:
         raise JsonProblem(TOO_DEEP) from error
-    except ValueError as error:  # Python reads no whole number of more than 4,300 digits
+    except ValueError as error:  # Python does not read integers of more than 4,300 digits
         raise JsonProblem("a whole number with thousands of digits") from error
     check_characters(text, value)
     if strict.problems:
@@ -135,13 +135,13 @@ def _syntax(text: str, error: json.JSONDecodeError) -> str:
 
 
 class _NotFinite(float):
-    """Stands for a number that is none until the key that holds it is known; remembers its spelling."""
+    """A placeholder for a number that is not finite, with its spelling, until its key is known."""
 
     spelling: str
 
 
 class _Strict:
-    """Hooks of the JSON decoder that collect what it would let pass."""
+    """Hooks of the JSON decoder that collect faults which it would accept."""
 
     def __init__(self) -> None:
         self._found: list[str] = []
@@ -149,7 +149,7 @@ class _Strict:
 
     @property
     def problems(self) -> list[str]:
-        """In words; a number that is none is named with its key where it has one."""
+        """The faults in words; a number that is not finite is named with its key, if it has one."""
         return self._named + [f"{spelling} is not a finite number" for spelling in self._found]
 
     def object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:

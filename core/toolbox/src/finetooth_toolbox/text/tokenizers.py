@@ -16,11 +16,11 @@ from finetooth_hooks.models import NewToken, TokenChanges
 from finetooth_toolbox.text.ascii_words import WordMemory
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-"""What transformers' tokenizers call the tokens that have a part of their own, by their spelling."""
+"""Names of the special roles of tokens in transformers' tokenizers."""
 LONGEST_GROWTH = 4096
-"""Letters that a tokenizer may make of one letter, as a bound on what a file can ask for."""
+"""Largest number of letters that a tokenizer may make of one letter, to limit malicious files."""
 REMEMBERED = 4096
-"""How many beginnings of texts are remembered with their ids."""
+"""Number of remembered beginnings of texts with their ids."""
 
 
 class FastTokenizer(TokenizerBase):
@@ -86,18 +86,18 @@ class FastTokenizer(TokenizerBase):
             return_offsets_mapping=True,
             return_attention_mask=False,
             split_special_tokens=not special,
-            verbose=False,  # lengths are judged by train.max_length, with counts
+            verbose=False,  # train.max_length limits lengths, with counts
         )
         return [int(i) for i in encoded["input_ids"]], [(int(a), int(b)) for a, b in encoded["offset_mapping"]]
 
     def encode_from(self, stretches: Sequence[tuple[str, int | None]]) -> list[tuple[list[int], int]]:
         """Ids of each text, none of them special, and the index of the first token that starts at or after a character.
 
-        Offsets cost most after the tokens themselves, and are seldom needed: where the text up to the
-        character gives the first tokens of the whole text when it stands alone, the next one starts at the character.
+        Offsets are expensive and seldom needed: if the text up to the character, encoded alone, gives the first tokens
+        of the whole text, the next token starts at the character.
 
         Args:
-            stretches: texts and characters; None stands for the end.
+            stretches: pairs of a text and a character position; None is the end of the text.
         """
         backend = self._backend(special=False)
         if backend is None:
@@ -121,7 +121,7 @@ class FastTokenizer(TokenizerBase):
         return ids, next((i for i, (start, _) in enumerate(offsets) if start >= begin), len(ids))
 
     def _start(self, text: str) -> tuple[int, ...] | None:
-        """Tokens of a text that stands before others again and again, `assistant\\n`; None if they do not cover it."""
+        """Tokens of a text that often precedes others, `assistant\\n`; None if the tokens do not cover it."""
         if text not in self._starts:
             if len(self._starts) >= REMEMBERED:
                 self._starts.clear()
@@ -131,14 +131,14 @@ class FastTokenizer(TokenizerBase):
         return self._starts[text]
 
     def _ids(self, text: str) -> list[int]:
-        """Ids of a text by the Rust tokenizer, which `_backend` has set."""
+        """Ids of a text by the Rust tokenizer, with the settings of `_backend`."""
         with _named_panics():
             encoding = self.wrapped.backend_tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
         return list(encoding.ids)
 
     def _backend(self, *, special: bool) -> Any:
-        """The Rust tokenizer, set to take the text as it is; several times quicker for one text than what wraps it.
-        None if there is none."""
+        """The Rust tokenizer, set to read the text without changes; for one text it is several times faster than its
+        wrapper. None if the tokenizer has none."""
         backend = getattr(self.wrapped, "backend_tokenizer", None)
         if backend is None:
             return None
@@ -151,7 +151,7 @@ class FastTokenizer(TokenizerBase):
         return backend
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        # clean_up_tokenization_spaces changes text ("do n't"): what is decoded must be what was encoded
+        # clean_up_tokenization_spaces changes text ("do n't"): decoding must restore the encoded text
         return str(
             self.wrapped.decode(
                 [int(i) for i in ids], skip_special_tokens=skip_special, clean_up_tokenization_spaces=False
@@ -171,7 +171,7 @@ class FastTokenizer(TokenizerBase):
         """A copy with other tokens.
 
         Raises:
-            RecipeError: a token that should be new is there already, or one that should be there is not.
+            RecipeError: a new token is already in the vocabulary, or a token to rename is missing.
         """
         wrapped = copy.deepcopy(self.wrapped)
         if changes.renamed:
@@ -197,11 +197,11 @@ class FastTokenizer(TokenizerBase):
 
 
 def check_growth(tokenizer: Any) -> None:
-    """See that no text grows without bound before it is cut into tokens: a file may tell a normalizer to put a thousand
-    letters in the place of each, three times, and what that takes of memory ends the process.
+    """Check that no text grows without bound before tokenisation: a file may tell a normalizer to replace each letter
+    by a thousand, three times, and the memory for that would end the process.
 
     Raises:
-        RecipeError: the parts of `tokenizer.json` that write text make a letter longer than `LONGEST_GROWTH`.
+        RecipeError: the parts of `tokenizer.json` that change text make more than `LONGEST_GROWTH` letters of one.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     for name in ("normalizer", "decoder"):
@@ -218,7 +218,7 @@ def check_growth(tokenizer: Any) -> None:
 
 
 def _growth(part: Mapping[str, Any]) -> int:
-    """How many letters the parts of a normalizer or decoder make of one, at most."""
+    """Largest number of letters that the parts of a normalizer or decoder make of one."""
     growth = 1
     for inner in (*part.get("normalizers", ()), *part.get("decoders", ())):
         growth *= _growth(inner)
@@ -232,10 +232,10 @@ def _growth(part: Mapping[str, Any]) -> int:
 
 @contextmanager
 def _named_panics() -> Iterator[None]:
-    """The Rust library's panics, which no `except Exception` catches, as errors that name the file.
+    """Turn the Rust library's panics, which `except Exception` does not catch, into errors that name the file.
 
     Raises:
-        RecipeError: an expression of `tokenizer.json` takes too long on a text, or the library is at fault.
+        RecipeError: an expression of `tokenizer.json` takes too long on a text, or the library has a fault.
     """
     try:
         yield
@@ -249,17 +249,17 @@ def _named_panics() -> Iterator[None]:
 
 
 def _added_token(token: NewToken) -> Any:
-    """The tokenizers package's own record of an added token, which takes nothing of the text around it."""
+    """The tokenizers library's record of an added token, which absorbs no surrounding text."""
     import tokenizers
 
     return tokenizers.AddedToken(token.text, normalized=False, special=token.special)
 
 
 def _rename(wrapped: Any, renamed: Mapping[int, str]) -> None:
-    """Give tokens another spelling, wherever the Rust tokenizer holds it.
+    """Change the spelling of tokens everywhere in the Rust tokenizer.
 
     Raises:
-        RecipeError: no token has such an id, or its new spelling is taken.
+        RecipeError: no token has this id, or another token has the new spelling.
     """
     content = json.loads(wrapped.backend_tokenizer.to_str())
     vocabulary = wrapped.get_vocab()
@@ -288,7 +288,7 @@ def _rename(wrapped: Any, renamed: Mapping[int, str]) -> None:
         _rename_in(content.get("post_processor"), old, spelling)
         respelled[old] = spelling
     wrapped._tokenizer = type(wrapped.backend_tokenizer).from_str(json.dumps(content))
-    # asked for a token that is not there, transformers asks for the unknown one: gone under its name, without end
+    # for a missing token transformers looks up the unknown token: if that is missing too, this never ends
     for role in ROLES:
         spelled = str(getattr(wrapped, role, None))
         if spelled in respelled:
@@ -299,8 +299,8 @@ def _rename(wrapped: Any, renamed: Mapping[int, str]) -> None:
 
 
 def _rename_in(part: Any, old: str, spelling: str) -> None:
-    """Give a token another spelling wherever a post-processor names it: templates hold it as `{"id": "<s>"}`, as a key
-    and in `tokens`, others as `["<s>", 1]`."""
+    """Change the spelling of a token everywhere in a post-processor: templates have it as `{"id": "<s>"}`, as a key and
+    in `tokens`, others as `["<s>", 1]`."""
     if isinstance(part, list):
         for place, item in enumerate(part):
             if item == old:
