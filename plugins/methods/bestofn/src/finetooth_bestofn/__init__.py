@@ -1,1 +1,1 @@
-"""The best of what a model samples, learned as answers."""
+"""Training on the best answers that the model samples."""

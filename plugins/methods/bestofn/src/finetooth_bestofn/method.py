@@ -1,4 +1,4 @@
-"""The method `best_of_n`: what is best of each group is learned, the rest is not."""
+"""The method `best_of_n` trains on the best answers of each group."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class BestOfNOptions(RolloutOptions):
 
 
 def best(rollouts: Sequence[Rollout], *, keep: int, threshold: float | None, keep_equal: bool) -> Floats:
-    """1 for the `keep` best answers of each group, those drawn first where rewards are equal; 0 for the rest (RAFT:
-    Dong et al., 2023, arXiv:2304.06767, section 3; expert iteration: Anthony et al., 2017, arXiv:1705.08439)."""
+    """1 for the `keep` best answers of each group, the earlier ones of equal reward; 0 for the rest (RAFT: Dong et al.,
+    2023, arXiv:2304.06767, section 3; expert iteration: Anthony et al., 2017, arXiv:1705.08439)."""
     rewards, weights = rewards_of(rollouts), np.zeros(len(rollouts))
     for group in groups_of(rollouts):
         of = rewards[group]
@@ -63,8 +63,8 @@ def best(rollouts: Sequence[Rollout], *, keep: int, threshold: float | None, kee
 
 
 class BestOfN(RolloutMethod):
-    """Rollouts are drawn and scored as everywhere; those that are kept train as answers of a data set would, all their
-    tokens alike and at temperature 1."""
+    """Trains on the best rollouts as on answers of a data set: all tokens have the same weight, at temperature 1.
+    Sampling and scoring are those of all online methods."""
 
     own_ratios = False
 
@@ -73,6 +73,6 @@ class BestOfN(RolloutMethod):
         super().__init__(options, context, algorithm, loss=context.loss("cross_entropy", setting="method"))
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
-        """The answers behind their prompts; the loss divides by the sum of the weights."""
+        """Prompts with their answers; the loss divides by the sum of the weights."""
         pairs = zip(rollouts, weights, strict=True)
         return [learned(rollout, weight if any(rollout.advantages) else 0.0) for rollout, weight in pairs]

@@ -1,4 +1,4 @@
-"""The best of what a model samples, learned as answers."""
+"""Training on the best answers that the model samples."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Learning from a teacher: its distributions over tokens, or its judgement of what the policy writes."""
+"""Learning from a teacher: from its distributions over tokens, or its judgement of the policy's answers."""

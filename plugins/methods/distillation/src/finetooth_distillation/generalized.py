@@ -1,4 +1,4 @@
-"""The method `gkd`: the teacher's distributions over rows, and over what the policy answers to them itself."""
+"""The method `gkd` learns the teacher's distributions over rows, and over the policy's own answers."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class GkdOptions(Options):
     on the policy's own answers."""
     beta: float = Field(default=0.5, ge=0, le=1)
     """The teacher's share of the mixture with which both models are compared. Towards 0 the divergence is the forward
-    KL, which covers everything that the teacher says; towards 1 the reverse KL, which keeps to what the teacher says
-    most."""
+    KL, which covers all of the teacher's answers; towards 1 the reverse KL, which concentrates on the likeliest
+    ones."""
     seq_kd: bool = False
     """Whether the teacher writes the answers in the other steps. Rows are then prompts, and each gets one answer,
     sampled once at the beginning of the run."""
@@ -54,8 +54,8 @@ class GkdOptions(Options):
 class Gkd(BatchedMethod):
     """Generalized knowledge distillation (Agarwal et al., 2023, arXiv:2306.13649, algorithm 1).
 
-    In each step one draw says whether the rows of the batch train, or what the policy answers to their prompts: what
-    stands before the last stretch of a row that trains.
+    A random draw decides for each step whether the rows of the batch train, or the policy's answers to their prompts. A
+    prompt is the part of a row before its last trained stretch.
     """
 
     def __init__(self, options: GkdOptions, context: Context) -> None:
@@ -72,7 +72,7 @@ class Gkd(BatchedMethod):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """`own_engine`, where its sampler draws there and is asked at all."""
+        """`own_engine`, if its sampler uses the engine and some steps sample."""
         return self._sampler.capabilities & frozenset(METHOD if self._options.lmbda else ())
 
     @property
@@ -81,10 +81,10 @@ class Gkd(BatchedMethod):
         return held(self._options.teacher)
 
     def prepare(self) -> Prepared:
-        """Read and tokenise the rows; with `seq_kd` have the teacher answer them, or read what it answered before.
+        """Read and tokenise the rows; with `seq_kd` let the teacher answer them, or read its earlier answers.
 
         Raises:
-            DataError: a row is broken, or has nothing that asks for an answer.
+            DataError: a row is broken, or has no prompt.
         """
         options = self._options
         if options.seq_kd:
@@ -115,7 +115,7 @@ class Gkd(BatchedMethod):
             yield replace(report, metrics={**report.metrics, **metrics}, flops=report.flops + flops)
 
     def _answers(self, engine: Engine, data: Sequence[Datum], step: int) -> tuple[tuple[Rollout, ...], float]:
-        """One answer of the policy to each row, and the operations that it took."""
+        """One answer of the policy to each row, and the number of floating-point operations."""
         seed = int(self._context.generator("answers", step).integers(2**31))
         sampling = Sampling(self._options.max_completion_length, self._options.temperature, seed=seed)
         prompts = [

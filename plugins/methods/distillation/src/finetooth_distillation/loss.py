@@ -1,16 +1,16 @@
-"""`distillation`: how far the policy's distribution p over the next token is from a teacher's q.
+"""`distillation`: the divergence of the policy's distribution p over the next token from a teacher's q.
 
     forward    KL(q || p) = sum q (log q - log p)        Hinton et al., 2015, arXiv:1503.02531: p covers all that q says
     reverse    KL(p || q) = sum p (log p - log q)        Gu et al., 2023, arXiv:2306.08543: p keeps to what q says most
     js         b KL(q || m) + (1 - b) KL(p || m), m = b q + (1 - b) p      Agarwal et al., 2023, arXiv:2306.13649, eq. 1
 
-Sums are over the whole vocabulary, or over some tokens that the data name (targets (N, 1 + K): the token that stands
-there, then K of the teacher's; field `teacher_logprobs` (N, 1 + K) for both) and one more for all the others: what two
-distributions differ in can only become less by that, and where they are equal it is 0.
+Sums are over the whole vocabulary, or over the tokens in the data (targets (N, 1 + K): the row's own token, then K of
+the teacher's; field `teacher_logprobs` (N, 1 + K) for both) and one more for all the others. That can only reduce the
+divergence, and for equal distributions it stays 0.
 
-The component `distillation` is the mean over tokens, times the square of `scale`: the temperature that both were taken
-at, so that gradients keep their size (Hinton et al., section 2), or 1 (Agarwal et al.). With `cross_entropy` the token
-that stands there is learned too.
+The component `distillation` is the mean over tokens, times the square of `scale`: the temperature of both
+distributions, so that gradients keep their size (Hinton et al., section 2), or 1 (Agarwal et al.). With `cross_entropy`
+the row's own token trains too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from pydantic import Field
 
 Divergence = Literal["forward", "reverse", "js"]
 LEAST = 1e-6
-"""Probability of all other tokens at least, whose logarithm is a number."""
+"""Smallest probability of all other tokens together, so that its logarithm is finite."""
 
 
 class DistillationOptions(Options):
@@ -65,7 +65,7 @@ def loss_of(context: Context, top_k: int, **given: Any) -> LossSpec:
     """The loss `distillation` of a method.
 
     Args:
-        top_k: of how many tokens the data say the teacher's probability; 0: the whole vocabulary, of both models.
+        top_k: number of tokens with the teacher's probability in the data; 0: the whole vocabulary, of both models.
         given: its options.
     """
     spec = context.loss({"name": "distillation", **given}, setting="method")
@@ -79,7 +79,7 @@ def distillation(outputs: Outputs, data: LossData, state: LossState, *, options:
 
     Args:
         outputs: `logprobs` (S, T, 1 + K); or `logits` and `logits@teacher` (S, T, V).
-        data: field `weights`, and for some tokens `teacher_logprobs` (S, T, 1 + K).
+        data: field `weights`, and, if sums are over some tokens, `teacher_logprobs` (S, T, 1 + K).
 
     Raises:
         DataError: the teacher's field is missing.
@@ -92,7 +92,7 @@ def distillation(outputs: Outputs, data: LossData, state: LossState, *, options:
         if "teacher_logprobs" not in data.fields:
             raise DataError("data", "no field 'teacher_logprobs'", action="give every datum the field teacher_logprobs")
         policy, teacher = outputs["logprobs"], data.fields["teacher_logprobs"]
-        if policy.ndim == mask.ndim:  # one token for each place: the rest is all others
+        if policy.ndim == mask.ndim:  # one token per position: the rest is all others
             policy, teacher = policy[..., None], teacher[..., None]
             token, p, q = policy[..., 0], _with_others(policy, mask), _with_others(teacher, mask)
         else:
@@ -112,14 +112,15 @@ def _log_softmax(logits: Array, mask: Array, temperature: float) -> Array:
 
 
 def _with_others(logprobs: Array, mask: Array) -> Array:
-    """(S, T, K) with the logarithm of what is left of 1 behind it; a number where the mask is false too."""
+    """(S, T, K + 1) from (S, T, K): appends the logarithm of the remaining probability; finite even if the mask is
+    false."""
     some = xp.where(mask[..., None], logprobs, -30.0)
     rest = xp.clip(1.0 - xp.sum(xp.exp(some), axis=-1, keepdims=True), LEAST, 1.0)
     return xp.concat([some, xp.log(rest)], axis=-1)
 
 
 def _divergence(p: Array, q: Array, options: DistillationOptions) -> Array:
-    """(S, T) of log-probabilities (S, T, M)."""
+    """The divergence (S, T) of two arrays of log-probabilities (S, T, M)."""
     if options.divergence == "forward":
         return xp.sum(xp.exp(q) * (q - p), axis=-1)
     if options.divergence == "reverse":

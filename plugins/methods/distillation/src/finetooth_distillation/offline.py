@@ -1,4 +1,4 @@
-"""The method `distill`: the rows of `sft`, and of every token that trains what the teacher would have said."""
+"""The method `distill`: the rows of `sft`, with the teacher's distribution at every trained token."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class DistillOptions(Options):
     """Number of likeliest tokens for which the teacher gives probabilities; all others count as one. 0 is the whole
     vocabulary, and then the logits of a micro-batch are held twice."""
     divergence: Divergence = "forward"
-    """Divergence between the two distributions: `forward` covers everything that the teacher says, `reverse` keeps to
-    what it says most, `js` lies between."""
+    """Divergence between the two distributions: `forward` covers all of the teacher's answers, `reverse` concentrates
+    on the likeliest ones, `js` is between."""
     js_beta: float = Field(default=0.5, gt=0, lt=1)
     """The teacher's share of the mixture, for `js`."""
     temperature: float = Field(default=1.0, gt=0)
@@ -77,7 +77,7 @@ class Distill(BatchedMethod):
         """Read and tokenise the training rows, as `sft` does.
 
         Raises:
-            DataError: a row is broken, or has nothing to train on.
+            DataError: a row is broken, or has no trained token.
         """
         if self._options.sequences:
             return self._prepare_sequences()

@@ -1,4 +1,4 @@
-"""The method `opd`: the policy answers, and of each of its tokens it learns what the teacher thinks."""
+"""The method `opd`: the policy answers, and learns the teacher's judgement of each of its tokens."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class DistributionOptions(RolloutOptions):
     """Options of methods that compare the policy with a teacher on its own answers."""
 
     teacher_top_k: int = Field(default=0, ge=0)
-    """0: the advantage of a sampled token is how much likelier the teacher finds it than the sampler did. Otherwise the
-    loss is the divergence of the two distributions at each place, over this many of the teacher's likeliest tokens,
-    with all others as one."""
+    """0: the advantage of a sampled token is the teacher's log-probability minus the sampler's. Otherwise the loss is
+    the divergence of the two distributions at each position, over this many of the teacher's likeliest tokens, with all
+    others as one."""
     divergence: Divergence = "reverse"
     """With `teacher_top_k`: divergence between the two distributions."""
     js_beta: float = Field(default=0.5, gt=0, lt=1)
@@ -84,11 +84,12 @@ class OnPolicyDistillation(RolloutMethod):
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
-        """See `protocols.Method.roles`: the teacher, and the reference if there is a KL to it."""
+        """See `protocols.Method.roles`: the teacher, and the reference if the loss has a KL to it."""
         return {**super().roles, **held(self._opd.teacher)}
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
-        """Of each token log teacher - log policy, whose mean over what the policy draws is minus the reverse KL."""
+        """Advantages of tokens: log teacher - log policy. Their mean over the policy's samples is minus the reverse
+        KL."""
         data = data_of(rollouts, [0.0] * len(rollouts))
         outputs = outputs_of(engine, data, ("logprobs",), self._opd, role=ROLE)
         updated, total = [], 0.0
@@ -100,7 +101,7 @@ class OnPolicyDistillation(RolloutMethod):
         return updated, {"reverse_kl": total / sum(rollout.length for rollout in rollouts)}
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
-        """With `teacher_top_k` the teacher's distribution at each place."""
+        """The data of the rollouts; with `teacher_top_k` they have the teacher's distribution at each position."""
         k = self._opd.teacher_top_k
         if not k:
             return super().training_data(engine, rollouts, weights)

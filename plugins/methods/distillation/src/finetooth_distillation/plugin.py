@@ -1,4 +1,4 @@
-"""Learning from a teacher: its distributions over tokens, or its judgement of what the policy writes."""
+"""Learning from a teacher: from its distributions over tokens, or its judgement of the policy's answers."""
 
 from __future__ import annotations
 

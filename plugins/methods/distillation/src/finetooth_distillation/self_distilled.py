@@ -1,5 +1,5 @@
-"""The method `sdft`: the model teaches itself: shown a demonstration, it says of each token of an answer that it gave
-without it how likely it is."""
+"""The method `sdft`: the model teaches itself. It answers without a demonstration, and learns from the probabilities
+that it gives to the same tokens after reading the demonstration."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from finetooth_distillation.on_policy import DistributionOptions
 from finetooth_distillation.teacher import with_teacher
 
 SHOWN = "{prompt}\n\nA good answer to this is:\n{demonstration}\n\nGive an answer of your own."
-"""What is asked together with a demonstration; after Shenfeld et al., section 3, in words of our own."""
+"""The prompt with a demonstration; after Shenfeld et al., section 3, in our own words."""
 
 
 class SelfDistilledOptions(DistributionOptions):
     """Options of `sdft`. The teacher is `reference`: the policy without its adapter, or with `sync_every` a copy that
-    follows the policy, `mix` of the way each time."""
+    follows the policy by the share `mix` each time."""
 
     reference_is_for_kl: ClassVar[bool] = False
     demonstration: str = Field(default="answer", min_length=1)
@@ -45,7 +45,7 @@ class SelfDistilledOptions(DistributionOptions):
 
 class SelfDistilled(RolloutMethod):
     """Self-distillation fine-tuning (Shenfeld et al., 2026, arXiv:2601.19897): on the policy's own answers, the
-    divergence of its distributions from those of a teacher who has seen a demonstration."""
+    divergence of its distributions from those of a teacher that has read a demonstration."""
 
     own_ratios = False
 
@@ -63,7 +63,8 @@ class SelfDistilled(RolloutMethod):
         """Read prompts and demonstrations.
 
         Raises:
-            DataError: a row has no demonstration, or the model has no room for it and an answer.
+            DataError: a row has no demonstration, or the model cannot read a demonstration and an answer of that
+                length.
         """
         prepared = super().prepare()
         tasks, rendered = self._prompts.tasks, self.context.renderer.prompt
@@ -88,11 +89,11 @@ class SelfDistilled(RolloutMethod):
         return (*before, replace(last, content=filled(self._own.shown, prompt=last.content, demonstration=answer)))
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
-        """Every token is learned alike."""
+        """All tokens have the same weight."""
         return [replace(rollout, advantages=(1.0,) * len(rollout.tokens)) for rollout in rollouts], {}
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
-        """The answers behind their prompts, with what the teacher says of each token behind the demonstration."""
+        """Prompts with their answers, and the teacher's distribution of each token after the demonstration."""
         pairs = list(zip(rollouts, weights, strict=True))
         shown = [learned(replace(rollout, prompt=self._shown.by_id[rollout.id]), weight) for rollout, weight in pairs]
         taught = with_teacher(
@@ -103,7 +104,7 @@ class SelfDistilled(RolloutMethod):
 
 
 def _moved(taught: Datum, datum: Datum) -> Datum:
-    """The datum with what the teacher says of the same tokens behind another prompt."""
+    """The datum with the teacher's distributions of the same tokens after another prompt."""
     width = taught.targets.shape[1]
     targets = np.repeat(np.asarray(datum.targets)[:, None], width, axis=1)
     teacher_logprobs = np.zeros(targets.shape)

@@ -1,7 +1,7 @@
-"""What a teacher writes, as rows to learn: sequence-level distillation (Kim and Rush, 2016, arXiv:1606.07947, section
+"""Trains on a teacher's answers as rows: sequence-level distillation (Kim and Rush, 2016, arXiv:1606.07947, section
 3.2).
 
-Answers are kept in the run folder, `teacher/answers.jsonl`, so that a resumed run learns the same.
+Answers are saved in the run folder, `teacher/answers.jsonl`, so that a resumed run learns the same.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from finetooth_rollouts.rollouts_file import write_lines
 
 FILE = Path("teacher") / "answers.jsonl"
 Answer = tuple[str, bool]
-"""What the teacher wrote, and whether it ended it."""
+"""The teacher's text, and whether it is complete."""
 AT_ONCE = 64
-"""Prompts that the teacher answers in one call."""
+"""Number of prompts that the teacher answers in one call."""
 
 
 def learned_answers(
     context: Context, teacher: str, answers: int, *, longest: int, temperature: float
 ) -> tuple[list[Datum], DataReport]:
-    """The rows of the run, which are prompts, each as often as the teacher answers it. Answers that were cut off are
-    learned without an end, and counted in a note.
+    """The rows of the run, which are prompts, each once per answer of the teacher. Truncated answers train without an
+    end token, and a note counts them.
 
     Args:
         teacher: a run, a model's name, folder or hub id; it reads the prompts in its own template.
-        answers: to each prompt.
-        longest: tokens of an answer.
-        temperature: of drawing; 0 is the likeliest token each time.
+        answers: number of answers to each prompt.
+        longest: largest number of tokens of an answer.
+        temperature: sampling temperature; 0 always takes the likeliest token.
 
     Raises:
-        DataError: a row has an answer already, or is longer than the model reads.
-        EngineError: the answers cannot be kept.
+        DataError: a row already has an answer, or is longer than the model can read.
+        EngineError: the answers cannot be saved.
     """
     prompts = Prompts.read(context)
     prompts.check_room(context, 1)
@@ -73,7 +73,7 @@ def _teacher_answers(context: Context, prompts: Prompts, teacher: str, sampling:
 
 
 def _read_answers(path: Path, count: int) -> list[Answer] | None:
-    """The answers that a resumed run has kept; None where there are none.
+    """The saved answers of a resumed run; None if the file is missing.
 
     Raises:
         EngineError: the file is damaged.

@@ -1,4 +1,4 @@
-"""What a teacher says of data: the likeliest tokens of each place."""
+"""Adds the teacher's likeliest tokens at each position to data."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pydantic import BeforeValidator, Field
 
 ROLE = "teacher"
 NUMBERS_AT_ONCE = 2**26
-"""Logits of the teacher that are held at a time."""
+"""Largest number of the teacher's logits in memory at once."""
 
 
 class TeacherOptions(Options):
-    """The model that is learned from."""
+    """The model to learn from."""
 
     policy: str = Field(min_length=1)
     """A run, or a model's name, folder or hub id, with the same tokenizer; its weights may be quantised."""
@@ -41,12 +41,12 @@ def held(teacher: TeacherOptions) -> Mapping[str, RoleModel | None]:
 def with_teacher(
     engine: Engine, data: Sequence[Datum], k: int, *, temperature: float, vocabulary: int, role: str = ROLE,
 ) -> list[Datum]:  # fmt: skip
-    """The data with targets (N, 1 + K), the token that stands there and the teacher's K likeliest, and the teacher's
+    """The data with targets (N, 1 + K), the row's own token and the teacher's K likeliest, and the teacher's
     log-probabilities of all of them, field `teacher_logprobs` (N, 1 + K), 0 where the mask is false.
 
     Args:
         temperature: of the teacher's distribution.
-        vocabulary: tokens that the model has; K is less.
+        vocabulary: number of the model's tokens; K is smaller.
         role: of the teacher.
     """
     taught: list[Datum] = []

@@ -1,7 +1,7 @@
-"""The method `uld`: a teacher with another tokenizer, learned from where both have read the same text.
+"""The method `uld` learns from a teacher with another tokenizer, at positions where both have read the same text.
 
-No token of one vocabulary is a token of the other, so that probabilities are compared in the order of their size
-(Boizard et al., 2024, arXiv:2402.12030, equation 4): the likeliest token's with the likeliest token's, and so on.
+The vocabularies have no common tokens, so probabilities are compared in descending order (Boizard et al., 2024,
+arXiv:2402.12030, equation 4): that of one model's likeliest token with that of the other's, and so on.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 WINDOW = 12
-"""Tokens before one that are decoded with it: what decoders do at a beginning is then the same for both."""
+"""Number of tokens before a token that are decoded with it, so that special rules for the beginning of a text do not
+matter."""
 BROKEN = "\ufffd"
-"""How a decoder writes a character of which it has not all bytes."""
+"""A decoder's character for incomplete bytes."""
 
 
 class UniversalOptions(Options):
@@ -65,15 +66,15 @@ def build_loss(options: Options) -> LossFn:
 
 
 def sorted_probabilities(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
-    """The sum over places of |p_i - q_i|, with p and q in falling order, per weight of all targets.
+    """The sum over positions of |p_i - q_i|, with p and q in descending order, divided by the weights of all targets.
 
     Args:
         outputs: `logits` (S, T, V).
-        data: fields `weights`, `aligned` (S, T), 1 where there is something to compare, and `teacher_sorted`
-            (S, T, K + 1): the teacher's greatest probabilities, and what is left of 1.
+        data: fields `weights`, `aligned` (S, T), 1 at compared positions, and `teacher_sorted` (S, T, K + 1): the
+            teacher's largest probabilities, and the remaining probability.
     """
     mask, theirs = data.mask, data.fields["teacher_sorted"]
-    theirs = theirs[..., None] if theirs.ndim == mask.ndim else theirs  # no probability of its own: all are the rest
+    theirs = theirs[..., None] if theirs.ndim == mask.ndim else theirs  # K is 0: all tokens are the rest
     z = xp.where(mask[..., None], outputs["logits"], 0.0)
     p = xp.sort(xp.exp(z - xp.logsumexp(z, axis=-1, keepdims=True)), ascending=False)[..., : theirs.shape[-1] - 1]
     p = xp.concat([p, 1.0 - xp.sum(p, axis=-1, keepdims=True)], axis=-1)
@@ -133,17 +134,17 @@ class Universal(BatchedMethod):
         return updated
 
     def _pairs(self, own: Sequence[int], theirs: Sequence[int]) -> tuple[list[int], list[int]]:
-        """Which tokens of two answers are compared."""
+        """Indices of the compared tokens of two answers."""
         if self._options.align == "length":
             both = list(range(min(len(own), len(theirs))))
             return both, both
         return aligned(starts(own, self._context.tokenizer), starts(theirs, self._teacher.context.tokenizer))
 
     def _read(self, id_: str) -> Datum:
-        """A row as the teacher reads it.
+        """A row in the teacher's template and tokens.
 
         Raises:
-            DataError: it is none that the teacher's template or tokenizer can say.
+            DataError: the teacher's template or tokenizer cannot represent the row.
         """
         example, context = self._examples[id_], self._teacher.context
         if isinstance(example, Conversation):
@@ -159,7 +160,7 @@ class Universal(BatchedMethod):
 
 
 def starts(tokens: Sequence[int], tokenizer: Tokenizer) -> list[int]:
-    """How many characters stand before each token; -1 where that is in the middle of one."""
+    """Number of characters before each token; -1 if a token begins inside a character."""
     positions, so_far = [], 0
     for place, _ in enumerate(tokens):
         window = tokens[max(0, place - WINDOW) : place]
@@ -170,7 +171,7 @@ def starts(tokens: Sequence[int], tokenizer: Tokenizer) -> list[int]:
 
 
 def aligned(own: Sequence[int], theirs: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Places before which the same number of characters stands, each once."""
+    """Positions with the same number of characters before them, each once."""
     other = {start: place for place, start in reversed(list(enumerate(theirs))) if start >= 0}
     pairs = {start: place for place, start in reversed(list(enumerate(own))) if start in other}
     return sorted(pairs.values()), [other[own[place]] for place in sorted(pairs.values())]
@@ -182,8 +183,8 @@ def last_stretch(datum: Datum, count: int) -> NDArray[np.int64]:
 
 
 def greatest(logits: NDArray[Any], k: int) -> NDArray[np.float64]:
-    """(n, K + 1) of logits (n, V): the greatest probabilities in falling order, 0 where there are fewer, and what is
-    left of 1."""
+    """(n, K + 1) from logits (n, V): the largest probabilities in descending order, padded with 0, and the remaining
+    probability."""
     z = np.asarray(logits, np.float64)
     p = np.exp(z - z.max(-1, keepdims=True))
     p = -np.sort(-p / p.sum(-1, keepdims=True), axis=-1)[:, :k]

@@ -1,4 +1,4 @@
-"""Answers that may be as long as their reference answers suggest."""
+"""Limits the length of answers by that of their reference answers."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from finetooth_rollouts.checked_sampler import CheckedSampler
 
 @dataclass(frozen=True, kw_only=True)
 class BoundedSampler(CheckedSampler):
-    """A sampler whose answers have a bound by prompt, which is that of drawing with `max_tokens` at the bound.
+    """A sampler with a limit per prompt, with the same result as sampling each prompt with `max_tokens` at its limit.
 
-    The prompts of a call are drawn together up to the largest of their bounds, and each answer ends at its own.
+    The prompts of a call are sampled together up to their largest limit, and each answer is cut at its own.
 
     Attributes:
         decode: from token ids to text.
-        most: tokens by the prompt's id; prompts that it lacks have no bound of their own.
+        most: limits in tokens by prompt id; other prompts have no separate limit.
     """
 
     decode: Callable[[Sequence[int]], str]
@@ -28,18 +28,18 @@ class BoundedSampler(CheckedSampler):
 
     @classmethod
     def around(cls, sampler: CheckedSampler, context: Context) -> BoundedSampler:
-        """The sampler with bounds, of which there are none yet."""
+        """A sampler with limits, initially without any."""
         return cls(sampler.sampler, sampler.name, sampler.vocabulary, decode=context.tokenizer.decode)
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """As `CheckedSampler.sample`, within the bounds."""
+        """As `CheckedSampler.sample`, within the limits."""
         longest = max((self.most.get(prompt.id, sampling.max_tokens) for prompt in prompts), default=1)
         within = replace(sampling, max_tokens=min(longest, sampling.max_tokens))
         sampled = super().sample(engine, prompts, within)
         return replace(sampled, rollouts=tuple(self._cut(rollout) for rollout in sampled.rollouts))
 
     def _cut(self, rollout: Rollout) -> Rollout:
-        """The answer up to its bound."""
+        """The answer up to its limit."""
         most = self.most.get(rollout.id, len(rollout.tokens))
         if len(rollout.tokens) <= most:
             return rollout

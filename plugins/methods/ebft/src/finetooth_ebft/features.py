@@ -1,6 +1,6 @@
-"""From hidden states of a frozen network to features, rewards and numbers to watch (arXiv:2603.12248).
+"""Computes features, rewards and metrics from hidden states of a frozen network (arXiv:2603.12248).
 
-All in float64 and without a graph: rewards are constants of the policy gradient.
+Everything is float64 and without gradients: rewards are constants of the policy gradient.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ Floats = NDArray[np.float64]
 Pooling = Literal["last_token", "mean_pooling", "completion_mean", "concat"]
 
 QUARTERS = (0.25, 0.5, 0.75)
-"""Where `concat` takes states, as shares of the way from the first position to the last."""
+"""Positions of the states for `concat`, as shares of the distance from the first to the last."""
 LEAST = 1e-6
 """Singular values below this share of the largest are taken for 0."""
 
 
 def pooled(layers: Sequence[NDArray[Any]], pooling: Pooling, prompt: int) -> Floats:
-    """(D',) features of one sequence. At each position the states of each layer are divided by their length, and
-    then stand side by side.
+    """(D',) features of one sequence. At each position the states of each layer are divided by their L2 norm and
+    concatenated.
 
     Args:
         layers: of each depth (N, D).
-        prompt: how many of the N positions are the prompt's.
+        prompt: number of the prompt's positions among the N.
     """
     states = np.concatenate([_unit(np.asarray(of, dtype=np.float64)) for of in layers], axis=1)
     if pooling == "last_token":
@@ -39,7 +39,7 @@ def pooled(layers: Sequence[NDArray[Any]], pooling: Pooling, prompt: int) -> Flo
 
 
 def whitener(sampled: Floats) -> Floats:
-    """(D', R) a map to R numbers, of which inner products are those of W x: with U S V^T the singular value
+    """The whitening map (D', R). Inner products of its R outputs equal those of W x: with U S V^T the singular value
     decomposition of the sampled features as columns, W = U S^-1 U^T, so that the second moment of W x over the samples
     is the identity on their span. R is the rank.
 
@@ -52,7 +52,7 @@ def whitener(sampled: Floats) -> Floats:
 
 
 def feature_rewards(sampled: Floats, reference: Floats, *, alignment: float, diversity: float) -> Floats:
-    """(n,) rewards of a group (eq. 7): twice `alignment` times the cosine to the reference, less twice `diversity`
+    """(n,) rewards of a group (eq. 7): twice `alignment` times the cosine to the reference, minus twice `diversity`
     times the mean inner product with the others. A group of one has no others.
 
     Args:
@@ -68,7 +68,7 @@ def feature_rewards(sampled: Floats, reference: Floats, *, alignment: float, div
 def judged(
     groups: Sequence[Floats], references: Floats, *, alignment: float, diversity: float
 ) -> tuple[list[Floats], dict[str, float]]:
-    """The rewards of each group, and numbers to watch, `ebft/NAME`.
+    """The rewards of each group, and the metrics `ebft/NAME`.
 
     Args:
         groups: of each (n, D').
@@ -86,7 +86,7 @@ def judged(
 
 
 def cosines(sampled: Floats, reference: Floats) -> Floats:
-    """(n,) of each sample to the reference; 0 where one of them is 0."""
+    """Cosine of each sample to the reference, (n,); 0 if one of them is 0."""
     return np.asarray(_unit(sampled) @ _unit(reference[None])[0])
 
 
@@ -102,6 +102,6 @@ def cfm_loss(sampled: Floats, reference: Floats) -> float:
 
 
 def _unit(rows: Floats) -> Floats:
-    """Rows divided by their length; a row of zeros stays."""
+    """Rows divided by their L2 norm; a row of zeros stays."""
     lengths = np.linalg.norm(rows, axis=-1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1.0)

@@ -1,4 +1,4 @@
-"""Healthy ranges of what is reported of features, and what to do beyond them.
+"""Healthy ranges of the metrics of features, and the action outside of them.
 
 | metric | healthy | told when, over the last 20 steps, its mean |
 |---|---|---|
@@ -19,12 +19,12 @@ from finetooth_ebft.features import QUARTERS, Pooling
 
 
 def healthy(layers: Sequence[float], pooling: Pooling, whitening: bool) -> Mapping[str, Range]:
-    """The ranges of a method that rewards features; those of its other metrics are any online method's.
+    """The ranges of a method that rewards features; its other metrics have those of all online methods.
 
     Args:
-        layers: depths that features are of.
+        layers: depths of the features.
     """
-    length = len(layers) * (len(QUARTERS) if pooling == "concat" else 1)  # squared: each part has length 1
+    length = len(layers) * (len(QUARTERS) if pooling == "concat" else 1)  # squared norm: each part has norm 1
     own = {
         "ebft/alignment": Range(
             low=0.1,
@@ -49,5 +49,5 @@ def healthy(layers: Sequence[float], pooling: Pooling, whitening: bool) -> Mappi
             "method.use_whitening",
         ),
     }
-    # a reward of features may well be negative
+    # a reward of features may be negative
     return {**{name: of for name, of in RANGES.items() if name != "reward"}, **own}

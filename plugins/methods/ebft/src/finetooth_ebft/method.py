@@ -1,4 +1,4 @@
-"""The method `ebft`, structured: answers to prompts, by any sampler, against the row's reference answer."""
+"""The method `ebft`, structured: compares sampled answers to prompts with the rows' reference answers."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ from finetooth_ebft.features import Pooling, judged, pooled, whitener
 from finetooth_ebft.healthy import healthy
 
 CONVERSATION = "conversation"
-"""The environment whose rows have a reference answer to each turn."""
+"""The environment with rows that have a reference answer to each turn."""
 BEFORE_REWARDS = ("dynamic_sampling", "replay_groups", "reroll_groups")
-"""Options that choose groups by rewards when they are drawn, before features are known."""
+"""Options that choose groups by rewards during sampling, when features are unknown."""
 
 
 ADVANTAGES: Mapping[str, AdvantagesFn] = {
@@ -55,7 +55,7 @@ ADVANTAGES: Mapping[str, AdvantagesFn] = {
 
 
 def alone(given: Any, count: str) -> Any:
-    """Options as they are given, with the estimator `reinforce` where they name none and `count` of them is 1."""
+    """The given options, with the estimator `reinforce` if they set none and `count` is 1."""
     single = isinstance(given, Mapping) and given.get(count) == 1
     return {"advantage_estimator": "reinforce", **given} if single else given
 
@@ -159,7 +159,7 @@ class Ebft(RolloutMethod):
         self.sampler = bounded = BoundedSampler.around(self.sampler, context)
         self._bounds = bounded.most
         self._health = Health(context, healthy(options.feature_layers, options.embed_method, options.use_whitening))
-        self._drops = self._drops and not options.ce_coef  # an answer without an advantage has a reference all the same
+        self._drops = self._drops and not options.ce_coef  # an answer without an advantage still has a reference
         self._needs = tuple(f"hidden:{float(depth)}" for depth in options.feature_layers)
         self._references: dict[str, Sequence[Rollout]] = {}
 
@@ -172,7 +172,7 @@ class Ebft(RolloutMethod):
         """Read prompts and reference answers.
 
         Raises:
-            DataError: a row without a reference answer.
+            DataError: a row has no reference answer.
         """
         prepared = super().prepare()
         column, own = self._ebft.reference_column, self._ebft.stop_ids
@@ -213,7 +213,7 @@ class Ebft(RolloutMethod):
         return prepared
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
-        """Rewards by the features of answers and reference answers, and advantages from them."""
+        """Computes rewards from the features of answers and reference answers, and advantages from them."""
         options, whole = self._ebft, last_of_episodes(rollouts)
         groups = groups_of(whole)
         sampled = self._features(engine, whole)
@@ -227,7 +227,7 @@ class Ebft(RolloutMethod):
         )  # fmt: skip
         scored, given = [], iter(zip(whole, np.concatenate(rewards).tolist(), strict=True))
         last, reward = next(given)
-        for rollout in rollouts:  # those of an episode have one reward
+        for rollout in rollouts:  # rollouts of an episode share one reward
             summed = reward + (rollout.reward or 0.0)
             scored.append(replace(rollout, reward=summed, rewards={**rollout.rewards, "features": reward}))
             if rollout is last:
@@ -238,7 +238,7 @@ class Ebft(RolloutMethod):
         return weighed, {**metrics, "ebft/advantages_std": float(np.std(spread)) if spread else 0.0}
 
     def _features(self, engine: Engine, answers: Sequence[Rollout]) -> Floats:
-        """(n, D') features of answers behind their prompts."""
+        """Features of answers after their prompts, (n, D')."""
         data = [_read(f"features:{i}", (*of.prompt, *of.tokens)) for i, of in enumerate(answers)]
         outputs = engine.forward(data, role=FEATURES, returns=self._needs, train=False).outputs
         return np.stack([
@@ -247,7 +247,7 @@ class Ebft(RolloutMethod):
         ])  # fmt: skip
 
     def training_data(self, engine: Engine, rollouts: Sequence[Rollout], weights: Sequence[float]) -> list[Datum]:
-        """The answers, and behind them the reference answer of each group where it trains too."""
+        """The answers, followed by the reference answer of each group if it trains too."""
         data = super().training_data(engine, rollouts, weights)
         if not self._ebft.ce_coef:
             return data
@@ -260,11 +260,11 @@ class Ebft(RolloutMethod):
 def references(
     context: Context, id_: str, turns: Sequence[tuple[tuple[Message, ...], str, tuple[int, ...]]], tools: Any
 ) -> Sequence[Rollout]:
-    """The reference answers to what is asked turn by turn, written as an episode of the policy is: one sequence, or one
-    for each turn whose prompt does not begin with what was written before.
+    """The reference answers of a conversation in the form of a policy's episode: one sequence, or a new one for each
+    turn whose prompt does not begin with the earlier tokens.
 
     Args:
-        turns: what is shown, the answer to it, and its tokens.
+        turns: of each turn the shown messages, the answer, and its tokens.
     """
     sequences = Sequences(context.renderer)
     for place, (shown, answer, tokens) in enumerate(turns):
@@ -275,10 +275,10 @@ def references(
 
 
 def reasoned(context: Context, id_: str, task: Task, answer: Message) -> tuple[int, ...]:
-    """Tokens of an answer with its reasoning, behind those of its prompt and up to the end of its turn.
+    """Tokens of an answer with its reasoning, after those of its prompt and up to the end of its turn.
 
     Raises:
-        DataError: the renderer cannot write it behind its prompt; names the row.
+        DataError: the renderer cannot write the answer after its prompt; names the row.
     """
     shown, renderer = messages_of(task), context.renderer
     try:
@@ -295,7 +295,7 @@ def reasoned(context: Context, id_: str, task: Task, answer: Message) -> tuple[i
 
 
 def _reference_datum(reference: Rollout, fields: Mapping[str, object]) -> Datum:
-    """The reference answer behind the prompt: cross entropy counts it, the policy gradient does not."""
+    """The prompt with the reference answer: the cross entropy counts it, the policy gradient does not."""
     tokens = np.array([*reference.prompt, *reference.tokens], dtype=np.int64)
     own = np.array(reference.own, dtype=np.bool_) if reference.own else np.ones(len(reference.tokens), dtype=np.bool_)
     trains = np.concatenate([np.zeros(len(reference.prompt) - 1, dtype=np.bool_), own])
@@ -307,6 +307,6 @@ def _reference_datum(reference: Rollout, fields: Mapping[str, object]) -> Datum:
 
 
 def _read(name: str, tokens: Sequence[int]) -> Datum:
-    """Tokens that are read to the last one; what they predict is not asked."""
+    """A datum that reads all tokens; its targets do not matter."""
     ids = np.array(tokens, dtype=np.int64)
     return Datum((TokenChunk(ids),), ids, mask=np.ones(len(ids), dtype=np.bool_), id=name)

@@ -1,4 +1,5 @@
-"""The method `ebft_strided`: blocks along a document, decoded together, against the document's own next tokens."""
+"""The method `ebft_strided` samples blocks along a document together, and compares them with the document's own
+tokens."""
 
 from __future__ import annotations
 
@@ -65,7 +66,7 @@ class StridedOptions(Options):
     advantage_estimator: Literal["rloo", "group_norm", "reinforce"] = "rloo"
     """As in `ebft`, also with one version of a block."""
     rl_coef: float = Field(default=1.0, ge=0)
-    """Weight of the policy gradient: the mean of -A log p over all drawn tokens."""
+    """Weight of the policy gradient: the mean of -A log p over all sampled tokens."""
     ce_coef: float = Field(default=0.0, ge=0)
     """Weight of the cross entropy on the rows' own tokens. 0.03 is balanced."""
     reference: Reference = Field(default_factory=ReferenceOptions)
@@ -92,12 +93,12 @@ class StridedOptions(Options):
 
 @dataclass(frozen=True)
 class Block:
-    """A place of a document at which tokens are drawn.
+    """A place in a document where tokens are sampled.
 
     Attributes:
-        row: which document of the batch.
-        anchor: tokens of the document before it.
-        rollouts: its drawn versions.
+        row: index of the document in the batch.
+        anchor: number of the document's tokens before it.
+        rollouts: its sampled versions.
     """
 
     row: int
@@ -106,8 +107,8 @@ class Block:
 
 
 class Strided(BatchedMethod):
-    """Energy-based fine-tuning (arXiv:2603.12248) in strides: a step draws blocks along the documents of a batch, and
-    reads and trains all blocks of a document in one pass, as a tree over it (`Datum.parents`)."""
+    """Energy-based fine-tuning (arXiv:2603.12248) in strides: a step samples blocks along the documents of a batch,
+    then reads and trains all blocks of a document in one pass, as a tree (`Datum.parents`)."""
 
     def __init__(self, options: StridedOptions, context: Context) -> None:
         parts = [(context.loss("surrogate", setting="method"), options.rl_coef)]
@@ -122,7 +123,7 @@ class Strided(BatchedMethod):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """`own_engine`, where its sampler draws there."""
+        """`own_engine`, if its sampler uses the engine."""
         return self._sampler.capabilities & frozenset(METHOD)
 
     @property
@@ -134,7 +135,7 @@ class Strided(BatchedMethod):
         """Read and tokenise the rows, as `sft` does.
 
         Raises:
-            DataError: no row has room for a block.
+            DataError: no row is long enough for a block.
         """
         prepared, options = self._rows.prepare(), self._options
         data = [datum for datum in self._rows.data if anchors(datum, options)]
@@ -168,7 +169,7 @@ class Strided(BatchedMethod):
             yield report
 
     def _drawn(self, engine: Engine, rows: Sequence[Datum], step: int) -> tuple[list[Block], float]:
-        """Blocks along the rows, all decoded together, and the operations that it took."""
+        """Blocks along the rows, all sampled together, and the number of floating-point operations."""
         options = self._options
         seed = int(self._context.generator("blocks", step).integers(2**31))
         n = options.n_samples_per_prompt
@@ -186,7 +187,7 @@ class Strided(BatchedMethod):
     def _judged(
         self, engine: Engine, trees: Sequence[Datum], rows: Sequence[Datum], blocks: Sequence[Block]
     ) -> tuple[list[float], dict[str, float]]:
-        """The advantage of each version of each block, and numbers to watch."""
+        """The advantage of each version of each block, and metrics."""
         options, length = self._options, self._options.generate_max_len
         outputs = engine.forward(list(trees), role=FEATURES, returns=self._needs, train=False).outputs
         sampled, references, at = [], [], [len(row) + 1 for row in rows]
@@ -198,7 +199,7 @@ class Strided(BatchedMethod):
         for block in blocks:
             references.append(feature(block.row, block.anchor))
             for _ in block.rollouts:
-                sampled.append(feature(block.row, at[block.row] + 1))  # behind the token that it continues
+                sampled.append(feature(block.row, at[block.row] + 1))  # after the token that it continues
                 at[block.row] += length + 1
         features, truths = np.stack(sampled), np.stack(references)
         if options.use_whitening:
@@ -214,7 +215,7 @@ class Strided(BatchedMethod):
     def _taught(
         self, trees: Sequence[Datum], rows: Sequence[Datum], blocks: Sequence[Block], advantages: Sequence[float]
     ) -> list[Datum]:
-        """The trees with what the loss reads."""
+        """The trees with the fields of the loss."""
         length, given = self._options.generate_max_len, iter(advantages)
         each, data = 1.0 / (len(advantages) * length), []
         most = most_kept(rollout for block in blocks for rollout in block.rollouts)
@@ -239,8 +240,8 @@ def tokens_of(row: Datum) -> NDArray[np.int64]:
 
 
 def anchors(row: Datum, options: StridedOptions) -> range:
-    """Where blocks begin: `stride` apart, from `context_length` on and behind what does not train, as long as the row
-    has the tokens that a block is compared with."""
+    """Starts of blocks: every `stride` tokens, from `context_length` on and after the untrained beginning, while the
+    row still has enough tokens for the comparison."""
     trains = np.flatnonzero(row.mask)
     first = max(options.context_length, (int(trains[0]) + 1 if trains.size else 0) + options.min_completion_prefix)
     last = int(trains[-1]) + 2 if trains.size else 0
@@ -248,8 +249,8 @@ def anchors(row: Datum, options: StridedOptions) -> range:
 
 
 def tree(row: Datum, blocks: Sequence[Block]) -> Datum:
-    """A row's tokens, and behind them every version of every block, each as a branch from the token before it. A branch
-    begins with that token once more, so that each version predicts its own first token."""
+    """A row's tokens, followed by every version of every block as a branch from the token before it. A branch repeats
+    that token, so that each version predicts its own first token."""
     document = tokens_of(row)
     inputs, targets, parents = [document], [np.append(document[1:], document[-1])], [np.arange(len(document)) - 1]
     at = len(document)

@@ -1,1 +1,1 @@
-"""Methods that learn from what they sample: GRPO and its relatives, RLOO, REINFORCE++."""
+"""Methods that learn from their own samples: GRPO and its relatives, RLOO, REINFORCE++."""

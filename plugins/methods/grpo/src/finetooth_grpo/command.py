@@ -1,4 +1,4 @@
-"""`ft rollouts RUN`: what a run learned from."""
+"""The command `ft rollouts RUN`, which shows a run's rollouts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from finetooth_rollouts.metrics import batch_metrics
 from finetooth_rollouts.rollouts_file import ROUNDS, read_rollouts
 
 WIDTH = 72
-"""Letters of an answer that are shown."""
+"""Number of shown letters of an answer."""
 
 
 CALLED = {"length": "cut off", "turns": "out of turns", "error": "the environment failed", "timeout": "timed out"}
-"""Outcomes that are told."""
+"""Words for the shown outcomes."""
 
 
 @click.command("rollouts")
@@ -57,12 +57,12 @@ def command(obj: CommandContext, run: str, step: int | None, groups: int, full: 
 
 
 def _overview(steps: dict[int, list[Rollout]]) -> None:
-    """A line for each step, of many only some."""
+    """A line for each step, or for some of many."""
     click.echo("  step  reward  groups alike  mean length  cut off")
     numbers = sorted(steps)
     for number in numbers if len(numbers) <= 20 else [*numbers[:: -(-len(numbers) // 20)], numbers[-1]]:
         metrics = batch_metrics(steps[number])
-        alike = metrics.get("frac_reward_zero_std")  # of one answer to a prompt nothing can be told
+        alike = metrics.get("frac_reward_zero_std")  # unknown with one answer to a prompt
         click.echo(
             f"{number:6}  {metrics['reward']:6.3f}  {'-' if alike is None else f'{alike:.0%}':>12}  "
             f"{metrics['completions/mean_length']:11.1f}  {metrics['completions/clipped_ratio']:7.0%}"

@@ -1,4 +1,4 @@
-"""The methods: options, and how each gives advantages."""
+"""The methods, with their options and estimators of advantages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods that learn from what they sample: GRPO and its relatives, RLOO, REINFORCE++."""
+"""Methods that learn from their own samples: GRPO and its relatives, RLOO, REINFORCE++."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a reward model, or the critic of another run, expects of the beginnings of answers: where a critic starts."""
+"""Initial values of a critic: the expectations of a reward model, or of another run's critic, for beginnings of
+answers."""
 
 from __future__ import annotations
 
@@ -16,15 +17,16 @@ from finetooth_ppo.gae import Floats
 
 
 class CriticStart:
-    """A model with a head, opened with the first batch. The critic of a run that started from another one is both.
+    """A model with a scalar head, opened with the first batch. A critic that itself started from another one adds the
+    values of both.
 
     Args:
         reference: a run of method `rm`, or of one with a critic.
 
     Raises:
-        RecipeError: there is none.
-        UserError: the run kept no artifact.
-        PlanError: it has no scalar head.
+        RecipeError: the run does not exist.
+        UserError: the run has no artifact.
+        PlanError: the model has no scalar head.
     """
 
     def __init__(self, reference: str, context: Context) -> None:
@@ -47,13 +49,13 @@ class CriticStart:
         self._before = CriticStart(before, context) if before else None
 
     def values(self, data: Sequence[Datum], rollouts: Sequence[Rollout]) -> list[Floats]:
-        """(T,) what it says before each token of the policy's own.
+        """Its value before each of the policy's own tokens, (T,) of each rollout.
 
         Args:
             data: of the rollouts.
 
         Raises:
-            RecipeError: it has another tokenizer than the policy.
+            RecipeError: its tokenizer differs from the policy's.
         """
         own, theirs = self._context.tokenizer, self._opened.context.tokenizer
         for rollout in rollouts:

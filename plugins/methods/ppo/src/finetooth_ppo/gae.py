@@ -11,13 +11,13 @@ Floats = NDArray[np.float64]
 
 
 def token_rewards(score: float, log_ratios: Floats, kl_coef: float) -> Floats:
-    """(T,) rewards of the tokens of an answer: each pays for how far it is from the reference, and the last one gets
-    the score (Ziegler et al., 2019, arXiv:1909.08593, eq. 2, spread over the tokens).
+    """(T,) rewards of the tokens of an answer: each token pays for its distance from the reference, and the last one
+    gets the score (Ziegler et al., 2019, arXiv:1909.08593, eq. 2, spread over the tokens).
 
     Args:
         score: of the answer.
         log_ratios: (T,) log policy - log reference.
-        kl_coef: what a nat costs.
+        kl_coef: cost per nat.
     """
     rewards = -kl_coef * np.asarray(log_ratios, dtype=np.float64)
     rewards[-1] += score
@@ -32,7 +32,7 @@ def advantages_and_returns(
 
     Args:
         rewards: (T,)
-        values: (T,) what the critic expects before each token.
+        values: (T,) the critic's value before each token.
 
     Returns:
         (T,) advantages, and (T,) returns: advantages plus values.
@@ -47,9 +47,9 @@ def advantages_and_returns(
 
 
 def whitened(parts: Sequence[Floats], *, shift: bool = True) -> list[Floats]:
-    """All numbers of all parts with variance 1, and with mean 0 unless they keep their mean.
+    """All numbers of all parts together, scaled to variance 1, and with `shift` to mean 0.
 
-    The variance is that of a sample (N - 1), and 1e-8 is added to it, as other tools do it.
+    The variance is that of a sample (N - 1), and 1e-8 is added to it, as in other tools.
     """
     if not parts:
         return []

@@ -6,29 +6,29 @@ from collections.abc import Mapping
 
 
 class FixedKl:
-    """The same all the time."""
+    """A constant price."""
 
     def __init__(self, coef: float) -> None:
         self.coef = coef
 
     def see(self, kl: float) -> None:
-        """Nothing changes."""
+        """Ignore the KL."""
 
     def state(self) -> Mapping[str, float]:
         """JSON-able."""
         return {"coef": self.coef}
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """What `state` gave."""
+        """Restore the result of `state`."""
         self.coef = float(state["coef"])
 
 
 class AdaptiveKl(FixedKl):
-    """It rises where the KL is above a target and falls where it is below (Ziegler et al., 2019, arXiv:1909.08593,
-    section 2.2): coef <- coef (1 + gain clip((KL - target) / target, -0.2, 0.2)).
+    """A price that rises while the KL is above a target and falls while it is below (Ziegler et al., 2019,
+    arXiv:1909.08593, section 2.2): coef <- coef (1 + gain clip((KL - target) / target, -0.2, 0.2)).
 
     Args:
-        coef: at the beginning.
+        coef: the initial price.
         target: KL of an answer, in nats.
         gain: the paper's K_beta.
     """
@@ -38,6 +38,6 @@ class AdaptiveKl(FixedKl):
         self._target, self._gain = target, gain
 
     def see(self, kl: float) -> None:
-        """The mean KL of the answers of a batch."""
+        """Adjust the price to the mean KL of a batch's answers."""
         error = min(max(kl / self._target - 1.0, -0.2), 0.2)
         self.coef *= 1.0 + self._gain * error

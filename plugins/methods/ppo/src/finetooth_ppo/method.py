@@ -1,4 +1,4 @@
-"""The method `ppo`: a policy with a critic on it."""
+"""The method `ppo`: a policy with a critic head."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class PpoOptions(RolloutOptions):
     discount: float = Field(default=1.0, ge=0, le=1)
     """Gamma: discount of a reward for each token before it."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    """Lambda of the advantages (GAE): 0 trusts the critic, 1 the rewards that came."""
+    """Lambda of the advantages (GAE): 0 trusts the critic, 1 the actual rewards."""
     value_coef: float = Field(default=0.1, ge=0)
     """Weight of the critic's loss."""
     value_clip: float | None = Field(default=0.2, gt=0)
@@ -82,7 +82,7 @@ class PpoMethod(RolloutMethod):
         policy = surrogate_loss(options, context)
         value = context.loss({"name": "clipped_value", "clip": options.value_clip}, setting="method")
         loss = combined([(policy, 1.0), (value, options.value_coef)])
-        # REINFORCE++ is what this would be without a critic; with one, `with_advantages` says it
+        # the base class gets REINFORCE++, PPO without a critic; `with_advantages` replaces it
         super().__init__(options, context, normalised_over_batch, loss=for_sampled(loss, options))
         self._ppo = options
         self._start = CriticStart(options.critic, context) if options.critic else None
@@ -90,7 +90,8 @@ class PpoMethod(RolloutMethod):
         self._kl = FixedKl(options.beta) if target is None else AdaptiveKl(options.beta, target, options.kl_gain)
 
     def with_advantages(self, engine: Engine, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, float]]:
-        """Of each token the advantage, and for the critic its value now and what came (`old_values`, `returns`)."""
+        """Adds the advantage of each token, and for the critic its present value and the return (`old_values`,
+        `returns`)."""
         options, data = self._ppo, data_of(rollouts, [0.0] * len(rollouts))
         own = outputs_of(engine, data, ("logprobs", "values"), options)
         values = [np.asarray(of["values"][datum.mask], dtype=np.float64) for of, datum in zip(own, data, strict=True)]
@@ -127,7 +128,7 @@ class PpoMethod(RolloutMethod):
         return (rollout.reward or 0.0) - cut
 
     def _log_ratios(self, engine: Engine, data: Sequence[Datum], own: Sequence[Mapping[str, Any]]) -> list[Floats]:
-        """(T,) log policy - log reference of each rollout; 0 where no reward pays for it."""
+        """(T,) log policy - log reference of each rollout; 0 if the rewards do not include the KL."""
         if not (self._ppo.beta and self._ppo.kl_in == "reward"):
             return [np.zeros(int(datum.mask.sum())) for datum in data]
         there = outputs_of(engine, data, ("logprobs",), self._ppo, role=REFERENCE)
@@ -137,7 +138,7 @@ class PpoMethod(RolloutMethod):
         ]
 
     def state(self) -> Mapping[str, Any]:
-        """That of every method of rollouts, and the price of the KL."""
+        """The state of all online methods, with the price of the KL."""
         return {**super().state(), "kl": dict(self._kl.state())}
 
     def take(self, state: Mapping[str, Any]) -> None:
@@ -146,7 +147,8 @@ class PpoMethod(RolloutMethod):
 
 
 def explained_variance(values: Sequence[Floats], returns: Sequence[Floats]) -> float:
-    """How much of what came the critic expected: 1 is all, 0 what a constant does; 0 where returns are all equal."""
+    """The share of the returns' variance that the critic explains: 1 is all, 0 is as good as a constant; 0 if all
+    returns are equal."""
     came = np.concatenate(returns)
     spread = float(came.var())
     return 1.0 - float((came - np.concatenate(values)).var()) / spread if spread else 0.0

@@ -19,14 +19,16 @@ from finetooth_preference.options import KtoOptions
 from finetooth_preference.precomputed import ReferenceLogprobs, reference_numbers
 
 MOST = 1.33
-"""The paper's bound on how much more desirable answers should count than undesirable ones (section 4.2, eq. 8)."""
+"""The paper's largest ratio of the total weight of desirable answers to that of undesirable ones (section 4.2, eq.
+8)."""
 
 
 class Kto(BatchedMethod):
     """One optimizer step for each batch of answers.
 
     Raises:
-        RecipeError: the KL of each step would need a reference that is not there, or answers that it has not.
+        RecipeError: the KL of each step needs a reference model that is missing, or reference numbers for answers that
+            were not precomputed.
     """
 
     def __init__(self, options: KtoOptions, context: Context) -> None:
@@ -73,7 +75,7 @@ class Kto(BatchedMethod):
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
     def read_beginning(self, engine: Engine) -> None:
-        """See `protocols.Method.read_beginning`: the reference's numbers, if they are to be known before."""
+        """See `protocols.Method.read_beginning`: the reference's numbers, if they are precomputed."""
         if self._policy.precomputed and self._known is None:
             self._known = reference_numbers(self._context, engine, self._data)
 
@@ -95,13 +97,13 @@ class Kto(BatchedMethod):
     def _with_kl(self, engine: Engine, places: Sequence[int]) -> list[Datum]:
         data, kl = [self._datum(i) for i in places], 0.0
         if self._estimates:
-            alone = len(data) == 1  # the rest of an epoch may be one answer
+            alone = len(data) == 1  # the last batch of an epoch may have one answer
             other = [self._datum((places[0] or len(self._data)) - 1)] if alone else []
             kl = kl_estimate(engine, [*data, *other], self._context.train.max_length)
         return [replace(datum, mask=datum.mask, scalars={**datum.scalars, "kl": kl}) for datum in data]
 
     def _balance(self, good: int, bad: int) -> str:
-        """What the plan says of the counts.
+        """The plan's note about the counts.
 
         Raises:
             DataError: all answers are of one kind.
@@ -128,7 +130,7 @@ class Kto(BatchedMethod):
 
 
 def _with_margins(report: StepReport) -> StepReport:
-    """With the difference of the mean rewards, where the batch has both kinds."""
+    """The report with the difference of the mean rewards, if the batch has both kinds."""
     sides = [report.metrics.get(f"rewards/{side}") for side in ("chosen", "rejected")]
     if sides[0] is None or sides[1] is None:
         return report

@@ -19,7 +19,8 @@ def build(options: LabelsOptions, context: Context) -> LabelsEvaluator:
 
 
 class LabelsEvaluator(RewardsEvaluator):
-    """`rewards/auc`: over all pairs of a desirable and an undesirable answer, ties half."""
+    """`rewards/auc`: the share of pairs of a desirable and an undesirable answer in the right order; ties count
+    half."""
 
     metrics = frozenset({
         "rewards/auc", "rewards/chosen", "rewards/rejected", "rewards/margins", "logps/chosen", "logps/rejected",
@@ -38,7 +39,7 @@ class LabelsEvaluator(RewardsEvaluator):
         return preparation.report
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """Returns how well implicit rewards separate good answers from bad ones.
+        """Measure how well implicit rewards separate good answers from bad ones.
 
         Raises:
             EngineError: a log-probability is not finite.

@@ -58,13 +58,13 @@ def cpo(options: CpoOptions, context: Context) -> PairMethod:
 
 
 def _alone(name: str, options: OrpoOptions | SimpoOptions | CpoOptions, context: Context) -> PairMethod:
-    """A method that is one loss without a reference."""
+    """A method with one loss and no reference."""
     spec = context.loss({"name": name, **options.model_dump(exclude={"bad_rows"})}, setting="method")
     return PairMethod(context, spec, ReferenceOptions(policy=ADAPTER_OFF), options.bad_rows)
 
 
 def _weighted(context: Context, pick: Pick, setting: str, beta: float | None) -> tuple[LossSpec, float]:
-    """A loss with its weight; its beta is the method's, unless it says its own."""
+    """A loss with its weight; its beta is the method's, unless it sets one."""
     options = _options_of(pick)
     weight = options.pop("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
@@ -84,9 +84,9 @@ class PairMethod(BatchedMethod):
     """One optimizer step for each batch of pairs; `train.batch_size` counts pairs. `data` are their answers.
 
     Args:
-        reference: that the losses read, if they read one.
+        reference: the reference of the losses, if they need one.
         bad_rows: see `RowOptions`.
-        margins: every row must say its margin.
+        margins: every row must have a margin.
     """
 
     noun = "answer"
@@ -111,7 +111,7 @@ class PairMethod(BatchedMethod):
         """Read and tokenise the pairs.
 
         Raises:
-            DataError: a row is broken, or no pair.
+            DataError: a row is broken, or not a pair.
         """
         preparation = self._context.prepare("train", self._rendering, Limit.of(self._context.train))
         if self._refuses:
@@ -122,7 +122,7 @@ class PairMethod(BatchedMethod):
         return Prepared(batches.total_steps, batches.steps_per_epoch, report)
 
     def read_beginning(self, engine: Engine) -> None:
-        """See `protocols.Method.read_beginning`: the reference's numbers, if they are to be known before."""
+        """See `protocols.Method.read_beginning`: the reference's numbers, if they are precomputed."""
         if self._reads_reference and self._policy.precomputed and self._pairs.known is None:
             self._pairs.known = reference_numbers(self._context, engine, self._pairs.rows)
 

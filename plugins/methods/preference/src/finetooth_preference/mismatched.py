@@ -1,4 +1,4 @@
-"""Answers to other prompts, from which KTO estimates how far the policy is from the reference."""
+"""Answers to other prompts, with which KTO estimates the KL from the policy to the reference."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def mismatched(data: Sequence[Datum], max_length: int) -> list[Datum]:
     arXiv:2402.01306, section 4.1): the same answers, other prompts.
 
     Args:
-        max_length: positions; what is longer is cut, and left out if nothing of the answer remains or an image would be
-            cut in two.
+        max_length: positions; longer sequences are cut, or left out if the answer would be lost or an image would be
+            cut.
     """
     mixed = []
     for place, datum in enumerate(data):
@@ -26,9 +26,9 @@ def mismatched(data: Sequence[Datum], max_length: int) -> list[Datum]:
         trained = np.concatenate([np.zeros(len(prompt)), other.mask[begin - 1 :].astype(np.float64)])[: len(tokens)]
         media = [
             (start, medium) for start, medium in datum.media if start < end
-        ]  # what is asked about goes with the prompt
+        ]  # media of a prompt stay with the prompt
         media += [(start + end - begin, medium) for start, medium in other.media if start >= begin]
-        whole = all(start + medium.length < len(tokens) for start, medium in media)  # none is cut in two
+        whole = all(start + medium.length < len(tokens) for start, medium in media)  # no medium is cut
         if trained[1:].any() and whole:
             mixed.append(Datum.from_tokens(tokens, trained, id=f"{datum.id}~{other.id}", media=media))
     return mixed
@@ -51,5 +51,5 @@ def _tokens(datum: Datum) -> np.ndarray:
 
 
 def _answer(datum: Datum) -> int:
-    """Index of the first token that trains."""
+    """Index of the first trained token."""
     return int(np.argmax(datum.mask)) + 1

@@ -76,6 +76,6 @@ class KtoOptions(RowOptions):
     """Weight of desirable answers."""
     undesirable_weight: float = Field(default=1.0, gt=0)
     """Weight of undesirable answers. The paper recommends weights with which desirable answers count 1 to 1.33 times as
-    much as undesirable ones; the plan says which weights these are."""
+    much as undesirable ones; the plan shows these weights."""
     reference: Reference = Field(default_factory=ReferenceOptions)
     """The reference; a mapping, or only its `policy`."""

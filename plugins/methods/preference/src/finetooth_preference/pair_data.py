@@ -1,4 +1,4 @@
-"""Pairs as the engine gets them: two data of one group, the chosen one first."""
+"""Pairs for the engine: two data of one group, the chosen one first."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from finetooth_preference.precomputed import ReferenceLogprobs
 class PairData(LazySequence[tuple[Datum, Datum]]):
     """Pairs in the order of their rows.
 
-    The mask of both says which targets are the answer; the field `weights`, which counts likelihood, is 0 in the
-    rejected one.
+    The mask of both marks the targets of the answer. The field `weights`, for the likelihood, is 0 in the rejected one.
 
     Args:
-        rows: prepared data, two a pair.
+        rows: prepared data, two per pair.
     """
 
     noun = "pair"
@@ -44,5 +43,5 @@ class PairData(LazySequence[tuple[Datum, Datum]]):
 
 
 def report_of(report: DataReport, pairs: int) -> DataReport:
-    """The report with pairs, not answers, as what was made of the rows: a batch counts pairs."""
+    """The report with pairs instead of answers as data, since a batch counts pairs."""
     return replace(report, used=pairs, length_deviation=2**0.5 * report.length_deviation)

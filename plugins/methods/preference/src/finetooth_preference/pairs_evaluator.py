@@ -20,8 +20,8 @@ def build(options: PairsOptions, context: Context) -> PairsEvaluator:
 
 
 class PairsEvaluator(RewardsEvaluator):
-    """`rewards/accuracies` with its 95 % interval, and what the lengths of the answers alone would say. Answers
-    that tie count half: before the first step every reward is 0."""
+    """`rewards/accuracies` with its 95 % interval, and a baseline from the lengths of the answers. Ties count half:
+    before the first step every reward is 0."""
 
     metrics = frozenset({
         "rewards/accuracies", "rewards/accuracies_low", "rewards/accuracies_high", "rewards/margins",
@@ -32,7 +32,7 @@ class PairsEvaluator(RewardsEvaluator):
         """Render the held-out pairs.
 
         Raises:
-            DataError: a row is broken, or no pair.
+            DataError: a row is broken, or not a pair.
         """
         preparation = self._rendered("pairs", {"margins": False})
         pairs = PairData(preparation.data)
@@ -40,7 +40,7 @@ class PairsEvaluator(RewardsEvaluator):
         return report_of(preparation.report, len(pairs))
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """Returns how often the chosen answer has the higher implicit reward.
+        """Measure how often the chosen answer has the higher implicit reward.
 
         Raises:
             EngineError: a log-probability is not finite.

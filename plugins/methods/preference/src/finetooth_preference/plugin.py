@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from finetooth_hooks import Evaluator, Method, hookimpl
 
 LOSSES = {name: {"loss": name} for name in ("ipo", "hinge", "robust", "discopop", "aot", "bco_pair", "apo_zero")}
-"""Losses that other tools call methods."""
+"""Losses that are methods in other tools."""
 
 
 @hookimpl

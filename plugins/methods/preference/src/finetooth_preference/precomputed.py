@@ -1,8 +1,7 @@
-"""What a reference says of the training data, reckoned once before training and kept.
+"""The reference's log-probabilities of the training data, computed once before training and saved.
 
-It is kept by content: of the data (their tokens and which of them count, so the renderer too), of the model's files,
-the precision, the tokens that the recipe adds, and what stores the base in fewer bits. A later run with the same finds
-it.
+The key is a hash of the data (tokens and masks, so also the renderer), the model's files, the precision, the recipe's
+added tokens, and the quantizer. A later run with the same content reuses the numbers.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from numpy.typing import NDArray
 
 FIELD = "logprobs@reference"
 AT_ONCE = 256
-"""Data that are scored in one call."""
+"""Number of data in one call."""
 
 
 class ReferenceLogprobs:
-    """Log-probabilities of the targets that count.
+    """Log-probabilities of the counted targets.
 
     Args:
         values: of all data, end to end, float32.
-        counts: how many targets of each datum count.
+        counts: number of counted targets of each datum.
     """
 
     def __init__(self, values: NDArray[np.float32], counts: NDArray[np.int64]) -> None:
@@ -44,10 +43,10 @@ class ReferenceLogprobs:
 
 
 def reference_numbers(context: Context, engine: Engine, data: Sequence[Datum]) -> ReferenceLogprobs:
-    """The reference's numbers: found, or made now by the policy as it is before the first step.
+    """The reference's numbers: read from the cache, or computed now by the policy before its first step.
 
     Raises:
-        EngineError: they are not there, and the policy has moved on; or they are not finite.
+        EngineError: the numbers are missing and the policy has already trained, or they are not finite.
     """
     counts = np.array([int(datum.mask.sum()) for datum in data], dtype=np.int64)
     file = context.cache / "reference-logprobs" / f"{_key(context, engine, data)}.npy"
@@ -85,13 +84,13 @@ def _make(engine: Engine, data: Sequence[Datum]) -> NDArray[np.float32]:
 def _key(context: Context, engine: Engine, data: Sequence[Datum]) -> str:
     model = context.model
     about = f"1 {model.reference} {model.revision} {model.digest} {engine.info.precision}"
-    if new := context.facts.new_tokens:  # each takes a share of every prediction, whether the data have it or not
+    if new := context.facts.new_tokens:  # each takes a share of every prediction, even if the data lack it
         about += f" {context.facts.vocab_size} {new}"
     digest = hashlib.sha256(about.encode())
     plan = context.plan
     if plan is not None:
-        kinds, begun = ["quantizer"], list[str]()  # a base in fewer bits says something else
-        if "reference" not in engine.capabilities:  # the policy as it begins, which may be trained
+        kinds, begun = ["quantizer"], list[str]()  # a quantised base gives other numbers
+        if "reference" not in engine.capabilities:  # the initial policy, which may already be trained
             kinds.append("adapter")
             begun = [note for note in plan.notes if note.startswith("adapter.resume_from:")]  # with the SHA-256 of what
         stored = {kind: [plan.picks.get(kind), plan.options.get(kind)] for kind in kinds}
@@ -99,14 +98,14 @@ def _key(context: Context, engine: Engine, data: Sequence[Datum]) -> str:
     for datum in data:
         for array in (datum.placeholder_tokens, datum.targets, datum.mask):
             digest.update(np.ascontiguousarray(array).tobytes())
-        for place, medium in datum.media:  # two images stand for the same placeholders
+        for place, medium in datum.media:  # different images have the same placeholders
             digest.update(f"{place} {medium.kind} ".encode() + hashlib.sha256(medium.data).digest())
         digest.update(b"|")
     return digest.hexdigest()
 
 
 def _read(file: Path, count: int) -> NDArray[np.float32] | None:
-    """What is kept; None if nothing whole is."""
+    """The saved numbers; None if the file is missing or incomplete."""
     try:
         values: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError):

@@ -1,8 +1,8 @@
-"""How preferences become tokens; also what a worker process builds.
+"""Renders preferences to tokens, also in worker processes.
 
-An answer is rendered as part of the whole conversation, and only the answer trains. That both answers of a pair are
-answers to the same prompt is proven on tokens: what the model reads when it is asked (`Renderer.shown_prompt`) is what
-the rendered conversation begins with, for each answer; where only the tokens differ, the prompt's are taken.
+An answer is rendered as part of the whole conversation, and only the answer trains. A check on tokens proves that both
+answers of a pair have the same prompt: each rendered conversation must begin with the prompt of inference
+(`Renderer.shown_prompt`). If only the tokens differ and not the text, the prompt's tokens are used.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TEXT_ACTION = "end the prompt with a line feed, or begin the answers with a blan
 
 
 class Bad(Exception):
-    """Nothing can be learned from the row; the text says why."""
+    """The row has nothing to learn; the text gives the reason."""
 
 
 def pairs(options: Mapping[str, Any], context: Context) -> Render:
     """Render a pair: tokens of the chosen answer, and of the rejected one.
 
     Args:
-        options: `bad_rows`, as in `RowOptions`; `margins`: every row must say its margin.
+        options: `bad_rows`, as in `RowOptions`; `margins`: every row must have a margin.
     """
     answers = Answers(context)
 
@@ -107,14 +107,14 @@ class Answers:
     context: Context
 
     def render(self, prompt: Side, answer: Side, tools: Sequence[Mapping[str, Any]], part: str) -> Rendered:
-        """Tokens of prompt and answer, of which the answer trains.
+        """Tokens of prompt and answer; only the answer trains.
 
         Args:
             part: `chosen` or `rejected`, for messages; empty for an answer by itself.
 
         Raises:
             Bad: the answer is empty.
-            DataError: it cannot be rendered, or does not begin with the prompt.
+            DataError: the conversation cannot be rendered, or does not begin with the prompt.
         """
         name = f"its {part} answer" if part else "its answer"
         if _is_empty(answer):
@@ -157,7 +157,7 @@ class Answers:
 
 
 def _shown(rendered: Rendered) -> list[str]:
-    """Which images, sounds and videos it has."""
+    """The images, sounds and videos of a row."""
     return [place.medium.sha256 for place in rendered.media]
 
 

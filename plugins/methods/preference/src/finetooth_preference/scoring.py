@@ -1,4 +1,4 @@
-"""Rewards of held-out answers: what both evaluators share."""
+"""Rewards of held-out answers, for both evaluators."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class ScoreOptions(Options):
 
     score: Score | Literal["auto"] = "auto"
     """An answer's reward: `reward` is beta times its log-probability minus the reference's, `sum` its log-probability,
-    `mean` that divided by its length. `auto` is what the run's method compares, or `mean` for a method without
-    preferences."""
+    `mean` that divided by its length. `auto` is the score that the run's method compares, or `mean` for a method
+    without preferences."""
     rows: int | None = Field(default=None, ge=1)
     """Measure only this many rows, the first ones. Left out, all."""
 
@@ -45,7 +45,7 @@ class Rewards:
             Rewards and sums of log-probabilities, (S,) each.
 
         Raises:
-            EngineError: a log-probability is not finite, or the reference's is not known.
+            EngineError: a log-probability is not finite, or the reference's is unknown.
         """
         sums = _sums(engine, data, "policy")
         score, beta = self._chosen()
@@ -55,7 +55,7 @@ class Rewards:
         return (sums / lengths if score == "mean" else sums), sums
 
     def read_beginning(self, engine: Engine, data: Sequence[Datum]) -> None:
-        """Have the reference's numbers, where the policy before its first step is the reference."""
+        """Compute the reference's numbers, if the reference is the policy before its first step."""
         precomputed = self._is_precomputed() or "reference" not in engine.capabilities
         if self._chosen()[0] == "reward" and precomputed and self._known is None:
             self._known = reference_numbers(self._context, engine, data)

@@ -1,4 +1,5 @@
-"""The method `pretrain`: documents in windows of `train.max_length`, one optimizer step per batch of windows."""
+"""The method `pretrain` trains on documents in windows of `train.max_length`, one optimizer step per batch of
+windows."""
 
 from __future__ import annotations
 
@@ -42,9 +43,8 @@ def build(options: PretrainOptions, context: Context) -> BatchedMethod:
 class Pretrain(BatchedMethod):
     """Continued pre-training.
 
-    Documents follow each other in the source's order, each closed by the separator, and are cut in windows of
-    `train.max_length`; the order of the windows is shuffled. `train.excess_length` has nothing to decide: no document
-    is too long.
+    Documents are concatenated in the source's order, each with the separator at its end, and cut into windows of
+    `train.max_length`; the windows are shuffled. `train.excess_length` has no effect, since no document is too long.
     """
 
     noun = Windows.noun

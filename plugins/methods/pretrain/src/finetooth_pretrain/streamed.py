@@ -17,25 +17,24 @@ from finetooth_pretrain.method import APART, RENDER, Pretrain, PretrainOptions
 from finetooth_pretrain.streaming import Cursor, DocumentStream, Pass, Rows, Shape
 
 TRIED = 1_000
-"""So many rows are looked at for one that can be used before a run begins."""
+"""Largest number of rows to read for a usable one before a run begins."""
 REASONS = 20
-"""The most reasons that are counted apart."""
+"""Largest number of reasons with separate counts."""
 OTHER = "for another reason"
 FIXED = ("batch_size", "max_length", "shuffle_buffer", "seed")
-"""What a restored run must have as the saved one had it."""
+"""Settings that must be the same in the saved and the restored run."""
 
 
 class StreamedPretrain(BatchedMethod):
-    """`pretrain` with `streaming: true`: rows are read as they are needed and tokenised in this process; what is held
-    are `shuffle_buffer` windows. The state is a cursor, from which a restored method reads on: rows before it are read
-    once more, but not tokenised.
+    """`pretrain` with `streaming: true`: reads rows on demand and tokenises them in this process; only `shuffle_buffer`
+    windows are in memory. The state is a cursor, at which a restored method continues: earlier rows are read again, but
+    not tokenised.
 
-    Rows that cannot be used (a text that is empty, a row of another kind) are left out, counted in each step's
-    `left_out`, the first of each reason is named, and how many there were of each is said in the end; a source that
-    cannot be read ends the run.
+    Unusable rows (an empty text, a row of another kind) are left out and counted in each step's `left_out`. A note
+    names the first row of each reason, and the end of the run reports their numbers. An unreadable source ends the run.
 
     Raises:
-        RecipeError: the recipe does not say how many steps, or wants a part of a pass.
+        RecipeError: the recipe has no number of steps, or a fraction of a pass.
     """
 
     first_loss_high, first_loss_low = Pretrain.first_loss_high, Pretrain.first_loss_low
@@ -71,7 +70,7 @@ class StreamedPretrain(BatchedMethod):
         """Read the first document, so that data of another kind fail early.
 
         Raises:
-            DataError: there is none, or none of the first `TRIED` rows can be used.
+            DataError: the data have no row, or none of the first `TRIED` rows is usable.
         """
         first: DataError | None = None
         for _, document in islice(self._open(0), TRIED):
@@ -102,7 +101,7 @@ class StreamedPretrain(BatchedMethod):
         batches = stream.batches()
         while self._step < self._max_steps and not (self._epochs and self._cursor.passes >= self._epochs):
             data, after = next(batches)
-            self._cursor, self._step = after, self._step + 1  # also if the step fails: then its data are passed over
+            self._cursor, self._step = after, self._step + 1  # also if the step fails: its data are then skipped
             report = train_step(engine, data, self._loss, after.epoch(self._shape.block))
             if after.left_out:
                 report = replace(report, metrics={**report.metrics, "left_out": float(after.left_out)})
@@ -113,7 +112,7 @@ class StreamedPretrain(BatchedMethod):
             self._context.note(f"left out of data.train: {self._counted()}", topic="pretrain: all left out")
 
     def _ends(self) -> tuple[str, ...]:
-        """Which of two ends comes first, where the recipe sets both."""
+        """A note on the earlier of two ends, if the recipe sets both."""
         if not self._epochs:
             return ()
         passes = f"{self._epochs} {'pass' if self._epochs == 1 else 'passes'} over data.train (train.epochs)"
@@ -121,14 +120,14 @@ class StreamedPretrain(BatchedMethod):
         return (f"the run ends after {passes} or {steps}, whichever comes first",)
 
     def state(self) -> Mapping[str, Any]:
-        """The cursor, and what it was made with."""
+        """The cursor, with the settings behind it."""
         return {"step": self._step, "cursor": self._cursor.as_state(), **self._settings()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restore a state, so that exactly the next batch follows.
 
         Raises:
-            DataError: the state is of a run with other settings.
+            DataError: the state is from a run with other settings.
         """
         for name, now in self._settings().items():
             if state.get(name) != now:
@@ -159,7 +158,7 @@ class StreamedPretrain(BatchedMethod):
         self._reasons[reason] += 1
 
     def _counted(self) -> str:
-        """Rows left out since the run began or was resumed, those of a further pass once more."""
+        """Rows left out since the run began or was resumed, counted again in each further pass."""
         return ", ".join(f"{count:,} {reason}" for reason, count in self._reasons.items())
 
     def _say_passed(self, passed: Pass) -> None:

@@ -1,8 +1,8 @@
-"""Documents as they come: windows over them in bounded memory, in an order that can be taken up again.
+"""Streams documents: makes windows in bounded memory, in an order that a resumed run can continue.
 
-Windows are cut as in `windows`, and filled into blocks of a fixed number. A block is shuffled as a whole, from the
-run's seed, the pass and the block's number, and trained before the next one is filled. So the cursor of a run is small
-and exact: where its block begins (a row and a token in it) and how many of the block's windows are trained.
+Windows are cut as in `windows`, and collected into blocks of a fixed number. Each block is shuffled with the run's
+seed, the pass and the block's number, and trained before the next one. So the cursor of a run is small and exact: the
+start of its block (a row and a token in it) and the number of the block's trained windows.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Rows = Iterator[tuple[str, Rendered | DataError]]
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides the windows and their order.
+    """The settings that determine the windows and their order.
 
     Attributes:
         length: positions of a window.
-        block: windows that are shuffled together; 1 keeps the order.
+        block: number of windows that are shuffled together; 1 keeps the order.
         batch: windows in a step.
         seed: of the shuffling.
-        isolate: windows say where documents begin.
+        isolate: windows mark the beginnings of documents.
     """
 
     length: int
@@ -45,14 +45,14 @@ class Cursor:
     """A place in the stream; plain numbers, so that it can be saved.
 
     Attributes:
-        passes: whole passes over the data that are done.
-        block: blocks of this pass that are done.
-        row, offset: where the block under way begins: rows before it, and the token in its first row.
-        taken: windows of it that are trained.
+        passes: number of completed passes over the data.
+        block: number of completed blocks of this pass.
+        row, offset: start of the present block: number of rows before it, and the token in its first row.
+        taken: number of its trained windows.
         left_out: rows left out before the block, in all passes.
         skipped: the same in this pass.
-        a_pass: windows in a pass; 0 until one is done.
-        digest: of the tokens of the block under way; empty before it is filled.
+        a_pass: windows in a pass; 0 before the end of the first.
+        digest: of the tokens of the present block; empty before it is filled.
     """
 
     passes: int = 0
@@ -66,7 +66,7 @@ class Cursor:
     digest: str = ""
 
     def epoch(self, size: int) -> float:
-        """Passes done, with the fraction once it is known how long one is."""
+        """Completed passes, with a fraction once the length of a pass is known."""
         return self.passes + ((self.block * size + self.taken) / self.a_pass if self.a_pass else 0.0)
 
     def as_state(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Cursor:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one pass over the data held."""
+    """Counts of one pass over the data."""
 
     documents: int
     windows: int
@@ -85,7 +85,8 @@ class Pass:
 
 @dataclass(frozen=True)
 class _Window:
-    """A window, and where it begins: rows before it and the token in its first row, left-out rows before that."""
+    """A window with its start: the number of rows before it, the token in its first row, and the left-out rows before
+    it."""
 
     datum: Datum
     row: int
@@ -111,10 +112,10 @@ class DocumentStream:
     """Batches of windows, pass after pass.
 
     Args:
-        open: rows of the data from a number on, read again.
+        open: reads the rows again, from a given number.
         shape: of windows and batches.
-        cursor: where to begin.
-        left_out: called for every row that cannot be used, with their number so far.
+        cursor: the start.
+        left_out: called for every unusable row, with their number so far.
         passed: called after every pass over the data.
     """
 
@@ -132,11 +133,11 @@ class DocumentStream:
         self._start = cursor or Cursor()
 
     def batches(self) -> Iterator[tuple[list[Datum], Cursor]]:
-        """Data of each step, and the place behind them. The last batch of a pass may be smaller; passes follow each
-        other without end.
+        """The data of each step, and the cursor after them. The last batch of a pass may be smaller; passes repeat
+        endlessly.
 
         Raises:
-            DataError: a pass has nothing to predict, or the data are not those of the cursor.
+            DataError: a pass has no token to predict, or the data differ from those of the cursor.
         """
         cursor = self._start
         while True:
@@ -158,7 +159,7 @@ class DocumentStream:
         return Cursor(passes=cursor.passes + 1, left_out=self._seen, a_pass=windows)
 
     def _ordered(self, cursor: Cursor) -> Iterator[tuple[Datum, Cursor, bool]]:
-        """Windows in the order in which they are trained, the place behind each, and whether it is the pass's last."""
+        """Windows in training order, with the cursor after each, and whether it is the last of the pass."""
         self._seen = cursor.left_out
         windows = self._windows(cursor)
         following = self._fill(windows)
@@ -221,7 +222,7 @@ class DocumentStream:
             self._passed(Pass(row + 1 - skipped, count, last))
 
     def _cut(self, pending: list[_Piece], length: int) -> _Window:
-        """The next `length` positions. The token that they predict last stays, to be read first by the next window."""
+        """The next `length` positions. Their last predicted token stays, as the first input of the next window."""
         first, parts, need = pending[0], [], length + 1
         while True:
             piece = pending[0]

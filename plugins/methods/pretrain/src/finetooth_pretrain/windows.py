@@ -1,4 +1,4 @@
-"""Documents to windows: tokenise, separate, cut."""
+"""Turns documents into windows: tokenises, separates and cuts them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from finetooth_toolbox.messages.prompts import closed, encode_document
 from numpy.typing import NDArray
 
 SEPARATORS = ("<|endoftext|>", "<|end_of_text|>", "</s>")
-"""What models end a document with, most telling first. A chat model's own end-of-text token usually ends a message."""
+"""Common tokens at the end of a document, the most specific first. A chat model's own end-of-text token usually ends a
+message."""
 
 
 def separator_id(tokenizer: Tokenizer, separator: str) -> int:
@@ -77,12 +78,13 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 class Windows(LazySequence[Datum]):
     """All documents laid end to end, cut into windows of `length` positions, each made when it is read.
 
-    A window reads `length` tokens and predicts the one after each, so neighbours share one token: the last a window
-    predicts is the first the next one reads. Every token but the very first is predicted exactly once. The last window
-    may be shorter. A window is named after the document in which it begins and the offset in it: `corpus.txt@1024`.
+    A window reads `length` tokens and predicts the one after each, so neighbours share one token: the last predicted
+    token of a window is the first input of the next one. Every token except the very first is predicted exactly once.
+    The last window may be shorter. The id of a window is the document at its start and the offset in it:
+    `corpus.txt@1024`.
 
     Args:
-        isolate: windows say where documents begin; see `window`.
+        isolate: windows mark the beginnings of documents; see `window`.
     """
 
     noun = "window"
@@ -114,9 +116,9 @@ def window(tokens: NDArray[np.int64], begins: NDArray[np.int64] | None, id: str)
     """A window that reads `tokens[:-1]` and predicts `tokens[1:]`.
 
     Args:
-        begins: where in it documents begin; each is a segment of its own then, with positions from 0, that sees no
-            other. The separator belongs to the document it closes, and what follows it is predicted from there. None
-            for windows in which attention crosses documents.
+        begins: starts of documents in the window; each is then a separate segment with positions from 0. The separator
+            belongs to the document before it, and predicts the next document's first token. None for windows in which
+            attention crosses documents.
     """
     datum = Datum.from_tokens(tokens, id=id)
     inner = () if begins is None else begins[(begins > 0) & (begins < len(datum))]

@@ -1,4 +1,4 @@
-"""Held-out steps judged."""
+"""The evaluator `steps`, which measures the judgement of held-out steps."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class StepsOptions(Options):
 
 
 class StepsEvaluator(EvaluatorBase):
-    """`protocols.Evaluator`: a step is called right where its value is above 0. Accuracy is given balanced, the mean of
-    that of right and that of wrong steps, since most steps are right; the interval resamples whole answers."""
+    """A `protocols.Evaluator`: a step counts as right if its value is above 0. The accuracy is balanced, the mean over
+    right and wrong steps, since most steps are right; its interval resamples whole answers."""
 
     metrics = frozenset({
         "balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high", "accuracy", "accuracy_right",
@@ -49,8 +49,8 @@ class StepsEvaluator(EvaluatorBase):
         """Render the held-out rows.
 
         Raises:
-            RecipeError: the recipe gives none.
-            DataError: a row is broken, or none can be used.
+            RecipeError: the recipe has no held-out rows.
+            DataError: a row is broken, or no row is usable.
         """
         options = {"separator": self._separator(), "train_on": "all", "unusable": self._options.unusable}
         limit = Limit(self._context.train.max_length, "drop")
@@ -63,13 +63,13 @@ class StepsEvaluator(EvaluatorBase):
         return report
 
     def _separator(self) -> str:
-        """What ends a step, as the recipe's method has it."""
+        """The separator of the recipe's method."""
         if self._options.separator is not None:
             return self._options.separator
         return str(self._context.options.get("method", {}).get("separator", "\n"))
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """Returns how well values separate right steps from wrong ones.
+        """Measure how well values separate right steps from wrong ones.
 
         Raises:
             EngineError: a value is not finite; names the row.
@@ -94,7 +94,7 @@ class StepsEvaluator(EvaluatorBase):
 
 def step_metrics(answers: Sequence[Answer], random: np.random.Generator) -> dict[str, float]:
     """`balanced_accuracy` with `balanced_accuracy_low` and `_high` (95 %), `accuracy`, `accuracy_right` and
-    `accuracy_wrong` where there are such steps, and `calibration_error` of the probability that a step is right."""
+    `accuracy_wrong` if such steps exist, and `calibration_error` of the probability that a step is right."""
     values, labels = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     called = values > 0
     low, high = bootstrap(answers, balanced_accuracy, random)
@@ -111,7 +111,7 @@ def step_metrics(answers: Sequence[Answer], random: np.random.Generator) -> dict
 
 
 def balanced_accuracy(answers: Sequence[Answer]) -> float:
-    """The mean of the accuracies of right and of wrong steps; that of the only kind where there is but one."""
+    """The mean of the accuracies of right and of wrong steps; or that of the only kind."""
     values, labels = (np.concatenate(parts) for parts in zip(*answers, strict=True))
     called = values > 0
     parts = [float((called[labels == kind] == kind).mean()) for kind in (True, False) if (labels == kind).any()]

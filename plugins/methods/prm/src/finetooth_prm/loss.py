@@ -13,7 +13,7 @@ from finetooth_hooks import arrays as xp
 
 
 def build() -> LossFn:
-    """The loss has no options."""
+    """Builder of the loss, which has no options."""
     return step_cross_entropy
 
 

@@ -1,4 +1,4 @@
-"""The method `prm`: answers in steps to data, one optimizer step per batch."""
+"""The method `prm` trains on answers in steps, one optimizer step per batch."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Prm(BatchedMethod):
         """Read and tokenise the training rows. A row that is cut keeps its first steps.
 
         Raises:
-            RecipeError: long rows shall be split, and a piece would not see what came before.
-            DataError: a row cannot be used, or all steps have the same label.
+            RecipeError: the recipe splits long rows, and a piece would not see the earlier steps.
+            DataError: a row is unusable, or all steps have the same label.
         """
         train = self._context.train
         if train.excess_length in ("split", "truncate_turns"):
@@ -67,11 +67,11 @@ class Prm(BatchedMethod):
         )
 
     def _check_first(self, report: StepReport) -> None:
-        """A first loss says nothing here: it depends on a head that is drawn."""
+        """Skip the check of the first loss, which depends on a random head."""
 
 
 def judge_labels(data: Sequence[Datum], split: str = "train") -> str:
-    """How many steps are right, in words.
+    """The number of right steps, in words.
 
     Raises:
         DataError: all steps have the same label.

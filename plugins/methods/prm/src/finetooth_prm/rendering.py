@@ -1,6 +1,6 @@
-"""How `prm` turns an example into tokens; also what a worker process builds.
+"""Renders an example to tokens for `prm`, also in worker processes.
 
-Weights carry the labels until the method makes data of them: what ends a step weighs 1 + its label, all else 0.
+Weights carry the labels until the method makes data: the end of a step has weight 1 + its label, other tokens 0.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ NO_STEPS = "method prm learns from answers in steps, each with a label"
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:
-    """Tokens of an answer in steps. What cannot be used is refused by name or, with `unusable: drop`, left out and
-    counted.
+    """Tokens of an answer in steps. Unusable rows are refused by name or, with `unusable: drop`, left out and counted.
 
     Args:
         options: `separator`, `train_on` and `unusable`, as in `PrmOptions`.
@@ -49,9 +48,9 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         if not all(label is None or 0 <= float(label) <= 1 for label in example.labels):
             return refused("a label is not true, false or a number from 0 to 1", "write every label so")
         tokens, ends = step_tokens(example.prompt, example.steps, context, separator)
-        weights = [0.0] * (len(tokens) + 1)  # one token more, which nobody reads: see `answers.scored_at_end`
+        weights = [0.0] * (len(tokens) + 1)  # one more token, which is not read: see `answers.scored_at_end`
         for end, label in list(zip(ends, example.labels, strict=True))[-1 if last_only else 0 :]:
-            if label is not None:  # a step that only leads to the next ones
+            if label is not None:  # None: a step without a label, before labelled ones
                 weights[end + 1] = 1.0 + float(label)
         return Rendered((*tokens, tokens[-1]), tuple(weights))
 
@@ -59,7 +58,7 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 
 
 class LabelledSteps(LazySequence[Datum]):
-    """Data whose labels stand in a field of their own.
+    """Data with labels in a separate field.
 
     Args:
         data: whose weights carry the labels.

@@ -1,4 +1,4 @@
-"""Held-out answers scored: how often the better one of a pair scores higher, or how near scores are to labels."""
+"""The evaluator `reward`: how often the better answer of a pair scores higher, or how close scores are to labels."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class RewardOptions(Options):
 
 
 class RewardEvaluator(EvaluatorBase):
-    """`protocols.Evaluator`. Of pairs: the share whose chosen answer scores higher (a tie counts half) with its 95 %
-    interval, and what the length alone would tell; of labelled answers: the mean squared error."""
+    """A `protocols.Evaluator`. For pairs: the share with a higher score of the chosen answer (a tie counts half), its
+    95 % interval, and baselines from the length; for labelled answers: the mean squared error."""
 
     def __init__(self, options: RewardOptions, context: Context) -> None:
         self._options, self._context = options, context
@@ -50,8 +50,8 @@ class RewardEvaluator(EvaluatorBase):
         """Render the held-out rows.
 
         Raises:
-            RecipeError: the recipe gives none.
-            DataError: a row is broken, or none can be used.
+            RecipeError: the recipe has no held-out rows.
+            DataError: a row is broken, or no row is usable.
         """
         id_, example = self._context.examples("eval").rows[0]
         try:
@@ -73,7 +73,7 @@ class RewardEvaluator(EvaluatorBase):
         return report
 
     def evaluate(self, engine: Engine, step: int) -> Evaluation:
-        """Returns how well scores order pairs, or how close they are to labels.
+        """Measure how well scores order pairs, or how close they are to labels.
 
         Raises:
             EngineError: a score is not finite; names the row.
@@ -100,8 +100,7 @@ class RewardEvaluator(EvaluatorBase):
 
 def pair_metrics(chosen: Scores, rejected: Scores) -> dict[str, float]:
     """Of P pairs: `accuracy` with `accuracy_low` and `accuracy_high`, mean `margin`, mean `reward`, and
-    `calibration_error`: how far the model's confidence in its choice, sigmoid(|margin|), lies from how often it is
-    right."""
+    `calibration_error`: the distance of the model's confidence in its choice, sigmoid(|margin|), from its accuracy."""
     margins = chosen - rejected
     accuracy = shares(margins)
     low, high = wilson(accuracy, len(margins))
@@ -122,12 +121,12 @@ def shares(margins: Scores) -> float:
 
 
 def length_baselines(chosen: Scores, rejected: Scores) -> Mapping[str, float]:
-    """What a judge by length alone would reach."""
+    """Accuracies of judges that only compare lengths."""
     return {"longer answer": shares(chosen - rejected), "shorter answer": shares(rejected - chosen)}
 
 
 def regression_metrics(scores: Scores, labels: Scores) -> dict[str, float]:
-    """`mse`, and Pearson's `correlation` where both vary."""
+    """`mse`, and Pearson's `correlation` if both vary."""
     metrics = {"mse": float(np.mean((scores - labels) ** 2))}
     if scores.std() > 0 and labels.std() > 0:
         metrics["correlation"] = float(np.corrcoef(scores, labels)[0, 1])

@@ -1,7 +1,7 @@
 """Losses over the scores of a scalar head.
 
-`bradley_terry` (Bradley and Terry, 1952; as Ouyang et al., 2022, arXiv:2203.02155, eq. 1 train it). With r the score of
-an answer, w the chosen and l the rejected one, m a margin (Touvron et al., 2023, arXiv:2307.09288, eq. 2) and c a
+`bradley_terry` (Bradley and Terry, 1952; as in Ouyang et al., 2022, arXiv:2203.02155, eq. 1). With r the score of an
+answer, w the chosen and l the rejected one, m a margin (Touvron et al., 2023, arXiv:2307.09288, eq. 2) and c a
 coefficient that holds the scores around 0 (Eisenstein et al., 2023, arXiv:2312.09244, section 4):
 
     L = -log sigmoid(r_w - r_l - m) + c (r_w + r_l)^2        mean over pairs
@@ -31,11 +31,11 @@ def build_bradley_terry(options: BradleyTerryOptions) -> LossFn:
 
 
 def bradley_terry(outputs: Outputs, data: LossData, state: LossState, *, centre: float) -> LossResult:
-    """Pairs stand next to each other, the chosen one first.
+    """Computes the loss of pairs of adjacent answers, the chosen one first.
 
     Args:
         outputs: `scores` (S,).
-        data: scalars `margin` (S,), of which that of the chosen answer is read.
+        data: scalars `margin` (S,), of which only the chosen answer's is used.
         centre: c above.
 
     Returns:
@@ -44,7 +44,7 @@ def bradley_terry(outputs: Outputs, data: LossData, state: LossState, *, centre:
     scores, counts = outputs["scores"], xp.astype_like(xp.sum(data.mask, axis=1) > 0, outputs["scores"])
     chosen, rejected, real = scores[0::2], scores[1::2], counts[0::2] * counts[1::2]
     margins = chosen - rejected
-    # a pair that a short rank is filled up with counts for nothing
+    # a padding pair of a rank with fewer data has weight 0
     losses = -xp.log_sigmoid(margins - data.scalars["margin"][0::2]) * real
     contributions = {"bradley_terry": Contribution(xp.sum(losses), per="groups")}
     if centre:

@@ -1,4 +1,4 @@
-"""The method `rm`: pairs or labelled answers to data, one optimizer step per batch of rows."""
+"""The method `rm` trains on pairs or labelled answers, one optimizer step per batch of rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RmOptions(Options):
 
 
 class Rm(BatchedMethod):
-    """A reward model. A pair is two data of one group, the chosen answer first; each counts at its last token."""
+    """A reward model. A pair is two data of one group, the chosen answer first; each is scored at its last token."""
 
     def __init__(self, options: RmOptions, context: Context) -> None:
         self._options = options
@@ -61,8 +61,8 @@ class Rm(BatchedMethod):
         """Read and tokenise the training rows.
 
         Raises:
-            RecipeError: long rows shall be cut, which changes what was judged.
-            DataError: a row cannot be used, or all labels are the same.
+            RecipeError: the recipe cuts long rows, which changes the judged text.
+            DataError: a row is unusable, or all labels are the same.
         """
         preparation = self._context.prepare("train", rendering(self._kind, self._options, self._context), None)
         report = preparation.report
@@ -82,20 +82,20 @@ class Rm(BatchedMethod):
         return Prepared(batches.total_steps, batches.steps_per_epoch, dataclasses.replace(report, notes=notes))
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
-        """One optimizer step for each batch; a number that leaves its healthy range is noted once."""
+        """One optimizer step for each batch; a metric outside its healthy range gets one note."""
         for report in super().steps(engine):
             self._health.watch(report)
             yield report
 
     def _check_first(self, report: StepReport) -> None:
-        """A first loss says nothing here: it depends on a head that is drawn."""
+        """Skip the check of the first loss, which depends on a random head."""
 
 
 def rendering(kind: Kind, options: RmOptions, context: Context) -> Rendering:
-    """How rows become tokens.
+    """The rendering of rows to tokens.
 
     Raises:
-        RecipeError: long rows shall be cut.
+        RecipeError: the recipe cuts long rows.
     """
     train = context.train
     if train.excess_length not in ("drop", "raise"):
@@ -112,7 +112,7 @@ def rendering(kind: Kind, options: RmOptions, context: Context) -> Rendering:
 
 
 def _first_kind(context: Context) -> Kind:
-    """What the first row is; pairs, if it is nothing that `prepare` would take."""
+    """The kind of the first row; pairs, if `prepare` would refuse it."""
     try:
         return kind_of(context.examples("train").rows[0][1])
     except DataError:

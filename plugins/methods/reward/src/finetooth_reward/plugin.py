@@ -19,7 +19,7 @@ def ft_methods() -> Iterator[Method]:
         elsewhere={"reward": {}, "reward_modeling": {}, "reward_model": {}},
         evaluators=("reward",),
         formats=("labelled_text",),
-        headline=("rewards/accuracies",),  # of labels the loss is the error itself
+        headline=("rewards/accuracies",),  # with labels the loss is already the error
     )
 
 

@@ -1,4 +1,4 @@
-"""How `rm` turns an example into tokens; also what a worker process builds."""
+"""Renders an example to tokens for `rm`, also in worker processes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ EMPTY = "an answer is empty"
 
 
 def kind_of(example: Example) -> Kind:
-    """What a reward model learns of rows like this one.
+    """The kind of training for rows like this one.
 
     Raises:
-        DataError: nothing.
+        DataError: a reward model cannot learn from such a row.
     """
     if isinstance(example, Pair):
         return "pairs"
@@ -42,12 +42,11 @@ def kind_of(example: Example) -> Kind:
 
 
 def build(options: Mapping[str, Any], context: Context) -> Render:
-    """Tokens of an example: two texts of a pair, or one with its label. What cannot be used is refused by name or, with
+    """Tokens of an example: two texts of a pair, or one with its label. Unusable rows are refused by name or, with
     `unusable: drop`, left out and counted.
 
     Args:
-        options: `kind`, as `kind_of` gives it; `unusable`, `margin`, `max_length` and `excess_length`, as the recipe
-            has them.
+        options: `kind`, from `kind_of`; `unusable`, `margin`, `max_length` and `excess_length`, from the recipe.
     """
     kind: Kind = options["kind"]
     drops, longest, excess = options["unusable"] == "drop", options["max_length"], options["excess_length"]
@@ -58,7 +57,7 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
         raise DataError("", problem, action=f"{action}, or set method.unusable: drop")
 
     def fitting(rendered: Rendered) -> Rendered:
-        """A text that is cut is not what was judged."""
+        """Check that a text fits, since a cut text is not the judged one."""
         parts = (rendered, *rendered.others)
         positions = max(len(part.tokens) - 1 for part in parts)
         if longest is None or positions <= longest:
@@ -104,6 +103,6 @@ def build(options: Mapping[str, Any], context: Context) -> Render:
 
 
 def _same(first: Rendered, other: Rendered) -> bool:
-    """They read the same tokens, images and sounds."""
+    """Whether both have the same tokens, images and sounds."""
     media = [[shown.medium.sha256 for shown in side.media] for side in (first, other)]
     return first.tokens == other.tokens and media[0] == media[1]

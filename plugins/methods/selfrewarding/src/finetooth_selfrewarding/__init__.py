@@ -1,1 +1,1 @@
-"""A model that judges its own answers and learns which it prefers."""
+"""A model that judges its own answers and learns its preferences."""

@@ -1,8 +1,8 @@
-"""The model as its own judge: how many points it would give an answer.
+"""The model as its own judge, which gives points to an answer.
 
-It is shown the question, the answer and what points are for, and its distribution over the digits that may follow
-"Score: " is read: the score is the expected number of points (Liu et al., 2023, arXiv:2303.16634, eq. 1). Nothing is
-sampled, so every answer of the judge can be read, and two answers are seldom judged alike.
+It reads the question, the answer and the rubric. The score is the expected number of points under its distribution over
+the digits after "Score: " (Liu et al., 2023, arXiv:2303.16634, eq. 1). Without sampling, every judgement is a valid
+number, and ties are rare.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ RUBRIC = (
     "asked; it covers most of what was asked; it answers all of it; it is clear and well made; it could not be much "
     "better.\n\nQuestion: {prompt}\n\nAnswer: {answer}\n\nGive the sum of the points, from 0 to 5."
 )
-"""What the judge is asked; after Yuan et al., 2024, arXiv:2401.10020, figure 2, in words of our own."""
+"""The judge's prompt; after Yuan et al., 2024, arXiv:2401.10020, figure 2, in our own words."""
 BEGINNING = "Score: "
 
 
 class OwnJudge:
-    """Judges with the engine that answers.
+    """Judges with the same engine that answers.
 
     Args:
         rubric: with `{prompt}` and `{answer}`.
 
     Raises:
-        RecipeError: the tokenizer has no token for a digit alone.
+        RecipeError: the tokenizer has no token for a single digit.
     """
 
     def __init__(self, context: Context, rubric: str) -> None:
@@ -47,18 +47,18 @@ class OwnJudge:
         """Checks that the model can read the judge's prompt for each task.
 
         Args:
-            answer: most tokens of an answer.
+            answer: largest number of tokens of an answer.
 
         Raises:
-            DataError: the model has no room for it; names the row.
+            DataError: the prompt is too long for the model; names the row.
         """
         shown = [(id_, tuple(self._tokens(task, ""))) for id_, task in prompts.tasks.items()]
         action = "shorten method.rubric, lower method.max_completion_length, or remove the row"
         replace(prompts, tokens=shown).check_room(self._context, answer, of="the judge's prompt", action=action)
 
     def scored(self, engine: Engine, rollouts: Sequence[Rollout], tasks: Mapping[str, Task]) -> list[Rollout]:
-        """The rollouts with points, 0 to 5, as their reward. One whose text has so many more tokens than were sampled
-        that the model cannot read it is left out.
+        """The rollouts with points, 0 to 5, as their reward. A rollout is left out if its text, tokenised again, is too
+        long for the model.
 
         Args:
             tasks: by the rollouts' ids.
@@ -74,7 +74,7 @@ class OwnJudge:
         return [replace(of, rewards={"self": p}, reward=p) for (of, _), p in zip(fits, points, strict=True)]
 
     def _datum(self, task: Task, rollout: Rollout) -> Datum:
-        """What the judge reads, with the digits as targets of its last position."""
+        """The judge's prompt, with the digits as targets of its last position."""
         tokens = self._tokens(task, rollout.text)
         targets = np.repeat(np.transpose(self._digits), len(tokens), axis=0)
         mask = np.arange(1, len(tokens) + 1) == len(tokens)
@@ -86,6 +86,6 @@ class OwnJudge:
 
 
 def _expected(logprobs: NDArray[np.float64]) -> float:
-    """The mean of points from the log-probability of each, (POINTS + 1,), which need not sum to 1."""
+    """The expected points from log-probabilities (POINTS + 1,), whose probabilities need not sum to 1."""
     share = np.exp(logprobs - logprobs.max())
     return float(share @ np.arange(POINTS + 1) / share.sum())

@@ -30,8 +30,8 @@ class SelfRewardingOptions(RoundOptions):
 
 
 class SelfRewarding(RoundMethod):
-    """Iterative DPO on what the model itself, or another judge, prefers of its own answers (Yuan et al., 2024,
-    arXiv:2401.10020, section 2.3; with another judge Lee et al., 2023, arXiv:2309.00267)."""
+    """Iterative DPO on the model's own answers, with preferences of the model itself or another judge (Yuan et al.,
+    2024, arXiv:2401.10020, section 2.3; with another judge Lee et al., 2023, arXiv:2309.00267)."""
 
     nothing = (
         "method.rewards",
@@ -49,8 +49,8 @@ class SelfRewarding(RoundMethod):
         """Read and tokenise the prompts.
 
         Raises:
-            DataError: a row has an answer already, or comes under the id of another; or it, or the judge's prompt for
-                it, is longer than the model reads.
+            DataError: a row already has an answer or the id of another row; or its prompt, or the judge's prompt for
+                it, is too long for the model.
         """
         self._prompts = Prompts.read(self._context)
         check_columns(self._rewards, self._prompts.columns)
@@ -60,7 +60,7 @@ class SelfRewarding(RoundMethod):
         return self.begin(self._prompts.tokens, self._prompts.rows)
 
     def judged(self, engine: Engine, rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
-        """The answers with a reward: the model's points, or what the rewards say at the first of the ranks."""
+        """The answers with a reward: the model's points, or the rewards computed at the first rank."""
         tasks = self._prompts.tasks
         if self._judge is not None:
             return self._judge.scored(engine, rollouts, tasks)
@@ -68,7 +68,7 @@ class SelfRewarding(RoundMethod):
         return [rollout for rollout in judged if rollout.reward is not None]
 
     def preferred(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Rollout, Rollout]], dict[str, float]]:
-        """The best and the worst answer to each prompt, where something tells them apart."""
+        """The best and the worst answer to each prompt, if they differ."""
         groups = [sorted(rollouts[of], key=lambda rollout: -(rollout.reward or 0.0)) for of in groups_of(rollouts)]
         ends = [(group[0], group[-1]) for group in groups if len(group) > 1]
         pairs = [(a, b) for a, b in ends if self._keep_equal or (a.reward != b.reward and a.tokens != b.tokens)]

@@ -1,4 +1,4 @@
-"""A model that judges its own answers and learns which it prefers."""
+"""A model that judges its own answers and learns its preferences."""
 
 from __future__ import annotations
 

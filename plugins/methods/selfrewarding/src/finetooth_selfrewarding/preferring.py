@@ -1,7 +1,7 @@
-"""What methods share that prefer in rounds: the model that begins a round answers every prompt and is the reference of
-its DPO, and the pairs of the round are learned before the next one begins.
+"""Base of methods with rounds of preferences: the model at the start of a round answers every prompt and is the
+reference of its DPO, and all pairs of a round train before the next round.
 
-`finetooth_rollouts.rollouts_file` says what a run keeps of a round.
+`finetooth_rollouts.rollouts_file` describes the saved file of a round.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pydantic import Field
 
 
 class RoundOptions(Options):
-    """Options of methods that prefer in rounds."""
+    """Options of methods with rounds of preferences."""
 
     sampler: Pick = "engine"
     """Samples the answers."""
@@ -43,16 +43,16 @@ class RoundOptions(Options):
 
 @dataclass
 class Round:
-    """What is learned from before the next round begins.
+    """The data of one round.
 
     Attributes:
         steps: of the run so far.
         number: from 1.
-        pairs: in the order in which they are trained: the `id` of the row, and token ids of its `prompt` and of the
-            answers `chosen` and `rejected`.
-        done: of them.
+        pairs: in training order: the `id` of the row, and token ids of its `prompt` and of the answers `chosen` and
+            `rejected`.
+        done: number of trained pairs.
         sha256: of the round's file.
-        metrics: to report with every step of the round.
+        metrics: reported with every step of the round.
     """
 
     steps: int = 0
@@ -64,12 +64,12 @@ class Round:
 
 
 class RoundMethod(MethodBase):
-    """A `protocols.Method`. `train.epochs` counts rounds, in each of which every prompt is asked once;
-    `train.batch_size` counts pairs.
+    """A `protocols.Method`. `train.epochs` counts rounds, each with one pass over the prompts; `train.batch_size`
+    counts pairs.
 
     Attributes:
-        nothing: the setting to blame where a round has no pair, why it has none, and what to do.
-        answers: to each prompt.
+        nothing: the setting, reason and action for the error about a round without pairs.
+        answers: number of answers to each prompt.
     """
 
     noun = "pair"
@@ -85,37 +85,37 @@ class RoundMethod(MethodBase):
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
-        """See `protocols.Method.roles`: a copy that is moved to the policy when a round begins."""
+        """See `protocols.Method.roles`: a copy that becomes the policy at the start of each round."""
         return {ROLE: RoleModel()}
 
     def judged(self, engine: Engine, rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
-        """The answers to a batch of prompts, with rewards if something judges them; those that count."""
+        """The usable answers to a batch of prompts, with rewards if the method judges them."""
         return rollouts
 
     @abstractmethod
     def preferred(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Rollout, Rollout]], dict[str, float]]:
-        """Pairs of an answer to prefer and another one to the same prompt, and metrics.
+        """Pairs of a preferred and another answer to the same prompt, and metrics.
 
         Args:
-            rollouts: of a round, as they were judged.
+            rollouts: the judged rollouts of a round.
         """
 
     def begin(self, prompts: Sequence[tuple[str, tuple[int, ...]]], rows: int) -> Prepared:
-        """Take the prompts of the run: the id and the tokens of each.
+        """Set the prompts of the run: id and tokens of each.
 
         Args:
-            rows: that were read.
+            rows: number of rows read.
         """
         self._asked, train, count = prompts, self._context.train, len(prompts)
         lengths = [len(tokens) + self._options.max_completion_length for _, tokens in prompts]
         self._rounds = max(1, round(train.epochs)) if train.epochs else 0
         report = DataReport("train", rows, count, tokens=2 * sum(lengths), longest=max(lengths))
-        # or fewer steps, where prompts make no pair
+        # fewer steps, if prompts give no pair
         most = Batches(count, train.batch_size, self._rounds, train.max_steps, train.seed)
         return Prepared(most.total_steps, most.steps_per_epoch, report)
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
-        """One optimizer step for each batch of pairs. The run ends where a round has none.
+        """One optimizer step for each batch of pairs. The run ends at a round without pairs.
 
         Raises:
             DataError: the first round has no pair.
@@ -137,8 +137,8 @@ class RoundMethod(MethodBase):
             flops = 0.0
 
     def _next(self, engine: Engine) -> float | None:
-        """Begin the next round: the policy answers all prompts, `train.batch_size` at a time, and becomes the
-        reference. Returns the operations that sampling took; None at the end of the run."""
+        """Start the next round: the policy answers all prompts, `train.batch_size` at a time, and becomes the
+        reference. Returns the floating-point operations of sampling; None at the end of the run."""
         number, size, rollouts, flops = self._round.number + 1, self._context.train.batch_size, list[Rollout](), 0.0
         if 0 < self._rounds < number:
             return None
@@ -169,9 +169,9 @@ class RoundMethod(MethodBase):
     # --- state --------------------------------------------------------------------------------------------------------
 
     def state(self) -> Mapping[str, Any]:
-        """The round with its pairs, and how far it is."""
+        """The round with its pairs and progress."""
         return asdict(self._round)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the method as it was after the step at which `state` was taken."""
+        """Restore the method after the step of `state`."""
         self._round = Round(**state)

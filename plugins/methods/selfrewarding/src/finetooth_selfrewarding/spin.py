@@ -16,10 +16,9 @@ class SpinOptions(RoundOptions):
 
 
 class Spin(RoundMethod):
-    """Self-play fine-tuning (Chen et al., 2024, arXiv:2401.01335, algorithm 1): the model that begins a round, its
-    opponent, answers the prompt of every row, and the policy learns by DPO's loss, with the opponent as reference, to
-    prefer the row's answer to it (equation 4.7). Where the opponent says what the row says, the pair is left out:
-    nothing tells the two apart."""
+    """Self-play fine-tuning (Chen et al., 2024, arXiv:2401.01335, algorithm 1): the opponent, which is the model at the
+    start of a round, answers the prompt of every row. The policy learns to prefer the row's answer with DPO's loss and
+    the opponent as reference (equation 4.7). A pair of equal answers is left out."""
 
     nothing = (
         "data.train",
@@ -36,7 +35,7 @@ class Spin(RoundMethod):
         """Read and tokenise the rows.
 
         Raises:
-            DataError: a row is broken, or has nothing that asks for an answer.
+            DataError: a row is broken, or has no prompt.
         """
         self._rows.prepare()
         prompts = []
@@ -47,7 +46,7 @@ class Spin(RoundMethod):
         return self.begin(prompts, len(prompts))
 
     def preferred(self, rollouts: Sequence[Rollout]) -> tuple[list[tuple[Rollout, Rollout]], dict[str, float]]:
-        """The answer of each row and that of the policy."""
+        """Pairs of a row's answer and the policy's."""
         both = [(self._row(rollout, answer), rollout) for rollout, answer in zip(rollouts, self._answers, strict=True)]
         return [(row, rollout) for row, rollout in both if row.tokens != rollout.tokens], {}
 

@@ -1,4 +1,4 @@
-"""The method `sft`: conversations and prompts with completions to data, one optimizer step per batch."""
+"""The method `sft` trains on conversations and prompts with completions, one optimizer step per batch."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class SftOptions(Options):
 class Sft(BatchedMethod):
     """Supervised fine-tuning.
 
-    Conversations are rendered by the recipe's renderer. A `PromptCompletion` is the tokens of prompt and completion
-    with the end-of-text token after them, without chat markup; only the completion and that token train. Of a `Text`
-    everything trains, and that token.
+    The recipe's renderer renders conversations. A `PromptCompletion` becomes the tokens of prompt, completion and the
+    end-of-text token, without chat markup; only the completion and the end token train. All tokens of a `Text` and its
+    end token train.
     """
 
     first_loss_high = "a wrong renderer or tokenizer"
@@ -56,7 +56,7 @@ class Sft(BatchedMethod):
         """Read and tokenise the training rows.
 
         Raises:
-            DataError: a row is broken, is a text of chat markup, or has nothing to train on.
+            DataError: a row is broken, is a text with chat markup, or has no trained token.
         """
         rendering = Rendering(
             "finetooth_sft.rendering:build",
@@ -71,10 +71,10 @@ class Sft(BatchedMethod):
 
 
 def _notes(remarks: Mapping[str, int]) -> tuple[str, ...]:
-    """What the rows say that no count says.
+    """Notes from remarks on the rows.
 
     Args:
-        remarks: rows by what was remarked on them.
+        remarks: number of rows by remark.
     """
     notes: list[str] = []
     if trailing := remarks.get(TRAILING, 0):

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: learn to say what the assistant says."""
+"""Supervised fine-tuning: learn the assistant's answers."""
 
 from __future__ import annotations
 

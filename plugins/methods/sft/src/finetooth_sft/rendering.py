@@ -1,4 +1,4 @@
-"""How `sft` turns an example into tokens; also what a worker process builds."""
+"""Renders an example to tokens for `sft`, also in worker processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _document(example: Text, context: Context) -> Rendered:
 
 
 def _unmasked(rendered: Rendered) -> Rendered:
-    """All of it trains, but for places of images and sounds, which have no tokens to be predicted."""
+    """All tokens train, except places of images and sounds, which have no predictable tokens."""
     shown = {place for medium in rendered.media for place in range(medium.start, medium.stop)}
     return replace(rendered, weights=tuple(float(place not in shown) for place in range(len(rendered.tokens))))
 
@@ -73,7 +73,7 @@ def _refusal(example: Example, context: Context) -> DataError:
     others = example.columns if isinstance(example, Task) else {}
     texts = {name: value for name, value in others.items() if isinstance(value, str)}
     if texts:
-        answer = max(texts, key=lambda name: len(texts[name]))  # a level or a topic is shorter than what is said
+        answer = max(texts, key=lambda name: len(texts[name]))  # a level or a topic is shorter than the content
         named = f"data.format: {{name: prompt_completion, prompt: prompt, completion: {answer}}}"
         action = f"set {named} if {answer} is the answer, or set another method"
     return DataError(
@@ -90,8 +90,8 @@ def _remarks(conversation: Conversation, train_on: TrainOn) -> tuple[str, ...]:
 
 
 def _blank_boundary(message: Message, trains: bool) -> bool:
-    """Somewhere in the message the weight changes behind a blank. Most tokenizers take a blank and the word after it as
-    one token, which holds characters of both weights and then has the lesser one. A line feed stays by itself."""
+    """Whether the weight changes after a blank in the message. Most tokenizers join a blank and the next word into one
+    token, which then has characters of both weights and gets the smaller one. A line feed stays separate."""
     for text, ranges in ((message.content, message.weights), (message.reasoning, message.reasoning_weights)):
         if not ranges:
             continue
@@ -105,6 +105,6 @@ def _blank_boundary(message: Message, trains: bool) -> bool:
 
 
 def _trails(conversation: Conversation) -> bool:
-    """Something follows the last answer."""
+    """Whether messages follow the last answer."""
     roles = [message.role for message in conversation.messages]
     return roles[-1] != "assistant" and "assistant" in roles

@@ -27,10 +27,10 @@ LOST = (
     "memory and speed depend on the trainer: the memory that ft check plans for a step is a lower bound, because "
     "the trainer keeps the logits of a whole portion",
 )
-"""What does not hold, as the plan says it."""
+"""Limits of the method, in the words of the plan."""
 
 ENDS = "an interrupted run cannot be resumed, since {}; the weights of its checkpoints can be used"
-"""The same of a trainer that cannot resume."""
+"""The limit of a trainer that cannot resume."""
 
 
 class TrlOptions(Options):
@@ -55,8 +55,8 @@ class Trl(MethodBase):
     """A `protocols.Method`: TRL's trainer runs its own loop over the engine's model, and each of its optimizer steps is
     one step of the engine.
 
-    Examples become rows with TRL's columns; gradients are clipped and applied by the engine, with the recipe's
-    optimizer and schedule; what the trainer logs are metrics of the step.
+    Examples become rows with TRL's columns; the engine clips and applies gradients with the recipe's optimizer and
+    schedule; the trainer's logs become metrics of the step.
     """
 
     def __init__(self, options: TrlOptions, context: Context) -> None:
@@ -93,7 +93,7 @@ class Trl(MethodBase):
         """Read the rows.
 
         Raises:
-            DataError: a row is of a kind that no trainer of TRL takes, or rows are of several kinds.
+            DataError: a row has a kind that no trainer of TRL supports, or rows have several kinds.
         """
         rows = self._context.examples("train").rows
         self._rows = columns_of(rows)
@@ -109,7 +109,7 @@ class Trl(MethodBase):
         return Prepared(self._total, a_epoch, report)
 
     def steps(self, engine: Engine) -> Iterator[StepReport]:
-        """One optimizer step of the trainer for each of the engine.
+        """Run the trainer, one optimizer step of the engine per item.
 
         Raises:
             PlanError: the plan chose fp16.
@@ -135,14 +135,14 @@ class Trl(MethodBase):
             yield report
 
     def state(self) -> Mapping[str, Any]:
-        """The place of the trainer."""
+        """The position and random state of the trainer."""
         return {"steps": 0} if self._place is None else self._place.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Restores the place in the data and the trainer's settings from a checkpoint.
 
         Raises:
-            PlanError: steps were done, and more of the trainer would have to be known than is kept.
+            PlanError: the run has done steps, and the state of this trainer cannot be restored.
         """
         from finetooth_trl.resuming import Place
 
@@ -158,10 +158,10 @@ class Trl(MethodBase):
 
 
 def check_precision(precision: str | None) -> None:
-    """Checks that the engine takes gradients as a trainer gives them.
+    """Check that the engine accepts a trainer's gradients.
 
     Raises:
-        PlanError: it takes those of a scaled loss, and a trainer scales none.
+        PlanError: the precision needs gradients of a scaled loss, and trainers do not scale it.
     """
     if precision == "fp16":
         raise PlanError(

@@ -1,7 +1,7 @@
-"""The state of a trainer between two steps: what a checkpoint keeps of it, and a trainer that continues from there.
+"""Saves the state of a trainer between two steps, and resumes a trainer from it.
 
-Weights, optimizer and schedule are the engine's. Of the trainer remain the place in its data, which it finds again by
-the number of steps done; the random state that it draws from; and what the reference was that it got at the beginning.
+The engine saves weights, optimizer and schedule. The trainer's state is its position in the data, which follows from
+the number of steps; its random state; and its initial reference weights.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ GOES_ON = frozenset(
     {"trl.trainer.sft_trainer", "trl.trainer.dpo_trainer", "trl.trainer.kto_trainer"}
     | {f"trl.experimental.{name}.{name}_trainer" for name in ("cpo", "orpo")}
 )
-"""Modules of the trainers that hold nothing else: runs of each were killed, went on, and had the losses of one that was
-not, in a test."""
+"""Modules of trainers without further state: in a test, a killed and resumed run of each had the same losses as an
+uninterrupted one."""
 
 HOLDS_MORE: Mapping[str, str] = {
     "sync_ref_model": "the reference moves with the policy",
@@ -30,11 +30,11 @@ HOLDS_MORE: Mapping[str, str] = {
     "group_by_length": "the order of rows is drawn anew",
     "train_sampling_strategy": "the rows come in another order",
 }
-"""Arguments with which more would have to be kept."""
+"""Arguments that add state which is not saved, with the reason."""
 
 
 def why_not(trainer: type[Any], arguments: Mapping[str, Any]) -> str:
-    """Why a run of this trainer cannot be resumed; empty if it can."""
+    """The reason why a run of this trainer cannot be resumed; empty if it can."""
     if trainer.__module__ not in GOES_ON:
         return f"{trainer.__name__} holds a state of its own, which no checkpoint saves"
     reasons = [f"with {name} {why}" for name, why in HOLDS_MORE.items() if arguments.get(name)]
@@ -43,12 +43,12 @@ def why_not(trainer: type[Any], arguments: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """Between two steps of a trainer.
+    """The state between two steps of a trainer.
 
     Attributes:
-        step, epoch: done.
+        step, epoch: number of completed ones.
         random: see `drawn_from`.
-        reference: what the weights that train were before the first step, for a trainer with a reference model.
+        reference: the trained weights before the first step, for a trainer with a reference model.
     """
 
     step: int
@@ -57,14 +57,14 @@ class Place:
     reference: Mapping[str, Any] = field(default_factory=dict)
 
     def state(self) -> dict[str, Any]:
-        """As a checkpoint keeps it."""
+        """The state for a checkpoint."""
         return {
             "steps": self.step, "epoch": self.epoch, "random": dict(self.random), "reference": dict(self.reference)
         }  # fmt: skip
 
     @classmethod
     def of(cls, state: Mapping[str, Any]) -> Place:
-        """Of a checkpoint."""
+        """The place from a checkpoint's state."""
         return cls(int(state["steps"]), float(state["epoch"]), state["random"], state["reference"])
 
 
@@ -85,7 +85,7 @@ def random_state() -> dict[str, Any]:
 
 
 def draw_from(states: Mapping[str, Any]) -> None:
-    """Make `drawn_from` what it was."""
+    """Restore the random state."""
     gauss = states["python_gauss"]
     random.setstate((3, tuple(int(number) for number in states["python"]), None if gauss is None else float(gauss)))
     kind, at, has, cached = states["numpy_rest"]
@@ -96,7 +96,7 @@ def draw_from(states: Mapping[str, Any]) -> None:
 
 
 def trained_weights(model: nn.Module) -> dict[str, Any]:
-    """What trains of a model, in float32, which holds bfloat16 and float16 without loss. Nobody writes to it."""
+    """A model's trained weights in float32, which represents bfloat16 and float16 exactly. The arrays are read-only."""
     weights = {
         name: parameter.detach().to("cpu", torch.float32, copy=True).numpy()
         for name, parameter in model.named_parameters()
@@ -108,7 +108,7 @@ def trained_weights(model: nn.Module) -> dict[str, Any]:
 
 
 def put_back(model: nn.Module, weights: Mapping[str, Any]) -> None:
-    """The other way round: into a model."""
+    """Copy the weights into a model."""
     named = dict(model.named_parameters())
     with torch.no_grad():
         for name, value in weights.items():
@@ -116,8 +116,8 @@ def put_back(model: nn.Module, weights: Mapping[str, Any]) -> None:
 
 
 def go_on(trainer: Any, place: Place, folder: Path) -> None:
-    """Train from a place, as transformers resumes from a checkpoint: it passes over the rows that were read, and asks
-    for the random state at the right moment. Weights and optimizer are the engine's, which has loaded them."""
+    """Train from a place, as transformers resumes from a checkpoint: it skips the rows that were read, and requests the
+    random state at the right moment. The engine has already loaded weights and optimizer."""
     folder.mkdir()
     state: Any = TrainerState(global_step=place.step, epoch=place.epoch, train_batch_size=trainer._train_batch_size)
     state.compute_steps(trainer.args, trainer.args.max_steps)

@@ -1,4 +1,4 @@
-"""Examples as rows with the columns that TRL's trainers read."""
+"""Turns examples into rows with the columns of TRL's trainers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def columns_of(examples: Sequence[tuple[str, Example]]) -> list[dict[str, Any]]:
     """Rows of one kind, each with the same columns.
 
     Raises:
-        DataError: an example is of a kind that no trainer takes, holds images or sounds, or is of another kind than the
+        DataError: an example has a kind that no trainer supports, has images or sounds, or has another kind than the
             first.
     """
     rows: list[dict[str, Any]] = []
@@ -45,7 +45,7 @@ def _row(id_: str, example: Example) -> dict[str, Any]:
     if isinstance(example, Conversation):
         tools = {"tools": [dict(tool) for tool in example.tools]} if example.tools else {}
         begin = next((i for i, message in enumerate(example.messages) if message.train is not False), 0)
-        if begin:  # what does not train and comes first is a prompt
+        if begin:  # an untrained beginning is a prompt
             prompt = [dataclasses.replace(message, train=None) for message in example.messages[:begin]]
             rest = example.messages[begin:]
             return {"prompt": _messages(id_, prompt), "completion": _messages(id_, rest), **tools}

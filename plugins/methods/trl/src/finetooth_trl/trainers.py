@@ -1,4 +1,4 @@
-"""Which trainer a recipe names, and what may be given to its configuration."""
+"""Finds the trainer of a recipe, and checks the arguments of its configuration."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OURS: Mapping[str, str] = {
     "fsdp": "the recipe, which runs on one device",
     "reward_weights": "method.rewards, each with its weight",
 }
-"""Fields of TRL's configurations that the recipe says itself, and where."""
+"""Fields of TRL's configurations that the recipe sets, with these settings."""
 
 
 REFUSED: Mapping[str, str] = {
@@ -52,14 +52,14 @@ REFUSED: Mapping[str, str] = {
     "AsyncDistillationTrainer": "it drives a vLLM server of its own; take the method distill",
     "ServerDistillationTrainer": "its teacher answers at a server; take the method distill",
 }
-"""Trainers that cannot run here, with the reason and what can."""
+"""Trainers that cannot run here, with the reason and an alternative."""
 
 
 def trainer_class(name: str) -> type[Any]:
     """The class of a trainer.
 
     Raises:
-        RecipeError: TRL has none of that name, or it cannot be imported.
+        RecipeError: TRL has no trainer of that name, or it cannot be imported.
     """
     import trl
 
@@ -93,16 +93,16 @@ def trainer_class(name: str) -> type[Any]:
 
 
 def type_of(module: Any, name: str) -> type[Any]:
-    """A class of a module that fills itself when it is asked."""
+    """A class of a module that imports its content lazily."""
     cls: type[Any] = vars(module).get(name) or importlib.import_module(module.__name__).__getattr__(name)
     return cls
 
 
 def config_class(trainer: type[Any]) -> type[Any]:
-    """The configuration that a trainer takes: of its own name, in the package that it is from.
+    """The configuration class of a trainer: that of the same name, in the trainer's package.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: the package has no such class.
     """
     name = trainer.__name__.removesuffix("Trainer") + "Config"
     parts = trainer.__module__.split(".")
@@ -114,14 +114,14 @@ def config_class(trainer: type[Any]) -> type[Any]:
 
 
 IN_ORDER: Mapping[str, Any] = {"shuffle_dataset": False, "train_sampling_strategy": "sequential"}
-"""Fields by which a configuration keeps the order of the rows, and their value then."""
+"""Fields of a configuration with the values that keep the order of the rows."""
 
 
 def check_order(trainer: type[Any], *, shuffle: bool) -> None:
-    """Checks that a trainer takes rows in their order, where the recipe asks for that.
+    """Check that a trainer can keep the order of the rows, if the recipe demands it.
 
     Raises:
-        RecipeError: it has no setting for the order.
+        RecipeError: the trainer has no setting for the order.
     """
     fields = {field.name for field in dataclasses.fields(config_class(trainer))}
     if not shuffle and not fields & IN_ORDER.keys():
@@ -129,20 +129,20 @@ def check_order(trainer: type[Any], *, shuffle: bool) -> None:
 
 
 def takes(trainer: type[Any], name: str) -> bool:
-    """Whether a trainer is made with an argument of that name."""
+    """Whether a trainer's constructor has an argument of that name."""
     return name in inspect.signature(trainer.__init__).parameters
 
 
 def check_arguments(trainer: type[Any], arguments: Mapping[str, Any], *, judged: bool, taught: bool = False) -> None:
-    """Checks the arguments for a TRL trainer, and whether it takes rewards or a teacher.
+    """Check the arguments for a TRL trainer, and whether it uses rewards or a teacher.
 
     Args:
         judged: the recipe names rewards.
         taught: the recipe names a teacher.
 
     Raises:
-        RecipeError: an argument is the recipe's to say, or none of the configuration's; rewards or a teacher for a
-            trainer that takes none, or none for one that does.
+        RecipeError: the recipe sets an argument itself, or the configuration does not have it; rewards or a teacher are
+            given for a trainer that does not use them, or missing for one that needs them.
     """
     fields = {field.name for field in dataclasses.fields(config_class(trainer))}
     for name in arguments:

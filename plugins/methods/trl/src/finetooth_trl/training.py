@@ -1,8 +1,8 @@
-"""A TRL trainer in a thread of its own, which stands still whenever the run does something, and the other way round.
+"""Runs a TRL trainer in a separate thread, alternating with the run.
 
-The trainer has a loop of its own and the run is a generator: one of them has to be called by the other. So the trainer
-runs in a thread, and exactly one of the two threads goes at any time: the trainer until it has logged a step, the run
-until it asks for the next one.
+The trainer has its own loop and the run is a generator, so neither can call the other. Therefore the trainer has a
+thread, and exactly one of the two threads runs at any time: the trainer until it has logged a step, the run until it
+requests the next one.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from finetooth_trl.trainers import IN_ORDER, config_class, takes
 
 
 class _Stopped(Exception):
-    """The run asks for no more steps."""
+    """The run requests no more steps."""
 
 
 class Turns:
-    """Hands the turn between the run and the trainer's thread."""
+    """Passes control between the run and the trainer's thread."""
 
     def __init__(self) -> None:
         self._run, self._trainer = threading.Semaphore(0), threading.Semaphore(0)
@@ -45,8 +45,8 @@ class Turns:
         self._run_draws = random_state()
 
     def hand_over(self, report: StepReport, place: Place) -> None:
-        """In the trainer's thread: a step is done; wait until the run wants another one. Each of the two draws from a
-        random state of its own."""
+        """In the trainer's thread: a step is done; wait until the run requests another one. Each of the two has its own
+        random state."""
         self.reports.append((report, place))
         draw_from(self._run_draws)
         self._run.release()
@@ -63,17 +63,17 @@ class Turns:
         self._run.release()
 
     def wait(self) -> None:
-        """In the run: until a step is done or nothing more comes."""
+        """In the run: wait until a step is done or training has ended."""
         self._run.acquire()
 
     def go_on(self, *, stop: bool = False) -> None:
-        """In the run: the trainer's turn."""
+        """In the run: pass control to the trainer."""
         self.stopping = stop
         self._trainer.release()
 
 
 class EngineOptimizer(torch.optim.Optimizer):
-    """An optimizer whose step is the engine's: it clips, updates and schedules as the recipe says."""
+    """An optimizer whose step is the engine's, with the recipe's clipping, optimizer and schedule."""
 
     def __init__(self, engine: Engine, parameters: Sequence[nn.Parameter]) -> None:
         super().__init__(parameters, {"lr": 0.0})
@@ -81,14 +81,14 @@ class EngineOptimizer(torch.optim.Optimizer):
         self.stepped: Stepped | None = None
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Apply what backward left."""
+        """Apply the gradients of the backward pass."""
         self.stepped = self._engine.step()
         for group in self.param_groups:
             group["lr"] = self.stepped.learning_rate
 
 
 class _Reporter(TrainerCallback):
-    """Hands every step over once it is logged."""
+    """Passes on every step when it is logged."""
 
     def __init__(self, turns: Turns, optimizer: EngineOptimizer, batch: int, reference: Mapping[str, Any]) -> None:
         self._turns, self._optimizer, self._batch = turns, optimizer, batch
@@ -139,10 +139,10 @@ def training(
 
     Args:
         rows: with the trainer's columns.
-        teacher: what a trainer that distils learns from, as transformers opens it.
+        teacher: the teacher of a distilling trainer, a path or id for transformers.
         portion: rows that go through the model at once.
         total: optimizer steps.
-        begin: where to resume; None at the beginning.
+        begin: the place to resume from; None for a new run.
 
     Raises:
         EngineError: the trainer failed.
@@ -157,7 +157,7 @@ def training(
                 arguments=_arguments(context, trainer, arguments, rewards, Path(scratch), model, portion, total),
                 rewards=rewards, teacher=teacher, scratch=Path(scratch), begin=begin,
             )  # fmt: skip
-        except Exception as error:  # its own checks of settings and columns, which raise whatever they like
+        except Exception as error:  # the trainer's checks of settings and columns raise various exceptions
             reason = " ".join(str(error).split())
             raise PlanError(
                 f"{trainer.__name__} of TRL cannot be made: {type(error).__name__}: {reason}",
@@ -171,9 +171,9 @@ def training(
                     made.train()
                 else:
                     go_on(made, begin, Path(scratch) / "place")
-            except _Stopped:  # the run wants no further step: the way out of a trainer that knows no other
+            except _Stopped:  # the run requests no further step: the only way to end some trainers
                 pass
-            except BaseException as error:  # told to the run, which raises it in its own thread
+            except BaseException as error:  # passed to the run, which raises it in its own thread
                 failure = error
             turns.end(failure)
 
@@ -249,7 +249,7 @@ def _arguments(
     portion: int,
     total: int,
 ) -> Any:
-    """The trainer's configuration: what the recipe says, and what finetooth adds."""
+    """The trainer's configuration: the recipe's arguments, and those of finetooth."""
     train, config = context.train, config_class(trainer)
     fields = {field.name for field in dataclasses.fields(config)}
     made: dict[str, Any] = {
@@ -267,7 +267,7 @@ def _arguments(
         "eval_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "bf16": False,  # the model is in its precision already
+        "bf16": False,  # the model already has its precision
         "fp16": False,
         "gradient_checkpointing": train.gradient_checkpointing is True,
         "use_cpu": next(model.parameters()).device.type == "cpu",
@@ -278,7 +278,7 @@ def _arguments(
     if not train.shuffle:
         made.update(IN_ORDER)
     if "disable_dropout" in fields and "disable_dropout" not in arguments:
-        made["disable_dropout"] = False  # it would turn the adapter's off, of which the recipe has a setting
+        made["disable_dropout"] = False  # it would turn off the adapter's dropout, which the recipe sets
         if getattr(config, "disable_dropout", False):
             _drop_nothing(model)
     if rewards:
@@ -287,7 +287,7 @@ def _arguments(
 
 
 def _drop_nothing(model: nn.Module) -> None:
-    """Turn off the dropout of a model, as trainers of TRL do, but for that of an adapter, whose layers hold theirs by
+    """Turn off the dropout of a model, as trainers of TRL do, except that of an adapter, whose layers hold it by
     name."""
     own = {id(module) for held in model.modules() if isinstance(held, nn.ModuleDict) for module in held.modules()}
     for module in model.modules():
@@ -296,7 +296,7 @@ def _drop_nothing(model: nn.Module) -> None:
 
 
 def _function(reward: WeightedReward) -> Any:
-    """A reward as TRL calls one."""
+    """A reward as a function for TRL."""
 
     def judge(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         lists = {name: list(values) for name, values in columns.items() if isinstance(values, list)}
