@@ -1,1 +1,1 @@
-"""Cross entropy over the targets that count."""
+"""Cross entropy over the unmasked targets."""

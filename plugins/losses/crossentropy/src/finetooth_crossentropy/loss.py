@@ -1,4 +1,4 @@
-"""Cross entropy over the targets that count: loss = - sum(w * log p(target)) / sum(w).
+"""Cross entropy over the unmasked targets: loss = - sum(w * log p(target)) / sum(w).
 
 The sums run over every target of the optimizer step whose mask is true; `w` is the datum's field `weights`, else 1. The
 engine divides by the sum of the weights of the whole step, so accumulation never changes the loss.
@@ -11,7 +11,7 @@ from finetooth_hooks import arrays as xp
 
 
 def build() -> LossFn:
-    """The loss has no options."""
+    """Builder of the loss, which has no options."""
     return cross_entropy
 
 
@@ -19,7 +19,7 @@ def cross_entropy(outputs: Outputs, data: LossData, state: LossState) -> LossRes
     """Weighted negative log-likelihood, in nats.
 
     Args:
-        outputs: `logprobs`, (S, T), or (S, T, K) with K targets a position.
+        outputs: `logprobs`, (S, T), or (S, T, K) with K targets per position.
         data: `fields["weights"]`, (S, T), or (S, T, K) for a distribution over K targets.
 
     Returns:
@@ -30,6 +30,6 @@ def cross_entropy(outputs: Outputs, data: LossData, state: LossState) -> LossRes
         weights = weights[..., None]
     if logprobs.ndim > mask.ndim:
         mask = mask[..., None]
-    # masked before the product: what is masked may be anything, and 0 * -inf is not a number
+    # masked before the product: masked values are arbitrary, and 0 * -inf is NaN
     total = -xp.sum(weights * xp.where(mask, logprobs, 0.0))
     return LossResult({"cross_entropy": Contribution(total, per="weights")})

@@ -9,7 +9,7 @@ from finetooth_hooks import Loss, hookimpl
 
 @hookimpl
 def ft_losses() -> Iterator[Loss]:
-    from finetooth_crossentropy.relatives import RELATIVES  # light: entries alone
+    from finetooth_crossentropy.relatives import RELATIVES  # light: only entries
 
     yield Loss(
         name="cross_entropy",

@@ -1,6 +1,6 @@
 """Relatives of cross entropy for supervised fine-tuning: focal, DFT, smoothed.
 
-With p the probability of a target, w its weight, and every sum over the targets of the optimizer step that count:
+With p the probability of a target, w its weight, and every sum over the unmasked targets of the optimizer step:
 
     focal      - sum(w * (1 - p)^gamma * log p) / sum(w)            Lin et al. 2017, arXiv:1708.02002, eq. 4
     dft        - sum(w * sg(p) * log p) / sum(w)                    Wu et al. 2025, arXiv:2508.05629, eq. 9
@@ -8,7 +8,7 @@ With p the probability of a target, w its weight, and every sum over the targets
                                                                     Szegedy et al. 2016, arXiv:1512.00567, sec. 7
                + z * sum(w * log(sum_v exp(logit_v))^2) / sum(w)    Chowdhery et al. 2022, arXiv:2204.02311, sec. 5
 
-where sg holds a value constant: the gradient does not go through it.
+where sg stops the gradient: its argument is a constant.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from finetooth_hooks.compute.losses import Array
 from pydantic import Field
 
 LEAST = 1e-12
-"""What `focal` takes 1 - p for where it is less."""
+"""Smallest value of 1 - p in `focal`."""
 
 
 class FocalOptions(Options):
@@ -56,21 +56,21 @@ def build_smoothed(options: SmoothedOptions) -> LossFn:
 
 
 def focal(outputs: Outputs, data: LossData, state: LossState, *, gamma: float) -> LossResult:
-    """Cross entropy that looks away from what the model knows.
+    """Cross entropy with less weight on targets that the model already predicts well.
 
     Args:
         outputs: `logprobs`, (S, T) or (S, T, K).
     """
     logprobs, weights = _counted(outputs["logprobs"], data)
-    # 1 - p, exact where p is near 1; with p = 1 and gamma < 1 the slope of the power would be infinite
+    # 1 - p, exact for p near 1; for p = 1 and gamma < 1 the slope of the power would be infinite
     missing = xp.maximum(-xp.expm1(logprobs), LEAST)
     factor = missing**gamma if gamma else xp.ones_like(missing)
     return LossResult({"focal": Contribution(-xp.sum(weights * factor * logprobs), per="weights")})
 
 
 def dft(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
-    """Dynamic fine-tuning: each target counts as much as the model believes in it, so that what is improbable does not
-    tear at the weights with a gradient of 1/p.
+    """Dynamic fine-tuning: each target's weight is its probability, so that improbable targets have no large gradient
+    of 1/p.
 
     Args:
         outputs: `logprobs`, (S, T) or (S, T, K).
@@ -83,13 +83,13 @@ def dft(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
 def smoothed(
     outputs: Outputs, data: LossData, state: LossState, *, label_smoothing: float, z_loss: float
 ) -> LossResult:
-    """Cross entropy with targets that are spread a little, and logits that are held near zero.
+    """Cross entropy with label smoothing, and a penalty that keeps logits near zero.
 
     Args:
         outputs: `logprobs`, (S, T) or (S, T, K), and `logits`, (S, T, V).
     """
     logprobs, weights = _counted(outputs["logprobs"], data)
-    logits = xp.where(data.mask[..., None], outputs["logits"], 0.0)  # what is masked may be anything
+    logits = xp.where(data.mask[..., None], outputs["logits"], 0.0)  # masked values are arbitrary
     normalizer = xp.logsumexp(logits, axis=-1)
     even = xp.mean(logits, axis=-1) - normalizer  # the mean of log p over the vocabulary
     if logprobs.ndim > even.ndim:
@@ -103,7 +103,7 @@ def smoothed(
 
 
 def _counted(logprobs: Array, data: LossData) -> tuple[Array, Array]:
-    """Log-probabilities with 0 where the mask is false, and the weights with 0 there, in the same number of axes."""
+    """Log-probabilities and weights, both 0 if masked, with the same number of axes."""
     weights, mask = data.fields["weights"], data.mask
     if logprobs.ndim > weights.ndim:
         weights = weights[..., None] + xp.zeros_like(logprobs)

@@ -1,1 +1,1 @@
-"""Losses of reinforcement learning over the targets that count."""
+"""Losses of reinforcement learning over the unmasked targets."""

@@ -1,15 +1,15 @@
 """Policy-gradient losses on sampled tokens.
 
 With p the token's log-probability under the policy, q that under the sampler (field `old_logprobs`), A its advantage
-(field `advantages`), r = exp(p - q) and w its weight (field `weights`, 1 by default), each loss is a sum over targets
-that count, divided by the sum of the weights of the step:
+(field `advantages`), r = exp(p - q) and w its weight (field `weights`, 1 by default), each loss is a sum over unmasked
+targets, divided by the sum of the weights of the step:
 
     importance_sampling   -w r A
     ppo                   -w min(r A, clip(r, low, high) A)             Schulman et al., 2017, arXiv:1707.06347, eq. 7
     cispo                 -w stop(clip(r, low, high)) p A               MiniMax, 2025, arXiv:2506.13585, eq. 4
     dro                   -w (p A - beta / 2 (p - q)^2)                 Richemond et al., 2024, arXiv:2405.19107, eq. 7
 
-Bounds are of the ratio itself, 0.8 to 1.2, not distances from 1.
+Bounds apply to the ratio itself, 0.8 to 1.2, not to its distance from 1.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from finetooth_hooks.context import Context
 from pydantic import Field, model_validator
 
 PerToken = Callable[[Array, Array, Array], Array]
-"""From p, q and A to the negative loss of each token."""
+"""Computes the negative loss of each token from p, q and A."""
 
 
 class _Clipped(Options):
@@ -96,7 +96,7 @@ def policy_gradient(outputs: Outputs, data: LossData, state: LossState, *, per_t
     """The weighted sum of a loss over tokens.
 
     Args:
-        outputs: `logprobs`, (S, T), or (S, T, K) with K targets a position.
+        outputs: `logprobs`, (S, T), or (S, T, K) with K targets per position.
         data: fields `old_logprobs` and `advantages`, each (S, T), or (S, T, K) for K targets.
 
     Returns:
@@ -114,7 +114,7 @@ def policy_gradient(outputs: Outputs, data: LossData, state: LossState, *, per_t
         for values in (data.fields["old_logprobs"], data.fields["advantages"], data.fields["weights"])
     )
     mask = mask[..., None] if mask.ndim < p.ndim else mask
-    # masked before anything is computed: what is masked may be anything, and 0 * inf is not a number
+    # masked before any computation: masked values are arbitrary, and 0 * inf is NaN
     p, q, advantages = xp.where(mask, p, 0.0), xp.where(mask, q, 0.0), xp.where(mask, advantages, 0.0)
     total = -xp.sum(weights * xp.where(mask, per_token(p, q, advantages), 0.0))
     return LossResult({"policy": Contribution(total, per="weights")})

@@ -1,4 +1,4 @@
-"""Losses of reinforcement learning: from advantages and the sampler's log-probabilities to a gradient."""
+"""Losses of reinforcement learning, from advantages and the sampler's log-probabilities."""
 
 from __future__ import annotations
 

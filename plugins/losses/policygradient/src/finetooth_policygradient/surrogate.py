@@ -1,8 +1,8 @@
-"""`surrogate`: the loss of everything that learns from rollouts.
+"""`surrogate`: the loss of all methods that learn from rollouts.
 
-A method gives each token a weight (field `token_weights`) that holds all normalisation, and an advantage (field
+A method gives each token a weight (field `token_weights`) that includes all normalisation, and an advantage (field
 `advantages`). With p the policy's log-probability of the token, q that of the weights that sampled it (field
-`old_logprobs`; without it p itself, held constant, so the ratio is 1 and only its gradient is left), r = exp(p - q), or
+`old_logprobs`; without it p itself as a constant, so the ratio is 1 and only its gradient matters), r = exp(p - q), or
 exp of the sequence's mean of p - q (`importance_sampling_level: sequence`, GSPO: Zheng et al., 2025, arXiv:2507.18071,
 eq. 7), the component `policy` is the weighted sum of
 
@@ -17,22 +17,22 @@ eq. 7), the component `policy` is the weighted sum of
 With `beta` the component `kl` is the same weighted sum of an estimate of the KL to the reference (Schulman, 2020,
 "Approximating KL divergence"), with d = log of reference / policy: k1 = -d, k2 = d^2 / 2, k3 = exp(d) - d - 1. With
 `use_bias_correction_kl` it is multiplied by the token's own exp(p - q), at every `importance_sampling_level`, and by w
-below: then the mean of its gradient over what was drawn is the gradient of the KL itself (DeepSeek-AI, 2025,
-arXiv:2512.02556, section 3.1, for k3). The factor of k2 is held constant, since the slope of k2 is that gradient
-already. Without the factor the slope of k1 does not contain the reference, which is refused.
+below: then its expected gradient over the samples is the gradient of the KL itself (DeepSeek-AI, 2025,
+arXiv:2512.02556, section 3.1, for k3). The factor of k2 is held constant, since the slope of k2 already is that
+gradient. Without the factor the slope of k1 does not depend on the reference, so this combination is refused.
 
-With `entropy_coef` the component `entropy` is minus the mean entropy over tokens;
-with the field `entropy_weights`, which a method that steers the bonus gives, minus the sum over tokens of that weight
-times the entropy. The field `policy_mask` is 1 for tokens that `policy` trains, and 0 for others; they count in `kl`.
+With `entropy_coef` the component `entropy` is minus the mean entropy over tokens; with the field `entropy_weights`,
+from a method that controls the bonus, minus the sum over tokens of that weight times the entropy. The field
+`policy_mask` is 1 for tokens that `policy` trains, and 0 for others, which still count in `kl`.
 
-What other weights drew, as the field `behaviour_logprobs` b says, has its part in `policy` multiplied by the constant
-w = exp(q - b), by the product of a sequence's w, or by its geometric mean; `truncate` takes it between a floor and a
-cap, `mask` takes 0 where it is outside (Yao et al., 2025, "Your efficient RL framework secretly brings you off-policy
-RL training"; sequences: Liu et al., 2025, "When speed kills stability"). With `off_policy_mask_threshold` a sequence
-whose advantage is negative and whose mean of b - p (without b: q - p) is above it is left out (OPSM: DeepSeek-AI, 2025,
-arXiv:2512.02556, section 3.1).
+For tokens that other weights sampled, with log-probabilities b in the field `behaviour_logprobs`, the part in `policy`
+is multiplied by the constant w = exp(q - b), by the product of a sequence's w, or by its geometric mean; `truncate`
+clips it between a floor and a cap, `mask` replaces it by 0 outside (Yao et al., 2025, "Your efficient RL framework
+secretly brings you off-policy RL training"; sequences: Liu et al., 2025, "When speed kills stability"). With
+`off_policy_mask_threshold` a sequence with a negative advantage and a mean of b - p (without b: q - p) above it is left
+out (OPSM: DeepSeek-AI, 2025, arXiv:2512.02556, section 3.1).
 
-Where the field `kept` says among which tokens each was drawn, log-probabilities are those among them.
+If the field `kept` has the set of tokens from which each was sampled, log-probabilities are over that set.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class SurrogateOptions(PolicyOptions):
 
     @property
     def high(self) -> float:
-        """`epsilon_high`, or what stands for it."""
+        """`epsilon_high`, or its default."""
         if self.epsilon_high is not None:
             return self.epsilon_high
         return 4.0 if self.objective == "cispo" else self.epsilon
@@ -145,7 +145,7 @@ def surrogate(outputs: Outputs, data: LossData, state: LossState, *, options: Su
 
 
 def _corrected(q: Array, drawn: Array | None, counts: Array, options: SurrogateOptions) -> Array:
-    """The weight of each token for what drew it; 1 where nobody asks."""
+    """The importance weight of each token; 1 without a correction."""
     if drawn is None or options.importance_correction == "none":
         return xp.ones_like(counts)
     log_w = xp.stop_gradient(q) - drawn
@@ -166,11 +166,11 @@ def _corrected(q: Array, drawn: Array | None, counts: Array, options: SurrogateO
 
 
 def _gamma_weights(log_ratio: Array, w: Array, advantages: Array, counts: Array, options: SurrogateOptions) -> Array:
-    """(S, T) what `vespo` makes of whole sequences, held constant: 1 where the policy is what drew them.
+    """The constant factors of whole sequences in `vespo`, (S, T): 1 if the policy itself sampled them.
 
     Args:
         log_ratio: (S, T) of each token.
-        w: (S, T) the weights of the tokens for what drew them.
+        w: (S, T) the importance weights of the tokens.
     """
     each = xp.clip(xp.stop_gradient(log_ratio), -MOST, MOST) + xp.clip(xp.log(xp.maximum(w, LEAST)), -MOST, MOST)
     log_w = xp.clip(xp.sum(each * counts, axis=1, keepdims=True), log(LEAST), MOST) + xp.zeros_like(counts)
@@ -202,7 +202,7 @@ def kl_estimate(d: Array, kind: Kl) -> Array:
 
 
 def _objective(ratio: Array, p: Array, advantages: Array, options: SurrogateOptions) -> Array:
-    """What is to grow, for each token."""
+    """The objective to maximise, for each token."""
     if options.objective == "cispo":
         return xp.stop_gradient(xp.minimum(ratio, 1 + options.high)) * advantages * p
     if options.objective == "vespo":
@@ -217,7 +217,7 @@ def _objective(ratio: Array, p: Array, advantages: Array, options: SurrogateOpti
 
 
 def _clipped(ratio: Array, advantages: Array, counts: Array, options: SurrogateOptions) -> dict[str, Metric]:
-    """Shares of tokens whose gradient the clip takes."""
+    """Shares of tokens whose gradient is clipped to 0."""
     if options.objective in ("sapo", "vespo"):
         return {}
     tokens, high = xp.sum(counts), xp.astype_like((ratio > 1 + options.high) & (advantages > 0), counts) * counts

@@ -1,14 +1,14 @@
 """`clipped_value`: the error of a critic.
 
-With v the critic's value of a token, o that of the weights that sampled it (field `old_values`), R what came (field
-`returns`) and w the token's weight, which holds all normalisation (field `token_weights`), the component `value` is the
-sum of
+With v the critic's value of a token, o that of the weights that sampled it (field `old_values`), R the return (field
+`returns`) and w the token's weight, which includes all normalisation (field `token_weights`), the component `value` is
+the sum of
 
     w / 2 max((v - R)^2, (clip(v, o - clip, o + clip) - R)^2)
 
-so that what moves a value further than `clip` from o has no gradient, as the clip of the policy (Schulman et al., 2017,
-arXiv:1707.06347, eq. 9; the clip is that of the authors' code, baselines/ppo2). Where the field `value_offsets` says
-what a critic starts from, v is that and the head's number together.
+so that a change of a value beyond `clip` from o has no gradient, like the policy's clip (Schulman et al., 2017,
+arXiv:1707.06347, eq. 9; the clip is that of the authors' code, baselines/ppo2). If the field `value_offsets` has a
+critic's initial values, v is their sum with the head's output.
 """
 
 from __future__ import annotations

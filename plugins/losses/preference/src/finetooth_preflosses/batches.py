@@ -15,11 +15,11 @@ from finetooth_preflosses.options import AotOptions, BcoOptions, PairOptions
 from finetooth_preflosses.sums import Array, Pairs, pairs_of
 
 Step = Callable[[Pairs, LossState], tuple[Array, Mapping[str, Any], Mapping[str, Metric]]]
-"""Total over the step, the state after it, further metrics."""
+"""Returns the total over the step, the state after it, and further metrics."""
 
 
 def bco_pair(options: BcoOptions, context: Context) -> LossFn:
-    """Its shift is the mean of all rewards seen so far, those of this step included; no gradient flows through it."""
+    """BCO on pairs. Its shift is the mean of all rewards so far, including this step's, without a gradient."""
 
     def step(pairs: Pairs, state: LossState) -> tuple[Array, Mapping[str, Any], Mapping[str, Metric]]:
         chosen, rejected = options.beta * pairs.chosen_ratio, options.beta * pairs.rejected_ratio
@@ -40,8 +40,8 @@ def _running_mean(pairs: Pairs, chosen: Array, rejected: Array, state: LossState
 
 
 def kto_pair(options: PairOptions, context: Context) -> LossFn:
-    """KTO on pairs (arXiv:2402.01306, section 4.1, as DPO trainers had it): the KL at which one side is judged is the
-    mean ratio of the other side, at least 0, without a gradient. A mean over answers, not pairs."""
+    """KTO on pairs (arXiv:2402.01306, section 4.1, as in earlier DPO trainers): the KL for one side is the mean ratio
+    of the other side, at least 0, without a gradient. A mean over answers, not pairs."""
 
     def step(pairs: Pairs, state: LossState) -> tuple[Array, Mapping[str, Any], Mapping[str, Metric]]:
         beta, count = options.beta, xp.maximum(pairs.count, 1.0)
@@ -77,12 +77,12 @@ def aot_unpaired(options: AotOptions, context: Context) -> LossFn:
 
 
 def _sorted(pairs: Pairs, values: Array) -> Array:
-    """In order, pairs that are not real at the end."""
+    """Sorted values, with padding pairs at the end."""
     return xp.sort(xp.where(pairs.real, values, FAR))
 
 
 FAR = 1e30
-"""Above every ratio; it stands on both sides, so that its differences are 0."""
+"""A number above every ratio; both sides have it, so that its differences are 0."""
 
 
 def _quantiles(pairs: Pairs, difference: Array, options: AotOptions) -> Array:

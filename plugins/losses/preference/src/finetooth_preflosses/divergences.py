@@ -1,7 +1,7 @@
 """f-DPO: implicit rewards under another divergence than the reverse KL (Wang et al., 2024, arXiv:2309.16240).
 
-With u = pi(y|x) / pi_ref(y|x), the reward of an answer is beta f'(u) (table 1); constants that cancel
-between the two answers of a pair are kept as the divergence has them.
+With u = pi(y|x) / pi_ref(y|x), the reward of an answer is beta f'(u) (table 1); constants that cancel between the two
+answers of a pair are kept.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Array = xp.Array
 Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
 
 LARGEST = 80.0
-"""Exponents are held below it, so that exp stays finite in fp32."""
+"""Bound of exponents, so that exp stays finite in fp32."""
 
 
 def score(ratio: Array, divergence: Divergence, alpha: float) -> Array:

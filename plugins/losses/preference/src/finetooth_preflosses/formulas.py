@@ -1,4 +1,4 @@
-"""The losses of preferences, each a pure function of numbers for each pair, (P,) in and (P,) out.
+"""The losses of preferences: pure functions from numbers of each pair, (P,), to losses (P,).
 
 Words: w is the chosen answer, l the rejected one; a ratio is log pi(y|x) - log pi_ref(y|x), summed over an answer's
 targets; h is the logit of the preference, beta times the difference of the two ratios (or of f-divergence scores), less
@@ -96,10 +96,10 @@ def kto(reward: Array, point: Array | float) -> Array:
 
 def log_odds(mean: Array) -> Array:
     """log(p / (1 - p)) of p = e^mean, mean the mean log-probability of an answer (ORPO, Hong et al., 2024,
-    arXiv:2403.07691, eq. 4). Held a hair below p = 1, where it is infinite."""
+    arXiv:2403.07691, eq. 4). p stays slightly below 1, where the value is infinite."""
     mean = xp.clip(mean, high=-1e-6)
     small = mean < -math.log(2.0)
-    # each side is exact where it is taken, and finite where it is not
+    # each branch is exact where it is used, and finite elsewhere
     below = xp.log1p(-xp.exp(xp.where(small, mean, -1.0)))
     above = xp.log(-xp.expm1(xp.where(small, -0.5, mean)))
     return mean - xp.where(small, below, above)

@@ -1,4 +1,4 @@
-"""What is reported of pairs, by the names that users of DPO know."""
+"""Metrics of pairs, with the usual names of DPO."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from finetooth_preflosses.divergences import Divergence
 
 
 class Beta(Options):
-    """What every loss against a reference has."""
+    """Options of all losses with a reference."""
 
     beta: float = Field(default=0.1, gt=0)
     """How strongly the policy is kept close to the reference: higher is closer."""

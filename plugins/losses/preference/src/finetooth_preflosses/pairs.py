@@ -21,7 +21,7 @@ from finetooth_preflosses.options import (
 from finetooth_preflosses.sums import Array, Pairs, pairs_of
 
 Formula = Callable[[Pairs], Array]
-"""(P,) losses of pairs."""
+"""Computes the losses of pairs, (P,)."""
 
 
 def sigmoid(options: SigmoidOptions, context: Context) -> LossFn:
@@ -37,7 +37,7 @@ def hinge(options: LogitOptions, context: Context) -> LossFn:
 
 
 def ipo(options: RewardOptions, context: Context) -> LossFn:
-    """Its difference is always that of the answers' means, whatever `length_normalized` says."""
+    """IPO. Its difference is always that of the answers' means, regardless of `length_normalized`."""
     normalized = options.model_copy(update={"length_normalized": True})
 
     def formula(pairs: Pairs) -> Array:
@@ -76,7 +76,7 @@ def apo_down(options: PairOptions, context: Context) -> LossFn:
 
 
 def _loss(name: str, options: PairOptions, formula: Formula) -> LossFn:
-    """The formula over the pairs of an evaluation, a mean over pairs."""
+    """The loss of a formula: its mean over pairs."""
     margins = isinstance(options, LogitOptions) and options.margin_weight > 0
 
     def loss(outputs: Outputs, data: LossData, state: LossState) -> LossResult:

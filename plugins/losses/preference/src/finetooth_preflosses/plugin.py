@@ -8,7 +8,7 @@ from finetooth_hooks import Loss, hookimpl
 from finetooth_hooks.entries import Together
 
 AGAINST = frozenset({"logprobs", "logprobs@reference"})
-"""What a loss reads that compares the policy with a reference."""
+"""Outputs for a loss that compares the policy with a reference."""
 ALONE = frozenset({"logprobs"})
 
 PAIRS = {
@@ -44,7 +44,7 @@ SCALARS = {
     "kto": frozenset({"label", "kl"}),
     **dict.fromkeys(("sigmoid", "robust", "hinge", "exo_pair", "discopop"), frozenset({"label", "margin"})),
 }
-"""What a loss reads of each sequence, where that is not its label alone; margins count with `margin_weight`."""
+"""Scalars of each sequence that a loss reads besides the label; margins count with `margin_weight`."""
 EXPECTED = {"kto_pair": {"gradient_is_the_slope": "the paper lets no gradient through its estimate"}}
 
 

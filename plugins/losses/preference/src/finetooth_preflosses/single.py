@@ -13,8 +13,8 @@ from finetooth_preflosses.sums import Array
 
 
 def kto(options: KtoOptions, context: Context) -> LossFn:
-    """KTO (Ethayarajh et al., 2024, arXiv:2402.01306, eq. 7), lambda_y - v(x, y). Reads the scalar `kl`, the estimate
-    of the KL to the reference for the step, which the method makes; it has no gradient."""
+    """KTO (Ethayarajh et al., 2024, arXiv:2402.01306, eq. 7), lambda_y - v(x, y). Reads the scalar `kl`, the method's
+    estimate of the KL to the reference for the step; it has no gradient."""
 
     def losses(rewards: Array, data: LossData) -> tuple[Array, Array]:
         point = options.beta * data.scalars["kl"]
@@ -29,11 +29,11 @@ def apo_zero_unpaired(options: KtoOptions, context: Context) -> LossFn:
 
 
 Losses = Callable[[Array, LossData], tuple[Array, Array]]
-"""(S,) losses of the answers if they are desirable, and if they are not."""
+"""Computes two losses of each answer, (S,): as a desirable one, and as an undesirable one."""
 
 
 def _loss(name: str, options: KtoOptions, losses: Losses, *, kl: bool = False) -> LossFn:
-    """A mean over answers."""
+    """The loss as a mean over answers."""
 
     def loss(outputs: Outputs, data: LossData, state: LossState) -> LossResult:
         own = xp.sum(xp.where(data.mask, outputs["logprobs"], 0.0), axis=1)

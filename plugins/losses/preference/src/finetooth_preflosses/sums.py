@@ -1,7 +1,7 @@
-"""From log-probabilities of targets to numbers for each answer of a pair.
+"""Sums log-probabilities of targets for each answer of a pair.
 
-A pair is two sequences, of which the scalar `label` says which is chosen (1) and which rejected (0). Pairs are matched
-by order: the first chosen one with the first rejected one, as they stand in a step.
+A pair is two sequences; the scalar `label` is 1 for the chosen and 0 for the rejected one. Pairs are matched by their
+order in the step: the first chosen one with the first rejected one.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ class Pairs:
     Attributes:
         chosen, rejected: sum of the policy's log-probabilities.
         chosen_reference, rejected_reference: the reference's; 0 without a reference.
-        chosen_length, rejected_length: targets that count, at least 1.
-        real: both answers have a target that counts.
-        margin: by how much the chosen one is better, 0 where no row says it.
+        chosen_length, rejected_length: number of unmasked targets, at least 1.
+        real: both answers have an unmasked target.
+        margin: the row's margin of the chosen one, 0 without one.
     """
 
     chosen: Array
@@ -46,12 +46,12 @@ class Pairs:
         return self.rejected - self.rejected_reference
 
     def sum(self, values: Array) -> Array:
-        """Scalar, over the real pairs."""
+        """The sum over the real pairs, a scalar."""
         return xp.sum(xp.where(self.real, values, 0.0))
 
     @property
     def count(self) -> Array:
-        """Scalar, how many are real."""
+        """The number of real pairs, a scalar."""
         return xp.sum(xp.astype_like(self.real, self.chosen))
 
 
@@ -62,9 +62,9 @@ def pairs_of(
 
     Args:
         outputs: `logprobs` (S, T), and `logprobs@reference` with a reference.
-        data: with the scalar `label` (S,), as many 1 as 0, and `margin` if it is read.
-        ld_alpha: what targets count beyond the length of the shorter answer; None counts them whole. LD-DPO (Liu et
-            al., 2024, arXiv:2409.06411).
+        data: with the scalar `label` (S,), equally many 1 and 0, and `margin` if `margins` is true.
+        ld_alpha: weight of targets beyond the length of the shorter answer; None is 1. LD-DPO (Liu et al., 2024,
+            arXiv:2409.06411).
         margins: read the scalar `margin` of the chosen ones.
 
     Raises:
@@ -97,13 +97,13 @@ def pairs_of(
 def _order(label: Array) -> tuple[Array, Array]:
     """Indices of the chosen sequences in their order, and of the rejected ones."""
     size = int(label.shape[0])
-    # distinct keys, so that no library has to sort stably
+    # distinct keys, so that sorting need not be stable
     order = xp.argsort(label * (2.0 * size) - xp.arange(size, label), ascending=False)
     return order[: size // 2], order[size // 2 :]
 
 
 def _sums(logprobs: Array, mask: Array, counts: Array) -> Array:
-    # masked before the product: what is masked may be anything, and 0 * -inf is not a number
+    # masked before the product: masked values are arbitrary, and 0 * -inf is NaN
     return xp.sum(xp.where(mask, logprobs, 0.0) * counts, axis=1)
 
 

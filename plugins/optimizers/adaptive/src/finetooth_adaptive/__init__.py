@@ -1,1 +1,1 @@
-"""finetooth-adaptive: optimizers with other ways to suit a rate to each weight."""
+"""finetooth-adaptive: optimizers with other rules than AdamW's for the rate of each weight."""

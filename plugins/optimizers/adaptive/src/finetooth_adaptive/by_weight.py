@@ -1,4 +1,4 @@
-"""Optimizers that find a rate for each weight from its own gradients."""
+"""Optimizers that derive a rate for each weight from its own gradients."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class AdEMAMix(ByParameter):
         m1 <- b1 m1 + (1 - b1) g;  m2 <- b3 m2 + (1 - b3) g;  v <- b2 v + (1 - b2) g^2
         W <- (1 - lr * wd) W - lr * (m1' + alpha m2) / (sqrt(v') + eps)
 
-    m1' and v' are freed of their bias, m2 is not. Over the first T steps alpha grows in a line, and b3 from b1 so that
-    its half-life does.
+    m1' and v' are bias-corrected, m2 is not. Over the first T steps alpha grows linearly, and so does the half-life of
+    b3, from that of b1.
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
@@ -37,7 +37,7 @@ class AdEMAMix(ByParameter):
 
 
 def slow_decay(begin: float, end: float, part: float) -> float:
-    """The decay between two whose half-life lies this part of the way between theirs (the paper's equation for
+    """The decay rate whose half-life is at the share `part` between those of two decay rates (the paper's equation for
     beta3)."""
     if not begin or not end:
         return end * part
@@ -71,13 +71,13 @@ class Adopt(ByParameter):
 
 class Came(ByParameter):
     """CAME (Luo et al., 2023, CAME: Confidence-guided Adaptive Memory Efficient Optimization, arXiv:2307.02047,
-    algorithm 2). With v the product of its running means over rows and columns, as Adafactor has it:
+    algorithm 2). With v the product of its running means over rows and columns, as in Adafactor:
 
         u <- g / sqrt(v), no larger than `clip` in root mean square;  m <- b1 m + (1 - b1) u
         s <- of (u - m)^2 what v is of g^2, decaying by b3
         W <- (1 - lr * wd) W - lr * m / sqrt(s)
 
-    What has one dimension keeps the whole v, and moves by m alone.
+    A tensor of one dimension keeps the whole v, and its step is only m.
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
@@ -111,7 +111,7 @@ class Came(ByParameter):
 
 
 def factored_root(values: Tensor, state: Settings, name: str, beta: float) -> Tensor:
-    """The root of a running mean of matrices, as far as its means over rows and columns tell it (Shazeer & Stern, 2018,
+    """The root of a running mean of matrices, approximated from its means over rows and columns (Shazeer & Stern, 2018,
     arXiv:1804.04235)."""
     rows = state[f"{name}_rows"].lerp_(values.mean(-1, keepdim=True), 1 - beta)
     columns = state[f"{name}_columns"].lerp_(values.mean(-2, keepdim=True), 1 - beta)
@@ -126,8 +126,8 @@ class Sophia(ByParameter):
         m <- b1 m + (1 - b1) g;  every k steps, from the first on: h <- b2 h + (1 - b2) B g^2
         W <- (1 - lr * wd) W - lr * clip(m / max(gamma h, eps), 1)
 
-    The paper's estimate of the curvature is B g^2 with gradients for targets drawn from the model; here they are those
-    of the data (the empirical Fisher, to which the paper compares it).
+    The paper's estimate of the curvature is B g^2 with gradients for targets sampled from the model; here they are
+    those of the data (the empirical Fisher, to which the paper compares it).
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:

@@ -1,4 +1,4 @@
-"""Adaptive optimizers: options, and what each keeps. torch is imported when one is made."""
+"""Adaptive optimizers: options and sizes of states. torch is imported when one is built."""
 
 from __future__ import annotations
 

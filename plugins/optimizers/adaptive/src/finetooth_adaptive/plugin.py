@@ -1,4 +1,4 @@
-"""Optimizers with other ways than AdamW's to suit a rate to each weight."""
+"""Optimizers with other rules than AdamW's for the rate of each weight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OPTIMIZERS = (
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """The five of the table."""
+    """The five optimizers of the table."""
     for name, summary, state, tensor, elsewhere in _OPTIMIZERS:
         yield Optimizer(
             name=name,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Prodigy(torch.optim.Optimizer):
-    """Adam whose rate is lr * d. With x0 the first weights, b3 = sqrt(b2), sums and norms over all weights:
+    """Adam with the rate lr * d. With x0 the first weights, b3 = sqrt(b2), sums and norms over all weights:
 
         m <- b1 m + (1 - b1) d g;  v <- b2 v + (1 - b2) d^2 g^2
         r <- b3 r + lr d^2 <g, x0 - W>;  s <- b3 s + lr d^2 g
@@ -23,8 +23,8 @@ class Prodigy(torch.optim.Optimizer):
     d and r are in the groups, and are saved with them.
 
     Attributes:
-        keeps_weights: a state holds the weight as it began, not only moments; where that becomes another one, all of
-            the state goes.
+        keeps_weights: a state holds the initial weight, not only moments; if the weight is replaced, the whole state is
+            dropped.
     """
 
     keeps_weights = True
@@ -37,7 +37,7 @@ class Prodigy(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update; returns what `closure`, called first, returned."""
+        """One update; calls `closure` first and returns its result."""
         loss = loss_of(closure)
         first = self.param_groups[0]
         rate, gained = first["rate"], first["gained"] * math.sqrt(first["betas"][1])
@@ -56,7 +56,7 @@ class Prodigy(torch.optim.Optimizer):
         return loss
 
     def _update(self, weight: Tensor, gradient: Tensor, group: Settings, rate: float) -> tuple[Tensor, Tensor]:
-        """What one parameter adds to r, and |s| of it."""
+        """Update one parameter; returns its part of r, and its |s|."""
         state, (beta1, beta2) = self.state[weight], group["betas"]
         if not state:
             state["mean"], state["square"], state["sum"] = (torch.zeros_like(weight) for _ in range(3))

@@ -1,1 +1,1 @@
-"""finetooth-fewbits: optimizers whose states have few bits."""
+"""finetooth-fewbits: optimizers with states in few bits."""

@@ -1,4 +1,4 @@
-"""Optimizers of bitsandbytes: options, and what each keeps. bitsandbytes is imported when one is made."""
+"""Optimizers of bitsandbytes: options and sizes of states. bitsandbytes is imported when one is built."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import torch
 
 SMALL = 4096
-"""Tensors of fewer numbers keep a state in fp32, as bitsandbytes has it."""
+"""Tensors with fewer numbers keep a state in fp32, as in bitsandbytes."""
 BLOCK = 256
-"""Numbers that share a scale."""
+"""Count of numbers that share a scale."""
 CODES = 256 * 4
-"""Bytes of the table of a state's values, which bitsandbytes keeps with every tensor."""
+"""Bytes of the table of a state's values, which bitsandbytes stores for every tensor."""
 
 
 class AdamW8bitOptions(OptimizerOptions):
@@ -65,10 +65,10 @@ _PAGED = "the driver moves its state already"
 
 
 def _keeps(states: int, facts: ModelFacts) -> float:
-    """Bytes for a weight of a whole model.
+    """Bytes of state per weight of a whole model.
 
     Args:
-        states: numbers kept for a weight.
+        states: count of numbers per weight.
     """
     inside = [outputs * inputs for inputs, outputs in layer_matrices(facts)]
     sizes = [*inside, *[facts.vocab_size * facts.hidden_size] * (1 if facts.tied else 2)]

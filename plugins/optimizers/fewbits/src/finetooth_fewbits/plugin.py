@@ -1,4 +1,4 @@
-"""Optimizers whose states have few bits."""
+"""Optimizers with states in few bits."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OPTIMIZERS = (
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """`state_bytes` is that of small tensors, whose states stay in fp32; for a model that trains whole the plan counts
-    by its sizes."""
+    """The entries. `state_bytes` applies to small tensors, whose states stay in fp32; for full fine-tuning the plan
+    counts with the model's sizes."""
     for name, summary, state, tensor, devices, elsewhere in _OPTIMIZERS:
         yield Optimizer(
             name=name,

@@ -1,1 +1,1 @@
-"""finetooth-lomo: optimizers for which gradients are never held all at once."""
+"""finetooth-lomo: optimizers that never hold all gradients at once."""

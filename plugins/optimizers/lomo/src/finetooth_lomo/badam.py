@@ -17,11 +17,11 @@ LAYER = re.compile(r"\.(\d+)\.")
 
 
 class BAdam(ByParameter):
-    """Adam, with both moments freed of their bias, over one block of parameters at a time. After `switch_every` steps
-    the next block trains; the moments of the last are dropped.
+    """Adam with bias-corrected moments, over one block of parameters at a time. After `switch_every` steps the next
+    block trains, and the moments of the last one are dropped.
 
-    A block is what one `kind` of parameter groups has. How many steps were done is in the groups, so that it is saved
-    with them.
+    A block is the parameters of one `kind` of groups. The groups hold the number of steps, so that it is saved with
+    them.
     """
 
     def __init__(self, params: Any, settings: Settings) -> None:
@@ -30,7 +30,7 @@ class BAdam(ByParameter):
             group.setdefault("done", 0)
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of the block whose turn it is; returns what `closure`, called first, returned."""
+        """One update of the present block; calls `closure` first and returns its result."""
         turn = {id(weight) for weight in active(self)}
         idle = [(w, w.grad) for group in self.param_groups for w in group["params"] if id(w) not in turn]
         for weight, _ in idle:
@@ -72,8 +72,8 @@ def _ordered(kinds: Sequence[str], order: str, seeds: tuple[int, int]) -> Sequen
 
 
 def block_of(name: str, parameter: Any) -> str:
-    """The decoder layer that a parameter is in, numbered so that names sort as layers do; what is in none belongs to
-    the embedding, or to the head and the last norm."""
+    """The decoder layer of a parameter, with a number that sorts like the layers; parameters outside of layers belong
+    to the embedding, or to the head and the last norm."""
     match = LAYER.search(name)
     if match is not None:
         return f"layer {int(match[1]):05d}"

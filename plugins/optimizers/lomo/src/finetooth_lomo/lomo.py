@@ -13,7 +13,7 @@ SMALLEST_SQUARE = 1e-30
 
 
 class Lomo(ByParameter):
-    """W <- (1 - lr * wd) W - lr * g, entries of g cut off at `clip`."""
+    """W <- (1 - lr * wd) W - lr * g, entries of g clipped at `clip`."""
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
         """See `ByParameter.update`."""
@@ -30,8 +30,8 @@ class AdaLomo(ByParameter):
         u <- g / sqrt(r c / mean(r))
         W <- (1 - lr * wd) W - lr * max(0.001, RMS(W)) * u / max(1, RMS(u) / clip)
 
-    What has one dimension keeps the whole second moment. This is the paper's grouped update normalisation, for which
-    no norm of all gradients is needed.
+    A tensor of one dimension keeps the whole second moment. This is the paper's grouped update normalisation, which
+    needs no norm of all gradients.
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
@@ -54,7 +54,7 @@ class AdaLomo(ByParameter):
 
 
 def root_mean_square(tensor: Tensor) -> Tensor:
-    """As a tensor, so that no device waits for it."""
+    """The root mean square as a tensor, so that no device waits for it."""
     return tensor.square().mean().sqrt_()
 
 

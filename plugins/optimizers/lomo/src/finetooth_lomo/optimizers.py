@@ -1,4 +1,4 @@
-"""LOMO, AdaLomo and BAdam: options, and what each keeps. torch is imported when one is made."""
+"""LOMO, AdaLomo and BAdam: options and sizes of states. torch is imported when one is built."""
 
 from __future__ import annotations
 
@@ -82,8 +82,7 @@ def build_adalomo(options: AdaLomoOptions) -> TorchOptimizer:
 
 
 def build_badam(options: BAdamOptions) -> TorchOptimizer:
-    """BAdam (Luo et al., 2024, arXiv:2404.02827) over decoder layers, with what is in none of them as blocks of their
-    own."""
+    """BAdam (Luo et al., 2024, arXiv:2404.02827) over decoder layers; other parameters are separate blocks."""
     from finetooth_lomo.badam import BAdam, active, block_of
 
     def keeps(facts: ModelFacts) -> float:

@@ -1,4 +1,4 @@
-"""Optimizers for which gradients are never held all at once."""
+"""Optimizers that never hold all gradients at once."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Optimizers for finetooth that keep less for each weight."""
+"""Optimizers with smaller states per weight."""

@@ -14,7 +14,7 @@ class AdamMini(ByParameter):
     output, a token) of other matrices, a whole vector.
 
         m <- b1 m + (1 - b1) g;  v <- b2 v + (1 - b2) mean of g^2 over the block
-        W <- (1 - lr * wd) W - lr * m' / (sqrt(v') + eps), both freed of their bias
+        W <- (1 - lr * wd) W - lr * m' / (sqrt(v') + eps), both bias-corrected
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
@@ -35,7 +35,7 @@ class AdamMini(ByParameter):
 
 
 def _blocks(weight: Tensor, group: Settings) -> int:
-    """How many blocks of rows a parameter has."""
+    """Number of blocks of rows of a parameter."""
     if weight.ndim < 2:
         return 1
     rows, head = weight.shape[0], group["head_dim"]

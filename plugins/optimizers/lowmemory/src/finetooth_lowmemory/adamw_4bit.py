@@ -9,16 +9,16 @@ from finetooth_torchshared.few_bit_states import FewBits, dynamic_levels, even_l
 from torch import Tensor
 
 BLOCK = 128
-"""Numbers that share a scale, as in the paper."""
+"""Count of numbers that share a scale, as in the paper."""
 MEAN = FewBits(dynamic_levels(4, signed=True), block=BLOCK)
 SQUARE = FewBits(even_levels(4), block=BLOCK)
-"""Levels of the second moment leave out zero: it would divide by nothing but eps (section 4.1). Its scales are those of
-blocks also for matrices, for which the paper has another, of rows and columns."""
+"""Levels of the second moment exclude zero, which would leave only eps as divisor (section 4.1). Scales belong to
+blocks, also for matrices, for which the paper uses rows and columns."""
 
 
 class AdamW4bit(ByParameter):
-    """Each update is AdamW's with the moments in fp32 (algorithm 1); only what stays between updates is rounded.
-    Tensors of fewer than 4096 numbers keep theirs in fp32, as in the paper."""
+    """Each update is AdamW's with the moments in fp32 (algorithm 1); only the stored moments are rounded. Tensors of
+    fewer than 4096 numbers keep theirs in fp32, as in the paper."""
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
         """See `ByParameter.update`."""
@@ -29,12 +29,12 @@ class AdamW4bit(ByParameter):
         mean.lerp_(gradient, 1 - beta1)
         square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         SQUARE.write(state, "square", square)
-        # in its place, unless what is kept are these very numbers
+        # in place, unless the state already is these numbers
         root = (square.sqrt() if state["square"] is square else square.sqrt_()).div_(math.sqrt(1 - beta2**step))
         weight.addcdiv_(mean, root.add_(group["eps"]), value=-group["lr"] / (1 - beta1**step))
         MEAN.write(state, "mean", mean)
 
 
 def state_bytes(numbers: int) -> float:
-    """What is kept of a tensor of so many numbers."""
+    """Bytes of state of a tensor with this count of numbers."""
     return MEAN.bytes_of(numbers) + SQUARE.bytes_of(numbers)

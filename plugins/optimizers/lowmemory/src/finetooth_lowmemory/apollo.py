@@ -12,11 +12,11 @@ from finetooth_lowmemory.moments import adam_direction
 from finetooth_lowmemory.optimizers import PROJECTED
 
 GROWTH = 1.01
-"""By how much a scaled gradient may be longer than that of the step before (gamma in the paper)."""
+"""Largest ratio of a scaled gradient's norm to that of the previous step (gamma in the paper)."""
 
 
 class Apollo(ByParameter):
-    """With gradient G, turned so that its shorter side comes first (m <= n), and a random P (r, m) with entries of
+    """With gradient G, transposed so that its shorter side comes first (m <= n), and a random P (r, m) with entries of
     variance 1 / r:
 
         R <- P G;  N <- Adam's direction for R
@@ -24,8 +24,8 @@ class Apollo(ByParameter):
         U <- scale * G s, no longer than 1.01 times the U of the step before
         W <- (1 - lr * wd) W - lr * U
 
-    P is drawn from the seed, the parameter's place and the step, so that it need not be kept. Other parameters than
-    matrices inside a layer, and matrices no larger than the rank, are updated by Adam.
+    P follows from the seed, the parameter's index and the step, so that it need not be stored. Adam updates other
+    parameters than matrices inside a layer, and matrices no larger than the rank.
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:

@@ -1,6 +1,6 @@
 """The optimizers of FlashOptim (Gonzalez Ortiz et al., 2026, arXiv:2602.23349): states in 8 bits by groups of 32.
 
-Each number is a share of the largest of its group. Levels are closer to each other near 0 than near 1."""
+Each number is a share of the largest one of its group. Levels are denser near 0 than near 1."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from finetooth_torchshared.few_bit_states import FewBits
 from torch import Tensor
 
 GROUP = 32
-"""Numbers that share a scale, which is kept in fp16."""
+"""Count of numbers that share a scale in fp16."""
 
 
 def _shares(places: Tensor) -> Tensor:
-    """Shares of the largest from 127ths of what stands for them: the inverse of 2 x / (1 + |x|)."""
+    """Shares of the largest number from codes in 127ths: the inverse of 2 x / (1 + |x|)."""
     stands = places.double() / 127
     return (stands / (2 - stands.abs())).float()
 
@@ -24,11 +24,11 @@ def _shares(places: Tensor) -> Tensor:
 _CODES = torch.arange(-127, 128)
 MEAN = FewBits(_shares(_CODES), block=GROUP, smallest=0, between=_shares(_CODES[:-1] + 0.5), scales=torch.float16)
 ROOT = FewBits((torch.arange(256).double() / 255).float(), block=GROUP, smallest=0, scales=torch.float16)
-"""Of the root of a second moment."""
+"""The code of the root of a second moment."""
 
 
 class Flash(ByParameter):
-    """Adds a direction to each weight. With `decoupled` the weight decays by itself, else through its gradient."""
+    """Adds a direction to each weight. With `decoupled` weight decay is separate, else part of the gradient."""
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
         """See `ByParameter.update`."""
@@ -41,7 +41,7 @@ class Flash(ByParameter):
         weight.add_(self.direction(gradient, state, group), alpha=-group["lr"])
 
     def direction(self, gradient: Tensor, state: Settings, group: Settings) -> Tensor:
-        """Where the weight goes: the gradient, or its running sum.
+        """The direction of the update: the gradient, or its running sum.
 
         Args:
             gradient: fp32.

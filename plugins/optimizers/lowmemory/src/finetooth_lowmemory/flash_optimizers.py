@@ -1,4 +1,4 @@
-"""Options of FlashOptim's five optimizers, and what each keeps. torch is imported when one is made."""
+"""Options of FlashOptim's five optimizers, and sizes of states. torch is imported when one is built."""
 
 from __future__ import annotations
 
@@ -55,17 +55,17 @@ class FlashLionOptions(OptimizerOptions):
 
 
 def build_flash_adamw(options: FlashAdamwOptions, context: Context) -> TorchOptimizer:
-    """AdamW whose moments have 8 bits (FlashOptim; Gonzalez Ortiz et al., 2026, arXiv:2602.23349)."""
+    """AdamW with moments in 8 bits (FlashOptim; Gonzalez Ortiz et al., 2026, arXiv:2602.23349)."""
     return _optimizer("FlashAdam", options, 2, decoupled=True, betas=options.betas, eps=options.eps)
 
 
 def build_flash_adam(options: FlashAdamOptions, context: Context) -> TorchOptimizer:
-    """The same of Adam, which adds weight_decay times the weight to the gradient."""
+    """Adam with moments in 8 bits, which adds weight_decay times the weight to the gradient."""
     return _optimizer("FlashAdam", options, 2, decoupled=False, betas=options.betas, eps=options.eps)
 
 
 def build_flash_sgd(options: FlashSgdOptions, context: Context) -> TorchOptimizer:
-    """SGD whose momentum has 8 bits, and which adds weight_decay times the weight to the gradient.
+    """SGD with momentum in 8 bits, which adds weight_decay times the weight to the gradient.
 
     Raises:
         RecipeError: `nesterov` without `momentum`.
@@ -74,7 +74,7 @@ def build_flash_sgd(options: FlashSgdOptions, context: Context) -> TorchOptimize
 
 
 def build_flash_sgdw(options: FlashSgdwOptions, context: Context) -> TorchOptimizer:
-    """The same with weights that decay by themselves.
+    """SGD with momentum in 8 bits and decoupled weight decay.
 
     Raises:
         RecipeError: `nesterov` without `momentum`.
@@ -83,7 +83,7 @@ def build_flash_sgdw(options: FlashSgdwOptions, context: Context) -> TorchOptimi
 
 
 def build_flash_lion(options: FlashLionOptions, context: Context) -> TorchOptimizer:
-    """Lion whose momentum has 8 bits."""
+    """Lion with momentum in 8 bits."""
     return _optimizer("FlashLion", options, 1, decoupled=True, betas=options.betas)
 
 
@@ -97,7 +97,7 @@ def _sgd(options: FlashSgdOptions, *, decoupled: bool) -> TorchOptimizer:
 def _optimizer(kind: str, options: Any, states: int, **settings: Any) -> TorchOptimizer:
     """
     Args:
-        states: numbers kept for a weight.
+        states: count of numbers per weight.
     """
 
     def make(groups: Groups) -> torch.optim.Optimizer:

@@ -17,9 +17,9 @@ class Galore(ByParameter):
         R <- P^T G (m <= n) or G P (else);  N <- Adam's direction for R
         W <- (1 - lr * wd) W - lr * scale * P N or N P^T
 
-    Other parameters than matrices inside a layer, and matrices no larger than the rank, are updated by Adam. The
-    moments stay when the subspace changes, as in the paper. With `bits` of 8 all moments are in 8 bits between updates,
-    as in its section 5.
+    Adam updates other parameters than matrices inside a layer, and matrices no larger than the rank. The moments stay
+    when the subspace changes, as in the paper. With `bits` 8 all moments are in 8 bits between updates, as in its
+    section 5.
     """
 
     def update(self, weight: Tensor, gradient: Tensor, state: Settings, group: Settings, place: int) -> None:
@@ -41,8 +41,8 @@ class Galore(ByParameter):
 
 
 def subspace_of(gradient: Tensor, rank: int) -> Tensor:
-    """The first left singular vectors of (m, n) as (m, rank). Their signs are free, and the moments outlive them: the
-    largest entry of each is made positive, so that every library finds the same."""
+    """The first left singular vectors of (m, n) as (m, rank). Their signs are arbitrary, and the moments outlive them,
+    so the largest entry of each is made positive: every library then finds the same."""
     vectors = torch.linalg.svd(gradient, full_matrices=False)[0][:, :rank]
     largest = vectors.gather(0, vectors.abs().argmax(0, keepdim=True))
     return torch.where(largest < 0, -vectors, vectors).contiguous()

@@ -1,4 +1,4 @@
-"""Adam's moments, of a gradient or of what stands for one, in fp32 or in 8 bits."""
+"""Adam's moments of a gradient or its projection, in fp32 or in 8 bits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from finetooth_torchshared.few_bit_states import FewBits, dynamic_levels
 from torch import Tensor
 
 BLOCK = 256
-"""Numbers in 8 bits that share a scale (Dettmers et al., 2022, arXiv:2110.02861: 2048; as bitsandbytes has it now)."""
+"""Count of 8-bit numbers that share a scale, as now in bitsandbytes (2048 in Dettmers et al., 2022,
+arXiv:2110.02861)."""
 MEAN = FewBits(dynamic_levels(8, signed=True), block=BLOCK)
 SQUARE = FewBits(dynamic_levels(8, signed=False), block=BLOCK)
 
 
 def adam_direction(gradient: Tensor, state: Settings, group: Settings) -> Tensor:
-    """Adam's direction for a gradient, m / (sqrt(v) + eps) with both moments freed of their bias (Kingma & Ba, 2015,
-    arXiv:1412.6980); the moments are kept in `state`, in the shape of the gradient."""
+    """Adam's direction for a gradient, m / (sqrt(v) + eps) with bias-corrected moments (Kingma & Ba, 2015,
+    arXiv:1412.6980), which are in `state` with the gradient's shape."""
     beta1, beta2 = group["betas"]
     if "mean" not in state:
         state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
@@ -41,7 +42,7 @@ def adam_direction_8bit(gradient: Tensor, state: Settings, group: Settings) -> T
 
 
 def bytes_8bit(numbers: int) -> float:
-    """What both moments of so many numbers take in 8 bits."""
+    """Bytes of both moments in 8 bits for this count of numbers."""
     return MEAN.bytes_of(numbers) + SQUARE.bytes_of(numbers)
 
 

@@ -1,4 +1,4 @@
-"""Optimizers that keep less: options, and what each keeps. torch is imported when one is made."""
+"""Optimizers with smaller states: options and sizes of states. torch is imported when one is built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PROJECTED, WHOLE = "projected", "whole"
 HEADS, OUTPUTS = "heads", "outputs"
-"""Kinds of parameter groups: what a low-rank optimizer projects, and the blocks of Adam-mini."""
+"""Kinds of parameter groups: projected ones of low-rank optimizers, and the blocks of Adam-mini."""
 
 
 class GaloreOptions(OptimizerOptions):
@@ -90,7 +90,7 @@ class AdamW4bitOptions(OptimizerOptions):
 
 
 def mean_bytes(facts: ModelFacts, of_matrix: Callable[[int, int], float]) -> float:
-    """Bytes of state for a weight of a whole model.
+    """Bytes of state per weight of a whole model.
 
     Args:
         of_matrix: bytes of state of one (outputs, inputs) matrix; for embeddings and the head too.
@@ -109,7 +109,7 @@ def kind_of(name: str, parameter: Tensor) -> str:
     """Whether blocks are heads, by the name that models give to their query and key projections."""
     parts = name.split(".")
     attends = any(part in ("q_proj", "k_proj") for part in parts)
-    # of a low-rank pair only the second matrix has the projection's outputs for rows
+    # in a low-rank pair only the second matrix has the projection's outputs as rows
     return HEADS if attends and parameter.ndim == 2 and "lora_A" not in parts else OUTPUTS
 
 
@@ -187,7 +187,7 @@ def _optimizer(options: ApolloMiniOptions, rank: int, by: Literal["channel", "te
 
 
 def build_adam_mini(options: AdamMiniOptions, context: Context) -> TorchOptimizer:
-    """Adam-mini (Zhang et al., 2024, arXiv:2406.16793) over everything that trains."""
+    """Adam-mini (Zhang et al., 2024, arXiv:2406.16793) over all trained parameters."""
     from finetooth_lowmemory.adam_mini import AdamMini
 
     head_dim = context.facts.head_dim

@@ -1,4 +1,4 @@
-"""Optimizers that keep less for each weight than Adam's two moments."""
+"""Optimizers with smaller states per weight than Adam's two moments."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _OPTIMIZERS = (
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """`state_bytes` is for small matrices, on whose scale nothing is saved; for a model that trains whole the plan
-    counts by its sizes."""
+    """The entries. `state_bytes` is for small matrices, which save nothing; for full fine-tuning the plan counts with
+    the model's sizes."""
     for name, summary, state, update, tensor, elsewhere in (*_OPTIMIZERS, *_FLASH):
         module = "flash_optimizers" if name.startswith("flash") else "optimizers"
         yield Optimizer(

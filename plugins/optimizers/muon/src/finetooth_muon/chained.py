@@ -1,4 +1,4 @@
-"""Several torch optimizers that stand for one: each has parameter groups of its own."""
+"""Several torch optimizers as one, each with its own parameter groups."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from finetooth_torchshared.by_parameter import loss_of
 
 
 class Chained(torch.optim.Optimizer):
-    """Steps its parts one after the other. Groups and states are shared with them, so that who sets a rate, saves or
-    restores sees one optimizer. A part has the groups of its `kind`, also of those that take their place later, as
-    where an adapter's parameters have rates of their own.
+    """Steps its parts one after the other. It shares groups and states with them, so that setting a rate, saving and
+    restoring work as with one optimizer. A part has the groups of its `kind`, also later replacements of them, for
+    example if an adapter's parameters get separate rates.
 
     Args:
         parts: over different parameters, each with groups of one `kind`.
@@ -23,7 +23,7 @@ class Chained(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update; returns what `closure`, called first, returned."""
+        """One update; calls `closure` first and returns its result."""
         loss = loss_of(closure)
         for kind, part in self._parts.items():
             part.param_groups = [group for group in self.param_groups if group["kind"] == kind]

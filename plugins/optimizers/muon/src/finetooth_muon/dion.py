@@ -17,12 +17,12 @@ class Dion(ByParameter):
     """With gradient G (m, n), momentum M (m, n), directions V (n, r), rate lr, momentum factor mu, weight decay wd:
 
         B <- M + G;  U <- orthonormal columns of B V;  R <- B^T U
-        M <- B - (1 - mu) U R^T;  V <- R with columns of length 1
+        M <- B - (1 - mu) U R^T;  V <- R with columns of norm 1
         W <- (1 - lr * wd) W - lr * sqrt(m / n) U V^T
 
     Args:
         params: matrices, or groups of them with `lr`, `momentum` and `weight_decay`.
-        seed: of the first V, drawn for each matrix by its place.
+        seed: of the first V, which depends on each matrix's index.
     """
 
     def __init__(
@@ -52,6 +52,6 @@ class Dion(ByParameter):
 
 
 def _unit(columns: Tensor) -> Tensor:
-    """Each column with length 1; one of zeros stays."""
+    """Columns scaled to norm 1; a column of zeros stays."""
     length: Tensor = torch.linalg.vector_norm(columns, dim=0, keepdim=True)
     return columns / length.clamp_min(torch.finfo(columns.dtype).tiny)

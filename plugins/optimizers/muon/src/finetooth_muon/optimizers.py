@@ -1,4 +1,4 @@
-"""Muon and Dion with AdamW: options, and what they keep. torch is imported when one is made."""
+"""Muon and Dion with AdamW: options and sizes of states. torch is imported when one is built."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class DionOptions(MatrixOptions):
 
 
 def kind_of(name: str, parameter: torch.Tensor) -> str:
-    """Which of the two updates a parameter."""
+    """The kind of update of a parameter: matrix or AdamW."""
     return MATRIX if is_hidden_matrix(name, parameter) else OTHER
 
 
@@ -68,7 +68,7 @@ def adamw(groups: Groups, options: MatrixOptions, learning_rate: float) -> torch
 
 
 def weights(facts: ModelFacts) -> tuple[int, int]:
-    """How many weights of a whole model are in matrices inside layers, and in embedding and head."""
+    """Number of weights of a whole model in matrices inside layers, and in embedding and head."""
     inside = sum(inputs * outputs for inputs, outputs in layer_matrices(facts))
     return inside, facts.vocab_size * facts.hidden_size * (1 if facts.tied else 2)
 

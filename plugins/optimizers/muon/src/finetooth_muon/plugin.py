@@ -9,8 +9,8 @@ from finetooth_hooks import Optimizer, hookimpl
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """Muon and Dion. AdamW trains everything but matrices inside a layer; `state_bytes` is AdamW's, an upper bound,
-    and the plan counts what a model's sizes give."""
+    """Muon and Dion. AdamW trains everything but matrices inside a layer; `state_bytes` is AdamW's, an upper bound; the
+    plan counts with the model's sizes."""
     yield Optimizer(
         name="muon",
         build="finetooth_muon.optimizers:build_muon",

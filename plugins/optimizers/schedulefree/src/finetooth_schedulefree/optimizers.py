@@ -1,4 +1,4 @@
-"""Schedule-free optimizers: options. torch is imported when one is made."""
+"""Options of schedule-free optimizers. torch is imported when one is built."""
 
 from __future__ import annotations
 

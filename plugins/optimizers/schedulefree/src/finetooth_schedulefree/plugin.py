@@ -11,7 +11,7 @@ _BUILDERS = "finetooth_schedulefree.optimizers"
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """Both need no schedule: what is evaluated and kept are averages of the weights."""
+    """The entries. Both need no schedule: evaluations and artifacts use averages of the weights."""
     yield Optimizer(
         name="schedule_free_adamw",
         build=f"{_BUILDERS}:build_adamw",

@@ -11,13 +11,13 @@ from torch import Tensor
 
 
 class ScheduleFree(ByParameter):
-    """With iterates z, their average x, and the weights y at which the gradient g is taken, which the parameters hold:
+    """With iterates z, their average x, and the weights y of the parameters, at which the gradient g is computed:
 
         z <- z - lr * (d + wd * y), d the direction of the base optimizer for g
         x <- (1 - c) x + c z, c = w / sum of all w, w = (largest lr so far) ** power
         y <- (1 - beta) z + beta x, beta the interpolation
 
-    d is g for `sgd`; for `adamw` g / (sqrt(v') + eps), v' the second moment freed of its bias. Kept are z and v; x
+    d is g for `sgd`; for `adamw` g / (sqrt(v') + eps), v' the bias-corrected second moment. The state is z and v; x
     follows from y and z.
     """
 
@@ -40,15 +40,15 @@ class ScheduleFree(ByParameter):
         state["shares"] = state.get("shares", 0.0) + share
         part = share / state["shares"] if state["shares"] else 0.0
         iterate = state["iterate"]
-        # the third line in y and z alone, with x = (y - (1 - beta) z) / beta put in: no difference of large numbers
+        # the third line with x = (y - (1 - beta) z) / beta inserted: no difference of large numbers
         weight.lerp_(iterate, part).add_(direction, alpha=-rate * (1 - beta * (1 - part)))
         iterate.sub_(direction, alpha=rate)
 
 
 @contextmanager
 def averaged(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Inside the `with` block, the parameters are the averages x; afterwards they are again what they were, bit for
-    bit: y is put aside, since it would come back from x with rounding."""
+    """Inside the `with` block, the parameters are the averages x; afterwards they are bit for bit y again. y is saved,
+    since computing it from x would round."""
     aside: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for group in optimizer.param_groups:

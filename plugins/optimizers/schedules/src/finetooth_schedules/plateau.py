@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from finetooth_schedules.warmup import WarmupOptions, warmup_steps
 
 MEASURED = "eval/"
-"""What the names of evaluations' metrics begin with."""
+"""Name prefix of evaluations' metrics."""
 
 
 class PlateauOptions(WarmupOptions):
@@ -67,7 +67,7 @@ class PlateauSchedule:
         """Count the metric, if it is among `metrics`.
 
         Raises:
-            RecipeError: it is none of an evaluation, and the step did not measure it.
+            RecipeError: the metric is neither an evaluation's nor in the step's report.
         """
         value = metrics.get(self.options.metric)
         if value is None and "loss" in metrics and not self.options.metric.startswith(MEASURED):
@@ -107,7 +107,7 @@ class PlateauSchedule:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where `state` was taken."""
+        """Continue exactly from `state`."""
         self.best = state["best"]
         self.bad, self.cooldown = int(state["bad"]), int(state["cooldown"])
         self.ratio, self.warming = float(state["ratio"]), bool(state["warming"])

@@ -22,7 +22,7 @@ _SCHEDULES = {
 
 @hookimpl
 def ft_schedules() -> Iterable[Schedule]:
-    """Those of the table, and one that follows a metric."""
+    """The schedules of the table, and one that follows a metric."""
     for name, (summary, elsewhere) in _SCHEDULES.items():
         yield Schedule(
             name=name,

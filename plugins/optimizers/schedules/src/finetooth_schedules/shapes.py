@@ -19,11 +19,11 @@ Shape = Callable[[int, int, int | None], float]
 
 @dataclass(frozen=True)
 class ShapedSchedule:
-    """`protocols.Schedule`: a straight warm-up, then a shape. It has no state.
+    """A `protocols.Schedule` without state: a linear warm-up, then a shape.
 
     Attributes:
         options: of the warm-up.
-        shape: what follows it.
+        shape: the factor after the warm-up.
     """
 
     options: WarmupOptions
@@ -35,10 +35,10 @@ class ShapedSchedule:
         return (step + 1) / warmup if step < warmup else self.shape(step, warmup, total)
 
     def observe(self, metrics: Mapping[str, float]) -> None:
-        """Looks at no metric."""
+        """Ignore metrics."""
 
     def state(self) -> Mapping[str, Any]:
-        """Nothing."""
+        """The empty state."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -163,8 +163,8 @@ def _wsd(step: int, warmup: int, total: int | None, *, decay_ratio: float, decay
 
 @dataclass(frozen=True)
 class OneCycle(ShapedSchedule):
-    """Half a cosine up from the first rate, reached peak at the last warm-up update, half a cosine down to the last
-    one, which the last update has."""
+    """Half a cosine up from the first rate to the peak at the last warm-up update, then half a cosine down to the rate
+    of the last update."""
 
     first: float
     last: float
@@ -184,7 +184,7 @@ def build_constant(options: ConstantOptions, context: Context) -> ShapedSchedule
 
 
 def build_linear(options: LinearOptions, context: Context) -> ShapedSchedule:
-    """A straight line to 0, which the update after the last one would have."""
+    """A straight line that would reach 0 one update after the last."""
     return ShapedSchedule(options, _linear)
 
 
@@ -204,7 +204,7 @@ def build_cosine_with_min(options: CosineWithMinOptions, context: Context) -> Sh
 
 
 def build_polynomial(options: PolynomialOptions, context: Context) -> ShapedSchedule:
-    """What is left of the run, to a power."""
+    """The remaining share of the run, to a power."""
     return ShapedSchedule(options, partial(_polynomial, power=options.power, end_ratio=options.end_ratio))
 
 
@@ -220,6 +220,6 @@ def build_wsd(options: WsdOptions, context: Context) -> ShapedSchedule:
 
 
 def build_one_cycle(options: OneCycleOptions, context: Context) -> OneCycle:
-    """Up and down again, once."""
+    """One cycle: up, then down."""
     first = 1 / options.start_divisor
     return OneCycle(options, _constant, first, first / options.end_divisor)

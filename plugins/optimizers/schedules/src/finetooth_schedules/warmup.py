@@ -1,4 +1,4 @@
-"""Warm-up: what all schedules share."""
+"""The warm-up of all schedules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WarmupOptions(Options):
     @model_validator(mode="before")
     @classmethod
     def _steps_replace_the_default(cls, values: Any) -> Any:
-        """A schedule's default ratio gives way to steps that the recipe gives."""
+        """Steps in the recipe replace a schedule's default ratio."""
         if isinstance(values, dict) and values.get("warmup_steps") is not None and "warmup_ratio" not in values:
             return {**values, "warmup_ratio": None}
         return values
@@ -33,10 +33,10 @@ class WarmupOptions(Options):
 
 
 def needed_total(total: int | None, name: str) -> int:
-    """`total`, which the schedule or the ratio called `name` cannot do without.
+    """`total`, which the schedule or the ratio called `name` needs.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: the number of steps is unknown.
     """
     if total is None:
         raise RecipeError(
@@ -49,7 +49,7 @@ def warmup_steps(options: WarmupOptions, total: int | None) -> int:
     """Updates of the warm-up.
 
     Raises:
-        RecipeError: it is longer than the run, or a share of an unknown total.
+        RecipeError: the warm-up is longer than the run, or a share of an unknown total.
     """
     if options.warmup_steps is None:
         if not options.warmup_ratio:

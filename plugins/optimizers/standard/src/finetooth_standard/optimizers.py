@@ -1,4 +1,4 @@
-"""Optimizers over torch parameters; torch is imported when one is made, so that options alone can be asked for."""
+"""Optimizers over torch parameters; torch is imported when one is built, so that options are available without it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 ONE_PASS = frozenset({"cpu", "cuda", "mps", "xpu"})
-"""Types of devices that torch has a fused AdamW for, in one pass over the memory and without temporaries. Listed, so
-that what is taken cannot change between versions of torch."""
+"""Types of devices with a fused AdamW in torch, which makes one pass over the memory without temporaries. The fixed
+list keeps the choice the same for all versions of torch."""
 
 
 class AdamWOptions(OptimizerOptions):
@@ -73,14 +73,14 @@ class LionOptions(OptimizerOptions):
 
 
 def _together(groups: list[dict[str, Any]]) -> bool:
-    """Update all tensors of a group in one kernel: worth its extra memory only where launching kernels is slow. Said
-    outright, so that torch's choice by device cannot change between versions."""
+    """Update all tensors of a group in one kernel: worth its extra memory only if launching kernels is slow. Set
+    explicitly, so that the choice is the same for all versions of torch."""
     return any(p.device.type != "cpu" for group in groups for p in group["params"])
 
 
 def _lay_alike(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """torch's fused kernels read weight and gradient as they lie in memory, whatever their strides: a gradient that
-    lies otherwise would be added to the wrong weights, or is refused."""
+    """Give gradients the memory layout of their weights: torch's fused kernels ignore strides, so another layout would
+    add a gradient to the wrong weights, or is refused."""
     import torch
 
     for group in optimizer.param_groups:
@@ -94,15 +94,15 @@ def _optimizer(
 ) -> TorchOptimizer:
     """
     Args:
-        keeps: bytes of state per parameter; None: what the entry says.
+        keeps: bytes of state per parameter; None: the entry's value.
     """
     bytes_of = None if keeps is None else lambda _: keeps
     return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, keeps=bytes_of)
 
 
 def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
-    """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101). Where torch has a kernel for the device in one
-    pass over the memory, without temporaries; else all tensors of a group at once."""
+    """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101). Uses torch's fused kernel (one pass over the
+    memory, no temporaries) if the device has it; else updates all tensors of a group at once."""
     import torch
 
     def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -117,7 +117,7 @@ def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
 
 
 def build_optimi_adamw(options: OptimiAdamWOptions, context: Context) -> TorchOptimizer:
-    """AdamW as optimi 0.3 has it (https://optimi.benjaminwarner.dev), with weight decay that can stay apart from the
+    """AdamW as in optimi 0.3 (https://optimi.benjaminwarner.dev), with weight decay that can be independent of the
     learning rate (Loshchilov & Hutter, 2019, arXiv:1711.05101, algorithm 2)."""
     decay = options.weight_decay / (options.learning_rate if options.decouple_lr else 1.0)
     return build_adamw(options.model_copy(update={"weight_decay": decay}), context)

@@ -25,8 +25,8 @@ _OPTIMIZERS = (
 
 @hookimpl
 def ft_optimizers() -> Iterable[Optimizer]:
-    """Five optimizers; their bytes are those of float32 parameters. AdamW updates in one pass where torch has a kernel
-    for that, Lion one tensor after the other."""
+    """Five optimizers; their bytes are those of float32 parameters. AdamW updates in one pass if torch has a kernel for
+    that, Lion one tensor after the other."""
     for name, summary, state, update, tensor, elsewhere in _OPTIMIZERS:
         yield Optimizer(
             name=name,
