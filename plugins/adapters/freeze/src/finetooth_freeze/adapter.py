@@ -1,4 +1,4 @@
-"""The adapter that lets the top of a model train."""
+"""The adapter that trains the top of a model."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ class FreezeAdapter(WholeModelAdapter):
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Exact for models of equal decoder layers with a final norm of one weight per hidden unit and a head without
-        bias. With `unfrozen_parameters` a bound: all that are not in a tower.
+        bias. With `unfrozen_parameters` an upper bound: all parameters outside of towers.
 
         Raises:
-            RecipeError: the model has fewer layers, or new tokens whose embeddings would not train; with
-                `unfrozen_parameters` only `apply`, which has the parameters' names, can tell.
+            RecipeError: the model has fewer layers, or new tokens whose embeddings would not train. With
+                `unfrozen_parameters` only `apply`, which has the parameters' names, can check.
         """
         self._check(facts.layers)
         self._check_new_tokens(facts)
@@ -66,7 +66,7 @@ class FreezeAdapter(WholeModelAdapter):
         """The model itself, with the top unfrozen.
 
         Raises:
-            RecipeError: it has fewer layers, no final norm where one should train, no parameter that a pattern
+            RecipeError: the model has fewer layers, no final norm although it should train, no parameter that a pattern
                 matches, or new tokens whose rows in embedding or head would not train.
         """
         for parameter in model.parameters():
@@ -88,13 +88,13 @@ class FreezeAdapter(WholeModelAdapter):
         return model
 
     def _check_new_tokens(self, facts: ModelFacts) -> None:
-        """Refuse new tokens that cannot train, as far as names of parameters are known without the model."""
+        """Refuse new tokens that cannot train, if the parameters' names are known without the model."""
         if not facts.new_tokens:
             return
         head = f"{facts.head.module}.weight"
         head_trains = self.options.head or self._names(head)
         embedding = f"{facts.body}.{facts.block.embedding}.weight" if facts.block else ""
-        # the name of the embedding is not known of every model: a pattern may mean it
+        # the name of the embedding is unknown for some models: a pattern may match it
         trains = self._names(embedding) if embedding else bool(self.options.unfrozen_parameters)
         if not (trains or (facts.tied and head_trains)):
             raise _untrained_error(facts, embedding)
@@ -114,7 +114,7 @@ class FreezeAdapter(WholeModelAdapter):
 
 
 def _check_ends(model: Any, facts: ModelFacts) -> None:
-    """Embedding and head train, so that the rows of new tokens do."""
+    """Check that embedding and head train, so that the rows of new tokens do."""
     named = {id(parameter): name for name, parameter in model.named_parameters()}
     for end in (model.get_input_embeddings(), model.get_output_embeddings()):
         if end is not None and not end.weight.requires_grad:
@@ -122,7 +122,7 @@ def _check_ends(model: Any, facts: ModelFacts) -> None:
 
 
 def _untrained_error(facts: ModelFacts, parameter: str) -> RecipeError:
-    """The error for new tokens whose rows in a parameter would stay as they began."""
+    """The error for new tokens whose rows in a parameter would not train."""
     whose = "the new token" if len(facts.new_tokens) == 1 else f"the {len(facts.new_tokens)} new tokens"
     if parameter == f"{facts.head.module}.weight":
         what, cure = "the head's rows", "set adapter.head: true"
@@ -136,7 +136,7 @@ def _untrained_error(facts: ModelFacts, parameter: str) -> RecipeError:
 
 
 def _unfreeze(model: Any, pattern: str) -> None:
-    named = dict(model.named_parameters(remove_duplicate=False))  # a shared one under each of its names
+    named = dict(model.named_parameters(remove_duplicate=False))  # includes a shared parameter under each of its names
     matches = [parameter for name, parameter in named.items() if re.search(pattern, name)]
     if not matches:
         tops = sorted({".".join(name.split(".")[:2]) for name in named})
@@ -150,7 +150,7 @@ def _unfreeze(model: Any, pattern: str) -> None:
 
 
 def _final_norm(body: Any) -> Any:
-    """The body's own child that is called a norm: its layers' norms lie deeper."""
+    """The final norm: the body's direct child that is a norm; norms of layers are deeper."""
     norms = [
         module for name, module in body.named_children() if "norm" in name or name.startswith(("ln_f", "final_layer"))
     ]

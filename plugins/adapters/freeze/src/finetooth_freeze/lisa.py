@@ -1,8 +1,8 @@
-"""LISA (Pan et al., 2024, arXiv:2403.17919, algorithm 1): embedding, final norm and head always train, and of the
-decoder layers a few, drawn again every so many steps.
+"""LISA (Pan et al., 2024, arXiv:2403.17919, algorithm 1): embedding, final norm and head always train, and a few random
+decoder layers, chosen again after a number of steps.
 
-Gradients and the optimizer's state exist only for what trains; a layer whose turn is over loses its state. Which layers
-they are follows from the engine's seed and the number of the turn, so a resumed run has the same ones.
+Gradients and optimizer states exist only for trained parameters; a layer loses its state at the end of its turn. The
+engine's seed and the number of the turn determine the layers, so a resumed run has the same ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from finetooth_torchshared.whole_weights import WholeModelAdapter
 from pydantic import Field
 
 LAYERS = "lisa_layers"
-"""What holds the path of the decoder layers at an adapted model."""
+"""Attribute of an adapted model with the path of the decoder layers."""
 
 
 class LisaOptions(Options):
@@ -34,38 +34,38 @@ class LisaOptions(Options):
 
 @dataclass(frozen=True)
 class LisaAdapter(WholeModelAdapter):
-    """`protocols.Adapter` whose decoder layers take turns."""
+    """A `protocols.Adapter` whose decoder layers train in turns."""
 
     capabilities = frozenset({"changes"})
 
     options: LisaOptions
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """At one time. Exact for models of equal decoder layers.
+        """Number of parameters that train at a time. Exact for models of equal decoder layers.
 
         Raises:
-            RecipeError: the model has fewer layers.
+            RecipeError: the model has fewer layers than `layers`.
         """
         self._check(facts.layers)
         parameters -= facts.tower_parameters
         return parameters - self._at_rest(facts, parameters)
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
-        """The masters in fp32 of the layers that rest, where the model computes in fewer bits."""
+        """The fp32 master weights of resting layers, if the model computes in fewer bits."""
         if precision == "fp32":
             return 0
         a_layer = sum(a * b for a, b in _matrices(facts))
         return 4 * a_layer * (facts.layers - self.options.layers)
 
     def kept_bytes(self, facts: ModelFacts, parameters: int) -> int:
-        """The layers that rest, in fp32: their turn has been, or may come."""
+        """The resting layers, in fp32, since their turn has been or may come."""
         return 4 * self._at_rest(facts, parameters - facts.tower_parameters)
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
-        """The model itself; all that will ever train requires gradients until the first turn begins.
+        """The model itself; all parameters that may train require gradients until the first turn begins.
 
         Raises:
-            RecipeError: it has fewer layers.
+            RecipeError: the model has fewer layers.
         """
         self._check(len(list(model.get_submodule(facts.layer_path))))
         towers = tuple(f"{path}." for path in facts.towers)
@@ -75,7 +75,7 @@ class LisaAdapter(WholeModelAdapter):
         return model
 
     def at_step(self, model: Any, step: int, seed: int) -> None:
-        """Let the layers of the step's turn train, and no others."""
+        """Train only the layers of the step's turn."""
         path = model.__dict__[LAYERS]
         layers = list(model.get_submodule(path))
         turn = draw_layers(len(layers), self.options.layers, step // self.options.every, seed)
@@ -84,7 +84,7 @@ class LisaAdapter(WholeModelAdapter):
                 parameter.requires_grad_(parameter.is_floating_point() and number in turn)
 
     def after_step(self, model: Any, step: int, seed: int) -> Mapping[str, float]:
-        """Begin the next turn, if it is time; what ended its own is forgotten by the optimizer."""
+        """Begin the next turn if due; the optimizer drops the states of layers whose turn has ended."""
         if step % self.options.every:
             return {}
         path = model.__dict__[LAYERS]
@@ -99,18 +99,18 @@ class LisaAdapter(WholeModelAdapter):
         return {name: 0.0 for name, match in named if match is not None and int(match[1]) in ended}
 
     def held(self, model: Any) -> Mapping[str, Any]:
-        """Nothing: what rests is among what trains."""
+        """Empty: resting layers are among the trained parameters."""
         return {}
 
     def rate_factor(self, step: int) -> float:
-        """The scheduled rate as it is."""
+        """1: the scheduled rate is unchanged."""
         return 1.0
 
     def restore(self, model: Any, folder: Path) -> None:
-        """Take all weights back, those of layers that rest too; needs room for a second copy of the model meanwhile.
+        """Restore all weights, also of resting layers; needs memory for a second copy of the model.
 
         Raises:
-            UserError: the artifact is of another model.
+            UserError: the artifact belongs to another model.
         """
         resting = list(model.get_submodule(model.__dict__[LAYERS]).parameters())
         before = [parameter.requires_grad for parameter in resting]
@@ -138,7 +138,7 @@ class LisaAdapter(WholeModelAdapter):
 
 
 def draw_layers(layers: int, count: int, turn: int, seed: int) -> frozenset[int]:
-    """Which of a number of layers train in a turn, each as likely as any other."""
+    """The layers that train in a turn, a uniform random choice."""
     generator = np.random.default_rng([seed, turn])
     return frozenset(int(number) for number in generator.choice(layers, size=count, replace=False))
 

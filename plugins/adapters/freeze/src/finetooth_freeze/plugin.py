@@ -1,4 +1,4 @@
-"""Parts of a model train: its top decoder layers, or a few layers in turns."""
+"""Adapters that train parts of a model: its top decoder layers, or a few layers in turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The adapter that adapts nothing: the whole model trains."""
+"""The adapter for full fine-tuning, which trains the model itself."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class FullOptions(Options):
 
 @dataclass(frozen=True)
 class FullAdapter(WholeModelAdapter):
-    """`protocols.Adapter` that trains every parameter, or all but those of the towers."""
+    """A `protocols.Adapter` that trains every parameter, or all except those of the towers."""
 
     overwrites = "full fine-tuning overwrites the base"
 
     options: FullOptions = field(default_factory=FullOptions)
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """All of them, less those of frozen towers."""
+        """All parameters except those of frozen towers."""
         return parameters - (facts.tower_parameters if self.options.freeze_mm_modules else 0)
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
-        """The model itself, every floating-point parameter trainable that is not frozen by the options."""
+        """The model itself; every floating-point parameter trains, unless the options freeze it."""
         frozen = tuple(f"{path}." for path in facts.towers) if self.options.freeze_mm_modules else ()
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.is_floating_point() and not name.startswith(frozen))

@@ -1,5 +1,5 @@
-"""The LoRA adapter: its options, and peft's layers behind them. Nothing here imports peft before a model is at hand:
-that takes seconds, and a check of a recipe needs none of it."""
+"""The LoRA adapter: its options, with peft's layers behind it. peft is imported only with a model: that takes seconds,
+and a check of a recipe does not need it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CAPABILITIES = frozenset({"disable", "fold", "fold_tensors", "additions"})
 
 
 class LowRankOptions(low_rank.LowRankOptions):
-    """What all low-rank adapters have."""
+    """Options of all low-rank adapters."""
 
     loraplus_ratio: float = Field(default=1.0, gt=0)
     """Learning rate of B, as a multiple of A's, which is the optimizer's (LoRA+, Hayou et al., 2024, arXiv:2402.12354).
@@ -85,8 +85,8 @@ class LoraOptions(LowRankOptions):
 class LoraAdapter(FoldableAdapter):
     """`protocols.Adapter` over peft.
 
-    The model that `apply` returns is the one it was given, its chosen modules replaced by peft's layers: paths such as
-    `model.layers.0` stay valid. The matrices are float32 whatever the base is held in.
+    `apply` returns the given model with its chosen modules replaced by peft's layers: paths such as `model.layers.0`
+    stay valid. The matrices are float32 for any precision of the base.
     """
 
     options: LoraOptions
@@ -110,7 +110,7 @@ class LoraAdapter(FoldableAdapter):
         return CAPABILITIES | {word for word, is_so in applies.items() if is_so}
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """Parameters of the addition; exact for layers built like Llama's."""
+        """Number of parameters of the addition; exact for layers built like Llama's."""
         added = added_parameters(self.options.targets, facts, self.options.rank, dora=self.options.dora)
         added += self.experts.added(self.options.target_parameters, facts, self.options.rank)
         return added + len(self._rows(facts)) * (1 if facts.tied else 2) * facts.hidden_size
@@ -123,7 +123,7 @@ class LoraAdapter(FoldableAdapter):
         return added * (4 if precision == "fp32" else 2)
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
-        """Nothing where a backend computes the addition itself; see `sizes.numbers_for_backward`."""
+        """0 if a backend computes the addition itself; see `sizes.numbers_for_backward`."""
         if not (self.options.dora or self.options.dropout) or not self.options.targets:
             return 0.0
         numbers = numbers_for_backward(
@@ -132,7 +132,7 @@ class LoraAdapter(FoldableAdapter):
         return numbers * (4 if precision == "fp32" else 2)
 
     def beginning_bytes(self, facts: ModelFacts) -> int:
-        """With `init: eva`, the sums."""
+        """With `init: eva`, bytes of the sums."""
         if self.options.init != "eva":
             return 0
         return summed_bytes(self.options.targets, facts, EVA_ROOM)
@@ -142,7 +142,7 @@ class LoraAdapter(FoldableAdapter):
         return b_shares(self.options.loraplus_ratio, names)
 
     def _rows(self, facts: ModelFacts) -> tuple[int, ...]:
-        """Tokens whose rows of embedding and head train."""
+        """Tokens with trained rows in embedding and head."""
         new = facts.new_tokens if self.options.train_new_tokens else ()
         return tuple(sorted({*new, *self.tokens}))
 
@@ -162,10 +162,10 @@ class LoraAdapter(FoldableAdapter):
         return adapted
 
     def _begin(self, model: Any, generator: np.random.Generator) -> None:
-        """`init: loftq` and `eva`.
+        """Set the initial values for `init: loftq` and `eva`.
 
         Raises:
-            RecipeError: the base is not quantised, or no rows are left.
+            RecipeError: the base is not quantised (`loftq`), or the data have no rows (`eva`).
         """
         from finetooth_lora.layers import added_to_linear
 
@@ -195,13 +195,13 @@ class LoraAdapter(FoldableAdapter):
         return low_rank(self.options, module)
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as the recipe names it."""
+        """Write `adapter_model.safetensors` and `adapter_config.json`; the base has the recipe's name."""
         from finetooth_lora.artifact import write
 
         write(model, folder, info)
 
     def additions(self, folder: Path) -> Mapping[str, Addition] | None:
-        """See `protocols.Adapter`; None with DoRA, and where embeddings, tokens or a head have weights of their own.
+        """See `protocols.Adapter`; None with DoRA, and if embeddings, tokens or a head have separate weights.
 
         Raises:
             UserError: the artifact does not hold a readable adapter.
@@ -221,10 +221,10 @@ class LoraAdapter(FoldableAdapter):
         return fold_tensors(tensors, folder)
 
     def restore(self, model: Any, folder: Path) -> None:
-        """Take the addition back from an artifact.
+        """Restore the addition from an artifact.
 
         Raises:
-            UserError: the artifact holds no adapter, or one of another rank, scale or choice of modules.
+            UserError: the artifact has no adapter, or one of another rank, scale or choice of modules.
         """
         from finetooth_lora.artifact import take_back
 
@@ -260,7 +260,7 @@ def build(options: LoraOptions, context: Context) -> LoraAdapter:
 
 
 def _originals(context: Context) -> Callable[[str], Any]:
-    """See `originals.originals`; the precision is known when the model is built."""
+    """See `originals.originals`; the precision is known only when the model is built."""
 
     def read(path: str) -> Any:
         from finetooth_toolbox.precision_choice import stored_precision
@@ -280,7 +280,7 @@ def _rows_of(options: LoraOptions, context: Context) -> list[list[int]]:
     """Rows for `init: eva`.
 
     Raises:
-        RecipeError: there are none.
+        RecipeError: the data have no rows.
     """
     from finetooth_rendering.calibration import calibration_rows
 
@@ -288,7 +288,7 @@ def _rows_of(options: LoraOptions, context: Context) -> list[list[int]]:
 
 
 def b_shares(ratio: float, names: Sequence[str]) -> Mapping[str, float]:
-    """LoRA+: the share of the learning rate of each B, by its name among those of what trains."""
+    """LoRA+: the factor of the learning rate of each B, by its name among the trained parameters."""
     sides = (".lora_B.", ".lora_embedding_B.")
     return {} if ratio == 1 else {name: ratio for name in names if any(side in name for side in sides)}
 
@@ -297,7 +297,7 @@ def _tokens(options: LoraOptions, context: Context) -> tuple[int, ...]:
     """Ids of `train_tokens`.
 
     Raises:
-        RecipeError: one is not a token of the model.
+        RecipeError: a spelling is not a token of the model.
     """
     ids = []
     for token in options.train_tokens:

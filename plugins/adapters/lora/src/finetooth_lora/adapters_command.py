@@ -1,4 +1,4 @@
-"""`ft adapters`: what lies between two adapters, and several made one."""
+"""The command `ft adapters`, which compares two adapters and combines several."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetooth_peftfiles.resuming import place
 
 Method = Literal["linear", "ties", "dare_linear", "dare_ties", "cat"]
 SAMPLES = ("ties", "dare_linear", "dare_ties")
-"""Methods that drop part of the numbers, and need to know how many stay."""
+"""Methods that drop a part of the numbers, and need the share that stays."""
 
 
 @click.group(name="adapters")
@@ -27,7 +27,7 @@ def adapter_folder(obj: CommandContext, reference: str) -> Path:
         reference: a run by its folder or by its name under runs/, or an adapter's folder.
 
     Raises:
-        UserError: there is none, or a file of it is damaged.
+        UserError: the reference is not an adapter, or a file of it is damaged.
     """
     run = obj.run_folder(reference)
     try:
@@ -123,10 +123,10 @@ def merge(
 
 
 def parse_weights(text: str | None, count: int) -> list[float]:
-    """Reads one weight for each adapter; without a text they are equal and sum to one.
+    """Read one weight for each adapter; without a text they are equal and sum to one.
 
     Raises:
-        UserError: they are not as many numbers as adapters.
+        UserError: the text does not have one number per adapter.
     """
     if text is None:
         return [1 / count] * count

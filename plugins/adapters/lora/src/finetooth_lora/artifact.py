@@ -14,12 +14,12 @@ from finetooth_peftfiles.layers import NAME
 from finetooth_lora.beginnings import doubled, halved, started, trained_of
 
 A, B = ".lora_A.weight", ".lora_B.weight"
-"""How names of an addition's matrices end, behind the path of their module."""
+"""Endings of names of an addition's matrices, after the path of their module."""
 
 
 def write(model: Any, folder: Path, info: ModelInfo) -> None:
-    """Write `adapter_model.safetensors` and `adapter_config.json`; the base is named as other tools can load it, in its
-    manifest as the recipe names it."""
+    """Write `adapter_model.safetensors` and `adapter_config.json`; they have the base's name for other tools, the
+    manifest has the recipe's name."""
     addition = trained_of(artifact.addition_of(model))
     if not started(model):
         artifact.write(model, folder, info, tensors=addition)
@@ -29,10 +29,10 @@ def write(model: Any, folder: Path, info: ModelInfo) -> None:
 
 
 def take_back(model: Any, folder: Path) -> None:
-    """Take the addition back from an artifact.
+    """Restore the addition from an artifact.
 
     Raises:
-        UserError: the folder holds no adapter, or one of another rank, scale, kind or choice of modules.
+        UserError: the folder has no adapter, or one of another rank, scale, kind or choice of modules.
     """
     saved, tensors = artifact.read(folder)
     config = model.peft_config[NAME]
@@ -56,10 +56,10 @@ def take_back(model: Any, folder: Path) -> None:
 
 
 def additions(folder: Path) -> dict[str, Addition] | None:
-    """What a plain low-rank artifact adds, by module; None for any other.
+    """The additions of a plain low-rank artifact, by module; None for other adapters.
 
     Raises:
-        UserError: it is none that can be read.
+        UserError: the artifact cannot be read.
     """
     saved, tensors = artifact.read(folder)
     plain = saved.get("peft_type") == "LORA" and not special_setting(saved)

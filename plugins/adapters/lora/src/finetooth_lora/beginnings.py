@@ -1,11 +1,11 @@
-"""Beginnings of a LoRA that come from the weight itself: PiSSA (Meng et al., 2024, arXiv:2404.02948) and OLoRA
-(Büyükakyüz, 2024, arXiv:2406.01775).
+"""Initial values of a LoRA from the weight itself: PiSSA (Meng et al., 2024, arXiv:2404.02948) and OLoRA (Büyükakyüz,
+2024, arXiv:2406.01775).
 
-Both take A0 and B0 out of W and train W - s B0 A0 + s B A, from A = A0 and B = B0 on, so that the model begins as it
-is. Here W stays as it is, and the difference s B A - s B0 A0 is what is added to it: the same function and the same
-gradients, with the base still there for a reference, other adapters, and engines that share it. The frozen pair is a
-second adapter of peft's in each layer, `start`, with -B0. The artifact is a plain LoRA of twice the rank, (A, A0) and
-(B, -B0), so that whatever loads a LoRA loads it.
+Both derive A0 and B0 from W and train W - s B0 A0 + s B A, starting at A = A0 and B = B0, so that the model initially
+does not change. Here W is not changed, and the difference s B A - s B0 A0 is added to it: the same function and
+gradients, but the base stays available for a reference, other adapters, and engines that share it. The frozen pair is a
+second adapter of peft in each layer, `start`, with -B0. The artifact is a plain LoRA of twice the rank, (A, A0) and (B,
+-B0), which every LoRA loader can load.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ Beginning = Literal["pissa", "olora"]
 def begin_from(
     beginning: Beginning, path: str, layer: Any, iterations: int | None, generator: np.random.Generator
 ) -> None:
-    """Give a layer its beginning, and the frozen pair that takes it off again.
+    """Set the initial values of a layer, and the frozen pair that subtracts them.
 
     Args:
         layer: peft's linear layer.
-        iterations: of the power method that finds the largest singular values; None finds all of them.
-        generator: draws what the power method begins with.
+        iterations: of the power method for the largest singular values; None computes all of them.
+        generator: random generator of the power method's start.
 
     Raises:
-        RecipeError: it has no weight that can be read as numbers, or its rank is larger than the weight's.
+        RecipeError: the layer's weight cannot be read as numbers, or its rank is larger than the weight's.
     """
     base = layer.base_layer
     if not isinstance(base, torch.nn.Linear) or not reads_as_numbers(base):
@@ -66,14 +66,14 @@ def begin_from(
 
 def make_up(path: str, layer: Any, weight: Tensor, iterations: int | None, generator: np.random.Generator) -> None:
     """LoftQ (Li et al., 2023, arXiv:2310.08659), algorithm 1 with T = 1: B A is the best approximation of W - Q(W) of
-    its rank, so that the layer begins nearer to W than what stands for it. More steps would change what is stored.
+    its rank, so that the layer starts closer to W than Q(W) is. More steps would change the stored weight.
 
     Args:
-        layer: peft's, over a quantised module.
-        weight: (outputs, inputs) before it was stored.
+        layer: peft's layer over a quantised module.
+        weight: (outputs, inputs) before quantisation.
 
     Raises:
-        RecipeError: the module is not quantised, or cannot say its weight, or its rank is larger than the weight's.
+        RecipeError: the module is not quantised, or its weight cannot be read, or the rank is larger than the weight's.
     """
     base = layer.base_layer
     if not isinstance(base, DequantisingLinear):
@@ -131,16 +131,16 @@ def trained_of(addition: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _whole(frozen: Tensor) -> Tensor:
-    """A frozen half, gathered where ranks divide it: all of them export an adapter.
+    """A frozen matrix, gathered if ranks divide it, since all ranks export an adapter.
 
     Raises:
-        EngineError: this rank has none of it.
+        EngineError: this rank has no part of it.
     """
     from torch.distributed.tensor import DTensor  # takes long to import
 
     if isinstance(frozen, DTensor):
         frozen = frozen.full_tensor()
-    if not frozen.numel():  # torch would join it with anything
+    if not frozen.numel():  # torch would concatenate an empty tensor with any shape
         raise EngineError(
             "adapter.init: the ranks divide the adapter's initial weights, and the strategy does not gather them",
             action="continue with ft resume RUN scale.devices=1, which writes the artifact",
@@ -149,7 +149,7 @@ def _whole(frozen: Tensor) -> Tensor:
 
 
 def doubled(model: Any, addition: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The addition with its frozen pairs, as one of twice the rank, and the settings of peft's config that say so."""
+    """The addition with its frozen pairs, as one of twice the rank, and the matching settings of peft's config."""
     tensors: dict[str, Tensor] = {}
     for name, tensor in addition.items():
         path, side, _ = name.partition(".lora_")
@@ -161,13 +161,13 @@ def doubled(model: Any, addition: dict[str, Tensor]) -> tuple[dict[str, Tensor],
         else:
             tensors[name] = torch.cat([tensor, _whole(layer.lora_B[START].weight).to(tensor.device, torch.float32)], 1)
     config = model.peft_config[NAME]
-    # the scale stays: alpha over the rank, or over its root
+    # keeps the scale: alpha over the rank, or over its root
     alpha = config.lora_alpha * (math.sqrt(2) if config.use_rslora else 2)
     return tensors, {"r": 2 * config.r, "lora_alpha": alpha}
 
 
 def halved(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The trained halves of tensors that `doubled` made, and the others as they are; the frozen halves follow from the
+    """The trained halves of tensors from `doubled`, and the other tensors unchanged; the frozen halves follow from the
     base."""
     rank = model.peft_config[NAME].r
     parts = {}
@@ -181,7 +181,7 @@ def halved(model: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _frozen(matrix: Tensor, dtype: torch.dtype) -> torch.nn.Linear:
-    """A linear module without bias; rounded to what the model computes in, as what trains is when it is multiplied."""
+    """A linear module without bias, rounded to the model's precision, as trained matrices are in multiplications."""
     outputs, inputs = matrix.shape
     made = torch.nn.Linear(inputs, outputs, bias=False, device="meta")
     made.weight = torch.nn.Parameter(matrix.detach().to(dtype).clone(), requires_grad=False)

@@ -1,7 +1,8 @@
-"""Several LoRAs made one by peft's `add_weighted_adapter`: linear, TIES (Yadav et al., 2023, arXiv:2306.01708), DARE
+"""Combines several LoRAs with peft's `add_weighted_adapter`: linear, TIES (Yadav et al., 2023, arXiv:2306.01708), DARE
 (Yu et al., 2024, arXiv:2311.03099), or their exact sum.
 
-The combinations are of the matrices alone, so peft computes them over modules without weights: no base is loaded.
+The combinations only need the adapters' matrices, so peft computes them over modules without weights, and no base is
+loaded.
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from torch import Tensor, nn
 A, B = ".lora_A.weight", ".lora_B.weight"
 MERGED = "merged"
 OTHERS = ("use_dora", "modules_to_save", "trainable_token_indices", "target_parameters")
-"""What of an adapter peft cannot combine, or leaves out of what it combines."""
+"""Parts of an adapter that peft cannot combine, or leaves out."""
 
 
 def combined(
     folders: Sequence[Path], factors: Sequence[float], method: str, density: float | None, seed: int, output: Path
 ) -> None:
-    """Write the adapter that is made of several.
+    """Write the combined adapter.
 
     Args:
         density: share of numbers that stay, with `ties`, `dare_linear` and `dare_ties`.
-        seed: of what DARE drops.
+        seed: random seed of the numbers that DARE drops.
 
     Raises:
-        UserError: they are of several bases, or not all plain LoRAs of linear modules, or of ranks or modules that the
-            method cannot combine.
+        UserError: the adapters have different bases, are not all plain LoRAs of linear modules, or have ranks or
+            modules that the method cannot combine.
     """
     adapters = [read(folder) for folder in folders]
     _check_bases(folders)
@@ -66,7 +67,7 @@ def _over_nothing(added: Sequence[dict[str, Tensor]], configs: Sequence[LoraConf
     """peft's tuner with all adapters over a tree of linear modules without weights.
 
     Raises:
-        UserError: two of them add to a module of other sizes.
+        UserError: two of them adapt a module of different sizes.
     """
     root = nn.Module()
     sizes: dict[str, tuple[int, int]] = {}
@@ -86,7 +87,7 @@ def _over_nothing(added: Sequence[dict[str, Tensor]], configs: Sequence[LoraConf
                 at.add_module(holder, nn.Module())
             at = at._modules[holder]
         linear = nn.Linear(inputs, outputs, bias=False, device="meta")
-        # one number in memory that stands for all: nobody reads it, and peft makes its matrices where it lies
+        # one number in memory for the whole weight: it is never read, and peft makes its matrices on its device
         linear.weight = nn.Parameter(torch.zeros(()).expand(outputs, inputs), requires_grad=False)
         at.add_module(last, linear)
     tuner: Any = None
@@ -108,7 +109,7 @@ def _config(saved: dict[str, Any], folder: Path) -> LoraConfig:
     """The config of a plain LoRA.
 
     Raises:
-        UserError: it is not a plain LoRA.
+        UserError: the adapter is not a plain LoRA.
     """
     other = next((name for name in OTHERS if saved.get(name)), "") or special_setting(saved)
     if saved.get("peft_type") != "LORA" or other:
@@ -142,7 +143,7 @@ def _check_bases(folders: Sequence[Path]) -> None:
 
 
 def _targets(adapters: Sequence[tuple[dict[str, Any], dict[str, Tensor]]], modules: Sequence[str]) -> Any:
-    """What peft shall look for: as the first adapter says it, if all add to the same modules, else each path."""
+    """peft's target setting: the first adapter's, if all adapt the same modules, else each path."""
     same = all(set(_paths(tensors)) == set(modules) for _, tensors in adapters)
     return adapters[0][0]["target_modules"] if same else list(modules)
 

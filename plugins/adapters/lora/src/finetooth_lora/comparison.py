@@ -1,4 +1,4 @@
-"""How two low-rank adapters differ, from their files alone."""
+"""Compares two low-rank adapters by their files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from torch import Tensor
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 INCIDENTAL = {"inference_mode", "peft_version", "task_type", "revision", "auto_mapping"}
-"""Settings that say nothing of what an adapter adds."""
+"""Settings without effect on an adapter's addition."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What two adapters add to a module, in Frobenius norms.
+    """The additions of two adapters to a module, in Frobenius norms.
 
     Attributes:
-        first, second: of each addition, s B A.
-        difference: of the second from the first.
-        cosine: of the angle between them; 0 where one adds nothing.
+        first, second: norms of the additions s B A.
+        difference: norm of the difference of the additions.
+        cosine: of the angle between them; 0 if one is zero.
     """
 
     path: str
@@ -37,12 +37,12 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two adapters differ.
+    """The differences of two adapters.
 
     Attributes:
-        settings: of peft's config that differ, by name.
-        modules: that both add to.
-        only_first, only_second: paths that one adds to.
+        settings: differing settings of peft's config, by name.
+        modules: modules that both adapt.
+        only_first, only_second: paths that only one adapts.
     """
 
     settings: Mapping[str, tuple[Any, Any]]
@@ -76,7 +76,7 @@ def compare(first: Path, second: Path) -> Comparison:
 
 
 def _apart(path: str, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Difference:
-    """Norms without the products themselves: <B1 A1, B2 A2> is the sum over (B1^T B2) * (A1 A2^T)."""
+    """Norms computed without the full products: <B1 A1, B2 A2> is the sum over (B1^T B2) * (A1 A2^T)."""
 
     def inner(x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor]) -> float:
         return float(((x[1].T @ y[1]) * (x[0] @ y[0].T)).sum())
@@ -91,7 +91,7 @@ def _apart(path: str, one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) 
 
 
 def _factors(tensors: Mapping[str, Tensor], path: str, config: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """A and s B in float64, windows of convolutions laid flat."""
+    """A and s B in float64, with windows of convolutions flattened."""
     a, b = tensors[path + A].to(torch.float64), tensors[path + B].to(torch.float64)
     return a.flatten(1), scale_of(config) * b.flatten(1)
 

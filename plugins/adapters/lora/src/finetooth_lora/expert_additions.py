@@ -1,5 +1,5 @@
-"""peft's LoRA layer of experts, where the sum of weight and addition need not be held: peft makes it for every call, as
-large as all experts, and its gradient too."""
+"""peft's LoRA layer of experts, without the sum of weight and addition in memory: peft makes it for every call, as
+large as all experts, and also its gradient."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 
 class ExpertAddition(ParamWrapper):
-    """The experts' own products add what this layer has. Where they compute in a way of their own, a weight stored in
-    fewer bits makes the sum when it is read, in forward and again in backward; plain numbers are left to peft.
+    """The experts' own products include this layer's addition. If the experts use their own code, a quantised weight
+    makes the sum when it is read, in forward and again in backward; for plain numbers peft does.
 
-    A layer becomes one by its class, since it has all that peft made.
+    A layer gets this class by assignment, since it already has all of peft's attributes.
     """
 
     def get_param(self) -> Tensor:
-        """The weight, or, where it is stored, a tensor of its dtype and place without its numbers, which peft asks for
-        both."""
+        """The weight, or for a quantised weight a tensor of its dtype and device without its numbers, since peft only
+        reads these two."""
         weight = stored_in(self.get_base_layer()).get(self.parameter_name)
         if weight is None:
             return cast("Tensor", getattr(self.get_base_layer(), self.parameter_name))
@@ -49,7 +49,8 @@ class ExpertAddition(ParamWrapper):
                 stored.addition = before
 
     def _addition(self, adapter: str) -> LowRankAddition:
-        """As the weight lies: (experts, a, rank) and (experts, rank, b). finetooth puts one adapter in."""
+        """The addition in the weight's layout: (experts, a, rank) and (experts, rank, b). finetooth uses one
+        adapter."""
         own: Any = self
         a, b = own.lora_A[adapter].weight, own.lora_B[adapter].weight
         right = a.reshape(self.num_experts, -1, a.shape[-1])

@@ -1,8 +1,9 @@
-"""EVA (Paischer et al., 2024, arXiv:2410.07170): A begins with the directions in which what a module reads varies most.
+"""EVA (Paischer et al., 2024, arXiv:2410.07170): A starts with the directions of the largest variation of a module's
+inputs.
 
-The right singular vectors of the inputs X (tokens, inputs) are the eigenvectors of X^T X, which is summed over rows one
-after the other: exact, where sums of batches of SVDs are not. B is zero, so the model begins as it is. Ranks are the
-same everywhere: the paper's redistribution (its rho) is 1."""
+The right singular vectors of the inputs X (tokens, inputs) are the eigenvectors of X^T X, summed over rows one after
+the other: this is exact, unlike incremental SVDs of batches. B is zero, so the model initially does not change. All
+ranks are equal: the paper's redistribution (its rho) is 1."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ def begin_with_inputs(model: Any, layers: Mapping[str, Any], rows: Sequence[Sequ
     """Set A of each layer.
 
     Args:
-        model: with the layers in place; B is zero.
+        model: the model with the layers; B is zero.
         layers: peft's linear ones, by path.
         rows: of token ids.
     """
@@ -52,8 +53,8 @@ def begin_with_inputs(model: Any, layers: Mapping[str, Any], rows: Sequence[Sequ
 
 
 def directions(moment: Tensor, rank: int) -> Tensor:
-    """(rank, inputs): eigenvectors of the largest eigenvalues, the largest first, each with the sign that makes its
-    element of greatest magnitude positive.
+    """(rank, inputs): eigenvectors of the largest eigenvalues, the largest first, each with a positive element of
+    largest magnitude.
 
     Args:
         moment: (inputs, inputs), X^T X.

@@ -1,4 +1,4 @@
-"""peft's LoRA layers in a model: put in place so that module paths of the model stay what they were."""
+"""Inserts peft's LoRA layers into a model without changing its module paths."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ if TYPE_CHECKING:
     from finetooth_lora.adapter import LoraOptions
 
 LINEAR = (Linear, RoundedOnce)
-"""Layers that add to a linear module, and do nothing else."""
+"""Layers that only add to a linear module."""
 
 
 def put_in(
     options: LoraOptions, model: Any, facts: ModelFacts, generator: np.random.Generator, *, rows: Sequence[int]
 ) -> Any:
-    """Put the layers in place. A is drawn uniformly from +-1/sqrt(inputs) (peft's kaiming uniform), B is zero, so
-    the model computes as before; torch's global random state is not touched. `options.init` may begin otherwise, see
-    `beginnings`.
+    """Insert the layers. A is uniform in +-1/sqrt(inputs) (peft's kaiming uniform), B is zero, so the model's outputs
+    do not change; torch's global random state is not used. `options.init` may set other values, see `beginnings`.
 
     Args:
-        rows: token ids whose rows of embedding and head train too.
+        rows: ids of tokens with trained rows in embedding and head.
 
     Raises:
-        RecipeError: a target matches nothing, or peft refuses it; or, with DoRA, weights have no direction.
+        RecipeError: a target matches nothing, or peft refuses it; or, with DoRA, a row of a weight is zero, without a
+            direction.
     """
     targets = chosen(options.targets, model, facts, _adaptable) if options.targets else Targets((), ())
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.resolved_alpha,  # type: ignore[arg-type]  # peft computes with floats as well
-        # a weight that is added to before it multiplies has no input to drop; linear modules get theirs below
+        # a weight with an addition before the multiplication has no input for dropout; linear modules get it below
         lora_dropout=0.0 if options.target_parameters else options.dropout,
         target_modules=peft_spelling(targets),
         target_parameters=list(options.target_parameters) or None,
@@ -63,14 +63,14 @@ def put_in(
         task_type="CAUSAL_LM",
         trainable_token_indices=_token_rows(model, facts, rows) if rows else None,
     )
-    config._register_custom_module({QuantisedLinear: Linear})  # it calls its base, and reads no weight of it
+    config._register_custom_module({QuantisedLinear: Linear})  # it calls its base, and reads no weight
     with with_shapes(model):
         _check_parameters(options.target_parameters, model)
         model = inject(config, model, targets, facts)
     for path in targets.modules:
         layer = model.get_submodule(path)
         if type(layer) is Linear:
-            layer.__class__ = RoundedOnce  # it has all that peft made, and computes in another order
+            layer.__class__ = RoundedOnce  # it keeps peft's attributes, and computes in another order
         initialise(layer, generator)
     for path, lengths in [(path, of) for path, of in model.named_modules() if isinstance(of, DoraLinearLayer)]:
         if not lengths.weight.is_meta:
@@ -95,12 +95,13 @@ def put_in(
 
 
 def added_to_linear(model: Any) -> dict[str, Any]:
-    """Layers over linear modules, by their paths."""
+    """Layers over linear modules, by path."""
     return {path: module for path, module in model.named_modules() if type(module) in LINEAR and NAME in module.lora_A}
 
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
-    """What a layer adds; None while dropout is on, over a base that can only be called, or for any other layer."""
+    """The low-rank form of a layer; None while dropout is on, over a base that can only be called, or for another
+    layer."""
     if type(module) not in LINEAR or module.merged:
         return None
     base: Any = module.base_layer
@@ -120,7 +121,7 @@ def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
 
 
 def _token_rows(model: Any, facts: ModelFacts, rows: Sequence[int]) -> dict[str, list[int]]:
-    """Rows that train by the name of their module, as peft asks for them; a tied head follows the embedding."""
+    """Trained rows by the name of their module, in peft's form; a tied head follows the embedding."""
     embedding = next(path for path, module in model.named_modules() if module is model.get_input_embeddings())
     ends = (embedding,) if facts.tied else (embedding, facts.head.module)
     return {path.rpartition(".")[2]: list(rows) for path in ends}
@@ -129,7 +130,7 @@ def _token_rows(model: Any, facts: ModelFacts, rows: Sequence[int]) -> dict[str,
 def _check_parameters(targets: Sequence[str], model: Any) -> None:
     """
     Raises:
-        RecipeError: a target names no parameter that holds several matrices, or one matrix.
+        RecipeError: a target names no parameter, or one that is a single matrix.
     """
     setting = "adapter.target_parameters"
     shapes = {name: parameter.dim() for name, parameter in model.named_parameters() if parameter.dim() in (2, 3)}
@@ -155,13 +156,13 @@ def _adaptable(module: Any) -> bool:
 
 
 def initialise(layer: Any, generator: np.random.Generator) -> None:
-    """Draw the layer's new parameters and make them float32 and trainable."""
+    """Set random initial values of the layer's new parameters, as float32, and make them trainable."""
     if NAME in layer.lora_A:
         a, b = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
-        bound = 1 / math.sqrt(a[0].numel())  # of a convolution the sum runs over its window too
+        bound = 1 / math.sqrt(a[0].numel())  # for a convolution the sum includes its window
         _fill(a, generator.uniform(-bound, bound, size=tuple(a.shape)))
         _fill(b, np.zeros(tuple(b.shape)))
-    else:  # of an embedding, where A is the zero one
+    else:  # an embedding, with A zero
         a, b = layer.lora_embedding_A[NAME], layer.lora_embedding_B[NAME]
         _fill(a, np.zeros(tuple(a.shape)))
         _fill(b, generator.standard_normal(size=tuple(b.shape)))
@@ -174,6 +175,6 @@ def initialise(layer: Any, generator: np.random.Generator) -> None:
 def _fill(parameter: torch.Tensor, values: np.ndarray[Any, Any]) -> None:
     made = torch.from_numpy(values.astype(np.float32)).to(parameter.device)
     if parameter.dtype == made.dtype and parameter.shape == made.shape:
-        parameter.data.copy_(made)  # who holds the tensor, holds what it is now
+        parameter.data.copy_(made)  # keeps references to the tensor valid
     else:
         parameter.data = made

@@ -1,4 +1,4 @@
-"""`ft merge`: fold an adapter into its base and write a transformers folder."""
+"""The command `ft merge`, which merges an adapter into its base and writes a transformers folder."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Merge:
-    """What will be merged.
+    """The parts of a merge.
 
     Attributes:
         adapter: folder in peft's layout.
-        recipe: of the run it comes from; without a run, one that names the base alone.
+        recipe: of the adapter's run; without a run, one with only the base.
         base: reference of the base model.
         output: folder to write.
     """
@@ -50,15 +50,14 @@ class Merge:
 
 
 def find(source: Path, output: Path | None) -> Merge:
-    """Find adapter, recipe and place of the result from what the user named.
+    """Find adapter, recipe and output of a merge from the user's arguments.
 
     Args:
         source: a run folder, or an adapter's.
-        output: None takes `merged` in the run folder, or the adapter's folder with `-merged` behind.
+        output: None: `merged` in the run folder, or the adapter's folder with the suffix `-merged`.
 
     Raises:
-        UserError: the run has no adapter, a file of it differs from its manifest, or something is at the place of the
-            result already.
+        UserError: the run has no adapter, a file of it differs from its manifest, or the output exists already.
     """
     adapter = source / "artifact" if (source / "artifact").is_dir() else source
     if not (adapter / CONFIG).is_file():
@@ -84,10 +83,10 @@ def find(source: Path, output: Path | None) -> Merge:
 
 
 def trained_whole(source: Path, output: Path | None) -> Merge | None:
-    """A run whose artifact is whole weights, which may be packed as they are; None if it is none.
+    """A run whose artifact is a whole model, which can be packed directly; None for others.
 
     Raises:
-        UserError: a file of it differs from its manifest, or something is at the place of the result already.
+        UserError: a file of it differs from its manifest, or the output exists already.
     """
     weights = source / "artifact"
     if not (weights / "config.json").is_file() or not (source / "recipe.yaml").is_file():
@@ -100,8 +99,8 @@ def trained_whole(source: Path, output: Path | None) -> Merge | None:
 
 
 def base_alias(obj: CommandContext, adapter: Path) -> str:
-    """The name under which an artifact's manifest knows its base, if a loader knows it too: then it is exactly the
-    model that the adapter was trained on. Else empty."""
+    """The base's name in an artifact's manifest, if a loader knows it: it is then exactly the base of the training.
+    Else empty."""
     if not (adapter / MANIFEST).is_file():
         return ""
     name = json.loads(read_manifest(adapter)).get("model", "")
@@ -110,7 +109,7 @@ def base_alias(obj: CommandContext, adapter: Path) -> str:
 
 
 def in_torch(obj: CommandContext, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recipe with a backend that merges: a run of another framework has its artifact in peft's layout too."""
+    """The recipe with a backend that can merge: artifacts of other frameworks are in peft's layout too."""
     pick = recipe.get("backend")
     name = pick.get("name") if isinstance(pick, Mapping) else pick
     for registered in obj.catalog.all("backend"):
@@ -124,8 +123,8 @@ def in_torch(obj: CommandContext, recipe: Mapping[str, Any]) -> Mapping[str, Any
 
 
 def own_loader(obj: CommandContext, merge: Merge, recipe: Mapping[str, Any]) -> Loader | None:
-    """What folds the adapter of a run into a base that another framework than torch has in fewer bits: the loader of a
-    recipe whose model is the run, in the run's own framework. None where torch reads the base."""
+    """The loader that merges the adapter of a run into a base quantised by another framework than torch: that of a
+    recipe whose model is the run, in the run's framework. None if torch can read the base."""
     if not isinstance(merge.recipe, Path) or not (merge.recipe.parent / PLAN).is_file():
         return None
     recipe = {**recipe, "backend": plan_of(merge.recipe.parent)["picks"].get("backend", "torch")}
@@ -140,7 +139,7 @@ def own_loader(obj: CommandContext, merge: Merge, recipe: Mapping[str, Any]) -> 
 
 
 def verify(adapter: Path) -> None:
-    """Check every file of a run's artifact against its manifest; a folder without one (made elsewhere) passes.
+    """Check every file of a run's artifact against its manifest; a foreign folder without a manifest passes.
 
     Raises:
         UserError: a file is missing or differs, or the manifest cannot be read; names the file.
@@ -163,17 +162,16 @@ def write(
     fill: Callable[[Path], Any], tokenizer: Any, adapter: Path, output: Path, packed: Format | None = None,
     check: Callable[[Path], None] = lambda written: None,
 ) -> None:  # fmt: skip
-    """Write a transformers folder under a temporary name, then rename it into place. Its manifest names what was
-    merged.
+    """Write a transformers folder under a temporary name, then rename it into place. Its manifest records the sources.
 
     Args:
-        fill: writes config and weights into a folder, and gives the model, which may be without memory.
-        adapter: what is merged; how its run spoke to it goes along.
-        packed: how linear weights are packed; None: they are plain numbers.
-        check: looks at what was written before it is put in its place; what it raises leaves nothing behind.
+        fill: writes config and weights into a folder, and returns the model, perhaps without memory.
+        adapter: the merged adapter; the files with its run's chat template are copied.
+        packed: packing of linear weights; None: plain numbers.
+        check: checks the written files before the rename; if it raises an error, no files remain.
 
     Raises:
-        EngineError: it cannot be written; nothing is left behind.
+        EngineError: the folder cannot be written; no files remain.
         UserError: a weight cannot be packed.
     """
 
@@ -192,8 +190,7 @@ def check_mergeable(merge: Merge, loader: Loader) -> None:
     """Checks that the adapter can be added to the weights of its base.
 
     Raises:
-        UserError: the base's file stores it in bits that only its library reads, or it is another one than the adapter
-            was trained over.
+        UserError: the base has a format that only its library reads, or is not the base of the adapter's training.
     """
     info = loader.describe(merge.base)
     if info.stored is not None and not info.stored_weights:
@@ -205,13 +202,13 @@ def check_mergeable(merge: Merge, loader: Loader) -> None:
 
 
 def plain_base(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -> Any:
-    """The base as plain numbers: those that the adapter was trained over.
+    """The base as plain numbers, the same as in the adapter's training.
 
     Args:
-        quantizer: that stored it in the run; None: none did.
+        quantizer: the run's quantizer; None: the run had none.
 
     Raises:
-        RecipeError: a module cannot say its weight.
+        RecipeError: a module's weight cannot be read.
     """
     load = partial(loader.load, merge.base, framework="torch", device="cpu")
     if quantizer is None and loader.describe(merge.base).stored is None:
@@ -232,7 +229,7 @@ def copied(weights: Path, folder: Path) -> Any:
         Its model, without memory.
 
     Raises:
-        UserError: only its loader knows what model it is.
+        UserError: only the model's loader knows its class.
     """
     model = without_memory(weights)
     if model is None:
@@ -244,10 +241,10 @@ def copied(weights: Path, folder: Path) -> Any:
 
 
 def filler(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -> Callable[[Path], Any]:
-    """What writes the merged weights: tensor by tensor where base and adapter allow it, else from memory.
+    """The function that writes the merged weights: tensor by tensor if base and adapter allow it, else from memory.
 
     Raises:
-        UserError: the adapter cannot be read, or does not fit.
+        UserError: the adapter cannot be read, or does not fit the base.
     """
     from finetooth_torchshared.model_tensors import keep_processors, write_model_tensors
 
@@ -280,11 +277,11 @@ def filler(loader: Loader, merge: Merge, precision: Precision, quantizer: Any) -
 
 
 def base_precision(loader: Loader, merge: Merge, precision: Precision, quantizer: Any, plain: str) -> str:
-    """In which precision a base is read: one in fewer bits in that of the run, since the numbers of another are stored
-    in other codes.
+    """The precision for reading a base: for a quantised base that of the run, since another precision gives other
+    codes.
 
     Args:
-        plain: of one that is plain numbers.
+        plain: precision for a base of plain numbers.
     """
     if quantizer is None and loader.describe(merge.base).stored is None:
         return plain
@@ -292,7 +289,7 @@ def base_precision(loader: Loader, merge: Merge, precision: Precision, quantizer
 
 
 def recorded_precision(recipe: Path | Mapping[str, Any]) -> str:
-    """What the run computed in; empty if that is not known."""
+    """The precision of the run; empty if unknown."""
     plan = recipe.parent / "plan.json" if isinstance(recipe, Path) else None
     if plan is None or not plan.is_file():
         return ""
@@ -350,7 +347,7 @@ def command(
         recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
         if whole is not None:
             recipe = {**recipe, "model": merge.base, "adapter": "full"}
-        elif isinstance(merge.recipe, Path):  # the base as the run knew it, not as others load it
+        elif isinstance(merge.recipe, Path):  # the base with the run's name, not that of other tools
             model = recipe["model"]
             merge = replace(merge, base=model if isinstance(model, str) else str(model["name"]))
         elif alias := base_alias(obj, merge.adapter):
@@ -359,7 +356,7 @@ def command(
         own = own_loader(obj, merge, recipe) if stored == "plain" else None
         recipe = in_torch(obj, recipe) if own is None else recipe
         context = obj.context(recipe)
-        loader = context.loader  # knows the tokens that the recipe added
+        loader = context.loader  # has the recipe's added tokens
         tokenizer = loader.tokenizer(merge.base)
         pick = recipe.get("quantization")
         quantizer = None if pick is None else context.build("quantizer", pick, setting="quantization")

@@ -1,4 +1,4 @@
-"""Weights of a base as they were before a quantizer stored them."""
+"""Weights of a base before quantisation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 
 def originals(info: ModelInfo, loader: Loader, precision: str | None) -> Callable[[str], Tensor]:
-    """A function from a module's path to its weight: read out of the base's files one by one where they name it as the
-    model does, else out of the whole model, loaded once into host memory.
+    """A function from a module's path to its weight: read from the base's files one by one if they have the model's
+    names, else from the whole model, loaded once into host memory.
 
     Args:
-        precision: that the base was stored from; None: that of its files.
+        precision: precision before quantisation; None: that of its files.
     """
     places: dict[str, Any] = {}
     whole: list[Any] = []

@@ -10,7 +10,7 @@ from finetooth_hooks import Adapter, Command, UserError, hookimpl
 
 
 def base_of(folder: Path) -> str | None:
-    """What the `adapter_config.json` of a folder names as its base; None where there is none, or no weights."""
+    """The base in the `adapter_config.json` of a folder; None if the file or the weights are missing."""
     about = folder / "adapter_config.json"
     if not about.is_file() or not (folder / "adapter_model.safetensors").is_file():
         return None

@@ -1,9 +1,10 @@
-"""ReLoRA (Lialin et al., 2023, arXiv:2307.05695): a low-rank addition that is merged into the base every so many steps
-and started again, so that the sum of all of them has a higher rank than each.
+"""ReLoRA (Lialin et al., 2023, arXiv:2307.05695): a low-rank addition that is merged into the base after a number of
+steps and restarted, so that the sum of all additions has a higher rank than each.
 
-At a restart A is drawn again and B is zero, the optimizer keeps a small share of its state by magnitude, and the
-learning rate warms up again. The base changes: the artifact is a whole model, and every state holds the merged weights.
-The paper trains from scratch and begins with steps of full rank; a model that was trained before needs none.
+At a restart A gets new random values and B becomes zero, the optimizer keeps a small share of its state by magnitude,
+and the learning rate warms up again. The base changes: the artifact is a whole model, and every checkpoint contains the
+merged weights. The paper trains from scratch and begins with steps of full rank, which a pretrained model does not
+need.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class ReLoraOptions(LowRankOptions):
 
     @property
     def plain(self) -> LoraOptions:
-        """The same between two restarts."""
+        """The options of the LoRA between two restarts."""
         return LoraOptions(
             rank=self.rank, alpha=self.alpha, dropout=self.dropout, targets=self.targets, rslora=self.rslora
         )
@@ -52,7 +53,7 @@ class ReLoraOptions(LowRankOptions):
 
 @dataclass(frozen=True)
 class ReLoraAdapter(WholeModelAdapter):
-    """`protocols.Adapter` over peft's LoRA layers, merged and started again.
+    """A `protocols.Adapter` over peft's LoRA layers with merges and restarts.
 
     Merged weights are kept in fp32 even if the base computes in fewer bits, so that small additions are not rounded
     away.
@@ -68,10 +69,10 @@ class ReLoraAdapter(WholeModelAdapter):
         return frozenset({"changes", "draws"} if self.options.dropout else {"changes"})
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """Parameters of the addition; exact for layers built like Llama's.
+        """Number of parameters of the addition; exact for layers built like Llama's.
 
         Raises:
-            PlanError: new tokens, whose embeddings would not train.
+            PlanError: the recipe adds tokens, whose embeddings would not train.
         """
         if facts.new_tokens:
             raise PlanError(
@@ -81,7 +82,7 @@ class ReLoraAdapter(WholeModelAdapter):
         return added_parameters(self.options.targets, facts, self.options.rank, dora=False)
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
-        """The addition, and the merged weights in fp32 where the model computes in fewer bits."""
+        """The addition, and the merged weights in fp32 if the model computes in fewer bits."""
         added = added_parameters(self.options.targets, facts, self.options.rank, dora=False)
         if precision == "fp32":
             return 4 * added
@@ -92,7 +93,7 @@ class ReLoraAdapter(WholeModelAdapter):
         return 4 * reached_weights(self.options.targets, facts)
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
-        """With dropout, when layers are called; see `sizes.numbers_for_backward`."""
+        """Numbers for backward with dropout, when peft's layers are called; see `sizes.numbers_for_backward`."""
         o = self.options
         numbers = numbers_for_backward(o.targets, facts, o.rank, dora=False, dropout=o.dropout) if o.dropout else 0
         return numbers * (4 if precision == "fp32" else 2)
@@ -102,7 +103,7 @@ class ReLoraAdapter(WholeModelAdapter):
         return b_shares(self.options.loraplus_ratio, names)
 
     def rate_factor(self, step: int) -> float:
-        """Less than 1 in the first steps after a restart; the first steps of all are the schedule's."""
+        """Less than 1 in the first steps after a restart; the first steps of the run follow only the schedule."""
         since = step % self.options.every
         if step < self.options.every or since >= self.options.warm_up:
             return 1.0
@@ -112,7 +113,7 @@ class ReLoraAdapter(WholeModelAdapter):
         """See `layers.put_in`.
 
         Raises:
-            RecipeError: a target matches nothing, or none but linear modules can be merged into.
+            RecipeError: a target matches nothing, or a module that is not linear, which cannot be merged into.
         """
         from finetooth_lora.layers import put_in
         from finetooth_lora.restarts import check_linear
@@ -122,13 +123,13 @@ class ReLoraAdapter(WholeModelAdapter):
         return adapted
 
     def at_step(self, model: Any, step: int, seed: int) -> None:
-        """Keep the merged weights in fp32."""
+        """Give layers their merged weights in fp32, before the first step."""
         from finetooth_lora.restarts import keep_exact
 
         keep_exact(model)
 
     def after_step(self, model: Any, step: int, seed: int) -> Mapping[str, float]:
-        """Merge and start again, if it is time."""
+        """Merge and restart if due."""
         if step % self.options.every:
             return {}
         from finetooth_lora.restarts import restart
@@ -154,10 +155,10 @@ class ReLoraAdapter(WholeModelAdapter):
         write(model, folder)
 
     def restore(self, model: Any, folder: Path) -> None:
-        """Take the weights back, with an addition of zero; needs room for a second copy of the model meanwhile.
+        """Restore the weights, with an addition of zero; needs memory for a second copy of the model.
 
         Raises:
-            UserError: the artifact is of another model.
+            UserError: the artifact belongs to another model.
         """
         from finetooth_lora.restarts import take_back
 

@@ -1,4 +1,4 @@
-"""Restarts of ReLoRA in a model: layers that are merged into their base and start again, and the whole model of it."""
+"""Restarts of ReLoRA: merges layers into their base, restarts them, and writes the whole model."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ def check_linear(model: Any) -> None:
 
 @torch.no_grad()
 def keep_exact(model: Any) -> None:
-    """Give each layer whose base computes in fewer bits than fp32 its weight in fp32; done once."""
+    """Give each layer whose base computes in fewer bits than fp32 a copy of the weight in fp32; works once."""
     for _, layer in _layers(model):
         weight = layer.base_layer.weight
         if weight.dtype != torch.float32 and EXACT not in layer._buffers:
             layer.register_buffer(EXACT, weight.detach().float(), persistent=False)
-        elif EXACT in layer._buffers:  # they may have been taken back from a state
+        elif EXACT in layer._buffers:  # a restored state may already have it
             weight.copy_(layer._buffers[EXACT])
 
 
 def merged_weights(model: Any) -> Mapping[str, Tensor]:
-    """What additions are merged into, by the layer's path: the weight in fp32."""
+    """The fp32 weights into which additions are merged, by the layer's path."""
     return {path: _exact(layer) for path, layer in _layers(model)}
 
 
 @torch.no_grad()
 def restart(model: Any, generator: np.random.Generator) -> list[str]:
-    """Merge all additions and start them again, in place; returns the names of A and B of all layers."""
+    """Merge all additions and restart them in place; returns the names of A and B of all layers."""
     names = []
     for path, layer in _layers(model):
         exact = _exact(layer)
@@ -68,7 +68,7 @@ def restart(model: Any, generator: np.random.Generator) -> list[str]:
 
 
 def write(model: Any, folder: Path) -> None:
-    """Write a transformers folder, every addition merged; the model stays as it is."""
+    """Write a transformers folder, with every addition merged; the model does not change."""
     layers = dict(_layers(model))
     whole: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -84,10 +84,10 @@ def write(model: Any, folder: Path) -> None:
 
 @torch.no_grad()
 def take_back(model: Any, folder: Path) -> None:
-    """Take the weights of a folder that `write` wrote; the additions become zero.
+    """Restore the weights from a folder of `write`; the additions become zero.
 
     Raises:
-        UserError: it is of another model.
+        UserError: the folder belongs to another model.
     """
     saved = read_weights(model, folder)
     for path, layer in _layers(model):

@@ -1,9 +1,9 @@
-"""peft's layer over a linear module, which in half precision rounds the product and the addition once.
+"""peft's layer over a linear module, with a single rounding of product and addition in half precision.
 
-B begins at zero, so for its first steps what is added is smaller than half of the last place of nearly every number
-that it is added to. Added to a product that was rounded already it is lost, every time: the adapter learns, and the
-model does not change. The product is therefore added to it, in the float32 sum of the product itself. Only the sum is
-rounded, which moves up as often as the addition says."""
+B starts at zero, so in the first steps the addition is smaller than half a unit in the last place of nearly every
+number. If the product is already rounded, the addition is lost every time: the adapter learns, but the model does not
+change. Therefore the product is accumulated onto the addition in float32, and only the sum is rounded; on average it
+then includes the addition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 class RoundedOnce(Linear):
-    """In fp32 and fp64, with DoRA, and over modules of libraries it computes as peft does."""
+    """The layer. In fp32 and fp64, with DoRA, and over modules of libraries it computes like peft's."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """base(x) + s (x A^T) B^T."""
@@ -44,5 +44,5 @@ class RoundedOnce(Linear):
         weight, bias = base.weight, base.bias
         flat = torch.addmm(added.to(x.dtype).flatten(0, -2), x.flatten(0, -2), weight.t())
         summed: Tensor = flat.view(*x.shape[:-1], -1)
-        # the bias last: its own places are coarser at worst, never those that the product was rounded to
+        # the bias last: at worst its own rounding is coarser, never that of the product
         return summed if bias is None else summed + bias

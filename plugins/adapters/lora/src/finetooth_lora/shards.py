@@ -1,4 +1,4 @@
-"""Merging a base that is read tensor by tensor: what is held is a tensor, whatever the size of the model."""
+"""Merges a base tensor by tensor, with only one tensor in memory for any size of model."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from finetooth_lora.artifact import A, B
 
 MAGNITUDES = (".lora_magnitude_vector", ".lora_magnitude_vector.weight")
-"""How names of DoRA's lengths end."""
+"""Endings of names of DoRA's magnitudes."""
 OTHERS = ("modules_to_save", "trainable_token_indices", "fan_in_fan_out")
-"""Settings of peft's that say of more than matrices of linear modules and experts."""
+"""Settings of peft for parts other than matrices of linear modules and experts."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter makes of a weight W: W + scale B A, of whose rows DoRA says the length.
+    """An adapter's change of a weight W to W + scale B A; with DoRA its rows get the trained norms.
 
     Attributes:
         a, b: (rank, inputs) and (outputs, rank).
@@ -38,11 +38,11 @@ class Change:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """Shape of the weight."""
         return len(self.b), self.a.shape[1]
 
     def of(self, weight: Tensor) -> Tensor:
-        """W as it is merged, in float32 and in the order in which peft adds, to the bit.
+        """The merged W in float32, with peft's order of operations, bit for bit.
 
         Args:
             weight: (outputs, inputs), float32.
@@ -56,11 +56,11 @@ class Change:
 
 @dataclass(frozen=True)
 class ExpertsChange:
-    """What an adapter makes of experts that are one weight: of each W + scale B A.
+    """An adapter's change of experts in one weight: each W becomes W + scale B A.
 
     Attributes:
-        a, b: (experts * rank, inputs) and (outputs, rank * experts), as peft lays them out.
-        experts: how many.
+        a, b: (experts * rank, inputs) and (outputs, rank * experts), in peft's layout.
+        experts: number of experts.
         outputs_first: the weight is (experts, outputs, inputs), else (experts, inputs, outputs).
     """
 
@@ -72,7 +72,7 @@ class ExpertsChange:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the weight."""
+        """Shape of the weight."""
         sizes = (len(self.b), self.a.shape[1])
         return (self.experts, *(sizes if self.outputs_first else sizes[::-1]))
 
@@ -86,18 +86,18 @@ class ExpertsChange:
 
 
 def fold_tensors(tensors: ModelTensors, adapter: Path) -> ModelTensors | None:
-    """A base with an adapter in it; None where it must be merged whole: the adapter trains more than matrices at
-    linear modules, or reaches both ends of a tied pair.
+    """A base with an adapter merged; None if it must be merged as a whole: the adapter trains more than matrices of
+    linear modules and experts, or adapts a tied weight.
 
     Raises:
-        UserError: the adapter cannot be read, or is of another model.
+        UserError: the adapter cannot be read, or belongs to another model.
     """
     changes = changes_of(adapter, tensors.model)
     if changes is None:
         return None
     tied = tensors.model.all_tied_weights_keys
     if changes.keys() & {*tied, *tied.values()}:
-        return None  # a sum would reach both ends
+        return None  # an addition would change both tied weights
     shapes = tensors.model.state_dict()
     for name, change in changes.items():
         if name not in tensors.files or tuple(shapes[name].shape) != change.shape:
@@ -112,7 +112,7 @@ def fold_tensors(tensors: ModelTensors, adapter: Path) -> ModelTensors | None:
         if change is None:
             return numbers
         merged = change.of(numbers.float())
-        if not torch.stack(merged.aminmax()).isfinite().all():  # NaN is both, and one pass finds them
+        if not torch.stack(merged.aminmax()).isfinite().all():  # both are NaN if any number is, so one pass suffices
             raise UserError(f"merging {name} gives numbers that are not finite", action="train again with a lower rate")
         return merged
 
@@ -120,13 +120,13 @@ def fold_tensors(tensors: ModelTensors, adapter: Path) -> ModelTensors | None:
 
 
 def changes_of(adapter: Path, model: Any) -> dict[str, Change | ExpertsChange] | None:
-    """What a LoRA or DoRA in peft's layout makes of weights, by their names; None if it trains anything else.
+    """The changes of a LoRA or DoRA in peft's layout by name of the weight; None if it trains other parts.
 
     Args:
         model: of its base, without memory.
 
     Raises:
-        UserError: it is none that can be read.
+        UserError: the adapter cannot be read.
     """
     saved, tensors = artifact.read(adapter)
     plain = saved.get("peft_type") == "LORA" and not special_setting(saved)
@@ -148,9 +148,9 @@ def changes_of(adapter: Path, model: Any) -> dict[str, Change | ExpertsChange] |
 
 
 def _experts(saved: Mapping[str, Any], model: Any) -> list[tuple[str, str, int, bool]]:
-    """Of the weights of experts that an adapter adds to: the path of peft's layer, the weight's name, how many experts
-    it holds (0: it is none of experts), and whether an expert's outputs come before its inputs. peft itself says it,
-    put over a copy of the model.
+    """For the weights of experts that an adapter changes: path of peft's layer, name of the weight, number of experts
+    (0: not a weight of experts), and whether an expert's outputs come before its inputs. peft itself determines this on
+    a copy of the model.
     """
     if not saved.get("target_parameters"):
         return []

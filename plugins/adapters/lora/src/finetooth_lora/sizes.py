@@ -1,4 +1,4 @@
-"""How many parameters a LoRA adds, from a family's facts alone: the plan needs it before any weight is read."""
+"""Counts the parameters of a LoRA from a family's facts, since the plan needs them before weights are read."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from finetooth_modelfiles.sizes import read_once, shapes
 from finetooth_modelfiles.targets import resolve
 
 EVA_ROOM = 1 << 30
-"""Bytes of sums that are held at once to begin with inputs; what does not fit is summed in another pass over them."""
+"""Bytes of sums in memory at once for `init: eva`; further sums need another pass over the rows."""
 
 
 def added_parameters(targets: str | Sequence[str], facts: ModelFacts, rank: int, *, dora: bool) -> int:
-    """Parameters of the adapter: `rank * (inputs + outputs)` a module, with DoRA one more per output.
+    """Parameters of the adapter: `rank * (inputs + outputs)` per module, with DoRA one more per output.
 
     Exact for layers built like Llama's; a linear module of another name counts as hidden to hidden.
 
@@ -30,7 +30,7 @@ def added_parameters(targets: str | Sequence[str], facts: ModelFacts, rank: int,
 
 
 def reached_weights(targets: str | Sequence[str], facts: ModelFacts) -> int:
-    """Weights of the modules that carry the adapter."""
+    """Number of weights of the adapted modules."""
     sizes = shapes(facts, targets)
     return sum(sizes[path][0] * sizes[path][1] for path in resolve(targets, facts, tuple(sizes)).modules)
 
@@ -38,11 +38,11 @@ def reached_weights(targets: str | Sequence[str], facts: ModelFacts) -> int:
 def numbers_for_backward(
     targets: str | Sequence[str], facts: ModelFacts, rank: int, *, dora: bool, dropout: float
 ) -> float:
-    """Numbers for each token that peft's layers keep until backward in a decoder layer, on average, where they are
-    called as they are: with dropout, or DoRA.
+    """Count of numbers per token that peft's layers keep until backward in a decoder layer, on average, if they are
+    called directly: with dropout, or DoRA.
 
-    A keeps what it reads and B what it reads; with dropout the first is each module's own, and a mask as large is kept
-    too. DoRA scales the base's outputs and the addition's, and keeps both.
+    A and B each keep their inputs; with dropout A's input is separate for each module, and a mask of the same size is
+    kept too. DoRA scales the outputs of the base and of the addition, and keeps both.
     """
     sizes = shapes(facts, targets)
     chosen = resolve(targets, facts, tuple(sizes)).modules
@@ -52,8 +52,8 @@ def numbers_for_backward(
 
 
 def summed_bytes(targets: str | Sequence[str], facts: ModelFacts, room: int) -> int:
-    """Bytes of X^T X of the inputs of all modules, in fp32, as many as there is room for; and of the largest in fp64,
-    with its eigenvectors and what finding them takes, twice as many numbers."""
+    """Bytes of X^T X of the inputs of all modules, in fp32, as many as fit `room`; and of the largest one in fp64, with
+    its eigenvectors and temporary memory of twice as many numbers."""
     sizes = shapes(facts, targets)
     read = [sizes[path][0] for path in resolve(targets, facts, tuple(sizes)).modules]
     return min(room, sum(4 * inputs**2 for inputs in read)) + 8 * 4 * max(read, default=0) ** 2
@@ -61,18 +61,19 @@ def summed_bytes(targets: str | Sequence[str], facts: ModelFacts, room: int) -> 
 
 @dataclass(frozen=True)
 class Experts:
-    """Experts of a layer that are held as one weight.
+    """Experts of a layer in one weight.
 
     Attributes:
-        count: how many; 0 where the config does not say.
-        width: of what lies between the two halves of an expert.
+        count: number of experts; 0 if unknown.
+        width: size of the hidden layer of an expert.
     """
 
     count: int = 0
     width: int = 0
 
     def added(self, parameters: Sequence[str], facts: ModelFacts, rank: int) -> int:
-        """Parameters of additions to weights of the experts, by their usual names: gate and up may be one matrix."""
+        """Number of parameters of additions to weights of the experts, by the usual names; gate and up may be one
+        matrix."""
         total = 0
         for name in parameters:
             last = name.rpartition(".")[2]
@@ -82,7 +83,7 @@ class Experts:
 
 
 def experts_of(config: Mapping[str, Any]) -> Experts:
-    """What a config in transformers' words says of a model's experts."""
+    """The experts in a config with transformers' names."""
     text = config.get("text_config") or config
     count = next((text[name] for name in ("num_experts", "num_local_experts", "n_routed_experts") if text.get(name)), 0)
     width = text.get("moe_intermediate_size") or text.get("intermediate_size") or 0

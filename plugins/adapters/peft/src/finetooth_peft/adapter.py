@@ -1,5 +1,5 @@
-"""What the adapters here share: peft's layers over a frozen base, their artifact, folding. Nothing imports peft before
-a model is at hand: that takes seconds, and a check of a recipe needs none of it."""
+"""Base of the adapters here: peft's layers over a frozen base, artifact, merging. peft is imported only with a model:
+that takes seconds, and a check of a recipe does not need it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finetooth_peftfiles.foldable import FoldableAdapter
 
 
 class TargetOptions(Options):
-    """What every adapter here has."""
+    """Options of every adapter here."""
 
     targets: Literal["all-linear", "attention"] | list[str] = "all-linear"
     """Modules to adapt: `all-linear` (every linear module of the decoder layers), `attention` (those inside
@@ -35,12 +35,12 @@ class TargetOptions(Options):
 class PeftAdapter(FoldableAdapter):
     """`protocols.Adapter` over one of peft's tuners.
 
-    The model that `apply` returns is the one it was given, its chosen modules replaced by peft's layers: paths such as
-    `model.layers.0` stay valid. What trains is float32 whatever the base is held in.
+    `apply` returns the given model with its chosen modules replaced by peft's layers: paths such as `model.layers.0`
+    stay valid. Trained parameters are float32 for any precision of the base.
     """
 
     kind: ClassVar[str]
-    """peft's name of it, `OFT`."""
+    """peft's name of the adapter, `OFT`."""
 
     options: Any
     begins: Path | None = None
@@ -54,7 +54,7 @@ class PeftAdapter(FoldableAdapter):
 
     @abstractmethod
     def added(self, path: str, inputs: int, outputs: int) -> int:
-        """Parameters that train at a module.
+        """Number of trained parameters of a module.
 
         Raises:
             RecipeError: the module's sizes do not suit the options.
@@ -62,24 +62,25 @@ class PeftAdapter(FoldableAdapter):
 
     @abstractmethod
     def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
-        """What peft's layer at a module keeps of each token until backward: whether that is what the module reads, and
-        how many numbers in addition."""
+        """Memory of peft's layer at a module per token until backward: whether it keeps the module's input, and the
+        count of further numbers."""
 
     @abstractmethod
     def settings(self) -> Mapping[str, Any]:
-        """What peft's config says besides the modules; options by their names there, which an artifact must share."""
+        """Settings of peft's config besides the modules, by peft's names; an artifact must have the same."""
 
     def first_number(self, name: str) -> float | None:
-        """What every number of a parameter begins with; None leaves what peft drew."""
+        """Initial value of every number of a parameter; None keeps peft's random values."""
         return 0.0
 
     @property
     def targets(self) -> Any:
-        """As `resolve` takes them."""
+        """Targets in the form of `resolve`."""
         return self.options.targets
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """Exact for layers built like Llama's; a linear module of another name counts as hidden to hidden."""
+        """Number of trained parameters; exact for layers built like Llama's. A linear module of another name counts as
+        hidden to hidden."""
         if facts.new_tokens:
             raise PlanError(
                 f"model.added_tokens: adapter {type(self).__name__} keeps their initial embeddings",
@@ -90,7 +91,7 @@ class PeftAdapter(FoldableAdapter):
         return sum(self.added(path, *sizes[path]) for path in chosen)
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
-        """See `protocols.Adapter`; what several modules of a block read is kept once."""
+        """See `protocols.Adapter`; a common input of several modules counts once."""
         sizes = shapes(facts, self.targets)
         chosen = resolve(self.targets, facts, tuple(sizes)).modules
         costs = {path: self.kept(path, *sizes[path]) for path in chosen}
@@ -126,10 +127,10 @@ class PeftAdapter(FoldableAdapter):
         write(model, folder, info, tensors=tensors_of(model))
 
     def restore(self, model: Any, folder: Path) -> None:
-        """Take what trained back from an artifact.
+        """Restore the trained parameters from an artifact.
 
         Raises:
-            UserError: it is of another adapter, or of other sizes or modules.
+            UserError: the artifact belongs to another adapter, or has other sizes or modules.
         """
         from finetooth_peft.layers import take_back
 
@@ -137,10 +138,10 @@ class PeftAdapter(FoldableAdapter):
 
 
 def begins_with(options: TargetOptions, context: Context, adapter: PeftAdapter) -> Path | None:
-    """The artifact that `resume_from` names, checked as far as that takes no weights of the base.
+    """The artifact of `resume_from`, with all checks that need no weights of the base.
 
     Raises:
-        RecipeError: there is none, or one of another base, kind, size or choice of modules.
+        RecipeError: the artifact is missing, or has another base, kind, size or choice of modules.
     """
     if options.resume_from is None:
         return None

@@ -1,9 +1,9 @@
-"""peft's layer of BOFT, which turns what it reads block by block.
+"""peft's layer of BOFT, with a rotation of its inputs block by block.
 
-Without its compiler of CUDA peft makes the blocks one matrix, as wide as the inputs and mostly zeros, and multiplies it
-three times by others of its size before it turns anything: inputs cubed for a forward pass of any length, and a
-permutation that permutes nothing held at every module (1,536 inputs: 22 GFLOP and 9 MiB). With one factor the blocks
-follow each other, so that each turns its own inputs.
+Without a CUDA compiler peft puts the blocks into one matrix, as wide as the inputs and mostly zero, and multiplies it
+three times by others of this size before the rotation: inputs cubed for a forward pass of any length, and an identity
+permutation in memory at every module (1,536 inputs: 22 GFLOP and 9 MiB). With one factor, each block rotates its own
+consecutive inputs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PERMUTATION = "boft_P"
 
 
 class BlockwiseLinear(Linear):
-    """y = s * W R x as `peft.tuners.boft.layer.Linear` has it, with one butterfly factor."""
+    """y = s * W R x as in `peft.tuners.boft.layer.Linear`, with one butterfly factor."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(..., inputs) to (..., outputs); the blocks are made in fp32 and rounded to the inputs' precision."""
@@ -38,7 +38,7 @@ class BlockwiseLinear(Linear):
         return out.to(x.dtype)
 
     def get_delta_weight(self, adapter: str) -> tuple[Tensor, Tensor]:
-        """The turning as one matrix, (inputs, inputs), and the factors."""
+        """The rotation as one matrix, (inputs, inputs), and the factors."""
         whole: Tensor = torch.block_diag(*self._turning(adapter))  # type: ignore[no-untyped-call]
         return whole, self.boft_s[adapter]
 
@@ -49,7 +49,7 @@ class BlockwiseLinear(Linear):
 
 
 def turn_by_blocks(model: Any) -> None:
-    """Let the BOFT layers of a model compute so; those of linear modules with one factor."""
+    """Give this class to BOFT layers of linear modules with one factor."""
     for module in model.modules():
         if type(module) is Linear and all(matrix.shape[0] == 1 for matrix in module.boft_R.values()):
             module.__class__ = BlockwiseLinear

@@ -1,4 +1,4 @@
-"""(IA)3 (Liu et al., 2022, arXiv:2205.05638): a factor for each key, value, and number between the two halves of the
+"""(IA)3 (Liu et al., 2022, arXiv:2205.05638): a factor for each element of keys, values, and the hidden layer of the
 feed-forward block."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Ia3Adapter(PeftAdapter):
         return inputs if scaled else outputs
 
     def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
-        """What the factors multiply."""
+        """The multiplied tensor."""
         scaled = any(matching(name, (path,)) for name in self.options.feedforward)
         return scaled, 0 if scaled else outputs
 

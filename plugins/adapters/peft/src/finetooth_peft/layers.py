@@ -1,4 +1,4 @@
-"""peft's layers of these adapters in a model, and what of them is saved."""
+"""Inserts peft's layers of these adapters into a model, and saves them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
-    """Put the layers in place; they begin so that the model computes as before, or with what was trained before.
+    """Insert the layers. Their initial values do not change the model's outputs, or are those of an earlier adapter.
 
     Raises:
         RecipeError: a target matches nothing, its sizes do not suit the options, or peft refuses it.
@@ -44,7 +44,7 @@ def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
     for layer in layers:
         for name, parameter in layer.named_parameters():
             if name.startswith(layer.adapter_layer_names):
-                # peft rounds what it begins with to the precision of the base: these are 0, 1, or one number
+                # peft rounds initial values to the base's precision: these are 0, 1, or one number
                 parameter.data = _begun(parameter, name, adapter)
                 parameter.requires_grad_(True)
     if adapter.begins is not None:
@@ -53,11 +53,11 @@ def put_in(adapter: PeftAdapter, model: Any, facts: ModelFacts) -> Any:
 
 
 def tensors_of(model: Any) -> dict[str, torch.Tensor]:
-    """What an artifact holds of a model; matrices that all layers share once."""
+    """The tensors of an artifact; matrices that all layers share occur once."""
     config = model.peft_config[NAME]
     if not isinstance(config, VeraConfig):
         return addition_of(model)
-    # peft looks for the shared matrices in a model of its own, of which the layers are all that is left here
+    # peft looks for the shared matrices in its own model, of which only the layers exist here
     end = f".{NAME}"
     vectors = {name.removesuffix(end): of.detach() for name, of in model.named_parameters() if ".vera_lambda_" in name}
     layer: Any = next(module for module in model.modules() if isinstance(module, VeraLayer))
@@ -66,10 +66,10 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
 
 
 def take_back(adapter: PeftAdapter, model: Any, folder: Path) -> None:
-    """Take what trained from an artifact.
+    """Restore the trained parameters from an artifact.
 
     Raises:
-        UserError: it is of another adapter, or of other sizes or modules.
+        UserError: the artifact belongs to another adapter, or has other sizes or modules.
     """
     saved, tensors = read(folder)
     if saved.get("peft_type") != adapter.kind:

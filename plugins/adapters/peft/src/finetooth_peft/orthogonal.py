@@ -1,9 +1,9 @@
-"""OFT (Qiu et al., 2023, arXiv:2306.07280; inputs turned as of Qiu et al., 2025, arXiv:2506.19847) and BOFT (Liu et
-al., 2024, arXiv:2311.06243): y = W R x, where R is orthogonal and made of blocks.
+"""OFT (Qiu et al., 2023, arXiv:2306.07280; inputs rotated as in Qiu et al., 2025, arXiv:2506.19847) and BOFT (Liu et
+al., 2024, arXiv:2311.06243): y = W R x, where R is orthogonal and block-diagonal.
 
-A block of OFT is the Cayley transform of a skew-symmetric matrix, (I + Q) (I - Q)^-1, the inverse as the beginning of
-its Neumann series or exactly. BOFT's is exact, and each output is scaled by a trained factor. Its products of several
-such matrices, mixed like butterflies, need a compiler of CUDA in peft; finetooth computes them in PyTorch.
+A block of OFT is the Cayley transform of a skew-symmetric matrix, (I + Q) (I - Q)^-1, with the inverse from the first
+terms of its Neumann series, or exact. BOFT's is exact, and each output is scaled by a trained factor. Its products of
+several such matrices, mixed like butterflies, need a compiler of CUDA in peft; finetooth computes them in PyTorch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BoftOptions(TargetOptions):
 
 @dataclass(frozen=True)
 class OftAdapter(PeftAdapter):
-    """Blocks on the inputs."""
+    """OFT: blocks on the inputs."""
 
     kind: ClassVar[str] = "OFT"
 
@@ -54,7 +54,7 @@ class OftAdapter(PeftAdapter):
         return (1 if self.options.share_blocks else blocks) * size * (size - 1) // 2
 
     def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
-        """What is turned."""
+        """The rotated input."""
         return True, 0
 
     def settings(self) -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ class OftAdapter(PeftAdapter):
 
 @dataclass(frozen=True)
 class BoftAdapter(PeftAdapter):
-    """Blocks on the inputs, factors on the outputs."""
+    """BOFT: blocks on the inputs, factors on the outputs."""
 
     kind: ClassVar[str] = "BOFT"
 
@@ -79,7 +79,7 @@ class BoftAdapter(PeftAdapter):
         return _blocks(self.options.block_size, path, inputs) * int(self.options.block_size) ** 2 + outputs
 
     def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
-        """What is turned, and what the outputs' factors multiply."""
+        """The rotated input, and the outputs before their factors."""
         return True, outputs
 
     def settings(self) -> Mapping[str, Any]:

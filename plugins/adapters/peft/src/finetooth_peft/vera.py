@@ -34,7 +34,7 @@ class VeraOptions(TargetOptions):
 
 @dataclass(frozen=True)
 class VeraAdapter(PeftAdapter):
-    """Two shared matrices, two vectors a module."""
+    """Two shared matrices, two vectors per module."""
 
     kind: ClassVar[str] = "VERA"
 
@@ -42,11 +42,11 @@ class VeraAdapter(PeftAdapter):
         return int(self.options.rank) + outputs
 
     def kept(self, path: str, inputs: int, outputs: int) -> tuple[bool, int]:
-        """What the two vectors multiply."""
+        """The two tensors that the vectors multiply."""
         return False, int(self.options.rank) + outputs
 
     def held_bytes(self, facts: ModelFacts, precision: str) -> int:
-        """A and B, in the precision of the base."""
+        """Bytes of A and B, in the precision of the base."""
         sizes = shapes(facts, self.targets)
         chosen = [sizes[path] for path in resolve(self.targets, facts, tuple(sizes)).modules]
         wide, high = max(inputs for inputs, _ in chosen), max(outputs for _, outputs in chosen)

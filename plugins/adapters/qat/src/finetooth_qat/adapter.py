@@ -1,4 +1,4 @@
-"""Every parameter trains, and linear modules compute with what a quantizer makes of their weights."""
+"""Trains every parameter, with linear modules that compute with quantised weights."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class QatOptions(Options):
 class QatAdapter(WholeModelAdapter):
     """`protocols.Adapter` of quantisation-aware training (Jacob et al., 2018, arXiv:1712.05877, section 3).
 
-    Weights stay numbers and train as such. Each pass rounds them to the format's levels; the gradient of a rounded
-    weight is taken for that of the weight itself (Bengio et al., 2013, arXiv:1308.3432, section 4).
+    Weights stay plain numbers. Each pass rounds them to the format's levels, and the gradient of a rounded weight is
+    used for the weight itself (Bengio et al., 2013, arXiv:1308.3432, section 4).
     """
 
     capabilities = frozenset({"rounds"})
@@ -35,14 +35,14 @@ class QatAdapter(WholeModelAdapter):
     context: Context
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
-        """All of them."""
+        """All parameters."""
         return parameters
 
     def apply(self, model: Any, facts: ModelFacts, generator: np.random.Generator) -> Any:
-        """The model itself; linear modules that the quantizer takes compute with rounded weights.
+        """The model itself; linear modules that the quantizer supports compute with rounded weights.
 
         Raises:
-            RecipeError: it takes none.
+            RecipeError: the quantizer supports no linear module of the model.
         """
         from finetooth_qat.rounding import round_weights
 
@@ -50,8 +50,8 @@ class QatAdapter(WholeModelAdapter):
         return model.requires_grad_(True)
 
     def export(self, model: Any, folder: Path, info: ModelInfo) -> None:
-        """Write a transformers folder of the rounded weights: what trained is what is written, and `quantization` with
-        the same format finds the same levels again."""
+        """Write a transformers folder of the rounded weights: the result computes as in training, and `quantization`
+        with the same format finds the same levels."""
         from finetooth_qat.rounding import converted
 
         with converted(model) as moved:
@@ -67,7 +67,7 @@ def build(options: QatOptions, context: Context) -> QatAdapter:
     """Builder of the adapter `qat`.
 
     Raises:
-        PlanError: weights of the format follow from more than themselves.
+        PlanError: the format needs more than the weights, such as calibration data.
     """
     quantizer = context.build("quantizer", options.format, setting="adapter.format")
     if "calibrate" in quantizer.capabilities:

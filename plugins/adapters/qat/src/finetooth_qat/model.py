@@ -1,4 +1,4 @@
-"""Quantisation-aware training as two functions around anybody's own training loop."""
+"""Quantisation-aware training as two functions for any training loop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Outputs(QuantizerBase):
         self.bits, self.stored = bits, Stored(f"int{bits} by outputs", bits / 8)
 
     def takes(self, path: str, shape: tuple[int, int]) -> bool:
-        """All of them."""
+        """Whether it supports a module: all."""
         return True
 
     def linear(self, module: Any, *, device: str) -> GroupedLinear:
@@ -36,12 +36,12 @@ class _Outputs(QuantizerBase):
 
 
 def apply_qat(model: nn.Module, bits: Bits = 8) -> nn.Module:
-    """Let the linear modules of a model, but for its head, compute with weights rounded to integers that have a scale
-    for each output (Jacob et al., 2018, arXiv:1712.05877, section 3). The weights stay numbers and train as such: the
-    gradient of a rounded weight is taken for that of the weight itself.
+    """Make the linear modules of a model, except its head, compute with weights rounded to integers with a scale per
+    output (Jacob et al., 2018, arXiv:1712.05877, section 3). The weights stay plain numbers and train: the gradient of
+    a rounded weight is used for the weight itself.
 
     Args:
-        model: changed in place; its parameters keep their names and their places.
+        model: changed in place; its parameters keep their names and objects.
         bits: 4 or 8, of a weight.
 
     Raises:
@@ -57,7 +57,7 @@ def apply_qat(model: nn.Module, bits: Bits = 8) -> nn.Module:
 
 
 def convert_qat(model: nn.Module, bits: Bits = 8) -> nn.Module:
-    """Store the weights that `apply_qat` rounded as integers; the model computes what it did in training.
+    """Store the weights that `apply_qat` rounded as integers; the model's outputs are those of training.
 
     Args:
         model: changed in place. Its `state_dict` holds codes (uint8, the code 2^(bits - 1) is 0) and scales.

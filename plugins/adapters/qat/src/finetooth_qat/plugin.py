@@ -1,4 +1,4 @@
-"""The adapter that trains a model for the bits that it will be stored in."""
+"""The adapter that trains a model for its later quantisation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linear modules that compute with rounded weights, and what they come to when training is over."""
+"""Linear modules that compute with rounded weights, and their conversion after training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class _Rounded(torch.autograd.Function):
-    """The numbers that a format has for a weight; backward hands the gradient through."""
+    """The rounded numbers of a weight in a format; backward passes the gradient through."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, module: RoundedLinear) -> Tensor:
@@ -31,7 +31,7 @@ class RoundedLinear(nn.Linear):
     path: str
 
     def levels(self) -> Tensor:
-        """Q(W), in the weight's dtype: what would be read back if it were stored."""
+        """Q(W) in the weight's dtype: the values after storing and reading."""
         plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         plain.weight = nn.Parameter(self.weight.detach(), requires_grad=False)
         made: Any = stored_linear(self.path, plain, self.quantizer, str(self.weight.device))
@@ -44,10 +44,10 @@ class RoundedLinear(nn.Linear):
 
 
 def round_weights(model: nn.Module, quantizer: Quantizer) -> None:
-    """Let the linear modules that a quantizer takes, but for the head, compute with rounded weights.
+    """Make the linear modules that a quantizer supports, except the head, compute with rounded weights.
 
     Raises:
-        RecipeError: it takes none.
+        RecipeError: the quantizer supports no linear module of the model.
     """
     head: Any = getattr(model, "get_output_embeddings", lambda: None)()
     count = 0
@@ -56,7 +56,7 @@ def round_weights(model: nn.Module, quantizer: Quantizer) -> None:
             continue
         if quantizer.takes(path, (module.out_features, module.in_features)):
             rounded: Any = module
-            rounded.__class__ = RoundedLinear  # its parameters keep their names and their places
+            rounded.__class__ = RoundedLinear  # its parameters keep their names and objects
             rounded.quantizer, rounded.path = quantizer, path
             count += 1
     check_any(count, quantizer)
@@ -67,7 +67,7 @@ def converted(model: nn.Module) -> Iterator[float]:
     """Inside the `with` block, the model holds its weights rounded, as ordinary linear modules.
 
     Yields:
-        How far they are from those that trained: root mean square over that of the weights.
+        The relative rounding error: root mean square of the difference over that of the weights.
     """
     modules: list[Any] = [module for module in model.modules() if isinstance(module, RoundedLinear)]
     trained = [module.weight.data for module in modules]
