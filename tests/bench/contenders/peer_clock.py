@@ -31,7 +31,7 @@ class PeerClock:
         clock, step = self, Trainer.training_step
 
         def watched(trainer: Any, model: Any, inputs: Any, *args: Any, **more: Any) -> Any:
-            clock._seen.append((inputs["input_ids"], inputs["attention_mask"], labels_of(inputs)))
+            clock._seen.append((inputs["input_ids"], inputs.get("attention_mask"), labels_of(inputs)))
             loss = step(trainer, model, inputs, *args, **more)
             clock._loss += float(loss)  # as it is: the log rounds it
             return loss
@@ -50,20 +50,23 @@ class PeerClock:
         return Steps()
 
     def work(self) -> dict[str, Any]:
-        """What `Meter.trained` asks for. Rows are padded to a rectangle, all of which is computed, the logits too."""
+        """What `Meter.trained` asks for. Rows are padded to a rectangle, all of which is computed, the logits too.
+        Those of a trainer without padding stand in one row without a mask, and cannot be compared."""
         shapes = [tuple(ids.shape) for ids, _, _ in self._seen]
         positions = sum(rows * width for rows, width in shapes)
-        return {
-            "tokens": int(sum(int(mask.sum()) for _, mask, _ in self._seen)),
+        found = {
+            "tokens": int(sum(ids.numel() if mask is None else int(mask.sum()) for ids, mask, _ in self._seen)),
             "positions": positions,
             "head_positions": positions,
             "pairs": float(sum(rows * width**2 for rows, width in shapes)),
-            "rows_digest": rows_digest(
+        }
+        if all(mask is not None for _, mask, _ in self._seen):
+            found["rows_digest"] = rows_digest(
                 trained_row(ids, mask, labels)
                 for batch in self._seen
                 for ids, mask, labels in zip(*(part.tolist() for part in batch), strict=True)
-            ),
-        }
+            )
+        return found
 
 
 def labels_of(inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""transformers' `generate`: one batch padded on the left, greedy and sampled."""
+"""transformers' `generate`, of its model or of unsloth's: one batch padded on the left, greedy and sampled."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import json
 from pathlib import Path
 
 from meter import Meter
+from peer_model import first_import, model_of
 
 
 def main() -> None:
     """Generate and report."""
     meter = Meter()
     spec = meter.spec
+    first_import(spec)
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[spec["precision"]]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(spec["model_folder"], dtype=dtype).eval().to(device)
+    if spec.get("unsloth"):
+        from unsloth import FastLanguageModel
+
+        model = FastLanguageModel.for_inference(model_of(spec)["model"])
+    else:
+        model = AutoModelForCausalLM.from_pretrained(spec["model_folder"], dtype=dtype).eval().to(device)
     model.generation_config = GenerationConfig(pad_token_id=0)  # no stop token: everybody writes as many tokens
     prompts = json.loads(Path(spec["prompts_file"]).read_text(encoding="utf-8"))[: spec["prompts"]]
     width = max(map(len, prompts))

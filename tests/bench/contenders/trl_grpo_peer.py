@@ -6,6 +6,7 @@ from typing import Any
 
 from grpo_rows import drawn, prompts, vowels
 from meter import Meter
+from peer_model import first_import, model_of, settings
 from peer_rows import RATES, take_adapter
 
 
@@ -15,15 +16,8 @@ def arguments(spec: dict[str, Any]) -> Any:
     import torch
     from trl import GRPOConfig
 
-    chosen: dict[str, Any] = {}
-    rollouts, device_batch = spec["batch_size"] * spec["generations"], 8
-    if spec.get("tuned"):
-        tuned = dict(spec["tuned"])
-        device_batch = tuned.pop("per_device_batch_size")
-        chosen = {"model_init_kwargs": {"dtype": tuned.pop("dtype")}, **tuned}
-    elif spec["precision"] == "fp32":
-        chosen = {"bf16": False}
-    device_batch = min(device_batch, rollouts)
+    rollouts = spec["batch_size"] * spec["generations"]
+    chosen, device_batch = settings(spec, min(8, rollouts))
     return GRPOConfig(
         output_dir=spec["scratch"] + "/trl",
         per_device_train_batch_size=device_batch,
@@ -100,17 +94,16 @@ def main() -> None:
     """Train and report."""
     meter = Meter()
     spec = meter.spec
+    first_import(spec)
     from datasets import Dataset
-    from peft import LoraConfig
 
     trainer_class, steps, rollouts = watched(meter)
     args = arguments(spec)
     trainer = trainer_class(
-        model=spec["model_folder"],
+        **model_of({"adapter": "lora", **spec}),
         reward_funcs=vowels,
         args=args,
         train_dataset=Dataset.from_list(prompts(spec)),
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
         callbacks=[steps],
     )
     take_adapter(trainer.model, spec["adapter_folder"])

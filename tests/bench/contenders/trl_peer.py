@@ -6,6 +6,7 @@ from typing import Any
 
 from meter import Meter
 from peer_clock import PeerClock
+from peer_model import first_import, model_of, settings
 from peer_rows import RATES, prompt_completion, take_adapter, windows
 
 
@@ -14,14 +15,7 @@ def arguments(spec: dict[str, Any]) -> Any:
     import torch
     from trl import SFTConfig
 
-    chosen: dict[str, Any] = {}
-    device_batch = spec["batch_size"]
-    if spec.get("tuned"):
-        tuned = dict(spec["tuned"])
-        device_batch = min(device_batch, tuned.pop("per_device_batch_size"))
-        chosen = {"model_init_kwargs": {"dtype": tuned.pop("dtype")}, **tuned}
-    elif spec["precision"] == "fp32":
-        chosen = {"bf16": False}
+    chosen, device_batch = settings(spec, spec["batch_size"])
     if spec.get("quantization"):
         chosen["model_init_kwargs"] = {**chosen.get("model_init_kwargs", {}), "quantization_config": bits(spec)}
     return SFTConfig(
@@ -71,23 +65,22 @@ def main() -> None:
     """Train and report."""
     meter = Meter()
     spec = meter.spec
+    first_import(spec)
     from datasets import Dataset
-    from peft import LoraConfig
     from trl import SFTTrainer
 
     clock = PeerClock(meter)
     pretrain = spec.get("method") == "pretrain"
     rows = [{"input_ids": ids} for ids in windows(spec)] if pretrain else prompt_completion(spec)
-    lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if spec["adapter"] == "lora" else None
+    lora = spec["adapter"] == "lora"
     args = arguments(spec)
     trainer = SFTTrainer(
-        model=spec["model_folder"],
+        **model_of(spec),
         args=args,
         train_dataset=Dataset.from_list(rows),
-        peft_config=lora,
         callbacks=[clock.watch()],
     )
-    if lora is not None:
+    if lora:
         take_adapter(trainer.model, spec["adapter_folder"])
     if not pretrain:
         trainer.train_dataset = trainer.train_dataset.map(
@@ -96,7 +89,7 @@ def main() -> None:
     trainer.train()
     meter.trained(
         **clock.work(),
-        rank=16 if lora is not None else 0,
+        rank=16 if lora else 0,
         recompute=bool(args.gradient_checkpointing),
         settings={
             "bf16": args.bf16,

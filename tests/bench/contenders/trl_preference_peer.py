@@ -1,4 +1,4 @@
-"""TRL's DPOTrainer and RewardTrainer, with their defaults or in fp32."""
+"""TRL's DPOTrainer and RewardTrainer: with their defaults, or tuned by `spec["tuned"]`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from meter import Meter
 from peer_clock import PeerClock
+from peer_model import first_import, model_of, settings
 from peer_rows import RATES, take_adapter
 
 ANSWERS = ("chosen_ids", "rejected_ids")
@@ -17,9 +18,11 @@ def arguments(spec: dict[str, Any], kind: Any) -> Any:
     """The trainer's config: defaults, but for what the workload fixes."""
     import torch
 
+    chosen, device_batch = settings(spec, spec["batch_size"])
     return kind(
         output_dir=spec["scratch"] + "/trl",
-        per_device_train_batch_size=spec["batch_size"],
+        per_device_train_batch_size=device_batch,
+        gradient_accumulation_steps=spec["batch_size"] // device_batch,
         max_length=spec["max_length"],
         num_train_epochs=1,
         learning_rate=RATES[spec["adapter"]],
@@ -30,7 +33,7 @@ def arguments(spec: dict[str, Any], kind: Any) -> Any:
         report_to=[],
         seed=0,
         use_cpu=not torch.cuda.is_available(),  # without it bf16 is refused on a CPU
-        **({"bf16": False} if spec["precision"] == "fp32" else {}),
+        **chosen,
     )
 
 
@@ -43,31 +46,27 @@ def up_to_the_end_of_turn(row: dict[str, Any], end: int) -> dict[str, Any]:
 def made(spec: dict[str, Any]) -> Any:
     """The trainer of the spec's method."""
     from datasets import Dataset
-    from peft import LoraConfig
 
     lines = Path(spec["rows_file"]).read_text(encoding="utf-8").splitlines()
     rows = Dataset.from_list([json.loads(line) for line in lines])
-    lora = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
     if spec["method"] == "dpo":
         from trl import DPOConfig, DPOTrainer
 
-        args, peft = arguments(spec, DPOConfig), LoraConfig(**lora, task_type="CAUSAL_LM")
-        return DPOTrainer(model=spec["model_folder"], args=args, train_dataset=rows, peft_config=peft)
+        return DPOTrainer(**model_of(spec, task_type="CAUSAL_LM"), args=arguments(spec, DPOConfig), train_dataset=rows)
     from trl import RewardConfig, RewardTrainer
 
-    args = arguments(spec, RewardConfig)
-    peft = LoraConfig(**lora, task_type="SEQ_CLS", modules_to_save=["score"])
-    return RewardTrainer(model=spec["model_folder"], args=args, train_dataset=rows, peft_config=peft)
+    model = model_of(spec, task_type="SEQ_CLS", modules_to_save=["score"])
+    return RewardTrainer(**model, args=arguments(spec, RewardConfig), train_dataset=rows)
 
 
 def main() -> None:
     """Train and report."""
     meter = Meter()
     spec = meter.spec
+    first_import(spec)
     clock = PeerClock(meter)
-    watching = clock.watch()
     trainer = made(spec)
-    trainer.add_callback(watching)
+    trainer.add_callback(clock.watch())
     take_adapter(trainer.model, spec[f"adapter_{spec['method']}"])
     if spec["method"] == "dpo":  # a reward model reads the line break too, on both sides
         end = {"end": int(trainer.processing_class.eos_token_id)}
