@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from accelerator import LARGE, Ground, Proof, contenders, page, resumed
-from accelerator import TINY as SIZES
+from accelerator import page, prove, resumed
+from harness.ground import LARGE, Ground
+from harness.ground import TINY as SIZES
+from harness.process import Finished
+from harness.proofs import Proof
+from harness.sides import Task, side_by_side, trainers
 
 SCRIPT = Path(__file__).parent / "accelerator.py"
 
@@ -38,9 +44,9 @@ def test_a_part_that_failed_is_on_the_page() -> None:
 @pytest.mark.parametrize("multiplies", [True, False])
 def test_8_bits_are_timed_where_the_card_multiplies_in_them(monkeypatch: pytest.MonkeyPatch, multiplies: bool) -> None:
     monkeypatch.setattr("finetooth_kernels.fp8.multiplies_fp8", lambda device: multiplies)
-    asked = [more.get("precision") for _, more in contenders(LARGE, whole=True).values()]
+    asked = [more.get("precision") for _, more in trainers(LARGE, whole=True).values()]
     assert ("fp8" in asked) is multiplies
-    assert all(more.get("precision") is None for _, more in contenders(SIZES, whole=True).values())
+    assert all(more.get("precision") is None for _, more in trainers(SIZES, whole=True).values())
 
 
 def test_adapters_that_differ_fail_the_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -58,3 +64,78 @@ def test_adapters_that_differ_fail_the_part(monkeypatch: pytest.MonkeyPatch, tmp
     proof = resumed(Ground(tmp_path, tmp_path / "model", tmp_path / "rows.jsonl", SIZES))
     assert proof.failed == ["1 of 2 tensors of the resumed run differ"]
     assert proof.rows[1] == ("2", "1", "5.0e-01")
+
+
+def beside(monkeypatch: pytest.MonkeyPatch, folder: Path, digests: dict[str, str], until: float) -> tuple[Proof, list]:
+    """Two contenders that say at once what they trained, and the turns that they had."""
+    turns: list[tuple[str, str]] = []
+
+    def answer(command: list[str], spec: dict, **_: object) -> Finished:
+        script = Path(command[1]).stem
+        turns.append((spec["adapter"], script))
+        rate = 2 if script == "ours" else 1
+        told = {"step_s": [9.0, 9.0, 1.0 / rate], "tokens": 30, "losses": [3.0, 2.0], "rows_digest": digests[script]}
+        return Finished({**told, "device_memory_bytes": rate * 2**30}, "", 1.0, 0)
+
+    monkeypatch.setattr("harness.sides.contender", answer)
+    (folder / "adapter").mkdir()
+    ground = Ground(folder, folder / "model", folder / "rows.jsonl", replace(SIZES, rounds=2), until)
+    sides = {"finetooth": ("ours.py", {}), "TRL": ("trl_peer.py", {})}
+    tasks = [Task(name, 4, sides, {"adapter": name}) for name in ("lora", "full")]
+    return side_by_side(ground, "Both", tasks), turns
+
+
+def test_contenders_take_turns_and_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    proof, turns = beside(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "a"}, float("inf"))
+    assert turns == [(task, who) for task in ("lora", "full") for who in ("ours", "trl_peer")] * 2
+    assert proof.rows[1:3] == [
+        ("lora", "finetooth", "20", "2.00", "-", "3.000", "2.000"),
+        ("lora", "TRL", "10", "1.00", "-", "3.000", "2.000"),
+    ]
+    assert "lora: finetooth has 2.00 times the tokens per second of TRL at 2.00 times its memory." in proof.notes
+    assert "unsloth was not there." in proof.notes
+    assert proof.failed == []
+
+
+def test_other_rows_than_ours_fail_the_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    proof, _ = beside(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "b"}, float("inf"))
+    assert proof.failed == [f"TRL, {task}: it trained other rows or tokens" for task in ("lora", "full")]
+
+
+def test_a_part_without_time_measures_nothing_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    proof, turns = beside(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "a"}, 0.0)
+    assert turns == []
+    assert "TRL, full: not measured, the part's time was over." in proof.notes
+
+
+def test_a_part_has_its_share_of_what_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lefts = []
+
+    def part(ground: Ground) -> Proof:
+        lefts.append(ground.left)
+        return Proof("a part")
+
+    ground = Ground(tmp_path, tmp_path / "model", tmp_path / "rows.jsonl", SIZES)
+    monkeypatch.setattr("accelerator.prepared", lambda *_: ground)
+    monkeypatch.setattr("accelerator.PARTS", {"first": (part, 1), "second": (part, 3)})
+    prove(tmp_path, SIZES, ["first", "second"], None, tmp_path, time.monotonic() + 100)
+    assert lefts == [pytest.approx(25, abs=5), pytest.approx(100, abs=5)]
+
+
+@pytest.mark.parametrize("unsloth", [True, False])
+def test_unsloth_takes_part_where_it_is(monkeypatch: pytest.MonkeyPatch, unsloth: bool) -> None:
+    monkeypatch.setattr("harness.sides.installed", lambda name: unsloth)
+    sides = trainers(SIZES, whole=True, theirs="trl_preference_peer.py")
+    assert (("unsloth" in sides), len(sides)) == (unsloth, 3 + unsloth)
+    assert all(script == "trl_preference_peer.py" for who, (script, _) in sides.items() if who != "finetooth")
+
+
+def test_a_tuned_peer_takes_what_makes_it_fast() -> None:
+    from peer_model import settings
+
+    tuned = {"per_device_batch_size": 4, "dtype": "bfloat16", "bf16": True}
+    chosen = {"model_init_kwargs": {"dtype": "bfloat16"}, "bf16": True}
+    assert settings({"tuned": tuned, "precision": "bf16"}, 8) == (chosen, 4)
+    assert settings({"tuned": tuned, "precision": "bf16", "unsloth": True}, 2) == ({"bf16": True}, 2)
+    assert settings({"precision": "fp32"}, 8) == ({"bf16": False}, 8)
+    assert settings({"precision": "bf16"}, 8) == ({}, 8)
