@@ -67,7 +67,7 @@ def test_adapters_that_differ_fail_the_part(monkeypatch: pytest.MonkeyPatch, tmp
     assert proof.rows[1] == ("2", "1", "5.0e-01")
 
 
-def beside(monkeypatch: pytest.MonkeyPatch, folder: Path, digests: dict[str, str], until: float) -> tuple[Proof, list]:
+def both(monkeypatch: pytest.MonkeyPatch, folder: Path, digests: dict[str, str], until: float) -> tuple[Proof, list]:
     """Two contenders that say at once what they trained, and the turns that they had."""
     turns: list[tuple[str, str]] = []
 
@@ -87,7 +87,7 @@ def beside(monkeypatch: pytest.MonkeyPatch, folder: Path, digests: dict[str, str
 
 
 def test_contenders_take_turns_and_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    proof, turns = beside(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "a"}, float("inf"))
+    proof, turns = both(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "a"}, float("inf"))
     assert turns == [(task, who) for task in ("lora", "full") for who in ("ours", "trl_peer")] * 2
     assert proof.rows[1:3] == [
         ("lora", "finetooth", "20", "2.00", "-", "3.000", "2.000"),
@@ -99,12 +99,12 @@ def test_contenders_take_turns_and_are_compared(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_other_rows_than_ours_fail_the_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    proof, _ = beside(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "b"}, float("inf"))
+    proof, _ = both(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "b"}, float("inf"))
     assert proof.failed == [f"TRL, {task}: it trained other rows or tokens" for task in ("lora", "full")]
 
 
 def test_a_part_without_time_measures_nothing_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    proof, turns = beside(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "a"}, 0.0)
+    proof, turns = both(monkeypatch, tmp_path, {"ours": "a", "trl_peer": "a"}, 0.0)
     assert turns == []
     assert "TRL, full: not measured, the part's time was over." in proof.notes
 

@@ -155,9 +155,8 @@ def sampling(ground: Ground) -> Proof:
     spec = {"prompts_file": str(file), "prompts": count, "new_tokens": drawn["new_tokens"]}
     title = f"Sampling: {count} prompts, {drawn['new_tokens']} new tokens each"
     proof = side_by_side(ground, title, [Task("sampled", 2, sides, spec)])
-    proof.notes.append("Tokens are new ones, after a greedy pass that warms up. vLLM takes memory in advance.")
-    if "vLLM" not in sides:
-        proof.notes.append("vLLM was not there.")
+    proof.notes.append("Tokens are new ones, after a greedy pass that warms up.")
+    proof.notes.append("vLLM takes memory in advance." if "vLLM" in sides else "vLLM was not there.")
     return proof
 
 
