@@ -17,7 +17,6 @@ from typing import Any
 
 from harness.compare import same_rows
 from harness.ground import LARGE, Ground, Sizes, prepared, weights_of
-from harness.process import Finished
 from harness.process import run as contender
 from harness.proofs import Proof
 
@@ -179,8 +178,6 @@ def side_by_side(ground: Ground, title: str, tasks: Sequence[Task]) -> Proof:
         finetooth.session(recipe(told), data=False).engine.export(adapter)
         gc.collect()  # the model, before other processes come
         torch.cuda.empty_cache()
-        if not torch.cuda.is_available():  # compiling is paid once a machine, and is not what is measured
-            _start(ground, "native_compile.py", {"keep": str(ground.folder / "compiled")}, "compiled")
     proof = Proof(title, [("what", "who", "tokens/s", "peak GiB", "MFU", "first loss or reward", "last")])
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     took = 0.0
@@ -208,23 +205,17 @@ def _turn(ground: Ground, task: Task, who: str, spec: dict[str, Any], at: int, p
         proof.notes.append(f"{who}, {task.name}: not measured, the part's time was over.")
         return {}
     script, more = task.sides[who]
-    done = _start(ground, script, {**spec, **task.spec, **more}, f"{who}-{task.name}-{at}")
+    done = contender(
+        [sys.executable, str(CONTENDERS / script)],
+        {**spec, **task.spec, **more},
+        timeout=min(900.0, ground.left),
+        environment={**os.environ, "HF_HUB_OFFLINE": "1"},
+        log=ground.folder / f"{who}-{task.name}-{at}.log",
+    )
     if done.failed:
         proof.failed.append(f"{who}, {task.name}: {done.failed}")
         return {}
     return {**done.result, "contender": who, "peak": done.result["device_memory_bytes"] or done.peak_rss_bytes}
-
-
-def _start(ground: Ground, script: str, spec: dict[str, Any], log: str) -> Finished:
-    """A script as a process of its own, for as long as the part has time."""
-    return contender(
-        [sys.executable, str(CONTENDERS / script)],
-        spec,
-        timeout=min(900.0, ground.left),
-        environment={**os.environ, "HF_HUB_OFFLINE": "1"},
-        log=ground.folder / f"{log}.log",
-        compiled=ground.folder / "compiled",
-    )
 
 
 def _report(proof: Proof, task: Task, sizes: Sizes, found: dict[str, list[dict[str, Any]]]) -> None:
