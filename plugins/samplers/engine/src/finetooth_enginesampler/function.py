@@ -1,4 +1,4 @@
-"""Rollouts by a Python function of one's own, which samples as often as it likes and says what was written."""
+"""Rollouts from a user's Python function, which may sample any number of times and returns the tokens."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from finetooth_workers.modules import loaded_file
 from pydantic import Field, model_validator
 
 GIVEN = ("prompts", "prompt_ids", "generate", "encode", "decode", "max_tokens", "step")
-"""What a function may take, by name."""
+"""Names of a function's possible arguments."""
 OWN = "env_mask"
-"""What it may return in addition to ids and log-probabilities: 1 for a token of the policy, 0 for another's."""
+"""An optional result besides ids and log-probabilities: 1 for a token of the policy, 0 for another's."""
 
 
 class FunctionSamplerOptions(Options):
@@ -57,7 +57,7 @@ class FunctionSamplerOptions(Options):
 
 @dataclass(frozen=True)
 class Asked:
-    """What a function calls `generate` with."""
+    """The arguments of a call of `generate`."""
 
     prompt_ids: list[tuple[int, ...]]
     max_tokens: int | None
@@ -67,7 +67,7 @@ class FunctionSampler(SamplerBase):
     """See `finetooth_hooks.protocols.Sampler`.
 
     Args:
-        sampler: what `generate` samples from.
+        sampler: the sampler of `generate`.
     """
 
     def __init__(
@@ -78,16 +78,15 @@ class FunctionSampler(SamplerBase):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """The other sampler's, but for `own_engine`: a function may say anything of what it drew."""
+        """The other sampler's, except `own_engine`, since a function may return any tokens."""
         return self._sampler.capabilities - {"own_engine"}
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """Calls the function, at the first of several ranks, and checks what it returns. All ranks sample what it asks
-        for.
+        """Call the function at the first rank, and check its result. All ranks take part in its calls of `generate`.
 
         Raises:
-            PlanError: sampling leaves tokens out, which the function does not tell.
-            EngineError: the function fails, or returns something else.
+            PlanError: sampling excludes tokens, which the function does not report.
+            EngineError: the function fails, or returns a wrong result.
         """
         if sampling.leaves_out or sampling.form:
             raise PlanError(
@@ -106,7 +105,7 @@ class FunctionSampler(SamplerBase):
             lists = self._called(engine, given, answered)
         else:
             while isinstance(lists := engine.first(dict), Asked):
-                with suppress(FinetoothError):  # the function has it too, and says what comes of it
+                with suppress(FinetoothError):  # the function also gets the error, and decides the result
                     answered(lists)
         rows = [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
         pairs = zip(each, rows, strict=True)
@@ -115,10 +114,10 @@ class FunctionSampler(SamplerBase):
     def _called(
         self, engine: Engine, given: dict[str, Any], answered: Callable[[Asked], dict[str, list[Any]]]
     ) -> dict[str, list[Any]]:
-        """What the function returned, at all ranks; before, they get what it asks for.
+        """The function's result, at all ranks; during the call they take part in its sampling.
 
         Args:
-            given: what it may take, but for `generate`.
+            given: its possible arguments, except `generate`.
         """
 
         def generate(prompt_ids: Sequence[Sequence[int]], max_tokens: int | None = None) -> dict[str, list[Any]]:
@@ -146,8 +145,7 @@ class FunctionSampler(SamplerBase):
     def _answers(
         self, engine: Engine, sampling: Sampling, flops: list[float]
     ) -> Callable[[Asked], dict[str, list[Any]]]:
-        """What the function's `generate` gives: prompts that are alike get different answers, and each call draws
-        anew."""
+        """The answers of `generate`: equal prompts get different answers, and each call samples anew."""
         calls = 0
 
         def answered(asked: Asked) -> dict[str, list[Any]]:
@@ -173,10 +171,10 @@ class FunctionSampler(SamplerBase):
         return answered
 
     def _lists(self, returned: Any, prompts: Sequence[Sequence[int]]) -> dict[str, list[Any]]:
-        """What it returned, by name: a list of as many as there are prompts.
+        """Its results by name: a list with one item per prompt.
 
         Raises:
-            EngineError: something is missing, too much, or of another length.
+            EngineError: a result is missing, unknown, or has a wrong length.
         """
         if not isinstance(returned, Mapping):
             raise self._wrong(f"returned {type(returned).__name__}, not a mapping of lists")
@@ -198,7 +196,7 @@ class FunctionSampler(SamplerBase):
         """One answer as a rollout. A token that the policy did not write has version -1.
 
         Raises:
-            EngineError: an id, a log-probability or a number of it is none.
+            EngineError: an id, a log-probability or another number is invalid.
         """
         try:
             tokens, logprobs = tuple(map(index, row["completion_ids"])), tuple(map(float, row["logprobs"]))
@@ -228,10 +226,10 @@ class FunctionSampler(SamplerBase):
 
 
 def _wanted(function: Callable[..., Any]) -> list[str]:
-    """Names of what a function takes of `GIVEN`; all where it has `**kwargs`.
+    """Names in `GIVEN` that a function takes; all if it has `**kwargs`.
 
     Raises:
-        RecipeError: it takes something else.
+        RecipeError: the function has an unknown argument.
     """
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -248,7 +246,7 @@ def build(options: FunctionSamplerOptions, context: Context) -> FunctionSampler:
     """Builder of the sampler `python_function`.
 
     Raises:
-        RecipeError: the file or module cannot be loaded, has no such function, or it takes something else.
+        RecipeError: the file or module cannot be loaded, has no such function, or the function has an unknown argument.
     """
     where = options.file or str(options.module)
     try:

@@ -1,4 +1,4 @@
-"""Rollouts that a run kept, as a sampler: what was answered then is answered again, and nothing is sampled."""
+"""A sampler that returns the recorded rollouts of a run again, without sampling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RecordedOptions(Options):
 
 
 class RecordedSampler(SamplerBase):
-    """See `finetooth_hooks.protocols.Sampler`. Log-probabilities and versions are those that were kept."""
+    """See `finetooth_hooks.protocols.Sampler`. Log-probabilities and versions are the recorded ones."""
 
     capabilities = frozenset({"other_weights"})
 
@@ -33,10 +33,10 @@ class RecordedSampler(SamplerBase):
 
     @cached_property
     def _groups(self) -> dict[str, list[Rollout]]:
-        """What was kept, by group.
+        """The recorded rollouts, by group.
 
         Raises:
-            RecipeError: no run has this name, or it kept nothing.
+            RecipeError: the run does not exist, or has no recorded rollouts.
             UserError: a file is damaged.
         """
         places = (Path(self._run), Path("runs") / self._run)
@@ -54,11 +54,11 @@ class RecordedSampler(SamplerBase):
         return by_group
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """Returns the rollouts that the recorded run kept for these prompts.
+        """Return the recorded rollouts of these prompts.
 
         Raises:
-            RecipeError: no run has this name, or it kept nothing.
-            EngineError: it was not asked these prompts, or so many answers of each.
+            RecipeError: the run does not exist, or has no recorded rollouts.
+            EngineError: the record lacks these prompts, or has fewer answers to them.
         """
         return Sampled(tuple(rollout for prompt in prompts for rollout in self._of(prompt, sampling)))
 

@@ -1,7 +1,7 @@
 """The engine that trains, as a sampler.
 
-All prompts of a call are written together, a prompt is read once whatever the number of its rollouts, and a row that
-has ended makes room (`Engine.generate`).
+The engine samples all prompts of a call together, reads a prompt once for all of its rollouts, and reuses the place of
+a finished row (`Engine.generate`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class EngineSampler(SamplerBase):
     capabilities = frozenset({"own_engine"})
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """Samples with the engine that trains.
+        """Sample with the engine that trains.
 
         Raises:
-            EngineError: as `Engine.generate`; or the engine cannot say what it draws from, and that is not what it says
-                of every token.
+            EngineError: as `Engine.generate`; or sampling changes the distribution, and the engine cannot return its
+                log-probabilities.
         """
         generated = engine.generate([prompt.tokens for prompt in prompts], replace(sampling, drawn=True))
         rollouts = [

@@ -16,17 +16,16 @@ RESUME = "see that it runs, then ft resume RUN"
 
 
 REQUEST_WRONG = (400, 413, 422)
-"""Statuses of an answer for which a request is at fault. Others are the server's affair, or that of the key with which
-it is asked."""
+"""Statuses of an answer that mean a wrong request. Others concern the server, or the key."""
 
 GATEWAY_TIMEOUT = 504
 
 LORA_OFF = "LoRA is not enabled"
-"""What vLLM says with status 500 where it may load adapters and was started without --enable-lora."""
+"""vLLM's message with status 500 if it may load adapters, but was started without --enable-lora."""
 
 
 class ServerGone(UpstreamError):
-    """The server is not there, does not answer in time, or ended in the middle: starting it again may help."""
+    """The server is unreachable, does not answer in time, or ended during an answer; a restart may help."""
 
 
 class NotThere(UpstreamError):
@@ -39,18 +38,18 @@ NEEDED: Mapping[str, str] = {
     "/collective_rpc": "start vLLM with VLLM_SERVER_DEV_MODE=1 in its environment",
     "/is_sleeping": "start vLLM with --enable-sleep-mode and VLLM_SERVER_DEV_MODE=1 in its environment",
 }
-"""What makes a server know a path."""
+"""The server settings that a path needs."""
 
 
 class Asking:
-    """A server that is asked.
+    """Sends requests to a server.
 
     Args:
-        called: in messages: `sampler vllm`.
+        called: its name in messages, `sampler vllm`.
         url: without a path: `127.0.0.1:8000`.
         key: bearer token; empty for none.
         limit: seconds for everything in one `run`.
-        together: requests at a time.
+        together: number of simultaneous requests.
     """
 
     def __init__(self, called: str, url: str, key: str, limit: float, together: int) -> None:
@@ -66,15 +65,15 @@ class Asking:
         return other
 
     def client(self, **more: Any) -> httpx.AsyncClient:
-        """For requests to it, with its key."""
+        """An HTTP client with the server's key."""
         return httpx.AsyncClient(base_url=self.url, headers=self._headers, **more)
 
     def run(self, work: Callable[[Server], Awaitable[T]]) -> T:
         """Do `work` with the server.
 
         Raises:
-            ServerGone: it could not be reached, or did not answer all within the limit.
-            EngineError: it refused something.
+            ServerGone: the server is unreachable, or did not answer everything within the limit.
+            EngineError: the server refused a request.
         """
 
         async def inside() -> T:
@@ -92,7 +91,7 @@ class Asking:
             raise ServerGone(f"{self.called}: {self.url} cannot be reached: {what}", action=RESUME) from error
 
     def wrong(self, problem: str, action: str = "") -> UpstreamError:
-        """The error for an answer that is not what was asked for."""
+        """The error for a wrong answer."""
         return UpstreamError(f"{self.called}: {self.url} {problem}", action=action or RESUME)
 
 
@@ -107,25 +106,25 @@ class Server:
         return await self._ask("GET", path)
 
     async def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """JSON of an answer; None where there is none."""
+        """JSON of an answer; None for an empty one."""
         return await self._ask("POST", path, body)
 
     async def get_if_there(self, path: str) -> Any:
-        """JSON of an answer; None where the server does not know the path."""
+        """JSON of an answer; None if the server does not know the path."""
         try:
             return await self._ask("GET", path)
         except NotThere:
             return None
 
     async def up(self, path: str) -> bool:
-        """Whether it answers, and well."""
+        """Whether it answers with success."""
         try:
             return (await self._client.get(path)).status_code == 200
         except httpx.HTTPError:
             return False
 
     async def all(self, work: Sequence[Awaitable[T]]) -> list[T]:
-        """Do them together; the first that fails ends the others."""
+        """Run all requests together; the first failure ends the others."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(_plain(awaitable)) for awaitable in work]
@@ -158,7 +157,7 @@ class Server:
 
 
 def _of_vllm(answer: httpx.Response) -> bool:
-    """Whether a handler says that something is not there; else the path is not known."""
+    """Whether a 404 comes from a handler of vLLM; else the path is unknown."""
     try:
         content = answer.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Plans an engine whose model is at a running vLLM server, and sees that the server is there."""
+"""Plans an engine whose model is at a running vLLM server, and checks the server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetooth_serversamplers.engine import VllmEngine
 
 LOOK = 20.0
-"""Seconds within which a server has to say what it has."""
+"""Seconds within which a server must list its models."""
 
 
 class VllmBackendOptions(ServerOptions):
@@ -43,10 +43,10 @@ class VllmBackend:
         self._asking = Asking("backend vllm", options.url, secret, options.timeout, options.requests)
 
     def plan(self, request: PlanRequest) -> BackendPlan:
-        """Nothing is loaded here, and the server is asked what it has.
+        """Plan without loading a model; the server lists its models.
 
         Raises:
-            PlanError: something is to be trained, the server cannot be reached, or it has another model.
+            PlanError: the recipe trains, the server is unreachable, or it has another model.
         """
         if request.data.mean_length:
             raise PlanError(
@@ -76,7 +76,7 @@ class VllmBackend:
         """Connect.
 
         Raises:
-            PlanError: the server cannot be reached, or it has another model.
+            PlanError: the server is unreachable, or has another model.
         """
         from finetooth_serversamplers.engine import VllmEngine
 
@@ -87,7 +87,7 @@ class VllmBackend:
         """Name of the model at the server.
 
         Raises:
-            PlanError: it cannot be reached, does not have the model, or says scaled log-probabilities.
+            PlanError: the server is unreachable, lacks the model, or returns scaled log-probabilities.
         """
 
         async def work(server: Server) -> tuple[str, bool]:

@@ -1,4 +1,4 @@
-"""Requests for completions, as vLLM takes them."""
+"""Bodies of requests for completions from vLLM."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from finetooth_serversamplers.completions import seed_of, structured
 def completion_body(
     model: str, prompt: Sequence[int], sampling: Sampling, stop_ids: Sequence[int], sample: int
 ) -> dict[str, Any]:
-    """One sample of a prompt of token ids. Everything that decides it is said, so that no default of the server or of
-    the model's `generation_config.json` does.
+    """One sample of a prompt of token ids. The body sets every sampling parameter, so that no default of the server or
+    of the model's `generation_config.json` applies.
 
     Args:
-        stop_ids: those that end an answer where `sampling` names none.
-        sample: its number, from which and the sampling's seed its own seed is made.
+        stop_ids: those that end an answer if `sampling` has none.
+        sample: its number; with the sampling's seed it gives the sample's seed.
     """
     ends = stop_ids if sampling.stop_ids is None else sampling.stop_ids
     body: dict[str, Any] = {
@@ -36,7 +36,7 @@ def completion_body(
         "seed": seed_of(sampling.seed, sample),
         "stop": list(sampling.stop),
         "stop_token_ids": list(ends),
-        "ignore_eos": True,  # what ends an answer stands above
+        "ignore_eos": True,  # the end tokens are set above
         "skip_special_tokens": False,
         "logprobs": 0,
         "return_token_ids": True,

@@ -1,4 +1,4 @@
-"""Names of weights that a server has."""
+"""Names of weights at a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def weights_name(epoch: str, version: int, folder: Path) -> str:
     """`ft-EPOCH-VERSION-CHECKSUM`.
 
     Args:
-        epoch: drawn by each process that trains.
+        epoch: random, one per training process.
         version: optimizer steps done.
         folder: with the files.
     """

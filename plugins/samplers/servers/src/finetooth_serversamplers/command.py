@@ -1,4 +1,4 @@
-"""`ft serve vllm`: start a vLLM server as the sampler `vllm` needs it."""
+"""The command `ft serve vllm`, which starts a vLLM server for the sampler `vllm`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finetooth_hooks import CommandContext, UserError
 from finetooth_toolbox.loopback import is_loopback
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM makes room for."""
+"""Ranks that vLLM supports."""
 LORA = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 """Environment with which a server loads adapters while it runs."""
 WORKERS = {"VLLM_SERVER_DEV_MODE": "1"}
@@ -80,7 +80,7 @@ def command(
 
 
 def settings(given: Mapping[str, Any]) -> dict[str, str]:
-    """Environment that the server needs; what is set already counts more.
+    """Environment of the server; variables that are already set have priority.
 
     Args:
         given: options of the command by name.
@@ -112,10 +112,10 @@ def options(given: Mapping[str, Any]) -> list[str]:
 
 
 def name_for_vllm(obj: CommandContext, model: str) -> str:
-    """By what vLLM loads a model: a folder or a hub id as it is; else what a loader here knows by the name.
+    """A model's name for vLLM: a folder or a hub id unchanged; else that of a loader that knows the name.
 
     Raises:
-        FinetoothError: no loader knows it.
+        FinetoothError: no loader knows the name.
     """
     if "/" in model or Path(model).is_dir():
         return model

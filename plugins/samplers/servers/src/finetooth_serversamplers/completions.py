@@ -1,4 +1,4 @@
-"""`POST /v1/completions` with prompts as token ids, and what must be true of an answer."""
+"""`POST /v1/completions` with prompts as token ids, and checks of the answers."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from finetooth_hooks.rollouts import Prompt, Rollout
 from finetooth_serversamplers.asking import Server
 
 LEFT_OUT = -9000.0
-"""Below: vLLM writes -9999 for the logarithm of nothing, which JSON has no word for."""
+"""Log-probabilities below this mean minus infinity: vLLM writes -9999, since JSON has no infinity."""
 
 TOP = 20
-"""Likeliest tokens that servers give at most (vLLM's default of `--max-logprobs`, OpenAI's bound)."""
+"""Largest number of likeliest tokens that servers return (vLLM's default of `--max-logprobs`, OpenAI's bound)."""
 
 
 @dataclass(frozen=True)
 class Completions:
-    """How completions are asked for.
+    """Requests for completions.
 
     Attributes:
-        model: name that the server has for the weights, and that must stand in every answer.
+        model: the server's name for the weights, which every answer must contain.
         version: of these weights.
-        extra: fields of the request that only some servers know.
-        kept: the answer's likeliest tokens are those that sampling kept.
+        extra: further fields of the request that only some servers know.
+        kept: the likeliest tokens in an answer are the set from which each token was sampled.
     """
 
     context: Context
@@ -42,7 +42,7 @@ class Completions:
         """`sampling.n` of each prompt, in order.
 
         Raises:
-            EngineError: an answer is of another model, another prompt, or not whole.
+            EngineError: an answer is from another model or prompt, or incomplete.
         """
         requests = [self._of(server, place, prompt, sampling) for place, prompt in enumerate(prompts)]
         return tuple(rollout for of in await server.all(requests) for rollout in of)
@@ -56,13 +56,13 @@ class Completions:
             raise server.asking.wrong(f"gave an answer that cannot be read: {type(error).__name__}: {error}") from error
 
     def body(self, tokens: Sequence[int], sampling: Sampling, seed: int) -> dict[str, Any]:
-        """Of a request."""
+        """The body of a request."""
         fields: dict[str, Any] = {
             "model": self.model,
             "prompt": list(tokens),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
-            # all of them, always: vLLM takes what is left out from the model's generation_config.json
+            # always all of them: vLLM takes missing ones from the model's generation_config.json
             "top_p": sampling.top_p,
             "top_k": sampling.top_k,
             "min_p": sampling.min_p,
@@ -140,8 +140,7 @@ class Completions:
     def _allowed_ids(
         self, server: Server, tokens: Sequence[int], choice: Mapping[str, Any]
     ) -> tuple[tuple[int, ...], ...]:
-        """Ids that sampling left, from the likeliest tokens: of those that it left out the logarithm is minus
-        infinity, or they are not there."""
+        """Ids of the sampling set, from the likeliest tokens: excluded ones have minus infinity, or are missing."""
         left = []
         for token, likeliest in zip(tokens, choice["logprobs"]["top_logprobs"], strict=True):
             ids = {_id(name): value for name, value in likeliest.items()}
@@ -151,15 +150,15 @@ class Completions:
 
 
 def structured(kind: str, text: str) -> dict[str, Any]:
-    """What an answer is held to (`Sampling.form`), as vLLM's `structured_outputs` has it."""
+    """The required form of an answer (`Sampling.form`), as vLLM's `structured_outputs`."""
     return {"json": json.loads(text)} if kind == "schema" else {kind: text}
 
 
 def _id(name: str) -> int:
-    """From `token_id:17`, as vLLM writes ids under `return_tokens_as_token_ids`."""
+    """The id in `token_id:17`, vLLM's notation with `return_tokens_as_token_ids`."""
     return int(name.removeprefix("token_id:"))
 
 
 def seed_of(seed: int, place: int) -> int:
-    """Of a prompt in a batch: prompts that are equal get answers that are not."""
+    """The seed of a prompt in a batch, so that equal prompts get different answers."""
     return int.from_bytes(sha256(f"{seed}/{place}".encode()).digest()[:4], "big") >> 1

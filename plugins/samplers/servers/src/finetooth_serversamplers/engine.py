@@ -1,4 +1,4 @@
-"""The engine whose model is at a vLLM server. It answers; it computes nothing here, and trains nothing."""
+"""The engine whose model is at a vLLM server. It only samples: it computes nothing locally, and cannot train."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from finetooth_serversamplers.streamed_batch import LoadedAdapter, ServedText, S
 from finetooth_serversamplers.wire import Wire
 
 AT = "vllm.json"
-"""In an export: where the weights are."""
+"""File of an export that names the weights."""
 
 ADAPTER = "adapter_config.json"
 
 
 class VllmEngine(EngineBase):
-    """See `finetooth_hooks.engine.Engine`. Its own weights are the server's base, or the adapter that `restore` named;
-    others are held in addition.
+    """See `finetooth_hooks.engine.Engine`. Its own weights are the server's base, or the adapter of `restore`; further
+    ones can be held.
 
     Args:
         base: name of the model at the server.
-        silence: seconds within which the next token of an answer has to come.
-        together: requests at a time.
+        silence: seconds within which the next token of an answer must come.
+        together: number of simultaneous requests.
     """
 
     capabilities = CAPABILITIES
@@ -94,11 +94,11 @@ class VllmEngine(EngineBase):
         return Generated([[of[sample] for sample in range(sampling.n)] for of in completions])
 
     def hold(self, path: Path | Stack | None) -> HeldAdapter | None:
-        """Let the server load an adapter from its folder, which it has to be able to read.
+        """Make the server load an adapter from its folder, which the server must be able to read.
 
         Raises:
-            EngineError: it is a sum, or weighted: vLLM computes with one adapter at a time, as it is; or the server
-                does not take it.
+            EngineError: it is a sum or weighted, since vLLM computes with one unweighted adapter at a time; or the
+                server refuses it.
         """
         if path is None:
             return LoadedAdapter(self._base)
@@ -111,7 +111,7 @@ class VllmEngine(EngineBase):
         return LoadedAdapter(self._load(stack[0][0]))
 
     def _load(self, folder: Path) -> str:
-        """Name of an adapter at the server: what it holds, so that the same one is loaded once."""
+        """Name of an adapter at the server, a hash of its content, so that equal ones are loaded once."""
         if not (folder / ADAPTER).is_file():
             raise EngineError(f"backend vllm: {folder} holds no adapter that vLLM loads", action="name an adapter")
         name = f"ft-{checksum(folder)[:16]}"
@@ -145,7 +145,7 @@ class VllmEngine(EngineBase):
     # --- what it does not do ------------------------------------------------------------------------------------------
 
     def set_total_steps(self, total: int | None) -> None:
-        """There are none."""
+        """Ignore the number of steps, since the engine does not train."""
 
     def forward(
         self,

@@ -1,4 +1,4 @@
-"""A server with OpenAI's completions, as a sampler. Its weights are what they are: the policy moves away from them."""
+"""A server with OpenAI's completions, as a sampler. Its weights do not change, so the policy moves away from them."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ class OpenAIOptions(ServerOptions):
 
 
 class OpenAISampler(ServerSampler):
-    """See `finetooth_hooks.protocols.Sampler`. Every token has version 0: weights as they were before the first
-    step."""
+    """See `finetooth_hooks.protocols.Sampler`. Every token has version 0, that of the weights before the first step."""
 
     def __init__(self, options: OpenAIOptions, context: Context) -> None:
         super().__init__(options, context, "sampler openai")
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """Samples completions from a server that speaks OpenAI's protocol; of several ranks the first one asks.
+        """Sample completions from a server with OpenAI's protocol; only the first rank sends requests.
 
         Raises:
-            EngineError: the server is not there, does not answer in time, or gives what was not asked for.
-            PlanError: it does not say what it draws from.
+            EngineError: the server is unreachable, does not answer in time, or gives a wrong answer.
+            PlanError: its log-probabilities are not those of its sampling distribution.
         """
 
         async def work(server: Server) -> Sampled:

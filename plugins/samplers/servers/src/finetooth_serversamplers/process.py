@@ -1,4 +1,4 @@
-"""The server's own process, where the sampler starts it."""
+"""The server's process, if the sampler starts it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from finetooth_launching.server_process import ServerProcess
 from finetooth_serversamplers.asking import Asking, Server, ServerGone
 
 BETWEEN = 0.2
-"""Seconds between two looks whether it is there."""
+"""Seconds between two checks of the server."""
 
 
 class Process:
     """Starts a server, and ends it with the run.
 
     Args:
-        command: word by word; empty: somebody else starts it.
-        ready: seconds that it may take.
-        wait: seconds that one which somebody else starts may take; 0: it is there.
-        settings: of its environment, where they are not set.
+        command: word by word; empty: the server is started elsewhere.
+        ready: seconds for its start.
+        wait: seconds to wait for a server that is started elsewhere; 0: it already runs.
+        settings: further variables of its environment, unless set.
     """
 
     def __init__(
@@ -30,11 +30,11 @@ class Process:
         self._server = ServerProcess(command, "method.sampler.start", variables=settings)
 
     def begin(self) -> None:
-        """Have it running.
+        """Start the server, or wait for it.
 
         Raises:
             RecipeError: the command cannot be run.
-            ServerGone: it is not there within the time.
+            ServerGone: the server does not answer within the time.
         """
         if not self._command:
             wait, self._wait = self._wait, 0.0
@@ -53,5 +53,5 @@ class Process:
             await asyncio.sleep(BETWEEN)
 
     def end(self) -> None:
-        """End it, if it was started here, and what it started."""
+        """End the server and its child processes, if it was started here."""
         self._server.end()

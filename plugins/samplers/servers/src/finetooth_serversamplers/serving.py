@@ -1,4 +1,4 @@
-"""What the samplers share: options, what a distribution needs, and starting a server again."""
+"""Base of the samplers: options, checks of the distribution, and restarts of a server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetooth_serversamplers.completions import TOP, Completions
 
 
 class ServerOptions(Options):
-    """Options of every sampler that asks a server."""
+    """Options of every sampler with a server."""
 
     url: str = "127.0.0.1:8000"
     """URL of the server; `https://` if it uses TLS."""
@@ -31,10 +31,10 @@ class ServerOptions(Options):
 
 
 class ServerSampler(SamplerBase):
-    """Asks a server for rollouts.
+    """Requests rollouts from a server.
 
     Args:
-        called: in messages.
+        called: its name in messages.
     """
 
     capabilities = frozenset[str]()
@@ -46,23 +46,23 @@ class ServerSampler(SamplerBase):
         self._holds: bool | None = None
 
     async def base(self, server: Server) -> str:
-        """Name of the model that the server offers.
+        """Name of the server's model.
 
         Raises:
-            EngineError: it does not offer it, or several and none is named.
+            EngineError: the server lacks the model, or has several and none is named.
         """
         return await offered_base(server, self._options.model, "set model of the sampler")
 
     async def check(self, server: Server, how: Completions, prompts: Sequence[Prompt], sampling: Sampling) -> None:
-        """That the server says what it draws from.
+        """Check that the server returns log-probabilities of its sampling distribution.
 
-        A server gives log-probabilities of the model as it is (`raw`), or of the distribution that tokens are drawn
-        from (`processed`: temperature, top_k, top_p and the others applied). Which one is found out by asking for the
-        same place at two temperatures. What a form leaves is among the tokens that it names, whatever compiled it.
+        A server returns log-probabilities of the unchanged model (`raw`), or of the sampling distribution (`processed`:
+        after temperature, top_k, top_p and the others). Requests for the same position at two temperatures show which.
+        The tokens that a form allows are among those that the server names.
 
         Raises:
-            PlanError: it gives raw ones, and they are not those of what it draws from; it cannot name all tokens
-                that sampling keeps; or it does not hold answers to a form.
+            PlanError: it returns raw ones, and sampling differs from them; it cannot name all tokens of the sampling
+                set; or it does not enforce a form.
         """
         if sampling.as_it_is:
             return
@@ -93,14 +93,14 @@ class ServerSampler(SamplerBase):
 
 
 async def offered_base(server: Server, wanted: str, action: str) -> str:
-    """Name of the model that a server offers; adapters are none.
+    """Name of a server's model, without adapters.
 
     Args:
-        wanted: the name; empty: the only one that there is.
-        action: what to do where it is not known.
+        wanted: the name; empty: the only model.
+        action: what to do if the model is unknown.
 
     Raises:
-        EngineError: it does not offer it, or several and none is named.
+        EngineError: the server lacks the model, or has several and none is named.
     """
     offered = [str(model["id"]) for model in (await server.get("/v1/models"))["data"] if not model.get("parent")]
     if wanted in offered:
@@ -127,7 +127,7 @@ async def scaled(server: Server, body: Mapping[str, Any]) -> bool:
 
 
 async def holds(server: Server, body: Mapping[str, Any]) -> bool:
-    """Whether answers are held to a form; servers ignore fields that they do not know.
+    """Whether the server enforces a form; servers ignore unknown fields.
 
     Args:
         body: a request for seven zeros.
@@ -140,7 +140,7 @@ def key(variable: str, setting: str = "method.sampler.key_from") -> str:
     """A key from the environment.
 
     Raises:
-        RecipeError: it is not set.
+        RecipeError: the variable is not set.
     """
     if not variable:
         return ""

@@ -1,4 +1,4 @@
-"""A running batch at a server: each sample is a request of its own, whose tokens come as they are written."""
+"""A running batch at a server: each sample is a separate request with streamed tokens."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from finetooth_serversamplers.bodies import completion_body
 from finetooth_serversamplers.wire import AGAIN, Wire
 
 PATIENCE = 0.05
-"""Seconds that a step waits for a token: whose turn it is meanwhile waits with it."""
+"""Seconds that a step waits for a token; other calls wait for the step."""
 
 
 @dataclass(frozen=True)
 class ServedText:
-    """How a server's answers are read.
+    """Settings for reading a server's answers.
 
     Attributes:
         stop_ids: of the renderer.
@@ -38,10 +38,10 @@ class ServedText:
 
 
 class LoadedAdapter(HeldAdapter):
-    """An adapter that the server has, or its base.
+    """An adapter at the server, or its base.
 
     Attributes:
-        name: under which the server has it.
+        name: the server's name for it.
     """
 
     def __init__(self, name: str) -> None:
@@ -60,7 +60,8 @@ class _Answer:
 
 
 class StreamedBatch:
-    """See `finetooth_hooks.continuous.RunningBatch`. There is always room: the server has a queue of its own.
+    """See `finetooth_hooks.continuous.RunningBatch`. It accepts any number of requests, since the server has its own
+    queue.
 
     Args:
         base: name of the model whose weights are the engine's own.
@@ -72,7 +73,7 @@ class StreamedBatch:
         self._writer = _Writer(wire, text, self._told)
         self._under_way: dict[int, dict[int, Future[None]]] = {}
         self._requests = 0
-        weakref.finalize(self, _give_up, self._under_way)  # also where the batch is left half written
+        weakref.finalize(self, _give_up, self._under_way)  # also if the batch is abandoned
 
     def add(
         self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None
@@ -104,10 +105,10 @@ class StreamedBatch:
         return 0
 
     def step(self) -> list[Written]:
-        """What came since the last step; nothing where for a moment nothing comes.
+        """Tokens since the last step; empty if none come for a moment.
 
         Raises:
-            EngineError: a request failed. All are given up.
+            EngineError: a request failed. All requests are cancelled.
         """
         written: list[Written] = []
         while self._under_way:
@@ -129,7 +130,7 @@ class StreamedBatch:
         return written
 
     def close(self) -> None:
-        """Give up what is under way."""
+        """Cancel running requests."""
         _give_up(self._under_way)
 
 
@@ -141,13 +142,14 @@ def _give_up(under_way: dict[int, dict[int, Future[None]]]) -> None:
 
 
 class _Writer:
-    """Writes samples. It does not know the batch, which may go before they are done."""
+    """Reads the streams of samples. It holds no reference to the batch, which may be released earlier."""
 
     def __init__(self, wire: Wire, text: ServedText, queue: SimpleQueue[Written | Exception]) -> None:
         self._wire, self._text, self._told = wire, text, queue
 
     async def write(self, request: int, sample: int, body: Mapping[str, Any], sampling: Sampling) -> None:
-        """Tell the tokens of a sample. The last one is told with the whole, so each waits for the next."""
+        """Report the tokens of a sample. The last token is reported with the complete sample, so each waits for the
+        next."""
         stop_ids = self._text.stop_ids if sampling.stop_ids is None else sampling.stop_ids
         answer, sent = _Answer(stop_ids, sampling.stop), 0
         try:
@@ -166,7 +168,7 @@ class _Writer:
         try:
             if chunk["model"] != body["model"]:
                 raise wrong(f"answered with the model {chunk['model']!r}, asked for {body['model']!r}", AGAIN)
-            for choice in chunk["choices"]:  # the last chunk has none where it says what was used
+            for choice in chunk["choices"]:  # the last chunk with usage numbers has none
                 tokens = choice.get("token_ids")
                 if tokens is None and choice.get("text"):
                     raise wrong("returns no token ids", "take vLLM 0.10.2 or later")

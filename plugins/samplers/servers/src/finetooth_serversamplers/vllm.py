@@ -1,19 +1,18 @@
-"""A vLLM server as a sampler: what trains is put in before every batch, an adapter or whole weights.
+"""A vLLM server as a sampler, which loads the trained adapter or whole weights before every batch.
 
-What is asked of vLLM, all of its documented HTTP interface (0.10.2 and later): `POST /v1/completions` with
-`return_token_ids`, `POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter` (environment
-`VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`), `GET /v1/models`, `GET /health`, and with `sleep` also `POST /sleep` and
-`/wake_up`, `GET /is_paused` and `POST /resume` (`VLLM_SERVER_DEV_MODE=1`). A server that is started here gets these
-settings.
+The used parts of vLLM's documented HTTP interface (0.10.2 and later): `POST /v1/completions` with `return_token_ids`,
+`POST /v1/load_lora_adapter` and `/v1/unload_lora_adapter` (environment `VLLM_ALLOW_RUNTIME_LORA_UPDATING=True`), `GET
+/v1/models`, `GET /health`, and with `sleep` also `POST /sleep` and `/wake_up`, `GET /is_paused` and `POST /resume`
+(`VLLM_SERVER_DEV_MODE=1`). A server that the sampler starts gets these settings.
 
-Whole weights (`weights: full`) are written into the run folder and read there by the server's workers, which have
+Whole weights (`weights: full`) are written into the run folder and read there by the server's workers, with
 `worker.Weights` mixed in: `POST /collective_rpc` and `/reset_prefix_cache` (`VLLM_SERVER_DEV_MODE=1`). Each worker
-holds the files against the checksum in their name, and keeps that name; before and after every batch each of them is
-asked for it.
+compares the files with the checksum in their name, and remembers the name; the sampler checks it before and after every
+batch.
 
-An adapter is served under a name that is used once, `ft-EPOCH-VERSION-CHECKSUM`: the epoch is drawn in every
-process, so that what an earlier one loaded is never taken for this one's; the checksum is of the adapter's files. Every
-answer says the name, and one with another name ends the batch.
+An adapter has a unique name at the server, `ft-EPOCH-VERSION-CHECKSUM`: the epoch is random in every process, so that
+adapters of earlier processes are never confused with this one's; the checksum covers the adapter's files. Every answer
+contains the name, and a wrong name ends the batch.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from finetooth_serversamplers.process import Process
 from finetooth_serversamplers.serving import ServerOptions, ServerSampler
 
 FOLDER = "sampler"
-"""In the run folder: the adapter that the server has."""
+"""Folder in the run folder with the server's adapter."""
 
 
 SETTINGS = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_SERVER_DEV_MODE": "1"}
-"""Of the environment of a server that is started here, where they are not set."""
+"""Environment variables for a server that the sampler starts, unless set."""
 
 
 class VllmOptions(ServerOptions):
@@ -72,15 +71,16 @@ class VllmSampler(ServerSampler):
         self._version = -1
 
     def sample(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
-        """Samples completions from vLLM with the current weights, and restarts a server that ended. Of several ranks
-        the first one asks, and all get the answers.
+        """Sample completions from vLLM with the current weights, and restart a server that ended. Only the first rank
+        sends requests, and all ranks get the answers.
 
         Raises:
-            EngineError: the server is not there, does not answer in time, or gives what was not asked for.
-            PlanError: the run does not train an adapter, or the server does not say what it draws from.
+            EngineError: the server is unreachable, does not answer in time, or gives a wrong answer.
+            PlanError: the run does not train an adapter, or the server's log-probabilities are not those of its
+                sampling distribution.
         """
         new = self._folder(engine)
-        if not engine.first(new.exists):  # all ranks export: each may have a part of the weights
+        if not engine.first(new.exists):  # all ranks export, since each may have a part of the weights
             part = new.with_name(f"{new.name}.part")
             shutil.rmtree(part, ignore_errors=True)
             engine.export(part)
@@ -91,7 +91,7 @@ class VllmSampler(ServerSampler):
         return engine.first(lambda: self._asked(engine, prompts, sampling))
 
     def _folder(self, engine: Engine) -> Path:
-        """Where the weights are written that the server reads."""
+        """Folder of the weights for the server."""
         return self._context.folder / FOLDER / f"{self._epoch}-{engine.weights_version}"
 
     def _asked(self, engine: Engine, prompts: Sequence[Prompt], sampling: Sampling) -> Sampled:
@@ -122,7 +122,7 @@ class VllmSampler(ServerSampler):
         extra: dict[str, Any] = {"skip_special_tokens": False, "return_tokens_as_token_ids": True}
         if sampling.stop_ids is None:
             extra["stop_token_ids"] = list(self._context.renderer.stop_ids)
-        extra["ignore_eos"] = True  # what ends an answer is said in full; else the model's own end would be added
+        extra["ignore_eos"] = True  # the end tokens are complete; otherwise the server would add the model's own
         how = Completions(self._context, model, self._version, extra, leaves_out)
         await self.check(server, how, prompts, sampling)
         rollouts = await how.rollouts(server, prompts, sampling)
@@ -137,11 +137,11 @@ class VllmSampler(ServerSampler):
         return Sampled(rollouts)
 
     async def _put(self, server: Server, engine: Engine) -> None:
-        """Put the adapter in as it is now.
+        """Load the present adapter into the server.
 
         Raises:
             PlanError: the run does not train a low-rank adapter.
-            EngineError: the server does not have it afterwards.
+            EngineError: the server lacks it afterwards.
         """
         new = self._written(engine, "adapter_model.safetensors")
         version = engine.weights_version
@@ -158,11 +158,11 @@ class VllmSampler(ServerSampler):
         self._put_in(new, name, version)
 
     async def _put_whole(self, server: Server, engine: Engine) -> None:
-        """Put the whole model in as it is now.
+        """Load the present whole model into the server.
 
         Raises:
             PlanError: the run does not train a whole model.
-            EngineError: a worker does not have it afterwards.
+            EngineError: a worker lacks it afterwards.
         """
         new = self._written(engine, "*.safetensors", but="adapter_*")
         version = engine.weights_version
@@ -174,14 +174,14 @@ class VllmSampler(ServerSampler):
                 f"did not take the weights of {new}: its workers say {loaded}",
                 "let it read the run folder, then ft resume RUN",
             )
-        await server.post("/reset_prefix_cache")  # what is there was computed by the weights before
+        await server.post("/reset_prefix_cache")  # cached prefixes come from the earlier weights
         self._put_in(new, name, version)
 
     async def _has(self, server: Server) -> bool:
-        """Whether every worker has the weights that were put in; not one that was restarted.
+        """Whether every worker has the loaded weights; False after a restart.
 
         Raises:
-            EngineError: it has others.
+            EngineError: a worker has other weights.
         """
         names = set(await self._each(server, "finetooth_weights", []))
         if names <= {self._loaded, ""}:
@@ -194,7 +194,7 @@ class VllmSampler(ServerSampler):
         )
 
     async def _each(self, server: Server, method: str, args: list[str]) -> list[str]:
-        """What every worker says."""
+        """The result of every worker."""
         answer = await server.post("/collective_rpc", {"method": method, "args": args})
         try:
             return [str(result) for result in answer["results"]]
@@ -205,14 +205,14 @@ class VllmSampler(ServerSampler):
             ) from error
 
     def _written(self, engine: Engine, wanted: str, but: str = "") -> Path:
-        """The folder with what trains.
+        """The folder with the exported weights.
 
         Args:
-            wanted: pattern of files that must be there.
-            but: pattern of files that must not.
+            wanted: pattern of required files.
+            but: pattern of forbidden files.
 
         Raises:
-            PlanError: it is the other thing.
+            PlanError: the export has the other kind of weights.
         """
         new = self._folder(engine)
         if not any(new.glob(wanted)) or (but and any(new.glob(but))):
@@ -225,7 +225,7 @@ class VllmSampler(ServerSampler):
         return new
 
     def _put_in(self, new: Path, name: str, version: int) -> None:
-        """The server has it: what was written before goes."""
+        """Record the loaded weights, and remove the earlier files."""
         for old in new.parent.iterdir():
             if old != new:
                 shutil.rmtree(old)
@@ -233,8 +233,8 @@ class VllmSampler(ServerSampler):
 
 
 async def _awake(server: Server) -> None:
-    """Have its memory back, and requests answered: before they sleep servers pause, and not all of them resume by being
-    woken."""
+    """Wake the server so that it has its memory and answers requests: servers pause before they sleep, and waking does
+    not resume all of them."""
     if (await server.get("/is_sleeping"))["is_sleeping"]:
         await server.post("/wake_up")
     if ((await server.get_if_there("/is_paused")) or {}).get("is_paused"):

@@ -1,4 +1,4 @@
-"""Answers that stream: many requests at a time, on a thread of their own."""
+"""Streamed answers of many simultaneous requests, on a separate thread."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Wire:
 
     Args:
         asking: the server.
-        silence: seconds within which the next token has to come.
-        together: requests at a time; more wait here.
+        silence: seconds within which the next token must come.
+        together: number of simultaneous requests; others wait.
     """
 
     def __init__(self, asking: Asking, silence: float, together: int) -> None:
@@ -43,8 +43,8 @@ class Wire:
         """The chunks of a request, in order.
 
         Raises:
-            UpstreamError: it cannot be reached, falls silent, ends in the middle, or fails.
-            EngineError: it refuses what was asked for.
+            UpstreamError: the server is unreachable, stops sending, ends during an answer, or fails.
+            EngineError: the server refuses the request.
         """
         try:
             async with self._http().stream("POST", path, json={**body, "stream": True}) as answer:
@@ -87,7 +87,7 @@ class Wire:
         return ServerGone(called, action=AGAIN, late=status == GATEWAY_TIMEOUT)
 
     def _http(self) -> httpx.AsyncClient:
-        """Made in the loop that uses it."""
+        """The HTTP client, made in the event loop that uses it."""
         if self._client is None:
             limits = httpx.Limits(max_connections=self._together)
             timeout = httpx.Timeout(10.0, read=self._silence, pool=None)
@@ -96,7 +96,7 @@ class Wire:
 
 
 def _refusal_line(text: str) -> str:
-    """A refusal in one line; of vLLM's, the message."""
+    """A refusal in one line; for vLLM, its message."""
     try:
         content = json.loads(text)
         inner = content.get("error", content)

@@ -1,4 +1,4 @@
-"""Runs in vLLM's own workers: whole weights are read from a folder, and their name is kept with them.
+"""Runs in vLLM's workers: reads whole weights from a folder, and remembers their name.
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --worker-extension-cls finetooth_serversamplers.worker.Weights
 
@@ -17,28 +17,28 @@ from finetooth_serversamplers.checksums import checksum
 
 
 class Weights:
-    """Weights that a trainer puts in.
+    """Loads weights from a trainer.
 
     Attributes:
-        model_runner: vLLM's. Its `reload_weights` reads a folder, and brings weights into the form that layers keep
-            them in; where it is older and has none, `model.load_weights` takes pairs of names and tensors.
+        model_runner: vLLM's. Its `reload_weights` reads a folder, and converts weights to the form of the layers; older
+            versions lack it, and `model.load_weights` takes pairs of names and tensors.
     """
 
     model_runner: Any
     _finetooth: str = ""
 
     def finetooth_load(self, folder: str, name: str) -> str:
-        """Take the weights of a folder over.
+        """Load the weights of a folder.
 
         Args:
             name: `ft-EPOCH-VERSION-CHECKSUM`.
 
         Returns:
-            The name; empty where the files are not those that it was made of, and nothing is taken.
+            The name; empty if the files do not match its checksum, and then no weights are loaded.
         """
         if not name.endswith(f"-{checksum(Path(folder))[:12]}"):
             return ""
-        self._finetooth = ""  # while some are new and some are old they have no name
+        self._finetooth = ""  # no name while old and new weights are mixed
         reload = getattr(self.model_runner, "reload_weights", None)
         if reload is not None and "weights_path" in signature(reload).parameters:
             reload(weights_path=folder)
@@ -49,15 +49,15 @@ class Weights:
         return name
 
     def finetooth_weights(self) -> str:
-        """The name of the weights; empty for those that the server began with."""
+        """The name of the weights; empty for the server's initial weights."""
         return self._finetooth
 
 
 def _pack_shared(model: Any) -> None:
-    """Pack weights that several layers share, such as those of a head that is tied to the embedding, for each of them.
+    """Pack weights that several layers share, such as those of a tied head, for each of these layers.
 
-    On CPUs every layer computes with a packed copy of its own, and vLLM (0.32.0) renews it only for the layer under
-    whose name the file has the weights: a tied head went on with the old ones.
+    On CPUs every layer computes with its own packed copy, and vLLM (0.32.0) renews it only for the layer with the name
+    in the file: a tied head kept the old weights.
     """
     sharing: dict[int, list[Any]] = {}
     for layer in model.modules():
