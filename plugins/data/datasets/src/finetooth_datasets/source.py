@@ -93,7 +93,7 @@ class DatasetsSource(SourceBase):
             yield Row(f"{name}:{index}", unpadded)
 
     def _streamed(self) -> Iterator[Row]:
-        """Rows as they come; a connection that breaks on the way is told as one that cannot be made."""
+        """Yields the rows; a connection that breaks later gives the same error as one that cannot be made."""
         options = self._options
         if Path(options.path).exists() or Path(options.path).suffix.lower() in ENDINGS:
             raise DataError(options.path, "streaming is for a dataset of the hub", action="leave streaming out")
@@ -148,7 +148,7 @@ class DatasetsSource(SourceBase):
         return self._loaded
 
     def _loaded_dataset(self, **more: Any) -> Any:
-        """What the library makes of the path and the options that name a part of it."""
+        """The library's data set for the path and the options that name a part of it."""
         options = self._options
         about = {"split": options.split, "revision": options.revision, "data_files": options.data_files, **more}
         return datasets.load_dataset(options.path, options.config, **about)
@@ -198,7 +198,7 @@ class DatasetsSource(SourceBase):
 
 
 def _without_padding(value: Any, feature: Any) -> Any:
-    """A value without the nulls of its structs; what the library keeps as JSON stays as it was written."""
+    """A value without the nulls of its structs; values that the library stores as JSON stay unchanged."""
     if feature is None:
         return without_padding(value)
     if isinstance(feature, dict) and isinstance(value, dict):
@@ -211,7 +211,7 @@ def _without_padding(value: Any, feature: Any) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars for what is read at once."""
+    """Hides progress bars while data are read at once."""
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

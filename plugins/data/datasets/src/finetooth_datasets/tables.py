@@ -1,4 +1,4 @@
-"""What is wrong with a table, found before a library reads it, with line numbers and without guessing."""
+"""Finds faults of a table before a library reads it, with line numbers and without guessing."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _check_rectangle(path: Path, delimiter: str) -> None:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Lines as text, with the offset of what is not UTF-8."""
+    """Lines as text, with the offset of bytes that are not UTF-8."""
     offset = 0
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
@@ -116,7 +116,7 @@ def _check_parquet(path: Path) -> None:
 
 
 def _check_json(path: Path) -> None:
-    """One JSON value, or JSON lines; what the values are is the library's to say."""
+    """One JSON value, or JSON lines; the library checks the values."""
     text = "".join(_lines(path))
     try:
         received(text)

@@ -1,4 +1,4 @@
-"""Options that also go by the names that axolotl's datasets have for them; the plan says which was read as which."""
+"""Options with additional names from axolotl's datasets; the plan reports renamed ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finetooth_hooks.context import Context
 from pydantic import ModelWrapValidatorHandler, PrivateAttr, model_validator
 
 REASONING_NAMES = ("reasoning", "reasoning_content", "thinking")
-"""Keys under which mappings of message properties hold what an assistant thinks."""
+"""Keys of an assistant's reasoning in mappings of message properties."""
 
 RENDERER_OPTIONS = {
     "chat_template_kwargs": "data.renderer: {name: jinja, arguments: {...}}",
@@ -43,7 +43,7 @@ class AliasedOptions(Options):
 
     @classmethod
     def _rename(cls, values: dict[str, Any]) -> Iterator[tuple[str, str]]:
-        """Put the values of aliases under our names; what was read as what."""
+        """Move the values of aliases to their options; returns the renamed ones."""
         for name in list(values):
             if name in RENDERER_OPTIONS and name not in cls.model_fields:
                 raise ValueError(f"{name} is not an option of the format: set {RENDERER_OPTIONS[name]}")
@@ -69,7 +69,7 @@ class AliasedOptions(Options):
 
 
 def reasoning_key(fields: Any) -> Any:
-    """A mapping of message properties in which what an assistant thinks is called `reasoning`."""
+    """A mapping of message properties with the name `reasoning` for an assistant's reasoning."""
     if not isinstance(fields, Mapping):
         return fields
     return {"reasoning" if key in REASONING_NAMES else key: value for key, value in fields.items()}
@@ -79,7 +79,7 @@ def roles_by_name(roles: Any) -> Any:
     """`{human: user}` from either that or `{user: [human]}`.
 
     Raises:
-        ValueError: a name stands for two roles.
+        ValueError: a name means two roles.
     """
     if not isinstance(roles, Mapping) or not any(isinstance(names, list | tuple) for names in roles.values()):
         return roles

@@ -1,4 +1,4 @@
-"""Reading columns of a row, and saying well what is wrong with one."""
+"""Reads columns of a row, with clear errors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHAPES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("prompt_completion", ("input", "output")),
     ("text", ("text",)),
 )
-"""Shapes of rows in the wild: what they are called, and the columns that tell."""
+"""Common shapes of rows: their names, and the columns that identify them."""
 
 NAMES = 20
 """So many columns of a row are named."""
@@ -45,7 +45,7 @@ _TYPES: Mapping[type, str] = {
 
 
 def value(values: Mapping[str, Any], column: str) -> Any:
-    """What a column holds, None if there is none; `a.b` is the column of that name, or else `b` inside `a`."""
+    """The value of a column; None if it is missing; `a.b` is the column of that name, or else `b` inside `a`."""
     if column in values or "." not in column:
         return values.get(column)
     inner: Any = values
@@ -101,7 +101,7 @@ def key(name: Any) -> str:
 
 
 def shape(values: Mapping[str, Any]) -> str:
-    """What a row looks like: `prompt_completion (prompt, completion)`; empty if like nothing known."""
+    """The shape of a row: `prompt_completion (prompt, completion)`; empty if unknown."""
     for name, columns in SHAPES:
         if present(values, *columns):
             return f"{name} ({', '.join(columns)})"
@@ -119,7 +119,7 @@ def _partial_shape(values: Mapping[str, Any]) -> str:
 
 
 def missing(row: Row, column: str, format_: str) -> DataError:
-    """The error for a column that is not there: says what the row looks like instead, or the nearest name."""
+    """The error for a missing column: names the row's shape, or the nearest column."""
     names = [name for name, value in row.values.items() if value is not None]
     if not names:
         return DataError(row.id, "the row is empty" if not row.values else "every column of the row is null")

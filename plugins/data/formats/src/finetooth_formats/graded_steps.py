@@ -22,11 +22,11 @@ Note = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class MistakeColumns:
-    """Where such rows have what.
+    """The places of information in such rows.
 
     Attributes:
         steps: the column with the steps.
-        mistake: the column with the place of the first mistake, null where there is none.
+        mistake: the column with the index of the first mistake, null without one.
         first: the number of the first step.
         prompts: columns with the problem.
     """
@@ -80,11 +80,11 @@ def read(row: Row, neutral: bool, note: Note, others_note: Note | None) -> Steps
 
     Args:
         neutral: the label of a step that was rated neither right nor wrong.
-        note: told about what is not used.
+        note: receives notes about unused values.
         others_note: likewise about completions that were not continued; None where they are used.
 
     Raises:
-        DataError: the row has none of the shapes, or what it says is wrong.
+        DataError: the row has none of the shapes, or has wrong values.
     """
     shape = _mistakes(row.values)
     return _prm800k(row, neutral, note, others_note) if shape is None else _up_to_mistake(row, shape)

@@ -1,4 +1,4 @@
-"""The format `instruction`: what Alpaca made common, an instruction with an optional input and the output."""
+"""The format `instruction`, known from Alpaca: an instruction with an optional input and the output."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Instruction:
         return f"has the columns {names[0]!r} and {names[1]!r}" if columns.present(values, *names) else None
 
     def _column(self, values: Mapping[str, Any], option: str) -> str:
-        """The column of an option: what it says, or the other name that such rows have in the wild."""
+        """The column of an option: its value, or another common name of such a column."""
         column: str = getattr(self._options, option)
         other = OTHERS[option]
         return (

@@ -147,7 +147,7 @@ class LabelledFormat:
         return prompt, self._sides.answer_of(row, options.completion, value, media)
 
     def _missing(self, row: Row, value: Any) -> DataError:
-        """The error for a label that is not there, or blank text."""
+        """The error for a missing label, or a blank text."""
         if isinstance(value, str):
             return DataError(row.id, f"{self._options.label} is empty", action="remove the row or fill it in")
         return columns.missing(row, self._options.label, "labelled")

@@ -24,14 +24,14 @@ PART_TYPES: Mapping[str, MediumKind] = {
     "audio": "audio", "audio_url": "audio", "input_audio": "audio",
     "video": "video", "video_url": "video", "input_video": "video",
 }  # fmt: skip
-"""Types of parts of a message, and what such a part is."""
+"""Kinds of media by the type of a message part."""
 HELD = ("url", "path", "bytes", "base64", "data")
-"""Where a part of a message says which image or sound it is, after keys of its own kind, in this order."""
+"""Keys for the source of an image or sound in a message part, tried in this order after those of its own kind."""
 COLUMNS: Mapping[MediumKind, tuple[str, ...]] = {
     "image": ("images", "image"), "audio": ("audios", "audio"), "video": ("videos", "video"),
 }  # fmt: skip
 PLACEHOLDERS: Mapping[str, MediumKind] = {"<image>": "image", "<audio>": "audio", "<video>": "video"}
-"""What stands in a text where one of the column belongs."""
+"""Placeholders in a text for media of the columns."""
 SPELLED = re.compile("|".join(PLACEHOLDERS))
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -40,7 +40,7 @@ _MADE: Mapping[MediumKind, type[Medium]] = {"image": Image, "audio": Audio, "vid
 
 
 class MediumProblem(ValueError):
-    """What is wrong with one image, sound or video; the message names it."""
+    """The fault of an image, sound or video; the message names it."""
 
 
 class Column:
@@ -127,7 +127,7 @@ class RowMedia:
         return other
 
     def part(self, path: str, part: Mapping[str, Any]) -> Medium:
-        """What a part of a message shows; one without a source is the next of the column.
+        """The medium of a message part; a part without a source gets the next one of the column.
 
         Raises:
             MediumProblem: it cannot be used, or the column has no further one.

@@ -42,9 +42,9 @@ class MessageOptions(AliasedOptions):
 
     @property
     def media_columns(self) -> Mapping[MediumKind, str]:
-        """What a `RowMedia` takes."""
+        """Arguments of a `RowMedia`."""
         return {"image": self.images, "audio": self.audios, "video": self.videos}
 
     def about_messages(self) -> dict[str, Any]:
-        """What a `MessageReader` takes."""
+        """Arguments of a `MessageReader`."""
         return {"roles": self.roles, "fields": self.fields}

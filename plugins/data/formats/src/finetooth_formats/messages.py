@@ -50,13 +50,13 @@ FOREIGN_ROLES: Mapping[str, str] = {
     "function": "tool",
     "ipython": "tool",
 }
-"""What roles of other tools stand for; errors suggest it, nothing is mapped by itself."""
+"""Meanings of other tools' roles; errors suggest them, but nothing is mapped automatically."""
 
 REASONING = ("reasoning_content", "reasoning", "thinking")
 REMEMBERED = 256
 """So many sets of keys that messages have are remembered."""
 IDENTIFIERS = {"id"}  # of messages; nothing is made of them
-OPTIONAL = {"content", "value", "role", "from"}  # where null says something else than a missing key
+OPTIONAL = {"content", "value", "role", "from"}  # null has another meaning than a missing key
 
 
 def _tell_nobody(text: str, *, topic: str) -> None:
@@ -65,7 +65,7 @@ def _tell_nobody(text: str, *, topic: str) -> None:
 
 @dataclass(frozen=True)
 class Keys:
-    """Under which keys a message says what; the first of several that it has."""
+    """Keys of the parts of a message; of several, the first that it has."""
 
     role: str
     content: str
@@ -78,9 +78,9 @@ class MessageReader:
     """Reads messages of the OpenAI shape (`role`, `content`) and of the ShareGPT shape (`from`, `value`).
 
     Args:
-        roles: further role names and the roles they stand for.
+        roles: further role names, with the roles that they mean.
         fields: keys of messages that are called otherwise, by our name (`MessageOptions.fields`).
-        note: told once about whatever is read in an unusual way.
+        note: receives one note about unusual forms of rows.
         format_: the format's name, for errors.
         train_roles: roles whose messages train, where a message does not say; None leaves it to the method.
         train_field: the key with a message's own flag.
@@ -137,7 +137,7 @@ class MessageReader:
         return tuple(message for message in messages if message is not None)
 
     def one(self, where: str, column: str, value: Mapping[str, Any], media: RowMedia | None = None) -> Message:
-        """A message that stands alone in a column.
+        """A single message in a column.
 
         Args:
             media: of the row; without them it may have none.
@@ -153,7 +153,7 @@ class MessageReader:
         return message
 
     def system(self, where: str, column: str, value: Any) -> str:
-        """A system message in a column of its own: text or parts of text, possibly empty.
+        """A system message in a separate column: text or parts of text, possibly empty.
 
         Raises:
             DataError: neither.
@@ -227,7 +227,8 @@ class MessageReader:
         return decoded
 
     def _keys(self, item: Mapping[str, Any]) -> Keys:
-        """Found once for all messages with the same keys; what is null counts as absent, as tables fill it in."""
+        """The keys in use, computed once for all messages with the same keys; null counts as absent, since tables add
+        nulls."""
         names = tuple([name for name, value in item.items() if value is not None])
         keys = self._found.get(names)
         if keys is None:
@@ -319,7 +320,7 @@ class MessageReader:
         return ""
 
     def _content(self, path: str, item: Mapping[str, Any], key: str, problems: list[str], *, optional: bool) -> Content:
-        """The content of a message; adds what is wrong with it to `problems`.
+        """The content of a message; adds its faults to `problems`.
 
         Args:
             optional: it may be empty; null or missing only with tool calls, which a tool's own message has not.
@@ -351,7 +352,7 @@ class MessageReader:
         return replace(content, weights=read_ranges(f"{path}.{self._ranges_field}", ranges, content.text, problems))
 
     def _with_media(self, path: str, content: Content) -> Content:
-        """A text in which `<image>`, `<audio>` and `<video>` stand for those of the row's columns, if it has them."""
+        """A text whose `<image>`, `<audio>` and `<video>` mean media of the row's columns, if it has them."""
         row_media = self._media
         if row_media is None or not row_media.present or content.weights or content.media:
             return content
@@ -410,6 +411,6 @@ class MessageReader:
 
 
 def _meant(role: str) -> str:
-    """The role that a name of another tool stands for, or ours misspelt; empty if nobody knows."""
+    """The role that another tool's or a misspelt name means; empty if unknown."""
     plain = role.strip().lower()
     return FOREIGN_ROLES.get(plain) or nearest(plain, ROLES) or ""

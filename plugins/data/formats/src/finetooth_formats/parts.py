@@ -16,7 +16,7 @@ PART_TEXTS = ("text", "content", "value")
 """Where a part of a content has its text."""
 
 THOUGHTS = (("<think>", "</think>"), ("<thinking>", "</thinking>"), ("<reasoning>", "</reasoning>"))
-"""What stands around reasoning that is written into a content."""
+"""Marks around reasoning inside a content."""
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ class Preference:
         return list(self._pairs_by_rank(row, prompt, media, *judged))
 
     def _margin(self, row: Row) -> tuple[float | None, str]:
-        """By how much the first answer is better; and what is wrong with that."""
+        """The margin of the first answer, and the fault of it."""
         options = self._options
         margin = number(row, options.margin)
         scores = [number(row, column) for column in (options.chosen_score, options.rejected_score)]
@@ -256,7 +256,7 @@ class Preference:
 
 
 def _shared_prompt(chosen: Side, rejected: Side) -> tuple[Side, Side, Side]:
-    """What both begin with, and both without it."""
+    """The common beginning of both, and both without it."""
     if isinstance(chosen, str) and isinstance(rejected, str):
         end = common_text(chosen, rejected)
         return chosen[:end], chosen[end:], rejected[end:]

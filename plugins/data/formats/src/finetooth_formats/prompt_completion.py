@@ -119,7 +119,7 @@ class PromptCompletionFormat:
         return (Message("system", system_text),) if system_text else ()
 
     def _conversation(self, row: Row, pair: tuple[str, str]) -> Conversation:
-        """Lists of messages: those of the prompt do not train, whatever their role."""
+        """Lists of messages: those of the prompt do not train, for any role."""
         if self._options.style == "raw":
             raise DataError(
                 row.id, f"{pair[0]} is a list of messages, which style raw cannot read", action="use style: chat"
@@ -134,7 +134,7 @@ class PromptCompletionFormat:
         return Conversation((*system, *prompt, *after), tools)
 
     def _no_pair_error(self, row: Row) -> DataError:
-        """Name the partner of a column that stands alone."""
+        """Name the missing partner of a column."""
         for prompt, completion in self._pairs:
             for here, absent in ((prompt, completion), (completion, prompt)):
                 if columns.present(row.values, here):

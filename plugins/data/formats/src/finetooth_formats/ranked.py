@@ -28,7 +28,7 @@ class Ranked:
 
     Attributes:
         better, worse: places.
-        margin: how far their numbers lie apart; 0 if neither is better.
+        margin: the difference of their numbers; 0 if neither is better.
     """
 
     better: int
@@ -37,7 +37,7 @@ class Ranked:
 
 
 def ranked_pairs(numbers: Sequence[float], order: Order, pairs: Pairs) -> Iterator[Ranked]:
-    """Which answers are compared, the better ones first; of equally good ones the first in the row goes first.
+    """Pairs of compared answers, the better one first; of equally good ones the first in the row.
 
     Args:
         numbers: one for each answer.

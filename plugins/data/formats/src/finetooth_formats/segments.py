@@ -16,7 +16,7 @@ from finetooth_formats import columns
 from finetooth_formats.columns import kind
 
 FLAGS = ("label", "train")
-"""Where a piece says whether it trains."""
+"""Keys that mark whether a piece trains."""
 
 
 class SegmentsOptions(Options):

@@ -52,7 +52,7 @@ class SideReader:
     def answer(
         self, row: Row, path: str, value: Any, role: str = "assistant", media: RowMedia | None = None
     ) -> Messages:
-        """The messages that a value is, wherever it stands.
+        """The messages of a value in any column.
 
         Args:
             path: of the value, for errors.
@@ -131,7 +131,7 @@ def transcript(text: str) -> Messages:
 
 
 def common(first: Messages, second: Messages) -> int:
-    """How many messages two conversations begin with in common, each keeping at least one of its own."""
+    """Number of common messages at the beginning of two conversations; each keeps at least one other message."""
     most = min(len(first), len(second)) - 1
     return next((i for i in range(max(most, 0)) if first[i] != second[i]), max(most, 0))
 

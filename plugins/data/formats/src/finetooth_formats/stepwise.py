@@ -1,4 +1,4 @@
-"""The format `stepwise`: an answer in steps, each with a label of its own."""
+"""The format `stepwise`: an answer in steps, each with a label."""
 
 from __future__ import annotations
 

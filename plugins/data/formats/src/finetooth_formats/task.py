@@ -1,4 +1,4 @@
-"""The format `task`: a prompt that the model answers while it learns, and whatever else rewards need to know."""
+"""The format `task`: a prompt that the model answers during training, with columns for rewards."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class TaskFormat:
         return Task(messages[: places[0]], {**others, **answer}, tools)
 
     def _text(self, row: Row, place: int, message: Message) -> str:
-        """What a turn says."""
+        """The content of a turn."""
         beyond = [name for name in ("reasoning", "tool_calls", "media") if getattr(message, name)]
         if beyond or not message.content:
             what = f"has {beyond[0].replace('_', ' ')}" if beyond else "is empty"

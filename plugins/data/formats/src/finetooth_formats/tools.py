@@ -13,14 +13,14 @@ from finetooth_formats.columns import kind, shown
 
 
 class ToolProblem(ValueError):
-    """What is wrong with a schema or a call, with its path."""
+    """The fault of a schema or a call, with its path."""
 
 
 def read_tools(value: Any) -> tuple[Mapping[str, Any], ...]:
     """Schemas from a list of objects, or from JSON text of one; null and empty text mean no tools.
 
     Raises:
-        ToolProblem: it is neither, or holds what JSON cannot say.
+        ToolProblem: the value is neither, or JSON cannot represent it.
     """
     if value is None or value == "":
         return ()

@@ -44,7 +44,7 @@ def says_nothing(message: Message) -> bool:
 
 
 def no_prompt(prompt: Sequence[Message] | str) -> bool:
-    """Messages of which none but a system message says anything; plain text may be empty, where rows have no prompt."""
+    """Whether all messages except a system message are empty; plain text may be empty if rows have no prompt."""
     if isinstance(prompt, str):
         return False
     return all(says_nothing(message) for message in prompt if message.role != "system")
@@ -54,7 +54,7 @@ def answer_problem(answer: Sequence[Message] | str, name: str) -> str:
     """Why an answer cannot be used, empty if it can.
 
     Args:
-        name: what it is called, `chosen`.
+        name: its name, `chosen`.
     """
     if isinstance(answer, str):
         return "" if answer.strip() else f"{name} is empty"

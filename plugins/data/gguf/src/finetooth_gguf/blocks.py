@@ -15,7 +15,7 @@ Type = GGMLQuantizationType
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
-    """(N, 1) fp32 of the fp16 number that lies at a byte."""
+    """The fp16 number at a byte of each block as fp32, (N, 1)."""
     return blocks[:, at : at + 2].contiguous().view(torch.float16).float()
 
 

@@ -76,7 +76,8 @@ class GgufExporter(ExporterBase):
         """Write `model.gguf`.
 
         Raises:
-            UserError: the tokenizer cannot be written, or what was read back differs by more than the format rounds.
+            UserError: the tokenizer cannot be written, or the file, read back, differs by more than the format's
+                rounding.
         """
         weights = source.weights("fp32")
         target = folder / FILE
@@ -96,10 +97,10 @@ class GgufExporter(ExporterBase):
             raise UserError(f"{source.run}: {why}", action="export it with --to safetensors")
 
     def _splitting(self, source: ExportSource, weights: Path, spelling: writing.Spelling) -> tuple[str, list[str]]:
-        """The first way to cut text that is the tokenizer's own, and what was compared to see it.
+        """The first splitting rule that agrees with the tokenizer's, and the comparison in words.
 
         Raises:
-            UserError: there is none, or a reader of the file opens or ends answers in another way.
+            UserError: no rule agrees, or a reader of the file begins or ends answers differently.
         """
         from finetooth_modelfiles.gguf.tokenizer import SPLITTINGS, build_tokenizer
 
@@ -188,7 +189,7 @@ class GgufExporter(ExporterBase):
 
 
 def _compared(own: Tokenizer, made: Tokenizer, spelling: writing.Spelling) -> str:
-    """What texts the tokenizer of a file cuts as the run's does; empty: not those that a chat holds.
+    """The kinds of texts that the file's tokenizer splits like the run's; empty: not even texts of a chat.
 
     llama.cpp puts a blank before a text either always, also behind special tokens, or never. transformers' tokenizers
     of SentencePiece's kind leave it out before another blank, and some have it at the very beginning only: chats never
@@ -254,7 +255,7 @@ def _answer(model: Any, prompt: tuple[int, ...], most: int, stops: tuple[int, ..
 
 
 def _log_probabilities(model: Any, tokens: list[int]) -> Any:
-    """At each position, those of what follows."""
+    """Log-probabilities of the next token at each position."""
     import torch
 
     with torch.no_grad():

@@ -18,7 +18,7 @@ Bytes = npt.NDArray[np.uint8]
 
 BLOCK = 256
 PIECE = 1 << 12
-"""Blocks that are made at once: what that takes in between is several times as much."""
+"""Number of blocks computed at once; temporary memory is several times their size."""
 STRETCHES = (1.0, 0.96, 0.92, 0.88, 1.04)
 """Shares of a part's range that its levels are tried over. Less than all of it is nearer where few weights lie at the
 ends."""

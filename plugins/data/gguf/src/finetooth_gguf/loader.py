@@ -1,4 +1,4 @@
-"""The loader: what the contract asks for, over a GGUF file."""
+"""The loader of GGUF files, as in the contract."""
 
 from __future__ import annotations
 

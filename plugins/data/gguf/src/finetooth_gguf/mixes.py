@@ -19,7 +19,7 @@ STORED: Mapping[str, tuple[Type, LlamaFileType]] = {
     "q4_1": (Type.Q4_1, LlamaFileType.MOSTLY_Q4_1),
     "q4_0": (Type.Q4_0, LlamaFileType.MOSTLY_Q4_0),
 }
-"""What can be asked for, with the type of most matrices and what the file says it mostly is."""
+"""Available formats, with the type of most matrices and the file's declared type."""
 
 INSTEAD: Mapping[Type, Type] = {Type.Q4_K: Type.Q5_0, Type.Q6_K: Type.Q8_0}
 """What a matrix is stored as whose rows blocks of 256 do not fill, as llama.cpp does it: SmolLM2's 576 columns."""
@@ -55,7 +55,7 @@ def type_of(tensor: str, shape: tuple[int, ...], stored: str, layers: int, *, ti
 
 
 def block_of(stored: str) -> int:
-    """Columns that must fill blocks, whatever a matrix's type comes to be."""
+    """Number that the columns of a matrix must be a multiple of, for the finally chosen type."""
     kind = STORED[stored][0]
     return GGML_QUANT_SIZES[INSTEAD.get(kind, kind)][0]
 

@@ -1,4 +1,4 @@
-"""The exporter `ollama`: a GGUF file, and a Modelfile whose template writes what the run's renderer writes.
+"""The exporter `ollama`: a GGUF file, and a Modelfile whose template writes the same text as the run's renderer.
 
 Ollama (https://docs.ollama.com/modelfile) renders chats by a Go template. A renderer has no template: its markup is
 learnt from what it writes around marked messages, and the template is used only if it gives the renderer's own text of
@@ -28,7 +28,7 @@ class OllamaExporter(GgufExporter):
         """Checks that the model and its chat markup can be written for Ollama.
 
         Raises:
-            UserError: as `gguf`, or the renderer's markup cannot be said as a template.
+            UserError: as `gguf`, or a template cannot express the renderer's markup.
         """
         super().check(source)
         markup_of(source.context.renderer, source.context.tokenizer)
@@ -48,13 +48,13 @@ class OllamaExporter(GgufExporter):
 
 @dataclass(frozen=True)
 class Markup:
-    """What a renderer writes around messages.
+    """A renderer's markup around messages.
 
     Attributes:
         begin: before everything.
-        around: before and behind a message, by role.
+        around: text before and after a message, by role.
         ask: before an answer that is to come.
-        system: the message that stands where a conversation brings none; None: nothing does.
+        system: the default system message; None: none.
     """
 
     begin: str
@@ -78,7 +78,7 @@ def markup_of(renderer: Renderer, tokenizer: Tokenizer) -> Markup:
     """Learns the text that a renderer writes around each role's messages.
 
     Raises:
-        UserError: what the renderer writes is not the same text around each message of a role.
+        UserError: the renderer writes different texts around messages of the same role.
     """
     system, user, assistant = (Message(role, mark) for role, mark in MARKS.items())
 

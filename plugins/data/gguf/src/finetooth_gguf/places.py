@@ -91,7 +91,7 @@ def places_of(weights: Path, config: Mapping[str, Any]) -> dict[str, Place]:
 
 
 def stated_numbers(weights: Path, architecture: Architecture) -> dict[str, list[float]]:
-    """What a file states of the folder's weights, by key: a number for each layer."""
+    """Metadata of a file about the folder's weights, by key: a number for each layer."""
     from safetensors import safe_open
 
     numbers: dict[str, dict[int, float]] = {}

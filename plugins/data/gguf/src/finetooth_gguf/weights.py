@@ -164,7 +164,7 @@ def tensors(
     """The numbers of a file's model, one tensor in memory.
 
     Args:
-        dtype: of what is not kept in blocks.
+        dtype: type of weights that are not stored in blocks.
         keep_quantised: linear weights are those that stay in blocks: in fp32.
 
     Raises:

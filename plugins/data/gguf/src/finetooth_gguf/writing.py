@@ -48,8 +48,8 @@ class Spelling:
         adds_bos: the model reads a beginning-of-text token before every text.
         template: of a chat, Jinja.
         scores: by id, of a SentencePiece-like tokenizer; empty for byte-level BPE.
-        whole_words: a piece that is a token is taken whole, whatever the merges say.
-        strips: special tokens take the blanks behind them, as Phi-3's do.
+        whole_words: a piece that is a token is taken whole, regardless of the merges.
+        strips: special tokens absorb the blanks after them, like Phi-3's.
     """
 
     tokens: tuple[str, ...]
@@ -68,7 +68,7 @@ REFUSED: Mapping[str, str] = {
     "use_sliding_window": "its attention has a sliding window",
     "use_bidirectional_attention": "its attention sees later tokens",
 }
-"""Settings that must not be on, by what they mean."""
+"""Settings that must be off, with their meanings."""
 SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size")
 """Settings that say how long a matrix's rows are."""
 WINDOWLESS = ("mistral", "mixtral")
@@ -131,7 +131,7 @@ def _fixed_refusal(config: Mapping[str, Any], architecture: Architecture) -> str
 
 
 def whole_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with transformers' defaults for what it leaves out, and with other names of the same settings."""
+    """A config with transformers' defaults for missing values, and with other names of the same settings."""
     from transformers import AutoConfig
 
     made: Any = AutoConfig.for_model(**{name: _plain(value) for name, value in config.items()})

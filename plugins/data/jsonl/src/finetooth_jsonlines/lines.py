@@ -10,7 +10,7 @@ REMOVE = "fix or remove the broken lines"
 
 
 class BrokenLine(ValueError):
-    """What is wrong with a line, and what to do."""
+    """The fault of a line, and the next action."""
 
     def __init__(self, line: int, problem: str, action: str = REMOVE) -> None:
         super().__init__(f"line {line}: {problem}")

@@ -39,7 +39,7 @@ class JsonLines(PortionedRows):
     """Rows of one file; the id of a row is `FILE:LINE`, blank lines counted.
 
     Args:
-        note: told about what was read in an unusual way.
+        note: receives notes about unusual forms of files.
     """
 
     noun = ("line", "lines")

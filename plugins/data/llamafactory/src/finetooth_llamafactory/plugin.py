@@ -9,7 +9,7 @@ from finetooth_hooks import Claim, Source, hookimpl
 
 
 def parted(reference: str) -> tuple[str, str]:
-    """The folder or file, and the names of datasets behind a colon; a path with a colon in it is a path."""
+    """The folder or file, and the names of datasets after a colon; an existing path with a colon is only a path."""
     path, colon, names = reference.rpartition(":")
     if not colon or not path or "/" in names or "\\" in names:
         return reference, ""
@@ -17,7 +17,7 @@ def parted(reference: str) -> tuple[str, str]:
 
 
 def claims(reference: str) -> Claim | None:
-    """A folder with a `dataset_info.json` that lists datasets, or that file, with names behind it or without."""
+    """A folder with a `dataset_info.json` that lists datasets, or that file, with or without names after it."""
     from finetooth_rows.dataset_info import listing
 
     if not reference or "://" in reference or "\0" in reference:

@@ -98,7 +98,7 @@ class DatasetFolder(SourceBase):
         """The list and the files of all its sources; None if one of them has none.
 
         Raises:
-            DataError: one is not there.
+            DataError: a dataset is missing in the listing.
         """
         paths = [self._file]
         for source in self._sources():

@@ -1,4 +1,4 @@
-"""Sounds by the processor that comes with a model: its feature extractor, and what its class writes for a sound.
+"""Reads sounds with a model's own processor: its feature extractor, and the text that its class writes for a sound.
 
 The whole processor is called as transformers documents it, with one placeholder as text, so that the tokens are those
 that the model was trained with. How many there are depends on the number of samples alone, so it is computed once for
@@ -96,8 +96,7 @@ class AudioReader:
         return stands(tokenizer.decode(ids, clean_up_tokenization_spaces=False), self._spelled)
 
     def _heard(self, made: Mapping[str, Any]) -> float | None:
-        """Seconds that the features reach over; None where the feature extractor does not say how far they lie
-        apart."""
+        """Seconds that the features cover; None if the feature extractor does not say how far they lie apart."""
         extractor = self._processor.feature_extractor
         hop, size = getattr(extractor, "hop_length", None), getattr(extractor, "feature_size", None)
         features = made.get("input_features")
@@ -110,7 +109,7 @@ class AudioReader:
         return {name: values for name, values in self._made(opened).items() if name not in OF_TEXT}
 
     def _made(self, sounds: Sequence[Samples]) -> dict[str, Any]:
-        """What the processor makes of sounds, each behind a text of its placeholder alone."""
+        """The processor's inputs for sounds, each with a text that is only its placeholder."""
         made = self._processor(
             text=[self.placeholder] * len(sounds),
             audio=list(sounds),

@@ -70,13 +70,13 @@ class Grid:
 
 
 class ProcessorMarkup:
-    """What the model's own processor class writes for an image.
+    """The text that the model's own processor class writes for an image.
 
     Args:
         settings: of the recipe, which the class does not change.
 
     Attributes:
-        unused: of what the image processor makes, what the model does not take.
+        unused: outputs of the image processor that the model does not read.
         cut: what the class has the image processor do otherwise: Pixtral's has an image be whole squares of patches,
             SmolVLM's has it say into how many squares it cut an image.
     """

@@ -1,4 +1,4 @@
-"""Opening encoded images: what is not a whole picture of a sane size is refused, and every kind becomes upright RGB.
+"""Opens encoded images: refuses incomplete pictures and unreasonable sizes, and converts every kind to upright RGB.
 
 - The size is read from the header and bounded before any pixel is decoded.
 - EXIF orientation is applied, so that width and height are those a viewer shows.
@@ -17,7 +17,7 @@ from finetooth_hooks import DataError
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is decoded; Pillow knows more kinds, some of which start other programs."""
+"""Supported kinds of images; Pillow knows more, some of which start other programs."""
 ACTION = "use another image, or remove the row"
 
 
@@ -59,7 +59,7 @@ def open_image(content: bytes, name: str, largest: int) -> Image.Image:
         return upright(opened)
     except DataError:
         raise
-    except Exception as error:  # decoders raise whatever broken bytes lead them to
+    except Exception as error:  # decoders raise various exceptions for broken bytes
         raise DataError("", f"image {name}: it is cut off or damaged: {error}", action=ACTION) from error
 
 

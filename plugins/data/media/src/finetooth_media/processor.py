@@ -29,7 +29,7 @@ KEYS: Mapping[MediumKind, Collection[str]] = {
 }
 """Keys of a config, at least one of which every model has that takes such a kind."""
 WHOLE = "processor_config.json"
-"""Where newer models keep the settings of what reads for them, and their own."""
+"""File of newer models with the settings of the processor and its parts."""
 PARTS = frozenset({"image_processor", "feature_extractor", "video_processor"})
 """Keys of that file which readers save in files of their own."""
 
@@ -57,7 +57,7 @@ class Way:
     """How one kind is read.
 
     Attributes:
-        check: told the content and the name of one; raises DataError if it cannot be opened, whatever the model is.
+        check: gets the content and the name of a medium; raises DataError if it cannot be opened, for any model.
         load: the model's reader.
     """
 
@@ -66,7 +66,7 @@ class Way:
 
 
 def build(options: ProcessorOptions, context: Context) -> MediaProcessor:
-    """The processor; what comes with the model is read when the first image, sound or video comes."""
+    """The processor; the model's own files are read at the first image, sound or video."""
     largest, longest = options.largest, options.longest
 
     def image() -> Reader:
@@ -97,7 +97,7 @@ def _first(count: int, fps: float | None, name: str) -> list[int]:
 
 
 class MediaProcessor:
-    """`protocols.Processor` over what transformers brings for a model.
+    """A `protocols.Processor` over transformers' processors of a model.
 
     Args:
         ways: by kind, how it is read.
@@ -124,7 +124,7 @@ class MediaProcessor:
         """
         Raises:
             DataError: the model takes none of the kind.
-            RecipeError: what comes with it does not work here.
+            RecipeError: the model's processor does not work here.
         """
         kinds = self.kinds
         if kind not in kinds:

@@ -1,4 +1,4 @@
-"""What reads one kind of media for one model, and what such readers share."""
+"""Readers of one kind of media for one model, and their common code."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from finetooth_toolbox.files.hub import without_retries
 from finetooth_toolbox.text.nearest import nearest
 
 Placed = tuple[str, int, int]
-"""What stands in the text, and the half-open range of its characters that stand for the medium itself."""
+"""The text of a medium, and the half-open range of its characters for the medium itself."""
 
 
 class Reader(Protocol):
-    """Opens one kind of media, and makes of it what the model reads.
+    """Opens one kind of media, and makes the model's inputs.
 
     Attributes:
-        placeholder: what the chat template writes for one.
+        placeholder: the chat template's text for a medium.
         token_ids: in whose place the model reads features.
     """
 
@@ -29,7 +29,7 @@ class Reader(Protocol):
     token_ids: frozenset[int]
 
     def place(self, content: bytes, name: str) -> tuple[Placed, str]:
-        """How it stands in text, and its size in words.
+        """Its representation in text, and its size in words.
 
         Raises:
             DataError: it cannot be opened, or the model does not take it as it is.
@@ -50,16 +50,16 @@ class Reader(Protocol):
 
 
 def folder_of(info: ModelInfo) -> str:
-    """Where what comes with the model is found."""
+    """The folder or reference of the model's processor files."""
     return str(info.files[0].parent) if info.files else info.reference
 
 
 @contextmanager
 def explained(info: ModelInfo, what: str) -> Iterator[None]:
-    """What transformers raises as a line that names the model.
+    """Turn transformers' exceptions into a line that names the model.
 
     Args:
-        what: is loaded, `image processor`.
+        what: the loaded part, `image processor`.
     """
     try:
         with nullcontext() if info.files else without_retries():

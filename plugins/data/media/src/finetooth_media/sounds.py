@@ -52,7 +52,7 @@ def open_sound(content: bytes, name: str, rate: int | None, longest: float) -> S
 
 
 class _NotPlain(Exception):
-    """The file is not a WAV file of whole numbers; says what it is."""
+    """The file is not a WAV file of integers; the text names its kind."""
 
 
 def _of_wave(content: bytes, name: str, longest: float) -> tuple[NDArray[np.float32], int]:

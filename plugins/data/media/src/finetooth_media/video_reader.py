@@ -36,7 +36,7 @@ SETTINGS: Mapping[str, Any] = {
     "min_frames": 4,
     "max_frames": 768,
 }
-"""What may be changed, with what `Qwen2VLVideoProcessor` has where a model's file says nothing."""
+"""Changeable settings, with the defaults of `Qwen2VLVideoProcessor` for a model without them."""
 FPS = 2.0
 """Frames a second of a video that does not say it, as in Qwen's own code: frames given one by one were sampled so."""
 

@@ -34,12 +34,12 @@ for messages."""
 
 @dataclass(frozen=True)
 class Frames:
-    """What was kept of a video.
+    """The selected frames of a video.
 
     Attributes:
         kept: pictures of one size.
         count: frames it has.
-        fps: frames a second before any was left out; None where nobody said it.
+        fps: original frames per second; None if unknown.
     """
 
     kept: tuple[Image.Image, ...]
@@ -117,7 +117,7 @@ def _animated(content: bytes, name: str, largest: int, choose: Choose) -> Frames
             "MP4, WebM, AVI)"
         )
         raise DataError("", problem, action="save its frames as images and name them in a list") from error
-    except Exception as error:  # decoders raise whatever broken bytes lead them to
+    except Exception as error:  # decoders raise various exceptions for broken bytes
         raise DataError("", f"video {name}: it is cut off or damaged: {error}", action=ACTION) from error
     return Frames(tuple(images), count, fps)
 

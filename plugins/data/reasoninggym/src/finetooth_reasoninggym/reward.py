@@ -1,4 +1,4 @@
-"""The reward `reasoning_gym`: what a task itself says of an answer, which may be right in several ways."""
+"""The reward `reasoning_gym`: the task's own score of an answer, since several answers may be right."""
 
 from __future__ import annotations
 

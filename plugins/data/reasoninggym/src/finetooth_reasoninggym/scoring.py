@@ -10,7 +10,7 @@ TUPLE = "__tuple__"
 
 
 def as_json(value: Any) -> Any:
-    """Data as what JSON has; tuples, which some tasks compare with, can be told from lists."""
+    """Data as JSON; tuples, which some tasks compare with, stay distinct from lists."""
     if isinstance(value, tuple):
         return {TUPLE: [as_json(element) for element in value]}
     if isinstance(value, list):
@@ -21,7 +21,7 @@ def as_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """What `as_json` was given."""
+    """Undo `as_json`."""
     if isinstance(value, list):
         return [from_json(element) for element in value]
     if isinstance(value, dict):
@@ -32,7 +32,7 @@ def from_json(value: Any) -> Any:
 
 
 def serve() -> Callable[[Mapping[str, Any]], float]:
-    """What a worker calls with each `{"task", "said", "entry"}`."""
+    """The worker's function for each `{"task", "said", "entry"}`."""
     import reasoning_gym
 
     scorer = lru_cache(maxsize=None)(reasoning_gym.get_score_answer_fn)

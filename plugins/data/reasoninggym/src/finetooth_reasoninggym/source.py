@@ -33,7 +33,7 @@ class ReasoningGymOptions(Options):
     seed: int = 0
     """Another seed gives other rows."""
     split: Literal["train", "eval"] = "train"
-    """Split of the rows. The two splits never share a question, whatever their seeds."""
+    """Split of the rows. The two splits never share a question, for any seeds."""
     parameters: dict[str, Any] = Field(default_factory=dict)
     """The task's own settings, `{min_terms: 2, max_terms: 4}`."""
 

@@ -1,4 +1,4 @@
-"""Addresses of files, with what is secret in them kept out of every message."""
+"""Addresses of files, whose secrets never appear in messages."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SETTING = "source remote, path"
 
 @dataclass(frozen=True)
 class Address:
-    """Where a file lies.
+    """The address of a file.
 
     Attributes:
-        shown: as the recipe has it, with `${NAME}` for what the environment holds; for messages and ids of rows.
+        shown: the recipe's text, with `${NAME}` for values of the environment; for messages and ids of rows.
         scheme: `https`, `s3`.
-        name: of the file, which says what is in it.
+        name: of the file, which determines its format.
         key: of its place in the cache, 64 hexadecimal digits; the same for every caller.
     """
 
@@ -75,7 +75,7 @@ def read_address(text: str) -> Address:
 
 
 def _refuse_secrets(text: str) -> None:
-    """What is written in a recipe is kept in the run folder, in plans and in logs."""
+    """Refuse secrets in a recipe, since run folders, plans and logs contain its text."""
     parts = urlsplit(text)
     parameters = [part.partition("=") for part in parts.query.split("&")]
     secret = [name for name, _, value in parameters if SECRET.match(name) and value and "${" not in value]

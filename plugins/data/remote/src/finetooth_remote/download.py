@@ -32,7 +32,7 @@ CHANGES = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime")
 
 @dataclass(frozen=True)
 class Version:
-    """Which content an address has, as its server says.
+    """The server's identification of an address's content.
 
     Attributes:
         size: bytes, None if it does not say.
@@ -45,7 +45,7 @@ class Version:
 
     @classmethod
     def of(cls, info: Mapping[str, Any]) -> Version:
-        """From what a file system knows of a file."""
+        """From a file system's facts about a file."""
         size = info.get("size")
         return cls(None if size is None else int(size), _first(info, ETAGS), _first(info, CHANGES))
 
@@ -59,8 +59,8 @@ class Downloads:
     """Files that were fetched, in a folder.
 
     Args:
-        folder: `addresses/` says which content an address had, `contents/HASH/NAME` is that content.
-        note: told what was fetched, and what could not be checked.
+        folder: `addresses/` records the content of each address, `contents/HASH/NAME` is the content.
+        note: receives notes about downloads and impossible checks.
     """
 
     def __init__(self, folder: Path, note: Callable[[str], None] = lambda text: None) -> None:
@@ -108,7 +108,7 @@ class Downloads:
         return place
 
     def _receive(self, address: Address, system: Any, expected: Version) -> tuple[Path, int, str]:
-        """All bytes in a file of its own; how many, and their SHA-256."""
+        """Download all bytes into a separate file; returns their number and SHA-256."""
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f".partial-{secrets.token_hex(8)}"
         try:
@@ -122,7 +122,7 @@ class Downloads:
         return path, size, digest
 
     def _instead(self, address: Address, failure: Failure, error: Exception) -> Path:
-        """What was fetched before, if the server does not answer; else the error."""
+        """The earlier download, if the server does not answer; else raises the error."""
         known = self._cached(address)
         reason = address.hide(str(failure))
         if known is not None and not failure.final:

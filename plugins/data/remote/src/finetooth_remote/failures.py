@@ -1,4 +1,4 @@
-"""What the libraries of stores raise, in words, and whether it may pass."""
+"""Explains the exceptions of store libraries, and tells whether a retry may help."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Failure(Exception):
 
 
 def failure_of(error: BaseException) -> Failure | None:
-    """What an error means; None if it is none of a fetch."""
+    """The meaning of an error; None if it is not a download error."""
     chain = list(_causes(error))
     own = next((cause for cause in chain if isinstance(cause, Failure)), None)
     if own is not None:

@@ -1,4 +1,4 @@
-"""fsspec's file systems, set so that long and cut transfers are what they seem."""
+"""fsspec's file systems, with settings for long transfers and exact errors of interrupted ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ READ_SECONDS = 60
 
 
 def file_system(address: Address) -> Any:
-    """What reaches an address; a new one each time, so that nothing remembered is taken for what is there.
+    """A new file system for an address each time, so that no cached facts are used.
 
     Raises:
         PluginError: the package for this kind of address is not installed.
@@ -42,7 +42,7 @@ def file_system(address: Address) -> Any:
 def _http_options() -> dict[str, Any]:
     import aiohttp
 
-    # aiohttp would end a transfer after five minutes in all, and unpack what a server sends packed
+    # aiohttp would end a transfer after five minutes, and decompress a compressed file
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
     return {
         "client_kwargs": {"timeout": timeout, "auto_decompress": False},

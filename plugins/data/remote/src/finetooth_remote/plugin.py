@@ -1,4 +1,4 @@
-"""The source `remote`: files of rows that lie elsewhere."""
+"""The source `remote`: files of rows on other machines."""
 
 from __future__ import annotations
 

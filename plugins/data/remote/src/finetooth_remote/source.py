@@ -39,7 +39,7 @@ def build(options: RemoteOptions, context: Context) -> RemoteRows:
 
 
 def _reader(pick: str | dict[str, Any] | None, path: Path, address: Address, context: Context) -> dict[str, Any]:
-    """The pick of what reads a file."""
+    """The pick of the source for a downloaded file."""
     if pick is not None:
         named = {"name": pick} if isinstance(pick, str) else pick
         if not isinstance(named.get("name"), str):
@@ -77,7 +77,7 @@ class RemoteRows(SourceBase):
         return self._inner.capabilities
 
     def files(self) -> tuple[Path, ...] | None:
-        """What the inner source says; the file lies under the hash of its content."""
+        """The inner source's answer; the hash of the content names the file."""
         return self._inner.files()
 
     def rows(self) -> Iterator[Row]:

@@ -86,7 +86,8 @@ class Database:
 
         Raises:
             RecipeError: a server's tables have no order of their own.
-            DataError: the table does not exist or has no order of its own, or there are several and none is named.
+            DataError: the table does not exist or has no natural order, or the database has several and the recipe
+                names none.
         """
         if self.file is None:
             raise RecipeError("source sql, query", "it is empty", action="write a SELECT with ORDER BY")
@@ -121,7 +122,7 @@ class Database:
         )
 
     def hide(self, message: str) -> str:
-        """A message without what the environment gave."""
+        """A message without values of environment variables."""
         message = hide(message, self._address)
         if names_variable(self._address) and self._url.password:
             message = message.replace(str(self._url.password), "***")
@@ -142,7 +143,7 @@ def _sqlite(path: Path) -> Engine:
 
 
 def _name(url: URL) -> str:
-    """An address without who asks."""
+    """An address without user and password."""
     where = f"{url.host or ''}{f':{url.port}' if url.port else ''}"
     return f"{url.get_backend_name()}://{where}/{url.database or ''}"
 

@@ -1,4 +1,4 @@
-"""What can be said of a query without a database: that it is one, and that its rows come in an order."""
+"""Checks a query without a database: it must be a single query, and its rows must have an order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _READS = ("select", "with", "values", "table")
 
 
 def problem(query: str) -> tuple[str, str] | None:
-    """What is wrong with a query and what to do, None if nothing is.
+    """The fault of a query and the next action; None if it is right.
 
     Args:
         query: SQL. Only words outside of quotes, comments and parentheses are looked at.

@@ -50,8 +50,8 @@ class DrawnRows(SourceBase):
     """Rows; their ids are `synthetic-SEED:NUMBER`, from 1.
 
     Args:
-        tokenizer: the model's; says which words are one token.
-        note: told where lengths cannot be exact.
+        tokenizer: the model's; determines which words are one token.
+        note: receives a note if lengths cannot be exact.
     """
 
     def __init__(self, options: SyntheticOptions, tokenizer: Tokenizer, note: Callable[[str], None]) -> None:

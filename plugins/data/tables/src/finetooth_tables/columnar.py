@@ -25,7 +25,7 @@ PORTION_ROWS = 4_000
 LARGEST_ROW = 1 << 24
 """Bytes of text in a row: tokenizers take a hundred times as much of memory."""
 LARGEST_PORTION = 1 << 30
-"""Bytes that rows which are read at once may come to, whatever a file's dictionaries hold."""
+"""Largest size of rows that are read at once, in bytes, for any dictionaries in a file."""
 SMALL = 1 << 21
 """Bytes of a dictionary that is held with the rows, so that its texts are not unfolded before they are looked at."""
 BUFFER_BYTES = 1 << 18
@@ -211,7 +211,7 @@ def _unfolded(batch: pa.RecordBatch, schema: pa.Schema, name: str, first: int) -
     Raises:
         DataError: a row is larger than any that can be trained.
     """
-    sizes = np.zeros(batch.num_rows, dtype=np.int64)  # of what is to be unfolded
+    sizes = np.zeros(batch.num_rows, dtype=np.int64)  # of the expanded texts
     texts = np.zeros(batch.num_rows, dtype=np.int64)
     for column, field in zip(batch.columns, schema, strict=True):
         if not _holds_text(field.type):
@@ -266,7 +266,7 @@ def _has_padding(column: Any) -> bool:
 
 
 def _row(table: pa.Table, index: int) -> dict[str, Any] | str:
-    """The values of one row, or what is wrong with it."""
+    """The values of a row, or its fault."""
     values: dict[str, Any] = {}
     for name in table.column_names:
         try:

@@ -1,4 +1,4 @@
-"""Text tables: fields between delimiters, quoted where they must be. Every field stays the text that the file says."""
+"""Text tables: fields between delimiters, quoted where they must be. Every field stays the text in the file."""
 
 from __future__ import annotations
 
@@ -70,8 +70,8 @@ class DelimitedTable(PortionedRows):
 
     Args:
         delimiter: one character.
-        encoding: what the file's text is written in.
-        note: told about what was read in an unusual way.
+        encoding: encoding of the file's text.
+        note: receives notes about unusual forms of files.
     """
 
     noun = ("line", "lines")

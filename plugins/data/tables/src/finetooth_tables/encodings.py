@@ -49,10 +49,10 @@ def encoding_of(path: Path) -> str:
 
 @contextmanager
 def open_utf8(path: Path, encoding: str) -> Iterator[BinaryIO]:
-    """The bytes of a text file in UTF-8, whatever it is written in; unpacked as `open_bytes` does.
+    """The bytes of a text file in UTF-8, from any supported encoding; decompressed like `open_bytes`.
 
     Raises:
-        DataError: a byte is not of the encoding; also what `open_bytes` raises.
+        DataError: a byte is invalid in the encoding; also as `open_bytes`.
     """
     with open_bytes(path) as file:
         if encoding == UTF_8:

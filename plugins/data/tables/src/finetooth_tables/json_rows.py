@@ -26,7 +26,7 @@ class JsonTable(SourceBase):
 
     Args:
         field: the key under which the rows are; None takes the file's array, or the one list of its object.
-        note: told about what was read in an unusual way.
+        note: receives notes about unusual forms of files.
     """
 
     def __init__(self, path: Path, field: str | None = None, note: Callable[[str], None] = lambda text: None) -> None:

@@ -37,7 +37,7 @@ class SheetTable(SourceBase):
         """Read the sheet row by row.
 
         Raises:
-            DataError: the file is missing or not such a file, the sheet is not there or empty, or the header is broken.
+            DataError: the file is missing or of another kind, the sheet is missing or empty, or the header is broken.
             RecipeError: the library for such files is not installed.
         """
         title, sheet = self._chosen(self._sheets())

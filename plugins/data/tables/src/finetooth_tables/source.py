@@ -79,7 +79,7 @@ def build(options: TablesOptions, context: Context) -> Source:
 
 
 def _delimited(path: Path, ending: str, options: TablesOptions, context: Context) -> Source:
-    """A text table, with what was found of it said."""
+    """A text table, with notes about its detected form."""
     from finetooth_tables.delimited import DelimitedTable, delimiter_of
     from finetooth_tables.encodings import UTF_8, encoding_of, python_encoding
 

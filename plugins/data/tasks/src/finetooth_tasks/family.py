@@ -59,7 +59,7 @@ RELATIONSHIPS = (
     Relationship("son-in-law", "daughter-in-law", tuple(product((SPOUSE,), _ELDERS))),
     Relationship("brother-in-law", "sister-in-law", ((SIBLING, SPOUSE), (SPOUSE, SIBLING))),
 )
-"""All relationships of the family: every ordered pair of its members stands in exactly one."""
+"""All relationships of the family: every ordered pair of its members has exactly one."""
 
 
 def generate(draws: Draws) -> Question:

@@ -1,4 +1,4 @@
-"""What every task yields (a question with its one right answer) and what it draws from (a portable random stream)."""
+"""The question of a task with its one right answer, and the portable random stream of tasks."""
 
 from __future__ import annotations
 

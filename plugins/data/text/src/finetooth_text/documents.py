@@ -15,7 +15,7 @@ OTHERWISE = "save its text as .txt"
 OFFICE, TEXT, TABLE = (f"{{urn:oasis:names:tc:opendocument:xmlns:{name}:1.0}}" for name in ("office", "text", "table"))
 CELL = f"{TABLE}table-cell"
 LEFT_OUT = (f"{OFFICE}annotation", f"{TEXT}note")
-"""Comments and footnotes, which stand inside the paragraphs that they belong to."""
+"""Comments and footnotes, which are inside their paragraphs."""
 
 
 def pdf_text(path: Path, note: Callable[[str], None]) -> str:
@@ -26,7 +26,7 @@ def pdf_text(path: Path, note: Callable[[str], None]) -> str:
         RecipeError: the library is not installed.
     """
     with read_with("pypdf", "pypdf", path, OTHERWISE) as pypdf:
-        logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what cannot be read is said by us
+        logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # finetooth reports unreadable files itself
         pages = [page.extract_text().strip() for page in pypdf.PdfReader(path).pages]
     empty = [number for number, page in enumerate(pages, start=1) if not page]
     if len(empty) == len(pages):
@@ -88,7 +88,7 @@ def _blocks(part: Any) -> Iterator[str]:
 
 
 def _inline(part: Any) -> str:
-    """What stands in a paragraph: spaces, tabs and line breaks are elements of their own."""
+    """The text of a paragraph; spaces, tabs and line breaks are separate elements."""
     blanks = {f"{TEXT}s": " " * int(part.get(f"{TEXT}c", 1)), f"{TEXT}tab": "\t", f"{TEXT}line-break": "\n"}
     if part.tag in blanks:
         return blanks[part.tag]

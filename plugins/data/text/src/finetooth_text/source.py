@@ -33,7 +33,7 @@ class TextFiles(SourceBase):
     """One row `{"text": ...}` a file; its id is the file. Line ends stay as they are.
 
     Args:
-        note: told about what was read in an unusual way.
+        note: receives notes about unusual forms of files.
     """
 
     def __init__(self, path: Path, note: Callable[[str], None] = lambda text: None) -> None:

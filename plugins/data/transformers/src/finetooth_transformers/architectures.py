@@ -10,11 +10,11 @@ from finetooth_hooks.context import Catalog, Registered
 from finetooth_toolbox import blame
 
 _done: set[str] = set()
-"""What was called; transformers' own tables are of the process too."""
+"""The functions already called, one table per process like transformers' own."""
 
 
 def register(catalog: Catalog, model_type: Callable[[], str]) -> None:
-    """Call what a family names as `registers`, once in a process.
+    """Call a family's `registers` function, once per process.
 
     Args:
         model_type: of the config that will be read; not asked where no family registers anything.

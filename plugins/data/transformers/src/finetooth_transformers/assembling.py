@@ -44,7 +44,7 @@ class Tensors:
         return Tensors(checkpoint.places(folder))
 
     def read(self, name: str) -> Tensor:
-        """One of them, in memory of its own: a mapped file would stay in memory as long as any of it is held.
+        """One tensor in separate memory: a mapped file would stay in memory as long as any part of it is referenced.
 
         Raises:
             CannotAssemble: it is of a type that this does not read.
@@ -105,7 +105,7 @@ class Parts:
 def parts_of(
     folder: Path, config: Any, made: Any, *, dtype: torch.dtype, packing: Packing | None, trust_remote_code: bool
 ) -> Parts:
-    """What a folder holds.
+    """The tensors of a folder.
 
     Args:
         config: of its model; changed.
@@ -119,7 +119,7 @@ def parts_of(
     packed = frozenset[str]() if packing is None else tensors.packed(packing)
     for holder in (config, getattr(config, "text_config", None)):
         if holder is not None and hasattr(holder, "quantization_config"):
-            del holder.quantization_config  # what is made here belongs to no library
+            del holder.quantization_config  # the assembled model belongs to no library
     with torch.device("meta"):
         model: nn.Module = made.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     plain = [name for name in tensors.places if not packed.intersection(accumulate(name.split("."), "{}.{}".format))]

@@ -19,7 +19,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 
 @dataclass(frozen=True)
 class TensorSource:
-    """What a tensor of the model is made of.
+    """The parts of a tensor of the model.
 
     Attributes:
         parts: the names of tensors in the files, each with the pattern by which the converter knows it.

@@ -101,7 +101,7 @@ class TransformersLoader(LoaderBase):
         """The model's tokenizer; see `ModelFiles.tokenizer`.
 
         Raises:
-            RecipeError: there is none, or it has no fast implementation.
+            RecipeError: the model has no tokenizer, or one without a fast implementation.
         """
         return self._files.tokenizer(reference)
 
@@ -136,7 +136,7 @@ class TransformersLoader(LoaderBase):
             )  # fmt: skip
         if quantization_of(config.to_dict()).get("dequantize"):
             model._weight_conversions = None  # it would turn them back again when the model is saved
-        # transformers fills what a file lacks with random numbers
+        # transformers fills missing tensors with random numbers
         if lost := sorted(info["missing_keys"]):
             raise RecipeError(
                 "model",
@@ -162,7 +162,7 @@ class TransformersLoader(LoaderBase):
     def tensors(
         self, reference: str, *, framework: str, precision: str, quantizer: Quantizer | None = None
     ) -> ModelTensors | None:
-        """See `protocols.Loader`; None for classifiers and for what only a library reads.
+        """See `protocols.Loader`; None for classifiers and for formats that only a library reads.
 
         Raises:
             RecipeError: as `load`.
@@ -242,7 +242,7 @@ class TransformersLoader(LoaderBase):
     def _without_weights(self, reference: str, config: Any, precision: str, *, stored: bool) -> Any:
         """
         Raises:
-            RecipeError: the weights are stored in fewer bits, or the model carries a head of its own.
+            RecipeError: the weights are quantised, or the model has a separate head.
         """
         import torch
 
@@ -305,6 +305,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_generation_config(model: Any, folder: Path) -> None:
-    """What a folder says of sampling, where it says anything."""
+    """The sampling settings in a folder, if any."""
     if (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(str(folder))

@@ -1,4 +1,4 @@
-"""Checkpoints whose weights are quantised already: what their config says of how."""
+"""Quantised checkpoints: the description of their format in the config."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BITS = {
 """Of a weight by method, where the config does not say; 8 for all others (fp8, eetq, ...)."""
 
 SCALES = {"mxfp4": 1 / 32, "mxfp8": 1 / 32, "nvfp4": 1 / 16}
-"""Bytes of scales for each weight, of formats in which a block of weights has a size of its own."""
+"""Bytes of scales per weight, of formats with blocks of weights."""
 
 TURNED_BACK = frozenset({"fp8", "mxfp8", "mxfp4", "metal"})
 """Methods that transformers turns back into plain numbers where nothing computes with them."""
@@ -59,7 +59,7 @@ def stored_as(config: Mapping[str, Any]) -> Stored | None:
 
 
 def quantization_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The section of a config that says how its weights are quantised; empty if none does."""
+    """The section of a config about quantised weights; empty without one."""
     if isinstance(own := config.get("quantization"), Mapping):  # mlx-lm's section, which names no method
         return {**own, "quant_method": "mlx"}
     for holder in (config, config.get("text_config") or {}):
@@ -77,7 +77,7 @@ def turned_back(config: Mapping[str, Any]) -> bool:
         return False
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    with suppress(Exception):  # what is missing is said when the weights are loaded
+    with suppress(Exception):  # loading the weights reports missing packages
         quantizer = AutoHfQuantizer.from_config(dict(section), pre_quantized=True)
         quantizer.validate_environment()
         return bool(quantizer.quantization_config.dequantize)
@@ -127,7 +127,7 @@ def _is_bitsandbytes(section: Mapping[str, Any]) -> bool:
 
 
 def _weights_of(section: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a config of compressed-tensors says of weights: that of its first group."""
+    """The description of weights in a config of compressed-tensors: that of its first group."""
     groups = section.get("config_groups")
     first = next(iter(groups.values()), None) if isinstance(groups, Mapping) else None
     weights = first.get("weights") if isinstance(first, Mapping) else None

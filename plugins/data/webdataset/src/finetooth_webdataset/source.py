@@ -124,7 +124,7 @@ def _row(id_: str, key: str, files: list[Member]) -> dict[str, Any]:
 
 
 def _value(id_: str, column: str, content: bytes) -> Any:
-    """What a file says, by its ending."""
+    """The value of a file, by its ending."""
     ending = column.rpartition(".")[2]
     if ending not in TEXTS and ending not in NUMBERS and ending != "json":
         return content
