@@ -1,4 +1,4 @@
-"""What the differentiable operations here have in common."""
+"""Common code of the differentiable operations."""
 
 from __future__ import annotations
 

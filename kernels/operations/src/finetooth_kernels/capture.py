@@ -22,7 +22,7 @@ from finetooth_kernels.memory import Blocks, new_empty, private
 __all__ = ["NOTED", "WORTH_CAPTURING", "Call", "Captured", "Repeated", "capture"]
 
 WORTH_CAPTURING = 4
-"""Times that something is computed as it is before it is captured: about what a capture costs."""
+"""Number of normal computations before a capture, which cost about as much as the capture."""
 
 _ATEN = torch.ops.aten
 _MAKING = (_ATEN.empty.memory_format, _ATEN.new_empty.default)
@@ -31,7 +31,7 @@ _VIEWS = (
     *(_ATEN.select.int, _ATEN.slice.Tensor, _ATEN.split.Tensor, _ATEN.split_with_sizes.default, _ATEN.unbind.int),
     *(_ATEN.t.default, _ATEN.transpose.int, _ATEN.permute.default, _ATEN.unsqueeze.default, _ATEN.squeeze.dim),
 )
-"""Operations that make a view, whatever they are given; others that may do so may also copy."""
+"""Operations that always make a view; others may also copy."""
 
 
 Call = tuple[Callable[..., None], tuple[Any, ...]]
@@ -39,20 +39,20 @@ Call = tuple[Callable[..., None], tuple[Any, ...]]
 
 
 class _CalledKernels(threading.local):
-    """The kernels that a thread calls, while somebody wants to know them."""
+    """The kernels that a thread calls, recorded during a capture."""
 
     calls: list[Call] | None = None
 
 
 NOTED = _CalledKernels()
-"""Where a provider's compiled kernels say what they are called with: each appends to `calls` while it is a list."""
+"""The record of arguments of a provider's compiled kernels: each appends to `calls` while it is a list."""
 
 
 class Captured:
-    """Made by `capture`; calling it computes again, from what now stands in the memory that was read then."""
+    """Made by `capture`; a call computes again, from the present content of the captured memory."""
 
     def __init__(self, calls: Sequence[Call], blocks: Blocks) -> None:
-        self._calls, self._blocks = tuple(calls), blocks  # the kernels write there: nobody else gets it
+        self._calls, self._blocks = tuple(calls), blocks  # the kernels write there, so it stays reserved
 
     def __call__(self) -> None:
         for kernel, arguments in self._calls:
@@ -69,7 +69,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func in _MAKING:
-            sketch = func(*args, **{**kwargs, "device": "meta"})  # what it would be
+            sketch = func(*args, **{**kwargs, "device": "meta"})  # shape and dtype of the result
             like = args[0] if func is _ATEN.new_empty.default else torch.empty(0)
             if kwargs.get("device", like.device).type == "cpu" and sketch.is_contiguous():
                 return new_empty(like, sketch.shape, sketch.dtype)
@@ -80,7 +80,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def capture(compute: Callable[[], Tensor]) -> tuple[Tensor, Captured | None]:
-    """Compute something, and what computes it once more; None where torch's own operations are part of it.
+    """Compute a result, and capture its replay; the replay is None if torch's own operations are part of it.
 
     Args:
         compute: reads tensors that live as long as what is returned; to compute from other numbers, write them there.
@@ -110,7 +110,7 @@ class Repeated:
         self.forget()
 
     def forget(self) -> None:
-        """What is computed has changed."""
+        """Drop the captures, since the computation has changed."""
         self._times = 0
         self._captured: tuple[tuple[Tensor, ...], Tensor, Captured] | None = None
 
@@ -120,7 +120,7 @@ class Repeated:
         Args:
             compute: the function, the same in every call (held here it would hold its owner). Whatever else it reads
                 stays where it is; `forget` says when that is over.
-            given: what it is called with, on the CPU.
+            given: its arguments, on the CPU.
         """
         shapes = tuple(x.shape for x in given)
         if shapes != self._shapes:

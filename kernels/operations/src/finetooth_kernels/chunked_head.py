@@ -21,7 +21,7 @@ the launches would dominate."""
 
 @dataclass(frozen=True)
 class Head:
-    """What the head does to the linear layer's output; see `linear_logprob` for the order."""
+    """The head's operations on the linear layer's output; see `linear_logprob` for the order."""
 
     scale: float
     softcap: float | None
@@ -137,7 +137,7 @@ class Workspace:
         return linear if self._work is None else self._work[: linear.shape[0]].copy_(linear)
 
     def scratch(self, rows: int) -> Tensor:
-        """A (rows, V) block in full precision, with whatever was left in it."""
+        """A (rows, V) block in full precision with arbitrary content."""
         return self._scratch[:rows]
 
     def damping(self, rows: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every implementation of ``linear_logprob`` promises: its result, and which arguments it refuses."""
+"""The contract of every implementation of ``linear_logprob``: its result, and the refused arguments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ MOST_CHUNK_BYTES = 2**30
 
 
 def chunk_bytes_on(device: str, memory: int) -> int:
-    """What logits held at once may take: on a GPU an eightieth of its bytes, between the default and a gibibyte."""
+    """Largest size of the logits in memory at once: on a GPU an eightieth of its bytes, between the default and 1
+    GiB."""
     return DEFAULT_CHUNK_BYTES if device != "cuda" else min(MOST_CHUNK_BYTES, max(DEFAULT_CHUNK_BYTES, memory // 80))
 
 
@@ -171,7 +172,7 @@ def are_ids_checked() -> bool:
 def check_targets(targets_mk: Tensor, rows_m: Tensor | None, vocabulary: int) -> None:
     """Raise ValueError, naming the row, unless every id in `targets_mk` is in [0, vocabulary).
 
-    `targets_mk` holds the rows that count only; `rows_m` says which rows of the caller they are (None: all of them).
+    `targets_mk` holds the rows that count only; `rows_m` has their indices among the caller's rows (None: all of them).
     One reduction and, on an accelerator, one synchronisation: there an id out of range would kill the process's device
     context instead of raising. Inside `ids_checked` it does not look.
     """

@@ -1,4 +1,4 @@
-"""What every ``linear_logprob`` does before and after its own work: pick the rows that count, and put them back."""
+"""Common steps before and after every ``linear_logprob``: select the counted rows, and put the results back."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CountedRows:
         return CountedRows(hidden_md, targets_mk, rows_m, targets.shape, expected)
 
     def result(self, logprobs_mk: Tensor, entropy_m: Tensor | None, top1_m: Tensor | None) -> LinearLogprob:
-        """Put what was computed back among the N rows."""
+        """Put the results back among the N rows."""
         logprobs_nk = self._spread(logprobs_mk, 0)
         return LinearLogprob(
             logprobs_nk if len(self.shape) == 2 else logprobs_nk.squeeze(1),

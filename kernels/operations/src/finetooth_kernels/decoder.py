@@ -1,4 +1,5 @@
-"""What the operation `stream_decoder` gives: the layers of a model, computed over a stream of tokens without padding.
+"""The result of the operation `stream_decoder`: the layers of a model, computed over a stream of tokens without
+padding.
 
 A backend that has the model's own code can do without; what it gets in exchange is a decoder that it can take apart,
 since sampling runs the same layers row by row, over a cache and with weights packed for it.
@@ -31,7 +32,7 @@ __all__ = [
 ]
 
 FindLowRank = Callable[[nn.Module], LowRank | None]
-"""What an adapter says of a wrapped linear module."""
+"""Returns an adapter's low-rank form of a wrapped linear module."""
 
 ByRows = Callable[..., Tensor]
 """Calls a function of tensors (N, ...) that treats each row by itself, for some rows at a time."""
@@ -58,7 +59,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class GroupParts:
-    """What a group computes now: g (x W^T + (x A^T) B^T) + b.
+    """The present computation of a group: g (x W^T + (x A^T) B^T) + b.
 
     Attributes:
         weight, bias: (O, D) and (O,).
@@ -84,8 +85,8 @@ class Group(Protocol):
 
         Args:
             again: makes `x_nd` once more in backward, so that it need not be kept; see `low_rank_linear`.
-            base_no: what the outputs are added to; the result has its dtype.
-            arena, passing: where what is kept lies; see there too.
+            base_no: tensor to which the outputs are added; the result has its dtype.
+            arena, passing: memory of kept tensors; see there too.
         """
         ...
 
@@ -204,7 +205,7 @@ class MakeDecoder(Protocol):
         Args:
             body: the module of the model without its head.
             facts: with a block.
-            low_rank: what the adapter says of a wrapped linear module.
+            low_rank: returns the adapter's form of a wrapped linear module.
             checkpointing: recompute each layer in backward.
             compute: the operations.
         """

@@ -22,7 +22,7 @@ def keyed_dropout(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: in
         x_nd: (N, D) of any floating dtype.
         rows_n, columns_d: (N,) and (D,) int32 words.
         threshold: the least word, as a signed number, that stays.
-        scale: on what stays.
+        scale: factor on the remaining numbers.
 
     Returns:
         (N, D) in the dtype of `x_nd`.

@@ -50,7 +50,7 @@ class Rounded(NamedTuple):
 
 
 class Rounding(Protocol):
-    """What `rounded` does."""
+    """The type of `rounded`."""
 
     def __call__(
         self, t: Tensor, dtype: torch.dtype, /, *, by_columns: bool = False, scale: Tensor | None = None
@@ -58,7 +58,7 @@ class Rounding(Protocol):
 
 
 class _OfThread(threading.local):
-    """Inputs that were rounded within `rounding_once`, by their identity, with what rounded them."""
+    """Rounded inputs within `rounding_once`, by identity, with their rounding function."""
 
     inputs: dict[tuple[int, int], tuple[Tensor, Rounded]] | None = None
 

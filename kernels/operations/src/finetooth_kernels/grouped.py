@@ -1,4 +1,4 @@
-"""Products of rows that stand in groups, each group with a matrix of its own: what experts of a mixture compute.
+"""Products of grouped rows, each group with a separate matrix, as in a mixture of experts.
 
     y_i = x_i W_g + s (x_i A_g) B_g,    g the group of row i      (Hu et al., 2021, arXiv:2106.09685, eq. 3, by expert)
 

@@ -42,7 +42,7 @@ class Quantized(NamedTuple):
     Attributes:
         q: int8, in the tensor's shape.
         scale: float32 (float64 of a float64 tensor), () or the tensor's shape with 1 for all axes but the channel's.
-        zero_point: int32 in the shape of `scale`, the integer that stands for 0.
+        zero_point: int32 in the shape of `scale`, the integer code of 0.
     """
 
     q: Tensor
@@ -55,7 +55,7 @@ def quantize_per_tensor(t: Tensor, bits: int = 8, *, symmetric: bool = True) -> 
 
     Args:
         t: floating point, any shape.
-        bits: from 2 to 8; the integers are stored as int8 whatever it is.
+        bits: from 2 to 8; the integers are always stored as int8.
         symmetric: whether 0 is stored as 0, which `qgemm` needs no zero points for; otherwise the integers spread from
             the least number to the greatest.
 

@@ -126,10 +126,10 @@ def linear_logprob(
         temperature: sampling temperature.
         entropy: whether to return the entropy too. Taking a gradient through it computes the logits a second time.
         top1: whether to return the id of each row's largest logit too, for which token accuracy needs no logits.
-        expected: (N,) or (N, K), what the gradients of the log-probabilities will be in proportion to, by any factor,
+        expected: (N,) or (N, K), numbers proportional to the later gradients of the log-probabilities, by any factor,
             where the caller knows. It saves computing the logits a second time where the weight trains; the gradients
             are the same, but for rounding, whether it proves right or wrong.
-        chunk_bytes: upper bound, counted in float32 logits, of what is held at once.
+        chunk_bytes: upper bound, counted in float32 logits, of the memory in use at once.
         compiled: kernels that take part of the work.
 
     Raises:
@@ -157,7 +157,7 @@ class _Foreseen(NamedTuple):
 
     Attributes:
         slopes_md: d logprob / d hidden of each row; None: hidden states take no gradient.
-        expected_m1: what the incoming gradients will be in proportion to; None: the weight does not train.
+        expected_m1: proportional to the later incoming gradients; None: the weight does not train.
         d_weight_vd: the gradient of the weight if they are just that, in its own precision or a wider one.
     """
 
@@ -166,7 +166,7 @@ class _Foreseen(NamedTuple):
     d_weight_vd: Tensor | None = None
 
     def gradients(self, d_logprobs_m1: Tensor, dtype: torch.dtype, compiled: Compiled = NOTHING) -> Gradients | None:
-        """Scaled by the gradients that came; None where those are not what was expected.
+        """Scaled by the actual gradients; None if those are not proportional to the expected ones.
 
         Args:
             dtype: of the results.
@@ -178,7 +178,7 @@ class _Foreseen(NamedTuple):
             factor = _common_factor(d_logprobs_m1, self.expected_m1)
             if factor is None:
                 return None
-            # not in place: the graph may be gone through again
+            # not in place: backward may run again
             d_weight = scaled(self.d_weight_vd, dtype, factor, compiled)
         if self.slopes_md is not None:
             d_hidden = (self.slopes_md * d_logprobs_m1).to(dtype)
@@ -186,7 +186,7 @@ class _Foreseen(NamedTuple):
 
 
 def _common_factor(came_m1: Tensor, expected_m1: Tensor) -> Tensor | None:
-    """What `expected_m1` has to be multiplied with to give `came_m1`, but for rounding; None: no number does."""
+    """The factor from `expected_m1` to `came_m1`, up to rounding; None: no factor fits."""
     if expected_m1.numel() == 0:
         return None
     at = expected_m1.abs().argmax()
@@ -199,7 +199,7 @@ def _common_factor(came_m1: Tensor, expected_m1: Tensor) -> Tensor | None:
 
 
 class _Scores(NamedTuple):
-    """What one pass over the rows that count yields; log_normalizer is the log-sum-exp of the logits."""
+    """The result of one pass over the counted rows; log_normalizer is the log-sum-exp of the logits."""
 
     logprobs_mk: Tensor
     log_normalizer_m1: Tensor
@@ -353,7 +353,7 @@ def _score_block(
 
 
 class _Incoming(NamedTuple):
-    """What the gradient of some rows needs to know of them; one line of each tensor per row."""
+    """Data for the gradient of some rows; one line of each tensor per row."""
 
     targets_mk: Tensor
     d_logprobs_mk: Tensor

@@ -52,12 +52,12 @@ class RowKernels(NamedTuple):
 
 
 class LogitsStatistics(NamedTuple):
-    """What is known of rows of logits.
+    """Statistics of rows of logits.
 
     Attributes:
-        ids: as asked for, or each row's likeliest, (...) int64.
+        ids: the chosen ids, or each row's likeliest, (...) int64.
         logprobs: at the ids, in their shape; float32, or float64 for float64 logits.
-        entropy: (...), likewise; None unless it was asked for.
+        entropy: (...), likewise; None unless requested.
     """
 
     ids: Tensor
@@ -69,7 +69,7 @@ def logits_statistics(
     logits: Tensor, index: Tensor | None = None, *, entropy: bool = False, compiled: Compiled = NOTHING,
     rows: RowKernels | None = None,
 ) -> LogitsStatistics:  # fmt: skip
-    """Log-probabilities of chosen ids, or of the likeliest, and the entropy, of logits that somebody already holds.
+    """Log-probabilities of chosen ids, or of the likeliest, and the entropy, of existing logits.
 
     Args:
         logits: (..., V), any strides; float32, bfloat16, float16 or float64. -inf switches an id off.

@@ -52,7 +52,7 @@ LARGE_PIECE = 1 << 24
 
 
 class Directions(NamedTuple):
-    """What DoRA adds to the products of a group.
+    """DoRA's additions to the products of a group.
 
     Attributes:
         lengths: W (O, D), A (r, D), B (O, r) and s to (O,), the lengths of the rows of W + s B A, in full precision.
@@ -128,13 +128,13 @@ def low_rank_linear(
         trained: the weights (size, D) that `weight_od` holds, for those layers whose weight trains; the gradients go
             to them.
         again: makes `x_nd` once more from tensors that are kept anyway; then `x_nd` itself is not kept.
-        base_no: (N, O), what the outputs are added to, of the dtype of `x_nd` or a wider one.
-        arena: where h lies, and the result.
-        passing: nobody keeps the result, so it is not cut from the arena.
+        base_no: (N, O), tensor to which the outputs are added, of the dtype of `x_nd` or a wider one.
+        arena: memory of h and the result.
+        passing: the result is not kept, so it is not cut from the arena.
         magnitudes: with DoRA the lengths m (size,) of each layer that has an addition, or None; those of none: `()`.
         multiply: makes the products, all but those of blocks of a rank over `WIDEST_DIAGONAL`; None: they are made
             here.
-        directions: computes what DoRA adds.
+        directions: computes DoRA's additions.
 
     Returns:
         (N, O), the layers' outputs side by side, in the dtype of `base_no`, else of `x_nd`.
@@ -155,16 +155,16 @@ def low_rank_linear(
 
 
 class _How(NamedTuple):
-    """What backward must know besides tensors, in one argument, since autograd looks at each.
+    """Arguments of backward besides tensors, in one object, since autograd checks each argument.
 
     Attributes:
         sizes: outputs of each layer.
         scales: of its addition, None without one.
         measured: places of the layers with DoRA.
         places: of the layers whose weight trains.
-        make, sources: what makes the rows once more, and from how many tensors.
+        make, sources: function that makes the rows again, and its number of tensors.
         multiply: makes the products.
-        directions: what DoRA adds.
+        directions: DoRA's additions.
     """
 
     sizes: tuple[int, ...]
@@ -305,7 +305,7 @@ def _given(scales: Sequence[float | None]) -> list[float]:
 
 
 def _places(sizes: Sequence[int], scales: Sequence[float | None], ranks: Sequence[int]) -> list[tuple[slice, slice]]:
-    """For each addition: where its block stands (outputs, ranks)."""
+    """Place of each addition's block (outputs, ranks)."""
     places, row, column = [], 0, 0
     for size, scale, rank in zip(sizes, scales, ranks, strict=True):
         if scale is not None:

@@ -45,7 +45,7 @@ page's size falls into the same sets of a cache."""
 
 @dataclass
 class _Block:
-    """Pages, and what was given out of them last."""
+    """Pages, with their last allocation."""
 
     pages: memoryview
     given: weakref.ref[memoryview]
@@ -86,7 +86,7 @@ class Blocks:
                 mapped = _mapped(size + _SHIFT * _SHIFTS)
             except OSError:
                 self.refused = True
-                return None  # malloc is asked instead: it may have holes that do, and its error says how much is wanted
+                return None  # malloc is used instead: it may have suitable holes, and its error names the size
             if self._large:
                 _ask_for_large_pages(mapped)
             start = _SHIFT * (len(blocks) % _SHIFTS)
@@ -127,12 +127,12 @@ def _meanwhile(name: str, place: Blocks | Arena) -> Iterator[None]:
 
 
 def private(blocks: Blocks) -> AbstractContextManager[None]:
-    """What this thread makes with `new_empty` lies in these blocks, whatever its size."""
+    """Tensors of any size that this thread makes with `new_empty` are in these blocks."""
     return _meanwhile("blocks", blocks)
 
 
 def lasting(arena: Arena) -> AbstractContextManager[None]:
-    """What this thread makes with `new_lasting` is cut from this arena."""
+    """Tensors that this thread makes with `new_lasting` are cut from this arena."""
     return _meanwhile("arena", arena)
 
 
@@ -149,7 +149,7 @@ def _ask_for_large_pages(mapped: mmap.mmap) -> None:
 
 
 def _tensor(view: memoryview, start: int, shape: Sequence[int], count: int, dtype: torch.dtype) -> Tensor:
-    # resized, not viewed: autograd treats a view as what may change with its base
+    # resized, not viewed: autograd assumes that a view may change with its base
     return torch.frombuffer(view, dtype=dtype, count=count, offset=start).resize_(tuple(shape))
 
 
@@ -216,7 +216,7 @@ def new_lasting(like: Tensor, shape: Sequence[int]) -> Tensor:
     try:
         return _tensor(memoryview(_mapped(size)), 0, shape, count, like.dtype)
     except OSError:
-        return like.new_empty(shape)  # malloc's error says how much is wanted
+        return like.new_empty(shape)  # malloc's error names the size
 
 
 def placed(x: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:

@@ -36,7 +36,7 @@ def mm(
     out: Tensor | None = None,
     compiled: Compiled = NOTHING,
 ) -> Tensor:
-    """left right, plus what else is given; without a graph.
+    """left right, plus the other arguments; without a graph.
 
     Args:
         left_nk: (N, K), in any strides.
@@ -126,7 +126,7 @@ def _library(
 
 
 def _is_fast(library: Library, left_nk: Tensor) -> bool:
-    """Whether the kernel is faster than torch's, also where the left factor stands in columns."""
+    """Whether the kernel is faster than torch's, also for a left factor in columns."""
     dtype = left_nk.dtype
     return library.multiplies_fast(dtype) and (left_nk.stride(1) == 1 or library.turns(dtype))
 

@@ -72,7 +72,7 @@ class Operation:
         torch: torch's way of it; None where a backend has its own.
         result: whose dtype the result has: `input`, or `full` precision.
         backward: gradients go through it.
-        features: what torch's way makes use of.
+        features: features that torch's implementation uses.
     """
 
     reference: Callable[..., Any]

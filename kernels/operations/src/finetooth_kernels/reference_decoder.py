@@ -45,7 +45,7 @@ OPERATIONS = SimpleNamespace(
     rms_norm=rms_norm.rms_norm, rotary=rotary.rotate, norm_rotary=rotary.norm_rotary, gated_mlp=gated.gated,
     low_rank_linear=low_rank_linear.low_rank_linear, segment_attention=segment_attention.segment_attention,
 )  # fmt: skip
-"""Torch's way of what layers consist of."""
+"""Torch's implementations of the parts of layers."""
 
 HEADS, KV_HEADS, SIZE, WIDTH, BETWEEN, EPS = 4, 2, 16, 24, 40, 1e-5
 

@@ -181,7 +181,7 @@ def segment_attention(
     q, k, v = torch.split(qkv_nhd.double().transpose(0, 1), [heads, kv_heads, kv_heads])
     k, v = (x.repeat_interleave(heads // kv_heads, 0) for x in (k, v))
     out = []
-    for row in range(rows):  # one at a time: what a row does not see must not reach it, not even times 0
+    for row in range(rows):  # one at a time: invisible positions must not affect a row, not even times 0
         at = seen[row].nonzero().squeeze(1)
         scores = torch.einsum("hd,hcd->hc", q[:, row], k[:, at]) * scale
         out.append(torch.einsum("hc,hcd->hd", scores.softmax(-1), v[:, at]))
@@ -218,7 +218,7 @@ def _cached_attention(
 
 
 class _Unpacked:
-    """A weight that is multiplied with as it stands."""
+    """A weight that multiplies without preparation."""
 
     def __init__(self, weight_od: Tensor, bias_o: Tensor | None) -> None:
         self._weight, self._bias = weight_od.detach(), bias_o
@@ -331,7 +331,7 @@ def linear_logprob(
     expected: Tensor | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
 ) -> LinearLogprob:
-    """What `finetooth_kernels.linear_logprob.linear_logprob` computes, argument for argument, without its thrift.
+    """The same as `finetooth_kernels.linear_logprob.linear_logprob`, argument for argument, without saving memory.
 
     Holds the whole (N, V) logits in float64 several times over; `expected` and `chunk_bytes` are
     checked and otherwise ignored. The

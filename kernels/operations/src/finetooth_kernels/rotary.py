@@ -33,7 +33,7 @@ def rotate(
         x_nhd: (N, H, D).
         cos_nr, sin_nr: (N, R/2) float32, the cosine and sine for each position and pair.
         heads: how many of the H heads turn.
-        arena: where the result lies.
+        arena: memory of the result.
 
     Returns:
         The shape and dtype of `x_nhd`.

@@ -1,4 +1,4 @@
-"""Rows of one product that differ in what is added to it: those of several adapters over one base.
+"""Rows of one product with different additions: those of several adapters over one base.
 
     y_n = x_n W^T + b + h_n B_g^T,    h_n = x_n A_g^T,    g the adapter of row n
 

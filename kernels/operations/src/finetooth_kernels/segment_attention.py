@@ -44,7 +44,7 @@ WIDE_BLOCK = 1024
 
 
 FLASH_DTYPES = (torch.bfloat16, torch.float16)
-"""What flash attention on a GPU takes."""
+"""Arguments of flash attention on a GPU."""
 
 LEAST_CAPABILITY = (8, 0)
 """The compute capability from which NVIDIA GPUs have it."""
@@ -75,7 +75,7 @@ def segment_attention(
     scale: float,
     arena: Arena | None = None,
 ) -> Tensor:
-    """Attention of every row to what it may see.
+    """Attention of every row to its visible positions.
 
     Args:
         qkv_nhd: (N, heads + 2 kv_heads, D): queries, keys and values of each row.
@@ -174,7 +174,7 @@ class _Backward:
         self._dk, self._dv = (torch.zeros_like(x, dtype=wide) for x in (self._k, self._v))
 
     def block(self, rows: slice, seen: slice, *, causal: bool) -> None:
-        """What queries `rows` add through keys `seen`; causal: the last n of the keys are the n queries' own rows."""
+        """The part of queries `rows` from keys `seen`; causal: the last n of the keys are the n queries' own rows."""
         kv_heads, group, _, size = self._shape
         n, m = rows.stop - rows.start, seen.stop - seen.start
         flat = kv_heads, group * n

@@ -56,7 +56,7 @@ def paths(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
 
 
 def longest(segments: Sequence[Segment]) -> int:
-    """Positions of the longest sequence, what it shares with others included."""
+    """Positions of the longest sequence, including those that it shares with others."""
     return max((sum(segment.stop - segment.start for segment in path) for path in paths(segments)), default=0)
 
 

@@ -27,7 +27,7 @@ class Trial:
     """One way to call an operation.
 
     Attributes:
-        name: says what is particular.
+        name: the special property.
         given: inputs of floating point, in the dtype that is tried; gradients reach them where the operation has any,
             and they may stand in any strides.
         call: the operation and the inputs to its results of floating point; None where it says that it cannot.
@@ -323,14 +323,14 @@ def awkward(operation: str, *, few: bool) -> list[tuple[int, int]]:
     """Rows and columns that an operation is tried with beyond the ordinary ones.
 
     Args:
-        few: one small pair, for what is interpreted.
+        few: one small pair, for interpreted kernels.
     """
     most = 4097 if operation in QUADRATIC else max(map(max, AWKWARD))
     return [(33, 65)] if few else [sizes for sizes in AWKWARD if max(sizes) <= most]
 
 
 def trials(operation: str, dtype: torch.dtype, device: str, rows: int = ROWS, columns: int = COLUMNS) -> list[Trial]:
-    """What an operation is tried with; none for one that is not of `finetooth_kernels.operations`."""
+    """The trials of an operation; empty for one that is not in `finetooth_kernels.operations`."""
     return list(TRIALS[operation](_Draw(dtype, device, columns), rows)) if operation in TRIALS else []
 
 
@@ -372,7 +372,7 @@ def results(
     if not backward or not followed:
         return outputs, ()
     generator = torch.Generator().manual_seed(11)
-    tried = next(iter(trial.given.values())).dtype  # the same numbers, whatever the precision of the outputs
+    tried = next(iter(trial.given.values())).dtype  # the same numbers for every precision of the outputs
     incoming = [torch.randn(out.shape, generator=generator).to(tried).to(out.device, out.dtype) for out in followed]
     return outputs, torch.autograd.grad(followed, list(leaves.values()), incoming, allow_unused=True)
 
@@ -402,7 +402,7 @@ def first_difference(
 
 
 def _difference(ours: Tensor | None, wanted: Tensor | None, allowed: float) -> tuple[str, str] | None:
-    """What was got and what expected, where they differ; None for a gradient is one of zeros."""
+    """Differing actual and expected values; None for a gradient means zeros."""
     if ours is None or wanted is None:
         zeros = all(x is None or not bool(x.count_nonzero()) for x in (ours, wanted))
         return None if zeros else ("None", "one that is not zero") if ours is None else ("not zero", "none")

@@ -15,7 +15,7 @@ from finetooth_kernels.contract import Availability
 __all__ = ["SUPPORTED_DTYPES", "available", "interpreted", "on", "unsupported"]
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""What the kernels multiply; all of them accumulate in float32."""
+"""Types that the kernels multiply; all of them accumulate in float32."""
 
 _LEAST_CAPABILITY = (8, 0)
 """Compute capability from which NVIDIA devices multiply bfloat16."""

@@ -1,1 +1,1 @@
-"""finetooth-steps: what makes an optimizer step correct, for any array library."""
+"""finetooth-steps: code for correct optimizer steps with any array library."""

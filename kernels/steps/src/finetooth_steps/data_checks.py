@@ -1,4 +1,4 @@
-"""What an engine refuses before it computes anything: data that cannot be computed, or not side by side."""
+"""Checks of an engine before it computes: refuses data that it cannot compute, or cannot compute together."""
 
 from __future__ import annotations
 

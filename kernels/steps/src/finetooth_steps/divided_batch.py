@@ -95,7 +95,7 @@ class DividedBatch:
         return [token for written, _ in parts for token in written]
 
     def _stepped(self) -> tuple[list[Written], int]:
-        """What this rank writes, under the numbers of all ranks, and how many of its requests wait for room."""
+        """This rank's new tokens, under the numbers of all ranks, and the number of its waiting requests."""
         written = []
         for token in self._batch.step():
             number, first = self._own[token.request]

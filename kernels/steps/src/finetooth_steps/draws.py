@@ -1,4 +1,4 @@
-"""Random numbers of a step's data, the same whatever the layout: dropout and noise are functions of these keys.
+"""Random numbers of a step's data, the same for every layout: dropout and noise are functions of these keys.
 
 A number is drawn for a seed, an optimizer step, a datum (its place among the data of the step), a position in the
 datum, a site (the module that draws) and a column of what it draws for. It depends on nothing else: not on the
@@ -74,7 +74,7 @@ def uniform_words(keys: Words, site: str, columns: int) -> Words:
 
     Args:
         keys: (..., 2) of positions.
-        site: what draws.
+        site: the module that draws.
     """
     rows, at = halves(keys, site, columns)
     return np.asarray(mixed(rows[..., None] ^ at))

@@ -50,7 +50,7 @@ class MicroBatch:
 
     @property
     def computed(self) -> tuple[MicroBatch, ...]:
-        """What goes through the model at once."""
+        """The data in one pass through the model."""
         return self.pieces or (self,)
 
 

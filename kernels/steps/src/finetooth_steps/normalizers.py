@@ -1,4 +1,4 @@
-"""What the components of a loss are divided by, counted over the whole step before the first micro-batch."""
+"""Divisors of the components of a loss, counted over the whole step before the first micro-batch."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def count_normalizers(data: Sequence[Datum]) -> dict[str, float]:
 
 
 def divisor(loss: str, per: str, counts: Counts, total: xp.Array) -> float:
-    """What a component is divided by.
+    """The divisor of a component.
 
     Args:
         loss: its name, for messages.
         per: the component's normalizer.
         counts: normalizers of the whole step; without `none`, that is 1.
-        total: what the component adds up to, a scalar; read only where the normalizer is 0.
+        total: total of the component, a scalar; read only if the normalizer is 0.
 
     Raises:
         EngineError: `counts` does not hold the normalizer, or it is 0 while the component is not.

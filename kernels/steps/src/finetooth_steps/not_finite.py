@@ -24,10 +24,10 @@ def check_finite(
     """Checks that a micro-batch's loss is finite.
 
     Args:
-        objective: scalar, what a micro-batch adds to the loss.
+        objective: scalar, a micro-batch's part of the loss.
         data: of the call.
-        batch: what the loss saw of them.
-        outputs: what it read, (S, ...) each.
+        batch: the loss's view of them.
+        outputs: its inputs, (S, ...) each.
         step: optimizer steps done.
         action: what a user of this engine can do about it.
 

@@ -1,4 +1,4 @@
-"""What an engine keeps of its calls: the pass that a backward repeats, its handle, counters, and what it reports.
+"""State of an engine between calls: the pass that a backward repeats, its handle, counters, and reports.
 
 Nothing here knows an array library: every engine that trains in this process uses it.
 """
@@ -21,7 +21,7 @@ from finetooth_steps.totals import Totals
 
 @dataclass(frozen=True)
 class Pass:
-    """What a forward and its backward must agree on.
+    """Facts on which a forward and its backward must agree.
 
     Attributes:
         data: of one call.
@@ -31,7 +31,7 @@ class Pass:
         role: whose outputs count as the policy's.
         spec: the loss, None to score only.
         counts: normalizers of the whole step.
-        state: what the loss carried when the pass began.
+        state: the loss's state at the start of the pass.
     """
 
     data: tuple[Datum, ...]
@@ -45,7 +45,7 @@ class Pass:
 
     @property
     def computed(self) -> tuple[MicroBatch, ...]:
-        """What goes through the model at once: the micro-batches, or their pieces."""
+        """The parts of a pass through the model: the micro-batches, or their pieces."""
         return tuple(piece for batch in self.batches for piece in batch.computed)
 
 
@@ -66,7 +66,7 @@ class Evaluated:
 
 @dataclass
 class Counters:
-    """What an engine counts.
+    """Counters of an engine.
 
     Attributes:
         step: optimizer steps done, skipped ones included.
@@ -85,7 +85,7 @@ class Counters:
         self.rows += [str(datum.id or row) for row, datum in enumerate(data)]
 
     def drop(self) -> None:
-        """Forget what was accumulated."""
+        """Drop the accumulated gradients and counts."""
         self.accumulated, self.loss, self.rows = 0, 0.0, []
 
 
@@ -125,7 +125,7 @@ def report(
     work: Pass, outputs: Sequence[Mapping[str, NDArray[Any]]], evaluated: Evaluated | None, handle: Handle | None,
     *, flops: float = 0.0,
 ) -> Forward:  # fmt: skip
-    """What an engine returns of a pass.
+    """The result of a pass.
 
     Args:
         outputs: per datum, arrays by name.

@@ -1,4 +1,4 @@
-"""A micro-batch as arrays: what the model reads and what a loss sees.
+"""A micro-batch as arrays, for the model and for a loss.
 
 They are built in NumPy (ids int64, floats float64); an engine says how one of them becomes an array of its own.
 """
@@ -32,7 +32,7 @@ class PlacedMedium:
 
 @dataclass(frozen=True)
 class OnHost:
-    """What a rectangle was made of, in NumPy: what an engine lays out is known without asking a device.
+    """The source of a rectangle, in NumPy, so that its layout is known without a device.
 
     Attributes:
         tokens, mask: (S, T).
@@ -56,7 +56,7 @@ class Rectangle(Generic[Array]):
         targets: (S, T) or (S, T, K), 0 where the mask is false.
         pieces: of each row, the pieces of its segments; None if every row is one.
         media: row by row, in order.
-        counted: (M,) where the mask is true, among S T cells in order; None: nobody has looked.
+        counted: (M,) where the mask is true, among S T cells in order; None: unknown.
         host: the same arrays in NumPy; None: they were made elsewhere.
     """
 
@@ -118,7 +118,7 @@ def loss_data(
     *,
     rectangle: Rectangle[Array] | None = None,
 ) -> LossData:
-    """What a loss sees of a micro-batch.
+    """A loss's view of a micro-batch.
 
     Args:
         data: of the call; `check_fields` has seen them.

@@ -66,7 +66,8 @@ def trial_tokens(vocabulary: int) -> tuple[list[NDArray[np.int64]], list[NDArray
 
 
 def leak(alone: States, shared: States, exchanged: States, size: int) -> str:
-    """What is wrong with the states of segments that share rows, two by two at least; empty if nothing is.
+    """The fault of states of segments that share rows, at least two per row: they differ or affect each other; empty if
+    right.
 
     Args:
         alone, shared: of `trial_tokens`, each by itself and in rows.

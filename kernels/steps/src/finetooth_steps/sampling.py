@@ -1,4 +1,4 @@
-"""What engines of any array library check before they sample, and the random streams they draw from."""
+"""Checks before sampling for engines of any array library, and their random streams."""
 
 from __future__ import annotations
 

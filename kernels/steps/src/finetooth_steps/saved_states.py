@@ -1,4 +1,4 @@
-"""What saved engine states share that needs no array library: their folder, and checks before one is taken back."""
+"""Common code of saved engine states without an array library: their folder, and checks before restoring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from finetooth_hooks.errors import UserError
 from finetooth_hooks.protocols import EngineRequest
 
 STATE = "state.json"
-"""The file that says what the others of a state are."""
+"""The file that describes the other files of a state."""
 LARGEST_JSON = 2**28
 """Bytes of it; one of a model with a hundred thousand trained tensors has a tenth of that."""
 OTHER = "use another checkpoint"
@@ -51,7 +51,7 @@ def taking_its_place(path: Path, is_ours: Callable[[str], bool]) -> Iterator[Pat
 
 
 def read_content(path: Path) -> dict[str, Any]:
-    """What `STATE` of a state's folder says.
+    """The content of `STATE` in a state's folder.
 
     Raises:
         UserError: the file is missing, or not a JSON object.
@@ -108,7 +108,7 @@ def is_finite(value: Any) -> bool:
 
 
 def identity(request: EngineRequest) -> dict[str, Any]:
-    """What a state must have been saved from."""
+    """The facts that a state must have been saved with."""
     model = request.base.model
     return {"model_type": model.model_type, "parameters": model.parameters, "revision": model.revision}
 

@@ -46,7 +46,7 @@ from finetooth_steps.totals import merge_totals
 
 R = TypeVar("R")
 Scores = Mapping[str, Sequence[NDArray[Any]]]
-"""What a loss reads, by name: `logprobs` and `logprobs@ROLE`, each an array for each datum."""
+"""Inputs of a loss, by name: `logprobs` and `logprobs@ROLE`, each an array for each datum."""
 Slopes = Callable[[LossSpec, Sequence[Datum], Scores, Counts, int], tuple[LossTotals, Sequence[NDArray[Any]]]]
 """Evaluates a loss on the host: what it adds up to, and dL/dlogprob of each datum. Takes normalizers and the step."""
 
@@ -278,7 +278,7 @@ class ShardedEngine(FrontEngine):
         return self._merged(done, counts)
 
     def logprobs(self, data: Sequence[Datum], *, role: str = "policy") -> list[NDArray[np.float32]]:
-        """Scores this rank's share, and returns what all ranks have.
+        """Score this rank's share, and return the results of all ranks.
 
         Raises:
             EngineError: as `forward_backward`.
@@ -354,7 +354,7 @@ class ShardedEngine(FrontEngine):
                 )
 
     def _merged(self, done: Forward, counts: Counts) -> Forward:
-        """What all ranks' parts of a call come to; outputs in the order of the data."""
+        """The combined result of all ranks' parts of a call; outputs in the order of the data."""
         parts = self._collective.gather(done)
         outputs = tuple(output for part in parts for output in part.outputs)
         done = replace(done, outputs=outputs, **_counted(parts))

@@ -1,4 +1,4 @@
-"""What two engines of a process must have in common to hold one copy of a base. It needs no array library."""
+"""Facts on which two engines of a process must agree to share one copy of a base. It needs no array library."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from finetooth_hooks.errors import EngineError
 
 
 def check_settings(settings: StepSettings, options: Mapping[str, Any], optimizer: str) -> None:
-    """Refuse what the step could not apply, before anything is changed.
+    """Refuse settings that the step could not apply, before anything changes.
 
     Args:
         options: of the optimizer, by their names in a recipe, with their values.

@@ -44,7 +44,7 @@ class Totals:
             like: any float array of the engine; gives library, type and device to a total that is a plain number.
 
         Returns:
-            scalar: what this micro-batch adds to the normalised loss, with its graph.
+            scalar: this micro-batch's part of the normalised loss, with its graph.
 
         Raises:
             EngineError: the loss gives nothing, divides by what was not counted, or gives a component another
@@ -70,7 +70,7 @@ class Totals:
 
     @property
     def finite(self) -> bool:
-        """Whether what each micro-batch added is finite."""
+        """Whether each micro-batch's part is finite."""
         self._settle()
         return self._finite
 
@@ -94,12 +94,12 @@ class Totals:
 
     @property
     def plain(self) -> LossTotals:
-        """What was added up, to be merged with that of other calls and ranks."""
+        """The totals, for merging with those of other calls and ranks."""
         self._settle()
         return LossTotals(self.spec.name, dict(self._contributions), dict(self._metrics))
 
     def _settle(self) -> None:
-        """Bring what is pending to the host, and add it up in its order, in float64."""
+        """Move pending values to the host, and sum them in order, in float64."""
         pending, self._pending = self._pending, []
         numbers = iter(_read([value for added in pending for value in added.values]))
         for added in pending:
@@ -114,11 +114,11 @@ class Totals:
 
 @dataclass
 class _Added:
-    """What one micro-batch adds; arrays, or plain numbers.
+    """One micro-batch's part; arrays, or plain numbers.
 
     Attributes:
         components: total and normalised total by name.
-        objective: what it adds to the loss.
+        objective: its part of the loss.
     """
 
     components: dict[str, tuple[xp.Array, xp.Array]] = field(default_factory=dict)
@@ -176,7 +176,7 @@ class MergedLoss:
 
 
 def merge_totals(several: Sequence[LossTotals], counts: Counts) -> MergedLoss:
-    """The loss of a step from what its calls, or its ranks, added up.
+    """The loss of a step from the totals of its calls or ranks.
 
     A loss with `together: step` sees only what one call gives it: its totals add up to the step's loss only if the
     loss is a sum over what it sees.
