@@ -1,1 +1,1 @@
-"""What launchers share: processes that are ranks, and waiting for them."""
+"""Common code of launchers: starts ranks as processes, and waits for them."""

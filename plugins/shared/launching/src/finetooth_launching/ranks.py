@@ -1,4 +1,4 @@
-"""Ranks that a launcher started: what tells each its place, and waiting until the run has ended."""
+"""Ranks of a launcher: the variables with each rank's place, and waiting for the end of the run."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ CARRIED = ("FT_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "OMP_NUM_THREADS", "NCCL_SOC
 """Variables that ranks on other machines get from this process."""
 
 ASKED_TO_END = 128 + signal.SIGTERM
-"""The exit code of a run that saved what it had and ended, since SIGTERM asked it to."""
+"""The exit code of a run that saved its state and ended because of SIGTERM."""
 
 BAD_INPUT = 2
 """The exit code of a run that was refused, by every rank for the same reason."""
 
 Restarted = Literal["run", "rank"]
-"""What a launcher starts again where a rank fails."""
+"""What a launcher restarts after a failure of a rank: `run` or `rank`."""
 
 
 class RankOptions(Options):
-    """What launchers do where a rank fails."""
+    """Options of launchers for a failure of a rank."""
 
     grace: float = Field(default=5.0, gt=0)
     """Seconds that the other ranks have to end after one has failed; then they are killed."""
@@ -70,7 +70,7 @@ class RankProcess:
     Args:
         command: program and arguments.
         environment: its variables.
-        log: file for what it writes; None: it shares the terminal, and gets the interrupt key.
+        log: file for its output; None: it shares the terminal, and gets the interrupt key.
         quiet: only errors go to the log, and it reads nothing.
         inherits: descriptors of open files that it gets, with a log.
     """
@@ -122,7 +122,7 @@ class RankProcess:
 
 
 def variables(rank: int, world: int, local: int, address: str, port: int) -> dict[str, str]:
-    """What tells a process its place, as torchrun sets it.
+    """Environment variables with a process's place, as from torchrun.
 
     Args:
         local: number of the rank among those of its machine.
@@ -145,7 +145,7 @@ class RankStarter:
 
     Attributes:
         name: of the launcher.
-        mark: the variable that says that a process is a rank.
+        mark: the variable that marks a process as a rank.
     """
 
     name: str
@@ -155,7 +155,7 @@ class RankStarter:
         self._environment = environment
 
     def rank(self) -> Rank | None:
-        """None: nobody started this process as a rank.
+        """None: this process was not started as a rank.
 
         Raises:
             PlanError: this process is a rank, and no launcher is installed that finds its place; without this, each
@@ -339,7 +339,7 @@ def _all_end(ranks: Sequence[Started], grace: float, pause: float) -> bool:
 
 
 def how_it_ended(code: int, last_line: str) -> str:
-    """In words what follows a rank's number: `was ended by signal 9 (SIGKILL)`."""
+    """The end of a rank in words, after its number: `was ended by signal 9 (SIGKILL)`."""
     if code < 0:
         return f"was ended by signal {-code} ({signal.Signals(-code).name})"
     return f"ended with exit code {code}: {last_line}" if last_line else f"ended with exit code {code}"

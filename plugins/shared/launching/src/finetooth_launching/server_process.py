@@ -17,7 +17,7 @@ SHOWN = 500
 
 
 class ServerProcess:
-    """Starts a server without a shell, and ends it with what it started.
+    """Starts a server without a shell, and ends it with its child processes.
 
     Args:
         command: program and arguments.
@@ -84,7 +84,8 @@ class ServerProcess:
         return f"; {self._log} ends: {text}" if text else ""
 
     def end(self) -> None:
-        """End it, and what it started: workers of a server that was killed live on, and keep the device's memory."""
+        """End the server and its child processes: workers of a killed server continue to run, and keep the device's
+        memory."""
         running, self._running = self._running, None
         if running is None:
             return

@@ -1,1 +1,1 @@
-"""What several training methods share: batches of rows, the reference model, health of preferences."""
+"""Common code of training methods: batches of rows, the reference model, health of preferences."""

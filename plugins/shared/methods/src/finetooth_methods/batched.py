@@ -20,7 +20,7 @@ from finetooth_hooks.reports import StepReport
 
 class Batches:
     """The order in which data are trained: every epoch a new permutation from an owned seed, cut into batches; the last
-    one of an epoch is smaller. The cursor is exact: a restored one yields what would have come next.
+    one of an epoch is smaller. The cursor is exact: a restored one yields exactly the next batch.
 
     Args:
         size: number of data.
@@ -52,7 +52,7 @@ class Batches:
             lengths: of the data, asked for where the section orders them by length; None: they have none.
 
         Raises:
-            RecipeError: the section orders by lengths, and there are none.
+            RecipeError: the section orders by lengths, and they are unknown.
         """
         if lengths is None:
             refuse_curriculum(train)
@@ -105,7 +105,7 @@ def refuse_curriculum(train: TrainSettings) -> None:
     """Refuses an order of rows by length.
 
     Raises:
-        RecipeError: rows shall come by their length, for a method that cannot say how long they are.
+        RecipeError: the recipe orders rows by length, and the method does not know the lengths.
     """
     if train.curriculum is not None:
         raise RecipeError(
@@ -122,7 +122,7 @@ def train_step(engine: Engine, data: Sequence[Datum], loss: LossSpec, epoch: flo
 
 
 def stepped_report(result: Forward, stepped: Stepped, rows: int, epoch: float) -> StepReport:
-    """The report of a step from what its forward and backward and its optimizer said."""
+    """The report of a step from the results of its forward-backward and its optimizer step."""
     extra = {f"loss/{name}": value for name, value in result.components.items()} if len(result.components) > 1 else {}
     return StepReport(
         step=stepped.step,
@@ -149,9 +149,9 @@ class BatchedMethod(MethodBase):
     """
 
     first_loss_high: ClassVar[str] = "a wrong tokenizer"
-    """What a first loss above the family's range often means."""
+    """Likely causes of a first loss above the family's range."""
     first_loss_low: ClassVar[str] = "the model knows these rows already"
-    """What one below it often means."""
+    """Likely causes of a first loss below it."""
 
     def __init__(self, context: Context, loss: LossSpec) -> None:
         self._context, self._loss = context, loss
@@ -162,7 +162,7 @@ class BatchedMethod(MethodBase):
 
     @property
     def data(self) -> Sequence[Datum]:
-        """What the run trains, in the order of the rows (`protocols.Method`)."""
+        """The training data in the order of the rows (`protocols.Method`)."""
         return self._data
 
     def begin(self, data: Sequence[Datum], *, of_row: int = 1) -> Batches:

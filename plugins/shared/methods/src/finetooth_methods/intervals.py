@@ -35,8 +35,8 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def bootstrap(
     items: Sequence[Any], statistic: Callable[[Sequence[Any]], float], random: np.random.Generator, draws: int = 1000
 ) -> tuple[float, float]:
-    """The 95 % interval of a statistic of independent items by drawing as many of them with replacement (the
-    percentile bootstrap, Efron, 1979). What depends on each other, such as the steps of one answer, is one item.
+    """The 95 % interval of a statistic of independent items by drawing as many of them with replacement (the percentile
+    bootstrap, Efron, 1979). Dependent values, such as the steps of one answer, are one item.
 
     Args:
         statistic: not a number where some draw has none; such draws are left out.

@@ -27,7 +27,7 @@ class Health:
 
     Args:
         context: gets the notes.
-        calmer: what makes margins smaller, for the advice.
+        calmer: a change that makes margins smaller, for the advice.
     """
 
     def __init__(

@@ -39,10 +39,10 @@ Reference = Annotated[ReferenceOptions, BeforeValidator(_as_mapping)]
 
 
 class ReferencePolicy:
-    """What a recipe says of the reference.
+    """A recipe's settings of the reference.
 
     Raises:
-        RecipeError: something that does not move shall follow the policy.
+        RecipeError: a fixed reference is set to follow the policy.
     """
 
     def __init__(self, options: ReferenceOptions) -> None:
@@ -58,7 +58,7 @@ class ReferencePolicy:
 
     @property
     def roles(self) -> Mapping[str, RoleModel | None]:
-        """What the engine shall hold, for `protocols.Method.roles`."""
+        """The reference model for the engine, as in `protocols.Method.roles`."""
         policy = self.options.policy
         if policy == ADAPTER_OFF:
             return {}

@@ -1,1 +1,1 @@
-"""What loaders of several frameworks share: folders and hub ids in transformers' layout, without a framework."""
+"""Common code of loaders of several frameworks: folders and hub ids in transformers' layout, without a framework."""

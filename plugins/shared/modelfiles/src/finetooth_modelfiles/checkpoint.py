@@ -1,4 +1,4 @@
-"""Reading what a folder of safetensors files holds, from their headers alone.
+"""Lists the tensors of a folder of safetensors files from their headers.
 
 Layout (https://github.com/huggingface/safetensors): eight bytes of little-endian header length, a JSON header with the
 dtype, shape and data offsets of every tensor, the data.
@@ -47,7 +47,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor lies.
+    """The place of a tensor.
 
     Attributes:
         dtype: by the format's name, `BF16`.
@@ -84,7 +84,7 @@ def read(folder: Path) -> Checkpoint:
     """Read the headers of a folder's weights.
 
     Raises:
-        RecipeError: there are none, a file is missing or cut off, or they are pickled.
+        RecipeError: the folder has no weights, a file is missing or truncated, or they are pickled.
     """
     parameters = size = experts = 0
     files = _files(folder)

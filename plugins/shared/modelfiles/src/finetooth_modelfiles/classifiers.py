@@ -32,7 +32,7 @@ def class_name(model_type: str, kind: str) -> str:
     """transformers' class for models of a type with a head for labels.
 
     Raises:
-        PlanError: there is none.
+        PlanError: the model has no such head.
     """
     auto: Any = import_module("transformers.models.auto.modeling_auto")
     names = {
@@ -45,13 +45,13 @@ def class_name(model_type: str, kind: str) -> str:
 
 
 def classifier_kind(adapter: Path) -> str | None:
-    """What an adapter with a head classifies, `sequence` or `token`; None if it has no head."""
+    """The objects that an adapter's head classifies, `sequence` or `token`; None without a head."""
     task = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("task_type")
     return next((kind for kind, name in PEFT_TASKS.items() if name == task), None)
 
 
 def folded_config(folder: Path) -> dict[str, Any]:
-    """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
+    """See `protocols.Adapter`: peft's `adapter_config.json` shows whether the adapter has a head."""
     kind = classifier_kind(folder)
     if kind is None:
         return {}

@@ -20,7 +20,7 @@ MOST: Mapping[str, int] = {
 """The largest that each may be; the largest that is known of any model is a tenth of it."""
 
 POSITIVE = ("rope_theta", "max_position_embeddings", "vocab_size", "hidden_size", "num_attention_heads")
-"""What a model cannot have none of."""
+"""Sizes that cannot be 0 in a model."""
 
 DEEPEST = 64
 """Sections within each other."""

@@ -1,4 +1,4 @@
-"""Running out of memory, as one line that says what to change.
+"""Explains an out-of-memory error in one line with the settings to change.
 
 The advice follows a fixed order, cheapest first: a smaller micro-batch (never changes the result), recomputation, fewer
 trained parameters, shorter rows, another device. What no micro-batch changes, such as weights and what the optimizer
@@ -21,13 +21,13 @@ _SAID = re.compile(
     r"attempting to allocate|insufficient memory|resource limit",
     re.IGNORECASE,
 )
-"""What torch, MLX and Metal say; the last two: too large a buffer, and a command that found no memory."""
+"""Messages of torch, MLX and Metal; the last two mean a too large buffer, and a command without memory."""
 _ASKED = re.compile(r"(?:[Tt]ried|Unable|Attempting) to allocate ([\d.]+) ?(bytes|[KMGT]i?B)")
 PORTIONS = frozenset({"activations", "logits"})
 """Parts of an estimate that grow with the micro-batch."""
 
 OF_STEPS = frozenset({"forward", "backward", "forward_backward", "logprobs", "generate", "step"})
-"""Calls of a step. The others hold all that trains, whatever the portions are."""
+"""Calls of a step. Other calls need memory for all trained parameters, for any size of portions."""
 
 FULL = 0.95
 """Share of the memory which, taken by what no portion changes, leaves no room for any."""
@@ -37,7 +37,7 @@ _UNITS = {"bytes": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 @dataclass(frozen=True)
 class Situation:
-    """What was going on when memory ran out.
+    """The situation when memory ran out.
 
     Attributes:
         call: the primitive.
@@ -67,7 +67,7 @@ class Situation:
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether the error says that the host or the device has no more memory."""
+    """Whether the error means that the host or the device ran out of memory."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_SAID.search(str(error))))
@@ -85,13 +85,13 @@ def longest_of(given: Any) -> tuple[int, str]:
 
 
 def requested_bytes(error: BaseException) -> int:
-    """Bytes that the allocation asked for, as far as the error says; else 0."""
+    """Bytes of the failed allocation, if the error has them; else 0."""
     match = _ASKED.search(str(error))
     return int(float(match[1]) * _UNITS[match[2] if match[2] == "bytes" else match[2][0]]) if match else 0
 
 
 def exhausted(error: BaseException, now: Situation) -> EngineError:
-    """The error in one line: which call, what was planned, what there is, and what to change in which order."""
+    """The error in one line: the call, the plan, the available memory, and the settings to change in order."""
     requested = requested_bytes(error)
     parts = sorted(now.plan.memory.parts.items(), key=lambda part: -part[1])
     planned = ", ".join(f"{name} {size(takes)}" for name, takes in parts[:2])
@@ -110,7 +110,7 @@ def exhausted(error: BaseException, now: Situation) -> EngineError:
 
 
 def ladder(now: Situation) -> list[str]:
-    """What to change, what costs least first, with the figures of this run."""
+    """Settings to change, the cheapest first, with the figures of this run."""
     train = now.plan.train
     budget, rungs = train.micro_batch_tokens or 0, []
     least = max(now.longest, 1)
@@ -136,13 +136,13 @@ def ladder(now: Situation) -> list[str]:
 
 
 def is_filled(now: Situation) -> bool:
-    """What no portion changes leaves no room."""
+    """Whether memory that does not depend on portions leaves no space for any."""
     fixed = sum(takes for name, takes in now.plan.memory.parts.items() if name not in PORTIONS)
     return now.total > 0 and fixed > FULL * now.total
 
 
 def _smaller(now: Situation) -> list[str]:
-    """What makes the part smaller that takes most of what no portion changes."""
+    """A change that reduces the largest part that does not depend on portions."""
     parts = now.plan.memory.parts
     fixed = {name: takes for name, takes in parts.items() if name not in PORTIONS}
     largest = max(fixed, key=lambda name: fixed[name], default="")

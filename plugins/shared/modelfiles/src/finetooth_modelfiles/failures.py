@@ -1,4 +1,4 @@
-"""What transformers and the hub client raise, as one line a user can act on."""
+"""Turns exceptions of transformers and the hub client into one line for the user."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def explained(reference: str, *, part: str = "config.json") -> Iterator[None]:
     """Turn any failure inside into a `RecipeError` about `model`.
 
     Args:
-        part: what was being read.
+        part: the part that was read.
     """
     try:
         yield
@@ -93,7 +93,7 @@ def _is_of_another_plugin(error: Exception) -> bool:
 
 
 def _names(error: BaseException) -> set[str]:
-    """Class names of an exception and of what caused it, their bases too."""
+    """Class names of an exception, its causes, and their bases."""
     names: set[str] = set()
     seen: BaseException | None = error
     while seen is not None:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 
 class LowRankOptions(Options):
-    """What all low-rank adapters have (Hu et al., 2021, arXiv:2106.09685)."""
+    """Options of all low-rank adapters (Hu et al., 2021, arXiv:2106.09685)."""
 
     rank: int = Field(default=32, ge=1, le=256)
     """Rank r of the low-rank update B A, 1 to 256."""

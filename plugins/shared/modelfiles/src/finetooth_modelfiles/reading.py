@@ -1,4 +1,4 @@
-"""Where a model lies, and its config and tokenizer through transformers' auto classes."""
+"""Locates a model, and reads its config and tokenizer with transformers' auto classes."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class ModelFiles:
     """Folders and hub ids in transformers' layout.
 
     Attributes:
-        context: takes notes of what was chosen.
+        context: receives notes about choices.
         revision: branch, tag or commit of a hub id; None is its main branch.
         trust_remote_code: Python code that comes with a model is run.
-        before: called with what was located before a config is read, to make its architecture known.
+        before: called with the location before a config is read, to register its architecture.
         rope_scaling: more positions than the model was made for.
-        after: called with a config that was read, and with what was located, to change it.
+        after: called with a config and its location, to change it.
     """
 
     context: Context
@@ -52,7 +52,7 @@ class ModelFiles:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What `from_pretrained` is given in addition to the name."""
+        """Arguments of `from_pretrained` besides the name."""
         revision = {} if self.revision is None else {"revision": self.revision}
         return {"trust_remote_code": self.trust_remote_code, **revision}
 
@@ -104,7 +104,7 @@ class ModelFiles:
         random no longer does.
 
         Raises:
-            RecipeError: there is none, or it has no fast implementation.
+            RecipeError: the model has no tokenizer, or one without a fast implementation.
         """
         with self.reading(reference, part="tokenizer") as located:
             # where mistral-common is installed, as with vLLM, Mistral's would be one without offsets
@@ -190,7 +190,7 @@ def choose_pad(tokenizer: Any) -> str:
     Padding with that one would hide real ends from tools that mask by pad id. No token is added: the embedding stays.
 
     Returns:
-        What was chosen, for the plan.
+        The choice, for the plan.
     """
     special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     special |= {str(token) for token in tokenizer.all_special_tokens}

@@ -35,7 +35,7 @@ class RopeScaling(Options):
     """For `llama3`: original positions divided by the shortest wavelength between the two; null is 4."""
 
     def digest(self) -> str:
-        """SHA-256 of what is set: an adapter fits no base with other positions."""
+        """SHA-256 of the settings, since an adapter does not fit a base with other positions."""
         return hashlib.sha256(self.model_dump_json(exclude_none=True).encode()).hexdigest()
 
 

@@ -73,7 +73,7 @@ class Schemas:
             stop_ids: end a completion; they may come where the form is complete.
 
         Raises:
-            EngineError: the text is not of its kind, has what the parser does not know, or the tokenizer is slow.
+            EngineError: the text is invalid for its kind, has unsupported parts, or the tokenizer is not a fast one.
         """
         if form is None:
             return None
@@ -133,7 +133,7 @@ class Schemas:
 
 
 def _grammar(kind: str, text: str) -> str:
-    """What llguidance compiles.
+    """The grammar for llguidance.
 
     Raises:
         EngineError: the text is not a JSON schema.
@@ -153,7 +153,7 @@ def _grammar(kind: str, text: str) -> str:
 
 
 def problem_of(kind: str, text: str) -> str:
-    """Why no text can be held to a form (`Sampling.form`), whatever the tokenizer; empty if it can."""
+    """The reason why a form (`Sampling.form`) cannot be enforced with any tokenizer; empty if it can."""
     try:
         return _line(LLMatcher.validate_grammar(_grammar(kind, text)))
     except EngineError as error:

@@ -1,4 +1,4 @@
-"""Which modules carry an adapter: from what the recipe says to module paths of the model."""
+"""Finds the adapted modules: from the recipe's targets to module paths of the model."""
 
 from __future__ import annotations
 

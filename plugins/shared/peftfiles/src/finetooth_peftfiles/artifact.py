@@ -22,9 +22,9 @@ from finetooth_peftfiles.layers import NAME
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What peft puts before the names of a model's tensors."""
+"""peft's prefix of the names of a model's tensors."""
 TUNER = "base_model."
-"""What it puts before the names of tensors that all layers share."""
+"""peft's prefix of the names of tensors that all layers share."""
 
 
 def addition_of(model: Any) -> dict[str, torch.Tensor]:
@@ -99,7 +99,7 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The config of an artifact, and its tensors by the names they have in the model.
 
     Raises:
-        UserError: there is none.
+        UserError: the folder has no adapter.
     """
     try:
         saved = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What peft does to the process's environment, undone."""
+"""Undoes peft's changes to the process's environment."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class FoldableAdapter(AdapterBase):
         return fold(model, folder, precision=precision, device=device, pad_id=pad_id, quantizer=quantizer)
 
     def folded_config(self, folder: Path) -> dict[str, Any]:
-        """See `protocols.Adapter`: peft's `adapter_config.json` says whether there is a head."""
+        """See `protocols.Adapter`: peft's `adapter_config.json` shows whether the adapter has a head."""
         from finetooth_modelfiles.classifiers import folded_config
 
         return folded_config(folder)

@@ -22,7 +22,7 @@ def fold(
     model: Any, folder: Path, *, precision: str, device: str, pad_id: int | None = None,
     quantizer: Quantizer | None = None,
 ) -> Any:  # fmt: skip
-    """See `protocols.Adapter.fold`: the base with what the artifact adds folded in.
+    """See `protocols.Adapter.fold`: the base with the artifact's additions merged.
 
     Raises:
         UserError: the artifact was made for another model, or its file is damaged.

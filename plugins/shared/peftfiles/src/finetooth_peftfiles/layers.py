@@ -1,4 +1,4 @@
-"""peft's layers in a model: put in place so that module paths of the model stay what they were."""
+"""Inserts peft's layers into a model without changing its module paths."""
 
 from __future__ import annotations
 
@@ -95,5 +95,5 @@ def switched_off(model: Any) -> Iterator[None]:
 
 
 def other_targets(facts: ModelFacts) -> str:
-    """What can be adapted in every model."""
+    """Modules that every model has for adapters."""
     return f"set adapter.targets: attention, or name modules such as {', '.join(facts.attention_targets[:4])}"

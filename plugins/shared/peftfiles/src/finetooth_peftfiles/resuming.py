@@ -27,11 +27,11 @@ def begin(reference: str, context: Context, kind: str, settings: Mapping[str, An
     Args:
         reference: a run by its folder or by its name under `runs/`, or an adapter's folder.
         kind: peft's name of the adapter's kind.
-        settings: what the artifact's config must say.
+        settings: required settings of the artifact's config.
         targets: the recipe's; None are compared once the model is there.
 
     Raises:
-        RecipeError: there is none, or one of another base, kind, size or choice of modules.
+        RecipeError: the artifact is missing, or has another base, kind, size or choice of modules.
     """
     folder = place(reference)
     about = _about(folder, reference)
@@ -70,7 +70,7 @@ def place(reference: str) -> Path:
     """The folder with an adapter that a reference means.
 
     Raises:
-        RecipeError: there is none, or a file of it is damaged.
+        RecipeError: the artifact is missing, or a file of it is damaged.
     """
     start = Path(reference).expanduser()
     for folder in (start, start / "artifact", Path("runs") / reference / "artifact"):
@@ -92,7 +92,7 @@ def place(reference: str) -> Path:
 
 
 def base_names(about: Mapping[str, Any], folder: Path) -> set[str]:
-    """How an adapter's config and its manifest name the base that it was made for; empty if neither says."""
+    """The names of an adapter's base in its config and its manifest; empty if unknown."""
     named = {str(about.get("base_model_name_or_path") or "")}
     if (folder / MANIFEST).is_file():
         named.add(str(json.loads(read_manifest(folder)).get("model", "")))

@@ -1,1 +1,1 @@
-"""Conversations as marked-up text and tokens: what renderers share."""
+"""Common code of renderers: conversations as marked-up text and tokens."""

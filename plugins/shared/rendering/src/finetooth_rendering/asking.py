@@ -1,4 +1,4 @@
-"""Greedy answers to questions, and what they depend on: what evaluators that ask must agree on."""
+"""Greedy answers to questions, and their settings, the same for all evaluators that ask."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from finetooth_hooks.engine import Engine
 from finetooth_hooks.sampling import Sampling
 
 QUESTION = "{question}"
-"""Where the question stands in a recorded template."""
+"""Placeholder of the question in a recorded template."""
 
 
 def ask(
@@ -33,7 +33,7 @@ def ask(
 
 
 def settings(context: Context, max_tokens: int, *, chat: bool) -> dict[str, Any]:
-    """What greedy answers depend on, for `Evaluation.settings`.
+    """The settings that affect greedy answers, for `Evaluation.settings`.
 
     `template` is a prompt as the model reads it, with `{question}` in the place of the question; `stop` are the texts
     of the tokens that end an answer.

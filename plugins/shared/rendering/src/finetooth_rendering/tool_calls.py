@@ -1,4 +1,4 @@
-"""Calls of tools as data and as text: what the renderers of several families share."""
+"""Calls of tools as data and as text, for the renderers of several families."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def json_call(text: str, *, arguments: str = "arguments") -> Mapping[str, Any] |
     """The call that a text is, `{"name": ..., "arguments": {...}}` and nothing else; None for another text.
 
     Args:
-        arguments: what the markup calls them.
+        arguments: the markup's name for them.
     """
     try:
         value = received(text)
@@ -75,7 +75,7 @@ def json_call(text: str, *, arguments: str = "arguments") -> Mapping[str, Any] |
 
 
 def _call_at(text: str, begin: int, end: str) -> tuple[Mapping[str, Any] | None, int]:
-    """The call that stands at a character, up to its end tag, and where it ends."""
+    """The call at a character, up to its end tag, and the index of its end."""
     at = begin + len(text[begin:]) - len(text[begin:].lstrip())
     try:
         value, at = json.JSONDecoder().raw_decode(text, at)

@@ -82,7 +82,7 @@ class TurnRenderer(RendererBase, ABC):
         """
 
     def read(self, text: str) -> Message:
-        """The assistant message that a completion says; its end-of-turn is not in the text."""
+        """The assistant message of a completion, whose text has no end-of-turn."""
         return Message("assistant", text)
 
     def read_tokens(self, tokens: Sequence[int]) -> Message:
@@ -129,7 +129,7 @@ class TurnRenderer(RendererBase, ABC):
         calls: bool = False,
         for_tools: str = OTHER,
     ) -> None:
-        """Refuse what a markup of plain texts has no place for.
+        """Refuse messages that a markup of plain texts cannot express.
 
         Args:
             roles: that the markup has.
@@ -163,7 +163,7 @@ class TurnRenderer(RendererBase, ABC):
                 raise self.refuse(f"no place for {what} of the role {message.role!r}", f"messages[{i}]", "fix the row")
 
     def refuse(self, what: str, where: str, action: str = OTHER) -> DataError:
-        """The error for what the family cannot say.
+        """The error for content that the family's markup cannot express.
 
         Args:
             what: `no role 'tool'`, `no markup for tools`.

@@ -1,1 +1,1 @@
-"""What methods share that learn from what they sample: rollouts, their rewards and advantages, and steps over them."""
+"""Common code of online methods: rollouts, their rewards and advantages, and training steps on them."""

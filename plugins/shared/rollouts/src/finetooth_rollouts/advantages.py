@@ -30,7 +30,7 @@ def rewards_of(rollouts: Sequence[Rollout]) -> Floats:
 
 
 def groups_of(rollouts: Sequence[Rollout]) -> list[slice]:
-    """Where each group stands."""
+    """Indices of each group."""
     if not rollouts:
         return []
     starts = [i for i, rollout in enumerate(rollouts) if i == 0 or rollout.group != rollouts[i - 1].group]

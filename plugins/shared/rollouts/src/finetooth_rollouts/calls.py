@@ -33,7 +33,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Returned(Generic[T]):
-    """What a call returned."""
+    """The result of a call."""
 
     value: T
 

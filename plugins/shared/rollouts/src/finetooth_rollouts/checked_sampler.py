@@ -1,4 +1,4 @@
-"""A check around every sampler: what it returns is trained on, so it must be what was asked for."""
+"""Checks every sampler: training uses its results, so they must match the request."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CheckedSampler:
     Attributes:
         sampler: as its builder made it.
         name: as the recipe has it.
-        vocabulary: token ids of the model; 0 where nobody knows.
+        vocabulary: number of the model's token ids; 0 if unknown.
     """
 
     sampler: Sampler
@@ -35,7 +35,7 @@ class CheckedSampler:
 
     @classmethod
     def of(cls, context: Context, pick: Pick) -> CheckedSampler:
-        """What a method samples with: its option `sampler`, for the model of the run.
+        """A method's sampler: that of its option `sampler`, for the model of the run.
 
         Raises:
             PluginError: no sampler has such a name.
@@ -57,7 +57,7 @@ class CheckedSampler:
         """Samples, and checks every rollout.
 
         Raises:
-            EngineError: as the sampler; or what it gives is not what was asked for.
+            EngineError: as the sampler; or its results do not match the request.
         """
         sampled = self.sampler.sample(engine, prompts, sampling)
         if not isinstance(sampled, Sampled):
@@ -84,7 +84,7 @@ class CheckedSampler:
 
 
 def _problem(prompt: Prompt, rollout: Rollout, sampling: Sampling, version: int) -> str:
-    """What is wrong with a rollout; empty if nothing is."""
+    """The fault of a rollout; empty if it is right."""
     if (rollout.id, rollout.group, tuple(rollout.prompt)) != (prompt.id, prompt.group, tuple(prompt.tokens)):
         return "answered another prompt"
     if not 0 < len(rollout.tokens) <= sampling.max_tokens:

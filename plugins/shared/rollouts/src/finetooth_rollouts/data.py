@@ -1,4 +1,4 @@
-"""From rollouts to data: what was sampled, with a weight and an advantage for each token."""
+"""Turns rollouts into data: sampled tokens with a weight and an advantage each."""
 
 from __future__ import annotations
 

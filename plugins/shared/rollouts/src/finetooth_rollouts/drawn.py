@@ -1,4 +1,4 @@
-"""A batch of rollouts that is being filled, and what is counted meanwhile."""
+"""A batch of rollouts that is being filled, with its counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class NothingToLearn(DataError):
     """Batch after batch was passed over.
 
     Args:
-        drawn: what was sampled.
+        drawn: the sampled rollouts.
     """
 
     def __init__(self, drawn: Drawn) -> None:

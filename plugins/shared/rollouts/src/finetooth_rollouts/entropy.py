@@ -52,7 +52,7 @@ class EntropyBonus:
 
     @property
     def coef(self) -> float:
-        """What counts in the next step."""
+        """The coefficient for the next step."""
         target = self._options.entropy_target
         return self._coef if target is None or self._entropy <= target else 0.0
 
@@ -78,7 +78,7 @@ class EntropyBonus:
 
 @dataclass(frozen=True)
 class Weighed:
-    """Data of a step with what their entropies make of them.
+    """Data of a step with the fields that follow from their entropies.
 
     Attributes:
         data: with the fields `MASK` and `BONUS`, where they are needed.

@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 @dataclass
 class Played:
-    """What was played.
+    """The played episodes.
 
     Attributes:
         episodes: for each that was asked for its rollouts: one, or one for each stretch of turns.
@@ -154,7 +154,7 @@ class Playing:
         """The episodes of a state; unfinished ones are played again up to where they were.
 
         Raises:
-            EngineError: the environment says something else than it did.
+            EngineError: the environment's answers differ from the recorded ones.
         """
         records = [record for record in state["episodes"] if "found" not in record]
         asked = [EpisodeTask(of["id"], of["group"], tasks[of["id"]], int(of["seed"])) for of in records]

@@ -32,7 +32,7 @@ class Range:
 
     Attributes:
         low, high: a mean at or beyond one of them is reported.
-        too_low, too_high: what it means and what to do.
+        too_low, too_high: the meaning and the next action.
     """
 
     low: float = float("-inf")

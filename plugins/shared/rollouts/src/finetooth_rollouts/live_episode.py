@@ -1,4 +1,4 @@
-"""An episode that is being played: what was said so far, and how it ends."""
+"""An episode in progress, with its turns so far and its end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from finetooth_rollouts.stretches import continued_prompt, joined, unfinished
 
 @dataclass(frozen=True)
 class EpisodeTask:
-    """What an episode is of.
+    """The fixed facts of an episode.
 
     Attributes:
         id, group: see `Prompt`.
@@ -44,7 +44,7 @@ class LiveEpisode:
     Attributes:
         turns: of the policy that have ended, as they were sampled.
         begun: a turn that is unfinished, as far as it was written.
-        stop, stop_ids: what ends a turn.
+        stop, stop_ids: texts and token ids that end a turn.
         failure: why it failed; empty if it did not.
         outcome: how it ended; None as long as it has not.
     """
@@ -99,7 +99,7 @@ class LiveEpisode:
         return not self.ended
 
     def begin(self, observation: Observation) -> None:
-        """What the policy sees first.
+        """The first prompt of the policy.
 
         Raises:
             DataError: the family has no words for it, which other rows would meet too.
@@ -138,17 +138,17 @@ class LiveEpisode:
         return True
 
     def observed(self) -> Observation:
-        """What the environment shows first."""
+        """The environment's first messages."""
         assert self.episode is not None
         return self.episode.begin()
 
     def answer(self) -> Answer:
-        """What the environment says to the turn."""
+        """The environment's answer to the turn."""
         assert self._turn is not None and self.episode is not None
         return self.episode.answer(self._turn)
 
     def take(self, answer: Answer, *, last: bool) -> None:
-        """What the environment said.
+        """The environment's last answer.
 
         Args:
             last: no further turns follow.

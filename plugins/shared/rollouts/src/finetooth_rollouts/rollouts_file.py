@@ -55,7 +55,7 @@ def write_lines(path: Path, lines: Iterable[Any], *, action: str = "make room") 
     """Write a file with a line of JSON for each of `lines`; it is there whole or not at all. Returns its content.
 
     Args:
-        action: what to do where it cannot be written.
+        action: what to do if the file cannot be written.
 
     Raises:
         EngineError: it cannot be written.

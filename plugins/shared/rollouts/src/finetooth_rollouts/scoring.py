@@ -66,7 +66,7 @@ def build_rewards(context: Context, picks: Sequence[Pick], setting: str) -> tupl
 
 
 def check_columns(rewards: Iterable[WeightedReward], columns: Iterable[str]) -> None:
-    """Check that rows have what rewards need, before a model answers anything.
+    """Check that rows have the columns for rewards, before a model answers.
 
     Args:
         columns: of all rows together.
@@ -165,5 +165,5 @@ def _conversation(task: Task) -> list[dict[str, str]] | None:
 
 
 def prompt_text(task: Task) -> str:
-    """What was asked, as rewards read it: the last message."""
+    """The prompt for rewards: the last message."""
     return task.prompt if isinstance(task.prompt, str) else task.prompt[-1].content

@@ -1,4 +1,4 @@
-"""An episode as sequences of tokens: what the policy read and wrote, none of it tokenised twice."""
+"""An episode as sequences of tokens that the policy read and wrote, without tokenising them again."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Sequences:
         self.prompt: tuple[int, ...] = ()
 
     def see(self, observation: Observation) -> None:
-        """What the policy sees next.
+        """The next prompt of the policy.
 
         Raises:
             DataError: the family cannot say it, or there is nothing.
@@ -151,7 +151,7 @@ class Sequences:
 
 
 def _message(renderer: Renderer, rollout: Rollout) -> Message:
-    """What a turn says; its plain text where the family finds no message in it."""
+    """The message of a turn; its plain text if the family cannot parse it."""
     try:
         return renderer.parse(rollout.tokens).message
     except DataError:

@@ -18,7 +18,7 @@ from finetooth_torchshared.plain_modules import is_only_read
 from finetooth_torchshared.quantised import QuantisedLinear, check_any, store_experts, stored_linear
 
 ReadModule = Callable[[nn.Linear], QuantisedLinear]
-"""From a linear module without memory to what stands in its place, read as the file stores it."""
+"""Replaces a linear module without memory by one with the file's stored weights."""
 
 
 Settle = Callable[[str, nn.Module], None]
@@ -172,7 +172,7 @@ def _make_buffers(model: Any) -> None:
 
 
 def _nothing(dtype: torch.dtype) -> float | int:
-    """What no buffer holds."""
+    """Values outside of buffers."""
     return math.nan if dtype.is_floating_point or dtype.is_complex else torch.iinfo(dtype).min
 
 

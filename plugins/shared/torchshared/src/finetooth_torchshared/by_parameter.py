@@ -14,7 +14,7 @@ Settings = dict[str, Any]
 
 
 def loss_of(closure: Callable[[], float] | None) -> float | None:
-    """What the closure given to a step returns, called with gradients on; None without one."""
+    """The result of a step's closure, called with gradients enabled; None without one."""
     if closure is None:
         return None
     with torch.enable_grad():
@@ -36,7 +36,7 @@ class ByParameter(torch.optim.Optimizer, ABC):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update; returns what `closure`, called first, returned."""
+        """One update; calls `closure` first and returns its result."""
         loss = loss_of(closure)
         for group in self.param_groups:
             for weight in group["params"]:
@@ -45,7 +45,7 @@ class ByParameter(torch.optim.Optimizer, ABC):
         return loss
 
     def load_state_dict(self, state_dict: Settings) -> None:
-        """As `torch.optim.Optimizer.load_state_dict`, but each state keeps its type, whatever that of its weight."""
+        """As `torch.optim.Optimizer.load_state_dict`, but each state keeps its type, even if its weight has another."""
         super().load_state_dict(state_dict)
         names = [name for group in state_dict["param_groups"] for name in group["params"]]
         weights = [weight for group in self.param_groups for weight in group["params"]]

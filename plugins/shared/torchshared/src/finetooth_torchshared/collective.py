@@ -159,14 +159,14 @@ class TorchCollective:
         return arrays
 
     def gather(self, value: Any) -> list[Any]:
-        """What all gave, by torch.distributed's own pickle."""
+        """The values of all ranks, by torch.distributed's own pickle."""
         values: list[Any] = [None] * self.world
         with self._met():
             dist.all_gather_object(values, value, group=self._group)
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """What the first rank gave, by torch.distributed's own pickle."""
+        """The first rank's value, by torch.distributed's own pickle."""
         values = [value]
         with self._met():
             dist.broadcast_object_list(values, group_src=0, group=self._group)

@@ -115,7 +115,7 @@ class FewBits:
         return slice(places.start // share, places.stop // share)
 
     def bytes_of(self, numbers: int) -> float:
-        """What a tensor of so many numbers takes."""
+        """Bytes of a tensor with this count of numbers."""
         if numbers < self._smallest:
             return 4.0 * numbers
         blocks = -(-numbers // self._block)

@@ -1,4 +1,4 @@
-"""Linear modules of a model that multiply in 8-bit floating point; their weights stay what they are."""
+"""Makes linear modules of a model multiply in 8-bit floating point, without changing their weights."""
 
 from __future__ import annotations
 

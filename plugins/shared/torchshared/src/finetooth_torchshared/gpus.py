@@ -1,4 +1,4 @@
-"""What hardware plugins ask torch about GPUs of every maker: torch calls all of them `cuda`."""
+"""Facts of torch about GPUs of every maker, for hardware plugins; torch calls all of them `cuda`."""
 
 from __future__ import annotations
 

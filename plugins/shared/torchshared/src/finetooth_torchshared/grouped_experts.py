@@ -76,7 +76,7 @@ def _chooses(module: nn.Module) -> bool:
 
 
 def _forward(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """(N, D), what the experts of each row say together.
+    """The combined output of each row's experts, (N, D).
 
     Args:
         hidden_states: (N, D).

@@ -1,4 +1,4 @@
-"""What transformers models keep in fp32 whatever else they are held in."""
+"""Parts of transformers models that stay in fp32 for any precision of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A linear module that a file holds packed: how it is known there, and what is made of its tensors."""
+"""A packed linear module in a file: its names, and the conversion of its tensors."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from finetooth_modelfiles.classifiers import HEAD
 from torch import Tensor, nn
 
 ROUTERS = ("gate", "router")
-"""What models call the linear modules that pick experts."""
+"""Names of the linear modules that choose experts."""
 
 _UNPACKED = (nn.Parameter, Tensor)
 """Types of weights that are numbers as they stand; quantised ones have types of their own."""
@@ -31,7 +31,7 @@ def sizes_of(module: nn.Module) -> tuple[int, int] | None:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody wants to know when the module, or one inside it, is called or differentiated."""
+    """Whether the module, or one inside it, has hooks for calls or gradients."""
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return True
     for child in module._modules.values():  # noqa: SIM110 - no generator: every linear layer is asked in every pass

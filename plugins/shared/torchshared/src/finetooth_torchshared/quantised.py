@@ -1,4 +1,4 @@
-"""Linear modules of torch whose weight is stored in fewer bits: what they are, and how they get into a model."""
+"""Quantised linear modules of torch, and their insertion into a model."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def stores_apart(quantizer: Quantizer) -> bool:
 
 
 def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: str) -> QuantisedLinear:
-    """What a quantizer makes of a module.
+    """A quantizer's replacement of a module.
 
     Args:
         path: of the module in its model.
@@ -246,11 +246,11 @@ def stored_linear(path: str, module: nn.Linear, quantizer: Quantizer, device: st
 
 
 _tried: set[tuple[type, int]] = set()
-"""Classes whose product was looked at, by quantizer: one module of a class shows what all compute."""
+"""Classes with a checked product, by quantizer: one module of a class is enough."""
 
 
 def _wrong_product(made: QuantisedLinear, module: nn.Linear, device: str) -> str:
-    """What is wrong with what a stored module computes of two rows; empty: nothing."""
+    """The fault of a stored module's output for two rows; empty if it is right."""
     rows = torch.ones(2, module.in_features, dtype=module.weight.dtype, device=device)
     with torch.no_grad():
         out: Any = made(rows)

@@ -143,7 +143,7 @@ class _Part:
 
 
 class _Saving:
-    """What to keep for backward while experts compute."""
+    """The tensors to keep for backward while experts compute."""
 
     def __init__(self) -> None:
         self.read: dict[int, tuple[Tensor, ExpertWeight, LowRankAddition | None, tuple[int, ...] | None]] = {}
@@ -199,7 +199,7 @@ def _class_of(made: type[nn.Module], names: tuple[str, ...]) -> type[nn.Module]:
 
 
 def put_stored(module: nn.Module, stored: dict[str, nn.Module]) -> None:
-    """Put what is stored in the place of a module's weights.
+    """Replace a module's weights by stored ones.
 
     Args:
         stored: a `DequantisingLinear` of `as_linear` for each weight, by name.

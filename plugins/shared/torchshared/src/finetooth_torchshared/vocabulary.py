@@ -19,7 +19,7 @@ def widen(model: Any, size: int, new: Sequence[int]) -> None:
 
     Args:
         size: number of ids of the tokenizer; a model that has more rows keeps them.
-        new: ids whose rows nobody has trained.
+        new: ids with untrained rows.
 
     Raises:
         PlanError: it is not a transformers model of torch.

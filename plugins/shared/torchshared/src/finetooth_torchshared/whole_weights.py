@@ -1,4 +1,4 @@
-"""Saving and reading back a whole transformers model: what all adapters without parameters of their own share.
+"""Saves and restores a whole transformers model, for all adapters without separate parameters.
 
 The model is used through its own methods; this module imports no framework before one is saved.
 """

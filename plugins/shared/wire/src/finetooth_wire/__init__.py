@@ -1,1 +1,1 @@
-"""What servers of finetooth and their clients share: data and results as JSON, and TLS."""
+"""Common code of finetooth's servers and clients: data and results as JSON, and TLS."""

@@ -9,7 +9,7 @@ LONGEST_TOKEN = 256
 """Characters of the longest token of any vocabulary, with room: those that are known have tokens of 128 spaces."""
 
 MOST = 2**22
-"""Characters that are read at once, whatever the model's context: a million tokens of ordinary text."""
+"""Largest number of characters at once, for any context of the model: a million tokens of ordinary text."""
 
 SHOWN = 1000
 """Characters of an error that a client is sent back."""

@@ -31,7 +31,7 @@ _READER = json.JSONDecoder()
 
 
 def loads(content: bytes) -> Any:
-    """What `json.loads` gives.
+    """The result of `json.loads`.
 
     Raises:
         ValueError: the text is not JSON, or a number in it has too many digits.
@@ -48,7 +48,7 @@ def loads(content: bytes) -> Any:
 
 
 def received(content: bytes) -> Any:
-    """`loads` of what a client sent.
+    """`loads` for a client's text.
 
     Raises:
         JsonProblem: the text is not JSON, a number in it has too many digits, it is nested too deep, or it holds half a

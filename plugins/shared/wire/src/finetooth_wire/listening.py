@@ -1,4 +1,4 @@
-"""What commands that serve share: their options of TLS, who may reach them, and the socket that they listen on."""
+"""Common code of serving commands: TLS options, allowed addresses, and the listening socket."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Tls:
             raise UserError("--certificate and --certificate-key belong together", action="give both")
 
     def check(self, host: str) -> None:
-        """Refuse to serve an address that others can reach, when nothing keeps what travels from their eyes.
+        """Refuse to serve an address that other machines can reach without encryption.
 
         Raises:
             UserError: nothing was given.
@@ -102,7 +102,7 @@ def uvicorn_options(certificate: Certificate | None) -> dict[str, Any]:
 
 
 def tell_certificate(certificate: Certificate | None) -> None:
-    """Print what clients need to know of a certificate."""
+    """Print the facts of a certificate that clients need."""
     if certificate is not None:
         click.echo(f"certificate {certificate.file}, fingerprint {certificate.fingerprint}")
         if certificate.by_itself:

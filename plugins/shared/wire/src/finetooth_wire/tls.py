@@ -22,7 +22,7 @@ EVERYWHERE = ("0.0.0.0", "::")
 
 
 def reached_as(host: str) -> str:
-    """What others call a server that listens on a host: this machine's name where that is every address."""
+    """A server's name for other machines: this machine's name if it listens on every address."""
     return socket.gethostname() if host in EVERYWHERE else host
 
 
@@ -104,7 +104,7 @@ def _make(certificate: Certificate, host: str) -> None:
 
 
 def _names(host: str) -> list[x509.GeneralName]:
-    """What clients may call the server."""
+    """Names that clients may use for the server."""
     names: list[x509.GeneralName] = []
     others = _outwards() if host in EVERYWHERE else []
     for name in dict.fromkeys(("localhost", "127.0.0.1", "::1", socket.gethostname(), host, *others)):

@@ -1,4 +1,4 @@
-"""The engine's data and results as JSON: what a server and its clients send each other.
+"""The engine's data and results as JSON, for messages between a server and its clients.
 
 Every value comes back as it was, to the bit: arrays travel as base64 of their bytes, little-endian, with their type and
 shape. A person may write an array as nested lists instead.
@@ -25,7 +25,7 @@ from finetooth_toolbox.messages.media import CHUNKS
 from numpy.typing import NDArray
 
 Json = Any
-"""What `json` reads and writes."""
+"""A JSON value."""
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "bool")
 """Types of arrays that may travel."""
@@ -59,7 +59,7 @@ def encode_array(values: Array) -> Json:
 
 
 def decode_array(value: Json, where: str, *, dtype: str | None = None) -> Array:
-    """What `encode_array` wrote, an array of `READ`, or nested lists of numbers.
+    """Decode the result of `encode_array`, an array of `READ`, or nested lists of numbers.
 
     Args:
         where: the field, for messages.
@@ -119,7 +119,7 @@ def _from_bytes(value: Mapping[str, Any], where: str) -> Array:
 
 
 def encode_datum(datum: Datum) -> Json:
-    """A datum as JSON; what is left to its default is left out."""
+    """A datum as JSON, without default values."""
     encoded: dict[str, Json] = {
         "input": [_encode_chunk(chunk) for chunk in datum.input],
         "targets": encode_array(datum.targets),
@@ -138,7 +138,7 @@ def encode_datum(datum: Datum) -> Json:
 
 
 def decode_datum(value: Json, where: str) -> Datum:
-    """What `encode_datum` wrote. Instead of `input` it may hold `tokens`, a list of ids.
+    """Decode the result of `encode_datum`. Instead of `input` it may have `tokens`, a list of ids.
 
     Args:
         where: names the datum in messages, `data[3]`.
@@ -282,7 +282,7 @@ def encode_forward(result: Forward, handle: Handle | None = None) -> Json:
 
 
 def decode_forward(value: Json) -> Forward:
-    """What `encode_forward` wrote."""
+    """Decode the result of `encode_forward`."""
     outputs = tuple({k: decode_array(a, f"outputs.{k}") for k, a in of.items()} for of in value["outputs"])
     handle = value.get("handle")
     rest = {k: value[k] for k in ("loss", "components", "metrics", "tokens", "padded", "targets", "micro_batches")}
@@ -324,7 +324,7 @@ def encode_backward(result: Backward) -> Json:
 
 
 def decode_backward(value: Json) -> Backward:
-    """What `encode_backward` wrote."""
+    """Decode the result of `encode_backward`."""
     return Backward(float(value["grad_norm"]), value["overflow"], value["flops"])
 
 
@@ -339,7 +339,7 @@ def encode_stepped(result: Stepped) -> Json:
 
 
 def decode_stepped(value: Json) -> Stepped:
-    """What `encode_stepped` wrote."""
+    """Decode the result of `encode_stepped`."""
     return Stepped(value["step"], value["learning_rate"], float(value["grad_norm"]), value["skipped"])
 
 
@@ -360,13 +360,13 @@ def encode_generated(result: Generated) -> Json:
 
 
 def decode_generated(value: Json) -> Generated:
-    """What `encode_generated` wrote."""
+    """Decode the result of `encode_generated`."""
     completions = [[decode_completion(completion) for completion in of] for of in value["completions"]]
     return Generated(completions, float(value.get("flops", 0.0)))
 
 
 def decode_completion(value: Json) -> Completion:
-    """What `encode_completion` wrote."""
+    """Decode the result of `encode_completion`."""
     return Completion(
         tuple(value["tokens"]), tuple(value["logprobs"]), value["text"], value["stop"], value["weights_version"]
     )
@@ -393,7 +393,7 @@ def encode_sampling(sampling: Sampling) -> Json:
 
 
 def decode_sampling(value: Json) -> Sampling:
-    """What `encode_sampling` wrote; what is left out has its default."""
+    """Decode the result of `encode_sampling`; missing values have their defaults."""
     settings = dict(mapping(value, "sampling"))
     for name, convert in (("stop", tuple), ("stop_ids", tuple), ("logit_bias", lambda all_: tuple(map(tuple, all_)))):
         if settings.get(name) is not None:
@@ -437,7 +437,7 @@ def _check_bounds(value: Json, name: str, low: float, high: float | None) -> Non
 
 
 def decode_step_settings(value: Json) -> StepSettings:
-    """What `encode_step_settings` wrote.
+    """Decode the result of `encode_step_settings`.
 
     Raises:
         DataError: something else, or numbers that no optimizer can step with.

@@ -57,7 +57,7 @@ def _listen(requests: Any, lines: SimpleQueue[bytes]) -> None:
 
 
 def built(reference: str, options: dict[str, Any]) -> Callable[[Any], Any]:
-    """What `module:function` returns for the options."""
+    """The result of `module:function` for the options."""
     module, _, name = reference.partition(":")
     function: Callable[[Any], Any] = vars(import_module(module))[name](**options)
     return function

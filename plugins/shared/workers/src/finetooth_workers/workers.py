@@ -25,12 +25,12 @@ START_LIMIT = 120.0
 
 
 class WorkerError(Exception):
-    """A worker cannot begin; says why."""
+    """A worker cannot start; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What came instead of a value.
+    """An error instead of a value.
 
     Attributes:
         kind: the function `raised`, took longer than the `time` limit, or its process `died`.
@@ -50,14 +50,14 @@ class _Worker:
     ready: bool = False
 
     def send(self, what: Any) -> None:
-        """Write a line; a process that is gone is seen when it is read from."""
+        """Write a line; reading later detects an ended process."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(what).encode() + b"\n")
             self.process.stdin.flush()
 
     def end(self) -> None:
-        """Kill it, and what it started."""
+        """Kill the process and its child processes."""
         with suppress(ProcessLookupError, AttributeError):  # Windows has no groups
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()

@@ -1,4 +1,4 @@
-"""What a loader of any framework reads of a GGUF file before its weights."""
+"""Reads the parts of a GGUF file before its weights, for loaders of any framework."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is used of the gguf package, imported without the tokenizers of others that it looks for.
+"""The used parts of the gguf package, imported without its optional tokenizers.
 
 Where mistral-common is installed, as with vLLM, `import gguf` imports it for conversions that nothing here does: one
 to four seconds in every command that reads a GGUF file.

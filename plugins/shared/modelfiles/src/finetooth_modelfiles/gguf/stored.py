@@ -1,4 +1,4 @@
-"""Which tensors of a file stay in its blocks, and what they take. Nothing heavy is imported here."""
+"""The tensors of a file that stay in its blocks, and their memory. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
