@@ -59,20 +59,19 @@ def assembled(
     in_fp32: Collection[str] = (),
     without: Collection[str] = (),
 ) -> nn.Module:
-    """Fill a transformers model that was made without memory (on torch's device `meta`).
+    """Fill a transformers model that was made without memory (on torch's device `meta`), in place.
 
     Args:
-        model: changed in place.
-        names: of the tensors that there are as plain numbers.
-        read: one of them; called once for each, and not held.
-        dtype: of what stays plain numbers, but for what the model keeps in fp32.
+        names: names of the tensors that exist as plain numbers.
+        read: reads one of them; called once for each.
+        dtype: of plain numbers, except those that the model keeps in fp32.
         quantizer: stores linear modules, one after the other.
         stored: linear modules that are stored already, by path.
         in_fp32: names of tensors that stay in fp32, in addition to those that the model keeps so.
         without: paths of modules whose parameters are not read and stay without memory.
 
     Raises:
-        CannotAssemble: names or shapes differ; the model is of no use then.
+        CannotAssemble: names or shapes differ; the model is then unusable.
         RecipeError: see `quantised.quantise`.
     """
     whole: Any = model
@@ -172,7 +171,7 @@ def _make_buffers(model: Any) -> None:
 
 
 def _nothing(dtype: torch.dtype) -> float | int:
-    """Values outside of buffers."""
+    """A marker value that no real buffer holds: NaN, or the smallest integer."""
     return math.nan if dtype.is_floating_point or dtype.is_complex else torch.iinfo(dtype).min
 
 
