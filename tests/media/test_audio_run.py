@@ -150,7 +150,7 @@ def test_what_a_model_does_not_take_is_refused_by_name(
 ) -> None:
     (tmp_path / "a.wav").write_bytes(make_sound(440, 0.5))
     sound = rows(tmp_path / "a.jsonl", [{"type": "audio", "audio": "a.wav"}, {"type": "text", "text": "?"}])
-    assert "it has a sound" in refusal(recipe(qwen_vl, sound)) and "takes image and video alone" in refusal(
+    assert "it has a sound" in refusal(recipe(qwen_vl, sound)) and "takes only image and video" in refusal(
         recipe(qwen_vl, sound)
     )
     image = rows(tmp_path / "b.jsonl", [{"type": "image", "base64": "aGk="}, {"type": "text", "text": "?"}])

@@ -111,5 +111,5 @@ def test_frames_are_kept_as_the_settings_say(qwen_vl: Path, clips: Path) -> None
 
 
 def test_a_model_without_videos_refuses_them(gemma3: Path, clips: Path) -> None:
-    with pytest.raises((DataError, RecipeError), match=r"it has a video, and .* takes image alone"):
+    with pytest.raises((DataError, RecipeError), match=r"it has a video, and .* takes only image"):
         _ = finetooth.session(recipe(gemma3, clips)).job

@@ -40,6 +40,7 @@ def test_first_party_plugins_are_healthy() -> None:
         "reward:reasoning_gym",
         "loss:dft",
         "adapter:relora",
+        "renderer:minimax_m2",
         "method:trl",
         "sampler:kept_rollouts",
     }

@@ -216,7 +216,7 @@ def test_what_was_said_becomes_a_training_row(ft: Run, trained: Path, tmp_path: 
     base = json.loads((trained / "artifact" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert ft("check", f"--model={base}", f"--data={rows}", "--method=sft", "data.renderer=hermes", "-q")[0] == 0
     for arguments, said in (
-        (("--compare",), "--compare goes with --prompt (type /compare TEXT in the conversation)"),
+        (("--compare",), "--compare needs --prompt (type /compare TEXT in the conversation)"),
         (("--prompt", "x", "--tools", tmp_path / "none"), "--tools: "),
         (("--prompt", "x", "--tools", rows), "is not JSON"),
     ):

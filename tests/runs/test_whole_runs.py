@@ -128,7 +128,7 @@ def test_ctrl_c_ends_cleanly_and_says_what_is_kept(recipe: Make, tmp_path: Path)
     (tmp_path / "stop.py").write_text(stop + "    if report.step == 3:\n        os.kill(os.getpid(), signal.SIGINT)\n")
     done = ft("run", write(tmp_path, sections), "--output", "out", cwd=tmp_path)
     assert done.returncode == 128 + signal.SIGINT
-    assert "SIGINT after step 3: what was trained is in" in done.stdout + done.stderr
+    assert "SIGINT after step 3: the trained weights are in" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "out" / "result.json").read_text())["status"] == "interrupted"
     assert digests(tmp_path / "out" / "artifact")

@@ -86,7 +86,7 @@ def test_explain_says_what_is_ambiguous(site, loss_plugin, capsys) -> None:
 def test_doctor_passes_a_sound_plugin(site, loss_plugin, capsys) -> None:
     site.add("acme-hinge", loss_plugin("wedge"), files={"loss.py": LOSS})
     code, out, err = ft(capsys, "doctor", "acme-hinge", "--fast")
-    assert (code, err) == (0, "1 plugin, what changed last first: about 0 s\n")
+    assert (code, err) == (0, "1 plugin, the newest change first: about 0 s\n")
     assert out.startswith("ok     acme-hinge 1.0")
 
 
@@ -127,7 +127,7 @@ def test_a_failure_that_the_entry_expects_is_a_note(site, loss_plugin, capsys) -
     site.add("acme-hinge", loss_plugin("wedge", SAYS_SO), files={"loss.py": HALF_STOPPED})
     code, out, err = ft(capsys, "doctor", "acme-hinge")
     assert code == 0 and "fault" not in err
-    note = "note: loss:wedge fails the check gradient_is_the_slope, as it says: half of it is held constant"
+    note = "note: loss:wedge fails the check gradient_is_the_slope, as the plugin declares: half of it is held constant"
     assert note in out
     code, out, _ = ft(capsys, "explain", "loss:wedge")
     assert "fails      gradient_is_the_slope, on purpose: half of it is held constant" in out

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 """Supported kinds of images; Pillow knows more, some of which start other programs."""
-ACTION = "use another image, or remove the row"
+ACTION = "use another image, or leave it out"
 
 
 def open_image(content: bytes, name: str, largest: int) -> Image.Image:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 Samples = NDArray[np.float32]
 """(N,) between -1 and 1."""
 
-ACTION = "use another sound, or remove the row"
+ACTION = "use another sound, or leave it out"
 EXTRA = "finetooth[media]"
 
 

@@ -23,7 +23,7 @@ from PIL import Image, UnidentifiedImageError
 from finetooth_media.pictures import open_image, upright
 
 ANIMATED = ("GIF", "WEBP", "PNG")
-ACTION = "use another video, or remove the row"
+ACTION = "use another video, or leave it out"
 SHOWN_ALIKE = 10
 """Milliseconds for which viewers show a frame of an animation that states less."""
 
