@@ -174,7 +174,8 @@ def test_an_engine_of_python_is_refused_as_a_run_is(folder: Path) -> None:
 def test_memory_that_something_else_has_taken_is_missed_at_the_start(ft: Any, folder: Path) -> None:
     busy = "hardware={name: toy, available: 500000000}"
     answer = ft("run", "recipe.yaml", busy)
-    assert answer.code == 2 and "a toy computer has 500 MB of 10.00 GB free now (end other programs that take memory" in answer.err
+    assert answer.code == 2
+    assert "a toy computer has 500 MB of 10.00 GB free now (end other programs that take memory" in answer.err
     interrupted = "plugins=[{use: ./toy_plugin.py, options: {interrupt_at: 2}}]"
     assert ft("run", "recipe.yaml", interrupted, "checkpoint.every=1").code == 130
     refused = ft("resume", "runs/mine", busy)
