@@ -33,11 +33,11 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import json_text
+from finetooth_rendering.turns import json_text, last_question
 from finetooth_toolbox.messages.chat_templates import foreign_template
 
 from finetooth_deepseek import markup as m
-from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question
+from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns
 from finetooth_deepseek.tool_texts import TOOLS_V3_2, TOOLS_V4
 
 DSML = m.DSML

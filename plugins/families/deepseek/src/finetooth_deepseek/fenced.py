@@ -23,11 +23,11 @@ from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import json_text, trimmed
+from finetooth_rendering.turns import json_text, last_question, trimmed
 from finetooth_toolbox.messages.chat_templates import foreign_template
 
 from finetooth_deepseek import markup as m
-from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question
+from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns
 
 _CALL = re.compile(
     rf"\n?{m.CALL}[^\n]*?{m.SEPARATOR}(?P<name>[^\n]*)\n```json\n(?P<arguments>.*?)\n```{m.CALL_END}", re.DOTALL

@@ -16,11 +16,11 @@ from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import json_text
+from finetooth_rendering.turns import json_text, last_question
 from finetooth_toolbox.messages.chat_templates import foreign_template
 
 from finetooth_deepseek import markup as m
-from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, last_question, whole_content
+from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, whole_content
 
 _CALL = re.compile(rf"{m.CALL}(?P<name>[^\n]*?){m.SEPARATOR}(?P<arguments>.*?){m.CALL_END}", re.DOTALL)
 

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.data.examples import Rendered, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_rendering.turns import TurnRenderer
+from finetooth_rendering.turns import TurnRenderer, last_question
 
 from finetooth_deepseek.markup import CONTROLS, END, OPTIONAL, THINK, THOUGHT
 
@@ -22,11 +22,6 @@ class ThinkingOptions(Options):
     with its reasoning. Otherwise reasoning is left out, as in the models' own templates, and counted."""
     keep_reasoning: bool = False
     """With `thinking`: also write the reasoning of answers to earlier questions."""
-
-
-def last_question(messages: Sequence[Message]) -> int:
-    """Index of the last message of the user, -1 without one."""
-    return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 class Thought(NamedTuple):

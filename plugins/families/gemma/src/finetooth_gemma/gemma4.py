@@ -29,7 +29,7 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.bare_values import QUOTE, read_arguments
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import TurnRenderer, trimmed
+from finetooth_rendering.turns import TurnRenderer, last_question, trimmed
 from finetooth_toolbox.messages.chat_templates import PROBES, foreign_template, render_template, shaped
 
 from finetooth_gemma.gemma4_values import Pieces, arguments, declaration
@@ -137,7 +137,7 @@ class Gemma4(TurnRenderer):
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """As `TurnRenderer.render`, with a remark if reasoning is left out."""
         rendered = super().render(conversation, train_on=train_on)
-        before = conversation.messages[: _last_question(conversation.messages)]
+        before = conversation.messages[: last_question(conversation.messages)]
         lost = any(message.role == "assistant" and message.reasoning for message in before)
         return replace(rendered, remarks=(*rendered.remarks, LEFT_OUT)) if lost else rendered
 
@@ -151,7 +151,7 @@ class Gemma4(TurnRenderer):
         messages = conversation.messages
         page.markup(BEGIN)
         self._open(page, conversation, trained)
-        question = _last_question(messages)
+        question = last_question(messages)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             if i == 0 and message.role == "system":
                 continue
@@ -276,7 +276,7 @@ class Gemma4(TurnRenderer):
     def _check(self, conversation: Conversation) -> None:
         self.check_texts(conversation, ROLES, reasoning=True, calls=True)
         messages = conversation.messages
-        question = _last_question(messages)
+        question = last_question(messages)
         for i, message in enumerate(messages):
             where, before = f"messages[{i}]", messages[i - 1] if i else None
             called = before is not None and bool(before.tool_calls)
@@ -294,11 +294,6 @@ class Gemma4(TurnRenderer):
             if self._earlier and message.reasoning and i > question and not message.tool_calls:
                 problem = "reasoning only before calls, as the template before July 2026 has it"
                 raise self.refuse(problem, where, "remove it, or set version: 2026-07")
-
-
-def _last_question(messages: Sequence[Message]) -> int:
-    """Index of the user's last message; -1 if there is none."""
-    return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 def _called(messages: Sequence[Message], index: int) -> str:

@@ -27,7 +27,7 @@ from finetooth_hooks.data.examples import Rendered, TrainOn, Weighted
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import TurnRenderer, json_text, trimmed
+from finetooth_rendering.turns import TurnRenderer, json_text, last_question, trimmed
 from finetooth_toolbox.messages.chat_templates import foreign_template
 
 SYSTEM, USER, ASSISTANT, OBSERVATION = "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"
@@ -192,7 +192,7 @@ class GLM4Moe(TurnRenderer):
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """As `TurnRenderer.render`, with a remark if reasoning is left out."""
         rendered = super().render(conversation, train_on=train_on)
-        last = _last_question(conversation.messages)
+        last = last_question(conversation.messages)
         lost = any(
             _split_answer(message)[1] and not self._thinks(i, last) for i, message in enumerate(conversation.messages)
         )
@@ -213,7 +213,7 @@ class GLM4Moe(TurnRenderer):
                 page.say(json_text(self.described(tool)))
                 page.markup("\n")
             page.markup(TOOLS_AFTER + self.calls.example)
-        last = _last_question(messages)
+        last = last_question(messages)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             if message.role not in OPENERS:
                 raise self.refuse(f"no role {message.role!r}", f"messages[{i}]")
@@ -352,10 +352,6 @@ class GLM47(GLM4Moe):
 
 Thought = tuple[str, Sequence[Weighted], tuple[int, int]]
 """A text with reasoning in it, what its characters weigh, and where in it the reasoning stands."""
-
-
-def _last_question(messages: Sequence[Message]) -> int:
-    return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 def _split_answer(message: Message, *, trim: bool = True) -> tuple[tuple[int, int], bool, tuple[int, int]]:

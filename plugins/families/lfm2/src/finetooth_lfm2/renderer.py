@@ -28,7 +28,7 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.own_templates import own_template
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import TurnRenderer, json_text, trimmed
+from finetooth_rendering.turns import TurnRenderer, json_text, last_question, trimmed
 from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
 
 from finetooth_lfm2.calls import read_calls, write_call
@@ -218,7 +218,7 @@ class LFM2Renderer(TurnRenderer):
         """The first message whose reasoning is written: behind the last question."""
         if self.version == "2" or self._keeps:
             return 0
-        return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1) + 1
+        return last_question(messages) + 1
 
 
 def _json_lists(template: str | None, version: Version) -> bool:

@@ -8,7 +8,7 @@ from finetooth_hooks import Message
 from finetooth_hooks.data.examples import Conversation
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import trimmed
+from finetooth_rendering.turns import last_question, trimmed
 
 from finetooth_mistral.answers import (
     BEGIN,
@@ -95,7 +95,7 @@ class MistralV3(MistralTurns):
         self.check(conversation)
         messages, blank = conversation.messages, self._blank
         system = leading_system(self, messages)
-        last = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+        last = last_question(messages)
         opens = last if self._always or last == len(messages) - 1 else -1
         page.markup(BEGIN)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):

@@ -50,7 +50,7 @@ from finetooth_rendering.parameter_calls import (
     write_call,
 )
 from finetooth_rendering.tool_calls import function_call
-from finetooth_rendering.turns import TurnRenderer, split_thought, trimmed
+from finetooth_rendering.turns import TurnRenderer, last_question, split_thought, trimmed
 from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -155,7 +155,7 @@ class Nemotron3(TurnRenderer):
         """As `TurnRenderer.render`, with a remark if reasoning is left out."""
         rendered = super().render(conversation, train_on=train_on)
         messages = conversation.messages
-        last = 0 if self._keeps else _last_question(messages)
+        last = 0 if self._keeps else last_question(messages)
         lost = any(m.role == "assistant" and _parts(m).thinks for m in messages[:last])
         return replace(rendered, remarks=(*rendered.remarks, LEFT_OUT)) if lost else rendered
 
@@ -168,7 +168,7 @@ class Nemotron3(TurnRenderer):
         self.check_texts(conversation, ROLES, reasoning=True, calls=True)
         messages = conversation.messages
         self._open(page, conversation, trained)
-        last = _last_question(messages)
+        last = last_question(messages)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             if i == 0 and message.role == "system":
                 continue
@@ -265,10 +265,6 @@ class Nemotron3(TurnRenderer):
         page.say(content, False, cut=(opened, feed))
         page.say(content, block, message.weights if block else (), cut=(feed, begin - len(THINK_END)))
         page.markup(THINK_END, block)
-
-
-def _last_question(messages: Sequence[Message]) -> int:
-    return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 def _parts(message: Message) -> Answer:

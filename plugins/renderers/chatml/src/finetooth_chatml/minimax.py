@@ -37,7 +37,7 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.parameter_calls import json_value
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import TurnRenderer, json_text
+from finetooth_rendering.turns import TurnRenderer, json_text, last_question
 from finetooth_toolbox.messages.chat_templates import default_system, foreign_template
 
 BEGIN, ROLE, END = "]~!b[", "]~b]", "[e~["
@@ -105,7 +105,7 @@ class MiniMaxM2(TurnRenderer):
     def render(self, conversation: Conversation, *, train_on: TrainOn = "assistant") -> Rendered:
         """As `TurnRenderer.render`, with a remark if reasoning is left out."""
         messages, rendered = conversation.messages, super().render(conversation, train_on=train_on)
-        first = 0 if self._keeps else _last_question(messages)
+        first = 0 if self._keeps else last_question(messages)
         lost = any(message.role == "assistant" and _split(message)[1] for message in messages[:first])
         return replace(rendered, remarks=("reasoning left out",)) if lost else rendered
 
@@ -117,7 +117,7 @@ class MiniMaxM2(TurnRenderer):
             DataError: a role, a call or a result that it cannot say, a think block that the template would lose.
         """
         self.check_texts(conversation, tuple(ROLES), reasoning=True, calls=True)
-        messages, last, called = conversation.messages, _last_question(conversation.messages), False
+        messages, last, called = conversation.messages, last_question(conversation.messages), False
         self._open(page, conversation, trained)
         for i, (message, trains) in enumerate(zip(messages, trained, strict=True)):
             role, where = message.role, f"messages[{i}]"
@@ -221,10 +221,6 @@ class MiniMaxM2(TurnRenderer):
             page.say(value, trains)
             page.markup("</parameter>\n", trains)
         page.markup("</invoke>\n", trains)
-
-
-def _last_question(messages: Sequence[Message]) -> int:
-    return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
 
 
 def _split(message: Message) -> tuple[bool, bool, tuple[int, int], tuple[int, int], bool]:

@@ -204,3 +204,8 @@ def split_thought(text: str, begin: str = "<think>", end: str = "</think>") -> t
         return "", text
     reasoning, _, rest = opened.removeprefix(begin).partition(end)
     return reasoning.strip("\n"), rest.lstrip("\n")
+
+
+def last_question(messages: Sequence[Message]) -> int:
+    """Index of the last message of the user, -1 without one."""
+    return max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
