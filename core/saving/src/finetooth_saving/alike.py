@@ -24,6 +24,8 @@ class Alike:
 
     Attributes:
         leads: this rank's decisions hold for all.
+        waits: inside its `with` block, this rank is busy with its disk; the others wait as long as its process runs.
+            After the body, an EngineError is raised if another rank is lost.
     """
 
     def __init__(self, line: Collective | None = None, *, together: bool = False) -> None:
@@ -31,7 +33,7 @@ class Alike:
         self._signal = 0
         self._own: StopRun | None = None
         self.leads = line is None or is_first(line)
-        self._waits: Callable[[], AbstractContextManager[None]] = getattr(line, "waits", nullcontext)
+        self.waits: Callable[[], AbstractContextManager[None]] = getattr(line, "waits", nullcontext)
 
     @property
     def alone(self) -> bool:
@@ -54,16 +56,6 @@ class Alike:
             return value
         told: T = self._line.broadcast(value)
         return told
-
-    @contextmanager
-    def waits(self) -> Iterator[None]:
-        """Inside the `with` block, this rank is busy with its disk; the others wait as long as its process runs.
-
-        Raises:
-            EngineError: after the body, if another rank is lost.
-        """
-        with self._waits():
-            yield
 
     @contextmanager
     def stops(self) -> Iterator[None]:

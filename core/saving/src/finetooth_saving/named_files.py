@@ -22,10 +22,11 @@ def named_files(recipe: Mapping[str, Any], roles: Mapping[str, RoleRequest]) -> 
         roles: models that the engine holds for the method.
     """
     hashes = FileHashes(None)
-    digests = {f"method.{role}": of.model.digest for role, of in roles.items() if of.model is not None}
+    models = {f"method.{role}": of.model.digest for role, of in roles.items() if of.model is not None}
+    digests = dict(models)
     for setting, path in _paths(recipe, ""):
         try:
-            if path.is_file():
+            if setting.removesuffix(".name") not in models and path.is_file():  # models have a digest
                 digests[setting] = hashes.sha256(path)
         except (OSError, ValueError, DataError):  # an impossible file name, or an unreadable file
             continue

@@ -24,7 +24,6 @@ what follows: its reasoning and `</think>`, its content, its calls and `[e~[`. O
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,7 +34,7 @@ from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import Rendered, TrainOn
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.parameter_calls import json_value
+from finetooth_rendering.parameter_calls import argument_value, json_value
 from finetooth_rendering.tool_calls import call_of, function_call
 from finetooth_rendering.turns import TurnRenderer, json_text, last_question
 from finetooth_toolbox.messages.chat_templates import default_system, foreign_template
@@ -245,15 +244,6 @@ def _without_feeds(text: str, begin: int, stop: int) -> tuple[int, int]:
 
 def _calls_of(text: str) -> tuple[Mapping[str, Any], ...]:
     return tuple(
-        call_of(match[1], {key: _value(value) for key, value in _ARGUMENT.findall(match[2])})
+        call_of(match[1], {key: argument_value(value) for key, value in _ARGUMENT.findall(match[2])})
         for match in _CALL.finditer(text)
     )
-
-
-def _value(text: str) -> Any:
-    """What is not text is written as JSON."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-    return text if isinstance(value, str) else value

@@ -125,7 +125,7 @@ def split_calls(text: str, *, words: bool = False) -> tuple[str, tuple[Mapping[s
         match = _CALL.fullmatch(rest, begin) if begin >= 0 else None
         if match is None:
             break
-        arguments = {key: _read(argument, words) for key, argument in _ARGUMENT.findall(match[2])}
+        arguments = {key: argument_value(argument, words) for key, argument in _ARGUMENT.findall(match[2])}
         calls.insert(0, call_of(match[1], arguments))
         rest = rest[:begin].rstrip()
     return (rest if calls else text), tuple(calls)
@@ -139,7 +139,12 @@ def _others(fields: Mapping[str, Any], handled: Sequence[str]) -> str:
     return "".join(_tag(key, plain_value(value)) for key, value in fields.items() if key not in handled)
 
 
-def _read(text: str, words: bool) -> Any:
+def argument_value(text: str, words: bool = False) -> Any:
+    """An argument as a model wrote it: JSON that is not a string, else the text.
+
+    Args:
+        words: `True`, `False` and `None` are Python's.
+    """
     if words and text in _WORDS:
         return _WORDS[text]
     try:
