@@ -130,7 +130,7 @@ def test_a_run_over_it_is_the_model_of_the_next_stage(
     asks = {"model": str(tmp_path / "run"), "train": train}
     session = finetooth.session(asked(output=str(tmp_path / "next"), quantization=None, **asks))
     (said,) = (decision for decision in session.plan.decisions if decision.setting == "model")
-    assert "in fewer bits" in said.reason
+    assert "base is quantised" in said.reason
     found = session.engine.logprobs(probe)
     tolerance = 1e-4 if precision == "fp32" else 0.1
     for ours, theirs in zip(found, wanted, strict=True):

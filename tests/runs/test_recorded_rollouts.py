@@ -51,7 +51,7 @@ def test_what_was_not_recorded_is_named(online: Callable[..., Any], tmp_path: Pa
     first = given["output"]
     for more, why in (
         ({"run": "nowhere"}, r"method\.sampler\.run: nowhere has no rollouts"),
-        ({"num_generations": 2}, r"has 4 rollouts of .*, 2 are asked for.*num_generations to 4"),
+        ({"num_generations": 2}, r"has 4 rollouts of .*, and the method needs 2 .*num_generations to 4"),
         ({"max_completion_length": 2}, r"has an answer of \d tokens.*max_completion_length"),
         ({"train": {"seed": 9}}, r"has no rollouts of .*train\.seed"),
     ):
