@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.gated import ACTIVATIONS, gated
 from finetooth_kernels.low_rank_linear import low_rank_linear
 from finetooth_kernels.rms_norm import rms_norm
@@ -92,9 +93,12 @@ def test_rotate_is_llamas_rotation_of_the_leading_heads(rotated: int) -> None:
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("other", [2.0, 0.7])
-def test_low_rank_linear(rank: int, bias: bool, kept: bool, other: float) -> None:
+@pytest.mark.parametrize("dropping", [(), (0,), (0, 2)])
+def test_low_rank_linear(rank: int, bias: bool, kept: bool, other: float, dropping: tuple[int, ...]) -> None:
     """Three layers: with an addition, without, and with a weight that trains and one; ranks differ, scales may."""
     sizes, scale = [4, 5, 3], 0.7
+    drops = [drops_some(7, 6, seed) if seed in dropping else None for seed in range(3)]
+    masks = [1.0 if of is None else of.drop(torch.ones(7, 6, dtype=torch.float64), *of[:4]) for of in drops]
     fixed = normal(9, 6, seed=1)
     offsets = normal(12, seed=2)
 
@@ -109,14 +113,15 @@ def test_low_rank_linear(rank: int, bias: bool, kept: bool, other: float) -> Non
                 [(a, b, scale), None, (a2, b2, other)],
                 [None, None, last],
                 None if kept else (lambda source: source * 1.5, (x,)),
+                dropped=drops if dropping else (),
             )
             + 0.0 * offset.sum()
         )
 
     def plain(x: Tensor, a: Tensor, b: Tensor, a2: Tensor, b2: Tensor, last: Tensor, offset: Tensor) -> Tensor:
         rows = x * 1.5
-        first = rows @ fixed[:4].T + scale * (rows @ a.T) @ b.T
-        third = rows @ last.T + other * (rows @ a2.T) @ b2.T
+        first = rows @ fixed[:4].T + scale * (masks[0] * rows @ a.T) @ b.T
+        third = rows @ last.T + other * (masks[2] * rows @ a2.T) @ b2.T
         return torch.cat([first, rows @ fixed[4:].T, third], -1) + (offset if bias else 0.0) + 0.0 * offset.sum()
 
     inputs = [normal(7, 6), normal(rank, 6, seed=4), normal(4, rank, seed=5), normal(1, 6, seed=6)]
@@ -141,6 +146,24 @@ def test_nothing_is_kept_where_nothing_trains_behind_it() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         low_rank_linear(x, weight, None, [5], [None])
     assert [t.data_ptr() for t in kept if t is not None] == [weight.data_ptr()]
+
+
+def test_dropout_keeps_neither_what_it_leaves_nor_a_mask() -> None:
+    """Words instead, one a row and one a column of each layer."""
+    x, weight = normal(40, 30).requires_grad_(), normal(16, 30, seed=1)
+    additions = [(normal(2, 30, seed=2).requires_grad_(), normal(8, 2, seed=3).requires_grad_(), 0.5) for _ in range(2)]
+    kept: list[Any] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        drops = [drops_some(40, 30, seed) for seed in range(2)]
+        low_rank_linear(x, weight, None, [8, 8], additions, dropped=drops, again=(torch.clone, (x,)))
+    shapes = [tuple(t.shape) for t in kept if t is not None and t.data_ptr() != x.data_ptr()]
+    assert sorted(shapes) == sorted([(16, 30), *[(40,), (30,)] * 2, (40, 4), (4, 30), (16, 4)])
+
+
+def drops_some(rows: int, columns: int, seed: int) -> Dropped:
+    draw = torch.Generator().manual_seed(seed)
+    words = [torch.randint(-(2**31), 2**31, (n,), generator=draw).int() for n in (rows, columns)]
+    return Dropped(*words, -(2**29), 1.6)
 
 
 def sees(segments: Sequence[Segment], rows: int) -> Tensor:

@@ -270,6 +270,7 @@ class LowRank:
             a module that can only be called has no `LowRank`.
         a, b: (rank, inputs) and (outputs, rank); None while the adapter is switched off.
         magnitude: DoRA's m, (outputs,); None without DoRA or without a and b.
+        dropout: the module that drops at random from the rows that a reads; None if nothing does.
     """
 
     base: Any
@@ -277,6 +278,7 @@ class LowRank:
     b: Any | None = None
     scale: float = 1.0
     magnitude: Any | None = None
+    dropout: Any | None = None
 
 
 @dataclass(frozen=True)

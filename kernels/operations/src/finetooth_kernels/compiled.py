@@ -50,6 +50,10 @@ class Library(Protocol):
         """The first heads turned, the others as they are, in `out`."""
         ...
 
+    def dropped(self, x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:
+        """See `finetooth_kernels.dropout.keyed_dropout`."""
+        ...
+
     def head_rows(
         self, logits_nv: Tensor, targets_nk: Tensor, logprobs_nk: Tensor, log_normalizer_n1: Tensor,
         entropy_n: Tensor | None, top1_n: Tensor | None, slope: float, *, gradient: torch.dtype | None,

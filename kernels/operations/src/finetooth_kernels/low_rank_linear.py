@@ -7,7 +7,14 @@ diagonal blocks of one matrix. Backward, with dy the gradients side by side and 
 
     dx = dy W + (s dy B) A        dA = (s dy B)^T x        dB = s dy^T h        dW = dy^T x
 
-No product W + s B A is ever formed. Kept for backward: h (rank numbers a row), and x unless it can be made again. With
+No product W + s B A is ever formed. Kept for backward: h (rank numbers a row), and x unless it can be made again.
+
+With dropout h_i = (m_i x) A_i^T, where each layer has a mask m_i of 0 and 1, and s_i includes what makes up for the
+zeros, so that dropping rounds nothing. Backward, with d_i the columns of s dy B that belong to layer i:
+
+    dx = dy W + sum of m_i (d_i A_i)        dA_i = d_i^T (m_i x)
+
+Kept for backward: the words that the masks are made of again, one a row and one a column. With
 DoRA (Liu et al., 2024, arXiv:2402.09353, eq. 5) an output is
 
     y = g * (x W^T + s (x A^T) B^T) + b,    g = m / |W + s B A|
@@ -30,6 +37,7 @@ from torch import Tensor
 from finetooth_kernels.autograd import apply, once_differentiable
 from finetooth_kernels.compiled import NOTHING, Compiled
 from finetooth_kernels.contract import result_dtype
+from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
@@ -113,6 +121,7 @@ def low_rank_linear(
     *,
     passing: bool = False,
     magnitudes: Sequence[Tensor | None] = (),
+    dropped: Sequence[Dropped | None] = (),
     multiply: Multiply | None = None,
     compiled: Compiled = NOTHING,
     directions: Directions = torch_directions,
@@ -132,6 +141,7 @@ def low_rank_linear(
         arena: memory of h and the result.
         passing: the result is not kept, so it is not cut from the arena.
         magnitudes: with DoRA the lengths m (size,) of each layer that has an addition, or None; those of none: `()`.
+        dropped: for each layer what A does not read of the rows, or None; if none drops: `()`.
         multiply: makes the products, all but those of blocks of a rank over `WIDEST_DIAGONAL`; None: they are made
             here.
         directions: computes DoRA's additions.
@@ -142,14 +152,17 @@ def low_rank_linear(
     a = [addition[0] for addition in additions if addition is not None]
     b = [addition[1] for addition in additions if addition is not None]
     scales = tuple(addition[2] if addition is not None else None for addition in additions)
+    drops = tuple(of for of, s in zip(dropped or [None] * len(scales), scales, strict=True) if s is not None)
+    words = [word for of in drops if of is not None for word in (of.rows_n, of.columns_d)]
     weights = [weight for weight in trained if weight is not None]
     places = tuple(i for i, weight in enumerate(trained) if weight is not None)
     of_lengths = [magnitude for magnitude in magnitudes if magnitude is not None]
     measured = tuple(i for i, magnitude in enumerate(magnitudes) if magnitude is not None)
     make, sources = (None, ()) if again is None else again
-    rest = (*a, *b, *of_lengths, *weights, *(source.detach() for source in sources))
+    rest = (*a, *b, *of_lengths, *weights, *words, *(source.detach() for source in sources))
     products = multiply or partial(mm, compiled=compiled)
-    how = _How(tuple(sizes), scales, measured, places, make, len(sources), products, directions)
+    kept = tuple(of and (of.threshold, of.scale, of.drop) for of in drops)
+    how = _How(tuple(sizes), scales, measured, places, make, len(sources), products, directions, kept)
     arenas = arena, None if passing else arena
     return apply(_LowRankLinear, x_nd, weight_od, bias_o, base_no, arenas, how, *rest)  # type: ignore[no-any-return]
 
@@ -165,6 +178,7 @@ class _How(NamedTuple):
         make, sources: function that makes the rows again, and its number of tensors.
         multiply: makes the products.
         directions: DoRA's additions.
+        drops: of each addition what a `Dropped` holds in addition to its words, None without one.
     """
 
     sizes: tuple[int, ...]
@@ -175,6 +189,31 @@ class _How(NamedTuple):
     sources: int
     multiply: Multiply
     directions: Directions
+    drops: tuple[tuple[int, float, Callable[..., Tensor]] | None, ...]
+
+    @property
+    def factors(self) -> tuple[float | None, ...]:
+        """`scales`, times what makes up for dropped numbers."""
+        drops = iter(self.drops)
+        return tuple(s if s is None or (of := next(drops)) is None else s * of[1] for s in self.scales)
+
+    @property
+    def words(self) -> int:
+        """Tensors of words."""
+        return 2 * (len(self.drops) - self.drops.count(None))
+
+    def kept(self, words: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
+        """For each addition, from rows to those numbers of them that are not dropped."""
+        of = iter(words)
+        return [_same if drop is None else partial(_kept, next(of), next(of), drop[0], drop[2]) for drop in self.drops]
+
+
+def _same(x_nd: Tensor) -> Tensor:
+    return x_nd
+
+
+def _kept(rows_n: Tensor, columns_d: Tensor, threshold: int, drop: Callable[..., Tensor], x_nd: Tensor) -> Tensor:
+    return drop(x_nd, rows_n, columns_d, threshold, 1.0)
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -188,7 +227,7 @@ class _LowRankLinear(torch.autograd.Function):
         Args:
             arenas: of h and of the result.
         """
-        sizes, scales = how.sizes, how.scales
+        sizes, scales = how.sizes, how.factors
         count, multiply = len(scales) - scales.count(None), how.multiply
         a, b = matrices[:count], matrices[count : 2 * count]
         needed = bool(count or how.places)
@@ -202,7 +241,13 @@ class _LowRankLinear(torch.autograd.Function):
             ctx.save_for_backward(*sources, weight_od)
             return multiply(x_nd, weight_od.t(), bias_o=bias_o, base_no=base_no, out=out)
         a_rd = a[0] if count == 1 else torch.cat(a)
-        h_nr = multiply(x_nd, a_rd.t(), out=cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype))
+        end = len(matrices) - how.sources
+        words, into = matrices[end - how.words : end], cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype)
+        if how.words:
+            narrow = [multiply(keep(x_nd), of_a.t()) for keep, of_a in zip(how.kept(words), a, strict=True)]
+            h_nr = torch.cat(narrow, 1, out=into)
+        else:
+            h_nr = multiply(x_nd, a_rd.t(), out=into)
         ctx.ranks = ranks = _ranks(a, scales)
         joined = max(ranks) <= WIDEST_DIAGONAL
         factors = (diagonal(b, sizes, scales),) if joined else b
@@ -216,13 +261,13 @@ class _LowRankLinear(torch.autograd.Function):
             for (rows, columns), factor, scale in zip(_places(sizes, scales, ranks), b, _given(scales), strict=True):
                 y_no[:, rows] += torch.mm(h_nr[:, columns], factor.t()).mul_(scale)
         if not how.measured:
-            ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, *factors)
+            ctx.save_for_backward(*sources, weight_od, *words, h_nr, a_rd, *factors)
             return y_no
         own = iter(matrices[2 * count :])
         magnitudes = [next(own) if i in how.measured else None for i in range(len(sizes))]
-        lengths_o, gains_o = gains(weight_od, sizes, scales, a, b, magnitudes, how.directions)
+        lengths_o, gains_o = gains(weight_od, sizes, how.scales, a, b, magnitudes, how.directions)
         y_no, product_no = how.directions.scaled(y_no, gains_o, bias_o, base_no, x_nd.dtype)
-        ctx.save_for_backward(*sources, weight_od, h_nr, a_rd, *factors, product_no, lengths_o, gains_o)
+        ctx.save_for_backward(*sources, weight_od, *words, h_nr, a_rd, *factors, product_no, lengths_o, gains_o)
         return y_no
 
     @staticmethod
@@ -245,11 +290,12 @@ class _LowRankLinear(torch.autograd.Function):
             of_bias_no = grad_no = new_empty(grad_no, dtype=weight_od.dtype).copy_(grad_no)
         d_bias = of_bias_no.sum(0) if ctx.needs_input_grad[2] else None
         below: tuple[Tensor, Tensor] | None = None
+        d_dropped: Tensor | None = None
         d_a: Sequence[Tensor] = ()
         d_b: list[Tensor] = []
         if rest:
-            h_nr, a_rd, *b = rest
-            ranks, scales = ctx.ranks, _given(how.scales)
+            words, (h_nr, a_rd, *b) = rest[: how.words], rest[how.words :]
+            ranks, scales = ctx.ranks, _given(how.factors)
             places = _places(how.sizes, how.scales, ranks)
             if max(ranks) <= WIDEST_DIAGONAL:
                 d_h = multiply(grad_no, b[0])
@@ -260,11 +306,18 @@ class _LowRankLinear(torch.autograd.Function):
                 for (rows, columns), factor, scale in zip(places, b, scales, strict=True):
                     d_h[:, columns] = torch.mm(grad_no[:, rows], factor).mul_(scale)
                     d_b.append(torch.mm(grad_no[:, rows].t(), h_nr[:, columns]).mul_(scale))
-            d_a = torch.split(multiply(d_h.t(), x_nd), [r for r in ranks if r])
-            below = d_h, a_rd
-        d_x = multiply(grad_no, weight_od, more=below) if ctx.needs_input_grad[0] else None
+            if how.words:
+                kept = [(columns, keep) for (_, columns), keep in zip(places, how.kept(words), strict=True)]
+                d_a = [multiply(d_h[:, columns].t(), keep(x_nd)) for columns, keep in kept]
+                for columns, keep in kept if ctx.needs_input_grad[0] else ():
+                    part = keep(multiply(d_h[:, columns], a_rd[columns]))
+                    d_dropped = part if d_dropped is None else d_dropped.add_(part)
+            else:
+                d_a = torch.split(multiply(d_h.t(), x_nd), [r for r in ranks if r])
+                below = d_h, a_rd
+        d_x = multiply(grad_no, weight_od, more=below, base_no=d_dropped) if ctx.needs_input_grad[0] else None
         d_weights = [multiply(grad_no[:, starts[i] : starts[i + 1]].t(), x_nd) for i in how.places]
-        rest_of = (*d_a, *d_b, *d_magnitudes, *d_weights, *((None,) * how.sources))
+        rest_of = (*d_a, *d_b, *d_magnitudes, *d_weights, *((None,) * (how.words + how.sources)))
         return d_x, None, d_bias, d_base, None, None, *rest_of
 
 

@@ -130,17 +130,21 @@ def low_rank_linear(
     *,
     passing: bool = False,
     magnitudes: Sequence[Tensor | None] = (),
+    dropped: Sequence[Any] = (),
 ) -> Tensor:
     """See `finetooth_kernels.low_rank_linear.low_rank_linear`."""
     own = list(torch.split(weight_od.detach().double(), list(sizes)))
     weights = [w if t is None else t.double() for w, t in zip(own, trained, strict=True)] if trained else own
     x = x_nd.double()
     parts = []
-    for weight, addition, magnitude in zip(weights, additions, magnitudes or [None] * len(sizes), strict=True):
+    none = [None] * len(sizes)
+    of_layers = zip(weights, additions, magnitudes or none, dropped or none, strict=True)
+    for weight, addition, magnitude, drops in of_layers:
         part = x @ weight.t()
         if addition is not None:
             a, b, scale = (addition[0].double(), addition[1].double(), addition[2])
-            part = part + scale * (x @ a.t()) @ b.t()
+            read = x if drops is None else keyed_dropout(x, *drops[:4])
+            part = part + scale * (read @ a.t()) @ b.t()
             if magnitude is not None:
                 part = part * (magnitude.double() / (weight + scale * b @ a).detach().norm(dim=1))
         parts.append(part)

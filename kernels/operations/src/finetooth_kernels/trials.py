@@ -14,6 +14,7 @@ from torch import Tensor
 
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.decoder import Stream
+from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.reference_decoder import FACTS, OPERATIONS, TrialBody
 from finetooth_kernels.segments import Segment
 
@@ -150,12 +151,16 @@ def _gated_mlp(draw: _Draw, rows: int) -> Iterator[Trial]:
         )
 
 
-def _keyed_dropout(draw: _Draw, rows: int) -> Iterator[Trial]:
+def _a_third(draw: _Draw, rows: int, factor: int = 2654435761) -> tuple[Any, ...]:
+    """What drops a third of the numbers of some rows: see `finetooth_kernels.dropout.keyed_dropout`."""
     device = draw.ids(2, 1).device
-    words = [(torch.arange(n, device=device) * 2654435761 % 2**32 - 2**31).int() for n in (rows, draw.columns)]
-    yield Trial(
-        "a third dropped", {"x": draw.normal(rows, draw.columns)}, lambda f, t: (f(t["x"], *words, -(2**29), 1.5),)
-    )
+    words = [(torch.arange(n, device=device) * factor % 2**32 - 2**31).int() for n in (rows, draw.columns)]
+    return *words, -(2**29), 1.5
+
+
+def _keyed_dropout(draw: _Draw, rows: int) -> Iterator[Trial]:
+    of = _a_third(draw, rows)
+    yield Trial("a third dropped", {"x": draw.normal(rows, draw.columns)}, lambda f, t: (f(t["x"], *of),))
 
 
 def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
@@ -181,6 +186,17 @@ def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
         return (compute(t["x"], *groups, base_no=t["base"], magnitudes=(t["lengths"], None)),)
 
     yield Trial("DoRA on one of them", {**inputs, "lengths": draw.normal(10).abs() + 0.5}, measured)
+
+    drops = [Dropped(*_a_third(draw, rows, factor)) for factor in (2654435761, 2246822519)] + [None]
+
+    def dropping(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        dtype, sizes = t["x"].dtype, (10, 3, second - 3)
+        additions = [(t["a"], t["b"], 0.5), (t["a2"], t["b2"], 1.5), None]
+        group = weight.to(dtype), bias.to(dtype), sizes, additions
+        return (compute(t["x"], *group, base_no=t["base"], dropped=drops),)
+
+    second_pair = {"a2": draw.normal(2, width), "b2": draw.normal(3, 2)}
+    yield Trial("dropout of two additions", {**inputs, **second_pair}, dropping)
 
 
 def _fp8_linear(draw: _Draw, rows: int) -> Iterator[Trial]:

@@ -104,13 +104,12 @@ class FakeAdapter(AdapterBase):
         return model
 
     def low_rank(self, module: Any) -> protocols.LowRank | None:
-        if not isinstance(module, LowRank) or (self.dropout and module.training):
+        if not isinstance(module, LowRank):
             return None
-        return (
-            protocols.LowRank(module.base, module.a, module.b, 2.0)
-            if module.enabled
-            else protocols.LowRank(module.base)
-        )
+        if not module.enabled:
+            return protocols.LowRank(module.base)
+        dropout = module.dropout if self.dropout and module.training else None
+        return protocols.LowRank(module.base, module.a, module.b, 2.0, dropout=dropout)
 
     @contextmanager
     def disabled(self, model: Any) -> Iterator[None]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_kernels import references, rotary
+from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.fp8 import E4M3, E5M2, rounded
 from finetooth_kernels.references import cached_attention as cached_attention_reference
 from finetooth_kernels.references import linear_logprob as linear_logprob_reference
@@ -480,10 +481,12 @@ def test_gated_norms_are_those_of_the_definition(width: int, dtype: torch.dtype,
 @pytest.mark.parametrize(
     ("rows", "width", "outputs"), [(127, 128, 129), (128, 129, 127), (129, 127, 1025), (1025, 33, 128), (5, 1025, 16)]
 )
-def test_dora_equals_float64_forward_and_backward(
-    rows: int, width: int, outputs: int, rank: int, dtype: torch.dtype
+@pytest.mark.parametrize("dropping", [False, True])
+def test_low_rank_layers_equal_float64_forward_and_backward(
+    rows: int, width: int, outputs: int, rank: int, dtype: torch.dtype, dropping: bool
 ) -> None:
-    """A layer with DoRA, one with an addition alone and one with nothing, with biases and a residual stream."""
+    """A layer with DoRA, one with an addition alone and one with nothing, with biases and a residual stream; and with
+    dropout of both additions, of different numbers."""
     draw = torch.Generator().manual_seed(5)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -495,12 +498,16 @@ def test_dora_equals_float64_forward_and_backward(
         "x": normal(rows, width), "a": normal(rank, width) / width**0.5, "b": normal(outputs, rank) / rank**0.5,
         "m": normal(outputs).abs() + 0.5, "a2": normal(4, width), "b2": normal(7, 4), "base": normal(rows, sum(sizes)),
     }  # fmt: skip
-    incoming, found = normal(rows, sum(sizes)), []
+    incoming, found, drops = normal(rows, sum(sizes)), [], list[Any]()
+    for _ in "ab" if dropping else "":
+        words = [torch.randint(-(2**31), 2**31, (n,), generator=draw).int() for n in (rows, width)]
+        drops.append(Dropped(*words, -(2**30), 4 / 3, layers.keyed_dropout_triton))
+    drops += [None] if dropping else []
     for compute, wide in ((low_rank_linear_triton, dtype), (references.low_rank_linear, torch.float64)):
         given = {name: leaf.to(dtype).to(wide).requires_grad_() for name, leaf in leaves.items()}
         additions = [(given["a"], given["b"], 1.5), (given["a2"], given["b2"], 0.5), None]
         fixed = (given["x"], weight.to(dtype).to(wide), bias.to(dtype).to(wide), sizes, additions)
-        y = compute(*fixed, base_no=given["base"], magnitudes=(given["m"], None, None))
+        y = compute(*fixed, base_no=given["base"], magnitudes=(given["m"], None, None), dropped=drops)
         slopes = torch.autograd.grad(y, list(given.values()), incoming.to(dtype).to(wide))
         found.append({"y": y.detach(), **{f"d {name}": slope for name, slope in zip(given, slopes, strict=True)}})
     for name, exact in found[1].items():

@@ -97,7 +97,7 @@ class Adapter(Protocol):
         ...
 
     def low_rank(self, module: Any) -> LowRank | None:
-        """The computation of an adapted module, if it is now (dropout, switched off) only its base and a low-rank
+        """The computation of an adapted module, if it is now (mode, switched off) only its base and a low-rank
         product; a backend may then compute it together with its neighbours. None: the module is called directly."""
         ...
 

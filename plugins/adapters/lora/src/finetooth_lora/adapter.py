@@ -189,7 +189,7 @@ class LoraAdapter(FoldableAdapter):
             yield
 
     def low_rank(self, module: Any) -> LowRank | None:
-        """See `protocols.Adapter`; None while dropout is on."""
+        """See `layers.low_rank`."""
         from finetooth_lora.layers import low_rank
 
         return low_rank(self.options, module)

@@ -100,8 +100,8 @@ def added_to_linear(model: Any) -> dict[str, Any]:
 
 
 def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
-    """The low-rank form of a layer; None while dropout is on, over a base that can only be called, or for another
-    layer."""
+    """The low-rank form of a layer; None over a base that can only be called, or for another layer. While dropout is
+    on, also with DoRA, where peft drops from the base's input too, and with a frozen pair, which drops nothing."""
     if type(module) not in LINEAR or module.merged:
         return None
     base: Any = module.base_layer
@@ -109,7 +109,8 @@ def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
         return None
     if module.disable_adapters:
         return LowRank(module.base_layer)
-    if options.dropout and module.training:
+    drops = bool(options.dropout) and module.training
+    if drops and (options.dora or START in module.lora_A):
         return None
     adapted: Any = module
     a, b = adapted.lora_A[NAME].weight, adapted.lora_B[NAME].weight
@@ -117,7 +118,8 @@ def low_rank(options: LoraOptions, module: Any) -> LowRank | None:
         a = torch.cat([a, adapted.lora_A[START].weight.to(a.dtype)])
         b = torch.cat([b, adapted.lora_B[START].weight.to(b.dtype)], 1)
     magnitude = adapted.lora_magnitude_vector[NAME].weight if options.dora else None
-    return LowRank(module.base_layer, a, b, module.scaling[NAME], magnitude)
+    dropout = adapted.lora_dropout[NAME] if drops else None
+    return LowRank(module.base_layer, a, b, module.scaling[NAME], magnitude, dropout)
 
 
 def _token_rows(model: Any, facts: ModelFacts, rows: Sequence[int]) -> dict[str, list[int]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from finetooth_hooks import EngineError
-from finetooth_kernels.dropout import keyed_dropout, mixed
+from finetooth_kernels.dropout import Dropped, keyed_dropout, mixed
 from finetooth_kernels.memory import placed
 from finetooth_steps.draws import GOLDEN, position_keys, threshold, words_of
 from torch import Tensor, nn
@@ -127,12 +127,10 @@ class Draws:
         Raises:
             EngineError: its rows have no key, and they need one.
         """
-        scale = 1.0 / (1.0 - share)
-        halves = self._halves(tensor, site)
-        if halves is not None:
+        dropped = self.dropped(tensor, share, site)
+        if dropped is not None:
             rows = tensor.reshape(-1, tensor.shape[-1])
-            dropped: Tensor = self._dropout(rows, *halves, threshold(share), scale)
-            return dropped.view(tensor.shape)
+            return self._dropout(rows, *dropped[:4]).view(tensor.shape)  # type: ignore[no-any-return]
         words = self._words_of_attention(tensor, site)
         if words is None:
             if self._strict:
@@ -148,7 +146,12 @@ class Draws:
                     topic="dropout without a key",
                 )
             return functional.dropout(tensor, share, training=True, inplace=inplace)
-        return tensor * (words >= threshold(share)).to(tensor.dtype).mul_(scale)
+        return tensor * (words >= threshold(share)).to(tensor.dtype).mul_(1.0 / (1.0 - share))
+
+    def dropped(self, tensor: Tensor, share: float, site: str) -> Dropped | None:
+        """What decides on the numbers of `tensor`; None if its rows have no keys."""
+        halves = self._halves(tensor, site)
+        return None if halves is None else Dropped(*halves, threshold(share), 1.0 / (1.0 - share), self._dropout)
 
     def uniform(self, tensor: Tensor, site: str) -> Tensor:
         """fp32, shaped as `tensor`, uniform in -1 to 1; its rows are the positions."""
@@ -272,6 +275,11 @@ class KeyedDropout(Keyed, nn.Dropout):
         first, width = self.columns[0], input.shape[-1]
         whole = nn.functional.pad(input, (first, self.columns[1] - first - width))
         return self.draws.drop(whole, self.p, self.site)[..., first : first + width]
+
+    def keyed(self, x_nd: Tensor) -> Dropped | None:
+        """See `finetooth_kernels.dropout.DropsByKeys`."""
+        known = self.columns is None and _is_share(self.p)
+        return self.draws.dropped(x_nd, self.p, self.site) if known else None
 
 
 class _Watching(TorchFunctionMode):

@@ -44,6 +44,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     ],
     "ft_scaled": [c_int, c_void_p, c_int, c_void_p, c_float, c_int, c_int64, c_int],
     "ft_rotate": [c_int, *[c_void_p] * 4, *[c_int64] * 5, c_float, c_int],
+    "ft_dropped": [c_int, *[c_void_p] * 4, *[c_int64] * 2, c_int, c_float, c_int],
 }
 
 
@@ -308,6 +309,15 @@ class Library:
             rows, all_heads, heads, size, cos_nr.shape[-1], -1.0 if back else 1.0, torch.get_num_threads(),
         )  # fmt: skip
         return out
+
+    def dropped(self, x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:
+        """(N, D), what the int32 words of rows and columns leave, times `scale`; all contiguous."""
+        y_nd = new_empty(x_nd)
+        self._c["ft_dropped"](
+            DTYPE_NUMBERS[x_nd.dtype], x_nd.data_ptr(), rows_n.data_ptr(), columns_d.data_ptr(), y_nd.data_ptr(),
+            *x_nd.shape, threshold, scale, torch.get_num_threads(),
+        )  # fmt: skip
+        return y_nd
 
 
 def _of_rows(x_nd: Tensor) -> Tensor:

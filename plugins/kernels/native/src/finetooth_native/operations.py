@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from finetooth_kernels import dropout as _dropout
 from finetooth_kernels import gated as _gated
 from finetooth_kernels import linear_logprob as _linear_logprob
 from finetooth_kernels import logits as _logits
@@ -24,6 +25,7 @@ __all__ = [
     "accumulate",
     "add_",
     "gated",
+    "keyed_dropout",
     "linear_logprob",
     "logits_statistics",
     "low_rank_linear",
@@ -42,6 +44,7 @@ __all__ = [
 accumulate = partial(_sums.accumulate, compiled=COMPILED)
 add_ = partial(_sums.add_, compiled=COMPILED)
 gated = partial(_gated.gated, compiled=COMPILED)
+keyed_dropout = partial(_dropout.keyed_dropout, compiled=COMPILED)
 linear_logprob = partial(_linear_logprob.linear_logprob, compiled=COMPILED)
 logits_statistics = partial(_logits.logits_statistics, compiled=COMPILED)
 low_rank_linear = partial(_low_rank_linear.low_rank_linear, compiled=COMPILED)

@@ -18,7 +18,7 @@ def ft_kernels() -> Iterator[Kernel]:
         build="finetooth_native.provider:build",
         summary="compiled on this machine for its CPU; FT_NATIVE=0 turns it off",
         serves=(
-            *(_serves(operation=name) for name in ("rms_norm", "rotary", "norm_rotary", "gated_mlp")),
+            *(_serves(operation=name) for name in ("rms_norm", "rotary", "norm_rotary", "gated_mlp", "keyed_dropout")),
             _serves(operation="segment_attention"),
             _serves(operation="low_rank_linear", features=frozenset({"multiply"})),
             _serves(operation="matmul_rounded_once", backward=False),

@@ -31,6 +31,7 @@ def build() -> Kernel:
             "rotary": operations.rotate,
             "norm_rotary": operations.norm_rotary,
             "gated_mlp": operations.gated,
+            "keyed_dropout": operations.keyed_dropout,
             "low_rank_linear": operations.low_rank_linear,
             "matmul_rounded_once": operations.mm,
             "accumulate": operations.accumulate,

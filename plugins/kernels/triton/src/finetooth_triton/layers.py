@@ -110,6 +110,17 @@ class Layers:
             )  # fmt: skip
         return out
 
+    def dropped(self, x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:
+        """(N, D), what the words leave, times `scale`."""
+        from finetooth_triton.layer_kernels import dropout_kernel
+
+        y_nd, (rows, width) = torch.empty_like(x_nd), x_nd.shape
+        with gpu.on(x_nd.device):
+            dropout_kernel[(rows, -(-width // ACTIVATED))](
+                x_nd, rows_n, columns_d, y_nd, width, threshold, scale, ACTIVATED, num_warps=4
+            )
+        return y_nd
+
 
 def power(size: int) -> int:
     """The power of two that holds so many."""
@@ -153,6 +164,7 @@ COMPILED = Compiled(_library_for, readable)
 rms_norm_triton = partial(rms_norm.rms_norm, compiled=COMPILED)
 rotary_triton = partial(rotary.rotate, compiled=COMPILED)
 gated_mlp_triton = partial(gated.gated, compiled=COMPILED)
+keyed_dropout_triton = partial(dropout.keyed_dropout, compiled=COMPILED)
 
 
 def norm_rotary_triton(
@@ -269,40 +281,3 @@ def _tiles(*heads: int) -> int:
 def _of_heads(size: int, half: int) -> dict[str, int]:
     rest = size - 2 * half
     return {"HEADS": HEADS, "HALF": power(half), "REST": power(rest) if rest else 0, "num_warps": 4}
-
-
-def keyed_dropout_triton(
-    x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float
-) -> Tensor:  # fmt: skip
-    """See `finetooth_kernels.dropout.keyed_dropout`. Kept for backward: the words of rows and columns, nothing as large
-    as x; the gradient is dropped alike."""
-    if x_nd.dim() != 2 or not readable(x_nd, strided=True):
-        return dropout.keyed_dropout(x_nd, rows_n, columns_d, threshold, scale)
-    return apply(_Dropout, x_nd, rows_n, columns_d, threshold, scale)  # type: ignore[no-any-return]
-
-
-class _Dropout(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float
-    ) -> Tensor:  # fmt: skip
-        ctx.rest = threshold, scale
-        ctx.save_for_backward(rows_n, columns_d)
-        return _dropped(x_nd, rows_n, columns_d, threshold, scale)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_nd: Tensor) -> tuple[Tensor | None, ...]:
-        return _dropped(grad_nd, *ctx.saved_tensors, *ctx.rest), None, None, None, None
-
-
-def _dropped(x_nd: Tensor, rows_n: Tensor, columns_d: Tensor, threshold: int, scale: float) -> Tensor:
-    from finetooth_triton.layer_kernels import dropout_kernel
-
-    x_nd = x_nd.contiguous()
-    y_nd, (rows, width) = torch.empty_like(x_nd), x_nd.shape
-    with gpu.on(x_nd.device):
-        dropout_kernel[(rows, -(-width // ACTIVATED))](
-            x_nd, rows_n, columns_d, y_nd, width, threshold, scale, ACTIVATED, num_warps=4
-        )
-    return y_nd

@@ -1,5 +1,5 @@
-// Root-mean-square norms and rotary embeddings, a row at a time: what rms_norm.py and rotary.py compute with torch
-// operations, with the same roundings, but each number read and written once.
+// Root-mean-square norms, rotary embeddings and dropout, a row at a time: what rms_norm.py, rotary.py and dropout.py
+// compute with torch operations, with the same roundings, but each number read and written once.
 #include "elements.h"
 #include "parallel.h"
 
@@ -127,6 +127,28 @@ void rotate_rows(const T* x, const float* cosine, const float* sine, T* out, int
     });
 }
 
+// What the mixed words of row and column leave of each number, times `scale`: see finetooth_steps.draws.
+template <class T>
+void drop_rows(const T* x, const uint32_t* row_words, const uint32_t* column_words, T* out, int64_t rows, int64_t width,
+               int32_t threshold, float scale, int threads) {
+    over_rows(rows, width, threads, [=](int64_t first, int64_t last) {
+        for (int64_t n = first; n < last; ++n) {
+            const T* __restrict in = x + n * width;
+            T* __restrict y = out + n * width;
+            const uint32_t row = row_words[n];
+#pragma omp simd
+            for (int64_t i = 0; i < width; ++i) {
+                uint32_t word = row ^ column_words[i];
+                word = (word ^ (word >> 16)) * 0x85EBCA6Bu;
+                word = (word ^ (word >> 13)) * 0xC2B2AE35u;
+                word ^= word >> 16;
+                const float value = widened(in[i]) * scale;
+                y[i] = narrowed<T>(static_cast<int32_t>(word) >= threshold ? value : 0.0f);
+            }
+        }
+    });
+}
+
 }  // namespace
 }  // namespace ft
 
@@ -191,6 +213,15 @@ FT_API void ft_rotate(int dtype, const void* x, const float* cosine, const float
         using T = decltype(number);
         ft::rotate_rows(static_cast<const T*>(x), cosine, sine, static_cast<T*>(out), rows, heads, turning, size, half,
                         sign, threads);
+    });
+}
+
+FT_API void ft_dropped(int dtype, const void* x, const uint32_t* row_words, const uint32_t* column_words, void* out,
+                       int64_t rows, int64_t width, int32_t threshold, float scale, int threads) {
+    with_type(dtype, [=](auto number) {
+        using T = decltype(number);
+        ft::drop_rows(static_cast<const T*>(x), row_words, column_words, static_cast<T*>(out), rows, width, threshold,
+                      scale, threads);
     });
 }
 
