@@ -183,6 +183,22 @@ def test_everything_that_names_python_is_seen(tmp_path: Path, monkeypatch: pytes
     assert not Path(kept["method"]["rewards"][0]["file"]).exists() and "not run" in kept["environment"]["load"]
 
 
+@pytest.mark.parametrize("use", ["./hook.txt", "./hook.py ", "./on.py:x/../hook.py"])
+@pytest.mark.parametrize("command", ["resume", "chat"])
+def test_no_spelling_of_a_plugin_file_runs_without_consent(
+    gift: tuple[Path, Path], ft: Ft, use: str, command: str
+) -> None:
+    folder, marker = gift
+    (folder / "on.py:x").mkdir()
+    shutil.copy(folder / "hook.py", folder / "hook.txt")
+    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "plugins": [use]}))
+    rest = ["--prompt", "Hello", "--max-tokens", "1"] if command == "chat" else ["train.max_steps=2"]
+    code, out, err = ft(command, str(folder), *rest)
+    assert not marker.exists(), (out, err)
+    assert code == (0 if command == "chat" and use != "./hook.txt" else 2), (out, err)
+
+
 def test_an_own_file_that_was_changed_since_stays_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But a file that lies in the folder itself counts by its content."""
     from finetooth_toolbox.files.own_python import record_own

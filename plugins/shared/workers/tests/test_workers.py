@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import py_compile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from finetooth_workers.modules import loaded_file
 from finetooth_workers.workers import Failure, WorkerError, Workers
 
 MODULE = """
@@ -93,3 +95,11 @@ def test_what_a_late_function_started_ends_with_it(workers: Any, tmp_path: Path)
     while started.exists() and "Z" not in (started / "stat").read_text().rpartition(")")[2][:3]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_compiled_code_is_not_loaded(tmp_path: Path) -> None:
+    """Consent to the code of a run folder is asked for `.py` files."""
+    (tmp_path / "ran.py").write_text("raise SystemExit")
+    compiled = py_compile.compile(str(tmp_path / "ran.py"), cfile=str(tmp_path / "own.pyc"))
+    with pytest.raises(ValueError, match="is not a Python file"):
+        loaded_file(Path(str(compiled)))

@@ -39,15 +39,12 @@ class Reference:
             PluginError: the item is neither a text nor `{use: ..., options: {...}}`.
         """
         form = "write a text, or {use: REFERENCE, options: {...}}"
-        if isinstance(item, str):
-            use, options = item, None
-        elif isinstance(item, Mapping):
+        use, options = item, None
+        if isinstance(item, Mapping):
             unknown = sorted(str(key) for key in item if key not in _KEYS)
             if unknown:
                 raise PluginError("", f"plugins: unknown key {unknown[0]!r} in {dict(item)!r}", action=form)
             use, options = item.get("use", ""), item.get("options")
-        else:
-            raise PluginError("", f"plugins: {item!r} names no plugin", action=form)
         if not isinstance(use, str) or not use.strip():
             raise PluginError("", f"plugins: {item!r} names no plugin", action=form)
         if options is not None and not isinstance(options, Mapping):
@@ -119,7 +116,8 @@ def choose(known: Sequence[str], names: Sequence[str]) -> list[str]:
 def _resolve(reference: Reference, installed: Sequence[Installed], base: Path) -> PluginRef:
     use = reference.use
     if local_files.is_file_reference(use):
-        return PluginRef(local_files.display_name(use, base), reference, is_file=True)
+        problem = None if use.endswith(".py") else Problem("it is not a .py file", "name one: ./FILE.py")
+        return PluginRef(local_files.display_name(use, base), reference, is_file=True, problem=problem)
     for distribution in installed:
         if any(use == value for _, value in distribution.references):
             return PluginRef(distribution.distribution, reference)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -120,9 +121,9 @@ def named_python(recipe: Mapping[str, Any], base: Path) -> Iterator[tuple[str, P
         elif key == REMOTE and value:
             yield f"{REMOTE} of {model}", None
         elif isinstance(value, str):
-            place = value.partition(".py:")[0] + ".py" if ".py:" in value else value
-            if place.endswith(".py"):
-                for path in dict.fromkeys((base / Path(place).expanduser(), Path(place).expanduser().absolute())):
+            for end in re.finditer(r"\.py(?=:|\s*$)", value):
+                place = Path(value[: end.end()].strip()).expanduser()
+                for path in dict.fromkeys((base / place, place.absolute())):
                     yield value, path
 
     yield from walk(recipe, "", "")
@@ -145,9 +146,7 @@ def _mark(name: str, path: Path | None) -> Path:
 def _is_own_place(path: Path | None, base: Path) -> bool:
     """Whether a run on this machine has named this path, with any content: an own plugin that changed after a run needs
     no consent. For a file inside the recipe's folder the content counts, since it came with that folder."""
-    if path is None or path.resolve().is_relative_to(base.resolve()):
-        return False
-    return _place_mark(path).is_file()
+    return path is not None and not path.resolve().is_relative_to(base.resolve()) and _place_mark(path).is_file()
 
 
 def _place_mark(path: Path) -> Path:

@@ -14,6 +14,8 @@ def loaded_file(file: Path) -> ModuleType:
     Raises:
         ValueError: it is not a Python file.
     """
+    if file.suffix != ".py":  # compiled code too would run; consent to a run folder's code looks for .py files
+        raise ValueError(f"{file} is not a Python file")
     sys.path.insert(0, str(file.parent))
     spec = spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
