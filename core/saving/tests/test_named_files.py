@@ -49,5 +49,15 @@ def test_held_out_rows_are_compared_as_those_that_train() -> None:
 def test_a_local_plugin_is_the_same_file_from_wherever_it_is_named() -> None:
     before = {"plugins": {"plug.py": "sha256:1", "acme-x": "1.0"}}
     assert versions(before, {"plugins": {"recipes/plug.py": "sha256:1", "acme-x": "1.0"}}) == ()
-    told = versions(before, {"plugins": {"recipes/plug.py": "sha256:2", "acme-x": "1.0"}})
-    assert told == ("plug.py: sha256:1 -> sha256:2",)
+    now = {"plugins": {"recipes/plug.py": "sha256:2", "acme-x": "1.0"}}
+    assert versions(before, now) == ()
+    assert content_changes(before, now) == ("content of plugin plug.py: sha256:1 -> sha256:2",)
+
+
+def test_of_two_plugin_files_with_one_name_a_change_of_either_counts() -> None:
+    before = {"plugins": {"a/plug.py": "sha256:" + "1" * 64, "b/plug.py": "sha256:" + "2" * 64}}
+    moved = {"plugins": {"c/plug.py": "sha256:" + "2" * 64, "d/plug.py": "sha256:" + "1" * 64}}
+    assert content_changes(before, moved) == ()
+    changed = {"plugins": {**before["plugins"], "a/plug.py": "sha256:" + "3" * 64}}
+    told = f"content of plugin plug.py: {'1' * 12}, {'2' * 12} -> {'2' * 12}, {'3' * 12}"
+    assert content_changes(before, changed) == (told,)

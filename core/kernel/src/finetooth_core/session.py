@@ -262,7 +262,7 @@ class Session:
         from finetooth_core.planning import ranks
 
         if self.recipe.data.no_egress and not closed_network.is_closed():
-            own = [str(file) for file in self.plugins.files if file not in self.recipe.plugins]
+            own = [item if isinstance(item, str) else item["use"] for item in self.recipe.anchored().get("plugins", [])]
             return closed_network.train(self.recipe.dump_yaml(), self.folder, own, self.resuming)
         closed_network.check_closed(wanted=self.recipe.data.no_egress)
         if self.joined is None and ranks.started_by(self.context):  # finetooth.run in a program at every rank

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finetooth_hooks.errors import RecipeError, UserError
+from finetooth_recipes.overrides import absolute_files
 from finetooth_saving import names
 from finetooth_saving.given import keep_values
 from finetooth_saving.run_folder import RECIPE, as_decided, decided_so_far, is_begun, started_in
-from finetooth_toolbox.files.own_python import check_own
+from finetooth_toolbox.files.own_python import check_own, consented, record_own
 
 from finetooth_core.plugins.collector import paused_collector
 from finetooth_core.session import Session, in_folder
@@ -36,7 +37,7 @@ def session(
         recipe: a file, or the recipe as a mapping or a `finetooth.Recipe`: rows and functions in it are kept as files,
             see `finetooth_saving.given`.
         overrides: `"section.key=value"`, each an argument of its own.
-        plugins: further local files or modules, as `--plugins` takes them.
+        plugins: further local files or modules, as `--plugins` takes them; the recipe names them from now on.
         blocked: distributions that must not be loaded.
         data: see `Session`.
         started: plugins that this process has found already; None looks for them.
@@ -48,12 +49,11 @@ def session(
     from finetooth_core.started import Started
 
     kept = keep_values(recipe)
-    loaded = load(kept, _texts(overrides))
+    loaded = load(kept, _texts(overrides), plugins=absolute_files(plugins))
     if not isinstance(kept, Mapping) and is_begun(Path(kept).parent):
-        check_own(loaded.as_dict(), loaded.folder, str(kept))
+        check_own(load(kept).as_dict(), loaded.folder, str(kept))
     name = "run" if isinstance(kept, Mapping) else Path(kept).stem
-    files = [*loaded.plugins, *_absolute(plugins)]
-    started_plugins = (started or Started()).start(files=files, blocked=blocked, base=loaded.folder)
+    started_plugins = (started or Started()).start(files=loaded.plugins, blocked=blocked, base=loaded.folder)
     return Session(loaded, started_plugins, name=name, say=say, data=data)
 
 
@@ -87,18 +87,20 @@ def resume_session(
         folder, at = begun_folder(Path(run), at)
         if output is not None:
             raise UserError(f"{folder}: a run on this machine resumes in its folder", action="leave --output out")
-    place = started_in(folder) if recipe is None else None
+    place, files = started_in(folder) if recipe is None else None, absolute_files(plugins)
     if place is not None:
-        folder, plugins = folder.absolute(), _absolute(plugins)
+        folder = folder.absolute()
         say(f"relative paths begin at {place}, where the run was started")
     with in_folder(place):
-        own = load(folder / RECIPE if recipe is None else recipe, _texts(overrides))
+        own = load(folder / RECIPE if recipe is None else recipe, _texts(overrides), plugins=files)
         if recipe is None:
             check_own(load(folder / RECIPE).as_dict(), own.folder, str(folder))
+        if not consented():  # consent is for one command
+            record_own(own.as_dict(), own.folder)
         decided = as_decided(own.anchored(), decided_so_far(folder))
         decided["output"] = str(folder)
         decided["model"]["name"] = own.dump_model_name()
-        resumed = session(decided, plugins=plugins, blocked=blocked, say=say)
+        resumed = session(decided, blocked=blocked, say=say)
     resumed.plugins.catalog.missing = _missing(folder, resumed.plugins.versions)
     resumed.place = place
     overridden = None if recipe is not None else overrides
@@ -129,8 +131,3 @@ def _texts(overrides: tuple[object, ...]) -> tuple[str, ...]:
             problem = f"an override is a text, section.key=value; this is {override!r}"
             raise RecipeError("", problem, action="give each override as an argument of its own")
     return cast(tuple[str, ...], overrides)
-
-
-def _absolute(plugins: Sequence[str]) -> list[str]:
-    """Plugins with the paths of local files made absolute."""
-    return [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]

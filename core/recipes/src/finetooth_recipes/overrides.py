@@ -13,8 +13,8 @@
 
 from __future__ import annotations
 
-import pathlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from finetooth_hooks.errors import RecipeError
@@ -30,15 +30,41 @@ _LISTS = frozenset({"trackers", "export", "evaluate.evaluators", "plugins"})
 _REFERENCES = ("data.train", "data.eval")
 
 
-def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str]) -> None:
+def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str], plugins: Sequence[str] = ()) -> None:
     """Change `recipe` in place.
+
+    Args:
+        plugins: those of `--plugins`. They follow the recipe's before the overrides apply, so that overrides can give
+            them options, and an override that replaces the list cannot take them out.
 
     Raises:
         RecipeError: an override has no `=`, no value, or a path that leads nowhere.
     """
+    _name_plugins(recipe, plugins)
     for override in overrides:
         keys, value = parse_override(override)
         _assign(recipe, _in_place(recipe, keys), value)
+    _name_plugins(recipe, plugins)
+
+
+def _name_plugins(recipe: dict[str, Any], plugins: Sequence[str]) -> None:
+    """Add plugins to those that the recipe names. A file stands in for one of the same name that has moved."""
+    items = recipe.get("plugins") or []
+    for plugin in plugins if isinstance(items, list) else ():
+        uses = [item.get("use") if isinstance(item, dict) else item for item in items]
+        moved = [index for index, use in enumerate(uses) if _has_moved(use, plugin)]
+        if plugin not in uses and moved:
+            item = items[moved[0]]
+            items[moved[0]] = {**item, "use": plugin} if isinstance(item, dict) else plugin
+        elif plugin not in uses:
+            items.append(plugin)
+        recipe["plugins"] = items
+
+
+def _has_moved(use: Any, plugin: str) -> bool:
+    """Whether a plugin file that a recipe names by its whole path is not there, and `plugin` has its name."""
+    old, new = Path(str(use)), Path(plugin)
+    return old.is_absolute() and old.name == new.name and new.is_file() and not old.exists()
 
 
 def _in_place(recipe: dict[str, Any], keys: list[str]) -> list[str]:
@@ -53,12 +79,17 @@ def _in_place(recipe: dict[str, Any], keys: list[str]) -> list[str]:
     return keys if holder is None else list(setting)
 
 
+def absolute_files(plugins: Sequence[str]) -> list[str]:
+    """Plugins with the paths of local files made absolute."""
+    return [str(Path(name).expanduser().absolute()) if name.endswith(".py") else name for name in plugins]
+
+
 def parse_override(override: str) -> tuple[list[str], Any]:
     """Split `a.b=value` into the keys of its path and its value."""
     path, equals, text = override.partition("=")
     path = path.strip()
     if not equals:
-        example = f"data.train={override}" if pathlib.Path(override).is_file() else "train.seed=1"
+        example = f"data.train={override}" if Path(override).is_file() else "train.seed=1"
         raise RecipeError("", f"{override!r} is not an override", action=f"write key.path=value, such as {example}")
     keys = path.split(".")
     if not all(keys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -170,7 +171,7 @@ def differences(before: Mapping[str, Any], now: Plan) -> tuple[tuple[str, ...], 
 
 
 def versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """Changed versions and environment, `torch: 2.12.0 -> 2.13.0`.
+    """Changed versions and environment, `torch: 2.12.0 -> 2.13.0`; local plugin files are in `content_changes`.
 
     Args:
         before: of the manifest: `plugins`, `environment`.
@@ -180,22 +181,34 @@ def versions(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ..
     for group in ("environment", "plugins"):
         old, new = (_by_file_name(of.get(group, {})) for of in (before, now))
         changes += [
-            f"{name}: {old[name]} -> {new[name]}" for name in sorted(old) if name in new and old[name] != new[name]
+            f"{name}: {old[name]} -> {new[name]}"
+            for name in sorted(old)
+            if name in new and old[name] != new[name] and not (_is_file(old[name]) and _is_file(new[name]))
         ]
     return tuple(changes)
 
 
 def _by_file_name(versions: Mapping[str, str]) -> dict[str, str]:
-    """Versions with a local file under its file name only, since the beginning of its path varies between starts."""
-    return {name.rpartition("/")[2] if of.startswith("sha256:") else name: of for name, of in versions.items()}
+    """Versions with a local file under its file name only, since the beginning of its path varies between starts. Files
+    of one name are one entry with all their digests."""
+    made: dict[str, str] = {}
+    for name, version in sorted(versions.items(), key=lambda item: item[1]):
+        name = name.rpartition("/")[2] if _is_file(version) else name
+        made[name] = f"{made[name]}, {version}" if name in made else version
+    return made
+
+
+def _is_file(version: str) -> bool:
+    """Whether the version of a plugin is the digest of a local file."""
+    return version.startswith("sha256:")
 
 
 def content_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, ...]:
-    """Changed files: of the base model, of settings, and of models other than the policy.
+    """Changed files: of the base model, of settings, of models other than the policy, and local plugin files.
 
     Args:
         before: the manifest of a checkpoint.
-        now: hashes in the form of a manifest: `base`, `named`.
+        now: hashes in the form of a manifest: `base`, `named`, `plugins`.
     """
     changes = []
     for group, words in (("base", "base model, "), ("named", "content of ")):
@@ -205,6 +218,12 @@ def content_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[
             for name in sorted(old)
             if new.get(name) != old[name] and (group == "base" or name in new)
         ]
+    old, new = (_by_file_name(of.get("plugins", {})) for of in (before, now))
+    changes += [
+        re.sub(r"sha256:(\w{12})\w*", r"\1", f"content of plugin {name}: {old[name]} -> {new[name]}")
+        for name in sorted(old.keys() & new.keys())
+        if old[name] != new[name] and _is_file(old[name]) and _is_file(new[name])
+    ]
     return tuple(changes)
 
 

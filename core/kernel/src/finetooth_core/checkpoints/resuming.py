@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
+from finetooth_recipes.overrides import absolute_files
 from finetooth_saving.artifact import write_json, write_text
 from finetooth_saving.found_checkpoints import (
     NoCheckpoint,
@@ -153,7 +154,8 @@ def disk_of(run: Path, *, plugins: Sequence[str] = (), blocked: Sequence[str] = 
     if isinstance(recipe.checkpoint.stores, str):
         return None
     check_own(recipe.as_dict(), recipe.folder, str(run))
-    started = manager.start(files=[*recipe.plugins, *plugins], blocked=blocked, base=recipe.folder)
+    files = load(run / RECIPE, plugins=absolute_files(plugins)).plugins
+    started = manager.start(files=files, blocked=blocked, base=recipe.folder)
     run, place = run.absolute(), started_in(run)
     with nullcontext() if place is None else chdir(place):  # stores are where the run found them
         context = RunContext(recipe, started.catalog, run, started)
@@ -218,13 +220,13 @@ def check(
     changes = comparison.compare(before, present.recipe, present.plugins.catalog, checkpoint.plan)
     changes = comparison.with_moved_base(changes, checkpoint.manifest.get("base", {}), stands_on["base"])
     data, parts = differences(checkpoint.plan, present.plan)
-    grave = (*changes.grave, *data, *content_changes(checkpoint.manifest, stands_on))
+    now = {"plugins": present.plugins.versions, "environment": environment}
+    grave = (*changes.grave, *data, *content_changes(checkpoint.manifest, {**stands_on, **now}))
     if grave and not resuming.accept_changes:
         raise UserError(
             f"{present.folder}: the recipe no longer matches what was trained: {'; '.join(grave)}",
             action="undo the change, start a new run, or accept it with --accept-changes",
         )
-    now = {"plugins": present.plugins.versions, "environment": environment}
     others = (*versions(checkpoint.manifest, now), *parts)
     if others and resuming.strict:
         raise UserError(

@@ -224,8 +224,9 @@ class _Manager:
         try:
             file = local_files.read(named.reference.use, self.base)
         except OSError as error:
-            text = f"cannot be read: {error.strerror or error}"
-            self._fault(named.name, "", Problem(text, "check the path, relative to this folder", str(self.base)))
+            moved = Path(named.reference.use).is_absolute()
+            action = "name its new path with --plugins" if moved else "check the path, relative to this folder"
+            self._fault(named.name, "", Problem(f"cannot be read: {error.strerror or error}", action, str(self.base)))
             return
         try:
             module = local_files.load(file)

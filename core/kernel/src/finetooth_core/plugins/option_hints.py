@@ -9,7 +9,7 @@ from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError
 from finetooth_recipes import yaml_text
-from finetooth_recipes.overrides import apply_overrides
+from finetooth_recipes.overrides import absolute_files, apply_overrides
 from finetooth_recipes.problems import RecipeProblems, plain_data
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.text.nearest import form
@@ -44,13 +44,11 @@ def with_option_hints(
     if not lost:
         return error
     folder = Path.cwd() if isinstance(recipe, Mapping) else Path(recipe).parent.absolute()
-    here = [str(Path(name).absolute()) if name.endswith(".py") else name for name in plugins]
-    settings = _given(recipe, overrides)
+    settings = _given(recipe, overrides, absolute_files(plugins))
     unknown = {problem.setting for problem in problems if _UNKNOWN in problem.problem}
     settings = {key: value for key, value in settings.items() if key not in unknown}
     try:
-        files = load(settings, base=folder).plugins
-        started = manager.start(files=[*files, *here], blocked=blocked, base=folder, strict=False)
+        started = manager.start(files=load(settings, base=folder).plugins, blocked=blocked, base=folder, strict=False)
     except FinetoothError:
         return error  # with further mistakes, the picks are unknown
     options = {**dict(_loader_options(started.catalog)), **dict(_options(settings, started.catalog))}
@@ -91,10 +89,10 @@ def _loader_options(catalog: Catalog) -> Iterator[tuple[str, str]]:
                 yield form(option), f"it is an option of a loader: {picked}"
 
 
-def _given(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _given(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str], plugins: Sequence[str]) -> dict[str, Any]:
     """The user's unchecked recipe; it was read before, so reading cannot fail."""
     if not isinstance(recipe, Mapping):
         recipe = yaml_text.read_yaml(Path(recipe).read_bytes().decode("utf-8-sig"), str(recipe)).value
     settings: dict[str, Any] = plain_data(recipe, ())
-    apply_overrides(settings, overrides)
+    apply_overrides(settings, overrides, plugins)
     return settings

@@ -273,7 +273,7 @@ class Recipe(Options):
         for index, item in enumerate(settings.get("plugins", [])):
             use = item if isinstance(item, str) else item["use"]
             if is_file_reference(use):
-                use = str(self.folder / use)
+                use = str(self.folder / Path(use).expanduser())
                 settings["plugins"][index] = use if isinstance(item, str) else {**item, "use": use}
         return settings
 
@@ -299,13 +299,15 @@ class Recipe(Options):
         self._model_path = None
 
 
-def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path | None = None) -> Recipe:
+def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), *, base: Path | None = None,
+         plugins: Sequence[str] = ()) -> Recipe:  # fmt: skip
     """Read and check a recipe.
 
     Args:
         recipe: the path of a YAML file, or the recipe itself as a mapping.
         overrides: `key.path=value`, applied from left to right; see `finetooth_recipes.overrides`.
         base: start of relative paths of local plugin files; default: the folder of the file.
+        plugins: those of `--plugins`, as `absolute_files` returns them; the recipe names them from now on.
 
     Raises:
         RecipeError: all errors, one line each.
@@ -322,7 +324,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     if not isinstance(value, Mapping):
         raise RecipeError("", f"{source}: a recipe is a mapping, this is {show(value)}", action="write model: NAME")
     settings: dict[str, Any] = plain_data(value, ())
-    apply_overrides(settings, overrides)
+    apply_overrides(settings, overrides, plugins)
     settings, renamed = read_aliases(plain_data(settings, ()))
     place = _places(document, source, overrides, renamed)
     problems: list[RecipeError] = []
