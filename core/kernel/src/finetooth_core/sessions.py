@@ -126,8 +126,7 @@ def _texts(overrides: tuple[object, ...]) -> tuple[str, ...]:
     Raises:
         RecipeError: an override is not a text, such as a list of several.
     """
-    for override in overrides:
-        if not isinstance(override, str):
-            problem = f"an override is a text, section.key=value; this is {override!r}"
-            raise RecipeError("", problem, action="give each override as an argument of its own")
+    for override in [override for override in overrides if not isinstance(override, str)]:
+        problem = f"an override is a text, section.key=value; this is {override!r}"
+        raise RecipeError("", problem, action="give each override as an argument of its own")
     return cast(tuple[str, ...], overrides)

@@ -308,3 +308,11 @@ def test_the_plugin_is_found_again_from_the_run_folder(ft: Any, folder: Path) ->
         (folder / name).rename(folder / "sub" / name)
     assert ft("run", "sub/recipe.yaml").code == 0
     assert ft("chat", "runs/mine", "--prompt", "x").code == 0
+
+
+def test_two_evaluators_of_one_name_have_metrics_of_their_own(ft: Any, folder: Path) -> None:
+    best = ("checkpoint.select_on=eval/toy_score_2", "checkpoint.every=2")
+    answer = ft("run", "recipe.yaml", "evaluate.evaluators=[toy_score, toy_score]", *best)
+    assert answer.code == 0, answer.err
+    metrics = json.loads(Path("runs/mine/result.json").read_text())["metrics"]
+    assert {"eval/toy_score", "eval/toy_score_2"} <= metrics.keys()

@@ -66,9 +66,7 @@ def compare(before: Recipe, now: Recipe, catalog: Catalog, plan: Mapping[str, An
     old, new = effective(before, catalog, plan), effective(now, catalog, plan)
     harmless: list[str] = []
     grave: list[str] = []
-    for setting in sorted(old.keys() | new.keys()):
-        if old.get(setting) == new.get(setting):
-            continue
+    for setting in sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name)):
         change = f"{setting}: {_shown(old, setting)} -> {_shown(new, setting)}"
         (harmless if is_harmless(setting) else grave).append(change)
     return Changes(tuple(harmless), tuple(grave))
@@ -94,8 +92,7 @@ def is_harmless(setting: str) -> bool:
 def effective(recipe: Recipe, catalog: Catalog, plan: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting with its value, dotted, as if the recipe had written it all."""
     content: dict[str, Any] = recipe.model_dump(mode="json")
-    model = recipe.dump_model_name()
-    content["model"]["name"] = model
+    content["model"]["name"] = recipe.dump_model_name()
     for setting, kind in PICKS.items():
         holder, key = _holder(content, setting)
         if holder is not None and holder.get(key) is not None:

@@ -12,6 +12,7 @@ from finetooth_hooks.errors import PlanError, RecipeError
 from finetooth_recipes import cadence
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.keeper import Keeping
+from finetooth_saving.metric_names import distinct
 from finetooth_saving.names import FOLDER
 from finetooth_saving.retention import MEASURED, Best, mode_of
 from finetooth_toolbox.text.nearest import nearest
@@ -110,7 +111,7 @@ def _check_metric(setting: str, metric: str, evaluators: Sequence[Evaluator]) ->
     for evaluator in evaluators:
         if evaluator.metrics is None:
             return
-        known |= {f"{MEASURED}{name}" for name in evaluator.metrics}
+        known |= {distinct(f"{MEASURED}{name}", known) for name in evaluator.metrics}
     if metric not in known:
         raise not_measured(setting, metric, known)
 

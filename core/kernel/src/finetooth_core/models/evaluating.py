@@ -9,6 +9,7 @@ from finetooth_hooks.context import Catalog
 from finetooth_hooks.errors import RecipeError
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.reports import Evaluation
+from finetooth_saving.metric_names import all_distinct
 from finetooth_saving.run_folder import run_of
 from finetooth_saving.runs.written_models import evaluators_of
 
@@ -52,7 +53,7 @@ def evaluate(
         full_pick = _keeping_answers(catalog, pick, setting) if answers else pick
         built.append(opened.context.build("evaluator", full_pick, setting=setting))
         built[-1].prepare()  # all rows are read before weights are
-    return tuple(evaluator.evaluate(opened.engine, 0) for evaluator in built)
+    return all_distinct(evaluator.evaluate(opened.engine, 0) for evaluator in built)
 
 
 def _keeping_answers(catalog: Catalog, pick: Pick, setting: str) -> Pick:

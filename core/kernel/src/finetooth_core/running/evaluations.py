@@ -8,6 +8,7 @@ from finetooth_hooks.errors import Interrupted, StopRun
 from finetooth_hooks.reports import Evaluation, StepReport
 from finetooth_recipes import cadence
 from finetooth_recipes.cadence import Clock
+from finetooth_saving.metric_names import distinct_names
 
 from finetooth_core.running.live_run import LiveRun
 
@@ -43,9 +44,10 @@ class Evaluations:
                 return
             try:
                 with self.run.engine.averaged():
-                    evaluation = evaluator.evaluate(self.run.engine, self.run.progress.step)
+                    evaluation = evaluator.evaluate(self.run.engine, step)
             except Interrupted:
                 return
+            evaluation = distinct_names(evaluation, self.run.record.evaluations)
             self.remember(evaluation)
             with self.run.keeper.alike.stops():
                 self.run.trackers.evaluated(evaluation)
