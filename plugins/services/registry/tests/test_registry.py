@@ -205,6 +205,8 @@ def test_a_gate_holds_back_what_a_run_registers(place: Place, tmp_path: Path, mo
     ]:
         with pytest.raises(UserError, match=said):
             export(place, run, tmp_path / "other", **options)
+        with pytest.raises(UserError, match=said):  # before it trains
+            exporter.admit({"model": "bot", "registry": str(place.folder), **options}, {})
     assert len(place.registry.versions()) == 1
     monkeypatch.setenv("FT_REGISTRY_KEY", str(place.key))
     assert export(place, run, tmp_path / "third", sign=True)[1] == "signed"

@@ -65,7 +65,10 @@ def test_a_gate_that_is_refused_is_named_by_its_place_in_the_policy() -> None:
     assert settings == ["channels.beta.gates.0", "channels.beta.gates.1"]
 
 
-def test_gates_that_stand_twice_are_refused(tmp_path: Path) -> None:
+def test_a_policy_that_cannot_be_read_or_repeats_gates_is_refused(tmp_path: Path) -> None:
     (tmp_path / "policy.yaml").write_text("channels:\n  production:\n    gates: [signed]\n    gates: []\n")
     with pytest.raises(UserError, match=r"policy.yaml is not YAML: the key gates stands twice.* line 3"):
+        load_policy(tmp_path)
+    (tmp_path / "policy.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"policy.yaml is not YAML: 'utf-8' codec can't decode byte 0xff"):
         load_policy(tmp_path)

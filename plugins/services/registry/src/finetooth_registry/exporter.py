@@ -13,6 +13,7 @@ from pydantic import Field
 from securesystemslib.signer import CryptoSigner  # type: ignore[attr-defined]
 
 from finetooth_registry import records
+from finetooth_registry.anywhere import AnyRegistry
 from finetooth_registry.from_run import data_of, register
 from finetooth_registry.releasing import promote
 from finetooth_registry.remote import open_registry
@@ -34,13 +35,33 @@ class RegistryOptions(Options):
 
 
 def admit(options: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
-    """Check the data of a recipe, and of its base version, against the policy before the run trains.
+    """Check the options, and the data of a recipe and of its base version against the policy, before the run trains.
 
     Raises:
-        UserError: the registry is missing, or its policy refuses the data; it logs the refusal.
+        UserError: registry, key or channel is missing, or the policy refuses the data; the registry logs the refusal.
     """
     chosen = RegistryOptions.model_validate(options)
-    open_registry(chosen.registry).admit(chosen.model, data_of(recipe))
+    _checked(chosen).admit(chosen.model, data_of(recipe))
+
+
+def _checked(options: RegistryOptions) -> AnyRegistry:
+    """The registry of an exporter, with its channel and its key checked."""
+    registry = open_registry(options.registry)
+    if options.channel:
+        registry.channel(options.channel)
+    _signer(options)
+    return registry
+
+
+def _signer(options: RegistryOptions) -> CryptoSigner | None:
+    """
+    Raises:
+        UserError: it must be signed, and no key is given; or the key cannot be read.
+    """
+    key = options.key or os.environ.get("FT_REGISTRY_KEY", "")
+    if not key and options.sign:
+        raise UserError("sign: no key is given", action="set key, or FT_REGISTRY_KEY to a key's file")
+    return records.load_signer(Path(key)) if key else None
 
 
 class RegistryExporter(ExporterBase):
@@ -55,10 +76,7 @@ class RegistryExporter(ExporterBase):
         Raises:
             UserError: one does not.
         """
-        registry = open_registry(self._options.registry)
-        if self._options.channel:
-            registry.channel(self._options.channel)
-        self._signer()
+        _checked(self._options)
 
     def export(self, source: ExportSource, folder: Path) -> Exported:
         """Register the run and write the record.
@@ -68,7 +86,7 @@ class RegistryExporter(ExporterBase):
                 registered.
         """
         options, registry = self._options, open_registry(self._options.registry)
-        signer = self._signer()
+        signer = _signer(options)
         version, unlocked = register(registry, options.model, source.run, signer)
         (folder / RECORD).write_bytes(registry.record(version))
         checks = [f"registered as {version.called}", "signed" if signer else "not signed"]
@@ -83,13 +101,3 @@ class RegistryExporter(ExporterBase):
             checks.append(f"promoted to {options.channel}")
         checks += [f"no lock file: {unlocked}"] if unlocked else []
         return Exported(use=f"ft registry show {version.called} --registry {options.registry}", checks=tuple(checks))
-
-    def _signer(self) -> CryptoSigner | None:
-        """
-        Raises:
-            UserError: it must be signed, and no key is given; or the key cannot be read.
-        """
-        key = self._options.key or os.environ.get("FT_REGISTRY_KEY", "")
-        if not key and self._options.sign:
-            raise UserError("sign: no key is given", action="set key, or FT_REGISTRY_KEY to a key's file")
-        return records.load_signer(Path(key)) if key else None

@@ -106,7 +106,7 @@ def load_policy(folder: Path) -> Policy:
         return _read(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", action="write the file again, or restore it") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", action="fix the file") from error
     except ValidationError as error:
         first = error.errors()[0]
