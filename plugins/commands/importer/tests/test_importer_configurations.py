@@ -9,8 +9,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from finetooth_hooks import UserError
 from finetooth_importer import files
-from finetooth_importer.account import TAKEN
+from finetooth_importer.account import TAKEN, flattened
 from finetooth_importer.command import read_tool
 from finetooth_importer.written import as_yaml, tidied
 
@@ -81,3 +82,22 @@ def test_numbers_mean_the_same() -> None:
                 given.get("lora_rank", 8),
                 given.get("lora_alpha", 2 * given.get("lora_rank", 8)),
             )
+
+
+@pytest.mark.parametrize(
+    ("tool", "key", "value"),
+    [
+        ("axolotl", "datasets", 3),
+        ("axolotl", "max_steps", "many"),
+        ("axolotl", "val_set_size", [1]),
+        ("llamafactory", "dataset", 1.5),
+        ("mlx-lm", "lr_schedule.arguments", ["a"]),
+        ("torchtune", "model.lora_attn_modules", 3),
+        ("unsloth", "report_to", [[1]]),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named(tool: str, key: str, value: object) -> None:
+    given = next(keys for keys in map(flattened, configurations(tool).values()) if key in keys)
+    with pytest.raises(UserError) as refused:
+        read_tool(given | {key: value}, tool, Path("theirs.yml"))
+    assert f"{key}: {value} cannot be read (correct the value, or leave it out)" in str(refused.value)

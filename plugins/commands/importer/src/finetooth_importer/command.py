@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-from finetooth_hooks import CommandContext, UserError
+from finetooth_hooks import CommandContext, FinetoothError, UserError
 from finetooth_toolbox.cli.working import working
 
 from finetooth_importer import files, packing
@@ -96,9 +97,35 @@ def read_tool(keys: Any, tool: str, file: Path | None = None) -> Account:
 
     Args:
         file: where they stood; LLaMA-Factory's list of datasets, and rows of others, are looked for in its folder.
+
+    Raises:
+        UserError: the value of a key cannot be read, such as a number where the tool has a list.
     """
     if tool in NESTED:
         keys = flattened(keys)
+    try:
+        return _read(keys, tool, file)
+    except FinetoothError:
+        raise
+    except Exception as error:  # the keys without which the others can be read
+        bad = [key for key in keys if _is_read({name: keys[name] for name in keys if name != key}, tool, file)]
+        if not bad:
+            raise
+        shown = " or ".join(f"{key}: {shortened(keys[key], 40)}" for key in bad)
+        raise UserError(
+            f"{file or tool}: {shown} cannot be read", action="correct the value, or leave it out"
+        ) from error
+
+
+def _is_read(keys: Mapping[str, Any], tool: str, file: Path | None) -> bool:
+    try:
+        _read(keys, tool, file)
+    except Exception:
+        return False
+    return True
+
+
+def _read(keys: Mapping[str, Any], tool: str, file: Path | None) -> Account:
     if tool == "torchtune":
         keys = torchtune.resolved(keys)
     account = Account(keys, None if file is None else file.resolve().parent)
