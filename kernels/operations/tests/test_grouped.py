@@ -87,6 +87,21 @@ def test_rows_and_small_products_alone_are_kept() -> None:
     assert kept[1].data_ptr() == weight.data_ptr()
 
 
+def test_rows_of_a_frozen_weight_are_not_kept() -> None:
+    """Its gradient and that of a left factor alone read them."""
+    t = drawn()
+    weight, right = t["weight"].detach(), (t["a"].detach(), t["b"], 0.5)
+    for addition, trains in ((None, False), (None, True), (right, False)):
+        x = torch.randn(23, 16, requires_grad=True)
+        shapes: list[torch.Size] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(t.shape) or t, lambda t: t):
+            out = grouped_matmul(x, weight.requires_grad_(trains), ENDS, addition)
+        assert sum(shape == x.shape for shape in shapes) == trains
+        (gradient,) = torch.autograd.grad(out.sum(), x)
+        assert gradient.shape == x.shape
+        weight = weight.detach()
+
+
 def test_no_rows() -> None:
     t = drawn()
     assert grouped_matmul(t["x"][:0], t["weight"], torch.zeros(4, dtype=torch.int32)).shape == (0, 24)

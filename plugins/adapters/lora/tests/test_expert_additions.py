@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from finetooth_hooks.protocols import Experts, LayerFacts
 from finetooth_kit.fake_context import FACTS
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from finetooth_lora.expert_additions import ExpertAddition
+from finetooth_lora.sizes import experts_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SIZES: dict[str, Any] = {
@@ -103,6 +105,17 @@ def test_no_sum_of_weight_and_addition_is_made_nor_its_gradient() -> None:
     weight = 4 * 2 * 24 * 32  # of gate and up of all experts
     assert most("grouped_mm") >= weight
     assert most("finetooth") < weight / 4
+
+
+def test_what_its_additions_read_is_counted() -> None:
+    """Of both active experts of each layer with experts, gate and up's common input and that of down."""
+    layer = LayerFacts("attention", {}, {}, experts=Experts(4, 2, 24))
+    facts = replace(FACTS, hidden_size=32, layers=2, per_layer=(layer, replace(layer, experts=None)))
+    names = ["experts.gate_up_proj", "experts.down_proj"]
+    options = LoraOptions(rank=3, targets=[], target_parameters=names)
+    adapter = LoraAdapter(options, experts=experts_of({"num_experts": 4, "moe_intermediate_size": 24}))
+    assert adapter.token_bytes(facts, "bf16") == 2 * 2 * (32 + 24) / 2
+    assert LoraAdapter(LoraOptions(rank=3)).token_bytes(facts, "bf16") == 0
 
 
 def test_the_config_that_is_saved_does_not_name_the_way(tmp_path: Any) -> None:

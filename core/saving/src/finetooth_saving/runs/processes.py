@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import IO, cast
 
 from finetooth_hooks.errors import UserError
 from finetooth_toolbox.files.locks import FILE as LOCK
@@ -47,6 +47,7 @@ def begin(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
     log = log_of(folder)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
+        _lock(output, wait=True)  # the process inherits it, so it lasts as long as the process
         process = subprocess.Popen(
             ft(*arguments),
             stdin=subprocess.DEVNULL,
@@ -113,10 +114,39 @@ def _begun(run: str) -> Path:
 
 
 def is_free(folder: Path) -> bool:
-    """Whether a run can begin in the folder: it has no run, and no process started here is about to make one. A refused
-    run leaves only its log."""
+    """Whether a run can begin in the folder: it has no run, and no background process is about to make one, also one of
+    a server that has ended. A refused run leaves only its log."""
     reap()
-    return not folder.exists() and not any(str(folder) in cast(list[str], process.args) for process in BEGUN)
+    here = any(str(folder) in cast(list[str], process.args) for process in BEGUN)
+    return not folder.exists() and not here and not _is_written(log_of(folder))
+
+
+def _is_written(log: Path) -> bool:
+    """Whether a process still writes a background run's log."""
+    try:
+        with log.open("rb") as file:
+            return not _lock(file)
+    except OSError:
+        return False
+
+
+def _lock(file: IO[bytes], *, wait: bool = False) -> bool:
+    """Share the lock of a log that several processes may write; or try to get it alone.
+
+    Returns:
+        Whether the file is locked now, or cannot be.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such lock on this system
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # nor on this disk
+        return True
+    return True
 
 
 def log_of(folder: Path) -> Path:

@@ -123,12 +123,12 @@ class LoraAdapter(FoldableAdapter):
         return added * (4 if precision == "fp32" else 2)
 
     def token_bytes(self, facts: ModelFacts, precision: str) -> float:
-        """0 if a backend computes the addition itself; see `sizes.numbers_for_backward`."""
-        if not (self.options.dora or self.options.dropout) or not self.options.targets:
-            return 0.0
-        numbers = numbers_for_backward(
-            self.options.targets, facts, self.options.rank, dora=self.options.dora, dropout=self.options.dropout
-        )
+        """Without what a backend's own additions to linear modules keep; see `sizes.numbers_for_backward`."""
+        numbers = self.experts.read(self.options.target_parameters, facts)
+        if (self.options.dora or self.options.dropout) and self.options.targets:
+            numbers += numbers_for_backward(
+                self.options.targets, facts, self.options.rank, dora=self.options.dora, dropout=self.options.dropout
+            )
         return numbers * (4 if precision == "fp32" else 2)
 
     def beginning_bytes(self, facts: ModelFacts) -> int:

@@ -81,6 +81,12 @@ class Experts:
             total += facts.layers * self.count * rank * (facts.hidden_size + width)
         return total
 
+    def read(self, parameters: Sequence[str], facts: ModelFacts) -> float:
+        """Numbers per token of the inputs of additions to weights of the active experts, on average per layer."""
+        down = {"down" in name.rpartition(".")[2] for name in parameters}
+        of_one = sum(self.width if is_down else facts.hidden_size for is_down in down)
+        return of_one * sum(layer.experts.active for layer in facts.per_layer if layer.experts) / facts.layers
+
 
 def experts_of(config: Mapping[str, Any]) -> Experts:
     """The experts in a config with transformers' names."""

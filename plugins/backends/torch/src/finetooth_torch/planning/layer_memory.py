@@ -42,8 +42,9 @@ def by_layer(
     """Bytes per token that a layer saves: on average, and at most.
 
     A layer without attention keeps the outputs of its mixer's modules. A layer with experts keeps what the active ones
-    save, and for each a copy of its input and its result. A clamped expert keeps three more tensors of its width, two
-    of them only if it trains. A norm keeps its input in fp32, and the normalised input if its weight trains.
+    save, and the result of each; if they train, also a copy of its input, and what its last product reads. A clamped
+    expert keeps three more tensors of its width. A norm keeps its input in fp32, and the normalised input if its weight
+    trains.
 
     Args:
         bytes_of: of a model with equal layers and two norms like Llama's.
@@ -59,8 +60,8 @@ def by_layer(
     for layer in facts.per_layer:
         width = layer.ffn_size
         if experts := layer.experts:
-            width += experts.shared + experts.active * (experts.width + facts.hidden_size // 2)
-            width += experts.clamped * experts.active * experts.width * (3 if full else 1) // 4
+            of_one = (3 + full + 3 * experts.clamped) * experts.width + (1 + full) * facts.hidden_size
+            width += experts.shared + experts.active * of_one // 4
         mixed = sum(outputs for _, outputs in layer.mixing.values())
         head = (layer.head_dim + (layer.value_dim or layer.head_dim)) // 2
         heads, kv_heads, head_dim = (layer.heads, layer.kv_heads, head) if layer.heads else (1, 0, mixed)
