@@ -289,7 +289,8 @@ def joined_digest(digests: Mapping[str, str]) -> str:
 
 
 def _connected(make: Callable[[], Any], rank: Rank, limit: timedelta) -> Any:
-    """A connection to the store. Where another program listens, torch waits for its answer without an end."""
+    """A connection to the store. Where another program listens, torch waits for its answer without an end; where
+    nobody does, it tries again for longer than the limit."""
     came: SimpleQueue[Any] = SimpleQueue()
 
     def connect() -> None:
@@ -302,6 +303,10 @@ def _connected(make: Callable[[], Any], rank: Rank, limit: timedelta) -> Any:
     try:
         made = came.get(timeout=limit.total_seconds() + GRACE)
     except Empty:
+        try:
+            socket.create_connection((rank.address, rank.port), GRACE).close()
+        except OSError:
+            raise TimeoutError(f"rank 0 did not listen there within {limit.total_seconds():g} s") from None
         raise _taken(rank, "what listens there does not answer as rank 0 does") from None
     if isinstance(made, Exception):
         raise made
