@@ -7,7 +7,7 @@ last token is only predicted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -30,7 +30,6 @@ Quantiles = tuple[int, int, int, int]
 """Positions of the shortest, the median, the 95th percentile and the longest."""
 Steps = Sequence[Sequence[int]]
 """Positions of the data of each step."""
-LayOut = Callable[[Steps], float]
 
 BINS = 10
 """Bars of the histogram."""

@@ -43,7 +43,6 @@ class AddedHead:
     ) -> None:
         self.asked, self._pad_id = asked, pad_id
         brought = getattr(base, HEAD, None)
-        self.is_new = not isinstance(brought, nn.Linear)
         like = next(parameter for parameter in base.parameters() if parameter.is_floating_point())
         weight = torch.from_numpy(generator.normal(scale=DEVIATION, size=(1, hidden_size)))
         bias = torch.zeros(1)

@@ -30,8 +30,6 @@ UNKNOWN_OPTIMIZERS = frozenset({"dimuon"})
 PARTS = ("train_attn", "train_mlp", "train_unembed")
 """Parts of a model for a client's LoRA; all by default."""
 
-_BELOW_ONE = ("beta1", "beta2")
-
 
 def sections(request: Mapping[str, Any], template: Mapping[str, Any], facts: ModelFacts | None) -> dict[str, Any]:
     """The sections of a recipe from `create_model`.
