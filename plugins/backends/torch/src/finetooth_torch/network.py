@@ -16,6 +16,7 @@ from finetooth_steps.outputs import is_whole
 from torch import Tensor, nn
 
 from finetooth_torch.attention.slices import Slices
+from finetooth_torch.compiled_layers import compile_layers
 from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
@@ -30,6 +31,7 @@ from finetooth_torch.layout.rectangles import Rectangle, counted_cells
 from finetooth_torch.layout.shared_rows import Rows, check_causal, check_slices, find_rows
 from finetooth_torch.layout.state_reset import computed_again
 from finetooth_torch.planning.attention import AttentionChoice
+from finetooth_torch.planning.compilation import REGIONAL, Compile
 from finetooth_torch.planning.flops import Computed, Execution, ModelCost, cost_of, count
 from finetooth_torch.planning.routers import RouterCoefficients
 from finetooth_torch.precision import result_dtype
@@ -176,6 +178,15 @@ class Network:
         """Record router outputs, if a coefficient is not 0."""
         if coefficients:
             self.routers = RouterLosses(_layers(self.base, self.facts), self.facts, coefficients, self.draws)
+
+    def compile_layers(self, wanted: Compile) -> None:
+        """Make the model's own layers compute with compiled code, if `backend.compile` is `regional`.
+
+        Raises:
+            PlanError: torch cannot compile them.
+        """
+        if wanted == REGIONAL:
+            compile_layers(_layers(self.base, self.facts))
 
     def executed(self) -> float:
         """Floating-point operations since the last call; a computation with a graph counts with its backward pass."""

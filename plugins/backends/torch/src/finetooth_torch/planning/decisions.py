@@ -23,6 +23,7 @@ from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.precision_choice import choose_precision, stored_precision
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
+from finetooth_torch.planning.compilation import REGIONAL, Compile, check_compile, choose_compile
 from finetooth_torch.planning.fp8 import FP8, with_cost
 from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
@@ -51,7 +52,7 @@ STREAM = "stream"
 def decide(
     request: PlanRequest, attention: Pick, decoder: str = "auto", packing: bool | None = None,
     context: Context | None = None, offload: Offload = ON_DEVICE, routers: RouterCoefficients = NO_ROUTERS, *,
-    share_base: bool = False,
+    share_base: bool = False, compiling: Compile = "auto", anomalies: bool = False,
 ) -> BackendPlan:  # fmt: skip
     """Decide precision, micro-batch and checkpointing, and estimate the memory.
 
@@ -60,7 +61,8 @@ def decide(
         context: has the entries that may compute attention.
         offload: what is kept off the device.
         routers: whether a mixture's routers have losses.
-        share_base: see `TorchOptions`.
+        share_base, compiling: see `TorchOptions`.
+        anomalies: its `detect_anomaly`.
 
     Raises:
         PlanError: the hardware or the optimizer does not support a setting.
@@ -88,6 +90,10 @@ def decide(
     stream = chosen.value == STREAM
     attending = None if stream else _attention(request, attention, held_in, context)
     check_slicing(request, attending)
+    excluded = {
+        "backend.share_base": share_base, "backend.detect_anomaly": anomalies,
+        "backend.router_aux_loss_coef, router_z_loss_coef": bool(routers), "train.precision=fp8": fp8,
+    }  # fmt: skip
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
     of_attention = HeldByAttention() if attending is None else _attention_memory(request, attending, packing)
     takes = partial(_takes, precision=held_in, stream=stream, attention=of_attention, offload=offload, routers=routers)
@@ -105,7 +111,7 @@ def decide(
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
     kernels = _kernels(request, held_in, stream=stream, fp8=fp8)
     decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *divided(request))
-    decisions = (*decisions, *offloaded(request, offload))
+    decisions = (*decisions, *offloaded(request, offload), *_compiled(request, compiling, offload, attending, excluded))
     of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused
     cost = step_cost(
@@ -113,6 +119,26 @@ def decide(
         routed=bool(routers),
     )  # fmt: skip
     return BackendPlan(train, decisions, memory, of_steps, cost)
+
+
+def _compiled(
+    request: PlanRequest, wanted: Compile, offload: Offload, attention: AttentionChoice | None,
+    excluded: Mapping[str, bool],
+) -> tuple[Decision, ...]:  # fmt: skip
+    """Whether torch compiles layers; see `check_compile`.
+
+    Args:
+        attention: of the model's own code; None: the stream decoder computes the layers.
+
+    Raises:
+        PlanError: the recipe says so, and it cannot.
+    """
+    stream = attention is None
+    if wanted == REGIONAL:
+        functions = attention.names if attention is not None and not attention.implementation else ""
+        check_compile(request, offload, stream=stream, functions=functions, excluded=excluded)
+    decision = choose_compile(wanted, request.place.hardware.device, stream=stream)
+    return () if decision is None else (decision,)
 
 
 def _takes(
