@@ -62,6 +62,8 @@ ADAPTER: Mapping[str, str] = {
     "begins_apart": "before the first step the model does not compute as its base does (`resume_from`): the base "
     "cannot be the reference, which is a copy of what trains, as the run begins with it",
     "rounds": "an artifact holds the trained weights as the model computed with them, rounded, not as they trained",
+    "low_rank": "as its options stand, `low_rank` says what every layer over plain numbers computes, in training too: "
+    "a backend that computes that itself keeps nothing of `token_bytes`",
     "draws": "its modules draw again for every row, as dropout does: rows that begin alike are computed apart",
     "fold": "an artifact can be folded into its base (`fold`), so that a run can be the model of another",
     "fold_tensors": "an artifact can be folded into a base that is read tensor by tensor (`fold_tensors`)",

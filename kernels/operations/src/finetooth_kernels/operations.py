@@ -13,7 +13,7 @@ given tensors that it does not take (another dtype, other strides): then it comp
 | `norm_rotary` | query and key heads by their root mean square, times a weight, and turned; values pass | input |
 | `gated_norm` | rows by their root mean square, times a weight and SiLU of a gate | input |
 | `gated_mlp` | the activated gate times up | input |
-| `low_rank_linear` | linear layers of the same rows, each with a low-rank addition, and DoRA | input |
+| `low_rank_linear` | linear layers of the same rows, each with a low-rank addition, dropout and DoRA | input |
 | `keyed_dropout` | numbers set to 0 by words of their row and column, see `finetooth_kernels.dropout` | input |
 | `fp8_linear` | a linear layer whose products are in 8-bit floating point, see `finetooth_kernels.fp8` | input |
 | `grouped_matmul` | rows times their group's matrix and an addition of it, see `finetooth_kernels.grouped` | input |

@@ -308,3 +308,13 @@ def test_whoever_only_reads_its_options_loads_neither_peft_nor_torch():
 def test_dropout_is_said_to_draw(name: str, dropout: float, tmp_path: Path) -> None:
     made = FakeContext(tmp_path, installed=True).build("adapter", {"name": name, "dropout": dropout})
     assert ("draws" in made.capabilities) is (dropout > 0)
+    assert "low_rank" in made.capabilities
+
+
+@pytest.mark.parametrize(
+    ("options", "known"),
+    [({"dora": True}, False), ({"init": "olora"}, True), ({"init": "olora", "dropout": 0.1}, False)],
+)
+def test_what_a_backend_cannot_compute_itself_is_said(options, known, tmp_path):
+    made = FakeContext(tmp_path, installed=True).build("adapter", {"name": "lora", **options})
+    assert ("low_rank" in made.capabilities) is known

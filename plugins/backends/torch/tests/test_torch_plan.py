@@ -269,6 +269,26 @@ def test_more_of_anything_never_takes_less(
     assert total_of(base, True) <= total_of(base, False) or layers == 1
 
 
+@pytest.mark.parametrize("word", ["low_rank", "draws"])
+@pytest.mark.parametrize("stream", [True, False])
+def test_what_an_adapters_modules_keep_counts_where_they_are_called(word: str, stream: bool, request_for: Any) -> None:
+    class Dropping(AdapterBase):
+        capabilities = frozenset({word})
+
+        def token_bytes(self, facts: Any, precision: str) -> float:
+            return kept
+
+    def total(kept_now: float) -> int:
+        nonlocal kept
+        kept = kept_now
+        request = request_for()
+        request = replace(request, trains=replace(request.trains, adapter=Dropping()))
+        return estimate(request, "bf16", 256, checkpointing=False, stream=stream).total
+
+    kept = 0.0
+    assert (total(1e6) > total(0.0)) is not (stream and word == "low_rank")
+
+
 def test_activations_are_what_autograd_saves(kit: SimpleNamespace, request_for: Any) -> None:
     """Count the bytes that a forward of the tiny model saves, per layer and token, and compare."""
     import torch

@@ -104,9 +104,10 @@ class LoraAdapter(FoldableAdapter):
     @property
     def capabilities(self) -> frozenset[str]:
         """See `protocols.Adapter`."""
-        loftq = self.options.init == "loftq"
+        loftq, pairs = self.options.init == "loftq", self.options.init in ("pissa", "olora")
         apart = loftq or self.begins is not None
         applies = {"makes_up": loftq, "draws": self.options.dropout > 0, "begins_apart": apart}
+        applies["low_rank"] = not (self.options.dora or (self.options.dropout and pairs))
         return CAPABILITIES | {word for word, is_so in applies.items() if is_so}
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:

@@ -66,7 +66,7 @@ class ReLoraAdapter(WholeModelAdapter):
     @property
     def capabilities(self) -> frozenset[str]:
         """See `protocols.Adapter`."""
-        return frozenset({"changes", "draws"} if self.options.dropout else {"changes"})
+        return frozenset({"changes", "low_rank", "draws"} if self.options.dropout else {"changes", "low_rank"})
 
     def trained_parameters(self, facts: ModelFacts, parameters: int) -> int:
         """Number of parameters of the addition; exact for layers built like Llama's.

@@ -9,6 +9,7 @@ from finetooth_hooks.protocols import Block, PlanRequest
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.llama_shape import cached_numbers
 
+from finetooth_torch.planning.fp8 import FP8
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.step_cost import rank_of
 
@@ -117,6 +118,15 @@ def low_rank_bytes(request: PlanRequest, precision: str) -> int:
     if not request.trains.base_frozen:
         return 0
     return BYTES[precision] * rank_of(facts, request.trains.parameters) * len(facts.linear_targets)
+
+
+def own_bytes(request: PlanRequest, precision: str, *, stream: bool) -> float:
+    """Bytes per token that an adapter's own modules keep in a layer: none where the stream decoder computes them. Over
+    a weight in fewer bits it may call them."""
+    adapter, plain = request.trains.adapter, request.base.stored is None and request.train.precision != FP8
+    if stream and plain and "low_rank" in adapter.capabilities:
+        return 0.0
+    return adapter.token_bytes(request.base.facts, precision)
 
 
 def score_bytes(request: PlanRequest, precision: str) -> int:

@@ -24,6 +24,7 @@ from finetooth_torch.planning.layer_memory import (
     generation_bytes,
     layer_bytes,
     low_rank_bytes,
+    own_bytes,
     score_bytes,
     split_bytes,
     stream_layer_bytes,
@@ -99,7 +100,7 @@ def _on_accelerator(
     facts, size = request.base.facts, BYTES[precision]
     trained, full = request.trains.parameters, _trains_base(request)
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
-    own = request.trains.adapter.token_bytes(facts, precision)
+    own = own_bytes(request, precision, stream=stream)
     between = (max(4, size) if stream else size) * facts.hidden_size
     held = without_feed_forward(request) if offload.pieces else request
     if stream:
@@ -288,7 +289,7 @@ def _on_host(
     fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
     activations = tokens * (layers + routed) * fragments
     # tensors of an adapter's own modules come from malloc, with any decoder
-    own = request.trains.adapter.token_bytes(facts, precision)
+    own = own_bytes(request, precision, stream=stream)
     activations += (
         tokens
         * split_bytes(facts.layers, 0, (own, own), offload, checkpointing=checkpointing)[0]
