@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -43,3 +44,18 @@ def test_the_name_of_a_run_that_was_refused_is_free_again(tmp_path: Path, monkey
     folder.mkdir()
     with pytest.raises(UserError, match="there is a run"):
         processes.start([], "two", name=str(folder))
+
+
+def test_a_process_of_a_server_that_has_ended_still_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the old server knew its process; the new one sees that the log is still written."""
+    folder, go = tmp_path / "runs/mine", tmp_path / "go"
+    os.mkfifo(go)
+    monkeypatch.setattr(
+        processes, "ft", lambda *words: [sys.executable, "-c", f"print('up'); open({str(go)!r}).read()"]
+    )
+    process = processes.begin([], folder)
+    monkeypatch.setattr(processes, "BEGUN", [])  # the new server's
+    assert not processes.is_free(folder)
+    go.write_text("")
+    assert process.wait() == 0
+    assert processes.is_free(folder) and processes.output_of(folder) == "up\n"
