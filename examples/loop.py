@@ -12,7 +12,7 @@ from pathlib import Path
 
 import finetooth
 import numpy as np
-from finetooth_hooks import Message, Sampling
+from finetooth_hooks import FinetoothError, Message, Sampling
 
 SAVE_EVERY = 4  # optimizer steps
 HELD_OUT = 1  # the last rows, which do not train
@@ -77,4 +77,11 @@ def mean_loss(engine, data) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except FinetoothError as error:  # bad input, one line
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: start it again to continue from the last saved state", file=sys.stderr)
+        sys.exit(130)

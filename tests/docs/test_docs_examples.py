@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import runpy
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,6 +91,31 @@ def test_the_loop_of_another_recipe_has_a_folder_of_its_own(monkeypatch: pytest.
         with pytest.raises(InterruptedError):
             main(recipe)
     assert asked == ["output=runs/loop-sft", "output=runs/loop-my"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "raised", "code", "said"),
+    [
+        (["none.yaml"], None, 2, "error: no such file: none.yaml"),
+        (["examples/sft.yaml", "train.batchsize=4"], None, 2, "error: train.batchsize: unknown setting"),
+        ([], KeyboardInterrupt, 130, "interrupted: "),
+    ],
+)
+def test_the_loop_ends_in_one_line(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], raised: type[BaseException] | None, code: int, said: str,
+) -> None:  # fmt: skip
+    def session(*_: str) -> None:
+        assert raised is not None
+        raise raised
+
+    monkeypatch.setattr(sys, "argv", ["loop.py", *arguments])
+    if raised is not None:
+        monkeypatch.setattr(finetooth, "session", session)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path("examples/loop.py", run_name="__main__")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == code and line.startswith(said)
 
 
 def test_the_loop_fits_on_two_screens() -> None:
