@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from finetooth_fsdp.options import FsdpOptions
+from finetooth_fsdp.options import FsdpOptions, build
 from finetooth_fsdp.strategy import Fsdp
 from finetooth_fsdp.tensor import divide_layer, tensor_plan
 from finetooth_hooks import PlanError
@@ -76,6 +76,9 @@ def with_config(config: PretrainedConfig) -> nn.Module:
 def test_a_model_that_cannot_be_divided_is_refused(config: PretrainedConfig, why: str) -> None:
     with pytest.raises(PlanError, match=why):
         tensor_plan(with_config(config), 2)
+    context: Any = SimpleNamespace(model=SimpleNamespace(config=config.to_dict()), build=lambda *_, **__: None)
+    with pytest.raises(PlanError, match=why):  # at `ft check`, by its config alone
+        build(FsdpOptions(tensor=2), context)
 
 
 def test_a_norm_over_each_head_is_refused_where_it_trains() -> None:
@@ -97,7 +100,7 @@ from types import SimpleNamespace
 import torch
 import torch.distributed as dist
 from finetooth_fsdp import strategy as fsdp
-from finetooth_fsdp.options import FsdpOptions
+from finetooth_fsdp.options import FsdpOptions, build
 from finetooth_hooks.protocols import Foreseen
 from torch.distributed.distributed_c10d import _resolve_process_group
 from torch.testing._internal.distributed.fake_pg import FakeStore

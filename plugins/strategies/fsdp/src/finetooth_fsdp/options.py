@@ -59,9 +59,16 @@ class FsdpOptions(Options):
 
 
 def build(options: FsdpOptions, context: Context) -> Strategy:
-    """Fully sharded training."""
+    """Fully sharded training.
+
+    Raises:
+        PlanError: `tensor` cannot divide the model.
+    """
     line = {"name": "ddp", "transport": options.transport, "timeout": options.timeout}
     inner = context.build("strategy", line, setting="scale.strategy")
     from finetooth_fsdp.strategy import Fsdp
+    from finetooth_fsdp.tensor import check_config
 
+    if options.tensor > 1:
+        check_config(context.model.config, options.tensor)
     return Fsdp(options, inner)

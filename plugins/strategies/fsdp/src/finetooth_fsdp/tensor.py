@@ -8,7 +8,7 @@ low-rank addition follows the weight that it is added to.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -56,6 +56,21 @@ NORM = "replicated_with_grad_allreduce"
 LAYERS = "layers.*."
 
 
+def check_config(given: Mapping[str, Any], size: int) -> None:
+    """Check by its config, before its weights are loaded, that a model can be divided. A model type that transformers
+    does not know is checked when the model is there.
+
+    Raises:
+        PlanError: see `tensor_plan`.
+    """
+    from transformers import CONFIG_MAPPING
+
+    kind = given.get("model_type")
+    if kind in CONFIG_MAPPING:
+        config = CONFIG_MAPPING[kind].from_dict(dict(given))
+        _plan_of([config, config.get_text_config()], size)
+
+
 def tensor_plan(model: nn.Module, size: int) -> Mapping[str, str]:
     """How each module of a decoder layer is divided, by its path in the layer.
 
@@ -66,7 +81,10 @@ def tensor_plan(model: nn.Module, size: int) -> Mapping[str, str]:
         PlanError: transformers has no plan for the family, or one with more than this strategy knows; or the attention
             heads cannot be divided.
     """
-    configs = [module.config for module in model.modules() if hasattr(module, "config")]
+    return _plan_of([module.config for module in model.modules() if hasattr(module, "config")], size)
+
+
+def _plan_of(configs: Sequence[Any], size: int) -> Mapping[str, str]:
     config: Any = next((config for config in configs if getattr(config, "base_model_tp_plan", None)), None)
     if config is None:
         raise _refused("the model's family has no plan for it in transformers")
