@@ -111,4 +111,5 @@ def test_a_server_that_is_away_is_told_of_once(run, report, outcome, monkeypatch
         tracker.end(run, outcome)
     (note,) = told.notes
     assert note.startswith("tracker mlflow cannot be opened: ") and "\n" not in note and "hunter2222" not in note
+    assert note.endswith("training continues without it, and the tracker jsonl keeps every step in the run folder")
     assert run.state == {}

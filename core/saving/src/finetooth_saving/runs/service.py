@@ -124,8 +124,8 @@ class ServiceTracker(TrackerBase):
         except Exception as error:
             self._open = False
             self._context.note(
-                f"tracker {self.service} {problem}: {plain(error)}; training continues without it, and the trackers in "
-                "the run folder have every step"
+                f"tracker {self.service} {problem}: {plain(error)}; training continues without it, and the tracker "
+                "jsonl keeps every step in the run folder"
             )
 
 
