@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from finetooth_core.planning.context import RunContext
-from finetooth_hooks import DataError, Rendered
+from finetooth_core.settings.claims import unread
+from finetooth_hooks import DataError, Rendered, Row
 from finetooth_hooks.data.preparation import Limit, Preparation, Rendering
 from finetooth_rows.columns import WatchedColumns
 from finetooth_rows.storage.cache import DataCache
@@ -230,3 +231,7 @@ def test_a_broken_first_row_does_not_decide_the_format(context_over: Make) -> No
     assert said.reason == "row b.jsonl:2 has the column 'words'"
     (note,) = context.notes
     assert note == "row b.jsonl:1 looks like asks, and 2 of the first 3 like words: all are read as words"
+
+
+def test_a_row_without_columns_is_said_to_have_none() -> None:
+    assert "knows a row with the columns (none) (set data.format" in str(unread((), Row("a.jsonl:1", {}), None))  # type: ignore[arg-type]

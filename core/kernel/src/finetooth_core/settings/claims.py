@@ -147,7 +147,7 @@ def unread(formats: Sequence[Registered], first: Row, build: Callable[[Registere
                 shown = ", ".join(f"{key}: {value}" for key, value in pick.items())
                 action = f"set data.format: {{{shown}}}, or rename the column"
     known = ", ".join(registered.entry.name for registered in formats)
-    columns = ", ".join(sorted(map(str, first.values)))
+    columns = ", ".join(sorted(map(str, first.values))) or "(none)"
     return DataError(first.id, f"no installed format ({known}) knows a row with the columns {columns}", action=action)
 
 
