@@ -48,6 +48,15 @@ SLIPS = [
         "train: {\u201cseed\u201d: 3}",
         "the key \u201cseed\u201d has typographic quotes (write it without quotes)",
     ),
+    *(
+        (text, f"the colon after {key} is a full-width one (write {key}: VALUE)")
+        for text, key in (
+            ("train: {seed\uff1a 3}", "seed"),
+            ("train\uff1a {seed: 3}", "train"),
+            ("output\uff1a x\ntrain: {seed: 3}", "output"),
+            ("train:\n  seed\uff1a3\n  max_steps: 1", "seed"),
+        )
+    ),
     ("train:\u00a0{seed: 3}", "holds a space character that YAML does not know (write an ordinary space)"),
     ("train: {seed: 1}\ntrain: {seed: 2}", "train: given twice, at r.yaml:2 and r.yaml:3 (keep one of them)"),
     (
@@ -92,7 +101,7 @@ def test_what_is_meant_is_left_alone() -> None:
     }
 
 
-@given(st.text(alphabet="ab:{}[],'\"-# \t\n0.\u00a0&*@", max_size=30))
+@given(st.text(alphabet="ab:{}[],'\"-# \t\n0.\u00a0\uff1a&*@", max_size=30))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
     try:
         read_yaml(text, "r.yaml")

@@ -16,6 +16,8 @@ INDENT = "begin settings of one level in the same column, those of a section fur
 _JOINED = re.compile(r"\s*(?:- )?(?P<key>[\w.-]+):(?P<value>[^\s:].*)")
 """A line without a space after its colon."""
 _TWICE = re.compile(r"[^\s'\"{\[#][^'\"{\[#]*?: [^'\"{\[#]*?: ")
+_WIDE = re.compile(r"(?m)(?:^|[{,])\s*(?:- )?(?P<key>[A-Za-z][A-Za-z0-9_.-]*)\s*\uff1a")
+"""A key with the full-width colon of Chinese and Japanese keyboards."""
 _TURNED_SPACES = re.compile("[\u00a0\u2000-\u200b\u202f\u3000]")
 _TURNED_QUOTES = re.compile("[\u2018-\u201f]")
 
@@ -30,6 +32,7 @@ def not_yaml(error: yaml.MarkedYAMLError, text: str, source: str) -> RecipeError
     problem, action = _explained(error, text)
     if mark is None:
         return RecipeError("", f"{source}: not valid YAML: {problem}", action=action)
+    problem, action = _wide("\n".join(text.splitlines()[max(mark.line - 1, 0) : mark.line + 1])) or (problem, action)
     return RecipeError("", f"{source}:{mark.line + 1}: not valid YAML: {problem}", action=action)
 
 
@@ -91,6 +94,8 @@ def check_key(key: str, *, plain: bool, lone: bool) -> tuple[str, str] | None:
         return f"the key {key!a} holds a space character that YAML does not know", "write an ordinary space"
     if _TURNED_QUOTES.match(key):
         return f"the key {key} has typographic quotes", "write it without quotes"
+    if wide := _wide(key):
+        return wide
     joined = _JOINED.fullmatch(key)
     if joined and (lone or joined["value"][0] in "{["):
         return f"no space behind the colon: {key}", _spaced(joined)
@@ -100,6 +105,11 @@ def check_key(key: str, *, plain: bool, lone: bool) -> tuple[str, str] | None:
             f"write {key}: VALUE, null for none; put quotes around a text with a comma, and a point in 1.5",
         )
     return None
+
+
+def _wide(text: str) -> tuple[str, str] | None:
+    key = _WIDE.search(text)
+    return (f"the colon after {key['key']} is a full-width one", f"write {key['key']}: VALUE") if key else None
 
 
 def _spaced(joined: re.Match[str]) -> str:
