@@ -128,6 +128,9 @@ def test_merged_weights_are_verified_down_to_the_version_that_they_were_made_of(
         assert said.output.startswith(f"weights {name}")
         (folder / "w").write_text("x")
         assert "the file was changed" in place("verify", str(folder)).output
+    assert place("add", str(place.runs / "run-0"), "--name", "bot").exit_code == 0  # the same again, not signed
+    said = place("verify", str(weights_of(tmp_path / "got", tmp_path / "twice")))
+    assert said.exit_code == 0 and "the artifact of bot@v0" in said.output, said.output
     with place.registry._changing() as connection:  # the index alone convinces nobody
         connection.exec_driver_sql("UPDATE versions SET artifact = (SELECT artifact FROM versions WHERE number = 0)")
     assert "the artifact of bot@v0" in place("verify", str(weights_of(tmp_path / "got", tmp_path / "again"))).output

@@ -123,8 +123,9 @@ def verify_export(folder: Path, registry: AnyRegistry) -> tuple[list[Link], Vers
         raise UserError(f"{folder} has no {RECORD}, and no origin in a {MANIFEST}", action=TAKE)
     listed = {name: file.sha256 for name, file in listed_files(read_manifest(folder)).items()}
     links = list(_files(folder, listed, {MANIFEST}))
-    model = str(records.read(origin.record.encode())["predicate"]["name"]) if origin.record else ""
-    for version in reversed(registry.versions(model, artifact=origin.artifact) if origin.artifact else []):
+    of = records.read(origin.record.encode())["predicate"] if origin.record else {"name": "", "number": None}
+    made = registry.versions(str(of["name"]), artifact=origin.artifact) if origin.artifact else []
+    for version in sorted(made, key=lambda version: (version.number == of["number"], version.number), reverse=True):
         if files_of(records.read(registry.record(version))).get(MADE) == origin.artifact:
             link = Link("origin", True, f"the artifact of {version.called}")
             return [*links, link, *verify_version(registry, version)], version
