@@ -93,10 +93,10 @@ def test_rows_of_a_frozen_weight_are_not_kept() -> None:
     weight, right = t["weight"].detach(), (t["a"].detach(), t["b"], 0.5)
     for addition, trains in ((None, False), (None, True), (right, False)):
         x = torch.randn(23, 16, requires_grad=True)
-        shapes: list[torch.Size] = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(t.shape) or t, lambda t: t):
+        kept: list[Any] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
             out = grouped_matmul(x, weight.requires_grad_(trains), ENDS, addition)
-        assert sum(shape == x.shape for shape in shapes) == trains
+        assert sum(t.shape == x.shape for t in kept) == trains
         (gradient,) = torch.autograd.grad(out.sum(), x)
         assert gradient.shape == x.shape
         weight = weight.detach()

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from finetooth_hooks import Attention
+from finetooth_hooks import Attention, EngineError
 from finetooth_hooks.protocols import Device
 from finetooth_kit.fake_context import FakeContext
 from finetooth_torch.device.accelerator import current, suit_allocator
+from finetooth_torch.device.exhaustion import _attempt
 from finetooth_torch.planning.attention import choose_attention
 
 GPU = torch.device("cuda:1")
@@ -105,3 +106,28 @@ def test_attention_that_is_installed_may_be_picked_on_a_gpu(
     found = choose_attention(FakeContext(Path(), installed=True), asked, facts, {}, hardware, "bf16")
     assert [entry.name for entry in found.entries.values()] == [expected]
     assert all(isinstance(entry, Attention) for entry in found.entries.values())
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (
+            "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nCompile with TORCH_USE_CUDA_DSA",
+            "GPU for itself",
+        ),
+        ("CUDA error: all CUDA-capable devices are busy or unavailable", "GPU for itself"),
+        (
+            "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors",
+            "this build of torch",
+        ),
+        ("HIP error: invalid device function\nHIP kernel errors might be reported later", "this build of torch"),
+    ],
+)
+def test_a_gpu_that_is_busy_or_too_old_is_a_line_with_the_way_out(said: str, problem: str) -> None:
+    def loads() -> None:
+        raise torch.AcceleratorError(said)
+
+    with pytest.raises(EngineError) as refused:
+        _attempt(loads, lambda: pytest.fail("memory did not run out"))
+    line = str(refused.value)
+    assert line.startswith("hardware: ") and problem in line and "\n" not in line and "hardware: cpu" in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from finetooth_torchshared.gpus import CONTEXT
 
 def fake_torch(
     name: str = "NVIDIA H200", capability: tuple[int, int] = (9, 0), count: int = 1, cuda: str | None = "13.0",
-    hip: str | None = None,
+    hip: str | None = None, architectures: tuple[str, ...] = (),
 ) -> Any:  # fmt: skip
     properties = SimpleNamespace(name=name, major=capability[0], minor=capability[1], total_memory=139 * 2**30)
     asked: list[int] = []
@@ -33,6 +34,7 @@ def fake_torch(
             get_device_properties=lambda index: properties,
             mem_get_info=free,
             memory_reserved=lambda index: 7 * 2**30,
+            get_arch_list=lambda: list(architectures),
             asked=asked,
         ),
     )
@@ -44,6 +46,56 @@ def test_says_why_it_is_missing() -> None:
     assert "no NVIDIA driver or GPU" in CudaHardware(torch=fake_torch(count=0)).missing()
     assert CudaHardware(3, torch=fake_torch(count=2)).missing() == "this machine has no GPU 3: torch sees 2"
     assert "hardware: rocm" in CudaHardware(torch=fake_torch(cuda=None, hip="7.0.51831")).missing()
+
+
+def test_a_driver_that_is_too_old_or_broken_is_told_in_a_line() -> None:
+    torch = fake_torch()
+
+    def old() -> bool:
+        warnings.warn(
+            "CUDA initialization: The NVIDIA driver on your system is too old (found version 11040). Please update "
+            "your GPU driver (Triggered internally at ../c10/cuda/CUDAFunctions.cpp:108.)",
+            stacklevel=1,
+        )
+        return False
+
+    torch.cuda.is_available = old
+    assert CudaHardware(torch=torch).missing() == (
+        "torch finds no NVIDIA driver or GPU (CUDA initialization: The NVIDIA driver on your system is too old (found "
+        "version 11040))"
+    )
+    torch = fake_torch()
+
+    def broken(index: int) -> Any:
+        raise RuntimeError("CUDA unknown error - this may be due to incorrectly set up environment. Setting ...\nMore")
+
+    torch.cuda.get_device_properties = broken
+    assert CudaHardware(torch=torch).missing() == (
+        "the NVIDIA driver does not give torch its GPU (CUDA unknown error - this may be due to incorrectly set up "
+        "environment)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "runs"),
+    [
+        ((6, 1), ("sm_75", "sm_80", "sm_90", "sm_120"), False),
+        ((7, 0), ("sm_75", "sm_80", "compute_120"), False),
+        ((8, 9), ("sm_75", "sm_80", "sm_86"), True),
+        ((8, 0), ("sm_75", "sm_86"), False),
+        ((9, 0), ("sm_80", "sm_86"), False),
+        ((9, 0), ("sm_80", "compute_86"), True),
+        ((12, 0), ("sm_90", "sm_100", "sm_120"), True),
+        ((6, 1), (), True),
+    ],
+)
+def test_a_gpu_without_kernels_is_passed_over(capability: Any, architectures: Any, runs: bool) -> None:
+    said = CudaHardware(torch=fake_torch("GPU", capability, architectures=architectures)).missing()
+    assert (said == "") is runs
+    if not runs:
+        assert said.startswith(
+            f"GPU has compute capability {capability[0]}.{capability[1]}, and this build of torch is"
+        )
 
 
 def test_segments_grow_where_the_system_lets_them() -> None:

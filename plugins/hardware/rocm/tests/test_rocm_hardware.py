@@ -31,6 +31,7 @@ def fake_torch(*gpus: tuple[str, str, int], hip: str | None = "7.0.51831") -> An
             get_device_properties=lambda index: properties[index],
             mem_get_info=lambda index: ((100 + index) * GIB, 192 * GIB),
             memory_reserved=lambda index: GIB,
+            get_arch_list=lambda: ["gfx90a", "gfx942", "gfx1100"],
         ),
     )
 
@@ -40,6 +41,15 @@ def test_says_why_it_is_missing() -> None:
     assert "build of torch has no ROCm" in RocmHardware(torch=fake_torch(MI300X, hip=None)).missing()
     assert "no AMD driver or GPU" in RocmHardware(torch=fake_torch()).missing()
     assert RocmHardware(3, torch=fake_torch(MI300X)).missing() == "this machine has no GPU 3: torch sees 1"
+
+
+def test_a_gpu_without_kernels_is_passed_over() -> None:
+    assert RocmHardware(torch=fake_torch(RX7900)).missing() == ""
+    said = RocmHardware(torch=fake_torch(("AMD Radeon 780M", "gfx1103", 12))).missing()
+    assert said.startswith("AMD Radeon 780M is a gfx1103, and this build of torch is for gfx90a, gfx942, gfx1100: ")
+    generic = fake_torch(("AMD Radeon 780M", "gfx1103", 12))
+    generic.cuda.get_arch_list = lambda: ["gfx11-generic"]
+    assert RocmHardware(torch=generic).missing() == ""
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from finetooth_hooks import Options
@@ -51,6 +52,21 @@ class CudaHardware(Gpus):
         if version.cuda is None:
             return "this build of torch has no CUDA"
         return ""
+
+    def without_kernels(self, properties: Any, architectures: Sequence[str]) -> str:
+        """See `Gpus`. Machine code (`sm_86`) runs from its compute capability on up to the next major version, and PTX
+        (`compute_90`) on all later GPUs (CUDA C++ Programming Guide, sections 5.1 and 5.2)."""
+        has = 10 * properties.major + properties.minor
+        known = [
+            (kind, int(number)) for kind, _, number in (a.partition("_") for a in architectures) if number.isdigit()
+        ]
+        if not known or any(n <= has and (kind == "compute" or n // 10 == has // 10) for kind, n in known):
+            return ""
+        numbers = sorted({n for _, n in known})
+        return (
+            f"{properties.name} has compute capability {properties.major}.{properties.minor}, and this build of torch "
+            f"is for {numbers[0] / 10} to {numbers[-1] / 10}: install a build for it"
+        )
 
     def facts(self) -> HardwareFacts:
         from finetooth_kernels.fp8 import LEAST_CAPABILITY

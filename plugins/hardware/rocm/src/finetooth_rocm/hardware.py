@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetooth_hooks import Options
@@ -48,6 +49,16 @@ class RocmHardware(Gpus):
         if version.hip is None:
             return "this build of torch has no ROCm"
         return ""
+
+    def without_kernels(self, properties: Any, architectures: Sequence[str]) -> str:
+        """See `Gpus`. Code for a generic architecture (`gfx11-generic`) runs on several."""
+        own = str(properties.gcnArchName).partition(":")[0]
+        if not architectures or own in architectures or any("generic" in name for name in architectures):
+            return ""
+        return (
+            f"{properties.name} is a {own}, and this build of torch is for {', '.join(architectures)}: install a build "
+            "for it, or set HSA_OVERRIDE_GFX_VERSION to the version of one that is alike"
+        )
 
     def facts(self) -> HardwareFacts:
         from finetooth_kernels.fp8 import ARCHITECTURES

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -47,12 +48,34 @@ class Gpus(ABC):
         """Why this machine has no such GPU; empty if it has one."""
         if wrong := self.wrong_build():
             return wrong
-        if not self._torch.cuda.is_available():
-            return f"torch finds no {self.maker} driver or GPU"
+        with warnings.catch_warnings(record=True) as said:  # where torch tells what is wrong with the driver
+            warnings.simplefilter("always")
+            available = self._torch.cuda.is_available()
+        if not available:
+            reason = f" ({_first_sentence(str(said[-1].message))})" if said else ""
+            return f"torch finds no {self.maker} driver or GPU{reason}"
         count = self._torch.cuda.device_count()
         if (self._index or 0) >= count:
             return f"this machine has no GPU {self._index or 0}: torch sees {count}"
+        try:
+            properties = self._torch.cuda.get_device_properties(self._index or 0)
+        except RuntimeError as error:
+            return f"the {self.maker} driver does not give torch its GPU ({_first_sentence(str(error))})"
+        return self.without_kernels(properties, self._torch.cuda.get_arch_list())
+
+    def without_kernels(self, properties: Any, architectures: Sequence[str]) -> str:
+        """Why torch has no kernels for a GPU; empty if it has some.
+
+        Args:
+            properties: of the GPU, torch's.
+            architectures: for which this build of torch was compiled; empty: unknown.
+        """
         return ""
+
+
+def _first_sentence(said: str) -> str:
+    """Without where in torch's own code it was said, and what to do about it."""
+    return said.strip().partition("\n")[0].partition(". ")[0].partition(" (Triggered")[0].removesuffix(".")
 
 
 def gpu_available(torch: Any, index: int, total: int) -> int | None:

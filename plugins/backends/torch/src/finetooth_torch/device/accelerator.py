@@ -87,8 +87,8 @@ _ANOMALY = re.compile(r"Function '(\w+)' returned nan values in its (\d+)th outp
 
 
 def explained(error: BaseException) -> EngineError | None:
-    """One line for torch's error: an operation without a deterministic version, a gradient that is NaN, or a lost rank;
-    None for another error."""
+    """One line for torch's error: an operation without a deterministic version, a gradient that is NaN, a GPU that is
+    busy or too old, or a lost rank; None for another error."""
     if is_of_line(error):
         return lost(error)
     said = str(error) if isinstance(error, RuntimeError) else ""
@@ -101,6 +101,16 @@ def explained(error: BaseException) -> EngineError | None:
         return EngineError(
             "the recipe computes something in float64, which torch's device mps has not",
             action="set hardware: cpu, or take what needs no float64 (optimizer: adamw, adapter.init: default)",
+        )
+    if "busy or unavailable" in said:
+        return EngineError(
+            "hardware: another process has the GPU for itself, or it does not answer (torch: busy or unavailable)",
+            action="end the other program, pick another GPU with hardware.index, or set hardware: cpu",
+        )
+    if "no kernel image" in said or "invalid device function" in said:
+        return EngineError(
+            "hardware: this build of torch, or a library of kernels, has none for this GPU (torch: no kernel image)",
+            action="install a build for it, or set hardware: cpu",
         )
     if named := _ANOMALY.search(said):
         return EngineError(
