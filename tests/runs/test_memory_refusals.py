@@ -52,7 +52,9 @@ SMALL_HOST = HardwareFacts("t:cpu", (Device("cpu", "2 CPU cores", int(23.5 * GIB
 def job(config: dict[str, Any], parameters: int, hardware: HardwareFacts, tmp_path: Path, *, rank: int = 0) -> Job:
     """All of a model trains on rows of 512, or a low-rank addition does."""
     kit = FakeContext(tmp_path, installed=True)
-    context: Any = SimpleNamespace(catalog=manager.start().catalog, framework="torch", build=kit.build)
+    context: Any = SimpleNamespace(
+        catalog=manager.start().catalog, framework="torch", build=kit.build, recipe=SimpleNamespace(backend="auto")
+    )
     norms = HEAD_NORMS if config["model_type"] == "qwen3" else {}
     facts = llama_facts(config, renderer="plain", max_positions=4096, block=norms)
     low = kit.build("adapter", {"name": "lora", "rank": rank or 8})

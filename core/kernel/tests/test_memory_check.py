@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from finetooth_core.planning.memory_check import check_memory
-from finetooth_hooks import Adapter, MemoryEstimate, Optimizer, PlanError, Quantizer, Strategy
+from finetooth_hooks import Adapter, Backend, MemoryEstimate, Optimizer, PlanError, Quantizer, Saving, Strategy
 from finetooth_hooks.compute.strategies import Sharding
 from finetooth_hooks.protocols import (
     BasePart,
@@ -31,7 +31,11 @@ NOTHING: Any = None
 
 class Estimator:
     """Weights take 2 GB, or what their quantizer says; what trains 4 and the optimizer's bytes a parameter; a token
-    a 1,024th of a GB, a tenth of it with checkpointing. On the host a GB. Ranks divide all but activations."""
+    a 1,024th of a GB, a tenth of it with checkpointing. On the host a GB. Ranks divide all but activations. What is
+    kept on the host takes a quarter on the device."""
+
+    def __init__(self, activations: str = "device") -> None:
+        self.activations = activations
 
     def plan(self, asked: PlanRequest) -> Any:
         train, stored = asked.train, asked.base.stored
@@ -43,6 +47,8 @@ class Estimator:
             "trains": int((4 + asked.updates.state_bytes) * asked.trains.parameters / shares),
             "activations": tokens * GB // 1024 // (10 if train.gradient_checkpointing else 1),
         }
+        if self.activations == "host":
+            parts["activations"] //= 4
         return SimpleNamespace(memory=MemoryEstimate(parts, host={"overhead": GB}))
 
 
@@ -64,7 +70,7 @@ COPIES = Strategy(name="copies", build="x:x")
 
 def job(
     memory: float, available: float | None = None, host: float = 8, entries: Any = ENTRIES, devices: int = 1,
-    **settings: Any,
+    savings: Any = (), **settings: Any,
 ) -> Any:  # fmt: skip
     """Half a billion parameters of which all train (6 GB), rows of 512 tokens."""
     train = replace(TRAIN, **{"batch_size": 8, "micro_batch_tokens": 4096, "gradient_checkpointing": False, **settings})
@@ -82,12 +88,23 @@ def job(
         return [one for one in registered if one.entry.kind == kind]
 
     def build(kind: str, pick: str, *, setting: str) -> Any:
+        if kind == "backend":
+            assert pick["name"] == "t:made"
+            return Estimator(pick["activations"])
         if kind == "strategy":
             return SimpleNamespace(sharding=lambda world: Sharding(world, world, world))
         return LowRank() if kind == "adapter" else SimpleNamespace(stored=Stored("four bits", 0.5))
 
-    context = SimpleNamespace(catalog=SimpleNamespace(all=of_kind, speaking=of_kind), framework="torch", build=build)
     backend = Estimator()
+    backends = [
+        SimpleNamespace(
+            entry=Backend(name="made", build="x:x", framework="torch", capabilities=frozenset(), savings=savings),
+            full_name="t:made",
+        )
+    ]
+    catalog = SimpleNamespace(all=of_kind, speaking=of_kind, default=lambda kind, framework: backends[0])
+    recipe = SimpleNamespace(backend="auto")
+    context = SimpleNamespace(catalog=catalog, framework="torch", build=build, recipe=recipe)
     plan = SimpleNamespace(train=train, memory=backend.plan(asked).memory)
     return SimpleNamespace(backend=backend, asked=asked, request=asked, plan=plan, context=context, passed=())
 
@@ -127,6 +144,17 @@ def test_changes_that_suffice_only_together_are_named_together() -> None:
     ) in said
     said = refusal(memory=0.7)
     assert "adapter=low with quantization=four (563 MB)" in said
+
+
+def test_what_the_backend_can_keep_elsewhere_is_named() -> None:
+    """Alone, and together with what comes before it."""
+    kept = (Saving(label="there", options={"activations": "host"}, costs="time"),)
+    assert "; backend.activations=host (9.00 GB); " in refusal(memory=9.5, savings=kept)  # 8 GB and a quarter of 4
+    said = refusal(memory=0.54, savings=kept)
+    assert (  # 0.5 GB in four bits, 13 MB of the adapter, and a quarter of 50 MB
+        "train.micro_batch_tokens=512 with train.gradient_checkpointing=true with adapter=low with quantization=four "
+        "with backend.activations=host (525 MB)"
+    ) in said
 
 
 def test_where_nothing_helps_it_says_so() -> None:

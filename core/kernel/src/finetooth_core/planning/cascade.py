@@ -19,15 +19,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetooth_hooks.compute.savings import Saving
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Backend, Quantizer
+from finetooth_hooks.entries import Adapter, Quantizer
 from finetooth_hooks.errors import FinetoothError, PlanError
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.text import measures
 
 from finetooth_core.planning.context import RunContext
 from finetooth_core.planning.memory_check import shortages
+from finetooth_core.planning.memory_ladder import name_of, savings
 from finetooth_core.planning.plan import Job
 from finetooth_core.settings.recipe import Recipe
 
@@ -100,7 +100,7 @@ def steps(context: RunContext) -> list[Step]:
     over = [last]  # bases of the adapter, the most bits first
     if recipe.quantization == AUTO:
         for bits, registered in _quantizers(context):
-            name = _name(registered, context)
+            name = name_of(registered, context)
             over.append(
                 Step(
                     f"{bits} bits",
@@ -116,26 +116,10 @@ def steps(context: RunContext) -> list[Step]:
             lost = (*step.gives_up, "time: the layers compute their forward pass twice")
             ladder.append(Step("recomputed", label, lost, {**step.changes, CHECKPOINTING: True}))
     last = ladder[-1]
-    for saving, backend in _savings(context):
+    for saving, backend in savings(context):
         label, lost = f"{last.label}, {saving.label}", (*last.gives_up, saving.costs)
         ladder.append(Step("elsewhere", label, lost, {**last.changes, "backend": backend}))
     return ladder
-
-
-def _savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
-    """The backend's options to offload, with the picks; not those that the recipe sets."""
-    pick = context.recipe.backend
-    options = {} if isinstance(pick, str) else dict(pick)
-    named = pick if isinstance(pick, str) else str(options.pop("name"))
-    if named == AUTO:
-        registered = context.catalog.default("backend", framework=context.framework)
-    else:
-        registered = context.catalog.get("backend", named, setting="backend")
-    entry = registered.entry
-    assert isinstance(entry, Backend)
-    for saving in entry.savings:
-        if not options.keys() & saving.options.keys():
-            yield saving, {"name": _name(registered, context), **options, **saving.options}
 
 
 def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], dict[str, Any]]]:
@@ -144,7 +128,7 @@ def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], 
         pick = context.recipe.adapter
         named = pick if isinstance(pick, str) else str(pick["name"])
         if named == AUTO:
-            named = _name(context.catalog.default("adapter", framework=context.framework), context)
+            named = name_of(context.catalog.default("adapter", framework=context.framework), context)
         yield "adapter", named, (), {}
         return
     whole, size = None, 0
@@ -159,10 +143,10 @@ def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], 
             if trained > size:
                 whole, size = registered, trained
     if whole is not None:
-        yield "whole", _name(whole, context), (), {"adapter": _name(whole, context)}
+        yield "whole", name_of(whole, context), (), {"adapter": name_of(whole, context)}
     added = context.catalog.default("adapter", setting="adapter", framework=context.framework)
     if whole is None or added.full_name != whole.full_name:
-        name = _name(added, context)
+        name = name_of(added, context)
         yield "adapter", name, ("the weights of the base stay as they are",), {"adapter": name}
 
 
@@ -181,13 +165,6 @@ def _quantizers(context: RunContext) -> Iterator[tuple[int, Registered]]:
         fitting = [(order, registered) for size, order, registered in candidates if above < size <= most]
         if fitting:
             yield bits, min(fitting, key=lambda candidate: candidate[0])[1]
-
-
-def _name(registered: Registered, context: RunContext) -> str:
-    """The bare name, if only one entry of the kind that the backend can use has it."""
-    of_kind = context.catalog.speaking(registered.entry.kind, context.framework)
-    alike = [other for other in of_kind if other.entry.name == registered.entry.name]
-    return registered.entry.name if len(alike) == 1 else registered.full_name
 
 
 # --- which of them is taken -------------------------------------------------------------------------------------------

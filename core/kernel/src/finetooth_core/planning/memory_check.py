@@ -137,7 +137,7 @@ def _advice(job: Job, without: Collection[str]) -> str:
         if change is None:
             continue
         rung, takes = change
-        request = rung.change(request)
+        request, trial.backend = rung.change(request), rung.backend or trial.backend
         chosen.append(rung.setting)
         if enough is not None:
             return f"what would fit: {' with '.join(chosen)} ({size(takes)})"
@@ -149,24 +149,21 @@ class _Trial:
     """The memory of a run with a change."""
 
     def __init__(self, job: Job, without: Collection[str]) -> None:
-        self._backend, self._hardware, self._without = job.backend, job.request.place.hardware, without
+        self.backend, self._hardware, self._without = job.backend, job.request.place.hardware, without
 
     def memory(self, request: PlanRequest, rung: Rung) -> MemoryEstimate | None:
         """None: the combination cannot work."""
         try:
             changed = replace(rung.change(request), kernels=None)  # nothing is picked for a trial
-            return _reduced(self._backend.plan(changed).memory, self._without)
+            return _reduced((rung.backend or self.backend).plan(changed).memory, self._without)
         except FinetoothError:
             return None
-
-    def fits(self, memory: MemoryEstimate) -> bool:
-        return not shortages(memory, self._hardware)
 
     def mildest(self, request: PlanRequest, rungs: Sequence[Rung]) -> tuple[Rung, int] | None:
         """The first sufficient alternative, with the run's device memory."""
         for rung in rungs:
             memory = self.memory(request, rung)
-            if memory is not None and self.fits(memory):
+            if memory is not None and not shortages(memory, self._hardware):
                 return rung, memory.total
         return None
 

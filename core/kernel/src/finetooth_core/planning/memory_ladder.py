@@ -1,17 +1,21 @@
-"""What to change if a run does not fit into memory: single changes of the backend's request, the cheapest first."""
+"""What to change if a run does not fit into memory: single changes of the backend's request or of its options, the
+cheapest first."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from finetooth_hooks.compute.savings import Saving
 from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Optimizer
 from finetooth_hooks.errors import FinetoothError, PlanError
 from finetooth_hooks.protocols import DataPart, PlanRequest
+from finetooth_recipes.recipe_picks import AUTO
 
+from finetooth_core.planning.context import RunContext
 from finetooth_core.planning.heads import head_size
 from finetooth_core.planning.plan import Job
 
@@ -28,15 +32,17 @@ class Rung:
     Attributes:
         setting: with its value, as on the command line.
         change: of the backend's request.
+        backend: the same with other options; None: as it is.
     """
 
     setting: str
     change: Change
+    backend: Any = None
 
 
 def ladder(job: Job) -> list[list[Rung]]:
     """What to change, the cheapest first; each a list of alternatives, the mildest first."""
-    kinds = (_micro_batches, _checkpointing, _devices, _adapters, _optimizers, _quantizers, _lengths)
+    kinds = (_micro_batches, _checkpointing, _devices, _adapters, _optimizers, _quantizers, _offloads, _lengths)
     return [rungs for rungs in (list(kind(job)) for kind in kinds) if rungs]
 
 
@@ -91,7 +97,7 @@ def _adapters(job: Job) -> list[Rung]:
                 can_disable=entry.can_disable, base_frozen=True, accepts_quantised=entry.accepts_quantised,
             )  # fmt: skip
             if part.parameters < trains.parameters:
-                rungs.append((part.parameters, Rung(f"adapter={_name(registered, job)}", _with(trains=part))))
+                rungs.append((part.parameters, Rung(f"adapter={name_of(registered, context)}", _with(trains=part))))
     return [rung for _, rung in sorted(rungs, key=lambda pair: -pair[0])]
 
 
@@ -111,7 +117,7 @@ def _optimizers(job: Job) -> Iterator[Rung]:
             now, name=registered.full_name, state_bytes=entry.state_bytes, accumulation=entry.accumulation,
             checkpointing=entry.checkpointing, update_bytes=entry.update_bytes, tensor_bytes=entry.tensor_bytes,
         )  # fmt: skip
-        yield Rung(f"optimizer={_name(registered, job)}", _with(updates=part))
+        yield Rung(f"optimizer={name_of(registered, context)}", _with(updates=part))
 
 
 def _quantizers(job: Job) -> list[Rung]:
@@ -121,7 +127,7 @@ def _quantizers(job: Job) -> list[Rung]:
     for registered in () if stored else context.catalog.speaking("quantizer", context.framework):
         with suppress(FinetoothError, ImportError):
             quantizer = context.build("quantizer", registered.full_name, setting="quantization")
-            rung = Rung(f"quantization={_name(registered, job)}", _quantised(quantizer))
+            rung = Rung(f"quantization={name_of(registered, context)}", _quantised(quantizer))
             rungs.append((float(quantizer.stored.bytes_per_weight), rung))
     return [rung for _, rung in sorted(rungs, key=lambda pair: -pair[0])]
 
@@ -133,6 +139,28 @@ def _quantised(quantizer: Any) -> Change:
         return replace(request, base=replace(request.base, quantizer=quantizer))
 
     return change
+
+
+def _offloads(job: Job) -> Iterator[Rung]:
+    """Options of the backend that keep less on the device, those that cost least first."""
+    for saving, pick in savings(job.context):
+        setting = " ".join(f"backend.{name}={value}" for name, value in saving.options.items())
+        with suppress(FinetoothError, ImportError):
+            yield Rung(setting, _with(), job.context.build("backend", pick, setting="backend"))
+
+
+def savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
+    """The backend's options to offload, with the picks; not those that the recipe sets."""
+    pick = context.recipe.backend
+    options = {} if isinstance(pick, str) else dict(pick)
+    named = pick if isinstance(pick, str) else str(options.pop("name"))
+    if named == AUTO:
+        registered = context.catalog.default("backend", framework=context.framework)
+    else:
+        registered = context.catalog.get("backend", named, setting="backend")
+    for saving in vars(registered.entry)["savings"]:
+        if not options.keys() & saving.options.keys():
+            yield saving, {"name": name_of(registered, context), **options, **saving.options}
 
 
 def _lengths(job: Job) -> Iterator[Rung]:
@@ -161,9 +189,8 @@ def _shortened(longest: int) -> Change:
     return change
 
 
-def _name(registered: Registered, job: Job) -> str:
+def name_of(registered: Registered, context: RunContext) -> str:
     """The bare name, if only one entry of the kind that the backend can use has it."""
-    context = job.context
     of_kind: Sequence[Registered] = context.catalog.speaking(registered.entry.kind, context.framework)
     alike = [other for other in of_kind if other.entry.name == registered.entry.name]
     return registered.entry.name if len(alike) == 1 else registered.full_name
