@@ -64,3 +64,14 @@ def test_hosts_that_cannot_be_are_one_line(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe()))
     code, _, err = ft("launch", tmp_path / "recipe.yaml", f"--hosts={hosts}")
     assert code == 2 and len(err.splitlines()) == 1 and "hosts" in err
+
+
+@pytest.mark.parametrize("name", ["ssh", "slurm"])
+def test_one_rank_does_not_train_here_unnoticed(
+    ft: Callable[..., tuple[int, str, str]], recipe: Callable[..., dict[str, Any]], tmp_path: Path, name: str
+) -> None:
+    """A launcher of other machines starts ranks, and one rank is no reason to train on this one instead."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(scale={"launcher": name})))
+    launched = ["launch", "--hosts=gpu-1"] if name == "ssh" else ["run"]
+    code, _, err = ft(*launched, tmp_path / "recipe.yaml")
+    assert code == 2 and f"scale.launcher: {name} starts several ranks" in err and "scale.devices" in err

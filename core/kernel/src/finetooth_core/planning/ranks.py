@@ -51,10 +51,13 @@ def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | N
     if recipe.data.no_egress and not is_closed():
         return run_closed
     count, around = wanted(recipe), started_by(context)
-    if count <= 1 and not around:
-        return None
     pick: Any = recipe.scale.launcher
     named = pick if isinstance(pick, str) else str(pick["name"])
+    if count <= 1 and not around:
+        if named != AUTO and "machines" in vars(catalog.get("launcher", named).entry)["capabilities"]:
+            action = "set scale.devices to several, or scale.launcher: auto to train here"
+            raise PlanError(f"scale.launcher: {named} starts several ranks, and the recipe has one", action=action)
+        return None
     if around and (named == AUTO or catalog.get("launcher", named) not in around):
         pick = around[0].full_name  # the launcher that started this process knows its place
     picked = context.builder.section("launcher", pick, "scale.launcher")
@@ -65,16 +68,13 @@ def join(context: RunContext) -> JoinedRank | Callable[[Sequence[str]], int] | N
         if "machines" in vars(picked.registered.entry)["capabilities"]:
             return lambda command: int(launcher.start(count, command, nodes=nodes))
         if nodes > 1:
-            raise PlanError(
-                f"scale.nodes is {nodes}, and {picked.registered.full_name} starts ranks on this machine alone",
-                action="set scale.launcher to one that starts several (ft plugins list), or use torchrun",
-            )
+            problem = f"scale.nodes is {nodes}, and {picked.registered.full_name} starts ranks on this machine alone"
+            action = "set scale.launcher to one that starts several (ft plugins list), or use torchrun"
+            raise PlanError(problem, action=action)
         return lambda command: int(launcher.start(count, command))
     if isinstance(recipe.scale.devices, int) and count != rank.world:
-        raise PlanError(
-            f"scale asks for {count} ranks, and {rank.world} were started",
-            action="leave scale.devices out, or start as many",
-        )
+        problem = f"scale asks for {count} ranks, and {rank.world} were started"
+        raise PlanError(problem, action="leave scale.devices out, or start as many")
     return _joined(context, rank)
 
 
