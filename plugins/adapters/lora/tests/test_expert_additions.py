@@ -11,6 +11,7 @@ import torch
 import transformers
 from finetooth_hooks.protocols import Experts, LayerFacts
 from finetooth_kit.fake_context import FACTS
+from finetooth_kit.families import LATENT
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
 from finetooth_lora.expert_additions import ExpertAddition
 from finetooth_lora.sizes import experts_of
@@ -27,14 +28,33 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_oss": {"num_local_experts": 4},  # transposed, with biases and a gate of its own
     "glm4_moe": {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
     "olmoe": {"num_experts": 4},
+    # chances of softmax, the chosen ones again a whole
+    "qwen2_moe": {"num_experts": 4, "norm_topk_prob": True, "shared_expert_intermediate_size": 24},
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2, "moe_intermediate_size": 48},
+    # sigmoid, a bias that only chooses, and the best groups of experts
+    "deepseek_v3": {
+        "n_routed_experts": 8,
+        "n_group": 4,
+        "topk_group": 2,
+        "first_k_dense_replace": 1,
+        **LATENT,
+        "head_dim": LATENT["qk_rope_head_dim"],
+    },
+    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2},  # chances of softmax and a bias that only chooses
+    # a norm, and a scale of each expert
+    "gemma4_text": {"num_experts": 4, "top_k_experts": 2, "enable_moe_block": True, "hidden_size_per_layer_input": 0},
 }
+DENSE_FIRST = ("glm4_moe", "deepseek_v3", "ernie4_5_moe")
 
 
 def made(family: str) -> Any:
-    config = transformers.AutoConfig.for_model(family, **SIZES, **FAMILIES[family])
+    config = transformers.AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family]})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for name, tensor in model.state_dict().items():
+            if name.endswith(("e_score_correction_bias", "per_expert_scale")):  # neither changes anything as made
+                tensor.uniform_(0.1, 0.6)
     options = LoraOptions(rank=3, targets=[], target_parameters=["experts.gate_up_proj", "experts.down_proj"])
     adapted = LoraAdapter(options).apply(model, replace(FACTS, block=None), np.random.default_rng(0))
     drawn = np.random.default_rng(1)
@@ -62,7 +82,7 @@ def test_values_and_slopes_are_those_of_the_sum(family: str) -> None:
     pefts.set_experts_implementation("eager")
     (logits, slopes), (expected, wanted) = of(ours, ROWS), of(pefts, ROWS)
     assert torch.allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    assert slopes.keys() == wanted.keys() and len(slopes) == (4 if family == "glm4_moe" else 8)
+    assert slopes.keys() == wanted.keys() and len(slopes) == (4 if family in DENSE_FIRST else 8)
     for name, slope in slopes.items():
         assert torch.allclose(slope, wanted[name], rtol=1e-4, atol=1e-5 * float(wanted[name].abs().max())), name
 
