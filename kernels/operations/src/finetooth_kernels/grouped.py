@@ -13,7 +13,7 @@ No W + s A B is ever formed, nor its gradient: both are as large as all experts 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -21,13 +21,18 @@ from torch.nn import functional
 
 from finetooth_kernels.autograd import apply, once_differentiable
 
-__all__ = ["LowRankAddition", "Products", "grouped_matmul", "torch_groups"]
+__all__ = ["Form", "LowRankAddition", "Products", "form_of", "grouped_matmul", "torch_groups"]
 
 LowRankAddition: TypeAlias = tuple[Tensor, Tensor, float]
 """(G, D, r), (G, r, O) and the scale of their product."""
 
 ALIGNED = 16
 """Bytes of which every stride must be a multiple for torch's own grouped product."""
+Form: TypeAlias = Literal["fused", "split"]
+"""Of a product with an addition: one kernel that reads the rows once, or a product and two thin ones."""
+FEW, LARGE, WIDE_RANK = 16, 2**24, 64
+"""Groups, numbers of a matrix and rank that `form_of` compares with. Not timed on a device: 16 million numbers in up to
+16 experts are Mixtral (8 of 59 and 117 million) and none of the mixtures of many small experts."""
 RANKS = 8
 """To a multiple of this a rank is filled up with zeros where torch's own grouped product multiplies."""
 
@@ -38,10 +43,21 @@ class Products(NamedTuple):
     Attributes:
         rows: (N, D) rows, (G, D, O) matrices and `ends_g` to (N, O).
         matrices: (N, D) and (N, O) rows and `ends_g` to (G, D, O), a sum over the rows of each group.
+        added: what `rows` takes, A, B and their scale to (N, O) with the addition and x A, (N, r); None: by `rows`.
     """
 
     rows: Callable[[Tensor, Tensor, Tensor], Tensor]
     matrices: Callable[[Tensor, Tensor, Tensor], Tensor]
+    added: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = None
+
+
+def form_of(groups: int, depth: int, width: int, rank: int) -> Form:
+    """How to multiply by matrices (depth, width) with an addition, if both forms are there.
+
+    Few large groups are split: the large product is most of the work, and has all registers for its tiles. In many
+    small ones each launch and each reading of the rows counts, so that one kernel does all, if its rank leaves room.
+    """
+    return "split" if rank > WIDE_RANK or (groups <= FEW and depth * width >= LARGE) else "fused"
 
 
 def grouped_matmul(
@@ -137,13 +153,12 @@ class _Grouped(torch.autograd.Function):
         ctx: Any, x_nd: Tensor, weight_gdo: Tensor, ends_g: Tensor, left_gdr: Tensor | None, right_gro: Tensor | None,
         scale: float, products: Products,
     ) -> Tensor:  # fmt: skip
-        y_no = products.rows(x_nd, weight_gdo, ends_g)
         ctx.scale, ctx.products = scale, products
         if left_gdr is None or right_gro is None:
             ctx.save_for_backward(x_nd, weight_gdo, ends_g)
-            return y_no
-        h_nr = products.rows(x_nd, _dense(left_gdr, x_nd.dtype), ends_g)
-        y_no += products.rows(h_nr, _dense(right_gro, x_nd.dtype), ends_g).mul_(scale)
+            return products.rows(x_nd, weight_gdo, ends_g)
+        factors = _dense(left_gdr, x_nd.dtype), _dense(right_gro, x_nd.dtype)
+        y_no, h_nr = _added(products, x_nd, weight_gdo, ends_g, *factors, scale)
         ctx.save_for_backward(x_nd, weight_gdo, ends_g, left_gdr, right_gro, h_nr)
         return y_no
 
@@ -152,19 +167,34 @@ class _Grouped(torch.autograd.Function):
     def backward(ctx: Any, grad_no: Tensor) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors  # once: a checkpoint computes them when asked
         x_nd, weight_gdo, ends_g, *low_rank = saved
-        rows, matrices = ctx.products
+        rows, matrices, _ = ctx.products
         grad_no = grad_no.contiguous()
         needs_x, needs_weight, _, needs_left, needs_right, *_ = ctx.needs_input_grad
-        d_x = rows(grad_no, weight_gdo.mT, ends_g) if needs_x else None
         d_weight = matrices(x_nd, grad_no, ends_g) if needs_weight else None
-        d_left = d_right = None
-        if low_rank:
-            left_gdr, right_gro, h_nr = low_rank
-            d_h = rows(grad_no, _dense(right_gro, x_nd.dtype).mT, ends_g).mul_(ctx.scale)
-            if needs_right:
-                d_right = matrices(h_nr, grad_no, ends_g).to(right_gro.dtype).mul_(ctx.scale)
-            if needs_left:
-                d_left = matrices(x_nd, d_h, ends_g).to(left_gdr.dtype)
-            if d_x is not None:
-                d_x += rows(d_h, _dense(left_gdr, x_nd.dtype).mT, ends_g)
+        if not low_rank:
+            return rows(grad_no, weight_gdo.mT, ends_g) if needs_x else None, d_weight, *[None] * 5
+        left_gdr, right_gro, h_nr = low_rank
+        d_x = d_left = d_right = None
+        back = _dense(right_gro, x_nd.dtype).mT
+        if needs_x:  # the same product with both factors turned
+            turned = back, _dense(left_gdr, x_nd.dtype).mT
+            d_x, d_h = _added(ctx.products, grad_no, weight_gdo.mT, ends_g, *turned, ctx.scale)
+        else:
+            d_h = rows(grad_no, back, ends_g)
+        if needs_right:
+            d_right = matrices(h_nr, grad_no, ends_g).to(right_gro.dtype).mul_(ctx.scale)
+        if needs_left:
+            d_left = matrices(x_nd, d_h, ends_g).to(left_gdr.dtype).mul_(ctx.scale)
         return d_x, d_weight, None, d_left, d_right, None, None
+
+
+def _added(
+    products: Products, x_nd: Tensor, weight_gdo: Tensor, ends_g: Tensor, left_gdr: Tensor, right_gro: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """(N, O) with the addition, and the rows times `left_gdr`, (N, r)."""
+    if products.added is not None:
+        return products.added(x_nd, weight_gdo, ends_g, left_gdr, right_gro, scale)
+    h_nr = products.rows(x_nd, left_gdr, ends_g)
+    y_no = products.rows(x_nd, weight_gdo, ends_g)
+    return y_no.add_(products.rows(h_nr, right_gro, ends_g), alpha=scale), h_nr

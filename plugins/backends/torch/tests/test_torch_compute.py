@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import PlanError, Sampling
-from finetooth_hooks.protocols import PickedKernel
+from finetooth_hooks.protocols import Experts, LayerFacts, PickedKernel
 from finetooth_kernels.operations import OPERATIONS
+from finetooth_kit.fake_context import FACTS
 from finetooth_torch.compute import ALWAYS, DECODER, PRODUCTS, STREAM, Compute, check_products
 from finetooth_torch.generation.generator import Generator
+from finetooth_torch.planning.experts import experts_form
 from torch import Tensor, nn
 
 
@@ -107,3 +109,23 @@ def test_sampling_on_accelerators_multiplies_as_who_scores() -> None:
     assert sampled("acme:head")(torch.ones(2, 4, dtype=torch.bfloat16)).dtype == torch.float32
     assert asked == [torch.float32]
     assert sampled("other:head") is None  # who scores rounds as torch's module does
+
+
+def test_the_plan_says_how_experts_with_lora_are_multiplied() -> None:
+    """Mixtral's are few and large, Qwen3-30B-A3B's many; of four of 8192 x 1536 only one of two products is large."""
+
+    def said(count: int, hidden: int, width: int, *features: str) -> Any:
+        layer = LayerFacts("attention", {}, {}, experts=Experts(count, 2, width))
+        picked = {"grouped_matmul": PickedKernel("acme:groups", print, frozenset(features))}
+        facts = replace(FACTS, hidden_size=hidden, per_layer=(layer, layer))
+        return [(one.setting, one.value, one.reason) for one in experts_form(facts, picked)]
+
+    both = ("fused", "split")
+    [(setting, value, reason)] = said(8, 4096, 14336, *both)
+    assert (setting, value) == ("kernels.grouped_matmul.form", "split")
+    assert reason.startswith("experts, 8 of 4096 x 28672 and 8 of 14336 x 4096: few and large")
+    [(_, value, reason)] = said(128, 2048, 768, *both)
+    assert value == "fused" and "128 of 2048 x 1536 and 128 of 768 x 2048: one kernel" in reason
+    [(_, value, reason)] = said(4, 8192, 1536, *both)
+    assert value == "split and fused" and "4 of 8192 x 3072: few" in reason and "4 of 1536 x 8192: one" in reason
+    assert not said(8, 4096, 14336, "fused") and not said(8, 4096, 14336)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_kernels import gated
+from finetooth_kernels.grouped import WIDE_RANK
 from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import logits as dispatch
 from finetooth_triton.cached_attention import CachedAttention
@@ -198,14 +199,14 @@ def rows(dtype: torch.dtype) -> None:
 
 
 def experts(dtype: torch.dtype) -> None:
-    """Products of groups with an addition, forward and backward, and an odd depth."""
-    for depth in (64, 127):
-        x, weight = torch.zeros(40, depth, dtype=dtype), torch.zeros(3, depth, 96, dtype=dtype)
-        factors = torch.zeros(3, depth, 16, dtype=dtype), torch.zeros(3, 16, 96, dtype=dtype)
+    """Products of groups with an addition in both forms, forward and backward, an odd depth, the widest fused rank."""
+    for depth, rank, form in ((64, 16, "split"), (64, 16, "fused"), (127, WIDE_RANK, "fused")):
+        x, weight = torch.zeros(40, depth, dtype=dtype), torch.zeros(3, depth, 512, dtype=dtype)
+        factors = torch.zeros(3, depth, rank, dtype=dtype), torch.zeros(3, rank, 512, dtype=dtype)
         for tensor in (x, weight, *factors):
             tensor.requires_grad_()
         ends = torch.tensor([10, 10, 40], dtype=torch.int32)
-        grouped_matmul_triton(x, weight, ends, (*factors, 0.5)).sum().backward()
+        grouped_matmul_triton(x, weight, ends, (*factors, 0.5), form=form).sum().backward()
 
 
 def dora(dtype: torch.dtype) -> None:
@@ -328,7 +329,6 @@ MORE_TARGETS: dict[str, tuple[str, int | str, int, int]] = {
 }
 SPILLING = {
     ("sm_90", "head_linear_kernel"), ("sm_90", "head_gradient_kernel"),
-    *((target, "grouped_rows_kernel") for target in ("sm_80", "sm_90", "sm_100", "sm_120", "gfx1100", "gfx1151")),
     *((target, "grouped_matrices_kernel") for target in ("gfx1100", "gfx1151")),
     *((target, "cached_attention_kernel") for target in ("sm_86", "sm_89", "gfx1100", "gfx1151")),
 }  # fmt: skip

@@ -13,9 +13,9 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed; see make kernels-test")
-@pytest.mark.parametrize("name", ["triton_interpreted.py", "triton_interpreted_conformance.py"])
-def test_the_kernels_interpreted_on_a_cpu(name: str) -> None:
-    file = Path(__file__).with_name(name)
+@pytest.mark.parametrize("part", ["", "_conformance", "_experts"])
+def test_the_kernels_interpreted_on_a_cpu(part: str) -> None:
+    file = Path(__file__).with_name(f"triton_interpreted{part}.py")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--import-mode=importlib"]
     done = subprocess.run(

@@ -7,36 +7,74 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from finetooth_triton.head_kernels import linear_tile
-
 
 @triton.jit
 def grouped_rows_kernel(
-    x, weight, groups, firsts, lasts, out, WIDTH, D, stride_xn, stride_xd, stride_wg, stride_wd, stride_wo, stride_on,
-    WHOLE_DEPTH: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+    x, weight, left, right, groups, firsts, lasts, out, h_out, scale, WIDTH, D, R, stride_xn, stride_xd,
+    stride_wg, stride_wd, stride_wo, stride_lg, stride_ld, stride_lr, stride_rg, stride_rr, stride_ro, stride_on,
+    ADDED: tl.constexpr, WHOLE_DEPTH: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, RANK: tl.constexpr,
 ):  # fmt: skip
     """One tile of rows of one group times that group's matrix; a tile without rows writes nothing.
 
     groups, firsts and lasts say for each tile which group it is of, its first row, and the row behind the group's last.
+    ADDED also multiplies the rows by `left`, in the same pass over them, and adds scale times that times `right`; h_out
+    gets the rows times `left`, (N, R).
     """
     tile = tl.program_id(0)
-    first = tl.load(firsts + tile)
+    first = tl.load(firsts + tile).to(tl.int64)
     last = tl.load(lasts + tile)
     if first < last:
         group = tl.load(groups + tile).to(tl.int64)
-        rows = first + tl.arange(0, ROWS)
-        columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
-        # Rows and columns beyond the end repeat the last one, and are never written.
-        safe_rows = tl.minimum(rows, last - 1).to(tl.int64)
-        product = linear_tile(
-            x, weight + group * stride_wg, weight, safe_rows, tl.minimum(columns, WIDTH - 1).to(tl.int64), D,
-            stride_xn, stride_xd, stride_wo, stride_wd, 0,
-            False, WHOLE_DEPTH, PRECISION, WIDEN, ROWS, COLUMNS, DEPTH,
-        )  # fmt: skip
-        inside = (rows < last)[:, None] & (columns < WIDTH)[None, :]
-        place = out + safe_rows[:, None] * stride_on + columns[None, :]
-        tl.store(place, product.to(out.dtype.element_ty), mask=inside)
+        start_o = (tl.program_id(1) * COLUMNS).to(tl.int64)
+        n, o, d, r = tl.arange(0, ROWS), tl.arange(0, COLUMNS), tl.arange(0, DEPTH), tl.arange(0, RANK)
+        rows = (n < last - first)[:, None]
+        columns = (start_o + o < WIDTH)[None, :]  # masked, not clamped: neighbours stay neighbours, read as one
+        directions = (r < R)[None, :]
+        # 64 bits only in what all places of a tile share: an offset inside it takes one register
+        x += first * stride_xn
+        x_nd = x + n[:, None] * stride_xn + d[None, :] * stride_xd
+        weight += group * stride_wg + start_o * stride_wo
+        w_do = weight + d[:, None] * stride_wd + o[None, :] * stride_wo
+        left += group * stride_lg
+        a_dr = left + d[:, None] * stride_ld + r[None, :] * stride_lr
+        y = tl.zeros((ROWS, COLUMNS), dtype=tl.float32)
+        h = tl.zeros((ROWS, RANK), dtype=tl.float32)
+        for start in range(0, D, DEPTH):
+            inside = d < D - start
+            if WHOLE_DEPTH:
+                x_tile = tl.load(x_nd, mask=rows, other=0.0)
+                w_tile = tl.load(w_do, mask=columns, other=0.0)
+            else:
+                x_tile = tl.load(x_nd, mask=rows & inside[None, :], other=0.0)
+                w_tile = tl.load(w_do, mask=columns & inside[:, None], other=0.0)
+            if WIDEN:  # see `head_kernels.linear_tile`
+                x_tile = x_tile.to(tl.float32)
+                w_tile = w_tile.to(tl.float32)
+            y = tl.dot(x_tile, w_tile, y, input_precision=PRECISION)
+            if ADDED:
+                a_tile = tl.load(a_dr, mask=directions & inside[:, None], other=0.0)
+                if WIDEN:
+                    a_tile = a_tile.to(tl.float32)
+                h = tl.dot(x_tile, a_tile, h, input_precision=PRECISION)
+                a_dr += DEPTH * stride_ld
+            x_nd += DEPTH * stride_xd
+            w_do += DEPTH * stride_wd
+        if ADDED:
+            right += group * stride_rg + start_o * stride_ro
+            b_tile = tl.load(
+                right + r[:, None] * stride_rr + o[None, :] * stride_ro, mask=(r < R)[:, None] & columns, other=0.0
+            )
+            scaled = (h * scale).to(x.dtype.element_ty)
+            if WIDEN:
+                scaled = scaled.to(tl.float32)
+                b_tile = b_tile.to(tl.float32)
+            y = tl.dot(scaled, b_tile, y, input_precision=PRECISION)
+            if tl.program_id(1) == 0:
+                h_nr = h_out + first * R + n[:, None] * R + r[None, :]
+                tl.store(h_nr, h.to(h_out.dtype.element_ty), mask=rows & directions)
+        y_no = out + first * stride_on + start_o + n[:, None] * stride_on + o[None, :]
+        tl.store(y_no, y.to(out.dtype.element_ty), mask=rows & columns)
 
 
 @triton.jit
@@ -58,7 +96,7 @@ def grouped_matrices_kernel(
         right = dy + places[:, None] * stride_yn + o[None, :] * stride_yo
         a = tl.load(left, mask=counted[None, :] & (d < D)[:, None], other=0.0)
         b = tl.load(right, mask=counted[:, None] & (o < WIDTH)[None, :], other=0.0)
-        if WIDEN:  # see `linear_tile`
+        if WIDEN:
             a = a.to(tl.float32)
             b = b.to(tl.float32)
         result = tl.dot(a, b, result, input_precision=PRECISION)

@@ -30,8 +30,15 @@ def ft_kernels() -> Iterator[Kernel]:
             Serves(operation="packed_linear", devices=GPU, rank=30, backward=False),
             Serves(operation="fp8_linear", devices=GPU, dtypes=frozenset({"bf16", "fp32"}), rank=30),
             # not yet timed against torch's own
-            Serves(operation="grouped_matmul", devices=GPU, rank=None),
+            Serves(operation="grouped_matmul", devices=GPU, rank=None, features=frozenset({"fused", "split"})),
             Serves(operation="low_rank_linear", devices=GPU, rank=None, features=frozenset({"multiply"})),
             Serves(operation="cached_attention", devices=GPU, rank=None, backward=False),
         ),
     )
+    for form, how in (("fused", "in one kernel"), ("split", "a product and two thin ones")):
+        yield Kernel(
+            name=f"triton_{form}",
+            build=f"finetooth_triton.provider:build_{form}",
+            summary=f"triton's grouped_matmul, always with LoRA {how}",
+            serves=(Serves(operation="grouped_matmul", devices=GPU, rank=None, features=frozenset({form})),),
+        )

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import TYPE_CHECKING
+
 from finetooth_hooks.protocols import Kernel
+
+if TYPE_CHECKING:
+    from finetooth_kernels.grouped import Form
 
 
 def build() -> Kernel:
@@ -35,6 +41,23 @@ def build() -> Kernel:
         "compiled for the device when they first run",
         missing,
     )
+
+
+def build_fused() -> Kernel:
+    """Products of experts with LoRA in one kernel."""
+    return _of_experts("fused")
+
+
+def build_split() -> Kernel:
+    """Products of experts, then those of LoRA."""
+    return _of_experts("split")
+
+
+def _of_experts(form: Form) -> Kernel:
+    from finetooth_triton.grouped import grouped_matmul_triton
+
+    multiply = partial(grouped_matmul_triton, form=form)
+    return Kernel({"grouped_matmul": multiply}, "compiled for the device when they first run", missing)
 
 
 def missing(operation: str, device: str, dtype: str) -> str:

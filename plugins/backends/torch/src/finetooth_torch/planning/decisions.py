@@ -24,7 +24,7 @@ from finetooth_toolbox.precision_choice import choose_precision, stored_precisio
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
 from finetooth_torch.planning.compilation import REGIONAL, Compile, check_compile, choose_compile
-from finetooth_torch.planning.fp8 import FP8, with_cost
+from finetooth_torch.planning.experts import experts_formfrom finetooth_torch.planning.fp8 import FP8, with_cost
 from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload, in_parts
@@ -112,7 +112,7 @@ def decide(
     kernels = _kernels(request, held_in, stream=stream, fp8=fp8)
     decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *divided(request))
     decisions = (*decisions, *offloaded(request, offload), *_compiled(request, compiling, offload, attending, excluded))
-    of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
+    decisions = (*decisions, *experts_form(base.facts, kernels))    of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused
     cost = step_cost(
         request, replace(train, precision=held_in), filling, stream=stream, fused=fused, kernels=kernels,
