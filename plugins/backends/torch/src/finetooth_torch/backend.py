@@ -58,6 +58,10 @@ class TorchOptions(Options):
     The backward pass of attention is then slightly slower and takes more memory, and an operation without a
     deterministic version ends the run with its name. `auto`: yes, except for models with linear attention or
     state-space layers. It applies to the whole process, but not to sampling. A CPU always computes the same bits."""
+    graphs: Literal["auto"] | bool = "auto"
+    """Whether sampling replays a graph of one token's step, on GPUs and with the stream decoder: one launch instead of
+    hundreds, which take longer than the computation of a small model. Rows with penalties, biases or a schema are
+    sampled without. The tokens are the same. `auto`: not yet, since it has not been measured on a GPU."""
     detect_anomaly: bool = False
     """Whether to check every operation of the backward pass. The first that gives NaN ends the run with its name, and
     torch prints the lines of the forward pass that it comes from. For debugging: a step takes about twice as long. It
@@ -130,6 +134,7 @@ class TorchBackend:
         planned = decide(
             request, options.attention, options.decoder, self._packing, self._context, self._offload, self._routers,
             share_base=options.share_base, compiling=options.compile, anomalies=options.detect_anomaly,
+            graphs=options.graphs,
         )  # fmt: skip
         repeats = choose_deterministic(options.deterministic, request.base.facts, request.place.hardware)
         return planned if repeats is None else replace(planned, decisions=(*planned.decisions, repeats))
@@ -170,6 +175,7 @@ class TorchBackend:
 
         from finetooth_torch.attention.agreement import apply_attention
         from finetooth_torch.compute import DECODER, FP8, Compute
+        from finetooth_torch.device.graphs import CudaGraphs
         from finetooth_torch.device.host_memory import give_back_freed, keep_freed
         from finetooth_torch.engine import Parts, TorchEngine
         from finetooth_torch.network import Network
@@ -219,7 +225,8 @@ class TorchBackend:
         model = model if request.place.wrap is None else request.place.wrap(model)
         scalar = _added_head(base, request)
         window = _window(base, model, request, self._offload, device) if lends else None
-        scaler, compute = LossScaler(enabled=train.precision == "fp16"), Compute.of(request.compute.kernels)
+        scaler = LossScaler(enabled=train.precision == "fp16")
+        compute = Compute.of(request.compute.kernels, CudaGraphs if self._options.graphs is True else None)
         parameters = _trained(base, model, request, original, in_fp32, scaler, compute, stand_ins)
         network = parameters.built(partial(
             Network, base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,

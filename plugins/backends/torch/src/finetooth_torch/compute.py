@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import KernelRequest, PickedKernel
 from finetooth_kernels.decoder import MakeDecoder
 from finetooth_kernels.operations import OPERATIONS
 
+if TYPE_CHECKING:
+    import torch
+
+    from finetooth_torch.device.graphs import Graphs
+
 Operation = Callable[..., Any]
+MakeGraphs = Callable[["torch.device"], "Graphs"]
 
 
 def _features(kernels: Mapping[str, PickedKernel], operation: str) -> frozenset[str]:
@@ -32,6 +38,7 @@ class Compute:
         low_rank_linear: with the products of `matmul_rounded_once` if that was picked.
         runs: whether `packed_linear` takes runs of rows with different adapters.
         stream_decoder: makes one; None if the model's own code computes its layers.
+        graphs: makes those of a batch that is sampled; None: every token's step is given to the device anew.
         providers: full names of the entries that the plan picked, by operation.
     """
 
@@ -51,10 +58,11 @@ class Compute:
     packed_head: Operation | None = None
     stream_decoder: MakeDecoder | None = None
     runs: bool = False
+    graphs: MakeGraphs | None = None
     providers: Mapping[str, str] = field(default_factory=dict)
 
     @staticmethod
-    def of(kernels: Mapping[str, PickedKernel]) -> Compute:
+    def of(kernels: Mapping[str, PickedKernel], graphs: MakeGraphs | None = None) -> Compute:
         """The picked operations, and torch's own of all others."""
 
         def function(name: str) -> Operation | None:
@@ -70,7 +78,7 @@ class Compute:
         return Compute(
             **functions, expects="expected" in _features(kernels, "linear_logprob"),
             packed_head=packs.function if packs and alike else None, stream_decoder=decoder,
-            runs=packs is not None and "runs" in packs.features,
+            runs=packs is not None and "runs" in packs.features, graphs=graphs,
             providers={name: picked.provider for name, picked in kernels.items()},
         )  # fmt: skip
 

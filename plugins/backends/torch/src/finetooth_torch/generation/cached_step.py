@@ -7,7 +7,8 @@ cache, so it has little padding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
@@ -55,6 +56,15 @@ class Decoding(Protocol):
 
     def advance(self, tokens: Tensor) -> Tensor:
         """Append a token to each row. (R, D), the state before the next token."""
+        ...
+
+    def begin_column(self) -> Hashable | None:
+        """The host's part of `advance`, if the device can do its part without asking the host. What is returned stays
+        the same while that is computed on the same memory; None, without a change: it cannot."""
+        ...
+
+    def advance_on_device(self, tokens: Tensor) -> Tensor:
+        """The device's part of `advance`."""
         ...
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
@@ -116,6 +126,9 @@ class StreamDecoding:
         self._positions = torch.tensor(lengths, device=device).repeat_interleave(samples)
         self._step = Repeated()
         self._windows = {layer.looks.window for layer in self._layers} - {0}
+        usual = all(layer.looks.usual(sys.maxsize) for layer in self._layers)
+        self._on_device = packed_layers.compute.graphs is not None and usual
+        self._changes = 0  # of rows
 
     def read(self) -> Tensor:
         prompts = self._prompts
@@ -159,13 +172,30 @@ class StreamDecoding:
             KeyValueCache(
                 lengths[place], self._samples, self._room,
                 layers=facts.layers, kv_heads=facts.kv_heads, size=facts.head_dim, like=like,
-                kernel=self._cached_attention,
+                kernel=self._cached_attention, on_device=self._on_device,
             )
             for place in places
         ]  # fmt: skip
         return [cells_st[place] for place in places]
 
+    def begin_column(self) -> Hashable | None:
+        if not self._on_device:
+            return None
+        for cache in self._caches:
+            cache.advance()
+        self._rows.say(self._adapters)
+        return self._changes, *(cache.capacity for cache in self._caches)
+
+    def advance_on_device(self, tokens: Tensor) -> Tensor:
+        for cache in self._caches:
+            cache.advance_on_device()
+        h_rd = self._advanced(self._decoder.embedded(tokens), *self._decoder.angles(self._positions))
+        self._positions += 1
+        return self._decoder.normed(h_rd)
+
     def advance(self, tokens: Tensor) -> Tensor:
+        if self.begin_column() is not None:
+            return self.advance_on_device(tokens)
         hidden = self._hidden()
         for cache in self._caches:
             cache.advance()
@@ -203,6 +233,7 @@ class StreamDecoding:
         if len(left) == len(finished):
             return left
         self._step.forget()
+        self._changes += 1
         self._caches = [cache for cache in self._caches if cache.rows]
         self._positions = self._positions[torch.tensor(left, dtype=torch.int64, device=self._device)]
         self._adapters = [self._adapters[row] for row in left]
@@ -212,6 +243,7 @@ class StreamDecoding:
         if not isinstance(other, StreamDecoding) or other._layers is not self._layers:
             return False
         self._step.forget()
+        self._changes += 1
         self._caches += other._caches
         self._positions = torch.cat([self._positions, other._positions])
         self._adapters = self._adapters + other._adapters
@@ -285,6 +317,12 @@ class TransformersDecoding:
             self._shift = self._shift.repeat_interleave(self._samples, 0)
             self._adapters = [adapter for adapter in self._adapters for _ in range(self._samples)]
         return hidden.repeat_interleave(self._samples, 0)
+
+    def begin_column(self) -> None:
+        return None  # transformers' cache grows with every token
+
+    def advance_on_device(self, tokens: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def advance(self, tokens: Tensor) -> Tensor:
         self._mask = torch.cat([self._mask, self._mask.new_ones(self._mask.shape[0], 1)], 1)

@@ -6,7 +6,8 @@ write their next token into the same column; columns before a shorter prompt are
 
 Memory is reserved for the most columns that the rows may need; a host allocates it at the first write. The compiled
 kernel reads the columns in place. Without it, attention is matrix products: columns are masked, and if the product
-needs dense operands (half precision, oneDNN), the used columns are dense and are copied again every `BLOCK` tokens.
+needs dense operands (half precision, oneDNN), the used columns are dense and are copied again every `BLOCK` tokens; on
+devices that have graphs always, every `BUCKET` tokens, since a graph is of so many columns.
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from finetooth_kernels.memory import new_lasting
 from finetooth_kernels.segments import Looks
 from torch import Tensor
 
+from finetooth_torch.device import graphs
 from finetooth_torch.generation.cached_attention import attend_cached, attend_shared
 
 BLOCK = 32
 """Columns by which a dense cache grows."""
+
+BUCKET = 128
+"""Likewise on a device that has graphs."""
 
 
 class KeyValueCache:
@@ -36,27 +41,37 @@ class KeyValueCache:
         layers, kv_heads, size: of the model; `size` is the head's.
         like: a tensor with the dtype and the device.
         kernel: see `Compute.cached_attention`.
+        on_device: the device counts the columns too, so that a graph of a token's step stays valid until `capacity`
+            changes or rows leave. Only for layers with `Looks.usual`.
+
+    Attributes:
+        columns: that hold a key.
+        capacity: columns that are laid out.
     """
 
     def __init__(
         self, lengths: Sequence[int], samples: int, room: int, *, layers: int, kv_heads: int, size: int,
         like: Tensor, kernel: Callable[..., Any] | None = None,
+        on_device: bool = False,
     ) -> None:  # fmt: skip
-        self._kernel = kernel
+        self._kernel, self._on_device = kernel, on_device
         self.prompts, self.samples = len(lengths), samples
         self._like, self._heads, self._size, self._width = like, kv_heads, size, max(lengths)
         self._lengths = list(lengths)
         self._compiled = None if kernel is None else kernel(like, size)
-        self._dense = self._compiled is None and like.dtype != result_dtype(like.dtype)
+        replays = graphs.replays(like.device)
+        self._dense = self._compiled is None and (replays or like.dtype != result_dtype(like.dtype))
+        self._grows = BUCKET if replays else BLOCK
         shared = samples > 1
         self.columns = 0 if shared else self._width
-        """Columns that hold a key."""
-        self._columns_1 = torch.tensor([self.columns], device="cpu" if self._compiled is None else like.device)
+        counted = like.device if on_device or self._compiled is not None else "cpu"
+        self._columns_1 = torch.tensor([self.columns], device=counted)
+        self._newest_1 = self._columns_1 - 1
         most = self.columns + room
         if self._dense:
             most = -(-most // BLOCK) * BLOCK
         self._most = most
-        self._capacity = min(most, (self.columns // BLOCK + 1) * BLOCK) if self._dense else most
+        self.capacity = min(most, (self.columns // self._grows + 1) * self._grows) if self._dense else most
         numbers = 2 * self.rows * kv_heads * most * size
         self._memory = [new_lasting(like, (numbers,)) for _ in range(layers)]
         self._own = [self._laid_out(memory) for memory in self._memory]
@@ -100,14 +115,23 @@ class KeyValueCache:
         place.copy_(of_prompts.permute(2, 0, 3, 1, 4))
 
     def advance(self) -> None:
-        """Begin the next column."""
-        if self.columns == self._capacity:
-            self._capacity += BLOCK
+        """Begin the next column; with `on_device` the device's part is `advance_on_device`."""
+        if self.columns == self.capacity:
+            self.capacity = min(self._most, self.capacity + self._grows)
             self._lay_out_anew(None)
-        if self._dense and self._mask is not None:
-            self._mask[..., self.columns] = 0.0
         self.columns += 1
+        if self._on_device:
+            return
+        if self._dense and self._mask is not None:
+            self._mask[..., self.columns - 1] = 0.0
         self._columns_1.fill_(self.columns)
+
+    def advance_on_device(self) -> None:
+        """Begin the next column there, where the number of columns is read on the device."""
+        self._columns_1 += 1
+        self._newest_1 += 1
+        if self._dense and self._mask is not None:
+            self._mask.index_fill_(-1, self._newest_1, 0.0)
 
     @property
     def positions(self) -> int:
@@ -129,8 +153,12 @@ class KeyValueCache:
             )  # fmt: skip
             return
         usual = looks.usual(self.positions)
-        own.select(3, self.columns - 1).copy_(torch.unflatten(qkv_rhd[:, heads:], 1, (2, -1)).transpose(0, 1))
-        span = self._capacity if self._dense and usual else self.columns
+        newest = torch.unflatten(qkv_rhd[:, heads:], 1, (2, -1)).transpose(0, 1)
+        if self._on_device:
+            own.index_copy_(3, self._newest_1, newest.unsqueeze(3))
+        else:
+            own.select(3, self.columns - 1).copy_(newest)
+        span = self.capacity if self._dense and usual else self.columns
         width = 0 if self._shared is None else self._width
         first = max(0, self.positions - looks.window) if looks.window else 0  # of the columns within the window
         keys, values = own[:, :, :, max(0, first - width) : span].unbind(0)
@@ -202,8 +230,8 @@ class KeyValueCache:
 
     def _laid_out(self, memory: Tensor) -> Tensor:
         """(2, R, K, C, D) at the beginning of `memory`; unwritten columns are zero where they are read."""
-        shape = 2, self.rows, self._heads, self._capacity, self._size
-        laid_out = memory[: 2 * self.rows * self._heads * self._capacity * self._size].view(shape)
+        shape = 2, self.rows, self._heads, self.capacity, self._size
+        laid_out = memory[: 2 * self.rows * self._heads * self.capacity * self._size].view(shape)
         if self._dense:
             laid_out[:, :, :, self.columns :].zero_()
         return laid_out
@@ -238,7 +266,15 @@ def merged(first: KeyValueCache, second: KeyValueCache) -> KeyValueCache:
     room = max(cache._most - cache.columns for cache in both)
     layers, size, like = len(first._own), first._size, first._like
     joint = KeyValueCache(
-        lengths, 1, room, layers=layers, kv_heads=first._heads, size=size, like=like, kernel=first._kernel
+        lengths,
+        1,
+        room,
+        layers=layers,
+        kv_heads=first._heads,
+        size=size,
+        like=like,
+        kernel=first._kernel,
+        on_device=first._on_device,
     )
     for layer, own in enumerate(joint._own):
         begin = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from finetooth_modelfiles.schemas import SchemaState
 from torch import Tensor
 
 from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.device import graphs
 from finetooth_torch.generation.cached_step import Decoding
+from finetooth_torch.generation.replayed_steps import ReplayedSteps
 from finetooth_torch.generation.sampling import Chosen, choose
 from finetooth_torch.heads.repetition import Additions, SeenIds, penalised, with_additions
 from finetooth_torch.planning.flops import Computed
@@ -24,6 +27,10 @@ BYTES_OF_LETTER = 4
 TOKENS_BEFORE = 8
 """Tokens decoded before those of a stop string, since the first characters of a text may depend on where decoding
 begins."""
+
+
+LEAVE_TOGETHER = 4
+"""On a device that has graphs, finished rows leave when one in so many has finished: then another graph is made."""
 
 
 @dataclass
@@ -123,6 +130,10 @@ class Writing:
         self._compute = compute
         self._decoding, self._logits, self._tokenizer, self._device = decoding, logits, tokenizer, device
         self._held = list(rows)  # by row of the decoding; a finished one may stay for a while
+        self._together, self._joined = graphs.replays(device), False
+        self._replayed: ReplayedSteps | None = None
+        if compute.graphs is not None:
+            self._replayed = ReplayedSteps(compute.graphs(device), decoding, logits, compute, device)
 
     @property
     def rows(self) -> list[Row]:
@@ -135,6 +146,11 @@ class Writing:
 
     def step(self) -> list[Row]:
         """Sample the next token; return the rows that got one."""
+        if self._replayed is not None and _alike(self._held):
+            first = self._held[0]
+            chosen = self._replayed(self._held, first.sampling, _settings(first))
+            if chosen is not None:
+                return self._take(self._held, [(range(len(self._held)), chosen)])
         last = torch.tensor([row.tokens[-1] for row in self._held], device=self._device)
         return self._write(self._decoding.advance(last))
 
@@ -150,43 +166,52 @@ class Writing:
         """Join the rows of another; both have begun. False if they cannot be joined."""
         if not self._decoding.join(other._decoding):
             return False
+        self._joined = True
         self._held += other._held
         return True
 
     def retire(self) -> None:
         """Drop finished rows."""
-        if any(row.finished for row in self._held):
+        done = sum(row.finished for row in self._held)
+        wait = self._together and not self._joined  # a cache of its own may have no room for more
+        if done and not (wait and done * LEAVE_TOGETHER < len(self._held)):
             self._held = [self._held[i] for i in self._decoding.retire([row.finished for row in self._held])]
 
     def _write(self, hidden: Tensor) -> list[Row]:
         going = [i for i, row in enumerate(self._held) if not row.finished]
-        writing = [self._held[i] for i in going]
-        if len(going) < len(self._held):
+        if len(going) < len(self._held) and not (self._together and _alike(self._held)):
+            writing = [self._held[i] for i in going]
             hidden = hidden[torch.tensor(going, device=self._device)]
-        logits = self._logits(hidden)
-        for places, chosen in _chosen(logits, writing, self._compute):
+        else:
+            writing = self._held
+        return self._take(writing, _chosen(self._logits(hidden), writing, self._compute))
+
+    def _take(self, writing: Sequence[Row], choices: Sequence[tuple[Sequence[int], Chosen]]) -> list[Row]:
+        """Append the chosen tokens to unfinished rows; return these."""
+        going = [row for row in writing if not row.finished]
+        for places, chosen in choices:
             columns = [chosen.tokens, chosen.logprobs, *([] if chosen.drawn is None else [chosen.drawn])]
             # one copy from the device: float64 holds a token id exactly
-            for place, (token, logprob, *drawn) in zip(
-                places, torch.stack([of.double() for of in columns], -1).cpu().tolist(), strict=True
-            ):
-                writing[place].take(int(token), logprob, self._tokenizer)
-                writing[place].drawn += drawn
-            for place, ids in zip(places, chosen.kept, strict=False):  # empty if no token was left out
-                writing[place].kept.append(ids)
+            values = torch.stack([of.double() for of in columns], -1).cpu().tolist()
+            kept: Sequence[tuple[int, ...] | None] = chosen.kept or [None] * len(values)  # empty: no token was left out
+            for place, (token, logprob, *drawn), ids in zip(places, values, kept, strict=True):
+                row = writing[place]
+                if row.finished:
+                    continue
+                row.take(int(token), logprob, self._tokenizer)
+                row.drawn += drawn
+                if ids is not None:
+                    row.kept.append(ids)
         self.retire()
-        return writing
+        return going
 
 
 def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple[Sequence[int], Chosen]]:
     """The next token of each row, computed together for rows with the same settings. Returns the rows and their
     tokens."""
-    alike: dict[tuple[float, int, float, float, float, bool, bool], list[int]] = {}
+    alike: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(rows):
-        of = row.sampling
-        penalty = of.repetition_penalty
-        settings = of.temperature, of.top_k, of.top_p, of.min_p, penalty, of.drawn, row.schema is not None
-        alike.setdefault(settings, []).append(i)
+        alike.setdefault((*_settings(row), row.schema is not None), []).append(i)
     if len(alike) == 1 and rows[0].schema is None:
         streams, source = [row.stream for row in rows], _source(logits, rows)
         return [(range(len(rows)), choose(logits, rows[0].sampling, streams, compute, source=source))]
@@ -200,6 +225,18 @@ def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple
         among = None if first.schema is None else masked(open_, [rows[i].schema for i in places])
         choices.append((places, choose(mine, first.sampling, streams, compute, source=source, among=among)))
     return choices
+
+
+def _settings(row: Row) -> tuple[Any, ...]:
+    """What decides how its token is chosen, but for what its own tokens change."""
+    of = row.sampling
+    return of.temperature, of.top_k, of.top_p, of.min_p, of.repetition_penalty, of.drawn
+
+
+def _alike(rows: Sequence[Row]) -> bool:
+    """Whether all have the same settings, and logits without changes."""
+    plain = all(row.schema is None and row.seen is None and row.additions is None for row in rows)
+    return plain and len({_settings(row) for row in rows}) == 1
 
 
 def masked(logits: Tensor, states: Sequence[SchemaState | None]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from finetooth_modelfiles.schemas import drawn_among
 from torch import Tensor
 
 from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.device import graphs
 from finetooth_torch.precision import has_float64
 
 BLOCK = 256
@@ -49,6 +50,7 @@ def choose(
     *,
     source: Tensor | None = None,
     among: Tensor | None = None,
+    numbers: Sequence[float] | None = None,
 ) -> Chosen:
     """The next token of each row.
 
@@ -64,18 +66,65 @@ def choose(
         source: (B, V) logits to sample from, after penalties and biases; None: `logits`.
         among: (B, V) the same with -inf for forbidden tokens; None: all are allowed. Log-probabilities are always of
             `logits`.
+        numbers: the uniform numbers, if they are known; else the streams give them.
     """
     if not has_float64(logits.device):  # of cumulative sums
         source, among = (None if of is None else of.cpu() for of in (source, among))
         logits = logits.cpu()
+    numbers = uniform_numbers(sampling, streams) if numbers is None else numbers
     with ids_checked():  # they come from the logits' own columns
-        return _choose(logits, sampling, streams, compute, source, among)
+        return _choose(logits, sampling, numbers, compute, source, among)
+
+
+def uniform_numbers(sampling: Sampling, streams: Sequence[np.random.Generator]) -> list[float]:
+    """A number of each row's stream; none if sampling is greedy."""
+    return [] if sampling.temperature == 0 else [stream.random() for stream in streams]
+
+
+def choose_in_place(logits: Tensor, sampling: Sampling, draws: Tensor, compute: Compute = TORCH) -> Tensor:
+    """`choose` without a look at the numbers, for a graph: every shape follows from the arguments.
+
+    Args:
+        draws: (B,) float64, the uniform numbers.
+
+    Returns:
+        (B, C) float64, for `read_choice`: token, log-probability, whether all candidates had a place; with
+        `sampling.drawn` the log-probability under the sampling distribution, and the candidates' weights and ids.
+    """
+    with ids_checked():
+        tokens: Tensor | None = None
+        left: Left | None = None
+        if sampling.temperature:
+            width = _width(logits, sampling)
+            tokens, left = _drawn(logits, sampling, draws, lambda least: _first_at_least(logits, least, width))
+        fit = torch.ones_like(draws) if left is None or left[2] is None else left[2].double()
+        statistics = compute.logits_statistics(logits, tokens)
+        columns = [statistics.ids.double(), statistics.logprobs.double(), fit]
+        if not sampling.drawn:
+            return torch.stack(columns, -1)
+        columns.append(_drawn_logprobs(logits, sampling, tokens, left))
+        candidates = () if left is None else (left[0], left[1].double())
+        return torch.cat([torch.stack(columns, -1), *candidates], -1)
+
+
+def read_choice(choice: Tensor, sampling: Sampling) -> Chosen | None:
+    """The result of `choose_in_place`, on the host; None if a row had more candidates than places."""
+    if not choice[:, 2].all():
+        return None
+    tokens, logprobs = choice[:, 0].long(), choice[:, 1]
+    if not sampling.drawn:
+        return Chosen(tokens, logprobs)
+    weights, ids = choice[:, 4:].chunk(2, -1)
+    kept = _candidates(weights, ids.long()) if ids.numel() else ()
+    if not sampling.temperature:
+        kept = tuple((token,) for token in tokens.tolist())
+    return Chosen(tokens, logprobs, choice[:, 3], kept)
 
 
 def _choose(
     logits: Tensor,
     sampling: Sampling,
-    streams: Sequence[np.random.Generator],
+    numbers: Sequence[float],
     compute: Compute,
     source: Tensor | None,
     among: Tensor | None,
@@ -84,21 +133,39 @@ def _choose(
     drawn_from = whole if among is None else among
     if sampling.temperature == 0:
         statistics = compute.logits_statistics(logits, None if drawn_from is logits else drawn_from.argmax(-1))
-        sure = torch.zeros(len(streams), dtype=torch.float64, device=logits.device) if sampling.drawn else None
+        sure = _drawn_logprobs(logits, sampling, None, None) if sampling.drawn else None
         candidates = tuple((token,) for token in statistics.ids.tolist()) if sampling.drawn else ()
         return Chosen(statistics.ids, statistics.logprobs, sure, candidates)
-    tokens, left = _drawn(drawn_from, sampling, streams)
+    draws = placed(torch.tensor(numbers, dtype=torch.float64), logits.device)
+    width = _width(logits, sampling) if graphs.replays(logits.device) else 0
+    tokens, left = _drawn(drawn_from, sampling, draws, lambda least: _at_least(drawn_from, least, width))
     statistics = compute.logits_statistics(logits, tokens)
     if not sampling.drawn:
         return Chosen(statistics.ids, statistics.logprobs)
+    mine = _drawn_logprobs(drawn_from, sampling, tokens, left)
+    kept = _among(among, whole, sampling.temperature) if left is None else _candidates(*left[:2])
+    return Chosen(statistics.ids, statistics.logprobs, mine, kept)
+
+
+Left = tuple[Tensor, Tensor, Tensor | None]
+"""Candidates of rows: weights, 0 for none, and ids, both (B, C); (B,) whether there are no more, None if so."""
+
+
+def _drawn_logprobs(logits: Tensor, sampling: Sampling, tokens: Tensor | None, left: Left | None) -> Tensor:
+    """(B,) float64: the tokens' log-probabilities under the sampling distribution; without tokens it is greedy."""
+    if tokens is None:
+        return torch.zeros(logits.shape[0], dtype=torch.float64, device=logits.device)
     if left is None:
-        tempered = torch.log_softmax(drawn_from.double() / sampling.temperature, -1)
-        mine = tempered.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-        return Chosen(statistics.ids, statistics.logprobs, mine, _among(among, whole, sampling.temperature))
-    weights, ids = left
+        tempered = torch.log_softmax(logits.double() / sampling.temperature, -1)
+        return tempered.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    weights, ids, _ = left
     mine = torch.where(ids == tokens.unsqueeze(-1), weights, 0.0).sum(-1)
-    candidates = tuple(tuple(sorted(row[of > 0].tolist())) for row, of in zip(ids.cpu(), weights.cpu(), strict=True))
-    return Chosen(statistics.ids, statistics.logprobs, (mine / weights.sum(-1)).log(), candidates)
+    return (mine / weights.sum(-1)).log()
+
+
+def _candidates(weights: Tensor, ids: Tensor) -> tuple[tuple[int, ...], ...]:
+    """The ids with a weight, for each row, ascending."""
+    return tuple(tuple(sorted(row[of > 0].tolist())) for row, of in zip(ids.cpu(), weights.cpu(), strict=True))
 
 
 def _among(among: Tensor | None, whole: Tensor, temperature: float) -> tuple[tuple[int, ...], ...]:
@@ -109,12 +176,19 @@ def _among(among: Tensor | None, whole: Tensor, temperature: float) -> tuple[tup
     return tuple(drawn_among(*of, temperature) for of in zip(allowed, logits, strict=True))
 
 
+def _width(logits: Tensor, sampling: Sampling) -> int:
+    """Places for candidates of a row, if there are not more."""
+    return min(logits.shape[-1], max(LIKELIEST, sampling.top_k))
+
+
 def _drawn(
-    logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """(B,) the tokens, and their candidates if some are left out: weights, 0 for none, and ids, (B, C)."""
-    drawn = torch.tensor([stream.random() for stream in streams], dtype=torch.float64)
-    draws = placed(drawn, logits.device)
+    logits: Tensor, sampling: Sampling, draws: Tensor, gathered: Callable[[Tensor], Left]
+) -> tuple[Tensor, Left | None]:
+    """(B,) the tokens, and their candidates if some are left out.
+
+    Args:
+        gathered: from thresholds (B, 1) to logits of at least that, instead of weights.
+    """
     vocabulary = logits.shape[-1]
     top_k = sampling.top_k if 0 < sampling.top_k < vocabulary else 0
     if not top_k and sampling.top_p >= 1 and not sampling.min_p:
@@ -126,7 +200,7 @@ def _drawn(
     else:
         enough = _weights(logits, sampling.temperature) >= sampling.min_p
         least = torch.where(enough, logits, torch.inf).amin(-1, keepdim=True)
-    values, ids = _at_least(logits, least)
+    values, ids, fit = gathered(least)
     weights = _weights(values, sampling.temperature).double()
     if top_k:
         weights[:, top_k:] = 0
@@ -137,7 +211,7 @@ def _drawn(
         weights = torch.where(before < sampling.top_p * total, weights, 0.0)
     if sampling.min_p:
         weights = torch.where(weights >= sampling.min_p, weights, 0.0)
-    return ids.gather(-1, _invert(weights, draws).unsqueeze(-1)).squeeze(-1), (weights, ids)
+    return ids.gather(-1, _invert(weights, draws).unsqueeze(-1)).squeeze(-1), (weights, ids, fit)
 
 
 def _weights(logits: Tensor, temperature: float) -> Tensor:
@@ -154,16 +228,32 @@ def _least_of_nucleus(logits: Tensor, sampling: Sampling) -> Tensor:
     return torch.where(enough, likeliest[:, -1:], -torch.inf)
 
 
-def _at_least(logits: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of at least `least` (B, 1), highest first, and their ids: both (B, C), filled up with -inf."""
+def _at_least(logits: Tensor, least: Tensor, width: int) -> Left:
+    """Logits of at least `least` (B, 1), highest first, and their ids: both (B, C), filled up with -inf; C is at least
+    `width`."""
     rows, ids = (logits >= least).nonzero(as_tuple=True)  # ascending ids, which the stable sort keeps
     counts = rows.bincount(minlength=logits.shape[0])
     columns = torch.arange(len(rows), device=logits.device) - (counts.cumsum(0) - counts)[rows]
-    shape = logits.shape[0], int(counts.max())
+    shape = logits.shape[0], max(width, int(counts.max()))
     values, places = logits.new_full(shape, -torch.inf), ids.new_zeros(shape)
     values[rows, columns], places[rows, columns] = logits[rows, ids], ids
+    return *_descending(values, places), None
+
+
+def _first_at_least(logits: Tensor, least: Tensor, width: int) -> Left:
+    """`_at_least` for the `width` lowest ids, (B, width): which they are is not asked on the host."""
+    counts = (logits >= least).cumsum(-1)
+    numbers = torch.arange(1, width + 1, device=logits.device).expand(logits.shape[0], -1).contiguous()
+    ids = torch.searchsorted(counts, numbers)  # the first place where so many are counted
+    missing = ids >= logits.shape[-1]
+    ids = ids.masked_fill_(missing, 0)
+    values = logits.gather(-1, ids).masked_fill_(missing, -torch.inf)
+    return *_descending(values, ids), counts[:, -1] <= width
+
+
+def _descending(values: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     values, order = values.sort(dim=-1, descending=True, stable=True)
-    return values, places.gather(-1, order)
+    return values, ids.gather(-1, order)
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:

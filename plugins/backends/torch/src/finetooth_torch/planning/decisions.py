@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from finetooth_hooks import Context, Decision, MemoryEstimate, PlanError
 from finetooth_hooks.plan import Pick
@@ -24,7 +24,9 @@ from finetooth_toolbox.precision_choice import choose_precision, stored_precisio
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
 from finetooth_torch.planning.compilation import REGIONAL, Compile, check_compile, choose_compile
-from finetooth_torch.planning.experts import experts_formfrom finetooth_torch.planning.fp8 import FP8, with_cost
+from finetooth_torch.planning.experts import experts_form
+from finetooth_torch.planning.fp8 import FP8, with_cost
+from finetooth_torch.planning.graphs import choose_graphs
 from finetooth_torch.planning.layer_memory import HeldByAttention
 from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload, in_parts
@@ -53,6 +55,7 @@ def decide(
     request: PlanRequest, attention: Pick, decoder: str = "auto", packing: bool | None = None,
     context: Context | None = None, offload: Offload = ON_DEVICE, routers: RouterCoefficients = NO_ROUTERS, *,
     share_base: bool = False, compiling: Compile = "auto", anomalies: bool = False,
+    graphs: Literal["auto"] | bool = "auto",
 ) -> BackendPlan:  # fmt: skip
     """Decide precision, micro-batch and checkpointing, and estimate the memory.
 
@@ -61,7 +64,7 @@ def decide(
         context: has the entries that may compute attention.
         offload: what is kept off the device.
         routers: whether a mixture's routers have losses.
-        share_base, compiling: see `TorchOptions`.
+        share_base, compiling, graphs: see `TorchOptions`.
         anomalies: its `detect_anomaly`.
 
     Raises:
@@ -88,6 +91,7 @@ def decide(
         obstacle_of(base.facts, config=base.model.config), request.place.hardware, decoder, brought=brought
     )
     stream = chosen.value == STREAM
+    replayed = choose_graphs(graphs, request.place.hardware, chosen, samples="generate" in request.needs)
     attending = None if stream else _attention(request, attention, held_in, context)
     check_slicing(request, attending)
     excluded = {
@@ -96,7 +100,10 @@ def decide(
     }  # fmt: skip
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
     of_attention = HeldByAttention() if attending is None else _attention_memory(request, attending, packing)
-    takes = partial(_takes, precision=held_in, stream=stream, attention=of_attention, offload=offload, routers=routers)
+    takes = partial(
+        _takes, precision=held_in, stream=stream, attention=of_attention, offload=offload, routers=routers,
+        graphs=replayed is not None and replayed.value is True,
+    )  # fmt: skip
     # on a CPU the count of saved activations decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
     micro_batch, checkpointing = choose_portions(request, partial(takes, deciding))
@@ -112,7 +119,8 @@ def decide(
     kernels = _kernels(request, held_in, stream=stream, fp8=fp8)
     decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *divided(request))
     decisions = (*decisions, *offloaded(request, offload), *_compiled(request, compiling, offload, attending, excluded))
-    decisions = (*decisions, *experts_form(base.facts, kernels))    of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
+    decisions = (*decisions, *experts_form(base.facts, kernels), *(() if replayed is None else (replayed,)))
+    of_steps = _no_padding if stream else partial(padding, budget=int(micro_batch.value), filling=filling)
     fused = attending is None or attending.fused
     cost = step_cost(
         request, replace(train, precision=held_in), filling, stream=stream, fused=fused, kernels=kernels,
@@ -143,11 +151,11 @@ def _compiled(
 
 def _takes(
     request: PlanRequest, tokens: int, *, precision: str, stream: bool, attention: HeldByAttention, offload: Offload,
-    routers: RouterCoefficients, checkpointing: bool,
+    routers: RouterCoefficients, graphs: bool, checkpointing: bool,
 ) -> MemoryEstimate:  # fmt: skip
     whole = partial(
         estimate, request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention,
-        offload=offload, routers=routers,
+        offload=offload, routers=routers, graphs=graphs,
     )  # fmt: skip
     return of_one_rank(whole, request, precision, tokens, checkpointing=checkpointing)
 

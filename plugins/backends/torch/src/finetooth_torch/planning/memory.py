@@ -12,6 +12,7 @@ from finetooth_torchshared.gpus import CONTEXT
 
 from finetooth_torch.planning.base_bytes import resident_bytes
 from finetooth_torch.planning.fp8 import FP8, kept_bytes, rounding_bytes
+from finetooth_torch.planning.graphs import graph_bytes
 from finetooth_torch.planning.layer_memory import (
     BYTES,
     UNKNOWN_LAYERS,
@@ -67,6 +68,7 @@ def estimate(
     attention: HeldByAttention | None = None,
     offload: Offload = ON_DEVICE,
     routers: RouterCoefficients = NO_ROUTERS,
+    graphs: bool = False,
 ) -> MemoryEstimate:
     """Peak memory by parts, before any weight is loaded.
 
@@ -76,13 +78,14 @@ def estimate(
         attention: of the model's own code; None: fused, and no rows are shared.
         offload: what is kept off the device.
         routers: whether a mixture's routers have losses.
+        graphs: sampling replays graphs.
     """
     routed = routers.bytes_per_token(request.base.facts)
     of_attention = attention or HeldByAttention()
     if request.place.hardware.device != "cpu":
         return _on_accelerator(
             request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, stream=stream,
-            attention=of_attention,
+            attention=of_attention, graphs=graphs,
         )  # fmt: skip
     return _on_host(
         request, precision, micro_batch_tokens, offload, routed, checkpointing=checkpointing, stream=stream,
@@ -92,7 +95,7 @@ def estimate(
 
 def _on_accelerator(
     request: PlanRequest, precision: str, micro_batch_tokens: int, offload: Offload, routed: int, *,
-    checkpointing: bool, stream: bool, attention: HeldByAttention,
+    checkpointing: bool, stream: bool, attention: HeldByAttention, graphs: bool,
 ) -> MemoryEstimate:  # fmt: skip
     """`routed`: bytes per token that losses of routers keep until the backward pass."""
     from finetooth_kernels.contract import chunk_bytes_on
@@ -121,8 +124,9 @@ def _on_accelerator(
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
     activations = (tokens * (layers + passing + routed) + _piece_bytes(request, precision, tokens, offload)) * SLACK
     if "generate" in request.needs:
-        sampling = GENERATION_BATCHES * micro_batch_tokens * generation_bytes(request, precision, stream=stream)
-        activations = max(activations, sampling)
+        positions = GENERATION_BATCHES * micro_batch_tokens
+        sampling = positions * generation_bytes(request, precision, stream=stream)
+        activations = max(activations, sampling + (graph_bytes(positions, facts.vocab_size) if graphs else 0))
     hardware = request.place.hardware
     logits = min(chunk_bytes_on(hardware.device, hardware.memory), 4 * tokens * facts.vocab_size)
     update = request.updates.update_bytes * trained  # after activations are freed
