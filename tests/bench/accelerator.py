@@ -3,7 +3,8 @@
 Parts: values of attention and kernels against float64; bits of a resumed run; the plan's estimate of memory against
 the truth; speed and memory of supervised fine-tuning, DPO, GRPO and sampling next to TRL, with its defaults and tuned
 with Liger's kernels, transformers, and unsloth and vLLM where they are installed; LoRA on a model of 8 billion
-parameters over rows of 4,096 tokens; the loss head; functions of logits that are there; experts of mixtures.
+parameters over rows of 4,096 tokens; sampling with graphs and without; the loss head; functions of logits that are
+there; experts of mixtures.
 `--size tiny` takes a model that a CPU computes in minutes, and prints the page.
 """
 
@@ -27,6 +28,7 @@ from typing import Any
 from harness.ground import CARD, LARGE, TINY, Ground, Sizes, prepared
 from harness.machine import machine
 from harness.proofs import Proof, table
+from harness.replays import graphs
 from harness.sides import large, preferences, rollouts, sampling, speed
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +184,7 @@ def experts(ground: Ground) -> Proof:
 PARTS: dict[str, tuple[Callable[[Ground], Proof], int]] = {
     "values": (values, 120), "resume": (resumed, 45), "estimate": (estimated, 150), "speed": (speed, 210),
     "large": (large, 210), "dpo": (preferences, 100), "grpo": (rollouts, 130), "sampling": (sampling, 70),
-    "heads": (heads, 45), "logits": (logits, 30), "experts": (experts, 50),
+    "graphs": (graphs, 60), "heads": (heads, 45), "logits": (logits, 30), "experts": (experts, 50),
 }  # fmt: skip
 """What each part is, and its share of the time. What one leaves the next ones have."""
 

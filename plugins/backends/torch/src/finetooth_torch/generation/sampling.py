@@ -203,7 +203,7 @@ def _drawn(
     values, ids, fit = gathered(least)
     weights = _weights(values, sampling.temperature).double()
     if top_k:
-        weights[:, top_k:] = 0
+        weights[:, top_k:].zero_()
     if sampling.top_p < 1:
         whole = weights if top_k else _weights(logits, sampling.temperature)
         total = whole.sum(-1, keepdim=True).double()
