@@ -235,6 +235,39 @@ def mixture(kit: Any) -> dict[str, Any]:
     return {"config": config, "facts": known, "options": options, "can_disable": False}
 
 
+def with_graphs(engine: Any) -> None:
+    """Sample with graphs and without; print whether the numbers differ, and what a replayed step takes of the host."""
+    from finetooth_hooks.engine import Sampling
+    from finetooth_torch.device import graphs
+
+    from recorded_graphs import RecordedGraphs
+
+    class Counted(RecordedGraphs):
+        def capture(self, compute: Any) -> Any:
+            result, replay = super().capture(compute)
+
+            def replayed() -> None:
+                given = OPERATIONS.copy()
+                replay()
+                OPERATIONS.clear()
+                OPERATIONS.update(given)
+                steps.append((sum(WAITS.values()), OPERATIONS.total()))
+
+            return result, replayed
+
+    steps: list[tuple[int, int]] = []
+    graphs.replays = lambda device: True
+    network, told = engine._parts.network, []
+    sampling = Sampling(max_tokens=21, temperature=1.0, top_p=0.9, seed=1, stop_ids=())
+    for made in (None, Counted):
+        network.compute = replace(network.compute, graphs=made)
+        with counting():
+            found = engine.generate([[5, 6, 7, 8], [9, 10, 11]], sampling)
+        told.append([(one.tokens, one.logprobs) for of in found for one in of])
+    between = [(waits - before[0], given - before[1]) for before, (waits, given) in zip(steps, steps[1:], strict=False)]
+    print("GRAPHS", told[0] == told[1], len(steps), max(between))
+
+
 def main() -> None:
     """Train three steps, score and sample on the device and on the CPU; print what differs and what was waited for."""
     from finetooth_hooks.engine import Sampling
@@ -284,6 +317,8 @@ def main() -> None:
     print("STEP", sum(of_step.values()), of_step)
     print("TOKEN", sum(of_tokens.values()) / 21, {k: round(v / 21, 2) for k, v in of_tokens.items()})
     print("SAMPLED", [len(one) for of in tokens for one in of])
+    if "graphs" in sys.argv:
+        with_graphs(device)
     del kept
 
 

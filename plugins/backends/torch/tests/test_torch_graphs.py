@@ -39,7 +39,7 @@ SETTINGS = {
 
 @pytest.fixture(autouse=True)
 def small_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("finetooth_torch.generation.kv_cache.BUCKET", 16)
+    monkeypatch.setattr("finetooth_torch.generation.kv_cache.BUCKET", 8)
     RecordedGraphs.counts.clear()
 
 
@@ -78,9 +78,9 @@ def test_sampling_with_graphs_is_sampling_without_bit_for_bit(
     assert told(on) == told(off)
     lengths = {len(of.tokens) for of in off}
     greedy = named == "greedy"  # which repeats itself
-    assert len(lengths) > (1 if greedy else 3) and max(lengths) > 16, "rows end at different times, and the cache grows"
+    assert len(lengths) > (1 if greedy else 3) and max(lengths) > 8, "rows end at different times, and the cache grows"
     counts = RecordedGraphs.counts
-    assert counts["replays"] > 2 * counts["captures"] > 0, counts
+    assert counts["replays"] > counts["captures"] > 0, counts
     if precision == "fp32":  # rounding of bf16 is another where a product has other rows
         assert [of.tokens for of in on] == [of.tokens for of in as_it_is]
         for mine, other in zip(on, as_it_is, strict=True):
@@ -93,7 +93,7 @@ def test_a_token_is_one_replay(kit: SimpleNamespace, monkeypatch: pytest.MonkeyP
     sampling = Sampling(max_tokens=STEPS, n=2, seed=3, temperature=1.0, stop_ids=())
     on = sampled(engine, monkeypatch, sampling, device="on", prompts=PROMPTS[:2])
     assert {len(of.tokens) for of in on} == {STEPS}
-    buckets = -(-(STEPS - 1) // 16)
+    buckets = -(-(STEPS - 1) // 8)
     steps = {"warm": buckets, "captures": buckets, "replays": STEPS - 1 - buckets}
     assert RecordedGraphs.counts == steps, "the first token is the prompts'"
 

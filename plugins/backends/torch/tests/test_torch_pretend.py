@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,14 @@ def test_it_trains_and_samples_there_and_hardly_waits(decoder: str, trains: str,
     assert waits["STEP"] <= PER_STEP, said["STEP"]
     assert waits["TOKEN"] <= PER_TOKEN, said["TOKEN"]
     assert ast.literal_eval(said["SAMPLED"]) == [21, 21]
+
+
+@pytest.mark.slow
+def test_a_replayed_token_waits_once_and_gives_the_device_little_else() -> None:
+    """Copies of what is given, into the graph's own tensor, and of what is chosen."""
+    same, replays, waits, operations = re.findall(r"\w+", tried("stream", "fp32", "lora", "graphs")["GRAPHS"])
+    assert same == "True" and int(replays) == 19, "of 21 tokens, the first is the prompt's and the second warms up"
+    assert int(waits) == 1 and int(operations) <= 4
 
 
 @pytest.mark.slow
