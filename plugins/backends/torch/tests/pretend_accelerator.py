@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -239,7 +240,6 @@ def with_graphs(engine: Any) -> None:
     """Sample with graphs and without; print whether the numbers differ, and what a replayed step takes of the host."""
     from finetooth_hooks.engine import Sampling
     from finetooth_torch.device import graphs
-
     from recorded_graphs import RecordedGraphs
 
     class Counted(RecordedGraphs):
@@ -264,7 +264,7 @@ def with_graphs(engine: Any) -> None:
         with counting():
             found = engine.generate([[5, 6, 7, 8], [9, 10, 11]], sampling)
         told.append([(one.tokens, one.logprobs) for of in found for one in of])
-    between = [(waits - before[0], given - before[1]) for before, (waits, given) in zip(steps, steps[1:], strict=False)]
+    between = [(waits - before[0], given - before[1]) for before, (waits, given) in pairwise(steps)]
     print("GRAPHS", told[0] == told[1], len(steps), max(between))
 
 

@@ -38,7 +38,8 @@ class CudaGraphs:
     """torch's graphs, on NVIDIA and AMD GPUs."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._stream = device, torch.cuda.Stream(device)
+        self._device = device
+        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._last: torch.cuda.CUDAGraph | None = None
 
     def warm(self, compute: Callable[[], Result]) -> Result:
@@ -48,10 +49,10 @@ class CudaGraphs:
     def capture(self, compute: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
         # in the memory of the graph before, which is alive so long that its memory is not given back
-        pool = () if self._last is None else (self._last.pool(),)
+        pool = None if self._last is None else self._last.pool()
         try:
             with self._aside():
-                graph.capture_begin(*pool, capture_error_mode="thread_local")
+                graph.capture_begin(pool, capture_error_mode="thread_local")
                 try:
                     result = compute()
                 finally:
