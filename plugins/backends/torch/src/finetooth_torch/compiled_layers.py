@@ -3,7 +3,7 @@
 A layer's class is replaced by one whose forward calls the compiled forward, so names of modules and weights stay, and
 so do hooks on the layer and activation checkpointing, which surround it. Batch and length are unknown to the compiler
 (`mark_unbacked`): it neither specialises the code for the sizes of the first micro-batch nor compiles again for others,
-and a resumed run, whose first micro-batch is another one, computes with the same code. Rows of one position, and layers
+and the code does not depend on which sizes came first. Rows of one position, and layers
 with a cache of keys (sampling), are computed uncompiled.
 """
 
