@@ -8,7 +8,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from finetooth_kernels.grouped import LowRankAddition, grouped_matmul
+from finetooth_kernels.grouped import Form, LowRankAddition, grouped_matmul
 from finetooth_triton.grouped import grouped_matmul_triton
 from torch import Tensor
 from torch.nn.functional import silu
@@ -88,7 +88,8 @@ def expert_rows(
     found = []
     ways: dict[str, Multiply] = {"torch, one by one": one_by_one, "torch, groups": grouped_matmul}
     if device != "cpu":
-        ways["triton"] = grouped_matmul_triton
+        forms: tuple[Form, ...] = ("fused", "split")
+        ways |= {f"triton, {form}": partial(grouped_matmul_triton, form=form) for form in forms}
     for name, mixture in mixtures.items():
         for rank in (0, *ranks):
             layer = Layer(mixture, tokens, rank, device, dtype)
