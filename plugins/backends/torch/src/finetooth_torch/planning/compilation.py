@@ -26,8 +26,7 @@ COMPILERS = ("g++", "clang++")
 def choose_compile(wanted: Compile, device: str, *, stream: bool) -> Decision | None:
     """The value of `TorchOptions.compile`; None if the stream decoder leaves nothing to decide.
 
-    `auto` compiles nowhere: on a CPU it was measured not to pay (decision 0008), and for accelerators there is no
-    measurement.
+    `auto` compiles nowhere: on a CPU it was measured not to pay (decision 0008), and accelerators were not measured.
     """
     if wanted == REGIONAL:
         why = "the recipe says so: the first steps take longer, numbers differ from uncompiled ones by rounding"
