@@ -324,16 +324,14 @@ class Session:
 
         self.run_id = run_id(self.folder)
         try:
-            present = self._present()
-            checkpoint = find(present, resuming)
+            checkpoint = find(self._present(), resuming)
         except NoCheckpoint:
             if resuming.at is not None:
                 raise
             return self._begin_anew()
         self.run_id = str(checkpoint.manifest.get("run", self.run_id))
         self.check_memory()
-        present, stands_on = self._present(), self.stands_on()
-        resumed = check(present, resuming, checkpoint, stands_on=stands_on, environment=self.environment)
+        resumed = check(self._present(), resuming, checkpoint, stands_on=self.stands_on, environment=self.environment)
         loop = self._loop(epoch=checkpoint.state.epoch)
         loop.go_on(checkpoint, resumed)
         self._write_run()
@@ -408,7 +406,9 @@ class Session:
         assert job.keeping is not None
         place = job.request.place
         alike = Alike(place.collective, together=bool(place.sharding or place.shard_optimizer))
-        keeper = Keeper(job.keeping, texts, events.objection, self.say, known=self.stands_on, epoch=epoch, alike=alike)
+        keeper = Keeper(
+            job.keeping, texts, events.objection, self.say, known=lambda: self.stands_on, epoch=epoch, alike=alike
+        )
         manifest = {**self.manifest, "run": self.run_id, "environment": self.environment}
         loop = Loop(job, job.method, engine, events, progress, manifest, self.say, keeper)
         self.record = loop.record
@@ -427,10 +427,11 @@ class Session:
             "the recipe": digest({name: value for name, value in self.recipe.as_dict().items() if name != "output"}),
             "the plan": digest([plan.picks, plan.options, plan.total_steps, decided]),
             "the version of a plugin": digest(dict(self.plugins.versions)),
-            "the base model or the data": digest(self.stands_on()),
+            "the base model or the data": digest(self.stands_on),
             "what trains": self.joined.strategy.digest(self.engine),
         }
 
+    @cached_property
     def stands_on(self) -> dict[str, Any]:
         """Hashes of the base model's files, of the data from the plan, and of the files that settings name."""
         from finetooth_saving.named_files import named_files
@@ -464,10 +465,9 @@ class Session:
         from finetooth_core.planning.plan import as_json
 
         data = data_hashes(as_json(self.plan)["decisions"])
-        run = self.job.context.run
-        parent = {} if run is None else {"parent": ancestor(run.folder, self.recipe.model.name).as_json}
-        revision = self.job.context.model.revision
-        known = {"model_revision": revision} if revision else {}
+        context = self.job.context
+        parent = {"parent": ancestor(context.run.folder, self.recipe.model.name).as_json} if context.run else {}
+        known = {"model_revision": context.model.revision} if context.model.revision else {}
         return {**({"data": data} if data else {}), **known, **parent}
 
 

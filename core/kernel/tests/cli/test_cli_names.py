@@ -178,3 +178,15 @@ def test_a_plugin_that_joins_at_a_resume_is_own_from_then_on(ft: Any, stopped: P
     assert ft("resume", "mine", "plugins.0.options.interrupt_at=3", "--plugins", "said.py").code == 130
     answer = ft("resume", "mine", "plugins.0.options.interrupt_at=null")
     assert answer.code == 0, answer.err
+
+
+def test_a_resumed_run_hashes_the_files_of_its_settings_once(
+    ft: Any, stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetooth_saving import named_files
+
+    asked, hashes = [], named_files.named_files
+    monkeypatch.setattr(named_files, "named_files", lambda *given: asked.append(given) or hashes(*given))
+    answer = ft("resume", "mine", "plugins.0.options.interrupt_at=null")
+    assert answer.code == 0, answer.err
+    assert len(asked) == 1

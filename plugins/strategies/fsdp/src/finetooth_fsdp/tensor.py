@@ -65,7 +65,7 @@ def check_config(given: Mapping[str, Any], size: int) -> None:
     """
     from transformers import CONFIG_MAPPING
 
-    kind = given.get("model_type")
+    kind = str(given.get("model_type"))
     if kind in CONFIG_MAPPING:
         config = CONFIG_MAPPING[kind].from_dict(dict(given))
         _plan_of([config, config.get_text_config()], size)
