@@ -154,12 +154,13 @@ class _Grouped(torch.autograd.Function):
         scale: float, products: Products,
     ) -> Tensor:  # fmt: skip
         ctx.scale, ctx.products = scale, products
+        kept_nd = x_nd if ctx.needs_input_grad[1] or ctx.needs_input_grad[3] else None  # only their gradients read it
         if left_gdr is None or right_gro is None:
-            ctx.save_for_backward(x_nd, weight_gdo, ends_g)
+            ctx.save_for_backward(kept_nd, weight_gdo, ends_g)
             return products.rows(x_nd, weight_gdo, ends_g)
         factors = _dense(left_gdr, x_nd.dtype), _dense(right_gro, x_nd.dtype)
         y_no, h_nr = _added(products, x_nd, weight_gdo, ends_g, *factors, scale)
-        ctx.save_for_backward(x_nd, weight_gdo, ends_g, left_gdr, right_gro, h_nr)
+        ctx.save_for_backward(kept_nd, weight_gdo, ends_g, left_gdr, right_gro, h_nr)
         return y_no
 
     @staticmethod
@@ -175,9 +176,9 @@ class _Grouped(torch.autograd.Function):
             return rows(grad_no, weight_gdo.mT, ends_g) if needs_x else None, d_weight, *[None] * 5
         left_gdr, right_gro, h_nr = low_rank
         d_x = d_left = d_right = None
-        back = _dense(right_gro, x_nd.dtype).mT
+        back = _dense(right_gro, grad_no.dtype).mT
         if needs_x:  # the same product with both factors turned
-            turned = back, _dense(left_gdr, x_nd.dtype).mT
+            turned = back, _dense(left_gdr, grad_no.dtype).mT
             d_x, d_h = _added(ctx.products, grad_no, weight_gdo.mT, ends_g, *turned, ctx.scale)
         else:
             d_h = rows(grad_no, back, ends_g)
