@@ -18,6 +18,7 @@ from finetooth_hooks import PlanError
 from finetooth_hooks.compute.quantizers import Stored
 from finetooth_hooks.protocols import Device, HardwareFacts, Head, ModelInfo
 from finetooth_torch import compiled_layers
+from finetooth_torch.compiled_layers import compiler_errors
 from finetooth_torch.planning import compilation
 from finetooth_torch.planning.compilation import choose_compile
 from finetooth_torch.planning.decisions import decide
@@ -104,7 +105,9 @@ def test_sizes_compile_nothing_new(kit: SimpleNamespace) -> None:
 
 @pytest.mark.slow  # the compiler takes a minute
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_resumed_run_has_the_same_bits(kit: SimpleNamespace, precision: str, tmp_path: Path) -> None:
+def test_a_resumed_run_has_the_same_bits(
+    kit: SimpleNamespace, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By torch's compiler: a run goes through sizes that the resumed one, which compiles anew, never sees. Its numbers
     are the uncompiled ones up to rounding."""
     settings = {"options": {"decoder": "transformers", **REGIONAL}, "precision": precision, **family("llama")}
@@ -114,16 +117,17 @@ def test_a_resumed_run_has_the_same_bits(kit: SimpleNamespace, precision: str, t
         engine.step()
         return float(result.loss)
 
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
     torch._dynamo.reset()
     engine = kit.engine(**settings)
     eager = kit.engine(**{**settings, "options": {"decoder": "transformers"}})
     for seed in (2, 0):
         assert step(engine, seed) == pytest.approx(step(eager, seed), rel=1e-5 if precision == "fp32" else 3e-2)
-    engine.save(tmp_path)
+    engine.save(tmp_path / "state")
     expected = step(engine, 1), kit.weights(engine)
     torch._dynamo.reset()
     resumed = kit.engine(**settings)
-    resumed.load(tmp_path)
+    resumed.load(tmp_path / "state")
     assert step(resumed, 1) == expected[0]
     for name, weights in kit.weights(resumed).items():
         np.testing.assert_array_equal(weights, expected[1][name])
@@ -202,3 +206,24 @@ def test_code_that_torch_cannot_trace_is_refused_at_the_first_step(kit: SimpleNa
     ) as said:
         engine.forward_backward(kit.data(2), kit.nll)
     assert said.value.action == "set backend.compile: off" and "\n" not in said.value.problem
+
+
+@pytest.mark.usefixtures("kit")
+def test_what_a_killed_compiler_leaves_is_told_in_a_line() -> None:
+    """Backward is compiled when it first runs: a file that is cut off is found there."""
+
+    def cut_off(graph: Any, inputs: Any) -> Any:
+        raise ImportError("main.so: file too short")
+
+    torch._dynamo.reset()
+    layer = torch.compile(torch.nn.Linear(2, 2), backend=cut_off)
+    with (
+        pytest.raises(
+            PlanError, match=r"^backend\.compile=regional: torch cannot compile the backward pass: ."
+        ) as said,
+        compiler_errors("the backward pass"),
+    ):
+        layer(torch.ones(1, 2))
+    assert "killed while it compiled, remove /" in said.value.action
+    with pytest.raises(RuntimeError, match="another"), compiler_errors("the backward pass"):
+        raise RuntimeError("another")

@@ -10,7 +10,9 @@ with a cache of keys (sampling), are computed uncompiled.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
@@ -83,13 +85,34 @@ def _compiled(kind: type[nn.Module]) -> type[nn.Module]:
             return region(self, *args, **more)
         for tensor in _tensors((*args, *more.values())):
             _mark(tensor, hidden.shape[0], hidden.shape[1])
-        try:
+        with compiler_errors(kind.__name__):
             return computes(self, *args, **more)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise _refused(f"torch cannot compile {kind.__name__}: {lines[0]}", OFF_ACTION) from error
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+@contextmanager
+def compiler_errors(what: str) -> Iterator[None]:
+    """Turn what torch's compiler raises into a PlanError. It compiles the backward pass when that first runs.
+
+    Args:
+        what: is compiled, for the message.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        dynamo = sys.modules.get("torch._dynamo.exc")  # never imported for those who do not compile
+        if dynamo is None or not isinstance(error, dynamo.TorchDynamoException):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        action = OFF_ACTION
+        if isinstance(error, dynamo.BackendCompilerFailed):
+            from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+            action += (
+                f"; if a run was killed while it compiled, remove {cache_dir()}, where it may have left half a file"
+            )
+        raise _refused(f"torch cannot compile {what}: {lines[0]}", action) from error
 
 
 def _mark(tensor: Tensor, rows: int, length: int) -> None:

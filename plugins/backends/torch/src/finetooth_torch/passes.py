@@ -25,6 +25,7 @@ from finetooth_steps.totals import Totals
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finetooth_torch.compiled_layers import compiler_errors
 from finetooth_torch.device.readings import Readings
 from finetooth_torch.layout.rectangles import Rectangle, loss_data, make_rectangle
 from finetooth_torch.network import Network
@@ -409,7 +410,8 @@ class Runner:
 
     def _backward(self, objective: Tensor) -> None:
         if objective.requires_grad:
-            (objective * self._scale()).backward()
+            with compiler_errors("the backward pass"):
+                (objective * self._scale()).backward()
 
     @spanned(LAYOUT_SPAN)
     def _rectangle(self, work: Pass, batch: MicroBatch) -> Rectangle:
