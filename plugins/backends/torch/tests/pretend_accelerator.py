@@ -60,6 +60,15 @@ class Held(torch.Tensor):
         made.raw = raw
         return made  # type: ignore[no-any-return]
 
+    @property  # type: ignore[override]
+    def data(self) -> torch.Tensor:
+        return torch.Tensor.data.__get__(self)  # type: ignore[attr-defined,no-any-return]
+
+    @data.setter
+    def data(self, given: torch.Tensor) -> None:
+        torch.Tensor.data.__set__(self, given)  # type: ignore[attr-defined]
+        self.raw = raw(given)  # torch changes dtype and shape, and knows nothing of these numbers
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return computed(func, args, kwargs or {})
@@ -198,9 +207,10 @@ _HOST = torch.Generator
 
 def engine_on_device(kit: Any, **asked: Any) -> Any:
     """An engine over the kit's tiny model, all of it on the device."""
-    import finetooth_native.stream_decoder as decoder
+    import finetooth_native.linear_groups as groups
     import finetooth_torchshared.plain_modules as plain
     import finetooth_torchshared.quantised as quantised
+    from finetooth_torch.decoder import agreement, trial_layers
 
     class Adapter(kit.FakeAdapter):  # type: ignore[name-defined,misc]
         def apply(self, model: Any, facts: Any, generator: Any) -> Any:
@@ -208,10 +218,12 @@ def engine_on_device(kit: Any, **asked: Any) -> Any:
 
     plain._UNPACKED = (*plain._UNPACKED, Held)  # type: ignore[assignment]
     quantised.is_quantised = lambda base: False
+    for module in (agreement, trial_layers):  # the trial draws weights of its own, in float32
+        module.is_plain_tensor = lambda of: of is not None and of.is_floating_point()  # type: ignore[assignment]
     torch.Generator = generator  # type: ignore[misc,assignment]
     make = torch.tensor  # which knows no device that is written in Python
     torch.tensor = lambda data, device=None, **more: make(data, **more).to(device)  # type: ignore[assignment]
-    decoder._fused = lambda weights: torch.cat([weight.detach() for weight in weights])  # views need one memory
+    groups._fused = lambda weights: torch.cat([weight.detach() for weight in weights])  # views need one memory
     kit.CPU = replace(kit.CPU, devices=(replace(kit.CPU.devices[0], name=DEVICE, label="a pretend accelerator"),))
     eager = Attention(
         name="here", build="finetooth_eager.attention:build", summary="eager", rank=10, transformers="eager",

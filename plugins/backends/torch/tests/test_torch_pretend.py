@@ -14,6 +14,8 @@ import pytest
 PER_CALL, PER_STEP, PER_TOKEN = 2, 1, 1.2
 AHEAD = 0.9
 """Of a micro-batch's operations, the share that the device has been given when the next one is laid out."""
+CLOSE = {"fp32": (2e-5, 1e-5), "bf16": (2e-3, 0.05)}
+"""How near losses and log-probabilities are to the CPU's, whose kernels round sums of bf16 elsewhere."""
 OWN_CODE = 1
 """transformers looks at its mask once more in a pass."""
 
@@ -32,17 +34,18 @@ def tried(*arguments: str) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", ["stream", "transformers"])
 @pytest.mark.parametrize("trains", ["lora", "full"])
-@pytest.mark.parametrize("lacks", ["", "without-float64"])
-def test_it_trains_and_samples_there_and_hardly_waits(decoder: str, trains: str, lacks: str) -> None:
-    said = tried(decoder, "fp32", trains, lacks)
+@pytest.mark.parametrize(("precision", "lacks"), [("fp32", ""), ("fp32", "without-float64"), ("bf16", "")])
+def test_it_trains_and_samples_there_and_hardly_waits(decoder: str, trains: str, precision: str, lacks: str) -> None:
+    said = tried(decoder, precision, trains, lacks)
+    of_losses, of_scores = CLOSE[precision]
     losses = [float(number) for number in said["LOSSES"].split()]
-    assert losses[::2] == pytest.approx(losses[1::2], abs=2e-5) and len(set(losses)) > 2
+    assert losses[::2] == pytest.approx(losses[1::2], abs=of_losses) and losses[-1] < losses[1] - 0.02
     waits = {name: float(said[name].split()[0]) for name in ("CALL", "STEP", "TOKEN")}
     micro_batches = int(said["MICRO-BATCHES"])
     more = OWN_CODE * micro_batches if decoder == "transformers" else 0
     assert micro_batches > 1 and waits["CALL"] <= PER_CALL + more, said["CALL"]
     assert len(said["AHEAD"].split()) == 2 and min(map(float, said["AHEAD"].split())) >= AHEAD, said["AHEAD"]
-    assert float(said["SCORED"]) < 1e-5
+    assert float(said["SCORED"]) < of_scores
     assert waits["STEP"] <= PER_STEP, said["STEP"]
     assert waits["TOKEN"] <= PER_TOKEN, said["TOKEN"]
     assert ast.literal_eval(said["SAMPLED"]) == [21, 21]
