@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from finetooth_hooks.errors import RecipeError, UserError
-from finetooth_recipes.overrides import absolute_files
 from finetooth_saving import names
 from finetooth_saving.given import keep_values
 from finetooth_saving.run_folder import RECIPE, as_decided, decided_so_far, is_begun, started_in
@@ -49,7 +48,7 @@ def session(
     from finetooth_core.started import Started
 
     kept = keep_values(recipe)
-    loaded = load(kept, _texts(overrides), plugins=absolute_files(plugins))
+    loaded = load(kept, _texts(overrides), plugins=plugins)
     if not isinstance(kept, Mapping) and is_begun(Path(kept).parent):
         check_own(load(kept).as_dict(), loaded.folder, str(kept))
     name = "run" if isinstance(kept, Mapping) else Path(kept).stem
@@ -74,6 +73,7 @@ def resume_session(
         UserError: no run has this name, it left nothing to resume from, or its recipe names Python that no run of this
             machine has named.
     """
+    from finetooth_recipes.overrides import absolute_files
     from finetooth_saving.names import split_url
 
     from finetooth_core.checkpoints.resuming import Resuming, begun_folder, from_url

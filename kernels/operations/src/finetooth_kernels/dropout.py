@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -70,7 +70,6 @@ class Dropped(NamedTuple):
     drop: Callable[..., Tensor] = keyed_dropout
 
 
-@runtime_checkable
 class DropsByKeys(Protocol):
     """A module of dropout that knows its words before it is called."""
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.errors import FinetoothError, RecipeError, UserError
-from finetooth_recipes.overrides import absolute_files
 from finetooth_saving.artifact import write_json, write_text
 from finetooth_saving.found_checkpoints import (
     NoCheckpoint,
@@ -154,7 +153,7 @@ def disk_of(run: Path, *, plugins: Sequence[str] = (), blocked: Sequence[str] = 
     if isinstance(recipe.checkpoint.stores, str):
         return None
     check_own(recipe.as_dict(), recipe.folder, str(run))
-    files = load(run / RECIPE, plugins=absolute_files(plugins)).plugins
+    files = load(run / RECIPE, plugins=plugins).plugins
     started = manager.start(files=files, blocked=blocked, base=recipe.folder)
     run, place = run.absolute(), started_in(run)
     with nullcontext() if place is None else chdir(place):  # stores are where the run found them

@@ -22,7 +22,7 @@ from finetooth_hooks.plan import Pick, TrainSettings
 from finetooth_recipes import yaml_text
 from finetooth_recipes.aliases import read_aliases
 from finetooth_recipes.incidental import Incidental
-from finetooth_recipes.overrides import apply_overrides, parse_override
+from finetooth_recipes.overrides import absolute_files, apply_overrides, parse_override
 from finetooth_recipes.problems import INVALID, plain_data, raise_problems, show, validate
 from finetooth_recipes.recipe_data import DataSection, inner_problems
 from finetooth_recipes.recipe_measures import CheckpointSection, EvaluateSection
@@ -307,7 +307,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
         recipe: the path of a YAML file, or the recipe itself as a mapping.
         overrides: `key.path=value`, applied from left to right; see `finetooth_recipes.overrides`.
         base: start of relative paths of local plugin files; default: the folder of the file.
-        plugins: those of `--plugins`, as `absolute_files` returns them; the recipe names them from now on.
+        plugins: those of `--plugins`, relative to the present folder; the recipe names them from now on.
 
     Raises:
         RecipeError: all errors, one line each.
@@ -324,7 +324,7 @@ def load(recipe: Path | str | Mapping[str, Any], overrides: Sequence[str] = (), 
     if not isinstance(value, Mapping):
         raise RecipeError("", f"{source}: a recipe is a mapping, this is {show(value)}", action="write model: NAME")
     settings: dict[str, Any] = plain_data(value, ())
-    apply_overrides(settings, overrides, plugins)
+    apply_overrides(settings, overrides, absolute_files(plugins))
     settings, renamed = read_aliases(plain_data(settings, ()))
     place = _places(document, source, overrides, renamed)
     problems: list[RecipeError] = []

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from finetooth_torch.compute import Compute
     from finetooth_torch.engine import TorchEngine
     from finetooth_torch.heads.scalar_head import AddedHead
+    from finetooth_torch.network import Network
     from finetooth_torch.offload.layer_window import LayerWindow
     from finetooth_torch.updates.parameters import TrainedParameters
     from finetooth_torch.updates.scaler import LossScaler
@@ -240,9 +241,7 @@ class TorchBackend:
         network.add_router_losses(self._routers)
         network.compile_layers(self._options.compile)
         hold_roles(network, request, parameters, self._options, self._context)
-        reason = network.rows.obstacle
-        if reason and self._packing is None and self._context and not obstacle(request.base.model.config, attention):
-            self._context.note(f"backend.packing: rows are padded, not packed: {reason}")  # the plan could not know
+        self._note_padding(network, obstacle(request.base.model.config, attention))
         if device.type == "cpu":  # only now: loading has returned its memory to the system
             give_back_freed() if self._offload.any else keep_freed()
         optimizer = _optimizer(request, parameters)
@@ -250,6 +249,16 @@ class TorchBackend:
         saved = SavedTensors(model, putting(self._offload.activations, device), window)
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
         return TorchEngine(request, parts)
+
+    def _note_padding(self, network: Network, planned: str) -> None:
+        """Tell why rows are padded if the plan could not know.
+
+        Args:
+            planned: the reason that the plan gave, or empty.
+        """
+        reason = network.rows.obstacle
+        if reason and self._packing is None and self._context and not planned:
+            self._context.note(f"backend.packing: rows are padded, not packed: {reason}")
 
 
 def _by_operations(base: torch.nn.Module, request: EngineRequest) -> None:

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from finetooth_hooks import Decision, PlanError
+from finetooth_hooks.errors import install_command
 from finetooth_hooks.protocols import ModelFacts, PlanRequest
 
 from finetooth_torch.planning.offload import PIECES, Offload, among_ranks, in_parts
@@ -95,6 +96,6 @@ def _missing(device: str) -> tuple[tuple[bool, str, str], ...]:
         (device == "cpu" and not found, needs, f"install one (apt install g++), or {LEAVE_OUT}"),
         (
             device in TRITON and find_spec("triton") is None,
-            "torch needs Triton, which is not installed", f"pip install triton, or {LEAVE_OUT}",
+            "torch needs Triton, which is not installed", f"{install_command('triton')}, or {LEAVE_OUT}",
         ),
     )  # fmt: skip
