@@ -148,7 +148,7 @@ class Group:
 def _dropped(parts: Sequence[LowRank], x_nd: Tensor) -> list[Dropped | None] | None:
     """What each part drops of these rows; None where only calls of the modules say that."""
     modules: list[DropsByKeys | None] = [part.dropout if hasattr(part.dropout, "keyed") else None for part in parts]
-    keyed = [module and module.keyed(x_nd) for module in modules]
+    keyed = [None if module is None else module.keyed(x_nd) for module in modules]
     known = all(part.dropout is None or of is not None for part, of in zip(parts, keyed, strict=True))
     return keyed if known else None
 
