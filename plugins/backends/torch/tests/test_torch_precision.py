@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import NotFinite
+from finetooth_hooks import EngineError, NotFinite, Sampling
 from finetooth_torch.updates.parameters import TrainedParameters, round_frozen
 from finetooth_torch.updates.scaler import LossScaler
 from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
@@ -237,3 +237,14 @@ def test_what_does_not_train_beside_trained_base_weights_is_rounded(kit: SimpleN
     assert {master.dtype for master in engine._parts.parameters.masters} == {torch.float32}
     engine.forward_backward(kit.data(), kit.nll)
     assert not engine.step().skipped
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sampling_beyond_the_largest_number_of_fp16_says_so(kit: SimpleNamespace, temperature: float) -> None:
+    engine = kit.engine(precision="fp16")
+    with torch.no_grad():
+        for name, parameter in engine._parts.network.model.named_parameters():
+            if "up_proj" in name or "down_proj" in name:
+                parameter.mul_(30000.0)
+    with pytest.raises(EngineError, match="prompt 0: the model's numbers for token 0 are not finite"):
+        engine.generate([[5, 6, 7, 8]], Sampling(max_tokens=6, temperature=temperature, seed=1, stop_ids=()))

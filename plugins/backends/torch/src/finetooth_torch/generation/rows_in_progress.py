@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from finetooth_hooks import Completion, Sampling
+from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_kernels.memory import placed
 from finetooth_modelfiles.schemas import SchemaState
 from torch import Tensor
 
@@ -151,7 +152,7 @@ class Writing:
             chosen = self._replayed(self._held, first.sampling, _settings(first))
             if chosen is not None:
                 return self._take(self._held, [(range(len(self._held)), chosen)])
-        last = torch.tensor([row.tokens[-1] for row in self._held], device=self._device)
+        last = placed(torch.tensor([row.tokens[-1] for row in self._held]), self._device)
         return self._write(self._decoding.advance(last))
 
     def computed(self, rows: Sequence[Row]) -> tuple[Computed, Computed]:
@@ -198,6 +199,11 @@ class Writing:
                 row = writing[place]
                 if row.finished:
                     continue
+                if logprob != logprob:  # NaN
+                    raise EngineError(
+                        f"prompt {row.prompt}: the model's numbers for token {len(row.tokens)} are not finite",
+                        action="set train.precision to bf16 or fp32, or look for NaN in the weights",
+                    )
                 row.take(int(token), logprob, self._tokenizer)
                 row.drawn += drawn
                 if ids is not None:
