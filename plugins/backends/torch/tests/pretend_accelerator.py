@@ -113,6 +113,8 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name is aten._to_copy:
         return moved(func, args, kwargs)
     if name is aten.copy_:
+        if isinstance(args[0], Held) is not isinstance(args[1], Held) and not (*args[2:], False)[0]:
+            waits("copy to the device" if isinstance(args[0], Held) else "copy to the host")
         raw(args[0]).copy_(raw(args[1]))
         return args[0]
     tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]

@@ -92,7 +92,7 @@ class TorchLibrary(ArrayLibrary):
             return x
         if isinstance(x, bool | int | float):
             # A 0-dim float32 tensor would round 0.1 before it meets float64.
-            return self.np.tensor(x, dtype=self.np.result_type(like, x), device=like.device)
+            return self.np.full((), x, dtype=self.np.result_type(like, x), device=like.device)
         return self.asarray(x, like)
 
     def _pair(self, a: Any, b: Any) -> tuple[Array, Array]:

@@ -19,8 +19,9 @@ from finetooth_hooks.protocols import ModelFacts
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.capture import Repeated
 from finetooth_kernels.decoder import Decoder, Group, PlainGroup
+from finetooth_kernels.memory import placed
 from finetooth_steps.micro_batches import MicroBatch
-from finetooth_steps.rectangles import PlacedMedium
+from finetooth_steps.rectangles import OnHost, PlacedMedium
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -140,9 +141,10 @@ class StreamDecoding:
         different = list(dict.fromkeys(of_prompts))
         # prompts with different adapters share no beginning, even with the same tokens
         offsets = np.array([different.index(adapter) for adapter in of_prompts]) * self._facts.vocab_size
-        shifted = torch.from_numpy(tokens + offsets[:, None]).to(self._device)
+        host = OnHost(tokens + offsets[:, None], np.ones(tokens.shape, dtype=np.bool_))
+        shifted = placed(torch.from_numpy(host.tokens), self._device)
         batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
-        stream = make_stream(Rectangle(batch, shifted, None, shifted >= 0, shifted), share=True)
+        stream = make_stream(Rectangle(batch, shifted, None, shifted >= 0, shifted, host=host), share=True)
         whose = torch.div(stream.tokens, self._facts.vocab_size, rounding_mode="floor")
         self._rows.say([different[n] for n in whose.tolist()] if len(different) > 1 else of_prompts[:1])
         stream = replace(stream, tokens=stream.tokens - whose * self._facts.vocab_size)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from finetooth_hooks import PlanError
+from finetooth_kernels.memory import placed
 from torch import Tensor, nn
 
 from finetooth_torch.compute import TORCH, Compute
@@ -217,7 +218,7 @@ class TrainedParameters:
     def clip(self, limit: float, norm: float) -> None:
         """Scale the gradients so that their global norm is at most `limit`; as torch.nn.utils.clip_grad_norm_ does."""
         if norm > 0:
-            nn.utils.clip_grads_with_norm_(self.masters, limit, torch.tensor(norm))
+            nn.utils.clip_grads_with_norm_(self.masters, limit, placed(torch.tensor(norm), self.device))
 
     @torch.no_grad()
     def publish(self) -> None:
