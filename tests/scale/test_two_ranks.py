@@ -297,8 +297,8 @@ def test_parts_of_a_state_in_files_are_saved_whole(folder: Path) -> None:
 
 
 def counted_of_the_guide() -> str:
-    """The plugin that docs/guides/many-devices.md shows."""
-    page = (Path(__file__).parents[2] / "docs" / "guides" / "many-devices.md").read_text(encoding="utf-8")
+    """The plugin that docs/guides/plugins-by-kind.md shows."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "plugins-by-kind.md").read_text(encoding="utf-8")
     return page.split("<!-- file: counted.py -->\n```python\n")[1].split("\n```")[0] + "\n"
 
 

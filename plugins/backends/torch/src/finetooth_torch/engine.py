@@ -30,6 +30,7 @@ from finetooth_hooks.bases import EngineBase
 from finetooth_hooks.compute.held import HeldAdapter, Stack
 from finetooth_hooks.engine import Counts, Snapshot, Spans, StepSettings, Usage
 from finetooth_hooks.protocols import EngineRequest
+from finetooth_kernels.memory import placed
 from finetooth_steps.data_checks import check_data, check_fields, check_gradients
 from finetooth_steps.draws import places_of
 from finetooth_steps.layout import lay_out
@@ -470,8 +471,7 @@ class TorchEngine(EngineBase):
         Raises:
             EngineError: the step has several calls.
         """
-        routers = self._parts.network.routers
-        if routers is None:
+        if (routers := self._parts.network.routers) is None:
             return
         if self._counters.accumulated:
             raise EngineError(
@@ -483,7 +483,7 @@ class TorchEngine(EngineBase):
         if self._request.place.collective is not None or len(work.computed) > 1:
             with self._ranks.together():
                 own = self._runner.routed(work)
-            routers.step = torch.tensor(self._ranks.sums(own), device=self._parts.device)
+            routers.step = placed(torch.tensor(self._ranks.sums(own)), self._parts.device)
 
     def _differentiate(self, work: Pass, returns: Collection[str]) -> Evaluated:
         """Evaluate the loss of `work` and accumulate its gradients."""
