@@ -15,6 +15,9 @@ __all__ = ["apply", "once_differentiable"]
 class _Unsaved:
     """Stands for the context of a forward pass that nothing goes back through."""
 
+    def __init__(self, arguments: int) -> None:
+        self.needs_input_grad = (False,) * arguments
+
     def save_for_backward(self, *tensors: Any) -> None:
         """Nothing is kept."""
 
@@ -24,7 +27,7 @@ def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     rows, a node of the graph is not cheap, even one that is thrown away at once."""
     if torch.is_grad_enabled():
         return function.apply(*arguments)  # type: ignore[no-untyped-call]
-    return function.forward(_Unsaved(), *arguments)
+    return function.forward(_Unsaved(len(arguments)), *arguments)
 
 
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:

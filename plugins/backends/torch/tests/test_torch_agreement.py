@@ -247,7 +247,7 @@ def test_rows_that_see_their_neighbours_are_refused(build: Callable[..., Any], m
     def joined(qkv: Any, segments: Any, **more: Any) -> Any:
         return of({}).segment_attention(qkv, (Segment(0, qkv.shape[0], qkv.shape[0]),), **more)
 
-    monkeypatch.setattr(Compute, "of", lambda kernels: replace(of(kernels), segment_attention=joined))
+    monkeypatch.setattr(Compute, "of", lambda *given: replace(of(*given), segment_attention=joined))
     with pytest.raises(PlanError, match=r"kernels\.segment_attention=.*set kernels\.segment_attention to torch"):
         build()
 
