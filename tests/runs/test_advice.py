@@ -34,7 +34,7 @@ gpu-12   F    F    L  R  S   S   -   S
 gpu-16   F    F    L  8  R   S   S   S
 gpu-24   F    F    L  L  4   S   S   S
 gpu-32   F    F    L  L  8   R   S   S
-gpu-40   F    F    L  L  L   4   S   R
+gpu-40   F    F    L  L  L   4   S   4
 gpu-48   F    F    L  L  L   4   S   4
 gpu-64   F    F    F  L  L   8   R   8
 gpu-80   F    F    F  L  L   8   4   8

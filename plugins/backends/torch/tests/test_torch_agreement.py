@@ -7,6 +7,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import finetooth_native.linear_groups as groups_module
 import finetooth_native.stream_decoder as decoder_module
 import finetooth_torch.decoder.agreement as agreement
 import pytest
@@ -196,7 +197,7 @@ def test_a_missing_bias_is_refused_even_where_it_is_zero(
 ) -> None:
     engine = build(kit.config("qwen2"))
     assert not engine._parts.network.base.model.layers[0].self_attn.k_proj.bias.any()
-    monkeypatch.setattr(decoder_module, "_biases", lambda layers: None)
+    monkeypatch.setattr(groups_module, "_biases", lambda *of: None)
     with pytest.raises(PlanError, match=REFUSED):
         build(kit.config("qwen2"))
 
