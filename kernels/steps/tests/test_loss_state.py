@@ -1,5 +1,5 @@
 """The state of a loss is plain afterwards, and stays as it was where the loss does not see the whole step; a loss that
-is not finite names its data."""
+is not finite names its data, and so do outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from finetooth_hooks import Datum, EngineError, LossSpec, NotFinite
 from finetooth_kit.losses import CENTRED, WEIGHTED_NLL
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import one_batch
-from finetooth_steps.not_finite import check_finite
+from finetooth_steps.not_finite import check_finite, check_outputs
 
 
 def test_a_state_becomes_numbers_and_numpy_arrays() -> None:
@@ -63,3 +63,20 @@ def test_the_data_to_blame_are_named(convert: Any) -> None:
     with pytest.raises(NotFinite, match=r"is -inf at step 5, with the data '0', 'row:1', .* and 3 more") as caught:
         check(-np.inf, np.zeros((8, 2)))
     assert len(caught.value.rows) == 8
+
+
+def test_outputs_that_are_not_finite_name_their_data() -> None:
+    data = [Datum.from_tokens([1, 2, 3], id=f"row:{i}" if i else "") for i in range(3)]
+    fine = {"logprobs": np.array([0.0, -np.inf]), "scores": np.float32(1.0), "logits": np.zeros((2, 0))}
+    check_outputs([], [])
+    check_outputs(data, [fine, fine, fine])
+    for name, wrong in (
+        ("logprobs", np.array([-1.0, np.nan])),
+        ("scores", np.float32(np.nan)),
+        ("logits", np.full((1, 2), np.inf)),
+    ):
+        with pytest.raises(
+            NotFinite, match=f"the model's {name} are not finite, with the data '0', 'row:2' "
+        ) as caught:
+            check_outputs(data, [{**fine, name: wrong}, fine, {**fine, name: wrong}])
+        assert caught.value.rows == ("0", "row:2")

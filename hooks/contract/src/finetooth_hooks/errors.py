@@ -10,7 +10,7 @@ command line prints that line and exits with `exit_code`; the traceback appears 
     │   ├── PluginError      a plugin is broken, missing or ambiguous
     │   └── PlanError        a combination that cannot work
     ├── EngineError          exit 1: the run failed while training
-    │   ├── NotFinite        a loss or a gradient is not finite
+    │   ├── NotFinite        a loss, a gradient or an output is not finite
     │   ├── Interrupted      an engine call was stopped early because the run is to stop
     │   └── UpstreamError    another server, which the engine asks, failed
     ├── StoreError           exit 1: a store could not save or return a checkpoint
@@ -94,8 +94,8 @@ class EngineError(FinetoothError):
 
 
 class NotFinite(EngineError):
-    """A loss or a gradient is not finite. The gradients of the call, or of the step, were dropped; weights and
-    optimizer are as before.
+    """A loss, a gradient or an output is not finite. The gradients of the call, or of the step, were dropped; weights
+    and optimizer are as before.
 
     Args:
         rows: ids of the data in that computation, as far as known.

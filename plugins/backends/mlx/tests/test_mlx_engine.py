@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("mlx_lm", reason="mlx-lm is not installed")
 
-from finetooth_hooks import Datum, EngineError, RecipeError, Sampling
+from finetooth_hooks import Datum, EngineError, NotFinite, RecipeError, Sampling
 from finetooth_hooks.engine import StepSettings
 from finetooth_hooks.protocols import RoleRequest
 from finetooth_kit.losses import WEIGHTED_NLL
@@ -181,6 +181,22 @@ def test_dora_refuses_weights_without_a_direction(
     adapter = LoraAdapter(LoraOptions(rank=2, dora=True, targets=[module.rpartition(".")[2]]))
     with pytest.raises(RecipeError, match=rf"^adapter\.dora: all weights of output 5 of {module} are 0, so"):
         engine_of(tmp_path, adapter=adapter)
+
+
+def test_scores_of_nan_name_their_rows(tmp_path: Path, write: Callable[..., Path], engine_of: Any) -> None:
+    """Of a measurement; a training step names them as one whose loss is not finite."""
+    file = write(tmp_path) / "model.safetensors"
+    tensors = {name: np.array(array) for name, array in load_file(file).items()}
+    tensors["model.embed_tokens.weight"][45] = np.nan  # a token of the second row alone
+    save_file(tensors, file, metadata={"format": "pt"})
+    engine = engine_of(tmp_path)
+    for call in (engine.logprobs, lambda data: engine.forward(data, returns=("entropy",), train=False)):
+        with pytest.raises(NotFinite, match="are not finite, with the data 'second'") as caught:
+            call(DATA)
+        assert caught.value.rows == ("second",)
+    assert np.isfinite(engine.logprobs(DATA[:1])[0]).all()
+    with pytest.raises(NotFinite, match="loss 'kit:weighted_nll' is nan"):
+        engine.forward_backward(DATA, WEIGHTED_NLL)
 
 
 @pytest.mark.parametrize("given", [{}, {"adapter": FullAdapter(), "precision": "bf16"}], ids=["lora", "full-bf16"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -239,12 +240,51 @@ def test_what_does_not_train_beside_trained_base_weights_is_rounded(kit: SimpleN
     assert not engine.step().skipped
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_sampling_beyond_the_largest_number_of_fp16_says_so(kit: SimpleNamespace, temperature: float) -> None:
+def overflowing(kit: SimpleNamespace) -> Any:
+    """An engine whose activations are beyond 65,504."""
     engine = kit.engine(precision="fp16")
     with torch.no_grad():
         for name, parameter in engine._parts.network.model.named_parameters():
             if "up_proj" in name or "down_proj" in name:
                 parameter.mul_(30000.0)
+    return engine
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sampling_beyond_the_largest_number_of_fp16_says_so(kit: SimpleNamespace, temperature: float) -> None:
+    engine = overflowing(kit)
     with pytest.raises(EngineError, match="prompt 0: the model's numbers for token 0 are not finite"):
         engine.generate([[5, 6, 7, 8]], Sampling(max_tokens=6, temperature=temperature, seed=1, stop_ids=()))
+
+
+def test_scores_beyond_the_largest_number_of_fp16_say_so(kit: SimpleNamespace) -> None:
+    """Of whatever is only measured; a training step names them as one whose loss is not finite."""
+    engine, data = overflowing(kit), kit.data()
+    calls = {
+        "logprobs": lambda: engine.logprobs(data),
+        "logprobs of the reference": lambda: engine.logprobs(data, role="reference"),
+        "entropy": lambda: engine.forward(data, returns=("entropy",), train=False),
+        "logits": lambda: engine.forward(data, returns=("logits",), train=False),
+    }
+    rows = tuple(str(datum.id) for datum in data)
+    for name, call in calls.items():
+        with pytest.raises(NotFinite, match=f"the model's {name.split()[0]} are not finite, with the data") as caught:
+            call()
+        assert caught.value.rows == rows and "fp32" in caught.value.action
+    with pytest.raises(NotFinite, match="loss 'test:nll' is nan at step 1, with the data"):
+        engine.forward_backward(data, kit.nll)
+    begun = engine.forward(data)  # whose backward follows
+    with pytest.raises(EngineError, match=r"the gradient of .* is not finite"):
+        engine.backward(begun.handle, [of["logprobs"] for of in begun.outputs])
+
+
+def test_a_row_of_nan_is_named_in_any_precision(kit: SimpleNamespace) -> None:
+    engine, data = kit.engine(), kit.data()
+    word = int(data[2].tokens[-1])
+    with torch.no_grad():
+        engine._parts.network.base.get_input_embeddings().weight[word] = torch.nan
+    with pytest.raises(NotFinite, match="the model's logprobs are not finite") as caught:
+        engine.logprobs(data)
+    having = [datum for datum in data if word in datum.tokens[: np.flatnonzero(datum.mask)[-1] + 1]]  # are computed
+    assert caught.value.rows == tuple(str(datum.id) for datum in having) and len(having) < len(data)
+    assert np.isfinite(np.concatenate(engine.logprobs([datum for datum in data if datum not in having]))).all()

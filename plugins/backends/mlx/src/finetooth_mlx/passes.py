@@ -13,7 +13,7 @@ from finetooth_hooks import Interrupted, LossSpec
 from finetooth_steps.draws import position_keys
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
-from finetooth_steps.not_finite import check_finite
+from finetooth_steps.not_finite import check_finite, check_outputs
 from finetooth_steps.outputs import per_datum, side_by_side
 from finetooth_steps.passes import Evaluated, Pass
 from finetooth_steps.rectangles import loss_data, make_rectangle
@@ -64,7 +64,10 @@ class Runner:
         """Outputs per example, by name, as arrays; `hidden` and `logits` at every position.
 
         Args:
-            train: with the dropout of the pass's backward.
+            train: with the dropout of the pass's backward, where a loss or the gradients are checked.
+
+        Raises:
+            NotFinite: outputs that no backward pass follows are not finite; names the examples.
         """
         outputs: list[dict[str, NDArray[Any]]] = [{} for _ in work.data]
         for batch in work.computed:
@@ -74,6 +77,8 @@ class Runner:
                 with span(COMPUTE):
                     mx.eval(computed)
                 self._keep(outputs, work, batch, computed)
+        if not train:
+            check_outputs(work.data, outputs)
         return outputs
 
     def evaluate(

@@ -18,7 +18,7 @@ import torch
 from finetooth_hooks import Datum, EngineError, Interrupted, LossData, LossSpec, NotFinite, PlanError
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
-from finetooth_steps.not_finite import check_finite
+from finetooth_steps.not_finite import check_finite, check_outputs
 from finetooth_steps.outputs import is_whole, per_datum, side_by_side
 from finetooth_steps.passes import Evaluated, Pass
 from finetooth_steps.totals import Totals
@@ -87,7 +87,10 @@ class Runner:
         """Outputs per example, by name, as arrays; `hidden` and `logits` at every position.
 
         Args:
-            train: with the dropout of the pass's backward.
+            train: with the dropout of the pass's backward, where a loss or the gradients are checked.
+
+        Raises:
+            NotFinite: outputs that no backward pass follows are not finite; names the examples.
         """
         self.begin()
         passes = self._passes(work, work.computed)
@@ -102,6 +105,8 @@ class Runner:
         self._each(passes, compute, train=train, backward=False)
         readings.finish()
         scored: list[dict[str, NDArray[Any]]] = self._shared(outputs)
+        if not train:
+            check_outputs(work.data, scored)
         return scored
 
     def evaluate(
