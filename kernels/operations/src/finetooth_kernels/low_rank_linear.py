@@ -41,7 +41,9 @@ from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.memory import Arena, cut, new_empty
 from finetooth_kernels.mm import mm
 
-__all__ = ["Directions", "diagonal", "gains", "low_rank_linear", "row_lengths", "torch_directions"]
+__all__ = [
+    "Directions", "Masked", "diagonal", "gains", "low_rank_linear", "row_lengths", "torch_directions", "torch_masked",
+]  # fmt: skip
 
 Multiply = Callable[..., Tensor]
 """The operation `matmul_rounded_once`, see `finetooth_kernels.mm.mm`."""
@@ -108,6 +110,38 @@ torch_directions = Directions(row_lengths, _scaled, _backward)
 """Torch's own operations."""
 
 
+class Masked(NamedTuple):
+    """Products with rows of which numbers are dropped: with m x, where m is 0 or 1. The last argument of each makes
+    products.
+
+    Attributes:
+        narrow: x (N, D), what is dropped of it, and A (r, D), to (m x) A^T (N, r).
+        factor: d (N, r), x, and what is dropped of it, to d^T (m x) (r, D).
+        rows: d (N, r), A, what is dropped, and (N, D) or None, to m (d A) plus that, which may be written to.
+    """
+
+    narrow: Callable[[Tensor, Dropped | None, Tensor, Multiply], Tensor]
+    factor: Callable[[Tensor, Tensor, Dropped | None, Multiply], Tensor]
+    rows: Callable[[Tensor, Tensor, Dropped | None, Tensor | None, Multiply], Tensor]
+
+
+def _kept(x_nd: Tensor, of: Dropped | None) -> Tensor:
+    return x_nd if of is None else of.drop(x_nd, *of[:4])
+
+
+def _rows(d_nr: Tensor, a_rd: Tensor, of: Dropped | None, sum_nd: Tensor | None, multiply: Multiply) -> Tensor:
+    part = _kept(multiply(d_nr, a_rd), of)
+    return part if sum_nd is None else sum_nd.add_(part)
+
+
+torch_masked = Masked(
+    lambda x_nd, of, a_rd, multiply: multiply(_kept(x_nd, of), a_rd.t()),
+    lambda d_nr, x_nd, of, multiply: multiply(d_nr.t(), _kept(x_nd, of)),
+    _rows,
+)
+"""By `Dropped.drop`, which writes m x out."""
+
+
 def low_rank_linear(
     x_nd: Tensor,
     weight_od: Tensor,
@@ -125,6 +159,7 @@ def low_rank_linear(
     multiply: Multiply | None = None,
     compiled: Compiled = NOTHING,
     directions: Directions = torch_directions,
+    masked: Masked = torch_masked,
 ) -> Tensor:
     """All layers of the group.
 
@@ -145,6 +180,7 @@ def low_rank_linear(
         multiply: makes the products, all but those of blocks of a rank over `WIDEST_DIAGONAL`; None: they are made
             here.
         directions: computes DoRA's additions.
+        masked: multiplies rows of which numbers are dropped.
 
     Returns:
         (N, O), the layers' outputs side by side, in the dtype of `base_no`, else of `x_nd`.
@@ -162,7 +198,7 @@ def low_rank_linear(
     rest = (*a, *b, *of_lengths, *weights, *words, *(source.detach() for source in sources))
     products = multiply or partial(mm, compiled=compiled)
     kept = tuple(of and (of.threshold, of.scale, of.drop) for of in drops)
-    how = _How(tuple(sizes), scales, measured, places, make, len(sources), products, directions, kept)
+    how = _How(tuple(sizes), scales, measured, places, make, len(sources), products, directions, masked, kept)
     arenas = arena, None if passing else arena
     return apply(_LowRankLinear, x_nd, weight_od, bias_o, base_no, arenas, how, *rest)  # type: ignore[no-any-return]
 
@@ -178,6 +214,7 @@ class _How(NamedTuple):
         make, sources: function that makes the rows again, and its number of tensors.
         multiply: makes the products.
         directions: DoRA's additions.
+        masked: products with dropped rows.
         drops: of each addition what a `Dropped` holds in addition to its words, None without one.
     """
 
@@ -189,6 +226,7 @@ class _How(NamedTuple):
     sources: int
     multiply: Multiply
     directions: Directions
+    masked: Masked
     drops: tuple[tuple[int, float, Callable[..., Tensor]] | None, ...]
 
     @property
@@ -202,18 +240,10 @@ class _How(NamedTuple):
         """Tensors of words."""
         return 2 * (len(self.drops) - self.drops.count(None))
 
-    def kept(self, words: Sequence[Tensor]) -> list[Callable[[Tensor], Tensor]]:
-        """For each addition, from rows to those numbers of them that are not dropped."""
+    def dropped(self, words: Sequence[Tensor]) -> list[Dropped | None]:
+        """What each addition drops; `factors` has the scale."""
         of = iter(words)
-        return [_same if drop is None else partial(_kept, next(of), next(of), drop[0], drop[2]) for drop in self.drops]
-
-
-def _same(x_nd: Tensor) -> Tensor:
-    return x_nd
-
-
-def _kept(rows_n: Tensor, columns_d: Tensor, threshold: int, drop: Callable[..., Tensor], x_nd: Tensor) -> Tensor:
-    return drop(x_nd, rows_n, columns_d, threshold, 1.0)
+        return [drop and Dropped(next(of), next(of), drop[0], 1.0, drop[2]) for drop in self.drops]
 
 
 class _LowRankLinear(torch.autograd.Function):
@@ -244,7 +274,8 @@ class _LowRankLinear(torch.autograd.Function):
         end = len(matrices) - how.sources
         words, into = matrices[end - how.words : end], cut(arenas[0], (x_nd.shape[0], a_rd.shape[0]), x_nd.dtype)
         if how.words:
-            narrow = [multiply(keep(x_nd), of_a.t()) for keep, of_a in zip(how.kept(words), a, strict=True)]
+            both = zip(how.dropped(words), a, strict=True)
+            narrow = [how.masked.narrow(x_nd, of, of_a, multiply) for of, of_a in both]
             h_nr = torch.cat(narrow, 1, out=into)
         else:
             h_nr = multiply(x_nd, a_rd.t(), out=into)
@@ -307,11 +338,10 @@ class _LowRankLinear(torch.autograd.Function):
                     d_h[:, columns] = torch.mm(grad_no[:, rows], factor).mul_(scale)
                     d_b.append(torch.mm(grad_no[:, rows].t(), h_nr[:, columns]).mul_(scale))
             if how.words:
-                kept = [(columns, keep) for (_, columns), keep in zip(places, how.kept(words), strict=True)]
-                d_a = [multiply(d_h[:, columns].t(), keep(x_nd)) for columns, keep in kept]
-                for columns, keep in kept if ctx.needs_input_grad[0] else ():
-                    part = keep(multiply(d_h[:, columns], a_rd[columns]))
-                    d_dropped = part if d_dropped is None else d_dropped.add_(part)
+                kept = [(columns, of) for (_, columns), of in zip(places, how.dropped(words), strict=True)]
+                d_a = [how.masked.factor(d_h[:, columns], x_nd, of, multiply) for columns, of in kept]
+                for columns, of in kept if ctx.needs_input_grad[0] else ():
+                    d_dropped = how.masked.rows(d_h[:, columns], a_rd[columns], of, d_dropped, multiply)
             else:
                 d_a = torch.split(multiply(d_h.t(), x_nd), [r for r in ranks if r])
                 below = d_h, a_rd

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from finetooth_kernels import gated
+from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.grouped import WIDE_RANK
 from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import logits as dispatch
@@ -79,6 +80,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
         group_kernels,
         head_kernels,
         layer_kernels,
+        masked_kernels,
         row_kernels,
     )
 
@@ -100,7 +102,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
             return launch
 
     modules = cache_kernels, direction_kernels, eight_bit_kernels, group_kernels, head_kernels, layer_kernels
-    for module in (*modules, row_kernels):
+    for module in (*modules, masked_kernels, row_kernels):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
@@ -222,6 +224,19 @@ def dora(dtype: torch.dtype) -> None:
         ).sum().backward()  # fmt: skip
 
 
+def dropping(dtype: torch.dtype) -> None:
+    """Two layers with dropout of a group, forward and backward: an odd width and a wide rank, and those of 16s."""
+    for width, rank in ((127, 80), (4096, 16)):
+        x = torch.zeros(2000, width, dtype=dtype, requires_grad=True)
+        additions = [
+            (*(torch.zeros(size, dtype=dtype, requires_grad=True) for size in ((rank, width), (80, rank))), 0.5)
+            for _ in "qk"
+        ]
+        words = torch.zeros(2000, dtype=torch.int32), torch.zeros(width, dtype=torch.int32)
+        group = torch.zeros(160, width, dtype=dtype), None, (80, 80), additions
+        low_rank_linear_triton(x, *group, dropped=[Dropped(*words, 5, 1.5)] * 2).sum().backward()
+
+
 def eight_bits(dtype: torch.dtype) -> None:
     """A linear layer in 8 bits that trains, forward and backward, of an odd width and of one that divides by 16."""
     for depth in (127, 4096):
@@ -268,6 +283,7 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
         },
     ),
     "DoRA": (dora, {"row_lengths_kernel", "scaled_kernel", "scaled_backward_kernel"}),
+    "dropout in layers": (dropping, {"masked_narrow_kernel", "masked_factor_kernel", "masked_rows_kernel"}),
     "8 bits": (eight_bits, {"largest_kernel", "round_kernel"}),
     "a cache": (cache, {"cached_attention_kernel"}),
 }  # fmt: skip
@@ -358,7 +374,7 @@ def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., lis
     """In bf16, on every architecture that users name; the table is docs/benchmarks/kernel-resources.md."""
     found: dict[str, dict[str, tuple[int, int, int]]] = {}
     for target, (backend, architecture, warp, shared_memory) in MORE_TARGETS.items():
-        always = ("trained head", "given logits", "rows of layers", "experts", "a cache", "DoRA")
+        always = ("trained head", "given logits", "rows of layers", "experts", "a cache", "DoRA", "dropout in layers")
         for case in (*always, *(["8 bits"] * (target in EIGHTS))):
             for launch in record(lambda case=case: CASES[case][0](torch.bfloat16), shared_memory):
                 name = launch.kernel.__name__

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from finetooth_kernels import references, rotary
+from finetooth_kernels import dropout, references, rotary
 from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.fp8 import E4M3, E5M2, rounded
 from finetooth_kernels.references import cached_attention as cached_attention_reference
@@ -514,3 +514,31 @@ def test_low_rank_layers_equal_float64_forward_and_backward(
         got = found[0][name]
         assert got.dtype == dtype, name
         assert float((got.double() - exact).norm() / exact.norm()) <= 8 * ROUNDING[dtype], name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [33, 64, 129])
+@pytest.mark.parametrize("share", [-(2**30), 1])
+def test_a_linear_layer_makes_the_mask_of_keyed_dropout_bit_for_bit(dtype: torch.dtype, size: int, share: int) -> None:
+    """With A and B of ones on the diagonal its output and both gradients are numbers that the mask leaves, and the bias
+    is added to all. Its words alone say which: `keyed_dropout` is not called."""
+    draw = torch.Generator().manual_seed(size)
+    words = [torch.randint(-(2**31), 2**31, (size,), generator=draw).int() for _ in "nd"]
+    x, slopes = (torch.randn(size, size, generator=draw).to(dtype) for _ in "xy")
+    bias, one = torch.full((size,), 4.0, dtype=dtype), torch.eye(size, dtype=dtype)
+
+    def never(*given: Any) -> torch.Tensor:
+        raise AssertionError("the mask was written out")
+
+    def left(of: torch.Tensor) -> torch.Tensor:
+        return dropout.keyed_dropout(of, *words, share, 1.0)
+
+    leaves = [x.clone().requires_grad_(), one.clone().requires_grad_(), one.clone().requires_grad_()]
+    group = torch.zeros(size, size, dtype=dtype), bias, (size,), [(leaves[1], leaves[2], 0.5)]
+    y = low_rank_linear_triton(leaves[0], *group, dropped=[Dropped(*words, share, 2.0, never)])
+    assert torch.equal(y, left(x) + 4.0)
+    d_x, d_a, d_b = torch.autograd.grad(y, leaves, slopes, retain_graph=True)
+    assert torch.equal(d_x, left(slopes))
+    want = slopes.double().t() @ left(x).double()
+    assert max((got.double() - want).norm() for got in (d_a, d_b)) <= 2 * ROUNDING[dtype] * want.norm()
+    assert torch.equal(torch.autograd.grad(y, leaves[1], one)[0], left(x))

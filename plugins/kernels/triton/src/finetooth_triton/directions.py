@@ -10,6 +10,7 @@ from torch import Tensor
 
 from finetooth_triton import gpu
 from finetooth_triton.layers import readable
+from finetooth_triton.masked import MASKED
 
 __all__ = ["low_rank_linear_triton"]
 
@@ -74,5 +75,6 @@ def _backward(grad_no: Tensor, product_no: Tensor, gains_o: Tensor) -> tuple[Ten
     return d_product, partial_bo.sum(0)
 
 
-low_rank_linear_triton = partial(low_rank_linear, directions=Directions(_lengths, _scaled, _backward))
-"""See `finetooth_kernels.low_rank_linear.low_rank_linear`. Products are torch's, and what DoRA adds is here."""
+low_rank_linear_triton = partial(low_rank_linear, directions=Directions(_lengths, _scaled, _backward), masked=MASKED)
+"""See `finetooth_kernels.low_rank_linear.low_rank_linear`. Products are torch's, but for those with dropped rows, and
+what DoRA adds is here."""

@@ -322,15 +322,21 @@ def norm_rotary_backward_kernel(
 
 
 @triton.jit
+def stays(words, threshold):
+    """Whether numbers stay, from the words of their row and column, joined; see `finetooth_kernels.dropout`."""
+    words = words.to(tl.uint32, bitcast=True)
+    words = (words ^ (words >> 16)) * FIRST
+    words = (words ^ (words >> 13)) * SECOND
+    return (words ^ (words >> 16)).to(tl.int32, bitcast=True) >= threshold
+
+
+@triton.jit
 def dropout_kernel(x, rows, columns_words, y, D, threshold, scale, COLUMNS: tl.constexpr):
-    """Part of one row: what the words of row and column leave, times `scale`; see `finetooth_kernels.dropout`."""
+    """Part of one row: what the words of row and column leave, times `scale`."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     here = columns < D
     words = tl.load(rows + row) ^ tl.load(columns_words + columns, mask=here, other=0)
-    words = words.to(tl.uint32, bitcast=True)
-    words = (words ^ (words >> 16)) * FIRST
-    words = (words ^ (words >> 13)) * SECOND
-    words = (words ^ (words >> 16)).to(tl.int32, bitcast=True)
     values = tl.load(x + row * D + columns, mask=here, other=0.0).to(tl.float32)
-    tl.store(y + row * D + columns, tl.where(words >= threshold, values * scale, 0.0).to(y.dtype.element_ty), mask=here)
+    left = tl.where(stays(words, threshold), values * scale, 0.0)
+    tl.store(y + row * D + columns, left.to(y.dtype.element_ty), mask=here)
