@@ -82,6 +82,22 @@ def test_the_plan_leaves_nothing_open_and_gives_every_reason(request_for: Any) -
     assert replace(made.train, precision=None, micro_batch_tokens=None, gradient_checkpointing=None) == AUTO
 
 
+def test_experts_use_their_operation_even_if_no_family_describes_them(request_for: Any, kit: SimpleNamespace) -> None:
+    """Ernie 4.5, Hunyuan, OLMoE: the layers' facts have no experts, and the loader counts their weights."""
+    asked: set[str] = set()
+
+    def pick(wanted: Any) -> Any:
+        asked.update(wanted)
+        return kit.pick(wanted)
+
+    dense = request_for()
+    for count in (0, 96):
+        asked.clear()
+        base = replace(dense.base, model=replace(dense.base.model, expert_weights=count))
+        plan(replace(dense, base=base, kernels=pick))
+        assert ("grouped_matmul" in asked) is bool(count)
+
+
 def test_a_budget_below_the_longest_row_is_refused(request_for: Any) -> None:
     with pytest.raises(PlanError, match="micro_batch_tokens=49: row train:7 has 50 tokens") as caught:
         plan(request_for(train={"micro_batch_tokens": 49}, data={"longest_id": "train:7"}))

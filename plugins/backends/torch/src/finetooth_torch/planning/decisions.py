@@ -186,7 +186,8 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
     from finetooth_torch.compute import check_products, compute_request
 
     layers = request.base.facts.per_layer
-    experts, linear = any(of.experts is not None for of in layers), any(of.mixer == "linear" for of in layers)
+    experts = request.base.model.expert_weights > 0 or any(of.experts is not None for of in layers)
+    linear = any(of.mixer == "linear" for of in layers)
     wanted = compute_request(precision, stream=stream, fp8=fp8, experts=experts, gated_norm=linear)
     picked = {} if request.kernels is None else request.kernels(wanted)
     check_products(picked)
