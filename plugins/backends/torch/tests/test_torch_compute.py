@@ -129,3 +129,5 @@ def test_the_plan_says_how_experts_with_lora_are_multiplied() -> None:
     [(_, value, reason)] = said(4, 8192, 1536, *both)
     assert value == "split and fused" and "4 of 8192 x 3072: few" in reason and "4 of 1536 x 8192: one" in reason
     assert not said(8, 4096, 14336, "fused") and not said(8, 4096, 14336)
+    undescribed = replace(FACTS, per_layer=(LayerFacts("attention", {}, {}),))
+    assert experts_form(undescribed, {"grouped_matmul": PickedKernel("acme:groups", print, frozenset(both))}) == ()

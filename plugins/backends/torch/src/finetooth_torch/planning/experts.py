@@ -27,5 +27,7 @@ def experts_form(facts: ModelFacts, kernels: Mapping[str, PickedKernel]) -> tupl
         for depth, outputs in ((hidden, width * (1 + experts.gated)), (width, hidden)):
             form = form_of(experts.count, depth, outputs, rank=1)
             sizes.setdefault(form, {})[f"{experts.count} of {depth} x {outputs}"] = None
+    if not sizes:  # no family describes them
+        return ()
     why = [f"experts, {' and '.join(of)}: {HOW[form].format(rank=WIDE_RANK)}" for form, of in sizes.items()]
     return (Decision(f"kernels.{EXPERTS}.form", " and ".join(sizes), "; ".join(why)),)
