@@ -70,6 +70,27 @@ def test_values(override: str, value: Any) -> None:
         ({"trackers": ["a"]}, "trackers.1=b", {"trackers": ["a", "b"]}),
         ({}, "trackers.0=a", {"trackers": ["a"]}),
         ({"plugins": ["./p.py"]}, "plugins.0.options.a=1", {"plugins": [{"use": "./p.py", "options": {"a": 1}}]}),
+        ({"plugins": ["./p.py"]}, "plugins.p.py.options.a=1", {"plugins": [{"use": "./p.py", "options": {"a": 1}}]}),
+        (
+            {"plugins": ["x", {"use": "/far/p.py", "options": {"a": 1, "b": 2}}]},
+            "plugins.p.py.options.a=3",
+            {"plugins": ["x", {"use": "/far/p.py", "options": {"a": 3, "b": 2}}]},
+        ),
+        (
+            {"plugins": ["../same.py", "../a/same.py"]},
+            "plugins.../a/same.py.options.a=1",
+            {"plugins": ["../same.py", {"use": "../a/same.py", "options": {"a": 1}}]},
+        ),
+        (
+            {"plugins": ["acme-gate>=1.2,<2"]},
+            "plugins.acme-gate.options.a.py=1",
+            {"plugins": [{"use": "acme-gate>=1.2,<2", "options": {"a": {"py": 1}}}]},
+        ),
+        (
+            {"plugins": ["acme.gate"]},
+            "plugins.acme.gate.options.a=1",
+            {"plugins": [{"use": "acme.gate", "options": {"a": 1}}]},
+        ),
     ],
 )
 def test_paths(recipe: dict[str, Any], override: str, result: dict[str, Any]) -> None:
@@ -92,6 +113,11 @@ def test_the_last_one_wins() -> None:
         ("trackers.2=x", "trackers.2: the list has only 1 items"),
         ("trackers.-1=x", "'-1' is not an index"),
         ("trackers.x=x", "'x' is not an index"),
+        ("plugins.p.py.a=1", "plugins.p: the run names no such plugin (write plugins.NAME.options.OPTION=VALUE; NAME"),
+        ("plugins.q.py.options.a=1", "plugins.q.py: the run names no such plugin"),
+        ("plugins.q.py.options.a=1", "NAME is p.py or a/same.py or b/same.py"),
+        ("plugins.same.py.options.a=1", "plugins.same.py: two plugins have this name (write the index instead"),
+        ("plugins.0.options.=1", "empty key"),
         ("trackers.9999999999999999999.a=x", "the list has only 1 items"),
         ("evaluate.every.x=1", "evaluate.every: is 5, so it has no setting below it"),
         ("data.train.seed=1", "data.train: is the reference 'f.jsonl', which takes no options"),
@@ -104,10 +130,25 @@ def test_the_last_one_wins() -> None:
 )
 def test_what_is_refused(override: str, said: str) -> None:
     recipe = {"trackers": ["a"], "evaluate": {"every": 5, "evaluators": "auto"}, "data": {"train": "f.jsonl"}}
+    recipe["plugins"] = ["./p.py", "./a/same.py", "./b/same.py"]
     with pytest.raises(RecipeError) as raised:
         applied(recipe, override)
     assert said in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "words", [["a.b", "3"], ["a.b", "=", "3"], ["a.b=", "3"], ["a.b", "=3"], ["c=1", "a.b", "3", "d=2"]]
+)
+def test_a_space_instead_of_an_equals_sign_is_told_with_the_form_that_works(words: list[str]) -> None:
+    with pytest.raises(RecipeError, match=r"^'a\.b=?' is not an override \(write a\.b=3, without a space\)$"):
+        applied({}, *words)
+
+
+@pytest.mark.parametrize("words", [["a.b", "c=3"], ["a.b=", "c=3"], ["a.b"], ["a.b="]])
+def test_a_setting_without_a_value_before_another_is_not_joined_with_it(words: list[str]) -> None:
+    with pytest.raises(RecipeError, match=r"write (key\.path=value|a\.b=null)"):
+        applied({}, *words)
 
 
 KEYS = st.text("abcdefgh_", min_size=1, max_size=4)

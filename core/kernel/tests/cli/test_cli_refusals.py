@@ -78,6 +78,11 @@ BAD = [
         ["recipe.yaml", "--train.batch_size", "3"],
         "No such option '--train.batch_size' (settings are written train.batch_size=VALUE)",
     ),
+    (
+        ["recipe.yaml", "--batch-size", "3"],
+        "No such option '--batch-size' (settings are written train.batch_size=VALUE)",
+    ),
+    (["recipe.yaml", "train.batch_size", "3"], "is not an override (write train.batch_size=3, without a space)"),
 ]
 
 

@@ -6,7 +6,7 @@ a name to (corresponding setting, advice), and `ABSENT`, by kind, from a name to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -46,16 +46,19 @@ def almost(key: str) -> Meaning | None:
     return None if close is None else _by_form()[close]
 
 
-def option_meant(option: str, parameters: Iterable[str | None]) -> str:
-    """The setting that a user gave as an option of a command; empty if the option is not a setting.
+def option_meant(option: str, parameters: Collection[str | None], leaves: Mapping[str, str]) -> str:
+    """The message for a setting that a user gave as an option of a command; empty if the option is not a setting.
 
     Args:
         parameters: the command's; `overrides` are settings.
+        leaves: settings of the sections, by their last key, with their path.
     """
-    if "overrides" not in parameters:
-        return ""
     name = option.lstrip("-").replace("-", "_")
-    return known.setting if (known := meaning_of(name)) else name if "." in name else ""
+    known = meaning_of(name)
+    setting = (known.setting if known else "") or leaves.get(name) or (name if "." in name else "")
+    if "overrides" not in parameters or not setting:
+        return ""
+    return f"No such option '{option}' (settings are written {setting}=VALUE)"
 
 
 def absent(kind: str, name: str) -> str:

@@ -4,7 +4,8 @@
   `trackers=[a, b]`, `method={name: x, beta: 0.1}`, `output="7"`. Text that does not start with a quote or a bracket is
   taken whole, so `#`, `: ` and `*` mean nothing special in it.
 * `key=` is an error: `key=null` unsets, `key=''` gives an empty text.
-* A number in the path is the index of a list item; the index after the last appends.
+* A number in the path is the index of a list item; the index after the last appends. A plugin may also be named:
+  `plugins.score_gate.py.options.min_score=0.3`, as messages spell it.
 * A path into a section that only names its pick makes a mapping of it: `adapter: x` with `adapter.rank=8` becomes
   `adapter: {name: x, rank: 8}`; a pick that the recipe leaves open keeps its choice: `{name: auto, rank: 8}`.
 * A name of another tool that is read as a setting (`num_train_epochs=3`) replaces that setting.
@@ -13,6 +14,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ DEFAULTED = frozenset({"method", "adapter", "optimizer", "schedule", "backend"})
 """Picks whose `auto` is the default entry of the kind, so that `{name: auto, ...}` may give it options."""
 
 _LISTS = frozenset({"trackers", "export", "evaluate.evaluators", "plugins"})
+_WHOLE = re.compile(r"[^=]+=.")
+_APART = re.compile(r"([\w.-]+)(?: = |= | =| )([^\s=]+)(?= |$)")
 _REFERENCES = ("data.train", "data.eval")
 
 
@@ -38,13 +42,22 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str], plugins: S
             them options, and an override that replaces the list cannot take them out.
 
     Raises:
-        RecipeError: an override has no `=`, no value, or a path that leads nowhere.
+        RecipeError: an override has no `=`, a space around it, no value, or a path that leads nowhere.
     """
     _name_plugins(recipe, plugins)
-    for override in overrides:
+    for index, override in enumerate(overrides):
+        _check_spaces(overrides[index : index + 3])
         keys, value = parse_override(override)
         _assign(recipe, _in_place(recipe, keys), value)
     _name_plugins(recipe, plugins)
+
+
+def _check_spaces(words: Sequence[str]) -> None:
+    """Refuse `key.path VALUE` and `key.path = VALUE`, which a shell hands over as words of their own."""
+    apart = _APART.match(" ".join(words)) if not _WHOLE.match(words[0]) and not Path(words[0]).is_file() else None
+    if apart is not None:
+        action = f"write {apart[1]}={apart[2]}, without a space"
+        raise RecipeError("", f"{words[0]!r} is not an override", action=action)
 
 
 def _name_plugins(recipe: dict[str, Any], plugins: Sequence[str]) -> None:
@@ -91,7 +104,9 @@ def parse_override(override: str) -> tuple[list[str], Any]:
     if not equals:
         example = f"data.train={override}" if Path(override).is_file() else "train.seed=1"
         raise RecipeError("", f"{override!r} is not an override", action=f"write key.path=value, such as {example}")
-    keys = path.split(".")
+    name, named, option = path.removeprefix("plugins.").partition(".options.")
+    of_plugin = bool(named) and path.startswith("plugins.")  # the name of a file holds dots
+    keys = ["plugins", name, "options", *option.split(".")] if of_plugin else path.split(".")
     if not all(keys):
         raise RecipeError("", f"{override!r} has an empty key in its path", action="write key.path=value")
     text = text.strip()
@@ -169,6 +184,8 @@ def _promoted(name: str, path: list[str], where: str) -> dict[str, Any]:
 def _index(items: list[Any], key: str, where: str, *, append: bool) -> int:
     """A list index; one past the end only where a value is set."""
     if not key.isascii() or not key.isdigit():
+        if where == f"plugins.{key}":
+            return _plugin_index(items, key, where)
         raise RecipeError(
             where, f"{key!r} is not an index into a list of {len(items)}", action="write a number, 0 is the first"
         )
@@ -176,3 +193,17 @@ def _index(items: list[Any], key: str, where: str, *, append: bool) -> int:
     if index > len(items) or (index == len(items) and not append):
         raise RecipeError(where, f"the list has only {len(items)} items", action="0 is the first")
     return index
+
+
+def _plugin_index(items: list[Any], name: str, where: str) -> int:
+    """The index of the plugin with this name: a file, a module, or a distribution without its version."""
+    uses = [str(item.get("use") if isinstance(item, dict) else item).strip() for item in items]
+    names = [use.removeprefix("./") if use.endswith(".py") else re.split(r"[<>=!~\[; ]", use)[0] for use in uses]
+    same = [index for index, use in enumerate(names) if use == name or use.endswith(f"/{name}")]
+    if len(same) > 1:
+        raise RecipeError(where, "two plugins have this name", action="write the index instead, 0 is the first")
+    if not same:
+        known = f"; NAME is {' or '.join(names)}" if names else " and add --plugins NAME"
+        action = f"write plugins.NAME.options.OPTION=VALUE{known}"
+        raise RecipeError(where, "the run names no such plugin", action=action)
+    return same[0]

@@ -94,13 +94,14 @@ def _call(options: StartOptions, arguments: list[str], as_json: bool) -> int:
     except click.ClickException as error:
         context = getattr(error, "ctx", None)
         hint = f" (see {context.command_path if context is not None else ' '.join(['ft', *arguments[:1]])} --help)"
-        text = " ".join(error.format_message().split()).rstrip(".")  # click puts choices in lines of their own
+        text = " ".join(error.format_message().split()).rstrip(".") + hint  # click puts choices in lines of their own
         if isinstance(error, click.NoSuchOption) and context is not None:
             from finetooth_recipes.names_elsewhere import option_meant
 
-            if setting := option_meant(error.option_name, (param.name for param in context.command.params)):
-                text, hint = f"No such option '{error.option_name}'", f" (settings are written {setting}=VALUE)"
-        return _report(error, options.debug, text + hint, 2, as_json=as_json)
+            from finetooth_core.settings.recipe import leaves
+
+            text = option_meant(error.option_name, [param.name for param in context.command.params], leaves()) or text
+        return _report(error, options.debug, text, 2, as_json=as_json)
     except FinetoothError as error:
         return _report(error, options.debug, str(error), error.exit_code, as_json=as_json and not state.said_json)
     except Exception as error:
