@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from finetooth_hooks import Kernel, Serves
+from finetooth_hooks.protocols import Kernel as Built
+from finetooth_kernels import integers
 from finetooth_kernels.integers import (
     dequantize,
     fbgemm,
@@ -165,3 +169,75 @@ def test_layer_norm_is_within_half_a_level_of_float64(size: int, symmetric: bool
 def test_what_does_not_fit_is_named(call: Any, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{said}"):
         call()
+
+
+# --- kernels of a device ----------------------------------------------------------------------------------------------
+
+
+class Doubling:
+    """Kernels that read products only; their numbers are `factor` times the right ones."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor, self.calls = factor, 0
+
+    def rescaled(self, *given: Any) -> None:
+        return None
+
+    normed = rescaled
+
+    def product(self, *given: Any) -> Any:
+        *terms, bias, _ = given
+        self.calls += 1
+        if self.factor == 0:
+            raise RuntimeError("no such\narchitecture")
+        rows = integers._product(*terms)
+        rows = rows if bias is None else torch.nn.functional.gelu(rows + bias, approximate="tanh")
+        return self.factor * rows
+
+
+@pytest.fixture
+def offered(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Two providers for a CPU that Triton interprets: the one of lower rank is right, the other as a test says."""
+    ours, right = Doubling(1.0), Doubling(1.0)
+
+    def build(kernels: Any) -> str:
+        unusable = lambda operation, device, dtype: "" if device == "cpu" else "elsewhere"  # noqa: E731
+        monkeypatch.setattr(integers, f"_{id(kernels)}", lambda: Built({"integers": lambda: kernels}, "", unusable),
+                            raising=False)  # fmt: skip
+        return f"finetooth_kernels.integers:_{id(kernels)}"
+
+    entries = [
+        Kernel(name=name, build=build(kernels), summary="", serves=(Serves(operation="integers", rank=rank),))
+        for name, kernels, rank in (("right", right, 1), ("acme", ours, 2), ("asked", Doubling(3.0), None))
+    ]
+    points = [SimpleNamespace(load=lambda: 1 / 0), SimpleNamespace(load=lambda: SimpleNamespace()),
+              SimpleNamespace(load=lambda: SimpleNamespace(ft_kernels=lambda: entries))]  # fmt: skip
+    monkeypatch.setattr(integers, "entry_points", lambda group: points)
+    monkeypatch.setattr(integers, "_CHOSEN", {})
+    monkeypatch.setattr(integers, "interpreted", lambda: True)
+    return ours, right
+
+
+def multiplied() -> Any:
+    one, t = torch.ones(()), torch.ones(2, 2, dtype=torch.int8)
+    return qgemm(t, one, t, one)[0, 0].item()
+
+
+def test_kernels_of_the_highest_rank_compute(offered: Any) -> None:
+    assert multiplied() == multiplied() == 2
+    assert offered[0].calls == 3 and not offered[1].calls  # one of them before the first use
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"), [(2.0, "multiply wrongly on cpu"), (0.0, "fail: no such architecture on cpu")]
+)
+def test_kernels_that_are_wrong_are_left_alone(offered: Any, factor: float, said: str) -> None:
+    offered[0].factor = factor
+    with pytest.warns(UserWarning, match=f"^integers: the kernels acme {said}; they are not used there$"):
+        assert multiplied() == 2
+    assert multiplied() == 2 and offered[0].calls == 1 and offered[1].calls == 3
+
+
+def test_without_an_accelerator_no_plugin_is_loaded(offered: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integers, "interpreted", lambda: False)
+    assert multiplied() == 2 and offered[0].calls == 0

@@ -4,11 +4,20 @@
 
 as in Jacob et al., 2018, arXiv:1712.05877, equation 1. Everything is made of torch's operations and runs on any device.
 Integer products are summed exactly; only the scales are rounded. None of it has a gradient.
+
+On an accelerator for which an installed plugin serves `integers` (`finetooth_hooks.Serves`), that plugin's kernels
+compute where they can read the tensors. Before their first use on a device they are compared with torch in float64; if
+they are wrong or fail, a warning says so, and torch computes there.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,12 +25,16 @@ from torch.nn import functional
 
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.counted_rows import without_autocast
+from finetooth_kernels.triton_devices import interpreted
 
 __all__ = [
     "Activation",
+    "IntegerKernels",
+    "Levels",
     "Quantized",
     "dequantize",
     "fbgemm",
+    "levels",
     "qgemm",
     "quantize_per_channel",
     "quantize_per_tensor",
@@ -50,6 +63,39 @@ class Quantized(NamedTuple):
     zero_point: Tensor
 
 
+class Levels(NamedTuple):
+    """What numbers are rounded to: scale (level - zero_point), of whole levels from `lowest` to `most`."""
+
+    scale: Tensor
+    zero_point: Tensor
+    lowest: int
+    most: int
+
+
+class IntegerKernels(Protocol):
+    """Kernels of a device, which a provider of `integers` returns. Arguments fit together; the kernels return None for
+    tensors that they do not read."""
+
+    def rescaled(
+        self, x: Tensor, scale: Tensor, zero_point: Tensor, bounds: tuple[int, int] | None = None
+    ) -> Tensor | None:
+        """The nearest levels of numbers within bounds, int8; without bounds the numbers of levels."""
+        ...
+
+    def product(
+        self, a_q: Tensor, a_scale: Tensor, a_zero: Tensor | int, b_q: Tensor, b_scale: Tensor, b_zero: Tensor | int,
+        bias: Tensor | None, activation: Activation | None,
+    ) -> Tensor | None:  # fmt: skip
+        """See `fbgemm`."""
+        ...
+
+    def normed(
+        self, q: Tensor, scale: Tensor, weight: Tensor, bias: Tensor | None, eps: float, bits: int, symmetric: bool
+    ) -> Quantized | None:
+        """See `quantized_layernorm`, which no zero point changes."""
+        ...
+
+
 def quantize_per_tensor(t: Tensor, bits: int = 8, *, symmetric: bool = True) -> Quantized:
     """Quantise a tensor with one scale.
 
@@ -63,9 +109,7 @@ def quantize_per_tensor(t: Tensor, bits: int = 8, *, symmetric: bool = True) -> 
         ValueError: naming the argument, for bits out of range, a tensor of integers, NaN or infinity.
     """
     _check(t, bits)
-    wide = t.detach().to(result_dtype(t.dtype))
-    least, greatest = (wide.amin(), wide.amax()) if wide.numel() else (wide.new_zeros(()), wide.new_zeros(()))
-    return _quantized(wide, least, greatest, bits, symmetric)
+    return _quantized(t.detach(), None, bits, symmetric)
 
 
 def quantize_per_channel(t: Tensor, bits: int = 8, axis: int = 0, *, symmetric: bool = True) -> Quantized:
@@ -83,17 +127,15 @@ def quantize_per_channel(t: Tensor, bits: int = 8, axis: int = 0, *, symmetric: 
     _check(t, bits)
     if not -t.dim() <= axis < t.dim():
         raise ValueError(f"axis: {axis} is none of a tensor of shape {tuple(t.shape)}")
-    wide = t.detach().to(result_dtype(t.dtype))
-    others = [at for at in range(t.dim()) if at != axis % t.dim()]
-    if not wide.numel():
-        nothing = wide.new_zeros([1 if at in others else size for at, size in enumerate(t.shape)])
-        return _quantized(wide, nothing, nothing, bits, symmetric)
-    least, greatest = (wide.amin(others, True), wide.amax(others, True)) if others else (wide, wide)
-    return _quantized(wide, least, greatest, bits, symmetric)
+    return _quantized(t.detach(), axis % t.dim(), bits, symmetric)
 
 
 def dequantize(q: Tensor, scale: Tensor, zero_point: Tensor | int = 0) -> Tensor:
     """The numbers that integers stand for, scale (q - zero_point), in the dtype of `scale`."""
+    if (kernels := _kernels(q.device)) is not None:
+        zeros = zero_point if isinstance(zero_point, Tensor) else torch.full_like(scale, zero_point, dtype=torch.int32)
+        if (numbers := kernels.rescaled(q, scale, zeros)) is not None:
+            return numbers
     return (q.to(torch.int32) - zero_point).to(scale.dtype).mul_(scale)
 
 
@@ -116,7 +158,13 @@ def qgemm(
     Raises:
         ValueError: naming the argument, for a dtype or a shape that does not fit.
     """
-    _check_product(a_q, a_scale, a_zero_point, b_q, b_scale, b_zero_point)
+    return fbgemm(a_q, a_scale, b_q, b_scale, a_zero_point=a_zero_point, b_zero_point=b_zero_point)
+
+
+def _product(
+    a_q: Tensor, a_scale: Tensor, a_zero_point: Tensor | int, b_q: Tensor, b_scale: Tensor, b_zero_point: Tensor | int
+) -> Tensor:
+    """See `qgemm`."""
     total = _integer_product(a_q, b_q)
     if _shifted(b_zero_point):
         total = total - a_q.sum(1, keepdim=True) * b_zero_point
@@ -139,11 +187,15 @@ def fbgemm(
     Raises:
         ValueError: see `qgemm`; or an activation it does not know, or a bias of another shape.
     """
+    _check_product(a_q, a_scale, a_zero_point, b_q, b_scale, b_zero_point)
     if activation not in (None, "relu", "silu", "gelu", "gelu_tanh"):
         raise ValueError(f"activation: {activation!r} is unknown; there are relu, silu, gelu, gelu_tanh")
     if bias is not None and bias.shape != b_q.shape[1:]:
         raise ValueError(f"bias: shape {tuple(bias.shape)} does not fit the {b_q.shape[-1]} columns of b_q")
-    rows = qgemm(a_q, a_scale, b_q, b_scale, a_zero_point=a_zero_point, b_zero_point=b_zero_point)
+    given = a_q, a_scale, a_zero_point, b_q, b_scale, b_zero_point
+    if (kernels := _kernels(a_q.device)) and (made := kernels.product(*given, bias, activation)) is not None:
+        return made
+    rows = _product(*given)
     if bias is not None:
         rows += bias
     if activation == "relu":
@@ -173,6 +225,10 @@ def quantized_layernorm(
     for name, of in (("weight", weight), ("bias", bias)):
         if of is not None and of.shape != q.shape[-1:]:
             raise ValueError(f"{name}: shape {tuple(of.shape)} does not fit rows of {q.shape[-1]}")
+    _check_bits(bits)
+    kernels = _kernels(q.device)
+    if kernels and (made := kernels.normed(q, scale, weight, bias, eps, bits, symmetric)) is not None:
+        return made
     rows = dequantize(q, scale, zero_point)
     normed = functional.layer_norm(
         rows, q.shape[-1:], weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype), eps
@@ -180,29 +236,55 @@ def quantized_layernorm(
     return quantize_per_tensor(normed, bits, symmetric=symmetric)
 
 
-def _check(t: Tensor, bits: int) -> None:
-    if not 2 <= bits <= 8:
-        raise ValueError(f"bits: {bits} is not from 2 to 8")
-    if not t.is_floating_point():
-        raise ValueError(f"t: {str(t.dtype).removeprefix('torch.')} does not hold floating-point numbers")
-    if not t.isfinite().all():
+def levels(least: Tensor, greatest: Tensor, bits: int, symmetric: bool) -> Levels:
+    """Levels from the least number to the greatest, 0 among them.
+
+    Raises:
+        ValueError: a number is NaN or infinite.
+    """
+    if not (least.isfinite() & greatest.isfinite()).all():
         raise ValueError("t: it holds NaN or infinity, which integers cannot store")
-
-
-def _quantized(t: Tensor, least: Tensor, greatest: Tensor, bits: int, symmetric: bool) -> Quantized:
-    """Levels from the least number to the greatest, 0 among them, and each number at its nearest."""
     most = (1 << bits - 1) - 1
     if symmetric:
         scale, lowest = torch.maximum(greatest, -least) / most, -most
     else:
-        levels, lowest = (1 << bits) - 1, -most - 1
-        scale = greatest.clamp_min(0) / levels - least.clamp_max(0) / levels
+        count, lowest = (1 << bits) - 1, -most - 1
+        scale = greatest.clamp_min(0) / count - least.clamp_max(0) / count
     scale = torch.where(scale == 0, torch.ones_like(scale), scale)
     if symmetric:
         zero_point = torch.zeros_like(scale, dtype=torch.int32)
     else:
         zero_point = (lowest - least.clamp_max(0) / scale).round().clamp(lowest, most).to(torch.int32)
-    return Quantized((t / scale).round().add_(zero_point).clamp_(lowest, most).to(torch.int8), scale, zero_point)
+    return Levels(scale, zero_point, lowest, most)
+
+
+def _quantized(t: Tensor, axis: int | None, bits: int, symmetric: bool) -> Quantized:
+    """Each number at its nearest level, with a scale for each index of an axis."""
+    others = [at for at in range(t.dim()) if at != axis]
+    if axis is None:
+        bounds = (t.amin(), t.amax()) if t.numel() else (t.new_zeros(()),) * 2
+    elif not t.numel():
+        bounds = (t.new_zeros([1 if at in others else size for at, size in enumerate(t.shape)]),) * 2
+    else:
+        bounds = (t.amin(others, True), t.amax(others, True)) if others else (t, t)
+    wide = result_dtype(t.dtype)
+    scale, zero_point, lowest, most = levels(bounds[0].to(wide), bounds[1].to(wide), bits, symmetric)
+    kernels = _kernels(t.device)
+    if kernels and (q := kernels.rescaled(t, scale, zero_point, (lowest, most))) is not None:
+        return Quantized(q, scale, zero_point)
+    q = (t.to(wide) / scale).round().add_(zero_point).clamp_(lowest, most).to(torch.int8)
+    return Quantized(q, scale, zero_point)
+
+
+def _check(t: Tensor, bits: int) -> None:
+    _check_bits(bits)
+    if not t.is_floating_point():
+        raise ValueError(f"t: {str(t.dtype).removeprefix('torch.')} does not hold floating-point numbers")
+
+
+def _check_bits(bits: int) -> None:
+    if not 2 <= bits <= 8:
+        raise ValueError(f"bits: {bits} is not from 2 to 8")
 
 
 def _check_product(
@@ -240,3 +322,71 @@ def _integer_product(a_mk: Tensor, b_kn: Tensor) -> Tensor:
             part = slice(start, start + _EXACT)
             total += torch.mm(a_mk[:, part].float(), b_kn[part].float()).to(wide)
     return total
+
+
+# --- kernels of a device ----------------------------------------------------------------------------------------------
+
+OPERATION = "integers"
+"""What a provider's entry declares: its function returns `IntegerKernels`."""
+_CHOSEN: dict[torch.device, IntegerKernels | None] = {}
+"""Of devices on which a function was called; None: torch computes."""
+
+
+def _kernels(device: torch.device) -> IntegerKernels | None:
+    """The kernels of the highest rank that run on a device and are right there."""
+    if device not in _CHOSEN:
+        _CHOSEN[device] = None
+        for name, kernels in _usable(str(device)):
+            try:
+                wrong = _wrong(kernels, device)
+            except torch.OutOfMemoryError:
+                del _CHOSEN[device]
+                raise
+            except Exception as error:  # of a compiler, in its own words
+                wrong = f"fail: {' '.join(str(error).split())[:300]}"
+            if not wrong:
+                break
+            _CHOSEN[device] = None
+            warnings.warn(f"{OPERATION}: the kernels {name} {wrong} on {device}; they are not used there", stacklevel=3)
+    return _CHOSEN[device]
+
+
+def _usable(device: str) -> Iterator[tuple[str, IntegerKernels]]:
+    """Providers that can run on a device, the highest rank first."""
+    kind, ranked = device.partition(":")[0], list[tuple[int, str, str]]()
+    if kind == "cpu" and not interpreted():
+        return  # to load every plugin takes longer than what is called here
+    for point in entry_points(group="finetooth"):
+        with suppress(Exception):  # `ft plugins doctor` says what is wrong with a plugin
+            for entry in getattr(point.load(), "ft_kernels", list)():
+                for serves in entry.serves:
+                    here = kind == "cpu" or kind in serves.devices
+                    if serves.operation == OPERATION and here and serves.rank is not None:
+                        ranked.append((serves.rank, entry.name, entry.build))
+    for _, name, build in sorted(ranked, reverse=True):
+        module, _, attribute = build.partition(":")
+        built = getattr(import_module(module), attribute)()
+        if not built.missing(OPERATION, device, "fp32"):
+            yield name, built.functions[OPERATION]()
+
+
+def _wrong(kernels: IntegerKernels, device: torch.device) -> str:
+    """How results of kernels, which are chosen now, differ from torch's in float64; empty if they do not."""
+    t = torch.randn(17, 33, generator=torch.Generator().manual_seed(244))  # whose quotients are no ties
+    calls: dict[str, Callable[[Tensor], Tensor]] = {
+        "quantise": lambda t: dequantize(*quantize_per_channel(t, symmetric=False)),
+        "multiply": lambda t: _squared(quantize_per_channel(t, symmetric=False), t[:, 0]),
+        "normalise": lambda t: dequantize(*quantized_layernorm(*quantize_per_tensor(t), t[0], t[1])),
+    }
+    wanted = {what: call(t.double()) for what, call in calls.items()}
+    _CHOSEN[device] = kernels
+    for what, exact in wanted.items():
+        ours = calls[what](t.to(device)).cpu().double()
+        if not bool((ours - exact).abs().max() <= 1e-5 * exact.abs().max()):
+            return f"{what} wrongly"
+    return ""
+
+
+def _squared(t: Quantized, bias: Tensor) -> Tensor:
+    zeros = {"a_zero_point": t.zero_point, "b_zero_point": t.zero_point.t()}
+    return fbgemm(t.q, t.scale, t.q.t(), t.scale.t(), bias, "gelu_tanh", **zeros)

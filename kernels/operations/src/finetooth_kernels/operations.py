@@ -32,8 +32,9 @@ argument of that name, who makes its products; a provider without it multiplies 
 which is made of other operations of this list; the others return a result.
 
 The provider `reference` computes all of these but `stream_decoder`: the definition of that is the model's own code,
-which `backend.decoder: transformers` runs. The kit holds decoders against it by `reference_decoder`. Room is left for
-products with quantised weights.
+which `backend.decoder: transformers` runs. The kit holds decoders against it by `reference_decoder`.
+
+No run uses `integers`, which a provider may serve too: the functions of `finetooth_kernels.integers` look for it.
 """
 
 from __future__ import annotations

@@ -27,6 +27,7 @@ from finetooth_triton.cached_attention import CachedAttention
 from finetooth_triton.directions import low_rank_linear_triton
 from finetooth_triton.eight_bits import fp8_linear_triton
 from finetooth_triton.grouped import grouped_matmul_triton
+from finetooth_triton.integers import IntegerKernels
 from finetooth_triton.linear_logprob import linear_logprob_triton
 from finetooth_triton.operations import entropy_from_logits, selective_log_softmax
 
@@ -55,6 +56,7 @@ POINTERS = {
     torch.float16: "*fp16",
     torch.int64: "*i64",
     torch.int32: "*i32",
+    torch.int8: "*i8",
     torch.float8_e4m3fn: "*fp8e4nv",
     torch.float8_e5m2: "*fp8e5",
 }
@@ -79,6 +81,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
         eight_bit_kernels,
         group_kernels,
         head_kernels,
+        integer_kernels,
         layer_kernels,
         masked_kernels,
         row_kernels,
@@ -102,7 +105,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
             return launch
 
     modules = cache_kernels, direction_kernels, eight_bit_kernels, group_kernels, head_kernels, layer_kernels
-    for module in (*modules, masked_kernels, row_kernels):
+    for module in (*modules, integer_kernels, masked_kernels, row_kernels):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
@@ -244,6 +247,21 @@ def eight_bits(dtype: torch.dtype) -> None:
         fp8_linear_triton(x.requires_grad_(), weight.requires_grad_()).sum().backward()
 
 
+def as_integers(dtype: torch.dtype) -> None:
+    """Numbers to levels and back, products with each activation, with zero points and without, a norm of wide rows."""
+    kernels, scale, zero = IntegerKernels(), torch.ones(6, 1), torch.zeros(6, 1, dtype=torch.int32)
+    q = kernels.rescaled(torch.zeros(6, 5000, dtype=dtype), scale, zero, (-128, 127))
+    assert q is not None
+    kernels.rescaled(q, scale, zero)
+    for activation in (None, "relu", *gated.ACTIVATIONS):
+        bias = None if activation is None else torch.zeros(6, dtype=dtype)
+        for zeros in (zero, 0):
+            kernels.product(q, scale, zeros, q.t(), scale.t(), 0, bias, activation)  # type: ignore[arg-type]
+    for width in (127, 5000):
+        weight = torch.zeros(width, dtype=dtype)
+        kernels.normed(q[:, :width], scale[0], weight, weight, 1e-5, 8, False)
+
+
 def cache(dtype: torch.dtype) -> None:
     """Attention to a cache: heads of 64, 128 and 256 numbers, and odd ones whose prompts stand apart."""
     for size, samples in ((64, 1), (128, 1), (256, 1), (80, 3)):
@@ -285,6 +303,7 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
     "DoRA": (dora, {"row_lengths_kernel", "scaled_kernel", "scaled_backward_kernel"}),
     "dropout in layers": (dropping, {"masked_narrow_kernel", "masked_factor_kernel", "masked_rows_kernel"}),
     "8 bits": (eight_bits, {"largest_kernel", "round_kernel"}),
+    "integers": (as_integers, {"rescaled_kernel", "integer_product_kernel", "integer_norm_kernel"}),
     "a cache": (cache, {"cached_attention_kernel"}),
 }  # fmt: skip
 
@@ -374,7 +393,9 @@ def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., lis
     """In bf16, on every architecture that users name; the table is docs/benchmarks/kernel-resources.md."""
     found: dict[str, dict[str, tuple[int, int, int]]] = {}
     for target, (backend, architecture, warp, shared_memory) in MORE_TARGETS.items():
-        always = ("trained head", "given logits", "rows of layers", "experts", "a cache", "DoRA", "dropout in layers")
+        always = (
+            "trained head", "given logits", "rows of layers", "experts", "a cache", "DoRA", "dropout in layers", "integers",
+        )  # fmt: skip
         for case in (*always, *(["8 bits"] * (target in EIGHTS))):
             for launch in record(lambda case=case: CASES[case][0](torch.bfloat16), shared_memory):
                 name = launch.kernel.__name__

@@ -89,7 +89,7 @@ def rms_norm_weight_backward_kernel(
 
 
 @triton.jit
-def _activated(gate, ACTIVATION: tl.constexpr):
+def activated(gate, ACTIVATION: tl.constexpr):
     """The activation, and its derivative."""
     if ACTIVATION == "silu":
         share = 1.0 / (1.0 + tl.exp(-gate))
@@ -116,7 +116,7 @@ def gated_kernel(gate_up, y, F, ACTIVATION: tl.constexpr, COLUMNS: tl.constexpr)
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     gate = tl.load(gate_up + 2 * row * F + columns, mask=columns < F, other=0.0).to(tl.float32)
     up = tl.load(gate_up + (2 * row + 1) * F + columns, mask=columns < F, other=0.0).to(tl.float32)
-    value, _ = _activated(gate, ACTIVATION)
+    value, _ = activated(gate, ACTIVATION)
     tl.store(y + row * F + columns, (value * up).to(y.dtype.element_ty), mask=columns < F)
 
 
@@ -129,7 +129,7 @@ def gated_backward_kernel(grad, gate_up, d_gate_up, F, ACTIVATION: tl.constexpr,
     gate = tl.load(gate_up + here, mask=columns < F, other=0.0).to(tl.float32)
     up = tl.load(gate_up + there, mask=columns < F, other=0.0).to(tl.float32)
     g = tl.load(grad + row * F + columns, mask=columns < F, other=0.0).to(tl.float32)
-    value, slope = _activated(gate, ACTIVATION)
+    value, slope = activated(gate, ACTIVATION)
     tl.store(d_gate_up + here, (g * up * slope).to(d_gate_up.dtype.element_ty), mask=columns < F)
     tl.store(d_gate_up + there, (g * value).to(d_gate_up.dtype.element_ty), mask=columns < F)
 
@@ -177,7 +177,7 @@ def gated_norm_kernel(
     root = tl.rsqrt(tl.sum(values * values, 1) / D + eps)
     tl.store(inverse + row, root, mask=row < N)
     values = _weighed(values * root[:, None], weight, columns, D, y, SAME)
-    share, _ = _activated(tl.load(gate + at, mask=here, other=0.0).to(tl.float32), "silu")
+    share, _ = activated(tl.load(gate + at, mask=here, other=0.0).to(tl.float32), "silu")
     tl.store(y + at, (values * share).to(y.dtype.element_ty), mask=here)
 
 
@@ -196,7 +196,7 @@ def gated_norm_backward_kernel(
     normalised = tl.load(x + at, mask=here, other=0.0).to(tl.float32) * root
     incoming = tl.load(grad + at, mask=here, other=0.0).to(tl.float32)
     w = tl.load(weight + columns, mask=columns < D, other=0.0).to(tl.float32)[None, :]
-    share, slope = _activated(tl.load(gate + at, mask=here, other=0.0).to(tl.float32), "silu")
+    share, slope = activated(tl.load(gate + at, mask=here, other=0.0).to(tl.float32), "silu")
     g = incoming * w * share
     mean = (tl.sum(g * normalised, 1) / D)[:, None]
     tl.store(d_x + at, (root * (g - normalised * mean)).to(d_x.dtype.element_ty), mask=here)

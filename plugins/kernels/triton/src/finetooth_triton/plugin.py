@@ -1,5 +1,5 @@
 """Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers, experts,
-attention to a cache, and products in 8 bits."""
+attention to a cache, products in 8 bits, and tensors as integers."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def ft_kernels() -> Iterator[Kernel]:
             *(Serves(operation=operation, devices=GPU, rank=30) for operation in ROWS),
             Serves(operation="packed_linear", devices=GPU, rank=30, backward=False),
             Serves(operation="fp8_linear", devices=GPU, dtypes=frozenset({"bf16", "fp32"}), rank=30),
+            Serves(operation="integers", devices=GPU, rank=30, backward=False),
             # not yet timed against torch's own
             Serves(operation="grouped_matmul", devices=GPU, rank=None, features=frozenset({"fused", "split"})),
             Serves(operation="low_rank_linear", devices=GPU, rank=None, features=frozenset({"multiply"})),

@@ -18,6 +18,7 @@ def build() -> Kernel:
         directions,
         eight_bits,
         grouped,
+        integers,
         layers,
         operations,
     )  # with torch, which who asks for the options does not need
@@ -36,6 +37,7 @@ def build() -> Kernel:
             "keyed_dropout": layers.keyed_dropout_triton,
             "low_rank_linear": directions.low_rank_linear_triton,
             "grouped_matmul": grouped.grouped_matmul_triton,
+            "integers": integers.IntegerKernels,
             "fp8_linear": eight_bits.fp8_linear_triton,
         },
         "compiled for the device when they first run",
