@@ -26,15 +26,14 @@ import json
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import json_text, last_question
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_rendering.turns import json_text, last_question, noted
 
 from finetooth_deepseek import markup as m
 from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns
@@ -47,8 +46,6 @@ _CALL = re.compile(
     rf'<{DSML}invoke name="([^"\n]*)">\n((?:{_ARGUMENT.pattern})*?)\n?</{DSML}invoke>\n', re.DOTALL
 )  # fmt: skip
 
-R = TypeVar("R", bound="DSMLTurns")
-
 
 class DSMLOptions(ThinkingOptions):
     """Options of `deepseek_v3_2` and `deepseek_v4`."""
@@ -60,7 +57,7 @@ def build_v3_2(options: DSMLOptions, context: Context) -> DeepSeekV32:
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
-    return _noted(DeepSeekV32(context.tokenizer, options), options, context)
+    return noted(DeepSeekV32(context.tokenizer, options), context, thinking=options.thinking)
 
 
 def build_v4(options: DSMLOptions, context: Context) -> DeepSeekV4:
@@ -69,13 +66,7 @@ def build_v4(options: DSMLOptions, context: Context) -> DeepSeekV4:
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
-    return _noted(DeepSeekV4(context.tokenizer, options), options, context)
-
-
-def _noted(renderer: R, options: DSMLOptions, context: Context) -> R:
-    if note := foreign_template(renderer, renderer.name, context.tokenizer, thinking=options.thinking):
-        context.note(note)
-    return renderer
+    return noted(DeepSeekV4(context.tokenizer, options), context, thinking=options.thinking)
 
 
 class DSMLTurns(ThinkingTurns):

@@ -23,8 +23,7 @@ from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import json_text, last_question, trimmed
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_rendering.turns import json_text, last_question, noted, trimmed
 
 from finetooth_deepseek import markup as m
 from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns
@@ -49,8 +48,7 @@ def build_v3(options: FencedOptions, context: Context) -> DeepSeekV3:
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
-    _note(_Shown(context.tokenizer, FencedOptions()), context)
-    return DeepSeekV3(context.tokenizer, options)
+    return noted(DeepSeekV3(context.tokenizer, options), context, _Shown(context.tokenizer, FencedOptions()))
 
 
 def build_r1(options: FencedOptions, context: Context) -> DeepSeekR1:
@@ -59,13 +57,7 @@ def build_r1(options: FencedOptions, context: Context) -> DeepSeekR1:
     Raises:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
-    _note(_ShownR1(context.tokenizer, FencedOptions()), context)
-    return DeepSeekR1(context.tokenizer, options)
-
-
-def _note(theirs: DeepSeekV3, context: Context) -> None:
-    if note := foreign_template(theirs, theirs.name, context.tokenizer):
-        context.note(note)
+    return noted(DeepSeekR1(context.tokenizer, options), context, _ShownR1(context.tokenizer, FencedOptions()))
 
 
 @dataclass

@@ -16,8 +16,7 @@ from finetooth_hooks import Conversation, Message
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import json_text, last_question
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_rendering.turns import json_text, last_question, noted
 
 from finetooth_deepseek import markup as m
 from finetooth_deepseek.thinking import ThinkingOptions, ThinkingTurns, whole_content
@@ -36,9 +35,7 @@ def build(options: DeepSeekV31Options, context: Context) -> DeepSeekV31:
         RecipeError: the tokenizer has no DeepSeek tokens.
     """
     theirs = DeepSeekV31(context.tokenizer, DeepSeekV31Options())  # the template writes no reasoning
-    if note := foreign_template(theirs, theirs.name, context.tokenizer):
-        context.note(note)
-    return DeepSeekV31(context.tokenizer, options)
+    return noted(DeepSeekV31(context.tokenizer, options), context, theirs)
 
 
 class DeepSeekV31(ThinkingTurns):

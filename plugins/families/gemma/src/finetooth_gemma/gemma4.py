@@ -29,8 +29,8 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.bare_values import QUOTE, read_arguments
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import TurnRenderer, last_question, trimmed
-from finetooth_toolbox.messages.chat_templates import PROBES, foreign_template, render_template, shaped
+from finetooth_rendering.turns import TurnRenderer, last_question, noted, trimmed
+from finetooth_toolbox.messages.chat_templates import PROBES, render_template, shaped
 
 from finetooth_gemma.gemma4_values import Pieces, arguments, declaration
 
@@ -86,9 +86,7 @@ def build(options: Gemma4Options, context: Context) -> Gemma4:
         context.tokenizer, thinking=options.thinking, version=version,
         empty_thought="prompt" if empty == "asked" else empty,
     )  # fmt: skip
-    if note := foreign_template(theirs, "gemma4", context.tokenizer, enable_thinking=options.thinking):
-        context.note(note)
-    return renderer
+    return noted(renderer, context, theirs, enable_thinking=options.thinking)
 
 
 def _empty_thought(template: str | None) -> EmptyThought:

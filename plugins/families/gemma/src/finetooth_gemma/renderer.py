@@ -17,8 +17,7 @@ from finetooth_hooks import Conversation, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import TurnRenderer, trimmed
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_rendering.turns import TurnRenderer, noted, trimmed
 
 BEGIN, TURN, TURN_END, DOCUMENT_END = "<bos>", "<start_of_turn>", "<end_of_turn>", "<eos>"
 SPEAKERS = {"user": "user", "assistant": "model"}
@@ -38,10 +37,7 @@ def build(options: GemmaOptions, context: Context) -> Gemma:
     Raises:
         RecipeError: the tokenizer has no Gemma tokens.
     """
-    renderer = Gemma(context.tokenizer, system=options.system)
-    if note := foreign_template(renderer, "gemma", context.tokenizer):
-        context.note(note)
-    return renderer
+    return noted(Gemma(context.tokenizer, system=options.system), context)
 
 
 class Gemma(TurnRenderer):

@@ -30,8 +30,8 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.own_templates import own_template
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import TurnRenderer, json_text
-from finetooth_toolbox.messages.chat_templates import PROBES, default_system, foreign_template, render_template
+from finetooth_rendering.turns import TurnRenderer, json_text, noted
+from finetooth_toolbox.messages.chat_templates import PROBES, default_system, render_template
 
 from finetooth_kimi.declarations import declared
 
@@ -74,9 +74,7 @@ def build(options: KimiOptions, context: Context) -> KimiK2:
     told: dict[str, Any] = {"thinking": options.thinking}
     if renderer.version == "k2.5":
         told["tools_ts_str"] = declared(PROBES[-1].tools)  # which its tokenizer gives the template
-    if difference := foreign_template(renderer, "kimi_k2", context.tokenizer, **told):
-        context.note(difference)
-    return renderer
+    return noted(renderer, context, **told)
 
 
 class KimiK2(TurnRenderer):

@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import TurnRenderer, trimmed
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_rendering.turns import TurnRenderer, noted, trimmed
 
 BEGIN, END = "<s>", "</s>"
 SPEAKERS = ("system", "user", "assistant", "tool")
@@ -35,10 +34,7 @@ def build(options: Llama2Options, context: Context) -> Llama2:
     Raises:
         RecipeError: the tokenizer has no `<s>` and `</s>`.
     """
-    renderer = Llama2(context.tokenizer)
-    if difference := foreign_template(renderer, "llama2", context.tokenizer):
-        context.note(difference)
-    return renderer
+    return noted(Llama2(context.tokenizer), context)
 
 
 class Llama2(TurnRenderer):

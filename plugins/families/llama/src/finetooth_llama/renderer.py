@@ -17,14 +17,14 @@ message, a message calls one tool and has no other content, and results are JSON
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from finetooth_hooks import Conversation, DataError, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import function_call
-from finetooth_rendering.turns import TEXT_ROLES, TurnRenderer, json_string, json_text, trimmed
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_rendering.turns import TEXT_ROLES, TurnRenderer, json_string, json_text, noted, trimmed
 from pydantic import Field
 
 from finetooth_llama.calls import PYTHON, builtin_call, read_call
@@ -72,12 +72,9 @@ def build(options: Llama3Options, context: Context) -> Llama3:
     Raises:
         RecipeError: the tokenizer has no Llama 3 tokens.
     """
-    renderer = Llama3(context.tokenizer, options)
-    variables = {"date_string": options.today, "tools_in_user_message": options.tools_in_user_message}
+    variables: dict[str, Any] = {"date_string": options.today, "tools_in_user_message": options.tools_in_user_message}
     variables |= {"builtin_tools": options.builtin_tools} if options.builtin_tools else {}
-    if difference := foreign_template(renderer, "llama3", context.tokenizer, **variables):
-        context.note(difference)
-    return renderer
+    return noted(Llama3(context.tokenizer, options), context, **variables)
 
 
 class Llama3(TurnRenderer):

@@ -32,8 +32,7 @@ from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import TurnRenderer, split_thought
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_rendering.turns import TurnRenderer, noted, split_thought
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|end_of_text|>"
 THINK, THINK_END = "<think>", "</think>"
@@ -69,11 +68,8 @@ def build(options: SmolLM3Options, context: Context) -> SmolLM3:
     Raises:
         RecipeError: the tokenizer has no ChatML tokens.
     """
-    renderer = SmolLM3(context.tokenizer, thinking=options.thinking)
-    difference = foreign_template(renderer, "smollm3", context.tokenizer, enable_thinking=options.thinking)
-    if difference:
-        context.note(difference)
-    return renderer
+    thinking = options.thinking
+    return noted(SmolLM3(context.tokenizer, thinking=thinking), context, enable_thinking=thinking)
 
 
 class SmolLM3(TurnRenderer):

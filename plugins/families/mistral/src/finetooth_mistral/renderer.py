@@ -19,8 +19,8 @@ from typing import Literal
 from finetooth_hooks import Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
-from finetooth_rendering.turns import TurnRenderer
-from finetooth_toolbox.messages.chat_templates import default_system, foreign_template
+from finetooth_rendering.turns import TurnRenderer, noted
+from finetooth_toolbox.messages.chat_templates import default_system
 
 from finetooth_mistral.instruct import MistralV1, MistralV3
 from finetooth_mistral.system_prompt import MistralV7, Small32
@@ -57,10 +57,7 @@ def build(options: MistralOptions, context: Context) -> TurnRenderer:
     """
     renderer = _built(options, context.tokenizer)
     compared = _built(options.model_copy(update={"system": "asked"}), context.tokenizer)  # as templates do
-    note = foreign_template(compared, "mistral", context.tokenizer, strftime_now=options.today.strftime)
-    if note:
-        context.note(note)
-    return renderer
+    return noted(renderer, context, compared, strftime_now=options.today.strftime)
 
 
 def _built(options: MistralOptions, tokenizer: Tokenizer) -> TurnRenderer:

@@ -50,8 +50,8 @@ from finetooth_rendering.parameter_calls import (
     write_call,
 )
 from finetooth_rendering.tool_calls import function_call
-from finetooth_rendering.turns import TurnRenderer, last_question, split_thought, trimmed
-from finetooth_toolbox.messages.chat_templates import foreign_template, render_template
+from finetooth_rendering.turns import TurnRenderer, last_question, noted, split_thought, trimmed
+from finetooth_toolbox.messages.chat_templates import render_template
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 THINK, THINK_END = "<think>", "</think>"
@@ -91,10 +91,7 @@ def build(options: Nemotron3Options, context: Context) -> Nemotron3:
     version = _version(tokenizer.chat_template) if options.version == "auto" else options.version
     keeps = options.keep_reasoning
     renderer = Nemotron3(tokenizer, thinking=options.thinking, keep_reasoning=keeps, version=version)
-    variables = {"truncate_history_thinking": not keeps, "enable_thinking": options.thinking}
-    if difference := foreign_template(renderer, renderer.name, tokenizer, **variables):
-        context.note(difference)
-    return renderer
+    return noted(renderer, context, truncate_history_thinking=not keeps, enable_thinking=options.thinking)
 
 
 def _version(template: str | None) -> Version:

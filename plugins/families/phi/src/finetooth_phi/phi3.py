@@ -18,8 +18,7 @@ from finetooth_hooks import Conversation, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import TurnRenderer
-from finetooth_toolbox.messages.chat_templates import foreign_template
+from finetooth_rendering.turns import TurnRenderer, noted
 
 END, DOCUMENT_END = "<|end|>", "<|endoftext|>"
 
@@ -37,10 +36,7 @@ def build(options: Phi3Options, context: Context) -> Phi3:
     Raises:
         RecipeError: the tokenizer has no Phi-3 tokens.
     """
-    renderer = Phi3(context.tokenizer, empty_system=options.empty_system)
-    if note := foreign_template(renderer, "phi3", context.tokenizer):
-        context.note(note)
-    return renderer
+    return noted(Phi3(context.tokenizer, empty_system=options.empty_system), context)
 
 
 class Phi3(TurnRenderer):

@@ -16,8 +16,8 @@ from finetooth_hooks import Conversation, Message, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import TurnRenderer
-from finetooth_toolbox.messages.chat_templates import default_system, foreign_template
+from finetooth_rendering.turns import TurnRenderer, noted
+from finetooth_toolbox.messages.chat_templates import default_system
 
 START, SEPARATOR, END, DOCUMENT_END = "<|im_start|>", "<|im_sep|>", "<|im_end|>", "<|endoftext|>"
 THINK, THINK_END = "<think>", "</think>"
@@ -41,10 +41,7 @@ def build(options: Phi4Options, context: Context) -> Phi4:
     default = options.default_system
     if default == "auto":
         default = default_system(context.tokenizer.chat_template, _SYSTEM)
-    renderer = Phi4(context.tokenizer, default or "")
-    if note := foreign_template(renderer, "phi4", context.tokenizer):
-        context.note(note)
-    return renderer
+    return noted(Phi4(context.tokenizer, default or ""), context)
 
 
 class Phi4(TurnRenderer):

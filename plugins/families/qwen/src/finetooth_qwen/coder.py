@@ -30,10 +30,10 @@ from finetooth_hooks import Message, Options
 from finetooth_hooks.context import Context
 from finetooth_rendering.page import Page
 from finetooth_rendering.parameter_calls import INSTRUCTIONS, described, plain_value, split_calls
-from finetooth_rendering.turns import trimmed
+from finetooth_rendering.turns import noted, trimmed
 
 from finetooth_qwen.qwen3_5 import TOOLS_BEFORE, write_calls
-from finetooth_qwen.renderer import END, RESULT, RESULT_END, START, Qwen3Instruct, with_note
+from finetooth_qwen.renderer import END, RESULT, RESULT_END, START, Qwen3Instruct
 
 UNASKED = "You are Qwen, a helpful AI assistant that can interact with a computer to solve tasks."
 """The system message of a conversation with tools that has none."""
@@ -49,7 +49,7 @@ def build(options: Qwen3CoderOptions, context: Context) -> Qwen3Coder:
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
     """
-    return with_note(Qwen3Coder(context.tokenizer), context)
+    return noted(Qwen3Coder(context.tokenizer), context)
 
 
 class Qwen3Coder(Qwen3Instruct):

@@ -47,10 +47,10 @@ from finetooth_rendering.parameter_calls import (
     write_call,
 )
 from finetooth_rendering.tool_calls import function_call
-from finetooth_rendering.turns import json_text, split_thought, trimmed
+from finetooth_rendering.turns import json_text, noted, split_thought, trimmed
 from finetooth_toolbox.messages.chat_templates import render_template
 
-from finetooth_qwen.renderer import END, START, THINK, THINK_END, Qwen, Qwen3, with_note
+from finetooth_qwen.renderer import END, START, THINK, THINK_END, Qwen, Qwen3
 from finetooth_qwen.thinking import Thought, last_query, trimmed_thought
 
 TOOLS_BEFORE = "# Tools\n\nYou have access to the following functions:\n\n<tools>"
@@ -117,7 +117,7 @@ def build(options: Qwen35Options, context: Context) -> Qwen35:
         renderer.seeing = cache(partial(context.build, "renderer", pick, setting="data.renderer"))
     if keeps and not newest:
         return renderer  # it differs on purpose
-    return with_note(renderer, context, **told)
+    return noted(renderer, context, **told)
 
 
 def write_calls(

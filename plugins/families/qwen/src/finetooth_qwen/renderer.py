@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from finetooth_hooks import Conversation, Message, Options, Rendered
 from finetooth_hooks.context import Context
@@ -37,8 +37,8 @@ from finetooth_hooks.data.examples import TrainOn
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.tool_calls import function_call, tagged_calls
-from finetooth_rendering.turns import TurnRenderer, json_text, split_thought
-from finetooth_toolbox.messages.chat_templates import chatml_system, foreign_template
+from finetooth_rendering.turns import TurnRenderer, json_text, noted, split_thought
+from finetooth_toolbox.messages.chat_templates import chatml_system
 
 from finetooth_qwen.thinking import Thought, last_query, thought_of
 
@@ -48,7 +48,6 @@ CALL, CALL_END, RESULT, RESULT_END = "<tool_call>", "</tool_call>", "<tool_respo
 ROLES = ("system", "user", "assistant", "tool")
 LEFT_OUT = "reasoning left out"
 
-R = TypeVar("R", bound="Qwen")
 
 TOOLS_BEFORE = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -94,7 +93,7 @@ def build(options: QwenOptions, context: Context) -> Qwen:
     """
     own = context.tokenizer.chat_template
     system = chatml_system(own) if options.default_system == "auto" else options.default_system or ""
-    return with_note(Qwen(context.tokenizer, system), context)
+    return noted(Qwen(context.tokenizer, system), context)
 
 
 def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
@@ -105,7 +104,7 @@ def build_qwen3(options: Qwen3Options, context: Context) -> Qwen3:
     """
     renderer = Qwen3(context.tokenizer, thinking=options.thinking, keep_reasoning=options.keep_reasoning)
     if not options.keep_reasoning:  # else it differs on purpose
-        with_note(renderer, context, enable_thinking=options.thinking)
+        noted(renderer, context, enable_thinking=options.thinking)
     return renderer
 
 
@@ -115,18 +114,7 @@ def build_qwen3_instruct(options: Qwen3InstructOptions, context: Context) -> Qwe
     Raises:
         RecipeError: the tokenizer has no Qwen tokens.
     """
-    return with_note(Qwen3Instruct(context.tokenizer), context)
-
-
-def with_note(renderer: R, context: Context, **variables: Any) -> R:
-    """The renderer; a note if the model's own template says something else.
-
-    Args:
-        variables: what the template reads, as the options have it.
-    """
-    if difference := foreign_template(renderer, renderer.name, context.tokenizer, **variables):
-        context.note(difference)
-    return renderer
+    return noted(Qwen3Instruct(context.tokenizer), context)
 
 
 class Qwen(TurnRenderer):

@@ -36,8 +36,8 @@ from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
 from finetooth_rendering.parameter_calls import argument_value, json_value
 from finetooth_rendering.tool_calls import call_of, function_call
-from finetooth_rendering.turns import TurnRenderer, json_text, last_question
-from finetooth_toolbox.messages.chat_templates import default_system, foreign_template
+from finetooth_rendering.turns import TurnRenderer, json_text, last_question, noted
+from finetooth_toolbox.messages.chat_templates import default_system
 
 BEGIN, ROLE, END = "]~!b[", "]~b]", "[e~["
 THINK, THOUGHT = "<think>", "</think>"
@@ -70,10 +70,7 @@ def build(options: MiniMaxOptions, context: Context) -> MiniMaxM2:
     Raises:
         RecipeError: the tokenizer has no MiniMax tokens.
     """
-    renderer = MiniMaxM2(context.tokenizer, options)
-    if difference := foreign_template(renderer, renderer.name, context.tokenizer):
-        context.note(difference)
-    return renderer
+    return noted(MiniMaxM2(context.tokenizer, options), context)
 
 
 class MiniMaxM2(TurnRenderer):

@@ -22,8 +22,8 @@ from finetooth_hooks import Conversation, Options
 from finetooth_hooks.context import Context
 from finetooth_hooks.protocols import Tokenizer
 from finetooth_rendering.page import Page
-from finetooth_rendering.turns import TurnRenderer
-from finetooth_toolbox.messages.chat_templates import chatml_system, foreign_template
+from finetooth_rendering.turns import TurnRenderer, noted
+from finetooth_toolbox.messages.chat_templates import chatml_system
 
 START, END, DOCUMENT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 TOOLS = "remove them, or set data.renderer: hermes, which writes tools in ChatML"
@@ -43,13 +43,9 @@ def build(options: ChatMLOptions, context: Context) -> ChatML:
     Raises:
         RecipeError: the tokenizer has no ChatML tokens.
     """
-    tokenizer = context.tokenizer
-    own = tokenizer.chat_template
+    own = context.tokenizer.chat_template
     system = chatml_system(own) if options.default_system == "auto" else options.default_system or ""
-    renderer = ChatML(tokenizer, system)
-    if difference := foreign_template(renderer, "chatml", tokenizer):
-        context.note(difference)
-    return renderer
+    return noted(ChatML(context.tokenizer, system), context)
 
 
 class ChatML(TurnRenderer):

@@ -25,12 +25,14 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from finetooth_hooks.bases import RendererBase
+from finetooth_hooks.context import Context
 from finetooth_hooks.data.examples import Conversation, Message, Parsed, Rendered, TrainOn, Weighted
 from finetooth_hooks.errors import DataError
 from finetooth_hooks.protocols import Tokenizer
+from finetooth_toolbox.messages.chat_templates import foreign_template
 from finetooth_toolbox.messages.markup import trained_messages
 
 from finetooth_rendering.page import Controls, Page
@@ -170,6 +172,21 @@ class TurnRenderer(RendererBase, ABC):
             where: `tools`, `messages[3]`.
         """
         return DataError(where, f"renderer {self.name} has {what}", action=action)
+
+
+R = TypeVar("R", bound=TurnRenderer)
+
+
+def noted(renderer: R, context: Context, compared: TurnRenderer | None = None, **variables: Any) -> R:
+    """The renderer; a note if the model's own template says something else.
+
+    Args:
+        compared: the renderer with the options that the template follows, if these are others.
+        variables: what the template reads, as the options have it.
+    """
+    if difference := foreign_template(compared or renderer, renderer.name, context.tokenizer, **variables):
+        context.note(difference)
+    return renderer
 
 
 def trimmed(text: str) -> tuple[int, int]:
