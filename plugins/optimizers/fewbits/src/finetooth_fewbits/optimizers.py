@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import layer_matrices
-from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
-from pydantic import Field
+from finetooth_torchshared.optimizers import Groups, MomentsOptions, SignOptions, TorchOptimizer
 
 if TYPE_CHECKING:
     import torch
@@ -21,24 +20,12 @@ CODES = 256 * 4
 """Bytes of the table of a state's values, which bitsandbytes stores for every tensor."""
 
 
-class AdamW8bitOptions(OptimizerOptions):
+class AdamW8bitOptions(MomentsOptions):
     """Options of `adamw_8bit`, `paged_adamw` and `paged_adamw_8bit`."""
 
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate, as for AdamW."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay rates of the first and second moment."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment."""
 
-
-class Lion8bitOptions(OptimizerOptions):
+class Lion8bitOptions(SignOptions):
     """Options of `lion_8bit`."""
-
-    learning_rate: float = Field(default=3e-5, gt=0)
-    """Peak learning rate. Every weight moves by exactly this much, so take 3 to 10 times less than for AdamW."""
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
 def build_adamw_8bit(options: AdamW8bitOptions) -> TorchOptimizer:

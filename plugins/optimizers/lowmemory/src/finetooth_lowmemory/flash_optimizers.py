@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks import Context, RecipeError
-from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer
+from finetooth_torchshared.optimizers import Beta, Groups, MomentsOptions, OptimizerOptions, SignOptions, TorchOptimizer
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -15,15 +15,8 @@ STATE = 1 + 2 / 32
 """Bytes of a number of a state: its code, and its part of a scale in fp16."""
 
 
-class FlashAdamOptions(OptimizerOptions):
+class FlashAdamOptions(MomentsOptions):
     """Options of `flash_adam`."""
-
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate, as for AdamW."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay rates of the first and second moment."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment."""
 
 
 class FlashAdamwOptions(FlashAdamOptions):
@@ -45,13 +38,8 @@ class FlashSgdwOptions(FlashSgdOptions):
     """Options of `flash_sgdw`."""
 
 
-class FlashLionOptions(OptimizerOptions):
+class FlashLionOptions(SignOptions):
     """Options of `flash_lion`."""
-
-    learning_rate: float = Field(default=3e-5, gt=0)
-    """Peak learning rate. Every weight moves by exactly this much, so take 3 to 10 times less than for AdamW."""
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
 def build_flash_adamw(options: FlashAdamwOptions, context: Context) -> TorchOptimizer:

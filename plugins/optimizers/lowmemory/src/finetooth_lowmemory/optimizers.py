@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Literal
 from finetooth_hooks import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import layer_matrices
-from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer, is_hidden_matrix
+from finetooth_torchshared.optimizers import (
+    Beta,
+    Groups,
+    MomentsOptions,
+    OptimizerOptions,
+    TorchOptimizer,
+    is_hidden_matrix,
+)
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -67,26 +74,12 @@ class ApolloOptions(ApolloMiniOptions):
     """Factor of the update that makes up for the low rank: the root of the paper's alpha."""
 
 
-class AdamMiniOptions(OptimizerOptions):
+class AdamMiniOptions(MomentsOptions):
     """Options of `adam_mini`."""
 
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate, as for AdamW."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay rates of the first and second moment."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment."""
 
-
-class AdamW4bitOptions(OptimizerOptions):
+class AdamW4bitOptions(MomentsOptions):
     """Options of `adamw_4bit`."""
-
-    learning_rate: float = Field(default=2e-4, gt=0)
-    """Peak learning rate, as for AdamW."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay rates of the first and second moment."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment."""
 
 
 def mean_bytes(facts: ModelFacts, of_matrix: Callable[[int, int], float]) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks import Context, RecipeError
-from finetooth_torchshared.optimizers import Beta, OptimizerOptions, TorchOptimizer
+from finetooth_torchshared.optimizers import Beta, MomentsOptions, OptimizerOptions, SignOptions, TorchOptimizer
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -17,15 +17,11 @@ ONE_PASS = frozenset({"cpu", "cuda", "mps", "xpu"})
 list keeps the choice the same for all versions of torch."""
 
 
-class AdamWOptions(OptimizerOptions):
+class AdamWOptions(MomentsOptions):
     """Options of `adamw`."""
 
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate. The default suits low-rank adapters; full fine-tuning needs about a tenth."""
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    """Decay rates of the first and second moment."""
-    eps: float = Field(default=1e-8, gt=0)
-    """Added to the root of the second moment."""
 
 
 class OptimiAdamWOptions(AdamWOptions):
@@ -63,13 +59,8 @@ class AdafactorOptions(OptimizerOptions):
     """Updates with a larger root mean square are scaled down to it."""
 
 
-class LionOptions(OptimizerOptions):
+class LionOptions(SignOptions):
     """Options of `lion`."""
-
-    learning_rate: float = Field(default=3e-5, gt=0)
-    """Peak learning rate. Every weight moves by exactly this much, so take 3 to 10 times less than for AdamW."""
-    betas: tuple[Beta, Beta] = (0.9, 0.99)
-    """Weight of the momentum in the update, and decay rate of the momentum."""
 
 
 def _together(groups: list[dict[str, Any]]) -> bool:

@@ -39,6 +39,26 @@ class OptimizerOptions(Options):
     temporary folder TMPDIR (`disk`). The numbers are the same; a step takes longer."""
 
 
+class MomentsOptions(OptimizerOptions):
+    """Options of AdamW and of what keeps its two moments in fewer bits."""
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate, as for AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """Decay rates of the first and second moment."""
+    eps: float = Field(default=1e-8, gt=0)
+    """Added to the root of the second moment."""
+
+
+class SignOptions(OptimizerOptions):
+    """Options of Lion, which steps along the sign of a momentum."""
+
+    learning_rate: float = Field(default=3e-5, gt=0)
+    """Peak learning rate. Every weight moves by exactly this much, so take 3 to 10 times less than for AdamW."""
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """Weight of the momentum in the update, and decay rate of the momentum."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TorchOptimizer(OptimizerBase):
     """`protocols.Optimizer` that makes a torch optimizer.
