@@ -394,7 +394,8 @@ def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., lis
     found: dict[str, dict[str, tuple[int, int, int]]] = {}
     for target, (backend, architecture, warp, shared_memory) in MORE_TARGETS.items():
         always = (
-            "trained head", "given logits", "rows of layers", "experts", "a cache", "DoRA", "dropout in layers", "integers",
+            "trained head", "given logits", "rows of layers", "experts", "a cache", "DoRA", "dropout in layers",
+            "integers",
         )  # fmt: skip
         for case in (*always, *(["8 bits"] * (target in EIGHTS))):
             for launch in record(lambda case=case: CASES[case][0](torch.bfloat16), shared_memory):

@@ -39,8 +39,9 @@ CHANGES = {
         ),
     ),
 }
-"""What is replaced in click's scripts, and by what: the shells then complete paths where `ft` knows no answer. Bash makes
-three words of `data.train=rows`, so the last one is the start of a path and not of a setting. No space follows `data.train=`."""
+"""What is replaced in click's scripts, and by what: the shells then complete paths where `ft` knows no answer. Bash
+makes three words of `data.train=rows`, so the last one is the start of a path and not of a setting. No space follows
+`data.train=`."""
 
 
 @click.command("completion", help="Print the completion script of a shell. For bash, " + SHELLS["bash"])
