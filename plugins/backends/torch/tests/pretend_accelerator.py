@@ -113,7 +113,8 @@ def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     if name is aten._to_copy:
         return moved(func, args, kwargs)
     if name is aten.copy_:
-        if isinstance(args[0], Held) is not isinstance(args[1], Held) and not (*args[2:], False)[0]:
+        crosses = isinstance(args[0], Held) is not isinstance(args[1], Held)
+        if crosses and not (*args[2:], False)[0] and args[0].numel():  # torch copies nothing of an empty tensor
             waits("copy to the device" if isinstance(args[0], Held) else "copy to the host")
         raw(args[0]).copy_(raw(args[1]))
         return args[0]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from finetooth_hooks import Datum, EngineError, Interrupted, LossData, LossSpec, NotFinite, PlanError
+from finetooth_kernels.memory import placed
 from finetooth_steps.loss_state import checked_state
 from finetooth_steps.micro_batches import MicroBatch, one_batch
 from finetooth_steps.not_finite import check_finite, check_outputs
@@ -202,7 +203,7 @@ class Runner:
         def compute(of: Pass, batch: MicroBatch, rectangle: Rectangle) -> Tensor:
             if of is not work:
                 return _nothing(self._network.outputs(rectangle, ("logprobs",)))
-            gradients = torch.from_numpy(side_by_side(batch, grads)).to(device=self._device, dtype=self._dtype)
+            gradients = placed(torch.from_numpy(side_by_side(batch, grads)), self._device, self._dtype)
             logprobs = self._network.outputs(rectangle, ("logprobs",), expected=gradients)["logprobs"]
             return torch.stack([(logprobs * gradients).sum(), *self._of_routers(None, gradients)]).sum()
 
@@ -425,7 +426,7 @@ class Runner:
     def _array(self, value: Any) -> Any:
         """A state's array as a tensor; numbers stay numbers."""
         if isinstance(value, np.ndarray):
-            return torch.from_numpy(value.copy()).to(self._device)
+            return placed(torch.from_numpy(value.copy()), self._device)
         return value
 
     def _as(self, work: Pass, batch: MicroBatch, role: str, *, train: bool) -> Any:

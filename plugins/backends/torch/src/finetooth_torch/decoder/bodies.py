@@ -228,7 +228,7 @@ class TransformersBody:
         dtype = next(parameter.dtype for tower in self._towers for parameter in tower.parameters())
         extra: dict[str, Any] = {self._types: _types(tokens, media, processor)} if self._types else {}
         for name, values in made.items():
-            tensor = torch.from_numpy(values).to(tokens.device)
+            tensor = placed(torch.from_numpy(values), tokens.device)
             extra[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
         return extra
 
@@ -238,7 +238,7 @@ def _types(tokens: Tensor, media: Sequence[PlacedMedium], processor: Processor) 
     types = torch.zeros_like(tokens)
     for medium in media:
         place = (medium.row, slice(medium.start, medium.start + len(medium.chunk)))
-        ids = torch.tensor(sorted(processor.token_ids(medium.chunk.kind)), device=tokens.device)
+        ids = placed(torch.tensor(sorted(processor.token_ids(medium.chunk.kind))), tokens.device)
         types[place] = torch.isin(tokens[place], ids).to(tokens.dtype) * TYPES[medium.chunk.kind]
     return types
 

@@ -124,7 +124,7 @@ class StreamDecoding:
         lengths = [len(prompt) for prompt in prompts]
         self.contexts: Sequence[int] = lengths
         self.computed = Computed((), 0)
-        self._positions = torch.tensor(lengths, device=device).repeat_interleave(samples)
+        self._positions = placed(torch.tensor(lengths).repeat_interleave(samples), device)
         self._step = Repeated()
         self._windows = {layer.looks.window for layer in self._layers} - {0}
         usual = all(layer.looks.usual(sys.maxsize) for layer in self._layers)
@@ -149,7 +149,7 @@ class StreamDecoding:
         self._rows.say([different[n] for n in whose.tolist()] if len(different) > 1 else of_prompts[:1])
         stream = replace(stream, tokens=stream.tokens - whose * self._facts.vocab_size)
         self.computed = computed_of(stream, last_rows=len(prompts))
-        last = stream.cells_st.gather(1, torch.tensor(lengths, device=self._device).unsqueeze(-1) - 1).squeeze(-1)
+        last = stream.cells_st.gather(1, placed(torch.tensor(lengths).unsqueeze(-1) - 1, self._device)).squeeze(-1)
 
         cells: list[Tensor] = []
 
@@ -237,7 +237,7 @@ class StreamDecoding:
         self._step.forget()
         self._changes += 1
         self._caches = [cache for cache in self._caches if cache.rows]
-        self._positions = self._positions[torch.tensor(left, dtype=torch.int64, device=self._device)]
+        self._positions = self._positions[placed(torch.tensor(left, dtype=torch.int64), self._device)]
         self._adapters = [self._adapters[row] for row in left]
         return left
 
@@ -295,7 +295,7 @@ class TransformersDecoding:
         self.contexts: Sequence[int] = [width] * len(prompts)
         self.computed = Computed((), 0)
         self._padding = [width - len(prompt) for prompt in prompts]
-        starts = torch.tensor(self._padding, device=device)
+        starts = placed(torch.tensor(self._padding), device)
         self._mask = (torch.arange(width, device=device) >= starts.unsqueeze(-1)).long()
         self._shift = torch.zeros((len(prompts), 1), dtype=torch.int64, device=device)  # see `take_shift`
 
@@ -303,7 +303,7 @@ class TransformersDecoding:
         width = self._mask.shape[1]
         self.computed = Computed((width,) * len(self._prompts), 0)
         padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in self._prompts]
-        tokens, positions = torch.tensor(padded, device=self._device), (self._mask.cumsum(1) - 1).clamp_min(0)
+        tokens, positions = placed(torch.tensor(padded), self._device), (self._mask.cumsum(1) - 1).clamp_min(0)
         media = [
             PlacedMedium(row, self._padding[row] + start, chunk)
             for row, prompt in enumerate(self._prompts)
@@ -365,7 +365,7 @@ class TransformersDecoding:
 
     def retire(self, finished: Sequence[bool]) -> list[int]:
         left = [row for row, done in enumerate(finished) if not done]
-        index = torch.tensor(left, dtype=torch.int64, device=self._device)
+        index = placed(torch.tensor(left, dtype=torch.int64), self._device)
         if left:
             self._take(index)
         self._mask = self._mask[index]

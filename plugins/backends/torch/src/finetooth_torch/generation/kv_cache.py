@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from finetooth_kernels.contract import result_dtype
-from finetooth_kernels.memory import new_lasting
+from finetooth_kernels.memory import new_lasting, placed
 from finetooth_kernels.segments import Looks
 from torch import Tensor
 
@@ -64,8 +64,8 @@ class KeyValueCache:
         self._grows = BUCKET if replays else BLOCK
         shared = samples > 1
         self.columns = 0 if shared else self._width
-        counted = like.device if on_device or self._compiled is not None else "cpu"
-        self._columns_1 = torch.tensor([self.columns], device=counted)
+        counted = like.device if on_device or self._compiled is not None else torch.device("cpu")
+        self._columns_1 = placed(torch.tensor([self.columns]), counted)
         self._newest_1 = self._columns_1 - 1
         most = self.columns + room
         if self._dense:
@@ -84,7 +84,7 @@ class KeyValueCache:
             self._above_mask, self._mask = padding, None
         if self._dense:
             self._hide_unwritten(most)
-        self._starts = self._width - torch.tensor(lengths, device=like.device)
+        self._starts = self._width - placed(torch.tensor(lengths), like.device)
         self._from = (torch.arange(self._width, device=like.device) - self._starts.unsqueeze(-1)).clamp_min_(0)
 
     @property
@@ -212,7 +212,7 @@ class KeyValueCache:
             remaining = [sorted(of, key=lambda row: not alive[row])[:most] for of in rows]
             index = [p * samples + of.index(row) for p, of in enumerate(rows) for row in remaining[p]]
             self.samples, rows = most, remaining
-            self._lay_out_anew(torch.tensor(index, device=self._like.device))
+            self._lay_out_anew(placed(torch.tensor(index), self._like.device))
         return [row for of in rows for row in of]
 
     def _move(self, source: int, place: int) -> None:
@@ -294,7 +294,7 @@ def _padding(lengths: Sequence[int], width: int, like: Tensor) -> Tensor | None:
     """(P, 1, 1, W), -inf in the columns before a prompt; None if all are equally long."""
     if min(lengths) == width:
         return None
-    starts = width - torch.tensor(lengths, device=like.device)
+    starts = width - placed(torch.tensor(lengths), like.device)
     hidden = torch.arange(width, device=like.device) < starts.unsqueeze(-1)
     mask = torch.zeros(hidden.shape, dtype=result_dtype(like.dtype), device=like.device)
     return mask.masked_fill_(hidden, -torch.inf)[:, None, None]

@@ -182,7 +182,7 @@ class Writing:
         going = [i for i, row in enumerate(self._held) if not row.finished]
         if len(going) < len(self._held) and not (self._together and _alike(self._held)):
             writing = [self._held[i] for i in going]
-            hidden = hidden[torch.tensor(going, device=self._device)]
+            hidden = hidden[placed(torch.tensor(going), self._device)]
         else:
             writing = self._held
         return self._take(writing, _chosen(self._logits(hidden), writing, self._compute))
@@ -223,13 +223,14 @@ def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple
         return [(range(len(rows)), choose(logits, rows[0].sampling, streams, compute, source=source))]
     choices: list[tuple[Sequence[int], Chosen]] = []
     for places in alike.values():
-        index = torch.tensor(places, device=logits.device)
+        index = placed(torch.tensor(places), logits.device)
         streams = [rows[i].stream for i in places]
-        mine, first = logits[index], rows[places[0]]
+        mine, sampling = logits[index], rows[places[0]].sampling
         source = _source(mine, [rows[i] for i in places])
         open_ = mine if source is None else source
-        among = None if first.schema is None else masked(open_, [rows[i].schema for i in places])
-        choices.append((places, choose(mine, first.sampling, streams, compute, source=source, among=among)))
+        schemas = [schema for i in places if (schema := rows[i].schema) is not None]  # of all, or of none
+        among = masked(open_, schemas) if schemas else None
+        choices.append((places, choose(mine, sampling, streams, compute, source=source, among=among)))
     return choices
 
 
@@ -245,14 +246,10 @@ def _alike(rows: Sequence[Row]) -> bool:
     return plain and len({_settings(row) for row in rows}) == 1
 
 
-def masked(logits: Tensor, states: Sequence[SchemaState | None]) -> Tensor:
+def masked(logits: Tensor, states: Sequence[SchemaState]) -> Tensor:
     """A copy of the logits (R, V) with -inf for tokens that a row's schema does not allow."""
-    copy = logits.clone()
-    for row, state in enumerate(states):
-        if state is not None:
-            allowed = torch.from_numpy(state.allowed(logits.shape[-1])).to(logits.device)
-            copy[row].masked_fill_(~allowed, -torch.inf)
-    return copy
+    allowed = np.stack([state.allowed(logits.shape[-1]) for state in states])
+    return logits.masked_fill(placed(torch.from_numpy(~allowed), logits.device), -torch.inf)
 
 
 def _source(logits: Tensor, rows: Sequence[Row]) -> Tensor | None:

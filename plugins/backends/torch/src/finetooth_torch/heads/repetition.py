@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from finetooth_kernels.memory import placed
 from torch import Tensor
 
 
@@ -42,8 +43,8 @@ def penalise(logits: Tensor, penalty: float) -> Tensor:
 def penalised(logits: Tensor, seen: Sequence[SeenIds], penalty: float) -> Tensor:
     """(B, V) with the penalty on the tokens of each row."""
     of = [row.ids for row in seen]
-    rows = torch.from_numpy(np.repeat(np.arange(len(of)), [len(ids) for ids in of])).to(logits.device)
-    index = rows, torch.from_numpy(np.concatenate(of)).to(logits.device)
+    places = np.repeat(np.arange(len(of)), [len(ids) for ids in of]), np.concatenate(of)
+    index = placed(torch.from_numpy(np.stack(places)), logits.device).unbind()
     copy = logits.clone()
     copy[index] = penalise(logits[index], penalty)
     return copy
@@ -76,9 +77,9 @@ def with_additions(logits: Tensor, rows: Sequence[Additions | None]) -> Tensor:
         return logits
     ids = [token for additions in rows if additions is not None for token in additions.of]
     values = [value for additions in rows if additions is not None for value in additions.of.values()]
-    index = torch.tensor(places, device=logits.device), torch.tensor(ids, device=logits.device)
+    index = placed(torch.tensor([places, ids]), logits.device).unbind()
     copy = logits.clone()
-    copy[index] += torch.tensor(values, dtype=logits.dtype, device=logits.device)
+    copy[index] += placed(torch.tensor(values, dtype=logits.dtype), logits.device)
     return copy
 
 

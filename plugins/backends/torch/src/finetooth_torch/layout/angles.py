@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from finetooth_kernels.memory import placed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -68,7 +69,7 @@ def _by_length(kind: type[nn.Module]) -> type[nn.Module]:
         if len(different) == 1:
             return of(int(different[0]), position_ids)
         flat = position_ids.expand(lengths.shape).flatten()
-        cells = [torch.from_numpy(np.flatnonzero(last == length)).to(flat.device) for length in different]
+        cells = [placed(torch.from_numpy(np.flatnonzero(last == length)), flat.device) for length in different]
         parts = [of(int(length), flat[own][None]) for length, own in zip(different, cells, strict=True)]
         back = torch.cat(cells).argsort()
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from finetooth_hooks import Datum, PlanError
 from finetooth_hooks.compute.attention import Lengths
+from finetooth_kernels.memory import placed
 from finetooth_steps.placed_rows import place_rows
 from finetooth_steps.row_filling import ALLOWED, INDEPENDENT, TRIAL, Filling, leak, share, trial_tokens
 from finetooth_steps.segments import pieces_of, positions_of, seen_by
@@ -88,14 +89,13 @@ def pack(rectangle: Rectangle, multiple: int = 1) -> Packed:
     Args:
         multiple: the row width is a multiple of it.
     """
-    placed = place_rows(rectangle.batch, rectangle.pieces, multiple)
-    device = rectangle.tokens.device
+    rows, device = place_rows(rectangle.batch, rectangle.pieces, multiple), rectangle.tokens.device
     return Packed(
-        tokens=rectangle.tokens.flatten()[torch.from_numpy(placed.source).to(device)],
-        positions=torch.from_numpy(placed.positions).to(device),
-        cells_st=torch.from_numpy(placed.cells).to(device),
-        segments=placed.segments,
-        seen=None if placed.seen is None else torch.from_numpy(placed.seen).to(device),
+        tokens=rectangle.tokens.flatten()[placed(torch.from_numpy(rows.source), device)],
+        positions=placed(torch.from_numpy(rows.positions), device),
+        cells_st=placed(torch.from_numpy(rows.cells), device),
+        segments=rows.segments,
+        seen=None if rows.seen is None else placed(torch.from_numpy(rows.seen), device),
     )
 
 
@@ -140,7 +140,7 @@ def _flash_arguments(packed: Packed) -> dict[str, Any]:
     """Arguments for flash attention of transformers, which it would otherwise derive from positions: all rows as one,
     with the beginnings of segments."""
     segments = [length for row in packed.segments for length in row]
-    begins = torch.tensor([0, *np.cumsum(segments)], dtype=torch.int32, device=packed.tokens.device)
+    begins = placed(torch.tensor([0, *np.cumsum(segments)], dtype=torch.int32), packed.tokens.device)
     longest = max(segments)
     return {"cu_seq_lens_q": begins, "cu_seq_lens_k": begins, "max_length_q": longest, "max_length_k": longest}
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from finetooth_hooks.compute.attention import Lengths
+from finetooth_kernels.memory import placed
 from torch import Tensor, nn
 
 from finetooth_torch.planning.row_sharing import scanned
@@ -60,8 +61,8 @@ class Segments:
             read = first + np.minimum(along, own - 1)
             back[read[along < own]] = at + np.flatnonzero(along < own)
             at += read.size
-            groups.append(torch.from_numpy(read).to(self.device))
-        return groups, torch.from_numpy(back).to(self.device)
+            groups.append(placed(torch.from_numpy(read), self.device))
+        return groups, placed(torch.from_numpy(back), self.device)
 
 
 _SEGMENTS: ContextVar[Segments | None] = ContextVar("segments", default=None)
