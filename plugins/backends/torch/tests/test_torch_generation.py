@@ -11,6 +11,7 @@ import pytest
 import torch
 from finetooth_hooks import Datum, EngineError, Sampling
 from finetooth_steps.sampling import row_streams
+from finetooth_torch.device import graphs
 from finetooth_torch.generation.sampling import choose
 
 PROMPTS = [[5, 9, 14], [7], [30, 31, 32, 33, 34, 35, 36], [8, 8, 50, 2, 21]]
@@ -236,6 +237,7 @@ def test_what_sampling_took_is_counted(kit: Any) -> None:
     assert engine.generate([], sampling).flops == 0
 
 
+@pytest.mark.parametrize("replays", [False, True], ids=["", "like a GPU"])
 @pytest.mark.parametrize(
     "sampling",
     [
@@ -246,12 +248,17 @@ def test_what_sampling_took_is_counted(kit: Any) -> None:
         Sampling(temperature=1.5, top_k=20, top_p=0.6, drawn=True),
     ],
 )
-def test_what_a_token_was_drawn_from_is_told(sampling: Sampling) -> None:
+def test_what_a_token_was_drawn_from_is_told(
+    sampling: Sampling, replays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against the definition in float64: softmax(z / T), the top_k likeliest, the smallest set of them that reaches
     top_p, divided by what is left."""
     logits = torch.from_numpy(np.random.default_rng(3).normal(size=(50, 61)) * 2).float()
+    plain = choose(logits, sampling, [np.random.default_rng(i) for i in range(50)])
+    monkeypatch.setattr(graphs, "replays", lambda device: replays)
     chosen = choose(logits, sampling, [np.random.default_rng(i) for i in range(50)])
-    assert chosen.drawn is not None
+    assert chosen.drawn is not None and chosen.kept == plain.kept
+    assert torch.equal(chosen.tokens, plain.tokens) and torch.equal(chosen.logprobs.float(), plain.logprobs.float())
     for i, (row, token) in enumerate(zip(logits.double().numpy(), chosen.tokens.tolist(), strict=True)):
         p = np.exp(row / sampling.temperature)
         order = np.argsort(-p, kind="stable")[: sampling.top_k or None]

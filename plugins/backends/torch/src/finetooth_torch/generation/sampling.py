@@ -81,28 +81,32 @@ def uniform_numbers(sampling: Sampling, streams: Sequence[np.random.Generator]) 
     return [] if sampling.temperature == 0 else [stream.random() for stream in streams]
 
 
-def choose_in_place(logits: Tensor, sampling: Sampling, draws: Tensor, compute: Compute = TORCH) -> Tensor:
+def choose_in_place(
+    logits: Tensor, sampling: Sampling, draws: Tensor, compute: Compute = TORCH, *, source: Tensor | None = None
+) -> Tensor:
     """`choose` without a look at the numbers, for a graph: every shape follows from the arguments.
 
     Args:
         draws: (B,) float64, the uniform numbers.
+        source: see `choose`; only with a temperature.
 
     Returns:
         (B, C) float64, for `read_choice`: token, log-probability, whether all candidates had a place; with
         `sampling.drawn` the log-probability under the sampling distribution, and the candidates' weights and ids.
     """
+    drawn_from = logits if source is None else source
     with ids_checked():
         tokens: Tensor | None = None
         left: Left | None = None
         if sampling.temperature:
             width = _width(logits, sampling)
-            tokens, left = _drawn(logits, sampling, draws, lambda least: _first_at_least(logits, least, width))
+            tokens, left = _drawn(drawn_from, sampling, draws, lambda least: _first_at_least(drawn_from, least, width))
         fit = torch.ones_like(draws) if left is None or left[2] is None else left[2].double()
         statistics = compute.logits_statistics(logits, tokens)
         columns = [statistics.ids.double(), statistics.logprobs.double(), fit]
         if not sampling.drawn:
             return torch.stack(columns, -1)
-        columns.append(_drawn_logprobs(logits, sampling, tokens, left))
+        columns.append(_drawn_logprobs(drawn_from, sampling, tokens, left))
         candidates = () if left is None else (left[0], left[1].double())
         return torch.cat([torch.stack(columns, -1), *candidates], -1)
 
@@ -138,6 +142,10 @@ def _choose(
         return Chosen(statistics.ids, statistics.logprobs, sure, candidates)
     draws = placed(torch.tensor(numbers, dtype=torch.float64), logits.device)
     width = _width(logits, sampling) if graphs.replays(logits.device) else 0
+    if width and among is None and (sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p):  # one copy to the host
+        found = read_choice(choose_in_place(logits, sampling, draws, compute, source=source).cpu(), sampling)
+        if found is not None:
+            return found
     tokens, left = _drawn(drawn_from, sampling, draws, lambda least: _at_least(drawn_from, least, width))
     statistics = compute.logits_statistics(logits, tokens)
     if not sampling.drawn:
@@ -232,7 +240,7 @@ def _at_least(logits: Tensor, least: Tensor, width: int) -> Left:
     """Logits of at least `least` (B, 1), highest first, and their ids: both (B, C), filled up with -inf; C is at least
     `width`."""
     rows, ids = (logits >= least).nonzero(as_tuple=True)  # ascending ids, which the stable sort keeps
-    counts = rows.bincount(minlength=logits.shape[0])
+    counts = (logits >= least).sum(-1)  # bincount waits for the device
     columns = torch.arange(len(rows), device=logits.device) - (counts.cumsum(0) - counts)[rows]
     shape = logits.shape[0], max(width, int(counts.max()))
     values, places = logits.new_full(shape, -torch.inf), ids.new_zeros(shape)
