@@ -143,6 +143,13 @@ def test_good_reward_passes(plugin: Write) -> None:
     assert _reward(plugin, GOOD) == set()
 
 
+def test_a_reward_may_be_asynchronous(plugin: Write) -> None:
+    lines = ["class Slow:", "    async def __call__(self, prompts, completions, columns):", "        return SCORES"]
+    text = "\n".join(["", *lines, "", "def build(options: NoOptions, context: Context):", "    return Slow()", ""])
+    assert _reward(plugin, text.replace("SCORES", "[0.0 for _ in completions]")) == set()
+    assert _reward(plugin, text.replace("SCORES", "[0.0]")) == {"scores_are_numbers_or_none"}
+
+
 def test_entry_faults(plugin: Write) -> None:
     assert "name_is_well_formed" in _reward(plugin, GOOD, name="Kind Words")
     assert "has_a_summary" in _reward(plugin, GOOD, summary="")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import math
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -99,10 +101,23 @@ def _sampled(count: int) -> dict[str, list[Any]]:
     return columns
 
 
+def _awaiting(reward: Any) -> Any:
+    """The reward as a plain function; one with an `async def` call is awaited, as in a run."""
+
+    async def wait(scores: Any) -> Any:
+        return await scores
+
+    def scored(*arguments: Any) -> Any:
+        scores = reward(*arguments)
+        return asyncio.run(wait(scores)) if inspect.isawaitable(scores) else scores
+
+    return scored
+
+
 @check_for("reward")
 def scores_are_numbers_or_none(case: EntryCase) -> None:
     """One score a completion, finite or None, the same a second time, and none for no completion."""
-    reward = case.build()
+    reward = _awaiting(case.build())
     prompts = ["What is 2 plus 2?", "What is 1 plus 3?", "Say nothing."]
     completions = ["4", "It is five.", ""]
     columns = _Columns(answer=["4", "4", ""], **_sampled(3))
@@ -127,10 +142,11 @@ def scores_are_numbers_or_none(case: EntryCase) -> None:
 def needed_columns_are_needed(case: EntryCase) -> None:
     """Without a column that `needed_columns` names a reward raises an error for the user."""
     reward = case.build()
+    scored = _awaiting(reward)
     for name in getattr(reward, "needed_columns", ()):
         columns = {key: values for key, values in {"answer": ["4"], **_sampled(1)}.items() if key != name}
         try:
-            scores = reward(["What is 2 plus 2?"], ["4"], columns)
+            scores = scored(["What is 2 plus 2?"], ["4"], columns)
         except FinetoothError:
             continue
         fail(f"reward(1 prompt, 1 completion, columns without {name!r})", scores, "a FinetoothError")
