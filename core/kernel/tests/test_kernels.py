@@ -115,7 +115,8 @@ def test_the_recipes_choice_is_taken_whatever_its_rank_and_said() -> None:
 def test_a_choice_that_cannot_serve_is_refused_with_the_reason() -> None:
     quick = entry("quick", serves(rank=20, devices=frozenset({"cuda"})))
     with pytest.raises(PlanError, match=r"kernels\.norm=quick: it serves norm on cuda, not on cpu") as caught:
-        picked(Context(entry("plain", serves()), quick, kernels={"norm": "quick"}))
+        others = entry("plain", serves()), entry("unable", serves(devices=frozenset({"rocm"})))
+        picked(Context(*others, quick, kernels={"norm": "quick"}))
     assert caught.value.action == "set it to auto or plain"
     context = Context(entry("plain", serves()), kernels={"norm": "plain"}, missing={"plain": "no compiler"})
     with pytest.raises(PlanError, match="no compiler"):

@@ -133,7 +133,8 @@ class KernelPicker:
         registered = self._context.builder.entry("kernel", pick, setting=setting, framework=self._framework)
         answer = self._answer(registered, pick, operation, wanted)
         if answer.built is None:
-            able = [other.entry.name for other in self._providers(operation) if other is not registered]
+            others = [one for one in self._providers(operation) if one is not registered]
+            able = [one.entry.name for one in others if self._answer(one, one.full_name, operation, wanted).built]
             raise PlanError(
                 f"{setting}={registered.entry.name}: {answer.refusal}",
                 action=f"set it to auto{''.join(f' or {name}' for name in able)}",

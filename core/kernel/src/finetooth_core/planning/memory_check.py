@@ -168,7 +168,8 @@ class _Trial:
         return None
 
     def strongest(self, request: PlanRequest, rungs: Sequence[Rung], takes: int) -> tuple[Rung, int] | None:
-        """The alternative with the least device memory, if clearly less than `takes`."""
-        changes = [(rung, memory.total) for rung in rungs if (memory := self.memory(request, rung)) is not None]
-        least = min(changes, key=lambda change: change[1], default=None)
-        return least if least is not None and least[1] < WORTHWHILE * takes else None
+        """The alternative with the least device memory, if clearly less than `takes`; before it those for which the
+        other memories have room."""
+        able = [(rung, memory) for rung in rungs if (memory := self.memory(request, rung)) is not None]
+        least = min(able, key=lambda of: (len(shortages(of[1], self._hardware)), of[1].total), default=None)
+        return (least[0], least[1].total) if least and least[1].total < WORTHWHILE * takes else None
