@@ -122,8 +122,10 @@ def on(machine: Machine) -> Iterator[HardwareFacts]:
         found = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: True))
         patch.setattr("finetooth_kernels.triton_devices.importlib", found)
         patch.setattr("finetooth_toolbox.attention_choice.missing_packages", lambda names: missing(names, machine))
+        patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000 * GIB))
         for maker in ("cuda", "rocm"):
-            patch.setattr(f"finetooth_{maker}.hardware.total_memory", lambda: machine.host * GIB)
+            for of_host in ("total_memory", "available_memory"):
+                patch.setattr(f"finetooth_{maker}.hardware.{of_host}", lambda: machine.host * GIB)
         facts = (RocmHardware(torch=torch) if machine.amd else CudaHardware(torch=torch)).facts()
         yield facts.lasting
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from finetooth_gemma.family import Gemma
 from finetooth_gptoss.family import GPTOSS
+from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.bases import AdapterBase, OptimizerBase
 from finetooth_hooks.protocols import (
     BasePart,
@@ -38,6 +39,7 @@ from finetooth_torch.planning.layer_memory import (
     by_layer,
 )
 from finetooth_torch.planning.memory import estimate
+from finetooth_torch.planning.portions import choose_portions
 from finetooth_torchshared.gpus import CONTEXT
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -345,6 +347,21 @@ def test_recomputing_comes_before_an_idle_device(plan: Any) -> None:
     assert made.memory.total <= 24 * GIB
     assert portions(plan(asked(longest=16384, batch=8))) == (16384, True)  # no row is cut
     assert portions(plan(asked(memory=48, gradient_checkpointing=False))) == (4096, False)
+
+
+@pytest.mark.parametrize("of_token, tokens, recomputes", [(2, 16384, False), (4, 8192, False), (24, 8192, True)])
+def test_activations_on_the_host_have_to_fit_there(of_token: int, tokens: int, recomputes: bool) -> None:
+    """MiB a token where the host has 40 GiB; recomputed layers keep an eighth."""
+
+    def needs(tokens: int, *, checkpointing: bool) -> MemoryEstimate:
+        kept = tokens * of_token * 2**20 // (8 if checkpointing else 1)
+        return MemoryEstimate({"weights": GIB}, host={"activations": kept, "overhead": GIB})
+
+    request = asked(memory=8)
+    host = replace(request.place.hardware, host_memory=40 * GIB)
+    made, again = choose_portions(replace(request, place=PlacePart(host)), needs)
+    assert (made.value, again.value) == (tokens, recomputes)
+    assert ("of the host's 42.95 GB" in made.reason) is (tokens < 16384)
 
 
 def test_a_small_step_needs_no_care(plan: Any) -> None:

@@ -52,24 +52,23 @@ def choose_portions(request: PlanRequest, needs: Needs) -> tuple[Decision, Decis
 
 def _together(request: PlanRequest, needs: Needs) -> tuple[Decision, Decision]:
     """The first that fits; the smallest if none does."""
-    has, tried = request.place.hardware.memory, []
+    tried: list[tuple[int, str]] = []
     for tokens, recomputes in _candidates(request):
-        takes = needs(tokens, checkpointing=recomputes).total
-        tried.append((tokens, takes))
-        if takes <= has:
+        fits, figures = _fits(needs(tokens, checkpointing=recomputes), request)
+        tried.append((tokens, figures))
+        if fits:
             break
     first = tried[0]
-    figures = _figures(takes, has)
     longest = tokens == request.data.longest
     reason = "as much as the longest row" if longest else "enough to keep the device busy"
     if first[0] != tokens:
-        reason = f"{'the longest row; ' if longest else ''}{first[0]} would take {_figures(first[1], has)}"
+        reason = f"{'the longest row; ' if longest else ''}{first[0]} would take {first[1]}"
     setting = request.train.gradient_checkpointing
     if setting is not None:
         why = RECIPE
     elif recomputes:
         why = f"without it {_fewest_kept(request)} tokens would take more than there is; with it {figures}"
-    elif takes <= has:
+    elif fits:
         why = f"activations fit: {figures}"
     else:
         why = f"optimizer {request.updates.name} does not work with it ({figures} needed)"
@@ -138,9 +137,8 @@ def _checkpointing(request: PlanRequest, needs: Needs, tokens: int) -> Decision:
     setting = request.train.gradient_checkpointing
     if setting is not None:
         return Decision(CHECKPOINTING, setting, RECIPE)
-    needed, has = needs(tokens, checkpointing=False).total, request.place.hardware.memory
-    figures = _figures(needed, has)
-    if needed <= has:
+    fits, figures = _fits(needs(tokens, checkpointing=False), request)
+    if fits:
         return Decision(CHECKPOINTING, False, f"activations fit: {figures}")
     if not request.updates.checkpointing:
         return Decision(
@@ -149,5 +147,9 @@ def _checkpointing(request: PlanRequest, needs: Needs, tokens: int) -> Decision:
     return Decision(CHECKPOINTING, True, f"without it the run would take {figures}")
 
 
-def _figures(takes: int, has: int) -> str:
-    return f"{size(takes)} of {size(has)}"
+def _fits(memory: MemoryEstimate, request: PlanRequest) -> tuple[bool, str]:
+    """Whether the device has room, and the host for activations that are there; and the figures that decide."""
+    has, of_host, host = request.place.hardware.memory, request.place.hardware.host_memory, sum(memory.host.values())
+    if "activations" in memory.host and memory.total <= has and 0 < of_host < host:
+        return False, f"{size(host)} of the host's {size(of_host)}"
+    return memory.total <= has, f"{size(memory.total)} of {size(has)}"
