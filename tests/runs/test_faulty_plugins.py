@@ -98,6 +98,8 @@ def run(kind: str, function: str, fault: str, model: Path, folder: Path) -> tupl
     (folder / "own.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     recipe = recipe_for(folder, model, {**picked(kind, folder / "own.jsonl", model), "plugins": [str(file)]})
     recipe["train"]["max_steps"] = 3 if kind == "store" else 1
+    if function == "token_bytes":  # the stream decoder keeps none of it
+        recipe["backend"] = {"name": "torch", "decoder": "transformers"}
     (folder / "recipe.yaml").write_text(json.dumps(recipe), encoding="utf-8")
     modules = set(sys.modules)
     try:
