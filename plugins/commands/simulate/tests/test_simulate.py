@@ -256,6 +256,19 @@ class Gathering(Commands):
         return SimpleNamespace(traffic=traffic, sharding=lambda world: Sharding(world, world, world))
 
 
+class Islands(Commands):
+    """With a strategy whose islands hold a whole model each; what is asked what it divides fails, as DiLoCo does."""
+
+    def __init__(self, scale: dict[str, Any]) -> None:
+        super().__init__(scale, frozenset({"traffic"}))
+
+    def build(self, kind: str, pick: Any, *, setting: str = "") -> Any:
+        def sharding(world: int) -> Sharding:
+            raise AttributeError("sharding")
+
+        return SimpleNamespace(traffic=lambda *given: Traffic(1, 10, 2), sharding=sharding, capabilities=frozenset())
+
+
 def test_what_hides_is_said_with_what_is_assumed() -> None:
     scale = {"devices": 4, "strategy": "gathering"}
     arguments = ["r.yaml", "--link", "8Mbit", "--steps", "1", "--compute"]
@@ -268,7 +281,8 @@ def test_what_hides_is_said_with_what_is_assumed() -> None:
     assert 0 < overlap["hidden"] < overlap["computing"]
     shown = CliRunner().invoke(command, [*arguments, "1Gflop"], obj=Gathering(scale), catch_exceptions=False).output
     assert "of computing, behind which" in shown and "one ahead" in " ".join(shown.split())
-    for rate, scaled, said in (("0Gflop", Gathering(scale), "is 0"), ("1Tflop", Grouped(scale), "leave it out")):
+    whole = ("1Tflop", Grouped(scale), "leave it out"), ("1Tflop", Islands(scale), "leave it out")
+    for rate, scaled, said in (("0Gflop", Gathering(scale), "is 0"), *whole):
         with pytest.raises(UserError, match="--compute") as refusal:
             CliRunner().invoke(command, [*arguments, rate], obj=scaled, catch_exceptions=False)
         assert said in str(refusal.value)

@@ -173,7 +173,8 @@ def overlap_of(
     from finetooth_simulate.overlap import Overlap, pass_of
 
     built = context.build("strategy", pick, setting="scale.strategy")
-    divided = built.sharding(world) if hasattr(built, "sharding") else None
+    shards = hasattr(built, "sharding") and "shards" in getattr(built, "capabilities", ("shards",))
+    divided = built.sharding(world) if shards else None
     if divided is None or divided.weights == 1 or divided.divided or not rate:
         raise UserError(
             "--compute: nothing computes meanwhile" if rate else "--compute is 0, and nothing would be computed",
