@@ -80,7 +80,8 @@ def test_a_failed_run_is_kept_and_not_released(place: Place) -> None:
 
 def test_a_reverted_version_is_kept_and_not_released(place: Place) -> None:
     place.add("one")
-    place("revert", "bot@v0", "--why", "the full fine-tune forgot everything")
+    done = place("revert", "bot@v0", "--why", "the full fine-tune forgot everything")
+    assert done.output == "bot@v0 is reverted, and no channel may hold it\n"
     assert isinstance(place("promote", "bot@v0", "--to", "staging").exception, UserError)
     assert place.registry.version("bot@v0").status == "reverted"
 

@@ -353,7 +353,9 @@ def revert(version: str, why: str, key: Path | None, where: str) -> None:
     from finetooth_registry import records, releasing
 
     opened = _open(where)
-    releasing.revert(opened, opened.version(version), why, records.load_signer(key) if key else None)
+    rejected = opened.version(version)
+    releasing.revert(opened, rejected, why, records.load_signer(key) if key else None)
+    click.echo(f"{rejected.called} is reverted, and no channel may hold it")
 
 
 @registry.command("log")
