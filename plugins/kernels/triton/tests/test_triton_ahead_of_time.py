@@ -365,6 +365,7 @@ MORE_TARGETS: dict[str, tuple[str, int | str, int, int]] = {
 SPILLING = {
     ("sm_90", "head_linear_kernel"), ("sm_90", "head_gradient_kernel"),
     *((target, "grouped_matrices_kernel") for target in ("gfx1100", "gfx1151")),
+    *((target, "integer_product_kernel") for target in ("gfx1100", "gfx1151")),
     *((target, "cached_attention_kernel") for target in ("sm_86", "sm_89", "gfx1100", "gfx1151")),
 }  # fmt: skip
 """Known to keep some numbers in memory; whether smaller tiles are faster takes the device."""

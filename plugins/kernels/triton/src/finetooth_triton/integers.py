@@ -66,7 +66,7 @@ class IntegerKernels:
         from finetooth_triton.integer_kernels import integer_product_kernel
 
         out = a_scale.new_empty((rows, width))
-        tile = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 4, "num_stages": 3}
+        tile = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 8, "num_stages": 3}
         strides = *a_q.stride(), *b_q.stride(), *(int(of.numel() > 1) for of in (a_scale, b_scale))
         with gpu.on(a_q.device):
             integer_product_kernel[(-(-rows // 64) * -(-width // 64),)](
