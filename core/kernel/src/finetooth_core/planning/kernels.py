@@ -78,7 +78,7 @@ class KernelPicker:
         for operation in self._asked:
             if operation not in self._wanted:
                 known = sorted(self._wanted)
-                close = nearest(operation, known)
+                close = None if self._providers(operation) else nearest(operation, known)
                 uses = f"it uses {', '.join(known)}" if known else "leave it out"
                 raise RecipeError(
                     f"{SETTING}.{operation}",
