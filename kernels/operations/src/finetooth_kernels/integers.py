@@ -372,7 +372,7 @@ def _usable(device: str) -> Iterator[tuple[str, IntegerKernels]]:
 
 def _wrong(kernels: IntegerKernels, device: torch.device) -> str:
     """How results of kernels, which are chosen now, differ from torch's in float64; empty if they do not."""
-    t = torch.randn(17, 33, generator=torch.Generator().manual_seed(244))  # whose quotients are no ties
+    t = torch.randn(17, 33, generator=torch.Generator().manual_seed(244))  # whose quotients lie off ties
     calls: dict[str, Callable[[Tensor], Tensor]] = {
         "quantise": lambda t: dequantize(*quantize_per_channel(t, symmetric=False)),
         "multiply": lambda t: _squared(quantize_per_channel(t, symmetric=False), t[:, 0]),
