@@ -79,12 +79,12 @@ def own_memory(field: str) -> int:
 
 def cpu_rows() -> Row:
     """Small sizes in float32, where there is no GPU or beside it."""
-    heads = head_rows(CPU_HEADS, dict(CPU_CONTENDERS), "cpu", torch.float32, CPU_WARM_UP, CPU_TIMED)
+    heads = list(head_rows(CPU_HEADS, dict(CPU_CONTENDERS), "cpu", torch.float32, CPU_WARM_UP, CPU_TIMED))
     for row in heads:
         if "frozen" in row["what"]:
             for name in CPU_CONTENDERS:
                 row["contenders"][name]["peak_mb"] = cpu_peak(name, (row["rows"], row["vocabulary"], row["width"]))
-    given = given_rows(CPU_GIVEN, CPU_VOCABULARY, "cpu", torch.float32, CPU_WARM_UP, CPU_TIMED)
+    given = list(given_rows(CPU_GIVEN, CPU_VOCABULARY, "cpu", torch.float32, CPU_WARM_UP, CPU_TIMED))
     return {"linear_logprob": heads, "given logits": given}
 
 
@@ -98,8 +98,8 @@ def gpu_rows(tiles: bool) -> Row:
         }
     contenders: dict[str, Loss | str] = {"torch, whole logits": whole_logits, "chunked": chunked, "triton": in_triton}
     found: Row = {"gemm_bf16_tflops": gemm_tflops()}
-    found["linear_logprob"] = head_rows(HEADS, contenders | peers(), "cuda", torch.bfloat16, WARM_UP, TIMED)
-    found["given logits"] = given_rows(GIVEN, GIVEN_VOCABULARY, "cuda", torch.bfloat16, WARM_UP, TIMED)
+    found["linear_logprob"] = list(head_rows(HEADS, contenders | peers(), "cuda", torch.bfloat16, WARM_UP, TIMED))
+    found["given logits"] = list(given_rows(GIVEN, GIVEN_VOCABULARY, "cuda", torch.bfloat16, WARM_UP, TIMED))
     if tiles:
         found["tiles"] = tile_rows(HEADS[0])
     return found

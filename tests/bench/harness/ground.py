@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from harness.peers import Peer
+from harness.proofs import Proof
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ MANY = {"batch_size": 4, "steps": 4, "generations": 8, "new_tokens": 128}
 TINY = Sizes(llama(32, 64, 2, 4, 2), "fp32", 128, 8, 4, 1, (2, 4), FEW)
 CARD = Sizes(llama(2048, 8192, 16, 32, 8), "bf16", 2048, 128, 8, 3, (4, 16, 64), MANY)
 LARGE = Sizes(llama(4096, 14336, 32, 32, 8), "bf16", 4096, 40, 8, 1, (4, 8, 16), MANY)
+SIZES = {"tiny": TINY, "card": CARD, "large": LARGE}
 VOCABULARY = 49_152
 """Tokens of the tokenizer."""
 
@@ -61,6 +65,8 @@ class Ground:
         rows: a file with conversations.
         sizes: what is measured.
         until: when the part has to end, as `time.monotonic` has it.
+        file: in which `keep` writes; None: nowhere.
+        peers: those from elsewhere, by name.
     """
 
     folder: Path
@@ -68,6 +74,23 @@ class Ground:
     rows: Path
     sizes: Sizes
     until: float = float("inf")
+    file: Path | None = None
+    peers: dict[str, Peer] = field(default_factory=dict)
+
+    def keep(self, proof: Proof) -> None:
+        """Write what was found so far: if the part ends early, the page has that."""
+        if self.file is not None:
+            written = self.file.with_suffix(".new")
+            written.write_text(json.dumps(asdict(proof), indent=1), encoding="utf-8")
+            written.replace(self.file)
+
+    def python(self, peer: str) -> str:
+        """The interpreter that has a peer; empty: none."""
+        return self.peers[peer].python if peer in self.peers else ""
+
+    def absent(self, peer: str, name: str) -> str:
+        """Why it is not there, as a sentence."""
+        return f"{name} was not there: {self.peers[peer].why if peer in self.peers else 'nobody looked for it'}."
 
     @property
     def left(self) -> float:
@@ -113,9 +136,13 @@ def prepared(folder: Path, sizes: Sizes, rows: int, names: Path | None = None, s
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     torch.manual_seed(0)
-    dtype = torch.float32 if sizes.precision == "fp32" else torch.bfloat16
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = LlamaForCausalLM(config).to(dtype)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32 if sizes.precision == "fp32" else torch.bfloat16)
+    try:  # in its own precision from the beginning: in float32 the large one would take twice the memory
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = LlamaForCausalLM(config)
+    finally:
+        torch.set_default_dtype(before)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     del model

@@ -6,12 +6,14 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,7 @@ def run(
         compiled: cache of finetooth's compiled kernels, which this process finds as it would after its first run here;
             default: none are there.
     """
-    with tempfile.TemporaryDirectory(prefix="finetooth-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="finetooth-bench-", ignore_cleanup_errors=True) as folder:
         told, wrote = Path(folder) / "spec.json", Path(folder) / "result.json"
         log.parent.mkdir(parents=True, exist_ok=True)
         if compiled is not None and compiled.exists():
@@ -85,7 +87,7 @@ def run(
         if late:
             return Finished({}, f"stopped after {timeout:.0f} s", wall, watch.peak)
         if process.returncode != 0 or not wrote.exists():
-            return Finished({}, _last_line(log) or f"exit code {process.returncode}", wall, watch.peak)
+            return Finished({}, _reason(process.returncode, log), wall, watch.peak)
         result = json.loads(wrote.read_text(encoding="utf-8"))
         return Finished(result, "", wall, max(watch.peak, int(result.get("max_rss_bytes", 0))), others)
 
@@ -113,22 +115,34 @@ def _empty_caches(folder: str) -> dict[str, str]:
 
 
 def _wait(process: subprocess.Popen[bytes], timeout: float) -> bool:
-    """Wait for the end; True if it came too late and the process group was killed."""
+    """Wait for the end; True if it came too late and the process was killed with all its descendants."""
     try:
         process.wait(timeout)
         return False
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        process.wait()
+        kill(tree(process.pid))
+        with suppress(subprocess.TimeoutExpired):  # a process that waits for a driver cannot be killed
+            process.wait(10)
         return True
     except BaseException:  # Ctrl-C: nothing stays behind
-        os.killpg(process.pid, 9)
+        kill(tree(process.pid))
         raise
 
 
-def _last_line(log: Path) -> str:
+def kill(pids: Sequence[int]) -> None:
+    """End processes at once, those that still are."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _reason(code: int, log: Path) -> str:
+    """Why a process failed: the signal that ended it, and the last line that it printed."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
+    last = lines[-1][:300] if lines else ""
+    if code >= 0:
+        return last or f"exit code {code}"
+    return f"ended by {signal.Signals(-code).name}" + (f"; its last line: {last}" if last else "")
 
 
 class Watch(threading.Thread):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from textwrap import wrap
 from typing import Any
@@ -39,8 +39,14 @@ class Proof:
         yield from ("", *(f"**Failed**: {line}" for line in self.failed), "")
 
 
-def table(title: str, named: tuple[str, ...], rows: list[dict[str, Any]]) -> Proof:
-    """Milliseconds, memory and differences of every contender; a difference over roundings fails."""
+def table(
+    title: str, named: tuple[str, ...], rows: Iterable[dict[str, Any]], keep: Callable[[Proof], None]
+) -> Proof:  # fmt: skip
+    """Milliseconds, memory and differences of every contender; a difference over roundings fails.
+
+    Args:
+        keep: called after each row.
+    """
     proof = Proof(title, [(*named, "who", "ms", "MB", "largest difference")])
     for row in rows:
         about = tuple(str(row[name]) for name in named)
@@ -53,4 +59,5 @@ def table(title: str, named: tuple[str, ...], rows: list[dict[str, Any]]) -> Pro
                 proof.failed.append(f"{', '.join(about)}, {who}: {at['not measured']}")
             elif at.get("largest_difference", 0.0) > APART:
                 proof.failed.append(f"{', '.join(about)}, {who}: {at['largest_difference']} apart")
+        keep(proof)
     return proof

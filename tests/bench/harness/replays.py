@@ -22,7 +22,7 @@ ENDS = range(VOCABULARY // 150)
 
 
 def graphs(ground: Ground) -> Proof:
-    """Each setting with `backend.graphs: true` and `false`: every number that is told of a token, and tokens a second.
+    """Each setting with `backend.graphs: true` and `false`: every number of a token, and tokens a second.
     The first call of each warms up."""
     import finetooth
     import torch
@@ -59,6 +59,7 @@ def graphs(ground: Ground) -> Proof:
             rate = sum(len(row.tokens) for row in completions) / seconds
             held = torch.cuda.max_memory_reserved() / 2**30
             proof.rows.append((name, "yes" if replayed else "no", f"{rate:,.0f}", f"{held:.2f}", apart))
+            ground.keep(proof)
         del engine
         gc.collect()
         torch.cuda.empty_cache()

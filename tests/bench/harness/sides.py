@@ -23,8 +23,10 @@ from harness.proofs import Proof
 CONTENDERS = Path(__file__).parents[1] / "contenders"
 TUNED = {"per_device_batch_size": 8, "dtype": "bfloat16", "bf16": True, "gradient_checkpointing": False}
 """TRL as its users set it for speed, where memory allows."""
-PEAK = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12, "NVIDIA A100": 312e12}
-"""Dense bf16 operations a second by the vendor's data sheets."""
+LEAST = 60.0
+"""Seconds that a turn may take although the part's time says less."""
+LARGE_BYTES = 40 * 2**30
+"""Of a card, for the model of 8 billion parameters."""
 
 Sides = dict[str, tuple[str, dict[str, Any]]]
 """Who takes part, by name: the script, and what it is told in addition."""
@@ -47,24 +49,28 @@ class Task:
     spec: dict[str, Any]
 
 
-def trainers(sizes: Sizes, whole: bool, ours: str = "ours.py", theirs: str = "trl_peer.py") -> Sides:
-    """Who trains.
+def trainers(ground: Ground, ours: str = "ours.py", theirs: str = "trl_peer.py") -> Sides:
+    """Who trains; on a card, with those that are tuned for one.
 
     Args:
-        whole: with those that are tuned for a card.
         ours, theirs: the scripts.
     """
     import torch
     from finetooth_kernels.fp8 import multiplies_fp8
 
-    found: Sides = {"finetooth": (ours, {}), "TRL": (theirs, {})}
-    if whole:
-        tuned = {**TUNED, "per_device_batch_size": min(2, sizes.batch) if sizes is LARGE else sizes.batch}
-        found["TRL, Liger, tuned"] = (theirs, {"tuned": {**tuned, "use_liger_kernel": True}})
-        if installed("unsloth"):
+    sizes = ground.sizes
+    large = sizes.shape == LARGE.shape
+    found: Sides = {"finetooth": (ours, {})}
+    if find_spec("trl") is not None and not large:
+        found["TRL"] = (theirs, {})
+    if torch.cuda.is_available():
+        tuned = {**TUNED, "per_device_batch_size": min(2, sizes.batch) if large else sizes.batch}
+        if find_spec("trl") is not None:
+            liger = find_spec("liger_kernel") is not None
+            found[f"TRL, {'Liger, ' * liger}tuned"] = (theirs, {"tuned": {**tuned, "use_liger_kernel": liger}})
+        if ground.python("unsloth"):
             found["unsloth"] = (theirs, {"tuned": tuned, "unsloth": True})
-    if sizes is LARGE:
-        del found["TRL"]
+    if large:
         fast = {"backend": {"deterministic": False}}
         found["finetooth, backend.deterministic: false"] = (ours, fast)
         # as many tokens at once as two rows of TRL have
@@ -76,18 +82,9 @@ def trainers(sizes: Sizes, whole: bool, ours: str = "ours.py", theirs: str = "tr
     return found
 
 
-def installed(name: str) -> bool:
-    """Whether a package that needs a card is here, and a card too."""
-    import torch
-
-    return torch.cuda.is_available() and find_spec(name) is not None
-
-
 def speed(ground: Ground) -> Proof:
     """Supervised fine-tuning next to TRL: same rows, same order."""
-    import torch
-
-    sides = trainers(ground.sizes, torch.cuda.is_available())
+    sides = trainers(ground)
     tasks = [Task(name, passes, sides, {"adapter": name}) for name, passes in (("lora", 4), ("full", 6))]
     return side_by_side(ground, "Supervised fine-tuning", tasks)
 
@@ -98,9 +95,15 @@ def large(ground: Ground) -> Proof:
 
     if not torch.cuda.is_available():
         return Proof("LoRA on 8 billion parameters", notes=["There is no accelerator: nothing was measured."])
-    with tempfile.TemporaryDirectory(prefix="finetooth-gpu-large-") as folder:
-        bigger = replace(prepared(Path(folder), LARGE, LARGE.rows, ground.model, share=0.9), until=ground.until)
-        tasks = [Task("lora", 4, trainers(LARGE, whole=True), {"adapter": "lora"})]
+    has = torch.cuda.get_device_properties(0).total_memory
+    if has < LARGE_BYTES:
+        return Proof("LoRA on 8 billion parameters", notes=[f"This card has {has / 2**30:.0f} GiB, too few."])
+    with tempfile.TemporaryDirectory(prefix="finetooth-gpu-large-", ignore_cleanup_errors=True) as folder:
+        made = prepared(Path(folder), LARGE, LARGE.rows, ground.model, share=0.9)
+        bigger = replace(ground, folder=made.folder, model=made.model, rows=made.rows, sizes=LARGE)
+        gc.collect()
+        torch.cuda.empty_cache()
+        tasks = [Task("lora", 4, trainers(bigger), {"adapter": "lora"})]
         proof = side_by_side(bigger, "LoRA on 8 billion parameters, rows of up to 4,096 tokens", tasks)
     proof.notes.append("TRL, Liger, tuned computes 2 rows at once, finetooth the 16,384 tokens that its plan takes.")
     return proof
@@ -108,15 +111,13 @@ def large(ground: Ground) -> Proof:
 
 def preferences(ground: Ground) -> Proof:
     """DPO next to TRL: each row's own answer is chosen, that of the row before is rejected."""
-    import torch
-
     rows = [json.loads(line) for line in ground.rows.read_text(encoding="utf-8").splitlines()][: ground.sizes.rows // 2]
     pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": rows[at - 1]["completion"]}
              for at, row in enumerate(rows)]  # fmt: skip
     file = ground.folder / "pairs.jsonl"
     file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
     spec = {"adapter": "lora", "method": "dpo", "rows_file": str(file), "rows": len(rows)}
-    sides = trainers(ground.sizes, torch.cuda.is_available(), theirs="trl_preference_peer.py")
+    sides = trainers(ground, theirs="trl_preference_peer.py")
     proof = side_by_side(ground, "DPO", [Task("lora", 6, sides, spec)])
     proof.notes.append("2 of the 6 N FLOPs are the reference's. Tokens are those of both answers with their prompt.")
     return proof
@@ -124,10 +125,8 @@ def preferences(ground: Ground) -> Proof:
 
 def rollouts(ground: Ground) -> Proof:
     """GRPO next to TRL: prompts, reward and lengths are the same, each draws answers of its own."""
-    import torch
-
     drawn = ground.sizes.drawn
-    sides = trainers(ground.sizes, torch.cuda.is_available(), "ours_grpo.py", "trl_grpo_peer.py")
+    sides = trainers(ground, "ours_grpo.py", "trl_grpo_peer.py")
     title = "GRPO: {batch_size} prompts a step, {generations} answers to each, {new_tokens} tokens".format(**drawn)
     proof = side_by_side(ground, title, [Task("lora", 6, sides, {"adapter": "lora", **drawn})])
     proof.notes.append("2 of the 6 N FLOPs read and draw a token; a prompt counts once for each of its answers.")
@@ -147,15 +146,15 @@ def sampling(ground: Ground) -> Proof:
     file = ground.folder / "prompts.json"
     file.write_text(json.dumps(prompts), encoding="utf-8")
     sides: Sides = {"finetooth": ("ours_generate.py", {}), "transformers": ("transformers_generate.py", {})}
-    if installed("unsloth"):
+    if ground.python("unsloth"):
         sides["unsloth"] = ("transformers_generate.py", {"unsloth": True})
-    if installed("vllm"):
+    if ground.python("vllm"):
         sides["vLLM"] = ("vllm_generate.py", {})
     spec = {"prompts_file": str(file), "prompts": count, "new_tokens": drawn["new_tokens"]}
     title = f"Sampling: {count} prompts, {drawn['new_tokens']} new tokens each"
     proof = side_by_side(ground, title, [Task("sampled", 2, sides, spec)])
     proof.notes.append("Tokens are new ones, after a greedy pass that warms up.")
-    proof.notes.append("vLLM takes memory in advance." if "vLLM" in sides else "vLLM was not there.")
+    proof.notes.append("vLLM takes memory in advance." if "vLLM" in sides else ground.absent("vllm", "vLLM"))
     return proof
 
 
@@ -178,42 +177,71 @@ def side_by_side(ground: Ground, title: str, tasks: Sequence[Task]) -> Proof:
         finetooth.session(recipe(told), data=False).engine.export(adapter)
         gc.collect()  # the model, before other processes come
         torch.cuda.empty_cache()
-    proof = Proof(title, [("what", "who", "tokens/s", "peak GiB", "MFU", "first loss or reward", "last")])
+    said = Proof(title)
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    took = 0.0
+    took, turns = 0.0, [(each, who) for each in tasks for who in each.sides]
     for at in range(sizes.rounds):
         if at and ground.left < took:
-            proof.notes.append(f"{at} of {sizes.rounds} rounds: there was no time for more.")
+            said.notes.append(f"{at} of {sizes.rounds} rounds: there was no time for more.")
             break
         began = time.monotonic()
-        for task, who in [(each, who) for each in tasks for who in each.sides]:
-            result = _turn(ground, task, who, spec, at, proof)
+        for turn, (task, who) in enumerate(turns):
+            # nobody takes the time of all: twice a fair part of what is left
+            seconds = max(LEAST, 2 * ground.left / (len(turns) - turn))
+            result = _turn(ground, task, who, {**spec, "round": at}, seconds, said)
             if result:
                 found.setdefault((task.name, who), []).append(result)
                 print(f"{who}, {task.name}: {steady(result):,.0f} tokens/s", flush=True)
+            ground.keep(_reported(said, tasks, sizes, found))
         took = time.monotonic() - began
-    for task in tasks:
-        _report(proof, task, sizes, {who: found[task.name, who] for who in task.sides if (task.name, who) in found})
-    if not installed("unsloth"):
-        proof.notes.append("unsloth was not there.")
+    proof = _reported(said, tasks, sizes, found)
+    if "unsloth" not in tasks[0].sides:
+        proof.notes.append(ground.absent("unsloth", "unsloth"))
     return proof
 
 
-def _turn(ground: Ground, task: Task, who: str, spec: dict[str, Any], at: int, proof: Proof) -> dict[str, Any]:
-    """One turn of one contender; nothing if it failed or had no time."""
+def _reported(
+    said: Proof, tasks: Sequence[Task], sizes: Sizes, found: dict[tuple[str, str], list[dict[str, Any]]]
+) -> Proof:  # fmt: skip
+    """The section of the turns so far.
+
+    Args:
+        said: its title, and what the turns said.
+    """
+    head = ("what", "who", "tokens/s", "peak GiB", "MFU", "first loss or reward", "last")
+    proof = Proof(said.title, [head], [*said.notes], [*said.failed])
+    for task in tasks:
+        of = {who: found[task.name, who] for who in task.sides if (task.name, who) in found}
+        if of:
+            _report(proof, task, sizes, of)
+    return proof
+
+
+def _turn(
+    ground: Ground, task: Task, who: str, spec: dict[str, Any], seconds: float, proof: Proof
+) -> dict[str, Any]:  # fmt: skip
+    """One turn of one contender; nothing if it failed or had no time. A peer that fails is a note, and no failure of
+    ours."""
     if ground.left <= 0:
         proof.notes.append(f"{who}, {task.name}: not measured, the part's time was over.")
         return {}
     script, more = task.sides[who]
+    python = ground.python({"unsloth": "unsloth", "vLLM": "vllm"}.get(who, "")) or sys.executable
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    if python != sys.executable:
+        environment.pop("PYTHONPATH", None)  # it is of our interpreter
+    logs = ground.folder if ground.file is None else ground.file.parent
+    log = logs / f"{who}-{task.name}-{spec['round']}.log".replace(" ", "_").replace(":", "")
     done = contender(
-        [sys.executable, str(CONTENDERS / script)],
+        [python, str(CONTENDERS / script)],
         {**spec, **task.spec, **more},
-        timeout=min(900.0, ground.left),
-        environment={**os.environ, "HF_HUB_OFFLINE": "1"},
-        log=ground.folder / f"{who}-{task.name}-{at}.log",
+        timeout=min(900.0, ground.left, seconds),
+        environment=environment,
+        log=log,
     )
     if done.failed:
-        proof.failed.append(f"{who}, {task.name}: {done.failed}")
+        (proof.failed if who.startswith("finetooth") else proof.notes).append(f"{who}, {task.name}: {done.failed}")
+        print(f"{who}, {task.name}: {done.failed}; {log}", flush=True)
         return {}
     return {**done.result, "contender": who, "peak": done.result["device_memory_bytes"] or done.peak_rss_bytes}
 
@@ -240,11 +268,12 @@ def _report(proof: Proof, task: Task, sizes: Sizes, found: dict[str, list[dict[s
 
 
 def peak_operations() -> float | None:
-    """Dense bf16 operations a second of this card, where they are known."""
+    """Dense bf16 operations a second of this card, where finetooth knows the data sheet."""
     import torch
 
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return next((of for known, of in PEAK.items() if name.startswith(known)), None)
+    from harness.contact import own_hardware
+
+    return own_hardware().facts().peak_flops.get("bf16") if torch.cuda.is_available() else None
 
 
 def steady(result: dict[str, Any]) -> float:

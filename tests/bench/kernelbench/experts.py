@@ -3,7 +3,7 @@ activation between."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 
@@ -83,9 +83,8 @@ class Layer:
 def expert_rows(
     mixtures: dict[str, Mixture], ranks: tuple[int, ...], tokens: int, device: str, dtype: torch.dtype, warm_up: int,
     timed: int,
-) -> list[Row]:  # fmt: skip
+) -> Iterator[Row]:  # fmt: skip
     """Every mixture without additions and with those of each rank."""
-    found = []
     ways: dict[str, Multiply] = {"torch, one by one": one_by_one, "torch, groups": grouped_matmul}
     if device != "cpu":
         forms: tuple[Form, ...] = ("fused", "split")
@@ -96,11 +95,11 @@ def expert_rows(
             for what, work in (("forward", layer.scored), ("forward and backward", layer.step)):
                 works = {way: partial(work, multiply) for way, multiply in ways.items()}
                 row: Row = {"mixture": name, "rank": rank, "what": what}
-                found.append({**row, "contenders": in_turns(dict(works), device, warm_up, timed)})
+                row["contenders"] = in_turns(dict(works), device, warm_up, timed)
                 exact = work(one_by_one)
                 for way in works:
-                    if "not measured" not in found[-1]["contenders"][way]:
+                    if "not measured" not in row["contenders"][way]:
                         apart = (work(ways[way]) - exact).abs().max() / exact.abs().max()
-                        found[-1]["contenders"][way]["largest_difference"] = float(f"{float(apart):.1e}")
-                print_row(found[-1])
-    return found
+                        row["contenders"][way]["largest_difference"] = float(f"{float(apart):.1e}")
+                print_row(row)
+                yield row

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -67,14 +67,13 @@ def tasks(logits: Tensor, index: Tensor) -> dict[str, tuple[Work, Work]]:
 
 def given_rows(
     shapes: tuple[tuple[int, int], ...], vocabulary: int, device: str, dtype: torch.dtype, warm_up: int, timed: int
-) -> list[Row]:
+) -> Iterator[Row]:
     """Every shape (sequences, length) as it lies, and the fourth in other layouts too."""
-    found = []
     for batch, length in shapes:
         for layout in LAYOUTS if (batch, length) == shapes[3] else ("contiguous",):
             size = 4 * batch * length * vocabulary
             if size > LARGEST_LOGITS:
-                found.append(skipped(labels(batch, length, vocabulary, layout, "all"), size, LARGEST_LOGITS))
+                yield skipped(labels(batch, length, vocabulary, layout, "all"), size, LARGEST_LOGITS)
                 continue
             generator = torch.Generator(device).manual_seed(0)
             logits = torch.randn((batch, length, vocabulary), generator=generator, device=device, dtype=dtype).mul_(3)
@@ -83,11 +82,11 @@ def given_rows(
             for what, (naive, ours) in tasks(logits, index).items():
                 about = labels(batch, length, vocabulary, layout, what)
                 if "backward" in what and size > LARGEST_WITH_GRADIENT:
-                    found.append(skipped(about, size, LARGEST_WITH_GRADIENT))
+                    yield skipped(about, size, LARGEST_WITH_GRADIENT)
                     continue
-                found.append({**about, "contenders": compared(naive, ours, device, warm_up, timed)})
-                print_row(found[-1])
-    return found
+                row = {**about, "contenders": compared(naive, ours, device, warm_up, timed)}
+                print_row(row)
+                yield row
 
 
 def compared(naive: Work, ours: Work, device: str, warm_up: int, timed: int) -> dict[str, Row]:

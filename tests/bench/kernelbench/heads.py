@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -97,9 +97,8 @@ def head_rows(
     dtype: torch.dtype,
     warm_up: int,
     timed: int,
-) -> list[Row]:
+) -> Iterator[Row]:
     """Forward alone, and forward and backward with a frozen and with a trained head."""
-    found = []
     losses = {name: loss for name, loss in contenders.items() if not isinstance(loss, str)}
     absent = {name: {"not measured": why} for name, why in contenders.items() if isinstance(why, str)}
     for shape in shapes:
@@ -113,9 +112,9 @@ def head_rows(
             rows = in_turns(works, device, warm_up, timed)
             add_agreement(rows, losses, *head)
             about = {"rows": shape[0], "vocabulary": shape[1], "width": shape[2], "what": what}
-            found.append({**about, "contenders": rows | absent})
-            print_row(found[-1])
-    return found
+            found = {**about, "contenders": rows | absent}
+            print_row(found)
+            yield found
 
 
 def add_agreement(rows: dict[str, Row], losses: dict[str, Loss], hidden: Tensor, weight: Tensor, targets: Tensor
