@@ -38,17 +38,20 @@ from textwrap import wrap
 from typing import Any
 
 from harness.checkout import ROOT, environment
-from harness.peers import kernels_folder
 from harness.process import Finished, kill
 from harness.process import run as process
 from harness.proofs import Proof
 
+PART = Path(__file__).with_name("part.py")
+"""What does one part."""
 MINUTES = 20.0
 """What all parts together may take on a card."""
 GRACE = 20.0
 """Seconds that a part has after its time, before it is killed."""
 BEFORE = 240.0
 """Seconds that peers may take to install, next to the parts that time nothing."""
+DEVICES = Path("/dev/nvidiactl"), Path("/dev/kfd")
+"""What a machine with a card of NVIDIA or AMD has, if its driver is there."""
 PARTS = {
     "contact": 45, "values": 110, "resume": 50, "heads": 50, "large": 230, "graphs": 60, "sampling": 80, "speed": 150,
     "estimate": 130, "eight": 25, "dpo": 80, "grpo": 100, "logits": 35, "experts": 50,
@@ -90,7 +93,7 @@ class Session:
             "until": until, "killed": until + GRACE,
         }  # fmt: skip
         done = process(
-            [sys.executable, str(Path(__file__).with_name("part.py"))],
+            [sys.executable, str(PART)],
             spec,
             timeout=seconds + GRACE,
             environment={**self._variables, MARK: mark},
@@ -206,17 +209,16 @@ def main() -> int:
         folder = Path(scratch)
         kept: Path = (given.proofs or (ROOT / "build/gpu" if not given.size else folder / "proofs")).resolve()
         kept.mkdir(parents=True, exist_ok=True)
-        variables = environment(folder, given.wheels)
-        variables["PYTHONPATH"] = os.pathsep.join(
-            [*filter(None, [variables.get("PYTHONPATH")]), str(kernels_folder())]
-        )  # fmt: skip
-        session = Session(folder, kept, variables, given)
+        session = Session(folder, kept, environment(folder, given.wheels), given)
         said = kept / "about.json"
         if not given.render:
             done = session.run("about", 120.0)
-            if done.failed:
-                print(f"{sys.executable} cannot run finetooth's parts: {done.failed}")
-                return 1
+            why = done.failed
+            if not given.size and any(device.exists() for device in DEVICES):
+                why = why or done.result["missing"]
+            if why:
+                print(f"make gpu: {why}; {sys.executable} is used, TORCH='torch --index-url URL' takes another build")
+                return 2
             if said.exists() and json.loads(said.read_text(encoding="utf-8")) != dict(done.result):
                 for file in kept.glob("*.json"):  # of another machine, or of other versions
                     file.unlink()

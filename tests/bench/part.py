@@ -37,10 +37,12 @@ def main() -> None:
     if part == "about":
         import torch
         from harness.alone import about
+        from harness.contact import own_hardware
 
         card = torch.cuda.is_available()
         size = spec["size"] or ("card" if card else "tiny")
         said = {"said": about(SIZES[size]), "size": size, "card": card, "amd": torch.version.hip is not None}
+        said["missing"] = own_hardware().missing()
     elif part == "peers":
         install(folder / "peers.json", spec["until"], spec["amd"])
     elif part == "ground":

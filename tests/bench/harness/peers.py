@@ -13,8 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-KERNELS = {"liger_kernel": "liger-kernel==0.8.5", "cut_cross_entropy": "cut-cross-entropy==25.1.1"}
-"""Pure Python over any torch and Triton: they come without what they ask for, next to what is here."""
 OWN = {"unsloth": "unsloth==2026.10.9", "vllm": "vllm==0.33.0"}
 """They ask for another transformers, TRL or torch than ours, so each has an environment, of several GB. flash-attn is
 not among them: its source package compiles for an hour and needs nvcc, and torch has flash kernels of its own."""
@@ -40,22 +38,9 @@ def peers(file: Path | None) -> dict[str, Peer]:
     return {name: Peer(**said.get(name, {})) for name in OWN} | ours
 
 
-def kernels_folder() -> Path:
-    """Where the peers' kernels are, for PYTHONPATH."""
-    return ROOT / ".venv-gpu-kernels"
-
-
 def install(file: Path, end: float, amd: bool) -> None:
-    """Install what is missing until `end`, a time of `time.monotonic`, the small ones first. After each, `file` says
-    what is there."""
+    """Install what is missing until `end`, a time of `time.monotonic`. After each, `file` says what is there."""
     said: dict[str, dict[str, str]] = {}
-    missing = [what for name, what in KERNELS.items() if find_spec(name) is None]
-    if missing:
-        why = _tried(
-            lambda: [*_pip(Path(sys.executable)), "--no-deps", "--target", str(kernels_folder()), *missing], end
-        )
-        said["kernels"] = {"python": "" if why else sys.executable, "why": why}
-        _write(file, said)
     for name, what in OWN.items():
         folder = ROOT / f".venv-gpu-{name}"
         python = folder / "bin/python"
