@@ -126,15 +126,15 @@ class Session:
         file.unlink(missing_ok=True)
         if self._left <= 0:
             why, failed = "", False
-            _save(file, Proof(part, notes=["Not begun: the time was over."]))
+            Proof(part, notes=["Not begun: the time was over."]).save(file)
         else:
             why = why or self.run(part, seconds).failed
             failed = bool(why)
         if failed:
-            proof = loaded(file) if file.exists() else Proof(part)
+            proof = Proof.read(file) if file.exists() else Proof(part)
             proof.failed.append(why + ("; the above is what it had measured" if proof.rows[1:] else ""))
-            _save(file, proof)
-        count = len(loaded(file).failed)
+            proof.save(file)
+        count = len(Proof.read(file).failed)
         print(f"{part}: {time.monotonic() - began:.0f} s, {count} failed", flush=True)
 
     @property
@@ -150,7 +150,7 @@ class Session:
 
     def proofs(self) -> list[Proof]:
         """What is known, in the parts' order."""
-        return [loaded(file) for part in PARTS if (file := self._kept / f"{part}.json").exists()]
+        return [Proof.read(file) for part in PARTS if (file := self._kept / f"{part}.json").exists()]
 
 
 MARK = "FINETOOTH_GPU_PART"
@@ -165,16 +165,6 @@ def strays(mark: str) -> list[int]:
             if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
                 found.append(int(folder.name))
     return found
-
-
-def loaded(file: Path) -> Proof:
-    """A part's findings."""
-    said = json.loads(file.read_text(encoding="utf-8"))
-    return Proof(said["title"], [tuple(row) for row in said["rows"]], said["notes"], said["failed"])
-
-
-def _save(file: Path, proof: Proof) -> None:
-    file.write_text(json.dumps(vars(proof), indent=1), encoding="utf-8")
 
 
 def page(said: str, proofs: list[Proof]) -> str:

@@ -227,7 +227,7 @@ def test_a_way_of_using_the_card_that_fails_does_not_end_the_others(tmp_path: Pa
     proof = tried(ground, Proof("Contact", [("what", "here", "s")]), {"a": broken, "b": lambda device: device}, "cpu")
     assert [row[:2] for row in proof.rows[1:]] == [("a", "RuntimeError: CUDA error: no kernel image"), ("b", "cpu")]
     assert proof.failed == ["a: RuntimeError: CUDA error: no kernel image"]
-    assert accelerator.loaded(tmp_path / "contact.json") == proof
+    assert Proof.read(tmp_path / "contact.json") == proof
 
 
 @pytest.mark.slow

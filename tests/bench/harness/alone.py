@@ -23,24 +23,25 @@ def values(ground: Ground) -> Proof:
     from finetooth_core.plugins.manager import start
     from finetooth_kit import collect, run_check
 
-    catalog, proof = (
-        start(files=[]).catalog,
-        Proof("Values against float64", [("entry", "passed", "not here", "failed")]),
-    )
+    catalog = start(files=[]).catalog
+    proof = ground.begun("Values against float64", ("entry", "passed", "not here", "failed"))
     for kind in ("attention", "kernel"):
         for registered in catalog.all(kind):
+            name = f"{kind} `{registered.entry.name}`"
             if torch.cuda.is_available() and not _serves(registered.entry, "cuda"):
                 continue
+            if name in {row[0] for row in proof.rows[1:]}:
+                continue
             if ground.left <= 0:
-                proof.notes.append(f"{kind} `{registered.entry.name}`: not checked, the part's time was over.")
+                proof.notes.append(f"{name}: not checked, the part's time was over.")
                 continue
             results = [run_check(check) for check in collect(registered.entry, installed=True)]
             counted = Counter(result.status for result in results)
             bad = [f"{kind} {registered.full_name}, {r.check}: {r.message}" for r in results if r.status == "failed"]
             passed, skipped = str(counted["passed"]), str(counted["skipped"])
-            proof.rows.append((f"{kind} `{registered.entry.name}`", passed, skipped, str(len(bad))))
+            proof.rows.append((name, passed, skipped, str(len(bad))))
             proof.failed += bad
-            ground.keep(proof)
+            ground.renewed(proof)
     return proof
 
 

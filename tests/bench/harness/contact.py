@@ -19,7 +19,7 @@ def contact(ground: Ground) -> Proof:
     """What works on this card, and how long its first use took."""
     import torch
 
-    proof = Proof("First contact", [("what", "on this card", "s")])
+    proof = ground.begun("First contact", ("what", "on this card", "s"))
     if not torch.cuda.is_available():
         proof.notes.append("There is no accelerator: nothing was tried.")
         return proof
@@ -29,6 +29,8 @@ def contact(ground: Ground) -> Proof:
 def tried(ground: Ground, proof: Proof, checks: dict[str, Callable[[Any], str]], device: Any) -> Proof:
     """A row for each check; one that raises fails the part, and the next one is tried all the same."""
     for what, check in checks.items():
+        if what in {row[0] for row in proof.rows[1:]}:
+            continue
         began = time.perf_counter()
         try:
             said = check(device)
@@ -38,7 +40,7 @@ def tried(ground: Ground, proof: Proof, checks: dict[str, Callable[[Any], str]],
             proof.failed.append(f"{what}: {said}")
         proof.rows.append((what, said.replace("|", "/"), f"{time.perf_counter() - began:.1f}"))
         print(*proof.rows[-1], sep="; ", flush=True)
-        ground.keep(proof)
+        ground.renewed(proof)
     return proof
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,8 @@ TINY = Sizes(llama(32, 64, 2, 4, 2), "fp32", 128, 8, 4, 1, (2, 4), FEW)
 CARD = Sizes(llama(2048, 8192, 16, 32, 8), "bf16", 2048, 128, 8, 3, (4, 16, 64), MANY)
 LARGE = Sizes(llama(4096, 14336, 32, 32, 8), "bf16", 4096, 40, 8, 1, (4, 8, 16), MANY)
 SIZES = {"tiny": TINY, "card": CARD, "large": LARGE}
+AGAIN = "FINETOOTH_GPU_AGAIN"
+"""Variable of a process that does the rest of a part."""
 VOCABULARY = 49_152
 """Tokens of the tokenizer."""
 
@@ -80,9 +85,27 @@ class Ground:
     def keep(self, proof: Proof) -> None:
         """Write what was found so far: if the part ends early, the page has that."""
         if self.file is not None:
-            written = self.file.with_suffix(".new")
-            written.write_text(json.dumps(asdict(proof), indent=1), encoding="utf-8")
-            written.replace(self.file)
+            proof.save(self.file)
+
+    def begun(self, title: str, head: tuple[str, ...]) -> Proof:
+        """A proof without rows, or what `renewed` has kept."""
+        if AGAIN in os.environ and self.file is not None and self.file.exists():
+            return Proof.read(self.file)
+        return Proof(title, [head])
+
+    def renewed(self, proof: Proof) -> None:
+        """Keep what was found. If the card no longer answers this process, as after a kernel that wrote where it must
+        not, do the rest of the part in a new one."""
+        import torch
+
+        self.keep(proof)
+        try:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+        except RuntimeError as error:
+            print(f"the card no longer answers this process: {error}", flush=True)
+            rest = subprocess.run([sys.executable, *sys.argv], env={**os.environ, AGAIN: "1"}, check=False)
+            raise SystemExit(rest.returncode) from error
 
     def python(self, peer: str) -> str:
         """The interpreter that has a peer; empty: none."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -26,6 +28,18 @@ class Proof:
     rows: list[tuple[str, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
+
+    @staticmethod
+    def read(file: Path) -> Proof:
+        """As `save` wrote it."""
+        said = json.loads(file.read_text(encoding="utf-8"))
+        return Proof(said["title"], [tuple(row) for row in said["rows"]], said["notes"], said["failed"])
+
+    def save(self, file: Path) -> None:
+        """Write it, whole or not at all."""
+        written = file.with_suffix(".new")
+        written.write_text(json.dumps(vars(self), indent=1), encoding="utf-8")
+        written.replace(file)
 
     def lines(self) -> Iterator[str]:
         """The section in Markdown."""

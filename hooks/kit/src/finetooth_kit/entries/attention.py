@@ -217,7 +217,8 @@ def _function_on_device(case: EntryCase) -> tuple[Any, str, Any]:
     torch = import_module("torch")
     here = ["cpu"]
     if torch.cuda.is_available():
-        architecture = "sm_{}{}".format(*torch.cuda.get_device_capability())
+        own = getattr(torch.cuda.get_device_properties(0), "gcnArchName", "") if torch.version.hip else ""
+        architecture = own.partition(":")[0] or "sm_{}{}".format(*torch.cuda.get_device_capability())
         patterns = entry.serves.architectures
         here += ["cuda"] if not patterns or any(fnmatchcase(architecture, pattern) for pattern in patterns) else []
     served = [device for device in here if device in entry.serves.devices]

@@ -58,10 +58,10 @@ def _trials(case: EntryCase) -> list[_OperationCase]:
     assert isinstance(entry, Kernel)
     if "torch" not in entry.frameworks:
         raise CheckSkipped(f"for {', '.join(sorted(entry.frameworks))}; the kit tries torch only")
-    here = {"cuda"} if torch.cuda.is_available() else set[str]()
+    here = ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]  # a GPU shows what a CPU cannot
     if not _interpreted():
         wanted = [
-            (declared, sorted(declared.devices & {"cpu", *here})[:1] if declared.devices else ["cpu"])
+            (declared, [device for device in here if not declared.devices or device in declared.devices][:1])
             for declared in entry.serves
         ]
     else:  # what is interpreted runs on a CPU

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from itertools import accumulate
 from typing import Any
 
@@ -26,6 +27,8 @@ def build() -> Attention:
             f"backend.attention=varlen: torch {torch.__version__} does not have it", action="set it to auto"
         ) from error
 
+    repeats = "enable_gqa" in signature(varlen_attn).parameters  # torch 2.11 has no such parameter
+
     def attend(
         query: Any, key: Any, value: Any, *, scale: float, lengths: Lengths, causal: bool, window: int | None,
         softcap: float | None, sinks: Any | None,
@@ -34,13 +37,17 @@ def build() -> Attention:
         if 0 in (query.shape[0], query.shape[2]):
             return query.new_zeros(*query.shape[:3], value.shape[-1])
         queries = queries_of(lengths, query.shape[2])
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1 and not repeats:
+            key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+        more = {"enable_gqa": groups > 1} if repeats else {}
         q, k, v = (x.transpose(1, 2).flatten(0, 1).contiguous() for x in (query, key, value))
         segments = [n for row in lengths for n in row]
         back = -1 if window is None else window - 1
         ahead = 0 if causal else back
         attended = varlen_attn(
             q, k, v, _ends(queries, query.device), _ends(segments, query.device), max(queries), max(segments),
-            scale=scale, window_size=(back, ahead), enable_gqa=query.shape[1] != key.shape[1],
+            scale=scale, window_size=(back, ahead), **more,
         )  # fmt: skip
         assert isinstance(attended, torch.Tensor)
         return attended.view(query.shape[0], query.shape[2], *attended.shape[1:]).transpose(1, 2)

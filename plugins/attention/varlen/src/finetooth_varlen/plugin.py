@@ -16,6 +16,6 @@ def ft_attention() -> Iterator[Attention]:
         serves=AttentionServes(
             devices=frozenset({"cuda"}), architectures=("sm_8*", "sm_9*", "sm_1??"),
             precisions=frozenset({"bf16", "fp16"}), largest_head=256, head_multiple=8, segments="lengths", window=True,
-            packages=("torch>=2.10",),
+            packages=("torch>=2.11",),
         ),
     )  # fmt: skip
