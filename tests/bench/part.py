@@ -46,7 +46,7 @@ def main() -> None:
     elif part == "peers":
         install(folder / "peers.json", spec["until"], spec["amd"])
     elif part == "ground":
-        prepared(folder, sizes, max(sizes.rows, *sizes.batches), spec["tokenizer"] and Path(spec["tokenizer"]))
+        prepared(folder, sizes, max(sizes.rows, *sizes.batches), Path(spec["tokenizer"]) if spec["tokenizer"] else None)
     else:
         ground = Ground(
             folder, folder / "model", folder / "rows.jsonl", sizes, spec["until"],
