@@ -8,59 +8,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from finetooth_advise.advice import advise
-from finetooth_advise.made_up_machines import MAC_BACKEND, mac
+from finetooth_advise.made_up_machines import MAC_BACKEND
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_core.planning.memory_check import check_memory
 from finetooth_core.planning.plan import Job, decide
 from finetooth_core.planning.ways import ways
-from finetooth_cuda.hardware import CudaHardware
 from finetooth_hooks.errors import PlanError
-from finetooth_hooks.protocols import Device, HardwareFacts
-from finetooth_rocm.hardware import RocmHardware
+from finetooth_hooks.protocols import HardwareFacts
 from known_models import FRESH, MODELS, ROOMY, choice, llama
+from machines import Machine, on
 
-GIB = 2**30
 PAGE = Path(__file__).parents[2] / "docs" / "benchmarks" / "plans.md"
 WIDTH = 120
-
-
-@dataclass(frozen=True)
-class Machine:
-    """One that is made up.
-
-    Attributes:
-        gpu: as torch names it; empty: a CPU or a Mac.
-        architecture: compute capability of NVIDIA, `gfx...` of AMD.
-        memory: GiB of a device.
-        host: GiB around it.
-        units: compute units of AMD's.
-        packages: that are installed there and not here.
-        backend: of the recipe.
-    """
-
-    gpu: str
-    architecture: tuple[int, int] | str
-    memory: float
-    host: int = 128
-    count: int = 1
-    units: int = 0
-    packages: tuple[str, ...] = ()
-    backend: str = "torch"
-
-    @property
-    def amd(self) -> bool:
-        return isinstance(self.architecture, str) and self.architecture.startswith("gfx")
 
 
 MACHINES = {
@@ -93,46 +60,6 @@ GEMMA = {
 }  # fmt: skip
 """Gemma 2 9B: windows and capped scores, which the stream decoder does not compute on a GPU."""
 SIZES = {"0.5B": MODELS["0.5B"], "8B": MODELS["8B"], "32B": MODELS["32B"], "gemma": GEMMA}
-
-
-@contextmanager
-def on(machine: Machine) -> Iterator[HardwareFacts]:
-    """torch, Triton and the packages as they are there."""
-    if not machine.gpu:
-        size = round(machine.memory * GIB)
-        label = f"16 CPU cores, {size / 1e9:.0f} GB"
-        cpu = HardwareFacts("finetooth-cpu:cpu", (Device("cpu", label, size, "avx512_bf16"),), ("bf16", "fp32"))
-        yield mac(size) if machine.backend == MAC_BACKEND else cpu
-        return
-    major, minor = (0, 0) if isinstance(machine.architecture, str) else machine.architecture
-    told = SimpleNamespace(
-        name=machine.gpu, major=major, minor=minor, total_memory=round(machine.memory * GIB),
-        gcnArchName=machine.architecture, multi_processor_count=machine.units,
-    )  # fmt: skip
-    cuda = {
-        "is_available": lambda: True, "device_count": lambda: machine.count, "memory_reserved": lambda index: 0,
-        "get_device_properties": lambda index: told, "get_device_name": lambda index: machine.gpu,
-        "get_device_capability": lambda index: (major, minor), "mem_get_info": lambda index: (told.total_memory,) * 2,
-    }  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        for name, answer in cuda.items():
-            patch.setattr(torch.cuda, name, answer)
-        patch.setattr(torch.version, "hip", "7.0.51831" if machine.amd else None)
-        patch.setattr(torch.version, "cuda", None if machine.amd else "13.0")
-        found = SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: True))
-        patch.setattr("finetooth_kernels.triton_devices.importlib", found)
-        patch.setattr("finetooth_toolbox.attention_choice.missing_packages", lambda names: missing(names, machine))
-        patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000 * GIB))
-        for maker in ("cuda", "rocm"):
-            for of_host in ("total_memory", "available_memory"):
-                patch.setattr(f"finetooth_{maker}.hardware.{of_host}", lambda: machine.host * GIB)
-        facts = (RocmHardware(torch=torch) if machine.amd else CudaHardware(torch=torch)).facts()
-        yield facts.lasting
-
-
-def missing(names: tuple[str, ...], machine: Machine) -> str:
-    lacking = [name for name in names if not name.startswith("torch") and name not in machine.packages]
-    return f"package {lacking[0]} is not installed" if lacking else ""
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,7 @@ def test_an_operation_that_nothing_computes_is_refused_with_the_nearest() -> Non
     assert caught.value.action == "did you mean norm?"
     with pytest.raises(RecipeError, match=r"kernels\.form: .*uses no such operation in this run") as caught:
         picked(Context(entry("plain", serves()), entry("far", serves(operation="form")), kernels={"form": "far"}))
-    assert caught.value.action == "it uses norm"  # form is an operation too
+    assert caught.value.action == "leave it out, or name one that it uses: norm"  # form is an operation too
 
 
 def test_nobody_for_an_operation_is_an_error_unless_the_backend_has_its_own_way() -> None:

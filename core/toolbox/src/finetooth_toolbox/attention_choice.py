@@ -118,7 +118,8 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
 
 
 def _enumeration(names: Any) -> str:
-    return " and ".join(sorted(names))
+    *others, last = sorted(name.replace("*", "x").replace("?", "x") for name in names) or [""]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def queries_of(lengths: Lengths, positions: int) -> list[int]:

@@ -38,13 +38,13 @@ def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = No
         return Availability(False, "torch sees no CUDA or ROCm device")
     if dtype is not None and dtype not in SUPPORTED_DTYPES:
         return Availability(False, unsupported(dtype))
-    if importlib.util.find_spec("triton") is None:
-        return Availability(False, f"triton is not installed; {install_command('finetooth-triton[triton]')}")
     name = torch.cuda.get_device_name(device)
     if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < _LEAST_CAPABILITY:
         return Availability(False, f"{name} has compute capability {capability[0]}.{capability[1]}, the least is 8.0")
     if torch.version.hip is not None and torch.cuda.get_device_properties(device).gcnArchName.startswith(SILENT):
         return Availability(False, f"Triton's kernels write nothing on {name}, an RDNA 1")
+    if importlib.util.find_spec("triton") is None:
+        return Availability(False, f"triton is not installed; {install_command('finetooth-triton[triton]')}")
     return Availability(True, f"Triton compiles its kernels for {name}")
 
 

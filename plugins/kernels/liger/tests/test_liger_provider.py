@@ -33,7 +33,9 @@ def test_it_says_why_it_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert missing("rms_norm", "cpu", "fp32") == "Triton kernels run on CUDA and ROCm devices, not on cpu"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert "compute capability 7.5, the least is 8.0" in missing("rms_norm", "cuda:0", "fp32")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "liger_kernel" else real("json"))
     assert (
         missing("rms_norm", "cuda:0", "fp32") == f"liger-kernel is not installed; {install_command('finetooth[liger]')}"
     )

@@ -74,17 +74,18 @@ class KernelPicker:
 
         Raises:
             RecipeError: the recipe names an operation that nothing computes here.
+        PluginError: no plugin brings the provider that it names for one.
         """
-        for operation in self._asked:
+        for operation, pick in self._asked.items():
             if operation not in self._wanted:
-                known = sorted(self._wanted)
+                setting, known = f"{SETTING}.{operation}", sorted(self._wanted)
                 close = None if self._providers(operation) else nearest(operation, known)
-                uses = f"it uses {', '.join(known)}" if known else "leave it out"
-                raise RecipeError(
-                    f"{SETTING}.{operation}",
-                    f"the backend {self._backend} uses no such operation in this run",
-                    action=f"did you mean {close}?" if close else uses,
-                )
+                if not close and pick != AUTO:  # a provider that is not installed is the first thing to say
+                    self._context.builder.entry("kernel", pick, setting=setting, framework=self._framework)
+                uses = ", or name one that it uses: " if known else ""
+                problem = f"the backend {self._backend} uses no such operation in this run"
+                action = f"did you mean {close}?" if close else f"leave it out{uses}{', '.join(known)}"
+                raise RecipeError(setting, problem, action=action)
         named = {name for name, pick in self._asked.items() if pick != AUTO}
         left_open = {name: kernel for name, kernel in self.picked.items() if name not in named}
         if left_open:

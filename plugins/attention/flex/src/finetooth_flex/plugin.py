@@ -6,6 +6,10 @@ from collections.abc import Iterator
 
 from finetooth_hooks import Attention, AttentionServes, hookimpl
 
+ARCHITECTURES = ("sm_7?", "sm_8?", "sm_9?", "sm_1??", "gfx9*", "gfx103*", "gfx11*", "gfx12*")
+"""For which torch compiles it with Triton: NVIDIA's from compute capability 7.0, and AMD's but for RDNA 1, on which
+Triton's kernels write nothing."""
+
 
 @hookimpl
 def ft_attention() -> Iterator[Attention]:
@@ -16,7 +20,7 @@ def ft_attention() -> Iterator[Attention]:
         aliases=("flex_attention",),
         transformers="flex_attention",
         serves=AttentionServes(
-            devices=frozenset({"cuda", "xpu"}), segments="blocks", window=True, softcap=True, sinks=True, chunks=True,
-            head_multiple=16,
+            devices=frozenset({"cuda", "xpu"}), architectures=ARCHITECTURES, segments="blocks", window=True,
+            softcap=True, sinks=True, chunks=True, head_multiple=16,
         ),
     )  # fmt: skip

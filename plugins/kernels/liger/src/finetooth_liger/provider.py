@@ -24,10 +24,12 @@ def missing(operation: str, device: str, dtype: str) -> str:
     import torch
     from finetooth_kernels import triton_devices
 
-    if importlib.util.find_spec("liger_kernel") is None:
-        return f"liger-kernel is not installed; {install_command('finetooth[liger]')}"
-    if triton_devices.interpreted() and torch.device(device).type == "cpu":
-        return "Triton's interpreter multiplies bf16 as if it were integers" if dtype == "bf16" else ""
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    answer = triton_devices.available(device, dtypes.get(dtype))
-    return "" if answer.available else answer.reason
+    if triton_devices.interpreted() and torch.device(device).type == "cpu":
+        reason = "Triton's interpreter multiplies bf16 as if it were integers" if dtype == "bf16" else ""
+    else:
+        answer = triton_devices.available(device, dtypes.get(dtype))
+        reason = "" if answer.available else answer.reason
+    if reason or importlib.util.find_spec("liger_kernel") is not None:
+        return reason
+    return f"liger-kernel is not installed; {install_command('finetooth[liger]')}"

@@ -28,9 +28,10 @@ def missing(operation: str, device: str, dtype: str) -> str:
     import torch
     from finetooth_kernels.fp8 import multiplies_fp8
 
-    if importlib.util.find_spec("torchao") is None:
-        return f"torchao is not installed; {install_command('finetooth[torchao]')}"
-    return "" if multiplies_fp8(torch.device(device)) else f"{device} cannot multiply in 8-bit floating point"
+    if not multiplies_fp8(torch.device(device)):
+        return f"{device} cannot multiply in 8-bit floating point"
+    there = importlib.util.find_spec("torchao") is not None
+    return "" if there else f"torchao is not installed; {install_command('finetooth[torchao]')}"
 
 
 def fp8_linear(x_nd: Any, weight_od: Any, bias_o: Any = None, base_no: Any = None) -> Any:

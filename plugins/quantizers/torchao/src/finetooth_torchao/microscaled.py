@@ -23,11 +23,12 @@ def missing(operation: str, device: str, dtype: str) -> str:
     """Why it cannot serve there; empty if it can."""
     import importlib.util
 
-    if importlib.util.find_spec("torchao") is None:
-        return f"torchao is not installed; {install_command('finetooth[torchao]')}"
-    if _multiplies_mxfp8(torch.device(device)):
-        return ""
-    return f"{device} cannot multiply in MXFP8, which needs compute capability 10.0 (Blackwell); leave fp8_linear out"
+    if not _multiplies_mxfp8(torch.device(device)):
+        return (
+            f"{device} cannot multiply in MXFP8, which needs compute capability 10.0 (Blackwell); leave fp8_linear out"
+        )
+    there = importlib.util.find_spec("torchao") is not None
+    return "" if there else f"torchao is not installed; {install_command('finetooth[torchao]')}"
 
 
 def mxfp8_linear(

@@ -173,10 +173,10 @@ def _choose(request: _AttentionRequest, entries: Sequence[Registered]) -> tuple[
     context = request.context
     if request.name == AUTO:
         ranked = [registered for registered in entries if _entry(registered).rank is not None]
-        return _best(request, [r for r in ranked if _entry(r).transformers or not request.of_transformers])
+        return _best(request, [r for r in ranked if _entry(r).transformers or not request.of_transformers], entries)
     alike = [registered for registered in entries if _meant(registered, request.name)]
     if len(alike) > 1 or (alike and request.name in _entry(alike[0]).aliases):
-        return _best(request, alike)[0], RECIPE
+        return _best(request, alike, entries)[0], RECIPE
     assert context is not None or not entries
     if not entries or context is None:
         raise PlanError(f"{request.setting}: no plugin brings attention", action=install_command("finetooth-sdpa"))
@@ -187,8 +187,14 @@ def _choose(request: _AttentionRequest, entries: Sequence[Registered]) -> tuple[
     return registered, RECIPE
 
 
-def _best(request: _AttentionRequest, candidates: Sequence[Registered]) -> tuple[Registered, str]:
-    """The first usable one, in `_order`. The reason names the ones before it that are for this hardware."""
+def _best(
+    request: _AttentionRequest, candidates: Sequence[Registered], entries: Sequence[Registered]
+) -> tuple[Registered, str]:
+    """The first usable candidate, in `_order`. The reason names the ones before it that are for this hardware.
+
+    Args:
+        entries: all that a refusal may suggest.
+    """
     passed: list[str] = []
     here: list[str] = []
     for registered in sorted(candidates, key=partial(_order, device=request.hardware.device)):
@@ -201,7 +207,7 @@ def _best(request: _AttentionRequest, candidates: Sequence[Registered]) -> tuple
             here.append(passed[-1])
     tried = "; ".join(passed) or "no plugin brings any"
     asks = request.setting if request.name == AUTO else f"{request.setting}={request.name!r}"
-    action = "choose another model, precision or hardware" if request.name == AUTO else f"set {request.setting} to auto"
+    action = "choose another model, precision or hardware" if request.name == AUTO else _instead(request, entries)
     raise PlanError(f"{asks}: nothing here computes the model's {request.demand.kind} layers ({tried})", action=action)
 
 

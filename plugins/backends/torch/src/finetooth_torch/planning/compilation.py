@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -10,7 +11,7 @@ from typing import Literal
 
 from finetooth_hooks import Decision, PlanError
 from finetooth_hooks.errors import install_command
-from finetooth_hooks.protocols import ModelFacts, PlanRequest
+from finetooth_hooks.protocols import HardwareFacts, ModelFacts, PlanRequest
 
 from finetooth_torch.planning.offload import PIECES, Offload, among_ranks, in_parts
 
@@ -21,6 +22,8 @@ TURN_ON = f"set {SETTING}: {REGIONAL} to compile them"
 LEAVE_OUT = f"leave {SETTING} out"
 TRITON = ("cuda", "xpu")
 """Devices for which torch compiles with Triton."""
+LEAST = 70
+"""Compute capability of NVIDIA GPUs from which it does (Volta), times ten."""
 COMPILERS = ("g++", "clang++")
 
 
@@ -53,7 +56,7 @@ def check_compile(
     Raises:
         PlanError: it cannot.
     """
-    base, device, place = request.base, request.place.hardware.device, request.place
+    base, place = request.base, request.place
     pieces = {"backend.activations": offload.activations != "device", "backend.layers": offload.layers != "device"}
     others = {**pieces, PIECES: bool(offload.pieces), **excluded}
     setting = next((name for name, given in others.items() if given), "")
@@ -75,7 +78,7 @@ def check_compile(
          LEAVE_OUT),
         (bool(functions), f"attention {functions} is a function that torch cannot compile",
          f"set backend.attention: sdpa, or {LEAVE_OUT}"),
-        *_missing(device),
+        *_missing(place.hardware),
     )  # fmt: skip
     for holds, problem, action in reasons:
         if holds:
@@ -86,13 +89,24 @@ def _carries(facts: ModelFacts) -> bool:
     return any(layer.state or layer.mixer == "convolution" for layer in facts.per_layer)
 
 
-def _missing(device: str) -> tuple[tuple[bool, str, str], ...]:
+def _missing(hardware: HardwareFacts) -> tuple[tuple[bool, str, str], ...]:
     """What torch's compiler lacks on this machine."""
+    from finetooth_kernels.triton_devices import SILENT  # with torch: not before a plan needs it
+
+    device, nvidia = hardware.device.partition(":")[0], re.fullmatch(r"sm_(\d+)", hardware.architecture)
     named = os.environ.get("CXX", "").strip()
     found = shutil.which(named.split()[0]) if named else any(map(shutil.which, COMPILERS))
     needs = f"torch needs a C++ compiler, and {named or ' or '.join(COMPILERS)} was not found"
     return (
         (device not in ("cpu", *TRITON), f"torch does not compile for {device} here", LEAVE_OUT),
+        (
+            nvidia is not None and int(nvidia[1]) < LEAST,
+            f"torch compiles for NVIDIA GPUs from compute capability 7.0, and {hardware.label} is older", LEAVE_OUT,
+        ),
+        (
+            hardware.architecture.startswith(SILENT),
+            f"what Triton compiles writes nothing on {hardware.label}, an RDNA 1", LEAVE_OUT,
+        ),
         (device == "cpu" and not found, needs, f"install one (apt install g++), or {LEAVE_OUT}"),
         (
             device in TRITON and find_spec("triton") is None,

@@ -12,6 +12,8 @@ from finetooth_modelfiles.sizes import role_quantizer
 
 DEVICE, HOST, DISK, SPREAD = "device", "host", "disk", "spread"
 PIECES = "backend.feed_forward_tokens"
+SHARES = {"cpu": "a CPU", "mps": "a Mac"}
+"""Kinds of devices without memory of their own."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,10 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
     """
     by_setting = {"activations": offload.activations, "layers": offload.layers, "role_layers": offload.roles}
     for setting, where in by_setting.items():
-        if request.place.hardware.device == "cpu" and where in (HOST, SPREAD):
+        shares = SHARES.get(request.place.hardware.device.partition(":")[0])
+        if shares and where in (HOST, SPREAD):
             raise PlanError(
-                f"backend.{setting}={where}: on a CPU the memory of the device is that of the host",
+                f"backend.{setting}={where}: on {shares} the memory of the device is that of the host",
                 action=f"set backend.{setting} to disk, or leave it out",
             )
     if offload.pieces:

@@ -21,5 +21,5 @@ def check_tf32(wanted: bool, hardware: HardwareFacts) -> None:
     if wanted and (nvidia is None or int(nvidia[1]) < LEAST):
         raise PlanError(
             f"backend.tf32=true: {hardware.label} has no TF32, which NVIDIA GPUs have from compute capability 8.0",
-            action="leave it out, or set train.precision to bf16",
+            action=f"leave it out: {hardware.precisions[0]} is the fastest precision there",
         )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from finetooth_hooks import Decision
+from finetooth_hooks import Decision, PlanError
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts
 
 SETTING = "backend.deterministic"
@@ -26,18 +26,22 @@ SLOW = "11.8 times as long and 16.3 times the memory at 4,096 tokens, measured o
 def choose_deterministic(
     wanted: Literal["auto"] | bool, facts: ModelFacts, hardware: HardwareFacts
 ) -> Decision | None:  # fmt: skip
-    """The value of `TorchOptions.deterministic`; None on a CPU, which always computes the same bits."""
+    """The value of `TorchOptions.deterministic`; None on a CPU, which always computes the same bits.
+
+    Raises:
+        PlanError: the recipe asks for the same bits, and torch cannot compute the model's layers so.
+    """
     if hardware.device == "cpu":
         return None
+    mixers = sorted({layer.mixer for layer in facts.per_layer if layer.mixer in SUMS})
+    without = f"torch has no deterministic sum for {' and '.join(mixers).replace('_', '-')} layers"
+    if wanted is True and mixers and hardware.device.startswith("cuda"):
+        raise PlanError(f"{SETTING}=true: {without} on a GPU", action=f"set {SETTING} to auto or false")
     if wanted != "auto":
         return Decision(SETTING, wanted, "the recipe says so")
-    mixers = sorted({layer.mixer for layer in facts.per_layer if layer.mixer in SUMS})
     if mixers:
-        layers = " and ".join(mixer.replace("_", "-") for mixer in mixers)
-        return Decision(
-            SETTING, False, f"torch has no deterministic sum for {layers} layers: what is resumed or repeated agrees "
-            "to rounding, not bit for bit",
-        )  # fmt: skip
+        rounding = "what is resumed or repeated agrees to rounding, not bit for bit"
+        return Decision(SETTING, False, f"{without}: {rounding}")
     return Decision(
         SETTING, True, "what is resumed or repeated on this GPU has the same bits; the backward pass of attention is "
         "slightly slower and takes more memory",
