@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -59,6 +60,8 @@ def test_the_greatest_number_of_a_channel_sets_its_scale() -> None:
     assert q.tolist() == [[64, -127], [64, 127], [0, 0]] and not zero_point.any()
     assert quantize_per_tensor(t.double()).scale.dtype == torch.float64
     assert quantize_per_tensor(t.bfloat16()).scale.dtype == torch.float32
+    for narrow in (torch.float8_e4m3fn, torch.float8_e5m2):  # which torch does not compare
+        assert quantize_per_channel(t.to(narrow)).q.tolist() == q.tolist()
     assert quantize_per_channel(torch.empty(3, 0)).q.shape == (3, 0) and quantize_per_tensor(torch.empty(0)).scale == 1
 
 
@@ -190,6 +193,8 @@ class Doubling:
         self.calls += 1
         if self.factor == 0:
             raise RuntimeError("no such\narchitecture")
+        if self.factor == math.inf:
+            raise KeyboardInterrupt
         rows = integers._product(*terms)
         rows = rows if bias is None else torch.nn.functional.gelu(rows + bias, approximate="tanh")
         return self.factor * rows
@@ -201,9 +206,13 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Any:
     ours, right = Doubling(1.0), Doubling(1.0)
 
     def build(kernels: Any) -> str:
-        unusable = lambda operation, device, dtype: "" if device == "cpu" else "elsewhere"  # noqa: E731
-        monkeypatch.setattr(integers, f"_{id(kernels)}", lambda: Built({"integers": lambda: kernels}, "", unusable),
-                            raising=False)  # fmt: skip
+        def built() -> Built:
+            if kernels.factor < 0:
+                raise ImportError("no libtriton")
+            missing = lambda operation, device, dtype: "" if device == "cpu" else "elsewhere"  # noqa: E731
+            return Built({"integers": lambda: kernels}, "", missing)
+
+        monkeypatch.setattr(integers, f"_{id(kernels)}", built, raising=False)
         return f"finetooth_kernels.integers:_{id(kernels)}"
 
     entries = [
@@ -229,13 +238,27 @@ def test_kernels_of_the_highest_rank_compute(offered: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("factor", "said"), [(2.0, "multiply wrongly on cpu"), (0.0, "fail: no such architecture on cpu")]
+    ("factor", "said"),
+    [
+        (2.0, "multiply wrongly on cpu"),
+        (0.0, "fail: no such architecture on cpu"),
+        (-1.0, "fail: no libtriton on cpu"),  # when the provider is built
+    ],
 )
 def test_kernels_that_are_wrong_are_left_alone(offered: Any, factor: float, said: str) -> None:
     offered[0].factor = factor
     with pytest.warns(UserWarning, match=f"^integers: the kernels acme {said}; they are not used there$"):
         assert multiplied() == 2
-    assert multiplied() == 2 and offered[0].calls == 1 and offered[1].calls == 3
+    assert multiplied() == 2 and offered[0].calls == (factor >= 0) and offered[1].calls == 3
+
+
+def test_kernels_whose_trial_was_interrupted_are_tried_again(offered: Any) -> None:
+    offered[0].factor = math.inf
+    with pytest.raises(KeyboardInterrupt):
+        multiplied()
+    offered[0].factor = 2.0
+    with pytest.warns(UserWarning, match="multiply wrongly"):
+        assert multiplied() == 2
 
 
 def test_without_an_accelerator_no_plugin_is_loaded(offered: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ they are wrong or fail, a warning says so, and torch computes there.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar, copy_context
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Literal, NamedTuple, Protocol
@@ -260,6 +261,7 @@ def levels(least: Tensor, greatest: Tensor, bits: int, symmetric: bool) -> Level
 
 def _quantized(t: Tensor, axis: int | None, bits: int, symmetric: bool) -> Quantized:
     """Each number at its nearest level, with a scale for each index of an axis."""
+    t = t.float() if t.element_size() == 1 else t  # torch does not compare numbers of 8 bits
     others = [at for at in range(t.dim()) if at != axis]
     if axis is None:
         bounds = (t.amin(), t.amax()) if t.numel() else (t.new_zeros(()),) * 2
@@ -330,32 +332,38 @@ OPERATION = "integers"
 """What a provider's entry declares: its function returns `IntegerKernels`."""
 _CHOSEN: dict[torch.device, IntegerKernels | None] = {}
 """Of devices on which a function was called; None: torch computes."""
+_TRIAL: ContextVar[tuple[IntegerKernels | None] | None] = ContextVar("trial", default=None)
+"""What computes in this thread, whatever the device, while kernels are compared."""
 
 
 def _kernels(device: torch.device) -> IntegerKernels | None:
     """The kernels of the highest rank that run on a device and are right there."""
+    if trial := _TRIAL.get():
+        return trial[0]
     if device not in _CHOSEN:
-        _CHOSEN[device] = None
-        for name, kernels in _usable(str(device)):
+        chosen = None
+        for name, build in _declared(str(device)):
             try:
-                wrong = _wrong(kernels, device)
+                chosen = _built(build, str(device))
+                wrong = "" if chosen is None else _wrong(chosen, device)
             except torch.OutOfMemoryError:
-                del _CHOSEN[device]
                 raise
             except Exception as error:  # of a compiler, in its own words
                 wrong = f"fail: {' '.join(str(error).split())[:300]}"
-            if not wrong:
+            if wrong:
+                chosen, said = None, f"the kernels {name} {wrong} on {device}; they are not used there"
+                warnings.warn(f"{OPERATION}: {said}", stacklevel=3)
+            elif chosen is not None:
                 break
-            _CHOSEN[device] = None
-            warnings.warn(f"{OPERATION}: the kernels {name} {wrong} on {device}; they are not used there", stacklevel=3)
+        _CHOSEN[device] = chosen
     return _CHOSEN[device]
 
 
-def _usable(device: str) -> Iterator[tuple[str, IntegerKernels]]:
-    """Providers that can run on a device, the highest rank first."""
+def _declared(device: str) -> list[tuple[str, str]]:
+    """Names and builders of providers for a device, the highest rank first."""
     kind, ranked = device.partition(":")[0], list[tuple[int, str, str]]()
     if kind == "cpu" and not interpreted():
-        return  # to load every plugin takes longer than what is called here
+        return []  # to load every plugin takes longer than what is called here
     for point in entry_points(group="finetooth"):
         with suppress(Exception):  # `ft plugins doctor` says what is wrong with a plugin
             for entry in getattr(point.load(), "ft_kernels", list)():
@@ -363,25 +371,31 @@ def _usable(device: str) -> Iterator[tuple[str, IntegerKernels]]:
                     here = kind == "cpu" or kind in serves.devices
                     if serves.operation == OPERATION and here and serves.rank is not None:
                         ranked.append((serves.rank, entry.name, entry.build))
-    for _, name, build in sorted(ranked, reverse=True):
-        module, _, attribute = build.partition(":")
-        built = getattr(import_module(module), attribute)()
-        if not built.missing(OPERATION, device, "fp32"):
-            yield name, built.functions[OPERATION]()
+    return [(name, build) for _, name, build in sorted(ranked, reverse=True)]
+
+
+def _built(build: str, device: str) -> IntegerKernels | None:
+    """The kernels of a provider; None if they cannot run on a device."""
+    module, _, attribute = build.partition(":")
+    provider = getattr(import_module(module), attribute)()
+    return None if provider.missing(OPERATION, device, "fp32") else provider.functions[OPERATION]()
 
 
 def _wrong(kernels: IntegerKernels, device: torch.device) -> str:
-    """How results of kernels, which are chosen now, differ from torch's in float64; empty if they do not."""
+    """How results of kernels differ from torch's in float64; empty if they do not."""
     t = torch.randn(17, 33, generator=torch.Generator().manual_seed(244))  # whose quotients lie off ties
     calls: dict[str, Callable[[Tensor], Tensor]] = {
         "quantise": lambda t: dequantize(*quantize_per_channel(t, symmetric=False)),
         "multiply": lambda t: _squared(quantize_per_channel(t, symmetric=False), t[:, 0]),
         "normalise": lambda t: dequantize(*quantized_layernorm(*quantize_per_tensor(t), t[0], t[1])),
     }
-    wanted = {what: call(t.double()) for what, call in calls.items()}
-    _CHOSEN[device] = kernels
-    for what, exact in wanted.items():
-        ours = calls[what](t.to(device)).cpu().double()
+
+    def by(computing: IntegerKernels | None, call: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+        _TRIAL.set((computing,))
+        return call(t).cpu().double()
+
+    for what, call in calls.items():
+        exact, ours = (copy_context().run(by, *of) for of in ((None, call, t.double()), (kernels, call, t.to(device))))
         if not bool((ours - exact).abs().max() <= 1e-5 * exact.abs().max()):
             return f"{what} wrongly"
     return ""

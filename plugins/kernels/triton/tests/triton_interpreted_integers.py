@@ -151,6 +151,8 @@ def test_what_kernels_do_not_read_torch_computes() -> None:
     assert dequantize(*empty).shape == (3, 0) and quantize_per_tensor(torch.empty(0)).scale == 1
     nothing = qgemm(empty.q, empty.scale, empty.q.t(), empty.scale.t())
     assert nothing.shape == (3, 3) and not nothing.any()
+    no_rows = quantize_per_channel(torch.empty(0, 3))
+    assert qgemm(no_rows.q, no_rows.scale, q.t(), torch.ones(()), a_zero_point=zero_point).shape == (0, 5)
     deep = torch.ones(1, 140_000, dtype=torch.int8)
     assert qgemm(deep, torch.ones(()), deep.t(), torch.ones(())) == 140_000
     assert not sum(BY_KERNELS.values())

@@ -53,11 +53,13 @@ class IntegerKernels:
     ) -> Tensor | None:  # fmt: skip
         """(M, N) float32; the arguments fit together."""
         (rows, depth), width = a_q.shape, b_q.shape[1]
+        if not rows * depth * width or depth >= DEEPEST:
+            return None
         shifted = any(isinstance(zero, Tensor) or zero != 0 for zero in (a_zero, b_zero))
         (a_scale, a_zero), (b_scale, b_zero) = _together(a_scale, a_zero), _together(b_scale, b_zero)
         bias_n = a_scale if bias is None else bias
         terms = a_scale, b_scale, a_zero, b_zero, bias_n
-        if not rows * depth * width or depth >= DEEPEST or any(of.device != a_q.device for of in (b_q, *terms)):
+        if any(of.device != a_q.device for of in (b_q, *terms)):
             return None
         if not (_of(torch.float32, a_scale, b_scale) and _of(torch.int32, a_zero, b_zero)):
             return None
