@@ -32,7 +32,8 @@ NOTHING: Any = None
 class Estimator:
     """Weights take 2 GB, or what their quantizer says; what trains 4 and the optimizer's bytes a parameter; a token
     a 1,024th of a GB, a tenth of it with checkpointing. On the host a GB. Ranks divide all but activations. What is
-    kept on the host takes a quarter on the device."""
+    kept on the host takes a quarter on the device, what is packed a half, and nothing where 20 GB more of the host do
+    it."""
 
     def __init__(self, activations: str = "device") -> None:
         self.activations = activations
@@ -47,8 +48,9 @@ class Estimator:
             "trains": int((4 + asked.updates.state_bytes) * asked.trains.parameters / shares),
             "activations": tokens * GB // 1024 // (10 if train.gradient_checkpointing else 1),
         }
-        if self.activations == "host":
-            parts["activations"] //= 4
+        parts["activations"] = int(parts["activations"] * {"host": 0.25, "packed": 0.5}.get(self.activations, 1.0))
+        if self.activations == "greedy":
+            return SimpleNamespace(memory=MemoryEstimate({**parts, "activations": 0}, host={"overhead": 21 * GB}))
         return SimpleNamespace(memory=MemoryEstimate(parts, host={"overhead": GB}))
 
 
@@ -155,6 +157,17 @@ def test_what_the_backend_can_keep_elsewhere_is_named() -> None:
         "train.micro_batch_tokens=512 with train.gradient_checkpointing=true with adapter=low with quantization=four "
         "with backend.activations=host (525 MB)"
     ) in said
+
+
+def test_what_would_fill_the_host_comes_last() -> None:
+    """By itself neither is enough: the host lacks 13 GB of the one, the device 1.7 GB of the other."""
+    kept = tuple(Saving(label=name, options={"activations": name}, costs="time") for name in ("greedy", "packed"))
+    tight = job(memory=8.3, entries=(), savings=kept, micro_batch_tokens=None)
+    tight.request = replace(tight.request, updates=replace(tight.request.updates, checkpointing=False))
+    with pytest.raises(
+        PlanError, match=r"would fit: backend\.activations=packed with train\.max_length=64 \(8\.25 GB\)"
+    ):
+        check_memory(tight)
 
 
 def test_where_nothing_helps_it_says_so() -> None:

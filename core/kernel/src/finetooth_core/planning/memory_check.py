@@ -170,6 +170,6 @@ class _Trial:
     def strongest(self, request: PlanRequest, rungs: Sequence[Rung], takes: int) -> tuple[Rung, int] | None:
         """The alternative with the least device memory, if clearly less than `takes`; before it those for which the
         other memories have room."""
-        able = [(rung, memory) for rung in rungs if (memory := self.memory(request, rung)) is not None]
-        least = min(able, key=lambda of: (len(shortages(of[1], self._hardware)), of[1].total), default=None)
-        return (least[0], least[1].total) if least and least[1].total < WORTHWHILE * takes else None
+        able = [(memory, rung) for rung in rungs if (memory := self.memory(request, rung)) is not None]
+        able.sort(key=lambda of: (shortages(replace(of[0], parts={}), self._hardware) != [], of[0].total))
+        return (able[0][1], able[0][0].total) if able and able[0][0].total < WORTHWHILE * takes else None
