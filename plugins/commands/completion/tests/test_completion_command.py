@@ -48,7 +48,12 @@ compdef() { :; }; env() { print -r -- $given; }; ft() { :; }
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
 @pytest.mark.parametrize(
-    ("given", "done"), [("", "files after *="), (r"plain\ndata.train=\n_", "compadd -S  -U -V unsorted -a completions")]
+    ("given", "done"),
+    [
+        ("", "files after *="),
+        (r"plain\ndata.train=\n_", "compadd -S  -U -V unsorted -a completions"),
+        (r"plain\nsft\n_", "compadd -U -V unsorted -a completions"),
+    ],
 )
 def test_zsh_completes_paths_where_ft_knows_no_answer(given: str, done: str) -> None:
     script = CliRunner().invoke(command, ["zsh"]).output.replace("$+commands[ft]", "1")

@@ -26,7 +26,7 @@ CHANGES = {
             "    for type key descr in",
             "    [[ -z $response ]] && { compset -P '*='; _files; return }\n    for type key descr in",
         ),
-        ("compadd -U -V", "[[ $completions == *= ]] && local end=(-S '')\n        compadd \"${end[@]}\" -U -V"),
+        ("compadd -U -V", "local -a end; [[ $completions == *= ]] && end=(-S '')\n        compadd \"${end[@]}\" -U -V"),
     ),
     "fish": (
         ('(string split ","', '(string split -m 1 ","'),
