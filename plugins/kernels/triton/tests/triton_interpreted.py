@@ -6,6 +6,7 @@ Not collected by itself: TRITON_INTERPRET=1 must be set before Triton is importe
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,7 @@ from finetooth_triton import logits as rows
 from finetooth_triton.cached_attention import CachedAttention
 from finetooth_triton.directions import low_rank_linear_triton
 from finetooth_triton.linear_logprob import linear_logprob_triton
+from finetooth_triton.masked import MASKED
 from finetooth_triton.operations import WideLinear, entropy_from_logits, logits_statistics, selective_log_softmax
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -542,3 +544,25 @@ def test_a_linear_layer_makes_the_mask_of_keyed_dropout_bit_for_bit(dtype: torch
     want = slopes.double().t() @ left(x).double()
     assert max((got.double() - want).norm() for got in (d_a, d_b)) <= 2 * ROUNDING[dtype] * want.norm()
     assert torch.equal(torch.autograd.grad(y, leaves[1], one)[0], left(x))
+
+
+def spread(x: torch.Tensor, axis: int) -> torch.Tensor:
+    """A copy whose numbers lie 2^30 apart along an axis of three; an offset of 32 bits leads to zeros before them."""
+    not_reserved = 0x4000  # by Linux: only what is written to takes memory
+    pages = mmap.mmap(-1, 2**33 + 2**20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | not_reserved)
+    strides = list(torch.empty([n for at, n in enumerate(x.shape) if at != axis]).stride())
+    strides.insert(axis, 2**30)
+    return torch.frombuffer(pages, dtype=torch.float16)[2**31 :].as_strided(x.shape, strides).copy_(x)
+
+
+def test_numbers_are_found_beyond_two_billion_others() -> None:
+    draw = torch.Generator().manual_seed(3)
+    qkv, own = (torch.randn(shape, generator=draw).half() for shape in ((1, 9, 16), (2, 1, 3, 4, 16)))
+    attend, last, first = CachedAttention.ready(qkv, 16), torch.tensor([4]), torch.tensor([0])
+    assert attend is not None
+    far = attend(qkv, spread(own, 2), last, 0.25, starts_p=first)
+    assert torch.equal(far, attend(qkv, own, last, 0.25, starts_p=first))
+    x, a, d = (torch.randn(shape, generator=draw).half() for shape in ((5, 3), (2, 3), (5, 2)))
+    of = Dropped(*(torch.randint(-(2**31), 2**31, (n,), generator=draw).int() for n in x.shape), 0, 1.0)
+    assert torch.equal(MASKED.narrow(spread(x, 1), of, a, torch.mm), MASKED.narrow(x, of, a, torch.mm))
+    assert torch.equal(MASKED.factor(d, spread(x, 1), of, torch.mm), MASKED.factor(d, x, of, torch.mm))

@@ -77,13 +77,13 @@ def cached_attention_kernel(
     if WIDEN:
         q = q.to(tl.float32)
     if SHARED:
-        of_prompt = above + prompt * stride_ap + kv_head * stride_ak
+        of_prompt = above + prompt * stride_ap + kv_head.to(tl.int64) * stride_ak
         peak, total, result = columns_seen(
             q, peak, total, result, of_prompt, of_prompt + stride_ah, first, width, scale, SIZE, WHOLE, PRECISION,
             WIDEN, COLUMNS, NUMBERS,
         )  # fmt: skip
         first = 0
-    keys = own + row * stride_r + kv_head * stride_k
+    keys = own + row * stride_r + kv_head.to(tl.int64) * stride_k
     peak, total, result = columns_seen(
         q, peak, total, result, keys, keys + stride_h, first, last, scale, SIZE, WHOLE, PRECISION, WIDEN, COLUMNS,
         NUMBERS,

@@ -23,7 +23,7 @@ def masked_tile(
     here = (rows < N)[:, None] & (columns < D)[None, :]
     of_rows = tl.load(row_words + rows, mask=rows < N, other=0)
     of_columns = tl.load(column_words + columns, mask=columns < D, other=0)
-    place = x + rows.to(tl.int64)[:, None] * stride_xn + columns[None, :] * stride_xd
+    place = x + rows.to(tl.int64)[:, None] * stride_xn + columns.to(tl.int64)[None, :] * stride_xd
     tile = tl.load(place, mask=here, other=0.0)
     tile = tl.where(stays(of_rows[:, None] ^ of_columns[None, :], threshold), tile, 0.0)
     if WIDEN:  # see `head_kernels.linear_tile`
@@ -43,7 +43,7 @@ def masked_narrow_kernel(
     for start in range(0, D, DEPTH):
         columns = start + tl.arange(0, DEPTH)
         tile = masked_tile(x, row_words, column_words, rows, columns, N, D, threshold, stride_xn, stride_xd, WIDEN)
-        place = a + r.to(tl.int64)[None, :] * stride_ar + columns[:, None] * stride_ad
+        place = a + r.to(tl.int64)[None, :] * stride_ar + columns.to(tl.int64)[:, None] * stride_ad
         a_tile = tl.load(place, mask=(r < R)[None, :] & (columns < D)[:, None], other=0.0)
         if WIDEN:
             a_tile = a_tile.to(tl.float32)
