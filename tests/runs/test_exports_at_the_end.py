@@ -96,15 +96,20 @@ def test_a_run_that_the_registry_refuses_does_not_train(recipe: Recipe, ft: Call
     made["export"][0]["registry"] = str(registry.folder)
     made["data"]["classification"] = {"customer_data": True}
     (tmp_path / "refused.yaml").write_text(yaml.safe_dump(made))
-    code, out, err = ft("run", tmp_path / "refused.yaml")
-    assert code == 2 and not out and len(err.splitlines()) == 1
-    assert "accepts no customer data" in err and "correct data.classification" in err
+    for command in (("check",), ("check", "--json"), ("run",)):
+        code, out, err = ft(*command, tmp_path / "refused.yaml")
+        assert code == 2 and len((err or out).splitlines()) == 1, command
+        assert "accepts no customer data" in err + out and "correct data.classification" in err + out
     assert not Path(made["output"]).exists()
-    (event,) = registry.events()
-    assert (event.kind, event.detail["model"]) == ("refused", "bot")
+    assert [(event.kind, event.detail["model"]) for event in registry.events()] == [("refused", "bot")] * 3
     with pytest.raises(FinetoothError, match="accepts no customer data"):
         finetooth.run(made)
     made["data"]["classification"] = {"customer_data": False}
     made["export"][0]["registry"] = str(tmp_path / "nowhere")
     with pytest.raises(FinetoothError, match="holds no registry"):
         finetooth.run(made)
+    (tmp_path / "nowhere.yaml").write_text(yaml.safe_dump(made))
+    assert "holds no registry" in ft("check", tmp_path / "nowhere.yaml")[2]
+    made["export"][0]["registry"] = str(registry.folder)
+    (tmp_path / "admitted.yaml").write_text(yaml.safe_dump(made))
+    assert ft("check", tmp_path / "admitted.yaml")[0] == 0

@@ -69,7 +69,7 @@ class Session:
         self.recipe = recipe
         self.plugins = plugins
         self.say = say or (lambda line: None)
-        self.folder = Path(recipe.output) if recipe.output else _unused(Path("runs") / f"{name}-{_now()}")
+        self.folder = Path(recipe.output) if recipe.output else _unused(name)
         self.resuming: Resuming | None = None
         self.memory = 0  # assumed bytes of the device; 0: the real ones
         self.added_trackers: tuple[PickedTracker, ...] = ()  # called after the recipe's
@@ -235,6 +235,11 @@ class Session:
         if self.resuming is None:
             check_unused(self.folder)
 
+    def check_admitted(self) -> None:
+        """Checks that each exporter of the recipe accepts what it trains; else a `UserError` says why."""
+        recipe = self.job.context.recipe
+        check_admitted(self.plugins.catalog, {**recipe.as_dict(), "model": recipe.dump_model_name()})
+
     def check_memory(self, without: Collection[str] = ()) -> None:
         """Checks that the plan fits into memory.
 
@@ -306,13 +311,12 @@ class Session:
         self.run_id = secrets.token_hex(8)
         record_own(self.recipe.as_dict(), self.recipe.folder)
         self._write_beginning()
-        job = self.decide()
-        check_admitted(self.plugins.catalog, {**self.recipe.as_dict(), "model": self.recipe.dump_model_name()})
+        self.check_admitted()
         if self.joined is not None:
             self.run_id = self.joined.same(self.run_id)
         planned()
         if not self.recipe.data.accept_dropped:
-            refuse_most(job.reports)
+            refuse_most(self.reports)
         self.check_memory()
         self._write_run()
         self.build()
@@ -488,11 +492,8 @@ def in_folder(place: Path | None) -> AbstractContextManager[None]:
     return nullcontext() if place is None else chdir(place)
 
 
-def _unused(folder: Path) -> Path:
-    """The folder, with a number appended if it exists: two runs may start in the same second."""
+def _unused(name: str) -> Path:
+    """A new folder of runs, named after the time; with a number if it exists: two runs may start in one second."""
+    folder = Path("runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
     return folder if not folder.exists() else next(path for path in numbered if not path.exists())
-
-
-def _now() -> str:
-    return time.strftime("%Y%m%d-%H%M%S")

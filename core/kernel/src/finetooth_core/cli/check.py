@@ -33,28 +33,28 @@ def command(
     """Show what a run of RECIPE would do: its decisions with their reasons, the data, the memory.
 
     KEY=VALUE changes one setting, as for ft run. Reads the recipe, the data and the model's config; loads no weights
-    and writes nothing. A plan that needs too much memory ends with exit code 2 and says what would fit.
+    and writes nothing. Exit code 2 if a listed exporter would refuse the run, or if the plan needs too much memory; it
+    says what would fit.
     """
     detail = detail_of(verbose, quiet)
     session = state.session(recipe, accepting(with_output(overrides, output), accept_memory))
     session.check_output()
-    plan = session.plan
+    session.check_admitted()
     if as_json:
         import json
 
         from finetooth_core.planning.plan import as_json as plain
 
-        click.echo(json.dumps(plain(plan), indent=2, sort_keys=True))
+        click.echo(json.dumps(plain(session.plan), indent=2, sort_keys=True))
         state.said_json = True
-        session.check_memory()
-        return
-    from finetooth_rows.choices.ahead import lines_ahead
-    from finetooth_toolbox.cli.tables import plain_console, show
+    else:
+        from finetooth_rows.choices.ahead import lines_ahead
+        from finetooth_toolbox.cli.tables import plain_console, show
 
-    from finetooth_core.cli import render
+        from finetooth_core.cli import render
 
-    console = plain_console()
-    show(console, *render.plan_parts(console, plan, session.reports, detail, every=session.every_report))
-    for line in lines_ahead(session.job):
-        console.print(line, markup=False, soft_wrap=True)
+        console = plain_console()
+        show(console, *render.plan_parts(console, session.plan, session.reports, detail, every=session.every_report))
+        for line in lines_ahead(session.job):
+            console.print(line, markup=False, soft_wrap=True)
     session.check_memory()
