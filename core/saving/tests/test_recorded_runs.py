@@ -39,6 +39,15 @@ def test_a_killed_run_says_what_it_did(folder):
     assert run.best == {"eval/loss": 2.5} and run.last == {"loss": 2.0, "eval/loss": 2.5}
 
 
+def test_a_run_without_metrics_says_what_its_result_holds(folder):
+    result = {"status": "done", "steps": 3, "metrics": {"loss": 1.5, "eval/loss": 2.0, "eval/f1": None, "kl": 0.1}}
+    (folder / "result.json").write_text(json.dumps(result))
+    assert read_run(folder).last == {"loss": 2.0, "eval/loss": 2.5}  # what metrics.jsonl holds stays
+    (folder / "metrics.jsonl").unlink()
+    run = read_run(folder)
+    assert (run.last, run.step) == ({"loss": 1.5, "eval/loss": 2.0}, 3)
+
+
 def test_what_cannot_be_read_is_named_and_the_rest_is_shown(folder):
     (folder / "plan.json").write_text("{")
     (folder / "result.json").write_text("[1]")

@@ -92,12 +92,10 @@ class Recorded:
 
     @property
     def last(self) -> dict[str, float]:
-        """The last value of each metric, `loss` and `eval/NAME`."""
-        return {name: points[-1][1] for name, points in self.series().items() if points and name in self._headline}
-
-    @property
-    def _headline(self) -> set[str]:
-        return {"loss", *(name for name in self.series() if name.startswith("eval/"))}
+        """The last value of each metric, `loss` and `eval/NAME`, from metrics.jsonl, else from result.json."""
+        recorded = {name: value for name, value in (self.result.get("metrics") or {}).items() if value is not None}
+        recorded |= {name: points[-1][1] for name, points in self.series().items()}
+        return {name: value for name, value in recorded.items() if name == "loss" or name.startswith("eval/")}
 
     @property
     def best(self) -> Mapping[str, float]:
