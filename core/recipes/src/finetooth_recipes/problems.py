@@ -121,6 +121,22 @@ def validate(
     raise AssertionError("unreachable")
 
 
+def unknown_key(
+    error: ValidationError, model: type[BaseModel], value: Any, *, prefix: Path = (), noun: str = "setting"
+) -> RecipeError | None:
+    """The first unknown key that a validation found, with the nearest known one; None if all are known.
+
+    Args:
+        model, value: that it validated; not a whole recipe, so names of other tools' settings mean nothing.
+        prefix, noun: see `validate`.
+    """
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "extra_forbidden":
+            told = _Translator(model, value, prefix, noun, {}, lambda path: "", in_recipe=False)
+            return told.unknown(typing.cast(Detail, detail))
+    return None
+
+
 def show(value: Any) -> str:
     """A value as text for a message."""
     if value is None or isinstance(value, bool):
@@ -182,9 +198,12 @@ class _Translator:
         noun: str,
         elsewhere: Mapping[str, str],
         place: Callable[[Path], str],
+        in_recipe: bool = True,
     ) -> None:
         self.model, self.value, self.prefix = model, value, prefix
         self.noun, self.elsewhere, self.place = noun, elsewhere, place
+        # of a command's options, as of what is not a recipe, no setting helps
+        self.in_recipe = in_recipe and not str(*prefix[:1]).startswith("-")
 
     def problems(self, error: ValidationError) -> list[RecipeError]:
         """One error per setting: a union reports every branch, and the deepest is the one that the user meant."""
@@ -198,6 +217,10 @@ class _Translator:
             if groups[path][0]["type"] == "missing" and f"did you mean {self._setting(path)}?" in meant:
                 del by_path[path]
         return list(by_path.values())
+
+    def unknown(self, detail: Detail) -> RecipeError:
+        """The error for one unknown key."""
+        return self._problem(self._path(detail), [detail])
 
     def _path(self, detail: Mapping[str, Any]) -> Path:
         """The error's place in the data: pydantic's `loc` without the names of union branches."""
@@ -288,8 +311,7 @@ class _Translator:
         key, here = str(path[-1]), self._keys(path[:-1])
         close = nearest(key, here)
         misspelt = len(path) > 1 and nearest_slip(key, here, LETTER) is not None
-        option = str(*self.prefix[:1]).startswith("-")  # of a command, not of a recipe: no setting helps
-        known = None if misspelt or option else meaning_of(key)
+        known = None if misspelt or not self.in_recipe else meaning_of(key)
         if known is not None and not (close and form(close) == form(key)):  # a known name elsewhere, not a misspelling
             section, _, last = known.setting.rpartition(".")
             if section == self._setting(path[:-1]) and last not in here:
@@ -298,14 +320,14 @@ class _Translator:
             return known.action
         from finetooth_recipes.aliases import ALIASES  # here: that module imports this one
 
-        if not option and (meant := ALIASES.get(key)):
+        if self.in_recipe and (meant := ALIASES.get(key)):
             return f"did you mean {dotted(meant)}?"
         if close:
             return f"did you mean {self._setting((*path[:-1], close))}?"
         far = nearest(key, self.elsewhere)
         if far and form(far) == form(key):
             return f"did you mean {self.elsewhere[far]}?"
-        if not option and (slip := almost(key)):
+        if self.in_recipe and (slip := almost(key)):
             return slip.action
         return f"known: {', '.join(sorted(here))}" if here else "it takes none; remove it"
 
@@ -315,11 +337,11 @@ class _Translator:
 
     def _models(self, path: Path) -> list[type]:
         """The possible models at a path."""
-        models: list[type] = [self.model]
+        annotations: list[Any] = [self.model]
         for part in path:
             if isinstance(part, str):
-                models = [inner for model in models for inner in _models_in(_annotations(model).get(part))]
-        return models
+                annotations = [inner for annotation in annotations for inner in _values(annotation, part)]
+        return [model for annotation in annotations for model in _models_in(annotation)]
 
 
 def _annotations(model: type) -> Mapping[str, Any]:
@@ -330,10 +352,30 @@ def _annotations(model: type) -> Mapping[str, Any]:
 
 
 def _models_in(annotation: Any) -> list[type]:
-    """The pydantic models and typed dictionaries in an annotation."""
-    if isinstance(annotation, type) and (is_typeddict(annotation) or issubclass(annotation, BaseModel)):
+    """The pydantic models and typed dictionaries in an annotation, but not those that are values of a mapping."""
+    if _is_model(annotation):
         return [annotation]
-    return [model for argument in typing.get_args(annotation) for model in _models_in(argument)]
+    arguments = () if _is_mapping(annotation) else typing.get_args(annotation)
+    return [model for argument in arguments for model in _models_in(argument)]
+
+
+def _values(annotation: Any, key: str) -> list[Any]:
+    """Annotations of the values that a key may have in a value of an annotation."""
+    if _is_model(annotation):
+        return [_annotations(annotation)[key]] if key in _annotations(annotation) else []
+    arguments = typing.get_args(annotation)
+    if _is_mapping(annotation):
+        return list(arguments[1:])
+    return [value for argument in arguments for value in _values(argument, key)]
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and (is_typeddict(annotation) or issubclass(annotation, BaseModel))
+
+
+def _is_mapping(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
 
 
 def _short(bound: Any) -> Any:

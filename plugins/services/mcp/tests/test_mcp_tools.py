@@ -76,7 +76,9 @@ def test_errors_are_one_line_and_tell_nothing_of_the_server() -> None:
     for name, arguments, said in (
         ("step", SESSION, "no gradients were accumulated"),
         ("step", {**SESSION, "learning_rate": -1}, "learning_rate: Input should be greater than 0"),
-        ("step", {**SESSION, "rate": 1}, "rate: Extra inputs are not permitted; the tool takes no such argument"),
+        ("step", {**SESSION, "rate": 1}, "rate: unknown argument (known: learning_rate, max_grad_norm, session)"),
+        ("step", {"sesion": "s"}, "sesion: unknown argument (did you mean session?)"),
+        ("forward", {**SESSION, "rows": [{"promt": "x"}]}, "(did you mean rows.0.prompt?)"),
         ("step", {}, "session: Field required"),
         ("close_session", SESSION, "the server failed"),
         ("fit", {}, "no tool has the name 'fit'"),

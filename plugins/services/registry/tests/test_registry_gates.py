@@ -72,3 +72,11 @@ def test_a_policy_that_cannot_be_read_or_repeats_gates_is_refused(tmp_path: Path
     (tmp_path / "policy.yaml").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"policy.yaml is not YAML: 'utf-8' codec can't decode byte 0xff"):
         load_policy(tmp_path)
+    for text, said in (
+        ("chanels: {}", r"policy.yaml: chanels: unknown setting \(did you mean channels\?\)"),
+        ("channels: {beta: {gate: []}}", r"channels\.beta\.gate: .*\(did you mean channels\.beta\.gates\?\)"),
+        ("channels: {beta: {lr: 1}}", r"channels\.beta\.lr: .*\(known: gates, signed_decisions, watch\)"),
+    ):
+        (tmp_path / "policy.yaml").write_text(text)
+        with pytest.raises(UserError, match=said):
+            load_policy(tmp_path)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from finetooth_hooks import Options
 from finetooth_hooks.errors import RecipeError
+from finetooth_recipes.problems import unknown_key
 from finetooth_saving.retention import mode_of
 from optuna import Trial
 from pydantic import Field, ValidationError, model_validator
@@ -127,6 +128,8 @@ def read(section: Any) -> Sweep:
     try:
         made = Sweep.model_validate(section)
     except ValidationError as error:
+        if unknown := unknown_key(error, Sweep, section, prefix=("sweep",)):
+            raise unknown from None
         errors = error.errors()
         spans = [
             problem for problem in errors if any("Span" in str(part) for part in problem["loc"])

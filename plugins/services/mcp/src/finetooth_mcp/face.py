@@ -12,6 +12,7 @@ from typing import Any
 import mcp_types as types
 from finetooth_hooks import FaceBase, FinetoothError, UserError
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceService
+from finetooth_recipes.problems import unknown_key
 from finetooth_wire.bounds import brief
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
@@ -107,7 +108,7 @@ async def call_tool_result(desk: Desk, name: str, arguments: Mapping[str, Any]) 
         reply = await tool.run(desk, tool.takes.model_validate(arguments))
         outcome = str(reply.get("state", "done"))
     except ValidationError as error:
-        return error_result(one_line(error))
+        return error_result(one_line(error, tool, arguments))
     except FinetoothError as error:
         return error_result(str(error))
     except Exception as error:
@@ -131,9 +132,10 @@ def error_result(message: str) -> types.CallToolResult:
     return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
 
 
-def one_line(error: ValidationError) -> str:
-    """The first problem with the arguments."""
+def one_line(error: ValidationError, tool: Tool, arguments: Mapping[str, Any]) -> str:
+    """The first problem with the arguments; an unknown one before all others."""
+    if unknown := unknown_key(error, tool.takes, arguments, noun="argument"):
+        return str(unknown)
     problem = error.errors()[0]
     where = ".".join(str(part) for part in problem["loc"])
-    allowed = "" if problem["type"] != "extra_forbidden" else "; the tool takes no such argument"
-    return f"{where}: {problem['msg']}{allowed} (see the tool's input schema)"
+    return f"{where}: {problem['msg']} (see the tool's input schema)"

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from finetooth_hooks.errors import UserError
+from finetooth_hooks.errors import RecipeError, UserError
+from finetooth_recipes.problems import unknown_key
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 FILE = "policy.yaml"
@@ -90,9 +91,13 @@ def _read(text: str) -> Policy:
     """A policy from its text, which is parsed once."""
     loader = _EachKeyOnce(text)
     try:
-        return Policy.model_validate(loader.get_single_data() or {})
+        content = loader.get_single_data() or {}
     finally:
         loader.dispose()
+    try:
+        return Policy.model_validate(content)
+    except ValidationError as error:
+        raise unknown_key(error, Policy, content) or error from None
 
 
 def load_policy(folder: Path) -> Policy:
@@ -108,6 +113,8 @@ def load_policy(folder: Path) -> Policy:
         raise UserError(f"{path}: {error.strerror}", action="write the file again, or restore it") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", action="fix the file") from error
+    except RecipeError as error:
+        raise UserError(f"{path}: {error.problem}", action=error.action) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
