@@ -208,7 +208,7 @@ def test_each_request_is_asked_for_its_key(serve: Any, monkeypatch: pytest.Monke
     assert asyncio.run(go(mine, ("list_sessions", {})))[0]["sessions"][0]["id"] == made
     assert asyncio.run(go(theirs, ("list_sessions", {})))[0]["sessions"] == []
     for key, name, arguments, said in (
-        (theirs, "forward_backward", {"session": made, "rows": ROWS}, f"no model '{made}'"),
+        (theirs, "forward_backward", {"session": made, "rows": ROWS}, f"no session or model '{made}'"),
         (reading, "new_session", {"base": "tiny"}, "lacks the scope train"),
     ):
         with pytest.raises(ExceptionGroup) as caught:

@@ -237,7 +237,7 @@ class Service(ClientSessions):
         with self.records.read() as connection:
             row = of_tenant(connection, models, caller.tenant, id_)
         if row is None:
-            raise Unknown(f"no model {id_!r}", action="list the models that there are")
+            raise Unknown(f"no session or model {id_!r}", action="list them, or begin a new one")
         return row
 
     def models(self, caller: Caller) -> list[ModelInfo]:

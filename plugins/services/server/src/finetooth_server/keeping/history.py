@@ -91,7 +91,7 @@ class History:
             mine = (models.c.tenant == caller.tenant) & (_known(models) == id_)
             row = connection.execute(select_models().where(mine)).first()
         if row is None:
-            raise Unknown(f"no model {id_!r}", action="list the models that there are")
+            raise Unknown(f"no session or model {id_!r}", action="list them, or begin a new one")
         return model_info(row)
 
     def sessions(self, caller: Caller, page: Page) -> list[SessionRecord]:
