@@ -60,10 +60,8 @@ def test_every_package_is_made_for_this_contract(package):
 
 def test_plugins_depend_on_shared_rooms_only(plugin):
     ours = {re.split(r"[<>=!~\[ ]", d)[0] for d in plugin.project["dependencies"] if d.startswith("finetooth")}
-    assert (
-        ours
-        <= {f"finetooth-{room}" for room in ("hooks", "kit", "toolbox", "rows", "saving", "steps", "kernels")} | SHARED
-    )
+    rooms = ("hooks", "kit", "toolbox", "recipes", "rows", "saving", "steps", "kernels")
+    assert ours <= {f"finetooth-{room}" for room in rooms} | SHARED
 
 
 def test_dependencies_are_ranges(package):
