@@ -32,3 +32,10 @@ def test_a_kind_that_is_none_names_the_nearest(tmp_path: Path, capsys: pytest.Ca
     assert main(["plugins", "new", "acme-thing", "--kind", "los", "--folder", str(tmp_path / "new")]) == 2
     assert "did you mean loss?" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_one_plugin_is_tried_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "try", "finetooth-jsonl", "finetooth-console"]) == 2
+    said = capsys.readouterr()
+    assert "finetooth-console: ft plugins try takes one plugin, then KEY=VALUE (try each by itself)" in said.err
+    assert not said.out and len(said.err.splitlines()) == 1

@@ -97,6 +97,8 @@ def try_(ctx: click.Context, name: str, overrides: tuple[str, ...], limit: float
     of another type), no gradient, or refused (the recipe does not suit the entry; overrides such as method=dpo or
     data.train=rows.jsonl make another one).
     """
+    if second := next((word for word in overrides if "=" not in word), ""):
+        raise UserError(f"{second}: ft plugins try takes one plugin, then KEY=VALUE", action="try each by itself")
     from tempfile import TemporaryDirectory
 
     from finetooth_authoring.trials import trials
