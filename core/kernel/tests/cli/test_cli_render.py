@@ -248,7 +248,17 @@ def test_size(taken: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0.4 s"), (59.4, "59.4 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")]
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (0.000123, "0.12 ms"),
+        (0.0499, "50 ms"),
+        (0.05, "0.1 s"),
+        (0.4, "0.4 s"),
+        (59.4, "59.4 s"),
+        (61, "1 min 1 s"),
+        (7260, "2 h 1 min"),
+    ],
 )
 def test_duration(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -280,6 +280,7 @@ def test_what_hides_is_said_with_what_is_assumed() -> None:
     assert overlap["step"] == pytest.approx(overlap["computing"] + overlap["link"] - overlap["hidden"])
     assert 0 < overlap["hidden"] < overlap["computing"]
     shown = CliRunner().invoke(command, [*arguments, "1Gflop"], obj=Gathering(scale), catch_exceptions=False).output
+    assert ", 1 step\n" in shown and ", 1 steps" not in shown
     assert "of computing, behind which" in shown and "one ahead" in " ".join(shown.split())
     whole = ("1Tflop", Grouped(scale), "leave it out"), ("1Tflop", Islands(scale), "leave it out")
     for rate, scaled, said in (("0Gflop", Gathering(scale), "is 0"), *whole):

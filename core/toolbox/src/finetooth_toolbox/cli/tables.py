@@ -76,9 +76,9 @@ def duration(seconds: float) -> str:
     """Seconds as a readable duration."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+    if hours or minutes:
+        return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return f"{seconds:.1f} s" if seconds >= 0.05 or not seconds else f"{1000 * seconds:.2g} ms"
 
 
 def _aligned(rows: Sequence[Row]) -> list[str]:

@@ -79,7 +79,7 @@ def _head(run: Recorded) -> str:
     total = f" of {run.total_steps}" if run.total_steps is not None else ""
     facts = [
         f'<b class="{escape(run.status)}">{_text(run.status)}</b>',
-        f"{run.step}{total} steps",
+        f"{run.step}{total} step{'' if run.step == 1 and not total else 's'}",
         _duration(run.seconds),
         *(_text(fact) for fact in (run.model, run.pick("method"), run.pick("adapter")) if fact),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(run.began)) if run.began else "",

@@ -108,7 +108,7 @@ def command(
     for part, exchanged in zip(parts, of_parts, strict=True) if len(parts) > 1 else ():
         where = " of a machine" if within and machines.link(part) is inside else ""
         rows[f"  {part.what}, {part.peers} ranks{where}"] = exchanged
-    title = f"{trained:,} numbers train on {world:,} ranks, {steps:,} steps"
+    title = f"{trained:,} numbers train on {world:,} ranks, {steps:,} step{'s' * (steps > 1)}"
     _show(title, {**rows, OVER_EVERY_STEP: compared}, takes, memory, overlap)
 
 

@@ -116,7 +116,7 @@ class StreamedPretrain(BatchedMethod):
         if not self._epochs:
             return ()
         passes = f"{self._epochs} {'pass' if self._epochs == 1 else 'passes'} over data.train (train.epochs)"
-        steps = f"{self._max_steps:,} steps (train.max_steps)"
+        steps = f"{self._max_steps:,} step{'s' * (self._max_steps != 1)} (train.max_steps)"
         return (f"the run ends after {passes} or {steps}, whichever comes first",)
 
     def state(self) -> Mapping[str, Any]:
