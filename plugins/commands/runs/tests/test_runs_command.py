@@ -121,6 +121,19 @@ def test_what_recipes_say_in_two_ways_is_no_difference():
     assert differences([runs[0], other]) == {"model": ["m", "n"], "adapter": ["finetooth-lora:lora", "acme:lora"]}
 
 
+def test_defaults_that_a_resume_wrote_down_are_no_difference():
+    """A resumed run's recipe has the options of the first plan's picks, and `auto` where the plan decides anew."""
+    options = {"backend": {"tf32": False, "packing": "auto"}, "adapter": {"rank": 16}}
+    decided = [{"setting": "backend", "value": "acme:b"}, {"setting": "backend.packing", "value": True}]
+    backend = {"name": "acme:b", "tf32": False, "packing": "auto"}
+    recipes = ({"model": "m"}, {"model": "m", "backend": backend}, {"model": "m", "adapter": {"rank": 8}})
+    runs = [
+        SimpleNamespace(plan={"recipe": recipe, "decisions": decided, "options": {**options, **recipe}})
+        for recipe in recipes
+    ]
+    assert differences(runs) == {"adapter.rank": [16, 16, 8]}
+
+
 def test_rm_asks_and_refuses_what_runs(two):
     with pytest.raises(UserError, match=r"would be removed \(add --yes; nothing was removed\)"):
         said("rm", "one")

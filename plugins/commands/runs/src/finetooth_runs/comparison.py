@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetooth_saving.run_folder import ALSO_FIXED, FIXED
 from finetooth_saving.runs.recorded import Recorded
 
 UNLIKE = ("output",)
@@ -14,10 +15,11 @@ UNLIKE = ("output",)
 def differences(runs: Sequence[Recorded]) -> dict[str, list[Any]]:
     """Settings that are not the same in all runs, with the value of each run, None where it sets none. The decisions of
     the plans count too (`train.precision`), and two ways to say one thing are the same: `adapter: lora`,
-    `adapter: {name: lora}`, and nothing where the plan takes it by itself."""
+    `adapter: {name: lora}`, and nothing where the plan takes it by itself, as where a resume wrote down defaults."""
     each = [_settings(run.plan) for run in runs]
-    names = sorted({name for settings in each for name in settings})
-    rows = {name: [settings.get(name) for settings in each] for name in names if name.split(".")[0] not in UNLIKE}
+    names = sorted({name for settings in each for name in settings if name.split(".")[0] not in UNLIKE})
+    each = [{**_options(run.plan), **settings} for run, settings in zip(runs, each, strict=True)]
+    rows = {name: [settings.get(name) for settings in each] for name in names}
     return {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
 
 
@@ -35,9 +37,9 @@ def results(runs: Sequence[Recorded]) -> dict[str, list[float | None]]:
 
 def _settings(plan: Mapping[str, Any]) -> dict[str, Any]:
     """What the plan decided and the recipe set, by setting; of an entry that both name, the plan's name, which says
-    whose it is."""
+    whose it is, and for `auto` what the plan decided."""
     decided, written = _decided(plan), flat(plan.get("recipe", {}))
-    named = {name for name, value in written.items() if str(decided.get(name)).rpartition(":")[2] == value}
+    named = {name for name in written.keys() & decided if written[name] in ("auto", _short(decided[name]))}
     return {**decided, **{name: value for name, value in written.items() if name not in named}}
 
 
@@ -54,6 +56,21 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
             name: content for index, item in enumerate(value) for name, content in flat(item, f"{path}.{index}").items()
         }
     return {path: value}
+
+
+def _options(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the plan's picks by setting, with the defaults."""
+    options = plan.get("options", {})
+    return {
+        name: value
+        for kind, path in (FIXED | ALSO_FIXED).items()
+        for name, value in flat(options.get(kind, {}), ".".join(path)).items()
+    }
+
+
+def _short(name: Any) -> str:
+    """The name of an entry without its distribution."""
+    return str(name).rpartition(":")[2]
 
 
 def _decided(plan: Mapping[str, Any]) -> dict[str, Any]:
