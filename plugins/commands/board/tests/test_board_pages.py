@@ -236,6 +236,7 @@ STAND_IN = """
 import sys
 a = sys.argv[1:]
 print('asked', *a)
+print('error: no such model', file=sys.stderr)
 for written in [x.partition('=')[2] for x in a if x.startswith('--output=')]:
     open(written, 'w').write('model: toy\\n')
 sys.exit(2 if any('broken' in x for x in a) else 0)
@@ -273,6 +274,19 @@ def test_what_init_refuses_is_said_with_the_form_as_it_was(serve: Serve, command
     answer = post(address, "/new", name="mine", data="broken.csv", model="toy")
     assert answer.status_code == 400 and "asked init" in answer.text and 'value="broken.csv"' in answer.text
     assert post(address, "/new", name="a/b", data="x").status_code == 400
+
+
+def test_an_error_is_shown_as_a_line_and_not_as_json_too(serve: Serve, commands: list[tuple[str, ...]]) -> None:
+    answer = post(serve(), "/models", models="broken")
+    assert answer.status_code == 400 and "error: no such model" in answer.text and "asked" not in answer.text
+
+
+def test_what_import_prints_names_the_file_that_train_will_write(
+    serve: Serve, commands: list[tuple[str, ...]]
+) -> None:
+    """Not the scratch file of the board, which ends with it; seen in a first import."""
+    shown = post(serve(), "/import", name="mine", data="axolotl.yml").text
+    assert "asked import --output=mine.yaml" in shown and "model: toy" in shown
 
 
 def test_a_run_is_stopped_as_by_ctrl_c_and_goes_on(

@@ -111,6 +111,18 @@ def test_an_old_run_gets_its_page_from_its_folder(ended):
         CliRunner().invoke(command, ["none"], standalone_mode=False, catch_exceptions=False)
 
 
+def test_a_page_replaces_a_page_and_nothing_else(ended, tmp_path):
+    """`--output rows.jsonl` replaced the rows; seen when every command was given wrong files."""
+    folder = str(ended[0].folder)
+    rows, page = tmp_path / "rows.jsonl", tmp_path / "page.html"
+    for file in (rows, page):
+        file.write_text("mine")
+    with pytest.raises(UserError, match=r"rows.jsonl exists and is not a page \(name a new file"):
+        CliRunner().invoke(command, [folder, "--output", str(rows)], standalone_mode=False, catch_exceptions=False)
+    CliRunner().invoke(command, [folder, "--output", str(page)], standalone_mode=False, catch_exceptions=False)
+    assert rows.read_text() == "mine" and page.read_text() != "mine"
+
+
 def test_a_page_over_nothing_is_a_page(run, outcome):
     ft_run_end(run, replace(outcome, status="failed", reason="no memory", steps=0, metrics={}, best={}))
     assert "no memory" in (run.folder / "report.html").read_text()

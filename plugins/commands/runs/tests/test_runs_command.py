@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import click
 import pytest
 from click.testing import CliRunner
 from finetooth_hooks import UserError
@@ -55,6 +56,10 @@ def test_list_show_and_du(two):
     found = {row["run"]: row["bytes"] for row in json.loads(said("du", "--json"))}
     assert found["runs/one"] == sum(path.stat().st_size for path in two[0].iterdir())
     assert said("list", "--status", "failed") == "no run in runs is failed\n"
+    with pytest.raises(click.BadParameter, match="'finished' is not one of 'done'"):
+        said("list", "--status", "finished")
+    with pytest.raises(UserError, match=r"--folder elsewhere: RUNS are named too \(leave out one of them\)"):
+        said("du", "one", "--folder", "elsewhere")
 
 
 def test_a_long_name_does_not_touch_its_value(two):

@@ -248,7 +248,7 @@ class Board:
         """Run `ft` and wait, one at a time: each loads what a plan needs.
 
         Returns:
-            Its exit code, and what it printed.
+            Its exit code, and what it printed; of an error with `--json` only the line for people.
         """
 
         def run() -> tuple[int, str]:
@@ -259,7 +259,8 @@ class Board:
                 )  # fmt: skip
             except subprocess.TimeoutExpired:
                 return (1, f"it took more than {PATIENCE} seconds; run it in a terminal: ft {' '.join(arguments)}")
-            return ended.returncode, f"{ended.stdout}\n{ended.stderr}".strip()
+            output = "" if ended.returncode and "--json" in arguments else ended.stdout
+            return ended.returncode, f"{output}\n{ended.stderr}".strip()
 
         async with self._looking:
             return await asyncio.to_thread(run)

@@ -48,6 +48,7 @@ async def import_(board: Board, request: Request) -> Response:
     code, output = await board.ft("import", f"--output={file}", "--", form.get("data", ""))
     if code or not file.exists():
         return HTMLResponse(forms.import_page(board.tokens.token, form, output), 400)
+    output = output.partition("\nNext: ")[0].replace(str(file), file.name)  # the file is there from Train on
     return HTMLResponse(pages.recipe_page(board.tokens.token, name, file.read_text(encoding="utf-8"), output))
 
 

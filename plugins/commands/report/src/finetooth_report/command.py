@@ -26,6 +26,8 @@ def command(run: str, output: Path | None) -> int:
     place = output or folder / PAGE
     if place.is_dir():
         raise UserError(f"--output: {place} is a folder", action="name a file")
+    if place.exists() and place.suffix.lower() not in (".html", ".htm"):  # such as the rows of a run
+        raise UserError(f"--output: {place} exists and is not a page", action="name a new file, or one of .html")
     try:
         written = write(recorded, place)
     except OSError as error:

@@ -29,6 +29,7 @@ from finetooth_runs.comparison import differences, results
 from finetooth_runs.tables import duration, moment, number, table, width
 
 RUNS = Path("runs")
+STATUSES = ("done", "stopped", "interrupted", "failed", "running", "unfinished")
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 folder_option = click.option(
@@ -46,7 +47,7 @@ def command() -> None:
 
 @command.command("list")
 @folder_option
-@click.option("--status", help="Only runs of this status: done, stopped, interrupted, failed, running, unfinished.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only runs of this status.")
 @as_json_option
 def list_(folder: Path, status: str | None, as_json: bool) -> int:
     """List runs, the newest last."""
@@ -144,6 +145,8 @@ def compare(runs: tuple[str, ...], as_json: bool) -> int:
 @as_json_option
 def du(runs: tuple[str, ...], folder: Path, as_json: bool) -> int:
     """Show how much disk RUNS take, the largest first; default: all runs. The trials of a sweep are one line."""
+    if runs and folder != RUNS:
+        raise UserError(f"--folder {folder}: RUNS are named too", action="leave out one of them")
     folders = [_folder(run) for run in runs] if runs else [*_folders(folder), *groups_below(folder)]
     sizes = sorted(((path, size_of(path)) for path in folders), key=lambda entry: -sum(entry[1].values()))
     if as_json:
