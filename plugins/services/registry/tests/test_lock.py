@@ -126,6 +126,19 @@ def test_a_line_that_pip_would_read_otherwise_is_refused(line: str) -> None:
         locking.read(f"a==1\n{line}\n", "lock")
 
 
+def test_a_file_without_a_distribution_is_no_lock_file() -> None:
+    with pytest.raises(UserError, match=r"lock names no distribution \(take a file that ft registry lock wrote\)"):
+        locking.read("# a comment\n", "lock")
+
+
+@pytest.mark.parametrize("recipe", [b"model: [\n", b"model: caf\xe9\n"])
+def test_a_damaged_recipe_is_one_line(place: Place, tmp_path: Path, recipe: bytes) -> None:
+    run = write_run(tmp_path / "run", "2.13.0+cpu")
+    (run / "recipe.yaml").write_bytes(recipe)
+    said = str(place("add", str(run), "--name", "bot").exception)
+    assert "recipe.yaml: cannot be read" in said and "\n" not in said
+
+
 def test_a_changed_environment_is_named(site: Path) -> None:
     before = locking.installed()
     install(site, "numpy", "2.1")

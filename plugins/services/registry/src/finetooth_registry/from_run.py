@@ -163,8 +163,9 @@ def _locked(about: Mapping[str, Any], lock_file: Path | None) -> tuple[str, str]
 def _recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read: {error}", action="the run folder is damaged") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read: {why}", action="the run folder is damaged") from error
     return recipe if isinstance(recipe, dict) else {}
 
 

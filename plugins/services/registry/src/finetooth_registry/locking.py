@@ -79,7 +79,7 @@ def read(text: str, where: str) -> tuple[Locked, ...]:
     """The distributions of a lock file.
 
     Raises:
-        UserError: a line is invalid.
+        UserError: a line is invalid, or there is none.
     """
     made = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -90,6 +90,8 @@ def read(text: str, where: str) -> tuple[Locked, ...]:
         if match is None:
             raise UserError(f"{where}:{number}: not NAME==VERSION", action="take a file that ft registry lock wrote")
         made.append(Locked(match[1], match[2], match[3] or "", folder))
+    if not made:
+        raise UserError(f"{where} names no distribution", action="take a file that ft registry lock wrote")
     return tuple(made)
 
 
