@@ -182,6 +182,7 @@ def test_days_are_texts(tmp_path: Path) -> None:
     [
         ("a.yml", "base_model: x\n  datasets: [", r"a\.yml:2: .+"),
         ("a.yml", "- 1\n", "has no keys"),
+        ("a.yml", f"a: {'[' * 2000}", "nested too deeply"),
         ("a.json", "{", "is not JSON"),
         ("a.py", "def f(:", r"a\.py:1: "),
         ("a.py", "print(1)", "no configuration of a trainer"),

@@ -60,6 +60,13 @@ def test_an_end_that_was_cut_off_is_found_and_never_healed(place: Path, kept: in
         found(place)  # whatever was written since
 
 
+def test_a_byte_that_is_no_text_is_found(place: Path) -> None:
+    path = place / "audit.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"POST /3", b"POST /\xe9"))
+    with pytest.raises(UserError, match=r"audit.jsonl:4: the line does not belong to a record"):
+        found(place)
+
+
 def test_a_record_that_was_rewritten_whole_is_found(place: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The forger knows the format, and not the key."""
     other = tmp_path_factory.mktemp("forged")

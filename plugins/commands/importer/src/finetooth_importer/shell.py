@@ -99,6 +99,8 @@ def read_yaml(text: str) -> Any:
     loader = PlainLoader(text)
     try:
         return loader.get_single_data()
+    except RecursionError:
+        raise yaml.MarkedYAMLError(problem="nested too deeply") from None
     finally:
         loader.dispose()
 

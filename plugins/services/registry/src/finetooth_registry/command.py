@@ -55,9 +55,9 @@ def key(file: Path) -> None:
     """Write a new private key to FILE and its public key to FILE.pub."""
     from finetooth_registry import records
 
-    public = file.with_name(file.name + ".pub")
-    if public.exists():
-        raise UserError(f"{public} exists", action="choose another file")
+    public = Path(f"{file}.pub")
+    if file.is_dir() or public.exists():
+        raise UserError(f"{file if file.is_dir() else public} exists", action="choose another file")
     public.write_text(records.key_to_json(records.make_key(file)), encoding="utf-8")
     click.echo(f"wrote {file} (keep it secret) and {public} (for ft registry trust)")
 
@@ -70,7 +70,7 @@ def trust(name: str, public: Path, where: str) -> None:
     """Trust the public key in the file PUBLIC under NAME."""
     from finetooth_registry import records
 
-    here(where).trust(name, records.key_from_json(public.read_text(encoding="utf-8"), str(public)))
+    here(where).trust(name, records.key_from_json(public.read_text(encoding="utf-8", errors="replace"), str(public)))
     click.echo(f"{where} trusts what the key {name} signs")
 
 

@@ -204,7 +204,7 @@ def verify(path: Path, *, head: str = "", key: bytes | None = None) -> Verified:
     """
     before, last, number, seen = FIRST, FIRST, 0, not head
     try:
-        lines = path.open(encoding="utf-8")
+        lines = path.open(encoding="utf-8", errors="backslashreplace")  # such a line is not JSON
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", action="name the audit record of a server") from error
     with lines:

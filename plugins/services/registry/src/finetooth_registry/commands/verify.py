@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from finetooth_hooks.errors import UserError
 
 from finetooth_registry.commands.options import HERE
 
@@ -37,13 +38,17 @@ def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
     from finetooth_registry.verifying import verify_export, verify_folder, verify_version
 
     folder = Path(what)
+    if keys and not (folder / RECORD).is_file():
+        problem = f"--trust: {what} is no folder of ft registry get, and the keys of a registry count"
+        raise UserError(problem, action="leave it out")
     if folder.is_dir() and not (folder / RECORD).is_file():
         opened = open_registry(where)
         links, version = verify_export(folder, opened)
         sources = () if version is None else (lineage(opened, version),)
         made_of = Node("weights", folder.name, sha256_of(folder / MANIFEST), (), sources)
     elif folder.is_dir():
-        trusted = {path.stem: records.key_from_json(path.read_text(encoding="utf-8"), str(path)) for path in keys}
+        texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in keys}
+        trusted = {path.stem: records.key_from_json(text, str(path)) for path, text in texts.items()}
         links = list(verify_folder(folder, trusted or open_registry(where).trusted()))
         made_of = lineage_of_folder(folder)
     else:

@@ -23,7 +23,7 @@ def command() -> None:
               "head; default is audit.key next to the record, if it exists.")  # fmt: skip
 def verify(record: Path, head: str, key: Path | None) -> None:
     """Check that no line was changed, removed or moved, and that the record ends where its server left it."""
-    beside = record.with_name("audit.key")
+    beside = record.parent / "audit.key"
     signed = key or (beside if beside.is_file() else None)
     verified = verify_record(record, head=head, key=None if signed is None else audit_key(record.parent, signed))
     click.echo(f"{verified.lines} lines, none changed; head {verified.head}")
