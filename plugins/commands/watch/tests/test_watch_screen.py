@@ -89,8 +89,12 @@ def test_it_holds_still_and_fits_forty_columns(folder):
             append(folder, step(2, 1.0))
             app.look()
             assert list(app.query_one(Sparkline).data) == [2.0]
+            assert shown(app, "pace") == "held still: space continues"
             await pilot.press("space")
+            assert shown(app, "pace").startswith("step 2")
             assert list(app.query_one(Sparkline).data) == [2.0, 1.0]
+            await pilot.press("ctrl+c")
+        assert app.return_code == 0
 
     asyncio.run(watched())
 

@@ -42,6 +42,7 @@ class WatchApp(App[None]):
     """In fewer columns the tables stand below each other: side by side, neither had room for its values."""
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Leave"),
+        Binding("ctrl+c", "quit", show=False),
         Binding("space", "hold", "Hold still"),
     ]
 
@@ -73,7 +74,8 @@ class WatchApp(App[None]):
 
     def action_hold(self) -> None:
         """Freeze the picture, or let it move again."""
-        self._held = not self._held
+        self._held, self._seen = not self._held, ()
+        self.query_one("#pace", Static).update("held still: space continues")
         self.look()
 
     def look(self) -> None:
