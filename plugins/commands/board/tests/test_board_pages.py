@@ -281,9 +281,7 @@ def test_an_error_is_shown_as_a_line_and_not_as_json_too(serve: Serve, commands:
     assert answer.status_code == 400 and "error: no such model" in answer.text and "asked" not in answer.text
 
 
-def test_what_import_prints_names_the_file_that_train_will_write(
-    serve: Serve, commands: list[tuple[str, ...]]
-) -> None:
+def test_what_import_prints_names_the_file_that_train_will_write(serve: Serve, commands: list[tuple[str, ...]]) -> None:
     """Not the scratch file of the board, which ends with it; seen in a first import."""
     shown = post(serve(), "/import", name="mine", data="axolotl.yml").text
     assert "asked import --output=mine.yaml" in shown and "model: toy" in shown
