@@ -58,6 +58,39 @@ def test_every_state_that_a_store_keeps_in_memory_is_counted(recipe: Callable[..
     assert snapshots("device", {"name": "host", "count": 2}) == 4 * one
 
 
+CALLS_TWICE = """
+from finetooth_hooks import Method, NoOptions, hookimpl
+from finetooth_hooks.bases import MethodBase
+from finetooth_hooks.reports import DataReport, Prepared
+
+@hookimpl
+def ft_methods():
+    yield Method(name="twice", build=f"{__name__}:Twice")
+
+class Twice(MethodBase):
+    capabilities = frozenset({"several_calls"})
+
+    def __init__(self, options: NoOptions):
+        pass
+
+    def prepare(self):
+        return Prepared(1, 4, DataReport("train", 4, 4))
+"""
+
+
+def test_gradients_of_earlier_calls_are_counted_where_a_step_may_have_some(
+    recipe: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Where the caller drives the engine, as a service's clients do, and for a method that says so."""
+    name, own = "earlier_gradients", tmp_path / "twice.py"
+    own.write_text(CALLS_TWICE)
+    assert name not in finetooth.session(recipe()).plan.memory.parts
+    driven = finetooth.session(recipe(), data=False)
+    assert driven.plan.memory.parts[name] == 4 * driven.job.request.trains.parameters
+    twice = finetooth.session(recipe(plugins=[str(own)], method="twice"))
+    assert twice.plan.memory.parts[name] == 4 * twice.job.request.trains.parameters
+
+
 def test_the_default_length_is_no_more_than_the_positions_of_the_model(
     recipe: Callable[..., Any], tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ TOKENIZER: Mapping[str, str] = {
 
 METHOD: Mapping[str, str] = {
     "own_engine": "as its options stand it draws from the engine that trains, which must `generate`",
+    "several_calls": "as its options stand it gives the data of a step in several calls, which the plan counts",
 }
 """Beyond `prepare` and `steps`."""
 

@@ -39,9 +39,9 @@ GPU = HardwareFacts("test:gpu", (Device("cuda:0", "a GPU", 80 * 2**30),), ("bf16
 
 def planned(
     kit: SimpleNamespace, sharding: Sharding | None, optimizer: Any = None, hardware: HardwareFacts | None = None,
-    **train: Any,
+    several_calls: bool = False, **train: Any,
 ) -> Any:  # fmt: skip
-    request: PlanRequest = kit.plan_request(kit.facts(kit.config()))
+    request: PlanRequest = kit.plan_request(kit.facts(kit.config()), several_calls=several_calls)
     updates = request.updates if optimizer is None else replace(request.updates, optimizer=optimizer, name="made")
     place = replace(request.place, sharding=sharding, hardware=hardware or request.place.hardware)
     backend = TorchBackend(TorchOptions(), FakeContext(Path(), installed=True))
@@ -177,6 +177,22 @@ def test_parts_that_wait_on_the_host_are_all_counted_there(kit: SimpleNamespace,
     on_cpu = [planned(kit, of).memory for of in (here, replace(here, on_host=True))]
     measured = {"overhead": 0}
     assert {**on_cpu[0].parts, **measured} == {**on_cpu[1].parts, **measured} and on_cpu[1].host == {}
+
+
+def test_a_rank_keeps_its_part_of_earlier_gradients(kit: SimpleNamespace) -> None:
+    shard: Any = lambda *_: None  # noqa: E731
+    stages: Any = lambda: None  # noqa: E731
+    parted, pipe = Sharding(4, 4, 4, shard), Sharding(1, 1, 1, stage_count=2, stages=stages)
+    trained = kit.plan_request(kit.facts(kit.config())).trains.parameters
+
+    def taken(sharding: Sharding, memory: int = 80 * 2**30) -> tuple[int | None, int | None]:
+        hardware = replace(GPU, devices=(replace(GPU.devices[0], memory=memory),))
+        made = planned(kit, sharding, hardware=hardware, several_calls=True).memory
+        return made.parts.get("earlier_gradients"), made.host.get("earlier_gradients")
+
+    assert taken(parted) == taken(parted, memory=2**14) == (trained, None)  # their tensors, and no copies
+    assert taken(replace(parted, on_host=True)) == (None, trained)
+    assert taken(pipe) == (2 * trained, None) and taken(pipe, memory=2**14) == (None, 2 * trained)
 
 
 class InHalfBytes:

@@ -391,6 +391,28 @@ def test_copies_of_what_trains_are_counted_where_they_are(plan: Any) -> None:
     assert plan(asked()).memory.parts["snapshots"] == 0
 
 
+def test_gradients_of_earlier_calls_are_counted_where_they_are(plan: Any) -> None:
+    """On the device up to a sixteenth of its memory, else in host memory; where none can wait, nowhere."""
+
+    def taken(request: PlanRequest, *words: str) -> tuple[int | None, int | None]:
+        optimizer: Any = OptimizerBase()
+        optimizer.capabilities = frozenset(words)
+        several = replace(request, several_calls=True, updates=replace(request.updates, optimizer=optimizer))
+        made = estimate(several, "bf16", 2048, checkpointing=True, stream=False)
+        return made.parts.get("earlier_gradients"), made.host.get("earlier_gradients")
+
+    low, whole = asked(), asked(full=True)
+    assert taken(low) == (4 * low.trains.parameters, None)
+    assert taken(asked(memory=4)) == (None, 4 * low.trains.parameters)
+    assert taken(whole) == (None, 4 * PARAMETERS["llama"])
+    assert taken(asked(full=True, device="cpu")) == (4 * PARAMETERS["llama"], None)
+    assert taken(asked(full=True, device="mps"))[1] is None  # one memory
+    assert taken(whole, "in_backward") == (None, None)
+    (block, _) = taken(asked(full=True, memory=400), "in_turn")
+    assert block is not None and 0 < block < 4 * PARAMETERS["llama"] // 10
+    assert "earlier_gradients" not in plan(low).memory.parts
+
+
 def test_the_host_has_room_for_the_weights_while_they_are_read(plan: Any) -> None:
     assert plan(asked()).memory.host["loading"] == 2 * PARAMETERS["llama"]
     assert plan(asked(full=True)).memory.host["loading"] == 4 * PARAMETERS["llama"]  # its masters are fp32

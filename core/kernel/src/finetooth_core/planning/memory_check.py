@@ -26,7 +26,7 @@ WORTHWHILE = 0.95
 OF_ROWS = frozenset({"activations", "logits", "update"})
 """Parts that grow with the rows of a step, whose length only the caller knows."""
 
-OF_TRAINING = OF_ROWS | {"gradients", "optimizer", "snapshots"}
+OF_TRAINING = OF_ROWS | {"gradients", "earlier_gradients", "optimizer", "snapshots"}
 """Parts that exist only in training."""
 
 

@@ -165,19 +165,15 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
         )  # fmt: skip
     kernels = KernelPicker(context, backend_built.registered.full_name, backend_entry.framework, hardware.device)
     plan_request = PlanRequest(
-        train=context.train,
-        base=base,
-        trains=trains,
-        updates=updates,
-        place=place,
-        data=_lengths(context, prepared.report, driven.reports),
+        context.train, base, trains, updates, place, _lengths(context, prepared.report, driven.reports),
         needs=driven.needs,
         roles=roles,
         opened=tuple(opened.context.model for opened in context.opened),
         proportional_to=common_field(spec for _, spec in driven.losses),
         kernels=kernels,
         snapshots=_snapshots(keeping, backend_entry),
-    )
+        several_calls=driven.method is None or "several_calls" in driven.method.capabilities,
+    )  # fmt: skip
     decided: BackendPlan = backend.plan(plan_request)
     for decision in decided.decisions:
         context.decide(decision.setting, decision.value, decision.reason)

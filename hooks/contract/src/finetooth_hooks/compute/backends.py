@@ -280,6 +280,7 @@ class PlanRequest:
         proportional_to: the loss's statement on its gradient; see `Loss`. None: none, or no loss.
         kernels: picks providers for the engine's operations; the engine's request has its picks. None: no picks.
         snapshots: that the run will hold.
+        several_calls: the data of a step may come in several calls of `forward_backward`, or `backward`.
     """
 
     train: TrainSettings
@@ -294,6 +295,7 @@ class PlanRequest:
     proportional_to: str | None = None
     kernels: PickKernels | None = None
     snapshots: SnapshotsPart = SnapshotsPart()
+    several_calls: bool = False
 
     @property
     def role_parameters(self) -> int:

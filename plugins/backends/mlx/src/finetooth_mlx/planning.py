@@ -120,6 +120,8 @@ def estimate(
         "logits": min(3 * CHUNK, 3 * 4 * min(tokens, MOST_POSITIONS) * facts.vocab_size),
         "overhead": MLX_OVERHEAD,
     }
+    if request.several_calls:
+        parts["earlier_gradients"] = 4 * trained
     if request.role_parameters:
         parts["roles"] = _role_bytes(request, each)
     if request.snapshots.device + request.snapshots.host:

@@ -51,7 +51,7 @@ from finetooth_torch.generation.joinable_batch import TorchRunningBatch
 from finetooth_torch.network import ROLES, Network
 from finetooth_torch.offload.saved_tensors import SavedTensors
 from finetooth_torch.passes import Runner
-from finetooth_torch.planning.memory import GENERATION_BATCHES
+from finetooth_torch.planning.memory import EARLIER, GENERATION_BATCHES
 from finetooth_torch.planning.peak_flops import peak_flops
 from finetooth_torch.profile.recording import record, spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN, OPTIMIZER_SPAN
@@ -118,6 +118,7 @@ class TorchEngine(EngineBase):
         self._sample = parts.parameters.sampling(self._generator.generate)
         self._updater = Updater(request, parts.parameters, parts.optimizer, parts.scaler, parts.group_options)
         self._total_steps = request.plan.total_steps
+        self._apart = EARLIER in request.plan.memory.host
         self._counters = Counters()
         self._loss_states: dict[str, Mapping[str, Any]] = {}
         self._pending = PendingPasses()
@@ -405,11 +406,8 @@ class TorchEngine(EngineBase):
         self,
         data: Sequence[Datum],
         loss: LossSpec | None,
-        *,
-        role: str = "policy",
-        normalizer: Counts | None = None,
-        whole: bool = False,
-    ) -> Pass:
+        *, role: str = "policy", normalizer: Counts | None = None, whole: bool = False,
+    ) -> Pass:  # fmt: skip
         if role not in ROLES and role not in self._parts.network.holders:
             self._parts.network.role(role)  # refuses by name
         data = tuple(data)
@@ -457,7 +455,7 @@ class TorchEngine(EngineBase):
         random = global_states(self._parts.device)
         around = self._updater.around_backward(work.batches, self._counters.accumulated, self._rate)
         try:
-            with self._parts.parameters.untouched_on_failure(), self._ranks.together(), around:
+            with self._parts.parameters.untouched_on_failure(on_host=self._apart), self._ranks.together(), around:
                 yield
                 self._parts.parameters.collect()
         except BaseException:

@@ -148,6 +148,7 @@ def _smaller(now: Situation) -> list[str]:
     largest = max(fixed, key=lambda name: fixed[name], default="")
     remedies = {
         "optimizer": ["choose an optimizer that keeps less"],
+        "earlier_gradients": ["give all data of a step in one call"],
         "weights": ["store the base in fewer bits (quantization), or choose a smaller model"],
         "snapshots": ["keep fewer snapshots (checkpoint.stores), or none (checkpoint.every=0)"],
     }

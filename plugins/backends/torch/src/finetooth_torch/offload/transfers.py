@@ -54,6 +54,11 @@ class Transfers:
             current.wait_event(event)
             made.record_stream(current)
 
+    def settle(self) -> None:
+        """Make the current stream wait for all copies, whose sources may change then."""
+        if self._own is not None:
+            self._streams.current_stream(self.device).wait_stream(self._own)
+
     def put(self, tensor: Tensor) -> Callable[[], Tensor]:
         """A tensor in host memory; a call copies it back to the device."""
         on_host, shape = self.to_host(tensor), Shape.of(tensor)

@@ -53,6 +53,12 @@ SLACK = 1.05
 """Memory that torch's allocator holds on an accelerator per byte of activations: blocks are larger than their
 tensors."""
 
+EARLIER = "earlier_gradients"
+"""The part for the gradients of a step's earlier calls, which are restored if a call fails."""
+
+EARLIER_SHARE = 1 / 16
+"""The most of an accelerator's memory for them; more are copied to host memory."""
+
 FOLDING = 150 * 2**20
 """Memory of merging an adapter into its base, without the base in fp32: peft, and copies of one weight at a time,
 measured on SmolLM2-135M."""
@@ -154,6 +160,7 @@ def _on_accelerator(
             **_state_on_host(request),
             **lent,
             **spilled,
+            **_earlier(request, host=True),
         },
         disk=_on_disk(request, precision, offload, int(tokens * away)),
     )
@@ -174,6 +181,26 @@ def _state_on_host(request: PlanRequest) -> dict[str, int]:
     return {"optimizer": optimizer_bytes(request)} if on_host else {}
 
 
+def _earlier(request: PlanRequest, *, host: bool) -> dict[str, int]:
+    """The gradients of a step's earlier calls, if there may be some, and they are in this memory.
+
+    Args:
+        host: in host memory apart from the device's.
+    """
+    taken = 4 * _differentiated(request) if request.several_calls else 0
+    hardware = request.place.hardware
+    away = hardware.device.startswith("cuda") and taken > EARLIER_SHARE * hardware.memory
+    return {EARLIER: taken} if taken and away == host else {}
+
+
+def _differentiated(request: PlanRequest) -> int:
+    """Trained numbers whose gradients are there at the same time."""
+    words, trained = request.updates.optimizer.capabilities, request.trains.parameters
+    if "in_backward" in words:
+        return 0
+    return min(trained, _largest_block(request)) if "in_turn" in words else trained
+
+
 def _trains_base(request: PlanRequest) -> bool:
     """Whether most of the base trains, with its norms and head."""
     return not request.trains.base_frozen and request.trains.parameters > request.base.model.parameters // 2
@@ -185,7 +212,6 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
     facts = request.base.facts
     head_gradient = (4 + size) * facts.vocab_size * facts.hidden_size if _trains_base(request) else 0
     words = request.updates.optimizer.capabilities
-    at_once = min(trained, _largest_block(request)) if "in_turn" in words else trained
     masters = 4 * trained if precision in ("bf16", "fp16") and "masterless" not in words else 0
     weights = resident_bytes(request.base, precision) + (trained * size if request.trains.base_frozen else 0)
     weights += request.trains.adapter.held_bytes(facts, precision)
@@ -197,7 +223,8 @@ def _fixed(request: PlanRequest, precision: str, offload: Offload) -> dict[str, 
         **{name: taken for name, taken in experts.items() if taken},
         **({"fp8": rounding_bytes(request)[0]} if request.train.precision == FP8 else {}),
         "weights": int(weights + masters),
-        "gradients": (largest_gradient(request) if "in_backward" in words else 4 * at_once) + head_gradient,
+        "gradients": (4 * _differentiated(request) or largest_gradient(request)) + head_gradient,
+        **_earlier(request, host=False),
         "optimizer": 0 if words & STATE_ELSEWHERE else optimizer_bytes(request),
     }
 

@@ -12,7 +12,7 @@ from finetooth_toolbox.attention_choice import demands_of
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.base_bytes import kept_by_others, resident_bytes
 from finetooth_torch.planning.layer_memory import BYTES
-from finetooth_torch.planning.memory import STATE_ELSEWHERE, layers_bytes
+from finetooth_torch.planning.memory import EARLIER, STATE_ELSEWHERE, layers_bytes
 from finetooth_torch.planning.offload import DEVICE, Offload
 from finetooth_torch.planning.process_memory import reads_apart
 from finetooth_torch.planning.row_sharing import obstacle
@@ -209,9 +209,12 @@ def of_one_rank(
         last = 0 if request.trains.base_frozen else (size + 4) * elsewhere // size
         made = max(made, last - parts["gathered"])
     parts["gradients"] = 4 * trained // sharding.gradients + made
+    host.pop(EARLIER, None)
+    parts |= {EARLIER: parts["gradients"] - made} if request.several_calls else {}
     if away:
         moved = {
             "gradients": parts["gradients"] - made,
+            **({EARLIER: parts.pop(EARLIER)} if EARLIER in parts else {}),
             "optimizer": host.get("optimizer", 0) + parts["optimizer"],
             "update": int(request.updates.update_bytes * trained) // sharding.optimizer,
         }
@@ -246,12 +249,14 @@ def _of_stage(whole: MemoryEstimate, request: PlanRequest, precision: str, stage
     parts["weights"] = int(base * share + (parts["weights"] - base) * of_layers)
     if "generate" in request.needs:
         parts["gathered"] = int(layers * (1 - 1 / stages))
-    for name in ("gradients", "optimizer"):
-        parts[name] = int(parts[name] * of_layers)
+    host = dict(whole.host)
+    for pool, name in ((parts, "gradients"), (parts, "optimizer"), (parts, EARLIER), (host, EARLIER)):
+        if name in pool:
+            pool[name] = int(pool[name] * of_layers)
     if request.place.hardware.device == "cpu" and not reads_apart(request):  # every rank reads the whole model first
         later = sum(taken for name, taken in parts.items() if name not in ("overhead", "loading"))
         parts["loading"] = max(parts.get("loading", 0), whole.parts["weights"] - later, 0)
-    return replace(whole, parts=parts)
+    return replace(whole, parts=parts, host=host)
 
 
 def _shares(request: PlanRequest, precision: str, stages: int) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from finetooth_kernels.memory import placed
 from torch import Tensor, nn
 
 from finetooth_torch.compute import TORCH, Compute
+from finetooth_torch.offload.transfers import Transfers
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.updates.scaler import LossScaler
 
@@ -184,19 +185,31 @@ class TrainedParameters:
             parameter.grad = None
 
     @contextmanager
-    def untouched_on_failure(self) -> Iterator[None]:
+    def untouched_on_failure(self, *, on_host: bool = False) -> Iterator[None]:
         """Restore the accumulated gradients, bit for bit, if the body raises.
 
         They are copied only if there are some before: a step with one call needs no memory for it.
+
+        Args:
+            on_host: the copies are in host memory.
         """
-        before = [None if master.grad is None else master.grad.clone() for master in self.masters]
+        before = self._earlier(on_host)
         try:
             yield
         except BaseException:
             self.zero_grad()
             for master, gradient in zip(self.masters, before, strict=True):
-                master.grad = gradient
+                master.grad = None if gradient is None else gradient()
             raise
+
+    def _earlier(self, on_host: bool) -> list[Callable[[], Tensor] | None]:
+        """Functions that return the gradients of now, by master; None where there is none."""
+        if not on_host:
+            return [None if master.grad is None else master.grad.clone().detach for master in self.masters]
+        transfers = Transfers(self.device)
+        before = [None if master.grad is None else transfers.put(master.grad) for master in self.masters]
+        transfers.settle()
+        return before
 
     def norm(self) -> float:
         """Global L2 norm of the accumulated gradients, in fp32; 0 without any."""

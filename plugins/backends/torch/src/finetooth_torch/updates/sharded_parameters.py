@@ -153,7 +153,13 @@ class ShardedParameters(TrainedParameters):
         for name, master in self.named():
             part = gradients.get(name)
             if part is not None:
-                master.grad = self._accumulate(master.grad, part, torch.promote_types(part.dtype, torch.float32))
+                part = self._accumulate(None, part, torch.promote_types(part.dtype, torch.float32))
+                # the sum is in the new part: a failing call restores the old one
+                master.grad = part if master.grad is None else self._accumulate(part, master.grad, part.dtype)
+
+    def _earlier(self, on_host: bool) -> list[Callable[[], Tensor] | None]:
+        """No copies: `collect` changes none of them."""
+        return [None if master.grad is None else master.grad.detach for master in self.masters]
 
     def _summed(self) -> Mapping[str, Tensor]:
         """This rank's parts of the gradients of backward passes."""
