@@ -183,7 +183,7 @@ def test_a_head_scores_with_the_penalty(targets: int, rows: int) -> None:
     wanted = torch.randint(0, 40, (int(mask.sum()), targets))
     wanted = wanted if targets > 1 else wanted.squeeze(1)
     logprobs, entropy = head.scores(
-        hidden, wanted, entropy=True, temperature=0.6, repetition=Repetition.of(1.4, tokens, mask)
+        hidden, wanted, entropy=True, temperature=0.6, repetition=Repetition.of(1.4, tokens, mask.numpy())
     )
     assert entropy is not None
     z = 3.0 * torch.tanh(0.7 * linear(hidden) / 3.0)

@@ -21,15 +21,15 @@ OWN_CODE = 1
 """transformers looks at its mask once more in a pass."""
 
 
-def tried(*arguments: str) -> dict[str, str]:
-    """What the program says, by the first word of a line."""
+def tried(*arguments: str, program: str = "pretend_accelerator.py", after: str = " ") -> dict[str, str]:
+    """What the program says, by the beginning of a line."""
     pytest.importorskip("finetooth_native")
-    command = [sys.executable, str(Path(__file__).with_name("pretend_accelerator.py")), *arguments]
+    command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    return dict(line.split(after, 1) for line in done.stdout.splitlines())
 
 
 @pytest.mark.slow
@@ -58,6 +58,16 @@ def test_a_replayed_token_waits_once_and_gives_the_device_little_else() -> None:
     same, replays, waits, operations = re.findall(r"\w+", tried("stream", "fp32", "lora", "graphs")["GRAPHS"])
     assert same == "True" and int(replays) == 19, "of 21 tokens, the first is the prompt's and the second warms up"
     assert int(waits) == 1 and int(operations) <= 4
+
+
+@pytest.mark.slow
+def test_every_setting_of_sampling_waits_once_a_token(tmp_path: Path) -> None:
+    """Also to read prompts of several adapters, and for rows of several settings; a penalised loss as any other."""
+    said = tried(str(tmp_path), program="pretend_sampling.py", after=": ")
+    waits = {name: float(of.split()[0]) for name, of in said.items()}
+    assert len(waits) == 20 and waits.pop("penalised loss") <= PER_CALL, said["penalised loss"]
+    assert max(waits.values()) <= PER_TOKEN, said
+    assert [name for name, of in said.items() if of.split()[1] != "True"] == [], "what the host computes"
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ from finetooth_torch.embedding_noise import EmbeddingNoise
 from finetooth_torch.heads.head import Projection
 from finetooth_torch.heads.repetition import Repetition
 from finetooth_torch.heads.scalar_head import AddedHead
-from finetooth_torch.layout.rectangles import Rectangle, counted_cells
+from finetooth_torch.layout.rectangles import Rectangle, counted_cells, on_host
 from finetooth_torch.layout.shared_rows import Rows, check_causal, check_slices, find_rows
 from finetooth_torch.layout.state_reset import computed_again
 from finetooth_torch.planning.attention import AttentionChoice
@@ -402,7 +402,7 @@ def _repetition(rectangle: Rectangle, penalty: float, *, sliced: bool) -> Repeti
     if rectangle.pieces is not None or rectangle.media:
         what = "images or sounds" if rectangle.media else "segments of their own"
         raise PlanError(f"repetition_penalty: the data have {what}", action="leave it at 1")
-    return Repetition.of(penalty, rectangle.tokens, rectangle.mask)
+    return Repetition.of(penalty, rectangle.tokens, on_host(rectangle).mask)
 
 
 def _spread(compact: Tensor, counted_m: Tensor, shape: torch.Size) -> Tensor:

@@ -32,7 +32,7 @@ from finetooth_torch.generation.kv_cache import KeyValueCache, merged
 from finetooth_torch.generation.packed_layers import packed
 from finetooth_torch.generation.row_adapters import Given, RowAdapters
 from finetooth_torch.layout.rectangles import Rectangle
-from finetooth_torch.layout.stream import make_stream
+from finetooth_torch.layout.stream import laid_out
 from finetooth_torch.planning.flops import Computed
 
 WASTE = 256 * 1024
@@ -144,9 +144,15 @@ class StreamDecoding:
         host = OnHost(tokens + offsets[:, None], np.ones(tokens.shape, dtype=np.bool_))
         shifted = placed(torch.from_numpy(host.tokens), self._device)
         batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
-        stream = make_stream(Rectangle(batch, shifted, None, shifted >= 0, shifted, host=host), share=True)
+        stream, cells_pt = laid_out(Rectangle(batch, shifted, None, shifted >= 0, shifted, host=host), share=True)
         whose = torch.div(stream.tokens, self._facts.vocab_size, rounding_mode="floor")
-        self._rows.say([different[n] for n in whose.tolist()] if len(different) > 1 else of_prompts[:1])
+        of_rows = of_prompts[:1]
+        if len(different) > 1:  # known on the host
+            of_rows = [None] * len(stream.tokens)
+            for cells, length, adapter in zip(cells_pt, lengths, of_prompts, strict=True):
+                for cell in cells[:length]:
+                    of_rows[cell] = adapter
+        self._rows.say(of_rows)
         stream = replace(stream, tokens=stream.tokens - whose * self._facts.vocab_size)
         self.computed = computed_of(stream, last_rows=len(prompts))
         last = stream.cells_st.gather(1, placed(torch.tensor(lengths).unsqueeze(-1) - 1, self._device)).squeeze(-1)

@@ -18,7 +18,7 @@ from finetooth_torch.compute import TORCH, Compute
 from finetooth_torch.device import graphs
 from finetooth_torch.generation.cached_step import Decoding
 from finetooth_torch.generation.replayed_steps import ReplayedSteps
-from finetooth_torch.generation.sampling import Chosen, choose
+from finetooth_torch.generation.sampling import Asked, Chosen, choose_together
 from finetooth_torch.heads.repetition import Additions, SeenIds, penalised, with_additions
 from finetooth_torch.planning.flops import Computed
 
@@ -218,20 +218,15 @@ def _chosen(logits: Tensor, rows: Sequence[Row], compute: Compute) -> list[tuple
     alike: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(rows):
         alike.setdefault((*_settings(row), row.schema is not None), []).append(i)
-    if len(alike) == 1 and rows[0].schema is None:
-        streams, source = [row.stream for row in rows], _source(logits, rows)
-        return [(range(len(rows)), choose(logits, rows[0].sampling, streams, compute, source=source))]
-    choices: list[tuple[Sequence[int], Chosen]] = []
+    asked: list[Asked] = []
     for places in alike.values():
-        index = placed(torch.tensor(places), logits.device)
-        streams = [rows[i].stream for i in places]
-        mine, sampling = logits[index], rows[places[0]].sampling
+        mine = logits if len(alike) == 1 else logits[placed(torch.tensor(places), logits.device)]
         source = _source(mine, [rows[i] for i in places])
         open_ = mine if source is None else source
         schemas = [schema for i in places if (schema := rows[i].schema) is not None]  # of all, or of none
         among = masked(open_, schemas) if schemas else None
-        choices.append((places, choose(mine, sampling, streams, compute, source=source, among=among)))
-    return choices
+        asked.append(Asked(mine, rows[places[0]].sampling, [rows[i].stream for i in places], source, among))
+    return list(zip(alike.values(), choose_together(asked, compute), strict=True))
 
 
 def _settings(row: Row) -> tuple[Any, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ def choose_in_place(
 
     Args:
         draws: (B,) float64, the uniform numbers.
-        source: see `choose`; only with a temperature.
+        source: see `choose`; with -inf for forbidden tokens.
 
     Returns:
         (B, C) float64, for `read_choice`: token, log-probability, whether all candidates had a place; with
@@ -96,7 +96,7 @@ def choose_in_place(
     """
     drawn_from = logits if source is None else source
     with ids_checked():
-        tokens: Tensor | None = None
+        tokens = None if source is None or sampling.temperature else source.argmax(-1)
         left: Left | None = None
         if sampling.temperature:
             width = _width(logits, sampling)
@@ -106,7 +106,7 @@ def choose_in_place(
         columns = [statistics.ids.double(), statistics.logprobs.double(), fit]
         if not sampling.drawn:
             return torch.stack(columns, -1)
-        columns.append(_drawn_logprobs(drawn_from, sampling, tokens, left))
+        columns.append(_drawn_logprobs(drawn_from, sampling, tokens if sampling.temperature else None, left))
         candidates = () if left is None else (left[0], left[1].double())
         return torch.cat([torch.stack(columns, -1), *candidates], -1)
 
@@ -123,6 +123,51 @@ def read_choice(choice: Tensor, sampling: Sampling) -> Chosen | None:
     if not sampling.temperature:
         kept = tuple((token,) for token in tokens.tolist())
     return Chosen(tokens, logprobs, choice[:, 3], kept)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows with the same settings; the arguments of `choose`."""
+
+    logits: Tensor
+    sampling: Sampling
+    streams: Sequence[np.random.Generator]
+    source: Tensor | None = None
+    among: Tensor | None = None
+
+    @property
+    def open_(self) -> Tensor:
+        """The logits to sample from before tokens are forbidden."""
+        return self.logits if self.source is None else self.source
+
+    @property
+    def lists_allowed(self) -> bool:
+        """Whether `Chosen.kept` is what a schema allows."""
+        of = self.sampling
+        whole = not (0 < of.top_k < self.logits.shape[-1] or of.top_p < 1 or of.min_p)
+        return self.among is not None and of.drawn and of.temperature > 0 and whole
+
+
+def choose_together(asked: Sequence[Asked], compute: Compute = TORCH) -> list[Chosen]:
+    """`choose` for rows of several settings. A device that has graphs is waited for once, for all of them."""
+    if not graphs.replays(asked[0].logits.device):
+        return [choose(of.logits, of.sampling, of.streams, compute, source=of.source, among=of.among) for of in asked]
+    numbers = [uniform_numbers(of.sampling, of.streams) for of in asked]
+    choices, listed = list[Tensor](), list[tuple[Tensor, ...]]()
+    for of, own in zip(asked, numbers, strict=True):
+        draws = placed(torch.tensor(own or [0.0] * len(of.streams), dtype=torch.float64), of.logits.device)
+        source = of.source if of.among is None else of.among
+        choices.append(choose_in_place(of.logits, of.sampling, draws, compute, source=source))
+        lists = (of.among > -torch.inf, of.open_.double()) if of.among is not None and of.lists_allowed else ()
+        listed.append(tuple(x.to("cpu", non_blocking=True) for x in lists))  # there as soon as the next copy is
+    read = torch.cat([choice.flatten() for choice in choices]).cpu().split([choice.numel() for choice in choices])
+    chosen = []
+    for of, own, choice, lists, values in zip(asked, numbers, choices, listed, read, strict=True):
+        found = read_choice(values.view(choice.shape), of.sampling)
+        if found is None:
+            found = choose(of.logits, of.sampling, (), compute, source=of.source, among=of.among, numbers=own)
+        chosen.append(replace(found, kept=_among(*lists, of.sampling.temperature)) if lists else found)
+    return chosen
 
 
 def _choose(
@@ -142,16 +187,14 @@ def _choose(
         return Chosen(statistics.ids, statistics.logprobs, sure, candidates)
     draws = placed(torch.tensor(numbers, dtype=torch.float64), logits.device)
     width = _width(logits, sampling) if graphs.replays(logits.device) else 0
-    if width and among is None and (sampling.top_k > 0 or sampling.top_p < 1 or sampling.min_p):  # one copy to the host
-        found = read_choice(choose_in_place(logits, sampling, draws, compute, source=source).cpu(), sampling)
-        if found is not None:
-            return found
     tokens, left = _drawn(drawn_from, sampling, draws, lambda least: _at_least(drawn_from, least, width))
     statistics = compute.logits_statistics(logits, tokens)
     if not sampling.drawn:
         return Chosen(statistics.ids, statistics.logprobs)
     mine = _drawn_logprobs(drawn_from, sampling, tokens, left)
-    kept = _among(among, whole, sampling.temperature) if left is None else _candidates(*left[:2])
+    if left is not None:
+        return Chosen(statistics.ids, statistics.logprobs, mine, _candidates(*left[:2]))
+    kept = () if among is None else _among((among > -torch.inf).cpu(), whole.double().cpu(), sampling.temperature)
     return Chosen(statistics.ids, statistics.logprobs, mine, kept)
 
 
@@ -176,12 +219,9 @@ def _candidates(weights: Tensor, ids: Tensor) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(sorted(row[of > 0].tolist())) for row, of in zip(ids.cpu(), weights.cpu(), strict=True))
 
 
-def _among(among: Tensor | None, whole: Tensor, temperature: float) -> tuple[tuple[int, ...], ...]:
-    """For each row of logits (B, V), the tokens that its schema allows: the finite ones in `among` (B, V)."""
-    if among is None:
-        return ()
-    allowed, logits = (among > -torch.inf).cpu().numpy(), whole.double().cpu().numpy()
-    return tuple(drawn_among(*of, temperature) for of in zip(allowed, logits, strict=True))
+def _among(allowed: Tensor, logits: Tensor, temperature: float) -> tuple[tuple[int, ...], ...]:
+    """For each row of logits (B, V), the tokens that its schema allows; both on the host."""
+    return tuple(drawn_among(*of, temperature) for of in zip(allowed.numpy(), logits.numpy(), strict=True))
 
 
 def _width(logits: Tensor, sampling: Sampling) -> int:

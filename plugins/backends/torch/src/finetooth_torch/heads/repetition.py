@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from finetooth_kernels.memory import placed
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -91,27 +92,30 @@ class Repetition:
         penalty: its factor.
         tokens_st: (S, T) the rows' tokens.
         rows_m, columns_m: (M,) the place of each state.
+        known_rows_m: `rows_m` on the host, which need not ask the device.
     """
 
     penalty: float
     tokens_st: Tensor
     rows_m: Tensor
     columns_m: Tensor
+    known_rows_m: NDArray[np.int64]
 
     @classmethod
-    def of(cls, penalty: float, tokens_st: Tensor, mask_st: Tensor) -> Repetition:
+    def of(cls, penalty: float, tokens_st: Tensor, mask_st: NDArray[np.bool_]) -> Repetition:
         """The penalty for the states where the mask is true, in its order."""
-        rows, columns = mask_st.nonzero(as_tuple=True)
-        return cls(penalty, tokens_st, rows, columns)
+        rows, columns = mask_st.nonzero()
+        placed_there = (placed(torch.from_numpy(of), tokens_st.device) for of in (rows, columns))
+        return cls(penalty, tokens_st, *placed_there, rows)
 
     def apply(self, logits_mv: Tensor, start: int) -> Tensor:
         """Apply the penalty to the logits of consecutive states, from `start`."""
         chunk = slice(start, start + logits_mv.shape[0])
-        rows = self.rows_m[chunk]  # ascending
-        lowest = int(rows[0])
-        read = self.tokens_st[lowest : int(rows[-1]) + 1]
+        known = self.known_rows_m[chunk]  # ascending
+        lowest = int(known[0])
+        read = self.tokens_st[lowest : int(known[-1]) + 1]
         columns = torch.arange(read.shape[1], device=read.device)
         first = torch.full((read.shape[0], logits_mv.shape[1]), read.shape[1], device=read.device)
         first.scatter_reduce_(1, read, columns.expand_as(read), "amin")
-        seen = first[rows - lowest] <= self.columns_m[chunk].unsqueeze(1)
+        seen = first[self.rows_m[chunk] - lowest] <= self.columns_m[chunk].unsqueeze(1)
         return torch.where(seen, penalise(logits_mv, self.penalty), logits_mv)
