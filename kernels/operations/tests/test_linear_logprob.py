@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -239,6 +240,32 @@ def test_gradients_equal_the_oracle_whatever_was_expected(
 def test_the_reference_equals_the_oracle(case: Case, entropy: bool, train_head: bool) -> None:
     got = compute(linear_logprob_reference, case, entropy=entropy, train_head=train_head)
     assert_close(got, oracle(case, entropy), 1e-6 if case.dtype == torch.float32 else 1e-12)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    case=cases.filter(lambda case: case.hidden.shape[1] > 1), chunk_bytes=st.integers(1, 1500), entropy=st.booleans(),
+    trains=st.sampled_from(["nothing", "the addition", "both"]), expects=st.booleans(), cut=st.integers(1, 7),
+)  # fmt: skip
+def test_an_addition_equals_the_oracle_of_a_wider_head(
+    case: Case, chunk_bytes: int, entropy: bool, trains: str, expects: bool, cut: int
+) -> None:
+    """x W^T + h B^T is the product of [x h] and [W B]."""
+    cut = min(cut, case.hidden.shape[1] - 1)
+
+    def added(function: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: Any, **options: Any) -> LinearLogprob:
+        base, more = weight[:, :cut].contiguous(), (hidden[:, cut:], weight[:, cut:])
+        base = base if trains == "both" else base.detach()
+        expected = torch.from_numpy(case.d_logprobs) if expects else None
+        result: LinearLogprob = function(hidden[:, :cut], base, targets, added=more, expected=expected, **options)
+        return result
+
+    wanted = oracle(case, entropy)
+    if trains == "the addition":
+        wanted["weight"][:, :cut] = 0.0
+    for function in (partial(linear_logprob, chunk_bytes=chunk_bytes), linear_logprob_reference):
+        got = compute(partial(added, function), case, entropy=entropy, train_head=trains != "nothing")
+        assert_close(got, wanted, 1e-5 if case.dtype == torch.float32 else 1e-12)
 
 
 def test_the_reference_takes_the_same_arguments() -> None:

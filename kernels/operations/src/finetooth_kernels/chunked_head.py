@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,9 @@ from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.memory import new_empty
 from finetooth_kernels.mm import mm, sums_wide
 from finetooth_kernels.sums import add_, scaled
+
+Factors = tuple[Tensor, Tensor]
+"""Rows and the weight that they are multiplied with, (M, D) and (V, D)."""
 
 _CPU_BLOCK_BYTES = 2 * 2**20
 """Scratch per block of rows on a CPU, so that a block stays in its caches. Accelerators take larger blocks, since there
@@ -91,13 +94,19 @@ def linear_dtype(hidden: Tensor, weight: Tensor, bias: Tensor | None, compiled: 
 
 
 class Workspace:
-    """The one buffer of logits and the scratch that all chunks of a pass reuse; hidden (M, D), weight (V, D)."""
+    """The one buffer of logits and the scratch that all chunks of a pass reuse; hidden (M, D), weight (V, D).
+
+    Args:
+        added: (M, R) and (V, R), whose product is added to that of hidden and weight.
+    """
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, compiled: Compiled = NOTHING
-    ) -> None:
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes, compiled: Compiled = NOTHING,
+        added: Factors | None = None,
+    ) -> None:  # fmt: skip
         self.compiled = compiled
         self.hidden, self.weight, self.bias, self.sizes = hidden, weight, bias, sizes
+        self.factors: tuple[Factors, ...] = ((hidden, weight), *(() if added is None else (added,)))
         longest = max((rows.stop - rows.start for rows in sizes.chunks(hidden.shape[0])), default=0)
         vocabulary, work = weight.shape[0], result_dtype(hidden.dtype)
         block = min(sizes.block, longest)
@@ -110,8 +119,9 @@ class Workspace:
     def linear(self, rows: slice) -> Tensor:
         """The linear layer's output for `rows`, (rows, V), see `linear_dtype`; valid until the next call."""
         out = self._linear[: rows.stop - rows.start]
-        if out.dtype != self.hidden.dtype:
-            return mm(self.hidden[rows], self.weight.t(), bias_o=self.bias, out=out, compiled=self.compiled)
+        more = next(((low[rows], b.t()) for low, b in self.factors[1:]), None)
+        if out.dtype != self.hidden.dtype or more is not None:
+            return mm(self.hidden[rows], self.weight.t(), more=more, bias_o=self.bias, out=out, compiled=self.compiled)
         if self.bias is None:
             return torch.mm(self.hidden[rows], self.weight.t(), out=out)
         return torch.addmm(self.bias, self.hidden[rows], self.weight.t(), out=out)
@@ -145,6 +155,38 @@ class Workspace:
         if self._damping is None:
             self._damping = torch.empty_like(self._scratch)
         return self._damping[:rows]
+
+
+class FactorGradients:
+    """Gradients of the products of a `Workspace`, a chunk at a time; None where none is wanted.
+
+    Args:
+        wanted: of each product, those of its rows and of its weight.
+
+    Attributes:
+        rows: d rows = d linear W.
+        weights: d W = (d linear)^T rows.
+    """
+
+    def __init__(self, space: Workspace, wanted: Sequence[tuple[bool, bool]]) -> None:
+        self._space = space
+        both = list(zip(space.factors, wanted, strict=False))
+        self.rows = [rows.new_empty(rows.shape) if want else None for (rows, _), (want, _) in both]
+        self.weights = [WeightGradient(weight, space.compiled) if want else None for (_, weight), (_, want) in both]
+
+    def add(self, chunk: slice, d_linear_cv: Tensor, shares_m1: Tensor | None = None) -> None:
+        """Add a chunk's part.
+
+        Args:
+            shares_m1: what the weight's gradient takes of each row; None: 1.
+        """
+        compiled = self._space.compiled
+        for (rows, weight), d_rows, d_weight in zip(self._space.factors, self.rows, self.weights, strict=True):
+            if d_rows is not None:
+                mm(d_linear_cv, weight, out=d_rows[chunk], compiled=compiled)
+            if d_weight is not None:
+                read = rows[chunk] if shares_m1 is None else (rows[chunk] * shares_m1[chunk]).to(rows.dtype)
+                d_weight.add(d_linear_cv, read)
 
 
 class WeightGradient:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -73,6 +73,7 @@ def check_arguments(
     targets: Tensor,
     mask: Tensor | None,
     bias_v: Tensor | None,
+    added: tuple[Tensor, Tensor] | None,
     *,
     scale: float,
     softcap: float | None,
@@ -103,7 +104,13 @@ def check_arguments(
         raise ValueError(
             f"expected must have the shape of targets, {tuple(targets.shape)}, got {tuple(expected.shape)}"
         )
-    _check_types(hidden_nd, weight_vd, targets, mask, bias_v, expected)
+    optional = {"bias_v": bias_v}
+    if added is not None:
+        optional |= {"added[0]": added[0], "added[1]": added[1]}
+        shapes = [tuple(factor.shape) for factor in added]
+        if added[0].dim() != 2 or shapes != [(rows, shapes[0][1]), (vocabulary, shapes[0][1])]:
+            raise ValueError(f"added must have shapes ({rows}, R) and ({vocabulary}, R), got {shapes}")
+    _check_types(hidden_nd, weight_vd, targets, mask, optional, expected)
     _check_numbers(scale, softcap, temperature, chunk_bytes)
 
 
@@ -112,13 +119,13 @@ def _check_types(
     weight_vd: Tensor,
     targets: Tensor,
     mask: Tensor | None,
-    bias_v: Tensor | None,
+    optional: Mapping[str, Tensor | None],
     expected: Tensor | None,
 ) -> None:
     if hidden_nd.dtype not in SUPPORTED_DTYPES:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in SUPPORTED_DTYPES)
         raise ValueError(f"hidden_nd has unsupported dtype {hidden_nd.dtype}; supported are {names}")
-    for name, tensor in (("weight_vd", weight_vd), ("bias_v", bias_v)):
+    for name, tensor in {"weight_vd": weight_vd, **optional}.items():
         if tensor is not None and tensor.dtype != hidden_nd.dtype:
             raise ValueError(f"{name} has dtype {tensor.dtype}, but hidden_nd has {hidden_nd.dtype}; cast one of them")
     if targets.dtype != torch.int64:
@@ -127,7 +134,7 @@ def _check_types(
         raise ValueError(f"mask must be bool, got {mask.dtype}")
     if expected is not None and not expected.is_floating_point():
         raise ValueError(f"expected must be of floating point, got {expected.dtype}")
-    others = {"weight_vd": weight_vd, "bias_v": bias_v, "targets": targets, "mask": mask, "expected": expected}
+    others = {"weight_vd": weight_vd, **optional, "targets": targets, "mask": mask, "expected": expected}
     for name, tensor in others.items():
         if tensor is not None and tensor.device != hidden_nd.device:
             raise ValueError(f"{name} is on {tensor.device}, but hidden_nd is on {hidden_nd.device}")

@@ -17,6 +17,9 @@ the gradients that come not be in proportion, it goes the other way.
 *Otherwise* (K targets, a gradient through the entropy, a bias that trains, nothing expected, a head that trains in
 float16) the backward pass computes each chunk's logits again.
 
+A low-rank addition to the head is one more product onto each chunk's logits, with gradients of its own: those of B as
+of a head that trains, without anything of the size of the head.
+
 With p = softmax(z), the gradients that both use are
 
     d logprob_k / d z_v = [v = target_k] - p_v
@@ -25,25 +28,24 @@ With p = softmax(z), the gradients that both use are
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from finetooth_kernels.autograd import once_differentiable
-from finetooth_kernels.chunked_head import Head, Sizes, WeightGradient, Workspace, linear_dtype
+from finetooth_kernels.chunked_head import FactorGradients, Head, Sizes, Workspace, linear_dtype
 from finetooth_kernels.compiled import NOTHING, Compiled
 from finetooth_kernels.contract import (
     DEFAULT_CHUNK_BYTES,
     Availability,
-    Gradients,
     LinearLogprob,
     check_arguments,
     refused_dtype,
     result_dtype,
 )
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
-from finetooth_kernels.mm import mm
 from finetooth_kernels.sums import scaled
 
 __all__ = ["DEFAULT_CHUNK_BYTES", "LinearLogprob", "available", "foresees", "linear_logprob"]
@@ -92,13 +94,15 @@ def linear_logprob(
     top1: bool = False,
     expected: Tensor | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    added: tuple[Tensor, Tensor] | None = None,
     compiled: Compiled = NOTHING,
 ) -> LinearLogprob:
     """Log-probability of each row's target(s) under the head, and the entropy, both differentiable.
 
     The head, in this order::
 
-        x = scale * (hidden_nd @ weight_vd.T + bias_v)      scale: what the family multiplies its logits by
+        x = scale * (hidden_nd @ weight_vd.T + added[0] @ added[1].T + bias_v)
+                                                            scale: what the family multiplies its logits by
         y = softcap * tanh(x / softcap)                     y = x without a softcap
         z = y / temperature                                 what sampling at that temperature draws from
         logprob = z[target] - logsumexp(z)
@@ -130,6 +134,8 @@ def linear_logprob(
             where the caller knows. It saves computing the logits a second time where the weight trains; the gradients
             are the same, but for rounding, whether it proves right or wrong.
         chunk_bytes: upper bound, counted in float32 logits, of the memory in use at once.
+        added: (N, R) and (V, R) in the same dtype: the rows and the weight of an addition to the head, which both may
+            train, as x A^T and s B of a LoRA.
         compiled: kernels that take part of the work.
 
     Raises:
@@ -137,52 +143,63 @@ def linear_logprob(
             that counts, `softcap`, `temperature` or `chunk_bytes` not positive, or a number that is not finite.
     """
     hidden_nd, weight_vd, bias_v = as_autocast(hidden_nd, weight_vd, bias_v)
+    if added is not None:
+        added = as_autocast(*added, None)[:2]
     check_arguments(
-        hidden_nd, weight_vd, targets, mask, bias_v,
+        hidden_nd, weight_vd, targets, mask, bias_v, added,
         scale=scale, softcap=softcap, temperature=temperature, expected=expected, chunk_bytes=chunk_bytes,
     )  # fmt: skip
     counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0], expected)
     head = Head(scale, softcap, temperature)
     linear = linear_dtype(counted.hidden_md, weight_vd, bias_v, compiled)
     sizes = Sizes.within(chunk_bytes, weight_vd.shape[0], hidden_nd.dtype, hidden_nd.device, linear)
+    low_nr, b_vr = (None, None) if added is None else added
+    low_mr = low_nr if low_nr is None or counted.rows_m is None else low_nr.index_select(0, counted.rows_m)
     logprobs_mk, entropy_m, top1_m = _LinearLogprob.apply(  # type: ignore[no-untyped-call]
-        counted.hidden_md, weight_vd, bias_v, counted.targets_mk, counted.expected_mk, head, sizes, entropy, top1,
-        torch.is_grad_enabled(), compiled,
+        counted.hidden_md, weight_vd, bias_v, low_mr, b_vr, counted.targets_mk, counted.expected_mk, head, sizes,
+        entropy, top1, torch.is_grad_enabled(), compiled,
     )  # fmt: skip
     return counted.result(logprobs_mk, entropy_m if entropy else None, top1_m if top1 else None)
 
 
 class _Foreseen(NamedTuple):
-    """Gradients that a forward pass made, all but a factor; all None where it made nothing.
+    """Gradients that a forward pass made, all but a factor; all None where it made nothing. There are two of a kind:
+    for the head and for what is added to it.
 
     Attributes:
-        slopes_md: d logprob / d hidden of each row; None: hidden states take no gradient.
-        expected_m1: proportional to the later incoming gradients; None: the weight does not train.
-        d_weight_vd: the gradient of the weight if they are just that, in its own precision or a wider one.
+        slopes: d logprob / d rows (M, ...); None: they take no gradient.
+        expected_m1: proportional to the later incoming gradients; None: no weight trains.
+        d_weights: gradients of the weights if they are just that, in their own precision or a wider one.
     """
 
-    slopes_md: Tensor | None = None
+    slopes: Sequence[Tensor | None] = (None, None)
     expected_m1: Tensor | None = None
-    d_weight_vd: Tensor | None = None
+    d_weights: Sequence[Tensor | None] = (None, None)
 
-    def gradients(self, d_logprobs_m1: Tensor, dtype: torch.dtype, compiled: Compiled = NOTHING) -> Gradients | None:
+    def gradients(self, d_logprobs_m1: Tensor, dtype: torch.dtype, compiled: Compiled = NOTHING) -> _Gradients | None:
         """Scaled by the actual gradients; None if those are not proportional to the expected ones.
 
         Args:
             dtype: of the results.
         """
-        if self.slopes_md is None and self.d_weight_vd is None:
+        if all(made is None for made in (*self.slopes, *self.d_weights)):
             return None
-        d_hidden = d_weight = None
-        if self.expected_m1 is not None and self.d_weight_vd is not None:
+        factor = None
+        if self.expected_m1 is not None:
             factor = _common_factor(d_logprobs_m1, self.expected_m1)
             if factor is None:
                 return None
-            # not in place: backward may run again
-            d_weight = scaled(self.d_weight_vd, dtype, factor, compiled)
-        if self.slopes_md is not None:
-            d_hidden = (self.slopes_md * d_logprobs_m1).to(dtype)
-        return d_hidden, d_weight, None
+        # not in place: backward may run again
+        d_weights = [None if of is None or factor is None else scaled(of, dtype, factor, compiled)
+                     for of in self.d_weights]  # fmt: skip
+        d_rows = [None if slopes is None else (slopes * d_logprobs_m1).to(dtype) for slopes in self.slopes]
+        return d_rows[0], d_weights[0], None, d_rows[1], d_weights[1]
+
+
+_Gradients = tuple[Tensor | None, ...]
+"""With respect to hidden, weight, bias, and the two factors that are added; None where none is wanted."""
+_Wanted = tuple[tuple[bool, bool], tuple[bool, bool]]
+"""Of the head and of what is added: whether rows and weight take gradients."""
 
 
 def _common_factor(came_m1: Tensor, expected_m1: Tensor) -> Tensor | None:
@@ -216,6 +233,8 @@ class _LinearLogprob(torch.autograd.Function):
         hidden_md: Tensor,
         weight_vd: Tensor,
         bias_v: Tensor | None,
+        low_mr: Tensor | None,
+        b_vr: Tensor | None,
         targets_mk: Tensor,
         expected_mk: Tensor | None,
         head: Head,
@@ -225,23 +244,26 @@ class _LinearLogprob(torch.autograd.Function):
         grad_enabled: bool,
         compiled: Compiled,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        targets = targets_mk.shape[1]
-        at_once = grad_enabled and (needs_hidden or needs_weight) and not needs_bias and targets == 1
-        if needs_weight:
+        needs_hidden, needs_weight, needs_bias, needs_low, needs_b = ctx.needs_input_grad[:5]
+        targets, wanted = targets_mk.shape[1], ((needs_hidden, needs_weight), (needs_low, needs_b))
+        trains = needs_weight or needs_b
+        at_once = grad_enabled and any(map(any, wanted)) and not needs_bias and targets == 1
+        if trains:
             at_once &= expected_mk is not None and foresees(hidden_md.dtype, targets, trains_bias=needs_bias)
+        added = None if low_mr is None or b_vr is None else (low_mr, b_vr)
         with without_autocast(hidden_md.device):
-            space = Workspace(hidden_md, weight_vd, bias_v, sizes, compiled)
-            expected_m1 = expected_mk if at_once and needs_weight else None
+            space = Workspace(hidden_md, weight_vd, bias_v, sizes, compiled, added)
             scores, foreseen = _score(
-                space, targets_mk, head, expected_m1,
-                want_entropy=want_entropy, want_top1=want_top1, want_slopes=at_once and needs_hidden,
+                space, targets_mk, head, expected_mk if at_once and trains else None,
+                want_entropy=want_entropy, want_top1=want_top1, wanted=wanted if at_once else None,
             )  # fmt: skip
         ctx.set_materialize_grads(False)
         ctx.head, ctx.sizes, ctx.dtype, ctx.compiled = head, sizes, hidden_md.dtype, compiled
-        certain = at_once and not needs_weight and not want_entropy
-        again = (hidden_md, weight_vd, bias_v, targets_mk, scores.log_normalizer_m1, scores.entropy_m)
-        ctx.save_for_backward(*foreseen, *(() if certain else again))
+        ctx.wanted = wanted
+        certain = at_once and not trains and not want_entropy
+        again = (hidden_md, weight_vd, bias_v, low_mr, b_vr, targets_mk, scores.log_normalizer_m1, scores.entropy_m)
+        made = (*foreseen.slopes, foreseen.expected_m1, *foreseen.d_weights)
+        ctx.save_for_backward(*made, *(() if certain else again))
         ctx.mark_non_differentiable(scores.top1_m)
         return scores.logprobs_mk, scores.entropy_m, scores.top1_m
 
@@ -251,15 +273,15 @@ class _LinearLogprob(torch.autograd.Function):
         ctx: Any, d_logprobs_mk: Tensor | None, d_entropy_m: Tensor | None, _d_top1: None
     ) -> tuple[Tensor | None, ...]:
         saved = ctx.saved_tensors
-        foreseen, again = _Foreseen(*saved[:3]), saved[3:]
+        foreseen, again = _Foreseen(saved[:2], saved[2], saved[3:5]), saved[5:]
         # The head's constant slope is applied here, to (M, K) numbers, and not to (M, V).
         d_logprobs_mk = None if d_logprobs_mk is None else d_logprobs_mk * ctx.head.slope
         d_entropy_m1 = None if d_entropy_m is None else d_entropy_m.unsqueeze(1) * ctx.head.slope
-        grads: Gradients | None = None
+        grads: _Gradients | None = None
         if d_logprobs_mk is not None and d_entropy_m1 is None:
             grads = foreseen.gradients(d_logprobs_mk, ctx.dtype, ctx.compiled)
         if grads is None and (d_logprobs_mk is not None or d_entropy_m1 is not None):
-            hidden_md, weight_vd, bias_v, targets_mk, log_normalizer_m1, entropy_m = again
+            hidden_md, weight_vd, bias_v, low_mr, b_vr, targets_mk, log_normalizer_m1, entropy_m = again
             if d_logprobs_mk is None:
                 d_logprobs_mk = log_normalizer_m1.new_zeros(targets_mk.shape)
             incoming = _Incoming(
@@ -270,17 +292,18 @@ class _LinearLogprob(torch.autograd.Function):
                 d_entropy_m1,
             )
             with without_autocast(hidden_md.device):
-                space = Workspace(hidden_md, weight_vd, bias_v, ctx.sizes, ctx.compiled)
-                grads = _gradients(space, ctx.head, incoming, ctx.needs_input_grad[:3])
-        return (*(grads or (None, None, None)), *(None,) * 8)
+                added = None if low_mr is None else (low_mr, b_vr)
+                space = Workspace(hidden_md, weight_vd, bias_v, ctx.sizes, ctx.compiled, added)
+                grads = _gradients(space, ctx.head, incoming, ctx.wanted, needs_bias=ctx.needs_input_grad[2])
+        return (*(grads or (None,) * 5), *(None,) * 8)
 
 
 def _score(
     space: Workspace, targets_mk: Tensor, head: Head, expected_m1: Tensor | None,
-    *, want_entropy: bool, want_top1: bool, want_slopes: bool,
+    *, want_entropy: bool, want_top1: bool, wanted: _Wanted | None,
 ) -> tuple[_Scores, _Foreseen]:  # fmt: skip
-    """Log-probabilities, and what else is asked for, in one pass over the logits; the gradient of the weight too where
-    `expected_m1` is given."""
+    """Log-probabilities, and what else is asked for, in one pass over the logits; with `wanted` gradients too, those of
+    weights in proportion to `expected_m1`."""
     rows, work = targets_mk.shape[0], result_dtype(space.hidden.dtype)
     scores = _Scores(
         logprobs_mk=space.hidden.new_empty(targets_mk.shape, dtype=work),
@@ -288,14 +311,12 @@ def _score(
         entropy_m=space.hidden.new_empty(rows if want_entropy else 0, dtype=work),
         top1_m=targets_mk.new_empty(rows if want_top1 else 0),
     )
-    slopes_md = space.hidden.new_empty(space.hidden.shape) if want_slopes else None
-    d_weight = WeightGradient(space.weight, space.compiled) if expected_m1 is not None else None
-    want_gradient = want_slopes or d_weight is not None
+    gradients = None if wanted is None else FactorGradients(space, wanted)
     for chunk in space.sizes.chunks(rows):
         linear = space.linear(chunk)
         kernels = space.compiled.library_for(linear) if head.softcap is None else None
         if kernels is None:
-            _score_blocks(space, chunk, targets_mk, head, scores, want_gradient=want_gradient)
+            _score_blocks(space, chunk, targets_mk, head, scores, want_gradient=gradients is not None)
         else:
             kernels.head_rows(
                 linear,
@@ -305,14 +326,19 @@ def _score(
                 scores.entropy_m[chunk] if want_entropy else None,
                 scores.top1_m[chunk] if want_top1 else None,
                 head.slope,
-                gradient=space.hidden.dtype if want_gradient else None,
+                gradient=None if gradients is None else space.hidden.dtype,
             )
-        d_linear = space.gradient(len(linear))
-        if slopes_md is not None:
-            mm(d_linear, space.weight, out=slopes_md[chunk], compiled=space.compiled)
-        if d_weight is not None and expected_m1 is not None:
-            d_weight.add(d_linear, (space.hidden[chunk] * expected_m1[chunk]).to(space.hidden.dtype))
-    return scores, _Foreseen(slopes_md, expected_m1, None if d_weight is None else d_weight.total())
+        if gradients is not None:
+            gradients.add(chunk, space.gradient(len(linear)), expected_m1)
+    if gradients is None:
+        return scores, _Foreseen()
+    totals = [None if of is None else of.total() for of in gradients.weights]
+    return scores, _Foreseen(_pair(gradients.rows), expected_m1, _pair(totals))
+
+
+def _pair(of: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """One for the head, and one for what is added, where that is nothing too."""
+    return (*of, None)[:2]
 
 
 def _score_blocks(
@@ -393,11 +419,11 @@ def _logit_gradient_(logits: Tensor, scratch: Tensor, incoming: _Incoming, dampi
     return gradient if damping is None else gradient.mul_(damping)
 
 
-def _gradients(space: Workspace, head: Head, incoming: _Incoming, wanted: tuple[bool, bool, bool]) -> Gradients:
-    """Compute each chunk's logits again and send the gradients through them; `wanted`: hidden, weight, bias."""
-    needs_hidden, needs_weight, needs_bias = wanted
-    d_hidden = space.hidden.new_empty(space.hidden.shape) if needs_hidden else None
-    d_weight = WeightGradient(space.weight, space.compiled) if needs_weight else None
+def _gradients(
+    space: Workspace, head: Head, incoming: _Incoming, wanted: _Wanted, *, needs_bias: bool
+) -> _Gradients:  # fmt: skip
+    """Compute each chunk's logits again and send the gradients through them."""
+    gradients = FactorGradients(space, wanted)
     d_bias = incoming.d_logprobs_mk.new_zeros(space.weight.shape[0]) if needs_bias else None
     for chunk in space.sizes.chunks(space.hidden.shape[0]):
         linear = space.linear(chunk)
@@ -408,13 +434,7 @@ def _gradients(space: Workspace, head: Head, incoming: _Incoming, wanted: tuple[
             if d_bias is not None:
                 d_bias += gradient.sum(0)
             space.keep_gradient(chunk, block, gradient)
-        d_linear = space.gradient(len(linear))
-        if d_hidden is not None:
-            mm(d_linear, space.weight, out=d_hidden[chunk], compiled=space.compiled)
-        if d_weight is not None:
-            d_weight.add(d_linear, space.hidden[chunk])
-    return (
-        d_hidden,
-        None if d_weight is None else d_weight.result(),
-        None if d_bias is None else d_bias.to(space.weight.dtype),
-    )
+        gradients.add(chunk, space.gradient(len(linear)))
+    d_hidden, d_low = _pair(gradients.rows)
+    d_weight, d_b = _pair([None if of is None else of.result() for of in gradients.weights])
+    return d_hidden, d_weight, None if d_bias is None else d_bias.to(space.weight.dtype), d_low, d_b

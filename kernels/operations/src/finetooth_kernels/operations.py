@@ -24,9 +24,10 @@ given tensors that it does not take (another dtype, other strides): then it comp
 | `packed_linear` | a weight, packed for products of few rows, without a graph; or None where it cannot be | input |
 | `stream_decoder` | a model's layers over a stream of tokens without padding, see `finetooth_kernels.decoder` | input |
 
-`linear_logprob` has one feature: `expected`, that the gradients which a caller expects spare it a second look at the
-logits (`finetooth_kernels.linear_logprob.foresees`). `low_rank_linear` has one too: `multiply`, that it takes the
-argument of that name, who makes its products; a provider without it multiplies in a way of its own. And so does
+`linear_logprob` has two features: `expected`, that the gradients which a caller expects spare it a second look at the
+logits (`finetooth_kernels.linear_logprob.foresees`), and `added`, that it takes the argument of that name, a low-rank
+addition to the head; without it the head's own module computes. `low_rank_linear` has one: `multiply`, that it takes
+the argument of that name, who makes its products; a provider without it multiplies in a way of its own. And so does
 `packed_linear`: `runs`, that runs of rows add products of their own (`finetooth_kernels.runs`).
 `cached_attention` and `packed_linear` return a function, or None where they cannot, and `stream_decoder` a decoder,
 which is made of other operations of this list; the others return a result.
@@ -86,7 +87,10 @@ class Operation:
 OPERATIONS: Mapping[str, Operation] = MappingProxyType(
     {
         "linear_logprob": Operation(
-            references.linear_logprob, linear_logprob.linear_logprob, "full", features=frozenset({"expected"})
+            references.linear_logprob,
+            linear_logprob.linear_logprob,
+            "full",
+            features=frozenset({"expected", "added"}),
         ),
         "logits_statistics": Operation(references.logits_statistics, logits.logits_statistics, "full"),
         "rms_norm": Operation(references.rms_norm, rms_norm.rms_norm),

@@ -334,6 +334,7 @@ def linear_logprob(
     top1: bool = False,
     expected: Tensor | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    added: tuple[Tensor, Tensor] | None = None,
 ) -> LinearLogprob:
     """The same as `finetooth_kernels.linear_logprob.linear_logprob`, argument for argument, without saving memory.
 
@@ -345,7 +346,7 @@ def linear_logprob(
         ValueError: as `linear_logprob` does.
     """
     check_arguments(
-        hidden_nd, weight_vd, targets, mask, bias_v,
+        hidden_nd, weight_vd, targets, mask, bias_v, added,
         scale=scale, softcap=softcap, temperature=temperature, expected=expected, chunk_bytes=chunk_bytes,
     )  # fmt: skip
     rows = torch.arange(hidden_nd.shape[0], device=hidden_nd.device) if mask is None else mask.nonzero().squeeze(1)
@@ -354,6 +355,8 @@ def linear_logprob(
     check_targets(targets_mk, rows, weight_vd.shape[0])
 
     logits_mv = hidden_nd[rows].double() @ weight_vd.double().t()
+    if added is not None:
+        logits_mv = logits_mv + added[0][rows].double() @ added[1].double().t()
     if bias_v is not None:
         logits_mv = logits_mv + bias_v.double()
     logits_mv = logits_mv * scale

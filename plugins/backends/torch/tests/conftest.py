@@ -245,7 +245,7 @@ def picked_kernels() -> dict[str, protocols.PickedKernel]:
     """The stream decoder, and the compiled kernels where they can be compiled, as a plan picks them; torch computes
     the rest."""
     context = FakeContext(Path(), installed=True)
-    said = {"linear_logprob": frozenset({"expected"}), "packed_linear": frozenset({"runs"})}
+    said = {"linear_logprob": frozenset({"expected", "added"}), "packed_linear": frozenset({"runs"})}
     installed = {registered.entry.name for registered in context.catalog.all("kernel")}
     found: dict[str, protocols.PickedKernel] = {}
     for provider in sorted({"native", "native_stream"} & installed):

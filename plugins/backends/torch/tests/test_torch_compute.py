@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_hooks import PlanError, Sampling
-from finetooth_hooks.protocols import Experts, LayerFacts, PickedKernel
+from finetooth_hooks.protocols import Experts, LayerFacts, LowRank, PickedKernel
 from finetooth_kernels.operations import OPERATIONS
 from finetooth_kit.fake_context import FACTS
 from finetooth_torch.compute import ALWAYS, DECODER, PRODUCTS, STREAM, Compute, check_products
@@ -99,16 +99,26 @@ def test_sampling_on_accelerators_multiplies_as_who_scores() -> None:
     def pack(weight: Tensor, bias: Tensor | None) -> Any:
         return lambda x, dtype: asked.append(dtype) or nn.functional.linear(x.to(dtype), weight.to(dtype))
 
-    def sampled(provider: str) -> Any:
+    def sampled(provider: str, *added: Any) -> Any:
         kernels = {"linear_logprob": PickedKernel("acme:head", pack), "packed_linear": PickedKernel(provider, pack)}
         tokenizer: Any = None
         network: Any = SimpleNamespace(compute=Compute.of(kernels), config=None)
         generator = Generator(network, tokenizer, (), device=torch.device("meta"), tokens=8)
-        return generator._packed_head(head, False)
+        return generator._packed_head(LowRank(head, *added), False)
 
-    assert sampled("acme:head")(torch.ones(2, 4, dtype=torch.bfloat16)).dtype == torch.float32
+    x = torch.ones(2, 4, dtype=torch.bfloat16)
+    plain = sampled("acme:head")(x)
+    assert plain.dtype == torch.float32
     assert asked == [torch.float32]
     assert sampled("other:head") is None  # who scores rounds as torch's module does
+    draw = torch.Generator().manual_seed(0)
+    a, b = (nn.Parameter(torch.randn(shape, generator=draw).bfloat16().float()) for shape in ((3, 4), (9, 3)))
+    adapted = sampled("acme:head", a, b, 2.0)
+    wanted = plain.double() + 2 * (x.double() @ a.double().t()).bfloat16().double() @ b.double().t()
+    with torch.no_grad():
+        b.zero_()  # a later step
+    torch.testing.assert_close(adapted(x).double(), wanted, rtol=1e-2, atol=1e-2)
+    assert sampled("other:head", a, b, 2.0) is None
 
 
 def test_the_plan_says_how_experts_with_lora_are_multiplied() -> None:

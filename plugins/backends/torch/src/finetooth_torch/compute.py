@@ -31,7 +31,7 @@ class Compute:
     """The operations of `finetooth_kernels.operations` that this backend uses.
 
     Attributes:
-        expects: whether `linear_logprob` uses `expected`.
+        expects, adds: whether `linear_logprob` uses `expected`, and takes `added`.
         cached_attention, packed_linear: None for the backend's own.
         packed_head: `packed_linear` if its provider also computes `linear_logprob`, so that sampling, training and
             scoring have the same logits.
@@ -53,6 +53,7 @@ class Compute:
     low_rank_linear: Operation
     segment_attention: Operation
     expects: bool
+    adds: bool
     cached_attention: Operation | None = None
     packed_linear: Operation | None = None
     packed_head: Operation | None = None
@@ -68,7 +69,7 @@ class Compute:
         def function(name: str) -> Operation | None:
             return kernels[name].function if name in kernels else OPERATIONS[name].torch
 
-        head = kernels.get("linear_logprob")
+        head, features = kernels.get("linear_logprob"), _features(kernels, "linear_logprob")
         functions: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, *OWN)}
         if PRODUCTS in kernels and "multiply" in _features(kernels, "low_rank_linear"):
             functions["low_rank_linear"] = partial(functions["low_rank_linear"], multiply=kernels[PRODUCTS].function)
@@ -76,7 +77,7 @@ class Compute:
         alike = packs is not None and head is not None and packs.provider == head.provider
         decoder = kernels[DECODER].function if DECODER in kernels else None
         return Compute(
-            **functions, expects="expected" in _features(kernels, "linear_logprob"),
+            **functions, expects="expected" in features, adds="added" in features,
             packed_head=packs.function if packs and alike else None, stream_decoder=decoder,
             runs=packs is not None and "runs" in packs.features, graphs=graphs,
             providers={name: picked.provider for name, picked in kernels.items()},

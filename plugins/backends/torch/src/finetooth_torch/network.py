@@ -109,7 +109,7 @@ class Network:
         memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
         self.head = Projection(
             lambda: base.get_submodule(facts.head.module), facts.head, facts.vocab_size, compute,
-            chunk_bytes_on(device.type, memory),
+            chunk_bytes_on(device.type, memory), low_rank=adapter.low_rank,
         )  # fmt: skip
         check_head(base, model, facts, compute)
         self.holders: dict[str, FrozenCopy | Network] = {}

@@ -54,7 +54,7 @@ OWN = ("cached_attention", "packed_linear", "gated_norm")
 
 def _serves(rank: int | None) -> tuple[Serves, ...]:
     """All of `finetooth_kernels.operations` but the stream decoder."""
-    features = {} if rank is None else {"linear_logprob": {"expected"}, "low_rank_linear": {"multiply"}}
+    features = {} if rank is None else {"linear_logprob": {"expected", "added"}, "low_rank_linear": {"multiply"}}
     return (
         *(
             Serves(

@@ -24,7 +24,7 @@ def ft_kernels() -> Iterator[Kernel]:
             _serves(operation="matmul_rounded_once", backward=False),
             _serves(operation="cached_attention", backward=False),
             _serves(operation="packed_linear", backward=False, features=frozenset({"runs"})),
-            _serves(operation="linear_logprob", result="full", features=frozenset({"expected"})),
+            _serves(operation="linear_logprob", result="full", features=frozenset({"expected", "added"})),
             _serves(operation="logits_statistics", result="full"),
             _serves(operation="accumulate", result="full", backward=False),
         ),

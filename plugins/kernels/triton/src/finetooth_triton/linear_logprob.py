@@ -27,6 +27,7 @@ from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.chunked_head import Head
 from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES, Gradients, LinearLogprob, check_arguments
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
+from finetooth_kernels.linear_logprob import linear_logprob
 from torch import Tensor
 
 from finetooth_triton import gpu
@@ -54,13 +55,14 @@ def linear_logprob_triton(
     top1: bool = False,
     expected: Tensor | None = None,
     chunk_bytes: int = DEFAULT_CHUNK_BYTES,
+    added: tuple[Tensor, Tensor] | None = None,
 ) -> LinearLogprob:
     """What `finetooth_kernels.linear_logprob.linear_logprob` computes, argument for argument, on a CUDA or ROCm device.
 
     Inputs are float32, bfloat16 or float16; everything is accumulated in float32, and logits are not rounded to the
     inputs' dtype. float32 is multiplied as torch does it: in TensorFloat-32 only where torch was
     told to. Results and gradients repeat bit for bit on the same device.
-    `expected` is checked and otherwise ignored.
+    `expected` is checked and otherwise ignored. With `added` torch's operations compute it.
 
     Memory without inputs and gradients: in a forward pass `chunk_bytes` of logits (or one row of them, where that is
     more), a few numbers per row, and a vector of length D per row where the head is frozen; in a backward pass
@@ -69,9 +71,15 @@ def linear_logprob_triton(
     Raises:
         ValueError: as `linear_logprob` does, and for float64, or a device that Triton kernels cannot run on.
     """
+    if added is not None:
+        return linear_logprob(
+            hidden_nd, weight_vd, targets, mask=mask, bias_v=bias_v, scale=scale, softcap=softcap,
+            temperature=temperature, entropy=entropy, top1=top1, expected=expected, chunk_bytes=chunk_bytes,
+            added=added,
+        )  # fmt: skip
     hidden_nd, weight_vd, bias_v = as_autocast(hidden_nd, weight_vd, bias_v)
     check_arguments(
-        hidden_nd, weight_vd, targets, mask, bias_v,
+        hidden_nd, weight_vd, targets, mask, bias_v, None,
         scale=scale, softcap=softcap, temperature=temperature, expected=expected, chunk_bytes=chunk_bytes,
     )  # fmt: skip
     counted = CountedRows.of(hidden_nd, targets, mask, weight_vd.shape[0])

@@ -22,10 +22,8 @@ def ft_kernels() -> Iterator[Kernel]:
         build="finetooth_triton.provider:build",
         summary="Triton kernels, on NVIDIA GPUs from compute capability 8.0 and on ROCm",
         serves=(
-            *(
-                Serves(operation=operation, devices=GPU, rank=30, result="full")
-                for operation in ("linear_logprob", "logits_statistics")
-            ),
+            Serves(operation="linear_logprob", devices=GPU, rank=30, result="full", features=frozenset({"added"})),
+            Serves(operation="logits_statistics", devices=GPU, rank=30, result="full"),
             *(Serves(operation=operation, devices=GPU, rank=30) for operation in ROWS),
             Serves(operation="packed_linear", devices=GPU, rank=30, backward=False),
             Serves(operation="fp8_linear", devices=GPU, dtypes=frozenset({"bf16", "fp32"}), rank=30),

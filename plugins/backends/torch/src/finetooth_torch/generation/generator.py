@@ -12,7 +12,7 @@ import torch
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_hooks.compute.held import HeldAdapter, Stack
 from finetooth_hooks.data.examples import CALLED
-from finetooth_hooks.protocols import Tokenizer
+from finetooth_hooks.protocols import LowRank, Tokenizer
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.memory import BLOCKS, Arena, Blocks, lasting
 from finetooth_modelfiles.schemas import Schemas
@@ -242,7 +242,7 @@ class Generator:
             return self._packed_weights(most, adapters)
 
     def _packed_weights(self, most: int, adapters: bool) -> Weights:
-        body, head, compute = self._network.body, self._network.head.plain(), self._network.compute
+        body, head, compute = self._network.body, self._network.head.parts(), self._network.compute
         pack = adapters or most >= WORTH_PACKING
         packed = None if head is None else self._packed_head(head, pack)
         own = self._network.transformers
@@ -255,8 +255,18 @@ class Generator:
         body_of_rows = adapted_body(self._network, self._network.adapter, rows)
         return Weights(layers=None, head=packed, body=body_of_rows, rows=rows, adapters=True)
 
-    def _packed_head(self, head: nn.Linear, pack: bool) -> Callable[[Tensor], Tensor] | None:
+    def _packed_head(self, parts: LowRank, pack: bool) -> Callable[[Tensor], Tensor] | None:
         """Computes the head's linear output; None: the head itself."""
+        own = self._packed_base(parts.base, pack)
+        if own is None or parts.a is None or parts.b is None:
+            return own
+        narrow = parts.base.weight.dtype
+        wide = result_dtype(narrow)
+        a_dr = (parts.scale * parts.a.detach()).to(narrow).t()
+        b_rv = parts.b.detach().to(narrow).to(wide, copy=True).t()
+        return lambda hidden_nd: own(hidden_nd).add_((hidden_nd @ a_dr).to(wide) @ b_rv)
+
+    def _packed_base(self, head: nn.Linear, pack: bool) -> Callable[[Tensor], Tensor] | None:
         dtype, compute = result_dtype(head.weight.dtype), self._network.compute
         if self._device.type == "cpu":
             if not (pack and can_pack(head.weight.dtype, "cpu")):
