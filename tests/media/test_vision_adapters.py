@@ -48,6 +48,34 @@ def test_lora_leaves_towers_alone(vision_model: Path, targets: Any) -> None:
     assert trained(engine) and all(name.startswith("model.language_model.layers.") for name in trained(engine))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_convolution_trains_and_merges_as_peft_merges_it(qwen3_vl: Path, dora: bool, tmp_path: Path) -> None:
+    import torch
+    from finetooth_core.cli import main
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    engine = engine_of(qwen3_vl, {"name": "lora", "rank": 2, "targets": ["patch_embed.proj"], "dora": dora})
+    request = engine._request
+    planned = request.trains.adapter.trained_parameters(request.base.facts, request.base.model.parameters)
+    assert trained(engine) and all("patch_embed.proj" in name for name in trained(engine))
+    assert engine.info.trained == planned
+    generator = torch.Generator().manual_seed(3)
+    for parameter in engine._parts.network.model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    engine.export(tmp_path / "adapter")
+    assert main(["merge", str(tmp_path / "adapter"), "--output", str(tmp_path / "merged")]) == 0
+    model, found = map(AutoModelForImageTextToText.from_pretrained, (qwen3_vl, tmp_path / "merged"))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wanted = PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload().state_dict()
+    assert wanted.keys() == found.state_dict().keys()
+    for name, tensor in found.state_dict().items():
+        assert torch.equal(tensor, wanted[name])
+        assert torch.equal(tensor, before[name]) == ("patch_embed.proj.weight" not in name)
+
+
 def test_text_alone_goes_through_the_wrapper(vision_model: Path) -> None:
     """Rows without images, trained and asked: as the model answers through transformers."""
     import torch

@@ -63,5 +63,6 @@ def test_a_module_that_the_model_never_calls_is_refused() -> None:
     del layer.D, layer.out_proj
     with pytest.raises(RecipeError, match=r"weight of 0\.conv1d, .* no effect"):
         chosen(["conv1d"], nn.Sequential(layer), FACTS, lambda module: isinstance(module, nn.Conv1d))
-    with pytest.raises(RecipeError, match=r"'conv1d' matches no linear module .* do not call the module"):
-        resolve(["conv1d"], FACTS, PATHS)
+    for name in ("conv1d", "conv"):
+        with pytest.raises(RecipeError, match=rf"'{name}' matches no linear module .* do not call the module"):
+            resolve([name], FACTS, PATHS)

@@ -140,6 +140,8 @@ def changes_of(adapter: Path, model: Any) -> dict[str, Change | ExpertsChange] |
         changes[weight] = ExpertsChange(tensors.pop(path + A), tensors.pop(path + B), scale, experts, outputs_first)
     for name in [name for name in tensors if name.endswith(A)]:
         path = name.removesuffix(A)
+        if tensors[name].dim() != 2:  # of a convolution
+            return None
         lengths = next((tensors.pop(path + end) for end in MAGNITUDES if path + end in tensors), None)
         if path + B not in tensors or (lengths is None) == bool(saved.get("use_dora")):
             return None

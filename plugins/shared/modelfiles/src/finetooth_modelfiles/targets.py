@@ -106,7 +106,7 @@ def _spelling(names: Sequence[str], chosen: set[str], paths: Sequence[str]) -> t
 
 def _nothing(target: str, paths: Sequence[str]) -> RecipeError:
     reason = ""
-    if target.endswith("conv1d"):
+    if target.rpartition(".")[2] in ("conv", "conv1d"):  # the first of LFM2
         reason = ". Layers of Mamba and linear attention read the weight of their convolution and do not call the "
         reason += "module, so an adapter on it would have no effect"
     return RecipeError(

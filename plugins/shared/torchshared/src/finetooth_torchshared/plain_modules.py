@@ -23,10 +23,13 @@ def is_plain(module: nn.Module) -> bool:
 
 
 def sizes_of(module: nn.Module) -> tuple[int, int] | None:
-    """(inputs, outputs) of a linear module (GPT-2's Conv1D, too), (tokens, width) of an embedding; else None."""
+    """(inputs, outputs) of a linear module (GPT-2's Conv1D, too), (tokens, width) of an embedding, (numbers in a
+    window, outputs) of a convolution; None for one by channel and anything else."""
     for names in (("in_features", "out_features"), ("num_embeddings", "embedding_dim"), ("nx", "nf")):
         if all(isinstance(getattr(module, name, None), int) for name in names):
             return getattr(module, names[0]), getattr(module, names[1])
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1:
+        return module.weight[0].numel(), module.out_channels
     return None
 
 
