@@ -74,7 +74,7 @@ class KernelPicker:
 
         Raises:
             RecipeError: the recipe names an operation that nothing computes here.
-        PluginError: no plugin brings the provider that it names for one.
+            PluginError: no plugin brings the provider that it names for one.
         """
         for operation, pick in self._asked.items():
             if operation not in self._wanted:
