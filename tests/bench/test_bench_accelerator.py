@@ -198,6 +198,27 @@ def test_a_part_has_its_share_of_what_is_left(monkeypatch: pytest.MonkeyPatch, t
     assert session.proofs()[0].notes == ["Not begun: the time was over."]
 
 
+@pytest.mark.parametrize(
+    "only, parts", [(["contact"], ["contact"]), (["contact", "heads"], ["peers", "contact", "heads"])]
+)
+def test_peers_are_installed_on_a_card_before_what_is_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, only: list[str], parts: list[str]
+) -> None:  # fmt: skip
+    begun, ended = [], []
+
+    def run(part: str, seconds: float) -> Finished:
+        begun.append(part)
+        assert part != "heads" or "peers" in ended
+        ended.append(part)
+        return Finished({}, "no", 0.0, 0)
+
+    session = Session(tmp_path, tmp_path, {}, Namespace(size="card", output=None, no_peers=False))
+    monkeypatch.setattr(session, "run", run)
+    session.about["card"] = True
+    session.prove(only)
+    assert sorted(begun) == sorted(parts)
+
+
 @pytest.mark.parametrize("unsloth", [True, False])
 def test_unsloth_takes_part_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unsloth: bool) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -20,11 +20,12 @@ def environment(folder: Path, wheels: Path | None = None) -> dict[str, str]:
         wheels: a folder of wheels that are unpacked in addition, before what is installed; None: none.
     """
     paths = [*_checkout(folder / "checkout")] if find_spec("finetooth") is None else []
+    site = folder / "wheels/site-packages"  # by this name dill knows that modules need not be pickled
     if wheels is not None:
         for wheel in sorted(wheels.glob("*.whl")):
             with zipfile.ZipFile(wheel) as content:
-                content.extractall(folder / "wheels")
-        paths.append(str(folder / "wheels"))
+                content.extractall(site)
+        paths.append(str(site))
     paths += filter(None, [os.environ.get("PYTHONPATH")])
     return {**os.environ, "HF_HUB_OFFLINE": "1", **({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})}
 
