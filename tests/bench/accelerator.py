@@ -60,6 +60,8 @@ PARTS = {
 """Each part's share of the time, the most valuable first. What one leaves the next ones have."""
 MODEL = {"resume", "large", "graphs", "sampling", "speed", "estimate", "dpo", "grpo"}
 """Parts that need the random model."""
+PEERED = {"large", "sampling", "speed", "dpo", "grpo"}
+"""Parts that peers take part in."""
 UNTIMED = {"contact", "values", "resume"}
 """Parts next to which peers are installed."""
 
@@ -108,7 +110,7 @@ class Session:
     def prove(self, parts: Sequence[str]) -> None:
         """Every part until the end of the time, and the page after each."""
         installing = threading.Thread(target=self.run, args=("peers", min(BEFORE, self._left / 4)), daemon=True)
-        if self.about["card"] and not self._given.no_peers and not UNTIMED.issuperset(parts):
+        if self.about["card"] and not self._given.no_peers and not PEERED.isdisjoint(parts):
             installing.start()
         ground: str | None = None
         for at, part in enumerate(parts):
@@ -208,7 +210,10 @@ def main() -> int:
             if not given.size and any(device.exists() for device in DEVICES):
                 why = why or done.result["missing"]
             if why:
-                print(f"make gpu: {why}; {sys.executable} is used, TORCH='torch --index-url URL' takes another build")
+                another = (
+                    "TORCH='torch --index-url URL' installs another torch, --wheels FOLDER what is missing"
+                )
+                print(f"make gpu: {why} ({sys.executable}); {another}")
                 return 2
             if said.exists() and json.loads(said.read_text(encoding="utf-8")) != dict(done.result):
                 for file in kept.glob("*.json"):  # of another machine, or of other versions

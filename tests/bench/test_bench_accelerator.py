@@ -199,7 +199,7 @@ def test_a_part_has_its_share_of_what_is_left(monkeypatch: pytest.MonkeyPatch, t
 
 
 @pytest.mark.parametrize(
-    "only, parts", [(["contact"], ["contact"]), (["contact", "heads"], ["peers", "contact", "heads"])]
+    "only, parts", [(["contact", "heads"], ["contact", "heads"]), (["large"], ["ground", "large", "peers"])]
 )
 def test_peers_are_installed_on_a_card_before_what_is_timed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, only: list[str], parts: list[str]
@@ -208,15 +208,29 @@ def test_peers_are_installed_on_a_card_before_what_is_timed(
 
     def run(part: str, seconds: float) -> Finished:
         begun.append(part)
-        assert part != "heads" or "peers" in ended
+        assert part != "large" or "peers" in ended
         ended.append(part)
-        return Finished({}, "no", 0.0, 0)
+        return Finished({}, "" if part == "ground" else "no", 0.0, 0)
 
     session = Session(tmp_path, tmp_path, {}, Namespace(size="card", output=None, no_peers=False))
     monkeypatch.setattr(session, "run", run)
     session.about["card"] = True
     session.prove(only)
-    assert sorted(begun) == sorted(parts)
+    assert sorted(begun) == parts
+
+
+@pytest.mark.parametrize("missing, code", [("this build of torch has no CUDA", 2), ("", 0)])
+def test_a_card_that_torch_cannot_use_does_not_become_a_run_on_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: str, code: int
+) -> None:  # fmt: skip
+    said = {"said": "Here.", "size": "tiny", "card": False, "amd": False, "missing": missing}
+    monkeypatch.setattr(accelerator, "DEVICES", (tmp_path,))
+    monkeypatch.setattr(Session, "run", lambda self, part, seconds: Finished(said, "", 0.0, 0))
+    monkeypatch.setattr(Session, "prove", lambda self, parts: None)
+    monkeypatch.setattr(sys, "argv", ["accelerator.py", "--proofs", str(tmp_path / "proofs")])
+    assert accelerator.main() == code
+    out = capsys.readouterr().out
+    assert (missing in out and "TORCH=" in out) if code else out.startswith("# Proofs on an accelerator")
 
 
 @pytest.mark.parametrize("unsloth", [True, False])
