@@ -321,7 +321,9 @@ def check(
     def on(of: Machine, model: str, settings: dict[str, str], *more: str) -> tuple[int, str, str]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("finetooth_torch.planning.peak_flops.measured_peak", lambda *given: 1e13)
-            patch.setattr("finetooth_cpu.hardware.cpu_flags", lambda: frozenset({"avx512f", "avx2", of.architecture}))
+            patch.setattr(
+                "finetooth_cpu.hardware.cpu_flags", lambda: frozenset({"avx512f", "avx2", str(of.architecture)})
+            )
             if of.gpu == "mps":
                 settings = {"hardware": "mps", **settings}
                 patch.setattr(torch.backends.mps, "is_available", lambda: True)
@@ -384,12 +386,14 @@ def test_what_the_device_can_do_is_accepted(check: Callable[..., Any], row: tupl
     assert says in out, out
 
 
-def test_a_provider_that_no_plugin_brings_is_said_before_what_the_model_uses(check: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("model", ["llama", "mixtral"])
+def test_a_provider_that_no_plugin_brings_is_said_before_what_the_model_uses(
+    check: Callable[..., Any], model: str
+) -> None:
     """Also on a dense model, which uses no such operation."""
-    for model in ("llama", "mixtral"):
-        code, _, err = check(machine("sm_90"), model, {"kernels.grouped_matmul": "sonicmoe"})
-        assert code == 2 and err.count("\n") == 1, err
-        assert err.startswith("error: kernels.grouped_matmul: no kernel 'sonicmoe'; installed: "), err
+    code, _, err = check(machine("sm_90"), model, {"kernels.grouped_matmul": "sonicmoe"})
+    assert code == 2 and err.count("\n") == 1, err
+    assert err.startswith("error: kernels.grouped_matmul: no kernel 'sonicmoe'; installed: "), err
 
 
 @pytest.mark.slow  # what would fit is looked for

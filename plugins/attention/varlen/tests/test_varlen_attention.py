@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from finetooth_hooks import PlanError
 from finetooth_kit import parametrize_with_checks
 from finetooth_varlen.attention import build
 from torch import Tensor
@@ -37,3 +38,13 @@ def test_shared_heads_are_repeated_where_torch_does_not(monkeypatch: pytest.Monk
     got = build()(q, k, v, scale=0.3, lengths=((4,),), causal=True, window=None, softcap=None, sinks=None)
     exact = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3, enable_gqa=True)
     assert torch.allclose(got, exact, atol=1e-12)
+
+
+def test_a_torch_whose_function_has_no_window_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def early(query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, max_q: int, max_k: int) -> Any: ...
+
+    assert callable(build())
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", early)
+    with pytest.raises(PlanError, match="has no scale and window_size") as refused:
+        build()
+    assert refused.value.action == "set it to auto"

@@ -121,6 +121,14 @@ def test_attention_that_is_installed_may_be_picked_on_a_gpu(
             "this build of torch",
         ),
         ("HIP error: invalid device function\nHIP kernel errors might be reported later", "this build of torch"),
+        (
+            "CUDA error: uncorrectable ECC error encountered\nCUDA kernel errors might",
+            "uncorrectable ECC error encountered)",
+        ),
+        (
+            "HIP error: unspecified launch failure\nHIP kernel errors",
+            "failed (torch: HIP error: unspecified launch failure)",
+        ),
     ],
 )
 def test_a_gpu_that_is_busy_or_too_old_is_a_line_with_the_way_out(said: str, problem: str) -> None:

@@ -49,6 +49,17 @@ def situation(**changes: Any) -> Situation:
     return replace(made, **changes)
 
 
+@pytest.mark.parametrize(("host", "used", "others"), [(False, 1, True), (False, 3, False), (True, 1, False)])
+def test_a_device_that_others_fill_is_said_first(*, host: bool, used: int, others: bool) -> None:
+    """Of 8 GiB this process holds little, and asked for 2 more."""
+    now = situation(host=host, used=used * 2**30, peak=used * 2**30)
+    asked = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8.00 GiB"
+    action = exhausted(torch.OutOfMemoryError(asked), now).action
+    assert action.startswith("in this order: end other programs") is others
+    assert "lower train.micro_batch_tokens" in action
+    assert is_exhaustion(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+
+
 def test_the_line_has_the_figures_and_the_order() -> None:
     error = exhausted(RuntimeError(HOST), situation())
     assert error.exit_code == 1

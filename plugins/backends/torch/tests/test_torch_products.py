@@ -36,21 +36,22 @@ def test_elsewhere_it_is_refused_in_a_line(architecture: str) -> None:
 def as_another_library_set_it() -> Iterator[Any]:
     """torch's settings, set to the fast side."""
     products: Any = torch.backends.cuda.matmul
-    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
-    before, precision = [getattr(products, name) for name in names], torch.get_float32_matmul_precision()
-    for name in names:
-        setattr(products, name, True)
+    halves = ("bf16_reduced_precision_reduction", "fp16_reduced_precision_reduction", "fp16_accumulation")
+    switches = [(torch.backends.cudnn, "allow_tf32"), *((products, f"allow_{name}") for name in halves)]
+    before, precision = [getattr(of, name) for of, name in switches], torch.get_float32_matmul_precision()
+    for of, name in switches:
+        setattr(of, name, True)
     torch.set_float32_matmul_precision("high")
-    yield lambda: (torch.get_float32_matmul_precision(), *(getattr(products, name) for name in names))
-    for name, value in zip(names, before, strict=True):
-        setattr(products, name, value)
+    yield lambda: (torch.get_float32_matmul_precision(), *(getattr(of, name) for of, name in switches))
+    for (of, name), value in zip(switches, before, strict=True):
+        setattr(of, name, value)
     torch.set_float32_matmul_precision(precision)
 
 
 @pytest.mark.parametrize("tf32", [False, True])
 def test_what_another_library_set_does_not_stay(as_another_library_set_it: Any, tf32: bool) -> None:
     suit_products(torch.device("cpu"), tf32=tf32)
-    assert as_another_library_set_it() == ("high", True, True)  # of a CPU they say nothing
+    assert as_another_library_set_it() == ("high", True, True, True, True)  # of a CPU they say nothing
     suit_products(torch.device("cuda", 0), tf32=tf32)
-    assert as_another_library_set_it() == ("high" if tf32 else "highest", False, False)
+    assert as_another_library_set_it() == ("high" if tf32 else "highest", tf32, False, False, False)
     assert torch.backends.cuda.matmul.allow_tf32 is tf32  # what other libraries ask

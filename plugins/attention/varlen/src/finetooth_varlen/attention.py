@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from inspect import signature
+import inspect
 from itertools import accumulate
 from typing import Any
 
@@ -11,12 +11,15 @@ from finetooth_hooks.compute.attention import Lengths
 from finetooth_hooks.protocols import Attention
 from finetooth_toolbox.attention_choice import queries_of
 
+NEEDED = {"scale", "window_size"}
+"""Arguments that torch's function did not have from the start."""
+
 
 def build() -> Attention:
     """Builds attention over packed sequences with torch's `varlen_attn`.
 
     Raises:
-        PlanError: this torch has none.
+        PlanError: this torch has none, or one that lacks an argument.
     """
     import torch
 
@@ -26,8 +29,14 @@ def build() -> Attention:
         raise PlanError(
             f"backend.attention=varlen: torch {torch.__version__} does not have it", action="set it to auto"
         ) from error
+    parameters = inspect.signature(varlen_attn).parameters
+    if lacking := sorted(NEEDED - parameters.keys()):
+        raise PlanError(
+            f"backend.attention=varlen: that of torch {torch.__version__} has no {' and '.join(lacking)}",
+            action="set it to auto",
+        )
 
-    repeats = "enable_gqa" in signature(varlen_attn).parameters  # torch 2.11 has no such parameter
+    repeats = "enable_gqa" in parameters  # torch 2.11 has no such parameter
 
     def attend(
         query: Any, key: Any, value: Any, *, scale: float, lengths: Lengths, causal: bool, window: int | None,

@@ -18,7 +18,7 @@ from finetooth_toolbox.text.measures import size
 
 _SAID = re.compile(
     r"can't allocate memory|out of memory|bad.?alloc|cannot allocate memory|memory object|unable to allocate|"
-    r"attempting to allocate|insufficient memory|resource limit",
+    r"attempting to allocate|insufficient memory|resource limit|STATUS_ALLOC_FAILED",
     re.IGNORECASE,
 )
 """Messages of torch, MLX and Metal; the last two mean a too large buffer, and a command without memory."""
@@ -105,8 +105,15 @@ def exhausted(error: BaseException, now: Situation) -> EngineError:
         + (f", asking for {size(requested)} more" if requested else "")
         + f": {'the process' if now.host else 'the device'} held {size(now.used)} (peak {size(now.peak)}) of "
         f"{size(now.total)}, planned were {size(now.plan.memory.total)}" + (f" ({planned})" if planned else "") + rows,
-        action="in this order: " + "; ".join(ladder(now)),
+        action="in this order: " + "; ".join([*_others(now, requested), *ladder(now)]),
     )
+
+
+def _others(now: Situation, requested: int) -> list[str]:
+    """What to do where most of a device is in other hands."""
+    if now.host or 2 * (max(now.used, now.peak) + requested) > now.total:
+        return []
+    return ["end other programs that take memory of the device, or pick another device"]
 
 
 def ladder(now: Situation) -> list[str]:

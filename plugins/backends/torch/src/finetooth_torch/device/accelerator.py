@@ -39,14 +39,16 @@ def suit_allocator(device: torch.device, settings: str, environment: Mapping[str
 
 
 def suit_products(device: torch.device, *, tf32: bool) -> None:
-    """Fix how a GPU sums products, against torch's defaults and settings of other libraries: half precision in float32,
-    and float32 in float32 unless the recipe asks for TF32. It applies to the whole process."""
+    """Fix how a GPU sums products and convolutions, against torch's defaults and settings of other libraries: half
+    precision in float32, and float32 in float32 unless the recipe asks for TF32. It applies to the whole process."""
     if device.type != "cuda":
         return
     products: Any = torch.backends.cuda.matmul
     products.allow_bf16_reduced_precision_reduction = False
     products.allow_fp16_reduced_precision_reduction = False
+    products.allow_fp16_accumulation = False
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32  # of convolutions, which torch rounds unless told otherwise
 
 
 def suit_attention(architecture: str, environment: MutableMapping[str, str] = os.environ) -> None:
@@ -88,7 +90,7 @@ _ANOMALY = re.compile(r"Function '(\w+)' returned nan values in its (\d+)th outp
 
 def explained(error: BaseException) -> EngineError | None:
     """One line for torch's error: an operation without a deterministic version, a gradient that is NaN, a GPU that is
-    busy or too old, or a lost rank; None for another error."""
+    busy, too old or failed, or a lost rank; None for another error."""
     if is_of_line(error):
         return lost(error)
     said = str(error) if isinstance(error, RuntimeError) else ""
@@ -116,6 +118,12 @@ def explained(error: BaseException) -> EngineError | None:
         return EngineError(
             f"backend.detect_anomaly: {named[1]} gives NaN, the gradient of its input {int(named[2]) + 1}",
             action="look at the lines of the forward pass that torch printed above",
+        )
+    if isinstance(error, torch.AcceleratorError):
+        return EngineError(
+            f"hardware: the GPU or its driver failed (torch: {said.partition(chr(10))[0]})",
+            action="go on in a new process (ft resume); if that fails too, look at the driver's log (dmesg), or set "
+            "hardware: cpu",
         )
     return None
 
