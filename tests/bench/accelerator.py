@@ -210,9 +210,7 @@ def main() -> int:
             if not given.size and any(device.exists() for device in DEVICES):
                 why = why or done.result["missing"]
             if why:
-                another = (
-                    "TORCH='torch --index-url URL' installs another torch, --wheels FOLDER what is missing"
-                )
+                another = "TORCH='torch --index-url URL' installs another torch, --wheels FOLDER what is missing"
                 print(f"make gpu: {why} ({sys.executable}); {another}")
                 return 2
             if said.exists() and json.loads(said.read_text(encoding="utf-8")) != dict(done.result):

@@ -45,6 +45,8 @@ def values(ground: Ground) -> Proof:
             passed, skipped = str(counted["passed"]), str(counted["skipped"])
             proof.rows.append((name, passed, skipped, str(len(bad))))
             proof.failed += bad
+            if whys := {result.message for result in results if result.status == "skipped"}:
+                proof.notes.append(f"{name}, not here: {'; '.join(sorted(whys))}.")
             ground.renewed(proof)
     return proof
 
