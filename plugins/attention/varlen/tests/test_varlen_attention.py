@@ -29,9 +29,11 @@ def test_shared_heads_are_repeated_where_torch_does_not(monkeypatch: pytest.Monk
         scores = (scale * torch.einsum("qhd,khd->hqk", q, k)).masked_fill(torch.ones(4, 4).triu(1).bool(), -torch.inf)
         return torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
 
-    def shared(q: Tensor, k: Tensor, v: Tensor, *rest: Any, enable_gqa: bool, **more: Any) -> Tensor:
+    def shared(
+        q: Tensor, k: Tensor, v: Tensor, *rest: Any, scale: float, window_size: tuple[int, int], enable_gqa: bool
+    ) -> Tensor:
         assert enable_gqa
-        return plain(q, *(x.repeat_interleave(2, 1) for x in (k, v)), *rest, **more)
+        return plain(q, *(x.repeat_interleave(2, 1) for x in (k, v)), *rest, scale=scale, window_size=window_size)
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", shared if repeats else plain)
     q, k, v = (torch.randn(1, heads, 4, 8, dtype=torch.float64) for heads in (4, 2, 2))
