@@ -208,6 +208,13 @@ REFUSED = [
         "sm_90", "backend.compile=regional", "the stream decoder computes the layers",
         "set backend.decoder: transformers, or leave backend.compile out",
     ),
+    cannot(
+        "sm_80", "backend.compile=regional backend.attention=varlen", "attention varlen is a function",
+        "set backend.attention: sdpa, or leave backend.compile out",
+    ),
+    cannot(
+        "gfx942", "backend.compile=regional quantization=int4", "stored in fewer bits", "leave backend.compile out"
+    ),
     cannot("avx512_bf16", "backend.graphs=true", "has no graphs", "set backend.graphs to auto or false"),
     cannot("gfx1151", "backend.graphs=true", "they need decoder: stream", "set backend.graphs to auto or false"),
     cannot("sm_90", "backend.graphs=true", "no window, cap or sinks", "set backend.graphs to auto or false", "gemma2"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from finetooth_fewbits import optimizers as built
-from finetooth_hooks import RecipeError
+from finetooth_hooks import PlanError, RecipeError
 from finetooth_kit import entries_of
 from finetooth_kit.fake_context import FACTS
 
@@ -105,3 +105,14 @@ def test_paged_ones_are_for_cuda_alone_and_are_not_kept_elsewhere_twice():
     assert devices["paged_adamw"] == {"cuda"}
     with pytest.raises(RecipeError, match=r"optimizer.offload: cpu cannot be: the driver"):
         built.build_paged_adamw(built.AdamW8bitOptions(offload="cpu"))
+
+
+def test_a_library_that_does_not_load_is_one_line(monkeypatch):
+    from bitsandbytes import cextension
+    from finetooth_torchshared.build import check_bitsandbytes
+
+    check_bitsandbytes("cuda:0", "optimizer", "adamw")  # what is loaded here
+    monkeypatch.setattr(cextension, "lib", cextension.ErrorHandlerMockBNBNativeLibrary("not found\nsee"))
+    check_bitsandbytes("cpu", "optimizer", "adamw")
+    with pytest.raises(PlanError, match=r"this GPU \(not found\) \(install what it lacks, or set optimizer to adamw\)"):
+        check_bitsandbytes("cuda:0", "optimizer", "adamw")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import torch
 pytest.importorskip("bitsandbytes", reason="needs bitsandbytes: pip install finetooth[bitsandbytes]")
 
 from finetooth_bitsandbytes import quantizers as built
+from finetooth_hooks import PlanError
 
 # Dettmers et al., 2023, appendix E
 NF4 = [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
@@ -129,3 +131,17 @@ def test_its_import_says_nothing():
         [sys.executable, "-c", "import finetooth_bitsandbytes.modules"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_library_that_does_not_load_is_one_line(monkeypatch):
+    """For GPUs, on which the library reads 4 bits back; 8 bits are read by torch."""
+    from bitsandbytes import cextension
+
+    assert not logging.getLogger("bitsandbytes.cextension").isEnabledFor(logging.ERROR)  # a traceback at each import
+    lacks = "libcublas.so.13: cannot open shared object file\nOriginal error: ..."
+    monkeypatch.setattr(cextension, "lib", cextension.ErrorHandlerMockBNBNativeLibrary(lacks))
+    quantizer, _ = four_bits("nf4", linear(8, 64))
+    with pytest.raises(PlanError, match=r"^quantization: .* \(libcublas\.so\.13: cannot open [^\n]*file\) ") as refused:
+        quantizer.linear(linear(8, 64), device="cuda:0")
+    assert refused.value.action == "install what it lacks, or set quantization to int4"
+    built.build_int8(built.Int8Options()).linear(linear(8, 64), device="cpu")

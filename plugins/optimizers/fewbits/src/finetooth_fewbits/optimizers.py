@@ -66,7 +66,9 @@ def _keeps(states: int, facts: ModelFacts) -> float:
 def _optimizer(kind: str, options: Any, keeps: Any, *, obstacle: str = "", **more: float) -> TorchOptimizer:
     def make(groups: Groups) -> torch.optim.Optimizer:
         import bitsandbytes
+        from finetooth_torchshared.build import check_bitsandbytes
 
+        check_bitsandbytes(str(groups[0]["params"][0].device), "optimizer", "adamw")
         made: torch.optim.Optimizer = getattr(bitsandbytes.optim, kind)(
             groups, lr=options.learning_rate, betas=options.betas, **more
         )

@@ -41,10 +41,13 @@ class Bitsandbytes(QuantizerBase):
         stored: what it makes of a weight.
         make: the module for one of `torch.nn.Linear`, in host memory.
         skip: ends of paths that stay as they are.
+        on_gpus: the library's own functions read the weight back there.
     """
 
-    def __init__(self, stored: Stored, make: Callable[[Any], Any], skip: list[str]) -> None:
-        self.stored, self._make, self.skip = stored, make, tuple(skip)
+    def __init__(
+        self, stored: Stored, make: Callable[[Any], Any], skip: list[str], *, on_gpus: bool = False
+    ) -> None:  # fmt: skip
+        self.stored, self._make, self.skip, self._on_gpus = stored, make, tuple(skip), on_gpus
 
     def takes(self, path: str, shape: tuple[int, int]) -> bool:
         """See `protocols.Quantizer`."""
@@ -52,7 +55,15 @@ class Bitsandbytes(QuantizerBase):
         return not path.endswith(self.skip) if self.skip else True
 
     def linear(self, module: Any, *, device: str) -> Any:
-        """See `protocols.Quantizer`."""
+        """See `protocols.Quantizer`.
+
+        Raises:
+            PlanError: the library is not there for the device.
+        """
+        from finetooth_torchshared.build import check_bitsandbytes
+
+        if self._on_gpus:
+            check_bitsandbytes(device, "quantization", "int4")
         return self._make(module).to(device)
 
 
@@ -83,4 +94,4 @@ def _four_bits(name: Literal["nf4", "fp4"], options: FourBitOptions) -> Bitsandb
     def make(module: Any) -> Any:
         return FourBitLinear(module, name, options.block, double=options.double)
 
-    return Bitsandbytes(Stored(named, 0.5 + scale / options.block), make, options.skip)
+    return Bitsandbytes(Stored(named, 0.5 + scale / options.block), make, options.skip, on_gpus=True)
