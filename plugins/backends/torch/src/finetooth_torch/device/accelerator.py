@@ -122,7 +122,7 @@ def explained(error: BaseException) -> EngineError | None:
     if isinstance(error, torch.AcceleratorError):
         return EngineError(
             f"hardware: the GPU or its driver failed (torch: {said.partition(chr(10))[0]})",
-            action="go on in a new process (ft resume); if that fails too, look at the driver's log (dmesg), or set "
+            action="start a new process with ft resume; if that fails too, look at the driver's log (dmesg), or set "
             "hardware: cpu",
         )
     return None
