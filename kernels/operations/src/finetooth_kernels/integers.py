@@ -221,7 +221,7 @@ def quantized_layernorm(
         bits, symmetric: of the result, see `quantize_per_tensor`.
 
     Raises:
-        ValueError: the weight or the bias has another size than the rows.
+        ValueError: see `quantize_per_tensor`; or the weight or the bias has another size than the rows.
     """
     for name, of in (("weight", weight), ("bias", bias)):
         if of is not None and of.shape != q.shape[-1:]:
@@ -238,7 +238,7 @@ def quantized_layernorm(
 
 
 def levels(least: Tensor, greatest: Tensor, bits: int, symmetric: bool) -> Levels:
-    """Levels from the least number to the greatest, 0 among them.
+    """Levels from the least numbers, of any shape, to the greatest, of the same shape; 0 is among them.
 
     Raises:
         ValueError: a number is NaN or infinite.
