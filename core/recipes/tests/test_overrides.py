@@ -145,6 +145,18 @@ def test_a_space_instead_of_an_equals_sign_is_told_with_the_form_that_works(word
         applied({}, *words)
 
 
+@pytest.mark.parametrize("words", [["a.b", "be nice"], ["a.b be nice"], ["a.b", "=", "be nice"]])
+def test_a_value_with_spaces_is_told_whole(words: list[str]) -> None:
+    with pytest.raises(RecipeError, match=r"\(write 'a\.b=be nice', without a space\)$"):
+        applied({}, *words)
+
+
+@pytest.mark.parametrize("words", [["a" * 300], ["be nice " * 500], ["\0"]])
+def test_what_no_file_can_be_called_is_no_override_either(words: list[str]) -> None:
+    with pytest.raises(RecipeError, match="is not an override"):
+        applied({}, *words)
+
+
 @pytest.mark.parametrize("words", [["a.b", "c=3"], ["a.b=", "c=3"], ["a.b"], ["a.b="]])
 def test_a_setting_without_a_value_before_another_is_not_joined_with_it(words: list[str]) -> None:
     with pytest.raises(RecipeError, match=r"write (key\.path=value|a\.b=null)"):

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from finetooth_hooks.errors import RecipeError
@@ -30,7 +32,7 @@ DEFAULTED = frozenset({"method", "adapter", "optimizer", "schedule", "backend"})
 
 _LISTS = frozenset({"trackers", "export", "evaluate.evaluators", "plugins"})
 _WHOLE = re.compile(r"[^=]+=.")
-_APART = re.compile(r"([\w.-]+)(?: = |= | =| )([^\s=]+)(?= |$)")
+_APART = re.compile(r"([\w.-]+)(?:\0=\0|=\0|\0=|\0)([^\0=]+)(?=\0|$)")
 _REFERENCES = ("data.train", "data.eval")
 
 
@@ -54,10 +56,18 @@ def apply_overrides(recipe: dict[str, Any], overrides: Sequence[str], plugins: S
 
 def _check_spaces(words: Sequence[str]) -> None:
     """Refuse `key.path VALUE` and `key.path = VALUE`, which a shell hands over as words of their own."""
-    apart = _APART.match(" ".join(words)) if not _WHOLE.match(words[0]) and not Path(words[0]).is_file() else None
+    if _WHOLE.match(words[0]) or _is_file(words[0]):
+        return
+    apart = _APART.match("\0".join([*(words[0].split(None, 1) or [""]), *words[1:]]))
     if apart is not None:
-        action = f"write {apart[1]}={apart[2]}, without a space"
+        action = f"write {quote(f'{apart[1]}={apart[2]}')}, without a space"
         raise RecipeError("", f"{words[0]!r} is not an override", action=action)
+
+
+def _is_file(word: str) -> bool:
+    with suppress(OSError):  # too long for the name of one
+        return Path(word).is_file()
+    return False
 
 
 def _name_plugins(recipe: dict[str, Any], plugins: Sequence[str]) -> None:
@@ -102,7 +112,7 @@ def parse_override(override: str) -> tuple[list[str], Any]:
     path, equals, text = override.partition("=")
     path = path.strip()
     if not equals:
-        example = f"data.train={override}" if Path(override).is_file() else "train.seed=1"
+        example = f"data.train={override}" if _is_file(override) else "train.seed=1"
         raise RecipeError("", f"{override!r} is not an override", action=f"write key.path=value, such as {example}")
     name, named, option = path.removeprefix("plugins.").partition(".options.")
     of_plugin = bool(named) and path.startswith("plugins.")  # the name of a file holds dots
