@@ -133,3 +133,16 @@ def test_a_provider_that_takes_no_addition_leaves_the_head_to_its_module(tmp_pat
     assert whole.parts() is not None and apart.parts() is None
     for got, wanted in zip(scored(model, whole), scored(model, apart), strict=True):
         assert torch.allclose(got, wanted, atol=1e-5)
+
+
+def test_the_factors_of_an_addition_may_lie_apart() -> None:
+    from finetooth_native.operations import linear_logprob
+
+    draw = torch.Generator().manual_seed(3)
+    states, weight, rows, b = (
+        torch.randn(shape, generator=draw).bfloat16() for shape in ((7, 32), (40, 32), (7, 8), (40, 8))
+    )
+    wanted = linear_logprob(states, weight, torch.arange(7), added=(rows, b)).logprobs
+    apart = [torch.stack([of, of], -1)[..., 0] for of in (rows, b)]
+    for added in ((apart[0], b), (rows, apart[1])):
+        assert torch.equal(linear_logprob(states, weight, torch.arange(7), added=added).logprobs, wanted)

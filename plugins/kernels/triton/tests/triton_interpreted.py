@@ -546,6 +546,30 @@ def test_a_linear_layer_makes_the_mask_of_keyed_dropout_bit_for_bit(dtype: torch
     assert torch.equal(torch.autograd.grad(y, leaves[1], one)[0], left(x))
 
 
+@pytest.mark.parametrize("dtype", list(ROUNDING))
+@pytest.mark.parametrize("bias", [False, True])
+def test_an_addition_to_the_head_rounds_no_logits(dtype: torch.dtype, bias: bool) -> None:
+    """One of zeros moves nothing by more than float32 does, and gradients of another are those of float64."""
+    problem = make(5, 33, 24, 50, None, dtype, bias=bias, mask=True)
+    zeros = problem["hidden_nd"].new_zeros(33, 4), problem["weight_vd"].new_zeros(50, 4)
+    plain = linear_logprob_triton(**problem, chunk_bytes=2000).logprobs
+    torch.testing.assert_close(
+        linear_logprob_triton(**problem, chunk_bytes=2000, added=zeros).logprobs, plain, rtol=0, atol=5e-6
+    )
+    draw = torch.Generator().manual_seed(6)
+    factors = [torch.randn(n, 4, generator=draw).to(dtype) / 2 for n in (33, 50)]
+    found = []
+    for function, wide in ((linear_logprob_triton, dtype), (linear_logprob_reference, torch.float64)):
+        leaves = [x.to(wide).detach().requires_grad_() for x in (problem["hidden_nd"], *factors)]
+        of_bias = None if problem["bias_v"] is None else problem["bias_v"].to(wide)
+        given = {**problem, "hidden_nd": leaves[0], "weight_vd": problem["weight_vd"].to(wide), "bias_v": of_bias}
+        out = function(**given, chunk_bytes=2000, added=(leaves[1], leaves[2])).logprobs
+        found.append([out, *torch.autograd.grad(out.sum(), leaves)])
+    torch.testing.assert_close(found[0][0].double(), found[1][0], rtol=0, atol=1e-5)
+    for got, exact in zip(found[0], found[1], strict=True):
+        assert float((got.double() - exact).norm() / exact.norm()) <= 4 * ROUNDING[dtype]
+
+
 def spread(x: torch.Tensor, axis: int) -> torch.Tensor:
     """A copy whose numbers lie 2^30 apart along an axis of three; an offset of 32 bits leads to zeros before them."""
     not_reserved = 0x4000  # by Linux: only what is written to takes memory

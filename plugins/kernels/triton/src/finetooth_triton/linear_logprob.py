@@ -25,14 +25,17 @@ from typing import Any, NamedTuple
 import torch
 from finetooth_kernels.autograd import once_differentiable
 from finetooth_kernels.chunked_head import Head
+from finetooth_kernels.compiled import Compiled
 from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES, Gradients, LinearLogprob, check_arguments
 from finetooth_kernels.counted_rows import CountedRows, as_autocast, without_autocast
 from finetooth_kernels.linear_logprob import linear_logprob
+from finetooth_kernels.mm import mm
 from torch import Tensor
 
 from finetooth_triton import gpu
 from finetooth_triton.gpu import available
 from finetooth_triton.launch import Operands, Scores, gradient_tiles, row_gradients, row_scores
+from finetooth_triton.layers import readable
 from finetooth_triton.wide_linear import multiplies_into_float32, wide_linear
 
 __all__ = ["available", "linear_logprob_triton"]
@@ -62,7 +65,7 @@ def linear_logprob_triton(
     Inputs are float32, bfloat16 or float16; everything is accumulated in float32, and logits are not rounded to the
     inputs' dtype. float32 is multiplied as torch does it: in TensorFloat-32 only where torch was
     told to. Results and gradients repeat bit for bit on the same device.
-    `expected` is checked and otherwise ignored. With `added` torch's operations compute it.
+    `expected` is checked and otherwise ignored. With `added` torch's operations compute it, of float32 logits too.
 
     Memory without inputs and gradients: in a forward pass `chunk_bytes` of logits (or one row of them, where that is
     more), a few numbers per row, and a vector of length D per row where the head is frozen; in a backward pass
@@ -75,7 +78,7 @@ def linear_logprob_triton(
         return linear_logprob(
             hidden_nd, weight_vd, targets, mask=mask, bias_v=bias_v, scale=scale, softcap=softcap,
             temperature=temperature, entropy=entropy, top1=top1, expected=expected, chunk_bytes=chunk_bytes,
-            added=added,
+            added=added, compiled=_SUMS,
         )  # fmt: skip
     hidden_nd, weight_vd, bias_v = as_autocast(hidden_nd, weight_vd, bias_v)
     check_arguments(
@@ -90,6 +93,36 @@ def linear_logprob_triton(
         counted.hidden_md, weight_vd, bias_v, counted.targets_mk, head, wanted
     )
     return counted.result(logprobs_mk, entropy_m if entropy else None, top1_m if top1 else None)
+
+
+class _Sums:
+    """The part of `finetooth_kernels.compiled.Library` by which logits stay sums in float32."""
+
+    def multiplies_fast(self, dtype: torch.dtype) -> bool:
+        """Whether `mm` takes the dtype: `_sums_for` has looked."""
+        return True
+
+    turns = multiplies_fast
+
+    def mm(
+        self, left_nk: Tensor, right_ko: Tensor, *, more: tuple[Tensor, Tensor] | None = None,
+        bias_o: Tensor | None = None, base_no: Tensor | None = None, out: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """See `finetooth_kernels.mm.mm`; only a result in float32 is summed in it."""
+        if out is None or out.dtype == left_nk.dtype:
+            return mm(left_nk, right_ko, more=more, bias_o=bias_o, base_no=base_no, out=out)
+        wide_no = wide_linear(left_nk, right_ko.t(), bias_o)
+        for added_no in (None if more is None else wide_linear(more[0], more[1].t()), base_no):
+            wide_no = wide_no if added_no is None else wide_no.add_(added_no)
+        return out.copy_(wide_no)
+
+
+def _sums_for(*tensors: Tensor, strided: bool = False) -> _Sums | None:
+    half = tensors[0].dtype in (torch.bfloat16, torch.float16)
+    return _Sums() if half and readable(*tensors, strided=strided) else None
+
+
+_SUMS = Compiled(_sums_for, readable)
 
 
 class _Request(NamedTuple):
