@@ -144,8 +144,8 @@ def linear_logprob(
     """
     hidden_nd, weight_vd, bias_v = as_autocast(hidden_nd, weight_vd, bias_v)
     if added is not None:
-        low_nr, b_vr, _ = as_autocast(*added, None)
-        added = low_nr.contiguous(), b_vr.contiguous()  # as the compiled products read them
+        rows, weight, _ = as_autocast(*added, None)
+        added = rows.contiguous(), weight.contiguous()  # as the compiled products read them
     check_arguments(
         hidden_nd, weight_vd, targets, mask, bias_v, added,
         scale=scale, softcap=softcap, temperature=temperature, expected=expected, chunk_bytes=chunk_bytes,
