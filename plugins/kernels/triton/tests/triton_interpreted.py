@@ -551,6 +551,8 @@ def test_a_linear_layer_makes_the_mask_of_keyed_dropout_bit_for_bit(dtype: torch
 def test_an_addition_to_the_head_rounds_no_logits(dtype: torch.dtype, bias: bool) -> None:
     """One of zeros moves nothing by more than float32 does, and gradients of another are those of float64."""
     problem = make(5, 33, 24, 50, None, dtype, bias=bias, mask=True)
+    if bias:  # and numbers that lie apart
+        problem["hidden_nd"] = torch.stack([problem["hidden_nd"]] * 2, -1)[..., 0]
     zeros = problem["hidden_nd"].new_zeros(33, 4), problem["weight_vd"].new_zeros(50, 4)
     plain = linear_logprob_triton(**problem, chunk_bytes=2000).logprobs
     torch.testing.assert_close(

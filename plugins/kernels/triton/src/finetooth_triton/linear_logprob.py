@@ -76,9 +76,9 @@ def linear_logprob_triton(
     """
     if added is not None:
         return linear_logprob(
-            hidden_nd, weight_vd, targets, mask=mask, bias_v=bias_v, scale=scale, softcap=softcap,
-            temperature=temperature, entropy=entropy, top1=top1, expected=expected, chunk_bytes=chunk_bytes,
-            added=added, compiled=_SUMS,
+            hidden_nd.contiguous(), weight_vd.contiguous(), targets, mask=mask, bias_v=bias_v, scale=scale,
+            softcap=softcap, temperature=temperature, entropy=entropy, top1=top1, expected=expected,
+            chunk_bytes=chunk_bytes, added=added, compiled=_SUMS,
         )  # fmt: skip
     hidden_nd, weight_vd, bias_v = as_autocast(hidden_nd, weight_vd, bias_v)
     check_arguments(
@@ -118,8 +118,9 @@ class _Sums:
 
 
 def _sums_for(*tensors: Tensor, strided: bool = False) -> _Sums | None:
+    """For products alone, which ask for any strides."""
     half = tensors[0].dtype in (torch.bfloat16, torch.float16)
-    return _Sums() if half and readable(*tensors, strided=strided) else None
+    return _Sums() if half and strided and readable(*tensors, strided=True) else None
 
 
 _SUMS = Compiled(_sums_for, readable)
