@@ -194,13 +194,17 @@ def test_of_several_devices_each_holds_its_part(tmp_path: Path, ft: Any) -> None
         (("nowhere/at/all",), "nowhere"),
         (("CONFIG", "--memory", "much"), "--memory: 'much' is not a size (write it as 24GB)"),
         (("CONFIG", "--memory", "12"), "--memory: '12' is 12 bytes, too small for a model (name the unit: 12GB)"),
+        (("SIZELESS",), "its config.json lacks the model's sizes (hidden_size, num_hidden_layers, ...) (fetch"),
         (("CONFIG", "--cpu"), "--cpu needs --memory"),
         (("CONFIG", "--memory", "8GB", "--length", "99999"), "--length: 99999 is more than the 8192 positions"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, ft: Any, arguments: tuple[str, ...], problem: str) -> None:
     (tmp_path / "config.json").write_text(json.dumps(MODELS["135M"]), encoding="utf-8")
-    code, _, said = ft("advise", *(str(tmp_path) if one == "CONFIG" else one for one in arguments))
+    (tmp_path / "sizeless").mkdir()
+    (tmp_path / "sizeless/config.json").write_text('{"model_type": "llama"}', encoding="utf-8")
+    folders = {"CONFIG": str(tmp_path), "SIZELESS": str(tmp_path / "sizeless")}
+    code, _, said = ft("advise", *(folders.get(one, one) for one in arguments))
     assert code == 2 and problem in said and said.count("\n") == 1
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from finetooth_hooks import RecipeError
-from finetooth_modelfiles.config_bounds import DEEPEST, check_config
+from finetooth_modelfiles.config_bounds import DEEPEST, check_config, check_sizes
 
 GOOD: dict[str, Any] = {"num_hidden_layers": 94, "hidden_size": 16_384,
                         "vocab_size": 262_208, "num_attention_heads": 128,
@@ -46,3 +46,11 @@ def test_another_is_named_with_its_bound(name: str, value: float, bound: str, in
 def test_sections_that_are_nested_without_an_end_are_refused() -> None:
     with pytest.raises(RecipeError, match="nested too deep"):
         check_config(nested(DEEPEST + 2), "m")
+
+
+@pytest.mark.parametrize("config", [{}, {"model_type": "llama", "bos_token_id": 1, "rms_norm_eps": 1e-5}])
+def test_a_config_without_sizes_is_no_model(config: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"m: its config.json lacks the model's sizes \(hidden_size, "):
+        check_sizes(config, "m")
+    check_sizes({**config, "auto_map": {"AutoConfig": "own.Config"}}, "m")
+    check_sizes({**config, "text_config": {"num_hidden_layers": 2}}, "m")

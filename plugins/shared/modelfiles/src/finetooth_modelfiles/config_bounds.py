@@ -43,6 +43,22 @@ def check_config(config: Mapping[str, Any], reference: str) -> None:
             )  # fmt: skip
 
 
+def check_sizes(config: Mapping[str, Any], reference: str) -> None:
+    """See that a config.json says how large the model is: transformers would fill in the sizes of another one. A model
+    with code of its own may have them there.
+
+    Raises:
+        RecipeError: it names no size.
+    """
+    if "auto_map" not in config and not any(
+        isinstance(value, int) and not name.endswith("_id") for name, value in _numbers(config, reference, 0)
+    ):
+        raise RecipeError(
+            "model", f"{reference}: its config.json lacks the model's sizes (hidden_size, num_hidden_layers, ...)",
+            action="fetch the model again, or complete its config.json",
+        )  # fmt: skip
+
+
 def _numbers(section: Mapping[str, Any], reference: str, depth: int) -> Iterator[tuple[str, float]]:
     if depth > DEEPEST:
         raise RecipeError("model", f"{reference}: its config.json is nested too deep", action="fetch the model again")

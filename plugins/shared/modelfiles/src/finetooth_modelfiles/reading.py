@@ -18,7 +18,7 @@ from finetooth_toolbox.text.strict_json import received
 from finetooth_toolbox.text.tokenizers import FastTokenizer
 
 from finetooth_modelfiles import checkpoint
-from finetooth_modelfiles.config_bounds import check_config
+from finetooth_modelfiles.config_bounds import check_config, check_sizes
 from finetooth_modelfiles.failures import explained
 from finetooth_modelfiles.rope_scaling import RopeScaling, scale_positions
 
@@ -79,10 +79,12 @@ class ModelFiles:
             RecipeError: nothing is there, it is not a model, or the hub cannot be reached.
         """
         with self.reading(reference) as located:
-            if (raw := Path(located) / "config.json").is_file():
-                check_config(received(raw.read_bytes()), reference)
+            written = received(raw.read_bytes()) if (raw := Path(located) / "config.json").is_file() else {}
+            check_config(written, reference)
             config = self.config_at(located)
         check_config(config.to_dict(), reference)
+        if written:
+            check_sizes(written, reference)
         return config
 
     def config_at(self, located: str) -> Any:
