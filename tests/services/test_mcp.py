@@ -164,7 +164,7 @@ WRONG = [
     ("forward_backward", {"rows": []}, "rows"),
     ("forward_backward", {"rows": [{"messages": [], "tokens": [1, 2]}]}, "messages and tokens"),
     ("forward_backward", {"rows": [{"prompt": "a"}]}, "belong together"),
-    ("forward_backward", {"rows": [{"tokens": [1, 2]}], "learning_rate": 1}, "no such argument"),
+    ("forward_backward", {"rows": [{"tokens": [1, 2]}], "learning_rate": 1}, "unknown argument"),
     ("forward_backward", {"rows": [{"tokens": [1, 10**6]}]}, "rows[0]"),
     ("forward_backward", {"rows": [{"prompt": "a " * 300, "completion": "b"}]}, "256 are allowed"),
     ("forward_backward", {"rows": ROWS, "loss": "crossentropy"}, "cross_entropy"),

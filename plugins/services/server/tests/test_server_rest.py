@@ -271,7 +271,7 @@ def test_the_audit_record_names_every_call_and_no_content(
         session = client.session("tiny")
         session.forward_backward(ask.data(0))
         session.step()
-        with pytest.raises(Exception, match="no model"):
+        with pytest.raises(Exception, match="no session or model"):
             client.describe("f" * 32)
     server.stop()
     path = tmp_path / "server" / "audit.jsonl"

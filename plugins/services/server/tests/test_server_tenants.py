@@ -75,7 +75,7 @@ def test_tenants_train_side_by_side_as_if_alone(
     assert [one.tokens for one in sampler.generate([5, 6], greedy)] == [one.tokens for one in want]
     with pytest.raises(Exception, match="no checkpoint"):
         clients["vision"].sampler(checkpoint=saved)
-    with pytest.raises(Exception, match="no model"):
+    with pytest.raises(Exception, match="no session or model"):
         clients["vision"].attach(sessions["speech"].id)
     for client in clients.values():
         client.close()
