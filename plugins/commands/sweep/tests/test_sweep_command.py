@@ -176,6 +176,14 @@ def test_one_sweep_at_a_time_works_in_a_folder_that_can_be_read(tmp_path):
         sweep(tmp_path, Obj())
 
 
+def test_a_folder_of_something_else_is_left_as_it_is(tmp_path):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s/recipe.yaml").write_text("model: toy")
+    with pytest.raises(UserError, match=r"--output: .*/s exists and holds no sweep \(name another folder\)"):
+        sweep(tmp_path, Obj())
+    assert [file.name for file in (tmp_path / "s").iterdir()] == ["recipe.yaml"]
+
+
 @pytest.mark.slow
 def test_a_trial_worse_than_the_median_is_pruned(tmp_path):
     done = sweep(tmp_path, Obj(), "--trials", "12")

@@ -19,7 +19,7 @@ from finetooth_hooks.errors import EngineError, FinetoothError, StopRun
 from finetooth_hooks.reports import Outcome
 from finetooth_saving.runs.chart import chart, svg
 from finetooth_saving.runs.closed_network import must_close, run_closed
-from finetooth_toolbox.files.locks import FolderHeldError, lock_folder
+from finetooth_toolbox.files.locks import FILE, FolderHeldError, lock_folder
 from finetooth_toolbox.text.nearest import nearest
 from optuna.storages.journal import JournalFileBackend
 
@@ -50,6 +50,9 @@ def command(
     if must_close(settings):  # what is wrong with it is found before anything is tried
         return run_closed([sys.executable, "-m", "finetooth", *sys.argv[1:]])
     folder = output or Path("runs") / f"{recipe.stem}-sweep"
+    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or (there - {FILE} and JOURNAL not in there):
+        raise UserError(f"--output: {folder} exists and holds no sweep", action="name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     again = shlex.join(["ft", "run", str(recipe), *overrides])
