@@ -204,6 +204,14 @@ def test_settings_that_do_not_work_do_not_end_the_sweep_and_bad_ones_do(tmp_path
         sweep(tmp_path, Obj(at={1: RecipeError("x.y", "unknown setting")}))
 
 
+def test_a_mistake_may_be_corrected_before_anything_was_trained(tmp_path):
+    with pytest.raises(UserError, match=r"trial 0: x\.y: unknown setting"):
+        sweep(tmp_path, Obj(at={1: RecipeError("x.y", "unknown setting")}), "x.y=1")
+    assert sweep(tmp_path, Obj(), "--trials", "1").code == 0
+    with pytest.raises(UserError, match=r"is not what it was in the earlier trials"):
+        sweep(tmp_path, Obj(), "x.y=1")
+
+
 @pytest.mark.parametrize(
     "metric, held_out, said",
     [

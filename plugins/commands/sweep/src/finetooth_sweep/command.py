@@ -51,7 +51,7 @@ def command(
         return run_closed([sys.executable, "-m", "finetooth", *sys.argv[1:]])
     folder = output or Path("runs") / f"{recipe.stem}-sweep"
     there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_file() or (there - {FILE} and JOURNAL not in there):
+    if folder.is_file() or (there - {FILE} and there.isdisjoint({JOURNAL, "sweep.json"})):
         raise UserError(f"--output: {folder} exists and holds no sweep", action="name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -103,7 +103,7 @@ def _tell_best(study: optuna.Study, sweep: Sweep, again: str, folder: Path) -> i
     return 0
 
 
-def _name(trial: int) -> str:
+def _name(trial: int | str) -> str:
     """Of the folder of a trial's run."""
     return f"trial-{trial}"
 
@@ -128,6 +128,9 @@ def _study(sweep: Sweep, recipe: dict[str, Any], folder: Path) -> optuna.Study:
     before = study.user_attrs.get("made")
     if before is None:
         study.set_user_attr("made", made)
+    elif before != made and not _tried(study) and not list(folder.glob(_name("*"))):
+        (folder / JOURNAL).unlink()  # nothing was trained: a mistake in the recipe was corrected
+        return _study(sweep, recipe, folder)
     elif before != made:
         name = _changed({**before["recipe"], "sweep": before["sweep"]}, {**made["recipe"], "sweep": tries})
         raise UserError(
