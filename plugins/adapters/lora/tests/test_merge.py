@@ -186,6 +186,15 @@ def test_existing_output_is_left_alone(run, tiny):
     assert (folder / "merged" / "mine").read_text() == "x"
 
 
+def test_output_that_cannot_be_made_is_bad_input_before_anything_is_read(run, tiny, tmp_path):
+    folder, _ = run()
+    (tmp_path / "rows.jsonl").write_text("{}")
+    commands = Commands(tiny)
+    with pytest.raises(UserError, match=r"output: .*rows.jsonl cannot be written: Not a directory"):
+        invoke(commands, folder, "--output", tmp_path / "rows.jsonl" / "merged")
+    assert not commands.asked
+
+
 def test_whole_weights_and_empty_folders_are_refused(tmp_path, tiny):
     (tmp_path / "artifact").mkdir()
     with pytest.raises(UserError, match="no adapter_config"):

@@ -52,7 +52,7 @@ def test_its_own_tests_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_type_that_a_family_knows_names_the_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model, plugin = write_model(tmp_path / "model"), tmp_path / "plugin"
     assert main(["plugins", "new", "acme-x", "--kind", "family", "--model", str(model), "--folder", str(plugin)]) == 2
-    assert "the family finetooth-llama:llama knows models of type llama" in capsys.readouterr().err
+    assert "needs no plugin: the family finetooth-llama:llama knows models of type llama" in capsys.readouterr().err
     assert not plugin.exists()
 
 

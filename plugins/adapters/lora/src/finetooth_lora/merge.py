@@ -19,7 +19,7 @@ from finetooth_peftfiles.folding import CONFIG, WEIGHTS, merged
 from finetooth_saving.artifact import write_folder
 from finetooth_saving.moved_bases import base_moved
 from finetooth_saving.origins import as_written, origin_of
-from finetooth_saving.run_folder import PLAN, check_output, no_such_run, plan_of
+from finetooth_saving.run_folder import PLAN, check_output, check_unused, no_such_run, plan_of
 from finetooth_saving.runs.written_models import UNMEASURED, compare
 from finetooth_toolbox.cli.working import working
 from finetooth_toolbox.files.manifests import ManifestProblem, check_folder, listed_files, read_manifest
@@ -344,6 +344,7 @@ def command(
     with working(f"merging {source}"):
         whole = trained_whole(folder, output) if stored != "plain" else None
         merge = find(folder, output) if whole is None else whole
+        check_unused(merge.output)  # that it can be made, before the weights are read
         recipe = obj.load(merge.recipe) if isinstance(merge.recipe, Path) else merge.recipe
         if whole is not None:
             recipe = {**recipe, "model": merge.base, "adapter": "full"}

@@ -44,7 +44,8 @@ def family_values(context: CommandContext, model: str) -> dict[str, str]:
     known = _family_of(context, kind)
     if known:
         raise UserError(
-            f"--model {model}: the family {known} knows models of type {kind}", action=f"see ft plugins explain {known}"
+            f"{model} needs no plugin: the family {known} knows models of type {kind}",
+            action=f"see ft plugins explain {known}",
         )
     return {"model_type": kind, **_names(opened), **_sizes(opened)}
 
