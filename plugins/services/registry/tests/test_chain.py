@@ -67,7 +67,7 @@ def test_the_chain_goes_from_the_raw_data_to_what_is_served(place: Place, tmp_pa
 
 def test_a_key_for_what_the_registry_s_keys_verify_is_not_ignored(place: Place, tmp_path: Path) -> None:
     said = place.verify("bot@v1", "--trust", str(key_file(tmp_path, place)))
-    assert "--trust: bot@v1 is no folder of ft registry get" in str(said.exception)
+    assert "--trust: bot@v1 is not a folder of ft registry get" in str(said.exception)
     (tmp_path / "binary").write_bytes(b"\x80")
     write_version(place.registry, place.registry.version("bot@v1"), tmp_path / "out")
     said = place.verify(str(tmp_path / "out"), "--trust", str(tmp_path / "binary"))

@@ -142,8 +142,10 @@ def test_a_hold_whose_reason_was_changed_does_not_hold(place: Place) -> None:
 
 
 def test_a_hold_of_what_a_channel_holds_is_shown_with_its_promotion(place: Place) -> None:
+    assert "still" not in place("hold", "bot@v1", "--from", "production", "--why", "new").output
     place("promote", "bot@v0", "--to", "production")
-    place("hold", "bot@v0", "--from", "production", "--why", "complaints")
+    said = place("hold", "bot@v0", "--from", "production", "--why", "complaints").output
+    assert "production holds it still: ft registry rollback bot --channel production --why TEXT" in said
     links = place.links("bot@v0")
     assert links["decision production"] == (True, "PROMOTE, signed by ci")
     assert links["decision production, latest"] == (True, "HOLD: complaints, signed by ci")

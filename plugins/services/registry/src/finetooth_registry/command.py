@@ -281,6 +281,8 @@ def hold(version: str, channel: str, why: str, lift: bool, key: Path | None, whe
     made = opened.version(version)
     releasing.hold(opened, made, channel, why, records.load_signer(key) if key else None)
     click.echo(f"{made.called} may enter {channel} again" if lift else f"{made.called} is held back from {channel}")
+    if not lift and channel in made.channels:
+        click.echo(f"{channel} holds it still: ft registry rollback {made.model} --channel {channel} --why TEXT")
 
 
 @registry.command("watch")

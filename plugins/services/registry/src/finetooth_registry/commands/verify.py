@@ -39,7 +39,7 @@ def verify(what: str, keys: tuple[Path, ...], where: str) -> None:
 
     folder = Path(what)
     if keys and not (folder / RECORD).is_file():
-        problem = f"--trust: {what} is no folder of ft registry get, and the keys of a registry count"
+        problem = f"--trust: {what} is not a folder of ft registry get, and the keys of a registry count"
         raise UserError(problem, action="leave it out")
     if folder.is_dir() and not (folder / RECORD).is_file():
         opened = open_registry(where)
