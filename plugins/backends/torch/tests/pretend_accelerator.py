@@ -234,7 +234,9 @@ def engine_on_device(kit: Any, **asked: Any) -> Any:
             devices=frozenset({"pretend"}), precisions=frozenset({"bf16", "fp32"}), segments="mask", fused=False
         ),
     )  # fmt: skip
-    return kit.make_engine(adapter=Adapter(full=asked.pop("full", False)), entries=(eager,), **asked)
+    return kit.make_engine(
+        adapter=Adapter(full=asked.pop("full", False), dropout=asked.pop("dropout", 0.0)), entries=(eager,), **asked
+    )
 
 
 def mixture(kit: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What sampling and a penalised loss wait for on the pretend accelerator, in every setting: a line for each.
+"""What sampling and unusual losses wait for on the pretend accelerator, in every setting: a line for each.
 
 Not collected by itself: the device stays registered in the process. test_torch_pretend.py runs it.
 """
@@ -88,6 +88,17 @@ def tell(name: str, work: Callable[[Any], list[Completion]], device: Any, host: 
     print(f"{name}:", sum(found.values()) / TOKENS, same and near, found)
 
 
+def train(name: str, engines: tuple[Any, Any], loss: Any, data: list[Any]) -> None:
+    """Print the waits of a call of several micro-batches, and whether the host has the same loss."""
+    host, device = engines
+    device.logprobs(data)  # the decoder looks once whether weights are one matrix
+    with counting() as waited:
+        report = device.forward_backward(data, loss)
+        found = dict(waited)
+    same = abs(report.loss - host.forward_backward(data, loss).loss) < 1e-5
+    print(f"{name}:", sum(found.values()), same, found)
+
+
 def main() -> None:
     import conftest as kit
 
@@ -100,6 +111,7 @@ def main() -> None:
     for seed in (1, 2):  # before torch's functions are exchanged
         kit.make_engine(adapter=kit.FakeAdapter(), **made, seed=seed).export(folder / str(seed))
     held = {id(host): [None, *(host.hold(folder / str(seed)) for seed in (1, 2))]}
+    drops = kit.make_engine(adapter=kit.FakeAdapter(dropout=0.3), **made)
     device = engine_on_device(kit, **made)
     held[id(device)] = [None, *(device.hold(folder / str(seed)) for seed in (1, 2))]
     assert all(None not in of[1:] for of in held.values())
@@ -112,12 +124,12 @@ def main() -> None:
     tell("settings", lambda engine: joined(engine, several), device, host)
     rows = {"top_p": 0.9}
     tell("adapters", lambda engine: joined(engine, [(rows, adapter) for adapter in held[id(engine)]]), device, host)
-    loss, data = replace(kit.NLL, repetition_penalty=1.3), kit.make_data(12, longest=16)
-    with counting() as waited:
-        report = device.forward_backward(data, loss)
-        found = dict(waited)
-    same = abs(report.loss - host.forward_backward(data, loss).loss) < 1e-5
-    print("penalised loss:", sum(found.values()), same, found)
+    for name, engines, changes in (
+        ("penalised loss", (host, device), {"repetition_penalty": 1.3}),
+        ("loss of a whole step", (host, device), {"together": "step"}),
+        ("loss with dropout", (drops, engine_on_device(kit, dropout=0.3, **made)), {}),
+    ):
+        train(name, engines, replace(kit.NLL, **changes), kit.make_data(12, longest=16))
     del kept
 
 

@@ -62,11 +62,12 @@ def test_a_replayed_token_waits_once_and_gives_the_device_little_else() -> None:
 
 @pytest.mark.slow
 def test_every_setting_of_sampling_waits_once_a_token(tmp_path: Path) -> None:
-    """Also to read prompts of several adapters, and for rows of several settings; a penalised loss as any other."""
+    """Also to read prompts of several adapters, and for rows of several settings; unusual losses wait as any other."""
     said = tried(str(tmp_path), program="pretend_sampling.py", after=": ")
     waits = {name: float(of.split()[0]) for name, of in said.items()}
-    assert len(waits) == 20 and waits.pop("penalised loss") <= PER_CALL, said["penalised loss"]
-    assert max(waits.values()) <= PER_TOKEN, said
+    losses = [waits.pop(name) for name in list(waits) if name.endswith(("loss", "step", "dropout"))]
+    assert len(losses) == 3 and max(losses) <= PER_CALL, said
+    assert len(waits) == 19 and max(waits.values()) <= PER_TOKEN, said
     assert [name for name, of in said.items() if of.split()[1] != "True"] == [], "what the host computes"
 
 

@@ -237,12 +237,12 @@ class Runner:
         assert evaluated.totals is not None
         rectangle, places = self._rectangle(work, whole), {row: s for s, row in enumerate(whole.rows)}
         leaves: dict[str, Tensor] = {}
+        of_pieces = [placed(torch.tensor([places[row] for row in piece.rows]), self._device) for piece in whole.pieces]
         with torch.no_grad():
-            for piece in whole.pieces:
+            for piece, rows in zip(whole.pieces, of_pieces, strict=True):
                 with self._as(work, piece, work.role, train=train):
                     of_piece = self._outputs(evaluated.totals.spec, self._rectangle(work, piece), train=train)
                 for name, values in of_piece.items():
-                    rows = [places[row] for row in piece.rows]
                     if values.dim() == 1:  # a number per sequence
                         leaves.setdefault(name, values.new_zeros(len(whole.rows)))[rows] = values
                         continue
@@ -262,8 +262,7 @@ class Runner:
         if not backward:
             return
         pulling = {name: gradient for name in policy if (gradient := leaves[name].grad) is not None}
-        for piece in whole.pieces:
-            rows = [places[row] for row in piece.rows]
+        for piece, rows in zip(whole.pieces, of_pieces, strict=True):
             pull = {name: of[rows] if of.dim() == 1 else of[rows, : piece.width] for name, of in pulling.items()}
             expected = None if "entropy" in pull else pull.get("logprobs")  # adds a gradient through the logits
             with self._as(work, piece, work.role, train=True), torch.enable_grad():

@@ -149,8 +149,8 @@ class StreamDecoding:
         of_rows = of_prompts[:1]
         if len(different) > 1:  # known on the host
             of_rows = [None] * len(stream.tokens)
-            for cells, length, adapter in zip(cells_pt, lengths, of_prompts, strict=True):
-                for cell in cells[:length]:
+            for of_prompt, length, adapter in zip(cells_pt, lengths, of_prompts, strict=True):
+                for cell in of_prompt[:length]:
                     of_rows[cell] = adapter
         self._rows.say(of_rows)
         stream = replace(stream, tokens=stream.tokens - whose * self._facts.vocab_size)

@@ -136,16 +136,13 @@ class Asked:
     among: Tensor | None = None
 
     @property
-    def open_(self) -> Tensor:
-        """The logits to sample from before tokens are forbidden."""
-        return self.logits if self.source is None else self.source
-
-    @property
-    def lists_allowed(self) -> bool:
-        """Whether `Chosen.kept` is what a schema allows."""
+    def lists(self) -> tuple[Tensor, ...]:
+        """What decides on `Chosen.kept` if that is what a schema allows: see `_among`."""
         of = self.sampling
         whole = not (0 < of.top_k < self.logits.shape[-1] or of.top_p < 1 or of.min_p)
-        return self.among is not None and of.drawn and of.temperature > 0 and whole
+        if self.among is None or not (of.drawn and of.temperature and whole):
+            return ()
+        return self.among > -torch.inf, (self.logits if self.source is None else self.source).double()
 
 
 def choose_together(asked: Sequence[Asked], compute: Compute = TORCH) -> list[Chosen]:
@@ -158,15 +155,15 @@ def choose_together(asked: Sequence[Asked], compute: Compute = TORCH) -> list[Ch
         draws = placed(torch.tensor(own or [0.0] * len(of.streams), dtype=torch.float64), of.logits.device)
         source = of.source if of.among is None else of.among
         choices.append(choose_in_place(of.logits, of.sampling, draws, compute, source=source))
-        lists = (of.among > -torch.inf, of.open_.double()) if of.among is not None and of.lists_allowed else ()
-        listed.append(tuple(x.to("cpu", non_blocking=True) for x in lists))  # there as soon as the next copy is
-    read = torch.cat([choice.flatten() for choice in choices]).cpu().split([choice.numel() for choice in choices])
+        listed.append(tuple(x.to("cpu", non_blocking=True) for x in of.lists))  # there as soon as the next copy is
+    read = torch.cat([choice.flatten() for choice in choices]).cpu()
+    parts = torch.split(read, [choice.numel() for choice in choices])
     chosen = []
-    for of, own, choice, lists, values in zip(asked, numbers, choices, listed, read, strict=True):
+    for of, own, choice, lists, values in zip(asked, numbers, choices, listed, parts, strict=True):
         found = read_choice(values.view(choice.shape), of.sampling)
         if found is None:
             found = choose(of.logits, of.sampling, (), compute, source=of.source, among=of.among, numbers=own)
-        chosen.append(replace(found, kept=_among(*lists, of.sampling.temperature)) if lists else found)
+        chosen.append(replace(found, kept=_among(lists[0], lists[1], of.sampling.temperature)) if lists else found)
     return chosen
 
 

@@ -105,8 +105,8 @@ class Repetition:
     def of(cls, penalty: float, tokens_st: Tensor, mask_st: NDArray[np.bool_]) -> Repetition:
         """The penalty for the states where the mask is true, in its order."""
         rows, columns = mask_st.nonzero()
-        placed_there = (placed(torch.from_numpy(of), tokens_st.device) for of in (rows, columns))
-        return cls(penalty, tokens_st, *placed_there, rows)
+        rows_m, columns_m = (placed(torch.from_numpy(of), tokens_st.device) for of in (rows, columns))
+        return cls(penalty, tokens_st, rows_m, columns_m, rows)
 
     def apply(self, logits_mv: Tensor, start: int) -> Tensor:
         """Apply the penalty to the logits of consecutive states, from `start`."""
