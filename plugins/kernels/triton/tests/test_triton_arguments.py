@@ -29,6 +29,20 @@ def test_it_takes_the_same_arguments() -> None:
     assert inspect.signature(linear_logprob_triton) == inspect.signature(linear_logprob_reference)
 
 
+def test_a_head_with_an_addition_is_computed_by_torchs_operations() -> None:
+    """Values and gradients of the definition, on any device."""
+    draw, targets = torch.Generator().manual_seed(0), torch.tensor([4, 0, 6])
+    shapes = {"hidden": (3, 5), "weight": (7, 5), "low": (3, 2), "b": (7, 2)}
+    given = [torch.randn(shape, generator=draw, dtype=torch.float64).requires_grad_() for shape in shapes.values()]
+    found = []
+    for compute in (linear_logprob_triton, linear_logprob_reference):
+        hidden, weight, *added = given
+        logprobs = compute(hidden, weight, targets, added=tuple(added), expected=torch.ones(3)).logprobs
+        found.append((logprobs, *torch.autograd.grad(logprobs.sum(), given)))
+    for got, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
 def test_nothing_imports_triton_before_a_kernel_runs() -> None:
     code = (
         "import sys, torch\n"
