@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 import torch
 import yaml
 from finetooth_kernels.trials import trials
+from finetooth_kit.families import tiny_model as random_model
 from finetooth_torch.device.kernel_trials import COLUMNS, ROWS
+from transformers import AutoConfig
 
 Recipe = dict[str, Any]
 
@@ -99,6 +102,30 @@ def test_it_learns_as_bf16_does(
     assert {call[-2] for call in calls} == {str(adapter != "full")}
     shapes = {" ".join(call[:2]) for call in calls}
     assert len(shapes) >= 3 and not any("4," in shape.split()[0] and shape.startswith("(4,") for shape in shapes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["qwen3_moe", "gemma3_text"])
+def test_other_families_learn_as_in_bf16(
+    trained: Callable[..., list[float]], tiny_model: Path, tmp_path: Path, kind: str
+) -> None:
+    """Routers and experts that are one weight multiply as in bf16, and so do the adapter's matrices."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 2048, "initializer_range": 0.2,
+             "num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 16}  # fmt: skip
+    ids = {name: getattr(AutoConfig.from_pretrained(folder), name) for name in ("eos_token_id", "pad_token_id")}
+    vocabulary = AutoConfig.from_pretrained(folder).vocab_size
+    random_model(AutoConfig.for_model(kind, vocab_size=vocabulary, **ids, **sizes)).save_pretrained(folder)
+    eight = trained("fp8", "kernels.fp8_linear=counting", model=str(folder))
+    plain = trained("bf16", model=str(folder))
+    learnt = plain[0] - plain[-1]
+    assert learnt > 0.3 and np.abs(np.subtract(eight, plain)).max() < 0.2 * learnt
+    lines = (tmp_path / "counted.txt").read_text().splitlines()
+    queries, keys, up, down = "(32, 32)", "(16, 32)", "(64, 32)", "(32, 64)"
+    layers = {queries, keys} if kind == "qwen3_moe" else {queries, keys, up, down}
+    assert {line.rpartition(")")[0] + ")" for line in lines if line.endswith("False")} == layers
 
 
 def test_a_stopped_run_goes_on_in_fp8(
