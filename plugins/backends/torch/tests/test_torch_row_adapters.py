@@ -156,6 +156,14 @@ def test_what_is_more_than_an_addition_is_not_held(kit: SimpleNamespace, tmp_pat
         kit.engine(adapter=kit.adapter(full=True)).hold(None)
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_nothing_is_held_where_the_engines_own_adapter_reaches_every_row(kit: SimpleNamespace, stream: bool) -> None:
+    """The head's addition would be that of all rows, of the base's too."""
+    more = {} if stream else {"decoder": "transformers"}
+    assert kit.engine(adapter=kit.adapter(targets=("q_proj",)), **more).hold(None) is not None
+    assert kit.engine(adapter=kit.adapter(targets=("q_proj", "lm_head")), **more).hold(None) is None
+
+
 def test_an_adapter_of_another_model_is_refused(kit: SimpleNamespace, tmp_path: Path) -> None:
     wide, deep = kit.config(hidden_size=32), kit.config(num_hidden_layers=3)
     for name, config in (("wide", wide), ("deep", deep)):

@@ -100,6 +100,8 @@ def hold(network: Network, adapter: Adapter, path: Path | Stack | None) -> Torch
         return None if pairs is None else TorchHeldAdapter(network, pairs)
     prefix = f"{network.facts.body}."
     reached = _Trial(network, adapter).reached()
+    if _trains_elsewhere(network, [network.base.get_submodule(f"{prefix}{name}") for name in reached]):
+        return None
     if not reached or not all(name.startswith(prefix) and name.removeprefix(prefix) in reached for name in fitting):
         return None
     additions = {name.removeprefix(prefix): Addition(of.a, of.b, of.scale) for name, of in fitting.items()}
@@ -161,9 +163,11 @@ def _pairs(network: Network, body: StreamBody, fitting: Mapping[str, LowRank]) -
     """The adapter's matrices for the decoder's groups; None if one cannot be split, or belongs to no group."""
     by_module = {network.base.get_submodule(name): part for name, part in fitting.items()}
     met: set[nn.Module] = set()
+    seen: list[nn.Module] = []
     parts: list[GroupParts | None] = []
 
     def low_rank(module: nn.Module) -> LowRank | None:
+        seen.append(module)
         part = by_module.get(module)
         if part is not None:
             met.add(module)
@@ -176,10 +180,17 @@ def _pairs(network: Network, body: StreamBody, fitting: Mapping[str, LowRank]) -
     for layer in body.decoder.layers:
         layer.prepared(collect)
     known = [of for of in parts if of is not None]
-    if len(known) < len(parts) or len(met) < len(by_module):
+    if len(known) < len(parts) or len(met) < len(by_module) or _trains_elsewhere(network, seen):
         return None
     pack = network.compute.packed_linear
     return [None if of.a is None or of.b is None else packed_pair(of.a, of.b, pack) for of in known]
+
+
+def _trains_elsewhere(network: Network, modules: Sequence[nn.Module]) -> bool:
+    """Whether the engine's own adapter reaches more than these modules, as embedding, head or experts: rows with other
+    adapters would get that too."""
+    inside = {id(parameter) for module in modules for parameter in module.parameters()}
+    return any(parameter.requires_grad and id(parameter) not in inside for parameter in network.base.parameters())
 
 
 def _check_shapes(fitting: Mapping[str, LowRank]) -> None:
