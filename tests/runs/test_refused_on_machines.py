@@ -96,11 +96,11 @@ REFUSED = [
     ),
     attention("sm_75", "flash_attention_2", f"{OLD_FLASH}, and NVIDIA sm_75", "sdpa or eager or flex"),
     attention(
-        "sm_80", "flash_attention_3", "it is for sm_90, and", "flash_attention_2 or sdpa or eager or flex or varlen"
+        "sm_80", "flash_attention_3", "it is for sm_90, and", "flash_attention_2 or varlen or sdpa or eager or flex"
     ),
     attention(
         "sm_120", "flash_attention_4", "it is for sm_10x, sm_11x and sm_9x, and",
-        "flash_attention_2 or sdpa or eager or flex or varlen",
+        "flash_attention_2 or varlen or sdpa or eager or flex",
     ),
     attention("sm_70", "flash", "nothing here computes the model's full layers", "sdpa or eager or flex"),
     attention("gfx1100", "flash", f"flash_attention_2: {OLD_FLASH}", "sdpa or eager or flex"),
@@ -115,7 +115,7 @@ REFUSED = [
     ),
     attention(
         "sm_90", "flash_attention_4", "heads have 160 elements, and it takes 128",
-        "flash_attention_3 or flash_attention_2 or sdpa or eager or flex or varlen", "heads of 160",
+        "flash_attention_3 or flash_attention_2 or varlen or sdpa or eager or flex", "heads of 160",
     ),
     attention(
         "sm_100", "varlen", "heads have 512 elements, and it takes 256", "sdpa or eager or flex", "heads of 512"
@@ -268,7 +268,8 @@ ACCEPTED = [
     ("gfx942", "", ":flash_attention_2", "llama"),
     ("sm_90", "", "flash_attention_3", "gemma2"),
     ("sm_90", "", ":eager", "gpt_oss"),
-    ("sm_90", "", ":sdpa", "qwen3_5_text", ()),
+    ("sm_90", "", ":varlen", "qwen3_5_text", ()),
+    ("sm_90", "backend.compile=regional backend.decoder=transformers", ":sdpa", "llama", ()),
     ("sm_86", "backend.attention=varlen", ":varlen", "llama"),
     ("sm_75", "backend.attention=flex", ":flex", "llama"),
     ("gfx1100", "backend.attention=flex", ":flex", "gpt_oss"),

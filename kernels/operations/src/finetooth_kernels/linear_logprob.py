@@ -134,8 +134,7 @@ def linear_logprob(
             where the caller knows. It saves computing the logits a second time where the weight trains; the gradients
             are the same, but for rounding, whether it proves right or wrong.
         chunk_bytes: upper bound, counted in float32 logits, of the memory in use at once.
-        added: (N, R) and (V, R) in the same dtype: the rows and the weight of an addition to the head, which both may
-            train, as x A^T and s B of a LoRA.
+        added: rows (N, R) and weight (V, R) of an addition to the head, in the same dtype: x A^T and s B of a LoRA.
         compiled: kernels that take part of the work.
 
     Raises:

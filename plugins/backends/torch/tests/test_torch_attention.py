@@ -235,6 +235,22 @@ def test_a_function_that_computes_something_else_is_found_out(
         engine_of(kit, "gemma3_text", "own")
 
 
+def test_one_that_fails_at_its_trial_is_replaced_or_named(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any, **named: Any) -> Any:
+        raise RuntimeError("CUDA error: no kernel image\nmore words")
+
+    def build_broken(options: NoOptions, context: Any) -> Any:
+        return broken
+
+    monkeypatch.setitem(sys.modules, "strange_attention", SimpleNamespace(build=build_broken))
+    with pytest.raises(PlanError, match=r"^backend\.attention=own: it fails: CUDA error: no kernel image \(set back"):
+        engine_of(kit, "gemma3_text", "own")
+    engine = engine_of(kit, "gemma3_text", "auto", entries=(replace(OWN, rank=1000),))
+    assert engine._parts.network.config._attn_implementation == "sdpa"
+
+
 def test_flash_is_told_where_segments_begin(kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the name of a flash attention stands one that keeps apart only what it is told."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS

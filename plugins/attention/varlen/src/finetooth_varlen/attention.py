@@ -50,6 +50,9 @@ def build() -> Attention:
         if groups > 1 and not repeats:
             key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
         more = {"enable_gqa": groups > 1} if repeats else {}
+        width = value.shape[-1]
+        if width < query.shape[-1]:  # as of DeepSeek: the kernel takes heads of one size
+            value = torch.nn.functional.pad(value, (0, query.shape[-1] - width))
         q, k, v = (x.transpose(1, 2).flatten(0, 1).contiguous() for x in (query, key, value))
         segments = [n for row in lengths for n in row]
         back = -1 if window is None else window - 1
@@ -59,7 +62,7 @@ def build() -> Attention:
             scale=scale, window_size=(back, ahead), **more,
         )  # fmt: skip
         assert isinstance(attended, torch.Tensor)
-        return attended.view(query.shape[0], query.shape[2], *attended.shape[1:]).transpose(1, 2)
+        return attended.view(query.shape[0], query.shape[2], *attended.shape[1:]).transpose(1, 2)[..., :width]
 
     return attend
 

@@ -13,6 +13,7 @@ def ft_attention() -> Iterator[Attention]:
         name="varlen",
         build="finetooth_varlen.attention:build",
         summary="torch's own flash attention for packed sequences",
+        rank=40,  # after the packages of flash attention
         serves=AttentionServes(
             devices=frozenset({"cuda"}), architectures=("sm_8*", "sm_9*", "sm_1??"),
             precisions=frozenset({"bf16", "fp16"}), largest_head=256, head_multiple=8, segments="lengths", window=True,

@@ -12,7 +12,7 @@ from finetooth_hooks import Context, Options, PlanError
 from finetooth_hooks.protocols import BackendPlan, EngineRequest, PlanRequest, Stages
 from pydantic import Field
 
-from finetooth_torch.planning.compilation import Compile
+from finetooth_torch.planning.compilation import REGIONAL, Compile
 from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide, stream_obstacle
 from finetooth_torch.planning.memory import stays_in_files
 from finetooth_torch.planning.offload import DEVICE, Offload, in_parts
@@ -216,7 +216,7 @@ class TorchBackend:
         with stand_ins():
             attention = apply_attention(
                 base, pick, request.base.facts, request.base.model.config, hardware, train.precision, self._context,
-                stream=stream, sliced=slices is not None,
+                of_transformers=stream or self._options.compile == REGIONAL, sliced=slices is not None,
             )  # fmt: skip
             eight = _in_fp8(base, request) if fp8 else []
             _by_operations(base, request)

@@ -24,7 +24,7 @@ TRIAL = 23
 
 def apply_attention(
     base: nn.Module, pick: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
-    precision: str, context: Context | None, *, stream: bool, sliced: bool = False,
+    precision: str, context: Context | None, *, of_transformers: bool, sliced: bool = False,
 ) -> AttentionChoice:  # fmt: skip
     """Make a model use the attention that `choose_attention` chose, and return the choice.
 
@@ -33,7 +33,7 @@ def apply_attention(
 
     Args:
         base: a model of transformers, in evaluation mode.
-        stream: the stream decoder computes the layers; it is compared with the model's own attention.
+        of_transformers: see `choose_attention`. Of layers that the stream decoder computes, which it is compared with.
         sliced: ranks divide positions, so functions compute even if transformers has the implementation.
 
     Raises:
@@ -53,7 +53,7 @@ def apply_attention(
             context.note(f"{error.problem}; {attention.names} computes it instead")
         return attention
 
-    return applied(pick, of_transformers=stream)
+    return applied(pick, of_transformers=of_transformers)
 
 
 def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, context: Context | None) -> None:
@@ -77,7 +77,13 @@ def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, conte
         own = _states(body)
     install(base, computes)  # this changes the config, so not while windows are narrowed
     with narrowed(body.config), checked():
-        states = _states(body)
+        try:
+            states = _states(body)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of a kernel
+            said = str(error).strip().partition("\n")[0]
+            raise PlanError(f"{SETTING}={choice.names}: it fails: {said}", action=f"set {SETTING} to auto") from error
     difference = share(*(of.cpu().double().numpy() for of in (states, own)))
     if difference > ALLOWED[states.element_size()]:
         places = "".join({blame.where(function): None for function in computes.values() if callable(function)})

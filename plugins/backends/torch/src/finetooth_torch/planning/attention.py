@@ -78,8 +78,8 @@ def choose_attention(
         context: has the entries; without one there are none.
         asked: `auto`, a name, a mapping with `name` and options, or one of these by kind of layer.
         config: of the model, in transformers' shape.
-        of_transformers: `auto` takes only implementations of transformers. It always does for models with towers, whose
-            code makes its own masks, which functions do not get.
+        of_transformers: `auto` takes only implementations of transformers, which torch compiles. It always does for
+            models with towers, whose code makes its own masks, which functions do not get.
 
     Raises:
         PlanError: the named attention cannot be used, or none can.

@@ -92,7 +92,7 @@ def decide(
     )
     stream = chosen.value == STREAM
     replayed = choose_graphs(graphs, request.place.hardware, chosen, samples="generate" in request.needs)
-    attending = None if stream else _attention(request, attention, held_in, context)
+    attending = None if stream else _attention(request, attention, held_in, context, compiled=compiling == REGIONAL)
     check_slicing(request, attending)
     excluded = {
         "backend.share_base": share_base, "backend.detect_anomaly": anomalies,
@@ -304,6 +304,8 @@ def _no_padding(steps: Sequence[Sequence[int]]) -> float:
     return 0.0
 
 
-def _attention(request: PlanRequest, pick: Pick, precision: str, context: Context | None) -> AttentionChoice:
+def _attention(
+    request: PlanRequest, pick: Pick, precision: str, context: Context | None, *, compiled: bool
+) -> AttentionChoice:
     base, hardware = request.base, request.place.hardware
-    return choose_attention(context, pick, base.facts, base.model.config, hardware, precision)
+    return choose_attention(context, pick, base.facts, base.model.config, hardware, precision, of_transformers=compiled)

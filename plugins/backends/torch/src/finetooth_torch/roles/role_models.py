@@ -85,7 +85,7 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     chosen = choose_decoder(reason, hardware, decoder, brought=brought)
     stream = chosen.value == STREAM
     attention = apply_attention(
-        base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, stream=stream
+        base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, of_transformers=stream
     )
     base.requires_grad_(False)
     if elsewhere:
