@@ -82,7 +82,7 @@ READINGS = (
     Reading(
         "a base in 4 bits under LoRA",
         "write-a-quantizer",
-        2470,
+        2500,
         11,
         (
             *_of(GUIDES, "write-a-quantizer.md", "quantizer/int8.py", "write-a-plugin.md"),

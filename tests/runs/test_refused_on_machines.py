@@ -165,7 +165,7 @@ REFUSED = [
     ),
     cannot("mps", "kernels.linear_logprob=reference", "mps has no float64", "set it to auto or torch"),
     cannot(
-        "sm_80", "kernels.linear_logprob=triton", "triton is not installed; pip install",
+        "sm_80", "kernels.linear_logprob=triton", "triton is not installed; ",
         "set it to auto or reference or torch", without=("triton",),
     ),
     cannot(

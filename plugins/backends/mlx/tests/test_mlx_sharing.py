@@ -119,7 +119,7 @@ def test_the_plan_counts_a_model_once_and_the_cache_of_sampling(folder: Path, wr
             base=SimpleNamespace(facts=base.facts, model=base.model, quantizer=quantizer), roles=roles, opened=(),
             trains=SimpleNamespace(parameters=100, base_frozen=True), needs=frozenset(needs),
             updates=SimpleNamespace(state_bytes=8), data=SimpleNamespace(longest=64),
-            snapshots=SimpleNamespace(device=0, host=0), role_parameters=sum(1 for _ in roles),
+            snapshots=SimpleNamespace(device=0, host=0), role_parameters=sum(1 for _ in roles), several_calls=False,
         )  # fmt: skip
         return estimate(request, "bf16", 1024, checkpointing=False, kv_cache=cache).parts  # type: ignore[arg-type]
 

@@ -321,7 +321,7 @@ def test_the_stream_decoder_takes_what_an_h100_held(
 def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Decided as on a GPU whose attention is torch's."""
 
-    def decided(request: PlanRequest, packing: bool | None = False, attention: Any = "auto") -> Any:
+    def decided(request: PlanRequest, packing: bool | None = False, attention: Any = "sdpa") -> Any:
         return decide(request, attention, packing=packing, context=FakeContext(Path(), installed=True))
 
     return decided

@@ -138,7 +138,7 @@ def test_a_run_is_merged_exported_and_pushed(
     tab.get_by_role("button", name="Export").click()
     tab.get_by_text("asked export --to=box -- runs/one quantization=q8_0 name=a b").wait_for()
     tab.get_by_label("Repository").fill("hf:me/mine")
-    tab.get_by_label("everybody").check()
+    tab.get_by_label("make it public").check()
     tab.get_by_role("button", name="List what would be sent").click()
     tab.get_by_text("asked push --to=hf:me/mine --public --dry-run -- runs/one").wait_for()
     assert not [one for one in commands if one[0] == "push" and "--dry-run" not in one], "nothing was sent"
