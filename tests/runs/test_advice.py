@@ -29,7 +29,7 @@ machine  135M 0.5B 3B 8B 14B 32B 70B 8x7B
 gpu-4    F    L    S  -  -   -   -   -
 gpu-6    F    L    R  S  -   -   -   -
 gpu-8    F    L    8  S  S   -   -   -
-gpu-10   F    L    8  R  S   -   -   S
+gpu-10   F    L    L  R  S   -   -   S
 gpu-12   F    F    L  R  S   S   -   S
 gpu-16   F    F    L  8  R   S   S   S
 gpu-24   F    F    L  L  4   S   S   S
