@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 from finetooth_advise.advice import advise
-from finetooth_advise.made_up_machines import MAC_BACKEND
+from finetooth_advise.made_up_machines import MAC_BACKEND, mac
 from finetooth_core.cli.start_options import StartOptions
 from finetooth_core.cli.state import State
 from finetooth_core.planning.memory_check import check_memory
 from finetooth_core.planning.plan import Job, decide
 from finetooth_core.planning.ways import ways
+from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.errors import PlanError
-from finetooth_hooks.protocols import HardwareFacts
+from finetooth_hooks.protocols import Device, HardwareFacts
+from finetooth_torch.planning.memory import in_one_pool
 from known_models import FRESH, MODELS, ROOMY, choice, llama
 from machines import Machine, on
 
@@ -224,3 +226,39 @@ def test_no_gpu_is_planned_with_what_it_does_not_have(planned: Any) -> None:
                 assert ("triton" in cell(job, "kernels")) is (bool(machine.gpu) and not old), name
                 streams = cell(job, "backend.decoder") == "stream"
                 assert ("stream_decoder" in cell(job, "kernels")) <= streams, name
+
+
+@pytest.mark.parametrize(("size", "usable"), [(16, 10.67), (36, 24), (48, 36), (128, 96)])
+def test_torch_on_a_mac_budgets_one_memory(
+    planned: Any, monkeypatch: pytest.MonkeyPatch, size: int, usable: float
+) -> None:
+    """What the process holds counts against the share that the GPU may take: with a byte less left than the run needs,
+    the run is refused, though device and host by themselves would have room."""
+    made = mac(size * 10**9)
+    assert made.memory / 1e9 == pytest.approx(usable, abs=0.01)
+    facts = replace(made, devices=(Device("mps:0", made.label, made.memory),))
+    machine, process = MACHINES["CPU, 32 GB"], "finetooth_torch.planning.memory.host_overhead"
+
+    def taken(holds: int) -> Job:
+        monkeypatch.setattr(process, lambda: holds)
+        return lora(planned, machine, facts, "0.5B", micro_batch_tokens=4096, gradient_checkpointing=True)
+
+    alone = taken(0).plan.memory
+    assert not alone.host and alone.parts["weights"] > 1e9
+    room = made.memory - alone.total
+    full, over = taken(room), taken(room + 1)
+    assert full.plan.memory.total == made.memory and not refusal(full)
+    assert refusal(over)[0].endswith(f"and {made.label} has {made.memory / 1e9:.2f} GB")
+
+
+def test_a_mac_reads_the_base_before_the_rest_is_there() -> None:
+    """The base of 40 is read next to weights of 40; activations, state and copies of 30 come later."""
+    apart = MemoryEstimate(
+        {"weights": 40, "optimizer": 12, "activations": 10, "overhead": 1},
+        host={"overhead": 2, "snapshots": 8, "loading": 32},
+    )
+    whole = in_one_pool(apart)
+    assert whole.parts == {
+        "weights": 40, "optimizer": 12, "activations": 10, "overhead": 3, "snapshots": 8, "loading": 10,
+    }  # fmt: skip
+    assert whole.total == 40 + 40 + 3 and not whole.host

@@ -28,8 +28,8 @@ from finetooth_torch.planning.experts import experts_form
 from finetooth_torch.planning.fp8 import FP8, with_cost
 from finetooth_torch.planning.graphs import choose_graphs
 from finetooth_torch.planning.layer_memory import HeldByAttention
-from finetooth_torch.planning.memory import estimate
-from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload, in_parts
+from finetooth_torch.planning.memory import estimate, in_one_pool
+from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload, in_parts, shares_memory
 from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import has_fused_sdpa, with_amd_kernels
@@ -157,7 +157,8 @@ def _takes(
         estimate, request, precision, tokens, checkpointing=checkpointing, stream=stream, attention=attention,
         offload=offload, routers=routers, graphs=graphs,
     )  # fmt: skip
-    return of_one_rank(whole, request, precision, tokens, checkpointing=checkpointing)
+    memory = of_one_rank(whole, request, precision, tokens, checkpointing=checkpointing)
+    return in_one_pool(memory) if shares_memory(request.place) else memory
 
 
 def _decoder_brought(request: PlanRequest, precision: str, wanted: str, obstacle_of: Callable[..., str]) -> bool:

@@ -60,7 +60,7 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
     """
     by_setting = {"activations": offload.activations, "layers": offload.layers, "role_layers": offload.roles}
     for setting, where in by_setting.items():
-        shares = SHARES.get(request.place.hardware.device.partition(":")[0])
+        shares = shares_memory(request.place)
         if shares and where in (HOST, SPREAD):
             raise PlanError(
                 f"backend.{setting}={where}: on {shares} the memory of the device is that of the host",
@@ -90,6 +90,11 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
         )
     if among_ranks(request.place):
         raise PlanError(f"{where}: it is for one rank", action="leave strategy or backend.layers out")
+
+
+def shares_memory(place: PlacePart) -> str:
+    """The kind of a device whose memory is the host's; empty if it has memory of its own."""
+    return SHARES.get(place.hardware.device.partition(":")[0], "")
 
 
 def _check_roles(request: PlanRequest, where: str) -> None:
