@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
 from finetooth_kit.fake_context import FACTS
 from finetooth_muon import optimizers as built
+from torch.utils._python_dispatch import TorchDispatchMode
 
 STEPS, RATE, DECAY = 5, 0.03, 0.1
 
@@ -65,12 +68,86 @@ def test_what_is_no_matrix_inside_a_layer_trains_with_adamw(kind):
             np.testing.assert_allclose(got[name], wanted, rtol=1e-9)
 
 
+def made(kind):
+    return getattr(built, f"build_{kind}")(getattr(built, f"{kind.title()}Options")(learning_rate=RATE), None)
+
+
+class Passes(TorchDispatchMode):
+    """How many weights each fused update has."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten._fused_adamw_:
+            self.weights.append(len(args[0]))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["muon", "dion"])
+def test_the_others_are_updated_in_one_pass_where_the_device_has_a_kernel(kind):
+    """In float64 as by one tensor after the other, whatever the layout of a gradient, which a fused kernel ignores."""
+    optimizer = made(kind)
+    weights = {name: torch.nn.Parameter(torch.tensor(start(shape, 3))) for name, shape in SHAPES.items()}
+    alone = {name: torch.nn.Parameter(weight.detach().clone()) for name, weight in list(weights.items())[2:]}
+    reference = torch.optim.AdamW(alone.values(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.0, foreach=False)
+    chained, passes = optimizer.create(list(weights.items())), Passes()
+    for step in range(STEPS):
+        for i, (name, shape) in enumerate(SHAPES.items()):
+            gradient = torch.tensor(gradients(shape, i)[step])
+            weights[name].grad = gradient.T.contiguous().T if gradient.ndim == 2 else gradient
+            if name in alone:
+                alone[name].grad = gradient.clone()
+        with passes:
+            chained.step()
+        reference.step()
+    assert passes.weights == [2, 1] * STEPS  # those that decay, and those that do not
+    for name, weight in alone.items():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-12, atol=0)
+    for device, how in (("cpu", "fused"), ("meta", "foreach")):
+        elsewhere = optimizer.create([("norm.weight", torch.nn.Parameter(torch.ones(4, device=device)))])
+        assert elsewhere.param_groups[0][how] is True
+
+
+@pytest.mark.parametrize("kind", ["muon", "dion"])
+@pytest.mark.parametrize("by_tensor", [False, True])
+def test_what_is_resumed_has_the_same_bits(kind, by_tensor):
+    """Also where the state was saved when these were updated one after the other."""
+
+    def trained(weights, optimizer, steps):
+        for step in steps:
+            for i, (name, shape) in enumerate(SHAPES.items()):
+                weights[name].grad = torch.tensor(gradients(shape, i)[step], dtype=torch.float32)
+            optimizer.step()
+
+    def fresh():
+        weights = {name: torch.nn.Parameter(torch.ones(shape)) for name, shape in SHAPES.items()}
+        return weights, made(kind).create(list(weights.items()))
+
+    straight, first = fresh()
+    trained(straight, first, range(3))
+    saved = deepcopy(first.state_dict())  # which shares its tensors
+    for group in saved["param_groups"] if by_tensor else ():
+        group.update({"fused": None, "foreach": False} if "fused" in group else {})
+    resumed, second = fresh()
+    for name, weight in resumed.items():
+        weight.data.copy_(straight[name].data)
+    second.load_state_dict(saved)
+    trained(straight, first, range(3, STEPS))
+    trained(resumed, second, range(3, STEPS))
+    for name, weight in resumed.items():
+        if by_tensor:
+            torch.testing.assert_close(weight, straight[name], rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(weight, straight[name]), name
+
+
 @pytest.mark.parametrize("kind", ["muon", "dion"])
 def test_groups_that_an_adapter_divides_have_their_rates_also_when_restored(kind):
     """LoRA+ puts others in their place (`split_by_rate` of the engine): those with a rate of 0 rest."""
-    made = getattr(built, f"build_{kind}")(getattr(built, f"{kind.title()}Options")(learning_rate=RATE), None)
     weights = {name: torch.nn.Parameter(torch.ones(shape)) for name, shape in SHAPES.items()}
-    optimizer = made.create(list(weights.items()))
+    optimizer = made(kind).create(list(weights.items()))
     optimizer.param_groups[:] = [
         {**group, "params": [weight], "lr": RATE * (weight is weights["layers.0.up.weight"])}
         for group in optimizer.param_groups for weight in group["params"]

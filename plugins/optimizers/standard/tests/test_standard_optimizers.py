@@ -7,6 +7,7 @@ import pytest
 import torch
 from finetooth_hooks import RecipeError
 from finetooth_standard import optimizers as built
+from finetooth_torchshared.optimizers import ONE_PASS
 from pydantic import ValidationError
 
 torch.set_num_threads(1)
@@ -253,7 +254,7 @@ def test_adamw_is_fused_where_torch_has_a_kernel_for_the_device():
         assert optimizer.defaults["fused"] is fused and bool(optimizer.defaults["foreach"]) is not bool(fused)
     from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
-    assert set(_get_fused_kernels_supported_devices()) >= built.ONE_PASS >= {"cpu", "cuda"}
+    assert set(_get_fused_kernels_supported_devices()) >= ONE_PASS >= {"cpu", "cuda"}
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from finetooth_hooks import Context
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_toolbox.llama_shape import layer_matrices
-from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer, is_hidden_matrix
+from finetooth_torchshared.optimizers import Beta, Groups, OptimizerOptions, TorchOptimizer, adamw, is_hidden_matrix
 from pydantic import Field
 
 if TYPE_CHECKING:
@@ -60,13 +60,6 @@ def kind_of(name: str, parameter: torch.Tensor) -> str:
     return MATRIX if is_hidden_matrix(name, parameter) else OTHER
 
 
-def adamw(groups: Groups, options: MatrixOptions, learning_rate: float) -> torch.optim.Optimizer:
-    """torch's AdamW over the groups of other parameters than matrices."""
-    import torch
-
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=options.betas, eps=options.eps, foreach=False)
-
-
 def weights(facts: ModelFacts) -> tuple[int, int]:
     """Number of weights of a whole model in matrices inside layers, and in embedding and head."""
     inside = sum(inputs * outputs for inputs, outputs in layer_matrices(facts))
@@ -109,7 +102,7 @@ def build_muon(options: MuonOptions, context: Context) -> TorchOptimizer:
                 )
             )
         if others:
-            parts.append(adamw(others, options, rate))
+            parts.append(adamw(others, learning_rate=rate, betas=options.betas, eps=options.eps))
         return Chained(parts)
 
     return TorchOptimizer(
@@ -123,6 +116,8 @@ def build_dion(options: DionOptions, context: Context) -> TorchOptimizer:
     from finetooth_muon.chained import Chained
     from finetooth_muon.dion import Dion
 
+    rate = options.learning_rate
+
     def keeps(facts: ModelFacts) -> float:
         inside, other = weights(facts)
         directions = sum(
@@ -135,9 +130,9 @@ def build_dion(options: DionOptions, context: Context) -> TorchOptimizer:
         others = [group for group in groups if group["kind"] != MATRIX]
         parts: list[torch.optim.Optimizer] = []
         if matrices:
-            parts.append(Dion(matrices, options.learning_rate, options.momentum, options.rank_ratio, options.seed))
+            parts.append(Dion(matrices, rate, options.momentum, options.rank_ratio, options.seed))
         if others:
-            parts.append(adamw(others, options, options.learning_rate))
+            parts.append(adamw(others, learning_rate=rate, betas=options.betas, eps=options.eps))
         return Chained(parts)
 
     return TorchOptimizer(options=options, learning_rate=options.learning_rate, make=make, apart=kind_of, keeps=keeps)

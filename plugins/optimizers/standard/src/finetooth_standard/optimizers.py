@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks import Context, RecipeError
-from finetooth_torchshared.optimizers import Beta, MomentsOptions, OptimizerOptions, SignOptions, TorchOptimizer
+from finetooth_torchshared.optimizers import Beta, MomentsOptions, OptimizerOptions, SignOptions, TorchOptimizer, adamw
 from pydantic import Field
 
 if TYPE_CHECKING:
     import torch
-
-ONE_PASS = frozenset({"cpu", "cuda", "mps", "xpu"})
-"""Types of devices with a fused AdamW in torch, which makes one pass over the memory without temporaries. The fixed
-list keeps the choice the same for all versions of torch."""
 
 
 class AdamWOptions(MomentsOptions):
@@ -69,17 +66,6 @@ def _together(groups: list[dict[str, Any]]) -> bool:
     return any(p.device.type != "cpu" for group in groups for p in group["params"])
 
 
-def _lay_alike(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Give gradients the memory layout of their weights: torch's fused kernels ignore strides, so another layout would
-    add a gradient to the wrong weights, or is refused."""
-    import torch
-
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if p.grad is not None and p.grad.stride() != p.stride():
-                p.grad = torch.empty_like(p).copy_(p.grad)
-
-
 def _optimizer(
     options: Any, make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer], keeps: float | None = None
 ) -> TorchOptimizer:
@@ -92,18 +78,8 @@ def _optimizer(
 
 
 def build_adamw(options: AdamWOptions, context: Context) -> TorchOptimizer:
-    """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101). Uses torch's fused kernel (one pass over the
-    memory, no temporaries) if the device has it; else updates all tensors of a group at once."""
-    import torch
-
-    def make(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        devices = {p.device.type for group in groups for p in group["params"]}
-        how: dict[str, Any] = {"fused": True} if devices <= ONE_PASS else {"foreach": True}
-        optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, eps=options.eps, **how)
-        if "fused" in how:
-            optimizer.register_step_pre_hook(_lay_alike)
-        return optimizer
-
+    """torch.optim.AdamW (Loshchilov & Hutter, 2019, arXiv:1711.05101)."""
+    make = partial(adamw, learning_rate=options.learning_rate, betas=options.betas, eps=options.eps)
     return _optimizer(options, make)
 
 
