@@ -242,6 +242,7 @@ class TorchBackend:
         network.compile_layers(self._options.compile)
         hold_roles(network, request, parameters, self._options, self._context)
         self._note_padding(network, obstacle(request.base.model.config, attention))
+        self._note_narrow(network)
         if device.type == "cpu":  # only now: loading has returned its memory to the system
             give_back_freed() if self._offload.any else keep_freed()
         optimizer = _optimizer(request, parameters)
@@ -259,6 +260,15 @@ class TorchBackend:
         reason = network.rows.obstacle
         if reason and self._packing is None and self._context and not planned:
             self._context.note(f"backend.packing: rows are padded, not packed: {reason}")
+
+    def _note_narrow(self, network: Network) -> None:
+        """Tell whose residual stream is fp16."""
+        for one in network.networks:
+            if one.narrow and self._context:
+                self._context.note(
+                    f"train.precision=fp16: {one.config.model_type}'s residual stream is fp16 too, and numbers beyond "
+                    f"65,504 in it end the run; train.precision: fp32 has room for them (not in float32: {one.narrow})"
+                )
 
 
 def _by_operations(base: torch.nn.Module, request: EngineRequest) -> None:

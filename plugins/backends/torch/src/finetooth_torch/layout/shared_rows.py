@@ -276,8 +276,9 @@ def check_causal(body: nn.Module) -> None:
     token, and a model that sees later positions just copies it.
 
     Args:
-        body: a model of transformers in evaluation mode. One whose code cannot be called alone is not checked. Both
-            rows are one batch, so that scales over a whole batch do not look like a dependence on later positions.
+        body: a model of transformers in evaluation mode. One whose code cannot be called alone, or whose states are
+            not finite, is not checked. Both rows are one batch, so that scales over a whole batch do not look like a
+            dependence on later positions.
 
     Raises:
         PlanError: positions see later ones.
@@ -291,7 +292,7 @@ def check_causal(body: nn.Module) -> None:
     except Exception:  # of the model's own code
         return
     first, second = states.cpu().double().numpy()
-    seen = share(first, second)
+    seen = share(first, second) if np.isfinite(first).all() else 0.0
     if seen > INDEPENDENT[states.element_size()]:
         raise PlanError(
             f"model: {type(body).__name__} is not causal: positions see those after them ({seen:.1e} of their states "
