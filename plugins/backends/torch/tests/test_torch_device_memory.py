@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -31,15 +33,18 @@ from finetooth_hooks.protocols import (
 from finetooth_kit import entries_of
 from finetooth_kit.fake_context import TRAIN, FakeContext
 from finetooth_toolbox.llama_shape import HEAD_NORMS, layer_matrices, linear_shapes, llama_facts
+from finetooth_torch.decoder import wide_residual
 from finetooth_torch.planning.decisions import decide
 from finetooth_torch.planning.layer_memory import (
     HeldByAttention,
     accelerator_backward_bytes,
     accelerator_layer_bytes,
     by_layer,
+    residual_bytes,
 )
 from finetooth_torch.planning.memory import estimate
 from finetooth_torch.planning.portions import choose_portions
+from finetooth_torch.precision import DTYPES
 from finetooth_torchshared.gpus import CONTEXT
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -78,13 +83,15 @@ class Added(nn.Module):
         return found
 
 
-def model_of(config: dict[str, Any], layers: int, *, full: bool, attention: str = "sdpa") -> Any:
-    """In bf16, with a small vocabulary."""
+def model_of(
+    config: dict[str, Any], layers: int, *, full: bool, attention: str = "sdpa", precision: str = "bf16"
+) -> Any:  # fmt: skip
+    """With a small vocabulary; in fp16 with its stream in float32."""
     from transformers import AutoConfig, AutoModel
 
     made = {**config, "num_hidden_layers": layers, "vocab_size": 64}
     settings = AutoConfig.for_model(made.pop("model_type"), **made, attn_implementation=attention)
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(DTYPES[precision])
     try:
         model = AutoModel.from_config(settings)
     finally:
@@ -95,6 +102,11 @@ def model_of(config: dict[str, Any], layers: int, *, full: bool, attention: str 
             if path.endswith("_proj") and isinstance(module, nn.Linear):
                 parent, _, name = path.rpartition(".")
                 setattr(model.get_submodule(parent), name, Added(module))
+    if precision == "fp16":
+        with mock.patch.object(wide_residual, "_trial", lambda *of: ""):  # it needs numbers
+            assert not wide_residual.widen_residual(
+                model, SimpleNamespace(body="", layer_path="layers", linear_targets=())
+            )
     return model.train()
 
 
@@ -147,12 +159,14 @@ def shapes_only() -> Iterator[None]:
         yield
 
 
-def kept_per_token(config: dict[str, Any], *, full: bool, attention: str = "sdpa") -> float:
+def kept_per_token(
+    config: dict[str, Any], *, full: bool, attention: str = "sdpa", precision: str = "bf16"
+) -> float:  # fmt: skip
     """Bytes that one more layer keeps for backward."""
     found = []
     with shapes_only():
         for layers in (1, 2):
-            model = model_of(config, layers, full=full, attention=attention)
+            model = model_of(config, layers, full=full, attention=attention, precision=precision)
             own = {p.untyped_storage()._cdata for p in model.parameters()}
             seen: dict[int, int] = {}
 
@@ -207,6 +221,33 @@ def test_what_a_layer_keeps_is_what_autograd_saves(config: dict[str, Any], full:
     # with rows of their own a GPU's attention repeats no keys and values, and holds no mask
     apart = accelerator_layer_bytes(request, "bf16", full=full, attention=HeldByAttention())
     assert planned - apart == 2 * 2 * (4096 - 1024) + 2 * WIDTH
+
+
+@pytest.mark.parametrize("config", [LLAMA, QWEN, GEMMA], ids=["llama", "qwen3", "gemma2"])
+def test_in_fp16_the_stream_takes_four_bytes(config: dict[str, Any]) -> None:
+    """Between layers, and where a norm's weight trains."""
+    eager, family = config["model_type"] == "gemma2", Gemma()
+    request = asked(full=True, longest=WIDTH) if eager else asked(config, full=True, longest=WIDTH)
+    if eager:
+        kinds = ["sliding_attention", "full_attention"]
+        facts = family.facts({**config, "num_hidden_layers": 2, "layer_types": kinds})
+        request = replace(request, base=replace(request.base, facts=facts))
+    held = HeldByAttention(masked=True, fused=not eager)
+    planned, _ = by_layer(
+        request, "fp16", lambda alike: accelerator_layer_bytes(alike, "fp16", full=True, attention=held), full=True,
+        unknown=2.0, residual=residual_bytes("fp16", stream=False),
+    )  # fmt: skip
+    how: dict[str, Any] = {"full": True, "attention": "eager" if eager else "sdpa"}
+    kept = kept_per_token(config, precision="fp16", **how)
+    assert planned == pytest.approx(kept, rel=0.03 if eager else 0.01)
+    assert kept - kept_per_token(config, **how) == (0 if eager else 4 * config["hidden_size"])  # Gemma's are float32
+    made = [
+        estimate(replace(request, train=replace(request.train, precision=name)), name, TOKENS, checkpointing=True,
+                 stream=False).parts["activations"]
+        for name in ("bf16", "fp16")
+    ]  # fmt: skip
+    layers = request.base.facts.layers
+    assert made[1] - made[0] >= 2 * layers * TOKENS * config["hidden_size"]
 
 
 @pytest.mark.parametrize("full", [False, True])

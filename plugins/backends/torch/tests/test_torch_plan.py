@@ -313,7 +313,7 @@ def test_activations_are_what_autograd_saves(kit: SimpleNamespace, request_for: 
     from finetooth_torch.planning.layer_memory import layer_bytes, stream_layer_bytes
 
     stream = kit.decoder == "auto"
-    for precision, full in (("fp32", False), ("bf16", False), ("bf16", True)):
+    for precision, full in (("fp32", False), ("bf16", False), ("bf16", True), ("fp16", True)):
         saved = []
         for layers in (2, 3):
             engine = kit.engine(

@@ -3,11 +3,13 @@
 Layers add to the stream, and some models' streams exceed 65,504, fp16's largest number; what a layer computes does not,
 since it reads the stream through a norm. So the stream enters the first layer in float32, norms that read it give fp16,
 and sums with it are float32 by torch's rule for two dtypes. What a norm after attention or a feed-forward block gives
-(Gemma 2) is added to the stream, so it is float32 too.
+(Gemma 2) is added to the stream, so it is float32 too. A linear module that reads the stream itself (Gemma 4) reads it
+divided by a power of two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import ExitStack
 from functools import cache, wraps
 from typing import Any
@@ -18,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 NARROW = torch.float16
+ROOM = 2.0**10
+"""Largest number of a stream that a linear module reads; its sums are larger."""
 PROBE = 2.0**20
 """Largest number of the stream in the trial; beyond fp16."""
 
@@ -36,9 +40,9 @@ def widen_residual(base: nn.Module, facts: ModelFacts) -> str:
     training = body.training
     with ExitStack() as undo:
         undo.callback(layers[0].register_forward_pre_hook(_enter, with_kwargs=True).remove)
-        for norm, in_layer in _norms(stack, layers).items():
-            undo.callback(setattr, norm, "__class__", type(norm))
-            norm.__class__ = _wide(type(norm), in_layer)  # type: ignore[arg-type]
+        for module, wide in _readers(stack, layers, facts.linear_targets).items():
+            undo.callback(setattr, module, "__class__", type(module))
+            module.__class__ = wide
         body.eval()
         try:
             reason = _trial(body, layers)
@@ -49,14 +53,20 @@ def widen_residual(base: nn.Module, facts: ModelFacts) -> str:
     return reason
 
 
-def _norms(stack: nn.Module, layers: list[nn.Module]) -> dict[nn.Module, bool]:
-    """Norms that may read the stream, and whether they are a layer's; those of its attention read other numbers."""
-    return {
-        module: holder is not stack
-        for holder in (stack, *layers)
-        for name, module in holder.named_children()
-        if "norm" in f"{name} {type(module).__name__}".lower()
-    }
+def _readers(stack: nn.Module, layers: list[nn.Module], linear: Collection[str]) -> dict[nn.Module, type[nn.Module]]:
+    """Modules that may read the stream, and a class for each; those in attention and other blocks do not.
+
+    Args:
+        linear: names of linear modules, of whatever class an adapter gives them.
+    """
+    found: dict[nn.Module, type[nn.Module]] = {}
+    for holder in (stack, *layers):
+        for name, module in holder.named_children():
+            if "norm" in f"{name} {type(module).__name__}".lower():
+                found[module] = _norm(type(module), holder is not stack)  # type: ignore[arg-type]
+            elif name in linear and not any("bias" in path for path, _ in module.named_parameters()):
+                found[module] = _linear(type(module))  # type: ignore[arg-type]
+    return found
 
 
 def _enter(_: nn.Module, args: tuple[Any, ...], more: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -67,7 +77,7 @@ def _enter(_: nn.Module, args: tuple[Any, ...], more: dict[str, Any]) -> tuple[t
 
 
 @cache
-def _wide(kind: type[nn.Module], in_layer: bool) -> type[nn.Module]:
+def _norm(kind: type[nn.Module], in_layer: bool) -> type[nn.Module]:
     """A class like `kind`, of a norm that gives fp16 for the stream.
 
     Args:
@@ -83,6 +93,20 @@ def _wide(kind: type[nn.Module], in_layer: bool) -> type[nn.Module]:
         else:
             made = kind.forward(self, hidden.float(), *args, **more)
         return made if adds else made.to(NARROW)
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+@cache
+def _linear(kind: type[nn.Module]) -> type[nn.Module]:
+    """A class like `kind`, of a linear module without bias, that gives float32 for the stream."""
+
+    @wraps(kind.forward)
+    def forward(self: Any, hidden: Tensor, *args: Any, **more: Any) -> Any:
+        if hidden.dtype == NARROW:
+            return kind.forward(self, hidden, *args, **more)
+        times = (hidden.detach().abs().amax(-1, keepdim=True) / ROOM).clamp_min(1.0).log2().ceil().exp2()
+        return kind.forward(self, (hidden / times).to(NARROW), *args, **more).float() * times
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 

@@ -37,9 +37,15 @@ class HeldByAttention:
     filling: Filling | None = None
 
 
+def residual_bytes(precision: str, *, stream: bool) -> int:
+    """Bytes of a number of the residual stream, which is float32 in the stream decoder, and in fp16 anywhere."""
+    return max(4, BYTES[precision]) if stream or precision == "fp16" else BYTES[precision]
+
+
 def by_layer(
-    request: PlanRequest, precision: str, bytes_of: Callable[[PlanRequest], float], *, full: bool, unknown: float = 1.0
-) -> tuple[float, float]:
+    request: PlanRequest, precision: str, bytes_of: Callable[[PlanRequest], float], *, full: bool, unknown: float = 1.0,
+    residual: int | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """Bytes per token that a layer saves: on average, and at most.
 
     A layer without attention keeps the outputs of its mixer's modules. A layer with experts keeps what the active ones
@@ -51,12 +57,13 @@ def by_layer(
         bytes_of: of a model with equal layers and two norms like Llama's.
         full: the base trains.
         unknown: factor if the family does not describe its norms.
+        residual: bytes of a number that a norm's weight multiplies; None: of the layers' numbers.
     """
     facts = request.base.facts
     if not facts.per_layer:
         alike = bytes_of(request) * (1.0 if _like_llama(facts.block) else unknown)
         return alike, alike
-    size, wide = BYTES[precision], max(4, BYTES[precision])
+    size, wide = residual or BYTES[precision], max(4, BYTES[precision])
     saved = []
     for layer in facts.per_layer:
         width = layer.ffn_size
@@ -83,11 +90,11 @@ def layer_bytes(request: PlanRequest, precision: str, *, full: bool) -> int:
     """Bytes that one decoder layer of transformers' saves per token.
 
     The two norms save their input in fp32; the projections their inputs; attention q, k, v and its output; the gated
-    feed-forward four tensors of its width. Trained weights of norms need the norms' outputs too.
+    feed-forward four tensors of its width. Trained weights of norms need what they multiply too.
     """
     facts, size = request.base.facts, BYTES[precision]
     heads, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    width = 2 * max(4, size) + (4 if full else 2) * size
+    width = 2 * max(4, size) + 2 * size + (2 * residual_bytes(precision, stream=False) if full else 0)
     return width * facts.hidden_size + 2 * size * heads + 2 * size * kv + 4 * size * facts.ffn_size
 
 
@@ -177,7 +184,8 @@ def generation_bytes(request: PlanRequest, precision: str, *, stream: bool) -> i
     cache = cached_numbers(facts) * size
     if stream:
         return cache + 3 * facts.ffn_size * size + (3 * wide + 2 * size) * facts.hidden_size
-    return cache * 3 // 2 + (6 * facts.ffn_size + 8 * facts.hidden_size) * size
+    residual = residual_bytes(precision, stream=False)
+    return cache * 3 // 2 + 6 * facts.ffn_size * size + (6 * size + 2 * residual) * facts.hidden_size
 
 
 def feed_forward_bytes(request: PlanRequest, precision: str) -> int:

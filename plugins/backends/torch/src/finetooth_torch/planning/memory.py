@@ -28,6 +28,7 @@ from finetooth_torch.planning.layer_memory import (
     layer_bytes,
     low_rank_bytes,
     own_bytes,
+    residual_bytes,
     score_bytes,
     split_bytes,
     stream_layer_bytes,
@@ -112,7 +113,7 @@ def _on_accelerator(
     trained, full = request.trains.parameters, _trains_base(request)
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream)
     own = own_bytes(request, precision, stream=stream)
-    between = (max(4, size) if stream else size) * facts.hidden_size
+    residual = residual_bytes(precision, stream=stream)
     held = without_feed_forward(request) if offload.pieces else request
     if stream:
         own += low_rank_bytes(request, precision)
@@ -124,10 +125,11 @@ def _on_accelerator(
         layer = by_layer(
             held, precision,
             lambda alike: own + accelerator_layer_bytes(alike, precision, full=full, attention=attention),
-            full=full, unknown=UNKNOWN_LAYERS,
+            full=full, unknown=UNKNOWN_LAYERS, residual=residual,
         )  # fmt: skip
         mask = request.data.longest if attention.masked else 0  # one byte per pair of positions in a row
         passing = accelerator_backward_bytes(request, precision) + mask
+    between = residual * facts.hidden_size
     layers, away = split_bytes(facts.layers, between, layer, offload, checkpointing=checkpointing)
     passing += rounding_bytes(request)[1] if request.train.precision == FP8 else 0
     activations = (tokens * (layers + passing + routed) + _piece_bytes(request, precision, tokens, offload)) * SLACK
@@ -315,19 +317,20 @@ def _on_host(
     """`routed`: as for `_on_accelerator`."""
     from finetooth_kernels.contract import DEFAULT_CHUNK_BYTES
 
-    facts, size = request.base.facts, BYTES[precision]
+    facts = request.base.facts
     tokens = tokens_at_once(request, micro_batch_tokens, packed=stream, held=attention)
     full = _trains_base(request)
     scored = 0 if attention is None or attention.fused else score_bytes(request, precision)
     held = without_feed_forward(request) if offload.pieces else request
+    residual = residual_bytes(precision, stream=stream)
     layer = by_layer(
         held, precision,
         lambda alike: scored
         + (stream_layer_bytes(alike, precision) if stream else layer_bytes(alike, precision, full=full)),
-        full=full,
+        full=full, residual=None if stream else residual,
     )  # fmt: skip
-    between = max(4, size) if stream else size  # of the residual stream
-    layers, away = split_bytes(facts.layers, between * facts.hidden_size, layer, offload, checkpointing=checkpointing)
+    between = residual * facts.hidden_size
+    layers, away = split_bytes(facts.layers, between, layer, offload, checkpointing=checkpointing)
     # the stream decoder allocates saved tensors in blocks; with offloading, tensors have separate pages
     fragments = 1.0 if stream or offload.any else FRAGMENTATION[precision]
     activations = tokens * (layers + routed) * fragments
