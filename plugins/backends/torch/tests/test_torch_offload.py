@@ -14,12 +14,12 @@ import torch
 from finetooth_hooks import EngineError, PlanError
 from finetooth_hooks.protocols import Device, HardwareFacts, ModelInfo
 from finetooth_torch.offload import saved_tensors
-from finetooth_torch.offload.copies import Shape, alike, overlaps
+from finetooth_torch.offload.copies import ALIGNED, Shape, alike, overlaps
 from finetooth_torch.offload.layer_window import CopiedLayers, LayerWindow, frozen
 from finetooth_torch.offload.mapped_memory import Mapping, forget, in_one_file, is_clean, mappings
 from finetooth_torch.offload.saved_tensors import SavedTensors
 from finetooth_torch.offload.spill_file import SpillFile
-from finetooth_torch.offload.transfers import Transfers
+from finetooth_torch.offload.transfers import Transfers, parts_of
 from finetooth_torch.planning.decisions import decide
 from finetooth_torch.planning.memory import estimate, layers_bytes
 from finetooth_torch.planning.offload import Offload
@@ -119,6 +119,20 @@ class Absent:
 
     def place_of(self, tensor: Any) -> Any:
         return self._lender.place_of(tensor)
+
+
+def test_tensors_of_one_copy_are_aligned_and_change_alone() -> None:
+    like = [torch.tensor([True, False, True]), torch.rand(2, 3), torch.zeros(0, dtype=torch.long), torch.arange(4.0)]
+    memory = torch.zeros(4 * ALIGNED, dtype=torch.uint8)
+    parts = parts_of(memory, like, [0, ALIGNED, 2 * ALIGNED, 3 * ALIGNED])
+    for part, of in zip(parts, like, strict=True):
+        part.copy_(of)
+    assert all(torch.equal(part, of) and part.dtype == of.dtype for part, of in zip(parts, like, strict=True))
+    weights = torch.rand(2, 3, requires_grad=True)
+    product = (weights * parts[1]).sum()
+    parts[3] += 1  # a loss may
+    product.backward()
+    assert torch.equal(weights.grad, like[1])
 
 
 @pytest.mark.parametrize(

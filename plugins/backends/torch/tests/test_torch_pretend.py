@@ -17,6 +17,8 @@ AHEAD = 0.9
 """Of a micro-batch's operations, the share that the device has been given when the next one is laid out."""
 CLOSE = {"fp32": (2e-5, 1e-5), "bf16": (2e-3, 0.05)}
 """How near losses and log-probabilities are to the CPU's, whose kernels round sums of bf16 elsewhere."""
+LATE = 0.05
+"""Of a micro-batch's operations, the share that the device may have been given when a copy of its inputs begins."""
 OWN_CODE = 1
 """transformers looks at its mask once more in a pass."""
 
@@ -50,6 +52,22 @@ def test_it_trains_and_samples_there_and_hardly_waits(decoder: str, trains: str,
     assert waits["STEP"] <= PER_STEP, said["STEP"]
     assert waits["TOKEN"] <= PER_TOKEN, said["TOKEN"]
     assert ast.literal_eval(said["SAMPLED"]) == [21, 21]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("decoder", "precision", "copies"), [("stream", "fp32", 4), ("transformers", "bf16", 2)])
+def test_inputs_arrive_on_a_stream_of_their_own_while_the_device_computes(
+    decoder: str, precision: str, copies: int
+) -> None:
+    """They change no bit, also where the run ends between micro-batches and is resumed, and add no wait; a copy begins
+    before the device has been given more of its micro-batch, and after it has been given all of the one before."""
+    said = tried(decoder, precision, program="pretend_streams.py")
+    assert said["SAME"] == "51 True"
+    by_call = {name: [float(x) for x in said[name].split()] for name in ("WAITS", "AHEAD", "LATE", "COPIES")}
+    plain, streamed = by_call["WAITS"][:3], by_call["WAITS"][3:]
+    assert [streamed[0], streamed[2]] == [plain[0], plain[2]] and streamed[1] <= plain[0], "the second engine is new"
+    assert min(by_call["AHEAD"]) >= AHEAD and max(by_call["LATE"]) <= LATE
+    assert by_call["COPIES"] == [0] * 3 + [copies] * 3 and said["UNREAD"] == "0"
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ from finetooth_torch.device.readings import Readings
 from finetooth_torch.layout.rectangles import Rectangle, loss_data, make_rectangle
 from finetooth_torch.network import Network
 from finetooth_torch.offload.saved_tensors import SavedTensors
+from finetooth_torch.offload.transfers import placed_together
 from finetooth_torch.precision import result_dtype
 from finetooth_torch.profile.recording import spanned
 from finetooth_torch.profile.trace import LAYOUT_SPAN
@@ -203,7 +204,7 @@ class Runner:
         def compute(of: Pass, batch: MicroBatch, rectangle: Rectangle) -> Tensor:
             if of is not work:
                 return _nothing(self._network.outputs(rectangle, ("logprobs",)))
-            gradients = placed(torch.from_numpy(side_by_side(batch, grads)), self._device, self._dtype)
+            (gradients,) = placed_together([side_by_side(batch, grads)], self._device, self._dtype)
             logprobs = self._network.outputs(rectangle, ("logprobs",), expected=gradients)["logprobs"]
             return torch.stack([(logprobs * gradients).sum(), *self._of_routers(None, gradients)]).sum()
 

@@ -27,6 +27,7 @@ from finetooth_torch.layout.angles import turn_by_length
 from finetooth_torch.layout.rectangles import Rectangle, on_host
 from finetooth_torch.layout.shared_rows import Masks, kinds_argument, pack, packed_states, sliced_states
 from finetooth_torch.layout.stream import laid_out
+from finetooth_torch.offload.transfers import placed_together
 from finetooth_torch.planning.flops import Computed
 
 TYPES: Mapping[MediumKind, int] = {"image": 1, "video": 2, "audio": 3}
@@ -281,10 +282,9 @@ class StreamBody:
         needed, inverse = np.unique(cells_st[mask], return_inverse=True)
         places = np.zeros_like(cells_st)
         places[mask] = inverse
-        cells = placed(torch.from_numpy(places), stream.tokens.device)
         if len(needed) == 0:  # a row without trained positions still has a graph
             needed = np.zeros(1, dtype=np.int64)
-        wanted = placed(torch.from_numpy(needed), stream.tokens.device)
+        cells, wanted = placed_together([places, needed], stream.tokens.device)
         if self.draws is not None:
             self.draws.narrow(wanted)
         with _noisy(self.noise, rectangle, stream.cells_st, len(stream)):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from finetooth_hooks import Datum, LossData
-from finetooth_kernels.memory import placed
 from finetooth_steps import rectangles
 from finetooth_steps.micro_batches import MicroBatch
-from numpy.typing import NDArray
 from torch import Tensor
+
+from finetooth_torch.offload.transfers import placed_together
 
 Rectangle = rectangles.Rectangle[Tensor]
 """S rows of T positions, padded on the right."""
@@ -19,7 +21,11 @@ Rectangle = rectangles.Rectangle[Tensor]
 
 def make_rectangle(data: Sequence[Datum], batch: MicroBatch, *, pad_id: int, device: torch.device) -> Rectangle:
     """Tensors of `batch` on `device`."""
-    return rectangles.make_rectangle(data, batch, pad_id=pad_id, convert=_placed(device))
+    made: Any = rectangles.make_rectangle(data, batch, pad_id=pad_id, convert=np.asarray)
+    arrays = {name: getattr(made, name) for name in ("tokens", "positions", "mask", "targets", "counted")}
+    names = [name for name, values in arrays.items() if values is not None]
+    tensors = placed_together([arrays[name] for name in names], device)
+    return replace(made, **dict(zip(names, tensors, strict=True)))
 
 
 def counted_cells(rectangle: Rectangle) -> Tensor:
@@ -44,15 +50,13 @@ def loss_data(data: Sequence[Datum], rectangle: Rectangle, dtype: torch.dtype) -
         data: of the step, checked by `check_fields`.
         dtype: of fields and scalars.
     """
-    convert = _placed(rectangle.mask.device, dtype)
-    return rectangles.loss_data(data, rectangle.batch, convert, rectangle=rectangle)
-
-
-def _placed(device: torch.device, dtype: torch.dtype | None = None) -> Callable[[NDArray[Any]], Tensor]:
-    """Makes tensors on `device`, floats in `dtype`."""
-
-    def convert(values: NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(values)
-        return placed(tensor, device, dtype if tensor.is_floating_point() else None)
-
-    return convert
+    as_it_is: Any = np.asarray
+    made = rectangles.loss_data(data, rectangle.batch, as_it_is, rectangle=rectangle)
+    arrays = [*made.fields.values(), *made.scalars.values(), made.group]
+    tensors = iter(placed_together(arrays, rectangle.mask.device, dtype))
+    return replace(
+        made,
+        fields={name: next(tensors) for name in made.fields},
+        scalars={name: next(tensors) for name in made.scalars},
+        group=next(tensors),
+    )

@@ -33,6 +33,7 @@ from finetooth_torch.decoder.trial_layers import narrow
 from finetooth_torch.layout.angles import turn_by_length
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.state_reset import Segments, replace_scans, states_reset
+from finetooth_torch.offload.transfers import placed_together
 from finetooth_torch.planning.attention import AttentionChoice
 from finetooth_torch.planning.row_sharing import WITH_TOWERS, obstacle, scaled_by_length
 
@@ -89,13 +90,15 @@ def pack(rectangle: Rectangle, multiple: int = 1) -> Packed:
     Args:
         multiple: the row width is a multiple of it.
     """
-    rows, device = place_rows(rectangle.batch, rectangle.pieces, multiple), rectangle.tokens.device
+    rows = place_rows(rectangle.batch, rectangle.pieces, multiple)
+    arrays = [rows.source, rows.positions, rows.cells, *([] if rows.seen is None else [rows.seen])]
+    source, positions, cells_st, *seen = placed_together(arrays, rectangle.tokens.device)
     return Packed(
-        tokens=rectangle.tokens.flatten()[placed(torch.from_numpy(rows.source), device)],
-        positions=placed(torch.from_numpy(rows.positions), device),
-        cells_st=placed(torch.from_numpy(rows.cells), device),
+        tokens=rectangle.tokens.flatten()[source],
+        positions=positions,
+        cells_st=cells_st,
         segments=rows.segments,
-        seen=None if rows.seen is None else placed(torch.from_numpy(rows.seen), device),
+        seen=seen[0] if seen else None,
     )
 
 

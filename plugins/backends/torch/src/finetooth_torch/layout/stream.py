@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from finetooth_kernels.decoder import Stream
-from finetooth_kernels.memory import placed
 from finetooth_kernels.segments import Segment
 from finetooth_steps.layout import least_saved, worth_sharing
 from finetooth_steps.segments import Piece
 from numpy.typing import NDArray
 
 from finetooth_torch.layout.rectangles import Rectangle, on_host
+from finetooth_torch.offload.transfers import placed_together
 
 
 @dataclass
@@ -132,10 +131,6 @@ def laid_out(rectangle: Rectangle, *, share: bool) -> tuple[Stream, NDArray[np.i
     lengths, least = rectangle.batch.lengths, least_saved(device.type)
     writer = _Writer(host.tokens, host.positions, lengths, cells_st, rectangle.pieces, share, least)
     writer.write(range(len(cells_st)), 0)
-    stream = Stream(
-        tokens=placed(torch.from_numpy(np.concatenate(writer.tokens)), device),
-        positions=placed(torch.from_numpy(np.concatenate(writer.positions).astype(np.int64)), device),
-        segments=tuple(writer.segments),
-        cells_st=placed(torch.from_numpy(cells_st), device),
-    )
-    return stream, cells_st
+    written = [np.concatenate(writer.tokens), np.concatenate(writer.positions).astype(np.int64)]
+    tokens, positions, cells = placed_together([*written, cells_st], device)
+    return Stream(tokens, positions, tuple(writer.segments), cells), cells_st

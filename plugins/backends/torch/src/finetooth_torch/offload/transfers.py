@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
+from finetooth_kernels.memory import placed
+from numpy.typing import NDArray
 from torch import Tensor
 
-from finetooth_torch.offload.copies import Shape, alike
+from finetooth_torch.offload.copies import ALIGNED, Shape, alike
 
 
 class Transfers:
@@ -54,6 +57,22 @@ class Transfers:
             current.wait_event(event)
             made.record_stream(current)
 
+    def together(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors of the host on the device, for which the current stream waits, and the host does not: they share one
+        copy. torch keeps pinned memory until it is copied, and the device's until the current stream has read it."""
+        if self._own is None:
+            return [placed(tensor, self.device) for tensor in tensors]
+        starts, size = list[int](), 0
+        for tensor in tensors:
+            starts.append(size)
+            size += -(-tensor.nbytes // ALIGNED) * ALIGNED
+        pinned = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        for tensor, part in zip(tensors, parts_of(pinned, tensors, starts), strict=True):
+            part.copy_(tensor)
+        made, event = self.to_device(pinned, Shape.of(pinned))
+        self.wait(made, event)
+        return parts_of(made, tensors, starts)
+
     def settle(self) -> None:
         """Make the current stream wait for all copies, whose sources may change then."""
         if self._own is not None:
@@ -69,3 +88,25 @@ class Transfers:
             return made
 
         return back
+
+
+def placed_together(
+    arrays: Sequence[NDArray[Any]], device: torch.device, dtype: torch.dtype | None = None
+) -> list[Tensor]:
+    """Arrays of the host as tensors on a device, floats in `dtype`. A GPU gets them in one copy on a stream of its own,
+    while it still computes what the host gave it before: the previous micro-batch."""
+    tensors = [torch.from_numpy(values) for values in arrays]
+    return _for_inputs(device).together([of.to(dtype=dtype) if of.is_floating_point() else of for of in tensors])
+
+
+@cache
+def _for_inputs(device: torch.device) -> Transfers:
+    return Transfers(device)
+
+
+def parts_of(memory: Tensor, like: Sequence[Tensor], starts: Sequence[int]) -> list[Tensor]:
+    """Tensors in a memory of bytes; changing one in place does not invalidate what autograd has saved of others."""
+    return [
+        memory[start : start + of.nbytes].view(of.dtype).view(of.shape).data
+        for of, start in zip(like, starts, strict=True)
+    ]
