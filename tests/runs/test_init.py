@@ -137,21 +137,21 @@ def test_it_trains_at_once(ft: Run, rows: Callable[[str], str]) -> None:
 
 
 @pytest.mark.slow
-def test_it_estimates_what_check_estimates(rows: Callable[[str], str], tiny_llama: Path) -> None:
+def test_it_estimates_what_check_estimates(rows: Callable[[str], str]) -> None:
     """Each command in a process of its own, as they are typed; the plan of the one was 15 % above that of the other,
-    which had not imported every quantizer."""
+    which had not imported every quantizer, and 7 % when it counted sessions that nobody used any more."""
 
     def said(*words: str) -> str:
         return subprocess.run(
             [sys.executable, "-m", "finetooth", *words], capture_output=True, text=True, check=True
         ).stdout
 
-    proposed = said("init", "--yes", "--data", rows("dpo"), "--model", str(tiny_llama))
+    proposed = said("init", "--yes", "--data", rows("dpo"))
     (first, _), (second, _) = (
         _in_gb(pattern + r" ([\d.]+ [GM]B) of ([\d.]+ [GM]B)", text)
         for pattern, text in (("the run takes", proposed), ("peak, estimated:", said("check", "recipe.yaml")))
     )
-    assert first == pytest.approx(second, rel=0.04)
+    assert first == pytest.approx(second, rel=0.03)
 
 
 def test_columns_that_no_format_knows_are_guessed(ft: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

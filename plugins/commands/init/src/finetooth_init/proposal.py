@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
+import gc
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,13 +94,12 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
     _, reports = context.planned({**first, "trackers": []})
     rows = next(report for report in reports if report.split == "train")
     recipe, reasons = _described(goal, entry_of(context.catalog, goal), wishes, rows)
-    _hand_back()
-    plan = context.plan(recipe, memory=int(USED * wishes.memory))
+    plan = _planned(context, recipe, wishes)
     has = wishes.memory or plan.memory.device_has
     bound = USED * has if wishes.memory else has
     if goal.adapter == "lora" and (plan.train.gradient_checkpointing or plan.memory.total > bound > 0):
         # only now, since trying quantizers imports them, and what a process holds is part of the estimate
-        plan = context.plan({**recipe, "quantization": AUTO}, memory=int(USED * wishes.memory))
+        plan = _planned(context, {**recipe, "quantization": AUTO}, wishes)
     steps = [note for note in plan.notes if note.startswith(f"quantization: {AUTO}: ")]
     tried = "; ".join(note.removeprefix(f"quantization: {AUTO}: ") for note in steps)
     if plan.memory.total > bound > 0:
@@ -126,7 +124,7 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
         )
     if goal.asks and "eval" in recipe["data"]:  # to read answers is not worth giving anything up for its memory
         asking = {**recipe, "evaluate": {"evaluators": ["loss", "some_answers"]}}
-        asking_plan = context.plan(asking, memory=int(USED * wishes.memory))
+        asking_plan = _planned(context, asking, wishes)
         if not asking_plan.memory.total > bound > 0 and asking_plan.train.gradient_checkpointing == again:
             recipe, plan = asking, asking_plan
             reasons["evaluate"] = ["the loss, and a few answers to read, before and after"]
@@ -136,11 +134,11 @@ def propose(context: CommandContext, goal: Goal, wishes: Wishes) -> Proposal:
     return Proposal(recipe, reasons, plan)
 
 
-def _hand_back() -> None:
-    """Give freed memory back to the system: what a process holds is part of a plan's estimate, and `ft check`, which
-    has not looked at the rows before, holds less."""
-    with suppress(AttributeError, OSError, TypeError):  # a C library that has no such function
-        ctypes.CDLL(None).malloc_trim(0)
+def _planned(context: CommandContext, recipe: Mapping[str, Any], wishes: Wishes) -> Plan:
+    """The plan of a recipe, made after what was looked at before is dropped: what a process holds is part of a plan's
+    estimate, and `ft check` holds one session alone."""
+    gc.collect()
+    return context.plan(recipe, memory=int(USED * wishes.memory))
 
 
 def _most(context: CommandContext, recipe: Mapping[str, Any]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 from finetooth_kernels.memory import LARGE
 
@@ -38,6 +39,12 @@ def give_back_freed(environment: Mapping[str, str] = os.environ) -> bool:
     """Make malloc return freed memory, for runs that keep activations or layers elsewhere: holes between tensors would
     take as much as offloading saves. Return whether that was done; see `keep_freed`."""
     return _set_options(environment, {_MMAP_THRESHOLD: APART, _TRIM_THRESHOLD: APART, _TOP_PAD: 0})
+
+
+def trim() -> None:
+    """Give the memory that malloc holds and nobody uses back to the system; nothing with a C library that cannot."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set_options(environment: Mapping[str, str], settings: Mapping[int, int]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from finetooth_hooks.protocols import EngineRequest, PlanRequest
 
+from finetooth_torch.device.host_memory import trim
 from finetooth_torch.planning.base_bytes import kept_by_others, resident_bytes
 from finetooth_torch.planning.layer_memory import BYTES
 
@@ -52,9 +53,14 @@ def host_memory(field: str) -> int:
 
 
 def host_overhead() -> int:
-    """Measured bytes of this process with the framework loaded, plus what the first step adds."""
+    """Measured bytes of this process with the framework loaded, plus what the first step adds.
+
+    What malloc holds of freed memory is given back first: it depends on what the process did before (reading rows
+    takes much for a moment), and the run uses it again.
+    """
     import torch  # noqa: F401
 
+    trim()
     missing = [name for name in MODULES if name not in sys.modules and find_spec(name.partition(".")[0])]
     return host_memory("VmRSS") + sum(MODULES[name] for name in missing) + HOST_LATER
 
