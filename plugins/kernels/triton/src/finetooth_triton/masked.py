@@ -18,6 +18,8 @@ LEAST, MOST = 16, 64
 """Directions that a program multiplies."""
 PART = 1024
 """Rows of a partial sum of the gradient of A."""
+WORKSPACE = 64 * 2**20
+"""Bytes of partial sums that are held at once."""
 
 
 def _narrow(x_nd: Tensor, of: Dropped | None, a_rd: Tensor, multiply: Multiply) -> Tensor:
@@ -41,14 +43,25 @@ def _factor(d_nr: Tensor, x_nd: Tensor, of: Dropped | None, multiply: Multiply) 
     from finetooth_triton.masked_kernels import masked_factor_kernel
 
     (rows, width), rank, tile = x_nd.shape, d_nr.shape[1], _directions(d_nr.shape[1])
-    parts = -(-rows // PART)
-    partial_prd = x_nd.new_empty((parts, rank, width), dtype=torch.float32)
+    parts, (row_words, column_words), out_rd = -(-rows // PART), _words(of), x_nd.new_empty((rank, width))
+    most = _most(rank, tile, parts * TILES.columns)
+    wide = _most(width, TILES.columns, parts * most)
     with gpu.on(x_nd.device):
-        masked_factor_kernel[(-(-width // TILES.columns), parts, -(-rank // tile))](
-            d_nr, x_nd, *_words(of), partial_prd, rows, width, rank, of.threshold, *d_nr.stride(), *x_nd.stride(),
-            PART=PART, ROWS=TILES.depth, RANK=tile, COLUMNS=TILES.columns, **_options(x_nd.dtype),
-        )  # fmt: skip
-    return partial_prd.sum(0).to(x_nd.dtype)
+        for r, d in zip(range(0, rank, most), torch.split(d_nr, most, 1), strict=True):
+            for c, x in zip(range(0, width, wide), torch.split(x_nd, wide, 1), strict=True):
+                partial_prd = x.new_empty((parts, d.shape[1], x.shape[1]), dtype=torch.float32)
+                masked_factor_kernel[(-(-x.shape[1] // TILES.columns), parts, -(-d.shape[1] // tile))](
+                    d, x, row_words, column_words[c:], partial_prd, rows, x.shape[1], d.shape[1], of.threshold,
+                    *d.stride(), *x.stride(), PART=PART, ROWS=TILES.depth, RANK=tile, COLUMNS=TILES.columns,
+                    **_options(x.dtype),
+                )  # fmt: skip
+                out_rd[r : r + most, c : c + wide] = partial_prd.sum(0)
+    return out_rd
+
+
+def _most(count: int, step: int, each: int) -> int:
+    """Of `count` sums with `each` numbers as many as `WORKSPACE` holds, in whole steps and at least one."""
+    return min(count, max(step, WORKSPACE // (4 * each) // step * step))
 
 
 def _rows(d_nr: Tensor, a_rd: Tensor, of: Dropped | None, sum_nd: Tensor | None, multiply: Multiply) -> Tensor:
