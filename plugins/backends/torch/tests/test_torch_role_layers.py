@@ -26,7 +26,7 @@ def other(kit: SimpleNamespace, **changes: Any) -> dict[str, RoleRequest]:
     return {"reference": RoleRequest(info, kit.facts(config), kit.loader(config))}
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_layers_on_disk_give_the_same_numbers(
     kit: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:

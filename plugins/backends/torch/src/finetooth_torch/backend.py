@@ -176,6 +176,7 @@ class TorchBackend:
 
         from finetooth_torch.attention.agreement import apply_attention
         from finetooth_torch.compute import DECODER, FP8, Compute
+        from finetooth_torch.decoder.wide_residual import widen_residual
         from finetooth_torch.device.graphs import CudaGraphs
         from finetooth_torch.device.host_memory import give_back_freed, keep_freed
         from finetooth_torch.engine import Parts, TorchEngine
@@ -229,6 +230,8 @@ class TorchBackend:
         scaler = LossScaler(enabled=train.precision == "fp16")
         compute = Compute.of(request.compute.kernels, CudaGraphs if self._options.graphs is True else None)
         parameters = _trained(base, model, request, original, in_fp32, scaler, compute, stand_ins)
+        if not stream:
+            widen_residual(base, request.base.facts, self._context)
         network = parameters.built(partial(
             Network, base, model, request.base.facts, request.trains.adapter, can_disable=request.trains.can_disable,
             checkpointing=bool(train.gradient_checkpointing), stream=stream, packing=self._packing,
@@ -242,7 +245,6 @@ class TorchBackend:
         network.compile_layers(self._options.compile)
         hold_roles(network, request, parameters, self._options, self._context)
         self._note_padding(network, obstacle(request.base.model.config, attention))
-        self._note_narrow(network)
         if device.type == "cpu":  # only now: loading has returned its memory to the system
             give_back_freed() if self._offload.any else keep_freed()
         optimizer = _optimizer(request, parameters)
@@ -260,15 +262,6 @@ class TorchBackend:
         reason = network.rows.obstacle
         if reason and self._packing is None and self._context and not planned:
             self._context.note(f"backend.packing: rows are padded, not packed: {reason}")
-
-    def _note_narrow(self, network: Network) -> None:
-        """Tell whose residual stream is fp16."""
-        for one in network.networks:
-            if one.narrow and self._context:
-                self._context.note(
-                    f"train.precision=fp16: {one.config.model_type}'s residual stream is fp16 too, and numbers beyond "
-                    f"65,504 in it end the run; train.precision: fp32 has room for them (not in float32: {one.narrow})"
-                )
 
 
 def _by_operations(base: torch.nn.Module, request: EngineRequest) -> None:

@@ -22,7 +22,6 @@ from finetooth_torch.decoder.agreement import check_decoder, check_head
 from finetooth_torch.decoder.bodies import Body, StreamBody, TransformersBody
 from finetooth_torch.decoder.embedded_images import seeing
 from finetooth_torch.decoder.pieces import Pieces
-from finetooth_torch.decoder.wide_residual import NARROW, widen_residual
 from finetooth_torch.draws import Draws
 from finetooth_torch.embedding_noise import EmbeddingNoise
 from finetooth_torch.heads.head import Projection
@@ -70,7 +69,6 @@ class Network:
         routers: losses of a mixture's routers; None: the recipe has none.
         holders: computes the roles other than the policy and its base.
         staged: the body, if this rank has only some layers; None: it has all.
-        narrow: why the residual stream of a model in fp16 is not float32; empty if it is, or in other precisions.
 
     Raises:
         PlanError: the stream decoder, or the head as the family describes it, does not compute the same as the model;
@@ -96,9 +94,6 @@ class Network:
         self.reads_media = bool(facts.towers) and processor is not None
         towers = tuple(base.get_submodule(path) for path in facts.towers)
         self._fused = attention.fused
-        self.narrow = ""
-        if not stream and getattr(base, "dtype", None) == NARROW:
-            self.narrow = widen_residual(base, facts)
         self.rows = Rows() if stream else _rows(module, model, attention, packing)
         skips = self.rows.filling == "stream"
         self.transformers = TransformersBody(
@@ -196,7 +191,7 @@ class Network:
     def executed(self) -> float:
         """Floating-point operations since the last call; a computation with a graph counts with its backward pass."""
         total, self._flops = self._flops, 0.0
-        return total + sum(other.executed() for other in self.networks[1:])
+        return total + sum(other.executed() for other in self.holders.values() if isinstance(other, Network))
 
     @property
     def joint(self) -> bool:
@@ -207,12 +202,8 @@ class Network:
     def reads_whole_rows(self) -> bool:
         """Whether positions after the last trained one are computed too, because the length of a row decides its
         angles."""
-        return any(network.transformers.by_length for network in self.networks)
-
-    @property
-    def networks(self) -> list[Network]:
-        """This one, and those of roles."""
-        return [self, *(other for other in self.holders.values() if isinstance(other, Network))]
+        networks = [self, *(other for other in self.holders.values() if isinstance(other, Network))]
+        return any(network.transformers.by_length for network in networks)
 
     def took(self, flops: float) -> None:
         """Replace the count since the last `executed` by another rank's count."""

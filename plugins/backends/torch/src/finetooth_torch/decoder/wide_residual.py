@@ -15,6 +15,7 @@ from functools import cache, wraps
 from typing import Any
 
 import torch
+from finetooth_hooks import Context
 from finetooth_hooks.protocols import ModelFacts
 from torch import Tensor, nn
 from torch.nn import functional
@@ -26,12 +27,23 @@ PROBE = 2.0**20
 """Largest number of the stream in the trial; beyond fp16."""
 
 
-def widen_residual(base: nn.Module, facts: ModelFacts) -> str:
+def widen_residual(base: Any, facts: ModelFacts, context: Context | None = None) -> None:
     """Make a model in fp16 keep its residual stream in float32, unless a trial shows that its code cannot.
 
-    Returns:
-        Why the stream stays in fp16; empty if it is float32.
+    Args:
+        base: a transformers model; in other precisions it stays as it is.
+        context: tells why the stream stays in fp16.
     """
+    reason = _widened(base, facts) if base.dtype == NARROW else ""
+    if reason and context:
+        context.note(
+            f"train.precision=fp16: {base.config.model_type}'s residual stream is fp16 too, and numbers beyond 65,504 "
+            f"in it end the run; train.precision: fp32 has room for them (not in float32: {reason})"
+        )
+
+
+def _widened(base: nn.Module, facts: ModelFacts) -> str:
+    """Why the stream stays in fp16; empty if it is float32 from now on."""
     try:
         body, stack = base.get_submodule(facts.body), base.get_submodule(facts.layer_path.rpartition(".")[0])
         layers = list(base.get_submodule(facts.layer_path).children())
@@ -131,7 +143,7 @@ def _trial(body: nn.Module, layers: list[nn.Module]) -> str:
         try:
             device = next(body.parameters()).device
             vocabulary = int(body.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
-            tokens = (torch.arange(8, device=device)[None] * 5) % (vocabulary - 1) + 1
+            tokens = (torch.arange(4, device=device)[None] * 5) % (vocabulary - 1) + 1
             states = body(input_ids=tokens, use_cache=False).last_hidden_state
         except Exception as error:  # of the model's own code
             return f"its code fails: {(str(error) or type(error).__name__).splitlines()[0]}"

@@ -63,6 +63,7 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
 
     from finetooth_torch.attention.agreement import apply_attention
     from finetooth_torch.compute import FP8, Compute
+    from finetooth_torch.decoder.wide_residual import widen_residual
     from finetooth_torch.network import Network
 
     assert wanted.model is not None and wanted.facts is not None and wanted.loader is not None
@@ -88,6 +89,8 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
         base, options.attention, wanted.facts, wanted.model.config, hardware, precision, context, of_transformers=stream
     )
     base.requires_grad_(False)
+    if not stream:  # before accelerate replaces what modules compute
+        widen_residual(base, wanted.facts, context)
     if elsewhere:
         place_layers(base, wanted.facts, options.role_layers, hardware.device)
     return Network(
