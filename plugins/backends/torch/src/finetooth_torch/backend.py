@@ -183,7 +183,6 @@ class TorchBackend:
         from finetooth_torch.network import Network
         from finetooth_torch.offload.saved_tensors import SavedTensors, putting
         from finetooth_torch.precision import DTYPES, result_dtype
-        from finetooth_torch.roles.role_models import hold_roles
         from finetooth_torch.roles.shared_base import shared_base
         from finetooth_torch.state.optimizer import group_options
         from finetooth_torch.updates.changes import Changes
@@ -240,10 +239,7 @@ class TorchBackend:
         ))  # fmt: skip
         network.draws.note = self._context.note if self._context else None
         parameters.serve(network)  # from here on a rank of a pipeline has only its own layers
-        network.add_noise(train.embedding_noise)
-        network.add_router_losses(self._routers)
-        network.compile_layers(self._options.compile)
-        hold_roles(network, request, parameters, self._options, self._context)
+        self._complete(network, request, parameters)
         self._note_padding(network, obstacle(request.base.model.config, attention))
         if device.type == "cpu":  # only now: loading has returned its memory to the system
             give_back_freed() if self._offload.any else keep_freed()
@@ -252,6 +248,15 @@ class TorchBackend:
         saved = SavedTensors(model, putting(self._offload.activations, device), window)
         parts = Parts(network, parameters, optimizer, scaler, device, dtype, group_options(optimizer), changes, saved)
         return TorchEngine(request, parts)
+
+    def _complete(self, network: Network, request: EngineRequest, parameters: TrainedParameters) -> None:
+        """Add what the recipe asks of a network besides its model: noise, losses of routers, compiled layers, roles."""
+        from finetooth_torch.roles.role_models import hold_roles
+
+        network.add_noise(request.plan.train.embedding_noise)
+        network.add_router_losses(self._routers)
+        network.compile_layers(self._options.compile)
+        hold_roles(network, request, parameters, self._options, self._context)
 
     def _note_padding(self, network: Network, planned: str) -> None:
         """Tell why rows are padded if the plan could not know.
