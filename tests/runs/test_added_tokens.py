@@ -95,6 +95,26 @@ def test_peft_and_the_merged_model_compute_what_was_trained(asked: Callable[...,
     np.testing.assert_allclose(by_transformers(model, ids), engine, atol=2e-5)
 
 
+@pytest.mark.parametrize("base", ["tied"], indirect=True)
+@pytest.mark.parametrize("command", ["merge", "export --to safetensors precision=fp32 --unmeasured"])
+def test_an_addition_to_the_head_is_merged_with_the_rows_of_new_tokens(
+    asked: Callable[..., Recipe], command: str
+) -> None:
+    """Of a tied model, whose head gets a weight of its own by that."""
+    adapter = {"name": "lora", "rank": 2, "targets": ["q_proj", "lm_head"]}
+    session = finetooth.session(asked(adapter=adapter, optimizer={"name": "adamw", "learning_rate": 0.05}))
+    outcome = session.run()
+    tokenizer = AutoTokenizer.from_pretrained(outcome.artifact)
+    ids = tokenizer("call <tool>1</tool><|call|>", add_special_tokens=False)["input_ids"]
+    engine, folder, (name, *options) = scored(session.engine, ids), session.folder / "whole", command.split()
+    peft = AutoPeftModelForCausalLM.from_pretrained(outcome.artifact)
+    np.testing.assert_allclose(by_transformers(peft, ids), engine, atol=2e-5)
+    assert main([name, str(session.folder), *options, "--output", str(folder)]) == 0
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert not model.config.tie_word_embeddings
+    np.testing.assert_allclose(by_transformers(model, ids), engine, atol=2e-5)
+
+
 def test_the_reference_is_the_base(asked: Callable[..., Recipe]) -> None:
     """Switched off, the rows are the mean again."""
     session = finetooth.session(

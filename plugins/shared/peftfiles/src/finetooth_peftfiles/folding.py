@@ -113,10 +113,15 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
 
 
 def _untie(base: Any) -> None:
-    """Give the head a copy of the weight it shares with the embedding."""
+    """Give the head a copy of the weight it shares with the embedding, with the trained rows of tokens in it: peft
+    drops these rows when it merges an addition around them."""
     import torch
+    from peft.utils.other import TrainableTokensWrapper
 
     head = base.get_output_embeddings()
-    head = getattr(head, "base_layer", head)
-    head.weight = torch.nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    inner = getattr(head, "base_layer", head)
+    weight = torch.nn.Parameter(inner.weight.detach().clone(), requires_grad=False)
+    if inner is not head and isinstance(inner, TrainableTokensWrapper):
+        head.base_layer = inner = inner.token_adapter.base_layer
+    inner.weight = weight
     base.config.tie_word_embeddings = False
