@@ -18,7 +18,9 @@ from finetooth_hooks import EngineError, UserError
 from finetooth_hooks.entries import Loader
 from finetooth_lora import merge
 from finetooth_lora.adapter import LoraAdapter, LoraOptions
+from finetooth_peftfiles.folding import merged
 from finetooth_saving.artifact import verify_folder
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 torch.set_num_threads(1)
@@ -109,6 +111,34 @@ def test_merged_model_computes_what_the_adapter_did(run, tiny, tokens, options, 
     assert (folder / "merged" / "tokenizer.json").exists()
     assert len({path.stat().st_mode for path in (folder / "merged").iterdir()}) == 1
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+ENDS: dict[str, dict[str, Any]] = {
+    "a whole head": {"modules_to_save": ["lm_head"]},
+    "a whole embedding": {"modules_to_save": ["embed_tokens"]},
+    "both whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "tokens": {"trainable_token_indices": [33, 41]},
+    "tokens of the head": {"trainable_token_indices": {"lm_head": [33, 41]}},
+    "tokens of each": {"trainable_token_indices": {"embed_tokens": [33, 41], "lm_head": [33, 15]}},
+    "tokens, and an addition to the head": {"trainable_token_indices": [33, 41], "target_modules": ["lm_head"]},
+}
+"""What peft trains of embedding and head. The last is refused by peft itself where they are two weights."""
+
+
+@pytest.mark.parametrize(
+    ("tied", "ends"), [(tied, ends) for tied in (False, True) for ends in ENDS if tied or "addition" not in ends]
+)
+def test_embedding_and_head_of_a_foreign_adapter_are_merged_as_peft_computes_them(tiny, tokens, tmp_path, ends, tied):
+    config = LoraConfig(**{"r": 4, "target_modules": ["q_proj"], **ENDS[ends]})
+    adapted, generator = get_peft_model(tiny(tied=tied).model, config).eval(), torch.Generator().manual_seed(3)
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data + 0.1 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(tmp_path / "adapter")
+    merged(tiny(tied=tied).model, tmp_path / "adapter").save_pretrained(tmp_path / "merged")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    assert (logits(loaded, tokens) - logits(tiny(tied=tied).model, tokens)).abs().max() > 1e-2
+    torch.testing.assert_close(logits(loaded, tokens), logits(adapted, tokens), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("precision", "bound"), [("bf16", 3e-2), ("fp16", 4e-3)])

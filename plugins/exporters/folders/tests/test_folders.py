@@ -48,9 +48,12 @@ def test_the_rank_is_one_that_vllm_takes(tmp_path: Path) -> None:
     told = exporter.export(source, tmp_path / "out")
     assert told.use == "vllm serve org/base --enable-lora --max-lora-rank 16 --lora-modules mine={folder}"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
-    odd = adapter(tmp_path / "in", {"base_model.model.lm_head.weight": torch.ones(2, 2)})
-    with pytest.raises(UserError, match="not a low-rank addition"):
-        exporter.export(odd, tmp_path / "out")
+    for tensor, problem in (
+        ("lm_head.weight", "not a low-rank addition"), ("model.embed_tokens.lora_embedding_A", "no addition to embed"),
+    ):  # fmt: skip
+        odd = adapter(tmp_path / "in", {f"base_model.model.{tensor}": torch.ones(2, 2)})
+        with pytest.raises(UserError, match=problem):
+            exporter.export(odd, tmp_path / "out")
 
 
 def test_numbers_that_are_not_finite_are_not_exported(tmp_path: Path) -> None:

@@ -63,14 +63,14 @@ class VllmLoraExporter(ExporterBase):
         with safe_open(source.artifact / WEIGHTS, framework="pt") as opened:
             names = list(opened.keys())
         for name in names:
-            if not name.startswith("base_model.model.") or not name.endswith((".lora_A.weight", ".lora_B.weight")):
-                raise UserError(
-                    f"{source.run}: {name} is not a low-rank addition to a linear module",
-                    action="merge it: ft export --to safetensors",
-                )
             if "embed_tokens" in name:
                 raise UserError(
                     f"{source.run}: vLLM loads no addition to embeddings",
+                    action="merge it: ft export --to safetensors",
+                )
+            if not name.startswith("base_model.model.") or not name.endswith((".lora_A.weight", ".lora_B.weight")):
+                raise UserError(
+                    f"{source.run}: {name} is not a low-rank addition to a linear module",
                     action="merge it: ft export --to safetensors",
                 )
         for name in (CONFIG, WEIGHTS, *TOKENIZER):

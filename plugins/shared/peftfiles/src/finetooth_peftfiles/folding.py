@@ -68,7 +68,6 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
     if kind is not None:
         model = as_classifier(model, kind, pad_id=pad_id)
     from peft import PeftModel
-    from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors import SafetensorError
 
     try:
@@ -93,12 +92,7 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
             action="use the adapter with its base, by peft",
         )
     base: Any = adapted.get_base_model()
-    ends = (base.get_input_embeddings(), base.get_output_embeddings())
-    if (
-        kind is None
-        and getattr(base.config, "tie_word_embeddings", False)
-        and any(isinstance(end, BaseTunerLayer) for end in ends)
-    ):
+    if kind is None and getattr(base.config, "tie_word_embeddings", False) and _differ(base):
         _untie(base)
     try:
         return adapted.merge_and_unload(safe_merge=True)
@@ -112,16 +106,27 @@ def merged(model: Any, adapter: Path, pad_id: int | None = None) -> Any:
         ) from error
 
 
+def _differ(base: Any) -> bool:
+    """Whether the adapter gives embedding and head, which share a weight, different ones."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import TrainableTokensWrapper
+
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    own_rows = isinstance(head, TrainableTokensWrapper) and not head.token_adapter.tied_adapter
+    return own_rows or any(isinstance(end, BaseTunerLayer) for end in (embedding, head))
+
+
 def _untie(base: Any) -> None:
-    """Give the head a copy of the weight it shares with the embedding, with the trained rows of tokens in it: peft
-    drops these rows when it merges an addition around them."""
+    """Give the head a copy of the weight it shares with the embedding. Trained rows of tokens are in the copy if an
+    addition is around them, since peft would drop them when it merges that."""
     import torch
     from peft.utils.other import TrainableTokensWrapper
 
     head = base.get_output_embeddings()
-    inner = getattr(head, "base_layer", head)
+    inner: Any = head.token_adapter.base_layer if isinstance(head, TrainableTokensWrapper) else head
+    inner = getattr(inner, "base_layer", inner)
     weight = torch.nn.Parameter(inner.weight.detach().clone(), requires_grad=False)
-    if inner is not head and isinstance(inner, TrainableTokensWrapper):
+    if isinstance(inner, TrainableTokensWrapper):
         head.base_layer = inner = inner.token_adapter.base_layer
     inner.weight = weight
     base.config.tie_word_embeddings = False
