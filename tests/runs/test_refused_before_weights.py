@@ -64,7 +64,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             "lower it, or use schedule.warmup_ratio", id="warm-up-longer-than-the-run",
         ),
         pytest.param(
-            {"optimizer": {"name": "paged_adamw_8bit"}}, "computes on cpu", "pick another optimizer",
+            {"optimizer": {"name": "paged_adamw_8bit"}}, "computes on cpu", "set optimizer to adamw_8bit or",
             marks=_without("bitsandbytes"), id="paged-on-cpu",
         ),
     ],

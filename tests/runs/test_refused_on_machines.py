@@ -152,7 +152,11 @@ REFUSED = [
         "set it to auto or reference or torch",
     ),
     cannot(
-        "gfx1010", "kernels.linear_logprob=triton", "Triton's kernels write nothing on AMD gfx1010, an RDNA 1",
+        "gfx1010", "kernels.linear_logprob=triton", "what Triton compiles writes nothing on AMD gfx1010, an RDNA 1",
+        "set it to auto or reference or torch",
+    ),
+    cannot(
+        "gfx803", "kernels.linear_logprob=triton", "Triton does not compile for gfx803",
         "set it to auto or reference or torch",
     ),
     cannot(
@@ -203,6 +207,7 @@ REFUSED = [
     cannot(
         "gfx1010", "backend.compile=regional", "writes nothing on AMD gfx1010", "leave backend.compile out"
     ),
+    cannot("gfx803", "backend.compile=regional", "Triton does not compile for gfx803", "leave backend.compile out"),
     cannot("mps", "backend.compile=regional", "torch does not compile for mps", "leave backend.compile out"),
     cannot(
         "sm_90", "backend.compile=regional", "the stream decoder computes the layers",
@@ -238,6 +243,13 @@ REFUSED = [
     cannot("sm_75", "backend.tf32=true", "has no TF32", "leave it out: fp16 is the fastest precision there"),
     cannot("gfx950", "backend.tf32=true", "has no TF32", "leave it out: bf16 is the fastest precision there"),
     cannot("avx2", "backend.tf32=true", "has no TF32", "leave it out: fp32 is the fastest precision there"),
+    cannot(
+        "avx2", "optimizer=paged_adamw_8bit", "runs on cuda, and this run computes on cpu",
+        "set optimizer to adamw_8bit or adamw",
+    ),
+    cannot("mps", "optimizer=adamw_8bit", "runs on cpu and cuda and xpu", "set optimizer to adamw"),
+    cannot("mps", "optimizer=paged_adamw", "runs on cuda, and", "set optimizer to adamw"),
+    cannot("mps", "optimizer=lion_8bit", "runs on cpu and cuda and xpu", "set optimizer to lion or adamw"),
     cannot("sm_90", "hardware=cuda", "busy or unavailable)", "set hardware: auto", trouble=BUSY),
     cannot(
         "sm_70", "hardware=cuda", "has compute capability 7.0, and this build of torch is for 8.0 to 9.0",

@@ -44,6 +44,8 @@ class Context:
     def build(self, kind: str, pick: Any, *, setting: str = "") -> Built:
         registered = self.entry(kind, pick)
         name, kernel = registered.entry.name, registered.entry
+        if name == "broken":
+            raise AttributeError("no library")
         assert isinstance(kernel, Kernel)
         self.built.append(name)
         functions = {one.operation: (lambda name=name: name) for one in kernel.serves}
@@ -121,6 +123,15 @@ def test_a_choice_that_cannot_serve_is_refused_with_the_reason() -> None:
     context = Context(entry("plain", serves()), kernels={"norm": "plain"}, missing={"plain": "no compiler"})
     with pytest.raises(PlanError, match="no compiler"):
         picked(context)
+
+
+def test_a_broken_provider_hides_no_refusal_of_another() -> None:
+    entries = (entry("quick", serves(devices=frozenset({"cuda"}))), entry("broken", serves()), entry("plain", serves()))
+    with pytest.raises(PlanError, match="it serves norm on cuda, not on cpu") as refused:
+        picked(Context(*entries, kernels={"norm": "quick"}))
+    assert refused.value.action == "set it to auto or plain"
+    with pytest.raises(AttributeError, match="no library"):
+        picked(Context(*entries, kernels={"norm": "broken"}))
 
 
 def test_an_operation_that_nothing_computes_is_refused_with_the_nearest() -> None:

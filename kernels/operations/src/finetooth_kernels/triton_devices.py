@@ -12,7 +12,7 @@ from finetooth_hooks.errors import install_command
 
 from finetooth_kernels.contract import Availability
 
-__all__ = ["SUPPORTED_DTYPES", "available", "interpreted", "on", "unsupported"]
+__all__ = ["SUPPORTED_DTYPES", "available", "interpreted", "obstacle", "on", "unsupported"]
 
 SUPPORTED_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Types that the kernels multiply; all of them accumulate in float32."""
@@ -22,6 +22,8 @@ _LEAST_CAPABILITY = (8, 0)
 
 SILENT = "gfx101"
 """Beginning of the architectures of RDNA 1, on which kernels launch and write nothing (unsloth issue 11614)."""
+UNKNOWN = ("gfx6", "gfx7", "gfx8", "gfx900", "gfx902")
+"""Beginnings of those before Vega 20, for which Triton 3.7 compiles nothing (`unsupported target`)."""
 
 
 def interpreted() -> bool:
@@ -41,11 +43,18 @@ def available(device: torch.device | str = "cpu", dtype: torch.dtype | None = No
     name = torch.cuda.get_device_name(device)
     if torch.version.hip is None and (capability := torch.cuda.get_device_capability(device)) < _LEAST_CAPABILITY:
         return Availability(False, f"{name} has compute capability {capability[0]}.{capability[1]}, the least is 8.0")
-    if torch.version.hip is not None and torch.cuda.get_device_properties(device).gcnArchName.startswith(SILENT):
-        return Availability(False, f"Triton's kernels write nothing on {name}, an RDNA 1")
+    if torch.version.hip is not None and (why := obstacle(torch.cuda.get_device_properties(device).gcnArchName, name)):
+        return Availability(False, why)
     if importlib.util.find_spec("triton") is None:
         return Availability(False, f"triton is not installed; {install_command('finetooth-triton[triton]')}")
     return Availability(True, f"Triton compiles its kernels for {name}")
+
+
+def obstacle(architecture: str, label: str) -> str:
+    """Why Triton compiles nothing that works for an AMD GPU; empty if it does."""
+    if architecture.startswith(SILENT):
+        return f"what Triton compiles writes nothing on {label}, an RDNA 1"
+    return f"Triton does not compile for {architecture}" if architecture.startswith(UNKNOWN) else ""
 
 
 def unsupported(dtype: torch.dtype) -> str:

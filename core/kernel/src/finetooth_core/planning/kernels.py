@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -134,8 +135,10 @@ class KernelPicker:
         registered = self._context.builder.entry("kernel", pick, setting=setting, framework=self._framework)
         answer = self._answer(registered, pick, operation, wanted)
         if answer.built is None:
-            others = [one for one in self._providers(operation) if one is not registered]
-            able = [one.entry.name for one in others if self._answer(one, one.full_name, operation, wanted).built]
+            able = []
+            for one in self._providers(operation):
+                with suppress(Exception):  # a broken plugin is none to name, and hides no refusal of another
+                    able += [one.entry.name] if self._answer(one, one.full_name, operation, wanted).built else []
             raise PlanError(
                 f"{setting}={registered.entry.name}: {answer.refusal}",
                 action=f"set it to auto{''.join(f' or {name}' for name in able)}",

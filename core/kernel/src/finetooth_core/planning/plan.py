@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from finetooth_hooks.capabilities import OPTIMIZER
 from finetooth_hooks.compute.heads import ScalarHead
 from finetooth_hooks.context import Registered
 from finetooth_hooks.data.preparation import Limit, Preparation, PreparedAs, Rendering
@@ -36,6 +35,7 @@ from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.reports import DataReport, Prepared
+from finetooth_recipes.alternatives import SETTINGS, instead
 from finetooth_recipes.incidental import incidental_settings, is_among, without
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.early_stopping import SETTING as STOPPING
@@ -135,12 +135,12 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     adapter_built, adapter_entry = single(context, "adapter", recipe.adapter, Adapter)
     quantizer_built = build_quantizer(context)
     optimizer_built, optimizer_entry = single(context, "optimizer", recipe.optimizer, Optimizer)
-    _check_optimizer(optimizer_built, optimizer_entry, backend_built, backend_entry, hardware)
-    _check_noise(context.train.embedding_noise, backend_built, backend_entry)
-    updates = updates_of(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
     parts = (adapter_built, optimizer_built, quantizer_built)
     used = [context.loading[0], *(built.registered for built in parts if built is not None)]
-    _check_frameworks(used, backend_built.registered, backend_entry)
+    _check_frameworks(context, used, backend_built.registered, backend_entry)
+    _check_optimizer(context, optimizer_built, backend_built, backend_entry, hardware)
+    _check_noise(context.train.embedding_noise, backend_built, backend_entry)
+    updates = updates_of(context, optimizer_built, optimizer_entry, data, whole=not adapter_entry.base_frozen)
     check_quantised(context, adapter_built, quantizer_built)
     _check_length(context, facts.max_positions)
     head = decide_head(context, backend_entry, data=data)
@@ -229,25 +229,26 @@ def updates_of(context: RunContext, optimizer: BuiltPart, entry: Optimizer, data
 
 
 def _check_optimizer(
-    optimizer: BuiltPart, entry: Optimizer, backend: BuiltPart, backend_entry: Backend, hardware: HardwareFacts
+    context: RunContext, optimizer: BuiltPart, backend: BuiltPart, backend_entry: Backend, hardware: HardwareFacts
 ) -> None:
     """
     Raises:
         PlanError: the optimizer does not run on the device, or the backend's engines lack an ability that it needs.
     """
-    device = hardware.device.split(":")[0]
-    if entry.devices and device not in entry.devices:
+    name, device = optimizer.registered.full_name, hardware.device.split(":")[0]
+    speaking = (r.entry for r in context.catalog.speaking("optimizer", backend_entry.framework))
+    able = [entry for entry in speaking if device in (getattr(entry, "devices", ()) or {device})]
+    if optimizer.registered.entry not in able:
+        runs_on = " and ".join(sorted(getattr(optimizer.registered.entry, "devices", ())))
         raise PlanError(
-            f"optimizer: {optimizer.registered.full_name} runs on {' and '.join(sorted(entry.devices))}, and this run "
-            f"computes on {device} ({hardware.label})",
-            action="pick another optimizer, or other hardware",
+            f"optimizer: {name} runs on {runs_on}, and this run computes on {device} ({hardware.label})",
+            action=instead("optimizer", name, able),
         )
     words = sorted(optimizer.part.capabilities)
     if words and "optimizers" not in backend_entry.capabilities:
         raise PlanError(
-            f"optimizer: {optimizer.registered.full_name} {OPTIMIZER[words[0]]}, which engines of "
-            f"{backend.registered.full_name} do not know",
-            action="pick another optimizer, other options of it, or another backend",
+            f"optimizer: engines of {backend.registered.full_name} have no {', '.join(words)}, which {name} needs",
+            action=instead("optimizer", "", [entry for entry in able if entry.default]),
         )
 
 
@@ -360,16 +361,16 @@ def _alone(context: RunContext, facts: HardwareFacts) -> HardwareFacts:
     return facts
 
 
-def _check_frameworks(used: Sequence[Registered], picked: Registered, backend: Backend) -> None:
+def _check_frameworks(context: RunContext, used: Sequence[Registered], picked: Registered, backend: Backend) -> None:
     for registered in used:
         kind, entry = registered.entry.kind, registered.entry
         assert isinstance(entry, (Adapter, Optimizer, Loader, Quantizer))
         if backend.framework not in entry.frameworks:
             speaks = ", ".join(sorted(entry.frameworks))
             raise PlanError(
-                f"{kind}: {registered.full_name} works with {speaks}, "
+                f"{SETTINGS.get(kind, kind)}: {registered.full_name} works with {speaks}, "
                 f"but backend {picked.full_name} is {backend.framework}",
-                action=f"pick another {kind} or backend",
+                action=instead(kind, entry.name, [r.entry for r in context.catalog.speaking(kind, backend.framework)]),
             )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from finetooth_hooks import Optimizer, hookimpl
 
-_ANY, _PAGED = frozenset[str](), frozenset({"cuda"})
+_BLOCKWISE, _PAGED = frozenset({"cpu", "cuda", "xpu"}), frozenset({"cuda"})
 _OPTIMIZERS = (
-    ("adamw_8bit", "AdamW with moments in 8 bits", 8.0, 20.0, _ANY, ("adamw_bnb_8bit", "adam8bit", "adamw8bit")),
-    ("lion_8bit", "Lion with a momentum in 8 bits", 4.0, 20.0, _ANY, ("lion8bit",)),
+    ("adamw_8bit", "AdamW with moments in 8 bits", 8.0, 20.0, _BLOCKWISE, ("adamw_bnb_8bit", "adam8bit", "adamw8bit")),
+    ("lion_8bit", "Lion with a momentum in 8 bits", 4.0, 20.0, _BLOCKWISE, ("lion8bit",)),
     ("paged_adamw", "AdamW whose moments leave the GPU when it is full", 8.0, 0.0, _PAGED, ("paged_adamw_32bit",)),
     ("paged_adamw_8bit", "AdamW with moments in 8 bits, which leave the GPU when it is full", 8.0, 0.0, _PAGED, ()),
 )

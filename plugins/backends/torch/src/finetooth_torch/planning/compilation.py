@@ -91,7 +91,7 @@ def _carries(facts: ModelFacts) -> bool:
 
 def _missing(hardware: HardwareFacts) -> tuple[tuple[bool, str, str], ...]:
     """What torch's compiler lacks on this machine."""
-    from finetooth_kernels.triton_devices import SILENT  # with torch: not before a plan needs it
+    from finetooth_kernels.triton_devices import obstacle  # with torch: not before a plan needs it
 
     device, nvidia = hardware.device.partition(":")[0], re.fullmatch(r"sm_(\d+)", hardware.architecture)
     named = os.environ.get("CXX", "").strip()
@@ -103,10 +103,7 @@ def _missing(hardware: HardwareFacts) -> tuple[tuple[bool, str, str], ...]:
             nvidia is not None and int(nvidia[1]) < LEAST,
             f"torch compiles for NVIDIA GPUs from compute capability 7.0, and {hardware.label} is older", LEAVE_OUT,
         ),
-        (
-            hardware.architecture.startswith(SILENT),
-            f"what Triton compiles writes nothing on {hardware.label}, an RDNA 1", LEAVE_OUT,
-        ),
+        (bool(triton := obstacle(hardware.architecture, hardware.label)), triton, LEAVE_OUT),
         (device == "cpu" and not found, needs, f"install one (apt install g++), or {LEAVE_OUT}"),
         (
             device in TRITON and find_spec("triton") is None,
