@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finetooth_hooks.context import Entry
+from finetooth_hooks.entries import Entry
 from finetooth_toolbox.text.nearest import nearest
 
 SETTINGS = {"loader": "model.loader", "quantizer": "quantization"}

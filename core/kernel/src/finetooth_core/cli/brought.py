@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from finetooth_guards.arguments import guarded
 from finetooth_hooks.errors import PluginError
 
 from finetooth_core.cli.state import State
@@ -48,4 +49,4 @@ def load_command(registered: Registered) -> click.Command:
     if not isinstance(command, click.Command):
         problem = f"command {registered.entry.name!r} names {registered.entry.build!r}, which is not a click command"
         raise PluginError(registered.distribution, problem, action="report it to the plugin's author")
-    return command
+    return guarded(command)

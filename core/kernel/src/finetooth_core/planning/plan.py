@@ -366,9 +366,8 @@ def _check_frameworks(context: RunContext, used: Sequence[Registered], picked: R
         kind, entry = registered.entry.kind, registered.entry
         assert isinstance(entry, (Adapter, Optimizer, Loader, Quantizer))
         if backend.framework not in entry.frameworks:
-            speaks = ", ".join(sorted(entry.frameworks))
             raise PlanError(
-                f"{SETTINGS.get(kind, kind)}: {registered.full_name} works with {speaks}, "
+                f"{SETTINGS.get(kind, kind)}: {registered.full_name} works with {', '.join(sorted(entry.frameworks))}, "
                 f"but backend {picked.full_name} is {backend.framework}",
                 action=instead(kind, entry.name, [r.entry for r in context.catalog.speaking(kind, backend.framework)]),
             )
