@@ -6,8 +6,10 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 from finetooth_checkpoint.command import command
+from finetooth_hooks import UserError
 
 MANIFESTS = {
     "step-2": {"step": 2, "files": {"a": {"size": 5}, "b": {"size": 7}}, "metrics": {"eval/loss": 0.5}},
@@ -26,7 +28,8 @@ def ft(*arguments: str) -> tuple[int, str, list[str]]:
     removed: list[str] = []
     commands = SimpleNamespace(checkpoints=lambda reference: place(removed))
     done = CliRunner().invoke(command, arguments, obj=commands, standalone_mode=False)
-    assert done.exception is None, done.exception
+    if done.exception is not None:
+        raise done.exception
     return done.return_value, done.output, removed
 
 
@@ -45,3 +48,11 @@ def test_a_damaged_one_is_named_and_ends_with_2() -> None:
 
 def test_a_damaged_one_is_never_removed() -> None:
     assert ft("prune", "run", "--keep-last", "1", "--yes")[2] == []
+
+
+@pytest.mark.parametrize("option", [("--metric", "eval/loss"), ("--mode", "min")])
+def test_what_only_orders_the_best_is_refused_without_them(option: tuple[str, str]) -> None:
+    arguments = ("prune", "run", "--keep-last", "1", "--yes", *option)
+    with pytest.raises(UserError, match=f"{option[0]}: only --keep-best N"):
+        ft(*arguments)
+    assert ft(*arguments, "--keep-best", "1")[0] == 0

@@ -116,13 +116,14 @@ def diff(commands: CommandContext, first: str, second: str) -> int:
 @click.argument("place")
 @click.option("--keep-last", type=click.IntRange(min=1), required=True, help="Number of newest checkpoints that stay.")
 @click.option("--keep-best", type=click.IntRange(min=1), help="Number of best checkpoints that stay too.")
-@click.option("--metric", default="eval/loss", show_default=True, help="Metric that decides which are best.")
-@click.option("--mode", type=click.Choice(["auto", "min", "max"]), default="auto", show_default=True)
+@click.option("--metric", show_default="eval/loss", help="Metric that decides which are best.")
+@click.option("--mode", type=click.Choice(["auto", "min", "max"]), show_default="auto")
 @click.option("--yes", is_flag=True, help="Remove the checkpoints; without this they are only listed.")
 @click.pass_obj
 def prune(
-    commands: CommandContext, place: str, keep_last: int, keep_best: int | None, metric: str, mode: str, yes: bool
-) -> int:
+    commands: CommandContext, place: str, keep_last: int, keep_best: int | None, metric: str | None, mode: str | None,
+    yes: bool,
+) -> int:  # fmt: skip
     """Remove all but the newest and the best checkpoints of PLACE.
 
     A damaged checkpoint stays, since it may be the only one.
@@ -130,6 +131,10 @@ def prune(
     from finetooth_saving.names import name_of, step_of
     from finetooth_saving.retention import Best, mode_of, superfluous
 
+    for option, given in (("--metric", metric), ("--mode", mode)):
+        if keep_best is None and given is not None:
+            raise UserError(f"{option}: only --keep-best N compares checkpoints", action=f"add it, or omit {option}")
+    metric = metric or "eval/loss"
     checkpoints = commands.checkpoints(place)
     if checkpoints.only:
         raise UserError(f"{place} is one checkpoint", action="give the folder or URL that holds them")
@@ -144,7 +149,7 @@ def prune(
     if keep_best is not None and not any(metric in values for values in metrics.values()):
         have = ", ".join(sorted({name for values in metrics.values() for name in values})) or "none"
         raise UserError(f"no checkpoint has the metric {metric}", action=f"there are: {have}")
-    way = mode_of(metric) if mode == "auto" else mode
+    way = mode_of(metric) if mode in (None, "auto") else mode
     best = None if keep_best is None else Best(keep_best, metric, "min" if way == "min" else "max")
     surplus = [name_of(step) for step in superfluous(metrics, keep_last, best)]
     for name in surplus:
