@@ -165,7 +165,8 @@ def lost(place: Place) -> None:
     ("method", "path", "parts", "said"),
     [
         ("POST", "/versions/bot/7", {"json": {"record": "{}", "metrics": {}}}, "cannot be read"),
-        ("POST", "/versions/bot/0", {"json": {"record": "{}", "metrics": {}, "by": "me"}}, "by: Extra inputs"),
+        ("POST", "/versions/bot/0", {"json": {"record": "{}", "metrics": {}, "by": "me"}}, "by: unknown field"),
+        ("POST", "/versions/bot/0", {"json": {"record": "{}", "metrcs": {}}}, "metrcs: unknown .*did you mean metrics"),
         ("POST", "/versions/bot/0/revert", {"json": {"why": "x"}}, "lacks the scope admin"),
         ("POST", "/channels/bot/production/rollback", {"json": {"why": "x"}}, "lacks the scope admin"),
         ("PUT", "/blobs/../../etc", {"params": {"upload": "x", "offset": 0, "size": 1}}, "status 40|not a SHA-256"),

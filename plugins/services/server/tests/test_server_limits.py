@@ -213,7 +213,8 @@ def test_a_tenant_sees_its_limits_and_what_it_takes(serve: Any, recipe: dict[str
         ("Sample", {"prompt": [5], **dict.fromkeys(map(str, range(200)), 1)}, "201 names do not belong to Sample"),
         ("Step", {"metrics": dict.fromkeys(map(str, range(200)), "x")}, "200 values are wrong"),
         ("ForwardBackward", {"data": [3] * 200, "loss": "x"}, "Input should be a valid dictionary"),
-        ("Sample", {"prompt": [5], "odd": 1}, "Extra inputs are not permitted"),
+        ("Sample", {"prompt": [5], "promptt": 1}, "unknown field (did you mean prompt?)"),
+        ("Step", {"odd": 1}, "unknown field (known: metrics, settings)"),
     ],
 )
 def test_a_request_with_many_faults_is_told_one(body: str, value: Any, said: str) -> None:

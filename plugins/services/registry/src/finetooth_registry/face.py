@@ -9,6 +9,7 @@ request can change trusted keys.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import threading
@@ -20,6 +21,7 @@ from typing import Any
 
 from finetooth_hooks import CommandContext, FaceBase, UserError, Verdict
 from finetooth_hooks.faces import Asgi, FaceCaller, FaceRoute, FaceService
+from finetooth_recipes.problems import unknown_key
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -286,7 +288,10 @@ def _answers(call: Call, tenants: Tenants, service: FaceService) -> Callable[[Re
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{where or 'body'}: {first['msg']}", action="send what the command sends") from error
+            sent = None if first["type"] == "json_invalid" else json.loads(content or b"{}")
+            raise unknown_key(error, call.takes, sent, noun="field") or UserError(
+                f"{where or 'body'}: {first['msg']}", action="send what the command sends"
+            ) from error
         except VersionTaken as error:
             return JSONResponse({"error": str(error)}, 409)
         if call.changes:

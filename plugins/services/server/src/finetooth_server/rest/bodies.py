@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
+from finetooth_toolbox.text.nearest import nearest
 from pydantic import BaseModel, ConfigDict, FailFast, Field, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from finetooth_server.keeping.model_ids import LONGEST, PATTERN
 from finetooth_server.limits.costs import ROWS
@@ -28,7 +29,7 @@ class Body(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def tell_a_few_faults(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Report very many faults of a request as one."""
+        """Report very many faults of a request as one, and an unknown name before all others."""
         count = len(value) if isinstance(value, dict) else 0
         if count > MOST_FAULTS:
             raise PydanticCustomError(
@@ -39,8 +40,21 @@ class Body(BaseModel):
         except ValidationError as error:
             count = error.error_count()
             if count <= MOST_FAULTS:
+                unknown = [
+                    InitErrorDetails(type=cls._unknown(str(fault["loc"][0])), loc=fault["loc"], input=fault["input"])
+                    for fault in error.errors(include_url=False)
+                    if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1
+                ]
+                if unknown:
+                    raise ValidationError.from_exception_data(cls.__name__, unknown) from error
                 raise
         raise PydanticCustomError("too_many", "{count} values are wrong", {"count": count})
+
+    @classmethod
+    def _unknown(cls, name: str) -> PydanticCustomError:
+        near = nearest(name, cls.model_fields)
+        action = f"did you mean {near}?" if near else f"known: {', '.join(sorted(cls.model_fields)) or 'none'}"
+        return PydanticCustomError("unknown_field", "unknown field ({action})", {"action": action})
 
 
 class EncodedArray(Body):
