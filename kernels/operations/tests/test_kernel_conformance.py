@@ -13,7 +13,7 @@ from finetooth_hooks import Context, Kernel, NoOptions, Serves
 from finetooth_hooks.protocols import Kernel as Built
 from finetooth_kernels.operations import OPERATIONS
 from finetooth_kernels.trials import TRIALS
-from finetooth_kit import run_checks
+from finetooth_kit import collect, run_check, run_checks
 from torch import Tensor
 
 torch_norm = OPERATIONS["rms_norm"].torch
@@ -79,6 +79,40 @@ MISTAKES: dict[str, tuple[Callable[..., Any], str]] = {
     "hides NaN": (hiding, "nan_shows_where_it_is_seen"),
     "another dtype in scoring": (wide_in_scoring, "results_have_the_declared_dtype"),
 }
+
+
+HEAD = OPERATIONS["linear_logprob"].torch
+assert HEAD is not None
+
+
+def without_addition(*given: Any, added: Any = None, **named: Any) -> Any:
+    return HEAD(*given, **named)
+
+
+def addition_without_gradients(*given: Any, added: Any = None, **named: Any) -> Any:
+    return HEAD(*given, added=added and tuple(factor.detach() for factor in added), **named)
+
+
+@pytest.mark.parametrize(
+    ("compute", "features", "notices"),
+    [
+        (HEAD, {"added"}, False), (without_addition, {"added"}, True), (addition_without_gradients, {"added"}, True),
+        (without_addition, (), False),
+    ],
+)  # fmt: skip
+def test_what_a_provider_declares_beyond_the_operation_is_tried(
+    compute: Callable[..., Any], features: Any, notices: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing that it does not declare."""
+    module = ModuleType("acme_heads")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    vars(module)["build"] = lambda: Built({"linear_logprob": compute})
+    serves = Serves(operation="linear_logprob", dtypes=frozenset({"fp32"}), result="full", features=frozenset(features))
+    entry = Kernel(name="acme", build="acme_heads:build", summary="a head", serves=(serves,))
+    (check,) = [check for check in collect(entry) if check.name == "kernels_agree_with_the_reference"]
+    agreed = run_check(check)
+    assert (agreed.status == "failed") == notices, agreed
+    assert not notices or "an addition to the head" in str(agreed), agreed
 
 
 @pytest.fixture(params=list(MISTAKES))

@@ -3,7 +3,7 @@ compared with the reference. For the kit, and for a backend before it uses a ker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -33,12 +33,14 @@ class Trial:
             and they may stand in any strides.
         call: the operation and the inputs to its results of floating point; None where it says that it cannot.
         strides: whether inputs may lie apart.
+        feature: only for providers that declare it.
     """
 
     name: str
     given: Tensors
     call: Callable[[Callable[..., Any], Tensors], tuple[Tensor, ...] | None]
     strides: bool = True
+    feature: str = ""
 
 
 class _Draw:
@@ -93,6 +95,15 @@ def _linear_logprob(draw: _Draw, rows: int) -> Iterator[Trial]:
     large = {"hidden": inputs["hidden"].round().clamp(-1, 1), "weight": halves["weight"], "bias": halves["bias"] + 100}
     yield Trial("logits of a hundred", large, shifted)
     yield Trial("three targets, a mask, a bias, a softcap, the entropy", inputs, masked)
+    rank = 3
+    factors = {"rows": draw.normal(rows, rank) / rank**0.5, "factor": draw.normal(vocabulary, rank)}
+
+    def with_addition(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        out = compute(t["hidden"], t["weight"], single, scale=0.5, entropy=True, added=(t["rows"], t["factor"]))
+        return out.logprobs, out.entropy
+
+    added = {"hidden": inputs["hidden"], "weight": weight, **factors}
+    yield Trial("an addition to the head", added, with_addition, feature="added")
     yield Trial("other gradients than expected", {name: inputs[name] for name in ("hidden", "weight")}, expecting)
 
 
@@ -345,9 +356,22 @@ def awkward(operation: str, *, few: bool) -> list[tuple[int, int]]:
     return [(33, 65)] if few else [sizes for sizes in AWKWARD if max(sizes) <= most]
 
 
-def trials(operation: str, dtype: torch.dtype, device: str, rows: int = ROWS, columns: int = COLUMNS) -> list[Trial]:
-    """The trials of an operation; empty for one that is not in `finetooth_kernels.operations`."""
-    return list(TRIALS[operation](_Draw(dtype, device, columns), rows)) if operation in TRIALS else []
+def trials(
+    operation: str,
+    dtype: torch.dtype,
+    device: str,
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+    *,
+    features: Collection[str] = (),
+) -> list[Trial]:
+    """The trials of an operation; empty for one that is not in `finetooth_kernels.operations`.
+
+    Args:
+        features: those that the provider declares, which are tried as well.
+    """
+    every = TRIALS[operation](_Draw(dtype, device, columns), rows) if operation in TRIALS else ()
+    return [trial for trial in every if not trial.feature or trial.feature in features]
 
 
 TOLERANCE = {torch.float32: 3e-5, torch.bfloat16: 4e-2, torch.float16: 8e-3, torch.float64: 1e-9}

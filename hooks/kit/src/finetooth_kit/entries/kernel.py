@@ -31,7 +31,8 @@ class _OperationCase:
     def trials(self, **sizes: int) -> Iterator[Any]:
         from finetooth_kernels.trials import trials
 
-        yield from trials(self.serves.operation, _dtypes()[self.dtype], self.device, **sizes)
+        declared = self.serves
+        yield from trials(declared.operation, _dtypes()[self.dtype], self.device, **sizes, features=declared.features)
 
     def called(self, trial: Any) -> str:
         return f"{self.serves.operation} in {self.dtype} on {self.device} ({trial.name})"

@@ -47,7 +47,7 @@ def check_kernels(
 def _check(
     kernel: PickedKernel, name: str, wanted: KernelRequest, dtype: torch.dtype, device: torch.device, label: str
 ) -> None:
-    for trial in trials(name, dtype, str(device), rows=ROWS, columns=COLUMNS):
+    for trial in trials(name, dtype, str(device), rows=ROWS, columns=COLUMNS, features=kernel.features):
         where = blame.place_of(kernel.function)
         try:
             with lenient():
