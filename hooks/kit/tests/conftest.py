@@ -30,7 +30,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
         made.append(name)
         light = "from __future__ import annotations\nfrom finetooth_hooks import hookimpl, Loss, Reward, Schedule\n"
         light += "from finetooth_hooks import Tracker, Source, Claim, Method, Renderer, Format, Evaluator\n"
-        light += "from finetooth_hooks import Optimizer, Hardware\n"
+        light += "from finetooth_hooks import Adapter, Optimizer, Hardware\n"
         (tmp_path / f"{name}.py").write_text(light + textwrap.dedent(hooks).replace("{me}", name), encoding="utf-8")
         (tmp_path / f"{name}_parts.py").write_text(HEADER + textwrap.dedent(parts), encoding="utf-8")
         return name

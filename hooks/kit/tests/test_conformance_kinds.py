@@ -242,6 +242,7 @@ class Leaky(torch.optim.SGD):
         self.seen += 1
         for group in self.param_groups:
             group["lr"] = 0.1 / self.seen if LEAKY else 0.1
+            SIGN
         super().step(closure)
 class Tried(OptimizerBase):
     learning_rate = 0.1
@@ -250,16 +251,40 @@ class Tried(OptimizerBase):
 
 
 @pytest.mark.parametrize(
-    ("leaky", "chosen", "failed"),
+    ("leaky", "chosen", "sign", "failed"),
     [
-        ("False", "True", set()),
-        ("True", "True", {"restored_optimizer_continues"}),
-        ("False", "'bias' not in n", {"every_parameter_is_updated"}),
+        ("False", "True", "pass", set()),
+        ("True", "True", "pass", {"restored_optimizer_continues"}),
+        ("False", "'bias' not in n", "pass", {"every_parameter_is_updated"}),
+        ("False", "True", "group['maximize'] = True", {"steps_go_downhill"}),
     ],
 )
-def test_optimizers(plugin: Write, leaky: str, chosen: str, failed: set[str]) -> None:
-    parts = OPTIMIZER.replace("LEAKY", leaky).replace("FILTER", chosen)
+def test_optimizers(plugin: Write, leaky: str, chosen: str, sign: str, failed: set[str]) -> None:
+    parts = OPTIMIZER.replace("LEAKY", leaky).replace("FILTER", chosen).replace("SIGN", sign)
     assert _kind(plugin, "optimizer", parts) == failed
+
+
+ADAPTER = """
+import torch
+from finetooth_hooks import AdapterBase
+class Tried(AdapterBase):
+    def trained_parameters(self, facts, parameters): return parameters if ALL else facts.hidden_size
+    def apply(self, model, facts, generator):
+        if not ALL:
+            model.requires_grad_(False)
+            model.register_parameter("unused", torch.nn.Parameter(torch.zeros(facts.hidden_size)))
+        return model
+    def export(self, model, folder, info): raise NotImplementedError
+    def restore(self, model, folder): raise NotImplementedError
+"""
+
+
+@pytest.mark.parametrize(("whole", "reached"), [("True", True), ("False", False)])
+def test_parameters_that_nothing_reads_are_noticed(plugin: Write, whole: str, reached: bool) -> None:
+    """They are counted as trained, and no gradient reaches them."""
+    failed = _kind(plugin, "adapter", ADAPTER.replace("ALL", whole))
+    assert ("trained_parameters_reach_the_logits" not in failed) == reached, failed
+    assert "trained_parameters_are_counted" not in failed
 
 
 GROUPED = """

@@ -123,6 +123,25 @@ def every_parameter_is_updated(case: EntryCase) -> None:
 
 
 @check_for("optimizer")
+def steps_go_downhill(case: EntryCase) -> None:
+    """Steps along the gradients of a sum of squares make it smaller."""
+    _for_torch(case)
+    (torch,) = _need("torch")
+    named = _parameters(torch)
+    optimizer = case.build().create(named)
+
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        loss = sum(parameter.square().sum() for _, parameter in named) / 10
+        losses.append(float(loss.detach()))
+        loss.backward()
+        optimizer.step()
+    lowest = min(losses[1:])  # a long step may go beyond the lowest point
+    expect(lowest < losses[0], "a sum of squares in 5 steps", f"{lowest:g} or more", f"less than {losses[0]:g} once")
+
+
+@check_for("optimizer")
 def rates_of_groups_are_shares_of_the_rate(case: EntryCase) -> None:
     """Where parameter groups have rates of their own, one group has `learning_rate`: an engine scales them all by what
     a step's rate is of it."""
@@ -215,6 +234,22 @@ def trained_parameters_are_counted(case: EntryCase) -> None:
     stated = adapter.trained_parameters(FACTS, size)
     expect(trained > 0, "parameters that require gradients after apply", 0, "some")
     expect(stated == trained, f"trained_parameters(facts, {size})", stated, f"{trained}, which require gradients")
+
+
+@check_for("adapter")
+def trained_parameters_reach_the_logits(case: EntryCase) -> None:
+    """Other values of what trains give other logits, and gradients reach each of its parameters."""
+    torch, _, model, _ = _apply(case)
+    before = _logits(torch, model)
+    _disturb(torch, model)
+    changed = model(input_ids=torch.arange(12).reshape(2, 6)).logits
+    expect(
+        not torch.allclose(changed, before, atol=1e-4), "logits with trained parameters changed", "as before", "others"
+    )
+    changed.square().mean().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            expect(parameter.grad is not None, f"gradient of {name}, which trains", None, "one")
 
 
 @check_for("adapter")
