@@ -42,7 +42,8 @@ def check_picked_options(recipe: Recipe, catalog: Catalog, framework: str, *, da
 def _picks(recipe: Recipe, *, data: bool) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Kind, setting and pick of each part with options."""
     picks: list[tuple[str, str, Any]] = [(kind, kind, getattr(recipe, kind)) for kind in SECTIONS]
-    picks += [("quantizer", "quantization", recipe.quantization), ("strategy", "scale.strategy", recipe.scale.strategy)]
+    picks += [("quantizer", "quantization", recipe.quantization)]
+    picks += [(kind, f"scale.{kind}", getattr(recipe.scale, kind)) for kind in ("strategy", "launcher")]
     if data:
         picks.append(("method", "method", recipe.method))
         picks += [(kind, f"data.{kind}", getattr(recipe.data, kind)) for kind in ("format", "renderer", "processor")]
@@ -50,6 +51,7 @@ def _picks(recipe: Recipe, *, data: bool) -> Iterator[tuple[str, str, Mapping[st
             ("evaluator", "evaluate.evaluators", recipe.evaluate.evaluators),
             ("tracker", "trackers", recipe.trackers),
             ("exporter", "export", recipe.export),
+            ("gate", "checkpoint.gates", recipe.checkpoint.gates),  # built only where checkpoints are written
         ):
             picks += [(kind, f"{setting}.{place}", pick) for place, pick in enumerate(listed) if listed != AUTO]
     for kind, setting, pick in picks:

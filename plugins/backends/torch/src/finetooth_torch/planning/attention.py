@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
-from finetooth_hooks import Attention, Context, Decision, PlanError, install_command
+from finetooth_hooks import Attention, Context, Decision, PlanError, PluginError, install_command
 from finetooth_hooks.compute.attention import LayerKind, Segments
 from finetooth_hooks.context import Registered
 from finetooth_hooks.plan import Pick
@@ -70,7 +71,7 @@ class AttentionChoice:
 
 def choose_attention(
     context: Context | None, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
-    precision: str, *, of_transformers: bool = False,
+    precision: str, *, of_transformers: bool = False, failed: Mapping[str, str] = MappingProxyType({}),
 ) -> AttentionChoice:  # fmt: skip
     """The attention of each kind of a model's layers.
 
@@ -80,9 +81,11 @@ def choose_attention(
         config: of the model, in transformers' shape.
         of_transformers: `auto` takes only implementations of transformers, which torch compiles. It always does for
             models with towers, whose code makes its own masks, which functions do not get.
+        failed: why entries failed in the model, by full name; they are passed over.
 
     Raises:
         PlanError: the named attention cannot be used, or none can.
+        RecipeError: the entry has no such option.
         PluginError: no entry has the name.
     """
     installed: tuple[Registered, ...] = context.catalog.all("attention") if context is not None else ()
@@ -98,7 +101,7 @@ def choose_attention(
         pick = by_kind[demand.kind]
         own = of_transformers or bool(facts.towers)
         registered, reason = _choose(
-            _AttentionRequest(setting, pick, demand, hardware, precision, context, own), entries
+            _AttentionRequest(setting, pick, demand, hardware, precision, context, own, failed), entries
         )
         options = {key: value for key, value in pick.items() if key != "name"} if isinstance(pick, Mapping) else {}
         picks[demand.kind] = {"name": registered.full_name, **options} if options else registered.full_name
@@ -116,6 +119,7 @@ class _AttentionRequest:
 
     Attributes:
         of_transformers: `auto` takes only implementations of transformers.
+        failed: why entries failed, by full name.
     """
 
     setting: str
@@ -125,6 +129,7 @@ class _AttentionRequest:
     precision: str
     context: Context | None
     of_transformers: bool
+    failed: Mapping[str, str]
 
     @property
     def name(self) -> str:
@@ -134,16 +139,18 @@ class _AttentionRequest:
         return name
 
     def obstacle(self, registered: Registered) -> str:
-        """Why the entry cannot be used; empty if it can. A function is built, since its builder may know."""
+        """Why the entry cannot be used; empty if it can. If nothing it declares forbids it, it is built: that checks
+        the recipe's options, and its builder may know more, such as that its package cannot be imported."""
         entry = _entry(registered)
-        reason = obstacle(entry, self.demand, self.hardware, self.precision)
-        if reason or entry.transformers or self.context is None:
+        reason = self.failed.get(registered.full_name) or obstacle(entry, self.demand, self.hardware, self.precision)
+        if reason or self.context is None:
             return reason
-        named = self.name in (entry.name, registered.full_name)
-        pick = self.pick if named else registered.full_name
+        pick: Pick = registered.full_name
+        if isinstance(self.pick, Mapping) and (self.name in (AUTO, entry.name, pick) or _meant(registered, self.name)):
+            pick = {**self.pick, "name": pick}
         try:
             self.context.build("attention", pick, setting=self.setting)
-        except PlanError as error:
+        except (PlanError, PluginError) as error:
             return error.problem.removeprefix(f"{SETTING}={entry.name}: ")
         return ""
 
