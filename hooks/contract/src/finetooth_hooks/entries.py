@@ -370,8 +370,8 @@ class Launcher(Entry):
 class Attention(Entry):
     """Computes attention for layers of a model.
 
-    The builder raises `PlanError` for obstacles on this machine (no compiler, an old library): a plan builds a function
-    before it picks it, and `auto` then tries the next.
+    The builder raises `PlanError` for obstacles on this machine (no compiler, an old or broken library): a plan builds
+    an entry before it picks it, and `auto` then tries the next.
 
     Attributes:
         serves: supported devices, types and shapes; the plan refuses others.

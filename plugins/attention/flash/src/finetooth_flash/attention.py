@@ -7,8 +7,10 @@ from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
+from finetooth_hooks import PlanError
 from finetooth_hooks.compute.attention import Lengths
 from finetooth_hooks.protocols import Attention
+from finetooth_toolbox import blame
 from finetooth_toolbox.attention_choice import queries_of
 
 MODULES = {2: "flash_attn", 3: "flash_attn_interface", 4: "flash_attn.cute"}
@@ -31,7 +33,18 @@ def build_4() -> Attention:
 
 
 def _of(version: int) -> Attention:
-    compute: Callable[..., Any] = importlib.import_module(MODULES[version]).flash_attn_varlen_func
+    """
+    Raises:
+        PlanError: the package cannot be imported.
+    """
+    module = MODULES[version]
+    try:
+        compute: Callable[..., Any] = importlib.import_module(module).flash_attn_varlen_func
+    except Exception as error:  # whatever a wheel for another torch raises, or the unfinished 4 in wheels of 2 lacks
+        raise PlanError(
+            f"backend.attention=flash_attention_{version}: {module} cannot be imported: {blame.describe(error)}",
+            action="install its build for this torch, or set it to auto",
+        ) from error
 
     def attend(
         query: Any, key: Any, value: Any, *, scale: float, lengths: Lengths, causal: bool, window: int | None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from finetooth_hooks import Context, PlanError
+from finetooth_hooks.compute.attention import LayerKind
 from finetooth_hooks.plan import Pick
 from finetooth_hooks.protocols import HardwareFacts, ModelFacts
 from finetooth_steps.row_filling import ALLOWED, share
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from finetooth_torch.attention.interface import Computes, checked, install
 from finetooth_torch.layout.shared_rows import narrowed
-from finetooth_torch.planning.attention import AUTO, SETTING, AttentionChoice, choose_attention
+from finetooth_torch.planning.attention import SETTING, AttentionChoice, choose_attention
 
 TRIAL = 23
 """Positions of the trial. Windows are narrowed to less than that."""
@@ -28,8 +29,8 @@ def apply_attention(
 ) -> AttentionChoice:  # fmt: skip
     """Make a model use the attention that `choose_attention` chose, and return the choice.
 
-    If `auto` picks a function and the model's code needs more than its config shows, the best implementation of
-    transformers replaces it; if the model's code does not accept that one, the model's own does. A note says so.
+    If one fails in the model, the next best that the recipe allows replaces it, with a note: of transformers, unless
+    only the package of the failed one is at fault, since the model's code then needs more than its config shows.
 
     Args:
         base: a model of transformers, in evaluation mode.
@@ -37,23 +38,30 @@ def apply_attention(
         sliced: ranks divide positions, so functions compute even if transformers has the implementation.
 
     Raises:
-        PlanError: as `choose_attention` and `attend_with` do.
+        PlanError: as `choose_attention` does; or as `attend_with` does, and the recipe allows no other.
     """
     body = base.get_submodule(facts.body)
 
-    def applied(asked: Pick, *, of_transformers: bool) -> AttentionChoice:
-        made = choose_attention(context, asked, facts, config, hardware, precision, of_transformers=of_transformers)
+    def applied(failed: Mapping[str, str], *, of_transformers: bool) -> AttentionChoice:
+        made = choose_attention(
+            context, pick, facts, config, hardware, precision, of_transformers=of_transformers, failed=failed
+        )
         attention = replace(made, functions=sliced)
         try:
             attend_with(base, body, attention, context)
         except PlanError as error:
-            if pick != AUTO or asked != AUTO or context is None:
-                raise
-            attention = applied("eager" if attention.implementation else AUTO, of_transformers=True)
+            functions = [made.picks[kind] for kind in made.picks if _as_function(attention, kind)]
+            names = [of if isinstance(of, str) else str(of["name"]) for of in functions or made.picks.values()]
+            own = of_transformers or not isinstance(error.__cause__, ImportError | OSError)
+            try:
+                attention = applied({**failed, **dict.fromkeys(names, error.problem)}, of_transformers=own)
+            except PlanError:  # the recipe leaves nothing else
+                raise error from error.__cause__
+            assert context is not None  # it gave the entries
             context.note(f"{error.problem}; {attention.names} computes it instead")
         return attention
 
-    return applied(pick, of_transformers=of_transformers)
+    return applied({}, of_transformers=of_transformers)
 
 
 def attend_with(base: nn.Module, body: nn.Module, choice: AttentionChoice, context: Context | None) -> None:
@@ -101,8 +109,7 @@ def _built(choice: AttentionChoice, context: Context | None) -> Mapping[str, Com
     built: dict[str, Computes] = {}
     for kind, entry in choice.entries.items():
         pick = choice.picks[kind]
-        looks = choice.functions or (entry.serves.segments == "lengths" and not choice.implementation)
-        if entry.transformers and not looks:
+        if not _as_function(choice, kind):
             computes[kind] = entry.transformers
             continue
         assert context is not None  # it gave the entry
@@ -110,6 +117,13 @@ def _built(choice: AttentionChoice, context: Context | None) -> Mapping[str, Com
             built[repr(pick)] = context.build("attention", pick, setting=f"{SETTING}.{kind}")
         computes[kind] = built[repr(pick)]
     return computes
+
+
+def _as_function(choice: AttentionChoice, kind: LayerKind) -> bool:
+    """Whether an entry's function computes layers of a kind, not transformers."""
+    entry = choice.entries[kind]
+    looks = choice.functions or (entry.serves.segments == "lengths" and not choice.implementation)
+    return looks or not entry.transformers
 
 
 @torch.no_grad()

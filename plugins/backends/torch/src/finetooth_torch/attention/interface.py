@@ -74,9 +74,10 @@ def install(base: nn.Module, computes: Mapping[str, Computes]) -> bool:
         if model.config._attn_implementation != name and _attends(model.config.get_text_config()):
             try:
                 model.set_attn_implementation(name)
-            except (ValueError, ImportError) as error:
+            except (ValueError, ImportError, OSError) as error:
                 problem = f"{SETTING}: {type(model).__name__} does not compute attention with {name}"
-                raise PlanError(problem, action=f"set {SETTING} to auto or eager") from error
+                package = "" if isinstance(error, ValueError) else f": {' '.join(str(error).split())}"
+                raise PlanError(problem + package, action=f"set {SETTING} to auto") from error
         return False
     name = registered(computes)
     parts = {key: getattr(model.config, key, None) for key in getattr(model.config, "sub_configs", {})}
