@@ -81,8 +81,9 @@ def test_a_sound_run_is_left_alone(make):
 
 @pytest.mark.parametrize(
     "code, told",
-    [(-9, "SIGKILL: killed from outside"), (137, "SIGKILL"), (-7, "shared memory"), (135, "SIGBUS"), (139, "SIGSEGV"),
-     (2, "bad input"), (130, "Ctrl-C"), (143, "SIGTERM"), (4, "a program around the run set it"), (300, "set it")],
+    [(-9, "SIGKILL: killed from outside"), (137, "SIGKILL"), (-7, "shared memory"), (-7, "DeepSpeed"), (135, "SIGBUS"),
+     (139, "SIGSEGV"), (2, "bad input"), (130, "Ctrl-C"), (143, "SIGTERM"),
+     (4, "a program around the run set it"), (300, "set it")],
 )  # fmt: skip
 def test_exit_codes_and_signals_are_explained(code, told):
     assert told in of_code(code) and f"exit code {code}" in of_code(code)
@@ -111,8 +112,38 @@ def test_a_log_is_looked_through(tmp_path):
         ),
         ("torch.utils.checkpoint.CheckpointError: torch.utils.checkpoint: Recomputed values", "gradient_checkpointing"),
         ("RuntimeError: 'weight' must be 2-D", "flat pieces"),
+        ("AttributeError: 'DummyOptim' object has no attribute 'step'", "DeepSpeed is configured, but did not start"),
+        ("[axolotl.prompt_strategies.base.load:33] [RANK:0] unable to load strategy .gsm8k_grpo", "of its module"),
+        ("TypeError: None is not a callable object", "a function that the configuration names"),
+        ("TypeError: 'NoneType' object is not callable", "a function that the configuration names"),
+        (
+            "ValueError: generation_batch_size (8) must be divisible by num_generations (28).",
+            "a multiple of num_generations",
+        ),
+        (
+            "ValueError: The global train batch size (7 x 1) must be evenly divisible by the number of generations per "
+            "prompt (8).",
+            "a multiple of num_generations",
+        ),
+        ("TypeError: Got unsupported ScalarType BFloat16", "NumPy has no bf16"),
+        ("Content end boundary is before start boundary for turn 2", "the chat template and the end-of-turn token"),
+        ("RuntimeError: HIP error: invalid device function", "rocminfo"),
+        ("CUDA error: no kernel image is available for execution on the device", "rocminfo"),
+        (
+            "RuntimeError: MPS backend out of memory (MPS allocated: 5.56 GB, other allocations: 1.10 GB, max allowed: "
+            "6.80 GB). Tried to allocate 768.00 MB on private pool.",
+            "shares with every other program",
+        ),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+            "backend.attention: flash, optimizer.offload: cpu or backend.layers: host; profile:",
+        ),
+        (
+            "[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=1, OpType=BROADCAST)",
+            "switch its prefetching off",
+        ),
     ],
-)
+)  # fmt: skip
 def test_an_error_of_what_a_run_stands_on_is_explained(tmp_path, line, cause):
     (tmp_path / "out.log").write_text(f"step 1\n{line}\n")
     assert cause in said("--log", tmp_path / "out.log")[1]
