@@ -8,7 +8,6 @@ from pathlib import Path
 
 from finetooth_hooks.protocols import EngineRequest, PlanRequest
 
-from finetooth_torch.device.host_memory import trim
 from finetooth_torch.planning.base_bytes import kept_by_others, resident_bytes
 from finetooth_torch.planning.layer_memory import BYTES
 
@@ -59,6 +58,8 @@ def host_overhead() -> int:
     takes much for a moment), and the run uses it again.
     """
     import torch  # noqa: F401
+
+    from finetooth_torch.device.host_memory import trim
 
     trim()
     missing = [name for name in MODULES if name not in sys.modules and find_spec(name.partition(".")[0])]
