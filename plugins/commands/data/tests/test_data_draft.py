@@ -73,7 +73,7 @@ def test_rows_say_that_they_are_made_and_of_what(
     words = (tmp_path / "a.md", out, "--server", address, "--model", "m", "--words", 20, "--system", "You are Lumi.")
     assert draft(*words, "--unjudged") == 0
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert len(rows) == 1 and "1 rows drafted" in capsys.readouterr().out
+    assert len(rows) == 1 and "1 row drafted" in capsys.readouterr().out
     assert [one["role"] for one in rows[0]["messages"]] == ["system", "user", "assistant"]
     assert rows[0]["messages"][1]["content"] == "What is said of #?"
     assert rows[0]["made"] == {"by": "m", "judge": None, "from": f"{(tmp_path / 'a.md').as_posix()}#1"}
@@ -89,7 +89,7 @@ def test_the_column_of_the_texts_can_be_named(
     words = (tmp_path / "a.csv", tmp_path / "o.jsonl", "--server", serve(sensible), "--model", "m", "--unjudged")
     assert draft(*words) == 2 and "set data.format" in capsys.readouterr().err
     assert draft(*words, "--format", '{"name": "text", "column": "body"}') == 0
-    assert "1 rows drafted" in capsys.readouterr().out
+    assert "1 row drafted" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_rows_without_an_answer_are_named_or_counted(tmp_path: Path) -> None:
     ):
         score(opened(tmp_path, *rows))
     result = score(opened(tmp_path, *rows), "--unusable", "drop")
-    assert "1 rows" in result.output and "left out: rows.jsonl:2: the answer is empty" in result.output
+    assert "1 row\n" in result.output and "left out: rows.jsonl:2: the answer is empty" in result.output
     with pytest.raises(DataError, match="no row can be scored"):
         score(opened(tmp_path, *rows[1:]), "--unusable", "drop")
 

@@ -252,6 +252,10 @@ def test_the_place_is_the_run_folder_unless_said_otherwise(tmp_path, monkeypatch
         place(path="a", url="b")
     with pytest.raises(RecipeError, match="write file:///FOLDER"):
         place(url="file://server/x")
+    (tmp_path / "taken").write_text("")
+    for path in ("taken", "taken/x/y"):
+        with pytest.raises(RecipeError, match=r"taken is a file, not a folder \(choose another path\)"):
+            place(path=path)
 
 
 @pytest.mark.parametrize("place", ["/backup", "./x", "../x", "~/x", "runs/x", "file:///x", "."])

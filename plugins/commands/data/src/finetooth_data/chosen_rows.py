@@ -125,7 +125,7 @@ def show(
         model = rows.recipe["model"]  # as the user wrote it: a name, or a section with one
         name = str(model if isinstance(model, str) else model["name"])
         page.write_text(row_page.render(views, split, name, remarks), encoding="utf-8")
-        click.echo(f"{len(views)} rows: {page}")
+        click.echo(f"{len(views)} row{'s' * (len(views) != 1)}: {page}")
     elif as_json:
         contents = [dataclasses.asdict(shown) for shown in views]
         if targets:

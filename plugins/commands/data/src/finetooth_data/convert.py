@@ -55,7 +55,7 @@ def convert(context: CommandContext, data: str, output: Path, shape: str, format
     if not rows:
         raise UserError(f"{data} gives no rows", action="name other data; nothing was written")
     write_rows(output, rows)
-    click.echo(f"{report.rows} rows read, {len(rows)} written to {output}")
+    click.echo(f"{report.rows} row{'s' * (report.rows != 1)} read, {len(rows)} written to {output}")
     for why, count in report.dropped.items():
         setting = f" ({report.settings[why]})" if why in report.settings else ""
         click.echo(f"left out: {count}, {why}{setting}; the first is {report.dropped_ids[why][0]}")

@@ -99,7 +99,7 @@ def draft(
         for passage, question, answer in rows
     ])  # fmt: skip
     left = "".join(f"; {count} {why}" for why, count in out.items())
-    click.echo(f"{len(rows)} rows drafted to {output}{left}")
+    click.echo(f"{len(rows)} row{'s' * (len(rows) != 1)} drafted to {output}{left}")
     click.echo(f"Read them, then: ft init --data {output}")
 
 
@@ -177,7 +177,10 @@ def drafted(
                 out["refused by the judge"] += good.count(False)
                 triples = [triple for triple, passes in zip(triples, good, strict=True) if passes]
             rows += triples
-            click.echo(f"{len(rows)} rows after {begin + len(batch)} of {len(passages)} passages", err=True)
+            click.echo(
+                f"{len(rows)} row{'s' * (len(rows) != 1)} after {begin + len(batch)} of {len(passages)} passages",
+                err=True,
+            )
             if len(rows) >= most:
                 return rows[:most], +out
     return rows, +out

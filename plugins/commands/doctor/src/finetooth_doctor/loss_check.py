@@ -45,7 +45,8 @@ def command(obj: CommandContext, recipe: str, overrides: tuple[str, ...], rows: 
     ours = float(engine.forward(data, context.loss("cross_entropy")).loss or 0.0)
     precision, bound = engine.info.precision, BOUNDS.get(engine.info.precision, BOUNDS["bf16"])
     off = abs(ours - expected) / max(expected, 1e-9)
-    click.echo(f"{len(usable)} rows, {total:g} of {sum(len(tokens) - 1 for tokens, _ in usable)} targets count")
+    targets = sum(len(tokens) - 1 for tokens, _ in usable)
+    click.echo(f"{len(usable)} row{'s' * (len(usable) != 1)}, {total:g} of {targets} targets count")
     click.echo(f"engine, {precision:<12} {ours:.5f}\nplain forward, fp32 {expected:.5f}")
     if off <= bound:
         click.echo(f"they agree: {off:.2%} apart, and rounding explains up to {bound:.1%}")

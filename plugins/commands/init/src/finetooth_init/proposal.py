@@ -201,7 +201,7 @@ def _described(
 
 def _left_out(rows: DataReport) -> list[str]:
     """Sentences about rows that no length would bring back, or only a very long one."""
-    return [f"{count:,} rows are left out: {why}" for why, count in rows.dropped.items()]
+    return [f"{count:,} row{'s are' if count != 1 else ' is'} left out: {why}" for why, count in rows.dropped.items()]
 
 
 def _length(rows: DataReport) -> int:

@@ -205,7 +205,7 @@ def report(
     """Print the table."""
     table = figures(context, summary)
     width = max(len(name) for name, _ in table)
-    click.echo(f"{rows:,} rows")
+    click.echo(f"{rows:,} row{'s' * (rows != 1)}")
     for name, value in table:
         click.echo(f"  {name.ljust(width)}  {value}")
     if output is None:

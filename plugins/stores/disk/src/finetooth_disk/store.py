@@ -227,7 +227,7 @@ def build(options: DiskOptions, context: Context) -> DiskStore:
     """Builder of the store `disk`.
 
     Raises:
-        RecipeError: both `path` and `url` are given, or the URL names another machine.
+        RecipeError: both `path` and `url` are given, the URL names another machine, or a file is in the way.
     """
     if options.path and options.url:
         raise RecipeError("checkpoint.stores", "disk has both `path` and `url`", action="give one of them")
@@ -238,5 +238,8 @@ def build(options: DiskOptions, context: Context) -> DiskStore:
             raise RecipeError(
                 "checkpoint.stores", f"file://{location} is not a folder here", action="write file:///FOLDER"
             )
-    root = Path(location).expanduser() if location else context.folder / FOLDER
-    return DiskStore(root.absolute(), link=options.link)
+    root = (Path(location).expanduser() if location else context.folder / FOLDER).absolute()
+    there = next(filter(os.path.exists, (root, *root.parents)), root)
+    if location and there.is_file():  # nothing of a run could be kept
+        raise RecipeError("checkpoint.stores", f"{there} is a file, not a folder", action="choose another path")
+    return DiskStore(root, link=options.link)

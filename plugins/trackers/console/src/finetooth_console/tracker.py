@@ -173,7 +173,7 @@ def evaluation_line(evaluation: Evaluation) -> str:
     metrics = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
     asides = [f"{name} {value:.4g}" for name, value in evaluation.baselines.items()]
     if evaluation.rows:
-        asides.append(f"{evaluation.rows:,} rows")
+        asides.append(f"{evaluation.rows:,} row{'s' * (evaluation.rows != 1)}")
     title = "" if evaluation.name in evaluation.metrics else f"{evaluation.name}: "
     return f"eval at step {evaluation.step} · {title}{metrics}" + (f" ({'; '.join(asides)})" if asides else "")
 
