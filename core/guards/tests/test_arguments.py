@@ -38,7 +38,7 @@ BYTES = b"a\xff".decode("utf-8", "surrogateescape")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([BYTES, "--name", "x"], f"PLACE: {BYTES!r} is not valid Unicode text (rename it in UTF-8)"),
+        ([BYTES, "--name", "x"], f"PLACE: {BYTES!r} is not utf-8 text (write it in UTF-8)"),
         (["p", f"train.x={BYTES}", "-n", "x"], f"train.x: {'train.x=' + BYTES!r} is not"),
         (["p", "-n", BYTES], f"--name: {BYTES!r} is not"),
         (["", "-n", "x"], "PLACE: must not be empty (write a name or a path)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,7 +32,7 @@ def _guard(parameter: click.Parameter) -> None:
         for text in given:
             name = _name(parameter, text)
             if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
-                raise UserError(f"{name}: {text!r} is not valid Unicode text", action="rename it in UTF-8")
+                raise UserError(f"{name}: {text!r} is not {sys.getfilesystemencoding()} text", action=_remedy(text))
             if filled and not text.strip():
                 raise UserError(f"{name}: must not be empty", action="write a name or a path")
         made = cast(ctx, value)
@@ -50,6 +51,15 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, tuple | list):
         for part in value:
             yield from _texts(part)
+
+
+def _remedy(text: str) -> str:
+    """What to do about bytes that Python could not read as text: it may have been told of another encoding."""
+    try:
+        text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        return "write it in UTF-8"
+    return "set PYTHONUTF8=1"
 
 
 def _name(parameter: click.Parameter, text: str = "") -> str:

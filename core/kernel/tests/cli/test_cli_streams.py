@@ -81,4 +81,6 @@ def test_what_is_said_in_bytes_that_are_no_text_is_refused_before_anything_is_lo
     given = {"--prompt": "Hi"} | {option: "caf\udcc3\udca9"}
     answer = ft("chat", "toy", *(word for pair in given.items() for word in pair))
     assert answer.code == 2 and "loading" not in answer.err
-    assert answer.err.startswith(f"error: {option} is not ") and answer.err.endswith(" text (set PYTHONUTF8=1)\n")
+    assert answer.err.startswith(f"error: {option}: ") and answer.err.endswith(
+        " is not utf-8 text (set PYTHONUTF8=1)\n"
+    )

@@ -141,7 +141,7 @@ def command(
     if prompt is None and (compare or save is not None):
         word = "compare TEXT" if compare else "save FILE"
         raise UserError(f"--{word.split()[0]} needs --prompt", action=f"type /{word} in the conversation")
-    _check_typed({"--prompt": prompt, "--system": system}, model, overrides)
+    _check_typed(model, overrides)
     offered = () if tools is None else read_tools(tools)
     click.echo(f"loading {model} ...", err=True)
     from finetooth_hooks.sampling import Sampling
@@ -191,14 +191,11 @@ def command(
             click.echo(added.told(save), err=True)
 
 
-def _check_typed(typed: Mapping[str, str | None], model: str, overrides: Sequence[str]) -> None:
+def _check_typed(model: str, overrides: Sequence[str]) -> None:
     """
     Raises:
-        UserError: an option is not text in the system's encoding of arguments, or a question stands among settings.
+        UserError: a question stands among settings.
     """
-    for option, value in typed.items():
-        if not is_text(value or ""):
-            raise UserError(f"{option} is not {sys.getfilesystemencoding()} text", action="set PYTHONUTF8=1")
     if words := [word for word in overrides if "=" not in word]:
         action = f"ft chat {model} --prompt {shlex.quote(' '.join(words))}"
         raise UserError(f"{words[0]!r} is not a setting; give a question with --prompt", action=action)
