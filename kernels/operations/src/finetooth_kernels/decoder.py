@@ -193,6 +193,9 @@ class LayerOperations(Protocol):
     @property
     def segment_attention(self) -> Callable[..., Any]: ...
 
+    @property
+    def windowed_attention(self) -> Callable[..., Any]: ...
+
 
 class MakeDecoder(Protocol):
     """The operation."""

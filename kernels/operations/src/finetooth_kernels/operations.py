@@ -20,6 +20,7 @@ given tensors that it does not take (another dtype, other strides): then it comp
 | `matmul_rounded_once` | sums of matrix products, without a graph | input |
 | `accumulate` | a sum in a wider precision than its parts, in place, without a graph | full |
 | `segment_attention` | causal attention over a stream of segments | input |
+| `windowed_attention` | such attention with a window, a cap on scores or sinks | input |
 | `cached_attention` | like a tensor, for heads of a size: attention of one query a row to a cache; or None | input |
 | `packed_linear` | a weight, packed for products of few rows, without a graph; or None where it cannot be | input |
 | `stream_decoder` | a model's layers over a stream of tokens without padding, see `finetooth_kernels.decoder` | input |
@@ -107,6 +108,7 @@ OPERATIONS: Mapping[str, Operation] = MappingProxyType(
         "matmul_rounded_once": Operation(references.matmul_rounded_once, mm.mm, backward=False),
         "accumulate": Operation(references.accumulate, sums.accumulate, "full", backward=False),
         "segment_attention": Operation(references.segment_attention, segment_attention.segment_attention),
+        "windowed_attention": Operation(references.windowed_attention, segment_attention.windowed_attention),
         "cached_attention": Operation(references.cached_attention, backward=False),
         "packed_linear": Operation(references.packed_linear, backward=False),
         "stream_decoder": Operation(reference_decoder.ReferenceDecoder),

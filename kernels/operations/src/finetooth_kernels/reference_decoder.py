@@ -44,6 +44,7 @@ class ReferenceDecoder:
 OPERATIONS = SimpleNamespace(
     rms_norm=rms_norm.rms_norm, rotary=rotary.rotate, norm_rotary=rotary.norm_rotary, gated_mlp=gated.gated,
     low_rank_linear=low_rank_linear.low_rank_linear, segment_attention=segment_attention.segment_attention,
+    windowed_attention=segment_attention.windowed_attention,
 )  # fmt: skip
 """Torch's implementations of the parts of layers."""
 

@@ -26,7 +26,7 @@ from finetooth_kernels.dropout import mixed
 from finetooth_kernels.fp8 import E4M3, E5M2, rounded
 from finetooth_kernels.logits import LogitsStatistics
 from finetooth_kernels.runs import Run
-from finetooth_kernels.segments import Segment, check_segments
+from finetooth_kernels.segments import Looks, Segment, check_segments
 
 __all__ = [
     "accumulate",
@@ -46,6 +46,7 @@ __all__ = [
     "rms_norm",
     "rotary",
     "segment_attention",
+    "windowed_attention",
 ]
 
 
@@ -175,7 +176,14 @@ def segment_attention(
     qkv_nhd: Tensor, segments: Sequence[Segment], *, heads: int, kv_heads: int, scale: float, arena: Any = None
 ) -> Tensor:
     """See `finetooth_kernels.segment_attention.segment_attention`."""
-    rows = qkv_nhd.shape[0]
+    return windowed_attention(qkv_nhd, segments, Looks(scale), heads=heads, kv_heads=kv_heads)
+
+
+def windowed_attention(
+    qkv_nhd: Tensor, segments: Sequence[Segment], looks: Looks, *, heads: int, kv_heads: int
+) -> Tensor:
+    """See `finetooth_kernels.segment_attention.windowed_attention`."""
+    rows, cap = qkv_nhd.shape[0], looks.softcap
     check_segments(segments, rows)
     seen = torch.zeros(rows, rows, dtype=torch.bool, device=qkv_nhd.device)
     for segment in segments:
@@ -186,9 +194,11 @@ def segment_attention(
     k, v = (x.repeat_interleave(heads // kv_heads, 0) for x in (k, v))
     out = []
     for row in range(rows):  # one at a time: invisible positions must not affect a row, not even times 0
-        at = seen[row].nonzero().squeeze(1)
-        scores = torch.einsum("hd,hcd->hc", q[:, row], k[:, at]) * scale
-        out.append(torch.einsum("hc,hcd->hd", scores.softmax(-1), v[:, at]))
+        at = seen[row].nonzero().squeeze(1)[-looks.window :]  # of 0 all
+        scores = torch.einsum("hd,hcd->hc", q[:, row], k[:, at]) * looks.scale
+        scores = scores if cap is None else cap * torch.tanh(scores / cap)
+        joined = scores if looks.sinks is None else torch.cat([scores, looks.sinks.double()[:, None]], 1)
+        out.append(torch.einsum("hc,hcd->hd", joined.softmax(-1)[:, : len(at)], v[:, at]))
     attended = torch.stack(out) if out else q.transpose(0, 1)
     return attended.to(qkv_nhd.dtype)
 

@@ -16,7 +16,7 @@ from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.decoder import Stream
 from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.reference_decoder import FACTS, OPERATIONS, TrialBody
-from finetooth_kernels.segments import Segment
+from finetooth_kernels.segments import Looks, Segment
 
 __all__ = ["TOLERANCE", "TRIALS", "Difference", "Trial", "awkward", "first_difference", "results", "trials"]
 
@@ -261,13 +261,29 @@ def _accumulate(draw: _Draw, rows: int) -> Iterator[Trial]:
     yield Trial("onto a sum", inputs, onto)
 
 
+def _tree(rows: int) -> tuple[Segment, ...]:
+    return (Segment(0, 4, 9), Segment(4, 7, 7), Segment(7, 9, 9), Segment(9, rows, rows)) if rows else ()
+
+
 def _segment_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
-    tree = (Segment(0, 4, 9), Segment(4, 7, 7), Segment(7, 9, 9), Segment(9, rows, rows)) if rows else ()
+    tree = _tree(rows)
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         return (compute(t["qkv"], tree, heads=4, kv_heads=2, scale=0.25),)
 
     yield Trial("a tree of segments", {"qkv": draw.normal(rows, 8, draw.head)}, call)
+
+
+def _windowed_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
+    tree, inputs = _tree(rows), {"qkv": draw.normal(rows, 8, draw.head)}
+
+    def call(compute: Callable[..., Any], t: Tensors, window: int, cap: float | None) -> tuple[Tensor, ...]:
+        looks = Looks(0.25, window, cap, t.get("sinks"))
+        return (compute(t["qkv"], tree, looks, heads=4, kv_heads=2),)
+
+    yield Trial("a window", inputs, partial(call, window=5, cap=None))
+    yield Trial("a cap", inputs, partial(call, window=0, cap=1.5))
+    yield Trial("a window, a cap, sinks", {**inputs, "sinks": draw.normal(4)}, partial(call, window=3, cap=1.5))
 
 
 def _cached_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
@@ -299,7 +315,7 @@ def _stream_decoder(draw: _Draw, rows: int) -> Iterator[Trial]:
     if not rows:  # a batch has a token
         return
     inputs, tokens = {"states": draw.normal(rows, FACTS.hidden_size)}, torch.arange(rows)
-    tree = (Segment(0, 4, 9), Segment(4, 7, 7), Segment(7, 9, 9), Segment(9, rows, rows))
+    tree = _tree(rows)
     positions = torch.tensor([*range(7), 4, 5, *range(rows - 9)])
     device = inputs["states"].device
     stream = Stream(tokens.to(device), positions.to(device), tree, tokens[None].to(device))
@@ -330,6 +346,7 @@ TRIALS: Mapping[str, Callable[[_Draw, int], Iterator[Trial]]] = MappingProxyType
         "matmul_rounded_once": _matmul_rounded_once,
         "accumulate": _accumulate,
         "segment_attention": _segment_attention,
+        "windowed_attention": _windowed_attention,
         "cached_attention": _cached_attention,
         "packed_linear": _packed_linear,
         "stream_decoder": _stream_decoder,
@@ -342,7 +359,9 @@ ROWS, COLUMNS = 13, 24
 AWKWARD = ((127, 127), (128, 128), (129, 129), (1025, 16), (ROWS, 1025), (ROWS, 4097), (65_537, 8))
 """Rows and columns around the borders of blocks: powers of two, one less and one more, and one row more than the second
 and third number of a GPU's grid can be."""
-QUADRATIC = frozenset({"segment_attention", "cached_attention", "stream_decoder", "grouped_matmul"})
+QUADRATIC = frozenset(
+    {"segment_attention", "windowed_attention", "cached_attention", "stream_decoder", "grouped_matmul"}
+)
 """Operations whose rows see each other, or cost much each: they are not tried with the most rows."""
 
 

@@ -175,7 +175,7 @@ class TorchBackend:
         from finetooth_torchshared.kept_in_fp32 import kept_in_fp32
 
         from finetooth_torch.attention.agreement import apply_attention
-        from finetooth_torch.compute import DECODER, FP8, Compute
+        from finetooth_torch.compute import DECODER, FP8, WINDOWED, Compute
         from finetooth_torch.decoder.wide_residual import widen_residual
         from finetooth_torch.device.graphs import CudaGraphs
         from finetooth_torch.device.host_memory import give_back_freed, keep_freed
@@ -205,7 +205,7 @@ class TorchBackend:
         pick, decoder = self._options.attention, self._options.decoder
         why_not = stream_obstacle(
             request.base.facts, hardware, pick, self._packing, config=request.base.model.config, offload=self._offload,
-            sharded=in_parts(request.place), routed=bool(self._routers),
+            sharded=in_parts(request.place), routed=bool(self._routers), windows=WINDOWED in request.compute.kernels,
         )  # fmt: skip
         chosen = choose_decoder(why_not, hardware, decoder, brought=DECODER in request.compute.kernels)
         stream = chosen.value == STREAM
@@ -323,14 +323,14 @@ def _try_kernels(request: EngineRequest, device: torch.device) -> None:
     Raises:
         PlanError: a kernel that the plan picked is wrong on the device.
     """
-    from finetooth_torch.compute import DECODER, EXPERTS, FP8, GATED_NORM, compute_request
+    from finetooth_torch.compute import DECODER, EXPERTS, FP8, GATED_NORM, WINDOWED, compute_request
     from finetooth_torch.device.kernel_trials import check_kernels
 
     picked, precision = request.compute.kernels, request.plan.train.precision
     assert precision is not None
     uses = compute_request(
         precision, stream=DECODER in picked, fp8=FP8 in picked, experts=EXPERTS in picked,
-        gated_norm=GATED_NORM in picked,
+        gated_norm=GATED_NORM in picked, windows=WINDOWED in picked,
     )  # fmt: skip
     check_kernels(picked, uses, device, request.place.hardware.label)
 

@@ -52,6 +52,7 @@ class Compute:
     gated_mlp: Operation
     low_rank_linear: Operation
     segment_attention: Operation
+    windowed_attention: Operation
     expects: bool
     adds: bool
     cached_attention: Operation | None = None
@@ -70,7 +71,7 @@ class Compute:
             return kernels[name].function if name in kernels else OPERATIONS[name].torch
 
         head, features = kernels.get("linear_logprob"), _features(kernels, "linear_logprob")
-        functions: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, *OWN)}
+        functions: dict[str, Any] = {name: function(name) for name in (*ALWAYS, *STREAM, WINDOWED, *OWN)}
         if PRODUCTS in kernels and "multiply" in _features(kernels, "low_rank_linear"):
             functions["low_rank_linear"] = partial(functions["low_rank_linear"], multiply=kernels[PRODUCTS].function)
         packs = kernels.get("packed_linear")
@@ -88,6 +89,8 @@ DECODER = "stream_decoder"
 ALWAYS = ("linear_logprob", "logits_statistics", "accumulate", "keyed_dropout")
 STREAM = ("rms_norm", "rotary", "norm_rotary", "gated_mlp", "low_rank_linear", "segment_attention")
 """Operations of the stream decoder's layers."""
+WINDOWED = "windowed_attention"
+"""And that of layers with a window, a cap or sinks: torch's, unless a recipe picks a provider."""
 PRODUCTS = "matmul_rounded_once"
 """Operations inside those linear layers, which have their own unless a recipe picks a provider."""
 FP8 = "fp8_linear"
@@ -108,8 +111,19 @@ def decoder_request(precision: str) -> dict[str, KernelRequest]:
     return {DECODER: KernelRequest((precision,), optional=True)}
 
 
+def windows_request(precision: str) -> dict[str, KernelRequest]:
+    """What a stream decoder needs for layers with a window, a cap or sinks, if a recipe names who computes it."""
+    return {WINDOWED: KernelRequest((precision,), optional=True, only_named=True)}
+
+
 def compute_request(
-    precision: str, *, stream: bool, fp8: bool = False, experts: bool = False, gated_norm: bool = False
+    precision: str,
+    *,
+    stream: bool,
+    fp8: bool = False,
+    experts: bool = False,
+    gated_norm: bool = False,
+    windows: bool = False,
 ) -> dict[str, KernelRequest]:
     """The operations that an engine will need. Logits, sums of gradients and the residual stream are in full precision.
 
@@ -119,6 +133,7 @@ def compute_request(
         fp8: the layers' linear modules multiply in 8 bits.
         experts: some layer has them.
         gated_norm: some layer may have one.
+        windows: some layer has a window, a cap or sinks.
     """
     operations = {
         **({FP8: KernelRequest((precision,))} if fp8 else {}),
@@ -135,6 +150,7 @@ def compute_request(
         operations |= {name: KernelRequest(both) for name in STREAM}
         operations[PRODUCTS] = KernelRequest(both, backward=False, optional=True, only_named=True)
         operations["cached_attention"] = KernelRequest((precision,), backward=False, optional=True)
+        operations |= windows_request(precision) if windows else {}
     return operations
 
 

@@ -45,7 +45,7 @@ EVERY = frozenset({"fp32", "bf16", "fp16", "fp64"})
 OF_LOGITS = ("linear_logprob", "logits_statistics")
 DIFFERENTIABLE = (
     "rms_norm", "rotary", "norm_rotary", "gated_norm", "gated_mlp", "low_rank_linear", "grouped_matmul",
-    "segment_attention", "keyed_dropout",
+    "segment_attention", "windowed_attention", "keyed_dropout",
 )  # fmt: skip
 WITHOUT_A_GRAPH = ("matmul_rounded_once", "cached_attention", "packed_linear")
 OWN = ("cached_attention", "packed_linear", "gated_norm")

@@ -59,6 +59,13 @@ def build_decoder() -> Kernel:
     return Kernel({"stream_decoder": StreamDecoder}, missing=missing)
 
 
+def build_named_decoder() -> Kernel:
+    """The provider `native_layers`: the same on any GPU, whatever computes attention there."""
+    from finetooth_native.stream_decoder import StreamDecoder
+
+    return Kernel({"stream_decoder": StreamDecoder}, "never run on such a GPU unless native_stream serves it too")
+
+
 def build_attention() -> Attention:
     """Attention by the compiled kernels.
 

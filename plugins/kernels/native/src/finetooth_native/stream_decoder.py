@@ -21,7 +21,6 @@ from finetooth_kernels.decoder import ByRows, FindLowRank, LayerOperations, Stre
 from finetooth_kernels.gated import activate
 from finetooth_kernels.low_rank_linear import Again
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.segment_attention import windowed_attention
 from finetooth_kernels.segments import Looks, Segment, longest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -233,7 +232,7 @@ class StreamDecoder:
         checkpointing: bool,
         compute: LayerOperations,
     ) -> None:
-        self._attend, block = compute.segment_attention, facts.block
+        self._attend, self._attend_windowed, block = compute.segment_attention, compute.windowed_attention, facts.block
         assert block is not None
         self._facts, self._block, self._checkpointing = facts, block, checkpointing
         self._embedding, self._rotary = body.get_submodule(block.embedding), body.get_submodule(block.rotary)
@@ -334,7 +333,7 @@ class StreamDecoder:
         if looks.usual(longest(segments) if looks.window else 0):
             attended = self._attend(qkv, segments, scale=looks.scale, arena=arena, **heads).flatten(1)
         else:
-            attended = windowed_attention(qkv, segments, looks, **heads).flatten(1)
+            attended = self._attend_windowed(qkv, segments, looks, **heads).flatten(1)
         if wanted is not None:  # behind the last attention a position needs no other
             attended, h_nd = attended.index_select(0, wanted), h_nd.index_select(0, wanted)
         return layer.feed(h_nd, attended, arena) if by_rows is None else by_rows(layer.feed, h_nd, attended)

@@ -1,5 +1,5 @@
 """Triton kernels for CUDA and ROCm: log-probabilities of the head, statistics of logits, rows of layers, experts,
-attention to a cache, products in 8 bits, and tensors as integers."""
+attention over segments and to a cache, products in 8 bits, and tensors as integers."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ def ft_kernels() -> Iterator[Kernel]:
             # not yet timed against torch's own
             Serves(operation="grouped_matmul", devices=GPU, rank=None, features=frozenset({"fused", "split"})),
             Serves(operation="low_rank_linear", devices=GPU, rank=None, features=frozenset({"multiply"})),
+            Serves(operation="segment_attention", devices=GPU, rank=None),
+            Serves(operation="windowed_attention", devices=GPU, rank=None),
             Serves(operation="cached_attention", devices=GPU, rank=None, backward=False),
         ),
     )

@@ -21,6 +21,7 @@ def build() -> Kernel:
         integers,
         layers,
         operations,
+        segments,
     )  # with torch, which who asks for the options does not need
 
     return Kernel(
@@ -37,6 +38,8 @@ def build() -> Kernel:
             "keyed_dropout": layers.keyed_dropout_triton,
             "low_rank_linear": directions.low_rank_linear_triton,
             "grouped_matmul": grouped.grouped_matmul_triton,
+            "segment_attention": segments.segment_attention_triton,
+            "windowed_attention": segments.windowed_attention_triton,
             "integers": integers.IntegerKernels,
             "fp8_linear": eight_bits.fp8_linear_triton,
         },

@@ -51,7 +51,8 @@ def windowed_attention_triton(
     check_segments(segments, qkv_nhd.shape[0])
     if qkv_nhd.stride(-1) != 1:
         qkv_nhd = qkv_nhd.contiguous()
-    return apply(_Seen, qkv_nhd, looks.sinks, tuple(segments), looks, heads, kv_heads)  # type: ignore[no-any-return]
+    sinks_h = None if looks.sinks is None else looks.sinks.contiguous()
+    return apply(_Seen, qkv_nhd, sinks_h, tuple(segments), looks, heads, kv_heads)  # type: ignore[no-any-return]
 
 
 def _reads(qkv_nhd: Tensor) -> bool:
@@ -91,15 +92,21 @@ def _runs(seen_bc: Tensor) -> tuple[Tensor, Tensor]:
     return pad(counts.cumsum(0), (1, 0)), torch.stack([first, (edges < 0).nonzero()[:, 1]], 1).flatten()
 
 
+def _tiles(qkv_nhd: Tensor, numbers: int) -> tuple[int, int, int, int]:
+    """Rows and columns of a block, warps and stages."""
+    tiles = gpu.tiles_for(qkv_nhd.dtype, qkv_nhd.device)
+    most = SUMS * 2 // (numbers * qkv_nhd.element_size())
+    rows, columns = max(LEAST, min(tiles.rows, most)), max(LEAST, min(tiles.columns, 64, most))
+    return rows, columns, 8 if numbers > 64 else 4, 2
+
+
 class _Launch:
     """What all three kernels are told."""
 
     def __init__(self, qkv_nhd: Tensor, segments: tuple[Segment, ...], looks: Looks, heads: int, kv_heads: int) -> None:
         count, _, size = qkv_nhd.shape
         numbers = max(LEAST, layers.power(size))
-        tiles = gpu.tiles_for(qkv_nhd.dtype, qkv_nhd.device)
-        most = SUMS * 2 // (numbers * qkv_nhd.element_size())
-        rows, columns = max(LEAST, min(tiles.rows, most)), max(LEAST, min(tiles.columns, 64, most))
+        rows, columns, warps, stages = _tiles(qkv_nhd, numbers)
         self.places, self.untils, *runs = _layout(segments, looks.window, rows, columns, qkv_nhd.device)
         self.seen, self.seeing = runs[:2], runs[2:]
         self.by_rows, self.by_columns = (-(-count // rows), heads), (-(-count // columns), kv_heads)
@@ -110,8 +117,7 @@ class _Launch:
             "WINDOWED": looks.window > 0, "CAPPED": looks.softcap is not None,
             "PRECISION": gpu.product_precision(qkv_nhd.dtype),
             "WIDEN": gpu.interpreted() and qkv_nhd.dtype == torch.bfloat16,
-            "ROWS": rows, "COLUMNS": columns, "NUMBERS": numbers, "num_warps": 8 if numbers > 64 else 4,
-            "num_stages": 2,
+            "ROWS": rows, "COLUMNS": columns, "NUMBERS": numbers, "num_warps": warps, "num_stages": stages,
         }  # fmt: skip
 
 

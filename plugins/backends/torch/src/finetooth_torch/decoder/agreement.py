@@ -37,7 +37,7 @@ from finetooth_toolbox import blame
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from finetooth_torch.compute import STREAM, TORCH, Compute
+from finetooth_torch.compute import STREAM, TORCH, WINDOWED, Compute
 from finetooth_torch.decoder.bodies import TransformersBody
 from finetooth_torch.decoder.suspects import HEAD, broken_part, wrong_kernel, wrong_low_rank
 from finetooth_torch.decoder.trial_layers import (
@@ -118,7 +118,7 @@ def check_decoder(
             return compare_decoder(body, facts, low_rank, compute)
 
     def refused(problem: str) -> PlanError:
-        kernel = wrong_kernel(lambda other: compare(other).right, compute, STREAM, problem)
+        kernel = wrong_kernel(lambda other: compare(other).right, compute, (*STREAM, WINDOWED), problem)
         if kernel is None:
             with suppress(Exception):  # of the model's own code
                 if compare(compute, lambda module: None).right:

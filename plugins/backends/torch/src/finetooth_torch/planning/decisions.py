@@ -49,6 +49,7 @@ from finetooth_torch.planning.updates import check_updates
 
 RECIPE = "the recipe says so"
 STREAM = "stream"
+NAMES = "kernels.windowed_attention=triton has, and was never timed"
 
 
 def decide(
@@ -84,7 +85,7 @@ def decide(
     base = request.base
     obstacle_of = partial(
         stream_obstacle, hardware=request.place.hardware, attention=attention, packing=packing, offload=offload,
-        sharded=in_parts(request.place), routed=bool(routers),
+        sharded=in_parts(request.place), routed=bool(routers), windows=_windows_named(request, held_in),
     )  # fmt: skip
     brought = _decoder_brought(request, held_in, decoder, obstacle_of)
     chosen = choose_decoder(
@@ -161,6 +162,23 @@ def _takes(
     return in_one_pool(memory) if shares_memory(request.place) else memory
 
 
+def _models(request: PlanRequest) -> tuple[ModelFacts, ...]:
+    return request.base.facts, *(role.facts for role in request.roles.values() if role.facts is not None)
+
+
+def _windows_named(request: PlanRequest, precision: str) -> bool:
+    """Whether the recipe names who computes attention with a window, a cap or sinks, looked up if a model has them.
+
+    Raises:
+        PlanError: a provider that the recipe picks cannot serve.
+    """
+    from finetooth_torch.compute import windows_request
+
+    if request.kernels is None or not any(map(_looks_otherwise, _models(request))):
+        return False
+    return bool(request.kernels(windows_request(precision)))
+
+
 def _decoder_brought(request: PlanRequest, precision: str, wanted: str, obstacle_of: Callable[..., str]) -> bool:
     """Whether there is a provider of the stream decoder, looked up if a model of the run could use it.
 
@@ -172,8 +190,7 @@ def _decoder_brought(request: PlanRequest, precision: str, wanted: str, obstacle
     """
     from finetooth_torch.compute import DECODER, decoder_request
 
-    models = (request.base.facts, *(role.facts for role in request.roles.values() if role.facts is not None))
-    if request.kernels is None or wanted == "transformers" or all(obstacle_of(facts) for facts in models):
+    if request.kernels is None or wanted == "transformers" or all(map(obstacle_of, _models(request))):
         return False
     return DECODER in request.kernels(decoder_request(precision))
 
@@ -189,7 +206,8 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
     layers = request.base.facts.per_layer
     experts = request.base.model.expert_weights > 0 or any(of.experts is not None for of in layers)
     linear = any(of.mixer == "linear" for of in layers)
-    wanted = compute_request(precision, stream=stream, fp8=fp8, experts=experts, gated_norm=linear)
+    windows = any(map(_looks_otherwise, _models(request)))
+    wanted = compute_request(precision, stream=stream, fp8=fp8, experts=experts, gated_norm=linear, windows=windows)
     picked = {} if request.kernels is None else request.kernels(wanted)
     check_products(picked)
     return picked
@@ -198,7 +216,7 @@ def _kernels(request: PlanRequest, precision: str, *, stream: bool, fp8: bool) -
 def stream_obstacle(
     facts: ModelFacts, hardware: HardwareFacts, attention: Pick, packing: bool | None = None, *,
     config: Mapping[str, Any] = MappingProxyType({}), offload: Offload = ON_DEVICE, sharded: bool = False,
-    routed: bool = False,
+    routed: bool = False, windows: bool = False,
 ) -> str:  # fmt: skip
     """Why no provider's stream decoder can compute a model's layers; empty if one can.
 
@@ -207,8 +225,9 @@ def stream_obstacle(
         offload: what is kept off the device.
         sharded: ranks hold parts of the model or of rows.
         routed: routers have losses.
+        windows: the recipe names who computes attention with a window, a cap or sinks.
     """
-    looks_otherwise = hardware.device != "cpu" and _looks_otherwise(facts)
+    looks_otherwise = hardware.device != "cpu" and not windows and _looks_otherwise(facts)
     scaling, _ = scaled_by_length(config)
     reasons = (
         (facts.block is None and scaling, f"its rotary angles ({scaling}) change with the length of a row"),
@@ -217,7 +236,7 @@ def stream_obstacle(
         (sharded, "the strategy divides what the model's own code computes"),
         (routed, "losses of routers are read from the model's own code"),
         (attention != AUTO, f"backend.attention={attention} is for the model's own code"),
-        (looks_otherwise, "flash attention over segments has no window, cap or sinks"),
+        (looks_otherwise, f"flash attention over segments has no window, cap or sinks; {NAMES}"),
         (packing is False, "backend.packing=false asks for padding, and it has none"),
     )
     return next((reason for holds, reason in reasons if holds), "")

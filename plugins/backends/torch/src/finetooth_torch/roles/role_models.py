@@ -62,7 +62,7 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     from finetooth_torchshared.float8 import multiply_in_fp8, plain_linears
 
     from finetooth_torch.attention.agreement import apply_attention
-    from finetooth_torch.compute import FP8, Compute
+    from finetooth_torch.compute import FP8, WINDOWED, Compute
     from finetooth_torch.decoder.wide_residual import widen_residual
     from finetooth_torch.network import Network
 
@@ -82,7 +82,9 @@ def _other(request: EngineRequest, wanted: RoleRequest, options: TorchOptions, c
     decoder = "transformers" if elsewhere else "auto" if options.decoder == STREAM else options.decoder
     compute = Compute.of(request.compute.kernels)
     brought = compute.stream_decoder is not None
-    reason = stream_obstacle(wanted.facts, hardware, options.attention, config=wanted.model.config)
+    reason = stream_obstacle(
+        wanted.facts, hardware, options.attention, config=wanted.model.config, windows=WINDOWED in compute.providers
+    )
     chosen = choose_decoder(reason, hardware, decoder, brought=brought)
     stream = chosen.value == STREAM
     attention = apply_attention(
