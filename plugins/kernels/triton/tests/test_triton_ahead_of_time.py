@@ -21,6 +21,7 @@ import torch
 from finetooth_kernels import gated
 from finetooth_kernels.dropout import Dropped
 from finetooth_kernels.grouped import WIDE_RANK
+from finetooth_kernels.segments import Looks, Segment
 from finetooth_triton import gpu, layers, wide_linear
 from finetooth_triton import logits as dispatch
 from finetooth_triton.cached_attention import CachedAttention
@@ -30,6 +31,7 @@ from finetooth_triton.grouped import grouped_matmul_triton
 from finetooth_triton.integers import IntegerKernels
 from finetooth_triton.linear_logprob import linear_logprob_triton
 from finetooth_triton.operations import entropy_from_logits, selective_log_softmax
+from finetooth_triton.segments import windowed_attention_triton
 
 pytestmark = [
     pytest.mark.slow,
@@ -85,6 +87,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
         layer_kernels,
         masked_kernels,
         row_kernels,
+        segment_kernels,
     )
 
     launches: list[Launch] = []
@@ -105,7 +108,7 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
             return launch
 
     modules = cache_kernels, direction_kernels, eight_bit_kernels, group_kernels, head_kernels, layer_kernels
-    for module in (*modules, integer_kernels, masked_kernels, row_kernels):
+    for module in (*modules, integer_kernels, masked_kernels, row_kernels, segment_kernels):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Recorder(getattr(module, name)))
     monkeypatch.setattr(gpu, "check_runs", lambda name, tensor: None)
@@ -113,13 +116,19 @@ def record(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Launch]]:
     monkeypatch.setattr(layers, "runs_on", lambda device: True)
     monkeypatch.setattr(wide_linear, "multiplies_into_float32", lambda device, dtype: False)
 
-    def run(function: Callable[[], None], shared_memory: int) -> list[Launch]:
+    def run(function: Callable[[], None], shared_memory: int, maker: str = "nvidia") -> list[Launch]:
+        monkeypatch.setattr(gpu, "maker", lambda device: maker)
         monkeypatch.setattr(gpu, "tiles_for", lambda dtype, device: gpu.tiles_within(dtype, shared_memory))
         launches.clear()
         function()
         return list(launches)
 
     return run
+
+
+def maker(backend: str, warp: int) -> str:
+    """See `gpu.maker`."""
+    return "nvidia" if backend == "cuda" else "cdna" if warp == 64 else "rdna"
 
 
 def compiled(launch: Launch, backend: str, architecture: int | str, warp: int) -> Any:
@@ -272,6 +281,14 @@ def cache(dtype: torch.dtype) -> None:
         attention(qkv, own, torch.tensor([40]), 0.25, starts_p=starts, samples=samples, above_hpkwd=above)
 
 
+def segments(dtype: torch.dtype) -> None:
+    """Attention over segments, forward and backward: heads of 64 with all that a layer may have, and wider ones."""
+    sinks = torch.zeros(8, dtype=dtype)
+    for size, looks in ((64, Looks(0.1, 100, None, sinks)), (128, Looks(0.1)), (256, Looks(0.1, 100, 50.0))):
+        qkv = torch.zeros(300, 12, size, dtype=dtype, requires_grad=True)
+        windowed_attention_triton(qkv, (Segment(0, 300, 300),), looks, heads=8, kv_heads=2).sum().backward()
+
+
 CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
     "trained head": (
         lambda dtype: head(dtype, k=None, train=True, everything=False),
@@ -305,6 +322,10 @@ CASES: dict[str, tuple[Callable[[torch.dtype], None], set[str]]] = {
     "8 bits": (eight_bits, {"largest_kernel", "round_kernel"}),
     "integers": (as_integers, {"rescaled_kernel", "integer_product_kernel", "integer_norm_kernel"}),
     "a cache": (cache, {"cached_attention_kernel"}),
+    "segments": (
+        segments,
+        {"segment_attention_kernel", "segment_queries_backward_kernel", "segment_keys_backward_kernel"},
+    ),
 }  # fmt: skip
 
 
@@ -326,7 +347,7 @@ def test_kernels_compile_and_fit(
 ) -> None:
     function, kernels = CASES[case]
     backend, architecture, warp, shared_memory = TARGETS[target]
-    launches = record(lambda: function(dtype), shared_memory)
+    launches = record(lambda: function(dtype), shared_memory, maker(backend, warp))
     torchs = {"head_linear_kernel"} if dtype == torch.float32 else set()  # torch multiplies float32
     assert {launch.kernel.__name__ for launch in launches} == kernels - torchs
     for launch in launches:
@@ -396,10 +417,11 @@ def test_no_kernel_needs_more_registers_than_there_are(record: Callable[..., lis
     for target, (backend, architecture, warp, shared_memory) in MORE_TARGETS.items():
         always = (
             "trained head", "given logits", "rows of layers", "experts", "a cache", "DoRA", "dropout in layers",
-            "integers",
+            "integers", "segments",
         )  # fmt: skip
         for case in (*always, *(["8 bits"] * (target in EIGHTS))):
-            for launch in record(lambda case=case: CASES[case][0](torch.bfloat16), shared_memory):
+            run = lambda case=case: CASES[case][0](torch.bfloat16)  # noqa: E731
+            for launch in record(run, shared_memory, maker(backend, warp)):
                 name = launch.kernel.__name__
                 used = resources(compiled(launch, backend, architecture, warp), backend)
                 of = found.setdefault(name, {})

@@ -41,7 +41,7 @@ def ft_kernels() -> Iterator[Kernel]:
     yield Kernel(
         name="native_layers",
         build="finetooth_native.provider:build_named_decoder",
-        summary="native_stream where torch has no flash attention over segments; name kernels.segment_attention too",
+        summary="its layers where torch has no flash attention over segments; name kernels.segment_attention too",
         serves=(Serves(operation="stream_decoder", devices=frozenset({"cuda"}), rank=None),),
     )
 

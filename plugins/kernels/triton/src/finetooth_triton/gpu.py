@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from finetooth_kernels.triton_devices import SUPPORTED_DTYPES, available, interpreted, on, unsupported
@@ -15,6 +16,7 @@ __all__ = [
     "available",
     "check_runs",
     "interpreted",
+    "maker",
     "on",
     "product_precision",
     "tiles_for",
@@ -66,6 +68,13 @@ def tiles_for(dtype: torch.dtype, device: torch.device) -> Tiles:
     # Type stubs, ROCm builds and the CPU lack the attribute; small tiles fit every GPU there is.
     known = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return tiles_within(dtype, getattr(known, "shared_memory_per_block_optin", 0))
+
+
+def maker(device: torch.device) -> Literal["nvidia", "cdna", "rdna"]:
+    """Who made a GPU, and of AMD's which line: they differ in registers and in what their matrix units are given."""
+    if torch.version.hip is None or device.type != "cuda":
+        return "nvidia"
+    return "cdna" if getattr(torch.cuda.get_device_properties(device), "warp_size", 64) == 64 else "rdna"
 
 
 def product_precision(dtype: torch.dtype) -> str:

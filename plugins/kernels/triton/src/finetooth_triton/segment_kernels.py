@@ -20,13 +20,13 @@ BELOW_ALL = tl.constexpr(-1e30)
 @triton.jit
 def rows_of(base, first, N, stride, SIZE: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr, ROWS: tl.constexpr,
             NUMBERS: tl.constexpr):  # fmt: skip
-    """Numbers of ROWS rows of a head, 0 behind the last row and number. WIDEN: see `linear_tile`."""
-    rows, numbers = tl.arange(0, ROWS), tl.arange(0, NUMBERS)
-    inside = (rows < N - first)[:, None]
-    if not WHOLE:
-        inside = inside & (numbers < SIZE)[None, :]
+    """Numbers of ROWS rows of a head, 0 behind the last one. WIDEN: see `linear_tile`.
+
+    Rows behind the last repeat it: nothing sees them, and they take no masks, of which a thread holds few.
+    """
+    rows, numbers = tl.minimum(tl.arange(0, ROWS), N - 1 - first), tl.arange(0, NUMBERS)
     place = base + tl.cast(first, tl.int64) * stride + rows[:, None] * stride + numbers[None, :]
-    x = tl.load(place, mask=inside, other=0.0)
+    x = tl.load(place) if WHOLE else tl.load(place, mask=(numbers < SIZE)[None, :], other=0.0)
     if WIDEN:
         x = x.to(tl.float32)
     return x
@@ -34,7 +34,7 @@ def rows_of(base, first, N, stride, SIZE: tl.constexpr, WHOLE: tl.constexpr, WID
 
 @triton.jit
 def write_rows(base, first, N, stride, x, SIZE: tl.constexpr, ROWS: tl.constexpr, NUMBERS: tl.constexpr):
-    """What `rows_of` would read."""
+    """Where `rows_of` reads, up to the last row."""
     rows, numbers = tl.arange(0, ROWS), tl.arange(0, NUMBERS)
     place = base + tl.cast(first, tl.int64) * stride + rows[:, None] * stride + numbers[None, :]
     inside = (rows < N - first)[:, None] & (numbers < SIZE)[None, :]

@@ -10,6 +10,7 @@ values', so that nothing is added atomically and results repeat bit for bit.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -27,10 +28,18 @@ __all__ = ["segment_attention_triton", "windowed_attention_triton"]
 
 LEAST = 16
 """Rows, columns and numbers of a product, at least."""
-WIDEST = 256
-"""Numbers of a head, at most."""
-SUMS = 2**13
+WIDEST = {"nvidia": 256, "cdna": 256, "rdna": 128}
+"""Numbers of a head, at most: a thread of RDNA has 256 registers, and its matrix units take operands twice."""
+SUMS = 2**12
 """Numbers of a tile of float32 sums, at most: a block of rows or columns, times the numbers of a head."""
+NARROW = 64
+TILES = {
+    "nvidia": (gpu.Tiles(64, 32, 0, warps=4, stages=2), gpu.Tiles(64, 64, 0, warps=8, stages=2)),
+    "cdna": (gpu.Tiles(64, 32, 0, warps=4, stages=1),) * 2,
+    "rdna": (gpu.Tiles(16, 32, 0, warps=4, stages=1),) * 2,
+}
+"""For heads of up to NARROW numbers and for wider ones, which are not cut, by what fits into registers (see
+docs/benchmarks/kernel-resources.md). No GPU has timed them."""
 
 
 def segment_attention_triton(
@@ -56,7 +65,7 @@ def windowed_attention_triton(
 
 
 def _reads(qkv_nhd: Tensor) -> bool:
-    return layers.readable(qkv_nhd, strided=True) and qkv_nhd.shape[2] <= WIDEST
+    return layers.readable(qkv_nhd, strided=True) and qkv_nhd.shape[2] <= WIDEST[gpu.maker(qkv_nhd.device)]
 
 
 @lru_cache(maxsize=8)  # every layer of a kind asks for that of the same stream
@@ -92,12 +101,12 @@ def _runs(seen_bc: Tensor) -> tuple[Tensor, Tensor]:
     return pad(counts.cumsum(0), (1, 0)), torch.stack([first, (edges < 0).nonzero()[:, 1]], 1).flatten()
 
 
-def _tiles(qkv_nhd: Tensor, numbers: int) -> tuple[int, int, int, int]:
-    """Rows and columns of a block, warps and stages."""
-    tiles = gpu.tiles_for(qkv_nhd.dtype, qkv_nhd.device)
-    most = SUMS * 2 // (numbers * qkv_nhd.element_size())
-    rows, columns = max(LEAST, min(tiles.rows, most)), max(LEAST, min(tiles.columns, 64, most))
-    return rows, columns, 8 if numbers > 64 else 4, 2
+def _tiles(qkv_nhd: Tensor, numbers: int) -> gpu.Tiles:
+    """Rows, columns, warps and stages, so that sums fit into registers."""
+    tiles, most = gpu.tiles_for(qkv_nhd.dtype, qkv_nhd.device), SUMS * 4 // (numbers * qkv_nhd.element_size())
+    own = TILES[gpu.maker(qkv_nhd.device)][numbers > NARROW]
+    rows, columns = min(tiles.rows, own.rows, most), min(tiles.columns, own.columns, most)
+    return replace(own, rows=max(LEAST, rows), columns=max(LEAST, columns))
 
 
 class _Launch:
@@ -106,10 +115,10 @@ class _Launch:
     def __init__(self, qkv_nhd: Tensor, segments: tuple[Segment, ...], looks: Looks, heads: int, kv_heads: int) -> None:
         count, _, size = qkv_nhd.shape
         numbers = max(LEAST, layers.power(size))
-        rows, columns, warps, stages = _tiles(qkv_nhd, numbers)
-        self.places, self.untils, *runs = _layout(segments, looks.window, rows, columns, qkv_nhd.device)
+        tiles = _tiles(qkv_nhd, numbers)
+        self.places, self.untils, *runs = _layout(segments, looks.window, tiles.rows, tiles.columns, qkv_nhd.device)
         self.seen, self.seeing = runs[:2], runs[2:]
-        self.by_rows, self.by_columns = (-(-count // rows), heads), (-(-count // columns), kv_heads)
+        self.by_rows, self.by_columns = (-(-count // tiles.rows), heads), (-(-count // tiles.columns), kv_heads)
         self.factors = (looks.scale, 1.0) if looks.softcap is None else (looks.scale / looks.softcap, looks.softcap)
         self.sizes = looks.window, count, *qkv_nhd.stride()[:2]
         self.options: dict[str, Any] = {
@@ -117,7 +126,8 @@ class _Launch:
             "WINDOWED": looks.window > 0, "CAPPED": looks.softcap is not None,
             "PRECISION": gpu.product_precision(qkv_nhd.dtype),
             "WIDEN": gpu.interpreted() and qkv_nhd.dtype == torch.bfloat16,
-            "ROWS": rows, "COLUMNS": columns, "NUMBERS": numbers, "num_warps": warps, "num_stages": stages,
+            "ROWS": tiles.rows, "COLUMNS": tiles.columns, "NUMBERS": numbers, "num_warps": tiles.warps,
+            "num_stages": tiles.stages,
         }  # fmt: skip
 
 
