@@ -228,6 +228,23 @@ def test_no_gpu_is_planned_with_what_it_does_not_have(planned: Any) -> None:
                 assert ("stream_decoder" in cell(job, "kernels")) <= streams, name
 
 
+@pytest.mark.parametrize("name", ["MI300X", "RX 7900 XTX", "H100"])
+@pytest.mark.parametrize("model", ["8B", "gemma"])
+def test_the_stream_decoder_is_to_be_had_by_name(planned: Any, name: str, model: str) -> None:
+    """On AMD, and with windows and caps on every GPU, and the plan says that nobody has run or timed it."""
+    kernels = {"segment_attention": "triton", **({"windowed_attention": "triton"} if model == "gemma" else {})}
+    if name != "H100":
+        kernels["stream_decoder"] = "native_layers"
+    with on(MACHINES[name]) as facts:
+        context = planned(model, MACHINES[name], facts, train={"max_length": 4096}, kernels=kernels)
+        job = decide(context, {}, data=False)
+    decided = {decision.setting: decision for decision in job.plan.decisions}
+    assert cell(job, "backend.decoder") == "stream"
+    assert all(str(decided[f"kernels.{name}"].value).endswith(provider) for name, provider in kernels.items())
+    assert name == "H100" or "never run" in decided["kernels.stream_decoder"].reason
+    assert ("no GPU has timed" in decided["backend.decoder"].reason) is (model == "gemma")
+
+
 @pytest.mark.parametrize(("size", "usable"), [(16, 10.67), (36, 24), (48, 36), (128, 96)])
 def test_torch_on_a_mac_budgets_one_memory(
     planned: Any, monkeypatch: pytest.MonkeyPatch, size: int, usable: float

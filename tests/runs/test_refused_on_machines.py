@@ -178,7 +178,7 @@ REFUSED = [
     ),
     cannot(
         "sm_75", "kernels.stream_decoder=native_stream", "flash attention needs compute capability 8.0",
-        "set it to auto",
+        "set it to auto or native_layers",
     ),
     cannot(
         "gfx1151", "kernels.grouped_matmul=native", "it has no grouped_matmul, only",
@@ -222,6 +222,14 @@ REFUSED = [
     ),
     cannot("avx512_bf16", "backend.graphs=true", "has no graphs", "set backend.graphs to auto or false"),
     cannot("gfx1151", "backend.graphs=true", "they need decoder: stream", "set backend.graphs to auto or false"),
+    cannot(
+        "gfx942", "kernels.windowed_attention=native", "it has no windowed_attention, only",
+        "set it to auto or reference or torch or triton", "gemma2",
+    ),
+    cannot(
+        "gfx1010", "kernels.segment_attention=triton kernels.stream_decoder=native_layers",
+        "write nothing on AMD gfx1010", "set it to auto or reference or torch",
+    ),
     cannot("sm_90", "backend.graphs=true", "no window, cap or sinks", "set backend.graphs to auto or false", "gemma2"),
     cannot("gfx1201", "backend.decoder=stream", "no plugin brings one", "set backend.decoder to auto or transformers"),
     cannot(

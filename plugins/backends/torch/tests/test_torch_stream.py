@@ -322,6 +322,7 @@ def test_the_decoder_is_chosen_with_a_reason(kit: SimpleNamespace) -> None:
     dynamic = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 256}
     for described, hardware in ((facts, kit.hardware), (facts, gpu), (capped, kit.hardware)):
         assert stream_obstacle(described, hardware, "auto") == ""
+    assert stream_obstacle(capped, gpu, "auto", windows=True) == ""
     assert choose_decoder("", gpu, "auto", brought=True).value == "stream"
     assert choose_decoder("", gpu, "transformers", brought=True).value == "transformers"
     lacking = choose_decoder("", gpu, "auto", brought=False)

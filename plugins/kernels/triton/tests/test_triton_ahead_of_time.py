@@ -387,6 +387,8 @@ SPILLING = {
     ("sm_90", "head_linear_kernel"), ("sm_90", "head_gradient_kernel"),
     *((target, "grouped_matrices_kernel") for target in ("gfx1100", "gfx1151")),
     *((target, "integer_product_kernel") for target in ("gfx1100", "gfx1151")),
+    ("sm_100", "segment_queries_backward_kernel"),
+    *((target, "segment_keys_backward_kernel") for target in ("gfx1100", "gfx1151")),  # heads of 128
     *((target, "cached_attention_kernel") for target in ("sm_86", "sm_89", "gfx1100", "gfx1151")),
 }  # fmt: skip
 """Known to keep some numbers in memory; whether smaller tiles are faster takes the device."""

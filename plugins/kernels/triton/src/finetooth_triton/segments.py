@@ -36,7 +36,7 @@ NARROW = 64
 TILES = {
     "nvidia": (gpu.Tiles(64, 32, 0, warps=4, stages=2), gpu.Tiles(64, 64, 0, warps=8, stages=2)),
     "cdna": (gpu.Tiles(64, 32, 0, warps=4, stages=1),) * 2,
-    "rdna": (gpu.Tiles(16, 32, 0, warps=4, stages=1),) * 2,
+    "rdna": (gpu.Tiles(32, 32, 0, warps=8, stages=1),) * 2,
 }
 """For heads of up to NARROW numbers and for wider ones, which are not cut, by what fits into registers (see
 docs/benchmarks/kernel-resources.md). No GPU has timed them."""

@@ -49,7 +49,7 @@ from finetooth_torch.planning.updates import check_updates
 
 RECIPE = "the recipe says so"
 STREAM = "stream"
-NAMES = "kernels.windowed_attention=triton has, and was never timed"
+UNTIMED = "no GPU has timed its attention with a window, cap or sinks"
 
 
 def decide(
@@ -83,15 +83,18 @@ def decide(
     check_offload(request, offload)
     check_sharding(request, held_in, offload, share_base=share_base)
     base = request.base
+    windows = _windows_named(request, held_in)
     obstacle_of = partial(
         stream_obstacle, hardware=request.place.hardware, attention=attention, packing=packing, offload=offload,
-        sharded=in_parts(request.place), routed=bool(routers), windows=_windows_named(request, held_in),
+        sharded=in_parts(request.place), routed=bool(routers), windows=windows,
     )  # fmt: skip
     brought = _decoder_brought(request, held_in, decoder, obstacle_of)
     chosen = choose_decoder(
         obstacle_of(base.facts, config=base.model.config), request.place.hardware, decoder, brought=brought
     )
     stream = chosen.value == STREAM
+    if stream and windows and request.place.hardware.device != "cpu":
+        chosen = replace(chosen, reason=f"{chosen.reason}; {UNTIMED}")
     replayed = choose_graphs(graphs, request.place.hardware, chosen, samples="generate" in request.needs)
     attending = None if stream else _attention(request, attention, held_in, context, compiled=compiling == REGIONAL)
     check_slicing(request, attending)
@@ -236,7 +239,10 @@ def stream_obstacle(
         (sharded, "the strategy divides what the model's own code computes"),
         (routed, "losses of routers are read from the model's own code"),
         (attention != AUTO, f"backend.attention={attention} is for the model's own code"),
-        (looks_otherwise, f"flash attention over segments has no window, cap or sinks; {NAMES}"),
+        (
+            looks_otherwise,
+            "flash attention over segments has no window, cap or sinks, only kernels.windowed_attention=triton",
+        ),
         (packing is False, "backend.packing=false asks for padding, and it has none"),
     )
     return next((reason for holds, reason in reasons if holds), "")
@@ -254,7 +260,9 @@ def choose_decoder(obstacle: str, hardware: HardwareFacts, wanted: str, *, broug
     """
     setting, reason = "backend.decoder", obstacle
     if not reason and not brought:
-        brings = "finetooth-native brings one for CPUs and, in half precision, NVIDIA GPUs"
+        brings = (
+            "finetooth-native brings one for CPUs and, in half precision, NVIDIA GPUs; native_layers was never tried"
+        )
         reason = f"no plugin brings one that serves {hardware.label} here; {brings}"
     if wanted == STREAM and reason:
         raise PlanError(f"{setting}={STREAM}: {reason}", action=f"set {setting} to auto or transformers")
