@@ -240,7 +240,7 @@ def test_a_builder_gets_what_it_has_parameters_for(module: str) -> None:
         ("acme_builders:not_callable", "acme_builders has no such class or function"),
         ("acme_builders", "acme_builders has no such class or function"),
         ("acme_missing:build", "No module named 'package_that_is_not_there'"),
-        ("acme_raises:build", "importing acme_raises raised RuntimeError: no such luck ["),
+        ("acme_raises:build", "cannot be imported: RuntimeError: no such luck ["),
         ("acme_nowhere:build", "No module named 'acme_nowhere'"),
     ],
 )
@@ -250,6 +250,28 @@ def test_a_broken_builder_is_the_plugins_fault(module: str, reference: str, said
     assert said in str(raised.value)
     assert str(raised.value).startswith("acme: ")
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "raised", ["RuntimeError('no driver')", "OSError('libcuda.so: no such file')", "KeyError('x')"]
+)
+def test_a_library_that_breaks_while_it_is_imported_is_bad_input(
+    module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str
+) -> None:
+    """What a builder itself raises stays as it is."""
+    (tmp_path / "acme_library.py").write_text(f"raise {raised}\n", encoding="utf-8")
+    (tmp_path / "acme_late.py").write_text(
+        f"def build():\n    import acme_library\n\ndef fails():\n    raise {raised}\n", encoding="utf-8"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "acme_late", raising=False)
+    with pytest.raises(PluginError) as caught:
+        builders.built(Source(Loss(name="x", build="acme_late:build")), NoOptions(), None)
+    kind = raised.partition("(")[0]
+    assert caught.value.exit_code == 2 and f"loss 'x' cannot be imported: {kind}: " in caught.value.problem
+    assert caught.value.action == "repair the library that raised it; --debug shows the whole traceback"
+    with pytest.raises((RuntimeError, OSError, KeyError)):
+        builders.built(Source(Loss(name="x", build="acme_late:fails")), NoOptions(), None)
 
 
 def test_load_builder(module: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import traceback
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +13,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from finetooth_hooks.entries import Attention, Entry
-from finetooth_hooks.errors import PluginError
-from finetooth_toolbox.blame import MEND, error_line, where
+from finetooth_hooks.errors import FinetoothError, PluginError
+from finetooth_toolbox.blame import error_line, where
 
 from finetooth_core.plugins.versions import remedy
 
@@ -37,11 +38,8 @@ def load_builder(entry: Entry, distribution: str = "") -> Callable[..., Any]:
     try:
         with _collecting_paused():
             module = import_module(module_name)
-    except ImportError as error:
-        raise import_failure(error, what, blame) from error
     except Exception as error:
-        problem = f"{what}: importing {module_name} raised {error_line(error, importing=True)}"
-        raise PluginError(blame, problem, action=MEND) from error
+        raise import_failure(error, what, blame) from error
     function = getattr(module, attribute, None) if attribute else None
     if not callable(function):
         problem = f"{what} names its builder {entry.build!r}, but {module_name} has no such class or function"
@@ -53,14 +51,16 @@ def built(registered: Registered, options: Options, context: Any) -> Any:
     """Call the builder of an entry. It gets those of `options` and `context` that it has parameters for.
 
     Raises:
-        PluginError: a library is missing, or the built object is not of the entry's kind.
+        PluginError: a library is missing or broken, or the built object is not of the entry's kind.
     """
     builder, kind = load_builder(registered.entry, registered.distribution), registered.entry.kind
     offered = {"options": options, "context": context}
     wanted = inspect.signature(builder).parameters
     try:
         return derived(builder(**{name: offered[name] for name in offered if name in wanted}), kind, registered)
-    except ImportError as error:
+    except Exception as error:
+        if isinstance(error, FinetoothError) or not (isinstance(error, ImportError) or _of_an_import(error)):
+            raise
         raise import_failure(error, f"{kind} {registered.entry.name!r}", registered.distribution) from error
 
 
@@ -153,13 +153,22 @@ def _collecting_paused() -> Iterator[None]:
             gc.enable()
 
 
-def import_failure(error: ImportError, what: str, distribution: str) -> PluginError:
-    """A clear error for an ImportError inside a plugin.
+def _of_an_import(error: BaseException) -> bool:
+    """Whether a module raised it while it was imported."""
+    return any(frame.f_code.co_name == "<module>" for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def import_failure(error: Exception, what: str, distribution: str) -> PluginError:
+    """A clear error for an import that failed inside a plugin. Libraries for GPUs also raise RuntimeError, OSError or
+    AttributeError, if a driver is missing or another library has another version.
 
     Args:
         what: the entry that needed the import, `loss 'x'`.
         distribution: the plugin at fault.
     """
-    lacks, action = remedy(error, distribution)
-    problem = f"{what} cannot be imported: {' '.join(str(error).split())}{lacks}"
-    return PluginError(distribution, problem, action=action or f"see what is broken: ft plugins doctor {distribution}")
+    text, lacks = error_line(error, importing=True), ""
+    action = "repair the library that raised it; --debug shows the whole traceback"
+    if isinstance(error, ImportError):
+        text, (lacks, action) = " ".join(str(error).split()), remedy(error, distribution)
+        action = action or f"see what is broken: ft plugins doctor {distribution}"
+    return PluginError(distribution, f"{what} cannot be imported: {text}{lacks}", action=action)
