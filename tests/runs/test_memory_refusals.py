@@ -53,7 +53,12 @@ def job(config: dict[str, Any], parameters: int, hardware: HardwareFacts, tmp_pa
     """All of a model trains on rows of 512, or a low-rank addition does."""
     kit = FakeContext(tmp_path, installed=True)
     context: Any = SimpleNamespace(
-        catalog=manager.start().catalog, framework="torch", build=kit.build, recipe=SimpleNamespace(backend="auto")
+        catalog=manager.start().catalog,
+        framework="torch",
+        build=kit.build,
+        recipe=SimpleNamespace(backend="auto"),
+        notes=[],
+        note=print,
     )
     norms = HEAD_NORMS if config["model_type"] == "qwen3" else {}
     facts = llama_facts(config, renderer="plain", max_positions=4096, block=norms)

@@ -159,7 +159,7 @@ def test_room_is_asked_for_what_a_state_holds(
     recipe: Callable[..., Any], tiny_smollm2: Path, adapter: Any, optimizer: str, kept: float
 ) -> None:
     """As many bytes as the tensors of a checkpoint's state have, gradients not among them; of disk and of memory."""
-    from finetooth_core.planning.room import state_size
+    from finetooth_saving.room import state_size
 
     given = recipe(
         model=str(tiny_smollm2),
@@ -189,7 +189,7 @@ def test_checkpoints_in_memory_take_no_room_on_the_disk(
     given = recipe(adapter={"name": "freeze", "layers": 1}, checkpoint={"every": 1, "stores": ["host"]})
     request = finetooth.session(given).job.request
     info = request.base.model
-    free = 4 * info.parameters + room.RECORDS + room._described(info.files)  # the artifact, which is the whole model
+    free = 4 * info.parameters + room.RECORDS + room.described(info.files)  # the artifact, which is the whole model
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=free))
     assert finetooth.session(given).plan.hash

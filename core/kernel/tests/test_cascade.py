@@ -11,7 +11,17 @@ import pytest
 from finetooth_core.planning import cascade
 from finetooth_core.planning.plan import Job
 from finetooth_core.settings.recipe import Recipe, load
-from finetooth_hooks import Adapter, Backend, MemoryEstimate, Plan, PlanError, Quantizer, RecipeError, Saving
+from finetooth_hooks import (
+    Adapter,
+    Backend,
+    MemoryEstimate,
+    Plan,
+    PlanError,
+    PluginError,
+    Quantizer,
+    RecipeError,
+    Saving,
+)
 from finetooth_hooks.plan import Decision
 from finetooth_hooks.protocols import Device, HardwareFacts, Stored
 
@@ -30,6 +40,7 @@ ENTRIES = (
     Quantizer(name="four", build="x:x"),
     Quantizer(name="other_four", build="x:x", rank=10),
     Quantizer(name="broken", build="x:x", rank=99),
+    Quantizer(name="absent", build="x:x", rank=99),
 )
 STORED = {"eight": 1.0, "four": 0.56, "other_four": 0.52}
 TRAINED = {"low": 10, "whole": 1000, "top": 100}
@@ -42,6 +53,8 @@ class Context:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.framework, self.facts, self.log = recipe, "torch", NOTHING, {}
+        self.notes: list[str] = []
+        self.note = self.notes.append
         self.model = SimpleNamespace(parameters=1000)
         registered = [SimpleNamespace(entry=entry, full_name=f"t:{entry.name}") for entry in ENTRIES]
 
@@ -60,8 +73,9 @@ class Context:
         name = pick.partition(":")[2]
         if kind == "adapter":
             return SimpleNamespace(trained_parameters=lambda facts, parameters: TRAINED[name])
-        if name == "broken":
-            raise ImportError("it is not installed")
+        if name in ("broken", "absent"):
+            cause = RuntimeError("no driver") if name == "broken" else ModuleNotFoundError("no module")
+            raise PluginError("acme", f"quantizer {name!r} cannot be imported: {cause}") from cause
         return SimpleNamespace(stored=Stored(name, STORED[name]))
 
     def beside(self, recipe: Recipe) -> Context:
@@ -144,6 +158,7 @@ def test_the_first_step_that_fits_is_written_into_the_recipe(
 def test_every_step_is_said_with_its_figure_and_what_it_gives_up() -> None:
     job = chosen(4)
     assert job.plan.notes == (
+        "passed over: acme: quantizer 'broken' cannot be imported: no driver",
         "adapter: auto, quantization: auto: whole would take 16.00 GB at the peak (weights 16.00 GB), and a GPU has "
         "4.00 GB: not taken",
         "adapter: auto, quantization: auto: low would take 8.00 GB at the peak (weights 8.00 GB), and a GPU has "
@@ -164,15 +179,15 @@ def test_bits_that_save_nothing_are_not_given_up(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(TAKES, ("low", name), takes)
     job = chosen(5)
     assert made(job) == {"adapter": "low", "quantization": None, "gradient_checkpointing": True}
-    assert "low over eight would take 9.00 GB" in job.plan.notes[2]
-    assert job.plan.notes[2].endswith("not taken (no less than low)")
-    assert "low, activations recomputed is taken: 4.00 GB" in job.plan.notes[4]
-    assert "rounded" not in job.plan.notes[4]
+    assert "low over eight would take 9.00 GB" in job.plan.notes[3]
+    assert job.plan.notes[3].endswith("not taken (no less than low)")
+    assert "low, activations recomputed is taken: 4.00 GB" in job.plan.notes[5]
+    assert "rounded" not in job.plan.notes[5]
 
 
 def test_what_is_free_now_counts() -> None:
     assert made(chosen(32, available=9))["adapter"] == "low"
-    assert "has 9.00 GB of 32.00 GB free now" in chosen(32, available=9).plan.notes[0]
+    assert "has 9.00 GB of 32.00 GB free now" in chosen(32, available=9).plan.notes[1]
 
 
 def test_only_what_is_left_open_is_chosen() -> None:

@@ -9,7 +9,17 @@ from typing import Any
 
 import pytest
 from finetooth_core.planning.memory_check import check_memory
-from finetooth_hooks import Adapter, Backend, MemoryEstimate, Optimizer, PlanError, Quantizer, Saving, Strategy
+from finetooth_hooks import (
+    Adapter,
+    Backend,
+    MemoryEstimate,
+    Optimizer,
+    PlanError,
+    PluginError,
+    Quantizer,
+    Saving,
+    Strategy,
+)
 from finetooth_hooks.compute.strategies import Sharding
 from finetooth_hooks.protocols import (
     BasePart,
@@ -42,7 +52,6 @@ class Estimator:
         train, stored = asked.train, asked.base.stored
         shares = 1 if asked.place.sharding is None else asked.place.sharding.weights
         tokens = min(train.micro_batch_tokens or 4096, train.batch_size * asked.data.longest)
-        assert asked.kernels is None  # a trial picks nothing
         parts = {
             "weights": int(2 * GB / shares * (1.0 if stored is None else stored.bytes_per_weight / 2)),
             "trains": int((4 + asked.updates.state_bytes) * asked.trains.parameters / shares),
@@ -93,6 +102,8 @@ def job(
         if kind == "backend":
             assert pick["name"] == "t:made"
             return Estimator(pick["activations"])
+        if pick == "t:torn":
+            raise PluginError("acme", "quantizer 'torn' cannot be imported") from OSError("no such library")
         if kind == "strategy":
             return SimpleNamespace(sharding=lambda world: Sharding(world, world, world))
         return LowRank() if kind == "adapter" else SimpleNamespace(stored=Stored("four bits", 0.5))
@@ -106,9 +117,14 @@ def job(
     ]
     catalog = SimpleNamespace(all=of_kind, speaking=of_kind, default=lambda kind, framework: backends[0])
     recipe = SimpleNamespace(backend="auto")
-    context = SimpleNamespace(catalog=catalog, framework="torch", build=build, recipe=recipe)
+    notes = ["said before"]
+    context = SimpleNamespace(
+        catalog=catalog, framework="torch", build=build, recipe=recipe, notes=notes, note=notes.append
+    )
     plan = SimpleNamespace(train=train, memory=backend.plan(asked).memory)
-    return SimpleNamespace(backend=backend, asked=asked, request=asked, plan=plan, context=context, passed=())
+    return SimpleNamespace(
+        backend=backend, asked=asked, request=asked, plan=plan, context=context, passed=(), every_report=()
+    )
 
 
 def refusal(**of: Any) -> str:
@@ -175,6 +191,12 @@ def test_where_nothing_helps_it_says_so() -> None:
     assert "no installed plugin makes it fit (with " in said and "a smaller model, or a device with more" in said
     said = refusal(memory=2, entries=())
     assert "adapter" not in said.split("(with ")[1] and "no installed plugin makes it fit" in said
+
+
+def test_a_broken_library_is_named_and_passed_over() -> None:
+    said = refusal(memory=9, entries=(*ENTRIES, Quantizer(name="torn", build="x:x")))
+    assert "(9.00 GB); passed over: acme: quantizer 'torn' cannot be imported; or run it all the same" in said
+    assert "said before" not in said and "adapter=low (6.01 GB)" in said
 
 
 def test_what_is_free_counts_only_against_the_start() -> None:

@@ -69,6 +69,14 @@ class Keeping:
         """Whether a due save writes a folder."""
         return self.disk is not None or bool(self.remote)
 
+    def states(self, steps: int | None, epochs: float) -> int:
+        """How many states will be on the disk at once, in a run of so many steps or epochs."""
+        states = self.cadence.times(steps, epochs)
+        if not self.last:
+            return states
+        # one more while the oldest is still there
+        return min(states, self.last + (0 if self.best is None else self.best.n) + 1)
+
 
 @dataclass(frozen=True)
 class BestKept:

@@ -29,6 +29,9 @@ class DataReport:
         trained_by_role: trained tokens of conversations by the role of their message; empty if unknown.
         longest: positions of the longest datum.
         longest_id: row id of the longest datum; empty to name none.
+        bounded_by: the setting that bounds the longest datum, up to `unbounded` positions: `method.NAME`, if the method
+            samples answers. A refusal for memory suggests less of it.
+        unbounded: positions of the longest datum that it does not bound, such as the longest prompt.
         length_deviation: standard deviation of the data's positions.
         lengths: quantiles of the data's positions at equal shares, from the shortest to the longest, within 5 %; empty
             if unknown.
@@ -59,6 +62,8 @@ class DataReport:
     trained_by_role: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     settled: tuple[str, ...] = ()
+    bounded_by: str = "train.max_length"
+    unbounded: int = 0
 
 
 @dataclass(frozen=True)

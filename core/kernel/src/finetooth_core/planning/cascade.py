@@ -15,19 +15,18 @@ into the run's recipe, so that a resumed run keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Quantizer
-from finetooth_hooks.errors import FinetoothError, PlanError
+from finetooth_hooks.errors import PlanError
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.text import measures
 
 from finetooth_core.planning.context import RunContext
 from finetooth_core.planning.memory_check import shortages
-from finetooth_core.planning.memory_ladder import name_of, savings
+from finetooth_core.planning.memory_ladder import bytes_per_weight, name_of, savings, usable
 from finetooth_core.planning.plan import Job
 from finetooth_core.settings.recipe import Recipe
 
@@ -132,16 +131,11 @@ def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], 
         yield "adapter", named, (), {}
         return
     whole, size = None, 0
-    for registered in context.catalog.speaking("adapter", context.framework):
-        entry = registered.entry
-        assert isinstance(entry, Adapter)
-        if entry.base_frozen:
-            continue
-        with suppress(FinetoothError, ImportError):  # its options are for a recipe to give
-            adapter = context.build("adapter", registered.full_name, setting="adapter")
-            trained = adapter.trained_parameters(context.facts, context.model.parameters)
-            if trained > size:
-                whole, size = registered, trained
+    trains = usable(context, "adapter", lambda built: built.trained_parameters(context.facts, context.model.parameters))
+    for registered, _, trained in trains:
+        assert isinstance(registered.entry, Adapter)
+        if not registered.entry.base_frozen and trained > size:
+            whole, size = registered, trained
     if whole is not None:
         yield "whole", name_of(whole, context), (), {"adapter": name_of(whole, context)}
     added = context.catalog.default("adapter", setting="adapter", framework=context.framework)
@@ -154,13 +148,9 @@ def _quantizers(context: RunContext) -> Iterator[tuple[int, Registered]]:
     """The quantizer for each number of bits: of those that can be built the one with the highest rank, then the one
     with the most bytes."""
     candidates: list[tuple[float, tuple[int, float, str], Registered]] = []
-    for registered in context.catalog.speaking("quantizer", context.framework):
-        entry = registered.entry
-        assert isinstance(entry, Quantizer)
-        with suppress(FinetoothError, ImportError):
-            stored = context.build("quantizer", registered.full_name, setting="quantization").stored
-            size = float(stored.bytes_per_weight)
-            candidates.append((size, (-entry.rank, -size, registered.full_name), registered))
+    for registered, _, size in usable(context, "quantizer", bytes_per_weight):
+        assert isinstance(registered.entry, Quantizer)
+        candidates.append((size, (-registered.entry.rank, -size, registered.full_name), registered))
     for bits, (above, most) in BITS.items():
         fitting = [(order, registered) for size, order, registered in candidates if above < size <= most]
         if fitting:
@@ -208,17 +198,18 @@ def choose(context: RunContext, decide: Decide) -> Job:
         lines = "; ".join(f"{trial.step.label}: {trial.obstacle}" for trial in outcomes)
         raise PlanError(f"{_settings(context.recipe)}: no way of training works ({lines})", action="name an adapter")
     taken = next((trial for trial in able if not trial.obstacle), able[-1])
-    return _explained(context.recipe, taken, outcomes)
+    return _explained(context, taken, outcomes)
 
 
-def _explained(recipe: Recipe, taken: StepTrial, outcomes: list[StepTrial]) -> Job:
+def _explained(context: RunContext, taken: StepTrial, outcomes: list[StepTrial]) -> Job:
     """The plan of a step, which says what was tried before it."""
     job = taken.job
     assert job is not None
     reason = _reason(taken, outcomes)
     settings = taken.step.changes.keys()
     decisions = tuple(replace(old, reason=reason) if old.setting in settings else old for old in job.plan.decisions)
-    plan = replace(job.plan, decisions=decisions, notes=(*_lines(recipe, taken, outcomes), *job.plan.notes))
+    notes = dict.fromkeys((*context.notes, *_lines(context.recipe, taken, outcomes), *job.plan.notes))
+    plan = replace(job.plan, decisions=decisions, notes=tuple(notes))
     for decision in decisions:
         job.context.decide(decision.setting, decision.value, decision.reason)
     job.context.planned(plan)

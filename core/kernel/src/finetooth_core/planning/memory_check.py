@@ -10,13 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from finetooth_hooks.errors import FinetoothError, PlanError
 from finetooth_hooks.plan import MemoryEstimate
 from finetooth_hooks.protocols import HardwareFacts, PlanRequest
 from finetooth_toolbox.text.measures import size
 
-from finetooth_core.planning.memory_ladder import Rung, ladder
+from finetooth_core.planning.memory_ladder import Rung, backend_pick, ladder
 from finetooth_core.planning.plan import Job
 
 WORTHWHILE = 0.95
@@ -100,9 +101,11 @@ def check_memory(job: Job, without: Collection[str] = ()) -> None:
         return
     would_fit = shortages(memory, hardware.lasting) == []
     wait = "end other programs that take memory; " if would_fit else ""
+    said = len(job.context.notes)
+    advice = "; ".join((_advice(job, without), *job.context.notes[said:]))
     raise PlanError(
         f"memory: {'the model' if without else 'the run'} {'; it '.join(short)}{_passed(job)}",
-        action=f"{wait}{_advice(job, without)}; or run it all the same with --accept-memory (train.accept_memory=true)",
+        action=f"{wait}{advice}; or run it all the same with --accept-memory (train.accept_memory=true)",
     )
 
 
@@ -137,7 +140,7 @@ def _advice(job: Job, without: Collection[str]) -> str:
         if change is None:
             continue
         rung, takes = change
-        request, trial.backend = rung.change(request), rung.backend or trial.backend
+        request, trial.options = rung.change(request), {**trial.options, **rung.options}
         chosen.append(rung.setting)
         if enough is not None:
             return f"what would fit: {' with '.join(chosen)} ({size(takes)})"
@@ -149,13 +152,16 @@ class _Trial:
     """The memory of a run with a change."""
 
     def __init__(self, job: Job, without: Collection[str]) -> None:
-        self.backend, self._hardware, self._without = job.backend, job.request.place.hardware, without
+        self._job, self._hardware, self._without = job, job.request.place.hardware, without
+        self.options: Mapping[str, Any] = {}  # of the backend, changed so far
 
     def memory(self, request: PlanRequest, rung: Rung) -> MemoryEstimate | None:
         """None: the combination cannot work."""
+        context, options = self._job.context, {**self.options, **rung.options}
         try:
-            changed = replace(rung.change(request), kernels=None)  # nothing is picked for a trial
-            return _reduced((rung.backend or self.backend).plan(changed).memory, self._without)
+            pick = {**backend_pick(context)[1], **options}
+            backend = context.build("backend", pick, setting="backend") if options else self._job.backend
+            return _reduced(backend.plan(rung.change(request)).memory, self._without)
         except FinetoothError:
             return None
 

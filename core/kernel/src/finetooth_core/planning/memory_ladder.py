@@ -4,16 +4,17 @@ cheapest first."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetooth_hooks.compute.savings import Saving
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Optimizer
-from finetooth_hooks.errors import FinetoothError, PlanError
+from finetooth_hooks.entries import Adapter, Attention, Optimizer
+from finetooth_hooks.errors import FinetoothError, PlanError, PluginError
 from finetooth_hooks.protocols import DataPart, PlanRequest
 from finetooth_recipes.recipe_picks import AUTO
+from finetooth_rows.choices.shorter import least_length, shortened
 
 from finetooth_core.planning.context import RunContext
 from finetooth_core.planning.heads import head_size
@@ -21,6 +22,8 @@ from finetooth_core.planning.plan import Job
 
 SHORTEST = 64
 """Shorter rows than this are not suggested."""
+
+LENGTH = "train.max_length"
 
 Change = Callable[[PlanRequest], PlanRequest]
 
@@ -32,17 +35,18 @@ class Rung:
     Attributes:
         setting: with its value, as on the command line.
         change: of the backend's request.
-        backend: the same with other options; None: as it is.
+        options: of the backend, to change.
     """
 
     setting: str
     change: Change
-    backend: Any = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def ladder(job: Job) -> list[list[Rung]]:
     """What to change, the cheapest first; each a list of alternatives, the mildest first."""
-    kinds = (_micro_batches, _checkpointing, _devices, _adapters, _optimizers, _quantizers, _offloads, _lengths)
+    beside = (_micro_batches, _checkpointing, _attention, _devices)
+    kinds = (*beside, _adapters, _optimizers, _quantizers, _offloads, _lengths)
     return [rungs for rungs in (list(kind(job)) for kind in kinds) if rungs]
 
 
@@ -67,13 +71,21 @@ def _micro_batches(job: Job) -> Iterator[Rung]:
         yield Rung(f"train.micro_batch_tokens={now}", _train(micro_batch_tokens=now))
 
 
+def _attention(job: Job) -> Iterator[Rung]:
+    """Other attention, in the order of its ranks."""
+    entries = [(r, r.entry) for r in job.context.catalog.speaking("attention", job.context.framework)]
+    ranked = [(-(entry.rank or 0), registered) for registered, entry in entries if isinstance(entry, Attention)]
+    for _, registered in sorted(ranked, key=lambda pair: pair[0]):
+        yield _of_backend({"attention": name_of(registered, job.context)})
+
+
 def _devices(job: Job) -> list[Rung]:
     """Strategies that divide the model among the devices of this machine, where it trains on one of several."""
     context, place, rungs = job.context, job.request.place, []
     count = len(place.hardware.devices)
     for registered in context.catalog.all("strategy") if count > 1 and not (place.sharding or place.collective) else ():
         if "shards" in vars(registered.entry)["capabilities"]:
-            with suppress(FinetoothError, ImportError):
+            with passing_over(context):
                 strategy = context.build("strategy", registered.full_name, setting="scale.strategy")
                 change = _with(place=replace(place, sharding=strategy.sharding(count)))
                 rungs.append(Rung(f"scale.strategy={registered.entry.name} scale.devices={count}", change))
@@ -84,20 +96,16 @@ def _adapters(job: Job) -> list[Rung]:
     """Adapters that train less, over a frozen base; those that train most first."""
     trains, base, context = job.request.trains, job.request.base, job.context
     rungs: list[tuple[int, Rung]] = []
-    for registered in () if trains.base_frozen else context.catalog.speaking("adapter", context.framework):
+    trained_by = usable(context, "adapter", lambda built: built.trained_parameters(base.facts, base.model.parameters))
+    for registered, adapter, trained in () if trains.base_frozen else trained_by:
         entry = registered.entry
         assert isinstance(entry, Adapter)
-        if not entry.base_frozen:
-            continue
-        with suppress(FinetoothError, ImportError):
-            adapter = context.build("adapter", registered.full_name, setting="adapter")
-            trained = adapter.trained_parameters(base.facts, base.model.parameters)
-            part = replace(
-                trains, adapter=adapter, parameters=trained + head_size(trains.head, base.facts),
-                can_disable=entry.can_disable, base_frozen=True, accepts_quantised=entry.accepts_quantised,
-            )  # fmt: skip
-            if part.parameters < trains.parameters:
-                rungs.append((part.parameters, Rung(f"adapter={name_of(registered, context)}", _with(trains=part))))
+        part = replace(
+            trains, adapter=adapter, parameters=trained + head_size(trains.head, base.facts),
+            can_disable=entry.can_disable, base_frozen=True, accepts_quantised=entry.accepts_quantised,
+        )  # fmt: skip
+        if entry.base_frozen and part.parameters < trains.parameters:
+            rungs.append((part.parameters, Rung(f"adapter={name_of(registered, context)}", _with(trains=part))))
     return [rung for _, rung in sorted(rungs, key=lambda pair: -pair[0])]
 
 
@@ -122,13 +130,11 @@ def _optimizers(job: Job) -> Iterator[Rung]:
 
 def _quantizers(job: Job) -> list[Rung]:
     """Quantizers of the base, for adapters that accept one; the most bits first."""
-    context, rungs = job.context, []
     stored = job.request.base.stored is not None
-    for registered in () if stored else context.catalog.speaking("quantizer", context.framework):
-        with suppress(FinetoothError, ImportError):
-            quantizer = context.build("quantizer", registered.full_name, setting="quantization")
-            rung = Rung(f"quantization={name_of(registered, context)}", _quantised(quantizer))
-            rungs.append((float(quantizer.stored.bytes_per_weight), rung))
+    rungs = [
+        (size, Rung(f"quantization={name_of(registered, job.context)}", _quantised(quantizer)))
+        for registered, quantizer, size in (() if stored else usable(job.context, "quantizer", bytes_per_weight))
+    ]
     return [rung for _, rung in sorted(rungs, key=lambda pair: -pair[0])]
 
 
@@ -143,14 +149,16 @@ def _quantised(quantizer: Any) -> Change:
 
 def _offloads(job: Job) -> Iterator[Rung]:
     """Options of the backend that keep less on the device, those that cost least first."""
-    for saving, pick in savings(job.context):
-        setting = " ".join(f"backend.{name}={value}" for name, value in saving.options.items())
-        with suppress(FinetoothError, ImportError):
-            yield Rung(setting, _with(), job.context.build("backend", pick, setting="backend"))
+    for saving, _ in savings(job.context):
+        yield _of_backend(saving.options)
 
 
-def savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
-    """The backend's options to offload, with the picks; not those that the recipe sets."""
+def _of_backend(options: Mapping[str, Any]) -> Rung:
+    return Rung(" ".join(f"backend.{name}={value}" for name, value in options.items()), _with(), options)
+
+
+def backend_pick(context: RunContext) -> tuple[Registered, dict[str, Any]]:
+    """The entry of the backend, and the recipe's pick of it as a mapping."""
     pick = context.recipe.backend
     options = {} if isinstance(pick, str) else dict(pick)
     named = pick if isinstance(pick, str) else str(options.pop("name"))
@@ -158,35 +166,59 @@ def savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
         registered = context.catalog.default("backend", framework=context.framework)
     else:
         registered = context.catalog.get("backend", named, setting="backend")
+    return registered, {"name": name_of(registered, context), **options}
+
+
+def savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
+    """The backend's options to offload, with the picks; not those that the recipe sets."""
+    registered, pick = backend_pick(context)
     for saving in vars(registered.entry)["savings"]:
-        if not options.keys() & saving.options.keys():
-            yield saving, {"name": name_of(registered, context), **options, **saving.options}
+        if not pick.keys() & saving.options.keys():
+            yield saving, {**pick, **saving.options}
 
 
 def _lengths(job: Job) -> Iterator[Rung]:
-    """Halves of the longest row."""
-    now = min(job.plan.train.max_length, job.asked.data.longest)
-    while now > SHORTEST:
-        now = max(SHORTEST, now // 2)
-        yield Rung(f"train.max_length={now}", _shortened(now))
+    """Halves of the setting that bounds the longest row; rows of other readers stay as they are."""
+    data, train = job.asked.data, job.plan.train
+    setting, of_rows = data.bounded_by, data.bounded_by == LENGTH
+    now = min(train.max_length, data.longest) if of_rows else data.longest - data.unbounded
+    others = max((report.longest for report in job.every_report if report.bounded_by != setting), default=0)
+    least = max(SHORTEST, least_length(data, train.excess_length)) if of_rows else SHORTEST
+    while now > least:
+        now = max(least, now // 2)
+        part, of_train = shortened(data, data.unbounded + now, others), {"max_length": now} if of_rows else {}
+        yield Rung(f"{setting}={now}", _shorter(part, of_train))
 
 
-def _shortened(longest: int) -> Change:
-    """Rows of which none is longer."""
+def _shorter(data: DataPart, of_train: Mapping[str, int]) -> Change:
+    return lambda request: _train(**of_train)(replace(request, data=data))
 
-    def change(request: PlanRequest) -> PlanRequest:
-        data: DataPart = replace(
-            request.data,
-            longest=min(request.data.longest, longest),
-            longest_id="",
-            mean_length=min(request.data.mean_length, longest),
-            length_deviation=min(request.data.length_deviation, longest / 2),
-            lengths=tuple(min(length, longest) for length in request.data.lengths),
-            beginning=min(request.data.beginning, longest),
-        )
-        return replace(request, train=replace(request.train, max_length=longest), data=data)
 
-    return change
+def bytes_per_weight(quantizer: Any) -> float:
+    """Of a quantizer."""
+    return float(quantizer.stored.bytes_per_weight)
+
+
+def usable(context: RunContext, kind: str, of: Callable[[Any], Any]) -> Iterator[tuple[Registered, Any, Any]]:
+    """The entries of a kind that can be built without options, each with what is built and what is asked of it. A note
+    names a library that is installed and broken."""
+    for registered in context.catalog.speaking(kind, context.framework):
+        with passing_over(context):
+            built = context.build(kind, registered.full_name, setting=kind)
+            answer = of(built)
+            yield registered, built, answer
+
+
+@contextmanager
+def passing_over(context: RunContext) -> Iterator[None]:
+    """Passes over what cannot be built. A note names a library that is installed and broken."""
+    try:
+        yield
+    except PluginError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError | None):
+            context.note(f"passed over: {error.problem}")
+    except (FinetoothError, ImportError):
+        pass
 
 
 def name_of(registered: Registered, context: RunContext) -> str:

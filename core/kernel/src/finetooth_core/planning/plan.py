@@ -182,7 +182,7 @@ def decide(context: RunContext, versions: Mapping[str, str], *, data: bool = Tru
     plan = _plan(context, replace(decided, memory=memory), prepared.total_steps, versions)
     context.planned(plan)
     text = TextPart(context.tokenizer, context.renderer.stop_ids, lambda: context.processor)
-    request = EngineRequest(plan, base, trains, updates, text, place, roles, ComputePart(kernels.picked))
+    request = EngineRequest(plan, base, trains, updates, text, place, roles, ComputePart(dict(kernels.picked)))
     return Job(
         context, plan, driven.method, prepared, backend, request, plan_request, driven.evaluators, driven.trackers,
         _by_split(driven.reports), keeping, decided.padding, decided.cost, driven.reports,
@@ -387,6 +387,8 @@ def _lengths(context: RunContext, train: DataReport, reports: Sequence[DataRepor
         segmented=train.segmented,
         of_a_row=max(1.0, train.used / train.examples) if train.examples else 1.0,
         trained_share=min(1.0, train.trained_tokens / train.tokens) if train.trained_tokens else 1.0,
+        bounded_by=longest.bounded_by,
+        unbounded=longest.unbounded,
     )
 
 

@@ -229,6 +229,7 @@ class DataPart:
         beginning: positions of the beginning common to all examples; 0 if unknown.
         of_a_row: examples per row, on average: 2 for a preference pair.
         trained_share: trained targets, as a share of the positions; 1 if unknown.
+        bounded_by, unbounded: see `DataReport`.
     """
 
     longest: int
@@ -240,6 +241,8 @@ class DataPart:
     of_a_row: float = 1.0
     beginning: int = 0
     trained_share: float = 1.0
+    bounded_by: str = "train.max_length"
+    unbounded: int = 0
 
 
 @dataclass(frozen=True)

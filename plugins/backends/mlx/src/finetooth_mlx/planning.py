@@ -61,9 +61,11 @@ def _portions(request: PlanRequest, precision: str, kv_cache: str) -> tuple[Deci
     names = "train.micro_batch_tokens", "train.gradient_checkpointing"
     tokens, recomputes, longest = request.train.micro_batch_tokens, request.train.gradient_checkpointing, request.data
     if tokens is not None and tokens < max(1, longest.longest if longest.mean_length else 1):
+        least = tokens + 1 - longest.unbounded
         raise PlanError(
             f"{names[0]}={tokens}: the longest row has {longest.longest} tokens, which do not fit",
-            action=f"set it to auto or at least {longest.longest}, or lower train.max_length below {tokens + 1}",
+            action=f"set it to auto or at least {longest.longest}"
+            + (f", or lower {longest.bounded_by} below {least}" if least > 1 else ""),
         )
     most = 4096 if request.place.hardware.device == "cpu" else MOST
     halves = [size for size in (most >> i for i in range(16)) if size >= FEWEST]

@@ -13,7 +13,7 @@ from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.context import Context
 from finetooth_hooks.data.datum import Datum
 from finetooth_hooks.reports import DataReport
-from finetooth_rollouts.prompts import Prompts, messages_of
+from finetooth_rollouts.prompts import ANSWERS, Prompts, messages_of
 from finetooth_rollouts.rollouts_file import write_lines
 
 FILE = Path("teacher") / "answers.jsonl"
@@ -57,7 +57,10 @@ def learned_answers(
             f"the teacher did not finish {cut} of {len(data)} answers: they train without an end-of-text token"
         )
     lengths = [len(datum) + 1 for datum in data]
-    return data, DataReport("train", len(data), len(data), tokens=sum(lengths), longest=max(lengths))
+    return data, DataReport(
+        "train", len(data), len(data), tokens=sum(lengths), longest=max(lengths), bounded_by=ANSWERS,
+        unbounded=max(len(tokens) for _, tokens in ids),
+    )  # fmt: skip
 
 
 def _teacher_answers(context: Context, prompts: Prompts, teacher: str, sampling: Sampling) -> list[Answer]:

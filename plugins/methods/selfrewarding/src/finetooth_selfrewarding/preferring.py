@@ -19,6 +19,7 @@ from finetooth_methods.batched import Batches, train_step
 from finetooth_methods.reference import ROLE
 from finetooth_rollouts.checked_sampler import CheckedSampler
 from finetooth_rollouts.data import data_of_pair
+from finetooth_rollouts.prompts import ANSWERS
 from finetooth_rollouts.rollouts_file import write_round
 from pydantic import Field
 
@@ -109,7 +110,10 @@ class RoundMethod(MethodBase):
         self._asked, train, count = prompts, self._context.train, len(prompts)
         lengths = [len(tokens) + self._options.max_completion_length for _, tokens in prompts]
         self._rounds = max(1, round(train.epochs)) if train.epochs else 0
-        report = DataReport("train", rows, count, tokens=2 * sum(lengths), longest=max(lengths))
+        report = DataReport(
+            "train", rows, count, tokens=2 * sum(lengths), longest=max(lengths), bounded_by=ANSWERS,
+            unbounded=max(lengths) - self._options.max_completion_length,
+        )  # fmt: skip
         # fewer steps, if prompts give no pair
         most = Batches(count, train.batch_size, self._rounds, train.max_steps, train.seed)
         return Prepared(most.total_steps, most.steps_per_epoch, report)

@@ -44,7 +44,7 @@ from finetooth_rollouts.metrics import (
 )
 from finetooth_rollouts.options import RolloutOptions
 from finetooth_rollouts.policy_options import PolicyOptions
-from finetooth_rollouts.prompts import Prompts
+from finetooth_rollouts.prompts import ANSWERS, Prompts
 from finetooth_rollouts.rollouts_file import write_rollouts
 from finetooth_rollouts.schedule import Schedule
 from finetooth_rollouts.scoring import check_columns, prompt_text
@@ -163,7 +163,7 @@ class RolloutMethod(MethodBase):
         answers = options.num_generations  # of each prompt
         report = DataReport(
             "train", self._prompts.rows, answers * count, tokens=answers * sum(lengths), longest=max(lengths),
-            examples=count,
+            examples=count, bounded_by=ANSWERS, unbounded=max(lengths) - options.max_completion_length,
         )  # fmt: skip
         return Prepared(self._total, self._batches.steps_per_epoch * per, report)
 

@@ -12,6 +12,9 @@ from finetooth_hooks.data.examples import Message, Task
 from finetooth_hooks.errors import DataError
 from pydantic import AfterValidator
 
+ANSWERS = "method.max_completion_length"
+"""The setting that bounds answers, and with them the rows that train."""
+
 
 @dataclass(frozen=True)
 class Prompts:

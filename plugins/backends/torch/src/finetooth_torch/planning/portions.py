@@ -110,10 +110,11 @@ def _tokens(request: PlanRequest, otherwise: int) -> Decision:
         reason = RECIPE
         if request.data.mean_length and tokens < request.data.longest:
             row = f"row {request.data.longest_id}" if request.data.longest_id else "the longest row"
+            least = tokens + 1 - request.data.unbounded
             raise PlanError(
                 f"{TOKENS}={tokens}: {row} has {request.data.longest} tokens, which do not fit",
-                action=f"set it to auto or at least {request.data.longest}, "
-                f"or lower train.max_length below {tokens + 1}",
+                action=f"set it to auto or at least {request.data.longest}"
+                + (f", or lower {request.data.bounded_by} below {least}" if least > 1 else ""),
             )
     else:
         tokens = otherwise
