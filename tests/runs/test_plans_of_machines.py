@@ -24,6 +24,7 @@ from finetooth_core.planning.ways import ways
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.protocols import Device, HardwareFacts
+from finetooth_toolbox.text import measures
 from finetooth_torch.planning.memory import in_one_pool
 from known_models import FRESH, MODELS, ROOMY, choice, llama
 from machines import Machine, on
@@ -61,7 +62,12 @@ GEMMA = {
     "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256, "hidden_activation": "gelu_pytorch_tanh",
 }  # fmt: skip
 """Gemma 2 9B: windows and capped scores, which the stream decoder does not compute on a GPU."""
-SIZES = {"0.5B": MODELS["0.5B"], "8B": MODELS["8B"], "32B": MODELS["32B"], "gemma": GEMMA}
+NARROW = {**GEMMA, "head_dim": 128, "num_attention_heads": 32}
+"""The same with heads of 128, which torch's flex attention computes on every GPU."""
+SIZES = {
+    "0.5B": MODELS["0.5B"], "8B": MODELS["8B"], "32B": MODELS["32B"], "gemma": GEMMA, "narrow": NARROW,
+    "dropping": {**NARROW, "attention_dropout": 0.1}, "unknown": {**NARROW, "auto_map": {"AutoModel": "x.Y"}},
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +249,43 @@ def test_the_stream_decoder_is_to_be_had_by_name(planned: Any, name: str, model:
     assert all(str(decided[f"kernels.{name}"].value).endswith(provider) for name, provider in kernels.items())
     assert name == "H100" or "never run" in decided["kernels.stream_decoder"].reason
     assert ("no GPU has timed" in decided["backend.decoder"].reason) is (model == "gemma")
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "taken"),
+    [
+        ("L4", "narrow", "flex"), ("RX 7900 XTX", "narrow", "flex"), ("L4", "gemma", "eager"),
+        ("L4", "dropping", "eager"), ("L4", "unknown", "eager"), ("GTX 1080 Ti", "narrow", "eager"),
+        ("MI300X", "narrow", "flex"), ("A100 80 GB, flash-attn", "narrow", "flash_attention_2"),
+    ],
+)  # fmt: skip
+def test_scores_are_not_stored_where_they_do_not_fit(planned: Any, name: str, model: str, taken: str) -> None:
+    """Scores of 32 heads over 8,192 positions are 32 x 8,192 x 8 bytes for each token: in fp32, rounded and capped."""
+    with on(MACHINES[name]) as facts:
+        job = lora(planned, MACHINES[name], facts, model, max_length=8192)
+    assert cell(job, "backend.attention") == taken
+    reason = next(one.reason for one in job.plan.decisions if one.setting == "backend.attention")
+    assert reason.startswith("eager ") is (taken == "flex"), reason
+    if cell(job, "train.gradient_checkpointing") == "True" and model != "gemma":  # those of one layer are there
+        scores = job.plan.memory.parts["activations"] > 32 * 8192 * 8 * int(cell(job, "train.micro_batch_tokens"))
+        assert scores is (taken == "eager")
+
+
+def test_attention_that_the_recipe_names_stays_and_other_is_named(planned: Any) -> None:
+    """Right behind recomputation, and what the line suggests is what the plan then takes."""
+    machine, train = MACHINES["L4"], {"max_length": 4096}
+    with on(machine) as facts:
+        named = {
+            attention: decide(
+                planned("narrow", machine, facts, adapter="lora", train=train, backend={"name": "torch", **options}),
+                {}, data=False,
+            )
+            for attention, options in (("eager", {"attention": "eager"}), ("flex", {"attention": "flex"}))
+        }  # fmt: skip
+        assert cell(named["eager"], "backend.attention") == "eager"
+        _, advice = refusal(named["eager"])
+    assert advice.startswith(f"backend.attention=flex ({measures.size(named['flex'].plan.memory.total)}); "), advice
+    assert not refusal(named["flex"])
 
 
 @pytest.mark.parametrize(("size", "usable"), [(16, 10.67), (36, 24), (48, 36), (128, 96)])

@@ -118,7 +118,7 @@ REFUSED = [
         "flash_attention_3 or flash_attention_2 or varlen or sdpa or eager or flex", "heads of 160",
     ),
     attention(
-        "sm_100", "varlen", "heads have 512 elements, and it takes 256", "sdpa or eager or flex", "heads of 512"
+        "sm_100", "varlen", "heads have 512 elements, and it takes 256", "sdpa or eager", "heads of 512"
     ),
     attention(
         "gfx90a", "flash_attention_2", "heads have 12 elements, and it takes multiples of 8", "sdpa or eager",
@@ -127,6 +127,11 @@ REFUSED = [
     attention(
         "sm_86", "flex", "heads have 12 elements, and it takes multiples of 16", "sdpa or eager", "heads of 12"
     ),
+    attention(
+        "sm_89", "flex", "heads have 160 elements, and it takes 128",
+        "flash_attention_2 or varlen or sdpa or eager", "heads of 160",
+    ),
+    attention("gfx1100", "flex", "heads have 160 elements, and it takes 128", "sdpa or eager", "heads of 160"),
     attention(
         "sm_89", "varlen", "the model caps its scores, and it cannot", "flash_attention_2 or eager or flex", "gemma2"
     ),

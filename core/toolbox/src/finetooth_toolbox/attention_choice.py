@@ -87,7 +87,9 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
     """
     serves = entry.serves
     device = hardware.device.split(":")[0]
-    limit, patterns, architecture = serves.largest_head, serves.architectures, hardware.architecture
+    patterns, architecture = serves.architectures, hardware.architecture
+    limits = [most for pattern, most in serves.heads_on.items() if fnmatchcase(architecture, pattern)]
+    limit = limits[0] if limits else serves.largest_head or float("inf")
     reasons = (
         (device not in serves.devices, f"{OTHER_HARDWARE}{_enumeration(serves.devices)}, not for {hardware.label}"),
         (
@@ -95,10 +97,7 @@ def obstacle(entry: Attention, demand: Demand, hardware: HardwareFacts, precisio
             f"{OTHER_HARDWARE}{_enumeration(patterns)}, and {hardware.label} is {architecture}",
         ),
         (precision not in serves.precisions, f"it computes {_enumeration(serves.precisions)}, not {precision}"),
-        (
-            limit is not None and demand.head_size > limit,
-            f"heads have {demand.head_size} elements, and it takes {limit}",
-        ),
+        (demand.head_size > limit, f"heads have {demand.head_size} elements, and it takes {limit}"),
         (
             demand.head_size % serves.head_multiple != 0,
             f"heads have {demand.head_size} elements, and it takes multiples of {serves.head_multiple}",

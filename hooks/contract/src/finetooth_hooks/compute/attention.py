@@ -7,7 +7,8 @@ picks one for each kind of layer and says why.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Segments = Literal["none", "mask", "blocks", "lengths"]
@@ -31,6 +32,7 @@ class AttentionServes:
             of unknown architecture is accepted.
         precisions: of queries, keys and values: `fp64`, `fp32`, `bf16`, `fp16`.
         largest_head: largest number of elements of a head; None: no limit.
+        heads_on: the same on architectures that match a pattern, where it is another.
         head_multiple: heads have a multiple of this many elements.
         segments: how the sequences of a row are kept apart.
         window: whether a position may see only a sliding window.
@@ -50,6 +52,7 @@ class AttentionServes:
     architectures: tuple[str, ...] = ()
     precisions: frozenset[str] = frozenset({"fp32", "bf16", "fp16"})
     largest_head: int | None = None
+    heads_on: Mapping[str, int] = field(default_factory=dict)
     head_multiple: int = 1
     segments: Segments = "lengths"
     window: bool = False

@@ -72,6 +72,7 @@ class AttentionChoice:
 def choose_attention(
     context: Context | None, asked: Pick, facts: ModelFacts, config: Mapping[str, Any], hardware: HardwareFacts,
     precision: str, *, of_transformers: bool = False, failed: Mapping[str, str] = MappingProxyType({}),
+    instead_of: AttentionChoice | None = None,
 ) -> AttentionChoice:  # fmt: skip
     """The attention of each kind of a model's layers.
 
@@ -82,6 +83,8 @@ def choose_attention(
         of_transformers: `auto` takes only implementations of transformers, which torch compiles. It always does for
             models with towers, whose code makes its own masks, which functions do not get.
         failed: why entries failed in the model, by full name; they are passed over.
+        instead_of: `auto` takes another attention of transformers, of any rank, that stores no scores and that the
+            model's code is known to accept.
 
     Raises:
         PlanError: the named attention cannot be used, or none can.
@@ -90,6 +93,14 @@ def choose_attention(
     """
     installed: tuple[Registered, ...] = context.catalog.all("attention") if context is not None else ()
     entries = tuple(registered for registered in installed if _entry(registered).framework == FRAMEWORK)
+    leaner: tuple[Registered, ...] = ()
+    if instead_of is not None:
+        before = instead_of.entries.values()
+        leaner = tuple(
+            registered
+            for registered in entries
+            if (entry := _entry(registered)).serves.fused and entry not in before and _accepts(config, entry)
+        )
     demands = demands_of(config, facts)
     by_kind = _by_kind(asked, demands)
     shared = not isinstance(asked, Mapping) or "name" in asked
@@ -100,9 +111,11 @@ def choose_attention(
         setting = SETTING if shared else f"{SETTING}.{demand.kind}"
         pick = by_kind[demand.kind]
         own = of_transformers or bool(facts.towers)
-        registered, reason = _choose(
-            _AttentionRequest(setting, pick, demand, hardware, precision, context, own, failed), entries
-        )
+        wanted = _AttentionRequest(setting, pick, demand, hardware, precision, context, own, failed)
+        if leaner and wanted.name == AUTO:
+            registered, reason = _best(wanted, leaner, entries)
+        else:
+            registered, reason = _choose(wanted, entries)
         options = {key: value for key, value in pick.items() if key != "name"} if isinstance(pick, Mapping) else {}
         picks[demand.kind] = {"name": registered.full_name, **options} if options else registered.full_name
         chosen[demand.kind] = _entry(registered)
@@ -222,6 +235,22 @@ def _instead(request: _AttentionRequest, entries: Sequence[Registered]) -> str:
     ordered = sorted(entries, key=partial(_order, device=request.hardware.device))
     serving = [registered.entry.name for registered in ordered if not request.obstacle(registered)]
     return f"set {request.setting} to {' or '.join([AUTO, *serving])}"
+
+
+SUPPORTS = {"flex_attention": "_supports_flex_attn", "sdpa": "_supports_sdpa"}
+"""By transformers' name of an attention the attribute of a model's class that says whether its code accepts it."""
+
+
+def _accepts(config: Mapping[str, Any], entry: Attention) -> bool:
+    """Whether transformers' code of a model is known to accept an implementation of transformers."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    if entry.transformers not in SUPPORTS or config.get("auto_map"):
+        return False
+    named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(str(config.get("model_type")), "")
+    code = getattr(transformers, named, None) if isinstance(named, str) else None
+    return getattr(code, SUPPORTS[entry.transformers], False) is True
 
 
 def _meant(registered: Registered, name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from finetooth_hooks.protocols import (
 from finetooth_modelfiles.classifiers import class_name
 from finetooth_steps.row_filling import Filling
 from finetooth_toolbox.precision_choice import choose_precision, stored_precision
+from finetooth_toolbox.text.measures import size
 
 from finetooth_torch.planning.attention import AUTO, AttentionChoice, choose_attention
 from finetooth_torch.planning.compilation import REGIONAL, Compile, check_compile, choose_compile
@@ -102,15 +103,24 @@ def decide(
         "backend.share_base": share_base, "backend.detect_anomaly": anomalies,
         "backend.router_aux_loss_coef, router_z_loss_coef": bool(routers), "train.precision=fp8": fp8,
     }  # fmt: skip
-    layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
     of_attention = HeldByAttention() if attending is None else _attention_memory(request, attending, packing)
     takes = partial(
-        _takes, precision=held_in, stream=stream, attention=of_attention, offload=offload, routers=routers,
+        _takes, precision=held_in, stream=stream, offload=offload, routers=routers,
         graphs=replayed is not None and replayed.value is True,
     )  # fmt: skip
     # on a CPU the count of saved activations decides nothing
     deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
-    micro_batch, checkpointing = choose_portions(request, partial(takes, deciding))
+    portions = partial(_portions, request, partial(takes, deciding))
+    chosen_portions = portions(of_attention)
+    if attending is not None and not of_attention.fused:
+        leaner = _leaner(request, attention, held_in, context, attending)
+        held = None if leaner is None else _attention_memory(request, leaner, packing)
+        if leaner is not None and held is not None and (why := chosen_portions.less_than(portions(held))):
+            attending = replace(leaner, decisions=_because(leaner, f"{attending.names} {why}"))
+            of_attention, chosen_portions = held, portions(held)
+    takes = partial(takes, attention=of_attention)
+    layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
+    micro_batch, checkpointing = chosen_portions.tokens, chosen_portions.checkpointing
     train = replace(
         request.train,
         precision=str(precision.value),
@@ -131,6 +141,63 @@ def decide(
         routed=bool(routers),
     )  # fmt: skip
     return BackendPlan(train, decisions, memory, of_steps, cost)
+
+
+@dataclass(frozen=True)
+class _Portions:
+    """The chosen portions with some attention.
+
+    Attributes:
+        tokens, checkpointing: see `choose_portions`.
+        memory: bytes at the peak.
+        has: bytes of the device.
+    """
+
+    tokens: Decision
+    checkpointing: Decision
+    memory: int
+    has: int
+
+    def less_than(self, other: _Portions) -> str:
+        """In what it is worse than other attention, as the end of a sentence; empty if in nothing that counts."""
+        if self.memory > self.has and other.memory < self.memory:
+            return f"would take {size(self.memory)} of {size(self.has)}, this takes {size(other.memory)}"
+        if other.tokens.value > self.tokens.value:
+            return f"has room for {self.tokens.value} tokens at once, this for {other.tokens.value}"
+        if self.checkpointing.value and not other.checkpointing.value:
+            return "has room only if activations are recomputed"
+        return ""
+
+
+def _portions(request: PlanRequest, takes: Callable[..., MemoryEstimate], attention: HeldByAttention) -> _Portions:
+    needs = partial(takes, attention=attention)
+    tokens, checkpointing = choose_portions(request, needs)
+    memory = needs(int(tokens.value), checkpointing=checkpointing.value is True).total
+    return _Portions(tokens, checkpointing, memory, request.place.hardware.memory)
+
+
+def _leaner(
+    request: PlanRequest, pick: Pick, precision: str, context: Context | None, before: AttentionChoice
+) -> AttentionChoice | None:
+    """Attention that stores no scores, for what the recipe leaves open; None if there is none, or if the run does more
+    than to train whole rows on one device."""
+    hardware = request.place.hardware
+    if hardware.device == "cpu" or request.place.sharding is not None or {"generate", "trees"} & request.needs:
+        return None
+    base = request.base
+    try:
+        found = choose_attention(
+            context, pick, base.facts, base.model.config, hardware, precision, of_transformers=True, instead_of=before
+        )
+    except PlanError:
+        return None
+    shares = obstacle(base.model.config, found) == obstacle(base.model.config, before)
+    return found if found.fused and shares else None
+
+
+def _because(attention: AttentionChoice, reason: str) -> tuple[Decision, ...]:
+    """The decisions on it, with the reason for those that the recipe leaves open."""
+    return tuple(one if one.reason == RECIPE else replace(one, reason=reason) for one in attention.decisions)
 
 
 def _compiled(
