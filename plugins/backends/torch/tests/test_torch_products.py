@@ -10,7 +10,7 @@ import torch
 from finetooth_hooks import PlanError
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_torch.device.accelerator import suit_products
-from finetooth_torch.planning.products import check_tf32
+from finetooth_torch.planning.products import choose_tf32
 
 
 def hardware(architecture: str) -> HardwareFacts:
@@ -21,15 +21,19 @@ def hardware(architecture: str) -> HardwareFacts:
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_89", "sm_90", "sm_120"])
-def test_tf32_is_had_from_ampere_on(architecture: str) -> None:
-    check_tf32(True, hardware(architecture))
+@pytest.mark.parametrize("asked, on, why", [(True, True, "says so"), (False, False, "says so"), ("auto", False, "23")])
+def test_tf32_is_had_from_ampere_on(architecture: str, asked: Any, on: bool, why: str) -> None:
+    decided = choose_tf32(asked, "fp32", hardware(architecture))
+    assert decided is not None and decided.value is on and why in decided.reason
+    assert choose_tf32(asked, "bf16", hardware(architecture)) is None
 
 
 @pytest.mark.parametrize("architecture", ["sm_75", "gfx942", "gfx1100", "avx512", ""])
 def test_elsewhere_it_is_refused_in_a_line(architecture: str) -> None:
-    check_tf32(False, hardware(architecture))
+    for asked in ("auto", False):
+        assert choose_tf32(asked, "fp32", hardware(architecture)) is None
     with pytest.raises(PlanError, match=r"^backend.tf32=true: Card \(.*\) has no TF32, .* from compute capability 8.0"):
-        check_tf32(True, hardware(architecture))
+        choose_tf32(True, "fp32", hardware(architecture))
 
 
 @pytest.fixture

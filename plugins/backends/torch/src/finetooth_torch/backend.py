@@ -17,7 +17,7 @@ from finetooth_torch.planning.decisions import STREAM, choose_decoder, decide, s
 from finetooth_torch.planning.memory import stays_in_files
 from finetooth_torch.planning.offload import DEVICE, Offload, in_parts
 from finetooth_torch.planning.process_memory import reads_apart
-from finetooth_torch.planning.products import check_tf32
+from finetooth_torch.planning.products import choose_tf32
 from finetooth_torch.planning.repeatable import choose_deterministic
 from finetooth_torch.planning.routers import RouterCoefficients, check_routers
 from finetooth_torch.planning.row_sharing import obstacle
@@ -51,9 +51,9 @@ class TorchOptions(Options):
     each layer, as one piece of code that all equal layers share, for any batch and length. Sampling stays uncompiled.
     Compiling takes from half a minute to minutes when a run starts, and numbers differ by rounding. `auto`: off, since
     it saved 7 % of a step on a CPU, and no accelerator was measured."""
-    tf32: bool = False
+    tf32: Literal["auto"] | bool = "auto"
     """Whether fp32 products are rounded to TF32 (a mantissa of 10 bits instead of 23), which NVIDIA GPUs from compute
-    capability 8.0 multiply several times as fast. It applies to the whole process."""
+    capability 8.0 multiply several times as fast. `auto`: no. It applies to the whole process."""
     deterministic: Literal["auto"] | bool = "auto"
     """Whether a GPU computes the same bits each time, so that resumed and repeated runs are the same to the last bit.
     The backward pass of attention is then slightly slower and takes more memory, and an operation without a
@@ -125,7 +125,7 @@ class TorchBackend:
                 "the device",
                 action="leave one of the two out",
             )
-        check_tf32(options.tf32, request.place.hardware)
+        tf32 = choose_tf32(options.tf32, request.train.precision, request.place.hardware)
         check_routers(self._routers, request.base.facts, request.base.model.model_type)
         if self._routers and in_parts(request.place):
             raise PlanError(
@@ -138,7 +138,7 @@ class TorchBackend:
             graphs=options.graphs,
         )  # fmt: skip
         repeats = choose_deterministic(options.deterministic, request.base.facts, request.place.hardware)
-        return planned if repeats is None else replace(planned, decisions=(*planned.decisions, repeats))
+        return replace(planned, decisions=(*planned.decisions, *filter(None, (repeats, tf32))))
 
     def engine(self, request: EngineRequest) -> TorchEngine:
         """See `finetooth_hooks.protocols.Backend`.
@@ -156,7 +156,7 @@ class TorchBackend:
         device = torch.device(hardware.device)
         suit_allocator(device, hardware.allocator)
         suit_attention(hardware.architecture)
-        suit_products(device, tf32=self._options.tf32)
+        suit_products(device, tf32=self._options.tf32 is True)
         torch.autograd.set_detect_anomaly(self._options.detect_anomaly)
         repeats = choose_deterministic(self._options.deterministic, request.base.facts, hardware)
         if repeats is not None:
