@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from finetooth_granite.family import Granite
 from finetooth_hooks import PlanError, Sampling
 from finetooth_hooks.protocols import Block, Head, LowRank, PickedKernel
 from finetooth_kernels.operations import OPERATIONS
+from finetooth_mistral.family import Mistral
 from finetooth_torch.compute import STREAM, Compute
 from finetooth_torch.decoder.agreement import ALLOWED, compare_decoder, compare_head
 from finetooth_torch.decoder.trial_layers import one_of_each_kind
@@ -291,6 +293,25 @@ def wrong_norm(fault: str) -> Callable[..., Any]:
 def untried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels that are right in the few rows that they are tried with first."""
     monkeypatch.setattr("finetooth_torch.device.kernel_trials.check_kernels", lambda *given: None)
+
+
+@pytest.mark.usefixtures("untried")
+def test_attention_that_leaves_out_a_window_is_refused_by_name(kit: SimpleNamespace) -> None:
+    if kit.decoder != "auto":
+        pytest.skip("of the stream decoder")
+    own: Any = OPERATIONS["windowed_attention"].torch
+
+    def whole(qkv: Any, segments: Any, looks: Any, **heads: Any) -> Any:
+        return own(qkv, segments, replace(looks, window=0), **heads)
+
+    config = MistralConfig(**SIZES, sliding_window=16)
+    family = Mistral().facts(config.to_dict())
+    known = {"block": family.block, "per_layer": family.per_layer}
+    for function, refused in ((own, False), (whole, True)):
+        kernels = {**kit.kernels(), "windowed_attention": PickedKernel("acme", function)}
+        by_name = pytest.raises(PlanError, match=r"kernels\.windowed_attention=acme: .*windowed_attention to torch")
+        with by_name if refused else nullcontext():
+            kit.engine(config=config, facts=known, kernels=kernels)
 
 
 @pytest.mark.usefixtures("untried")
