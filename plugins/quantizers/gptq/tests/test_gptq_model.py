@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,7 +60,7 @@ def test_it_is_nearer_than_nearest_codes() -> None:
         (lambda: quantize_model_gptq(llama(), rows=[]), "rows: GPTQ rounds by what the model reads"),
         (lambda: quantize_model_gptq(llama(), rows=[[1], []]), "rows: .*none empty"),
         (lambda: quantize_model_gptq(llama(), 3, rows=rows()), "bits: 3 is neither 4 nor 8"),  # type: ignore[arg-type]
-        (lambda: quantize_model_gptq(llama().to("meta"), rows=rows()), "model: lies on meta; move it to the CPU"),
+        (lambda: quantize_model_gptq(llama().to("meta"), rows=rows()), "model: lies on meta; move it to one device"),
         (lambda: quantize_model_gptq(nn.Linear(2, 2), rows=rows()), "layers: the model holds no list of modules"),
         (lambda: quantize_model_gptq(llama(), rows=rows(), skip=["proj"]), "model: nothing was stored of model.layers"),
     ],
@@ -64,3 +68,18 @@ def test_it_is_nearer_than_nearest_codes() -> None:
 def test_what_does_not_fit_is_named(call: Any, said: str) -> None:
     with pytest.raises(ValueError, match=f"^{said}"):
         call()
+
+
+def test_an_accelerator_rounds_to_the_codes_of_the_cpu() -> None:
+    """Every Hessian is inverted there, those of experts that are held as one weight too."""
+    pytest.importorskip("finetooth_torch")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("pretend_rounding.py"))],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines() == [
+        "llama as_a_quantizer True 42 14 pretend:0",
+        "mixture as_a_quantizer True 18 12 pretend:0",
+        "llama as_a_function True 42 14 pretend:0",
+    ]

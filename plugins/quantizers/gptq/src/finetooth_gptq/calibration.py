@@ -34,7 +34,7 @@ class _Reached(Exception):
 @torch.no_grad()
 def calibrate(
     model: nn.Module, layers: str, rows: Sequence[Sequence[int]], takes: Callable[..., bool], store: Store,
-    store_experts: StoreExperts, ready: Ready | None = None,
+    store_experts: StoreExperts, ready: Ready | None = None, device: str = "cpu",
 ) -> int:  # fmt: skip
     """Store the linear modules of the layers, and experts that are held as one weight, one layer after the other: each
     reads what those before it, already stored, give.
@@ -46,23 +46,26 @@ def calibrate(
         store: see `Store`.
         store_experts: see `StoreExperts`.
         ready: see `Ready`.
+        device: where everything is computed: one layer at a time moves there and stays. What layers give lies where the
+            model does, and goes there row by row.
 
     Returns:
         How many modules and weights of experts were stored.
     """
     with _one_by_one(model):
-        return _by_layer(model, layers, rows, takes, store, store_experts, ready)
+        return _by_layer(model, layers, rows, takes, store, store_experts, ready, device)
 
 
 def _by_layer(
     model: nn.Module, layers: str, rows: Sequence[Sequence[int]], takes: Callable[..., bool], store: Store,
-    store_experts: StoreExperts, ready: Ready | None,
+    store_experts: StoreExperts, ready: Ready | None, device: str,
 ) -> int:  # fmt: skip
     stack: Any = model.get_submodule(layers)
     model.eval()
-    batches = [_inputs_of_first(model, stack[0], row) for row in rows]
+    batches = [_inputs_of_first(model, stack[0], row, device) for row in rows]
     count = 0
     for index, layer in enumerate(stack):
+        layer.to(device)
         linear = {
             name: module
             for name, module in layer.named_modules()
@@ -75,9 +78,9 @@ def _by_layer(
             if takes(f"{layers}.{index}.{path}.{name}", (weight.shape[0] * weight.shape[1], weight.shape[2]))
         }
         inputs = ExpertInputs({path: weight for path, (_, _, weight) in experts.items()})
-        hessians = _hessians(layer, linear, batches, inputs)
+        hessians = _hessians(layer, linear, batches, inputs, device)
         if ready is not None:
-            ready(f"{layers}.{index}", layer, hessians, partial(_output, layer, batches[0]))
+            ready(f"{layers}.{index}", layer, hessians, partial(_output, layer, batches[0], device))
         for name in list(linear):
             module = linear.pop(name)
             made = store(f"{layers}.{index}.{name}", module, hessians.pop(name))
@@ -92,36 +95,49 @@ def _by_layer(
             count += 1
         for holder, stored in places.items():
             put_stored(holder, stored)
-        for at, batch in enumerate(batches):
-            batches[at] = ((_output(layer, batch), *batch[0][1:]), batch[1])
+        for at, batch in enumerate(batches if index + 1 < len(stack) else ()):
+            (states, *others), named = batch
+            batches[at] = ((_output(layer, batch, device).to(states.device), *others), named)
     return count
 
 
-def _output(layer: nn.Module, batch: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
-    """Hidden states that a layer gives for a row."""
-    out = layer(*batch[0], **batch[1])
-    states: Tensor = out[0] if isinstance(out, tuple) else out
-    return states
+def _output(layer: nn.Module, batch: tuple[tuple[Any, ...], dict[str, Any]], device: str) -> Tensor:
+    """Hidden states that a layer gives for a row, on its device."""
+    (states, *others), named = batch
+    out = layer(states.to(device), *others, **named)
+    made: Tensor = out[0] if isinstance(out, tuple) else out
+    return made
 
 
-def _inputs_of_first(model: Any, first: nn.Module, row: Sequence[int]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What the first layer is called with for a row, hidden states first."""
+def _inputs_of_first(
+    model: Any, first: nn.Module, row: Sequence[int], device: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the first layer is called with for a row, hidden states first; all others on the device."""
     seen: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not args:
             args = (kwargs.pop("hidden_states"),)
-        seen.append((args, kwargs))
+        seen.append(((args[0], *_moved(args[1:], device)), _moved(kwargs, device)))
         raise _Reached
 
     handle = first.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        model(input_ids=torch.tensor([list(row)]), use_cache=False)
+        model(input_ids=torch.tensor([list(row)]).to(next(model.parameters()).device), use_cache=False)
     except _Reached:
         pass
     finally:
         handle.remove()
     return seen[0]
+
+
+def _moved(given: Any, device: str) -> Any:
+    """The same with its tensors on the device, in tuples and mappings too."""
+    if isinstance(given, Tensor):
+        return given.to(device)
+    if isinstance(given, tuple):
+        return tuple(_moved(of, device) for of in given)
+    return {key: _moved(of, device) for key, of in given.items()} if type(given) is dict else given
 
 
 @contextmanager
@@ -141,10 +157,11 @@ def _one_by_one(model: Any) -> Iterator[None]:
 
 
 def _hessians(
-    layer: nn.Module, linear: dict[str, nn.Linear], batches: Sequence[Any], inputs: ExpertInputs
+    layer: nn.Module, linear: dict[str, nn.Linear], batches: Sequence[Any], inputs: ExpertInputs, device: str
 ) -> dict[str, Tensor]:
     """X X^T of what each module reads in all rows; those of experts are collected in `inputs`."""
-    hessians = {name: torch.zeros(module.in_features, module.in_features) for name, module in linear.items()}
+    sizes = {name: module.in_features for name, module in linear.items()}
+    hessians = {name: torch.zeros(size, size, device=device) for name, size in sizes.items()}
 
     def watch(name: str) -> Any:
         def look(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -156,8 +173,8 @@ def _hessians(
     handles = [module.register_forward_pre_hook(watch(name)) for name, module in linear.items()]
     try:
         with inputs if inputs.any else nullcontext():
-            for args, kwargs in batches:
-                layer(*args, **kwargs)
+            for batch in batches:
+                _output(layer, batch, device)
     finally:
         for handle in handles:
             handle.remove()

@@ -45,6 +45,6 @@ class ExpertInputs(TorchFunctionMode):
             read = args[0].detach().flatten(0, -2).float()
             hessians = self._hessians[path]
             if expert not in hessians:
-                hessians[expert] = torch.zeros(read.shape[1], read.shape[1])
+                hessians[expert] = torch.zeros(read.shape[1], read.shape[1], device=read.device)
             hessians[expert].addmm_(read.t(), read)
         return made

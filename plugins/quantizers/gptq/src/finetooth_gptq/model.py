@@ -43,6 +43,8 @@ class Rounding:
                 weight, hessian, self.group, self.bits, damping=self.damping, ordered=self.ordered,
                 symmetric=self.symmetric,
             )  # fmt: skip
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # torch.linalg.LinAlgError is one
             raise RecipeError(
                 "quantization.damping",
@@ -55,14 +57,14 @@ def store_layers(
     model: nn.Module, layers: str, rows: Sequence[Sequence[int]], rounding: Rounding, takes: Callable[..., bool],
     note: Callable[[str], None], device: str,
 ) -> int:  # fmt: skip
-    """Store the linear modules and experts of a model's layers, which lies on the CPU.
+    """Store the linear modules and experts of a model's layers.
 
     Args:
         layers: path of the list of decoder layers.
         rows: of token ids.
         takes: whether a module is stored, by its path and shape.
         note: is told what was not done as asked for.
-        device: where what is stored moves.
+        device: where layers move one by one, are calibrated and stay.
 
     Returns:
         How many modules and weights of experts were stored.
@@ -72,7 +74,7 @@ def store_layers(
     """
 
     def store(path: str, module: nn.Linear, hessian: Tensor) -> nn.Module:
-        return GroupedLinear(rounding.rounded(path, module.weight, hessian), module.bias).to(device)
+        return GroupedLinear(rounding.rounded(path, module.weight, hessian), module.bias)
 
     def store_experts(path: str, weight: Tensor, hessians: Mapping[int, Tensor]) -> nn.Module:
         if not hessians:
@@ -81,11 +83,11 @@ def store_layers(
                 "run them as linear modules"
             )
             return rounding.nearest(as_linear(weight), device)
-        nothing = torch.zeros(weight.shape[2], weight.shape[2])  # of an expert that no row reached
+        nothing = weight.new_zeros(weight.shape[2], weight.shape[2]).float()  # of an expert that no row reached
         each = [rounding.rounded(path, part, hessians.get(expert, nothing)) for expert, part in enumerate(weight)]
-        return GroupedLinear(joined(each)).to(device)
+        return GroupedLinear(joined(each))
 
-    return calibrate(model, layers, rows, takes, store, store_experts)
+    return calibrate(model, layers, rows, takes, store, store_experts, device=device)
 
 
 def quantize_model_gptq(
@@ -96,7 +98,7 @@ def quantize_model_gptq(
     be what they did (Frantar et al., 2022, arXiv:2210.17323). Head and embeddings stay.
 
     Args:
-        model: of transformers, on the CPU; changed in place.
+        model: of transformers, on one device, which computes; changed in place.
         bits: 4 or 8.
         rows: token ids of some texts like those that it will read, each as long as they are.
         group: inputs side by side that share a scale.
@@ -109,16 +111,17 @@ def quantize_model_gptq(
         The model, whose layers multiply with what is stored.
 
     Raises:
-        ValueError: naming the argument: no rows, other bits, a model elsewhere or without a list of layers, or nothing
-            in it to store.
+        ValueError: naming the argument: no rows, other bits, a model on several devices or without a list of layers, or
+            nothing in it to store.
         RecipeError: a Hessian cannot be inverted; more rows or damping help.
     """
     if bits not in (4, 8):
         raise ValueError(f"bits: {bits} is neither 4 nor 8")
     if not rows or not all(len(row) for row in rows):
         raise ValueError("rows: GPTQ rounds by what the model reads, so give it some rows of token ids, none empty")
-    if away := {str(parameter.device) for parameter in model.parameters()} - {"cpu"}:
-        raise ValueError(f"model: lies on {', '.join(sorted(away))}; move it to the CPU first")
+    devices = sorted({str(parameter.device) for parameter in model.parameters()})
+    if len(devices) > 1 or "meta" in devices:
+        raise ValueError(f"model: lies on {', '.join(devices)}; move it to one device that holds its weights")
     path = layers if layers is not None else _layers(model)
 
     def takes(path: str, shape: tuple[int, int]) -> bool:
@@ -128,7 +131,7 @@ def quantize_model_gptq(
     def warn(text: str) -> None:
         warnings.warn(text, stacklevel=2)
 
-    if not store_layers(model, path, rows, Rounding(bits, group, damping, ordered), takes, warn, "cpu"):
+    if not store_layers(model, path, rows, Rounding(bits, group, damping, ordered), takes, warn, "".join(devices)):
         raise ValueError(f"model: nothing was stored of {path}; it holds no linear modules, or skip names them all")
     return model
 

@@ -96,8 +96,7 @@ def rounded(
     order = hessian.diagonal().argsort(descending=True, stable=True) if ordered else torch.arange(len(hessian))
     order = order.to(weight.device)
     w, s, z = weight[:, order], scales[:, order], zeros[:, order]
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[order][:, order]))
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor = _factor(hessian[order][:, order])
     codes = torch.empty_like(w)
     for start in range(0, w.shape[1], BLOCK):
         stop = min(start + BLOCK, w.shape[1])
@@ -110,6 +109,16 @@ def rounded(
     placed = torch.empty_like(codes)
     placed[:, order] = codes
     return Grouped(placed.to(torch.uint8), grid.scales, grid.zeros, None, bits, group)
+
+
+def _factor(hessian: Tensor) -> Tensor:
+    """The upper Cholesky factor of the inverse; by the host where the device has no such operation, as Apple's."""
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+        factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    except NotImplementedError:
+        return _factor(hessian.cpu()).to(hessian.device)
+    return factor
 
 
 def joined(parts: Sequence[Grouped]) -> Grouped:
