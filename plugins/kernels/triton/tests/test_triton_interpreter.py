@@ -13,7 +13,7 @@ import pytest
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed; see make kernels-test")
-@pytest.mark.parametrize("part", ["", "_layers", "_conformance", "_experts", "_integers", "_segments"])
+@pytest.mark.parametrize("part", ["", "_layers", "_conformance", "_experts", "_grids", "_integers", "_segments"])
 def test_the_kernels_interpreted_on_a_cpu(part: str) -> None:
     file = Path(__file__).with_name(f"triton_interpreted{part}.py")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
