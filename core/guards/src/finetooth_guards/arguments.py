@@ -54,7 +54,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _remedy(text: str) -> str:
-    """What to do about bytes that Python could not read as text: it may have been told of another encoding."""
+    """What to do about bytes that Python could not read as text: it may expect another encoding."""
     try:
         text.encode("utf-8", "surrogateescape").decode("utf-8")
     except UnicodeError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from finetooth_hooks.compute.savings import Saving
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Attention, Optimizer
+from finetooth_hooks.entries import Adapter, Optimizer
 from finetooth_hooks.errors import FinetoothError, PlanError, PluginError
 from finetooth_hooks.protocols import DataPart, PlanRequest
 from finetooth_recipes.recipe_picks import AUTO
@@ -23,7 +23,6 @@ from finetooth_core.planning.plan import Job
 SHORTEST = 64
 """Shorter rows than this are not suggested."""
 
-LENGTH = "train.max_length"
 
 Change = Callable[[PlanRequest], PlanRequest]
 
@@ -73,9 +72,8 @@ def _micro_batches(job: Job) -> Iterator[Rung]:
 
 def _attention(job: Job) -> Iterator[Rung]:
     """Other attention, in the order of its ranks."""
-    entries = [(r, r.entry) for r in job.context.catalog.speaking("attention", job.context.framework)]
-    ranked = [(-(entry.rank or 0), registered) for registered, entry in entries if isinstance(entry, Attention)]
-    for _, registered in sorted(ranked, key=lambda pair: pair[0]):
+    entries = job.context.catalog.speaking("attention", job.context.framework)
+    for registered in sorted(entries, key=lambda one: -(getattr(one.entry, "rank", None) or 0)):
         yield _of_backend({"attention": name_of(registered, job.context)})
 
 
@@ -180,7 +178,7 @@ def savings(context: RunContext) -> Iterator[tuple[Saving, Mapping[str, Any]]]:
 def _lengths(job: Job) -> Iterator[Rung]:
     """Halves of the setting that bounds the longest row; rows of other readers stay as they are."""
     data, train = job.asked.data, job.plan.train
-    setting, of_rows = data.bounded_by, data.bounded_by == LENGTH
+    setting, of_rows = data.bounded_by, data.bounded_by == "train.max_length"
     now = min(train.max_length, data.longest) if of_rows else data.longest - data.unbounded
     others = max((report.longest for report in job.every_report if report.bounded_by != setting), default=0)
     least = max(SHORTEST, least_length(data, train.excess_length)) if of_rows else SHORTEST
@@ -205,8 +203,7 @@ def usable(context: RunContext, kind: str, of: Callable[[Any], Any]) -> Iterator
     for registered in context.catalog.speaking(kind, context.framework):
         with passing_over(context):
             built = context.build(kind, registered.full_name, setting=kind)
-            answer = of(built)
-            yield registered, built, answer
+            yield registered, built, of(built)
 
 
 @contextmanager
@@ -214,11 +211,9 @@ def passing_over(context: RunContext) -> Iterator[None]:
     """Passes over what cannot be built. A note names a library that is installed and broken."""
     try:
         yield
-    except PluginError as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError | None):
+    except (FinetoothError, ImportError) as error:
+        if isinstance(error, PluginError) and not isinstance(error.__cause__, ModuleNotFoundError | None):
             context.note(f"passed over: {error.problem}")
-    except (FinetoothError, ImportError):
-        pass
 
 
 def name_of(registered: Registered, context: RunContext) -> str:

@@ -44,9 +44,8 @@ def check_room(
     needed[existing(context.folder)] = WEIGHT_BYTES * exported + described(context.model.files) + RECORDS
     if keeping is not None and keeping.disk is not None:
         size_of_one = state_size(trains.parameters, state_bytes, copies, extra)
-        needed[existing(keeping.folder)] += size_of_one * keeping.states(
-            total_steps or context.train.max_steps, context.train.epochs
-        )
+        states = keeping.states(total_steps or context.train.max_steps, context.train.epochs)
+        needed[existing(keeping.folder)] += size_of_one * states
     by_disk: dict[int, list[Path]] = defaultdict(list)
     for folder in needed:
         by_disk[folder.stat().st_dev].append(folder)
