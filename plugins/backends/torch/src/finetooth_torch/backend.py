@@ -237,7 +237,6 @@ class TorchBackend:
             processor=request.text.processor, scalar=scalar, attention=attention, compute=compute,
             strict=request.place.collective is not None, slices=slices, pieces=self._offload.pieces,
         ))  # fmt: skip
-        network.draws.note = self._context.note if self._context else None
         parameters.serve(network)  # from here on a rank of a pipeline has only its own layers
         self._complete(network, request, parameters)
         self._note_padding(network, obstacle(request.base.model.config, attention))
@@ -253,6 +252,7 @@ class TorchBackend:
         """Add what the recipe asks of a network besides its model: noise, losses of routers, compiled layers, roles."""
         from finetooth_torch.roles.role_models import hold_roles
 
+        network.draws.note = self._context.note if self._context else None
         network.add_noise(request.plan.train.embedding_noise)
         network.add_router_losses(self._routers)
         network.compile_layers(self._options.compile)

@@ -90,7 +90,7 @@ def _layout(
         seen &= first_place[:, None] - last_place < window
     numbers = [pad(place, (0, behind)), until, *_runs(seen), *_runs(seen.t())]
     aligned = [pad(x.int(), (0, -len(x) % 4)) for x in numbers]
-    return placed(torch.cat(aligned), device).split([len(x) for x in aligned])
+    return torch.split(placed(torch.cat(aligned), device), [len(x) for x in aligned])
 
 
 def _runs(seen_bc: Tensor) -> tuple[Tensor, Tensor]:
