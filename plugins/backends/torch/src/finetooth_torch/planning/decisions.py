@@ -89,13 +89,8 @@ def decide(
         stream_obstacle, hardware=request.place.hardware, attention=attention, packing=packing, offload=offload,
         sharded=in_parts(request.place), routed=bool(routers), windows=windows,
     )  # fmt: skip
-    brought = _decoder_brought(request, held_in, decoder, obstacle_of)
-    chosen = choose_decoder(
-        obstacle_of(base.facts, config=base.model.config), request.place.hardware, decoder, brought=brought
-    )
+    chosen = _decoder(request, held_in, decoder, obstacle_of, windows=windows)
     stream = chosen.value == STREAM
-    if stream and windows and request.place.hardware.device != "cpu":
-        chosen = replace(chosen, reason=f"{chosen.reason}; {UNTIMED}")
     replayed = choose_graphs(graphs, request.place.hardware, chosen, samples="generate" in request.needs)
     attending = None if stream else _attention(request, attention, held_in, context, compiled=compiling == REGIONAL)
     check_slicing(request, attending)
@@ -122,13 +117,10 @@ def decide(
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
     micro_batch, checkpointing = chosen_portions.tokens, chosen_portions.checkpointing
     train = replace(
-        request.train,
-        precision=str(precision.value),
-        micro_batch_tokens=int(micro_batch.value),
+        request.train, precision=str(precision.value), micro_batch_tokens=int(micro_batch.value),
         gradient_checkpointing=bool(checkpointing.value),
-    )
-    recomputes = train.gradient_checkpointing is True
-    memory = takes(request, int(micro_batch.value), checkpointing=recomputes)
+    )  # fmt: skip
+    memory = takes(request, int(micro_batch.value), checkpointing=bool(checkpointing.value))
     shared, filling = _packing(request, attending, packing, int(micro_batch.value))
     kernels = _kernels(request, held_in, stream=stream, fp8=fp8)
     decisions = (precision, micro_batch, checkpointing, chosen, *layers, shared, *divided(request))
@@ -247,6 +239,21 @@ def _windows_named(request: PlanRequest, precision: str) -> bool:
     if request.kernels is None or not any(map(_looks_otherwise, _models(request))):
         return False
     return bool(request.kernels(windows_request(precision)))
+
+
+def _decoder(
+    request: PlanRequest, precision: str, wanted: str, obstacle_of: Callable[..., str], *, windows: bool
+) -> Decision:
+    """Whose code computes the layers.
+
+    Args:
+        windows: a provider of windowed attention is named.
+    """
+    base, hardware = request.base, request.place.hardware
+    brought = _decoder_brought(request, precision, wanted, obstacle_of)
+    chosen = choose_decoder(obstacle_of(base.facts, config=base.model.config), hardware, wanted, brought=brought)
+    untimed = chosen.value == STREAM and windows and hardware.device != "cpu"
+    return replace(chosen, reason=f"{chosen.reason}; {UNTIMED}") if untimed else chosen
 
 
 def _decoder_brought(request: PlanRequest, precision: str, wanted: str, obstacle_of: Callable[..., str]) -> bool:
