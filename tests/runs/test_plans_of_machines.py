@@ -61,7 +61,7 @@ GEMMA = {
     "architectures": ["Gemma2ForCausalLM"], "sliding_window": 4096, "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256, "hidden_activation": "gelu_pytorch_tanh",
 }  # fmt: skip
-"""Gemma 2 9B: windows and capped scores, which the stream decoder does not compute on a GPU."""
+"""Gemma 2 9B: windows and capped scores, which the stream decoder computes on a GPU only by name."""
 NARROW = {**GEMMA, "head_dim": 128, "num_attention_heads": 32}
 """The same with heads of 128, which torch's flex attention computes on every GPU."""
 SIZES = {
