@@ -86,6 +86,17 @@ def test_without_triton_the_way_to_install_it_is_said(monkeypatch: pytest.Monkey
     assert not answer.available and install_command("finetooth-triton[triton]") in answer.reason
 
 
+@pytest.mark.parametrize(
+    ("known", "halves"),
+    [({"gcnArchName": "gfx1100"}, True), ({"gcnArchName": "gfx1151:xnack-"}, True), ({"gcnArchName": "gfx1201"}, False),
+     ({"gcnArchName": "gfx942:sramecc+"}, False), ({}, False)],
+)  # fmt: skip
+def test_rdna_3_keeps_operands_twice(monkeypatch: pytest.MonkeyPatch, known: dict[str, str], halves: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(**known))
+    assert gpu.in_halves(torch.device("cuda")) is halves
+    assert not gpu.in_halves(torch.device("cpu"))
+
+
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
 def test_a_dtype_that_nothing_takes_is_refused(dtype: torch.dtype) -> None:
     assert not gpu.available("cpu", dtype).available

@@ -21,14 +21,15 @@ def columns_seen(
 
     A weight is multiplied in two parts of the cache's type, so that it counts in more than that one's precision.
     """
-    numbers = tl.arange(0, NUMBERS)
+    numbers, columns = tl.arange(0, NUMBERS), tl.arange(0, COLUMNS)
+    place = columns[:, None] * SIZE + numbers[None, :]
     for start in range(first, last, COLUMNS):
-        columns = start + tl.arange(0, COLUMNS)
-        there = columns < last
-        place = columns[:, None].to(tl.int64) * SIZE + numbers[None, :]
+        there = columns < last - start
+        # 64 bits only in what all places of a tile share: an offset inside it takes one register
+        before = tl.cast(start, tl.int64) * SIZE
         inside = there[:, None] if WHOLE else there[:, None] & (numbers < SIZE)[None, :]
-        k = tl.load(keys + place, mask=inside, other=0.0)
-        v = tl.load(values + place, mask=inside, other=0.0)
+        k = tl.load(keys + before + place, mask=inside, other=0.0)
+        v = tl.load(values + before + place, mask=inside, other=0.0)
         dtype = v.dtype
         if WIDEN:  # see `linear_tile`
             k = k.to(tl.float32)

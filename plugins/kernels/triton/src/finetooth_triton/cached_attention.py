@@ -65,6 +65,7 @@ class CachedAttention:
         if not rows:
             return out
         above = own_hrkcd if above_hpkwd is None else above_hpkwd
+        warps, stages = (8, 1) if gpu.in_halves(qkv_rhd.device) else (4, 2)
         with gpu.on(qkv_rhd.device):
             cached_attention_kernel[(rows, kv_heads)](
                 qkv_rhd, own_hrkcd, above, starts_p, columns_1, out, scale, kv_heads, samples, above.shape[3],
@@ -72,6 +73,6 @@ class CachedAttention:
                 WHOLE=numbers == size, PRECISION=gpu.product_precision(qkv_rhd.dtype),
                 WIDEN=gpu.interpreted() and qkv_rhd.dtype == torch.bfloat16, QUERIES=max(LEAST, layers.power(group)),
                 COLUMNS=max(LEAST, min(COLUMNS, TILE // (numbers * qkv_rhd.element_size()))), NUMBERS=numbers,
-                num_warps=4, num_stages=2,
+                num_warps=warps, num_stages=stages,
             )  # fmt: skip
         return out

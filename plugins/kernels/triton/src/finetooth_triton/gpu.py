@@ -18,6 +18,7 @@ __all__ = [
     "interpreted",
     "maker",
     "on",
+    "in_halves",
     "product_precision",
     "tiles_for",
     "tiles_within",
@@ -75,6 +76,13 @@ def maker(device: torch.device) -> Literal["nvidia", "cdna", "rdna"]:
     if torch.version.hip is None or device.type != "cuda":
         return "nvidia"
     return "cdna" if getattr(torch.cuda.get_device_properties(device), "warp_size", 64) == 64 else "rdna"
+
+
+def in_halves(device: torch.device) -> bool:
+    """Whether both halves of a warp keep what a product multiplies, as on RDNA 3: then a kernel that fills its
+    registers fetches nothing in advance (`num_stages=1`)."""
+    known = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
+    return str(getattr(known, "gcnArchName", "")).startswith("gfx11")
 
 
 def product_precision(dtype: torch.dtype) -> str:

@@ -83,6 +83,7 @@ def _matrices(x_nd: Tensor, dy_no: Tensor, ends_g: Tensor) -> Tensor:
 
     count, depth, width = ends_g.shape[0], x_nd.shape[1], dy_no.shape[1]
     out, tiles = x_nd.new_empty((count, depth, width)), _tiles(x_nd, width, depth)
+    tiles = replace(tiles, stages=1) if gpu.in_halves(x_nd.device) else tiles
     with gpu.on(x_nd.device):
         grouped_matrices_kernel[(count, -(-depth // tiles.rows), -(-width // tiles.columns))](
             x_nd, dy_no, _starts(ends_g), ends_g, out, depth, width, *x_nd.stride(), *dy_no.stride(),

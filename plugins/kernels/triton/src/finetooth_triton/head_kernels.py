@@ -73,7 +73,10 @@ def head_linear_kernel(
         HAS_BIAS, WHOLE_DEPTH, PRECISION, WIDEN, ROWS, COLUMNS, DEPTH,
     )  # fmt: skip
     inside = (rows < M)[:, None] & (columns < V)[None, :]
-    tl.store(out + safe_rows[:, None] * stride_om + columns[None, :], linear, mask=inside)
+    # 64 bits only in what all places of a tile share: an offset inside it takes one register
+    out += (row_block * ROWS).to(tl.int64) * stride_om
+    place = tl.arange(0, ROWS)[:, None] * stride_om + columns[None, :]
+    tl.store(out + place, linear, mask=inside)
 
 
 @triton.jit(do_not_specialize=["M", "V", "first_column"])
@@ -115,12 +118,13 @@ def head_gradient_kernel(
         logits, tl.load(peak + safe_rows), tl.load(log_total + safe_rows), sum_d, own_entropy, d_own, WITH_ENTROPY
     )
     for k in range(K):
-        offset = tl.load(targets + safe_rows * K + k) - first_column - start
+        offset = (tl.load(targets + safe_rows * K + k) - first_column - start).to(tl.int32)
         if tl.max(((offset >= 0) & (offset < COLUMNS)).to(tl.int32), 0) > 0:
             d_own_target = tl.load(d_logprobs + safe_rows * K + k)
-            result += tl.where(lanes[None, :] == offset[:, None], d_own_target[:, None], 0.0)
+            result = tl.where(lanes[None, :] == offset[:, None], result + d_own_target[:, None], result)
     if HAS_SOFTCAP:
         result *= damping(linear, inner)
     inside = counted[:, None] & (columns < V)[None, :]
-    out = gradient + safe_rows[:, None] * stride_gm + columns[None, :]
+    gradient += (row_block * ROWS).to(tl.int64) * stride_gm + start
+    out = gradient + (tl.arange(0, ROWS)[:, None] * stride_gm + lanes[None, :])
     tl.store(out, result.to(gradient.dtype.element_ty), mask=inside)

@@ -68,7 +68,8 @@ class IntegerKernels:
         from finetooth_triton.integer_kernels import integer_product_kernel
 
         out = a_scale.new_empty((rows, width))
-        tile = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 8, "num_stages": 3}
+        stages = 1 if gpu.in_halves(a_q.device) else 3
+        tile = {"ROWS": 64, "COLUMNS": 64, "DEPTH": 64, "num_warps": 8, "num_stages": stages}
         strides = *a_q.stride(), *b_q.stride(), *(int(of.numel() > 1) for of in (a_scale, b_scale))
         with gpu.on(a_q.device):
             integer_product_kernel[(-(-rows // 64) * -(-width // 64),)](
