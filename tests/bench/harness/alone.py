@@ -16,8 +16,8 @@ from harness.ground import Ground, Sizes
 from harness.machine import machine
 from harness.proofs import Proof, table
 
-HEAD = 16_384, 248_320, 2_048
-"""Rows, ids and numbers of a row of the loss head that is measured."""
+HEAD, SMALL_HEAD = (16_384, 248_320, 2_048), (64, 512, 32)
+"""Rows, ids and numbers of a row of the loss head that is measured on a card, and on a CPU."""
 
 
 def values(ground: Ground) -> Proof:
@@ -163,21 +163,28 @@ def estimated(ground: Ground) -> Proof:
 def heads(ground: Ground) -> Proof:
     """The loss head next to cut-cross-entropy, Liger and whole logits."""
     import torch
-
-    rows, vocabulary, width = HEAD
-    title = f"The loss head: {rows:,} rows of {width:,} numbers, {vocabulary:,} ids"
-    if not torch.cuda.is_available():
-        return Proof(title, notes=["There is no accelerator: nothing was measured."])
+    from finetooth_triton.gpu import available
     from kernelbench.heads import chunked, head_rows, in_triton, peers, whole_logits
 
-    ours = {"chunked": chunked, "finetooth": in_triton, "torch, whole logits": whole_logits}
+    small = SMALL_HEAD, "cpu", torch.float32
+    shape, device, dtype = (HEAD, "cuda", torch.bfloat16) if torch.cuda.is_available() else small
+    rows, vocabulary, width = shape
+    title = f"The loss head: {rows:,} rows of {width:,} numbers, {vocabulary:,} ids"
+    kernels, theirs = available(device), peers()
+    if device == "cpu":
+        theirs = {name: who if isinstance(who, str) else "its kernels run on GPUs" for name, who in theirs.items()}
+    ours = {
+        "chunked": chunked,
+        "finetooth": in_triton if kernels.available else kernels.reason,
+        "torch, whole logits": whole_logits,
+    }
     proof = Proof(title, [("what", "who", "ms", "MB", "loss")])
-    for row in head_rows((HEAD,), {**ours, **peers()}, "cuda", torch.bfloat16, warm_up=2, timed=3):
+    for row in head_rows((shape,), {**ours, **theirs}, device, dtype, warm_up=2, timed=3):
         for who, about in row["contenders"].items():
             figures = (str(about.get(name, "")) for name in ("ms", "peak_mb", "loss"))
             proof.rows.append((row["what"], who, *figures))
             if "not measured" in about:
-                proof.notes.append(f"{row['what']}, {who}: {about['not measured']}")
+                proof.notes.append(f"{row['what']}, {who}: not measured, {about['not measured']}.")
         ground.keep(proof)
     return proof
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ MANY = {"batch_size": 4, "steps": 4, "generations": 8, "new_tokens": 128}
 TINY = Sizes(llama(32, 64, 2, 4, 2), "fp32", 128, 8, 4, 1, (2, 4), FEW)
 CARD = Sizes(llama(2048, 8192, 16, 32, 8), "bf16", 2048, 128, 8, 3, (4, 16, 64), MANY)
 LARGE = Sizes(llama(4096, 14336, 32, 32, 8), "bf16", 4096, 40, 8, 1, (4, 8, 16), MANY)
+TINY_LARGE = replace(TINY, shape=llama(64, 128, 2, 4, 2))
+"""What a CPU computes in place of the large one."""
 SIZES = {"tiny": TINY, "card": CARD, "large": LARGE}
 AGAIN = "FINETOOTH_GPU_AGAIN"
 """Variable of a process that does the rest of a part."""

@@ -440,14 +440,14 @@ def table(found: dict[str, dict[str, tuple[int, int, int]]]) -> str:
     head = [
         "# What Triton's kernels take of a GPU", "",
         f"Registers of a thread / KiB of shared memory of a block, as Triton {triton.__version__} compiles them in",
-        "bf16, without a GPU. A star: it keeps some registers in memory. A dash: the device does not multiply in 8 bits.",
+        "bf16, without a GPU. A star: some registers are in memory. A dash: the device does not multiply in 8 bits.",
         "`FT_WRITE_DOCS=docs/benchmarks/kernel-resources.md make kernels-test` writes this page.", "",
         f"| kernel | {' | '.join(MORE_TARGETS)} |",
         f"|---|{'---|' * len(MORE_TARGETS)}",
     ]  # fmt: skip
     for name, of in sorted(found.items()):
         cells = [
-            f"{of[to][0]} / {of[to][1] / KIB:.0f}{'*' * (of[to][2] > 0)}" if to in of else "-" for to in MORE_TARGETS
+            f"{of[to][0]} / {of[to][1] / KIB:.0f}{'*' if of[to][2] else ''}" if to in of else "-" for to in MORE_TARGETS
         ]
         head.append(f"| `{name.removesuffix('_kernel')}` | {' | '.join(cells)} |")
     return "\n".join([*head, ""])
