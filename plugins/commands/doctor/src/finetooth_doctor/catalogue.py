@@ -21,7 +21,7 @@ SIGNALS = {
     "queue: keep fewer rows in memory (data.train[0].max_rows, method.streaming), fewer workers, or take a "
     "smaller base or a quantised one",
     signal.SIGBUS: "a bus error: mostly /dev/shm or the disk is full, in a container with too little shared memory "
-    "(docker run --ipc=host, or --shm-size=8g); with DeepSpeed also an old version of it",
+    "(docker run --ipc=host, or --shm-size=8g); with DeepSpeed also an old version of it: update it",
     signal.SIGSEGV: "a crash in compiled code: try without compiled kernels (FT_NATIVE=0, kernels: {...: torch}), "
     "and check that torch and the driver fit together",
     signal.SIGABRT: "compiled code gave up: the lines before say why; often NCCL or an assertion of a GPU kernel",

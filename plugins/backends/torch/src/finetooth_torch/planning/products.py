@@ -13,7 +13,7 @@ LEAST = 80
 
 
 def choose_tf32(wanted: Literal["auto"] | bool, precision: str | None, hardware: HardwareFacts) -> Decision | None:
-    """The value of `TorchOptions.tf32`; None where nothing is multiplied in fp32, or the device lacks TF32.
+    """The value of `TorchOptions.tf32`; None if nothing is multiplied in fp32, or the device lacks TF32.
 
     Raises:
         PlanError: TF32 is asked for, and the device has none.
