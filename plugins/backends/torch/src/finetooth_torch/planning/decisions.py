@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal
@@ -98,24 +98,14 @@ def decide(
         "backend.share_base": share_base, "backend.detect_anomaly": anomalies,
         "backend.router_aux_loss_coef, router_z_loss_coef": bool(routers), "train.precision=fp8": fp8,
     }  # fmt: skip
-    of_attention = HeldByAttention() if attending is None else _attention_memory(request, attending, packing)
     takes = partial(
         _takes, precision=held_in, stream=stream, offload=offload, routers=routers,
         graphs=replayed is not None and replayed.value is True,
     )  # fmt: skip
-    # on a CPU the count of saved activations decides nothing
-    deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
-    portions = partial(_portions, request, partial(takes, deciding))
-    chosen_portions = portions(of_attention)
-    if attending is not None and not of_attention.fused:
-        leaner = _leaner(request, attention, held_in, context, attending)
-        held = None if leaner is None else _attention_memory(request, leaner, packing)
-        if leaner is not None and held is not None and (why := chosen_portions.less_than(portions(held))):
-            attending = replace(leaner, decisions=_because(leaner, f"{attending.names} {why}"))
-            of_attention, chosen_portions = held, portions(held)
+    leaner = partial(_leaner, request, attention, held_in, context)
+    attending, of_attention, (micro_batch, checkpointing) = _fitted(request, attending, packing, takes, leaner)
     takes = partial(takes, attention=of_attention)
     layers = () if attending is None else with_amd_kernels(attending.decisions, request.place.hardware)
-    micro_batch, checkpointing = chosen_portions.tokens, chosen_portions.checkpointing
     train = replace(
         request.train, precision=str(precision.value), micro_batch_tokens=int(micro_batch.value),
         gradient_checkpointing=bool(checkpointing.value),
@@ -135,37 +125,44 @@ def decide(
     return BackendPlan(train, decisions, memory, of_steps, cost)
 
 
-@dataclass(frozen=True)
-class _Portions:
-    """The chosen portions with some attention.
+def _fitted(
+    request: PlanRequest, attending: AttentionChoice | None, packing: bool | None, takes: Callable[..., MemoryEstimate],
+    leaner: Callable[[AttentionChoice], AttentionChoice | None],
+) -> tuple[AttentionChoice | None, HeldByAttention, tuple[Decision, Decision]]:  # fmt: skip
+    """The attention, what it keeps, and the portions with it: other attention that stores no scores, if those of the
+    first choice take too much.
 
-    Attributes:
-        tokens, checkpointing: see `choose_portions`.
-        memory: bytes at the peak.
-        has: bytes of the device.
+    Args:
+        attending: the first choice; None: the stream decoder computes the layers.
+        leaner: finds the other.
     """
+    # on a CPU the count of saved activations decides nothing
+    deciding = replace(request, snapshots=SnapshotsPart()) if request.place.hardware.device == "cpu" else request
+    held = HeldByAttention() if attending is None else _attention_memory(request, attending, packing)
+    needs = partial(takes, deciding, attention=held)
+    portions = choose_portions(request, needs)
+    other = None if attending is None or held.fused else leaner(attending)
+    if attending is None or other is None:
+        return attending, held, portions
+    less = _attention_memory(request, other, packing)
+    needs_less = partial(takes, deciding, attention=less)
+    portions_of_other = choose_portions(request, needs_less)
+    has = request.place.hardware.memory
+    peak, low = _peak(needs, portions), _peak(needs_less, portions_of_other)
+    if peak > has and low < peak:
+        why = f"would take {size(peak)} of {size(has)}, this takes {size(low)}"
+    elif portions_of_other[0].value > portions[0].value:
+        why = f"has room for {portions[0].value} tokens at once, this for {portions_of_other[0].value}"
+    elif portions[1].value and not portions_of_other[1].value:
+        why = "has room only if activations are recomputed"
+    else:
+        return attending, held, portions
+    found = replace(other, decisions=_because(other, f"{attending.names} {why}"))
+    return found, less, portions_of_other
 
-    tokens: Decision
-    checkpointing: Decision
-    memory: int
-    has: int
 
-    def less_than(self, other: _Portions) -> str:
-        """In what it is worse than other attention, as the end of a sentence; empty if in nothing that counts."""
-        if self.memory > self.has and other.memory < self.memory:
-            return f"would take {size(self.memory)} of {size(self.has)}, this takes {size(other.memory)}"
-        if other.tokens.value > self.tokens.value:
-            return f"has room for {self.tokens.value} tokens at once, this for {other.tokens.value}"
-        if self.checkpointing.value and not other.checkpointing.value:
-            return "has room only if activations are recomputed"
-        return ""
-
-
-def _portions(request: PlanRequest, takes: Callable[..., MemoryEstimate], attention: HeldByAttention) -> _Portions:
-    needs = partial(takes, attention=attention)
-    tokens, checkpointing = choose_portions(request, needs)
-    memory = needs(int(tokens.value), checkpointing=checkpointing.value is True).total
-    return _Portions(tokens, checkpointing, memory, request.place.hardware.memory)
+def _peak(needs: Callable[..., MemoryEstimate], portions: tuple[Decision, Decision]) -> int:
+    return needs(int(portions[0].value), checkpointing=portions[1].value is True).total
 
 
 def _leaner(
