@@ -29,8 +29,8 @@ from finetooth_torch.planning.experts import experts_form
 from finetooth_torch.planning.fp8 import FP8, with_cost
 from finetooth_torch.planning.graphs import choose_graphs
 from finetooth_torch.planning.layer_memory import HeldByAttention
-from finetooth_torch.planning.memory import estimate, in_one_pool
-from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload, in_parts, shares_memory
+from finetooth_torch.planning.memory import estimate
+from finetooth_torch.planning.offload import ON_DEVICE, Offload, check_offload, in_one_pool, in_parts, shares_memory
 from finetooth_torch.planning.offload import decisions as offloaded
 from finetooth_torch.planning.portions import choose_portions
 from finetooth_torch.planning.repeatable import has_fused_sdpa, with_amd_kernels

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from dataclasses import replace
 
 from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.protocols import BasePart, PlanRequest
@@ -168,16 +166,6 @@ def _on_accelerator(
         },
         disk=_on_disk(request, precision, offload, int(tokens * away)),
     )
-
-
-def in_one_pool(memory: MemoryEstimate) -> MemoryEstimate:
-    """An accelerator's estimate with the host's parts among the device's, which shares the host's memory."""
-    parts = Counter(memory.parts)
-    parts.update(memory.host)
-    if "loading" in parts:  # the base is read before anything but weights is there
-        later = sum(parts.values()) - sum(parts[name] for name in ("weights", "overhead", "loading"))
-        parts["loading"] = max(0, parts["loading"] + memory.host.get("snapshots", 0) - later)
-    return replace(memory, parts=dict(parts), host={})
 
 
 def _piece_bytes(request: PlanRequest, precision: str, tokens: int, offload: Offload) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
-from finetooth_hooks import Decision, PlanError, install_command
+from finetooth_hooks import Decision, MemoryEstimate, PlanError, install_command
 from finetooth_hooks.protocols import ModelFacts, PlacePart, PlanRequest
 from finetooth_modelfiles.sizes import role_quantizer
 
@@ -95,6 +96,16 @@ def check_offload(request: PlanRequest, offload: Offload) -> None:
 def shares_memory(place: PlacePart) -> str:
     """The kind of a device whose memory is the host's; empty if it has memory of its own."""
     return SHARES.get(place.hardware.device.partition(":")[0], "")
+
+
+def in_one_pool(memory: MemoryEstimate) -> MemoryEstimate:
+    """An accelerator's estimate with the host's parts among the device's, which shares the host's memory."""
+    parts = Counter(memory.parts)
+    parts.update(memory.host)
+    if "loading" in parts:  # the base is read before anything but weights is there
+        later = sum(parts.values()) - sum(parts[name] for name in ("weights", "overhead", "loading"))
+        parts["loading"] = max(0, parts["loading"] + memory.host.get("snapshots", 0) - later)
+    return replace(memory, parts=dict(parts), host={})
 
 
 def _check_roles(request: PlanRequest, where: str) -> None:
