@@ -108,6 +108,8 @@ def as_torch_sees(machine: Machine, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(importlib.util, "find_spec", find_spec)
     patch.setattr("finetooth_torch.planning.compilation.find_spec", find_spec)
     patch.setattr("finetooth_toolbox.attention_choice.missing_packages", lambda names: missing(names, machine))
+    imported = SimpleNamespace(import_module=lambda name: SimpleNamespace(flash_attn_varlen_func=None))
+    patch.setattr("finetooth_flash.attention.importlib", imported)
     patch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000 * GIB))
     for maker in ("cuda", "rocm"):
         for of_host in ("total_memory", "available_memory"):

@@ -25,7 +25,7 @@ from finetooth_hooks import MemoryEstimate
 from finetooth_hooks.errors import PlanError
 from finetooth_hooks.protocols import Device, HardwareFacts
 from finetooth_toolbox.text import measures
-from finetooth_torch.planning.memory import in_one_pool
+from finetooth_torch.planning.offload import in_one_pool
 from known_models import FRESH, MODELS, ROOMY, choice, llama
 from machines import Machine, on
 

@@ -233,7 +233,7 @@ REFUSED = [
     ),
     cannot(
         "gfx1010", "kernels.segment_attention=triton kernels.stream_decoder=native_layers",
-        "write nothing on AMD gfx1010", "set it to auto or reference or torch",
+        "writes nothing on AMD gfx1010", "set it to auto or reference or torch",
     ),
     cannot("sm_90", "backend.graphs=true", "no window, cap or sinks", "set backend.graphs to auto or false", "gemma2"),
     cannot("gfx1201", "backend.decoder=stream", "no plugin brings one", "set backend.decoder to auto or transformers"),

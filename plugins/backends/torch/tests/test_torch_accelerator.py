@@ -101,6 +101,8 @@ def test_attention_that_is_installed_may_be_picked_on_a_gpu(
         return "; ".join(f"package {name} is not installed" for name in needed if name not in packages)
 
     monkeypatch.setattr(module, "missing_packages", missing)
+    imported = SimpleNamespace(import_module=lambda name: SimpleNamespace(flash_attn_varlen_func=None))
+    monkeypatch.setattr("finetooth_flash.attention.importlib", imported)
     facts = replace(kit.facts(kit.config()), head_dim=128)
     hardware = replace(kit.hardware, devices=(Device("cuda:0", "a GPU", 2**35, architecture),))
     found = choose_attention(FakeContext(Path(), installed=True), asked, facts, {}, hardware, "bf16")

@@ -74,7 +74,7 @@ def test_what_is_the_same_is_taken(kit: SimpleNamespace, build: Callable[..., An
 @pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32", "fp64"])
 @pytest.mark.parametrize("full", [False, True])
 def test_the_model_is_left_as_it_was(kit: SimpleNamespace, precision: str, full: bool) -> None:
-    engine = kit.engine(precision=precision, adapter=kit.adapter(full=full), decoder="transformers")
+    engine = kit.engine(precision=precision, adapter=kit.adapter(full=full), decoder="stream")
     network = engine._parts.network
     tensors = [*network.base.parameters(), *network.base.buffers()]
     before = [tensor.clone() for tensor in tensors]

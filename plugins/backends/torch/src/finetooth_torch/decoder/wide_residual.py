@@ -34,7 +34,7 @@ def widen_residual(base: Any, facts: ModelFacts, context: Context | None = None)
         base: a transformers model; in other precisions it stays as it is.
         context: tells why the stream stays in fp16.
     """
-    reason = _widened(base, facts) if base.dtype == NARROW else ""
+    reason = _widened(base, facts) if getattr(base, "dtype", None) == NARROW else ""
     if reason and context:
         context.note(
             f"train.precision=fp16: {base.config.model_type}'s residual stream is fp16 too, and numbers beyond 65,504 "
