@@ -28,6 +28,12 @@ def instead(kind: str, name: str, able: Iterable[Entry]) -> str:
     return f"set {SETTINGS.get(kind, kind)} to {' or '.join(names)}" if names else f"pick another {kind} or backend"
 
 
+def runs_on(entry: Entry, device: str) -> bool:
+    """Whether an optimizer runs on a device (`cuda:0`): it declares no types of devices, or this one's among others."""
+    devices = getattr(entry, "devices", ())
+    return not devices or device.partition(":")[0] in devices
+
+
 def _shared(name: str, other: str) -> int:
     """How many words of another name are in a name, less those that are not: `lion_8bit` is like `lion` rather than
     `galore_8bit`."""

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from finetooth_hooks.context import Registered
-from finetooth_hooks.entries import Adapter, Quantizer
+from finetooth_hooks.entries import Quantizer
 from finetooth_hooks.errors import PlanError
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_toolbox.text import measures
@@ -131,10 +131,9 @@ def _adapters(context: RunContext) -> Iterator[tuple[str, str, tuple[str, ...], 
         yield "adapter", named, (), {}
         return
     whole, size = None, 0
-    trains = usable(context, "adapter", lambda built: built.trained_parameters(context.facts, context.model.parameters))
-    for registered, _, trained in trains:
-        assert isinstance(registered.entry, Adapter)
-        if not registered.entry.base_frozen and trained > size:
+    trained_by = lambda built: built.trained_parameters(context.facts, context.model.parameters)  # noqa: E731
+    for registered, _, trained in usable(context, "adapter", trained_by, lambda entry: not entry.base_frozen):
+        if trained > size:
             whole, size = registered, trained
     if whole is not None:
         yield "whole", name_of(whole, context), (), {"adapter": name_of(whole, context)}

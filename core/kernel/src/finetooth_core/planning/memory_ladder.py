@@ -13,6 +13,7 @@ from finetooth_hooks.context import Registered
 from finetooth_hooks.entries import Adapter, Optimizer
 from finetooth_hooks.errors import FinetoothError, PlanError, PluginError
 from finetooth_hooks.protocols import DataPart, PlanRequest
+from finetooth_recipes.alternatives import SETTINGS, runs_on
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_rows.choices.shorter import least_length, shortened
 
@@ -94,15 +95,17 @@ def _adapters(job: Job) -> list[Rung]:
     """Adapters that train less, over a frozen base; those that train most first."""
     trains, base, context = job.request.trains, job.request.base, job.context
     rungs: list[tuple[int, Rung]] = []
-    trained_by = usable(context, "adapter", lambda built: built.trained_parameters(base.facts, base.model.parameters))
-    for registered, adapter, trained in () if trains.base_frozen else trained_by:
+    if trains.base_frozen:
+        return []
+    trained_by = lambda built: built.trained_parameters(base.facts, base.model.parameters)  # noqa: E731
+    for registered, adapter, trained in usable(context, "adapter", trained_by, lambda entry: entry.base_frozen):
         entry = registered.entry
         assert isinstance(entry, Adapter)
         part = replace(
             trains, adapter=adapter, parameters=trained + head_size(trains.head, base.facts),
             can_disable=entry.can_disable, base_frozen=True, accepts_quantised=entry.accepts_quantised,
         )  # fmt: skip
-        if entry.base_frozen and part.parameters < trains.parameters:
+        if part.parameters < trains.parameters:
             rungs.append((part.parameters, Rung(f"adapter={name_of(registered, context)}", _with(trains=part))))
     return [rung for _, rung in sorted(rungs, key=lambda pair: -pair[0])]
 
@@ -111,13 +114,9 @@ def _optimizers(job: Job) -> Iterator[Rung]:
     """Optimizers with less state per parameter, the most first."""
     context, now = job.context, job.request.updates
     entries = [(r, r.entry) for r in context.catalog.speaking("optimizer", context.framework)]
-    device = job.request.place.hardware.device.split(":")[0]
-    able = [
-        (r, e)
-        for r, e in entries
-        if isinstance(e, Optimizer) and (not e.devices or device in e.devices) and e.accumulation >= now.accumulation
-    ]  # what updates inside backward asks for more changes than one
-    smaller = [(r, e) for r, e in able if e.state_bytes < now.state_bytes]
+    able = [(r, e) for r, e in entries if isinstance(e, Optimizer) and runs_on(e, job.request.place.hardware.device)]
+    # what updates inside backward asks for more changes than one
+    smaller = [(r, e) for r, e in able if e.state_bytes < now.state_bytes and e.accumulation >= now.accumulation]
     for registered, entry in sorted(smaller, key=lambda pair: -pair[1].state_bytes):
         part = replace(
             now, name=registered.full_name, state_bytes=entry.state_bytes, accumulation=entry.accumulation,
@@ -197,13 +196,16 @@ def bytes_per_weight(quantizer: Any) -> float:
     return float(quantizer.stored.bytes_per_weight)
 
 
-def usable(context: RunContext, kind: str, of: Callable[[Any], Any]) -> Iterator[tuple[Registered, Any, Any]]:
-    """The entries of a kind that can be built without options, each with what is built and what is asked of it. A note
-    names a library that is installed and broken."""
+def usable(
+    context: RunContext, kind: str, of: Callable[[Any], Any], fits: Callable[[Any], bool] = lambda entry: True
+) -> Iterator[tuple[Registered, Any, Any]]:
+    """The entries of a kind that fit and can be built without options, each with what is built and what is asked of it.
+    A note names a library that is installed and broken."""
     for registered in context.catalog.speaking(kind, context.framework):
-        with passing_over(context):
-            built = context.build(kind, registered.full_name, setting=kind)
-            yield registered, built, of(built)
+        if fits(registered.entry):  # building imports libraries
+            with passing_over(context):
+                built = context.build(kind, registered.full_name, setting=SETTINGS.get(kind, kind))
+                yield registered, built, of(built)
 
 
 @contextmanager

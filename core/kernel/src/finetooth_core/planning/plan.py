@@ -35,7 +35,7 @@ from finetooth_hooks.protocols import Evaluator as BuiltEvaluator
 from finetooth_hooks.protocols import Hardware as BuiltHardware
 from finetooth_hooks.protocols import Method as BuiltMethod
 from finetooth_hooks.reports import DataReport, Prepared
-from finetooth_recipes.alternatives import SETTINGS, instead
+from finetooth_recipes.alternatives import SETTINGS, instead, runs_on
 from finetooth_recipes.incidental import incidental_settings, is_among, without
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.early_stopping import SETTING as STOPPING
@@ -235,13 +235,13 @@ def _check_optimizer(
     Raises:
         PlanError: the optimizer does not run on the device, or the backend's engines lack an ability that it needs.
     """
-    name, device = optimizer.registered.full_name, hardware.device.split(":")[0]
-    speaking = (r.entry for r in context.catalog.speaking("optimizer", backend_entry.framework))
-    able = [entry for entry in speaking if device in (getattr(entry, "devices", ()) or {device})]
-    if optimizer.registered.entry not in able:
-        runs_on = " and ".join(sorted(getattr(optimizer.registered.entry, "devices", ())))
+    name, device = optimizer.registered.full_name, hardware.device.partition(":")[0]
+    speaking = context.catalog.speaking("optimizer", backend_entry.framework)
+    able = [registered.entry for registered in speaking if runs_on(registered.entry, device)]
+    if not runs_on(optimizer.registered.entry, device):
+        has = " and ".join(sorted(getattr(optimizer.registered.entry, "devices", ())))
         raise PlanError(
-            f"optimizer: {name} runs on {runs_on}, and this run computes on {device} ({hardware.label})",
+            f"optimizer: {name} runs on {has}, and this run computes on {device} ({hardware.label})",
             action=instead("optimizer", name, able),
         )
     words = sorted(optimizer.part.capabilities)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -123,9 +123,8 @@ def _inputs_of_first(
 
     handle = first.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        model(input_ids=torch.tensor([list(row)]).to(next(model.parameters()).device), use_cache=False)
-    except _Reached:
-        pass
+        with suppress(_Reached):  # the first layer is as far as a row has to come
+            model(input_ids=torch.tensor([list(row)]).to(next(model.parameters()).device), use_cache=False)
     finally:
         handle.remove()
     return seen[0]
