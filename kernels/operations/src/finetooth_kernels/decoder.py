@@ -46,12 +46,15 @@ class Stream:
         tokens, positions: (N,) input ids and position ids.
         segments: in depth-first order.
         cells_st: (S, T) where in the stream each cell of a rectangle of sequences was computed; 0 for padding.
+        rows: (N,) where the positions stand among the rows of the segments, if these have keys and values of others
+            too (see `whole` of `Decoder.hidden`); None: they are the same.
     """
 
     tokens: Tensor
     positions: Tensor
     segments: tuple[Segment, ...]
     cells_st: Tensor
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -146,7 +149,7 @@ class Decoder(Protocol):
     def hidden(
         self, stream: Stream, wanted: Tensor | None = None, *, layers: Sequence[Layer] | None = None,
         keep: Callable[[int, Tensor], None] | None = None, between: Callable[[int, Tensor], None] | None = None,
-        by_rows: ByRows | None = None,
+        by_rows: ByRows | None = None, whole: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:  # fmt: skip
         """States after the final norm, (N, D); with `wanted` (M,), (M, D) for those positions only.
 
@@ -155,6 +158,8 @@ class Decoder(Protocol):
             keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
             between: gets each layer's number, from 0, and the residual stream (N, D) that it reads.
             by_rows: computes `Layer.feed`, which treats each position by itself; None: for all at once.
+            whole: from each layer's number and the (N, H + 2 K, head_dim) of the stream to those of all rows of its
+                segments, which attention reads and `keep` gets; None: they are the same.
         """
         ...
 

@@ -283,7 +283,7 @@ class TorchEngine(EngineBase):
         return self._updater.rate(step, self._total_steps) * self._parts.changes.factor(step)
 
     def averaged(self) -> AbstractContextManager[None]:
-        return self._updater.averaged()
+        return self._generator.kept.apart(self._updater.averaged())
 
     def set_total_steps(self, total: int | None) -> None:
         self._total_steps = total

@@ -30,12 +30,14 @@ class Paths:
 
     Attributes:
         starts, stops: (S,) int64, the rows of each piece.
+        given: (S,) int64, how many of its first rows are only seen.
         offsets: (S + 1,) int64; piece i sees `pieces[offsets[i]:offsets[i + 1]]`.
         pieces: int64, in the order of their rows.
     """
 
     starts: Tensor
     stops: Tensor
+    given: Tensor
     offsets: Tensor
     pieces: Tensor
 
@@ -45,6 +47,7 @@ def paths_of(segments: tuple[Segment, ...], longest: int = LONGEST_PIECE) -> Pat
     """The paths of segments in depth-first order, none of them over `longest` rows."""
     starts: list[int] = []
     stops: list[int] = []
+    given: list[int] = []
     offsets, pieces = [0], list[int]()
     above: list[tuple[int, list[int]]] = []
     for segment in segments:
@@ -58,9 +61,10 @@ def paths_of(segments: tuple[Segment, ...], longest: int = LONGEST_PIECE) -> Pat
             own.append(len(starts))
             starts.append(at)
             stops.append(min(at + longest, segment.stop))
+            given.append(min(max(0, segment.start + segment.given - at), stops[-1] - at))
         if segment.below > segment.stop:
             above.append((segment.below, own))
-    return Paths(*(torch.tensor(numbers, dtype=torch.int64) for numbers in (starts, stops, offsets, pieces)))
+    return Paths(*(torch.tensor(numbers, dtype=torch.int64) for numbers in (starts, stops, given, offsets, pieces)))
 
 
 def library_for_attention(qkv_nhd: Tensor) -> Library | None:
@@ -70,14 +74,14 @@ def library_for_attention(qkv_nhd: Tensor) -> Library | None:
 
 @lru_cache(maxsize=4)
 def _functions(library: Library) -> tuple[Any, Any]:
-    end = [*[c_void_p] * 4, *[c_int64] * 5, c_float, c_int]
+    end = [*[c_void_p] * 5, *[c_int64] * 5, c_float, c_int]
     failing = "attention found no memory to work in"
     forward = library.kernel("ft_attention", [c_int, *[c_void_p] * 3, *end], failing)
     return forward, library.kernel("ft_attention_backward", [c_int, *[c_void_p] * 5, *end], failing)
 
 
 def _end(paths: Paths, qkv_nhd: Tensor, heads: int, kv_heads: int, scale: float) -> tuple[Any, ...]:
-    tree = (paths.starts, paths.stops, paths.offsets, paths.pieces)
+    tree = (paths.starts, paths.stops, paths.given, paths.offsets, paths.pieces)
     rows, _, size = qkv_nhd.shape
     count = paths.starts.numel()
     return *(x.data_ptr() for x in tree), count, rows, heads, kv_heads, size, scale, torch.get_num_threads()

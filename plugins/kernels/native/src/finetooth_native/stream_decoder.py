@@ -21,7 +21,7 @@ from finetooth_kernels.decoder import ByRows, FindLowRank, LayerOperations, Stre
 from finetooth_kernels.gated import activate
 from finetooth_kernels.low_rank_linear import Again
 from finetooth_kernels.memory import Arena
-from finetooth_kernels.segments import Looks, Segment, longest
+from finetooth_kernels.segments import Looks, longest
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -265,6 +265,7 @@ class StreamDecoder:
         keep: Callable[[int, Tensor], None] | None = None,
         between: Callable[[int, Tensor], None] | None = None,
         by_rows: ByRows | None = None,
+        whole: Callable[[int, Tensor], Tensor] | None = None,
     ) -> Tensor:
         """States after the final norm, (N, D); with `wanted` (M,), (M, D) for those positions only.
 
@@ -273,6 +274,7 @@ class StreamDecoder:
             keep: is told each layer's number and its rotated queries and keys, and values, (N, H + 2 K, head_dim).
             between: gets each layer's number, from 0, and the residual stream (N, D) that it reads.
             by_rows: computes what comes behind attention; None: for all positions at once.
+            whole: see `finetooth_kernels.decoder.Decoder`.
         """
         layers = self.layers if layers is None else layers
         keeps = torch.is_grad_enabled() and not self._checkpointing
@@ -285,7 +287,8 @@ class StreamDecoder:
             compute = partial(
                 self._layer,
                 layer,
-                segments=stream.segments,
+                stream=stream,
+                whole=None if whole is None else partial(whole, i),
                 wanted=wanted if i == len(layers) - 1 else None,
                 keep=None if keep is None else partial(keep, i),
                 arena=arena,
@@ -321,12 +324,13 @@ class StreamDecoder:
         return cos, sin
 
     def _layer(
-        self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, *, segments: tuple[Segment, ...],
+        self, layer: _Layer, h_nd: Tensor, cos_nr: Tensor, sin_nr: Tensor, *, stream: Stream,
         wanted: Tensor | None, keep: Callable[[Tensor], None] | None, arena: Arena | None,
-        by_rows: ByRows | None,
+        by_rows: ByRows | None, whole: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:  # fmt: skip
-        facts = self._facts
+        facts, segments = self._facts, stream.segments
         h_nd, qkv = layer.project(h_nd, cos_nr, sin_nr, arena)
+        qkv = qkv if whole is None else whole(qkv)
         if keep is not None:
             keep(qkv)
         looks, heads = layer.looks, {"heads": facts.heads, "kv_heads": facts.kv_heads}
@@ -334,6 +338,8 @@ class StreamDecoder:
             attended = self._attend(qkv, segments, scale=looks.scale, arena=arena, **heads).flatten(1)
         else:
             attended = self._attend_windowed(qkv, segments, looks, **heads).flatten(1)
+        if stream.rows is not None:
+            attended = attended.index_select(0, stream.rows)
         if wanted is not None:  # behind the last attention a position needs no other
             attended, h_nd = attended.index_select(0, wanted), h_nd.index_select(0, wanted)
         return layer.feed(h_nd, attended, arena) if by_rows is None else by_rows(layer.feed, h_nd, attended)

@@ -23,6 +23,9 @@ from finetooth_torch.device.usage import usage
 P = ParamSpec("P")
 R = TypeVar("R")
 
+SAMPLING = ("generate", "hold")
+"""Calls that leave what sampling keeps for the next one."""
+
 
 def is_exhaustion(error: BaseException) -> bool:
     """Whether the error says that the host or the device ran out of memory."""
@@ -53,6 +56,8 @@ def attempted(engine: Any, call: str, given: Any, work: Callable[[], R]) -> R:
     Args:
         given: data or prompts of the call.
     """
+    if call not in SAMPLING:
+        engine._generator.kept.forget()
     with current(engine._parts.device), lenient() if call == "generate" else nullcontext():
         return _attempt(work, lambda: situation(engine, call, given))
 

@@ -1,6 +1,7 @@
 """Decoding token by token: with the stream decoder and our own caches, or with transformers' model and cache.
 
-The stream decoder reads prompts like training data (packed, common beginnings once) and then runs one row per
+The stream decoder reads prompts like training data (packed, common beginnings once), or from where earlier calls
+have read them, and then runs one row per
 completion through the same layers, with weights packed for products of few rows. Rows of similar prompt length share a
 cache, so it has little padding.
 """
@@ -9,30 +10,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.capture import Repeated
 from finetooth_kernels.decoder import Decoder, Group, PlainGroup
 from finetooth_kernels.memory import placed
-from finetooth_steps.micro_batches import MicroBatch
-from finetooth_steps.rectangles import OnHost, PlacedMedium
+from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor
 from transformers import DynamicCache
 
 from finetooth_torch.attention.handing import handing
 from finetooth_torch.compute import Compute
-from finetooth_torch.decoder.bodies import TransformersBody, computed_of
+from finetooth_torch.decoder.bodies import TransformersBody
+from finetooth_torch.generation.kept_prompts import LEAST, KeptPrompts, ReadPrompts
 from finetooth_torch.generation.kv_cache import KeyValueCache, merged
 from finetooth_torch.generation.packed_layers import packed
+from finetooth_torch.generation.prompt_streams import continued, shared
 from finetooth_torch.generation.row_adapters import Given, RowAdapters
-from finetooth_torch.layout.rectangles import Rectangle
-from finetooth_torch.layout.stream import laid_out
 from finetooth_torch.planning.flops import Computed
 
 WASTE = 256 * 1024
@@ -108,13 +106,16 @@ class StreamDecoding:
         prompts: longest first.
         samples: rows per prompt.
         room: most new tokens per row.
+        kept: prompts of earlier calls.
+        free: positions that may be kept.
         adapters: of each prompt.
     """
 
     def __init__(
         self, packed_layers: PackedLayers, facts: ModelFacts, prompts: Sequence[Sequence[int]], samples: int, room: int,
-        *, device: torch.device, adapters: Sequence[Given] = (),
+        *, device: torch.device, kept: KeptPrompts, free: int = 0, adapters: Sequence[Given] = (),
     ) -> None:  # fmt: skip
+        self._kept, self._free = kept, free
         self._decoder, self._layers, self._facts = packed_layers.decoder, packed_layers.layers, facts
         self._rows = packed_layers.rows
         self._adapters = [adapter for adapter in adapters or (None,) * len(prompts) for _ in range(samples)]
@@ -132,47 +133,41 @@ class StreamDecoding:
         self._changes = 0  # of rows
 
     def read(self) -> Tensor:
-        prompts = self._prompts
-        lengths = [len(prompt) for prompt in prompts]
-        tokens = np.zeros((len(prompts), max(lengths)), dtype=np.int64)
-        for row, prompt in zip(tokens, prompts, strict=True):
-            row[: len(prompt)] = prompt
+        lengths = [len(prompt) for prompt in self._prompts]
         of_prompts = self._adapters[:: self._samples]
-        different = list(dict.fromkeys(of_prompts))
-        # prompts with different adapters share no beginning, even with the same tokens
-        offsets = np.array([different.index(adapter) for adapter in of_prompts]) * self._facts.vocab_size
-        host = OnHost(tokens + offsets[:, None], np.ones(tokens.shape, dtype=np.bool_))
-        shifted = placed(torch.from_numpy(host.tokens), self._device)
-        batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
-        stream, cells_pt = laid_out(Rectangle(batch, shifted, None, shifted >= 0, shifted, host=host), share=True)
-        whose = torch.div(stream.tokens, self._facts.vocab_size, rounding_mode="floor")
-        of_rows = of_prompts[:1]
-        if len(different) > 1:  # known on the host
-            of_rows = [None] * len(stream.tokens)
-            for of_prompt, length, adapter in zip(cells_pt, lengths, of_prompts, strict=True):
-                for cell in of_prompt[:length]:
-                    of_rows[cell] = adapter
-        self._rows.say(of_rows)
-        stream = replace(stream, tokens=stream.tokens - whose * self._facts.vocab_size)
-        self.computed = computed_of(stream, last_rows=len(prompts))
-        last = stream.cells_st.gather(1, placed(torch.tensor(lengths).unsqueeze(-1) - 1, self._device)).squeeze(-1)
-
-        cells: list[Tensor] = []
+        given = self._prompts, of_prompts, self._facts.vocab_size, self._device
+        prompts = shared(*given)
+        begun = [self._kept.find(*of) for of in zip(self._prompts, of_prompts, strict=True)]
+        if sum(lengths) - sum(len(of.rows) for of in begun if of is not None) < len(prompts.stream):
+            prompts = continued(self._prompts, of_prompts, begun, self._facts.heads, self._device)
+        self._rows.say(prompts.adapters)
+        self.computed = prompts.computed
+        cells = [placed(torch.from_numpy(places), self._device) for places in prompts.cells]
+        cells_pt, caches = torch.nn.utils.rnn.pad_sequence(cells, batch_first=True), list[Tensor]()
+        layers, keeps = list[Tensor](), False
 
         def keep(i: int, qkv: Tensor) -> None:
+            nonlocal keeps
+            kv = qkv[:, self._facts.heads :]
             if not self._caches:
-                cells.extend(self._open(lengths, stream.cells_st, qkv))
-            for cache, cells_pt in zip(self._caches, cells, strict=True):
-                cache.write_prompts(i, qkv[:, self._facts.heads :], cells_pt)
+                caches.extend(self._open(lengths, cells_pt, qkv))
+                keeps = max(lengths) >= LEAST and len(kv) <= self._free
+            for cache, of_cache in zip(self._caches, caches, strict=True):
+                cache.write_prompts(i, kv, of_cache)
+            if keeps:
+                layers.append(kv.clone())
 
         # with several adapters, every position goes through the last layer, so that all layers have the same rows
-        wanted = None if self._rows.mixed else last
-        read = self._decoder.hidden(stream, wanted, layers=self._layers, keep=keep)
-        read = read if wanted is not None else read.index_select(0, last)
+        wanted = None if self._rows.mixed else prompts.last
+        read = self._decoder.hidden(prompts.stream, wanted, layers=self._layers, keep=keep, whole=prompts.whole)
+        if keeps:
+            self._kept.add(ReadPrompts.of(self._prompts, of_prompts, prompts.cells, layers))
+            self._kept.fit(self._free)
+        read = read if wanted is not None else read.index_select(0, prompts.last)
         return read.repeat_interleave(self._samples, 0)
 
-    def _open(self, lengths: Sequence[int], cells_st: Tensor, like: Tensor) -> list[Tensor]:
-        """Make the caches; return the stream's cells of the prompts in each."""
+    def _open(self, lengths: Sequence[int], cells_pt: Tensor, like: Tensor) -> list[Tensor]:
+        """Make the caches; return the cells of the prompts in each."""
         facts = self._facts
         column = 2 * facts.kv_heads * facts.head_dim * like.element_size()
         places = _alike(lengths, WASTE // column)
@@ -184,7 +179,7 @@ class StreamDecoding:
             )
             for place in places
         ]  # fmt: skip
-        return [cells_st[place] for place in places]
+        return [cells_pt[place] for place in places]
 
     def begin_column(self) -> Hashable | None:
         if not self._on_device:

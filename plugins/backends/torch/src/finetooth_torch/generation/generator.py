@@ -27,6 +27,7 @@ from finetooth_torch.generation.cached_step import (
     StreamDecoding,
     TransformersDecoding,
 )
+from finetooth_torch.generation.kept_prompts import KeptPrompts
 from finetooth_torch.generation.packed_layers import PackedLinear, can_pack
 from finetooth_torch.generation.row_adapters import Given, RowAdapters, TorchHeldAdapter, adapted_body, hold
 from finetooth_torch.generation.rows_in_progress import Row, Writing
@@ -65,6 +66,10 @@ class Generator:
         stop_ids: end a completion unless the sampling settings have others.
         tokens: most positions of one batch: prompts, each once for all its samples, and completions. A single row may
             take more.
+
+    Attributes:
+        kept: prompts that earlier calls read.
+        check_asked: raises if the engine's caller asks it to stop.
     """
 
     def __init__(
@@ -74,7 +79,8 @@ class Generator:
         self._stop_ids, self._device, self._tokens = frozenset(stop_ids), device, tokens
         self._schemas = Schemas(tokenizer)
         self._scaling, self._unchanged = scaled_by_length(getattr(network.config, "to_dict", dict)())
-        self.check_asked: Callable[[], None] = lambda: None  # raises if the engine's caller asks it to stop
+        self.check_asked: Callable[[], None] = lambda: None
+        self.kept = KeptPrompts()
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, weights_version: int
@@ -97,7 +103,8 @@ class Generator:
                     for index in batch
                     for sample in samples
                 ]
-                writing = self.writing([prompts[index] for index in batch], rows, weights)
+                taken = sum(len(prompts[index]) for index in batch) + sum(row.room for row in rows)
+                writing = self.writing([prompts[index] for index in batch], rows, weights, free=self._tokens - taken)
                 self.check_asked()
                 writing.begin()
                 while writing.rows:
@@ -276,15 +283,18 @@ class Generator:
         return None if own is None else partial(own, dtype=dtype)
 
     def writing(
-        self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights, adapters: Sequence[Given] = ()
-    ) -> Writing:
+        self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights, adapters: Sequence[Given] = (),
+        *, free: int,
+    ) -> Writing:  # fmt: skip
         """A batch of rows.
 
         Args:
             prompts: longest first.
             rows: equally many of each prompt, next to each other.
             adapters: of the prompts; the weights must support them. Without any, the engine's own.
+            free: positions that no row takes.
         """
+        self.kept.fit(free)
         network, device = self._network, self._device
         samples = len(rows) // len(prompts)
         decoding: Decoding
@@ -296,8 +306,9 @@ class Generator:
         else:
             room = max(row.room for row in rows)
             decoding = StreamDecoding(
-                weights.layers, network.facts, prompts, samples, room, device=device, adapters=adapters
-            )
+                weights.layers, network.facts, prompts, samples, room,
+                device=device, kept=self.kept, free=free, adapters=adapters,
+            )  # fmt: skip
         return Writing(
             decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device,
             compute=network.compute,

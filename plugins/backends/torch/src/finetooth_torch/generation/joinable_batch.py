@@ -177,7 +177,9 @@ class TorchRunningBatch:
                 self._begun.append((wave, of_wave))
                 rows += of_wave
             adapters = [wave.adapter for wave in alike]
-            writing = self._generator.writing([wave.prompt for wave in alike], rows, self._weights, adapters)
+            free = self._tokens - sum(wave.cells for wave, _ in self._begun)
+            prompts = [wave.prompt for wave in alike]
+            writing = self._generator.writing(prompts, rows, self._weights, adapters, free=free)
             begun += writing.begin()
             if writing.rows and not any(other.join(writing) for other in self._writing):
                 self._writing.append(writing)

@@ -93,6 +93,7 @@ struct Tree {
     int64_t count;
     const int64_t* starts;        // first row of each segment
     const int64_t* stops;         // behind its last row
+    const int64_t* given;         // how many of its first rows are only seen, and get nothing
     const int64_t* path_offsets;  // where its path begins in `paths`; one more than segments
     const int64_t* paths;         // the segments above it, from the first
     int64_t columns = 1;          // what padded lengths are multiples of
@@ -476,6 +477,7 @@ bool Attention<C, T>::forward(T* out, float* lse) {
         const int64_t above = tree_.above(s);
         for (int64_t from = 0; from < tree_.length(s); from += step) {
             const int64_t to = std::min(from + step, tree_.length(s));
+            if (to <= tree_.given[s]) continue;
             for (int64_t h = 0; h < shape_.kv_heads; ++h) units.push_back({s, h, from, to, (to - from) * (above + to)});
         }
     }
@@ -717,9 +719,10 @@ bool attend(int dtype, const void* qkv, ft::Tree tree, const ft::Shape& shape, f
 
 // Returns 0, or 1 where there was no memory.
 FT_API int ft_attention(int dtype, const void* qkv, void* out, float* lse, const int64_t* starts,
-                                const int64_t* stops, const int64_t* path_offsets, const int64_t* paths, int64_t segments,
-                                int64_t rows, int64_t heads, int64_t kv_heads, int64_t size, float scale, int threads) {
-    const ft::Tree tree{segments, starts, stops, path_offsets, paths};
+                                const int64_t* stops, const int64_t* given, const int64_t* path_offsets,
+                                const int64_t* paths, int64_t segments, int64_t rows, int64_t heads, int64_t kv_heads,
+                                int64_t size, float scale, int threads) {
+    const ft::Tree tree{segments, starts, stops, given, path_offsets, paths};
     const ft::Shape shape{rows, heads, kv_heads, size};
     return !attend(dtype, qkv, tree, shape, scale, threads, [&](auto& attention, auto number) {
         return attention.forward(static_cast<decltype(number)*>(out), lse);
@@ -727,10 +730,10 @@ FT_API int ft_attention(int dtype, const void* qkv, void* out, float* lse, const
 }
 
 FT_API int ft_attention_backward(int dtype, const void* qkv, const void* out, const float* lse, const void* grad, void* d_qkv,
-                                 const int64_t* starts, const int64_t* stops, const int64_t* path_offsets,
-                                 const int64_t* paths, int64_t segments, int64_t rows, int64_t heads, int64_t kv_heads,
-                                 int64_t size, float scale, int threads) {
-    const ft::Tree tree{segments, starts, stops, path_offsets, paths};
+                                 const int64_t* starts, const int64_t* stops, const int64_t* given,
+                                 const int64_t* path_offsets, const int64_t* paths, int64_t segments, int64_t rows,
+                                 int64_t heads, int64_t kv_heads, int64_t size, float scale, int threads) {
+    const ft::Tree tree{segments, starts, stops, given, path_offsets, paths};
     const ft::Shape shape{rows, heads, kv_heads, size};
     return !attend(dtype, qkv, tree, shape, scale, threads, [&](auto& attention, auto number) {
         using T = decltype(number);

@@ -1,0 +1,134 @@
+"""Keys and values of prompts that were read, for later prompts with the same beginning: the next turn of a
+conversation, or another question behind the same system message.
+
+They are valid for as long as the weights stay. The engine drops them when it is asked for anything but sampling, so
+they never depend on what a resumed run would not repeat. Keys of completions are not kept: they were computed a token
+at a time, and a prompt that is read in one pass has other roundings.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetooth_torch.generation.row_adapters import Given, TorchHeldAdapter
+
+LEAST = 32
+"""Tokens of a beginning that are worth not reading again."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReadPrompts:
+    """Prompts that were read together.
+
+    Attributes:
+        prompts: token ids of each.
+        adapters: the adapter that read each; None for the engine's own weights.
+        cells: for each prompt, the rows of its tokens in `layers`.
+        layers: (N, 2 K, D) of each layer: rotated keys, then values.
+    """
+
+    prompts: Sequence[NDArray[np.int64]]
+    adapters: Sequence[weakref.ref[TorchHeldAdapter] | None]
+    cells: Sequence[NDArray[np.int64]]
+    layers: Sequence[Tensor]
+
+    @classmethod
+    def of(
+        cls, prompts: Sequence[Sequence[int]], adapters: Sequence[Given], cells: Sequence[NDArray[np.int64]],
+        layers: Sequence[Tensor],
+    ) -> ReadPrompts:  # fmt: skip
+        """Prompts with their adapters, which may be dropped elsewhere."""
+        owners = [None if adapter is None else weakref.ref(adapter) for adapter in adapters]
+        return cls([np.asarray(prompt, dtype=np.int64) for prompt in prompts], owners, cells, layers)
+
+    @property
+    def positions(self) -> int:
+        """N."""
+        return self.layers[0].shape[0]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The first tokens of a prompt, read before.
+
+    Attributes:
+        read: has their keys and values.
+        rows: of these tokens in its layers.
+    """
+
+    read: ReadPrompts
+    rows: NDArray[np.int64]
+
+
+class KeptPrompts:
+    """Reads, the most recently used last."""
+
+    def __init__(self) -> None:
+        self._reads: list[ReadPrompts] = []
+
+    @property
+    def positions(self) -> int:
+        """Positions whose keys and values are kept."""
+        return sum(read.positions for read in self._reads)
+
+    def find(self, prompt: Sequence[int], adapter: Given) -> Beginning | None:
+        """The longest beginning of a prompt that was read with the same adapter, without its last token, whose state
+        is needed; None if it is shorter than `LEAST`."""
+        tokens, found, most = np.asarray(prompt, dtype=np.int64), None, LEAST - 1
+        for read in self._reads:
+            for other, owner, cells in zip(read.prompts, read.adapters, read.cells, strict=True):
+                if (owner is not None and owner() is None) or adapter is not (None if owner is None else owner()):
+                    continue
+                common = min(_common(tokens, other), len(tokens) - 1)
+                if common > most:
+                    most, found = common, Beginning(read, cells[:common])
+        if found is not None:
+            self._reads.remove(found.read)
+            self._reads.append(found.read)
+        return found
+
+    def add(self, read: ReadPrompts) -> None:
+        """Keep a read; what it holds whole is dropped from elsewhere."""
+        self._reads = [other for other in self._reads if not _holds(read, other)] + [read]
+
+    def fit(self, positions: int) -> None:
+        """Drop the least recently used reads until so many positions are enough."""
+        while self._reads and self.positions > positions:
+            del self._reads[0]
+
+    def forget(self) -> None:
+        """Drop all."""
+        self._reads.clear()
+
+    @contextmanager
+    def apart(self, work: AbstractContextManager[None]) -> Iterator[None]:
+        """Keep nothing from before the `with` block in it, and nothing of it behind it."""
+        self.forget()
+        try:
+            with work:
+                yield
+        finally:
+            self.forget()
+
+
+def _common(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
+    """How many tokens both begin with."""
+    shorter = min(len(first), len(second))
+    differs = np.flatnonzero(first[:shorter] != second[:shorter])
+    return int(differs[0]) if differs.size else shorter
+
+
+def _holds(read: ReadPrompts, other: ReadPrompts) -> bool:
+    """Whether each prompt of the other is the beginning of one of this read."""
+    mine = list(zip(read.prompts, read.adapters, strict=True))
+    return all(
+        any(adapter == own and _common(prompt, longer) == len(prompt) for longer, own in mine)
+        for prompt, adapter in zip(other.prompts, other.adapters, strict=True)
+    )

@@ -1,0 +1,199 @@
+"""Prompts that earlier calls read: nothing is read twice, and nothing else changes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from finetooth_hooks import Sampling
+from finetooth_native.stream_decoder import StreamDecoder
+from finetooth_torch.generation.kept_prompts import LEAST, KeptPrompts, ReadPrompts
+
+GREEDY = Sampling(max_tokens=12, temperature=0.0, stop_ids=())
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(3, 60, size=count)]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Positions of each stream that a decoder reads."""
+    counts: list[int] = []
+    hidden = StreamDecoder.hidden
+
+    def counting(self: StreamDecoder, stream: Any, *args: Any, **named: Any) -> Any:
+        counts.append(len(stream))
+        return hidden(self, stream, *args, **named)
+
+    monkeypatch.setattr(StreamDecoder, "hidden", counting)
+    yield counts
+
+
+def engine(kit: SimpleNamespace, config: str = "llama", size: int = 16, **more: Any) -> Any:
+    """Heads of 16 have compiled attention."""
+    adapter = kit.adapter(targets=("q_proj", "v_proj", "down_proj"))
+    return kit.engine(config=kit.config(config, head_dim=size), adapter=adapter, micro_batch_tokens=10_000, **more)
+
+
+def drive(batch: Any) -> list[Any]:
+    done: dict[tuple[int, int], Any] = {}
+    while len(batch):
+        done |= {(one.request, one.sample): one.completion for one in batch.step() if one.completion is not None}
+    return [done[key] for key in sorted(done)]
+
+
+def forget(engine: Any) -> None:
+    with engine.averaged():
+        pass
+
+
+def same(found: list[Any], alone: list[Any], *, bits: bool = True) -> None:
+    assert [one.tokens for one in found] == [one.tokens for one in alone]
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=0 if bits else 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "size", "precision"),
+    [("llama", 16, "fp32"), ("qwen3", 16, "bf16"), ("llama", 8, "fp32"), ("qwen2", 8, "fp32")],
+)
+def test_the_next_turn_reads_what_is_new(
+    kit: SimpleNamespace, read: list[int], config: str, size: int, precision: str
+) -> None:
+    """Turns of a conversation, which end at any place of the kernel's blocks, in calls and in running batches. With the
+    compiled kernel no bit is another than without what was kept."""
+    mine, fresh = (engine(kit, config, size, precision=precision) for _ in range(2))
+    prompt: list[int] = tokens(61)
+    before = 0
+    for turn in range(5):
+        sampling = Sampling(max_tokens=9 + 7 * turn, temperature=float(turn % 2), seed=turn, stop_ids=())
+        read.clear()
+        if turn % 2:
+            (found,) = mine.generate([prompt], sampling)
+        else:
+            batch = mine.running_batch()
+            batch.add(prompt, sampling)
+            found = drive(batch)
+        assert read == [len(prompt) - before]
+        forget(fresh)
+        read.clear()
+        (alone,) = fresh.generate([prompt], sampling)
+        assert read == [len(prompt)]
+        same(found, alone, bits=size == 16)
+        before, prompt = len(prompt), [*prompt, *found[0].tokens, *tokens(23, turn)]
+
+
+def test_questions_behind_one_system_message(kit: SimpleNamespace, read: list[int]) -> None:
+    """Several prompts with several samples, of which some begin with what was read; then the same prompt once more, of
+    which only the last token is read."""
+    mine, fresh = engine(kit), engine(kit)
+    system = tokens(70)
+    mine.generate([system + tokens(20, 1)], GREEDY)
+    asked = [system + tokens(9, 2), tokens(40, 3), system + tokens(33, 4)]
+    read.clear()
+    sampling = Sampling(max_tokens=8, n=3, seed=5, stop_ids=())
+    found = mine.generate(asked, sampling)
+    assert read == [9 + 40 + 33]
+    for of, prompt in zip(found, asked, strict=True):
+        forget(fresh)
+        same(of, fresh.generate([prompt], sampling)[0])
+    read.clear()
+    mine.generate([asked[1]], GREEDY)
+    assert read == [1]
+
+
+def test_beginnings_in_one_call_are_shared_where_that_reads_less(kit: SimpleNamespace, read: list[int]) -> None:
+    mine, fresh = engine(kit), engine(kit)
+    mine.generate([tokens(40)], GREEDY)
+    long = tokens(90, 1)
+    asked = [tokens(40) + tokens(5, 2), *(long + tokens(4, n) for n in range(3, 9))]
+    read.clear()
+    found = mine.generate(asked, GREEDY)
+    assert read[0] < 90 * 2 + 45
+    for of, prompt in zip(found, asked, strict=True):
+        forget(fresh)
+        same(of, fresh.generate([prompt], GREEDY)[0], bits=False)
+
+
+@pytest.mark.parametrize("asked", ["logprobs", "save", "averaged", "weights", "rollback"])
+def test_anything_but_sampling_drops_what_was_kept(
+    kit: SimpleNamespace, read: list[int], asked: str, tmp_path: Any
+) -> None:
+    """A resumed run begins with nothing, so one that goes on must too; and no key outlives its weights."""
+    mine, prompt = engine(kit), tokens(50)
+    before = mine.snapshot()
+    mine.generate([prompt], GREEDY)
+    if asked == "averaged":
+        with mine.averaged():
+            pass
+    else:
+        call = {
+            "logprobs": lambda: mine.logprobs(kit.data(2)), "save": lambda: mine.save(tmp_path),
+            "weights": lambda: mine.set_weights(mine.weights()), "rollback": lambda: mine.rollback(before),
+        }  # fmt: skip
+        call[asked]()
+    read.clear()
+    mine.generate([prompt], GREEDY)
+    assert read == [50]
+
+
+def test_adapters_have_prompts_of_their_own(kit: SimpleNamespace, read: list[int], tmp_path: Any) -> None:
+    trained = engine(kit)
+    with torch.no_grad():
+        for name, weight in (weights := trained.weights()).items():
+            weights[name] = weight + torch.linspace(-0.3, 0.3, weight.numel()).view_as(weight)
+    trained.set_weights(weights)
+    trained.export(tmp_path / "adapter")
+    mine, prompt = engine(kit), tokens(50)
+    held = mine.hold(tmp_path / "adapter")
+    assert held is not None
+    mine.generate([prompt], GREEDY)
+    batch = mine.running_batch()
+    batch.add(prompt, GREEDY, adapter=held)
+    batch.add([*prompt, 7], GREEDY)
+    read.clear()
+    found = drive(batch)
+    assert read == [50 + 1]
+    same(found[:1], trained.generate([prompt], GREEDY)[0], bits=False)
+    same(found[1:], engine(kit).generate([[*prompt, 7]], GREEDY)[0], bits=False)
+    kept = mine._generator.kept
+    assert kept.find(prompt, held) is not None
+    del batch, held, found
+    gc.collect()
+    assert all(owner is None or owner() is None for one in kept._reads for owner in one.adapters)
+
+
+def test_sampling_gets_its_room_back(kit: SimpleNamespace, read: list[int]) -> None:
+    """400 positions: four rows of 60 tokens, of which 40 are prompts, leave room for three such prompts."""
+    mine = kit.engine(config=kit.config("llama", head_dim=16), micro_batch_tokens=100)
+    kept, sampling = mine._generator.kept, Sampling(max_tokens=20, temperature=0.0, stop_ids=())
+    for n in range(9):
+        mine.generate([tokens(40, n)], sampling)
+        assert kept.positions <= 400 - 60
+    assert kept.positions == 320
+    mine.generate([tokens(40, n) for n in range(4)], sampling)
+    assert kept.positions <= 400 - 240
+    mine.generate([tokens(150, 20)], Sampling(max_tokens=240, temperature=0.0, stop_ids=()))
+    assert kept.positions == 0
+
+
+def test_what_was_used_last_is_kept_longest() -> None:
+    kept = KeptPrompts()
+    for n in range(3):
+        prompt = tokens(40, n)
+        kept.add(ReadPrompts.of([prompt], [None], [np.arange(40)], [torch.zeros(40, 2, 4)]))
+    assert kept.find([*tokens(40, 0), 5], None) is not None
+    kept.fit(80)
+    assert kept.find(tokens(40, 0), None) is not None and kept.find(tokens(40, 1), None) is None
+    longer = [*tokens(40, 0), *tokens(9, 9)]
+    kept.add(ReadPrompts.of([longer], [None], [np.arange(49)], [torch.zeros(49, 2, 4)]))
+    assert kept.positions == 40 + 49  # the beginning of the longer one went
+    found = kept.find(longer[: LEAST + 1], None)
+    assert found is not None and len(found.rows) == LEAST
+    assert kept.find(longer[:LEAST], None) is None
