@@ -17,8 +17,8 @@ class Segment:
     Attributes:
         start, stop: its rows.
         below: first row after the last segment below it; `stop` without any. The rows stop..below see all of it.
-        given: so many of its first rows are only seen. What attention computes for them is not used, and may be
-            anything.
+        given: so many of its first rows are only seen, in a pass without gradients. What attention computes for them is
+            not used, and may be anything.
     """
 
     start: int

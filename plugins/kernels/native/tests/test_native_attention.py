@@ -108,6 +108,22 @@ def test_the_number_of_threads_changes_nothing(compiled: Library, dtype: torch.d
             assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("given", [0, 1, 63, 64, 300, 1300])
+def test_rows_that_are_only_seen_change_no_bit_of_others(compiled: Library, dtype: torch.dtype, given: int) -> None:
+    """In a segment of one piece and in one of several, whatever their queries are."""
+    x = normal(1701, 5, 32).to(dtype)
+    segments = Segment(0, 301, 301, min(given, 300)), Segment(301, 1701, 1701, given)
+    plain = tuple(Segment(one.start, one.stop, one.below) for one in segments)
+    whole, _ = attention(compiled, x, paths_of(plain), 3, 1, 0.2)
+    for one in segments:
+        x[one.start : one.start + one.given, :3] = torch.nan
+    out, _ = attention(compiled, x, paths_of(segments), 3, 1, 0.2)
+    for one in segments:
+        asked = slice(one.start + one.given, one.stop)
+        assert torch.equal(out[asked], whole[asked])
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_no_number_shows_where_it_is_seen_and_nowhere_else(compiled: Library, bad: float) -> None:
     x = normal(40, 3, 16).float()

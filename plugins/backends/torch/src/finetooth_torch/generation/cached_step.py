@@ -107,15 +107,17 @@ class StreamDecoding:
         samples: rows per prompt.
         room: most new tokens per row.
         kept: prompts of earlier calls.
+        turns: of these, only whole ones are continued.
         free: positions that may be kept.
         adapters: of each prompt.
     """
 
     def __init__(
         self, packed_layers: PackedLayers, facts: ModelFacts, prompts: Sequence[Sequence[int]], samples: int, room: int,
-        *, device: torch.device, kept: KeptPrompts, free: int = 0, adapters: Sequence[Given] = (),
+        *, device: torch.device, kept: KeptPrompts, turns: bool, free: int,
+        adapters: Sequence[Given] = (),
     ) -> None:  # fmt: skip
-        self._kept, self._free = kept, free
+        self._kept, self._turns, self._free = kept, turns, free
         self._decoder, self._layers, self._facts = packed_layers.decoder, packed_layers.layers, facts
         self._rows = packed_layers.rows
         self._adapters = [adapter for adapter in adapters or (None,) * len(prompts) for _ in range(samples)]
@@ -137,7 +139,7 @@ class StreamDecoding:
         of_prompts = self._adapters[:: self._samples]
         given = self._prompts, of_prompts, self._facts.vocab_size, self._device
         prompts = shared(*given)
-        begun = [self._kept.find(*of) for of in zip(self._prompts, of_prompts, strict=True)]
+        begun = [self._kept.find(*of, turns=self._turns) for of in zip(self._prompts, of_prompts, strict=True)]
         if sum(lengths) - sum(len(of.rows) for of in begun if of is not None) < len(prompts.stream):
             prompts = continued(self._prompts, of_prompts, begun, self._facts.heads, self._device)
         self._rows.say(prompts.adapters)

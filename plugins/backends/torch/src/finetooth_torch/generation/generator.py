@@ -104,7 +104,9 @@ class Generator:
                     for sample in samples
                 ]
                 taken = sum(len(prompts[index]) for index in batch) + sum(row.room for row in rows)
-                writing = self.writing([prompts[index] for index in batch], rows, weights, free=self._tokens - taken)
+                writing = self.writing(
+                    [prompts[index] for index in batch], rows, weights, free=self._tokens - taken, turns=True
+                )
                 self.check_asked()
                 writing.begin()
                 while writing.rows:
@@ -284,7 +286,7 @@ class Generator:
 
     def writing(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights, adapters: Sequence[Given] = (),
-        *, free: int,
+        *, free: int, turns: bool = False,
     ) -> Writing:  # fmt: skip
         """A batch of rows.
 
@@ -293,6 +295,8 @@ class Generator:
             rows: equally many of each prompt, next to each other.
             adapters: of the prompts; the weights must support them. Without any, the engine's own.
             free: positions that no row takes.
+            turns: of prompts that earlier calls read, only whole ones are continued: then the same call, made again,
+                reads as it did.
         """
         self.kept.fit(free)
         network, device = self._network, self._device
@@ -307,7 +311,7 @@ class Generator:
             room = max(row.room for row in rows)
             decoding = StreamDecoding(
                 weights.layers, network.facts, prompts, samples, room,
-                device=device, kept=self.kept, free=free, adapters=adapters,
+                device=device, kept=self.kept, turns=turns, free=free, adapters=adapters,
             )  # fmt: skip
         return Writing(
             decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device,

@@ -78,16 +78,20 @@ class KeptPrompts:
         """Positions whose keys and values are kept."""
         return sum(read.positions for read in self._reads)
 
-    def find(self, prompt: Sequence[int], adapter: Given) -> Beginning | None:
+    def find(self, prompt: Sequence[int], adapter: Given, *, turns: bool = False) -> Beginning | None:
         """The longest beginning of a prompt that was read with the same adapter, without its last token, whose state
-        is needed; None if it is shorter than `LEAST`."""
+        is needed; None if it is shorter than `LEAST`.
+
+        Args:
+            turns: only a whole prompt is such a beginning.
+        """
         tokens, found, most = np.asarray(prompt, dtype=np.int64), None, LEAST - 1
         for read in self._reads:
             for other, owner, cells in zip(read.prompts, read.adapters, read.cells, strict=True):
                 if (owner is not None and owner() is None) or adapter is not (None if owner is None else owner()):
                     continue
                 common = min(_common(tokens, other), len(tokens) - 1)
-                if common > most:
+                if common > most and not (turns and common < len(other)):
                     most, found = common, Beginning(read, cells[:common])
         if found is not None:
             self._reads.remove(found.read)
@@ -95,8 +99,8 @@ class KeptPrompts:
         return found
 
     def add(self, read: ReadPrompts) -> None:
-        """Keep a read; what it holds whole is dropped from elsewhere."""
-        self._reads = [other for other in self._reads if not _holds(read, other)] + [read]
+        """Keep a read."""
+        self._reads.append(read)
 
     def fit(self, positions: int) -> None:
         """Drop the least recently used reads until so many positions are enough."""
@@ -123,12 +127,3 @@ def _common(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
     shorter = min(len(first), len(second))
     differs = np.flatnonzero(first[:shorter] != second[:shorter])
     return int(differs[0]) if differs.size else shorter
-
-
-def _holds(read: ReadPrompts, other: ReadPrompts) -> bool:
-    """Whether each prompt of the other is the beginning of one of this read."""
-    mine = list(zip(read.prompts, read.adapters, strict=True))
-    return all(
-        any(adapter == own and _common(prompt, longer) == len(prompt) for longer, own in mine)
-        for prompt, adapter in zip(other.prompts, other.adapters, strict=True)
-    )
