@@ -74,6 +74,20 @@ def joined(engine: Any, requests: list[tuple[dict[str, Any], Any]]) -> list[Comp
     return [found[number] for number in range(len(requests))]
 
 
+def next_turns(engine: Any) -> list[Completion]:
+    """Of conversations, some of whose prompts an earlier call read."""
+    long = [[n % 50 + 5 for n in range(start, start + 40)] for start in (0, 7)]
+    prompts = [[*long[0], 9], [*long[1], 11, 12, 13], [5, 6, 7]]
+    read = list[int]()
+    decoder = engine._parts.network.body.decoder
+    hidden = decoder.hidden
+    decoder.hidden = lambda stream, *args, **named: (read.append(len(stream)), hidden(stream, *args, **named))[1]
+    found = [one for of in engine.generate(prompts, sampling()) for one in of]
+    del decoder.hidden
+    assert read == [1 + 3 + 3], read
+    return found
+
+
 def tell(name: str, work: Callable[[Any], list[Completion]], device: Any, host: Any) -> None:
     """Print the waits for a token of each row, and whether the host samples the same."""
     with counting() as waited:
@@ -124,6 +138,9 @@ def main() -> None:
     tell("settings", lambda engine: joined(engine, several), device, host)
     rows = {"top_p": 0.9}
     tell("adapters", lambda engine: joined(engine, [(rows, adapter) for adapter in held[id(engine)]]), device, host)
+    for engine in (host, device):
+        engine.generate([[n % 50 + 5 for n in range(start, start + 40)] for start in (0, 7)], sampling())
+    tell("turns", next_turns, device, host)
     for name, engines, changes in (
         ("penalised loss", (host, device), {"repetition_penalty": 1.3}),
         ("loss of a whole step", (host, device), {"together": "step"}),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from finetooth_hooks import Sampling
+from finetooth_hooks import EngineError, Sampling
 from finetooth_native.stream_decoder import StreamDecoder
 from finetooth_torch.generation.kept_prompts import LEAST, KeptPrompts, ReadPrompts
 
@@ -125,6 +126,11 @@ def test_the_same_call_again_gives_the_same_bits(kit: SimpleNamespace, read: lis
     read.clear()
     found = [mine.generate(asked, GREEDY) for _ in range(2)]
     assert found[0] == found[1] and read == [70 + 9 + 33 + 14] * 2
+    asked = [tokens(40, 1), *(tokens(40, 1) + tokens(21, n) for n in range(2, 8)), tokens(30, 1) + tokens(9, 8)]
+    narrow = engine(kit, micro_batch_tokens=100)  # several batches a call, of which the first has the longest prompts
+    for one in (mine, narrow):
+        found = [one.generate(asked, replace(GREEDY, max_tokens=20)) for _ in range(3)]
+        assert found[0] == found[1] == found[2]
 
 
 @pytest.mark.parametrize("asked", ["logprobs", "save", "averaged", "weights", "rollback"])
@@ -147,6 +153,20 @@ def test_anything_but_sampling_drops_what_was_kept(
     read.clear()
     mine.generate([[*prompt, 7]], GREEDY)
     assert read == [51]
+
+
+def test_a_batch_ends_where_an_optimizer_updates_inside_backward(kit: SimpleNamespace) -> None:
+    """With weights of two states its keys would reach the next call."""
+    lomo = pytest.importorskip("finetooth_lomo.optimizers")
+    optimizer = lomo.build_lomo(lomo.LomoOptions(learning_rate=0.5))
+    mine = kit.engine(adapter=kit.adapter(full=True), optimizer=optimizer, max_grad_norm=0.0)
+    batch = mine.running_batch()
+    batch.add(tokens(5), Sampling(max_tokens=60, stop_ids=()))
+    batch.step()
+    mine.forward_backward(kit.data(3), kit.nll)
+    batch.add(tokens(40, 1), GREEDY)
+    with pytest.raises(EngineError, match="weights changed"):
+        batch.step()
 
 
 def test_adapters_have_prompts_of_their_own(kit: SimpleNamespace, read: list[int], tmp_path: Any) -> None:
@@ -189,13 +209,24 @@ def test_sampling_gets_its_room_back(kit: SimpleNamespace, read: list[int]) -> N
     assert kept.positions == 0
 
 
+def test_rows_of_a_running_batch_need_their_room(kit: SimpleNamespace) -> None:
+    mine = engine(kit, micro_batch_tokens=100)
+    kept, batch = mine._generator.kept, mine.running_batch()
+    batch.add(tokens(40), Sampling(max_tokens=200, stop_ids=()))
+    batch.step()
+    assert batch.taken == 240
+    for n in range(9):
+        mine.generate([tokens(40, n)], Sampling(max_tokens=2, stop_ids=()))
+        assert kept.positions <= 400 - 240 - 42
+
+
 def test_what_was_used_last_is_kept_longest() -> None:
     kept = KeptPrompts()
     for n in range(3):
         prompt = tokens(40, n)
         kept.add(ReadPrompts.of([prompt], [None], [np.arange(40)], [torch.zeros(40, 2, 4)]))
     assert kept.find([*tokens(40, 0), 5], None) is not None
-    kept.fit(80)
+    kept.fit(80)  # one was used
     assert kept.find(tokens(40, 0), None) is not None and kept.find(tokens(40, 1), None) is None
     longer = [*tokens(40, 0), *tokens(9, 9)]
     kept.add(ReadPrompts.of([longer], [None], [np.arange(49)], [torch.zeros(49, 2, 4)]))
@@ -203,6 +234,8 @@ def test_what_was_used_last_is_kept_longest() -> None:
     found = kept.find(longer[: LEAST + 1], None)
     assert found is not None and len(found.rows) == LEAST
     assert kept.find(longer[:LEAST], None) is None
-    assert kept.find([*longer, 5], None, turns=True) is not None
-    assert kept.find([*longer[:45], 5], None, turns=True) is not None  # 40 tokens of another prompt, whole
-    assert kept.find([*longer[:39], 5], None, turns=True) is None
+    assert kept.find([*longer, 5], None, frozenset()) is not None
+    found = kept.find([*longer[:45], 5], None, frozenset())
+    assert found is not None and len(found.rows) == 40, "the whole of another prompt"
+    assert kept.find([*longer[:45], 5], None, frozenset({np.array(tokens(40, 0)).tobytes()})) is None
+    assert kept.find([*longer[:39], 5], None, frozenset()) is None

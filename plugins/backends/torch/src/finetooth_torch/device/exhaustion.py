@@ -59,7 +59,11 @@ def attempted(engine: Any, call: str, given: Any, work: Callable[[], R]) -> R:
     if call not in SAMPLING:
         engine._generator.kept.forget()
     with current(engine._parts.device), lenient() if call == "generate" else nullcontext():
-        return _attempt(work, lambda: situation(engine, call, given))
+        try:
+            return _attempt(work, lambda: situation(engine, call, given))
+        except Exception:
+            engine._generator.kept.forget()
+            raise
 
 
 def built(build: Callable[[], R], request: EngineRequest, device: torch.device) -> R:

@@ -107,17 +107,17 @@ class StreamDecoding:
         samples: rows per prompt.
         room: most new tokens per row.
         kept: prompts of earlier calls.
-        turns: of these, only whole ones are continued.
+        call: see `KeptPrompts.find`.
         free: positions that may be kept.
         adapters: of each prompt.
     """
 
     def __init__(
         self, packed_layers: PackedLayers, facts: ModelFacts, prompts: Sequence[Sequence[int]], samples: int, room: int,
-        *, device: torch.device, kept: KeptPrompts, turns: bool, free: int,
+        *, device: torch.device, kept: KeptPrompts, call: frozenset[bytes] | None, free: int,
         adapters: Sequence[Given] = (),
     ) -> None:  # fmt: skip
-        self._kept, self._turns, self._free = kept, turns, free
+        self._kept, self._call, self._free = kept, call, free
         self._decoder, self._layers, self._facts = packed_layers.decoder, packed_layers.layers, facts
         self._rows = packed_layers.rows
         self._adapters = [adapter for adapter in adapters or (None,) * len(prompts) for _ in range(samples)]
@@ -139,11 +139,12 @@ class StreamDecoding:
         of_prompts = self._adapters[:: self._samples]
         given = self._prompts, of_prompts, self._facts.vocab_size, self._device
         prompts = shared(*given)
-        begun = [self._kept.find(*of, turns=self._turns) for of in zip(self._prompts, of_prompts, strict=True)]
+        begun = [self._kept.find(*of, self._call) for of in zip(self._prompts, of_prompts, strict=True)]
         if sum(lengths) - sum(len(of.rows) for of in begun if of is not None) < len(prompts.stream):
             prompts = continued(self._prompts, of_prompts, begun, self._facts.heads, self._device)
         self._rows.say(prompts.adapters)
         self.computed = prompts.computed
+        used = sum(read.positions for read in {of.read for of in begun if of is not None})
         cells = [placed(torch.from_numpy(places), self._device) for places in prompts.cells]
         cells_pt, caches = torch.nn.utils.rnn.pad_sequence(cells, batch_first=True), list[Tensor]()
         layers, keeps = list[Tensor](), False
@@ -153,7 +154,8 @@ class StreamDecoding:
             kv = qkv[:, self._facts.heads :]
             if not self._caches:
                 caches.extend(self._open(lengths, cells_pt, qkv))
-                keeps = max(lengths) >= LEAST and len(kv) <= self._free
+                if keeps := max(lengths) >= LEAST and used + len(kv) <= self._free:
+                    self._kept.fit(self._free - len(kv))  # before it takes memory
             for cache, of_cache in zip(self._caches, caches, strict=True):
                 cache.write_prompts(i, kv, of_cache)
             if keeps:
@@ -164,7 +166,6 @@ class StreamDecoding:
         read = self._decoder.hidden(prompts.stream, wanted, layers=self._layers, keep=keep, whole=prompts.whole)
         if keeps:
             self._kept.add(ReadPrompts.of(self._prompts, of_prompts, prompts.cells, layers))
-            self._kept.fit(self._free)
         read = read if wanted is not None else read.index_select(0, prompts.last)
         return read.repeat_interleave(self._samples, 0)
 

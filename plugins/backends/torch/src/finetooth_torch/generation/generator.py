@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -69,6 +71,7 @@ class Generator:
 
     Attributes:
         kept: prompts that earlier calls read.
+        running: batches that requests join.
         check_asked: raises if the engine's caller asks it to stop.
     """
 
@@ -81,6 +84,7 @@ class Generator:
         self._scaling, self._unchanged = scaled_by_length(getattr(network.config, "to_dict", dict)())
         self.check_asked: Callable[[], None] = lambda: None
         self.kept = KeptPrompts()
+        self.running: WeakSet[Any] = WeakSet()
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, weights_version: int
@@ -97,6 +101,7 @@ class Generator:
         self.prepare()
         with torch.no_grad():
             weights = self.weights(sampling.max_tokens)
+            call = frozenset(np.asarray(prompt, dtype=np.int64).tobytes() for prompt in prompts)
             for batch, samples in self._waves(prompts, sampling):
                 rows = [
                     self.row(index, sample, prompts[index], sampling, streams[index][sample])
@@ -104,9 +109,7 @@ class Generator:
                     for sample in samples
                 ]
                 taken = sum(len(prompts[index]) for index in batch) + sum(row.room for row in rows)
-                writing = self.writing(
-                    [prompts[index] for index in batch], rows, weights, free=self._tokens - taken, turns=True
-                )
+                writing = self.writing([prompts[index] for index in batch], rows, weights, taken=taken, call=call)
                 self.check_asked()
                 writing.begin()
                 while writing.rows:
@@ -286,7 +289,7 @@ class Generator:
 
     def writing(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights, adapters: Sequence[Given] = (),
-        *, free: int, turns: bool = False,
+        *, taken: int = 0, call: frozenset[bytes] | None = None,
     ) -> Writing:  # fmt: skip
         """A batch of rows.
 
@@ -294,10 +297,10 @@ class Generator:
             prompts: longest first.
             rows: equally many of each prompt, next to each other.
             adapters: of the prompts; the weights must support them. Without any, the engine's own.
-            free: positions that no row takes.
-            turns: of prompts that earlier calls read, only whole ones are continued: then the same call, made again,
-                reads as it did.
+            taken: positions of rows that belong to no running batch.
+            call: prompts of the whole call, as int64; see `KeptPrompts.find`.
         """
+        free = max(0, self._tokens - taken - sum(batch.taken for batch in self.running))
         self.kept.fit(free)
         network, device = self._network, self._device
         samples = len(rows) // len(prompts)
@@ -311,7 +314,7 @@ class Generator:
             room = max(row.room for row in rows)
             decoding = StreamDecoding(
                 weights.layers, network.facts, prompts, samples, room,
-                device=device, kept=self.kept, turns=turns, free=free, adapters=adapters,
+                device=device, kept=self.kept, call=call, free=free, adapters=adapters,
             )  # fmt: skip
         return Writing(
             decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device,

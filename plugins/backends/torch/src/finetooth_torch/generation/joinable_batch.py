@@ -74,6 +74,7 @@ class TorchRunningBatch:
         self._begun: list[tuple[_Wave, list[Row]]] = []
         self._left: dict[int, int] = {}  # rows of each request that are not finished
         self._requests = 0
+        generator.running.add(self)
 
     def add(
         self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None
@@ -118,6 +119,11 @@ class TorchRunningBatch:
         return len(self._left)
 
     @property
+    def taken(self) -> int:
+        """Positions of rows in progress and their prompts."""
+        return sum(wave.cells for wave, _ in self._begun)
+
+    @property
     def waiting(self) -> int:
         return len({wave.request for wave in self._waiting})
 
@@ -146,7 +152,7 @@ class TorchRunningBatch:
 
     def _admitted(self) -> list[_Wave]:
         """Parts of requests that fit now, in order of arrival."""
-        taken, chosen = sum(wave.cells for wave, _ in self._begun), list[_Wave]()
+        taken, chosen = self.taken, list[_Wave]()
         while self._waiting and (taken == 0 or taken + self._waiting[0].cells <= self._tokens):
             wave = self._waiting.popleft()
             chosen.append(wave)
@@ -177,9 +183,7 @@ class TorchRunningBatch:
                 self._begun.append((wave, of_wave))
                 rows += of_wave
             adapters = [wave.adapter for wave in alike]
-            free = self._tokens - sum(wave.cells for wave, _ in self._begun)
-            prompts = [wave.prompt for wave in alike]
-            writing = self._generator.writing(prompts, rows, self._weights, adapters, free=free)
+            writing = self._generator.writing([wave.prompt for wave in alike], rows, self._weights, adapters)
             begun += writing.begin()
             if writing.rows and not any(other.join(writing) for other in self._writing):
                 self._writing.append(writing)

@@ -78,12 +78,13 @@ class KeptPrompts:
         """Positions whose keys and values are kept."""
         return sum(read.positions for read in self._reads)
 
-    def find(self, prompt: Sequence[int], adapter: Given, *, turns: bool = False) -> Beginning | None:
+    def find(self, prompt: Sequence[int], adapter: Given, call: frozenset[bytes] | None = None) -> Beginning | None:
         """The longest beginning of a prompt that was read with the same adapter, without its last token, whose state
         is needed; None if it is shorter than `LEAST`.
 
         Args:
-            turns: only a whole prompt is such a beginning.
+            call: if given, only a whole prompt is such a beginning, and none of these. Then the same call, made again,
+                reads as it did.
         """
         tokens, found, most = np.asarray(prompt, dtype=np.int64), None, LEAST - 1
         for read in self._reads:
@@ -91,7 +92,9 @@ class KeptPrompts:
                 if (owner is not None and owner() is None) or adapter is not (None if owner is None else owner()):
                     continue
                 common = min(_common(tokens, other), len(tokens) - 1)
-                if common > most and not (turns and common < len(other)):
+                if common <= most or (call is not None and common < len(other)):
+                    continue
+                if call is None or other.tobytes() not in call:
                     most, found = common, Beginning(read, cells[:common])
         if found is not None:
             self._reads.remove(found.read)
@@ -103,7 +106,8 @@ class KeptPrompts:
         self._reads.append(read)
 
     def fit(self, positions: int) -> None:
-        """Drop the least recently used reads until so many positions are enough."""
+        """Drop reads of dropped adapters, then the least recently used ones until so many positions are enough."""
+        self._reads = [read for read in self._reads if any(owner is None or owner() for owner in read.adapters)]
         while self._reads and self.positions > positions:
             del self._reads[0]
 

@@ -97,6 +97,7 @@ class Updater:
         check_whole(batches, accumulated)
         set_rates(self._optimizer, rate(), self._rate_shares)
         self._in_backward.begin()
+        self.changes += 1
         try:
             yield
         except BaseException:
@@ -120,7 +121,6 @@ class Updater:
             NotFinite: the norm is not finite, and no loss scale can be lowered.
         """
         if self._in_backward is not None:
-            self.changes += 1
             return self._in_backward.norm, False
         parameters, optimizer, scaler, summed = self._parameters, self._optimizer, self._scaler, self._summed
         limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
@@ -135,6 +135,7 @@ class Updater:
                 + ("bf16 or fp32" if scaler.enabled else "fp32"),
                 rows=rows(),
             )
+        self.changes += 1
         if not overflow:
             if limit > 0:
                 summed.clip(limit, norm)
@@ -142,7 +143,6 @@ class Updater:
             with applied(settings, optimizer), self.whole.update(optimizer, parameters.masters):
                 optimizer.step()
                 parameters.publish()
-        self.changes += 1
         scaler.update(overflow=overflow)
         return norm, overflow
 
