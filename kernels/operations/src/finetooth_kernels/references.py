@@ -132,8 +132,10 @@ def low_rank_linear(
     passing: bool = False,
     magnitudes: Sequence[Tensor | None] = (),
     dropped: Sequence[Any] = (),
+    multiply: Any = None,
 ) -> Tensor:
     """See `finetooth_kernels.low_rank_linear.low_rank_linear`."""
+    del multiply
     own = list(torch.split(weight_od.detach().double(), list(sizes)))
     weights = [w if t is None else t.double() for w, t in zip(own, trained, strict=True)] if trained else own
     x = x_nd.double()

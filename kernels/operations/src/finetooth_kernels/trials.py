@@ -15,7 +15,9 @@ from torch import Tensor
 from finetooth_kernels.contract import result_dtype
 from finetooth_kernels.decoder import Stream
 from finetooth_kernels.dropout import Dropped
+from finetooth_kernels.mm import mm
 from finetooth_kernels.reference_decoder import FACTS, OPERATIONS, TrialBody
+from finetooth_kernels.runs import Run
 from finetooth_kernels.segments import Looks, Segment
 
 __all__ = ["TOLERANCE", "TRIALS", "Difference", "Trial", "awkward", "first_difference", "results", "trials"]
@@ -191,6 +193,11 @@ def _low_rank_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
 
     yield Trial("two layers, one with an addition", inputs, call)
 
+    def by_another(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        return call(partial(compute, multiply=mm), t)
+
+    yield Trial("products of another provider", inputs, by_another, feature="multiply")
+
     def measured(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         dtype = t["x"].dtype
         groups = weight.to(dtype), bias.to(dtype), (10, second), [(t["a"], t["b"], 0.5), None]
@@ -309,6 +316,25 @@ def _packed_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
         return None if multiply is None else (multiply(t["x"]),)
 
     yield Trial("with a bias", inputs, call)
+    low, first, last = 4, rows // 3, rows - rows // 3
+    more = {"narrow": draw.normal(rows, low), "b": draw.normal(30, low), "base": draw.normal(rows, 30)}
+
+    def onto(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
+        multiply, second = compute(t["weight"], None), compute(t["b"], None)
+        if multiply is None or second is None:
+            return None
+        return (multiply(t["x"], base_no=t["base"], more=(t["narrow"], second)),)
+
+    yield Trial("onto a base, with a second product", {**inputs, **more}, onto)
+
+    def of_runs(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
+        multiply, *own = (compute(weight, None) for weight in (t["weight"], t["b"], t["b2"]))
+        if multiply is None or None in own:
+            return None
+        runs = [Run(*part) for part in ((0, first, own[0]), (last, rows, own[1])) if part[1] > part[0]]
+        return (multiply(t["x"], own=(t["narrow"], runs)),)
+
+    yield Trial("runs of rows", {**inputs, **more, "b2": draw.normal(30, 2)}, of_runs, feature="runs")
 
 
 def _stream_decoder(draw: _Draw, rows: int) -> Iterator[Trial]:

@@ -57,8 +57,8 @@ class FewRows:
         """(N, D) to (N, O), contiguous.
 
         Args:
-            x_nd: numbers of a row next to each other; rows may lie apart.
-            base_no: likewise, of the dtype of `x_nd` or a wider one, which the result gets; added before rounding.
+            x_nd: rows may lie apart.
+            base_no: of the dtype of `x_nd` or a wider one, which the result gets; added before rounding.
             more: (N, L) and another weight, (O, L), without a bias: their product is added before rounding.
             own: (N, M), and runs of rows whose weights, (up to O, up to M), multiply with theirs: likewise, instead of
                 `more`. Where this weight has no outputs, the result has those of the runs' widest, 0 where nothing is.
@@ -69,6 +69,8 @@ class FewRows:
             return self(x_nd, more=more, own=own).to(dtype)
         if x_nd.stride(-1) != 1:
             x_nd = x_nd.contiguous()
+        if base_no is not None and base_no.stride(-1) != 1:
+            base_no = base_no.contiguous()
         if own is not None:
             return self._by_run(x_nd, base_no, own[0].contiguous(), own[1], dtype)
         if x_nd.shape[0] <= MOST_ROWS:
