@@ -313,7 +313,10 @@ def _packed_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
         multiply = compute(t["weight"], t["bias"])
-        return None if multiply is None else (multiply(t["x"]),)
+        if multiply is None:
+            return None
+        wide = multiply(t["x"], dtype=result_dtype(t["x"].dtype))
+        return multiply(t["x"]), wide.to(t["x"].dtype)
 
     yield Trial("with a bias", inputs, call)
     low, first, last = 4, rows // 3, rows - rows // 3
@@ -328,11 +331,12 @@ def _packed_linear(draw: _Draw, rows: int) -> Iterator[Trial]:
     yield Trial("onto a base, with a second product", {**inputs, **more}, onto)
 
     def of_runs(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...] | None:
-        multiply, *own = (compute(weight, None) for weight in (t["weight"], t["b"], t["b2"]))
-        if multiply is None or None in own:
+        both = [compute(weight, None) for weight in (t["weight"], t["weight"][:0])]
+        own = [compute(weight, None) for weight in (t["b"], t["b2"])]
+        if None in (*both, *own):
             return None
         runs = [Run(*part) for part in ((0, first, own[0]), (last, rows, own[1])) if part[1] > part[0]]
-        return (multiply(t["x"], own=(t["narrow"], runs)),)
+        return tuple(multiply(t["x"], own=(t["narrow"], runs)) for multiply in both)
 
     yield Trial("runs of rows", {**inputs, **more, "b2": draw.normal(30, 2)}, of_runs, feature="runs")
 
