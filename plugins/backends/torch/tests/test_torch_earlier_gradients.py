@@ -162,8 +162,8 @@ def peak_of(engine: Any, data: list[Any], calls: int, loss: LossSpec) -> int:
 def test_the_plan_counts_what_several_calls_hold(kit: SimpleNamespace, full: bool, precision: str) -> None:
     config = kit.config(hidden_size=128, intermediate_size=256, num_attention_heads=4, num_key_value_heads=4)
     adapter = kit.adapter(full=full, rank=64, targets=("q_proj", "k_proj", "v_proj", "o_proj", "down_proj"))
-    engine = kit.engine(config=config, adapter=adapter, precision=precision, micro_batch_tokens=32)
-    data = kit.data(12, longest=16)
+    engine = kit.engine(config=config, adapter=adapter, precision=precision, micro_batch_tokens=20)
+    data = kit.data(24, longest=6)  # five tokens each: a call has several micro-batches of four rows
     one, three = (peak_of(engine, data, calls, kit.nll) for calls in (1, 3))
     request = kit.plan_request(kit.facts(config), trained=engine.info.trained, base_frozen=not full, several_calls=True)
     row = estimate(request, precision, 32, checkpointing=False, stream=True).parts[EARLIER]
