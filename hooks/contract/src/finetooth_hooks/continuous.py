@@ -35,7 +35,13 @@ class RunningBatch(Protocol):
 
     It samples the weights at its creation: after `step`, `load`, `restore` or `rollback` of the engine it raises an
     error. Its own memory (caches, packed weights) is freed with the object.
+
+    Attributes:
+        owner: of the requests that are added next. Where an engine need not read a prompt again that begins like an
+            earlier one, both have the same owner: nobody learns from the time of a call what others asked.
     """
+
+    owner: str = ""
 
     def add(
         self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None

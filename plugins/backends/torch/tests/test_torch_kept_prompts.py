@@ -195,6 +195,17 @@ def test_adapters_have_prompts_of_their_own(kit: SimpleNamespace, read: list[int
     assert all(owner is None or owner() is None for one in kept._reads for owner in one.adapters)
 
 
+def test_owners_have_prompts_of_their_own(kit: SimpleNamespace, read: list[int]) -> None:
+    """Nobody learns from the time of a request what another has asked."""
+    batch = engine(kit).running_batch()
+    read.clear()
+    for owner in ("a", "b", "a"):
+        batch.owner = owner
+        batch.add(tokens(50), GREEDY)
+        drive(batch)
+    assert read == [50, 50, 1]
+
+
 def test_sampling_gets_its_room_back(kit: SimpleNamespace, read: list[int]) -> None:
     """400 positions: four rows of 60 tokens, of which 40 are prompts, leave room for three such prompts."""
     mine = engine(kit, micro_batch_tokens=100)
@@ -224,18 +235,18 @@ def test_what_was_used_last_is_kept_longest() -> None:
     kept = KeptPrompts()
     for n in range(3):
         prompt = tokens(40, n)
-        kept.add(ReadPrompts.of([prompt], [None], [np.arange(40)], [torch.zeros(40, 2, 4)]))
+        kept.add(ReadPrompts.of([(prompt, None, "")], [np.arange(40)], [torch.zeros(40, 2, 4)]))
     assert kept.find([*tokens(40, 0), 5], None) is not None
     kept.fit(80)  # one was used
     assert kept.find(tokens(40, 0), None) is not None and kept.find(tokens(40, 1), None) is None
     longer = [*tokens(40, 0), *tokens(9, 9)]
-    kept.add(ReadPrompts.of([longer], [None], [np.arange(49)], [torch.zeros(49, 2, 4)]))
+    kept.add(ReadPrompts.of([(longer, None, "")], [np.arange(49)], [torch.zeros(49, 2, 4)]))
     assert kept.positions == 80 + 49
     found = kept.find(longer[: LEAST + 1], None)
     assert found is not None and len(found.rows) == LEAST
     assert kept.find(longer[:LEAST], None) is None
-    assert kept.find([*longer, 5], None, frozenset()) is not None
-    found = kept.find([*longer[:45], 5], None, frozenset())
+    assert kept.find([*longer, 5], None, call=frozenset()) is not None
+    found = kept.find([*longer[:45], 5], None, call=frozenset())
     assert found is not None and len(found.rows) == 40, "the whole of another prompt"
-    assert kept.find([*longer[:45], 5], None, frozenset({np.array(tokens(40, 0)).tobytes()})) is None
-    assert kept.find([*longer[:39], 5], None, frozenset()) is None
+    assert kept.find([*longer[:45], 5], None, call=frozenset({np.array(tokens(40, 0)).tobytes()})) is None
+    assert kept.find([*longer[:39], 5], None, call=frozenset()) is None

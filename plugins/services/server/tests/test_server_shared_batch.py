@@ -33,16 +33,24 @@ class Row:
 
 
 class Fake:
-    """Room for some rows; requests begin in their order, whole."""
+    """Room for some rows; requests begin in their order, whole.
+
+    Attributes:
+        owners: of each request.
+    """
+
+    owner = ""
 
     def __init__(self, room: int) -> None:
         self.room, self.rows, self.queue, self.count = room, list[Row](), list[list[Row]](), 0
         self.seen: list[int] = []
+        self.owners: list[str] = []
 
     def add(self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: Any = None) -> int:
         if not prompt:
             raise EngineError("prompt 0 is empty", action="begin it with a token")
         number, self.count = self.count, self.count + 1
+        self.owners.append(self.owner)
         self.queue.append([Row(number, list(prompt), sampling, first + n, n, []) for n in range(sampling.n)])
         return number
 
@@ -143,3 +151,14 @@ def test_what_the_engine_refuses_is_refused_and_leaves_nothing() -> None:
     with pytest.raises(EngineError, match="is empty"):
         batch.add([], Sampling(n=40))
     assert not len(batch) and batch.step() == []
+
+
+def test_a_portion_that_begins_later_is_still_its_tenants() -> None:
+    """So that prompts of one tenant are not continued for another."""
+    batch = SharedBatch(fake := Fake(PORTION))
+    for tenant, n in (("a", 3 * PORTION), ("b", 2)):
+        batch.tenant = tenant
+        batch.add([3], Sampling(max_tokens=2, n=n, seed=1))
+    while len(batch):
+        batch.step()
+    assert sorted(fake.owners) == ["a"] * 3 + ["b"] and fake.owners[0] == "a"

@@ -56,6 +56,8 @@ class MlxRunningBatch:
         weights: the engine's; new ones end the batch.
     """
 
+    owner = ""
+
     def __init__(self, generator: Generator, weights: Callable[[], NamedArrays], weights_version: int) -> None:
         self._generator, self._weights, self._version = generator, weights, weights_version
         self._own = MlxHeldAdapter(generator.network, weights())

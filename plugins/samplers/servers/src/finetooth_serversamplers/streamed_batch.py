@@ -67,6 +67,8 @@ class StreamedBatch:
         base: name of the model whose weights are the engine's own.
     """
 
+    owner = ""
+
     def __init__(self, wire: Wire, text: ServedText, base: str) -> None:
         self._wire, self._text, self._base = wire, text, base
         self._told: SimpleQueue[Written | Exception] = SimpleQueue()

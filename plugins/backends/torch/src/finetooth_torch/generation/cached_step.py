@@ -109,14 +109,15 @@ class StreamDecoding:
         kept: prompts of earlier calls.
         call: see `KeptPrompts.find`.
         free: positions that may be kept.
-        adapters: of each prompt.
+        adapters, owners: of each prompt.
     """
 
     def __init__(
         self, packed_layers: PackedLayers, facts: ModelFacts, prompts: Sequence[Sequence[int]], samples: int, room: int,
         *, device: torch.device, kept: KeptPrompts, call: frozenset[bytes] | None, free: int,
-        adapters: Sequence[Given] = (),
+        adapters: Sequence[Given] = (), owners: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        self._owners = owners or ("",) * len(prompts)
         self._kept, self._call, self._free = kept, call, free
         self._decoder, self._layers, self._facts = packed_layers.decoder, packed_layers.layers, facts
         self._rows = packed_layers.rows
@@ -139,7 +140,8 @@ class StreamDecoding:
         of_prompts = self._adapters[:: self._samples]
         given = self._prompts, of_prompts, self._facts.vocab_size, self._device
         prompts = shared(*given)
-        begun = [self._kept.find(*of, self._call) for of in zip(self._prompts, of_prompts, strict=True)]
+        asked = list(zip(self._prompts, of_prompts, self._owners, strict=True))
+        begun = [self._kept.find(*of, self._call) for of in asked]
         if sum(lengths) - sum(len(of.rows) for of in begun if of is not None) < len(prompts.stream):
             prompts = continued(self._prompts, of_prompts, begun, self._facts.heads, self._device)
         self._rows.say(prompts.adapters)
@@ -165,7 +167,7 @@ class StreamDecoding:
         wanted = None if self._rows.mixed else prompts.last
         read = self._decoder.hidden(prompts.stream, wanted, layers=self._layers, keep=keep, whole=prompts.whole)
         if keeps:
-            self._kept.add(ReadPrompts.of(self._prompts, of_prompts, prompts.cells, layers))
+            self._kept.add(ReadPrompts.of(asked, prompts.cells, layers))
         read = read if wanted is not None else read.index_select(0, prompts.last)
         return read.repeat_interleave(self._samples, 0)
 

@@ -289,7 +289,7 @@ class Generator:
 
     def writing(
         self, prompts: Sequence[Sequence[int]], rows: Sequence[Row], weights: Weights, adapters: Sequence[Given] = (),
-        *, taken: int = 0, call: frozenset[bytes] | None = None,
+        *, owners: Sequence[str] = (), taken: int = 0, call: frozenset[bytes] | None = None,
     ) -> Writing:  # fmt: skip
         """A batch of rows.
 
@@ -297,6 +297,7 @@ class Generator:
             prompts: longest first.
             rows: equally many of each prompt, next to each other.
             adapters: of the prompts; the weights must support them. Without any, the engine's own.
+            owners: of the prompts; see `RunningBatch`.
             taken: positions of rows that belong to no running batch.
             call: prompts of the whole call, as int64; see `KeptPrompts.find`.
         """
@@ -314,7 +315,7 @@ class Generator:
             room = max(row.room for row in rows)
             decoding = StreamDecoding(
                 weights.layers, network.facts, prompts, samples, room,
-                device=device, kept=self.kept, call=call, free=free, adapters=adapters,
+                device=device, kept=self.kept, call=call, free=free, adapters=adapters, owners=owners,
             )  # fmt: skip
         return Writing(
             decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device,

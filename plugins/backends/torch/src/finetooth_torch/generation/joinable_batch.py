@@ -36,7 +36,7 @@ class _Wave:
 
     Attributes:
         cells: most positions of them and their prompt.
-        adapter: of the request.
+        adapter, owner: of the request.
     """
 
     request: int
@@ -46,6 +46,7 @@ class _Wave:
     streams: list[np.random.Generator]
     cells: int
     adapter: Given
+    owner: str
 
 
 class TorchRunningBatch:
@@ -74,6 +75,7 @@ class TorchRunningBatch:
         self._begun: list[tuple[_Wave, list[Row]]] = []
         self._left: dict[int, int] = {}  # rows of each request that are not finished
         self._requests = 0
+        self.owner = ""
         generator.running.add(self)
 
     def add(
@@ -101,7 +103,7 @@ class TorchRunningBatch:
             samples = range(wave * sampling.n // waves, (wave + 1) * sampling.n // waves)
             cells = len(prompt) + len(samples) * room
             of_wave = [streams[sample] for sample in samples]
-            parts.append(_Wave(number, prompt, samples, sampling, of_wave, cells, adapter))
+            parts.append(_Wave(number, prompt, samples, sampling, of_wave, cells, adapter, self.owner))
         return parts
 
     def cancel(self, request: int) -> None:
@@ -183,7 +185,8 @@ class TorchRunningBatch:
                 self._begun.append((wave, of_wave))
                 rows += of_wave
             adapters = [wave.adapter for wave in alike]
-            writing = self._generator.writing([wave.prompt for wave in alike], rows, self._weights, adapters)
+            given, owners = [wave.prompt for wave in alike], [wave.owner for wave in alike]
+            writing = self._generator.writing(given, rows, self._weights, adapters, owners=owners)
             begun += writing.begin()
             if writing.rows and not any(other.join(writing) for other in self._writing):
                 self._writing.append(writing)

@@ -30,23 +30,26 @@ class ReadPrompts:
     Attributes:
         prompts: token ids of each.
         adapters: the adapter that read each; None for the engine's own weights.
+        owners: of each; see `RunningBatch`.
         cells: for each prompt, the rows of its tokens in `layers`.
         layers: (N, 2 K, D) of each layer: rotated keys, then values.
     """
 
     prompts: Sequence[NDArray[np.int64]]
     adapters: Sequence[weakref.ref[TorchHeldAdapter] | None]
+    owners: Sequence[str]
     cells: Sequence[NDArray[np.int64]]
     layers: Sequence[Tensor]
 
     @classmethod
     def of(
-        cls, prompts: Sequence[Sequence[int]], adapters: Sequence[Given], cells: Sequence[NDArray[np.int64]],
+        cls, asked: Sequence[tuple[Sequence[int], Given, str]], cells: Sequence[NDArray[np.int64]],
         layers: Sequence[Tensor],
     ) -> ReadPrompts:  # fmt: skip
-        """Prompts with their adapters, which may be dropped elsewhere."""
-        owners = [None if adapter is None else weakref.ref(adapter) for adapter in adapters]
-        return cls([np.asarray(prompt, dtype=np.int64) for prompt in prompts], owners, cells, layers)
+        """Prompts with their adapters, which may be dropped elsewhere, and owners."""
+        prompts, adapters, owners = zip(*asked, strict=True)
+        held = [None if adapter is None else weakref.ref(adapter) for adapter in adapters]
+        return cls([np.asarray(prompt, dtype=np.int64) for prompt in prompts], held, owners, cells, layers)
 
     @property
     def positions(self) -> int:
@@ -78,9 +81,11 @@ class KeptPrompts:
         """Positions whose keys and values are kept."""
         return sum(read.positions for read in self._reads)
 
-    def find(self, prompt: Sequence[int], adapter: Given, call: frozenset[bytes] | None = None) -> Beginning | None:
-        """The longest beginning of a prompt that was read with the same adapter, without its last token, whose state
-        is needed; None if it is shorter than `LEAST`.
+    def find(
+        self, prompt: Sequence[int], adapter: Given, owner: str = "", call: frozenset[bytes] | None = None
+    ) -> Beginning | None:
+        """The longest beginning of a prompt that was read with the same adapter for the same owner; without its last
+        token, whose state is needed. None if it is shorter than `LEAST`.
 
         Args:
             call: if given, only a whole prompt is such a beginning, and none of these. Then the same call, made again,
@@ -88,8 +93,9 @@ class KeptPrompts:
         """
         tokens, found, most = np.asarray(prompt, dtype=np.int64), None, LEAST - 1
         for read in self._reads:
-            for other, owner, cells in zip(read.prompts, read.adapters, read.cells, strict=True):
-                if (owner is not None and owner() is None) or adapter is not (None if owner is None else owner()):
+            for other, held, of, cells in zip(read.prompts, read.adapters, read.owners, read.cells, strict=True):
+                dropped = held is not None and held() is None
+                if dropped or of != owner or adapter is not (None if held is None else held()):
                     continue
                 common = min(_common(tokens, other), len(tokens) - 1)
                 if common <= most or (call is not None and common < len(other)):
@@ -107,7 +113,7 @@ class KeptPrompts:
 
     def fit(self, positions: int) -> None:
         """Drop reads of dropped adapters, then the least recently used ones until so many positions are enough."""
-        self._reads = [read for read in self._reads if any(owner is None or owner() for owner in read.adapters)]
+        self._reads = [read for read in self._reads if any(held is None or held() for held in read.adapters)]
         while self._reads and self.positions > positions:
             del self._reads[0]
 

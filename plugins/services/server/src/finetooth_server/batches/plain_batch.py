@@ -17,6 +17,8 @@ from finetooth_server.batches.shared_batch import SharedBatch
 class PlainBatch:
     """See `finetooth_hooks.continuous.RunningBatch`. A step gives all tokens of its requests."""
 
+    owner = ""
+
     def __init__(self, engine: Engine) -> None:
         self.tenant = ""
         self._engine = engine

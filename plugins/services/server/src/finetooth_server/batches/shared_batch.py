@@ -71,12 +71,12 @@ class SharedBatch:
         batch: the inner batch.
 
     Attributes:
-        tenant: of the next requests.
+        tenant: of the next requests, and their owner in the inner batch.
     """
 
     def __init__(self, batch: RunningBatch) -> None:
         self._batch = batch
-        self.tenant = ""
+        self.tenant = self.owner = ""
         self._requests: dict[int, _Request] = {}
         self._waiting: dict[str, list[_Portion]] = {}
         self._inside: dict[int, _Portion] = {}  # in order of arrival there
@@ -130,6 +130,7 @@ class SharedBatch:
         request = self._requests[portion.request]
         sampling = replace(request.sampling, n=len(portion.samples))
         first = request.first + portion.samples.start
+        self._batch.owner = request.tenant
         portion.number = self._batch.add(request.prompt, sampling, first=first, **request.more)
         self._inside[portion.number] = portion
 
