@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from finetooth_kernels import references
 from finetooth_kernels import segment_attention as module
-from finetooth_kernels.segments import Segment
+from finetooth_kernels.segments import Looks, Segment
 from torch import Tensor
 
 HEADS, KV_HEADS, SIZE = 4, 2, 8
@@ -87,6 +88,32 @@ def test_parts_join_to_the_whole(tree: str, monkeypatch: pytest.MonkeyPatch) -> 
     torch.testing.assert_close(ours, exact, rtol=1e-10, atol=1e-10)
     got, expected = (torch.autograd.grad((x * weights).sum(), qkv)[0] for x in (ours, exact))
     torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("given", [(4, 0, 5), (3, 1, 8), (0, 0, 7)])
+@pytest.mark.parametrize("below", [5, 13])
+def test_rows_that_are_only_seen_ask_for_nothing(
+    given: tuple[int, int, int], below: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch's flash attention and by windowed attention, whatever their queries are."""
+    asked = list[int]()
+
+    def counting(q: Tensor, *rest: Any, **named: Any) -> tuple[Tensor, ...]:
+        asked.append(len(q))
+        return forward(q, *rest, **named)
+
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", counting)
+    plain = (Segment(0, 4, below), Segment(4, 5, 5), Segment(5, 13, 13))
+    tree = tuple(replace(one, given=n) for one, n in zip(plain, given, strict=True))
+    qkv = torch.randn(13, 8, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    exact = references.segment_attention(qkv, plain, heads=HEADS, kv_heads=KV_HEADS, scale=0.4)
+    rows = [n for one in tree for n in range(one.start + one.given, one.stop)]
+    qkv[[n for n in range(13) if n not in rows], :HEADS] = torch.nan
+    by_flash: Tensor = module._FlashBySegment.apply(qkv, tree, HEADS, KV_HEADS, 0.4)  # type: ignore[no-untyped-call]
+    by_windows = module.windowed_attention(qkv, tree, Looks(0.4), heads=HEADS, kv_heads=KV_HEADS)
+    for ours in (by_flash, by_windows):
+        torch.testing.assert_close(ours[rows], exact[rows], rtol=1e-10, atol=1e-10)
+    assert asked[0] == len(rows) and max(asked) <= len(rows)
 
 
 def test_what_the_kernel_does_not_take_is_computed_all_the_same() -> None:

@@ -232,32 +232,35 @@ class _Part:
 
 @lru_cache(maxsize=4)  # every layer asks for the parts of the same stream
 def _parts(segments: tuple[Segment, ...], device: torch.device) -> tuple[_Part, ...]:
-    """The segments on themselves, then depth by depth the rows below each on it."""
+    """The segments on themselves, then depth by depth the rows below each on it. Rows that are only seen are like a
+    segment above the rest of theirs."""
+    rows = torch.arange(segments[-1].stop)
+    asked = torch.ones_like(rows, dtype=torch.bool)
     by_depth: dict[int, list[Segment]] = {}
     for path in paths(segments):
-        if path[-1].below > path[-1].stop:
-            by_depth.setdefault(len(path), []).append(path[-1])
-    own = [(s.start, s.stop) for s in segments]
-    parts = [_part(own, own, device, causal=True)]
+        own = path[-1]
+        asked[own.start : own.start + own.given] = False
+        if own.given:
+            by_depth.setdefault(-1, []).append(Segment(own.start, own.start + own.given, own.stop))
+        if own.below > own.stop:
+            by_depth.setdefault(len(path), []).append(own)
+    alone = [rows[s.start + s.given : s.stop] for s in segments]
+    parts = [_part(alone, alone, device, causal=True, every=bool(asked.all()))]
     for above in by_depth.values():
-        below = [(s.stop, s.below) for s in above]
-        parts.append(_part(below, [(s.start, s.stop) for s in above], device, causal=False))
-    return tuple(parts)
+        below = [rows[s.stop : s.below][asked[s.stop : s.below]] for s in above]
+        parts.append(_part(below, [rows[s.start : s.stop] for s in above], device, causal=False))
+    return tuple(part for part in parts if part.longest)
 
 
 def _part(
-    rows: Sequence[tuple[int, int]], seen: Sequence[tuple[int, int]], device: torch.device, *, causal: bool
+    rows: Sequence[Tensor], seen: Sequence[Tensor], device: torch.device, *, causal: bool, every: bool = False
 ) -> _Part:
-    def ends(runs: Sequence[tuple[int, int]]) -> Tensor:
-        lengths = accumulate((stop - start for start, stop in runs), initial=0)
+    def ends(runs: Sequence[Tensor]) -> Tensor:
+        lengths = accumulate((len(run) for run in runs), initial=0)
         return placed(torch.tensor(list(lengths), dtype=torch.int32), device)
 
-    def places(runs: Sequence[tuple[int, int]]) -> Tensor:
-        return placed(torch.cat([torch.arange(*run) for run in runs]), device)
-
-    longest, longest_seen = (max(stop - start for start, stop in runs) for runs in (rows, seen))
-    picked = None if causal else places(rows)
-    picked_seen = None if causal else places(seen)
+    longest, longest_seen = (max(len(run) for run in runs) for runs in (rows, seen))
+    picked, picked_seen = (None if every else placed(torch.cat(list(runs)), device) for runs in (rows, seen))
     return _Part(picked, picked_seen, ends(rows), ends(seen), longest, longest_seen, causal)
 
 
@@ -282,10 +285,15 @@ class _FlashBySegment(torch.autograd.Function):
                 part.longest, part.longest_seen, 0.0, part.causal, False, scale=scale,
             )  # fmt: skip
             ctx.states.append(tuple(state[:2]))
-            if whole is None:
+            rows = part.rows
+            if rows is None:
                 whole = out, lse
                 continue
-            rows = part.rows
+            if whole is None:  # rows that are only seen stay as they are
+                whole = (
+                    torch.zeros_like(q, memory_format=torch.contiguous_format),
+                    lse.new_full(q.shape[1::-1], -torch.inf),
+                )
             above, lse_above = whole[0].index_select(0, rows), whole[1].index_select(1, rows)
             joined = torch.logaddexp(lse_above, lse)
             share = (lse - joined).exp_().t().unsqueeze(-1)
@@ -356,7 +364,7 @@ class _Blocks:
         for above in paths(self._segments):
             segment, path = above[-1], torch.cat([torch.arange(s.start, s.stop, device=device) for s in above])
             before = len(path) - (segment.stop - segment.start)
-            for start, stop in _cut(segment.start, segment.stop, QUERY_BLOCK):
+            for start, stop in _cut(segment.start + segment.given, segment.stop, QUERY_BLOCK):
                 first, last = before + start - segment.start, before + stop - segment.start
                 lowest = max(0, first - looks.window + 1) if looks.window else 0
                 seen, rows = path[lowest:last], slice(start, stop)

@@ -6,6 +6,7 @@ Not collected by itself: TRITON_INTERPRET=1 must be set before Triton is importe
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -141,6 +142,23 @@ def test_runs_have_every_block_that_is_seen_and_of_sequences_no_other(tree: Tree
             assert all(before[1] < after[0] for before, after in pairwise(ends))
             if len(tree) == 2 and not window:
                 assert walked == seen.nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize("window", [0, 40])
+def test_rows_that_are_only_seen_walk_through_nothing(window: int) -> None:
+    """Others get the same bits, whatever the queries of these are."""
+    tree = (Segment(0, 97, 97, 70), Segment(97, 400, 400, 250))
+    qkv = normal(400, 3, 16)
+    plain_tree = tuple(replace(one, given=0) for one in tree)
+    whole = windowed_attention_triton(qkv, plain_tree, Looks(0.3, window), heads=1, kv_heads=1)
+    asked = [row for one in tree for row in range(one.start + one.given, one.stop)]
+    hidden = [row for row in range(400) if row not in asked]
+    qkv[hidden, 0] = torch.nan
+    out = windowed_attention_triton(qkv, tree, Looks(0.3, window), heads=1, kv_heads=1)
+    assert torch.equal(out[asked], whole[asked])
+    _, _, offsets, *_ = segments._layout(tree, window, 16, 32, torch.device("cpu"))
+    blocks = offsets[:26].diff().nonzero().flatten().tolist()
+    assert blocks == sorted({row // 16 for row in asked})
 
 
 def test_what_kernels_do_not_read_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:

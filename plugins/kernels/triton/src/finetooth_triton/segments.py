@@ -88,6 +88,9 @@ def _layout(
     seen = (starts_c < starts_r + rows) & (starts_r < until.view(-1, columns).amax(1))
     if window:
         seen &= first_place[:, None] - last_place < window
+    if any(segment.given for segment in segments):
+        asked = torch.arange(count) >= torch.tensor([s.start + s.given for s in segments]).repeat_interleave(lengths)
+        seen &= pad(asked, (0, behind)).view(-1, rows).any(1)[:, None]
     numbers = [pad(place, (0, behind)), until, *_runs(seen), *_runs(seen.t())]
     aligned = [pad(x.int(), (0, -len(x) % 4)) for x in numbers]
     return torch.split(placed(torch.cat(aligned), device), [len(x) for x in aligned])
