@@ -81,6 +81,16 @@ def test_only_what_can_help_is_advised() -> None:
     assert ladder(situation(call="generate", longest=0))[0].startswith("generate fewer prompts")
 
 
+@pytest.mark.parametrize(("longest", "to"), [(0, 128), (400, 128), (200, 100), (60, None)])
+def test_where_answers_are_sampled_these_become_shorter(longest: int, to: int | None) -> None:
+    """`train.max_length` bounds no sampled row."""
+    plan = replace(situation().plan, options={"method": {"max_completion_length": 256}})
+    advice = "; ".join(ladder(situation(plan=plan, longest=longest)))
+    assert "train.max_length" not in advice
+    assert ("completion" in advice) is (to is not None)
+    assert to is None or f"lower method.max_completion_length from 256 to {to}" in advice
+
+
 def test_where_weights_fill_the_memory_no_smaller_portion_is_advised() -> None:
     parts = {"weights": 5 * 2**30, "optimizer": 3 * 2**30, "activations": 2**30}
     plan = replace(situation().plan, memory=MemoryEstimate(parts))

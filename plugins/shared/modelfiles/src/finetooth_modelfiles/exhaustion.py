@@ -29,6 +29,9 @@ PORTIONS = frozenset({"activations", "logits"})
 OF_STEPS = frozenset({"forward", "backward", "forward_backward", "logprobs", "generate", "step"})
 """Calls of a step. Other calls need memory for all trained parameters, for any size of portions."""
 
+ANSWERS = "max_completion_length"
+"""Option of methods that sample answers: their longest."""
+
 FULL = 0.95
 """Share of the memory which, taken by what no portion changes, leaves no room for any."""
 
@@ -134,12 +137,17 @@ def ladder(now: Situation) -> list[str]:
         rungs.append(f"train fewer than the {now.trained / 1e6:,.1f} M parameters, with a lower rank or fewer targets")
     if not in_portions and now.call != "generate":
         rungs += _smaller(now)
-    longest = now.longest or train.max_length
+    setting, limit = _bound(now.plan)
+    longest = min(now.longest or limit, limit)
     if in_portions and longest > 64:
-        rungs.append(
-            f"lower train.max_length from {train.max_length} to {max(32, min(longest, train.max_length) // 2)}"
-        )
+        rungs.append(f"lower {setting} from {limit} to {max(32, longest // 2)}")
     return [*rungs, "take a device with more memory" if not now.host else "give the process more memory"]
+
+
+def _bound(plan: Plan) -> tuple[str, int]:
+    """The setting that bounds the rows of a call, and its value: that of answers, if the method samples them."""
+    answers = plan.options.get("method", {}).get(ANSWERS)
+    return ("train.max_length", plan.train.max_length) if answers is None else (f"method.{ANSWERS}", int(answers))
 
 
 def is_filled(now: Situation) -> bool:
