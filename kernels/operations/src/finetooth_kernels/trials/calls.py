@@ -271,13 +271,26 @@ def _tree(rows: int) -> tuple[Segment, ...]:
     return (Segment(0, 4, 9), Segment(4, 7, 7), Segment(7, 9, 9), Segment(9, rows, rows)) if rows else ()
 
 
+def _given(rows: int) -> tuple[tuple[Segment, ...], list[int]]:
+    """Sequences whose first rows are only seen, and the other rows."""
+    segments = (Segment(0, 7, 7, 4), Segment(7, rows, rows, rows - 9)) if rows else ()
+    return segments, [row for s in segments for row in range(s.start + s.given, s.stop)]
+
+
 def _segment_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
     tree = _tree(rows)
 
     def call(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
         return (compute(t["qkv"], tree, heads=4, kv_heads=2, scale=0.25),)
 
-    yield Trial("a tree of segments", {"qkv": draw.normal(rows, 8, draw.head)}, call)
+    inputs = {"qkv": draw.normal(rows, 8, draw.head)}
+    yield Trial("a tree of segments", inputs, call)
+    given, asked = _given(rows)
+
+    def only_seen(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        return (compute(t["qkv"].detach(), given, heads=4, kv_heads=2, scale=0.25)[asked],)
+
+    yield Trial("rows that are only seen", inputs, only_seen)
 
 
 def _windowed_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
@@ -290,6 +303,12 @@ def _windowed_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
     yield Trial("a window", inputs, partial(call, window=5, cap=None))
     yield Trial("a cap", inputs, partial(call, window=0, cap=1.5))
     yield Trial("a window, a cap, sinks", {**inputs, "sinks": draw.normal(4)}, partial(call, window=3, cap=1.5))
+    given, asked = _given(rows)
+
+    def only_seen(compute: Callable[..., Any], t: Tensors) -> tuple[Tensor, ...]:
+        return (compute(t["qkv"].detach(), given, Looks(0.25, 5), heads=4, kv_heads=2)[asked],)
+
+    yield Trial("rows that are only seen", inputs, only_seen)
 
 
 def _cached_attention(draw: _Draw, rows: int) -> Iterator[Trial]:
