@@ -57,6 +57,19 @@ def test_a_strategy_that_divides_nothing_is_named(
     assert "one process trains, so scale.strategy has nothing to divide: set scale.devices" in out + err
 
 
+@pytest.mark.parametrize("strategy", ["deepspeed", {"name": "diloco", "within": {"name": "ddp", "replicaz": 2}}])
+def test_a_strategy_that_divides_nothing_is_checked(
+    ft: Callable[..., tuple[int, str, str]], recipe: Callable[..., dict[str, Any]], tmp_path: Path, strategy: Any
+) -> None:
+    """What is picked inside it as well; its library is not needed."""
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe(scale={"strategy": strategy})))
+    code, _, err = ft("check", tmp_path / "recipe.yaml")
+    if strategy == "deepspeed":
+        assert code == 0, err
+    else:
+        assert code == 2 and "replicaz" in err and len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("hosts", ["a,a", "a,", "-oProxyCommand=x,b"])
 def test_hosts_that_cannot_be_are_one_line(
     ft: Callable[..., tuple[int, str, str]], recipe: Callable[..., dict[str, Any]], tmp_path: Path, hosts: str

@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from finetooth_hooks.compute.backends import HardwareFacts, PlacePart
 from finetooth_hooks.compute.strategies import Rank
 from finetooth_hooks.entries import Backend, Launcher
-from finetooth_hooks.errors import PlanError
+from finetooth_hooks.errors import PlanError, PluginError
 from finetooth_recipes.recipe_picks import AUTO
 from finetooth_saving.runs.closed_network import is_closed, run_closed
 
@@ -94,10 +94,8 @@ def check_started(recipe: Recipe, joined: JoinedRank | None) -> None:
         PlanError: the recipe has several ranks, and this process trains alone; or ranks do not support a setting.
     """
     if joined is None and wanted(recipe) > 1:
-        raise PlanError(
-            f"scale asks for {wanted(recipe)} ranks, and this process is one",
-            action="start it with ft run, which starts the others, or set scale.devices: 1",
-        )
+        action = "start it with ft run, which starts the others, or set scale.devices: 1"
+        raise PlanError(f"scale asks for {wanted(recipe)} ranks, and this process is one", action=action)
     if joined is not None and recipe.checkpoint.stores != AUTO:
         raise PlanError(
             "checkpoint.stores: where several ranks train, checkpoints lie in the run folder", action="leave it out"
@@ -130,15 +128,16 @@ def place_of(context: RunContext, hardware: HardwareFacts, backend: Backend) -> 
     place = PlacePart(hardware, seed=int(context.generator("engine").integers(2**31)))
     count, strategy = wanted(context.recipe), context.recipe.scale.strategy
     if context.joined is None and count <= 1:
+        if strategy != AUTO:
+            with suppress(PlanError, PluginError):  # its options count; one process does not need its library
+                context.build("strategy", strategy, setting="scale.strategy")
         if strategy != AUTO and context.recipe.scale.devices == AUTO:
             context.note("one process trains, so scale.strategy has nothing to divide: set scale.devices to several")
         return place
     joined = context.joined or _joined(context, Rank(0, count, 0, "", 0))
     if "ranks" not in backend.capabilities:
-        raise PlanError(
-            f"scale: engines of the backend {backend.name} train alone",
-            action="set scale.devices: 1, or backend: torch",
-        )
+        action = "set scale.devices: 1, or backend: torch"
+        raise PlanError(f"scale: engines of the backend {backend.name} train alone", action=action)
     if len(hardware.devices) > 1:
         hardware = hardware.only(joined.rank.local % len(hardware.devices))
     built: Any = joined.strategy
