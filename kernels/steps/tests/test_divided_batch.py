@@ -22,14 +22,18 @@ class Batch:
     """Writes at most `room` requests at a time. A token is the prompt's first number plus 10 times the sample's number;
     a request ends after `max_tokens`, and a prompt of 9 fails where it is written."""
 
+    owner = ""
+
     def __init__(self, room: int = 9) -> None:
         self.room, self.added, self.left, self.steps = room, list[tuple[list[int], int, int]](), dict[int, Any](), 0
+        self.owners = ""
 
     def add(self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: Any = None) -> int:
         if not prompt:
             raise EngineError("prompt is empty")
         number = len(self.added)
         self.added.append((list(prompt), first, sampling.n))
+        self.owners += self.owner
         self.left[number] = (prompt[0], first, sampling, list[int]())
         return number
 
@@ -100,6 +104,14 @@ def test_every_rank_gets_what_one_batch_writes_and_writes_a_share() -> None:
     # the last request: each rank has two unfinished samples. A rank without any adds one to check it, and drops it
     assert samples == [[(1, 0, 2), (2, 4, 1), (3, 0, 1)], [(1, 2, 1), (2, 4, 1), (3, 1, 1)]]
     assert len(one) == len(other) == 0
+
+
+def test_requests_have_their_owners_at_every_rank() -> None:
+    def requests(batch: Any) -> None:
+        for batch.owner in ("a", "b"):
+            batch.add([1], Sampling(n=3))
+
+    assert [batch.owners for _, batch in driven(requests)] == ["ab", "ab"]
 
 
 def test_a_request_goes_where_samples_have_ended() -> None:

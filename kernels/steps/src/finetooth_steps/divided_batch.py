@@ -21,6 +21,8 @@ class DividedBatch:
         batch: of this rank's engine.
     """
 
+    owner = ""
+
     def __init__(self, batch: RunningBatch, collective: Collective) -> None:
         self._batch, self._collective = batch, collective
         self._left: list[dict[int, int]] = [{} for _ in range(collective.world)]  # unfinished samples by request
@@ -34,6 +36,7 @@ class DividedBatch:
         shares, rank = self._shares(sampling.n), self._collective.rank
         before = sum(shares[:rank])
         mine = replace(sampling, n=max(1, shares[rank]))
+        self._batch.owner = self.owner
         own = self._batch.add(prompt, mine, first=first + before, adapter=adapter)
         number, self._requests = self._requests, self._requests + 1
         self._own[own] = number, before

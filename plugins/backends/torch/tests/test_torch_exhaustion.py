@@ -14,8 +14,8 @@ import torch
 from finetooth_hooks import EngineError, MemoryEstimate, Plan, Sampling
 from finetooth_kit.fake_context import TRAIN
 from finetooth_modelfiles.exhaustion import Situation, exhausted, ladder, requested_bytes
+from finetooth_steps.kept_prompts import KeptPrompts
 from finetooth_torch.device.exhaustion import guarded, is_exhaustion
-from finetooth_torch.generation.kept_prompts import KeptPrompts
 from finetooth_torch.generation.rows_in_progress import Writing
 
 HOST = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 5368709120 bytes. Error code 12"  # noqa: E501

@@ -13,7 +13,7 @@ import pytest
 import torch
 from finetooth_hooks import EngineError, Sampling
 from finetooth_native.stream_decoder import StreamDecoder
-from finetooth_torch.generation.kept_prompts import LEAST, KeptPrompts, ReadPrompts
+from finetooth_steps.kept_prompts import LEAST, KeptPrompts, ReadPrompts
 
 GREEDY = Sampling(max_tokens=12, temperature=0.0, stop_ids=())
 

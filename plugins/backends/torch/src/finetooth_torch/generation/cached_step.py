@@ -19,6 +19,7 @@ from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.capture import Repeated
 from finetooth_kernels.decoder import Decoder, Group, PlainGroup
 from finetooth_kernels.memory import placed
+from finetooth_steps.kept_prompts import LEAST, KeptPrompts, ReadPrompts
 from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor
 from transformers import DynamicCache
@@ -26,7 +27,6 @@ from transformers import DynamicCache
 from finetooth_torch.attention.handing import handing
 from finetooth_torch.compute import Compute
 from finetooth_torch.decoder.bodies import TransformersBody
-from finetooth_torch.generation.kept_prompts import LEAST, KeptPrompts, ReadPrompts
 from finetooth_torch.generation.kv_cache import KeyValueCache, merged
 from finetooth_torch.generation.packed_layers import packed
 from finetooth_torch.generation.prompt_streams import continued, shared

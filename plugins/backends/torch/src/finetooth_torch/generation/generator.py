@@ -19,6 +19,7 @@ from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.memory import BLOCKS, Arena, Blocks, lasting
 from finetooth_modelfiles.schemas import Schemas
 from finetooth_steps.data_checks import check_prompts
+from finetooth_steps.kept_prompts import KeptPrompts
 from finetooth_steps.sampling import check_sampling, row_streams
 from torch import Tensor, nn
 
@@ -29,7 +30,6 @@ from finetooth_torch.generation.cached_step import (
     StreamDecoding,
     TransformersDecoding,
 )
-from finetooth_torch.generation.kept_prompts import KeptPrompts
 from finetooth_torch.generation.packed_layers import PackedLinear, can_pack
 from finetooth_torch.generation.row_adapters import Given, RowAdapters, TorchHeldAdapter, adapted_body, hold
 from finetooth_torch.generation.rows_in_progress import Row, Writing

@@ -11,13 +11,13 @@ import torch
 from finetooth_kernels.decoder import Stream
 from finetooth_kernels.memory import placed
 from finetooth_kernels.segments import Segment
+from finetooth_steps.kept_prompts import Beginning
 from finetooth_steps.micro_batches import MicroBatch
 from finetooth_steps.rectangles import OnHost
 from numpy.typing import NDArray
 from torch import Tensor
 
 from finetooth_torch.decoder.bodies import computed_of
-from finetooth_torch.generation.kept_prompts import Beginning
 from finetooth_torch.generation.row_adapters import Given
 from finetooth_torch.layout.rectangles import Rectangle
 from finetooth_torch.layout.stream import laid_out

@@ -1,7 +1,7 @@
 """Keys and values of prompts that were read, for later prompts with the same beginning: the next turn of a
 conversation, or another question behind the same system message.
 
-They are valid for as long as the weights stay. The engine drops them when it is asked for anything but sampling, so
+They are valid for as long as the weights stay. An engine drops them when it is asked for anything but sampling, so
 they never depend on what a resumed run would not repeat. Keys of completions are not kept: they were computed a token
 at a time, and a prompt that is read in one pass has other roundings.
 """
@@ -12,12 +12,11 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from finetooth_hooks.compute.held import HeldAdapter
 from numpy.typing import NDArray
-from torch import Tensor
-
-from finetooth_torch.generation.row_adapters import Given, TorchHeldAdapter
 
 LEAST = 32
 """Tokens of a beginning that are worth not reading again."""
@@ -32,19 +31,19 @@ class ReadPrompts:
         adapters: the adapter that read each; None for the engine's own weights.
         owners: of each; see `RunningBatch`.
         cells: for each prompt, the rows of its tokens in `layers`.
-        layers: (N, 2 K, D) of each layer: rotated keys, then values.
+        layers: keys and values of N tokens as arrays of the engine, whose first side is N.
     """
 
     prompts: Sequence[NDArray[np.int64]]
-    adapters: Sequence[weakref.ref[TorchHeldAdapter] | None]
+    adapters: Sequence[weakref.ref[HeldAdapter] | None]
     owners: Sequence[str]
     cells: Sequence[NDArray[np.int64]]
-    layers: Sequence[Tensor]
+    layers: Sequence[Any]
 
     @classmethod
     def of(
-        cls, asked: Sequence[tuple[Sequence[int], Given, str]], cells: Sequence[NDArray[np.int64]],
-        layers: Sequence[Tensor],
+        cls, asked: Sequence[tuple[Sequence[int], HeldAdapter | None, str]], cells: Sequence[NDArray[np.int64]],
+        layers: Sequence[Any],
     ) -> ReadPrompts:  # fmt: skip
         """Prompts with their adapters, which may be dropped elsewhere, and owners."""
         prompts, adapters, owners = zip(*asked, strict=True)
@@ -54,7 +53,7 @@ class ReadPrompts:
     @property
     def positions(self) -> int:
         """N."""
-        return self.layers[0].shape[0]
+        return int(self.layers[0].shape[0])
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class KeptPrompts:
         return sum(read.positions for read in self._reads)
 
     def find(
-        self, prompt: Sequence[int], adapter: Given, owner: str = "", call: frozenset[bytes] | None = None
+        self, prompt: Sequence[int], adapter: HeldAdapter | None, owner: str = "", call: frozenset[bytes] | None = None
     ) -> Beginning | None:
         """The longest beginning of a prompt that was read with the same adapter for the same owner; without its last
         token, whose state is needed. None if it is shorter than `LEAST`.
