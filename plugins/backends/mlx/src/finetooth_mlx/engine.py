@@ -255,6 +255,7 @@ class MlxEngine(EngineBase):
     def set_weights(self, weights: Mapping[str, mx.array]) -> None:
         if weights.keys() != self._masters.keys():
             raise EngineError("set_weights: other weights than those that train", action="give what weights() gives")
+        self._generator.kept.forget()
         self._masters = dict(weights)
         self._network.place(self._masters)
         mx.eval(self._masters, self._network.computing)
@@ -302,6 +303,7 @@ class MlxEngine(EngineBase):
         self._take(read_state(Path(path)), str(path))
 
     def snapshot(self) -> State:
+        self._generator.kept.forget()  # so that a run that continues here reads what a resumed one reads
         return State.of(
             self._request, self._masters, self._grads, self._optimizer.state, self._counters, self._loss_states,
             self._network.copies,
@@ -313,6 +315,7 @@ class MlxEngine(EngineBase):
         self._take(snapshot, "the snapshot")
 
     def _take(self, state: State, where: str) -> None:
+        self._generator.kept.forget()
         copies = self._network.copies
         restored = checked_parts(state, self._request, self._masters, self._optimizer.state, copies, where)
         self._network.holders |= restored.roles

@@ -20,15 +20,22 @@ R = TypeVar("R")
 
 
 def guarded(call: str) -> Callable[[Callable[Concatenate[Any, P], R]], Callable[Concatenate[Any, P], R]]:
-    """Decorator of the engine's methods that turns running out of memory into an EngineError."""
+    """Decorator of the engine's methods that turns running out of memory into an EngineError. Kept prompts stay
+    only where `generate` succeeds."""
 
     def around(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
         @wraps(method)
         def called(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
             given = args[0] if args else ()
-            return attempted(
-                lambda: method(self, *args, **kwargs), call, self._request, given=given, step=self.weights_version
-            )
+            if call != "generate":
+                self._generator.kept.forget()
+            try:
+                return attempted(
+                    lambda: method(self, *args, **kwargs), call, self._request, given=given, step=self.weights_version
+                )
+            except Exception:
+                self._generator.kept.forget()
+                raise
 
         return called
 

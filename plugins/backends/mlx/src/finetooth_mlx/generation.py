@@ -9,11 +9,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 from finetooth_hooks import Completion, EngineError, Sampling
+from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.protocols import TextPart
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_modelfiles.schemas import Schemas, SchemaState, drawn_among
 from finetooth_steps.data_checks import check_prompts
+from finetooth_steps.kept_prompts import KeptPrompts, ReadPrompts
 from finetooth_steps.sampling import check_sampling, row_streams
+from mlx_lm.models.cache import KVCache
 from numpy.typing import NDArray
 
 from finetooth_mlx.cache import make_cache
@@ -54,16 +57,38 @@ class Row:
         return self.stopped or len(self.tokens) >= self.room
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How a batch reads and keeps prompts of several batches.
+
+    Attributes:
+        adapter: of the batch; None is the engine's own.
+        owners: of each row; see `RunningBatch`.
+        free: positions that may be kept.
+    """
+
+    adapter: HeldAdapter | None
+    owners: Sequence[str]
+    free: int
+
+
 class Writing:
     """A batch of rows with prompts of one length. A row that has ended stays in the batch until all have ended.
+
+    Args:
+        keeping: None keeps nothing.
 
     Attributes:
         rows: including those that have ended.
     """
 
-    def __init__(self, generator: Generator, prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> None:
+    def __init__(
+        self, generator: Generator, prompts: Sequence[Sequence[int]], rows: Sequence[Row],
+        keeping: Keeping | None = None,
+    ) -> None:  # fmt: skip
         self._network, self._text, self.rows = generator.network, generator.text, list(rows)
         self._cache, self._next = generator.cache(), np.array(prompts, dtype=np.int32)
+        self._kept, self._keeping, self._begun = generator.kept, keeping, False
 
     @property
     def done(self) -> bool:
@@ -72,8 +97,7 @@ class Writing:
 
     def step(self) -> list[Row]:
         """Sample the next token of each row; return the rows that got one."""
-        hidden = self._network.body(mx.array(self._next), cache=self._cache)[:, -1]
-        logits = self._network.logits(hidden)
+        logits = self._logits(self._next) if self._begun else self._read()
         total = mx.logsumexp(logits, axis=-1, keepdims=True)
         mx.eval(logits, total, [layer.state for layer in self._cache])
         writing = [row for row in self.rows if not row.done]
@@ -83,6 +107,53 @@ class Writing:
         ]
         self._next = np.array(chosen, dtype=np.int32)[:, None]
         return writing
+
+    def _logits(self, tokens: NDArray[np.int32]) -> mx.array:
+        return self._network.logits(self._network.body(mx.array(tokens), cache=self._cache)[:, -1])
+
+    def _read(self) -> mx.array:
+        """The logits behind each prompt. Equal prompts of an owner are read once, without what was read before."""
+        self._begun = True
+        if not all(type(layer) is KVCache for layer in self._cache):
+            return self._logits(self._next)
+        owners = [""] * len(self.rows) if self._keeping is None else self._keeping.owners
+        asked = list(zip(owners, map(tuple, self._next.tolist()), strict=True))
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(asked))}
+        common = 0 if self._keeping is None else self._continue(list(places), self._keeping)
+        logits = self._logits(np.array([prompt[common:] for _, prompt in places], dtype=np.int32))
+        if self._keeping is not None:
+            self._keep(list(places), self._keeping)
+        if len(places) < len(asked):
+            whose = mx.array([places[prompt] for prompt in asked])
+            logits = logits[whose]
+            for layer in self._cache:
+                layer.keys, layer.values = layer.keys[whose], layer.values[whose]
+        return logits
+
+    def _continue(self, asked: Sequence[tuple[str, tuple[int, ...]]], keeping: Keeping) -> int:
+        """Put into the cache what was read of all prompts before; how many tokens that is."""
+        begun = [self._kept.find(prompt, keeping.adapter, owner) for owner, prompt in asked]
+        common = min(0 if beginning is None else len(beginning.rows) for beginning in begun)
+        if common:
+            runs = [(of.read.layers, slice(int(of.rows[0]), int(of.rows[0]) + common)) for of in begun if of]
+            for at, layer in enumerate(self._cache):
+                layer.keys, layer.values = (
+                    mx.stack([layers[2 * at + n][rows].transpose(1, 0, 2) for layers, rows in runs]) for n in (0, 1)
+                )
+                layer.offset = common
+        return common
+
+    def _keep(self, asked: Sequence[tuple[str, tuple[int, ...]]], keeping: Keeping) -> None:
+        """Keep what the cache has of the prompts."""
+        count = self._next.shape[1]
+        if len(asked) * count > keeping.free:
+            return
+        self._kept.fit(keeping.free - len(asked) * count)
+        whole = [of[:, :, :count].transpose(0, 2, 1, 3) for layer in self._cache for of in (layer.keys, layer.values)]
+        layers = [mx.contiguous(of.flatten(0, 1)) for of in whole]
+        mx.eval(layers)
+        cells = [np.arange(count) + place * count for place in range(len(asked))]
+        self._kept.add(ReadPrompts.of([(prompt, keeping.adapter, owner) for owner, prompt in asked], cells, layers))
 
     def _choose(self, row: Row, logits: NDArray[np.float32], total: NDArray[np.float32]) -> int:
         sampling, scores = row.sampling, logits.astype(np.float64)
@@ -128,6 +199,10 @@ class Generator:
         budget: tokens per micro-batch; a sampling batch has about four times as many.
         check_asked: raises if the driver of the engine wants it to stop.
         cache_bits: per number in the cache; 0 is plain.
+
+    Attributes:
+        tokens: of a sampling batch.
+        kept: prompts that running batches have read.
     """
 
     def __init__(
@@ -139,7 +214,7 @@ class Generator:
             GENERATION_BATCHES * budget,
             check_asked,
         )
-        self._cache_bits = cache_bits
+        self._cache_bits, self.kept = cache_bits, KeptPrompts()
         self._schemas = Schemas(text.tokenizer)
 
     def generate(
@@ -156,6 +231,7 @@ class Generator:
         rows = [row for i, prompt in enumerate(prompts) for row in self.rows(i, prompt, sampling, streams[i])]
         for batch in self._batches(prompts, rows):
             self._check_asked()
+            self.kept.fit(max(0, self.tokens - sum(len(prompts[row.prompt]) + row.room for row in batch)))
             writing = Writing(self, [prompts[row.prompt] for row in batch], batch)
             while not writing.done:
                 writing.step()

@@ -19,7 +19,7 @@ from finetooth_hooks.sampling import ShownPrompt
 from finetooth_steps.sampling import row_streams
 
 from finetooth_mlx.arrays import NamedArrays
-from finetooth_mlx.generation import Generator, Row, Writing
+from finetooth_mlx.generation import Generator, Keeping, Row, Writing
 from finetooth_mlx.network import Network
 
 
@@ -47,6 +47,7 @@ class _Request:
     prompt: Sequence[int]
     rows: list[Row]
     adapter: MlxHeldAdapter
+    owner: str
 
 
 class MlxRunningBatch:
@@ -79,7 +80,7 @@ class MlxRunningBatch:
         self._generator.check([prompt], sampling)
         number, self._count = self._count, self._count + 1
         rows = self._generator.rows(number, prompt, sampling, row_streams([prompt], sampling, first=first)[0])
-        self._waiting.append(_Request(prompt, rows, held))
+        self._waiting.append(_Request(prompt, rows, held, self.owner))
         self._left[number] = len(rows)
         return number
 
@@ -113,6 +114,7 @@ class MlxRunningBatch:
         except BaseException:  # some rows already have the next token, others do not
             self._waiting.clear()
             self._writing, self._left = [], {}
+            self._generator.kept.forget()
             raise
         self._leave()
         return [self._written(row) for row in rows]
@@ -128,12 +130,15 @@ class MlxRunningBatch:
                 break
             taken += cells
             groups.setdefault((id(request.adapter), len(request.prompt)), []).append(self._waiting.popleft())
+        free = max(0, self._generator.tokens - taken)
+        self._generator.kept.fit(free)
         for alike in groups.values():
             rows = [row for request in alike for row in request.rows]
             prompts = [request.prompt for request in alike for _ in request.rows]
             cells = sum(len(prompts[0]) + row.room for row in rows)
-            writing = Writing(self._generator, prompts, rows)
-            self._writing.append((alike[0].adapter, cells, writing))
+            adapter, owners = alike[0].adapter, [request.owner for request in alike for _ in request.rows]
+            keeping = Keeping(None if adapter is self._own else adapter, owners, free)
+            self._writing.append((adapter, cells, Writing(self._generator, prompts, rows, keeping)))
 
     def _leave(self) -> None:
         self._writing = [of for of in self._writing if not of[2].done]
