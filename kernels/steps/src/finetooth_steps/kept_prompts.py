@@ -131,6 +131,40 @@ class KeptPrompts:
             self.forget()
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """How a batch continues and keeps prompts.
+
+    Attributes:
+        kept: prompts of earlier batches.
+        asked: each prompt of the batch, its adapter and owner; see `ReadPrompts`.
+        free: positions that may be kept.
+        call: see `KeptPrompts.find`.
+    """
+
+    kept: KeptPrompts
+    asked: Sequence[tuple[Sequence[int], HeldAdapter | None, str]]
+    free: int
+    call: frozenset[bytes] | None = None
+
+    def begun(self) -> list[Beginning | None]:
+        """What was read of each prompt before."""
+        return [self.kept.find(*of, self.call) for of in self.asked]
+
+    def makes_room(self, positions: int, begun: Sequence[Beginning | None]) -> bool:
+        """Whether this batch, of so many positions, may be kept beside the reads that it continues; then others leave
+        that would take too much memory with it."""
+        used = sum(read.positions for read in {of.read for of in begun if of is not None})
+        worth = max(len(prompt) for prompt, _, _ in self.asked) >= LEAST
+        if fits := worth and used + positions <= self.free:
+            self.kept.fit(self.free - positions)
+        return fits
+
+    def keep(self, cells: Sequence[NDArray[np.int64]], layers: Sequence[Any]) -> None:
+        """Keep what the batch has read; see `ReadPrompts`."""
+        self.kept.add(ReadPrompts.of(self.asked, cells, layers))
+
+
 def _common(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
     """How many tokens both begin with."""
     shorter = min(len(first), len(second))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 from finetooth_hooks import Completion, EngineError, Sampling
-from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.protocols import TextPart
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_modelfiles.schemas import Schemas, SchemaState, drawn_among
 from finetooth_steps.data_checks import check_prompts
-from finetooth_steps.kept_prompts import KeptPrompts, ReadPrompts
+from finetooth_steps.kept_prompts import Keeping, KeptPrompts
 from finetooth_steps.sampling import check_sampling, row_streams
 from mlx_lm.models.cache import KVCache
 from numpy.typing import NDArray
@@ -57,38 +56,20 @@ class Row:
         return self.stopped or len(self.tokens) >= self.room
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """How a batch reads and keeps prompts of several batches.
-
-    Attributes:
-        adapter: of the batch; None is the engine's own.
-        owners: of each row; see `RunningBatch`.
-        free: positions that may be kept.
-    """
-
-    adapter: HeldAdapter | None
-    owners: Sequence[str]
-    free: int
-
-
 class Writing:
     """A batch of rows with prompts of one length. A row that has ended stays in the batch until all have ended.
 
     Args:
-        keeping: None keeps nothing.
+        keeping: asked for the prompt of each row, a tuple.
 
     Attributes:
         rows: including those that have ended.
     """
 
-    def __init__(
-        self, generator: Generator, prompts: Sequence[Sequence[int]], rows: Sequence[Row],
-        keeping: Keeping | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, generator: Generator, rows: Sequence[Row], keeping: Keeping) -> None:
         self._network, self._text, self.rows = generator.network, generator.text, list(rows)
-        self._cache, self._next = generator.cache(), np.array(prompts, dtype=np.int32)
-        self._kept, self._keeping, self._begun = generator.kept, keeping, False
+        self._cache, self._keeping, self._begun = generator.cache(), keeping, False
+        self._next = np.array([prompt for prompt, _, _ in keeping.asked], dtype=np.int32)
 
     @property
     def done(self) -> bool:
@@ -113,47 +94,39 @@ class Writing:
 
     def _read(self) -> mx.array:
         """The logits behind each prompt. Equal prompts of an owner are read once, without what was read before."""
-        self._begun = True
+        self._begun, keeping = True, self._keeping
         if not all(type(layer) is KVCache for layer in self._cache):
             return self._logits(self._next)
-        owners = [""] * len(self.rows) if self._keeping is None else self._keeping.owners
-        asked = list(zip(owners, map(tuple, self._next.tolist()), strict=True))
-        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(asked))}
-        common = 0 if self._keeping is None else self._continue(list(places), self._keeping)
-        logits = self._logits(np.array([prompt[common:] for _, prompt in places], dtype=np.int32))
-        if self._keeping is not None:
-            self._keep(list(places), self._keeping)
-        if len(places) < len(asked):
-            whose = mx.array([places[prompt] for prompt in asked])
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(keeping.asked))}
+        tokens = np.array([prompt for prompt, _, _ in places], dtype=np.int32)
+        logits = self._continue(tokens, replace(keeping, asked=list(places)))
+        if len(places) < len(self.rows):
+            whose = mx.array([places[prompt] for prompt in keeping.asked])
             logits = logits[whose]
             for layer in self._cache:
                 layer.keys, layer.values = layer.keys[whose], layer.values[whose]
         return logits
 
-    def _continue(self, asked: Sequence[tuple[str, tuple[int, ...]]], keeping: Keeping) -> int:
-        """Put into the cache what was read of all prompts before; how many tokens that is."""
-        begun = [self._kept.find(prompt, keeping.adapter, owner) for owner, prompt in asked]
+    def _continue(self, tokens: NDArray[np.int32], keeping: Keeping) -> mx.array:
+        """Read what is new of different prompts, and keep them."""
+        begun, (rows, count) = keeping.begun(), tokens.shape
         common = min(0 if beginning is None else len(beginning.rows) for beginning in begun)
         if common:
             runs = [(of.read.layers, slice(int(of.rows[0]), int(of.rows[0]) + common)) for of in begun if of]
             for at, layer in enumerate(self._cache):
                 layer.keys, layer.values = (
-                    mx.stack([layers[2 * at + n][rows].transpose(1, 0, 2) for layers, rows in runs]) for n in (0, 1)
+                    mx.stack([layers[2 * at + n][run].transpose(1, 0, 2) for layers, run in runs]) for n in (0, 1)
                 )
                 layer.offset = common
-        return common
-
-    def _keep(self, asked: Sequence[tuple[str, tuple[int, ...]]], keeping: Keeping) -> None:
-        """Keep what the cache has of the prompts."""
-        count = self._next.shape[1]
-        if len(asked) * count > keeping.free:
-            return
-        self._kept.fit(keeping.free - len(asked) * count)
-        whole = [of[:, :, :count].transpose(0, 2, 1, 3) for layer in self._cache for of in (layer.keys, layer.values)]
-        layers = [mx.contiguous(of.flatten(0, 1)) for of in whole]
-        mx.eval(layers)
-        cells = [np.arange(count) + place * count for place in range(len(asked))]
-        self._kept.add(ReadPrompts.of([(prompt, keeping.adapter, owner) for owner, prompt in asked], cells, layers))
+        logits = self._logits(tokens[:, common:])
+        if keeping.makes_room(rows * count, begun):
+            both = [
+                of[:, :, :count].transpose(0, 2, 1, 3) for layer in self._cache for of in (layer.keys, layer.values)
+            ]
+            layers = [mx.contiguous(of.flatten(0, 1)) for of in both]
+            mx.eval(layers)
+            keeping.keep([np.arange(count) + row * count for row in range(rows)], layers)
+        return logits
 
     def _choose(self, row: Row, logits: NDArray[np.float32], total: NDArray[np.float32]) -> int:
         sampling, scores = row.sampling, logits.astype(np.float64)
@@ -232,7 +205,8 @@ class Generator:
         for batch in self._batches(prompts, rows):
             self._check_asked()
             self.kept.fit(max(0, self.tokens - sum(len(prompts[row.prompt]) + row.room for row in batch)))
-            writing = Writing(self, [prompts[row.prompt] for row in batch], batch)
+            nothing = Keeping(KeptPrompts(), [(tuple(prompts[row.prompt]), None, "") for row in batch], 0)
+            writing = Writing(self, batch, nothing)
             while not writing.done:
                 writing.step()
                 self._check_asked()

@@ -16,10 +16,11 @@ from finetooth_hooks import EngineError, Sampling
 from finetooth_hooks.compute.held import HeldAdapter
 from finetooth_hooks.continuous import Written
 from finetooth_hooks.sampling import ShownPrompt
+from finetooth_steps.kept_prompts import Keeping
 from finetooth_steps.sampling import row_streams
 
 from finetooth_mlx.arrays import NamedArrays
-from finetooth_mlx.generation import Generator, Keeping, Row, Writing
+from finetooth_mlx.generation import Generator, Row, Writing
 from finetooth_mlx.network import Network
 
 
@@ -134,11 +135,12 @@ class MlxRunningBatch:
         self._generator.kept.fit(free)
         for alike in groups.values():
             rows = [row for request in alike for row in request.rows]
-            prompts = [request.prompt for request in alike for _ in request.rows]
-            cells = sum(len(prompts[0]) + row.room for row in rows)
-            adapter, owners = alike[0].adapter, [request.owner for request in alike for _ in request.rows]
-            keeping = Keeping(None if adapter is self._own else adapter, owners, free)
-            self._writing.append((adapter, cells, Writing(self._generator, prompts, rows, keeping)))
+            cells = sum(len(alike[0].prompt) + row.room for row in rows)
+            adapter = alike[0].adapter
+            held = None if adapter is self._own else adapter
+            asked = [(tuple(request.prompt), held, request.owner) for request in alike for _ in request.rows]
+            keeping = Keeping(self._generator.kept, asked, free)
+            self._writing.append((adapter, cells, Writing(self._generator, rows, keeping)))
 
     def _leave(self) -> None:
         self._writing = [of for of in self._writing if not of[2].done]

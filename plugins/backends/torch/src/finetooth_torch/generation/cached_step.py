@@ -13,16 +13,18 @@ from collections.abc import Hashable, Sequence
 from itertools import count
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from finetooth_hooks.protocols import ModelFacts
 from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.capture import Repeated
 from finetooth_kernels.decoder import Decoder, Group, PlainGroup
 from finetooth_kernels.memory import placed
-from finetooth_steps.kept_prompts import LEAST, KeptPrompts, ReadPrompts
+from finetooth_steps.kept_prompts import Beginning, Keeping
 from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from finetooth_torch.attention.handing import handing
 from finetooth_torch.compute import Compute
@@ -106,19 +108,14 @@ class StreamDecoding:
         prompts: longest first.
         samples: rows per prompt.
         room: most new tokens per row.
-        kept: prompts of earlier calls.
-        call: see `KeptPrompts.find`.
-        free: positions that may be kept.
-        adapters, owners: of each prompt.
+        adapters: of each prompt.
     """
 
     def __init__(
         self, packed_layers: PackedLayers, facts: ModelFacts, prompts: Sequence[Sequence[int]], samples: int, room: int,
-        *, device: torch.device, kept: KeptPrompts, call: frozenset[bytes] | None, free: int,
-        adapters: Sequence[Given] = (), owners: Sequence[str] = (),
+        *, device: torch.device, keeping: Keeping, adapters: Sequence[Given] = (),
     ) -> None:  # fmt: skip
-        self._owners = owners or ("",) * len(prompts)
-        self._kept, self._call, self._free = kept, call, free
+        self._keeping = keeping
         self._decoder, self._layers, self._facts = packed_layers.decoder, packed_layers.layers, facts
         self._rows = packed_layers.rows
         self._adapters = [adapter for adapter in adapters or (None,) * len(prompts) for _ in range(samples)]
@@ -140,13 +137,11 @@ class StreamDecoding:
         of_prompts = self._adapters[:: self._samples]
         given = self._prompts, of_prompts, self._facts.vocab_size, self._device
         prompts = shared(*given)
-        asked = list(zip(self._prompts, of_prompts, self._owners, strict=True))
-        begun = [self._kept.find(*of, self._call) for of in asked]
+        begun = self._keeping.begun()
         if sum(lengths) - sum(len(of.rows) for of in begun if of is not None) < len(prompts.stream):
             prompts = continued(self._prompts, of_prompts, begun, self._facts.heads, self._device)
         self._rows.say(prompts.adapters)
         self.computed = prompts.computed
-        used = sum(read.positions for read in {of.read for of in begun if of is not None})
         cells = [placed(torch.from_numpy(places), self._device) for places in prompts.cells]
         cells_pt, caches = torch.nn.utils.rnn.pad_sequence(cells, batch_first=True), list[Tensor]()
         layers, keeps = list[Tensor](), False
@@ -156,8 +151,7 @@ class StreamDecoding:
             kv = qkv[:, self._facts.heads :]
             if not self._caches:
                 caches.extend(self._open(lengths, cells_pt, qkv))
-                if keeps := max(lengths) >= LEAST and used + len(kv) <= self._free:
-                    self._kept.fit(self._free - len(kv))  # before it takes memory
+                keeps = self._keeping.makes_room(len(kv), begun)
             for cache, of_cache in zip(self._caches, caches, strict=True):
                 cache.write_prompts(i, kv, of_cache)
             if keeps:
@@ -167,7 +161,7 @@ class StreamDecoding:
         wanted = None if self._rows.mixed else prompts.last
         read = self._decoder.hidden(prompts.stream, wanted, layers=self._layers, keep=keep, whole=prompts.whole)
         if keeps:
-            self._kept.add(ReadPrompts.of(asked, prompts.cells, layers))
+            self._keeping.keep(prompts.cells, layers)
         read = read if wanted is not None else read.index_select(0, prompts.last)
         return read.repeat_interleave(self._samples, 0)
 
@@ -288,13 +282,15 @@ class TransformersDecoding:
     Args:
         adapters: of each prompt.
         rows: tells the body which adapter each row has; None: the engine's own.
+        keeping: None keeps nothing.
     """
 
     def __init__(
         self, body: TransformersBody, config: Any, prompts: Sequence[Sequence[int]], samples: int, *,
         device: torch.device, adapters: Sequence[Given] = (), rows: RowAdapters | None = None,
+        keeping: Keeping | None = None,
     ) -> None:  # fmt: skip
-        self._rows, self._adapters = rows, list(adapters)
+        self._rows, self._adapters, self._keeping = rows, list(adapters), keeping
         self._body, self._prompts, self._samples, self._device = body, prompts, samples, device
         self._cache = DynamicCache(config=config)
         width = max(len(prompt) for prompt in prompts)
@@ -306,17 +302,26 @@ class TransformersDecoding:
         self._shift = torch.zeros((len(prompts), 1), dtype=torch.int64, device=device)  # see `take_shift`
 
     def read(self) -> Tensor:
-        width = self._mask.shape[1]
-        self.computed = Computed((width,) * len(self._prompts), 0)
-        padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in self._prompts]
-        tokens, positions = placed(torch.tensor(padded), self._device), (self._mask.cumsum(1) - 1).clamp_min(0)
+        width, prompts = self._mask.shape[1], self._prompts
+        begun = [None] * len(prompts) if self._keeping is None else self._keeping.begun()
+        left = [len(prompt) - (len(of.rows) if of else 0) for prompt, of in zip(prompts, begun, strict=True)]
+        # every row reads equally many of its last tokens; the columns before these are kept ones or padding
+        known = width - max(left)
+        if known:
+            self._continue(begun, known)
+        self.computed = Computed((width - known,) * len(prompts), 0, float(len(prompts) * (width - known) * known))
+        padded = [[0] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        tokens = placed(torch.tensor(padded)[:, known:].contiguous(), self._device)
+        positions = (self._mask.cumsum(1) - 1).clamp_min(0)[:, known:]
         media = [
             PlacedMedium(row, self._padding[row] + start, chunk)
-            for row, prompt in enumerate(self._prompts)
+            for row, prompt in enumerate(prompts)
             if isinstance(prompt, ShownPrompt)
             for start, chunk in prompt.media
         ]
         hidden = self._show(tokens, positions, media) if media else self._run(tokens, positions)
+        if self._keeping is not None and not media:
+            self._keep(self._keeping, begun)
         if self._samples > 1:  # a prompt is read once for all its samples
             rows = torch.arange(len(self._prompts), device=self._device)
             self._take(rows.repeat_interleave(self._samples))
@@ -325,6 +330,32 @@ class TransformersDecoding:
             self._shift = self._shift.repeat_interleave(self._samples, 0)
             self._adapters = [adapter for adapter in self._adapters for _ in range(self._samples)]
         return hidden.repeat_interleave(self._samples, 0)
+
+    def _continue(self, begun: Sequence[Beginning | None], known: int) -> None:
+        """Fill the first columns of the cache with what was read before."""
+        parts = [
+            (row, beginning.read.layers, placed(torch.from_numpy(beginning.rows[: known - padding]), self._device))
+            for row, (beginning, padding) in enumerate(zip(begun, self._padding, strict=True))
+            if beginning and known > padding
+        ]
+        like: Sequence[Tensor] = parts[0][1]
+        for number in range(0, len(like), 2):
+            both = [of.new_zeros((len(begun), known, *of.shape[1:])) for of in like[number : number + 2]]
+            for row, layers, cells in parts:
+                for of, layer in zip(both, layers[number : number + 2], strict=True):
+                    of[row, known - len(cells) :] = layer.index_select(0, cells)
+            keys, values = (of.transpose(1, 2) for of in both)
+            self._cache.update(keys, values, number // 2)
+
+    def _keep(self, keeping: Keeping, begun: Sequence[Beginning | None]) -> None:
+        """Keep what the cache has of the prompts, if that is keys and values of all their positions."""
+        rows, width = self._mask.shape
+        layers: Any = self._cache.layers
+        plain = layers and all(type(layer) is DynamicLayer and layer.get_seq_length() == width for layer in layers)
+        if plain and keeping.makes_room(rows * width, begun):
+            cells = [np.arange(padding, width) + row * width for row, padding in enumerate(self._padding)]
+            both = [of.transpose(1, 2).flatten(0, 1) for layer in layers for of in (layer.keys, layer.values)]
+            keeping.keep(cells, both)
 
     def begin_column(self) -> None:
         return None  # transformers' cache grows with every token

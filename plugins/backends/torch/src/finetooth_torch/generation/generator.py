@@ -19,7 +19,7 @@ from finetooth_hooks.sampling import ShownPrompt
 from finetooth_kernels.memory import BLOCKS, Arena, Blocks, lasting
 from finetooth_modelfiles.schemas import Schemas
 from finetooth_steps.data_checks import check_prompts
-from finetooth_steps.kept_prompts import KeptPrompts
+from finetooth_steps.kept_prompts import Keeping, KeptPrompts
 from finetooth_steps.sampling import check_sampling, row_streams
 from torch import Tensor, nn
 
@@ -303,19 +303,22 @@ class Generator:
         """
         free = max(0, self._tokens - taken - sum(batch.taken for batch in self.running))
         self.kept.fit(free)
+        given, whose = adapters or (None,) * len(prompts), owners or ("",) * len(prompts)
+        keeping = Keeping(self.kept, list(zip(prompts, given, whose, strict=True)), free, call)
         network, device = self._network, self._device
         samples = len(rows) // len(prompts)
         decoding: Decoding
         if weights.layers is None:
+            same = not self._scaling and not any(isinstance(prompt, ShownPrompt) for prompt in prompts)
             decoding = TransformersDecoding(
                 weights.body, network.config, prompts, samples,
-                device=device, adapters=adapters or (None,) * len(prompts), rows=weights.rows,
+                device=device, adapters=given, rows=weights.rows, keeping=keeping if same else None,
             )  # fmt: skip
         else:
             room = max(row.room for row in rows)
             decoding = StreamDecoding(
                 weights.layers, network.facts, prompts, samples, room,
-                device=device, kept=self.kept, call=call, free=free, adapters=adapters, owners=owners,
+                device=device, keeping=keeping, adapters=given,
             )  # fmt: skip
         return Writing(
             decoding, rows, lambda hidden: network.head.logits(hidden, weights.head), self._tokenizer, device=device,
