@@ -152,8 +152,8 @@ class Keeping:
         return [self.kept.find(*of, self.call) for of in self.asked]
 
     def makes_room(self, positions: int, begun: Sequence[Beginning | None]) -> bool:
-        """Whether this batch, of so many positions, may be kept beside the reads that it continues; then others leave
-        that would take too much memory with it."""
+        """Whether this batch, of so many positions, may be kept together with the reads that it continues. If so, other
+        reads leave until all fit."""
         used = sum(read.positions for read in {of.read for of in begun if of is not None})
         worth = max(len(prompt) for prompt, _, _ in self.asked) >= LEAST
         if fits := worth and used + positions <= self.free:

@@ -12,7 +12,9 @@ import torch
 from finetooth_hooks import Completion, EngineError, Sampling
 from finetooth_kernels import capture
 from finetooth_kernels.segments import Looks
+from finetooth_torch.decoder.bodies import TransformersBody
 from finetooth_torch.generation.kv_cache import KeyValueCache
+from transformers import AutoConfig
 
 LINEAR = ("q_proj", "v_proj", "down_proj")
 
@@ -108,6 +110,39 @@ def test_the_last_sample_of_a_prompt_keeps_it_when_another_request_joins(kit: Si
     asked = [(prompt, Sampling(max_tokens=30, n=2, stop_ids=(early,))), other]
     found = drive(engine.running_batch(), {0: asked[:1], 8: asked[1:]})
     assert len(found[0][0].tokens) == 30 and len(found[0][1].tokens) < 8
+    for number, (tokens, sampling) in enumerate(asked):
+        same(found[number], engine.generate([tokens], sampling)[0])
+
+
+@pytest.mark.parametrize(
+    ("config", "lengths", "joined"),
+    [({}, (34, 26, 30), True), ({}, (30, 4), False), ({"model_type": "mistral", "sliding_window": 8}, (30, 26), False)],
+    ids=["alike", "one would be mostly padding", "windows"],
+)
+def test_rows_of_a_models_own_code_share_its_calls(
+    kit: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, config: Any, lengths: tuple[int, ...], joined: bool
+) -> None:
+    """One request comes each step. When the first has left, the columns go that only it had."""
+    shape = AutoConfig.for_model(**kit.config().to_dict() | config)
+    engine = kit.engine(config=shape, decoder="transformers", micro_batch_tokens=10_000)
+    written = [12] + [32] * (len(lengths) - 1)
+    asked = [
+        (list(range(3, 3 + count)), Sampling(max_tokens=most, temperature=0.0, stop_ids=()))
+        for count, most in zip(lengths, written, strict=True)
+    ]
+    widths, own = list[int](), TransformersBody.hidden
+
+    def counting(self: TransformersBody, *given: Any, **more: Any) -> Any:
+        out = own(self, *given, **more)
+        widths.append(more["past_key_values"].get_seq_length())
+        return out
+
+    with monkeypatch.context() as within:
+        within.setattr(TransformersBody, "hidden", counting)
+        found = drive(engine.running_batch(), {at: [one] for at, one in enumerate(asked)})
+    readings_while_others_write = steps = len(lengths) - 1
+    assert len(widths) == (steps + 32 + readings_while_others_write if joined else sum(written))
+    assert widths[-1] == lengths[-1] + 31
     for number, (tokens, sampling) in enumerate(asked):
         same(found[number], engine.generate([tokens], sampling)[0])
 

@@ -23,6 +23,7 @@ from finetooth_kernels.memory import placed
 from finetooth_steps.kept_prompts import Beginning, Keeping
 from finetooth_steps.rectangles import PlacedMedium
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -38,6 +39,8 @@ from finetooth_torch.planning.flops import Computed
 WASTE = 256 * 1024
 """Bytes of padding per layer and step above which rows get a separate cache; each cache costs every layer another call
 of attention."""
+JOINED = 1.25
+"""Columns of rows that are joined, at most, to their positions: the rest is padding."""
 
 
 class Decoding(Protocol):
@@ -347,12 +350,17 @@ class TransformersDecoding:
             keys, values = (of.transpose(1, 2) for of in both)
             self._cache.update(keys, values, number // 2)
 
+    def _layers(self) -> list[Any]:
+        """The layers of the cache if each has keys and values of all positions of the rows; else none."""
+        layers, width = self._cache.layers, self._mask.shape[1]
+        plain = all(type(layer) is DynamicLayer and layer.get_seq_length() == width for layer in layers)
+        return list(layers) if plain else []
+
     def _keep(self, keeping: Keeping, begun: Sequence[Beginning | None]) -> None:
-        """Keep what the cache has of the prompts, if that is keys and values of all their positions."""
+        """Keep what the cache has of the prompts."""
         rows, width = self._mask.shape
-        layers: Any = self._cache.layers
-        plain = layers and all(type(layer) is DynamicLayer and layer.get_seq_length() == width for layer in layers)
-        if plain and keeping.makes_room(rows * width, begun):
+        layers = self._layers()
+        if layers and keeping.makes_room(rows * width, begun):
             cells = [np.arange(padding, width) + row * width for row, padding in enumerate(self._padding)]
             both = [of.transpose(1, 2).flatten(0, 1) for layer in layers for of in (layer.keys, layer.values)]
             keeping.keep(cells, both)
@@ -409,7 +417,31 @@ class TransformersDecoding:
         self._padding = [self._padding[row] for row in left]
         self._shift = self._shift[index]
         self._adapters = [self._adapters[row] for row in left] if self._rows is not None else []
+        self._widen(-min(self._padding, default=0))
         return left
 
+    def _widen(self, columns: int) -> None:
+        """Add so many columns of padding before those of the rows, or remove them. Nothing without plain layers."""
+        layers = self._layers()
+        if layers and columns:
+            for layer in layers:
+                layer.keys, layer.values = (pad(of, (0, 0, columns, 0)) for of in (layer.keys, layer.values))
+            self._mask = pad(self._mask, (columns, 0))
+            self._padding = [padding + columns for padding in self._padding]
+
     def join(self, other: Decoding) -> bool:
-        return False  # its caches are left-padded to one width
+        if not isinstance(other, TransformersDecoding) or other._body is not self._body or self._body.by_length:
+            return False
+        layers, others = self._layers(), other._layers()
+        (rows, width), (more, theirs) = self._mask.shape, other._mask.shape
+        joint = max(width, theirs)
+        positions = rows * width + more * theirs - sum(self._padding) - sum(other._padding)
+        if not (rows and layers and others) or (rows + more) * joint > JOINED * positions:
+            return False
+        self._widen(joint - width)
+        other._widen(joint - theirs)
+        for layer, its in zip(layers, others, strict=True):
+            layer.keys, layer.values = torch.cat([layer.keys, its.keys]), torch.cat([layer.values, its.values])
+        self._mask, self._shift = torch.cat([self._mask, other._mask]), torch.cat([self._shift, other._shift])
+        self._padding, self._adapters = self._padding + other._padding, self._adapters + other._adapters
+        return True
