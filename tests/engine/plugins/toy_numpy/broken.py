@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -407,6 +408,24 @@ class WritesWithOldWeights(NumpyEngine):
         return Batch(self)
 
 
+class RemembersAnswers(NumpyEngine):
+    """A prompt that begins like one before gets what belongs to the weights of that time."""
+
+    def running_batch(self) -> Any:
+        engine, models = self, self.__dict__.setdefault("_models", {})
+
+        class Batch(RunningBatch):
+            def add(self, prompt: Any, sampling: Any, *, first: int = 0, adapter: Any = None) -> int:
+                now = copy.deepcopy(engine.model)
+                engine.model, mine = models.setdefault(tuple(prompt[:40]), now), engine.model
+                try:
+                    return super().add(prompt, sampling, first=first)
+                finally:
+                    engine.model = mine
+
+        return Batch(self)
+
+
 class TakesEmptyPrompts(NumpyEngine):
     def running_batch(self) -> Any:
         class Batch(RunningBatch):
@@ -499,6 +518,7 @@ BROKEN = {
     CountsFromZero: "equal_prompts_count_on",
     WritesWhatWasCancelled: "a_cancelled_request_leaves",
     WritesWithOldWeights: "changed_weights_end_a_running_batch",
+    RemembersAnswers: "what_was_read_ends_with_its_weights",
     TakesEmptyPrompts: "an_empty_prompt_is_refused_by_a_running_batch",
     Boasts: "info_is_consistent",
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from finetooth_hooks.continuous import RunningBatch, Written
 from finetooth_hooks.engine import Engine
@@ -109,8 +110,7 @@ def changed_weights_end_a_running_batch(case: EngineCase) -> None:
     batch = engine.running_batch()
     batch.add(prompt, sampling)
     batch.step()
-    engine.forward_backward(case.data(), WEIGHTED_NLL)
-    engine.step()
+    _step(engine, case)
     try:
         batch.step()
     except EngineError:
@@ -119,6 +119,35 @@ def changed_weights_end_a_running_batch(case: EngineCase) -> None:
         raise AssertionError("step() of a running batch whose weights changed: nothing was said; wanted an EngineError")
     (written,) = _drive(engine.running_batch(), {0: [(prompt, sampling)]}).values()
     _same(engine, "a request after a step", written, engine.generate([prompt], sampling)[0])
+
+
+def what_was_read_ends_with_its_weights(case: EngineCase) -> None:
+    """The next turn of a conversation, after `step`, `restore`, `load` or `rollback` gave other weights, is what a new
+    engine with these weights makes of it: nothing of the turn before is left."""
+    engine, likeliest = case.engine("generate", "continuous"), Sampling(max_tokens=1, temperature=0.0, stop_ids=())
+    turn = [token for prompt in case.prompts() * 3 for token in prompt][:36]
+    engine.export(case.folder / "first")
+    ways: dict[str, Callable[[], object]] = {"restore": partial(engine.restore, case.folder / "first")}
+    if "full_state" in engine.capabilities:
+        engine.save(case.folder / "state")
+        ways["load"] = partial(engine.load, case.folder / "state")
+    if "snapshots" in engine.capabilities:
+        ways["rollback"] = partial(engine.rollback, engine.snapshot())
+    for name, way in ways.items():
+        for called, change in (("step", partial(_step, engine, case)), (name, way)):
+            _drive(engine.running_batch(), {0: [(turn[:-3], likeliest)]})
+            change()
+            ((written,),) = _drive(engine.running_batch(), {0: [(turn, likeliest)]}).values()
+            engine.export(case.folder / name / called)
+            other = case.engine()
+            other.restore(case.folder / name / called)
+            wanted = other.generate([turn], likeliest)[0][0].logprobs
+            close(engine, f"a turn after {called}", [written.logprob], wanted, "a new engine's")
+
+
+def _step(engine: Engine, case: EngineCase) -> None:
+    engine.forward_backward(case.data(), WEIGHTED_NLL)
+    engine.step()
 
 
 def an_empty_prompt_is_refused_by_a_running_batch(case: EngineCase) -> None:
@@ -172,5 +201,6 @@ CHECKS = (
     equal_prompts_count_on,
     a_cancelled_request_leaves,
     changed_weights_end_a_running_batch,
+    what_was_read_ends_with_its_weights,
     an_empty_prompt_is_refused_by_a_running_batch,
 )

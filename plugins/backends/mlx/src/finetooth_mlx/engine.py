@@ -333,6 +333,7 @@ class MlxEngine(EngineBase):
         self._request.text.tokenizer.save(path)
 
     def restore(self, path: Path) -> None:
+        self._generator.kept.forget()
         try:
             self._request.trains.adapter.restore(self._network.model, Path(path))
             trained = named(self._network.model.trainable_parameters())
