@@ -48,7 +48,7 @@ class ReadPrompts:
         """Prompts with their adapters, which may be dropped elsewhere, and owners."""
         prompts, adapters, owners = zip(*asked, strict=True)
         held = [None if adapter is None else weakref.ref(adapter) for adapter in adapters]
-        return cls([np.asarray(prompt, dtype=np.int64) for prompt in prompts], held, owners, cells, layers)
+        return cls([np.array(prompt, dtype=np.int64) for prompt in prompts], held, owners, cells, layers)
 
     @property
     def positions(self) -> int:
@@ -88,7 +88,7 @@ class KeptPrompts:
 
         Args:
             call: if given, only a whole prompt is such a beginning, and none of these. Then the same call, made again,
-                reads as it did.
+                reads as it did, while what it continued is kept.
         """
         tokens, found, most = np.asarray(prompt, dtype=np.int64), None, LEAST - 1
         for read in self._reads:

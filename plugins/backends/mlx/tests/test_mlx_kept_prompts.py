@@ -143,6 +143,18 @@ def test_it_stays_within_the_memory_of_a_batch(engine: Any) -> None:
     assert engine._generator.kept.positions <= 2000 - 1016
 
 
+def test_it_leaves_room_for_other_batches(engine: Any) -> None:
+    """Of 2,000 positions, one batch has 1,000: 800 of its prompt, 200 to write."""
+    other, batch = engine.running_batch(), engine.running_batch()
+    other.add(tokens(800), Sampling(max_tokens=200, temperature=0.0, stop_ids=()))
+    other.step()
+    for seed in range(1, 5):
+        written(batch, tokens(300, seed))
+        assert engine._generator.kept.positions + other.taken <= 2000 - 306
+    engine.generate([tokens(200)], GREEDY)
+    assert engine._generator.kept.positions + other.taken <= 2000 - 206
+
+
 def test_other_caches_keep_nothing(engine: Any, read: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finetooth_mlx.cache.make_prompt_cache", lambda model: [ConcatenateKVCache() for _ in "12"])
     for _ in range(2):

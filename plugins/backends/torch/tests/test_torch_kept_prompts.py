@@ -185,6 +185,11 @@ def test_a_batch_ends_where_an_optimizer_updates_inside_backward(kit: SimpleName
     batch.add(tokens(40, 1), GREEDY)
     with pytest.raises(EngineError, match="weights changed"):
         batch.step()
+    batch = mine.running_batch()
+    batch.add(tokens(40, 1), GREEDY)
+    mine.step()  # an adapter may change weights now
+    with pytest.raises(EngineError, match="weights changed"):
+        batch.step()
 
 
 def test_adapters_have_prompts_of_their_own(kit: SimpleNamespace, read: list[int], tmp_path: Any) -> None:
@@ -222,6 +227,25 @@ def test_owners_have_prompts_of_their_own(kit: SimpleNamespace, read: list[int])
         batch.add(tokens(50), GREEDY)
         drive(batch)
     assert read == [50, 50, 1]
+
+
+def test_owners_share_no_beginning_of_one_step(kit: SimpleNamespace, read: list[int]) -> None:
+    batch, system = engine(kit).running_batch(), tokens(50)
+    for owner, new in (("a", 1), ("b", 2)):
+        batch.owner = owner
+        batch.add([*system, *tokens(new, new)], GREEDY)
+    read.clear()
+    drive(batch)
+    assert read == [2 * 52 if kit.decoder == "transformers" else 51 + 52]
+
+
+def test_a_prompt_in_a_buffer_that_is_used_again(kit: SimpleNamespace) -> None:
+    mine, fresh = engine(kit), engine(kit)
+    buffer = np.array(tokens(50), dtype=np.int64)
+    mine.generate([buffer], GREEDY)
+    buffer[:] = tokens(50, 1)
+    turn = [*tokens(50, 1), 7]
+    same(mine.generate([turn], GREEDY)[0], fresh.generate([turn], GREEDY)[0])
 
 
 def test_sampling_gets_its_room_back(kit: SimpleNamespace, read: list[int]) -> None:

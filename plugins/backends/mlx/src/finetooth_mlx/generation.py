@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from weakref import WeakSet
 
 import mlx.core as mx
 import numpy as np
@@ -176,6 +177,7 @@ class Generator:
     Attributes:
         tokens: of a sampling batch.
         kept: prompts that running batches have read.
+        running: these batches.
     """
 
     def __init__(
@@ -187,7 +189,7 @@ class Generator:
             GENERATION_BATCHES * budget,
             check_asked,
         )
-        self._cache_bits, self.kept = cache_bits, KeptPrompts()
+        self._cache_bits, self.kept, self.running = cache_bits, KeptPrompts(), WeakSet[Any]()
         self._schemas = Schemas(text.tokenizer)
 
     def generate(
@@ -204,7 +206,8 @@ class Generator:
         rows = [row for i, prompt in enumerate(prompts) for row in self.rows(i, prompt, sampling, streams[i])]
         for batch in self._batches(prompts, rows):
             self._check_asked()
-            self.kept.fit(max(0, self.tokens - sum(len(prompts[row.prompt]) + row.room for row in batch)))
+            taken = sum(len(prompts[row.prompt]) + row.room for row in batch)
+            self.kept.fit(max(0, self.tokens - taken - sum(running.taken for running in self.running)))
             nothing = Keeping(KeptPrompts(), [(tuple(prompts[row.prompt]), None, "") for row in batch], 0)
             writing = Writing(self, batch, nothing)
             while not writing.done:

@@ -67,6 +67,12 @@ class MlxRunningBatch:
         self._writing: list[tuple[MlxHeldAdapter, int, Writing]] = []
         self._left: dict[int, int] = {}
         self._count = 0
+        generator.running.add(self)
+
+    @property
+    def taken(self) -> int:
+        """Positions of rows in progress and their prompts."""
+        return sum(cells for _, cells, _ in self._writing)
 
     def add(
         self, prompt: Sequence[int], sampling: Sampling, *, first: int = 0, adapter: HeldAdapter | None = None
@@ -122,7 +128,7 @@ class MlxRunningBatch:
 
     def _begin(self) -> None:
         """Begin the requests that fit."""
-        taken = sum(cells for _, cells, _ in self._writing)
+        taken, others = self.taken, sum(batch.taken for batch in self._generator.running if batch is not self)
         groups: dict[tuple[int, int], list[_Request]] = {}
         while self._waiting:
             request = self._waiting[0]
@@ -131,7 +137,7 @@ class MlxRunningBatch:
                 break
             taken += cells
             groups.setdefault((id(request.adapter), len(request.prompt)), []).append(self._waiting.popleft())
-        free = max(0, self._generator.tokens - taken)
+        free = max(0, self._generator.tokens - taken - others)
         self._generator.kept.fit(free)
         for alike in groups.values():
             rows = [row for request in alike for row in request.rows]

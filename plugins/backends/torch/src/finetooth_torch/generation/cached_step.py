@@ -138,8 +138,8 @@ class StreamDecoding:
     def read(self) -> Tensor:
         lengths = [len(prompt) for prompt in self._prompts]
         of_prompts = self._adapters[:: self._samples]
-        given = self._prompts, of_prompts, self._facts.vocab_size, self._device
-        prompts = shared(*given)
+        owners = [owner for _, _, owner in self._keeping.asked]
+        prompts = shared(self._prompts, of_prompts, owners, self._facts.vocab_size, self._device)
         begun = self._keeping.begun()
         if sum(lengths) - sum(len(of.rows) for of in begun if of is not None) < len(prompts.stream):
             prompts = continued(self._prompts, of_prompts, begun, self._facts.heads, self._device)

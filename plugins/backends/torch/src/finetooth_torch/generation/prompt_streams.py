@@ -46,16 +46,18 @@ class PromptStream:
 
 
 def shared(
-    prompts: Sequence[Sequence[int]], adapters: Sequence[Given], vocab_size: int, device: torch.device
-) -> PromptStream:
+    prompts: Sequence[Sequence[int]], adapters: Sequence[Given], owners: Sequence[str], vocab_size: int,
+    device: torch.device,
+) -> PromptStream:  # fmt: skip
     """The prompts, each common beginning once."""
     lengths = [len(prompt) for prompt in prompts]
     tokens = np.zeros((len(prompts), max(lengths)), dtype=np.int64)
     for row, prompt in zip(tokens, prompts, strict=True):
         row[: len(prompt)] = prompt
-    different = list(dict.fromkeys(adapters))
-    # prompts with different adapters share no beginning, even with the same tokens
-    offsets = np.array([different.index(adapter) for adapter in adapters]) * vocab_size
+    given = list(zip(adapters, owners, strict=True))
+    different = list(dict.fromkeys(given))
+    # prompts with different adapters or owners share no beginning, even with the same tokens
+    offsets = np.array([different.index(of) for of in given]) * vocab_size
     host = OnHost(tokens + offsets[:, None], np.ones(tokens.shape, dtype=np.bool_))
     shifted = placed(torch.from_numpy(host.tokens), device)
     batch = MicroBatch(tuple(range(len(prompts))), tuple(lengths), packed=True)
@@ -63,7 +65,7 @@ def shared(
     whose = torch.div(stream.tokens, vocab_size, rounding_mode="floor")
     cells = [of_prompt[:length] for of_prompt, length in zip(cells_pt, lengths, strict=True)]
     of_rows = adapters[:1]
-    if len(different) > 1:  # known on the host
+    if len(set(adapters)) > 1:  # known on the host
         of_rows = [None] * len(stream.tokens)
         for places, adapter in zip(cells, adapters, strict=True):
             for cell in places:

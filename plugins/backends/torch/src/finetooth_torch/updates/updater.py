@@ -121,6 +121,7 @@ class Updater:
             NotFinite: the norm is not finite, and no loss scale can be lowered.
         """
         if self._in_backward is not None:
+            self.changes += 1  # an adapter may change weights after it
             return self._in_backward.norm, False
         parameters, optimizer, scaler, summed = self._parameters, self._optimizer, self._scaler, self._summed
         limit = self._max_grad_norm if settings.max_grad_norm is None else settings.max_grad_norm
